@@ -1,0 +1,5 @@
+//! VMs as directories of disk images.
+
+mod config;
+
+pub use config::Config;

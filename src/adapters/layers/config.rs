@@ -1,0 +1,36 @@
+//! How one backend is treated, whatever its kind.
+
+use std::time::Duration;
+
+use crate::model::limits;
+
+/// How one backend is treated, whatever its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Time for one call; longer calls count as failed.
+    pub timeout: Duration,
+    /// Operations that run at once.
+    pub concurrency: usize,
+    /// Reads that run at once; more wait until their deadline.
+    pub reads: usize,
+    /// How often a read that failed for a passing reason is repeated.
+    pub retries: u32,
+    /// After so many failures in a row the backend is taken for down.
+    pub breaker_failures: u32,
+    /// So long no call is made to a backend that is taken for down; then one is tried.
+    pub breaker_pause: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        Self {
+            timeout: limits::CALL_TIMEOUT,
+            concurrency: size(limits::CONCURRENCY),
+            reads: size(limits::READS),
+            retries: 2,
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(5),
+        }
+    }
+}

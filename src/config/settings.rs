@@ -1,0 +1,74 @@
+//! The whole configuration, checked: what `snapgate serve` runs with.
+
+use std::path::PathBuf;
+
+use crate::adapters::files;
+use crate::adapters::layers;
+use crate::adapters::sim;
+use crate::gate;
+use crate::listener;
+use crate::model::BackendName;
+use crate::operations;
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The API and admin ports.
+    pub listener: listener::Config,
+    /// How requests are decided.
+    pub gate: gate::Config,
+    /// How operations are kept and run.
+    pub operations: operations::Config,
+    /// The VM managers.
+    pub backends: Vec<Backend>,
+    /// What is logged, and where to.
+    pub logging: Logging,
+    /// Threads that serve requests, 1..=256; the number of cores unless configured.
+    pub threads: usize,
+    /// The files read: the configuration file and everything it names. A change of any is a reason to reload.
+    pub files: Vec<PathBuf>,
+    /// A hash over the contents of these files: 64 hexadecimal digits.
+    pub hash: String,
+}
+
+/// One configured VM manager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name.
+    pub name: BackendName,
+    /// How calls to it are treated.
+    pub layers: layers::Config,
+    /// Which kind it is, and what that kind needs.
+    pub kind: BackendKind,
+}
+
+/// Which kind of VM manager a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Directories of disk images.
+    Files(files::Config),
+    /// In memory.
+    Sim(sim::Config),
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// The form of log lines.
+    pub format: LogFormat,
+    /// A filter of `tracing-subscriber`, for instance `info` or `snapgate=debug,warn`.
+    pub level: String,
+    /// Whether every request is logged.
+    pub access: bool,
+    /// Where the audit trail is appended; standard error when absent.
+    pub audit: Option<PathBuf>,
+}

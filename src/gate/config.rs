@@ -1,0 +1,199 @@
+//! What the gate is configured with. All of it is request-scoped: a reload swaps it as a whole.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::ActionSet;
+use crate::model::BackendName;
+use crate::model::GroupName;
+use crate::model::Pattern;
+use crate::model::PrincipalName;
+use crate::model::Secret;
+use crate::model::limits;
+
+/// Everything the gate decides by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What absolute links in replies begin with.
+    pub public_url: PublicUrl,
+    /// The specification version header, and how strictly requests are read.
+    pub specification: Specification,
+    /// Who may call.
+    pub credentials: CredentialRule,
+    /// Who may do what.
+    pub grants: Vec<Grant>,
+    /// Which VM is on which backend.
+    pub placements: Vec<Placement>,
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+/// `http://` or `https://`, a host, perhaps a port and a path; without a trailing slash, query or fragment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(String);
+
+impl PublicUrl {
+    /// Takes the text if it is such a URL; `None` when not.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let uri: http::Uri = text.parse().ok()?;
+        let scheme = uri.scheme_str()?;
+        let authority = uri.authority()?;
+        let plain = (scheme == "http" || scheme == "https")
+            && uri.query().is_none()
+            && !text.contains('#')
+            && !authority.as_str().contains('@')
+            && !authority.host().is_empty();
+        plain.then(|| Self(text.trim_end_matches('/').to_owned()))
+    }
+
+    /// The text without a trailing slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a request without a specification version header is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissingVersion {
+    /// A mistake: 400.
+    Reject,
+    /// The newest version (Spec: "Common Behaviors").
+    AssumeCurrent,
+}
+
+/// How requests are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The slips of the specification's own examples are taken; unknown members are ignored.
+    Lenient,
+    /// They are not.
+    Strict,
+}
+
+/// How specification versions are handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Specification {
+    /// The versions taken, oldest first; at least one.
+    pub supported: Vec<String>,
+    /// A request without the header.
+    pub on_missing: OnMissingVersion,
+    /// How requests are read unless they say otherwise.
+    pub profile: Profile,
+}
+
+impl Default for Specification {
+    fn default() -> Self {
+        Self {
+            supported: ["0.1", "0.2", "0.8"].map(str::to_owned).to_vec(),
+            on_missing: OnMissingVersion::Reject,
+            profile: Profile::Lenient,
+        }
+    }
+}
+
+/// A password hash in PHC (`$argon2id$`) or crypt (`$2a$`, `$2b$`, `$2y$`) form, checked when it was read.
+#[derive(Clone, Debug)]
+pub struct PasswordHash(Secret);
+
+impl PasswordHash {
+    /// Takes the text if it is a hash of a kind that can be verified, with bearable cost.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong, without the hash.
+    pub fn new(text: String) -> Result<Self, &'static str> {
+        let known = ["$argon2id$", "$2a$", "$2b$", "$2y$"];
+        if !known.iter().any(|it| text.starts_with(it)) {
+            return Err("is not an argon2id or bcrypt hash");
+        }
+        Ok(Self(Secret::new(text)))
+    }
+
+    /// The hash.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+}
+
+/// One caller.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The hash of the password.
+    pub password: PasswordHash,
+    /// The groups, sorted and without duplicates.
+    pub groups: Vec<GroupName>,
+}
+
+/// Who may call, and how long a verified password is remembered.
+#[derive(Clone, Debug)]
+pub struct CredentialRule {
+    /// The callers by name.
+    pub users: BTreeMap<PrincipalName, User>,
+    /// How long a verified password is remembered; zero means never.
+    pub remember: Duration,
+}
+
+/// Whom a grant is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grantee {
+    /// One caller.
+    User(PrincipalName),
+    /// Everybody in a group.
+    Group(GroupName),
+}
+
+/// Allows actions on backups. What no grant allows is denied.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Whom it is for.
+    pub to: Vec<Grantee>,
+    /// What it allows.
+    pub actions: ActionSet,
+    /// On which VMs.
+    pub vms: Vec<Pattern>,
+    /// On which backups of these, by id.
+    pub backups: Vec<Pattern>,
+}
+
+/// Says that VMs are on a backend. The pattern is an exact id, or a prefix followed by one `*`;
+/// an exact id wins over prefixes, a longer prefix over a shorter one.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// Which VMs.
+    pub pattern: Pattern,
+    /// Where they are.
+    pub backend: BackendName,
+}
+
+/// Sizes and times of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request body in bytes.
+    pub body_bytes: usize,
+    /// Longest request target in bytes.
+    pub target_bytes: usize,
+    /// Largest request head in bytes, names and values.
+    pub header_bytes: usize,
+    /// Most header fields.
+    pub header_count: usize,
+    /// Longest `Prefer: wait`.
+    pub wait: Duration,
+    /// Most requests waiting for Statuses at once.
+    pub waiters: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        Self {
+            body_bytes: size(limits::BODY_BYTES),
+            target_bytes: size(limits::TARGET_BYTES),
+            header_bytes: size(limits::HEADER_BYTES),
+            header_count: size(limits::HEADER_COUNT),
+            wait: limits::WAIT,
+            waiters: size(limits::WAITERS),
+        }
+    }
+}

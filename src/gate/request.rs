@@ -1,0 +1,74 @@
+//! What the listener hands in and gets back.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::model::OperationSeq;
+use crate::model::PrincipalName;
+use crate::model::RequestId;
+
+/// The head of a request, as received.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// The method, any token.
+    pub method: &'a http::Method,
+    /// The request target exactly as it was sent (origin form, absolute form or `*`), not normalised.
+    pub target: &'a [u8],
+    /// The version of HTTP.
+    pub version: http::Version,
+    /// The header fields; values may hold any byte but CR, LF and NUL.
+    pub headers: &'a http::HeaderMap,
+    /// The address the connection comes from.
+    pub peer: Option<IpAddr>,
+}
+
+/// Why a body could not be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// More than the limit.
+    #[error("the body is larger than allowed")]
+    TooLarge,
+    /// It took longer than allowed.
+    #[error("the body took longer than allowed")]
+    TooSlow,
+    /// The connection ended, or the framing was wrong.
+    #[error("the body could not be read")]
+    Broken,
+}
+
+/// The body of a request, read at most once and only when it is wanted.
+#[async_trait]
+pub trait Body: Send {
+    /// Reads the whole body of at most `limit` bytes. Answers `Expect: 100-continue` first.
+    ///
+    /// # Errors
+    /// [`BodyError`]; the connection must then be closed after the reply.
+    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError>;
+
+    /// Whether the request has a body at all, by its framing.
+    fn is_present(&self) -> bool;
+}
+
+/// The answer to a request, with what the access log wants to know.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The answer. Has `Content-Length` unless its status forbids one; for HEAD the body is empty and the
+    /// `Content-Length` that of the GET.
+    pub response: http::Response<Bytes>,
+    /// The id of the request, which is also in the response.
+    pub request: RequestId,
+    /// The route as a bounded word, for instance `backup`.
+    pub route: &'static str,
+    /// The method as a bounded word; `OTHER` for invented ones.
+    pub method: &'static str,
+    /// Who called, once that was known.
+    pub principal: Option<PrincipalName>,
+    /// The stable code of the refusal, if it was refused.
+    pub refusal: Option<&'static str>,
+    /// The operation accepted or joined.
+    pub operation: Option<OperationSeq>,
+    /// Whether the connection must be closed after the answer: the body was not read to its end.
+    pub close: bool,
+}

@@ -1,0 +1,115 @@
+//! What went wrong with a backend, in words that may be shown to a caller.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// The kinds of failure a caller can tell apart. The gate turns each into an HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// The VM manager knows no such VM.
+    NoSuchVm,
+    /// The VM has no such backup, or another one under the same id.
+    NoSuchBackup,
+    /// Another backup of the VM has this name.
+    NameTaken,
+    /// The backup refuses to be deleted.
+    Protected,
+    /// The backup is not whole: still being made, or known to be damaged.
+    NotReady,
+    /// The VM or the backup is being used by something that excludes this.
+    Busy,
+    /// The VM manager refused for a reason that lies in the VM's present state.
+    Conflict,
+    /// What was asked for is malformed for this VM manager.
+    Invalid,
+    /// This kind of VM manager, or this VM, cannot do that at all.
+    Unsupported,
+    /// What is stored does not match its checksum or cannot be read.
+    Damaged,
+    /// No room is left.
+    StorageFull,
+    /// The VM manager does not accept the gateway's own credentials or rights.
+    BackendDenied,
+    /// The VM manager cannot be reached, is starting, or is shedding load.
+    Unavailable,
+    /// The VM manager took longer than allowed.
+    TimedOut,
+    /// The VM manager failed, or answered something that makes no sense.
+    BackendFailed,
+    /// The operation was cancelled.
+    Cancelled,
+    /// The operation was given up before it began; nothing was changed.
+    NotExecuted,
+    /// It cannot be known whether the operation took place.
+    OutcomeUnknown,
+}
+
+impl FaultKind {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::NoSuchVm,
+        Self::NoSuchBackup,
+        Self::NameTaken,
+        Self::Protected,
+        Self::NotReady,
+        Self::Busy,
+        Self::Conflict,
+        Self::Invalid,
+        Self::Unsupported,
+        Self::Damaged,
+        Self::StorageFull,
+        Self::BackendDenied,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::BackendFailed,
+        Self::Cancelled,
+        Self::NotExecuted,
+        Self::OutcomeUnknown,
+    ];
+
+    /// The word used in metrics, logs and the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSuchVm => "no-such-vm",
+            Self::NoSuchBackup => "no-such-backup",
+            Self::NameTaken => "name-taken",
+            Self::Protected => "protected",
+            Self::NotReady => "not-ready",
+            Self::Busy => "busy",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::Damaged => "damaged",
+            Self::StorageFull => "storage-full",
+            Self::BackendDenied => "backend-denied",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed-out",
+            Self::BackendFailed => "backend-failed",
+            Self::Cancelled => "cancelled",
+            Self::NotExecuted => "not-executed",
+            Self::OutcomeUnknown => "outcome-unknown",
+        }
+    }
+}
+
+/// A failure as a caller may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Which kind.
+    pub kind: FaultKind,
+    /// One sentence for a person: what happened and what to do; no paths, host names or native messages.
+    pub text: String,
+}
+
+impl Fault {
+    /// A fault with its sentence.
+    #[must_use]
+    pub fn new(kind: FaultKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Every maximum in one place, each with its reason. Where an operator might differ there is a configuration key.
+
+use std::time::Duration;
+
+/// Longest VM or backup identifier in bytes: the longest file name of common file systems.
+pub const ID_BYTES_MAX: usize = 255;
+/// Longest name of a backend, principal or group in bytes: they become metric labels and log fields.
+pub const CONFIG_NAME_BYTES_MAX: usize = 64;
+/// Longest backup name in bytes: what the strictest VM managers store.
+pub const BACKUP_NAME_BYTES_MAX: usize = 255;
+/// Longest description in bytes: one page of text.
+pub const DESCRIPTION_BYTES_MAX: usize = 4096;
+/// Most tags on one backup: enough for key=value schemes, small enough to return in every list.
+pub const TAGS_MAX: usize = 64;
+/// Longest tag in bytes.
+pub const TAG_BYTES_MAX: usize = 256;
+/// Longest note of a restore in bytes: it goes into one line of the audit trail.
+pub const NOTE_BYTES_MAX: usize = 1024;
+/// Longest request id in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest idempotency key in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Longest pattern in a grant or a placement in bytes, and most `*` in it: matching is O(length * stars).
+pub const PATTERN_BYTES_MAX: usize = 255;
+/// Most `*` in one pattern.
+pub const PATTERN_STARS_MAX: usize = 8;
+/// Longest specification-version header in bytes.
+pub const SPECIFICATION_VERSION_BYTES_MAX: usize = 64;
+/// Deepest nesting of a JSON body: deeper ones are attacks on the parser.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Most name/value pairs of a restore request.
+pub const RESTORE_OPTIONS_MAX: usize = 32;
+
+/// Largest request body in bytes unless `limits.body` says otherwise: 64 descriptions.
+pub const BODY_BYTES: u64 = 64 * 1024;
+/// Range of `limits.body`.
+pub const BODY_BYTES_RANGE: (u64, u64) = (1024, 1024 * 1024);
+/// Longest request target in bytes unless `limits.target` says otherwise.
+pub const TARGET_BYTES: u64 = 8 * 1024;
+/// Largest request head in bytes (names and values) unless `limits.header` says otherwise.
+pub const HEADER_BYTES: u64 = 32 * 1024;
+/// Most header fields in a request unless `limits.header_count` says otherwise.
+pub const HEADER_COUNT: u64 = 100;
+/// Longest `Prefer: wait` honoured unless `limits.wait` says otherwise: below the idle limits of common proxies.
+pub const WAIT: Duration = Duration::from_secs(50);
+/// Most requests that may wait for a Status at once unless `limits.waiters` says otherwise: each costs a few KiB.
+pub const WAITERS: u64 = 10_000;
+/// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
+pub const CONNECTIONS: u64 = 4096;
+/// Time for a whole request head unless `limits.header_timeout` says otherwise.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a whole request body unless `limits.body_timeout` says otherwise.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time a connection may be idle between requests unless `limits.idle_timeout` says otherwise.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for one write to a client unless `limits.write_timeout` says otherwise.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Most entries of one page of backups or Statuses, and the size used when none is asked for.
+pub const PAGE_MAX: u16 = 1000;
+/// Entries of one page when the caller does not say.
+pub const PAGE: u16 = 100;
+
+/// Verified credentials remembered at once: bounded memory, 10,000 active callers.
+pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
+/// How long a verified credential is remembered unless `authentication.remember` says otherwise.
+pub const CREDENTIALS_REMEMBERED: Duration = Duration::from_secs(300);
+/// Password checks at once: each costs a core and up to some ten MiB.
+pub const PASSWORD_CHECKS_MAX: usize = 4;
+/// Longest user name plus password in bytes, decoded.
+pub const CREDENTIALS_BYTES_MAX: usize = 1024;
+/// Most users, groups and grants each: keeps a reload below a second.
+pub const PRINCIPALS_MAX: usize = 100_000;
+
+/// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
+pub const QUEUE_PER_VM: u64 = 16;
+/// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.
+pub const QUEUE_TOTAL: u64 = 10_000;
+/// Operations that one backend runs at once unless `backend.concurrency` says otherwise.
+pub const CONCURRENCY: u64 = 4;
+/// Reads that one backend serves at once unless `backend.reads` says otherwise.
+pub const READS: u64 = 64;
+/// Time for one call to a backend unless `backend.timeout` says otherwise.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a finished Status is kept unless `operations.retention` says otherwise.
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Shortest retention: a client that sleeps overnight still finds its answer.
+pub const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
+/// How long an accepted operation may go unstarted beyond its queue before it is given up as not executed.
+pub const ACCEPT_TTL: Duration = Duration::from_secs(600);
+/// How long evidence is looked for before an outcome is called unknown, unless `operations.probe_window` says otherwise.
+pub const PROBE_WINDOW: Duration = Duration::from_secs(600);
+/// Longest native task reference or baseline in bytes: they live in the store with each operation.
+pub const EVIDENCE_BYTES_MAX: usize = 64 * 1024;
+/// How long the gateway waits for running requests when it stops, unless `server.drain` says otherwise.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long an answer to an update waits for the update itself, so that it can say 100 at once.
+pub const UPDATE_WAIT: Duration = Duration::from_secs(2);
+/// How long a whole request that reads from a backend may take.
+pub const READ_DEADLINE: Duration = Duration::from_secs(10);

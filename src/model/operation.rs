@@ -1,0 +1,290 @@
+//! The durable record of one accepted change.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::BackendName;
+use crate::model::Fault;
+use crate::model::IdempotencyKey;
+use crate::model::Intent;
+use crate::model::Note;
+use crate::model::PrincipalName;
+use crate::model::RequestId;
+use crate::model::Target;
+use crate::model::Timestamp;
+use crate::model::Verb;
+use crate::model::limits;
+
+/// Names one operation for ever within one store. Rises with time; decimal on the wire; not a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OperationSeq(u64);
+
+impl OperationSeq {
+    /// From a number that fits SQLite's signed 64 bits.
+    #[must_use]
+    pub const fn new(number: u64) -> Option<Self> {
+        if number == 0 || number > i64::MAX.cast_unsigned() {
+            None
+        } else {
+            Some(Self(number))
+        }
+    }
+
+    /// The number, 1..=2^63-1.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for OperationSeq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Counts the changes of one record, from 1. It is the compare-and-set token and part of the wire's `ETag`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision of a new record.
+    pub const FIRST: Self = Self(1);
+
+    /// The one after this.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// Where in its life an operation is. See docs/architecture.md, "The life of an operation".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Durable, and provably never sent to the backend.
+    Accepted,
+    /// Written before the backend is called: from here on the call may have been made.
+    Submitting,
+    /// The native task is known and followed.
+    Running,
+    /// It cannot be seen at present whether it ran; evidence is being looked for.
+    Uncertain,
+    /// It was done.
+    Succeeded,
+    /// It failed, and the failure is known.
+    Failed,
+    /// It was stopped on request.
+    Cancelled,
+    /// It was given up before it was sent; nothing was changed.
+    NotExecuted,
+    /// It can no longer be found out whether it ran. Kept until an operator acknowledges it.
+    Unknown,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 9] = [
+        Self::Accepted,
+        Self::Submitting,
+        Self::Running,
+        Self::Uncertain,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::NotExecuted,
+        Self::Unknown,
+    ];
+
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Accepted | Self::Submitting | Self::Running | Self::Uncertain => false,
+            Self::Succeeded
+            | Self::Failed
+            | Self::Cancelled
+            | Self::NotExecuted
+            | Self::Unknown => true,
+        }
+    }
+
+    /// The word used in metrics, logs and the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Submitting => "submitting",
+            Self::Running => "running",
+            Self::Uncertain => "uncertain",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::NotExecuted => "not-executed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Percent done, 0..=100. 100 exactly when the operation is final, whatever the outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Progress(u8);
+
+impl Progress {
+    /// Nothing is known to be done.
+    pub const NONE: Self = Self(0);
+    /// Final.
+    pub const DONE: Self = Self(100);
+
+    /// What an unfinished operation may show: never 100.
+    #[must_use]
+    pub const fn unfinished(percent: u8) -> Self {
+        if percent > 99 {
+            Self(99)
+        } else {
+            Self(percent)
+        }
+    }
+
+    /// Percent done so far out of a total; 0 when the total is 0, never 100.
+    #[must_use]
+    pub fn of(done: u64, total: u64) -> Self {
+        let percent = u128::from(done)
+            .saturating_mul(100)
+            .checked_div(u128::from(total))
+            .unwrap_or(0);
+        Self::unfinished(u8::try_from(percent).unwrap_or(99))
+    }
+
+    /// The number, 0..=100.
+    #[must_use]
+    pub const fn percent(self) -> u8 {
+        self.0
+    }
+}
+
+/// The token by which a backend may recognise the operation: the same for every attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestKey(pub OperationSeq);
+
+/// `snapgate-<seq>`: letters, digits and `-` only, so it can be a native job id, name or marker.
+impl fmt::Display for RequestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "snapgate-{}", self.0)
+    }
+}
+
+macro_rules! adapter_text {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes what the adapter wants to see again, at most
+            /// [`crate::model::limits::EVIDENCE_BYTES_MAX`] bytes; `None` when it is longer.
+            #[must_use]
+            pub fn new(text: String) -> Option<Self> {
+                (text.len() <= limits::EVIDENCE_BYTES_MAX).then_some(Self(text))
+            }
+
+            /// What the adapter gave.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+adapter_text!(
+    /// How an adapter finds its VM manager's own job again, after a restart too. Opaque to everybody else.
+    TaskRef
+);
+adapter_text!(
+    /// What an adapter saw before it began, so that it can tell afterwards what changed. Opaque to everybody else.
+    Evidence
+);
+
+/// A hash over method, path and body of a request, to tell a repeated request from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// The caller's key, and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// The key as sent.
+    pub key: IdempotencyKey,
+    /// The request it was sent with.
+    pub fingerprint: Fingerprint,
+}
+
+/// The durable record of one accepted change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its name for ever.
+    pub seq: OperationSeq,
+    /// Counts its changes.
+    pub revision: Revision,
+    /// Who asked.
+    pub principal: PrincipalName,
+    /// The request that asked.
+    pub request: RequestId,
+    /// Which backend does it.
+    pub backend: BackendName,
+    /// What is to be done.
+    pub intent: Intent,
+    /// What the caller wants to read in the log.
+    pub note: Option<Note>,
+    /// The caller's own key, if one was sent.
+    pub idempotency: Option<Idempotency>,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// What the VM manager said about how far it is. Never goes back.
+    pub progress: Progress,
+    /// What went wrong: present in every final phase but [`Phase::Succeeded`].
+    pub fault: Option<Fault>,
+    /// What the adapter saw before the call.
+    pub baseline: Option<Evidence>,
+    /// The VM manager's own job.
+    pub task: Option<TaskRef>,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// When it left its queue.
+    pub started: Option<Timestamp>,
+    /// When it became final.
+    pub completed: Option<Timestamp>,
+    /// When it began to be uncertain; evidence is looked for from here on, for a bounded time.
+    pub uncertain_since: Option<Timestamp>,
+    /// When an operator acknowledged an unknown outcome.
+    pub acknowledged: Option<Timestamp>,
+    /// When the record may be dropped; `None` while unfinished, or unknown and not acknowledged.
+    pub expires: Option<Timestamp>,
+}
+
+impl Operation {
+    /// The backup acted on.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.intent.target
+    }
+
+    /// Which of the four it is.
+    #[must_use]
+    pub const fn verb(&self) -> Verb {
+        self.intent.verb()
+    }
+
+    /// The token by which a backend may recognise it.
+    #[must_use]
+    pub const fn key(&self) -> RequestKey {
+        RequestKey(self.seq)
+    }
+}

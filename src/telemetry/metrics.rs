@@ -1,0 +1,406 @@
+//! The metric catalogue. Every name, label and unit is told in docs/metrics.md; a test compares the two.
+
+use std::time::Duration;
+
+use prometheus::Encoder;
+use prometheus::HistogramOpts;
+use prometheus::HistogramVec;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
+use prometheus::Opts;
+use prometheus::Registry;
+use prometheus::TextEncoder;
+use prometheus::core::Collector;
+
+/// Bounds of everything a client waits for, in seconds: 100 us to 60 s.
+const REQUEST_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    10.0, 60.0,
+];
+/// Bounds of operations, in seconds: 10 ms to 4 h.
+const OPERATION_BUCKETS: &[f64] = &[
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0,
+];
+/// Bounds of commits, in seconds: 50 us to 5 s.
+const COMMIT_BUCKETS: &[f64] = &[
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+];
+
+/// Every metric of one gateway, in a registry of its own.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    refusals: IntCounterVec,
+    connections: IntGauge,
+    connections_closed: IntCounterVec,
+    operations: IntCounterVec,
+    operation_seconds: HistogramVec,
+    queue_depth: IntGaugeVec,
+    operations_unknown: IntGauge,
+    operations_set_aside: IntGauge,
+    backend_calls: IntCounterVec,
+    backend_call_seconds: HistogramVec,
+    backend_breaker: IntGaugeVec,
+    store_commit_seconds: HistogramVec,
+    store_errors: IntCounterVec,
+    credential_checks: IntCounterVec,
+    waiters: IntGauge,
+    config_reloads: IntCounterVec,
+    config_last_reload_successful: IntGauge,
+    config_restart_required: IntGauge,
+    config_info: IntGaugeVec,
+    build_info: IntGaugeVec,
+    panics: IntCounterVec,
+}
+
+/// Registers what was just made. A catalogue with two equal names is a mistake in this file that the tests find;
+/// the metric then works and is not exported.
+fn kept<C: Collector + Clone + 'static>(registry: &Registry, made: C) -> C {
+    if let Err(error) = registry.register(Box::new(made.clone())) {
+        tracing::error!(%error, "metric not registered");
+    }
+    made
+}
+
+/// Makes a counter, gauge or histogram of the catalogue.
+macro_rules! metric {
+    ($registry:ident, counter, $name:literal, $help:literal, [$($label:literal),*]) => {
+        kept(&$registry, IntCounterVec::new(Opts::new($name, $help), &[$($label),*])?)
+    };
+    ($registry:ident, gauge, $name:literal, $help:literal) => {
+        kept(&$registry, IntGauge::with_opts(Opts::new($name, $help))?)
+    };
+    ($registry:ident, gauges, $name:literal, $help:literal, [$($label:literal),*]) => {
+        kept(&$registry, IntGaugeVec::new(Opts::new($name, $help), &[$($label),*])?)
+    };
+    ($registry:ident, histogram, $name:literal, $help:literal, [$($label:literal),*], $buckets:expr) => {
+        kept(
+            &$registry,
+            HistogramVec::new(
+                HistogramOpts::new($name, $help).buckets($buckets.to_vec()),
+                &[$($label),*],
+            )?,
+        )
+    };
+}
+
+/// The catalogue could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("metric catalogue is inconsistent")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+impl Metrics {
+    /// A fresh catalogue with every number at zero.
+    ///
+    /// # Errors
+    /// Only when this file is wrong; the tests find that.
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    pub fn new() -> Result<Self, MetricsError> {
+        let r = Registry::new();
+        let made = Self {
+            requests: metric!(
+                r,
+                counter,
+                "snapgate_requests_total",
+                "Requests answered on the API port.",
+                ["route", "method", "code"]
+            ),
+            request_seconds: metric!(
+                r,
+                histogram,
+                "snapgate_request_duration_seconds",
+                "Time from the head of a request to the end of its answer, waiting included.",
+                ["route", "method"],
+                REQUEST_BUCKETS
+            ),
+            refusals: metric!(
+                r,
+                counter,
+                "snapgate_refusals_total",
+                "Requests refused, by the code in the error body.",
+                ["code"]
+            ),
+            connections: metric!(
+                r,
+                gauge,
+                "snapgate_connections",
+                "Open connections on the API port."
+            ),
+            connections_closed: metric!(
+                r,
+                counter,
+                "snapgate_connections_closed_total",
+                "Connections closed by the gateway for a reason other than the end of the conversation.",
+                ["reason"]
+            ),
+            operations: metric!(
+                r,
+                counter,
+                "snapgate_operations_total",
+                "Operations that ended, by outcome.",
+                ["backend", "verb", "outcome"]
+            ),
+            operation_seconds: metric!(
+                r,
+                histogram,
+                "snapgate_operation_duration_seconds",
+                "Time from acceptance to the end of an operation.",
+                ["backend", "verb"],
+                OPERATION_BUCKETS
+            ),
+            queue_depth: metric!(
+                r,
+                gauges,
+                "snapgate_queue_depth",
+                "Unfinished operations.",
+                ["backend", "state"]
+            ),
+            operations_unknown: metric!(
+                r,
+                gauge,
+                "snapgate_operations_unknown",
+                "Operations with unknown outcome that no operator has acknowledged."
+            ),
+            operations_set_aside: metric!(
+                r,
+                gauge,
+                "snapgate_operations_set_aside",
+                "Stored operations that this version cannot read and leaves alone."
+            ),
+            backend_calls: metric!(
+                r,
+                counter,
+                "snapgate_backend_calls_total",
+                "Calls to backends, by result: ok or the kind of fault.",
+                ["backend", "call", "result"]
+            ),
+            backend_call_seconds: metric!(
+                r,
+                histogram,
+                "snapgate_backend_call_duration_seconds",
+                "Time of one call to a backend, retries not included.",
+                ["backend", "call"],
+                REQUEST_BUCKETS
+            ),
+            backend_breaker: metric!(
+                r,
+                gauges,
+                "snapgate_backend_breaker_state",
+                "Circuit breaker of a backend: 0 closed, 1 half open, 2 open.",
+                ["backend"]
+            ),
+            store_commit_seconds: metric!(
+                r,
+                histogram,
+                "snapgate_store_commit_duration_seconds",
+                "Time of one durable commit to the store.",
+                ["store"],
+                COMMIT_BUCKETS
+            ),
+            store_errors: metric!(
+                r,
+                counter,
+                "snapgate_store_errors_total",
+                "Failed accesses to the store.",
+                ["kind"]
+            ),
+            credential_checks: metric!(
+                r,
+                counter,
+                "snapgate_credential_checks_total",
+                "Credentials checked: remembered, verified or refused.",
+                ["result"]
+            ),
+            waiters: metric!(
+                r,
+                gauge,
+                "snapgate_waiters",
+                "Requests that wait for a Status to change."
+            ),
+            config_reloads: metric!(
+                r,
+                counter,
+                "snapgate_config_reloads_total",
+                "Attempts to reload the configuration, by result.",
+                ["result"]
+            ),
+            config_last_reload_successful: metric!(
+                r,
+                gauge,
+                "snapgate_config_last_reload_successful",
+                "Whether the newest configuration is in force: 1 or 0."
+            ),
+            config_restart_required: metric!(
+                r,
+                gauge,
+                "snapgate_config_restart_required",
+                "Whether the configuration file holds changes that need a restart: 1 or 0."
+            ),
+            config_info: metric!(
+                r,
+                gauges,
+                "snapgate_config_info",
+                "Always 1; the label tells the hash of the configuration in force.",
+                ["hash"]
+            ),
+            build_info: metric!(
+                r,
+                gauges,
+                "snapgate_build_info",
+                "Always 1; the label tells the version.",
+                ["version"]
+            ),
+            panics: metric!(
+                r,
+                counter,
+                "snapgate_panics_total",
+                "Panics caught, each a defect to report.",
+                ["room"]
+            ),
+            registry: r,
+        };
+        made.build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        made.config_last_reload_successful.set(1);
+        for room in ["listener", "operations"] {
+            made.panics.with_label_values(&[room]).inc_by(0);
+        }
+        Ok(made)
+    }
+
+    /// The catalogue in the Prometheus text format 0.0.4.
+    #[must_use]
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics not encoded");
+        }
+        text
+    }
+
+    /// The media type of [`Metrics::text`].
+    pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
+
+    /// One request was answered. `route` and `method` are words of ours, never a client's.
+    pub fn request(&self, route: &str, method: &str, code: u16, took: Duration) {
+        self.requests
+            .with_label_values(&[route, method, &code.to_string()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[route, method])
+            .observe(took.as_secs_f64());
+    }
+
+    /// One request was refused with this stable code.
+    pub fn refusal(&self, code: &str) {
+        self.refusals.with_label_values(&[code]).inc();
+    }
+
+    /// Connections open now.
+    pub fn connections(&self, open: usize) {
+        self.connections
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// A connection was closed for this reason, a word of ours.
+    pub fn connection_closed(&self, reason: &str) {
+        self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// An operation became final after so long.
+    pub fn operation(&self, backend: &str, verb: &str, outcome: &str, took: Duration) {
+        self.operations
+            .with_label_values(&[backend, verb, outcome])
+            .inc();
+        self.operation_seconds
+            .with_label_values(&[backend, verb])
+            .observe(took.as_secs_f64());
+    }
+
+    /// So many operations of the backend are unfinished in this state (`queued` or `running`).
+    pub fn queue_depth(&self, backend: &str, state: &str, count: usize) {
+        self.queue_depth
+            .with_label_values(&[backend, state])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many operations have an unknown outcome that nobody acknowledged.
+    pub fn operations_unknown(&self, count: usize) {
+        self.operations_unknown
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// So many stored operations cannot be read by this version.
+    pub fn operations_set_aside(&self, count: usize) {
+        self.operations_set_aside
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// One call to a backend ended. `result` is `ok` or the kind of the fault.
+    pub fn backend_call(&self, backend: &str, call: &str, result: &str, took: Duration) {
+        self.backend_calls
+            .with_label_values(&[backend, call, result])
+            .inc();
+        self.backend_call_seconds
+            .with_label_values(&[backend, call])
+            .observe(took.as_secs_f64());
+    }
+
+    /// The breaker of a backend: 0 closed, 1 half open, 2 open.
+    pub fn breaker(&self, backend: &str, state: u8) {
+        self.backend_breaker
+            .with_label_values(&[backend])
+            .set(i64::from(state));
+    }
+
+    /// One durable commit took so long.
+    pub fn store_commit(&self, store: &str, took: Duration) {
+        self.store_commit_seconds
+            .with_label_values(&[store])
+            .observe(took.as_secs_f64());
+    }
+
+    /// One access to the store failed.
+    pub fn store_error(&self, kind: &str) {
+        self.store_errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Credentials were `remembered`, `verified` or `refused`.
+    pub fn credential_check(&self, result: &str) {
+        self.credential_checks.with_label_values(&[result]).inc();
+    }
+
+    /// A request began (`true`) or ended (`false`) to wait for a Status.
+    pub fn waiter(&self, begins: bool) {
+        if begins {
+            self.waiters.inc();
+        } else {
+            self.waiters.dec();
+        }
+    }
+
+    /// The configuration with this hash is in force.
+    pub fn config_in_force(&self, hash: &str, restart_required: bool) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[hash]).set(1);
+        self.config_last_reload_successful.set(1);
+        self.config_restart_required
+            .set(i64::from(restart_required));
+    }
+
+    /// A reload was tried: `ok`, `unchanged` or `refused`.
+    pub fn config_reload(&self, result: &str) {
+        self.config_reloads.with_label_values(&[result]).inc();
+        self.config_last_reload_successful
+            .set(i64::from(result != "refused"));
+    }
+
+    /// A panic was caught in this room.
+    pub fn panic(&self, room: &str) {
+        self.panics.with_label_values(&[room]).inc();
+    }
+}
