@@ -1,6 +1,28 @@
 //! Pingora: sockets, HTTP, and the admin port. The only room that knows it.
+//!
+//! A connection's way: `sockets` (bound at start) -> `accept` (bounded number) -> `guard` (time limits, drain) -> Pingora's
+//! HTTP parser -> `proxy` (one request) -> `body` and the [`Handler`] -> the answer. The admin port goes the same way up to
+//! the guard and then to `admin`.
 
+mod accept;
+mod admin;
+mod body;
 mod config;
+mod guard;
+mod handler;
+mod port;
+mod proxy;
+mod sockets;
 
+pub use admin::Readiness;
 pub use config::Config;
 pub use config::Limits;
+pub use handler::Access;
+pub use handler::Handler;
+pub use port::Drained;
+pub use port::Port;
+pub use port::StartError;
+pub use sockets::Inherited;
+pub use sockets::Socket;
+pub use sockets::SocketError;
+pub use sockets::Sockets;

@@ -1,12 +1,18 @@
-//! The effects everything shares: the clock, tracked tasks and the signal to stop.
+//! The effects everything shares: the clock, tracked tasks, the signal to stop, and what the system tells and is told.
 
 mod clock;
+mod notify;
+mod signals;
 mod stop;
 mod tasks;
 
 pub use clock::Clock;
 pub use clock::ManualClock;
 pub use clock::SystemClock;
+pub use notify::Notice;
+pub use notify::notify;
+pub use signals::Signal;
+pub use signals::Signals;
 pub use stop::Stop;
 pub use stop::Stopper;
 pub use stop::stop_pair;

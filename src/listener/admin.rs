@@ -1,0 +1,172 @@
+//! The admin port: `/metrics`, `/healthz`, `/readyz` and `/version`, for operators and their tools.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::Method;
+use http::Response;
+use http::StatusCode;
+use http::header;
+use http::header::HeaderValue;
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+
+use crate::listener::Limits;
+use crate::listener::guard;
+use crate::telemetry::Metrics;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Tells whether the gateway should be sent requests.
+pub trait Readiness: fmt::Debug + Send + Sync {
+    /// Whether it is ready.
+    ///
+    /// # Errors
+    /// The reason why not, a short sentence for operators.
+    fn readiness(&self) -> Result<(), String>;
+}
+
+/// Answers requests of the admin port.
+#[derive(Debug)]
+pub(super) struct Pages {
+    pub(super) readiness: Arc<dyn Readiness>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) limits: Limits,
+}
+
+/// One page: status, media type and content.
+type Page = (StatusCode, &'static str, Vec<u8>);
+
+impl Pages {
+    fn page(&self, path: &str) -> Option<Page> {
+        match path {
+            "/metrics" => Some((StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.text())),
+            "/healthz" => Some((StatusCode::OK, TEXT, b"ok\n".to_vec())),
+            "/readyz" => Some(match self.readiness.readiness() {
+                Ok(()) => (StatusCode::OK, TEXT, b"ready\n".to_vec()),
+                Err(reason) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    TEXT,
+                    format!("not ready: {reason}\n").into_bytes(),
+                ),
+            }),
+            "/version" => {
+                let version = serde_json::json!({
+                    "name": env!("CARGO_PKG_NAME"),
+                    "version": env!("CARGO_PKG_VERSION"),
+                });
+                let text = format!("{version}\n").into_bytes();
+                Some((StatusCode::OK, "application/json", text))
+            }
+            _ => None,
+        }
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
+        let Some((status, media_type, content)) = self.page(path) else {
+            return made(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
+        };
+        if *method != Method::GET && *method != Method::HEAD {
+            let mut refused = made(
+                StatusCode::METHOD_NOT_ALLOWED,
+                TEXT,
+                b"method not allowed\n".to_vec(),
+                true,
+            );
+            refused
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        made(status, media_type, content, *method == Method::GET)
+    }
+}
+
+/// A response with exact framing; without `with_body` only the length of the content is told.
+fn made(
+    status: StatusCode,
+    media_type: &'static str,
+    content: Vec<u8>,
+    with_body: bool,
+) -> Response<Vec<u8>> {
+    let length = content.len();
+    let mut response = Response::new(if with_body { content } else { Vec::new() });
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[async_trait]
+impl ServeHttp for Pages {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        guard::request_began();
+        // One request a connection: a scrape every few seconds needs no more, and nothing is idle when the gateway stops.
+        session.set_keepalive(None);
+        session.set_write_timeout(Some(self.limits.write_timeout));
+        let head = session.req_header();
+        let head_only = head.method == Method::HEAD;
+        let mut response = self.answer(&head.method, head.uri.path());
+        if head_only {
+            response.body_mut().clear();
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fixed(Result<(), String>);
+
+    impl Readiness for Fixed {
+        fn readiness(&self) -> Result<(), String> {
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn every_path_and_method_has_its_answer() {
+        let rows = [
+            ("GET", "/healthz", Ok(()), 200, "ok\n"),
+            ("HEAD", "/healthz", Ok(()), 200, ""),
+            ("GET", "/readyz", Ok(()), 200, "ready\n"),
+            (
+                "GET",
+                "/readyz",
+                Err("draining"),
+                503,
+                "not ready: draining\n",
+            ),
+            ("GET", "/healthz", Err("draining"), 200, "ok\n"),
+            ("POST", "/readyz", Ok(()), 405, "method not allowed\n"),
+            ("GET", "/", Ok(()), 404, "not found\n"),
+            ("DELETE", "/metric", Ok(()), 404, "not found\n"),
+            ("GET", "/metrics/", Ok(()), 404, "not found\n"),
+        ];
+        for (method, path, ready, status, body) in rows {
+            let pages = Pages {
+                readiness: Arc::new(Fixed(ready.map_err(str::to_owned))),
+                metrics: Arc::new(Metrics::new().unwrap()),
+                limits: Limits::default(),
+            };
+            let answer = pages.answer(&method.parse().unwrap(), path);
+            assert_eq!(answer.status(), status, "{method} {path}: status");
+            assert_eq!(
+                String::from_utf8_lossy(answer.body()),
+                body,
+                "{method} {path}: body"
+            );
+            assert_eq!(
+                answer.headers().contains_key(header::ALLOW),
+                status == 405,
+                "{method} {path}: Allow exactly with 405"
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The body of a request, read from a Pingora session within limits.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use bytes::BytesMut;
+use pingora::ErrorType;
+use pingora::protocols::http::ServerSession;
+
+use crate::gate::Body;
+use crate::gate::BodyError;
+
+/// Most bytes of an unwanted body that are read and thrown away so that the answer before it is not lost: a connection that
+/// is closed with unread data is reset, and a reset takes away what the client has not read yet.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+/// Longest time spent on that.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The body of the request a session is at.
+pub(super) struct SessionBody<'a> {
+    session: &'a mut ServerSession,
+    patience: Duration,
+    present: bool,
+}
+
+impl<'a> SessionBody<'a> {
+    /// The whole body may take so long, and half of that without a single byte.
+    pub(super) fn new(session: &'a mut ServerSession, patience: Duration) -> Self {
+        let present = !session.is_body_empty();
+        Self {
+            session,
+            patience,
+            present,
+        }
+    }
+
+    /// Tells the client to go on, if it waits to be told.
+    async fn invite(&mut self) -> Result<(), BodyError> {
+        let head = self.session.req_header();
+        let waits = head.version == http::Version::HTTP_11
+            && head
+                .headers
+                .get(http::header::EXPECT)
+                .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if !waits {
+            return Ok(());
+        }
+        // Pingora would take the interim answer for an answer before the end of the body, and close the connection for it.
+        self.session
+            .set_close_on_response_before_downstream_finish(false);
+        let written =
+            tokio::time::timeout(self.patience, self.session.write_continue_response()).await;
+        self.session
+            .set_close_on_response_before_downstream_finish(true);
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "interim answer not written");
+                Err(BodyError::Broken)
+            }
+            Err(_) => Err(BodyError::TooSlow),
+        }
+    }
+
+    async fn collect(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+        let mut whole = BytesMut::new();
+        loop {
+            match self.session.read_request_body().await {
+                Ok(Some(part)) if part.len() > limit.saturating_sub(whole.len()) => {
+                    return Err(BodyError::TooLarge);
+                }
+                Ok(Some(part)) => whole.extend_from_slice(&part),
+                Ok(None) => return Ok(whole.freeze()),
+                Err(error) if *error.etype() == ErrorType::ReadTimedout => {
+                    return Err(BodyError::TooSlow);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "body not read");
+                    return Err(BodyError::Broken);
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Body for SessionBody<'_> {
+    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+        if !self.present {
+            return Ok(Bytes::new());
+        }
+        // Refused before the client is invited: it then never sends what nobody wants.
+        if announced(&self.session.req_header().headers).is_some_and(|it| it > limit) {
+            return Err(BodyError::TooLarge);
+        }
+        self.invite().await?;
+        self.session
+            .set_read_timeout(Some(self.patience.checked_div(2).unwrap_or(self.patience)));
+        let read = tokio::time::timeout(self.patience, self.collect(limit)).await;
+        read.unwrap_or(Err(BodyError::TooSlow))
+    }
+
+    fn is_present(&self) -> bool {
+        self.present
+    }
+}
+
+/// The length the client announced, when it is a number. Larger than memory counts as the largest number.
+fn announced(headers: &http::HeaderMap) -> Option<usize> {
+    let value = headers.get(http::header::CONTENT_LENGTH)?.as_bytes();
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(value).ok().filter(|_| digits)?;
+    Some(text.parse().unwrap_or(usize::MAX))
+}
+
+/// Ends our side of the connection and reads what the client is still sending, within bounds, so that it sees the answer.
+pub(super) async fn discard(session: &mut ServerSession) {
+    if session.is_body_done() {
+        return;
+    }
+    session.set_read_timeout(Some(DISCARD_TIME_MAX));
+    session.shutdown().await;
+    let discarded = tokio::time::timeout(DISCARD_TIME_MAX, async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Ok(Some(part)) = session.read_request_body().await {
+            left = left.saturating_sub(part.len());
+            if left == 0 {
+                break;
+            }
+        }
+    })
+    .await;
+    if discarded.is_err() {
+        tracing::debug!("client goes on sending an unwanted body");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announced_lengths_are_digits_only() {
+        let rows = [
+            ("absent", None, None),
+            ("number", Some("12"), Some(12)),
+            ("zero", Some("0"), Some(0)),
+            ("signed", Some("+12"), None),
+            ("list", Some("4, 4"), None),
+            ("huge", Some("99999999999999999999999"), Some(usize::MAX)),
+            ("empty", Some(""), None),
+        ];
+        for (name, value, expected) in rows {
+            let mut headers = http::HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(http::header::CONTENT_LENGTH, value.parse().unwrap());
+            }
+            assert_eq!(announced(&headers), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the listener calls for every request: implemented by the application, which owns the gate.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::gate::Body;
+use crate::gate::Exchange;
+use crate::gate::RequestHead;
+
+/// Most bytes of a request target or user agent that are handed on for the log.
+pub(super) const LOGGED_BYTES_MAX: usize = 1024;
+
+/// What became of an answer, for the access log and the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    /// The method as sent.
+    pub method: &'a http::Method,
+    /// The first 1024 bytes of the request target as sent: any bytes, to be escaped by the log.
+    pub target: &'a [u8],
+    /// The version of HTTP.
+    pub version: http::Version,
+    /// The first 1024 bytes of `User-Agent` as sent, to be escaped by the log.
+    pub user_agent: Option<&'a [u8]>,
+    /// The address the connection comes from.
+    pub peer: Option<IpAddr>,
+    /// The status that was sent; `None` when nothing could be sent.
+    pub status: Option<u16>,
+    /// Bytes of the body that were sent.
+    pub bytes: usize,
+    /// Time from the head of the request to the end of the answer.
+    pub took: Duration,
+    /// Whether the whole answer was handed to the system for delivery.
+    pub delivered: bool,
+}
+
+/// Answers requests.
+#[async_trait]
+pub trait Handler: fmt::Debug + Send + Sync {
+    /// Answers one request. Runs to its end even when the client has gone away.
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange;
+
+    /// Called once for each request after its answer was sent. The exchange is `None` when there is none: the handler
+    /// panicked, or Pingora gave the request up.
+    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>);
+}

@@ -1,0 +1,352 @@
+//! Each request of the API port: handed to the handler, and its answer written, within limits.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use http::header;
+use pingora::Error;
+use pingora::ErrorSource;
+use pingora::ErrorType;
+use pingora::http::RequestHeader;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::FailToProxy;
+use pingora::proxy::ProxyHttp;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::gate::Exchange;
+use crate::gate::RequestHead;
+use crate::listener::Limits;
+use crate::listener::body;
+use crate::listener::body::SessionBody;
+use crate::listener::guard;
+use crate::listener::handler::Access;
+use crate::listener::handler::Handler;
+use crate::listener::handler::LOGGED_BYTES_MAX;
+use crate::runtime::Clock;
+use crate::runtime::Stop;
+use crate::telemetry::Metrics;
+
+/// Largest piece of an answer that one write timeout is for.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Answers every request by the handler.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) limits: Limits,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) stop: Stop,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub(super) struct Context {
+    began: Instant,
+    exchange: Option<Exchange>,
+    told: bool,
+}
+
+/// The answer could not be written to its end.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("the client takes the answer too slowly")]
+    TooSlow,
+    #[error("the client is gone")]
+    Broken(#[from] Box<Error>),
+}
+
+impl Proxy {
+    /// Calls the handler. `None` when it panicked.
+    async fn answer(
+        &self,
+        head: &RequestHeader,
+        peer: Option<IpAddr>,
+        session: &mut ServerSession,
+    ) -> Option<Exchange> {
+        let parts = RequestHead {
+            method: &head.method,
+            target: head.raw_path(),
+            version: head.version,
+            headers: &head.headers,
+            peer,
+        };
+        let mut body = SessionBody::new(session, self.limits.body_timeout);
+        let handled = self.handler.handle(parts, &mut body);
+        // Nothing of the request is used after a panic but its head, which the handler cannot change.
+        let handled = std::panic::AssertUnwindSafe(handled).catch_unwind().await;
+        if handled.is_err() {
+            self.metrics.panic("listener");
+            tracing::error!("panic while a request was handled");
+        }
+        handled.ok()
+    }
+
+    /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
+    async fn reply(&self, session: &mut ServerSession, exchange: Option<&Exchange>) -> bool {
+        let (header, body) = match exchange {
+            Some(exchange) => response(exchange),
+            None => plain(StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        let close = exchange.is_none_or(|it| it.close) || self.stop.is_given();
+        if close {
+            session.set_keepalive(None);
+        }
+        match self.write(session, header, body).await {
+            Ok(()) => true,
+            Err(error) => {
+                session.set_keepalive(None);
+                tracing::debug!(%error, "answer not delivered");
+                false
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        session: &mut ServerSession,
+        header: ResponseHeader,
+        mut body: Bytes,
+    ) -> Result<(), WriteError> {
+        let patience = self.limits.write_timeout;
+        let written =
+            tokio::time::timeout(patience, session.write_response_header(Box::new(header))).await;
+        match written {
+            Ok(written) => written?,
+            Err(_) => return Err(WriteError::TooSlow),
+        }
+        loop {
+            let part = body.split_to(body.len().min(WRITE_BYTES));
+            let last = body.is_empty();
+            let written =
+                tokio::time::timeout(patience, session.write_response_body(part, last)).await;
+            match written {
+                Ok(written) => written?,
+                Err(_) => return Err(WriteError::TooSlow),
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the handler what became of the request, once.
+    fn tell(&self, session: &ServerSession, context: &mut Context, delivered: bool) {
+        if std::mem::replace(&mut context.told, true) {
+            return;
+        }
+        let head = session.req_header();
+        let access = Access {
+            method: &head.method,
+            target: bounded(head.raw_path()),
+            version: head.version,
+            user_agent: head
+                .headers
+                .get(header::USER_AGENT)
+                .map(|it| bounded(it.as_bytes())),
+            peer: peer(session),
+            status: session
+                .response_written()
+                .map(|it| it.status.as_u16())
+                .filter(|it| *it >= 200),
+            bytes: session.body_bytes_sent(),
+            took: self
+                .clock
+                .instant()
+                .saturating_duration_since(context.began),
+            delivered,
+        };
+        self.handler.done(context.exchange.as_ref(), &access);
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    /// Pingora calls this once the head of the request is complete.
+    fn new_ctx(&self) -> Context {
+        guard::request_began();
+        Context {
+            began: self.clock.instant(),
+            exchange: None,
+            told: false,
+        }
+    }
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        _: &mut Context,
+    ) -> pingora::Result<()> {
+        // Pingora has turned keep-alive off where the framing is doubtful or the client cannot do it: never turn it on again.
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(keepalive_seconds(&self.limits)));
+        }
+        session.set_close_on_response_before_downstream_finish(true);
+        session.set_read_timeout(Some(self.limits.body_timeout));
+        session.set_write_timeout(Some(self.limits.write_timeout));
+        session.set_total_drain_timeout(Some(self.limits.body_timeout));
+        // A client that closes its side after the request still wants the answer.
+        session.set_abort_on_close(false);
+        Ok(())
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> pingora::Result<bool> {
+        let session = session.as_downstream_mut();
+        let head = session.req_header().clone();
+        let peer = peer(session);
+        context.exchange = self.answer(&head, peer, session).await;
+        let delivered = self.reply(session, context.exchange.as_ref()).await;
+        self.tell(session, context, delivered);
+        if delivered && session.get_keepalive().is_none() {
+            body::discard(session).await;
+        }
+        Ok(true)
+    }
+
+    /// Requests are all answered above; passing some on to upstreams is not offered yet.
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        _: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        Error::e_explain(ErrorType::HTTPStatus(404), "no upstream is configured")
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        _: &mut Context,
+    ) -> FailToProxy {
+        let status = status_of(error);
+        if let (Some(status), None) = (status, session.response_written()) {
+            let (header, body) = plain(status);
+            let sent = session
+                .as_downstream_mut()
+                .write_error_response(header, body)
+                .await;
+            if let Err(error) = sent {
+                tracing::debug!(%error, "error answer not delivered");
+            }
+        }
+        FailToProxy {
+            error_code: status.map_or(0, |it| it.as_u16()),
+            can_reuse_downstream: false,
+        }
+    }
+
+    /// What clients do wrong is no error of ours.
+    fn suppress_error_log(&self, _: &Session, _: &Context, error: &Error) -> bool {
+        *error.esource() == ErrorSource::Downstream
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        self.tell(session.as_downstream(), context, error.is_none());
+        guard::request_ended();
+    }
+}
+
+/// Whole seconds for Pingora's timer between requests, at least one: zero means for ever there.
+fn keepalive_seconds(limits: &Limits) -> u64 {
+    let whole = limits.idle_timeout.as_secs();
+    let part = u64::from(limits.idle_timeout.subsec_nanos() > 0);
+    whole.saturating_add(part).max(1)
+}
+
+/// The address the connection comes from.
+fn peer(session: &ServerSession) -> Option<IpAddr> {
+    session
+        .client_addr()?
+        .as_inet()
+        .map(std::net::SocketAddr::ip)
+}
+
+fn bounded(bytes: &[u8]) -> &[u8] {
+    bytes.get(..LOGGED_BYTES_MAX).unwrap_or(bytes)
+}
+
+/// The answer with exact framing, whatever its maker put in.
+fn response(exchange: &Exchange) -> (ResponseHeader, Bytes) {
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = exchange.response.status();
+    parts.headers = exchange.response.headers().clone();
+    for hop in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        parts.headers.remove(hop);
+    }
+    let body = exchange.response.body();
+    let head_only = exchange.method == "HEAD";
+    match parts.status {
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            return (parts.into(), Bytes::new());
+        }
+        _ if head_only && parts.headers.contains_key(header::CONTENT_LENGTH) => {}
+        _ => {
+            parts
+                .headers
+                .insert(header::CONTENT_LENGTH, body.len().into());
+        }
+    }
+    let body = if head_only {
+        Bytes::new()
+    } else {
+        body.clone()
+    };
+    (parts.into(), body)
+}
+
+/// An answer of the listener's own, for what never reached the gate or came back without an answer.
+fn plain(status: StatusCode) -> (ResponseHeader, Bytes) {
+    let text = format!("{}\n", status.canonical_reason().unwrap_or("error"));
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = status;
+    parts.headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    parts.headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    parts
+        .headers
+        .insert(header::CONTENT_LENGTH, text.len().into());
+    (parts.into(), Bytes::from(text))
+}
+
+/// What to answer when Pingora gives a request up; `None` when there is nobody to answer.
+fn status_of(error: &Error) -> Option<StatusCode> {
+    if let ErrorType::HTTPStatus(code) = error.etype() {
+        return StatusCode::from_u16(*code).ok();
+    }
+    let timed_out = matches!(
+        error.etype(),
+        ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout
+    );
+    match error.esource() {
+        ErrorSource::Upstream if timed_out => Some(StatusCode::GATEWAY_TIMEOUT),
+        ErrorSource::Upstream => Some(StatusCode::BAD_GATEWAY),
+        ErrorSource::Downstream => None,
+        ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}

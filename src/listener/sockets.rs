@@ -1,0 +1,346 @@
+//! The two listening sockets: bound before anything else starts, or inherited from systemd.
+//!
+//! Socket activation: the inherited socket named `api` (`FileDescriptorName=` of the socket unit) is the API port and the one
+//! named `admin` the admin port. Sockets with other names are taken in order: the first is the API port, the second the admin
+//! port. What is inherited wins over the configured address.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+
+use crate::listener::Config;
+
+/// Why a port cannot be listened on: one sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The configured address cannot be bound.
+    #[error("cannot listen on {address}: {reason}")]
+    Bind {
+        /// The configured address.
+        address: SocketAddr,
+        /// What is wrong, and what helps.
+        reason: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What the service manager handed over is of no use.
+    #[error("cannot use inherited socket number {number}: {reason}")]
+    Inherited {
+        /// Counted from 1, in the order of the socket units.
+        number: usize,
+        /// What is wrong.
+        reason: &'static str,
+        /// What the system said.
+        source: Option<io::Error>,
+    },
+}
+
+/// One listening, non-blocking socket.
+pub struct Socket {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Socket {
+    /// Binds; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`SocketError::Bind`].
+    pub fn bind(address: SocketAddr) -> Result<Self, SocketError> {
+        TcpListener::bind(address)
+            .and_then(Self::prepared)
+            .map_err(|source| SocketError::Bind {
+                address,
+                reason: explained(&source),
+                source,
+            })
+    }
+
+    /// Where it listens, with the port that was taken for port 0.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The socket itself, not blocking.
+    #[must_use]
+    pub fn into_std(self) -> TcpListener {
+        self.listener
+    }
+
+    fn prepared(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Socket({})", self.address)
+    }
+}
+
+/// What the service manager handed over, each with its name.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(String, TcpListener)>);
+
+impl Inherited {
+    /// Nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Takes what was handed over to this very process by the protocol of systemd, and removes the traces of it.
+    ///
+    /// To be called once, before other threads run.
+    ///
+    /// # Errors
+    /// [`SocketError::Inherited`]: something else than a TCP socket was handed over.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the protocol of socket activation is environment variables"
+    )]
+    pub fn from_service_manager() -> Result<Self, SocketError> {
+        let ours =
+            std::env::var("LISTEN_PID").is_ok_and(|text| text.parse() == Ok(std::process::id()));
+        if !ours {
+            return Ok(Self::none());
+        }
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut fds = listenfd::ListenFd::from_env();
+        let mut taken = Vec::new();
+        for index in 0..fds.len() {
+            let name = names.next().unwrap_or_default().to_owned();
+            let refused = |reason, source| SocketError::Inherited {
+                number: index.saturating_add(1),
+                reason,
+                source,
+            };
+            let listener = fds
+                .take_tcp_listener(index)
+                .map_err(|source| refused("it is not a TCP socket", Some(source)))?
+                .ok_or_else(|| refused("it is gone", None))?;
+            taken.push((name, listener));
+        }
+        Ok(Self(taken))
+    }
+
+    /// Takes the one of this name, else the first one whose name says nothing.
+    fn take(&mut self, name: &str) -> Option<TcpListener> {
+        let named = self.0.iter().position(|(it, _)| it == name);
+        let place = named.or_else(|| {
+            self.0
+                .iter()
+                .position(|(it, _)| it != "api" && it != "admin")
+        })?;
+        Some(self.0.remove(place).1)
+    }
+}
+
+/// Both listening sockets.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The API port.
+    pub api: Socket,
+    /// The admin port.
+    pub admin: Socket,
+}
+
+impl Sockets {
+    /// Takes what was inherited and binds the rest. Nothing is accepted yet; clients wait in the kernel's queue.
+    ///
+    /// # Errors
+    /// [`SocketError`].
+    pub fn bind(config: &Config, mut inherited: Inherited) -> Result<Self, SocketError> {
+        let api = inherited.take("api");
+        let admin = inherited.take("admin");
+        if !inherited.0.is_empty() {
+            return Err(SocketError::Inherited {
+                number: 3,
+                reason: "the gateway has two ports, api and admin",
+                source: None,
+            });
+        }
+        Ok(Self {
+            api: taken_or_bound(api, config.listen, 1)?,
+            admin: taken_or_bound(admin, config.admin, 2)?,
+        })
+    }
+}
+
+fn taken_or_bound(
+    inherited: Option<TcpListener>,
+    address: SocketAddr,
+    number: usize,
+) -> Result<Socket, SocketError> {
+    let Some(listener) = inherited else {
+        return Socket::bind(address);
+    };
+    Socket::prepared(listener).map_err(|source| SocketError::Inherited {
+        number,
+        reason: "it does not listen",
+        source: Some(source),
+    })
+}
+
+/// What is wrong, and what helps.
+fn explained(error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "address already in use; stop the program that has it (`ss -ltnp` shows which) or choose another port".to_owned()
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "permission denied; ports below 1024 need the capability CAP_NET_BIND_SERVICE or socket activation".to_owned()
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "this machine has no such address; 0.0.0.0 or [::] listens on all it has".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::process::Command;
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::listener::Limits;
+
+    fn config(listen: SocketAddr) -> Config {
+        Config {
+            listen,
+            admin: "127.0.0.1:0".parse().unwrap(),
+            drain: Duration::from_secs(1),
+            drain_notice: Duration::ZERO,
+            limits: Limits::default(),
+        }
+    }
+
+    fn listener() -> (SocketAddr, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        (listener.local_addr().unwrap(), listener)
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_in_one_sentence() {
+        let (taken, _listener) = listener();
+        let error = Sockets::bind(&config(taken), Inherited::none()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with(&format!(
+                "cannot listen on {taken}: address already in use; "
+            )),
+            "{text}"
+        );
+        assert!(!text.contains('\n'), "one line: {text}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_told() {
+        let error = Socket::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
+        assert!(
+            error.to_string().contains("no such address"),
+            "says what is wrong: {error}"
+        );
+    }
+
+    #[test]
+    fn port_zero_takes_a_free_port_and_tells_it() {
+        let bound =
+            Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), Inherited::none()).unwrap();
+        assert_ne!(bound.api.address().port(), 0, "the port is known");
+        assert_ne!(
+            bound.api.address(),
+            bound.admin.address(),
+            "two different ports"
+        );
+    }
+
+    #[test]
+    fn inherited_sockets_are_taken_by_name_and_then_in_order() {
+        let rows = [
+            ("in order", ["", ""], [0, 1]),
+            (
+                "by unit name",
+                ["snapgate.socket", "snapgate-admin.socket"],
+                [0, 1],
+            ),
+            ("by name", ["admin", "api"], [1, 0]),
+            ("one named", ["admin", "other"], [1, 0]),
+        ];
+        for (name, names, expected) in rows {
+            let made = [listener(), listener()];
+            let addresses = [made[0].0, made[1].0];
+            let inherited = Inherited(
+                names
+                    .iter()
+                    .zip(made)
+                    .map(|(it, (_, listener))| ((*it).to_owned(), listener))
+                    .collect(),
+            );
+            let bound = Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), inherited).unwrap();
+            assert_eq!(bound.api.address(), addresses[expected[0]], "{name}: api");
+            assert_eq!(
+                bound.admin.address(),
+                addresses[expected[1]],
+                "{name}: admin"
+            );
+        }
+    }
+
+    #[test]
+    fn a_third_inherited_socket_is_refused() {
+        let three = (0..3).map(|_| (String::new(), listener().1)).collect();
+        let error =
+            Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), Inherited(three)).unwrap_err();
+        assert!(error.to_string().contains("two ports"), "{error}");
+    }
+
+    /// Does nothing unless the test below started it.
+    #[test]
+    fn activated_child() {
+        let inherited = Inherited::from_service_manager().unwrap();
+        if inherited.0.is_empty() {
+            return;
+        }
+        let bound = Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), inherited).unwrap();
+        panic!(
+            "api={} admin={};",
+            bound.api.address(),
+            bound.admin.address()
+        );
+    }
+
+    #[test]
+    fn sockets_of_a_service_manager_are_taken_over() {
+        let (api, first) = listener();
+        let (admin, second) = listener();
+        // The shell makes the two sockets descriptors 3 and 4 and becomes the child, whose process id it knows.
+        let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=admin:api exec \"$0\" \"$@\"";
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--nocapture",
+                "listener::sockets::tests::activated_child",
+            ])
+            .stdin(Stdio::from(OwnedFd::from(second)))
+            .stdout(Stdio::from(OwnedFd::from(first)))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains(&format!("api={api} admin={admin};")),
+            "the child took both: {text}"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! Tells the service manager (systemd, `Type=notify` or `notify-reload`) how the process is. Without one, nothing happens.
+
+use std::io;
+
+use sd_notify::NotifyState;
+
+/// How the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// It serves; also after a reload, successful or not.
+    Ready,
+    /// It reads its configuration again; [`Notice::Ready`] must follow.
+    Reloading,
+    /// It stops.
+    Stopping,
+}
+
+/// Tells the service manager, if there is one. One small datagram.
+///
+/// # Errors
+/// When there is one that cannot be reached. Nothing but the service manager's picture of the process suffers.
+pub fn notify(notice: Notice) -> io::Result<()> {
+    match notice {
+        Notice::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Notice::Reloading => {
+            sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
+        }
+        Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Run by the test below with a service manager, and by itself without one.
+    #[test]
+    fn notices_are_taken() {
+        for notice in [Notice::Ready, Notice::Reloading, Notice::Stopping] {
+            notify(notice).unwrap_or_else(|error| panic!("{notice:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn the_service_manager_reads_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "runtime::notify::tests::notices_are_taken"])
+            .env("NOTIFY_SOCKET", &path)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "the child ran: {child:?}");
+        for expected in ["READY=1\n", "RELOADING=1\nMONOTONIC_USEC=", "STOPPING=1\n"] {
+            let mut buffer = [0; 256];
+            let length = socket.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            assert!(text.starts_with(expected), "{expected:?} in {text:?}");
+        }
+    }
+}
