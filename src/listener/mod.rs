@@ -13,6 +13,8 @@ mod handler;
 mod port;
 mod proxy;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 pub use admin::Readiness;
 pub use config::Config;
