@@ -7,6 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::Method;
 use http::StatusCode;
 use http::header;
 use pingora::Error;
@@ -92,7 +93,10 @@ impl Proxy {
     /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
     async fn reply(&self, session: &mut ServerSession, exchange: Option<&Exchange>) -> bool {
         let (header, body) = match exchange {
-            Some(exchange) => response(exchange),
+            Some(exchange) => response(
+                &exchange.response,
+                session.req_header().method == Method::HEAD,
+            ),
             None => plain(StatusCode::INTERNAL_SERVER_ERROR),
         };
         let close = exchange.is_none_or(|it| it.close) || self.stop.is_given();
@@ -279,10 +283,10 @@ fn bounded(bytes: &[u8]) -> &[u8] {
 }
 
 /// The answer with exact framing, whatever its maker put in.
-fn response(exchange: &Exchange) -> (ResponseHeader, Bytes) {
+fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader, Bytes) {
     let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = exchange.response.status();
-    parts.headers = exchange.response.headers().clone();
+    parts.status = answer.status();
+    parts.headers = answer.headers().clone();
     for hop in [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
@@ -290,8 +294,7 @@ fn response(exchange: &Exchange) -> (ResponseHeader, Bytes) {
     ] {
         parts.headers.remove(hop);
     }
-    let body = exchange.response.body();
-    let head_only = exchange.method == "HEAD";
+    let body = answer.body();
     match parts.status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -348,5 +351,96 @@ fn status_of(error: &Error) -> Option<StatusCode> {
         ErrorSource::Upstream => Some(StatusCode::BAD_GATEWAY),
         ErrorSource::Downstream => None,
         ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn framing_is_exact_whatever_the_handler_says() {
+        // name, status, for HEAD, Content-Length given, body, Content-Length sent, body sent
+        let rows = [
+            ("added", 200, false, None, "abc", Some("3"), "abc"),
+            ("corrected", 200, false, Some("9"), "abc", Some("3"), "abc"),
+            ("empty", 202, false, None, "", Some("0"), ""),
+            ("HEAD", 200, true, Some("9"), "", Some("9"), ""),
+            ("HEAD with a body", 200, true, None, "abc", Some("3"), ""),
+            ("no content", 204, false, Some("3"), "abc", None, ""),
+            ("not modified", 304, false, Some("3"), "abc", None, ""),
+        ];
+        for (name, status, head_only, given, body, length, sent) in rows {
+            let mut answer = http::Response::builder()
+                .status(status)
+                .header("connection", "keep-alive, x-foo")
+                .header("transfer-encoding", "chunked");
+            if let Some(given) = given {
+                answer = answer.header("content-length", given);
+            }
+            let answer = answer.body(Bytes::from(body)).unwrap();
+            let (header, body) = response(&answer, head_only);
+            let field = |it| header.headers.get(it).map(|it| it.to_str().unwrap());
+            assert_eq!(header.status, status, "{name}: status");
+            assert_eq!(field("content-length"), length, "{name}: length");
+            assert_eq!(body, sent, "{name}: body");
+            assert_eq!(
+                field("connection"),
+                None,
+                "{name}: not for the handler to say"
+            );
+            assert_eq!(field("transfer-encoding"), None, "{name}: neither");
+        }
+    }
+
+    #[test]
+    fn what_pingora_gives_up_has_a_status_when_there_is_somebody_to_tell() {
+        let error = |kind, source: ErrorSource| {
+            let mut error = Error::new(kind);
+            error.esource = source;
+            error
+        };
+        let rows = [
+            (
+                "chosen",
+                error(ErrorType::HTTPStatus(404), ErrorSource::Internal),
+                Some(404),
+            ),
+            (
+                "upstream slow",
+                error(ErrorType::ReadTimedout, ErrorSource::Upstream),
+                Some(504),
+            ),
+            (
+                "upstream gone",
+                error(ErrorType::ConnectRefused, ErrorSource::Upstream),
+                Some(502),
+            ),
+            (
+                "client gone",
+                error(ErrorType::WriteError, ErrorSource::Downstream),
+                None,
+            ),
+            (
+                "defect",
+                error(ErrorType::InternalError, ErrorSource::Internal),
+                Some(500),
+            ),
+        ];
+        for (name, error, expected) in rows {
+            assert_eq!(status_of(&error).map(|it| it.as_u16()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn idle_time_is_never_for_ever() {
+        let rows = [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2), (60_000, 60)];
+        for (millis, expected) in rows {
+            let limits = Limits {
+                idle_timeout: std::time::Duration::from_millis(millis),
+                ..Limits::default()
+            };
+            assert_eq!(keepalive_seconds(&limits), expected, "{millis} ms");
+        }
     }
 }

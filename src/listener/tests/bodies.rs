@@ -1,0 +1,117 @@
+//! Bodies of requests.
+
+use super::*;
+
+#[tokio::test]
+async fn bodies_are_read_within_the_limit() {
+    let gateway = gateway();
+    let chunked = "POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let rows = [
+        (
+            "chunked",
+            format!("{chunked}3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\n\r\n"),
+            "200",
+            "abcde",
+        ),
+        (
+            "at the limit",
+            format!(
+                "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{}",
+                "y".repeat(100)
+            ),
+            "200",
+            "y",
+        ),
+        (
+            "announced too large",
+            format!(
+                "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n{}",
+                "y".repeat(101)
+            ),
+            "413",
+            "",
+        ),
+        (
+            "chunked too large",
+            format!("{chunked}65\r\n{}\r\n0\r\n\r\n", "z".repeat(101)),
+            "413",
+            "",
+        ),
+        ("bad chunk", format!("{chunked}zz\r\n"), "400", ""),
+    ];
+    for (name, request, code, expected) in rows {
+        let mut stream = gateway.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert_eq!(status(&answer), code, "{name}: {answer:?}");
+        assert!(body(&answer).starts_with(expected), "{name}: body");
+        assert_eq!(
+            closes(&answer),
+            code != "200",
+            "{name}: closed after a body not read"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_large_body_reaches_a_client_that_is_still_sending() {
+    let gateway = gateway();
+    for turn in 0..10 {
+        let mut stream = gateway.connect().await;
+        stream
+            .write_all(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 600000\r\n\r\n")
+            .await
+            .unwrap();
+        // Like most clients: send all of it before looking for the answer.
+        stream.write_all(&vec![b'x'; 600_000]).await.unwrap();
+        let answer = rest(&mut stream).await;
+        assert_eq!(status(&answer), "413", "{turn}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_invited_to_send_only_a_wanted_body() {
+    let gateway = gateway();
+    let head = "POST /body HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length:";
+    let mut wanted = gateway.connect().await;
+    wanted
+        .write_all(format!("{head} 5\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(status(&answer(&mut wanted).await), "100", "invited");
+    wanted.write_all(b"hello").await.unwrap();
+    let final_answer = answer(&mut wanted).await;
+    assert_eq!(
+        (status(&final_answer), body(&final_answer)),
+        ("200", "hello"),
+        "answered"
+    );
+    assert!(!closes(&final_answer), "and the connection is kept");
+    wanted
+        .write_all(b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(
+        body(&answer(&mut wanted).await),
+        "/next",
+        "for the next request"
+    );
+
+    let refused = gateway.connect().await;
+    let (mut read, mut write) = refused.into_split();
+    write
+        .write_all(format!("{head} 500\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut bytes = Vec::new();
+    tokio::time::timeout(PATIENCE, read.read_to_end(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert_eq!(
+        status(&text),
+        "413",
+        "refused without an invitation: {text:?}"
+    );
+}

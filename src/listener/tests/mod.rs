@@ -1,0 +1,238 @@
+//! Whole connections over loopback, with a scripted handler and short limits.
+
+mod admin;
+mod bodies;
+mod life;
+mod limits;
+mod replies;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::gate::Body;
+use crate::gate::BodyError;
+use crate::gate::Exchange;
+use crate::gate::RequestHead;
+use crate::model::RequestId;
+use crate::runtime::Clock;
+use crate::runtime::SystemClock;
+use crate::telemetry::Metrics;
+
+const BODY_LIMIT: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
+type Told = (String, String, Option<u16>, usize, bool, bool);
+
+/// Answers by the path.
+#[derive(Debug, Default)]
+struct Script {
+    begun: AtomicUsize,
+    finished: AtomicUsize,
+    go: Notify,
+    told: Mutex<Vec<Told>>,
+}
+
+#[async_trait]
+impl Handler for Script {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let (mut status, mut text, mut close) = (200, String::new(), false);
+        match head.target {
+            b"/wait" => {
+                self.go.notified().await;
+                text.push_str("waited");
+            }
+            b"/panic" => panic!("meant to"),
+            b"/body" => match body.read(BODY_LIMIT).await {
+                Ok(bytes) => text = String::from_utf8(bytes.to_vec()).unwrap(),
+                Err(error) => {
+                    close = true;
+                    status = match error {
+                        BodyError::TooLarge => 413,
+                        BodyError::TooSlow => 408,
+                        BodyError::Broken => 400,
+                    };
+                }
+            },
+            b"/refuse" => (status, close) = (401, body.is_present()),
+            b"/none" => status = 204,
+            b"/large" => text = "x".repeat(300_000),
+            target => text = String::from_utf8_lossy(target).into_owned(),
+        }
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        let head_only = head.method == http::Method::HEAD;
+        let mut response = http::Response::builder().status(status);
+        if head_only {
+            response = response.header("content-length", text.len());
+            text.clear();
+        }
+        Exchange {
+            response: response.body(Bytes::from(text)).unwrap(),
+            request: RequestId::new("r").unwrap(),
+            route: "test",
+            method: if head_only { "HEAD" } else { "GET" },
+            principal: None,
+            refusal: None,
+            operation: None,
+            close,
+        }
+    }
+
+    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {
+        self.told.lock().unwrap().push((
+            access.method.to_string(),
+            String::from_utf8_lossy(access.target).into_owned(),
+            access.status,
+            access.bytes,
+            exchange.is_some(),
+            access.delivered,
+        ));
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections: 100,
+        header_timeout: Duration::from_secs(5),
+        body_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(5),
+        write_timeout: Duration::from_secs(5),
+    }
+}
+
+struct Gateway {
+    script: Arc<Script>,
+    metrics: Arc<Metrics>,
+    port: Port,
+}
+
+fn any_port() -> Socket {
+    Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+fn gateway_with(limits: &Limits) -> Gateway {
+    let script = Arc::new(Script::default());
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let handler: Arc<dyn Handler> = Arc::<Script>::clone(&script);
+    let port = Port::api(
+        any_port(),
+        handler,
+        limits,
+        &metrics,
+        &SystemClock::shared(),
+    )
+    .unwrap();
+    Gateway {
+        script,
+        metrics,
+        port,
+    }
+}
+
+fn gateway() -> Gateway {
+    gateway_with(&limits())
+}
+
+impl Gateway {
+    async fn connect(&self) -> TcpStream {
+        connect(self.port.address()).await
+    }
+
+    /// Sends the text on a fresh connection and reads until the gateway closes it.
+    async fn whole(&self, text: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(text.as_bytes()).await.unwrap();
+        rest(&mut stream).await
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        text.lines().any(|it| it == line)
+    }
+
+    async fn metric_becomes(&self, line: &str) {
+        until(line, || self.metric(line)).await;
+    }
+}
+
+async fn connect(to: SocketAddr) -> TcpStream {
+    TcpStream::connect(to).await.unwrap()
+}
+
+/// Waits for the condition, not longer than a test should take.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(waited.is_ok(), "never happened: {what}");
+}
+
+/// Everything until the end of the connection, orderly or not.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    assert!(read.is_ok(), "the connection is closed in time");
+    String::from_utf8(bytes).unwrap()
+}
+
+/// One answer with a `Content-Length`, and nothing after it.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    let read = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let count = stream.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0, "connection ended after {text:?}");
+            text.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+            if let Some((head, body)) = text.split_once("\r\n\r\n")
+                && (head.starts_with("HTTP/1.1 1") || body.len() >= length(head))
+            {
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(read.is_ok(), "a whole answer comes in time: {text:?}");
+    text
+}
+
+fn length(head: &str) -> usize {
+    head.lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
+}
+
+fn status(answer: &str) -> &str {
+    answer.get(9..12).unwrap_or("none")
+}
+
+fn closes(answer: &str) -> bool {
+    answer
+        .to_ascii_lowercase()
+        .contains("\r\nconnection: close\r\n")
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
