@@ -67,6 +67,7 @@ async fn the_admin_port_answers_until_the_very_end() {
     assert_eq!(status(&ask("GET /nothing").await), "404", "no other page");
     assert!(closes(&refused), "one request a connection");
     let silent = connect(port.address()).await;
+    until("accepted", || port.connections() == 1).await;
     let drained = port.drain(PATIENCE).await;
     assert_eq!(drained.cut, 0, "nothing left");
     assert!(
