@@ -341,7 +341,7 @@ impl Core {
     }
 
     /// Writes until it is durable. `None` when that cannot be.
-    async fn persist(&self, state: &Arc<Operation>) -> Option<()> {
+    async fn persist(self: &Arc<Self>, state: &Arc<Operation>) -> Option<()> {
         loop {
             match self.update(state).await {
                 Ok(()) => return Some(()),
@@ -350,6 +350,15 @@ impl Core {
                         () = tokio::time::sleep(STORE_RETRY) => {}
                         () = self.stop.given() => {}
                     }
+                }
+                Err(StoreError::Conflict) => {
+                    // One process owns the store, so this is a defect or somebody's hand. The store is the truth.
+                    if let Ok(Some(found)) = self.store.read(state.seq).await
+                        && let Some(turn) = self.ledger.show(&found)
+                    {
+                        self.start(turn);
+                    }
+                    return None;
                 }
                 Err(_) => return None,
             }

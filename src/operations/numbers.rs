@@ -36,7 +36,7 @@ impl Numbers {
     }
 }
 
-#[expect(clippy::unwrap_used, reason = "evaluated by the compiler")]
+// Evaluated by the compiler.
 const FIRST: OperationSeq = OperationSeq::new(1).unwrap();
 
 #[cfg(test)]

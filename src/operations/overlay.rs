@@ -144,6 +144,58 @@ mod tests {
         }
     }
 
+    /// A name; after, limit, what the VM manager has and whether it has more; what is shown.
+    type Row = (
+        &'static str,
+        Option<&'static str>,
+        u16,
+        &'static [&'static str],
+        bool,
+        &'static [&'static str],
+        bool,
+    );
+
+    const PAGES: [Row; 6] = [
+        (
+            "last page",
+            None,
+            9,
+            &["b", "e"],
+            false,
+            &["a", "b", "d", "e", "z"],
+            false,
+        ),
+        ("more behind", None, 2, &["b", "e"], true, &["a", "b"], true),
+        (
+            "cut by the limit",
+            None,
+            3,
+            &["b", "e"],
+            false,
+            &["a", "b", "d"],
+            true,
+        ),
+        (
+            "after",
+            Some("b"),
+            9,
+            &["e"],
+            false,
+            &["d", "e", "z"],
+            false,
+        ),
+        (
+            "found already",
+            None,
+            9,
+            &["a", "d"],
+            false,
+            &["a", "d", "z"],
+            false,
+        ),
+        ("nothing found", None, 2, &[], false, &["a", "d"], true),
+    ];
+
     #[test]
     fn pages_stay_ordered_and_bounded() {
         let creates = [
@@ -151,69 +203,13 @@ mod tests {
             with(2, "a", Change::Create(new_backup("n"))),
             with(3, "z", Change::Create(new_backup("n"))),
         ];
-        let rows = [
-            (
-                "last page",
-                None,
-                9,
-                vec!["b", "e"],
-                false,
-                vec!["a", "b", "d", "e", "z"],
-                false,
-            ),
-            (
-                "more behind",
-                None,
-                2,
-                vec!["b", "e"],
-                true,
-                vec!["a", "b"],
-                true,
-            ),
-            (
-                "cut by the limit",
-                None,
-                3,
-                vec!["b", "e"],
-                false,
-                vec!["a", "b", "d"],
-                true,
-            ),
-            (
-                "after",
-                Some("b"),
-                9,
-                vec!["e"],
-                false,
-                vec!["d", "e", "z"],
-                false,
-            ),
-            (
-                "found already",
-                None,
-                9,
-                vec!["a", "d"],
-                false,
-                vec!["a", "d", "z"],
-                false,
-            ),
-            (
-                "nothing found",
-                None,
-                2,
-                vec![],
-                false,
-                vec!["a", "d"],
-                true,
-            ),
-        ];
-        for (name, after, limit, found, more, expected, more_expected) in rows {
+        for (name, after, limit, found, more, expected, more_expected) in PAGES {
             let page = Page {
                 after: after.map(|it| BackupId::new(it).unwrap()),
                 limit,
             };
             let found = BackupPage {
-                backups: found.into_iter().map(backup).collect(),
+                backups: found.iter().map(|id| backup(id)).collect(),
                 more,
             };
             let merged = merged(&page, found, &creates);

@@ -212,8 +212,10 @@ impl Work<'_> {
     /// Waits for the settle time in full, whatever the wall clock says, then looks for evidence.
     async fn settle(&mut self, operation: &Operation) -> Option<Event> {
         let settle = self.core.rules(operation).settle;
-        self.until_stop(tokio::time::sleep(settle)).await?.ok();
-        self.find(operation).await
+        tokio::select! {
+            () = self.core.stop.given() => None,
+            () = tokio::time::sleep(settle) => self.find(operation).await,
+        }
     }
 
     async fn find_later(&mut self, operation: &Operation) -> Option<Event> {

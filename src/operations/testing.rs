@@ -361,7 +361,7 @@ impl Adapter for Scripted {
     ) -> Result<Found, AdapterError> {
         let say = {
             let mut script = self.script();
-            script.found += 1;
+            script.found = script.found.saturating_add(1);
             if script.find.len() > 1 {
                 script.find.pop_front()
             } else {

@@ -357,13 +357,13 @@ fn broken_records_are_recognised() {
     type Harm = fn(&mut Operation);
     let rows: [(&str, Phase, Harm); 8] = [
         ("100 too early", Phase::Running, |it| {
-            it.progress = Progress::DONE
+            it.progress = Progress::DONE;
         }),
         ("no fault", Phase::Failed, |it| it.fault = None),
         ("wrong fault", Phase::Unknown, |it| it.fault = Some(fault())),
         ("no task", Phase::Running, |it| it.task = None),
         ("early task", Phase::Accepted, |it| {
-            it.task = Some(task("t"))
+            it.task = Some(task("t"));
         }),
         ("no end", Phase::Succeeded, |it| it.completed = None),
         ("never started", Phase::Submitting, |it| it.started = None),

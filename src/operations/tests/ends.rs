@@ -17,72 +17,82 @@ use crate::operations::testing::restore;
 use crate::operations::testing::soon;
 use crate::operations::upkeep;
 
+/// A name, what the call does, what is found afterwards, and the end of it.
+type Row = (
+    &'static str,
+    Begin,
+    &'static [Say],
+    Phase,
+    Option<FaultKind>,
+);
+
+const CALLS: [Row; 9] = [
+    ("done", Begin::Done, &[], Phase::Succeeded, None),
+    (
+        "refused",
+        Begin::Refuse,
+        &[],
+        Phase::Failed,
+        Some(FaultKind::Busy),
+    ),
+    (
+        "lost, done",
+        Begin::Lose,
+        &[Say::Done],
+        Phase::Succeeded,
+        None,
+    ),
+    (
+        "lost, failed",
+        Begin::Lose,
+        &[Say::Fail],
+        Phase::Failed,
+        Some(FaultKind::StorageFull),
+    ),
+    (
+        "lost, not begun",
+        Begin::Lose,
+        &[Say::NotBegun],
+        Phase::NotExecuted,
+        Some(FaultKind::NotExecuted),
+    ),
+    (
+        "lost, nothing will tell",
+        Begin::Lose,
+        &[Say::Unknowable],
+        Phase::Unknown,
+        Some(FaultKind::OutcomeUnknown),
+    ),
+    (
+        "lost, found after errors and panics",
+        Begin::Lose,
+        &[Say::NotYet, Say::Error, Say::Panic, Say::Done],
+        Phase::Succeeded,
+        None,
+    ),
+    (
+        "lost, task found",
+        Begin::Lose,
+        &[Say::Task],
+        Phase::Succeeded,
+        None,
+    ),
+    (
+        "panic, found",
+        Begin::Panic,
+        &[Say::Done],
+        Phase::Succeeded,
+        None,
+    ),
+];
+
 #[tokio::test]
 async fn what_the_call_says_decides() {
-    let rows = [
-        ("done", Begin::Done, vec![], Phase::Succeeded, None),
-        (
-            "refused",
-            Begin::Refuse,
-            vec![],
-            Phase::Failed,
-            Some(FaultKind::Busy),
-        ),
-        (
-            "lost, done",
-            Begin::Lose,
-            vec![Say::Done],
-            Phase::Succeeded,
-            None,
-        ),
-        (
-            "lost, failed",
-            Begin::Lose,
-            vec![Say::Fail],
-            Phase::Failed,
-            Some(FaultKind::StorageFull),
-        ),
-        (
-            "lost, not begun",
-            Begin::Lose,
-            vec![Say::NotBegun],
-            Phase::NotExecuted,
-            Some(FaultKind::NotExecuted),
-        ),
-        (
-            "lost, nothing will tell",
-            Begin::Lose,
-            vec![Say::Unknowable],
-            Phase::Unknown,
-            Some(FaultKind::OutcomeUnknown),
-        ),
-        (
-            "lost, found after errors and panics",
-            Begin::Lose,
-            vec![Say::NotYet, Say::Error, Say::Panic, Say::Done],
-            Phase::Succeeded,
-            None,
-        ),
-        (
-            "lost, task found",
-            Begin::Lose,
-            vec![Say::Task],
-            Phase::Succeeded,
-            None,
-        ),
-        (
-            "panic, found",
-            Begin::Panic,
-            vec![Say::Done],
-            Phase::Succeeded,
-            None,
-        ),
-    ];
     let house = House::new().await;
     house.adapter.say("vm", Say::Done);
-    for (name, begin, find, phase, fault) in rows {
+    for (name, begin, find, phase, fault) in CALLS {
         house.adapter.begin_with("vm", begin);
-        house.adapter.find_says(&find);
+        house.adapter.find_says(find);
         let seq = house.accept(restore("vm", "b")).await;
         let end = house.end(seq).await;
         assert_eq!(end.phase, phase, "{name}");

@@ -1,6 +1,7 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
 mod ends;
+mod faults;
 mod queue;
 mod restart;
 mod views;

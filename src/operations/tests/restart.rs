@@ -30,7 +30,11 @@ fn left_in(phase: Phase, seq: u64, backup: &str) -> Operation {
         Phase::Submitting => vec![Event::Start(baseline)],
         Phase::Running => vec![Event::Start(baseline), Event::Task(task("vm"))],
         Phase::Uncertain => vec![Event::Start(baseline), Event::Lost],
-        other => panic!("{other:?} is final"),
+        Phase::Succeeded
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::NotExecuted
+        | Phase::Unknown => panic!("{phase:?} is final"),
     };
     let rules = machine::Rules {
         replay_safe: false,

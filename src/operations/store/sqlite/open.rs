@@ -106,7 +106,7 @@ fn make(file: &Path) -> Result<(), OpenError> {
             Err(error) => return Err(file_error(left, &error)),
         }
     }
-    private(&OpenOptions::new().write(true).create_new(true), &draft)?;
+    private(OpenOptions::new().write(true).create_new(true), &draft)?;
     let connection = connect(&draft).map_err(|error| sqlite_error(&draft, &error))?;
     connection
         .execute_batch(MAKE)

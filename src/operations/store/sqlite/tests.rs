@@ -113,22 +113,7 @@ async fn many_writers_are_committed_together_and_all_answered() {
     assert_eq!(store.live().await.unwrap().len(), 300, "all are there");
 }
 
-#[tokio::test]
-async fn lists_are_newest_first_and_filtered() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    for number in 1..=5 {
-        let mut it = operation(number, if number < 4 { "vm" } else { "wm" }, "b");
-        if number % 2 == 0 {
-            it.intent = delete(it.target().vm.as_str(), "c");
-        }
-        if number == 5 {
-            it.principal = PrincipalName::new("bob").unwrap();
-        }
-        store.create(Arc::new(it)).await.unwrap();
-    }
-    let done = ended(operation(3, "vm", "b"), None);
-    store.update(done).await.unwrap();
+fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
     let query = || ListQuery {
         limit: 10,
         ..ListQuery::default()
@@ -141,7 +126,7 @@ async fn lists_are_newest_first_and_filtered() {
         },
         ..query()
     };
-    let rows = [
+    vec![
         ("all", query(), vec![5, 4, 3, 2, 1]),
         (
             "limit",
@@ -190,8 +175,26 @@ async fn lists_are_newest_first_and_filtered() {
             select(None, Some("vm"), Some("c")),
             vec![2],
         ),
-    ];
-    for (name, query, expected) in rows {
+    ]
+}
+
+#[tokio::test]
+async fn lists_are_newest_first_and_filtered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 1..=5 {
+        let mut it = operation(number, if number < 4 { "vm" } else { "wm" }, "b");
+        if number % 2 == 0 {
+            it.intent = delete(it.target().vm.as_str(), "c");
+        }
+        if number == 5 {
+            it.principal = PrincipalName::new("bob").unwrap();
+        }
+        store.create(Arc::new(it)).await.unwrap();
+    }
+    let done = ended(operation(3, "vm", "b"), None);
+    store.update(done).await.unwrap();
+    for (name, query, expected) in queries() {
         let found = store.list(&query).await.unwrap();
         let numbers: Vec<_> = found.iter().map(|it| it.seq.number()).collect();
         assert_eq!(numbers, expected, "{name}");
