@@ -10,6 +10,7 @@ use crate::model::Permit;
 use crate::model::Phase;
 use crate::model::Progress;
 use crate::model::Revision;
+use crate::operations::engine;
 use crate::operations::engine::Core;
 use crate::operations::ledger::Place;
 use crate::operations::ledger::Shown;
@@ -75,7 +76,10 @@ pub(crate) async fn admit(
         Ok(Created::New) => {}
         Ok(Created::Replayed(existing)) => return Ok(Accepted::Existing(existing)),
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
-        Err(error) => return Err(AcceptError::Store(core.fault(&error))),
+        Err(error) => {
+            tracing::warn!(seq = %operation.seq, %error, "operation not accepted");
+            return Err(AcceptError::Store(engine::told(&error)));
+        }
     }
     reserved.seq = None;
     core.tell(&operation);

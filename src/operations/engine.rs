@@ -181,7 +181,7 @@ impl Operations {
                 Ok(Some(state))
             }
             Err(StoreError::Conflict) => core.store.read(seq).await.map_err(|it| core.fault(&it)),
-            Err(error) => Err(core.fault(&error)),
+            Err(error) => Err(told(&error)),
         }
     }
 }
@@ -192,6 +192,17 @@ pub(crate) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     pub tasks: Tasks,
+}
+
+/// What a caller is told of an error of the store.
+pub(crate) const fn told(error: &StoreError) -> StoreFault {
+    match error {
+        StoreError::Fatal(_) => StoreFault::Failed,
+        StoreError::Conflict
+        | StoreError::KeyReused(_)
+        | StoreError::Unavailable(_)
+        | StoreError::Indeterminate(_) => StoreFault::Unavailable,
+    }
 }
 
 fn unusable(config: &Config, why: &impl ToString) -> OpenError {
@@ -415,19 +426,15 @@ impl Core {
         self.metrics.store_error(error.as_str());
     }
 
-    /// What a caller is told of an error of the store that was met while reading or accepting.
+    /// What a caller is told of a read that failed. That reads fail says nothing about writes, unless it is fatal.
     pub(crate) fn fault(&self, error: &StoreError) -> StoreFault {
-        tracing::warn!(%error, "store of operations");
-        match error {
-            StoreError::Fatal(_) => {
-                self.note(Some(error));
-                StoreFault::Failed
-            }
-            StoreError::Conflict
-            | StoreError::KeyReused(_)
-            | StoreError::Unavailable(_)
-            | StoreError::Indeterminate(_) => StoreFault::Unavailable,
+        tracing::warn!(%error, "store of operations not read");
+        if matches!(error, StoreError::Fatal(_)) {
+            self.note(Some(error));
+        } else {
+            self.metrics.store_error(error.as_str());
         }
+        told(error)
     }
 
     pub(crate) fn is_writable(&self) -> bool {

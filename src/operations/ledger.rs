@@ -71,6 +71,14 @@ struct Entry {
 struct Books {
     entries: BTreeMap<OperationSeq, Entry>,
     lanes: BTreeMap<LaneKey, VecDeque<OperationSeq>>,
+    tallies: BTreeMap<BackendName, Tally>,
+}
+
+/// How many entries of one backend wait, and how many have left the queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    queued: usize,
+    running: usize,
 }
 
 /// What is unfinished.
@@ -168,12 +176,21 @@ impl Ledger {
 
     /// Shows a new state, which must be durable. A final one leaves the ledger; whose turn it is then is returned.
     pub(crate) fn show(&self, operation: &Arc<Operation>) -> Option<Turn> {
-        let mut left_queue = false;
-        if let Some(entry) = self.books().entries.get_mut(&operation.seq) {
-            left_queue = entry.operation.phase == Phase::Accepted;
+        let mut books = self.books();
+        let before = books.entries.get(&operation.seq);
+        let left_queue = before.is_some_and(|it| it.operation.phase == Phase::Accepted)
+            && operation.phase != Phase::Accepted;
+        if left_queue {
+            books.tally(&operation.backend, |it| {
+                it.queued = it.queued.saturating_sub(1);
+                it.running = it.running.saturating_add(1);
+            });
+        }
+        if let Some(entry) = books.entries.get_mut(&operation.seq) {
             entry.operation = Arc::clone(operation);
             entry.shown.send_replace(Some(Arc::clone(operation)));
         }
+        drop(books);
         if operation.phase.is_final() {
             return self.remove(operation.seq);
         }
@@ -193,6 +210,15 @@ impl Ledger {
     fn remove(&self, seq: OperationSeq) -> Option<Turn> {
         let mut books = self.books();
         let entry = books.entries.remove(&seq)?;
+        let queued = entry.operation.phase == Phase::Accepted;
+        books.tally(&entry.operation.backend, |it| {
+            let count = if queued {
+                &mut it.queued
+            } else {
+                &mut it.running
+            };
+            *count = count.saturating_sub(1);
+        });
         let lane = lane_of(&entry.operation);
         let mut turn = None;
         if let Some(waiting) = books.lanes.get_mut(&lane) {
@@ -236,18 +262,9 @@ impl Ledger {
 
     /// Tells the metrics how many operations of the backend wait and run.
     fn count(&self, backend: &BackendName) {
-        let (mut queued, mut running) = (0_usize, 0_usize);
+        // Told under the lock, so that an older number never overwrites a newer one.
         let books = self.books();
-        for entry in books.entries.values() {
-            if entry.operation.backend == *backend {
-                if entry.operation.phase == Phase::Accepted {
-                    queued = queued.saturating_add(1);
-                } else {
-                    running = running.saturating_add(1);
-                }
-            }
-        }
-        drop(books);
+        let Tally { queued, running } = books.tallies.get(backend).copied().unwrap_or_default();
         self.metrics.queue_depth(backend.as_str(), "queued", queued);
         self.metrics
             .queue_depth(backend.as_str(), "running", running);
@@ -255,11 +272,24 @@ impl Ledger {
 }
 
 impl Books {
+    fn tally(&mut self, backend: &BackendName, change: impl FnOnce(&mut Tally)) {
+        change(self.tallies.entry(backend.clone()).or_default());
+    }
+
     fn insert(&mut self, operation: &Arc<Operation>, shown: Option<Arc<Operation>>) {
         self.lanes
             .entry(lane_of(operation))
             .or_default()
             .push_back(operation.seq);
+        let queued = operation.phase == Phase::Accepted;
+        self.tally(&operation.backend, |it| {
+            let count = if queued {
+                &mut it.queued
+            } else {
+                &mut it.running
+            };
+            *count = count.saturating_add(1);
+        });
         let entry = Entry {
             operation: Arc::clone(operation),
             shown: watch::Sender::new(shown),

@@ -102,7 +102,10 @@ async fn a_key_is_used_once_per_principal() {
 #[tokio::test]
 async fn many_writers_are_committed_together_and_all_answered() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(open(folder.path()));
+    let metrics = Metrics::new().unwrap();
+    let file = folder.path().join("s.db");
+    let store = SqliteStore::open(file, SystemClock::shared(), metrics.clone());
+    let store = Arc::new(store.unwrap());
     let made = futures_util::future::join_all((1..=300).map(|number| {
         let store = Arc::clone(&store);
         async move { store.create(Arc::new(operation(number, "vm", "b"))).await }
@@ -111,6 +114,11 @@ async fn many_writers_are_committed_together_and_all_answered() {
     let new = made.iter().filter(|it| matches!(it, Ok(Created::New)));
     assert_eq!(new.count(), 300, "all are new");
     assert_eq!(store.live().await.unwrap().len(), 300, "all are there");
+    let text = String::from_utf8(metrics.text()).unwrap();
+    let count = "snapgate_store_commit_duration_seconds_count{store=\"sqlite\"} ";
+    let commits = text.lines().find_map(|it| it.strip_prefix(count)).unwrap();
+    let commits: usize = commits.parse().unwrap();
+    assert!((1..300).contains(&commits), "commits are shared: {commits}");
 }
 
 fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
