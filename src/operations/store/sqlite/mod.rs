@@ -196,8 +196,10 @@ impl Store for SqliteStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        // First the readers: the last connection to close tidies the log away, and two that close at once both think
+        // that the other one will.
+        self.readers.close().await;
         drop(jobs);
-        self.readers.close();
         let thread = self
             .thread
             .lock()

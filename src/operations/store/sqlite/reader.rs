@@ -31,7 +31,7 @@ use crate::operations::store::sqlite::open;
 use crate::operations::store::sqlite::writer::number;
 
 /// Reads at once; each has a connection and a page cache.
-const READERS: usize = 4;
+const READERS: u16 = 4;
 /// Unreadable records that are counted one by one; beyond it the number says "at least".
 const SET_ASIDE_MAX: usize = 10_000;
 
@@ -52,15 +52,17 @@ impl Readers {
         Self {
             file,
             idle: Mutex::default(),
-            free: Arc::new(Semaphore::new(READERS)),
+            free: Arc::new(Semaphore::new(READERS.into())),
             failed,
             set_aside: Mutex::default(),
         }
     }
 
-    /// Takes no more reads. Those under way end by themselves.
-    pub(super) fn close(&self) {
+    /// Waits for the reads under way, then takes no more and closes the connections.
+    pub(super) async fn close(&self) {
+        let every_place = self.free.acquire_many(READERS.into()).await;
         self.free.close();
+        drop(every_place);
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
