@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -86,6 +87,8 @@ pub(crate) struct Core {
     failed: Stop,
     failure: Stopper,
     tasks: Tasks,
+    /// Where tasks run: operations outlive the runtime of the request that asked for them.
+    runtime: Handle,
     /// Each task holds a receiver, so the sender knows when none is left.
     at_work: watch::Sender<()>,
     writable: AtomicBool,
@@ -249,6 +252,7 @@ impl Core {
             failed,
             failure,
             tasks: shared.tasks,
+            runtime: Handle::current(),
             at_work: watch::Sender::new(()),
             writable: AtomicBool::new(true),
         }
@@ -261,6 +265,7 @@ impl Core {
         F::Output: Send + 'static,
     {
         let at_work = self.at_work.subscribe();
+        let _runtime = self.runtime.enter();
         self.tasks.spawn(async move {
             let _at_work = at_work;
             work.await

@@ -283,3 +283,22 @@ async fn a_verb_that_the_backend_has_not_is_unsupported() {
         "nothing kept"
     );
 }
+
+#[tokio::test]
+async fn an_operation_outlives_the_runtime_of_its_request() {
+    let house = House::new().await;
+    let room = std::sync::Arc::clone(&house.room);
+    let asked = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let intent = restore("vm", "b");
+        let it = submission(room.reserve(), intent.clone());
+        runtime.block_on(room.accept(permit(&intent, "one"), it))
+    });
+    let accepted = asked.await.unwrap().expect("accepted");
+    house.adapter.say("vm", Say::Done);
+    let end = house.end(accepted.operation().seq).await;
+    assert_eq!(end.phase, Phase::Succeeded, "worked on elsewhere");
+}
