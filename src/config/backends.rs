@@ -9,7 +9,6 @@ use toml::de::DeTable;
 use crate::adapters::files;
 use crate::adapters::layers;
 use crate::adapters::sim;
-use crate::config::keys;
 use crate::config::keys::backend;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
@@ -40,7 +39,7 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>) -> (Vec<Backend>, Ve
     let mut placements = Vec::new();
     let mut names: Vec<BackendName> = Vec::new();
     let mut claimed = BTreeMap::new();
-    for section in reader.sections(root, &keys::backend::TABLE) {
+    for section in reader.sections(root, &backend::TABLE) {
         let name = section.text(&backend::NAME).and_then(|found| {
             BackendName::new(&found.text)
                 .map_err(|it| reader.wrong(&found, it.to_string(), ""))

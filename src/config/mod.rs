@@ -8,15 +8,24 @@ mod load;
 mod near;
 mod problem;
 mod reader;
+mod reference;
+mod reload;
 mod settings;
 mod source;
+#[cfg(test)]
+mod tests;
+mod watch;
 
 pub use load::load;
 pub use problem::Problem;
 pub use problem::Problems;
+pub use reference::keys_as_markdown;
+pub use reference::keys_as_toml;
+pub use reload::restart_needed;
 pub use settings::Backend;
 pub use settings::BackendKind;
 pub use settings::LogFormat;
 pub use settings::Logging;
 pub use settings::Settings;
 pub use source::environment;
+pub use watch::Watch;
