@@ -61,7 +61,7 @@ fn entry(line: usize, text: &str) -> Result<Entry, (String, &'static str)> {
 mod tests {
     use super::*;
 
-    const HASH: &str = "$2y$10$abcdefghijklmnopqrstuuPvUFPu3ocgN9WqQPPr1fsnC2Nh1yqOy";
+    const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
 
     #[test]
     fn lines_are_users_comments_or_mistakes_with_their_number() {

@@ -251,11 +251,10 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
 fn file_to_write(reader: &Reader<'_>, found: &Found) -> PathBuf {
     let path = reader.folder().join(&found.text);
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    let here = folder.as_os_str().is_empty();
     if path.is_dir() {
         let what = format!("{} is a folder", path.display());
         reader.wrong(found, what, "name a file in it");
-    } else if !here && !folder.is_dir() {
+    } else if !folder.is_dir() {
         let what = format!("the folder {} does not exist", folder.display());
         reader.wrong(found, what, "make it, or correct the path");
     }

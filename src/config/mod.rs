@@ -14,6 +14,7 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod warnings;
 mod watch;
 
 pub use load::load;
@@ -28,4 +29,5 @@ pub use settings::LogFormat;
 pub use settings::Logging;
 pub use settings::Settings;
 pub use source::environment;
+pub use warnings::warnings;
 pub use watch::Watch;

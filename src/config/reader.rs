@@ -73,7 +73,11 @@ impl<'a> Reader<'a> {
 
     /// The folder that relative paths start from.
     pub(super) fn folder(&self) -> PathBuf {
-        self.file.parent().map(Path::to_owned).unwrap_or_default()
+        let folder = self.file.parent().unwrap_or_else(|| Path::new("/"));
+        if folder.as_os_str().is_empty() {
+            return PathBuf::from(".");
+        }
+        folder.to_owned()
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {

@@ -12,7 +12,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     (
         "user",
         "password_hash",
-        "\"$argon2id$v=19$m=19456,t=2,p=1$c25hcGdhdGUtZXhhbXBsZQ$AmhISXR2cGZrJEWmdV9LEdTBN4lhHLbkFaI9FqJ9rRQ\"",
+        "\"$argon2id$v=19$m=19456,t=2,p=1$mTcYaymFeOGztoo9sE3/Mg$4J3ASrvSgzVA8fSP877G2rQOtMbYM8Rh0DD6VwUcw/E\"",
     ),
     ("user", "groups", "[\"ops\"]"),
     ("group", "name", "\"ops\""),

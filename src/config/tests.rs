@@ -17,7 +17,7 @@ use crate::listener;
 use crate::model::PrincipalName;
 use crate::operations;
 
-const HASH: &str = "$2y$10$abcdefghijklmnopqrstuuPvUFPu3ocgN9WqQPPr1fsnC2Nh1yqOy";
+const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
 
 fn no_environment(_: &str) -> Option<String> {
     None
