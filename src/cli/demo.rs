@@ -17,7 +17,6 @@ pub(crate) struct Options {
 }
 
 /// Runs a gateway with simulated VMs until it is told to stop.
-#[expect(clippy::needless_pass_by_value, reason = "the demo keeps its options")]
 pub(super) fn run(options: Options) -> Result<(), CliError> {
     let Options { dir, listen, admin } = options;
     Err(CliError::Other(format!(

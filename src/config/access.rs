@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 use toml::de::DeTable;
 
@@ -96,19 +97,28 @@ impl People<'_> {
         };
         if self.users.len() >= limits::PRINCIPALS_MAX {
             section.problem(format!("is more than {} users", limits::PRINCIPALS_MAX), "");
-        } else if self.users.contains_key(&name) {
-            let what = format!("the user {name} is there twice");
-            section.problem_at(keys::user::NAME.name, what, "remove one");
-        } else {
-            self.users.insert(name, (password, groups));
+            return;
+        }
+        match self.users.entry(name) {
+            Entry::Occupied(it) => {
+                let what = format!("the user {} is there twice", it.key());
+                section.problem_at(keys::user::NAME.name, what, "remove one");
+            }
+            Entry::Vacant(it) => {
+                it.insert((password, groups));
+            }
         }
     }
 
     fn password(&self, found: &Found, source: &Source<'_>) -> Option<PasswordHash> {
+        let text = source
+            .secret(&found.text, &self.reader.folder())
+            .map_err(|it| self.reader.wrong(found, it, ""))
+            .ok()?;
         let hint = "make one with: snapgate hash-password";
-        let text = source.secret(&found.text, &self.reader.folder());
-        let hash = text.and_then(|it| PasswordHash::new(it).map_err(str::to_owned));
-        hash.map_err(|it| self.reader.wrong(found, it, hint)).ok()
+        PasswordHash::new(text)
+            .map_err(|it| self.reader.wrong(found, it, hint))
+            .ok()
     }
 
     fn checked<T>(&self, found: &Found, make: fn(&str) -> Result<T, TextError>) -> Option<T> {

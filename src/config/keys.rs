@@ -140,7 +140,8 @@ pub(super) fn written(span: Duration) -> String {
     ];
     for (length, unit) in units {
         if millis >= length && millis.is_multiple_of(length) {
-            return format!("{}{unit}", millis.wrapping_div(length));
+            let number = millis.checked_div(length).unwrap_or_default();
+            return format!("{number}{unit}");
         }
     }
     if millis == 0 {

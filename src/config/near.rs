@@ -2,7 +2,12 @@
 
 /// The known word that takes the fewest edits, if these are few enough for a slip.
 pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    let most = word.chars().count().wrapping_div(3).max(1);
+    let most = word
+        .chars()
+        .count()
+        .saturating_add(1)
+        .wrapping_div(3)
+        .max(1);
     known
         .map(|it| (distance(word, it), it))
         .filter(|(edits, it)| *edits <= most || (word.len() > 3 && word.starts_with(it)))
@@ -40,7 +45,7 @@ mod tests {
         let rows = [
             ("lisen", Some("listen")),
             ("Listen", Some("listen")),
-            ("drian", None),
+            ("drian", Some("drain")),
             ("drains", Some("drain")),
             ("password_hash_file", Some("password_hash")),
             ("colour", None),

@@ -31,8 +31,7 @@ pub(super) struct Reader<'a> {
     problems: RefCell<Vec<Problem>>,
 }
 
-/// A text, and where it stands.
-#[derive(Clone, Debug)]
+/// A text, and where it stands. Has no `Debug`: it may be a secret.
 pub(super) struct Found {
     pub(super) text: String,
     pub(super) at: Range<usize>,

@@ -1,5 +1,6 @@
 //! Whole files: what is read out of them, and every mistake with its exact words.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use crate::adapters::layers;
 use crate::adapters::sim;
 use crate::config::BackendKind;
+use crate::config::Problem;
 use crate::config::Settings;
+use crate::config::keys::TABLES;
 use crate::config::keys_as_markdown;
 use crate::config::keys_as_toml;
 use crate::config::load;
@@ -230,4 +233,41 @@ fn the_documentation_holds_every_key_and_its_default() {
     let (_, after) = rest.split_once(end).unwrap();
     let expected = format!("{before}{begin}\n{}{end}{after}", keys_as_markdown());
     golden(path, &expected);
+}
+
+#[test]
+fn every_declared_key_is_read() {
+    let mut declared = BTreeSet::new();
+    let mut text = String::new();
+    for table in TABLES {
+        let (open, close, index) = match table.repeated {
+            true => ("[[", "]]", "[0]"),
+            false => ("[", "]", ""),
+        };
+        text.push_str(&format!("{open}{}{close}\n", table.name));
+        for key in table.keys {
+            declared.insert(format!("{}{index}.{}", table.name, key.name()));
+            text.push_str(&format!("{} = 1979-05-27\n", key.name()));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let mut read = BTreeSet::new();
+    for kind in ["1979-05-27", "\"files\"", "\"sim\""] {
+        fs::write(
+            &file,
+            text.replace("kind = 1979-05-27", &format!("kind = {kind}")),
+        )
+        .unwrap();
+        let problems = load(&file, &no_environment).unwrap_err();
+        let mistyped = |it: &&Problem| it.what.starts_with("is a date or time");
+        read.extend(
+            problems
+                .list()
+                .iter()
+                .filter(mistyped)
+                .map(|it| it.key.clone()),
+        );
+    }
+    assert_eq!(read, declared, "left: what is read, right: keys.rs");
 }
