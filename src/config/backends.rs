@@ -60,6 +60,7 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>) -> (Vec<Backend>, Ve
             .word(&backend::KIND)
             .and_then(|it| kind_of(reader, &section, it));
         if let (Some(name), Some(kind)) = (name, kind) {
+            keep_apart(&section, &kind, &backends);
             placements.extend(patterns.into_iter().map(|pattern| Placement {
                 pattern,
                 backend: name.clone(),
@@ -172,6 +173,32 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         reader.wrong(&backups_at, "is above root", hint);
     }
     Some(files::Config { root, backups })
+}
+
+/// Notes backups among the VMs of another backend: they would be taken for VMs.
+fn keep_apart(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
+    let BackendKind::Files(mine) = kind else {
+        return;
+    };
+    for other in others {
+        let BackendKind::Files(theirs) = &other.kind else {
+            continue;
+        };
+        let hint = "keep VMs and backups side by side";
+        if overlap(&mine.backups, &theirs.root) {
+            let what = format!("overlaps root of the backend {}", other.name);
+            section.problem_at(backend::BACKUPS.name, what, hint);
+        }
+        if overlap(&mine.root, &theirs.backups) {
+            let what = format!("overlaps backups of the backend {}", other.name);
+            section.problem_at(backend::ROOT.name, what, hint);
+        }
+    }
+}
+
+fn overlap(one: &Path, two: &Path) -> bool {
+    let (one, two) = (real(one), real(two));
+    one.starts_with(&two) || two.starts_with(&one)
 }
 
 /// The path without links as far as it exists.

@@ -109,7 +109,7 @@ fn toml_key(table: &str, key: &Description) -> String {
     );
     let absent = key.without.replace('`', "");
     let default = key.default.clone().unwrap_or_else(|| absent.clone());
-    let default = if absent == "required" && key.default.is_none() {
+    let default = if absent.starts_with("required") && key.default.is_none() {
         absent
     } else {
         format!("default: {default}")

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -238,18 +239,19 @@ fn the_documentation_holds_every_key_and_its_default() {
 #[test]
 fn every_declared_key_is_read() {
     let mut declared = BTreeSet::new();
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for table in TABLES {
         let (open, close, index) = match table.repeated {
             true => ("[[", "]]", "[0]"),
             false => ("[", "]", ""),
         };
-        text.push_str(&format!("{open}{}{close}\n", table.name));
+        lines.push(format!("{open}{}{close}\n", table.name));
         for key in table.keys {
             declared.insert(format!("{}{index}.{}", table.name, key.name()));
-            text.push_str(&format!("{} = 1979-05-27\n", key.name()));
+            lines.push(format!("{} = 1979-05-27\n", key.name()));
         }
     }
+    let text = lines.concat();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let mut read = BTreeSet::new();
@@ -270,4 +272,71 @@ fn every_declared_key_is_read() {
         );
     }
     assert_eq!(read, declared, "left: what is read, right: keys.rs");
+}
+
+#[test]
+fn backups_stay_out_of_every_root() {
+    let backend = |name: &str, root: &str, backups: &str| {
+        format!(
+            "[[backend]]\nname = \"{name}\"\nkind = \"files\"\nvms = [\"{name}\"]\n\
+             root = \"{root}\"\nbackups = \"{backups}\"\n"
+        )
+    };
+    let rows = [
+        ("side by side", ("vms", "kept"), ("vms", "kept2"), ""),
+        (
+            "same",
+            ("vms", "vms"),
+            ("vms", "kept"),
+            "backend[0].backups: is the same folder as root",
+        ),
+        (
+            "below",
+            ("vms", "./vms/kept"),
+            ("vms", "kept"),
+            "backend[0].backups: is below root",
+        ),
+        (
+            "above",
+            ("vms", "."),
+            ("vms", "kept"),
+            "backend[0].backups: is above root",
+        ),
+        (
+            "link",
+            ("vms", "link/kept"),
+            ("vms", "kept"),
+            "backend[0].backups: is below root",
+        ),
+        (
+            "other's root",
+            ("vms", "kept"),
+            ("more", "vms/kept"),
+            "backend[1].backups: overlaps root of the backend one",
+        ),
+        (
+            "other's backups",
+            ("vms", "more/kept"),
+            ("more", "kept"),
+            "backend[1].root: overlaps backups of the backend one",
+        ),
+    ];
+    for (name, one, two, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        for made in ["vms", "more"] {
+            fs::create_dir(folder.path().join(made)).unwrap();
+        }
+        symlink(folder.path().join("vms"), folder.path().join("link")).unwrap();
+        let file = folder.path().join("c.toml");
+        let backends = backend("one", one.0, one.1) + &backend("two", two.0, two.1);
+        fs::write(&file, format!("[operations]\nstore = \"s\"\n{backends}")).unwrap();
+        let found = load(&file, &no_environment);
+        let found = found.map_or_else(|it| it.to_string(), |_| String::new());
+        let right = if expected.is_empty() {
+            found.is_empty()
+        } else {
+            found.contains(expected)
+        };
+        assert!(right, "{name}: {found}");
+    }
 }
