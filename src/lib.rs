@@ -3,6 +3,7 @@
 //! The rooms and who may enter which are told in `docs/architecture.md`.
 
 pub mod adapters;
+pub mod cli;
 pub mod config;
 pub mod gate;
 pub mod listener;
