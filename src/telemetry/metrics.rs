@@ -54,6 +54,7 @@ pub struct Metrics {
     config_info: IntGaugeVec,
     build_info: IntGaugeVec,
     panics: IntCounterVec,
+    audit_errors: IntCounterVec,
 }
 
 /// Registers what was just made. A catalogue with two equal names is a mistake in this file that the tests find;
@@ -260,6 +261,13 @@ impl Metrics {
                 "Panics caught, each a defect to report.",
                 ["room"]
             ),
+            audit_errors: metric!(
+                r,
+                counter,
+                "snapgate_audit_errors_total",
+                "Failures of the audit trail, each a record lost or a file not opened.",
+                ["kind"]
+            ),
             registry: r,
         };
         made.build_info
@@ -268,6 +276,9 @@ impl Metrics {
         made.config_last_reload_successful.set(1);
         for room in ["listener", "operations"] {
             made.panics.with_label_values(&[room]).inc_by(0);
+        }
+        for kind in ["open", "write"] {
+            made.audit_errors.with_label_values(&[kind]).inc_by(0);
         }
         Ok(made)
     }
@@ -397,6 +408,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[result]).inc();
         self.config_last_reload_successful
             .set(i64::from(result != "refused"));
+    }
+
+    /// The audit trail failed: `open` or `write`.
+    pub fn audit_error(&self, kind: &str) {
+        self.audit_errors.with_label_values(&[kind]).inc();
     }
 
     /// A panic was caught in this room.
