@@ -183,10 +183,7 @@ mod tests {
     #[test]
     fn a_lost_record_is_counted() {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let full = OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let trail = AuditTrail::to(Box::new(full), Arc::clone(&metrics));
         trail.write(&AuditRecord {
             time: Timestamp::default(),
