@@ -420,3 +420,96 @@ impl Metrics {
         self.panics.with_label_values(&[room]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Write;
+    use std::process::Command;
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// A catalogue in which every metric has a value.
+    fn touched() -> Metrics {
+        let metrics = Metrics::new().unwrap();
+        let took = Duration::from_millis(1);
+        metrics.request("backup", "GET", 200, took);
+        metrics.refusal("Forbidden");
+        metrics.connections(1);
+        metrics.connection_closed("idle");
+        metrics.operation("b", "restore", "succeeded", took);
+        metrics.queue_depth("b", "queued", 1);
+        metrics.operations_unknown(0);
+        metrics.operations_set_aside(0);
+        metrics.backend_call("b", "read", "ok", took);
+        metrics.breaker("b", 0);
+        metrics.store_commit("sqlite", took);
+        metrics.store_error("full");
+        metrics.credential_check("verified");
+        metrics.waiter(true);
+        metrics.config_in_force("00", false);
+        metrics.config_reload("ok");
+        metrics.panic("listener");
+        metrics.audit_error("write");
+        metrics
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_what_is_exported() {
+        let mut exported = BTreeSet::new();
+        for family in touched().registry.gather() {
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            for metric in family.get_metric() {
+                let mut labels: Vec<_> = metric
+                    .get_label()
+                    .iter()
+                    .map(|it| format!("`{}`", it.name()))
+                    .collect();
+                labels.sort();
+                let labels = if labels.is_empty() {
+                    "-".to_owned()
+                } else {
+                    labels.join(", ")
+                };
+                exported.insert(format!("| `{}` | {kind} | {labels} |", family.name()));
+            }
+        }
+        let text = std::fs::read_to_string("docs/metrics.md").unwrap();
+        let listed: BTreeSet<String> = text
+            .lines()
+            .filter(|line| line.starts_with("| `snapgate_") && line.matches(" | ").count() == 3)
+            .map(|line| line.rsplit_once(" | ").unwrap().0.to_owned() + " |")
+            .collect();
+        assert_eq!(
+            listed, exported,
+            "left: docs/metrics.md, right: the program"
+        );
+    }
+
+    #[test]
+    fn promtool_finds_nothing_wrong() {
+        let started = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = match started {
+            Ok(child) => child,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "it can be run");
+                writeln!(std::io::stderr(), "skipped: promtool not installed").unwrap();
+                return;
+            }
+        };
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&touched().text())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}

@@ -204,6 +204,7 @@ mod tests {
         Pass(u64),
     }
 
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     #[test]
     fn opens_after_failures_tries_once_and_closes() {
         use Step::{Answer, Drop, Fail, Pass, Refused};

@@ -345,7 +345,7 @@ impl World {
         let gone = || refused(FaultKind::Conflict, "the task has ended");
         let number = number(task).ok_or_else(gone)?;
         state.running.remove(&number).ok_or_else(gone)?;
-        state.finish(number, End::Cancelled);
+        state.finish(number, &End::Cancelled);
         self.changed.notify_waiters();
         Ok(())
     }
@@ -376,11 +376,11 @@ impl State {
             let end = fails.map_or(End::Done, |kind| {
                 End::Failed(Fault::new(kind, "the task failed half way"))
             });
-            self.finish(number, end);
+            self.finish(number, &end);
         }
     }
 
-    fn finish(&mut self, number: u64, end: End) {
+    fn finish(&mut self, number: u64, end: &End) {
         let Some(job) = self.jobs.get_mut(&number) else {
             return;
         };
