@@ -68,16 +68,19 @@ pub struct AccessRecord<'a> {
 
 /// Sends logs to standard error and the audit trail to its file, once per process. Records of the `log` crate too.
 ///
+/// `quiet` holds directives for noisy libraries, which `level` can override; it may be empty.
+///
 /// # Errors
 /// [`LogError`]; nothing is set up then.
 pub fn init(
     format: Format,
     level: &str,
+    quiet: &str,
     access: bool,
     audit: Option<PathBuf>,
     metrics: Arc<Metrics>,
 ) -> Result<(), LogError> {
-    let made = subscriber(format, level, access, io::stderr)?;
+    let made = subscriber(format, level, quiet, access, io::stderr)?;
     let trail = AuditTrail::open(audit, metrics).map_err(LogError::Audit)?;
     TRAIL.set(trail).map_err(|_trail| LogError::Again)?;
     tracing_subscriber::util::SubscriberInitExt::try_init(made).map_err(|_error| LogError::Again)
@@ -87,14 +90,13 @@ pub fn init(
 fn subscriber<W>(
     format: Format,
     level: &str,
+    quiet: &str,
     access: bool,
     writer: W,
 ) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // Pingora tells of each port scan and each client that hangs up as an error.
-    let quiet = "pingora_core=warn,pingora_proxy=warn,pingora_core::services::listening=off";
     let access = if access { "info" } else { "off" };
     let filter = EnvFilter::try_new(format!("{quiet},{level},snapgate::access={access}"))?;
     let made = tracing_subscriber::fmt()
@@ -164,7 +166,7 @@ mod tests {
     fn logged(format: Format, access_log: bool, hostile: &str) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let made = subscriber(format, "info", access_log, move || writer.clone()).unwrap();
+        let made = subscriber(format, "info", "", access_log, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(made, || {
             access(&AccessRecord {
                 request: "r-1",
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_malformed_level_is_an_error() {
-        let made = subscriber(Format::Text, "snapgate=loud", true, io::stderr);
+        let made = subscriber(Format::Text, "snapgate=loud", "noisy=off", true, io::stderr);
         assert!(
             matches!(made, Err(LogError::Level(_))),
             "not taken for another one"
