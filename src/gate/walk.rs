@@ -111,6 +111,7 @@ impl Gate {
     /// Answers one request. The body is read only when it is wanted.
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
         let prefer = Preferences::of(head.headers);
+        let has_body = body.is_present();
         let mut call = Call {
             head,
             query: "",
@@ -125,7 +126,7 @@ impl Gate {
             body_was_read: false,
         };
         let result = self.walk(&mut call, body).await;
-        let close = body.is_present() && !call.body_was_read;
+        let close = has_body && !call.body_was_read;
         self.finish(call, result, close)
     }
 

@@ -17,4 +17,5 @@ pub use service::Submission;
 pub use service::WaitFor;
 
 pub use crate::adapters::port::Capability;
+pub use crate::adapters::port::Recovery;
 pub use crate::adapters::port::VerbCapability;

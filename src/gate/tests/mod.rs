@@ -1,0 +1,5 @@
+//! The walk, driven without sockets over a service in memory.
+
+mod fake;
+mod rig;
+mod walk;
