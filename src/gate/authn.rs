@@ -132,7 +132,7 @@ impl Callers {
 /// Verifies on a thread that may block; a check that was begun ends even when the request is gone.
 async fn verify(hash: PasswordHash, password: Zeroizing<Vec<u8>>) -> bool {
     #[cfg(test)]
-    tests::VERIFIED.with(|it| it.set(it.get() + 1));
+    tests::VERIFIED.with(|it| it.set(it.get().saturating_add(1)));
     tokio::task::spawn_blocking(move || password::verify(hash.reveal(), &password))
         .await
         .unwrap_or(false)

@@ -101,6 +101,9 @@ mod tests {
 
     use super::*;
 
+    /// Headers, and the version chosen.
+    type Row<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, Code>);
+
     const CLOUD: &str = NAMES[0];
     const COMPUTE: &str = NAMES[1];
     const BARE: &str = NAMES[2];
@@ -122,7 +125,7 @@ mod tests {
     #[test]
     fn versions_are_chosen_or_refused() {
         let long = "1".repeat(65);
-        let rows: &[(&[(&str, &str)], Result<&str, Code>)] = &[
+        let rows: &[Row<'_>] = &[
             (&[(CLOUD, "0.1")], Ok("0.1")),
             (&[(COMPUTE, " 0.8 ")], Ok("0.8")),
             (&[(BARE, "0.2")], Ok("0.2")),

@@ -288,7 +288,7 @@ impl Gate {
         }
         reply.set(REQUEST_ID, call.id.as_str());
         let version = call.version.and_then(|it| self.versions.get(it.0));
-        if let Some(version) = version.or(self.versions.last()) {
+        if let Some(version) = version.or_else(|| self.versions.last()) {
             reply.headers.insert(version::ECHO, version.clone());
         }
         if call.prefer.strict {

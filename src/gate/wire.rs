@@ -166,7 +166,9 @@ fn outcome(operation: &Operation) -> (u16, String) {
         (_, None) => Code::InternalError,
     };
     let told = operation.fault.as_ref().map(|it| it.text.as_str());
-    let text = told.filter(|it| !it.is_empty()).unwrap_or(code.sentence());
+    let text = told
+        .filter(|it| !it.is_empty())
+        .unwrap_or_else(|| code.sentence());
     (code.status().as_u16(), text.to_owned())
 }
 

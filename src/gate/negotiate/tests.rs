@@ -4,7 +4,22 @@ use http::HeaderValue;
 
 use super::*;
 
-fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+/// Accept headers, reply, strict, and the type sent.
+type Sent = (
+    &'static [&'static str],
+    Reply,
+    bool,
+    Result<&'static str, Code>,
+);
+/// Content types, entity, strict, and how the body is read.
+type Taken = (
+    &'static [&'static str],
+    Entity,
+    bool,
+    Result<Option<Encoding>, Code>,
+);
+
+fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for value in values {
         headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
@@ -16,13 +31,17 @@ fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
 fn the_type_that_ranks_highest_is_sent() {
     use Reply::Backup;
     use Reply::Change;
-    let html = "text/html, application/xhtml+xml, */*;q=0.8";
-    let rows: &[(&[&str], Reply, bool, Result<&str, Code>)] = &[
+    let rows: &[Sent] = &[
         (&[], Backup, false, Ok(BACKUP)),
         (&[""], Backup, false, Ok(BACKUP)),
         (&["*/*"], Backup, false, Ok(BACKUP)),
         (&["application/*"], Backup, false, Ok(BACKUP)),
-        (&[html], Backup, false, Ok(BACKUP)),
+        (
+            &["text/html, application/xhtml+xml, */*;q=0.8"],
+            Backup,
+            false,
+            Ok(BACKUP),
+        ),
         (&[JSON], Backup, false, Ok(JSON)),
         (
             &["application/json, text/plain, */*"],
@@ -74,7 +93,7 @@ fn the_type_that_ranks_highest_is_sent() {
         (&[VM], Reply::Own(VM), true, Ok(VM)),
     ];
     for (values, reply, strict, expected) in rows {
-        let found = accept(&headers(ACCEPT, values), *reply, *strict).map_err(|it| it.code());
+        let found = accept(&headers(&ACCEPT, values), *reply, *strict).map_err(|it| it.code());
         assert_eq!(found, *expected, "{values:?} {reply:?} strict={strict}");
     }
 }
@@ -92,7 +111,7 @@ fn errors_are_sent_in_one_of_two_types() {
     ];
     for (values, expected) in rows {
         assert_eq!(
-            error_type(&headers(ACCEPT, values)),
+            error_type(&headers(&ACCEPT, values)),
             *expected,
             "{values:?}"
         );
@@ -103,7 +122,7 @@ fn errors_are_sent_in_one_of_two_types() {
 fn bodies_are_taken_by_their_type() {
     let json = Ok(Some(Encoding::Json));
     let refused = Err(Code::UnsupportedMediaType);
-    let rows: &[(&[&str], Entity, bool, Result<Option<Encoding>, Code>)] = &[
+    let rows: &[Taken] = &[
         (&[], Entity::Backup, false, Ok(None)),
         (&[BACKUP], Entity::Backup, true, json),
         (
@@ -133,7 +152,7 @@ fn bodies_are_taken_by_their_type() {
         (&[JSON, JSON], Entity::Pairs, false, refused),
     ];
     for (values, entity, strict, expected) in rows {
-        let found = content_type(&headers(CONTENT_TYPE, values), *entity, *strict);
+        let found = content_type(&headers(&CONTENT_TYPE, values), *entity, *strict);
         let found = found.map_err(|it| it.code());
         assert_eq!(found, *expected, "{values:?} {entity:?} strict={strict}");
     }

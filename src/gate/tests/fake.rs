@@ -154,7 +154,7 @@ impl Service for Fake {
 
     fn reserve(&self) -> OperationSeq {
         let count = self.with(|it| it.operations.len());
-        OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
+        OperationSeq::new(u64::try_from(count).unwrap().saturating_add(1)).unwrap()
     }
 
     fn mint(

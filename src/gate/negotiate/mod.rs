@@ -114,7 +114,7 @@ fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
                 .map(|it| (2, it.quality))
         });
         for (exact, quality) in own.into_iter().chain(named) {
-            if quality > 0 && (quality, exact) > rank || (chosen.is_none() && quality > 0) {
+            if quality > 0 && (quality, exact) > rank {
                 chosen = Some(offer.sent);
                 rank = (quality, exact);
             }
