@@ -173,12 +173,17 @@ impl Gate {
             .rights
             .permit(&account.principal, needed, backend, &target)?;
         let encoding = negotiate::content_type(call.head.headers, Entity::Pairs, call.strict)?;
+        let untyped = encoding.is_none() && framing::is_not_empty(call.head.headers);
+        if untyped {
+            return Err(negotiate::unsupported(Entity::Pairs, call.strict));
+        }
         let media = change_type(call)?;
         let bytes = if body.is_present() {
             self.read_body(call, body).await?
         } else {
             Bytes::new()
         };
+        // A chunked body shows only now whether it is empty.
         if encoding.is_none() && !bytes.is_empty() {
             return Err(negotiate::unsupported(Entity::Pairs, call.strict));
         }

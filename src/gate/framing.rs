@@ -70,3 +70,8 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
 pub(super) fn has_length(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
+
+/// Whether the framing announces a body that certainly holds something.
+pub(super) fn is_not_empty(headers: &HeaderMap) -> bool {
+    content_length(headers).is_ok_and(|it| it.is_some_and(|length| length > 0))
+}

@@ -192,6 +192,14 @@ async fn code(rig: &Rig, request: &str) -> &'static str {
 
 /// Requests and the codes they are refused with; of two mistakes in one request the earlier check tells.
 const MISTAKES: &[(&str, &str)] = &[
+    (
+        "POST /vms/33333/backups/456/restore\nas: ann\nv\nAccept: text/html\nContent-Length: 2\n\n{}",
+        "UnsupportedMediaType",
+    ),
+    (
+        "POST /vms/33333/backups/456/restore\nas: ann\nv\n\n{}",
+        "UnsupportedMediaType",
+    ),
     ("GET /x\nno-host", "MalformedHost"),
     ("GET /x\nHost: a", "MalformedHost"),
     ("GET /x\nno-host\nHost: a b", "MalformedHost"),
