@@ -108,28 +108,19 @@ pub async fn start_on(
     )
     .await?;
     public_url_of(&mut settings, sockets.api.address());
+    let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
     let front = Arc::new(Front::new(
         settings.gate.clone(),
         Shared::random()?,
-        Arc::clone(&operations) as Arc<dyn Service>,
+        service,
         Arc::clone(&clock),
         Metrics::clone(&metrics),
     ));
+    let readiness: Arc<dyn Readiness> = Arc::<Front>::clone(&front);
+    let handler: Arc<dyn Handler> = Arc::<Front>::clone(&front);
     let limits = &settings.listener.limits;
-    let admin = Port::admin(
-        sockets.admin,
-        Arc::clone(&front) as Arc<dyn Readiness>,
-        limits,
-        &metrics,
-        &clock,
-    )?;
-    let api = Port::api(
-        sockets.api,
-        Arc::clone(&front) as Arc<dyn Handler>,
-        limits,
-        &metrics,
-        &clock,
-    )?;
+    let admin = Port::admin(sockets.admin, readiness, limits, &metrics, &clock)?;
+    let api = Port::api(sockets.api, handler, limits, &metrics, &clock)?;
     metrics.config_in_force(&settings.hash, false);
     Ok(Running {
         front,

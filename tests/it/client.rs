@@ -166,7 +166,11 @@ pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
             break at;
         }
         let count = stream.read(&mut chunk).unwrap();
-        assert!(count > 0, "closed within the head: {}", String::from_utf8_lossy(&received));
+        assert!(
+            count > 0,
+            "closed within the head: {}",
+            String::from_utf8_lossy(&received)
+        );
         received.extend_from_slice(&chunk[..count]);
     };
     let head = String::from_utf8(received[..end].to_vec()).unwrap();

@@ -99,10 +99,6 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Sends nothing but what a test says.
     pub(crate) fn bare(&self) -> Client {
         Client::bare(self.api)
@@ -118,13 +114,6 @@ impl Gateway {
         let path = write_config(self.folder.path(), settings);
         let running = self.running.as_ref().unwrap();
         running.reload(config::load(&path, &|_| None))
-    }
-
-    /// Stops as SIGTERM does and gives the folder back.
-    pub(crate) fn stop(mut self) -> TempDir {
-        let running = self.running.take().unwrap();
-        self.runtime.block_on(running.drain());
-        self.folder
     }
 
     /// What `/metrics` says of the series that begins like this; zero when there is none.

@@ -105,7 +105,10 @@ fn send(client: &Client, method: &str, path: &str) -> crate::client::Reply {
 fn every_route_has_a_row() {
     let listed: BTreeSet<&str> = ROWS.iter().map(|row| row.route).collect();
     let served: BTreeSet<&str> = ROUTES.iter().map(|route| route.name).collect();
-    assert_eq!(listed, served, "left: rows of this test, right: routes of the gate");
+    assert_eq!(
+        listed, served,
+        "left: rows of this test, right: routes of the gate"
+    );
 }
 
 #[test]
@@ -126,17 +129,42 @@ fn every_route_refuses_what_it_must() {
                 if method != "HEAD" {
                     assert_eq!(code(&reply), expected, "{what}, {why}");
                 }
-                assert!(!reply.header("x-request-id").is_empty(), "{what}, {why}: request id");
+                assert!(
+                    !reply.header("x-request-id").is_empty(),
+                    "{what}, {why}: request id"
+                );
             };
             if row.credentials {
-                let bare = gateway.bare().with("X-Cloud-Client-Specification-Version", "0.1");
-                expect(send(&bare, method, row.path), 401, "Unauthorized", "no credentials");
+                let bare = gateway
+                    .bare()
+                    .with("X-Cloud-Client-Specification-Version", "0.1");
+                expect(
+                    send(&bare, method, row.path),
+                    401,
+                    "Unauthenticated",
+                    "no credentials",
+                );
                 let wrong = Client::new(gateway.api, "alice", "wrong");
-                expect(send(&wrong, method, row.path), 401, "Unauthorized", "wrong password");
+                expect(
+                    send(&wrong, method, row.path),
+                    401,
+                    "Unauthenticated",
+                    "wrong password",
+                );
                 let placeholder = bare.with("Authorization", "Basic xxxxxxxxxxxxxxxxxxx");
-                expect(send(&placeholder, method, row.path), 401, "Unauthorized", "placeholder");
+                expect(
+                    send(&placeholder, method, row.path),
+                    401,
+                    "Unauthenticated",
+                    "placeholder",
+                );
                 let unknown = Client::new(gateway.api, "mallory", "secret");
-                expect(send(&unknown, method, row.path), 401, "Unauthorized", "unknown user");
+                expect(
+                    send(&unknown, method, row.path),
+                    401,
+                    "Unauthenticated",
+                    "unknown user",
+                );
             }
             if row.version {
                 let none = alice.without("X-Cloud-Client-Specification-Version");
@@ -162,14 +190,23 @@ fn every_route_refuses_what_it_must() {
                 );
             }
             let picky = alice.with("Accept", "image/png");
-            expect(send(&picky, method, row.path), 406, "NotAcceptable", "Accept");
+            expect(
+                send(&picky, method, row.path),
+                406,
+                "NotAcceptable",
+                "Accept",
+            );
             if !row.missing.is_empty() {
                 let reply = send(&alice, method, row.missing);
                 assert_eq!(reply.status, 404, "{what}, no such VM: {reply:?}");
                 let stranger = send(&gateway.client("nobody"), method, row.path);
                 assert_eq!(stranger.status, 404, "{what}, no grant: {stranger:?}");
                 if method != "HEAD" {
-                    assert_eq!(stranger.code(), reply.code(), "{what}: missing and hidden look alike");
+                    assert_eq!(
+                        stranger.code(),
+                        reply.code(),
+                        "{what}: missing and hidden look alike"
+                    );
                 }
             }
         }
@@ -201,9 +238,17 @@ fn who_may_restore_may_not_delete() {
     for reply in refused {
         assert_eq!(reply.status, 403, "sees it and may not: {reply:?}");
     }
-    assert_eq!(carol.get("/vms/2/backups/456").status, 404, "another VM is not even there");
+    assert_eq!(
+        carol.get("/vms/2/backups/456").status,
+        404,
+        "another VM is not even there"
+    );
     let restored = carol.post(&format!("{path}/restore"), "");
-    assert_eq!(carol.finished(&restored.status_uri())["status"], 200, "may restore");
+    assert_eq!(
+        carol.finished(&restored.status_uri())["status"],
+        200,
+        "may restore"
+    );
     let alice = gateway.client("alice").get(&restored.status_uri());
     assert_eq!(alice.status, 200, "an observer sees it");
     let nobody = gateway.client("nobody").get(&restored.status_uri());

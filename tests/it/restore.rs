@@ -96,7 +96,10 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
     let site = Site::new();
     site.fill(b'o');
     let (mut process, mut client) = site.start();
-    let created = client.with("Prefer", "wait=50").post("/back_up?vm=db", r#"{"name": "old"}"#).json();
+    let created = client
+        .with("Prefer", "wait=50")
+        .post("/back_up?vm=db", r#"{"name": "old"}"#)
+        .json();
     assert_eq!(created["status"], 201, "{created}");
     let target = created["target_uri"].as_str().unwrap().to_owned();
     for life in 0..LIVES {
@@ -108,14 +111,20 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
         (process, client) = site.start();
         let status = client.finished(&status_uri);
         let contents = site.contents();
-        assert_eq!(contents[0], contents[1], "life {life}: both disks of one time: {status}");
+        assert_eq!(
+            contents[0], contents[1],
+            "life {life}: both disks of one time: {status}"
+        );
         let restored = contents[0] == b'o';
         assert_eq!(
             status["status"] == 200,
             restored,
             "life {life}: the Status tells what the disks hold: {status}"
         );
-        assert!(restored, "life {life}: and an accepted restore is carried out: {status}");
+        assert!(
+            restored,
+            "life {life}: and an accepted restore is carried out: {status}"
+        );
     }
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "ends as asked");
@@ -128,7 +137,10 @@ fn a_damaged_backup_is_not_restored() {
     let site = Site::new();
     site.fill(b'o');
     let (process, client) = site.start();
-    let created = client.with("Prefer", "wait=50").post("/back_up?vm=db", r#"{"name": "old"}"#).json();
+    let created = client
+        .with("Prefer", "wait=50")
+        .post("/back_up?vm=db", r#"{"name": "old"}"#)
+        .json();
     let target = created["target_uri"].as_str().unwrap().to_owned();
     site.fill(b'n');
     let mut damaged = 0;
@@ -136,7 +148,7 @@ fn a_damaged_backup_is_not_restored() {
     while let Some(path) = pending.pop() {
         if path.is_dir() {
             pending.extend(fs::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
-        } else if fs::metadata(&path).unwrap().len() == DISK_BYTES as u64 && damaged == 0 {
+        } else if damaged == 0 && fs::read(&path).unwrap().len() == DISK_BYTES {
             let mut bytes = fs::read(&path).unwrap();
             bytes[DISK_BYTES / 2] ^= 1;
             fs::write(&path, bytes).unwrap();

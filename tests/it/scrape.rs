@@ -23,20 +23,35 @@ fn worked() -> Gateway {
 fn numbers_tell_what_happened() {
     let gateway = worked();
     let rows = [
-        ("snapgate_requests_total{code=\"202\",method=\"POST\",route=\"restore\"}", 1.0),
-        ("snapgate_operations_total{backend=\"lab\",outcome=\"succeeded\",verb=\"restore\"}", 1.0),
-        ("snapgate_refusals_total{code=\"Unauthorized\"}", 1.0),
+        (
+            "snapgate_requests_total{code=\"202\",method=\"POST\",route=\"restore\"}",
+            1.0,
+        ),
+        (
+            "snapgate_operations_total{backend=\"lab\",outcome=\"succeeded\",verb=\"restore\"}",
+            1.0,
+        ),
+        ("snapgate_refusals_total{code=\"Unauthenticated\"}", 1.0),
         ("snapgate_credential_checks_total{result=\"verified\"}", 1.0),
-        ("snapgate_backend_calls_total{backend=\"lab\",call=\"begin\",result=\"ok\"}", 1.0),
+        (
+            "snapgate_backend_calls_total{backend=\"lab\",call=\"begin\",result=\"ok\"}",
+            1.0,
+        ),
         ("snapgate_build_info", 1.0),
         ("snapgate_waiters", 0.0),
         ("snapgate_operations_unknown", 0.0),
     ];
     for (series, expected) in rows {
         let found = gateway.metric(series);
-        assert!((found - expected).abs() < 0.1, "{series}: {found}, not {expected}");
+        assert!(
+            (found - expected).abs() < 0.1,
+            "{series}: {found}, not {expected}"
+        );
     }
-    for series in ["snapgate_store_commit_duration_seconds_count", "snapgate_credential_checks_total{result=\"remembered\"}"] {
+    for series in [
+        "snapgate_store_commit_duration_seconds_count",
+        "snapgate_credential_checks_total{result=\"remembered\"}",
+    ] {
         assert!(gateway.metric(series) > 0.5, "{series}");
     }
 }
@@ -45,7 +60,11 @@ fn numbers_tell_what_happened() {
 fn promtool_accepts_the_scrape() {
     let gateway = worked();
     let scrape = crate::client::Client::bare(gateway.admin).get("/metrics");
-    assert_eq!(scrape.header("content-type"), "text/plain; version=0.0.4", "the format it is in");
+    assert_eq!(
+        scrape.header("content-type"),
+        "text/plain; version=0.0.4",
+        "the format it is in"
+    );
     let started = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

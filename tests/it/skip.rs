@@ -3,10 +3,6 @@
 use std::io::Write;
 
 /// Prints that a test was skipped for want of `what`. With `SNAPGATE_NO_SKIP` set, as `.ci/run` does, that is a failure.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is where tests read the environment"
-)]
 pub(crate) fn skipped(what: &str) {
     assert!(
         std::env::var("SNAPGATE_NO_SKIP").is_err(),

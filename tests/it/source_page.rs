@@ -26,7 +26,13 @@ fn demo() -> Demo {
 fn start(folder: &TempDir) -> Process {
     let dir = folder.path().to_str().unwrap();
     Process::start(&[
-        "demo", "--dir", dir, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+        "demo",
+        "--dir",
+        dir,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
     ])
 }
 
@@ -48,7 +54,10 @@ fn accepted(reply: &Reply, op: &str, target: &str) -> Value {
     assert_eq!(reply.header("content-type"), STATUS_TYPE, "{op}");
     let status = reply.json();
     assert_eq!(status["op"], op, "the exact word of the page");
-    assert_eq!(status["target_uri"], target, "{op}: path-absolute, as printed");
+    assert_eq!(
+        status["target_uri"], target,
+        "{op}: path-absolute, as printed"
+    );
     assert_eq!(
         reply.header("location"),
         status["status_uri"].as_str().unwrap(),
@@ -70,13 +79,17 @@ fn the_four_requests_work_as_printed() {
     let backup = reply.json();
     let name = backup["name"].as_str().unwrap();
     assert!(
-        name.strip_prefix("web01_").is_some_and(|date| date.len() == 8
-            && date.bytes().all(|it| it.is_ascii_digit())),
+        name.strip_prefix("web01_")
+            .is_some_and(|date| date.len() == 8 && date.bytes().all(|it| it.is_ascii_digit())),
         "web01_YYYYMMDD: {name}"
     );
     let uri = format!("{host}/vms/33333/backups/456");
     assert_eq!(backup["uri"], uri, "absolute, as printed");
-    assert_eq!(backup["restore"], format!("{uri}/restore"), "absolute, as printed");
+    assert_eq!(
+        backup["restore"],
+        format!("{uri}/restore"),
+        "absolute, as printed"
+    );
     assert_eq!(backup["vm"], format!("{host}/vms/33333"), "absolute");
     assert_eq!(backup["state"], "AVAILABLE", "finished");
 
@@ -101,7 +114,10 @@ fn the_four_requests_work_as_printed() {
     );
     let after = get.get("/vms/33333/backups/456").json();
     assert_eq!(after["tags"], serde_json::json!(["foo", "bar"]), "replaced");
-    assert_eq!(after["name"], backup["name"], "a partial update keeps the rest");
+    assert_eq!(
+        after["name"], backup["name"],
+        "a partial update keeps the rest"
+    );
 
     // Delete Backup: the other VM, the other header name, no Accept.
     let delete = printed(&demo, &[COMPUTE_VERSION]);
@@ -116,9 +132,16 @@ fn the_four_requests_work_as_printed() {
     assert_eq!(get.get("/vms/333333/backups/456").status, 404, "and gone");
 
     // Restore VM From Backup: no Accept.
-    let restore = printed(&demo, &[("Content-Type", "application/json"), COMPUTE_VERSION]);
+    let restore = printed(
+        &demo,
+        &[("Content-Type", "application/json"), COMPUTE_VERSION],
+    );
     let body = "{\n\"note\" : \"Restore to known state\"\n}";
-    let reply = restore.send("POST", "/vms/33333/backups/456/restore", Some(body.as_bytes()));
+    let reply = restore.send(
+        "POST",
+        "/vms/33333/backups/456/restore",
+        Some(body.as_bytes()),
+    );
     let status = accepted(&reply, "restore-Backup", "/vms/33333/backups/456");
     let status_uri = status["status_uri"].as_str().unwrap();
     assert!(
@@ -130,8 +153,13 @@ fn the_four_requests_work_as_printed() {
     assert_eq!(finished["op"], "restore-Backup", "still that operation");
 
     // The Status can be found as the page prints it, without a number.
-    let seqless = restore.get("/statuses?op=restore-Backup&vm=33333&b=456").json();
-    assert_eq!(seqless["status_uri"], status["status_uri"], "the newest that fits");
+    let seqless = restore
+        .get("/statuses?op=restore-Backup&vm=33333&b=456")
+        .json();
+    assert_eq!(
+        seqless["status_uri"], status["status_uri"],
+        "the newest that fits"
+    );
     let seqless = delete.get("/statuses?op=delete-Backup&backup=456").json();
     assert_eq!(seqless["op"], "delete-Backup", "the newest that fits");
 }
@@ -141,15 +169,26 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
     let demo = demo();
     let image = demo.folder.path().join("vms/33333/disk.img");
     let before = fs::read(&image).unwrap();
-    assert!(before.starts_with(b"VM 33333 block 0000000 changed after the backup"), "live content");
+    assert!(
+        before.starts_with(b"VM 33333 block 0000000 changed after the backup"),
+        "live content"
+    );
     let client = printed(&demo, &[CLOUD_VERSION]);
-    let reply = client.with("Prefer", "wait=30").post("/vms/33333/backups/456/restore", "{}");
+    let reply = client
+        .with("Prefer", "wait=30")
+        .post("/vms/33333/backups/456/restore", "{}");
     assert_eq!(reply.json()["progress"], 100, "waited for: {reply:?}");
     assert_eq!(reply.header("preference-applied"), "wait=30", "and says so");
     let after = fs::read(&image).unwrap();
     assert_eq!(after.len(), 16 * 1024 * 1024, "the whole image");
-    assert!(after.starts_with(b"VM 33333 block 0000000 as it was backed up"), "old content");
-    assert!(!after.windows(7).any(|it| it == b"changed"), "nothing of the new content is left");
+    assert!(
+        after.starts_with(b"VM 33333 block 0000000 as it was backed up"),
+        "old content"
+    );
+    assert!(
+        !after.windows(7).any(|it| it == b"changed"),
+        "nothing of the new content is left"
+    );
 
     // A create, then a crash: Status, backup and tags are there after the restart.
     let created = client.with("Prefer", "wait=30").post(
@@ -178,7 +217,10 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
 fn the_demo_says_what_to_do() {
     let demo = demo();
     let text = demo.process.printed.join("\n");
-    for needed in ["listening on http://127.0.0.1:", "admin on http://127.0.0.1:"] {
+    for needed in [
+        "listening on http://127.0.0.1:",
+        "admin on http://127.0.0.1:",
+    ] {
         assert!(text.contains(needed), "{needed}: {text}");
     }
 }

@@ -148,6 +148,9 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
+    /// Name, parts with their positions, length.
+    type Row<'a> = (&'a str, Vec<(u64, &'a [u8])>, u64);
+
     fn image(parts: &[(u64, &[u8])], length: u64) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(length).unwrap();
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn copies_are_equal_and_checksums_follow_the_content_alone() {
         let odd = vec![7_u8; 100_001];
-        let rows: [(&str, Vec<(u64, &[u8])>, u64); 6] = [
+        let rows: [Row<'_>; 6] = [
             ("empty", vec![], 0),
             ("only a hole", vec![], 5_000_000),
             ("odd length", vec![(0, &odd)], 100_001),

@@ -66,34 +66,44 @@ impl Failure {
 impl From<Failure> for AdapterError {
     fn from(failure: Failure) -> Self {
         let fault = failure.fault();
-        let made = match fault.kind {
-            FaultKind::Unavailable => Self::unavailable(fault.text),
-            kind => Self::refused(kind, fault.text),
+        let made = if fault.kind == FaultKind::Unavailable {
+            Self::unavailable(fault.text)
+        } else {
+            Self::refused(fault.kind, fault.text)
         };
         made.because(failure.private())
     }
 }
 
 fn io_fault(error: &io::Error) -> Fault {
-    let (kind, text) = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            (
-                FaultKind::StorageFull,
-                "no room is left on the storage; free some and try again",
-            )
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => (
+    use io::ErrorKind;
+    let told = error.kind();
+    let (kind, text) = if [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::FileTooLarge,
+    ]
+    .contains(&told)
+    {
+        (
+            FaultKind::StorageFull,
+            "no room is left on the storage; free some and try again",
+        )
+    } else if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&told) {
+        (
             FaultKind::BackendDenied,
             "the gateway may not access the storage; its operator must grant that",
-        ),
-        io::ErrorKind::NotFound => (
+        )
+    } else if told == ErrorKind::NotFound {
+        (
             FaultKind::Unavailable,
             "the storage is not there at present",
-        ),
-        _ => (
+        )
+    } else {
+        (
             FaultKind::BackendFailed,
             "the storage failed; its operator finds the reason in the log",
-        ),
+        )
     };
     Fault::new(kind, text)
 }

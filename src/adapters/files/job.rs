@@ -72,7 +72,7 @@ impl Job {
             if *left == 0 {
                 return Err(Failure::Killed);
             }
-            *left -= 1;
+            *left = left.saturating_sub(1);
         }
         Ok(())
     }

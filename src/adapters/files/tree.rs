@@ -115,10 +115,10 @@ impl Dir {
             if name == "." || name == ".." {
                 continue;
             }
-            let kind = match entry.file_type() {
-                FileType::Unknown => FileType::from_raw_mode(self.stat(&name)?.st_mode),
-                known => known,
-            };
+            let mut kind = entry.file_type();
+            if kind == FileType::Unknown {
+                kind = FileType::from_raw_mode(self.stat(&name)?.st_mode);
+            }
             found.push((name, kind));
         }
         found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));

@@ -298,6 +298,7 @@ impl Next<'_> {
     }
 
     /// Calls again, as long as evidence would be looked for: an adapter that loses it every time must not go on for ever.
+    /// Nothing of the calls before is left, so a refusal of this one is as good as one of the first.
     fn again(&self) -> Step {
         let since = self.state.uncertain_since.unwrap_or(self.now);
         if self.now >= since.plus(self.rules.settle).plus(self.rules.probe_window) {
@@ -305,7 +306,7 @@ impl Next<'_> {
         }
         let mut state = self.changed(Phase::Submitting);
         state.task = None;
-        write(state, Effect::Call { first: false })
+        write(state, Effect::Call { first: true })
     }
 
     fn working(&self, progress: Option<Progress>) -> Step {
