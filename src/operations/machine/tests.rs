@@ -216,6 +216,95 @@ fn a_task_that_was_known_did_begin() {
     assert_eq!((step.state, step.effect), (None, Effect::Find), "no proof");
 }
 
+/// A record that the VM manager dropped: uncertain, after so many calls.
+fn dropped_after(calls: u32, phase: Phase) -> Operation {
+    let mut state = to(&in_phase(phase), Event::Lost);
+    state.calls = calls;
+    state
+}
+
+#[test]
+fn replay_safe_work_that_left_no_trace_is_carried_out_so_many_times() {
+    let window = (SAFE.settle + SAFE.probe_window).as_secs();
+    let again = (Phase::Submitting, Effect::Repeat);
+    let given_up = (Phase::NotExecuted, Effect::Rest);
+    // Calls so far, the phase it was lost in, seconds since then, what follows, and calls afterwards.
+    let rows = [
+        ("once", 1, Phase::Submitting, 1, again, 2),
+        ("with a task", 1, Phase::Running, 1, again, 2),
+        ("the last time", 9, Phase::Running, 1, again, 10),
+        ("too often", 10, Phase::Running, 1, given_up, 10),
+        ("in time", 1, Phase::Submitting, window - 1, again, 2),
+        ("too long", 1, Phase::Submitting, window, given_up, 1),
+    ];
+    for (name, calls, phase, later, expected, calls_after) in rows {
+        let state = dropped_after(calls, phase);
+        let step = step(&state, Event::NotBegun, after(1 + later), &SAFE).unwrap();
+        let next = step.state.expect(name);
+        assert_eq!((next.phase, step.effect), expected, "{name}");
+        assert_eq!(next.calls, calls_after, "{name}: counted");
+        let kept = next.task.is_some() && next.phase == Phase::Submitting;
+        assert!(!kept, "{name}: its task is no more");
+        assert_eq!(check_invariants(&next), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn a_repeated_call_that_is_refused_had_no_effect_and_one_that_is_lost_settles_again() {
+    let repeated = step(
+        &dropped_after(1, Phase::Submitting),
+        Event::NotBegun,
+        after(2),
+        &SAFE,
+    );
+    let repeated = repeated.unwrap().state.unwrap();
+    let refused = Event::Refused {
+        fault: fault(),
+        first: true,
+    };
+    let rows = [
+        (refused, Phase::Failed),
+        (Event::Lost, Phase::Uncertain),
+        (Event::Task(task("u")), Phase::Running),
+        (Event::Done, Phase::Succeeded),
+    ];
+    for (event, expected) in rows {
+        let name = format!("{event:?}");
+        let next = step(&repeated, event, after(3), &SAFE).unwrap().state;
+        let next = next.expect("a change");
+        assert_eq!(next.phase, expected, "{name}");
+        assert_eq!(
+            next.uncertain_since, repeated.uncertain_since,
+            "{name}: the window goes on"
+        );
+    }
+}
+
+#[test]
+fn an_operation_over_which_the_gateway_dies_is_not_called_for_ever() {
+    let mut state = in_phase(Phase::Submitting);
+    let mut calls = 1;
+    while state.phase == Phase::Submitting {
+        assert_eq!(
+            state.calls, calls,
+            "every call is counted before it is made"
+        );
+        assert!(calls <= CALLS_MAX, "bounded");
+        let recovered = Event::Recovered { alive: NOW };
+        state = step(&state, recovered, after(5), &SAFE)
+            .unwrap()
+            .state
+            .unwrap();
+        calls += 1;
+    }
+    assert_eq!(state.phase, Phase::Uncertain, "then evidence decides");
+    let dropped = step(&state, Event::NotBegun, after(6), &SAFE)
+        .unwrap()
+        .state;
+    let phase = dropped.map(|it| it.phase);
+    assert_eq!(phase, Some(Phase::NotExecuted), "nothing was changed");
+}
+
 #[test]
 fn an_unknown_outcome_is_kept_until_it_is_acknowledged() {
     let unknown = in_phase(Phase::Unknown);
@@ -293,6 +382,12 @@ fn c3_submitting_is_uncertain_or_called_again_with_the_same_key() {
         phase,
         Some(Phase::Uncertain),
         "a refused replay proves nothing"
+    );
+    let nothing = step(&to(&state, Event::Lost), Event::NotBegun, after(5), &SAFE).unwrap();
+    assert_eq!(
+        nothing.effect,
+        Effect::Repeat,
+        "proved absent: called again after a pause, not at once"
     );
 }
 

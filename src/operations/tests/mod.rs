@@ -2,6 +2,7 @@
 
 mod ends;
 mod faults;
+mod older;
 mod queue;
 mod restart;
 mod views;
