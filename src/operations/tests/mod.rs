@@ -5,6 +5,7 @@ mod faults;
 mod older;
 mod queue;
 mod restart;
+mod simulation;
 mod views;
 
 use std::future::Future;
