@@ -213,6 +213,7 @@ impl Next<'_> {
             Event::Recovered { .. } if self.rules.replay_safe && self.state.calls < CALLS_MAX => {
                 let mut state = self.changed(Phase::Submitting);
                 state.calls = state.calls.saturating_add(1);
+                state.uncertain_since = self.since_now();
                 Some(write(state, Effect::Call { first: false }))
             }
             Event::Recovered { .. } | Event::Lost | Event::Refused { first: false, .. } => {
@@ -235,7 +236,7 @@ impl Next<'_> {
 
     fn running(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } => Some(self.stay(Effect::Follow)),
+            Event::Recovered { .. } => Some(self.look_anew(Effect::Follow)),
             Event::Working(progress) => Some(self.working(progress)),
             Event::Lost => Some(self.lost()),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
@@ -254,7 +255,7 @@ impl Next<'_> {
 
     fn uncertain(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } => Some(self.stay(Effect::Settle)),
+            Event::Recovered { .. } => Some(self.look_anew(Effect::Settle)),
             Event::Task(task) => Some(self.attach(task)),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
@@ -289,6 +290,21 @@ impl Next<'_> {
             revision: self.state.revision.next(),
             ..self.state.clone()
         }
+    }
+
+    /// Nobody looked for evidence while no gateway was at work, so that time is no part of the window.
+    fn look_anew(&self, effect: Effect) -> Step {
+        let since = self.since_now();
+        if since == self.state.uncertain_since {
+            return self.stay(effect);
+        }
+        let mut state = self.changed(self.state.phase);
+        state.uncertain_since = since;
+        write(state, effect)
+    }
+
+    fn since_now(&self) -> Option<Timestamp> {
+        self.state.uncertain_since.map(|_before| self.now)
     }
 
     fn attach(&self, task: TaskRef) -> Step {

@@ -87,7 +87,7 @@ const TABLE: [(Phase, &str); 9] = [
     (Phase::Accepted, "queue call F - - - - - - - - - - - -"),
     (Phase::Submitting, "U - - F U S R U - - - - - - -"),
     (Phase::Running, "follow - - - - S - U R F C - - - -"),
-    (Phase::Uncertain, "settle - - - - S R - - F C N find K -"),
+    (Phase::Uncertain, "U - - - - S R - - F C N find K -"),
     (Phase::Succeeded, "- - - - - - - - - - - - - - -"),
     (Phase::Failed, "- - - - - - - - - - - - - - -"),
     (Phase::Cancelled, "- - - - - - - - - - - - - - -"),
@@ -126,7 +126,6 @@ fn every_event_in_every_phase_does_what_the_table_says() {
             let got = match (next.map(|it| it.phase), effect) {
                 (None, Effect::Queue) => "queue",
                 (None, Effect::Follow) => "follow",
-                (None, Effect::Settle) => "settle",
                 (None, Effect::Find) => "find",
                 (Some(Phase::Submitting), Effect::Call { first: true }) => "call",
                 (Some(Phase::Running), Effect::Follow) => "R",
@@ -195,6 +194,23 @@ fn evidence_is_looked_for_until_the_window_is_over() {
     let unknown = in_phase(Phase::Unknown);
     let text = unknown.fault.map(|it| it.text).unwrap_or_default();
     assert!(text.contains("Look at"), "says what to check: {text}");
+}
+
+#[test]
+fn time_in_which_nobody_looked_is_no_part_of_the_window() {
+    let away = RULES.settle + RULES.probe_window + Duration::from_secs(1);
+    let found = to(&in_phase(Phase::Uncertain), Event::Task(task("t")));
+    let back = NOW.plus(away);
+    for state in [in_phase(Phase::Uncertain), found] {
+        let name = state.phase.as_str();
+        let recovered = Event::Recovered { alive: NOW };
+        let state = step(&state, recovered, back, &RULES).unwrap().state;
+        let state = state.expect("a new window");
+        assert_eq!(state.uncertain_since, Some(back), "{name}: from now on");
+        let again = Event::Recovered { alive: NOW };
+        let same = step(&state, again, back, &RULES).unwrap().state;
+        assert_eq!(same, None, "{name}: once");
+    }
 }
 
 #[test]

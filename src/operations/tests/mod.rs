@@ -1,8 +1,10 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
+mod disk;
 mod ends;
 mod faults;
 mod older;
+mod power;
 mod queue;
 mod restart;
 mod simulation;

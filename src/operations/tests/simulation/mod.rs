@@ -4,9 +4,9 @@
 //! `SNAPGATE_SIM_SEEDS=n` runs so many instead of the usual number. The same seed is the same run.
 
 mod backend;
-mod history;
+pub(super) mod history;
 mod store;
-mod world;
+pub(super) mod world;
 
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
@@ -36,6 +36,8 @@ use backend::Nature;
 use backend::SimBackend;
 use history::Answer;
 use history::Ask;
+use history::Execution;
+use history::History;
 use history::Shown;
 use history::Verdict;
 use store::SimStore;
@@ -99,14 +101,27 @@ fn run(seed: u64, nature: Nature) -> Run {
     );
     Run {
         verdict,
-        trace: format!(
-            "{:#?}\n{:#?}\n{records:#?}",
-            things.history, things.executions
-        ),
+        trace: trace(&things.history, &things.executions, &records),
         accepted: things.history.accepted().len(),
         kills: things.kills,
         records,
     }
+}
+
+/// One line for each thing that happened.
+fn trace(history: &History, executions: &[Execution], records: &[Operation]) -> String {
+    let lines = |it: Vec<String>| it.join("\n");
+    let asks = history.asks.iter().map(|it| format!("{it:?}"));
+    let shown = history.shown.iter().map(|it| format!("{it:?}"));
+    let done = executions.iter().map(|it| format!("{it:?}"));
+    let ends = records.iter().map(|it| {
+        let (rev, calls, fault) = (it.revision.0, it.calls, &it.fault);
+        format!(
+            "{} {:?} rev {rev} calls {calls} {fault:?}",
+            it.seq, it.phase
+        )
+    });
+    lines(asks.chain(shown).chain(done).chain(ends).collect())
 }
 
 /// One life of the gateway. Returns the time at which the next one may begin.
@@ -287,7 +302,7 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// Straight to the terminal: the test runner swallows what passing tests print.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
 }
 

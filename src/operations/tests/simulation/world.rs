@@ -19,14 +19,14 @@ use crate::runtime::Clock;
 
 /// Chance that is the same for the same seed: splitmix64.
 #[derive(Clone, Debug)]
-pub(super) struct Chance(u64);
+pub(in crate::operations::tests) struct Chance(u64);
 
 impl Chance {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(in crate::operations::tests) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) const fn next(&mut self) -> u64 {
+    pub(in crate::operations::tests) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut it = self.0;
         it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -35,16 +35,16 @@ impl Chance {
     }
 
     /// Below the bound.
-    pub(super) const fn below(&mut self, bound: u64) -> u64 {
+    pub(in crate::operations::tests) const fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// True so many times in a thousand.
-    pub(super) const fn per_mille(&mut self, times: u64) -> bool {
+    pub(in crate::operations::tests) const fn per_mille(&mut self, times: u64) -> bool {
         self.below(1000) < times
     }
 
-    pub(super) const fn millis(&mut self, below: u64) -> Duration {
+    pub(in crate::operations::tests) const fn millis(&mut self, below: u64) -> Duration {
         Duration::from_millis(self.below(below))
     }
 }
