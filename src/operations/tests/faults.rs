@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::eventually;
+use super::folder_in_memory;
 use super::simulation::history::Answer;
 use super::simulation::history::Ask;
 use super::simulation::history::Execution;
@@ -295,7 +296,7 @@ async fn a_conflict_leaves_the_operation_to_the_next_round() {
 /// Returns whether the first life came to its end.
 async fn restore_dying_at(after: usize, fail: Fail, recovery: Recovery) -> bool {
     let name = format!("{after} writes, then {fail:?}, {}", recovery.as_str());
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let adapter = Scripted::new(recovery);
     adapter.say("vm", Say::Running(50));
     let setup = Setup::new(folder.path(), &adapter);

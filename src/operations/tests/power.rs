@@ -9,6 +9,11 @@
 //! writes; that parts of a later commit are there without the earlier one makes it harsher than a disk is.
 //! Not simulated: a disk that lies about a sync (the control below shows that this would be seen), and lost renames.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an overflow fails the test, as it should"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -17,6 +22,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::folder_in_memory;
 use super::simulation::world::Chance;
 use crate::model::Evidence;
 use crate::model::Operation;
@@ -86,7 +92,7 @@ struct Workload {
 
 impl Workload {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder_in_memory();
         let store = open(folder.path());
         let nothing = Copy {
             database: Vec::new(),
@@ -119,7 +125,7 @@ impl Workload {
     async fn burst(&mut self, chance: &mut Chance) -> (Copy, Copy) {
         self.number += 1;
         let new = operation(self.number, "vm", "b");
-        let changes = usize::try_from(chance.below(4)).unwrap();
+        let changes = chance.index(4);
         let changes = self.live.iter().filter_map(changed).take(changes);
         let changes: Vec<Operation> = changes.collect();
         let updates = changes
@@ -146,12 +152,12 @@ impl Workload {
 
 /// One file after the power cut: a random part of what was being written reached the disk.
 fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
-    let kept = [0, 500, 900, 1000][usize::try_from(chance.below(4)).unwrap()];
+    let kept = [0, 500, 900, 1000][chance.index(4)];
     let (short, long) = (old.len().min(new.len()), old.len().max(new.len()));
     let length = match chance.below(3) {
         0 => old.len(),
         1 => new.len(),
-        _ => short + usize::try_from(chance.below((long - short) as u64 + 1)).unwrap(),
+        _ => short + chance.index(long - short + 1),
     };
     let mut image = vec![0; length];
     for (at, sector) in image.chunks_mut(SECTOR).enumerate() {
@@ -168,7 +174,7 @@ fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
         let reached = if chance.per_mille(kept) {
             after.len()
         } else if chance.per_mille(100) {
-            usize::try_from(chance.below(SECTOR as u64)).unwrap()
+            chance.index(SECTOR)
         } else {
             0
         };
@@ -180,7 +186,7 @@ fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
 
 /// What is wrong with an image: an acknowledged write that is missing, or anything that cannot be read.
 async fn faults(database: &[u8], log: &[u8], acknowledged: &BTreeMap<OperationSeq, u64>) -> usize {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     fs::write(folder.path().join("s.db"), database).unwrap();
     if !log.is_empty() {
         fs::write(folder.path().join("s.db-wal"), log).unwrap();

@@ -187,7 +187,7 @@ impl SimBackend {
         let Some((at, it)) = begun.first() else {
             return match self.nature.recovery {
                 Recovery::ReplaySafe | Recovery::Listable => Found::NotBegun,
-                Recovery::NoTrace if key.0.number() % 2 == 0 => Found::Unknowable,
+                Recovery::NoTrace if key.0.number().is_multiple_of(2) => Found::Unknowable,
                 Recovery::NoTrace => Found::NotYet,
             };
         };

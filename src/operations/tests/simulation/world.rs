@@ -39,6 +39,11 @@ impl Chance {
         self.next() % bound
     }
 
+    /// Below the bound, for places in a list.
+    pub(in crate::operations::tests) fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(bound).unwrap())).unwrap()
+    }
+
     /// True so many times in a thousand.
     pub(in crate::operations::tests) const fn per_mille(&mut self, times: u64) -> bool {
         self.below(1000) < times
