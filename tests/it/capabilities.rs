@@ -14,7 +14,8 @@ use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
 const DOCUMENT: &str = "docs/adapters.md";
-const BEGIN: &str = "<!-- capabilities: begin, generated from the code by tests/it/capabilities.rs -->\n";
+const BEGIN: &str =
+    "<!-- capabilities: begin, generated from the code by tests/it/capabilities.rs -->\n";
 const END: &str = "<!-- capabilities: end -->";
 
 /// Every adapter there is.
@@ -27,7 +28,11 @@ fn all() -> Vec<Capability> {
     fs::create_dir(&config.root).unwrap();
     fs::create_dir(&config.backups).unwrap();
     let files = Files::new(config, SystemClock::shared(), Tasks::default()).unwrap();
-    let sim = Sim::new(&sim::Config::default(), SystemClock::shared(), Tasks::default());
+    let sim = Sim::new(
+        &sim::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
     let made: [Arc<dyn Adapter>; 2] = [Arc::new(files), Arc::new(sim)];
     made.iter().map(|it| it.capability().clone()).collect()
 }
@@ -52,7 +57,11 @@ fn table(all: &[Capability]) -> String {
                     yes(can.cancel),
                     yes(can.progress),
                 ),
-                None => format!("| `{}` | {} | not possible | | | |\n", it.kind, verb.as_str()),
+                None => format!(
+                    "| `{}` | {} | not possible | | | |\n",
+                    it.kind,
+                    verb.as_str()
+                ),
             });
         }
     }
@@ -83,5 +92,8 @@ fn the_table_of_capabilities_is_that_of_the_code() {
         fs::write(DOCUMENT, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
         return;
     }
-    assert_eq!(written, made, "{DOCUMENT} differs; UPDATE_GOLDEN=1 rewrites it");
+    assert_eq!(
+        written, made,
+        "{DOCUMENT} differs; UPDATE_GOLDEN=1 rewrites it"
+    );
 }
