@@ -31,8 +31,6 @@ use crate::kill::dice::Dice;
 
 /// Set in the process that is to be a fake VM manager: the [`Behaviour`] as JSON.
 const TO_BE_ONE: &str = "SNAPGATE_TEST_FAKE_VMM";
-/// Carried out so long after they arrived at most, whether or not anybody still waits.
-const DELAY_MS: u64 = 30;
 
 /// What sort of VM manager it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +40,8 @@ pub(crate) struct Behaviour {
     pub(crate) once: bool,
     /// Whether changes are tasks; else they are done before the answer.
     pub(crate) tasks: bool,
+    /// Changes are carried out so long after they arrived at most, whether or not anybody still waits.
+    pub(crate) delay: Duration,
 }
 
 /// The moment at which it kills the gateway.
@@ -214,7 +214,7 @@ impl State {
                 self.armed = None;
                 json!(std::mem::take(&mut self.fired))
             }
-            "executions" => serde_json::to_value(&self.log).unwrap(),
+            "executions" => json!({"log": self.log, "pending": self.pending.len()}),
             other => panic!("no such call: {other:?}"),
         };
         answer(&caller, &reply);
@@ -224,7 +224,8 @@ impl State {
         if self.reached(Point::Submitting) {
             return;
         }
-        let delay = Duration::from_millis(self.dice.below(DELAY_MS + 1));
+        let longest = u64::try_from(self.behaviour.delay.as_millis()).unwrap();
+        let delay = Duration::from_millis(self.dice.below(longest + 1));
         self.pending.push(Request {
             due: Instant::now() + delay,
             key: asked["key"].as_u64().unwrap(),
@@ -352,9 +353,15 @@ impl FakeVmm {
         ask(&self.socket, &json!({"call": "disarm"})) == true
     }
 
-    /// Its log.
+    /// Its log, once nothing that arrived is left to be done.
     pub(crate) fn executions(&self) -> Vec<Execution> {
-        serde_json::from_value(ask(&self.socket, &json!({"call": "executions"}))).unwrap()
+        let mut log = Value::Null;
+        eventually("everything that arrived is carried out", || {
+            let mut said = ask(&self.socket, &json!({"call": "executions"}));
+            log = said["log"].take();
+            said["pending"] == 0
+        });
+        serde_json::from_value(log).unwrap()
     }
 }
 
@@ -382,13 +389,14 @@ pub(crate) fn check_behaviour() {
             socket: socket.clone(),
             once,
             tasks: true,
+            delay: Duration::from_millis(30),
         });
         let intent = json!({"target": {"vm": "1", "backup": "456"}, "change": {"restore": {}}});
         let begin = json!({"call": "begin", "key": 9, "intent": intent});
         let mut gone = UnixStream::connect(&socket).unwrap();
         gone.write_all(format!("{begin}\n").as_bytes()).unwrap();
         drop(gone);
-        let log = || ask(&socket, &json!({"call": "executions"}));
+        let log = || ask(&socket, &json!({"call": "executions"}))["log"].take();
         eventually("it goes on without its caller", || {
             log().as_array().unwrap().len() == 1
         });
