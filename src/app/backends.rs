@@ -32,8 +32,8 @@ pub(crate) fn build(
                     }
                 })?,
             ),
-            BackendKind::Sim(config) => match &config.simulator {
-                Some(socket) => Arc::new(Remote::new(socket.clone(), config)),
+            BackendKind::Sim(config) => match Remote::new(config) {
+                Some(remote) => Arc::new(remote),
                 None => Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone())),
             },
         };

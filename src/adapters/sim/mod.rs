@@ -57,22 +57,23 @@ pub struct Sim {
 #[derive(Clone, Debug)]
 pub struct SimControl(Arc<World>);
 
-/// What a simulator of that configuration can do.
-fn capability(config: &Config, cancel: bool) -> Capability {
-    let verb = |cancel| {
+/// What a simulator of that configuration can do. In another process nothing can be cancelled, and updates are tasks.
+fn capability(config: &Config) -> Capability {
+    let in_memory = config.simulator.is_none();
+    let verb = |cancel, progress| {
         Some(VerbCapability {
             recovery: config.recovery,
             settle: config.settle,
             cancel,
-            progress: true,
+            progress,
         })
     };
     Capability {
         kind: "sim",
-        create: verb(cancel),
-        update: verb(false),
-        delete: verb(cancel),
-        restore: verb(cancel),
+        create: verb(in_memory, true),
+        update: verb(false, !in_memory),
+        delete: verb(in_memory, true),
+        restore: verb(in_memory, true),
         kinds: &[BackupKind::Snapshot, BackupKind::Full],
         restore_options: &[],
         online: true,

@@ -147,14 +147,14 @@ impl From<Held> for Backup {
 }
 
 impl Remote {
-    /// The simulator behind that socket, which need not be there yet.
+    /// The simulator behind the socket of the configuration, which need not be there yet; `None` when it names none.
     #[must_use]
-    pub fn new(socket: PathBuf, config: &Config) -> Self {
-        Self {
-            socket,
-            capability: sim::capability(config, false),
+    pub fn new(config: &Config) -> Option<Self> {
+        Some(Self {
+            socket: config.simulator.clone()?,
+            capability: sim::capability(config),
             recovery: config.recovery,
-        }
+        })
     }
 
     /// Asks once. Without a connection nothing was sent; after that, an answer that does not come says nothing.
@@ -170,10 +170,10 @@ impl Remote {
             let text = "the simulator gave no answer";
             AdapterError::uncertain(FaultKind::Unavailable, text).because(error)
         })?;
-        match answer {
-            Answer::Refused(kind) => Err(AdapterError::refused(kind, "the simulator refused it")),
-            answer => Ok(answer),
+        if let Answer::Refused(kind) = answer {
+            return Err(AdapterError::refused(kind, "the simulator refused it"));
         }
+        Ok(answer)
     }
 
     /// The one task of the log since the baseline that can be this request.
@@ -377,6 +377,15 @@ mod tests {
         }
     }
 
+    fn remote(socket: PathBuf, recovery: Recovery) -> Remote {
+        let config = Config {
+            simulator: Some(socket),
+            recovery,
+            ..Config::default()
+        };
+        Remote::new(&config).unwrap()
+    }
+
     /// Answers one connection with this line, and gives back what was asked.
     fn answering(answer: &str) -> (tempfile::TempDir, PathBuf, std::thread::JoinHandle<String>) {
         let folder = tempfile::tempdir().unwrap();
@@ -413,7 +422,7 @@ mod tests {
         let by = SystemClock.deadline(Duration::from_secs(60));
         for (name, answer, expected) in cases {
             let (_folder, socket, serving) = answering(answer);
-            let remote = Remote::new(socket, &Config::default());
+            let remote = remote(socket, Recovery::ReplaySafe);
             let begun = remote.begin(&intent(), key, None, by).await;
             let seen = begun.map(|it| format!("{it:?}")).map_err(|it| it.effect);
             assert_eq!(seen, expected.map(str::to_owned), "{name}");
@@ -423,7 +432,7 @@ mod tests {
                 "{name}: {asked}"
             );
         }
-        let remote = Remote::new(PathBuf::from("/nowhere/socket"), &Config::default());
+        let remote = remote(PathBuf::from("/nowhere/socket"), Recovery::ReplaySafe);
         let error = remote.begin(&intent(), key, None, by).await.unwrap_err();
         assert_eq!(error.effect, Effect::None, "nothing was sent");
     }
@@ -446,22 +455,18 @@ mod tests {
             ("one", format!("{other},{mine}"), "Task(TaskRef(\"5\"))"),
             ("two", format!("{mine},{mine}"), "Unknowable"),
         ];
-        let config = Config {
-            recovery: Recovery::Listable,
-            ..Config::default()
-        };
         let key = RequestKey(OperationSeq::new(9).unwrap());
         let by = SystemClock.deadline(Duration::from_secs(60));
         let baseline = Evidence::new("4".to_owned());
         for (name, log, expected) in cases {
             let (_folder, socket, serving) = answering(&format!("{{\"log\":[{log}]}}\n"));
-            let remote = Remote::new(socket, &config);
+            let remote = remote(socket, Recovery::Listable);
             let found = remote.find(&intent(), key, baseline.as_ref(), by).await;
             assert_eq!(format!("{:?}", found.unwrap()), expected, "{name}");
             let asked = serving.join().unwrap();
             assert_eq!(asked, "{\"call\":\"log\",\"since\":4}\n", "{name}");
         }
-        let remote = Remote::new(PathBuf::from("/nowhere/socket"), &config);
+        let remote = remote(PathBuf::from("/nowhere/socket"), Recovery::Listable);
         let found = remote.find(&intent(), key, None, by).await.unwrap();
         assert!(matches!(found, Found::Unknowable), "no baseline: {found:?}");
     }

@@ -165,7 +165,7 @@ impl World {
         }
         Self {
             script: Script::default(),
-            capability: sim::capability(config, true),
+            capability: sim::capability(config),
             recovery: config.recovery,
             clock,
             duration: config.duration,
