@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::adapters::files::Files;
 use crate::adapters::layers;
 use crate::adapters::port::Adapter;
+use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
 use crate::app::StartError;
 use crate::config::Backend;
@@ -31,9 +32,10 @@ pub(crate) fn build(
                     }
                 })?,
             ),
-            BackendKind::Sim(config) => {
-                Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone()))
-            }
+            BackendKind::Sim(config) => match Remote::new(config) {
+                Some(remote) => Arc::new(remote),
+                None => Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone())),
+            },
         };
         Ok(BackendHandle {
             name: backend.name.clone(),

@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use crate::adapters::files;
 use crate::adapters::layers;
+use crate::adapters::port::Recovery;
 use crate::adapters::sim;
 use crate::config::keys::backend;
 use crate::config::reader::Found;
@@ -29,8 +30,18 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SIMULATED_VMS.name,
             backend::SIMULATED_BACKUPS.name,
             backend::DURATION.name,
+            backend::SIMULATOR.name,
+            backend::RECOVERY.name,
+            backend::SETTLE.name,
         ],
     ),
+];
+
+/// Keys of a `sim` that holds its VMs itself.
+const IN_MEMORY: &[&str] = &[
+    backend::SIMULATED_VMS.name,
+    backend::SIMULATED_BACKUPS.name,
+    backend::DURATION.name,
 ];
 
 /// Reads every `[[backend]]`.
@@ -121,6 +132,10 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "files" {
         return files_of(reader, section).map(BackendKind::Files);
     }
+    Some(BackendKind::Sim(sim_of(reader, section)))
+}
+
+fn sim_of(reader: &Reader<'_>, section: &Section<'_>) -> sim::Config {
     let mut vms = Vec::new();
     for found in section.texts(&backend::SIMULATED_VMS) {
         match VmId::new(&found.text) {
@@ -129,11 +144,38 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
             Err(it) => reader.wrong(&found, it.to_string(), ""),
         }
     }
-    Some(BackendKind::Sim(sim::Config {
+    let simulator = section.text(&backend::SIMULATOR).and_then(|found| {
+        let path = found.text.strip_prefix("unix:");
+        match path.filter(|it| !it.is_empty()) {
+            Some(path) => Some(reader.folder().join(path)),
+            None => {
+                let hint = "write simulator = \"unix:/folder/socket\"";
+                reader.wrong(&found, "names no socket", hint);
+                None
+            }
+        }
+    });
+    if simulator.is_some() {
+        for name in IN_MEMORY.iter().filter(|it| section.has(it)) {
+            section.problem_at(name, "belongs to VMs in memory", "remove it, or simulator");
+        }
+    }
+    sim::Config {
         vms,
         backups: section.small(&backend::SIMULATED_BACKUPS),
         duration: section.span(&backend::DURATION),
-    }))
+        simulator,
+        recovery: recovery(section.word(&backend::RECOVERY)),
+        settle: section.span(&backend::SETTLE),
+    }
+}
+
+fn recovery(word: Option<&str>) -> Recovery {
+    match word {
+        Some("listable") => Recovery::Listable,
+        Some("no-trace") => Recovery::NoTrace,
+        Some(_) | None => Recovery::ReplaySafe,
+    }
 }
 
 fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config> {

@@ -381,6 +381,12 @@ table! { backend, "backend", true, "One VM manager.",
     SIMULATED_BACKUPS: Count = "simulated_backups", count(1, 0, 10_000), Restart,
         "`sim`: backups of each VM at the start.";
     DURATION: Span = "duration", span(Duration::from_secs(1), 0, 3600), Restart, "`sim`: how long a change takes.";
+    SIMULATOR: Text = "simulator", Text { absent: Absent::Means("in memory"), form: "`unix:PATH`" }, Restart,
+        "`sim`: the socket of a simulator that is a process of its own, for crash tests; it then has the VMs and backups.";
+    RECOVERY: Word = "recovery", Word { default: Some("replay-safe"), allowed: &["replay-safe", "listable", "no-trace"] }, Restart,
+        "`sim`: how a lost answer is made good; it must be true of the simulator.";
+    SETTLE: Span = "settle", span(Duration::ZERO, 0, 3600), Restart,
+        "`sim`: how long after a lost answer a change may still be about to begin.";
 }
 
 table! { limit, "limits", false, "Sizes and times of requests and connections.",

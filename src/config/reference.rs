@@ -32,6 +32,7 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("authentication", "htpasswd", "\"users.htpasswd\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
+    ("backend", "simulator", "\"unix:/run/simulator.sock\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::adapters::layers;
+use crate::adapters::port::Recovery;
 use crate::adapters::sim;
 use crate::config::BackendKind;
 use crate::config::Problem;
@@ -338,5 +339,41 @@ fn backups_stay_out_of_every_root() {
             found.contains(expected)
         };
         assert!(right, "{name}: {found}");
+    }
+}
+
+#[test]
+fn a_simulator_of_its_own_is_configured() {
+    let text = |more: &str| {
+        format!(
+            "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"*\"]\n{more}"
+        )
+    };
+    let found = loaded(&text(
+        "simulator = \"unix:/run/s\"\nrecovery = \"listable\"\nsettle = \"2s\"\n",
+    ));
+    let expected = sim::Config {
+        simulator: Some(PathBuf::from("/run/s")),
+        recovery: Recovery::Listable,
+        settle: Duration::from_secs(2),
+        ..sim::Config::default()
+    };
+    assert_eq!(
+        found.unwrap().backends[0].kind,
+        BackendKind::Sim(expected),
+        "all three"
+    );
+    let mistakes = [
+        ("simulator = \"tcp:1\"", "names no socket"),
+        ("simulator = \"unix:\"", "names no socket"),
+        ("recovery = \"always\"", "\"no-trace\""),
+        (
+            "simulator = \"unix:s\"\nduration = \"1s\"",
+            "belongs to VMs in memory",
+        ),
+    ];
+    for (more, expected) in mistakes {
+        let said = loaded(&text(more)).unwrap_err();
+        assert!(said.contains(expected), "{more}: {said}");
     }
 }

@@ -45,6 +45,7 @@ async fn sim_behaves() {
         vms: vec![VmId::new("33333").unwrap()],
         backups: 0,
         duration: Duration::from_millis(30),
+        ..sim::Config::default()
     };
     let made = sim::Sim::new(&config, SystemClock::shared(), Tasks::default());
     suite(&SimBed(Arc::new(made))).await;
