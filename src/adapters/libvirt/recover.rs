@@ -1,0 +1,337 @@
+//! What became of a call whose answer was lost: decided from what was seen before it and what is seen now.
+//!
+//! Pure: the adapter looks, this decides. See docs/adapters/libvirt.md, "Recovery".
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::libvirt::client::DomainState;
+use crate::adapters::libvirt::map::Doing;
+use crate::adapters::port::Found;
+use crate::model::Evidence;
+use crate::model::Fault;
+use crate::model::FaultKind;
+
+/// What was seen of the VM, before or after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// The VM's number: another one after each start, -1 while it is off.
+    pub(crate) id: i32,
+    /// What it does and why.
+    pub(crate) state: DomainState,
+    /// The snapshot it was last made from or put back to.
+    pub(crate) current: Option<String>,
+    /// Whether the VM was to be switched off after the restore.
+    #[serde(default)]
+    pub(crate) then_off: bool,
+    /// Whether a snapshot of the new backup's name was there already.
+    #[serde(default)]
+    pub(crate) is_taken: bool,
+}
+
+impl Seen {
+    /// To be stored with the operation; `None` when it is too long for that.
+    pub(crate) fn evidence(&self) -> Option<Evidence> {
+        Evidence::new(serde_json::to_string(self).ok()?)
+    }
+
+    /// What was stored; `None` when nothing was, or not by us.
+    pub(crate) fn of(evidence: Option<&Evidence>) -> Option<Self> {
+        serde_json::from_str(evidence?.as_str()).ok()
+    }
+}
+
+/// Whether the create was done. `is_there`: a snapshot of its name is listed.
+pub(crate) fn create(before: Option<&Seen>, now: &Seen, name: &str, is_there: bool) -> Found {
+    if before.is_some_and(|it| it.is_taken) {
+        // It was refused for that very reason, and the snapshot is not ours.
+        return Found::NotBegun;
+    }
+    if !is_there {
+        let was_on = before.is_some_and(|it| it.state.doing() != Doing::Off);
+        return if now.state.is_saving() {
+            Found::NotYet
+        } else if was_on && now.state.is_off_by_failure() {
+            Found::Failed(Fault::new(
+                FaultKind::BackendFailed,
+                "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
+            ))
+        } else {
+            Found::NotBegun
+        };
+    }
+    // libvirt lists a snapshot before it is whole, and makes it the current one when it is.
+    if now.current.as_deref() == Some(name) {
+        return Found::Done;
+    }
+    let was_paused = before.is_some_and(|it| it.state.doing() == Doing::Paused);
+    if now.state.is_saving() || was_paused {
+        Found::NotYet
+    } else {
+        Found::Done
+    }
+}
+
+/// Whether the restore was done. `disks`: how many the snapshot holds.
+pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usize) -> Found {
+    let Some(before) = before else {
+        return Found::Unknowable;
+    };
+    let is_current = now.current.as_deref() == Some(name);
+    if before.id >= 0 {
+        return restore_of_active(before, now, is_current);
+    }
+    if now.id >= 0 {
+        // It was off: only a restore of memory, or somebody else, can have started it.
+        return match (is_current && now.state.is_from_snapshot(), before.then_off) {
+            (true, true) => Found::Failed(Fault::new(
+                FaultKind::BackendFailed,
+                "the VM was restored, but is left paused instead of off",
+            )),
+            (true, false) => Found::Done,
+            (false, _) => Found::Unknowable,
+        };
+    }
+    let was_current = before.current.as_deref() == Some(name);
+    match (is_current, was_current) {
+        // Only a restore makes another snapshot the current one.
+        (true, false) if !before.then_off => Found::Done,
+        // Memory was put back and the VM switched off again, or the restore failed on the way.
+        (true, _) => Found::Unknowable,
+        // One disk is put back wholly or not at all; of several, some may have been.
+        (false, _) if disks <= 1 && before == now => Found::NotBegun,
+        (false, _) => Found::Unknowable,
+    }
+}
+
+/// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
+fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
+    if now.id == before.id {
+        return if now.state.is_saving() {
+            Found::NotYet
+        } else {
+            Found::NotBegun
+        };
+    }
+    if is_current && now.state.is_from_snapshot() {
+        return Found::Done;
+    }
+    if now.state.is_off_by_failure() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "the restore failed half-way, and the VM is off",
+        ));
+    }
+    Found::Unknowable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(id: i32, state: (i32, i32), current: &str) -> Seen {
+        Seen {
+            id,
+            state: DomainState {
+                state: state.0,
+                reason: state.1,
+            },
+            current: Some(current.to_owned()).filter(|it| !it.is_empty()),
+            then_off: false,
+            is_taken: false,
+        }
+    }
+
+    fn word(found: &Found) -> &'static str {
+        match found {
+            Found::NotBegun => "not begun",
+            Found::Task(_) => "task",
+            Found::Done => "done",
+            Found::Failed(_) => "failed",
+            Found::NotYet => "not yet",
+            Found::Unknowable => "unknowable",
+        }
+    }
+
+    #[test]
+    fn a_create_is_done_when_it_is_whole() {
+        let running = seen(1, (1, 1), "old");
+        let paused = seen(1, (3, 1), "old");
+        let taken = Seen {
+            is_taken: true,
+            ..running.clone()
+        };
+        let rows = [
+            (
+                "current",
+                Some(&running),
+                seen(1, (1, 5), "new"),
+                true,
+                "done",
+            ),
+            (
+                "reverted since",
+                Some(&running),
+                seen(2, (1, 4), "old"),
+                true,
+                "done",
+            ),
+            (
+                "being made",
+                Some(&running),
+                seen(1, (3, 3), "old"),
+                true,
+                "not yet",
+            ),
+            (
+                "perhaps being made",
+                Some(&paused),
+                seen(1, (3, 1), "old"),
+                true,
+                "not yet",
+            ),
+            ("no evidence", None, seen(1, (1, 5), "new"), true, "done"),
+            (
+                "absent",
+                Some(&running),
+                seen(1, (1, 1), "old"),
+                false,
+                "not begun",
+            ),
+            (
+                "about to be listed",
+                Some(&running),
+                seen(1, (3, 3), "old"),
+                false,
+                "not yet",
+            ),
+            (
+                "daemon died",
+                Some(&running),
+                seen(-1, (5, 8), "old"),
+                false,
+                "failed",
+            ),
+            (
+                "switched off",
+                Some(&running),
+                seen(-1, (5, 1), "old"),
+                false,
+                "not begun",
+            ),
+            (
+                "name was taken",
+                Some(&taken),
+                seen(1, (1, 1), "new"),
+                true,
+                "not begun",
+            ),
+        ];
+        for (name, before, now, is_there, expected) in rows {
+            let found = create(before, &now, "new", is_there);
+            assert_eq!(word(&found), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restore_is_done_only_when_everything_says_so() {
+        let on = seen(1, (1, 1), "a");
+        let off = seen(-1, (5, 0), "a");
+        let off_with_memory = Seen {
+            then_off: true,
+            ..off.clone()
+        };
+        let rows = [
+            ("no evidence", None, seen(2, (1, 4), "b"), 1, "unknowable"),
+            ("same number", Some(&on), on.clone(), 1, "not begun"),
+            (
+                "same number, was current",
+                Some(&seen(1, (1, 4), "b")),
+                seen(1, (1, 4), "b"),
+                1,
+                "not begun",
+            ),
+            (
+                "restarted from it",
+                Some(&on),
+                seen(2, (1, 4), "b"),
+                1,
+                "done",
+            ),
+            ("paused from it", Some(&on), seen(2, (3, 7), "b"), 1, "done"),
+            ("off from it", Some(&on), seen(-1, (5, 7), "b"), 1, "done"),
+            (
+                "from another",
+                Some(&on),
+                seen(2, (1, 4), "a"),
+                1,
+                "unknowable",
+            ),
+            (
+                "booted since",
+                Some(&on),
+                seen(3, (1, 1), "b"),
+                1,
+                "unknowable",
+            ),
+            ("failed", Some(&on), seen(-1, (5, 6), "a"), 1, "failed"),
+            (
+                "switched off",
+                Some(&on),
+                seen(-1, (5, 1), "a"),
+                1,
+                "unknowable",
+            ),
+            ("off to off", Some(&off), seen(-1, (5, 0), "b"), 2, "done"),
+            (
+                "off, nothing changed",
+                Some(&off),
+                off.clone(),
+                1,
+                "not begun",
+            ),
+            (
+                "off, some disks perhaps",
+                Some(&off),
+                off.clone(),
+                2,
+                "unknowable",
+            ),
+            ("off to on", Some(&off), seen(4, (1, 4), "b"), 1, "done"),
+            (
+                "started by somebody",
+                Some(&off),
+                seen(4, (1, 1), "a"),
+                1,
+                "unknowable",
+            ),
+            (
+                "off again",
+                Some(&off_with_memory),
+                seen(-1, (5, 2), "b"),
+                1,
+                "unknowable",
+            ),
+            (
+                "left paused",
+                Some(&off_with_memory),
+                seen(4, (3, 7), "b"),
+                1,
+                "failed",
+            ),
+        ];
+        for (name, before, now, disks, expected) in rows {
+            let found = restore(before, &now, "b", disks);
+            assert_eq!(word(&found), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn evidence_survives_the_store() {
+        let before = seen(-1, (5, 0), "a\"b");
+        let kept = before.evidence();
+        assert_eq!(Seen::of(kept.as_ref()), Some(before), "the same");
+        let foreign = Evidence::new("x".to_owned());
+        assert_eq!(Seen::of(foreign.as_ref()), None, "not ours");
+    }
+}
