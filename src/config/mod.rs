@@ -1,9 +1,33 @@
 //! From the configuration file to checked, typed configuration for every room.
 
+mod access;
+mod backends;
+mod htpasswd;
+mod keys;
+mod load;
+mod near;
+mod problem;
+mod reader;
+mod reference;
+mod reload;
 mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod warnings;
+mod watch;
 
+pub use load::load;
+pub use problem::Problem;
+pub use problem::Problems;
+pub use reference::keys_as_markdown;
+pub use reference::keys_as_toml;
+pub use reload::restart_needed;
 pub use settings::Backend;
 pub use settings::BackendKind;
 pub use settings::LogFormat;
 pub use settings::Logging;
 pub use settings::Settings;
+pub use source::environment;
+pub use warnings::warnings;
+pub use watch::Watch;

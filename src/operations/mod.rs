@@ -1,10 +1,28 @@
 //! The durable life of an accepted change: accept, queue, run, follow, recover, expire.
 
+mod accept;
 mod config;
+mod engine;
+mod ledger;
+mod machine;
+mod numbers;
+mod overlay;
+mod runner;
+mod serve;
 pub mod service;
+mod store;
+mod upkeep;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 pub use config::WhenBusy;
+
+pub use engine::BackendHandle;
+pub use engine::Operations;
 
 pub use service::AcceptError;
 pub use service::Accepted;
@@ -16,5 +34,8 @@ pub use service::StoreFault;
 pub use service::Submission;
 pub use service::WaitFor;
 
+pub use store::OpenError;
+
 pub use crate::adapters::port::Capability;
+pub use crate::adapters::port::Recovery;
 pub use crate::adapters::port::VerbCapability;

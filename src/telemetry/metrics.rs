@@ -54,6 +54,7 @@ pub struct Metrics {
     config_info: IntGaugeVec,
     build_info: IntGaugeVec,
     panics: IntCounterVec,
+    audit_errors: IntCounterVec,
 }
 
 /// Registers what was just made. A catalogue with two equal names is a mistake in this file that the tests find;
@@ -260,6 +261,13 @@ impl Metrics {
                 "Panics caught, each a defect to report.",
                 ["room"]
             ),
+            audit_errors: metric!(
+                r,
+                counter,
+                "snapgate_audit_errors_total",
+                "Failures of the audit trail, each a record lost or a file not opened.",
+                ["kind"]
+            ),
             registry: r,
         };
         made.build_info
@@ -268,6 +276,9 @@ impl Metrics {
         made.config_last_reload_successful.set(1);
         for room in ["listener", "operations"] {
             made.panics.with_label_values(&[room]).inc_by(0);
+        }
+        for kind in ["open", "write"] {
+            made.audit_errors.with_label_values(&[kind]).inc_by(0);
         }
         Ok(made)
     }
@@ -399,8 +410,106 @@ impl Metrics {
             .set(i64::from(result != "refused"));
     }
 
+    /// The audit trail failed: `open` or `write`.
+    pub fn audit_error(&self, kind: &str) {
+        self.audit_errors.with_label_values(&[kind]).inc();
+    }
+
     /// A panic was caught in this room.
     pub fn panic(&self, room: &str) {
         self.panics.with_label_values(&[room]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::Write;
+    use std::process::Command;
+    use std::process::Stdio;
+
+    use super::*;
+
+    /// A catalogue in which every metric has a value.
+    fn touched() -> Metrics {
+        let metrics = Metrics::new().unwrap();
+        let took = Duration::from_millis(1);
+        metrics.request("backup", "GET", 200, took);
+        metrics.refusal("Forbidden");
+        metrics.connections(1);
+        metrics.connection_closed("idle");
+        metrics.operation("b", "restore", "succeeded", took);
+        metrics.queue_depth("b", "queued", 1);
+        metrics.operations_unknown(0);
+        metrics.operations_set_aside(0);
+        metrics.backend_call("b", "read", "ok", took);
+        metrics.breaker("b", 0);
+        metrics.store_commit("sqlite", took);
+        metrics.store_error("full");
+        metrics.credential_check("verified");
+        metrics.waiter(true);
+        metrics.config_in_force("00", false);
+        metrics.config_reload("ok");
+        metrics.panic("listener");
+        metrics.audit_error("write");
+        metrics
+    }
+
+    #[test]
+    fn the_documentation_lists_exactly_what_is_exported() {
+        let mut exported = BTreeSet::new();
+        for family in touched().registry.gather() {
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            for metric in family.get_metric() {
+                let mut labels: Vec<_> = metric
+                    .get_label()
+                    .iter()
+                    .map(|it| format!("`{}`", it.name()))
+                    .collect();
+                labels.sort();
+                let labels = if labels.is_empty() {
+                    "-".to_owned()
+                } else {
+                    labels.join(", ")
+                };
+                exported.insert(format!("| `{}` | {kind} | {labels} |", family.name()));
+            }
+        }
+        let text = std::fs::read_to_string("docs/metrics.md").unwrap();
+        let listed: BTreeSet<String> = text
+            .lines()
+            .filter(|line| line.starts_with("| `snapgate_") && line.matches(" | ").count() == 3)
+            .map(|line| line.rsplit_once(" | ").unwrap().0.to_owned() + " |")
+            .collect();
+        assert_eq!(
+            listed, exported,
+            "left: docs/metrics.md, right: the program"
+        );
+    }
+
+    #[test]
+    fn promtool_finds_nothing_wrong() {
+        let started = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = match started {
+            Ok(child) => child,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "it can be run");
+                writeln!(std::io::stderr(), "skipped: promtool not installed").unwrap();
+                return;
+            }
+        };
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&touched().text())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }

@@ -1,6 +1,17 @@
 //! What the gateway tells about itself: metrics, logs, the access log and the audit trail.
 
+mod audit;
+mod log;
 mod metrics;
 
+pub use audit::AuditRecord;
+pub use audit::AuditTrail;
+pub use log::AccessRecord;
+pub use log::Format;
+pub use log::LogError;
+pub use log::access;
+pub use log::audit;
+pub use log::init;
+pub use log::reopen;
 pub use metrics::Metrics;
 pub use metrics::MetricsError;

@@ -1,5 +1,41 @@
 //! What is wrapped around every adapter: deadline, retry of reads, concurrency limit, breaker, metrics.
+//!
+//! Outermost first: the limit on callers' reads, retry of reads, the breaker, metrics, the time limit. Calls with an
+//! effect pass breaker, metrics and time limit only: they are never made twice.
 
+mod breaker;
+mod call;
+mod chaos;
 mod config;
+mod deadline;
+mod layered;
+mod limit;
+mod retry;
+#[cfg(test)]
+mod tests;
 
+pub use call::Call;
+pub use chaos::Chaos;
+pub use chaos::Script;
+pub use chaos::Trouble;
 pub use config::Config;
+pub use layered::Layered;
+
+use std::sync::Arc;
+
+use crate::adapters::port::Adapter;
+use crate::model::BackendName;
+use crate::runtime::Clock;
+use crate::telemetry::Metrics;
+
+/// The adapter with everything around it.
+#[must_use]
+pub fn wrap(
+    name: BackendName,
+    adapter: Arc<dyn Adapter>,
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Arc<dyn Adapter> {
+    Arc::new(Layered::new(name, adapter, config, clock, metrics))
+}

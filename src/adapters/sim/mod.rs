@@ -1,5 +1,232 @@
 //! A VM manager in memory with scripted delays, progress and faults, for demos, tests and benchmarks.
+//!
+//! Recognises a request key it has seen, so every verb is replay-safe. Nothing is lossy. The world outlives the
+//! adapters on it, so that tests can stop one gateway and start another.
 
 mod config;
+mod world;
 
 pub use config::Config;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::adapters::layers::Call;
+use crate::adapters::layers::Script;
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Recovery;
+use crate::adapters::port::TaskState;
+use crate::adapters::port::VerbCapability;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupPage;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+use world::World;
+
+/// The simulated VM manager seen through the port.
+#[derive(Debug)]
+pub struct Sim {
+    world: Arc<World>,
+    tasks: Tasks,
+}
+
+/// What tests do to the simulated VM manager behind the gateway's back, and see of it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct SimControl(Arc<World>);
+
+const fn verb(cancel: bool) -> Option<VerbCapability> {
+    Some(VerbCapability {
+        recovery: Recovery::ReplaySafe,
+        settle: Duration::ZERO,
+        cancel,
+        progress: cancel,
+    })
+}
+
+static CAPABILITY: Capability = Capability {
+    kind: "sim",
+    create: verb(true),
+    update: verb(false),
+    delete: verb(true),
+    restore: verb(true),
+    kinds: &[BackupKind::Snapshot, BackupKind::Full],
+    restore_options: &[],
+    online: true,
+    memory: true,
+    consistent: true,
+};
+
+impl Sim {
+    /// A new VM manager with the VMs and backups of the configuration.
+    #[must_use]
+    pub fn new(config: &Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        Self {
+            world: Arc::new(World::new(config, clock)),
+            tasks,
+        }
+    }
+
+    /// The hand behind the scenes.
+    #[must_use]
+    pub fn control(&self) -> SimControl {
+        SimControl(Arc::clone(&self.world))
+    }
+}
+
+impl SimControl {
+    /// Another adapter on the same VM manager, as after a restart of the gateway.
+    #[must_use]
+    pub fn adapter(&self, tasks: Tasks) -> Sim {
+        Sim {
+            world: Arc::clone(&self.0),
+            tasks,
+        }
+    }
+
+    /// What goes wrong with the next calls.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.0.script
+    }
+
+    /// What the VM holds in memory and on disk; `None` when there is no such VM.
+    #[must_use]
+    pub fn content(&self, vm: &VmId) -> Option<u64> {
+        self.0.content(vm)
+    }
+
+    /// Changes what the VM holds. Says whether there is such a VM.
+    pub fn write(&self, vm: &VmId, content: u64) -> bool {
+        self.0.write(vm, content)
+    }
+
+    /// How often the VM was restored.
+    #[must_use]
+    pub fn restores(&self, vm: &VmId) -> u64 {
+        self.0.restores(vm)
+    }
+
+    /// How often the request was carried out: must never exceed one.
+    #[must_use]
+    pub fn executions(&self, key: RequestKey) -> u64 {
+        self.0.executions(key)
+    }
+
+    /// The VM manager forgets the task of this request: polls answer [`TaskState::Gone`].
+    pub fn forget(&self, key: RequestKey) {
+        self.0.forget(key);
+    }
+
+    /// The next task that begins fails half way, and leaves a half-made backup if it was a create.
+    pub fn fail_next_task(&self, kind: FaultKind) {
+        self.0.fail_next_task(kind);
+    }
+}
+
+#[async_trait]
+impl Adapter for Sim {
+    fn capability(&self) -> &Capability {
+        &CAPABILITY
+    }
+
+    /// `b<number of the operation>`, which no backup of the start is called.
+    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        BackupId::new(&format!("b{}", key.0)).map_err(|error| {
+            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+        })
+    }
+
+    async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
+        let product = concat!("snapgate sim ", env!("CARGO_PKG_VERSION")).to_owned();
+        let work = async { Ok(Health { product }) };
+        self.world.script.play(Call::Health, work).await
+    }
+
+    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+        let work = async { self.world.vm(vm) };
+        self.world.script.play(Call::Vm, work).await
+    }
+
+    async fn list(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        _by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        let work = async { self.world.list(vm, page) };
+        self.world.script.play(Call::List, work).await
+    }
+
+    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+        let work = async { self.world.read(target) };
+        self.world.script.play(Call::Read, work).await
+    }
+
+    /// Goes on when the caller goes away, as a request does that has reached a VM manager.
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        _baseline: Option<&Evidence>,
+        _by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let world = Arc::clone(&self.world);
+        let intent = intent.clone();
+        let sent = self.tasks.spawn(async move {
+            let work = async { world.begin(&intent, key) };
+            world.script.play(Call::Begin, work).await
+        });
+        sent.await.unwrap_or_else(|ended| {
+            let text = "the simulated VM manager failed";
+            Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(ended))
+        })
+    }
+
+    async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
+        let work = async { Ok(self.world.poll(task)) };
+        self.world.script.play(Call::Poll, work).await
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        self.world.stirred(task).await;
+    }
+
+    async fn find(
+        &self,
+        _intent: &Intent,
+        key: RequestKey,
+        _baseline: Option<&Evidence>,
+        _by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let work = async { Ok(self.world.find(key)) };
+        self.world.script.play(Call::Find, work).await
+    }
+
+    async fn cancel(&self, task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
+        let work = async { self.world.cancel(task) };
+        self.world.script.play(Call::Cancel, work).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! The circuit breaker: after failures in a row, calls fail at once for a while, then one is tried.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::adapters::layers::Call;
+use crate::adapters::port::AdapterError;
+use crate::model::BackendName;
+use crate::model::FaultKind;
+use crate::runtime::Clock;
+use crate::telemetry::Metrics;
+
+/// How the backend is taken to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Up, with so many failures in a row.
+    Closed(u32),
+    /// Down since then.
+    Open(Instant),
+    /// Down; one call is being made to see whether it still is.
+    Trying,
+}
+
+/// The breaker of one backend.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    name: BackendName,
+    failures: u32,
+    pause: Duration,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+impl Breaker {
+    /// Closed; opens after so many failures in a row (at least one), for so long.
+    pub(super) fn new(
+        name: BackendName,
+        failures: u32,
+        pause: Duration,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.breaker(name.as_str(), 0);
+        Self {
+            name,
+            failures: failures.max(1),
+            pause,
+            clock,
+            metrics,
+            state: Mutex::new(State::Closed(0)),
+        }
+    }
+
+    /// Lets the call pass, or fails it without effect.
+    pub(super) fn admit(&self, call: Call) -> Result<Admitted<'_>, AdapterError> {
+        let mut state = self.state();
+        let trial = match *state {
+            State::Closed(_) => false,
+            State::Open(since) => {
+                let rested = self.clock.instant().saturating_duration_since(since) >= self.pause;
+                if rested {
+                    self.set(&mut state, State::Trying);
+                } else if call.is_broken() {
+                    return Err(self.down());
+                }
+                rested
+            }
+            State::Trying if call.is_broken() => return Err(self.down()),
+            State::Trying => false,
+        };
+        Ok(Admitted {
+            breaker: self,
+            trial,
+            told: false,
+        })
+    }
+
+    fn down(&self) -> AdapterError {
+        AdapterError::unavailable("the backend is not answering")
+            .because(format_args!("the breaker of {} is open", self.name))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: &mut State, to: State) {
+        let number = |of: State| match of {
+            State::Closed(_) => 0,
+            State::Trying => 1,
+            State::Open(_) => 2,
+        };
+        let (before, after) = (number(*state), number(to));
+        *state = to;
+        if before == after {
+            return;
+        }
+        self.metrics.breaker(self.name.as_str(), after);
+        match after {
+            0 => tracing::info!(backend = %self.name, "backend is back"),
+            2 => tracing::warn!(backend = %self.name, "backend is taken for down"),
+            _ => tracing::debug!(backend = %self.name, "backend is tried"),
+        }
+    }
+
+    fn answered(&self) {
+        let mut state = self.state();
+        self.set(&mut state, State::Closed(0));
+    }
+
+    fn failed(&self, trial: bool) {
+        let mut state = self.state();
+        let to = match *state {
+            State::Closed(before) => {
+                let failures = before.saturating_add(1);
+                if failures >= self.failures {
+                    State::Open(self.clock.instant())
+                } else {
+                    State::Closed(failures)
+                }
+            }
+            State::Trying if trial => State::Open(self.clock.instant()),
+            // Calls that pass an open breaker must not keep it open for ever.
+            unchanged @ (State::Open(_) | State::Trying) => unchanged,
+        };
+        self.set(&mut state, to);
+    }
+}
+
+/// A call that the breaker let pass. Dropped without a result it counts as neither answered nor failed.
+#[derive(Debug)]
+pub(super) struct Admitted<'a> {
+    breaker: &'a Breaker,
+    trial: bool,
+    told: bool,
+}
+
+impl Admitted<'_> {
+    /// How the call ended: `None` when the backend did what was asked.
+    pub(super) fn ended(mut self, fault: Option<FaultKind>) {
+        self.told = true;
+        if fault.is_some_and(means_down) {
+            self.breaker.failed(self.trial);
+        } else {
+            self.breaker.answered();
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if self.trial && !self.told {
+            // The trial was dropped by its caller: the next call becomes the trial.
+            let mut state = self.breaker.state();
+            if *state == State::Trying {
+                let now = self.breaker.clock.instant();
+                let since = now.checked_sub(self.breaker.pause).unwrap_or(now);
+                self.breaker.set(&mut state, State::Open(since));
+            }
+        }
+    }
+}
+
+/// Whether a failure of this kind says that the backend as a whole does not work.
+const fn means_down(kind: FaultKind) -> bool {
+    match kind {
+        FaultKind::Unavailable | FaultKind::TimedOut | FaultKind::BackendFailed => true,
+        FaultKind::NoSuchVm
+        | FaultKind::NoSuchBackup
+        | FaultKind::NameTaken
+        | FaultKind::Protected
+        | FaultKind::NotReady
+        | FaultKind::Busy
+        | FaultKind::Conflict
+        | FaultKind::Invalid
+        | FaultKind::Unsupported
+        | FaultKind::Damaged
+        | FaultKind::StorageFull
+        | FaultKind::BackendDenied
+        | FaultKind::Cancelled
+        | FaultKind::NotExecuted
+        | FaultKind::OutcomeUnknown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::runtime::ManualClock;
+
+    /// What happens to the breaker, with what `admit` says and the metric shows afterwards.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Fail(Call),
+        Answer(Call),
+        Refused(Call),
+        Drop(Call),
+        Pass(u64),
+    }
+
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    #[test]
+    fn opens_after_failures_tries_once_and_closes() {
+        use Step::{Answer, Drop, Fail, Pass, Refused};
+        let rows: [(&str, &[Step], u8); 11] = [
+            ("below the limit", &[Fail(Call::Read), Fail(Call::Read)], 0),
+            (
+                "at the limit",
+                &[Fail(Call::Read), Fail(Call::Begin), Fail(Call::Poll)],
+                2,
+            ),
+            (
+                "an answer in between",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Answer(Call::Read),
+                    Fail(Call::Read),
+                ],
+                0,
+            ),
+            (
+                "open refuses reads and begins",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Refused(Call::Read),
+                    Refused(Call::Begin),
+                    Refused(Call::Baseline),
+                    Pass(4),
+                    Refused(Call::Health),
+                ],
+                2,
+            ),
+            (
+                "open lets operations look after their tasks",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Poll),
+                    Fail(Call::Find),
+                    Fail(Call::Cancel),
+                    Refused(Call::Vm),
+                ],
+                2,
+            ),
+            (
+                "an answer to one of them closes",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Answer(Call::Poll),
+                    Answer(Call::Vm),
+                ],
+                0,
+            ),
+            (
+                "a failed trial opens again",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Pass(5),
+                    Fail(Call::Read),
+                    Refused(Call::Read),
+                ],
+                2,
+            ),
+            (
+                "a good trial closes",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Pass(5),
+                    Answer(Call::Read),
+                ],
+                0,
+            ),
+            (
+                "a dropped trial makes way for the next",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Pass(5),
+                    Drop(Call::Read),
+                    Answer(Call::Read),
+                ],
+                0,
+            ),
+            (
+                "failed polls do not keep it open",
+                &[
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Fail(Call::Read),
+                    Pass(4),
+                    Fail(Call::Poll),
+                    Pass(1),
+                    Answer(Call::Begin),
+                ],
+                0,
+            ),
+            (
+                "dropped calls say nothing",
+                &[Drop(Call::Read), Drop(Call::Read), Drop(Call::Read)],
+                0,
+            ),
+        ];
+        for (name, steps, expected) in rows {
+            let clock = Arc::new(ManualClock::new(Timestamp::default()));
+            let (breaker, metrics) = make(&clock);
+            for step in steps {
+                match *step {
+                    Fail(call) => breaker
+                        .admit(call)
+                        .unwrap()
+                        .ended(Some(FaultKind::Unavailable)),
+                    Answer(call) => breaker
+                        .admit(call)
+                        .unwrap()
+                        .ended(Some(FaultKind::NoSuchVm)),
+                    Drop(call) => drop(breaker.admit(call).unwrap()),
+                    Pass(seconds) => clock.advance(Duration::from_secs(seconds)),
+                    Refused(call) => {
+                        let error = breaker.admit(call).unwrap_err();
+                        assert_eq!(error.fault.kind, FaultKind::Unavailable, "{name}: {step:?}");
+                        assert_eq!(error.effect, crate::adapters::port::Effect::None, "{name}");
+                        assert_eq!(
+                            error.retry,
+                            crate::adapters::port::Retry::Temporary,
+                            "{name}"
+                        );
+                    }
+                }
+            }
+            let text = String::from_utf8(metrics.text()).unwrap();
+            let line = format!("snapgate_backend_breaker_state{{backend=\"b\"}} {expected}\n");
+            assert!(text.contains(&line), "{name}: no {line} in {text}");
+        }
+    }
+
+    #[test]
+    fn only_one_call_is_the_trial() {
+        let clock = Arc::new(ManualClock::new(Timestamp::default()));
+        let (breaker, _metrics) = make(&clock);
+        for _ in 0..3 {
+            breaker
+                .admit(Call::Read)
+                .unwrap()
+                .ended(Some(FaultKind::TimedOut));
+        }
+        clock.advance(Duration::from_secs(5));
+        let trial = breaker.admit(Call::Read).unwrap();
+        assert!(breaker.admit(Call::Read).is_err(), "a second one waits");
+        breaker
+            .admit(Call::Poll)
+            .unwrap()
+            .ended(Some(FaultKind::TimedOut));
+        assert!(
+            breaker.admit(Call::Read).is_err(),
+            "a failed poll does not decide the trial"
+        );
+        trial.ended(None);
+        assert!(breaker.admit(Call::Read).is_ok(), "closed by the trial");
+    }
+
+    fn make(clock: &Arc<ManualClock>) -> (Breaker, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
+        let name = BackendName::new("b").unwrap();
+        let pause = Duration::from_secs(5);
+        (
+            Breaker::new(name, 3, pause, clock, Arc::clone(&metrics)),
+            metrics,
+        )
+    }
+}

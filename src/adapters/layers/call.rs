@@ -1,0 +1,95 @@
+//! The calls of the port by name, and which of them may be repeated, limited or stopped by the breaker.
+
+/// One method of the port that reaches the VM manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// [`crate::adapters::port::Adapter::health`]
+    Health,
+    /// [`crate::adapters::port::Adapter::vm`]
+    Vm,
+    /// [`crate::adapters::port::Adapter::list`]
+    List,
+    /// [`crate::adapters::port::Adapter::read`]
+    Read,
+    /// [`crate::adapters::port::Adapter::baseline`]
+    Baseline,
+    /// [`crate::adapters::port::Adapter::begin`]
+    Begin,
+    /// [`crate::adapters::port::Adapter::poll`]
+    Poll,
+    /// [`crate::adapters::port::Adapter::find`]
+    Find,
+    /// [`crate::adapters::port::Adapter::cancel`]
+    Cancel,
+}
+
+impl Call {
+    /// Every call.
+    pub const ALL: [Self; 9] = [
+        Self::Health,
+        Self::Vm,
+        Self::List,
+        Self::Read,
+        Self::Baseline,
+        Self::Begin,
+        Self::Poll,
+        Self::Find,
+        Self::Cancel,
+    ];
+
+    /// The word used in metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Vm => "vm",
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Baseline => "baseline",
+            Self::Begin => "begin",
+            Self::Poll => "poll",
+            Self::Find => "find",
+            Self::Cancel => "cancel",
+        }
+    }
+
+    /// Whether it has no effect, so that it may be repeated and a lost answer is no harm.
+    #[must_use]
+    pub const fn is_read(self) -> bool {
+        match self {
+            Self::Health
+            | Self::Vm
+            | Self::List
+            | Self::Read
+            | Self::Baseline
+            | Self::Poll
+            | Self::Find => true,
+            Self::Begin | Self::Cancel => false,
+        }
+    }
+
+    /// Whether callers cause it at will. The calls of operations are bounded by how many operations run, and must
+    /// not wait behind callers.
+    pub(super) const fn is_limited(self) -> bool {
+        match self {
+            Self::Vm | Self::List | Self::Read => true,
+            Self::Health
+            | Self::Baseline
+            | Self::Begin
+            | Self::Poll
+            | Self::Find
+            | Self::Cancel => false,
+        }
+    }
+
+    /// Whether it is not made while the backend is taken for down. What concerns an operation that may have begun
+    /// is always made: it changes no outcome, and it shows that the backend is back.
+    pub(super) const fn is_broken(self) -> bool {
+        match self {
+            Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
+                true
+            }
+            Self::Poll | Self::Find | Self::Cancel => false,
+        }
+    }
+}

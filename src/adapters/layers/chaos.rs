@@ -1,0 +1,243 @@
+//! Fault injection: calls that are slow, fail, lose their answer, hang or panic, as a script says.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::adapters::layers::Call;
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Effect;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Retry;
+use crate::adapters::port::TaskState;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupPage;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Vm;
+use crate::model::VmId;
+
+/// What happens to one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is made after so long.
+    Delay(Duration),
+    /// It is not made and fails with this.
+    Fail(FaultKind, Effect, Retry),
+    /// It is made, and its answer is lost: it fails with [`FaultKind::TimedOut`], and [`Effect::Possible`] unless it is a read.
+    LoseAnswer,
+    /// It is not made and never ends.
+    Hang,
+    /// It is made and never ends.
+    HangAfter,
+    /// It is not made and panics.
+    Panic,
+}
+
+/// Troubles to come, each for one call, in order; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Script(Arc<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    /// Whether there may be a line: keeps calls cheap while there is none.
+    any: AtomicBool,
+    next: Mutex<VecDeque<(Call, Trouble)>>,
+}
+
+impl Script {
+    /// Adds a trouble for the next call of this kind that has none yet.
+    pub fn add(&self, call: Call, trouble: Trouble) {
+        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.push_back((call, trouble));
+        self.0.any.store(true, Ordering::Release);
+    }
+
+    /// The same for so many calls.
+    pub fn repeat(&self, call: Call, trouble: Trouble, times: usize) {
+        for _ in 0..times {
+            self.add(call, trouble);
+        }
+    }
+
+    /// Takes all troubles back.
+    pub fn clear(&self) {
+        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.clear();
+        self.0.any.store(false, Ordering::Release);
+    }
+
+    fn take(&self, call: Call) -> Option<Trouble> {
+        if !self.0.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = next.iter().position(|(of, _)| *of == call)?;
+        let (_, trouble) = next.remove(at)?;
+        self.0.any.store(!next.is_empty(), Ordering::Release);
+        Some(trouble)
+    }
+
+    /// Makes the call as the script says.
+    ///
+    /// # Errors
+    /// What the script or the call says.
+    pub async fn play<T>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, AdapterError>> + Send,
+    ) -> Result<T, AdapterError> {
+        match self.take(call) {
+            None => work.await,
+            Some(Trouble::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                work.await
+            }
+            Some(Trouble::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
+            Some(Trouble::LoseAnswer) => {
+                // Whatever the answer is, nobody hears it.
+                drop(work.await);
+                let effect = if call.is_read() {
+                    Effect::None
+                } else {
+                    Effect::Possible
+                };
+                Err(failed(FaultKind::TimedOut, effect, Retry::Temporary))
+            }
+            Some(Trouble::Hang) => std::future::pending().await,
+            Some(Trouble::HangAfter) => {
+                drop(work.await);
+                std::future::pending().await
+            }
+            Some(Trouble::Panic) => injected_panic(),
+        }
+    }
+}
+
+fn failed(kind: FaultKind, effect: Effect, retry: Retry) -> AdapterError {
+    let mut error = AdapterError::refused(kind, "injected failure");
+    error.effect = effect;
+    error.retry = retry;
+    error.because("as the script says")
+}
+
+#[expect(clippy::panic, reason = "whoever scripts a panic wants one")]
+fn injected_panic<T>() -> T {
+    panic!("injected panic")
+}
+
+/// An adapter whose calls go wrong as a script says.
+#[derive(Debug)]
+pub struct Chaos {
+    inner: Arc<dyn Adapter>,
+    script: Script,
+}
+
+impl Chaos {
+    /// The adapter, with troubles.
+    #[must_use]
+    pub const fn new(inner: Arc<dyn Adapter>, script: Script) -> Self {
+        Self { inner, script }
+    }
+}
+
+#[async_trait]
+impl Adapter for Chaos {
+    fn capability(&self) -> &Capability {
+        self.inner.capability()
+    }
+
+    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint(new, key)
+    }
+
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        self.script.play(Call::Health, self.inner.health(by)).await
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.script.play(Call::Vm, self.inner.vm(vm, by)).await
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        self.script
+            .play(Call::List, self.inner.list(vm, page, by))
+            .await
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.script
+            .play(Call::Read, self.inner.read(target, by))
+            .await
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        self.script
+            .play(Call::Baseline, self.inner.baseline(intent, key, by))
+            .await
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        self.script
+            .play(Call::Begin, self.inner.begin(intent, key, baseline, by))
+            .await
+    }
+
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        self.script
+            .play(Call::Poll, self.inner.poll(task, by))
+            .await
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        self.inner.stirred(task).await;
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        self.script
+            .play(Call::Find, self.inner.find(intent, key, baseline, by))
+            .await
+    }
+
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        self.script
+            .play(Call::Cancel, self.inner.cancel(task, by))
+            .await
+    }
+}

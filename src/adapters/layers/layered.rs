@@ -1,0 +1,268 @@
+//! An adapter with all layers around it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::adapters::layers::Call;
+use crate::adapters::layers::Config;
+use crate::adapters::layers::breaker::Breaker;
+use crate::adapters::layers::deadline;
+use crate::adapters::layers::limit::Limit;
+use crate::adapters::layers::retry::Retries;
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Retry;
+use crate::adapters::port::TaskState;
+use crate::model::BackendName;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupPage;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::runtime::Clock;
+use crate::telemetry::Metrics;
+
+/// An adapter with all layers around it.
+#[derive(Debug)]
+pub struct Layered {
+    name: BackendName,
+    inner: Arc<dyn Adapter>,
+    timeout: Duration,
+    limit: Limit,
+    retries: Retries,
+    breaker: Breaker,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// How one attempt ended.
+enum Attempt<T> {
+    /// The backend was called, or no time was left to call it.
+    Made(Result<T, AdapterError>),
+    /// The breaker kept it from being called.
+    Refused(AdapterError),
+}
+
+impl Layered {
+    /// The adapter with everything around it.
+    #[must_use]
+    pub fn new(
+        name: BackendName,
+        inner: Arc<dyn Adapter>,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        // Without a seed the pauses are the same at each start, which is no harm.
+        let seed = getrandom::u64().unwrap_or_default();
+        Self {
+            breaker: Breaker::new(
+                name.clone(),
+                config.breaker_failures,
+                config.breaker_pause,
+                Arc::clone(&clock),
+                Arc::clone(&metrics),
+            ),
+            name,
+            inner,
+            timeout: config.timeout,
+            limit: Limit::new(config.reads),
+            retries: Retries::new(config.retries, seed),
+            clock,
+            metrics,
+        }
+    }
+
+    fn left(&self, by: Deadline) -> Duration {
+        by.instant().saturating_duration_since(self.clock.instant())
+    }
+
+    /// A read: repeated when it failed for a passing reason.
+    async fn read_call<T, F>(
+        &self,
+        call: Call,
+        by: Deadline,
+        work: impl Fn(Deadline) -> F + Send + Sync,
+    ) -> Result<T, AdapterError>
+    where
+        F: Future<Output = Result<T, AdapterError>> + Send,
+        T: Send,
+    {
+        let mut last = None;
+        for nth in 0_u32.. {
+            let place = if call.is_limited() {
+                match self.limit.enter(self.left(by)).await {
+                    Ok(place) => Some(place),
+                    Err(full) => return Err(last.map_or(full, AdapterError::exhausted)),
+                }
+            } else {
+                None
+            };
+            let error = match self.attempt(call, by, &work).await {
+                Attempt::Made(Ok(value)) => return Ok(value),
+                Attempt::Made(Err(error)) => error,
+                Attempt::Refused(error) => {
+                    return Err(last.map_or(error, AdapterError::exhausted));
+                }
+            };
+            drop(place);
+            match error.retry {
+                Retry::Permanent | Retry::Exhausted => return Err(error),
+                Retry::Temporary => {}
+            }
+            match self.retries.pause(nth) {
+                Some(pause) if pause < self.left(by) => {
+                    tracing::debug!(backend = %self.name, call = call.as_str(), ?error, "repeated");
+                    last = Some(error);
+                    tokio::time::sleep(pause).await;
+                }
+                Some(_) | None => return Err(error.exhausted()),
+            }
+        }
+        Err(last.unwrap_or_else(deadline::never_made))
+    }
+
+    /// A call with an effect: made once or not at all.
+    async fn effect_call<T, F>(
+        &self,
+        call: Call,
+        by: Deadline,
+        work: impl Fn(Deadline) -> F + Send + Sync,
+    ) -> Result<T, AdapterError>
+    where
+        F: Future<Output = Result<T, AdapterError>> + Send,
+        T: Send,
+    {
+        match self.attempt(call, by, &work).await {
+            Attempt::Made(result) => result,
+            Attempt::Refused(error) => Err(error),
+        }
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        call: Call,
+        by: Deadline,
+        work: &(impl Fn(Deadline) -> F + Send + Sync),
+    ) -> Attempt<T>
+    where
+        F: Future<Output = Result<T, AdapterError>> + Send,
+    {
+        let by = by.earlier(self.clock.deadline(self.timeout));
+        let within = self.left(by);
+        if within.is_zero() {
+            return Attempt::Made(Err(deadline::never_made()));
+        }
+        let admitted = match self.breaker.admit(call) {
+            Ok(admitted) => admitted,
+            Err(error) => return Attempt::Refused(error),
+        };
+        let begun = self.clock.instant();
+        let result = deadline::limited(call, within, work(by)).await;
+        let took = self.clock.instant().saturating_duration_since(begun);
+        let fault = result.as_ref().err().map(|error| error.fault.kind);
+        admitted.ended(fault);
+        let word = fault.map_or("ok", |kind| kind.as_str());
+        self.metrics
+            .backend_call(self.name.as_str(), call.as_str(), word, took);
+        Attempt::Made(result)
+    }
+}
+
+#[async_trait]
+impl Adapter for Layered {
+    fn capability(&self) -> &Capability {
+        self.inner.capability()
+    }
+
+    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint(new, key)
+    }
+
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        self.read_call(Call::Health, by, |by| self.inner.health(by))
+            .await
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.read_call(Call::Vm, by, |by| self.inner.vm(vm, by))
+            .await
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        self.read_call(Call::List, by, |by| self.inner.list(vm, page, by))
+            .await
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.read_call(Call::Read, by, |by| self.inner.read(target, by))
+            .await
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        self.read_call(Call::Baseline, by, |by| {
+            self.inner.baseline(intent, key, by)
+        })
+        .await
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        self.effect_call(Call::Begin, by, |by| {
+            self.inner.begin(intent, key, baseline, by)
+        })
+        .await
+    }
+
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        self.read_call(Call::Poll, by, |by| self.inner.poll(task, by))
+            .await
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        self.inner.stirred(task).await;
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        self.read_call(Call::Find, by, |by| {
+            self.inner.find(intent, key, baseline, by)
+        })
+        .await
+    }
+
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        self.effect_call(Call::Cancel, by, |by| self.inner.cancel(task, by))
+            .await
+    }
+}

@@ -1,0 +1,38 @@
+//! The limit on reads at once: more of them wait in order of arrival, until their deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::adapters::port::AdapterError;
+
+/// Lets so many in at once.
+#[derive(Debug)]
+pub(super) struct Limit(Arc<Semaphore>);
+
+impl Limit {
+    /// At least one, whatever is asked for.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self(Arc::new(Semaphore::new(
+            at_once.clamp(1, Semaphore::MAX_PERMITS),
+        )))
+    }
+
+    /// Waits for a place, at most so long. The place is given back when the permit is dropped.
+    pub(super) async fn enter(
+        &self,
+        within: Duration,
+    ) -> Result<OwnedSemaphorePermit, AdapterError> {
+        let full = |why: &str| AdapterError::unavailable("the backend is busy").because(why);
+        if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
+            return Ok(permit);
+        }
+        timeout(within, Arc::clone(&self.0).acquire_owned())
+            .await
+            .map_err(|late| full(&late.to_string()))?
+            .map_err(|closed| full(&closed.to_string()))
+    }
+}

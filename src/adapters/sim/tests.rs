@@ -1,0 +1,155 @@
+use super::*;
+use crate::adapters::layers::Trouble;
+use crate::adapters::port::Effect;
+use crate::model::Change;
+use crate::model::OperationSeq;
+use crate::model::RestoreOptions;
+use crate::model::Timestamp;
+use crate::runtime::ManualClock;
+
+fn key(number: u64) -> RequestKey {
+    RequestKey(OperationSeq::new(number).unwrap())
+}
+
+async fn bed() -> (Sim, Arc<ManualClock>, VmId, Intent, Deadline) {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1000)));
+    let vm = VmId::new("33333").unwrap();
+    let config = Config {
+        vms: vec![vm.clone()],
+        backups: 3,
+        ..Config::default()
+    };
+    let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+    let by = shared.deadline(Duration::from_secs(60));
+    let sim = Sim::new(&config, shared, Tasks::default());
+    let target = Target {
+        vm: vm.clone(),
+        backup: BackupId::new("456").unwrap(),
+    };
+    let identity = Some(sim.read(&target, by).await.unwrap().identity);
+    let change = Change::Restore(RestoreOptions::default());
+    (
+        sim,
+        clock,
+        vm,
+        Intent {
+            target,
+            identity,
+            change,
+        },
+        by,
+    )
+}
+
+fn task(begun: Begun) -> TaskRef {
+    match begun {
+        Begun::Task(task) => task,
+        Begun::Done => panic!("a restore is a task"),
+    }
+}
+
+#[tokio::test]
+async fn a_restore_proceeds_with_the_clock_and_happens_once() {
+    let (sim, clock, vm, intent, by) = bed().await;
+    let control = sim.control();
+    assert!(control.write(&vm, 77), "the VM is there");
+    let running = task(sim.begin(&intent, key(1), None, by).await.unwrap());
+    let again = task(sim.begin(&intent, key(1), None, by).await.unwrap());
+    assert_eq!(running, again, "the same key is the same task");
+    clock.advance(Duration::from_millis(500));
+    let state = sim.poll(&running, by).await.unwrap();
+    assert!(
+        matches!(state, TaskState::Running(Some(it)) if it.percent() == 50),
+        "{state:?}"
+    );
+    assert_eq!(control.content(&vm), Some(77), "not before the end");
+    clock.advance(Duration::from_millis(500));
+    let after_restart = control.adapter(Tasks::default());
+    let state = after_restart.poll(&running, by).await.unwrap();
+    assert!(matches!(state, TaskState::Done), "{state:?}");
+    assert_eq!(control.content(&vm), Some(0), "the content of backup 456");
+    assert_eq!(
+        (control.restores(&vm), control.executions(key(1))),
+        (1, 1),
+        "once"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
+    let (sim, _clock, _vm, intent, by) = bed().await;
+    let control = sim.control();
+    control.script().add(
+        Call::Begin,
+        Trouble::Fail(
+            FaultKind::Unavailable,
+            Effect::None,
+            crate::adapters::port::Retry::Temporary,
+        ),
+    );
+    control.script().add(Call::Begin, Trouble::LoseAnswer);
+    control.script().add(Call::Begin, Trouble::Panic);
+    let never = sim.begin(&intent, key(1), None, by).await.unwrap_err();
+    assert_eq!(never.effect, Effect::None, "not made");
+    let found = sim.find(&intent, key(1), None, by).await.unwrap();
+    assert!(matches!(found, Found::NotBegun), "{found:?}");
+    let lost = sim.begin(&intent, key(2), None, by).await.unwrap_err();
+    assert_eq!(lost.effect, Effect::Possible, "made");
+    let found = sim.find(&intent, key(2), None, by).await.unwrap();
+    assert!(matches!(found, Found::Task(_)), "{found:?}");
+    let panicked = sim.begin(&intent, key(3), None, by).await.unwrap_err();
+    assert_eq!(panicked.effect, Effect::Possible, "nobody knows");
+}
+
+#[tokio::test]
+async fn forgotten_cancelled_and_failed_tasks_say_so() {
+    let (sim, clock, vm, intent, by) = bed().await;
+    let control = sim.control();
+    let first = task(sim.begin(&intent, key(1), None, by).await.unwrap());
+    sim.cancel(&first, by).await.unwrap();
+    let state = sim.poll(&first, by).await.unwrap();
+    assert!(matches!(state, TaskState::Cancelled), "{state:?}");
+    control.fail_next_task(FaultKind::StorageFull);
+    let second = task(sim.begin(&intent, key(2), None, by).await.unwrap());
+    clock.advance(Duration::from_secs(1));
+    let state = sim.poll(&second, by).await.unwrap();
+    assert!(
+        matches!(state, TaskState::Failed(ref it) if it.kind == FaultKind::StorageFull),
+        "{state:?}"
+    );
+    assert_eq!(control.restores(&vm), 0, "neither had an effect");
+    let third = task(sim.begin(&intent, key(3), None, by).await.unwrap());
+    control.forget(key(3));
+    let state = sim.poll(&third, by).await.unwrap();
+    assert!(matches!(state, TaskState::Gone), "{state:?}");
+    clock.advance(Duration::from_secs(1));
+    let found = sim.find(&intent, key(3), None, by).await.unwrap();
+    assert!(matches!(found, Found::Done), "{found:?}");
+}
+
+#[tokio::test]
+async fn pages_follow_the_order_of_ids() {
+    let (sim, _clock, vm, mut intent, by) = bed().await;
+    let page = sim
+        .list(
+            &vm,
+            &Page {
+                after: None,
+                limit: 2,
+            },
+            by,
+        )
+        .await
+        .unwrap();
+    assert!(page.more && page.backups.len() == 2, "{page:?}");
+    let after = page.backups.last().map(|it| it.id.clone());
+    let rest = sim.list(&vm, &Page { after, limit: 2 }, by).await.unwrap();
+    assert!(!rest.more && rest.backups.len() == 1, "{rest:?}");
+    intent.identity = Some(crate::model::Identity::new("another".to_owned()));
+    let error = sim.begin(&intent, key(9), None, by).await.unwrap_err();
+    assert_eq!(
+        error.fault.kind,
+        FaultKind::NoSuchBackup,
+        "not the one that was seen"
+    );
+}

@@ -1,0 +1,521 @@
+//! The simulated VM manager itself: VMs, backups and tasks that proceed with the clock.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::RwLockReadGuard;
+use std::sync::RwLockWriteGuard;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::adapters::layers::Script;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Found;
+use crate::adapters::port::Retry;
+use crate::adapters::port::TaskState;
+use crate::adapters::sim::Config;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupName;
+use crate::model::BackupPage;
+use crate::model::BackupState;
+use crate::model::Change;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Identity;
+use crate::model::Intent;
+use crate::model::Page;
+use crate::model::Progress;
+use crate::model::RequestKey;
+use crate::model::RunState;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Timestamp;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::runtime::Clock;
+
+/// Id of the first backup of each VM at the start.
+const FIRST_ID: u32 = 456;
+/// Bytes each simulated backup says it occupies.
+const SIZE: u64 = 1 << 30;
+
+/// The simulated VM manager.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) script: Script,
+    clock: Arc<dyn Clock>,
+    duration: Duration,
+    changed: Notify,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    vms: BTreeMap<VmId, SimVm>,
+    /// Every request ever carried out, by the number of its operation.
+    jobs: BTreeMap<u64, Job>,
+    /// The running ones with the instant at which they end.
+    running: BTreeMap<u64, Instant>,
+    made: u64,
+    fail_next: Option<FaultKind>,
+}
+
+#[derive(Debug, Default)]
+struct SimVm {
+    content: u64,
+    restores: u64,
+    busy: bool,
+    backups: BTreeMap<BackupId, Stored>,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    backup: Backup,
+    content: u64,
+    whole: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    change: Change,
+    begun: Instant,
+    executions: u64,
+    fails: Option<FaultKind>,
+    end: Option<End>,
+    forgotten: bool,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    Done,
+    Failed(Fault),
+    Cancelled,
+}
+
+fn refused(kind: FaultKind, text: &str) -> AdapterError {
+    AdapterError::refused(kind, text)
+}
+
+fn no_vm() -> AdapterError {
+    refused(FaultKind::NoSuchVm, "there is no such VM")
+}
+
+fn no_backup() -> AdapterError {
+    refused(FaultKind::NoSuchBackup, "there is no such backup")
+}
+
+fn task_of(key: u64) -> Result<Begun, AdapterError> {
+    TaskRef::new(key.to_string())
+        .map(Begun::Task)
+        .ok_or_else(|| refused(FaultKind::BackendFailed, "the task has no name"))
+}
+
+impl World {
+    pub(super) fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
+        let mut state = State::default();
+        let now = clock.now();
+        for vm in &config.vms {
+            let mut made = SimVm::default();
+            for nth in 0..config.backups {
+                let id = FIRST_ID.saturating_add(nth).to_string();
+                let (Ok(id), Ok(name)) =
+                    (BackupId::new(&id), BackupName::new(&format!("backup {id}")))
+                else {
+                    continue;
+                };
+                let backup = Backup {
+                    identity: state.identity(now),
+                    id: id.clone(),
+                    name,
+                    description: None,
+                    kind: Some(BackupKind::Snapshot),
+                    created: now,
+                    tags: Vec::new(),
+                    state: BackupState::Available,
+                    size: Some(SIZE),
+                    protected: false,
+                };
+                let stored = Stored {
+                    backup,
+                    content: u64::from(nth),
+                    whole: true,
+                };
+                made.backups.insert(id, stored);
+            }
+            made.content = u64::from(config.backups);
+            state.vms.insert(vm.clone(), made);
+        }
+        Self {
+            script: Script::default(),
+            clock,
+            duration: config.duration,
+            changed: Notify::new(),
+            state: RwLock::new(state),
+        }
+    }
+
+    /// The state as of now, to change.
+    fn change(&self) -> RwLockWriteGuard<'_, State> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.settle(self.clock.instant());
+        state
+    }
+
+    /// The state as of now, to look at. Cheap while no task is due.
+    fn look(&self) -> RwLockReadGuard<'_, State> {
+        let seen = || self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = seen();
+        if state.running.is_empty() {
+            return state;
+        }
+        drop(state);
+        drop(self.change());
+        seen()
+    }
+
+    pub(super) fn content(&self, vm: &VmId) -> Option<u64> {
+        self.look().vms.get(vm).map(|it| it.content)
+    }
+
+    pub(super) fn write(&self, vm: &VmId, content: u64) -> bool {
+        let mut state = self.change();
+        let found = state.vms.get_mut(vm);
+        found.map(|it| it.content = content).is_some()
+    }
+
+    pub(super) fn restores(&self, vm: &VmId) -> u64 {
+        self.look().vms.get(vm).map_or(0, |it| it.restores)
+    }
+
+    pub(super) fn executions(&self, key: RequestKey) -> u64 {
+        let state = self.look();
+        state
+            .jobs
+            .get(&key.0.number())
+            .map_or(0, |it| it.executions)
+    }
+
+    pub(super) fn forget(&self, key: RequestKey) {
+        if let Some(job) = self.change().jobs.get_mut(&key.0.number()) {
+            job.forgotten = true;
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn fail_next_task(&self, kind: FaultKind) {
+        self.change().fail_next = Some(kind);
+    }
+
+    pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
+        let state = self.look();
+        state.vms.get(id).ok_or_else(no_vm)?;
+        Ok(Vm {
+            id: id.clone(),
+            name: id.as_str().to_owned(),
+            description: None,
+            run_state: Some(RunState::Started),
+        })
+    }
+
+    pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
+        let state = self.look();
+        let vm = state.vms.get(vm).ok_or_else(no_vm)?;
+        let from = page
+            .after
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = vm
+            .backups
+            .range::<BackupId, _>((from, Bound::Unbounded))
+            .filter(|(_, it)| it.whole);
+        let limit = usize::from(page.limit);
+        let backups = rest
+            .by_ref()
+            .take(limit)
+            .map(|(_, it)| it.backup.clone())
+            .collect();
+        Ok(BackupPage {
+            backups,
+            more: rest.next().is_some(),
+        })
+    }
+
+    pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {
+        let state = self.look();
+        let vm = state.vms.get(&target.vm).ok_or_else(no_vm)?;
+        let found = vm.backups.get(&target.backup).filter(|it| it.whole);
+        found.map(|it| it.backup.clone()).ok_or_else(no_backup)
+    }
+
+    pub(super) fn begin(&self, intent: &Intent, key: RequestKey) -> Result<Begun, AdapterError> {
+        let (number, now) = (key.0.number(), self.clock.instant());
+        let mut state = self.change();
+        if let Some(job) = state.jobs.get(&number) {
+            return match &job.end {
+                Some(End::Done) => Ok(Begun::Done),
+                Some(End::Failed(_) | End::Cancelled) | None => task_of(number),
+            };
+        }
+        state.check(intent)?;
+        let mut job = Job {
+            target: intent.target.clone(),
+            change: intent.change.clone(),
+            begun: now,
+            executions: 1,
+            fails: None,
+            end: None,
+            forgotten: false,
+        };
+        match &intent.change {
+            Change::Update(_) => {
+                state.apply(&job.target, &job.change);
+                job.end = Some(End::Done);
+                state.jobs.insert(number, job);
+                Ok(Begun::Done)
+            }
+            Change::Create(_) | Change::Delete | Change::Restore(_) => {
+                job.fails = state.fail_next.take();
+                state.start(intent, self.clock.now());
+                state.jobs.insert(number, job);
+                let end = now.checked_add(self.duration).unwrap_or(now);
+                state.running.insert(number, end);
+                task_of(number)
+            }
+        }
+    }
+
+    pub(super) fn poll(&self, task: &TaskRef) -> TaskState {
+        let state = self.look();
+        let Some(job) = number(task).and_then(|it| state.jobs.get(&it)) else {
+            return TaskState::Gone;
+        };
+        match &job.end {
+            _ if job.forgotten => TaskState::Gone,
+            Some(End::Done) => TaskState::Done,
+            Some(End::Failed(fault)) => TaskState::Failed(fault.clone()),
+            Some(End::Cancelled) => TaskState::Cancelled,
+            None => {
+                let millis = |it: Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
+                let passed = self.clock.instant().saturating_duration_since(job.begun);
+                TaskState::Running(Some(Progress::of(millis(passed), millis(self.duration))))
+            }
+        }
+    }
+
+    /// Returns at the end of the task, or when a hand behind the scenes changed something.
+    pub(super) async fn stirred(&self, task: &TaskRef) {
+        let changed = self.changed.notified();
+        let end = number(task).and_then(|it| self.look().running.get(&it).copied());
+        let left = end.map_or(Duration::ZERO, |it| {
+            it.saturating_duration_since(self.clock.instant())
+        });
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+
+    pub(super) fn find(&self, key: RequestKey) -> Found {
+        let state = self.look();
+        let Some(job) = state.jobs.get(&key.0.number()) else {
+            return Found::NotBegun;
+        };
+        match &job.end {
+            Some(End::Done) => Found::Done,
+            Some(End::Failed(fault)) => Found::Failed(fault.clone()),
+            Some(End::Cancelled) => Found::Failed(Fault::new(
+                FaultKind::Cancelled,
+                "the operation was cancelled",
+            )),
+            None if job.forgotten => Found::NotYet,
+            None => TaskRef::new(key.0.number().to_string()).map_or(Found::NotYet, Found::Task),
+        }
+    }
+
+    pub(super) fn cancel(&self, task: &TaskRef) -> Result<(), AdapterError> {
+        let mut state = self.change();
+        let gone = || refused(FaultKind::Conflict, "the task has ended");
+        let number = number(task).ok_or_else(gone)?;
+        state.running.remove(&number).ok_or_else(gone)?;
+        state.finish(number, &End::Cancelled);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+}
+
+fn number(task: &TaskRef) -> Option<u64> {
+    task.as_str().parse().ok()
+}
+
+impl State {
+    fn identity(&mut self, created: Timestamp) -> Identity {
+        self.made = self.made.saturating_add(1);
+        Identity::new(format!("{}-{}", created.as_millis(), self.made))
+    }
+
+    /// Ends the tasks whose time has come, in order of their ends.
+    fn settle(&mut self, now: Instant) {
+        let mut due: Vec<(Instant, u64)> = self
+            .running
+            .iter()
+            .filter(|(_, end)| **end <= now)
+            .map(|(number, end)| (*end, *number))
+            .collect();
+        due.sort_unstable();
+        for (_, number) in due {
+            self.running.remove(&number);
+            let fails = self.jobs.get(&number).and_then(|job| job.fails);
+            let end = fails.map_or(End::Done, |kind| {
+                End::Failed(Fault::new(kind, "the task failed half way"))
+            });
+            self.finish(number, &end);
+        }
+    }
+
+    fn finish(&mut self, number: u64, end: &End) {
+        let Some(job) = self.jobs.get_mut(&number) else {
+            return;
+        };
+        job.end = Some(end.clone());
+        let (target, change) = (job.target.clone(), job.change.clone());
+        if let Some(vm) = self.vms.get_mut(&target.vm) {
+            vm.busy = false;
+            if let Some(stored) = vm.backups.get_mut(&target.backup) {
+                stored.backup.state = BackupState::Available;
+            }
+        }
+        match end {
+            End::Done => self.apply(&target, &change),
+            // A cancelled create cleans up; a failed one leaves its half-made backup behind.
+            End::Cancelled => self.discard(&target),
+            End::Failed(_) => {}
+        }
+    }
+
+    fn discard(&mut self, target: &Target) {
+        if let Some(vm) = self.vms.get_mut(&target.vm) {
+            vm.backups.retain(|id, it| *id != target.backup || it.whole);
+        }
+    }
+
+    /// Whether the intent can be carried out now.
+    fn check(&self, intent: &Intent) -> Result<(), AdapterError> {
+        let vm = self.vms.get(&intent.target.vm).ok_or_else(no_vm)?;
+        let taken = |name: &BackupName| {
+            let other = |(id, it): (&BackupId, &Stored)| {
+                *id != intent.target.backup && it.backup.name == *name
+            };
+            if vm.backups.iter().any(other) {
+                return Err(refused(
+                    FaultKind::NameTaken,
+                    "another backup has this name",
+                ));
+            }
+            Ok(())
+        };
+        if vm.busy {
+            let mut busy = refused(FaultKind::Busy, "the VM is being backed up or restored");
+            busy.retry = Retry::Temporary;
+            return Err(busy);
+        }
+        if let Change::Create(new) = &intent.change {
+            if vm.backups.contains_key(&intent.target.backup) {
+                return Err(refused(FaultKind::Conflict, "there is a backup of this id"));
+            }
+            if new.kind == Some(BackupKind::Incremental) {
+                return Err(refused(
+                    FaultKind::Unsupported,
+                    "backups cannot be incremental",
+                ));
+            }
+            return taken(&new.name);
+        }
+        let found = vm
+            .backups
+            .get(&intent.target.backup)
+            .ok_or_else(no_backup)?;
+        if intent.identity.as_ref() != Some(&found.backup.identity) {
+            return Err(no_backup());
+        }
+        if !found.whole {
+            return Err(refused(FaultKind::NotReady, "the backup is not whole"));
+        }
+        match &intent.change {
+            Change::Delete if found.backup.protected => {
+                Err(refused(FaultKind::Protected, "the backup is protected"))
+            }
+            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), taken),
+            Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
+        }
+    }
+
+    /// Shows that a task has begun.
+    fn start(&mut self, intent: &Intent, now: Timestamp) {
+        let identity = self.identity(now);
+        let Some(vm) = self.vms.get_mut(&intent.target.vm) else {
+            return;
+        };
+        vm.busy = true;
+        let id = intent.target.backup.clone();
+        let state = match &intent.change {
+            Change::Create(new) => {
+                let backup = Backup {
+                    id: id.clone(),
+                    identity,
+                    name: new.name.clone(),
+                    description: new.description.clone(),
+                    kind: Some(new.kind.unwrap_or(BackupKind::Snapshot)),
+                    created: now,
+                    tags: new.tags.clone(),
+                    state: BackupState::Creating,
+                    size: Some(SIZE),
+                    protected: new.protected,
+                };
+                let stored = Stored {
+                    backup,
+                    content: vm.content,
+                    whole: false,
+                };
+                vm.backups.insert(id, stored);
+                return;
+            }
+            Change::Update(_) => BackupState::Updating,
+            Change::Delete => BackupState::Deleting,
+            Change::Restore(_) => BackupState::Restoring,
+        };
+        if let Some(stored) = vm.backups.get_mut(&id) {
+            stored.backup.state = state;
+        }
+    }
+
+    /// The effect itself.
+    fn apply(&mut self, target: &Target, change: &Change) {
+        let Some(vm) = self.vms.get_mut(&target.vm) else {
+            return;
+        };
+        if matches!(change, Change::Delete) {
+            vm.backups.remove(&target.backup);
+            return;
+        }
+        let Some(stored) = vm.backups.get_mut(&target.backup) else {
+            return;
+        };
+        match change {
+            Change::Create(_) => stored.whole = true,
+            Change::Update(patch) => stored.backup = patch.applied_to(stored.backup.clone()),
+            Change::Restore(_) => {
+                vm.content = stored.content;
+                vm.restores = vm.restores.saturating_add(1);
+            }
+            Change::Delete => {}
+        }
+    }
+}

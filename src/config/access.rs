@@ -1,0 +1,253 @@
+//! Users, groups and grants.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+
+use toml::de::DeTable;
+
+use crate::config::htpasswd;
+use crate::config::keys;
+use crate::config::near;
+use crate::config::problem::Problem;
+use crate::config::reader::Found;
+use crate::config::reader::Reader;
+use crate::config::reader::Section;
+use crate::config::source::Source;
+use crate::gate::CredentialRule;
+use crate::gate::Grant;
+use crate::gate::Grantee;
+use crate::gate::PasswordHash;
+use crate::gate::User;
+use crate::model::Action;
+use crate::model::ActionSet;
+use crate::model::GroupName;
+use crate::model::Pattern;
+use crate::model::PrincipalName;
+use crate::model::TextError;
+use crate::model::limits;
+
+/// Everybody known so far.
+struct People<'a> {
+    reader: &'a Reader<'a>,
+    /// With the hash and the groups; no hash after a mistake, so that grants to the user are not mistakes as well.
+    users: BTreeMap<PrincipalName, (Option<PasswordHash>, BTreeSet<GroupName>)>,
+    groups: BTreeSet<GroupName>,
+}
+
+/// Reads `[authentication]`, `[[user]]`, `[[group]]` and `[[grant]]`.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &Source<'_>,
+) -> (CredentialRule, Vec<Grant>) {
+    let mut people = People {
+        reader,
+        users: BTreeMap::new(),
+        groups: BTreeSet::new(),
+    };
+    for section in reader.sections(root, &keys::user::TABLE) {
+        people.add_user(&section, source);
+    }
+    let mut remember = limits::CREDENTIALS_REMEMBERED;
+    for section in reader.sections(root, &keys::authentication::TABLE) {
+        remember = section.span(&keys::authentication::REMEMBER);
+        if let Some(path) = section.text(&keys::authentication::HTPASSWD) {
+            people.add_file(&path, source);
+        }
+    }
+    let mut named = BTreeSet::new();
+    for section in reader.sections(root, &keys::group::TABLE) {
+        people.add_group(&section, &mut named);
+    }
+    let mut grants = Vec::new();
+    for section in reader.sections(root, &keys::grant::TABLE) {
+        grants.push(people.grant(&section));
+        if grants.len() > limits::PRINCIPALS_MAX {
+            section.problem(
+                format!("is more than {} grants", limits::PRINCIPALS_MAX),
+                "",
+            );
+            break;
+        }
+    }
+    let users = people
+        .users
+        .into_iter()
+        .filter_map(|(name, (hash, groups))| {
+            let groups = groups.into_iter().collect();
+            hash.map(|password| (name, User { password, groups }))
+        });
+    let users = users.collect();
+    (CredentialRule { users, remember }, grants)
+}
+
+impl People<'_> {
+    fn add_user(&mut self, section: &Section<'_>, source: &Source<'_>) {
+        let name = section.text(&keys::user::NAME);
+        let hash = section.text(&keys::user::PASSWORD_HASH);
+        let password = hash.and_then(|it| self.password(&it, source));
+        let mut groups = BTreeSet::new();
+        for item in section.texts(&keys::user::GROUPS) {
+            groups.extend(self.checked(&item, GroupName::new));
+        }
+        self.groups.extend(groups.iter().cloned());
+        let Some(name) = name.and_then(|it| self.checked(&it, PrincipalName::new)) else {
+            return;
+        };
+        if self.users.len() >= limits::PRINCIPALS_MAX {
+            section.problem(format!("is more than {} users", limits::PRINCIPALS_MAX), "");
+            return;
+        }
+        match self.users.entry(name) {
+            Entry::Occupied(it) => {
+                let what = format!("the user {} is there twice", it.key());
+                section.problem_at(keys::user::NAME.name, what, "remove one");
+            }
+            Entry::Vacant(it) => {
+                it.insert((password, groups));
+            }
+        }
+    }
+
+    fn password(&self, found: &Found, source: &Source<'_>) -> Option<PasswordHash> {
+        let text = source
+            .secret(&found.text, &self.reader.folder())
+            .map_err(|it| self.reader.wrong(found, it, ""))
+            .ok()?;
+        let hint = "make one with: snapgate hash-password";
+        PasswordHash::new(text)
+            .map_err(|it| self.reader.wrong(found, it, hint))
+            .ok()
+    }
+
+    fn checked<T>(&self, found: &Found, make: fn(&str) -> Result<T, TextError>) -> Option<T> {
+        make(&found.text)
+            .map_err(|it| self.reader.wrong(found, it.to_string(), ""))
+            .ok()
+    }
+
+    fn add_file(&mut self, path: &Found, source: &Source<'_>) {
+        let file = self.reader.folder().join(&path.text);
+        let text = match source.read(&file) {
+            Ok(text) => text,
+            Err(what) => {
+                let what = format!("{} {what}", file.display());
+                return self.reader.wrong(path, what, "");
+            }
+        };
+        let (entries, problems) = htpasswd::read(&file, &text);
+        for it in problems {
+            self.reader.elsewhere(it);
+        }
+        for entry in entries {
+            let fault = if self.users.contains_key(&entry.name) {
+                format!("the user {} is there twice", entry.name)
+            } else if self.users.len() >= limits::PRINCIPALS_MAX {
+                format!("is more than {} users", limits::PRINCIPALS_MAX)
+            } else {
+                let user = (Some(entry.password), BTreeSet::new());
+                self.users.insert(entry.name, user);
+                continue;
+            };
+            self.reader.elsewhere(Problem {
+                file: file.clone(),
+                place: Some((entry.line, 1)),
+                key: String::new(),
+                what: fault,
+                hint: Some("users of this file and of [[user]] count together".to_owned()),
+            });
+        }
+    }
+
+    fn add_group(&mut self, section: &Section<'_>, named: &mut BTreeSet<GroupName>) {
+        let members = section.texts(&keys::group::MEMBERS);
+        let name = section.text(&keys::group::NAME);
+        let Some(name) = name.and_then(|it| self.checked(&it, GroupName::new)) else {
+            return;
+        };
+        if !named.insert(name.clone()) {
+            let what = format!("the group {name} is there twice");
+            section.problem_at(keys::group::NAME.name, what, "write all members into one");
+        }
+        self.groups.insert(name.clone());
+        for item in members {
+            let user = PrincipalName::new(&item.text).ok();
+            if let Some((_, groups)) = user.and_then(|it| self.users.get_mut(&it)) {
+                groups.insert(name.clone());
+            } else {
+                self.unknown_user(&item, &item.text);
+            }
+        }
+    }
+
+    fn unknown_user(&self, found: &Found, name: &str) {
+        let known = self.users.keys().map(PrincipalName::as_str);
+        self.unknown(found, "user", near::nearest(name, known));
+    }
+
+    fn unknown(&self, found: &Found, what: &str, near: Option<&str>) {
+        let hint = near.map_or_else(
+            || format!("add a [[{what}]] of that name"),
+            |it| format!("did you mean \"{it}\"?"),
+        );
+        let what = format!("{:?} is no known {what}", found.text);
+        self.reader.wrong(found, what, &hint);
+    }
+
+    fn grant(&self, section: &Section<'_>) -> Grant {
+        let to = section.texts(&keys::grant::TO);
+        let actions = section.texts(&keys::grant::ACTIONS);
+        let vms = section.texts(&keys::grant::VMS);
+        let backups = section.texts(&keys::grant::BACKUPS);
+        let patterns = |all: Vec<Found>| -> Vec<Pattern> {
+            all.iter()
+                .filter_map(|it| self.checked(it, Pattern::new))
+                .collect()
+        };
+        Grant {
+            to: to.iter().filter_map(|it| self.grantee(it)).collect(),
+            actions: actions
+                .iter()
+                .filter_map(|it| self.action(it))
+                .collect::<ActionSet>(),
+            vms: patterns(vms),
+            backups: patterns(backups),
+        }
+    }
+
+    fn grantee(&self, found: &Found) -> Option<Grantee> {
+        if let Some(name) = found.text.strip_prefix("user:") {
+            let known = PrincipalName::new(name).ok();
+            let known = known.filter(|it| self.users.contains_key(it));
+            if known.is_none() {
+                self.unknown_user(found, name);
+            }
+            return known.map(Grantee::User);
+        }
+        if let Some(name) = found.text.strip_prefix("group:") {
+            let known = GroupName::new(name).ok();
+            let known = known.filter(|it| self.groups.contains(it));
+            if known.is_none() {
+                let near = near::nearest(name, self.groups.iter().map(GroupName::as_str));
+                self.unknown(found, "group", near);
+            }
+            return known.map(Grantee::Group);
+        }
+        let what = format!("{:?} is neither a user nor a group", found.text);
+        self.reader
+            .wrong(found, what, "write \"user:NAME\" or \"group:NAME\"");
+        None
+    }
+
+    fn action(&self, found: &Found) -> Option<Action> {
+        let action = Action::ALL.into_iter().find(|it| it.as_str() == found.text);
+        if action.is_none() {
+            let known: Vec<&str> = Action::ALL.into_iter().map(Action::as_str).collect();
+            let hint = format!("known actions are {}", known.join(", "));
+            let what = format!("{:?} is no known action", found.text);
+            self.reader.wrong(found, what, &hint);
+        }
+        action
+    }
+}

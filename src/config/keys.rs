@@ -1,0 +1,430 @@
+//! Every key of the configuration file, declared once: its name, unit, default, limits and when a change of it counts.
+
+use std::time::Duration;
+
+use crate::model::limits;
+
+/// When a changed value counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applies {
+    /// With the reload that reads it.
+    AtOnce,
+    /// With the next start.
+    Restart,
+}
+
+/// One key; `K` is the kind of its value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key<K> {
+    pub(super) name: &'static str,
+    pub(super) kind: K,
+    pub(super) applies: Applies,
+    pub(super) help: &'static str,
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag(pub(super) bool);
+
+/// A whole number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count {
+    pub(super) default: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+}
+
+/// A duration with its unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) default: Duration,
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+}
+
+/// A number of bytes with its unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub(super) default: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
+}
+
+/// One of some words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Word {
+    pub(super) default: Option<&'static str>,
+    pub(super) allowed: &'static [&'static str],
+}
+
+/// What stands for a text that is not given.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Absent {
+    /// It must be given.
+    Mistake,
+    /// This is taken.
+    Default(&'static str),
+    /// Nothing is taken; what that means, in words.
+    Means(&'static str),
+}
+
+/// Text of some form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text {
+    pub(super) absent: Absent,
+    pub(super) form: &'static str,
+}
+
+/// A list of texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Texts {
+    /// Taken when the key is absent; `None` when it must be given.
+    pub(super) default: Option<&'static [&'static str]>,
+    pub(super) form: &'static str,
+}
+
+/// What documentation says about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) name: &'static str,
+    /// The default as it is written in the file; `None` when there is none.
+    pub(super) default: Option<String>,
+    /// What stands in a table of defaults when there is none.
+    pub(super) without: &'static str,
+    /// Form, unit and limits.
+    pub(super) form: String,
+    pub(super) applies: Applies,
+    pub(super) help: &'static str,
+}
+
+/// A key of any kind.
+pub(super) trait Declared: Sync {
+    /// What documentation says about it.
+    fn describe(&self) -> Description;
+    /// Its name alone.
+    fn name(&self) -> &'static str;
+}
+
+/// A kind of value, told in words.
+pub(super) trait Form {
+    /// The default as it is written, what stands for a missing one, and the form with unit and limits.
+    fn told(&self) -> (Option<String>, &'static str, String);
+}
+
+impl<K: Form + Sync> Declared for Key<K> {
+    fn describe(&self) -> Description {
+        let (default, without, form) = self.kind.told();
+        Description {
+            name: self.name,
+            default,
+            without,
+            form,
+            applies: self.applies,
+            help: self.help,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// A duration as it is written in the file.
+pub(super) fn written(span: Duration) -> String {
+    let millis = span.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ];
+    for (length, unit) in units {
+        if millis >= length && millis.is_multiple_of(length) {
+            let number = millis.checked_div(length).unwrap_or_default();
+            return format!("{number}{unit}");
+        }
+    }
+    if millis == 0 {
+        "0s".to_owned()
+    } else {
+        format!("{millis}ms")
+    }
+}
+
+/// A size as it is written in the file.
+pub(super) fn written_size(bytes: u64) -> String {
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * 1024;
+    if bytes >= MIB && bytes.is_multiple_of(MIB) {
+        format!("{}MiB", bytes.wrapping_div(MIB))
+    } else if bytes >= KIB && bytes.is_multiple_of(KIB) {
+        format!("{}KiB", bytes.wrapping_div(KIB))
+    } else {
+        format!("{bytes}B")
+    }
+}
+
+impl Form for Flag {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        (Some(self.0.to_string()), "", "`true` or `false`".to_owned())
+    }
+}
+
+impl Form for Count {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let form = format!("number, {} to {}", self.min, self.max);
+        (Some(self.default.to_string()), "", form)
+    }
+}
+
+impl Form for Span {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let form = format!("duration, {} to {}", written(self.min), written(self.max));
+        (Some(quoted(&written(self.default))), "", form)
+    }
+}
+
+impl Form for Size {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let (min, max) = (written_size(self.min), written_size(self.max));
+        let default = quoted(&written_size(self.default));
+        (Some(default), "", format!("size, {min} to {max}"))
+    }
+}
+
+impl Form for Word {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let words: Vec<String> = self.allowed.iter().map(|it| quoted(it)).collect();
+        (self.default.map(quoted), "required", words.join(" or "))
+    }
+}
+
+impl Form for Text {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let (default, without) = match self.absent {
+            Absent::Mistake => (None, "required"),
+            Absent::Default(text) => (Some(quoted(text)), ""),
+            Absent::Means(words) => (None, words),
+        };
+        (default, without, self.form.to_owned())
+    }
+}
+
+impl Form for Texts {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let default = self.default.map(|all| {
+            let items: Vec<String> = all.iter().map(|it| quoted(it)).collect();
+            format!("[{}]", items.join(", "))
+        });
+        (default, "required", format!("list of {}", self.form))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+/// One table of the file.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    /// Whether it is written `[[name]]` and may be repeated.
+    pub(super) repeated: bool,
+    pub(super) help: &'static str,
+    pub(super) keys: &'static [&'static dyn Declared],
+}
+
+/// Declares one table: a module with a constant per key and the constant `TABLE` that lists them.
+macro_rules! table {
+    ($module:ident, $name:literal, $repeated:literal, $help:literal,
+     $($key:ident: $type:ident = $text:literal, $kind:expr, $applies:ident, $about:literal;)*) => {
+        pub(super) mod $module {
+            use super::*;
+            $(pub(in crate::config) const $key: Key<$type> = Key {
+                name: $text,
+                kind: $kind,
+                applies: Applies::$applies,
+                help: $about,
+            };)*
+            pub(in crate::config) const TABLE: Table = Table {
+                name: $name,
+                repeated: $repeated,
+                help: $help,
+                keys: &[$(&$key),*],
+            };
+        }
+    };
+}
+
+const NAME: &str = "name of 1 to 64 letters, digits, `.`, `_`, `-`, `@`";
+const SECRET: &str = "hash, `file:PATH` or `env:NAME`";
+const PATTERN: &str = "patterns in which `*` stands for anything";
+
+const fn span(default: Duration, min: u64, max: u64) -> Span {
+    Span {
+        default,
+        min: Duration::from_secs(min),
+        max: Duration::from_secs(max),
+    }
+}
+
+const fn count(default: u64, min: u64, max: u64) -> Count {
+    Count { default, min, max }
+}
+
+const fn size(default: u64, min: u64, max: u64) -> Size {
+    Size { default, min, max }
+}
+
+const fn required(form: &'static str) -> Text {
+    Text {
+        absent: Absent::Mistake,
+        form,
+    }
+}
+
+table! { server, "server", false, "Where the gateway listens, and how it stops.",
+    LISTEN: Text = "listen", Text { absent: Absent::Default("127.0.0.1:8080"), form: "address and port" }, Restart,
+        "The API port. Port 0 takes a free one.";
+    ADMIN: Text = "admin", Text { absent: Absent::Default("127.0.0.1:9090"), form: "address and port" }, Restart,
+        "The port of metrics and health.";
+    PUBLIC_URL: Text = "public_url", Text { absent: Absent::Means("`http://` and `listen`"), form: "`http://` or `https://` URL" }, AtOnce,
+        "What links in replies begin with. Needed when `listen` is a wildcard address.";
+    THREADS: Count = "threads", count(0, 0, 256), Restart,
+        "Threads that serve requests; 0 means one per core.";
+    DRAIN: Span = "drain", span(limits::DRAIN, 0, 3600), Restart,
+        "How long running requests are waited for when the gateway stops.";
+    DRAIN_NOTICE: Span = "drain_notice", span(Duration::ZERO, 0, 600), Restart,
+        "How long `/readyz` says 503 before connections are refused; set it to the interval of the load balancer's checks.";
+}
+
+table! { specification, "specification", false, "How versions of the specification are handled.",
+    SUPPORTED: Texts = "supported", Texts { default: Some(&["0.1", "0.2", "0.8"]), form: "versions out of `0.1`, `0.2`, `0.8`" }, AtOnce,
+        "The versions that are taken.";
+    ON_MISSING: Word = "on_missing", Word { default: Some("reject"), allowed: &["reject", "assume-current"] }, AtOnce,
+        "A request without the version header: a mistake of the client, or the newest version.";
+    PROFILE: Word = "profile", Word { default: Some("lenient"), allowed: &["lenient", "strict"] }, AtOnce,
+        "Whether slips of the specification's own examples and unknown members are taken.";
+}
+
+table! { authentication, "authentication", false, "How callers prove who they are.",
+    REMEMBER: Span = "remember", span(limits::CREDENTIALS_REMEMBERED, 0, 3600), AtOnce,
+        "How long a verified password is remembered; 0s means never.";
+    HTPASSWD: Text = "htpasswd", Text { absent: Absent::Means("none"), form: "path" }, AtOnce,
+        "A file with more users, one `user:hash` a line.";
+}
+
+table! { user, "user", true, "One caller.",
+    NAME: Text = "name", required(super::NAME), AtOnce, "The user name.";
+    PASSWORD_HASH: Text = "password_hash", required(SECRET), AtOnce,
+        "The argon2id or bcrypt hash of the password, from `snapgate hash-password`.";
+    GROUPS: Texts = "groups", Texts { default: Some(&[]), form: "names of groups" }, AtOnce,
+        "The groups the user is in, besides those whose `members` name it.";
+}
+
+table! { group, "group", true, "A set of users.",
+    NAME: Text = "name", required(super::NAME), AtOnce, "The name of the group.";
+    MEMBERS: Texts = "members", Texts { default: Some(&[]), form: "names of users" }, AtOnce, "Who is in it.";
+}
+
+table! { grant, "grant", true, "Allows actions. What no grant allows is denied.",
+    TO: Texts = "to", Texts { default: None, form: "`user:NAME` or `group:NAME`" }, AtOnce, "Whom it is for.";
+    ACTIONS: Texts = "actions", Texts { default: None, form: "`read`, `create`, `update`, `protect`, `delete`, `restore`, `observe`" }, AtOnce,
+        "What it allows.";
+    VMS: Texts = "vms", Texts { default: None, form: PATTERN }, AtOnce, "On which VMs.";
+    BACKUPS: Texts = "backups", Texts { default: Some(&["*"]), form: PATTERN }, AtOnce, "On which backups of these, by id.";
+}
+
+table! { operations, "operations", false, "How changes are kept and run.",
+    STORE: Text = "store", required("path"), Restart,
+        "The file that holds every operation; made when absent, in a folder that exists.";
+    RETENTION: Span = "retention", span(limits::RETENTION, limits::RETENTION_MIN.as_secs(), 365 * 24 * 3600), Restart,
+        "How long a finished Status is kept.";
+    WHEN_BUSY: Word = "when_busy", Word { default: Some("queue"), allowed: &["queue", "refuse"] }, Restart,
+        "What happens to a change while the VM is busy with another.";
+    QUEUE_PER_VM: Count = "queue_per_vm", count(limits::QUEUE_PER_VM, 1, 1000), Restart,
+        "Changes that may wait for one VM.";
+    QUEUE_TOTAL: Count = "queue_total", count(limits::QUEUE_TOTAL, 1, 1_000_000), Restart,
+        "Unfinished changes in all.";
+    ACCEPT_TTL: Span = "accept_ttl", span(limits::ACCEPT_TTL, 1, 24 * 3600), Restart,
+        "How long an accepted change may go unstarted beyond its queue before it is given up.";
+    PROBE_WINDOW: Span = "probe_window", span(limits::PROBE_WINDOW, 1, 24 * 3600), Restart,
+        "How long evidence is looked for before an outcome is called unknown.";
+    POLL_MIN: Span = "poll_min",
+        Span { default: Duration::from_millis(100), min: Duration::from_millis(10), max: Duration::from_secs(60) }, Restart,
+        "Shortest time between two looks at a task.";
+    POLL_MAX: Span = "poll_max",
+        Span { default: Duration::from_secs(5), min: Duration::from_millis(10), max: Duration::from_secs(600) }, Restart,
+        "Longest time between two looks at a task.";
+}
+
+table! { backend, "backend", true, "One VM manager.",
+    NAME: Text = "name", required(super::NAME), Restart,
+        "Its name. Keep it: stored operations refer to it.";
+    KIND: Word = "kind", Word { default: None, allowed: &["files", "sim"] }, Restart,
+        "`files`: VMs are folders of disk images. `sim`: VMs in memory, for demos and tests.";
+    VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
+        "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
+    TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
+    CONCURRENCY: Count = "concurrency", count(limits::CONCURRENCY, 1, 1000), Restart, "Changes that run at once.";
+    READS: Count = "reads", count(limits::READS, 1, 10_000), Restart, "Reads that run at once.";
+    RETRIES: Count = "retries", count(2, 0, 10), Restart,
+        "How often a read that failed for a passing reason is repeated.";
+    BREAKER_FAILURES: Count = "breaker_failures", count(5, 1, 1000), Restart,
+        "After so many failures in a row the backend is taken for down.";
+    BREAKER_PAUSE: Span = "breaker_pause", span(Duration::from_secs(5), 1, 3600), Restart,
+        "How long no call is made to a backend that is taken for down.";
+    ROOT: Text = "root", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
+        "`files`: the folder with one folder of disk images per VM.";
+    BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
+        "`files`: where backups are kept; neither below `root` nor above it.";
+    SIMULATED_VMS: Texts = "simulated_vms", Texts { default: Some(&[]), form: "ids" }, Restart, "`sim`: its VMs.";
+    SIMULATED_BACKUPS: Count = "simulated_backups", count(1, 0, 10_000), Restart,
+        "`sim`: backups of each VM at the start.";
+    DURATION: Span = "duration", span(Duration::from_secs(1), 0, 3600), Restart, "`sim`: how long a change takes.";
+}
+
+table! { limit, "limits", false, "Sizes and times of requests and connections.",
+    BODY: Size = "body", size(limits::BODY_BYTES, limits::BODY_BYTES_RANGE.0, limits::BODY_BYTES_RANGE.1), AtOnce,
+        "Largest request body.";
+    TARGET: Size = "target", size(limits::TARGET_BYTES, 1024, 64 * 1024), AtOnce, "Longest request target.";
+    HEADER: Size = "header", size(limits::HEADER_BYTES, 4 * 1024, 256 * 1024), AtOnce,
+        "Largest request head, names and values.";
+    HEADER_COUNT: Count = "header_count", count(limits::HEADER_COUNT, 16, 1000), AtOnce, "Most header fields.";
+    WAIT: Span = "wait", span(limits::WAIT, 0, 600), AtOnce, "Longest `Prefer: wait` that is honoured.";
+    WAITERS: Count = "waiters", count(limits::WAITERS, 0, 1_000_000), AtOnce, "Most requests that wait at once.";
+    CONNECTIONS: Count = "connections", count(limits::CONNECTIONS, 1, 1_000_000), Restart, "Most connections at once.";
+    HEADER_TIMEOUT: Span = "header_timeout", span(limits::HEADER_TIMEOUT, 1, 600), Restart, "Time for a whole request head.";
+    BODY_TIMEOUT: Span = "body_timeout", span(limits::BODY_TIMEOUT, 1, 600), Restart, "Time for a whole request body.";
+    IDLE_TIMEOUT: Span = "idle_timeout", span(limits::IDLE_TIMEOUT, 1, 3600), Restart,
+        "Time a connection may be idle between requests.";
+    WRITE_TIMEOUT: Span = "write_timeout", span(limits::WRITE_TIMEOUT, 1, 600), Restart, "Time for one write to a client.";
+}
+
+table! { log, "log", false, "What is logged, and where to.",
+    FORMAT: Word = "format", Word { default: Some("text"), allowed: &["text", "json"] }, Restart, "The form of log lines.";
+    LEVEL: Text = "level", Text { absent: Absent::Default("info"), form: "filter such as `info` or `snapgate=debug,warn`" }, Restart,
+        "What is logged.";
+    ACCESS: Flag = "access", Flag(true), Restart, "Whether every request is logged.";
+    AUDIT: Text = "audit", Text { absent: Absent::Means("standard error"), form: "path" }, Restart,
+        "The file the audit trail is appended to.";
+}
+
+table! { insecure, "insecure", false, "Security downgrades; each is off unless it is named here.",
+    PLAINTEXT: Flag = "plaintext", Flag(false), AtOnce,
+        "Allows `listen` on an address that other machines reach, where passwords cross the network readable by all.";
+}
+
+/// Every table, in the order of the documentation.
+pub(super) const TABLES: &[Table] = &[
+    server::TABLE,
+    specification::TABLE,
+    authentication::TABLE,
+    user::TABLE,
+    group::TABLE,
+    grant::TABLE,
+    operations::TABLE,
+    backend::TABLE,
+    limit::TABLE,
+    log::TABLE,
+    insecure::TABLE,
+];

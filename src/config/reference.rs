@@ -1,0 +1,127 @@
+//! The declarations of all keys as documentation: tables for `docs/configuration.md`, and `config/reference.toml`.
+
+use crate::config::keys::Applies;
+use crate::config::keys::Description;
+use crate::config::keys::TABLES;
+use crate::config::keys::Table;
+
+/// What the reference file holds for keys without a default: table, key, value.
+const SAMPLES: &[(&str, &str, &str)] = &[
+    ("server", "public_url", "\"http://127.0.0.1:8080\""),
+    ("user", "name", "\"alice\""),
+    (
+        "user",
+        "password_hash",
+        "\"$argon2id$v=19$m=19456,t=2,p=1$mTcYaymFeOGztoo9sE3/Mg$4J3ASrvSgzVA8fSP877G2rQOtMbYM8Rh0DD6VwUcw/E\"",
+    ),
+    ("user", "groups", "[\"ops\"]"),
+    ("group", "name", "\"ops\""),
+    ("group", "members", "[\"alice\"]"),
+    ("grant", "to", "[\"user:alice\", \"group:ops\"]"),
+    ("grant", "actions", "[\"read\", \"create\", \"restore\"]"),
+    ("grant", "vms", "[\"web*\"]"),
+    ("operations", "store", "\"operations.sqlite\""),
+    ("backend", "name", "\"lab\""),
+    ("backend", "kind", "\"sim\""),
+    ("backend", "vms", "[\"web*\"]"),
+    ("backend", "simulated_vms", "[\"web01\", \"web02\"]"),
+];
+
+/// Keys that stay comments in the reference file, with what could stand there.
+const COMMENTED: &[(&str, &str, &str)] = &[
+    ("authentication", "htpasswd", "\"users.htpasswd\""),
+    ("backend", "root", "\"/srv/vms\""),
+    ("backend", "backups", "\"/srv/backups\""),
+    ("log", "audit", "\"audit.log\""),
+];
+
+fn sample(list: &[(&str, &str, &'static str)], table: &str, key: &str) -> Option<&'static str> {
+    list.iter()
+        .find(|it| it.0 == table && it.1 == key)
+        .map(|it| it.2)
+}
+
+/// Every key in Markdown tables.
+#[must_use]
+pub fn keys_as_markdown() -> String {
+    TABLES.iter().map(markdown_of).collect()
+}
+
+fn markdown_of(table: &Table) -> String {
+    let heading = heading(table);
+    let rows: String = table.keys.iter().map(|it| row(&it.describe())).collect();
+    format!(
+        "### `{heading}`\n\n{}\n\n| key | value | default | applies | meaning |\n|---|---|---|---|---|\n{rows}\n",
+        table.help
+    )
+}
+
+fn row(key: &Description) -> String {
+    let default = key
+        .default
+        .as_ref()
+        .map_or_else(|| key.without.to_owned(), |it| format!("`{it}`"));
+    let (name, form, help) = (key.name, &key.form, key.help);
+    let applies = applies(key.applies);
+    format!("| `{name}` | {form} | {default} | {applies} | {help} |\n")
+}
+
+const fn applies(when: Applies) -> &'static str {
+    match when {
+        Applies::AtOnce => "at once",
+        Applies::Restart => "restart",
+    }
+}
+
+fn heading(table: &Table) -> String {
+    if table.repeated {
+        format!("[[{}]]", table.name)
+    } else {
+        format!("[{}]", table.name)
+    }
+}
+
+/// Every key in a file that can be loaded, each with its meaning, form and default.
+#[must_use]
+pub fn keys_as_toml() -> String {
+    let tables: String = TABLES.iter().map(toml_of).collect();
+    format!(
+        "# Every key of snapgate, with its meaning, its form, its default and when a change of it counts.\n\
+         # Keys that are left out have their defaults; config/minimal.toml is a better start than this file.\n{tables}"
+    )
+}
+
+fn toml_of(table: &Table) -> String {
+    let (help, heading) = (table.help, heading(table));
+    let keys: String = table
+        .keys
+        .iter()
+        .map(|it| toml_key(table.name, &it.describe()))
+        .collect();
+    format!("\n# {help}\n{heading}\n{keys}")
+}
+
+fn toml_key(table: &str, key: &Description) -> String {
+    let (name, form, help) = (
+        key.name,
+        key.form.replace('`', ""),
+        key.help.replace('`', ""),
+    );
+    let absent = key.without.replace('`', "");
+    let default = key.default.clone().unwrap_or_else(|| absent.clone());
+    let default = if absent.starts_with("required") && key.default.is_none() {
+        absent
+    } else {
+        format!("default: {default}")
+    };
+    let line = sample(COMMENTED, table, name).map_or_else(
+        || {
+            let value = sample(SAMPLES, table, name);
+            let value = value.map_or_else(|| key.default.clone(), |it| Some(it.to_owned()));
+            format!("{name} = {}", value.unwrap_or_default())
+        },
+        |value| format!("#{name} = {value}"),
+    );
+    let applies = applies(key.applies);
+    format!("# {help}\n# {form}; {default}; applies: {applies}\n{line}\n")
+}

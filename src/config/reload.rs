@@ -1,0 +1,161 @@
+//! What of a changed configuration counts only after a restart.
+
+use crate::config::settings::Backend;
+use crate::config::settings::Settings;
+
+/// The keys that differ and need a restart; empty when a reload applies everything.
+#[must_use]
+pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
+    let mut found: Vec<String> = fixed(old, new)
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    found.extend(backends(&old.backends, &new.backends));
+    found
+}
+
+/// Every key outside of backends that needs a restart, and whether it differs.
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 23] {
+    let (one, two) = (&old.listener, &new.listener);
+    let (from, to) = (&old.operations, &new.operations);
+    let (was, is) = (&old.logging, &new.logging);
+    [
+        ("server.listen", one.listen != two.listen),
+        ("server.admin", one.admin != two.admin),
+        ("server.threads", old.threads != new.threads),
+        ("server.drain", one.drain != two.drain),
+        ("server.drain_notice", one.drain_notice != two.drain_notice),
+        ("operations.store", from.store != to.store),
+        ("operations.retention", from.retention != to.retention),
+        ("operations.when_busy", from.when_busy != to.when_busy),
+        (
+            "operations.queue_per_vm",
+            from.queue_per_vm != to.queue_per_vm,
+        ),
+        ("operations.queue_total", from.queue_total != to.queue_total),
+        ("operations.accept_ttl", from.accept_ttl != to.accept_ttl),
+        (
+            "operations.probe_window",
+            from.probe_window != to.probe_window,
+        ),
+        ("operations.poll_min", from.poll_min != to.poll_min),
+        ("operations.poll_max", from.poll_max != to.poll_max),
+        (
+            "limits.connections",
+            one.limits.connections != two.limits.connections,
+        ),
+        (
+            "limits.header_timeout",
+            one.limits.header_timeout != two.limits.header_timeout,
+        ),
+        (
+            "limits.body_timeout",
+            one.limits.body_timeout != two.limits.body_timeout,
+        ),
+        (
+            "limits.idle_timeout",
+            one.limits.idle_timeout != two.limits.idle_timeout,
+        ),
+        (
+            "limits.write_timeout",
+            one.limits.write_timeout != two.limits.write_timeout,
+        ),
+        ("log.format", was.format != is.format),
+        ("log.level", was.level != is.level),
+        ("log.access", was.access != is.access),
+        ("log.audit", was.audit != is.audit),
+    ]
+}
+
+fn backends(old: &[Backend], new: &[Backend]) -> Vec<String> {
+    let by_name =
+        |all: &[Backend], one: &Backend| all.iter().find(|it| it.name == one.name).cloned();
+    let gone = old
+        .iter()
+        .filter(|it| by_name(new, it).is_none())
+        .map(|it| format!("backend {} (removed)", it.name));
+    let other = new.iter().filter_map(|it| match by_name(old, it) {
+        None => Some(format!("backend {} (added)", it.name)),
+        Some(was) if was != *it => Some(format!("backend {} (changed)", it.name)),
+        Some(_) => None,
+    });
+    gone.chain(other).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::keys::Applies;
+    use crate::config::keys::TABLES;
+    use crate::config::load::load;
+
+    const BASE: &str =
+        "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"a*\"]\n";
+
+    fn settings(folder: &Path, text: &str) -> Settings {
+        let file = folder.join("c.toml");
+        fs::write(&file, text).unwrap();
+        load(&file, &|_| None).unwrap()
+    }
+
+    #[test]
+    fn only_what_needs_a_restart_is_named() {
+        let rows: [(&str, &str, &str, &[&str]); 7] = [
+            ("nothing", "", "", &[]),
+            ("vms", "a*", "b*", &[]),
+            (
+                "timeout",
+                "vms =",
+                "timeout = \"5s\"\nvms =",
+                &["backend a (changed)"],
+            ),
+            (
+                "name",
+                "\"a\"",
+                "\"b\"",
+                &["backend a (removed)", "backend b (added)"],
+            ),
+            ("store", "\"s\"", "\"t\"", &["operations.store"]),
+            (
+                "body",
+                "[operations]",
+                "[limits]\nbody = \"2KiB\"\n[operations]",
+                &[],
+            ),
+            (
+                "several",
+                "[operations]",
+                "[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\n[log]\nformat = \"json\"\n[operations]",
+                &["server.listen", "server.drain", "log.format"],
+            ),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let old = settings(folder.path(), BASE);
+        for (name, from, to, expected) in rows {
+            let new = settings(folder.path(), &BASE.replace(from, to));
+            assert_eq!(restart_needed(&old, &new), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_keys_that_are_compared_are_those_declared_to_need_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = settings(folder.path(), BASE);
+        let mut compared: Vec<&str> = fixed(&one, &one).iter().map(|it| it.0).collect();
+        let mut declared = Vec::new();
+        for table in TABLES.iter().filter(|it| it.name != "backend") {
+            for key in table.keys.iter().map(|it| it.describe()) {
+                if key.applies == Applies::Restart {
+                    declared.push(format!("{}.{}", table.name, key.name));
+                }
+            }
+        }
+        compared.sort_unstable();
+        declared.sort_unstable();
+        assert_eq!(compared, declared, "left: reload.rs, right: keys.rs");
+    }
+}

@@ -1,0 +1,342 @@
+//! Whole files: what is read out of them, and every mistake with its exact words.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::adapters::layers;
+use crate::adapters::sim;
+use crate::config::BackendKind;
+use crate::config::Problem;
+use crate::config::Settings;
+use crate::config::keys::TABLES;
+use crate::config::keys_as_markdown;
+use crate::config::keys_as_toml;
+use crate::config::load;
+use crate::gate;
+use crate::listener;
+use crate::model::PrincipalName;
+use crate::operations;
+
+const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+/// Loads a text in a folder of its own that also holds `vms/`.
+fn loaded(text: &str) -> Result<Settings, String> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("vms")).unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, text).unwrap();
+    load(&file, &no_environment).map_err(|it| {
+        let place = format!("{}/", folder.path().display());
+        it.to_string().replace(&place, "")
+    })
+}
+
+/// Compares with a file of the repository, or rewrites it when `UPDATE_GOLDEN` is set.
+fn golden(path: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if crate::config::environment("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, found).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        found,
+        expected,
+        "{} differs; UPDATE_GOLDEN=1 rewrites it",
+        path.display()
+    );
+}
+
+#[test]
+fn every_mistake_of_a_file_is_told_at_once() {
+    let text = fs::read_to_string("tests/golden/config-bad.toml").unwrap();
+    let found = loaded(&text).unwrap_err();
+    assert!(!found.contains("hunter2"), "no secret is shown");
+    golden("tests/golden/config-bad.txt", &format!("{found}\n"));
+}
+
+#[test]
+fn single_mistakes_have_these_words() {
+    let store = "[operations]\nstore = \"s\"\n";
+    let rows = [
+        ("empty", "", "c.toml:1:1: operations.store: is missing\n    hint: write store = \"...\" (path)\n\n1 mistake".to_owned()),
+        (
+            "twice",
+            "[log]\naccess = true\naccess = true\n",
+            "c.toml:3:1: duplicate key\n\n1 mistake".to_owned(),
+        ),
+        (
+            "table",
+            &format!("{store}[[server]]\n"),
+            "c.toml:3:3: server: is a list in the wrong place\n    hint: write [server] above its keys\n\n1 mistake".to_owned(),
+        ),
+        (
+            "unit",
+            &format!("{store}retention = 7\n"),
+            "c.toml:3:13: operations.retention: has no unit\n    hint: write a number and a unit such as ms, s, m, h or d: \"7d\"\n\n1 mistake".to_owned(),
+        ),
+    ];
+    for (name, text, expected) in rows {
+        assert_eq!(loaded(text).unwrap_err(), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_mistake() {
+    let found = load(Path::new("/nowhere/c.toml"), &no_environment).unwrap_err();
+    let expected = "/nowhere/c.toml: cannot be read: entity not found\n\n1 mistake";
+    assert_eq!(found.to_string(), expected, "words");
+    assert_eq!(
+        found.files(),
+        [PathBuf::from("/nowhere/c.toml")],
+        "can be watched"
+    );
+}
+
+#[test]
+fn defaults_are_those_of_the_rooms() {
+    let found = loaded(
+        "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"*\"]\n",
+    )
+    .unwrap();
+    assert_eq!(
+        found.listener.limits,
+        listener::Limits::default(),
+        "listener"
+    );
+    assert_eq!(found.gate.limits, gate::Limits::default(), "gate");
+    assert_eq!(
+        found.gate.specification,
+        gate::Specification::default(),
+        "specification"
+    );
+    let store = found.operations.store.clone();
+    assert_eq!(
+        found.operations,
+        operations::Config::with_store(store),
+        "operations"
+    );
+    assert_eq!(
+        found.backends[0].layers,
+        layers::Config::default(),
+        "layers"
+    );
+    assert_eq!(
+        found.backends[0].kind,
+        BackendKind::Sim(sim::Config::default()),
+        "sim"
+    );
+    assert_eq!(
+        found.gate.public_url.as_str(),
+        "http://127.0.0.1:8080",
+        "public_url"
+    );
+    assert!((1..=256).contains(&found.threads), "threads");
+    assert_eq!(found.hash.len(), 64, "hash");
+}
+
+#[test]
+fn values_secrets_and_groups_arrive() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::create_dir(folder.path().join("vms")).unwrap();
+    fs::write(folder.path().join("bob.hash"), format!("{HASH}\n")).unwrap();
+    fs::write(folder.path().join("users"), format!("# more\neve:{HASH}\n")).unwrap();
+    let text = "[authentication]\nhtpasswd = \"users\"\nremember = \"1m 30s\"\n\
+        [[user]]\nname = \"ann\"\npassword_hash = \"env:ANN\"\ngroups = [\"b\"]\n\
+        [[user]]\nname = \"bob\"\npassword_hash = \"file:bob.hash\"\n\
+        [[group]]\nname = \"a\"\nmembers = [\"ann\", \"eve\"]\n\
+        [operations]\nstore = \"s\"\n[limits]\nbody = \"2KiB\"\n\
+        [[backend]]\nname = \"f\"\nkind = \"files\"\nroot = \"vms\"\nbackups = \"kept\"\nvms = [\"web*\", \"db\"]\n";
+    fs::write(&file, text).unwrap();
+    let env = |name: &str| (name == "ANN").then(|| HASH.to_owned());
+    let found = load(&file, &env).unwrap();
+    let users = &found.gate.credentials.users;
+    let groups = |name: &str| -> Vec<String> {
+        let user = &users[&PrincipalName::new(name).unwrap()];
+        assert_eq!(user.password.reveal(), HASH, "hash of {name}");
+        user.groups.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(groups("ann"), ["a", "b"], "from both sides, sorted");
+    assert_eq!(groups("bob"), Vec::<String>::new(), "none");
+    assert_eq!(groups("eve"), ["a"], "a user of the other file");
+    assert_eq!(
+        found.gate.credentials.remember,
+        Duration::from_secs(90),
+        "remember"
+    );
+    assert_eq!(found.gate.limits.body_bytes, 2048, "body");
+    assert_eq!(found.gate.placements.len(), 2, "placements");
+    assert_eq!(
+        found.files,
+        ["c.toml", "bob.hash", "users"].map(|it| folder.path().join(it)),
+        "files"
+    );
+    assert!(
+        !format!("{found:?}").contains(HASH),
+        "debug output hides hashes"
+    );
+    fs::write(folder.path().join("users"), format!("zoe:{HASH}\n")).unwrap();
+    let problems = load(&file, &env).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .contains("group[0].members[1]: \"eve\" is no known user"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn files_of_the_repository_can_be_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut files = vec![base.join("minimal.toml"), base.join("reference.toml")];
+    files.extend(
+        fs::read_dir(base.join("examples"))
+            .unwrap()
+            .map(|it| it.unwrap().path()),
+    );
+    assert!(files.len() >= 4, "there are examples");
+    for made in ["srv/vms", "srv/backups"] {
+        fs::create_dir_all(folder.path().join(made)).unwrap();
+    }
+    let place = folder.path().to_str().unwrap();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.replace("/srv/", &format!("{place}/srv/"));
+        let text = text.replace("/var/lib/snapgate/", &format!("{place}/"));
+        let copy = folder.path().join("c.toml");
+        fs::write(&copy, text).unwrap();
+        if let Err(problems) = load(&copy, &no_environment) {
+            panic!("{}:\n{problems}", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_reference_holds_every_key_and_its_default() {
+    golden("config/reference.toml", &keys_as_toml());
+}
+
+#[test]
+fn the_documentation_holds_every_key_and_its_default() {
+    let path = "docs/configuration.md";
+    let text = fs::read_to_string(path).unwrap();
+    let (begin, end) = ("<!-- keys: generated -->\n", "<!-- end of keys -->\n");
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let expected = format!("{before}{begin}\n{}{end}{after}", keys_as_markdown());
+    golden(path, &expected);
+}
+
+#[test]
+fn every_declared_key_is_read() {
+    let mut declared = BTreeSet::new();
+    let mut lines = Vec::new();
+    for table in TABLES {
+        let (open, close, index) = match table.repeated {
+            true => ("[[", "]]", "[0]"),
+            false => ("[", "]", ""),
+        };
+        lines.push(format!("{open}{}{close}\n", table.name));
+        for key in table.keys {
+            declared.insert(format!("{}{index}.{}", table.name, key.name()));
+            lines.push(format!("{} = 1979-05-27\n", key.name()));
+        }
+    }
+    let text = lines.concat();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let mut read = BTreeSet::new();
+    for kind in ["1979-05-27", "\"files\"", "\"sim\""] {
+        fs::write(
+            &file,
+            text.replace("kind = 1979-05-27", &format!("kind = {kind}")),
+        )
+        .unwrap();
+        let problems = load(&file, &no_environment).unwrap_err();
+        let mistyped = |it: &&Problem| it.what.starts_with("is a date or time");
+        read.extend(
+            problems
+                .list()
+                .iter()
+                .filter(mistyped)
+                .map(|it| it.key.clone()),
+        );
+    }
+    assert_eq!(read, declared, "left: what is read, right: keys.rs");
+}
+
+#[test]
+fn backups_stay_out_of_every_root() {
+    let backend = |name: &str, root: &str, backups: &str| {
+        format!(
+            "[[backend]]\nname = \"{name}\"\nkind = \"files\"\nvms = [\"{name}\"]\n\
+             root = \"{root}\"\nbackups = \"{backups}\"\n"
+        )
+    };
+    let rows = [
+        ("side by side", ("vms", "kept"), ("vms", "kept2"), ""),
+        (
+            "same",
+            ("vms", "vms"),
+            ("vms", "kept"),
+            "backend[0].backups: is the same folder as root",
+        ),
+        (
+            "below",
+            ("vms", "./vms/kept"),
+            ("vms", "kept"),
+            "backend[0].backups: is below root",
+        ),
+        (
+            "above",
+            ("vms", "."),
+            ("vms", "kept"),
+            "backend[0].backups: is above root",
+        ),
+        (
+            "link",
+            ("vms", "link/kept"),
+            ("vms", "kept"),
+            "backend[0].backups: is below root",
+        ),
+        (
+            "other's root",
+            ("vms", "kept"),
+            ("more", "vms/kept"),
+            "backend[1].backups: overlaps root of the backend one",
+        ),
+        (
+            "other's backups",
+            ("vms", "more/kept"),
+            ("more", "kept"),
+            "backend[1].root: overlaps backups of the backend one",
+        ),
+    ];
+    for (name, one, two, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        for made in ["vms", "more"] {
+            fs::create_dir(folder.path().join(made)).unwrap();
+        }
+        symlink(folder.path().join("vms"), folder.path().join("link")).unwrap();
+        let file = folder.path().join("c.toml");
+        let backends = backend("one", one.0, one.1) + &backend("two", two.0, two.1);
+        fs::write(&file, format!("[operations]\nstore = \"s\"\n{backends}")).unwrap();
+        let found = load(&file, &no_environment);
+        let found = found.map_or_else(|it| it.to_string(), |_| String::new());
+        let right = if expected.is_empty() {
+            found.is_empty()
+        } else {
+            found.contains(expected)
+        };
+        assert!(right, "{name}: {found}");
+    }
+}

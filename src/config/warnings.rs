@@ -1,0 +1,135 @@
+//! What is allowed in a configuration but is seldom meant.
+
+use crate::config::settings::BackendKind;
+use crate::config::settings::Settings;
+use crate::gate::Grantee;
+use crate::gate::Placement;
+use crate::gate::User;
+use crate::model::Pattern;
+use crate::model::PrincipalName;
+
+/// One sentence for each thing that is allowed but seldom meant.
+#[must_use]
+pub fn warnings(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, address, what) in [
+        (
+            "listen",
+            settings.listener.listen,
+            "passwords cross the network readable by all",
+        ),
+        (
+            "admin",
+            settings.listener.admin,
+            "metrics and health can be read without a password",
+        ),
+    ] {
+        if !address.ip().is_loopback() {
+            found.push(format!(
+                "server.{name}: {address} is no loopback address: {what}"
+            ));
+        }
+    }
+    people(settings, &mut found);
+    for (index, grant) in settings.gate.grants.iter().enumerate() {
+        for vms in &grant.vms {
+            if !settings.gate.placements.iter().any(|it| overlap(vms, it)) {
+                let text = vms.as_str();
+                found.push(format!(
+                    "grant[{index}].vms: {text:?} matches no VM of any backend"
+                ));
+            }
+        }
+    }
+    backends(settings, &mut found);
+    found
+}
+
+fn people(settings: &Settings, found: &mut Vec<String>) {
+    let users = &settings.gate.credentials.users;
+    let grants = &settings.gate.grants;
+    if users.is_empty() {
+        found.push("there is no user: every request will be refused".to_owned());
+    }
+    for (name, user) in users {
+        let granted = |it: &Grantee| is_for(it, name, user);
+        if !grants.iter().flat_map(|it| &it.to).any(granted) {
+            found.push(format!("the user {name} has no grant and may do nothing"));
+        }
+    }
+    for (index, grant) in grants.iter().enumerate() {
+        for to in &grant.to {
+            if let Grantee::Group(group) = to
+                && !users.iter().any(|(name, user)| is_for(to, name, user))
+            {
+                found.push(format!("grant[{index}].to: nobody is in the group {group}"));
+            }
+        }
+    }
+}
+
+fn is_for(grantee: &Grantee, name: &PrincipalName, user: &User) -> bool {
+    match grantee {
+        Grantee::User(it) => it == name,
+        Grantee::Group(it) => user.groups.contains(it),
+    }
+}
+
+fn backends(settings: &Settings, found: &mut Vec<String>) {
+    if settings.backends.is_empty() {
+        found.push("there is no backend: no VM can be reached".to_owned());
+    }
+    for backend in &settings.backends {
+        let BackendKind::Sim(sim) = &backend.kind else {
+            continue;
+        };
+        let name = &backend.name;
+        let placed = |id: &str| {
+            let mut all = settings.gate.placements.iter();
+            all.any(|it| it.backend == *name && it.pattern.matches(id))
+        };
+        for vm in sim.vms.iter().filter(|it| !placed(it.as_str())) {
+            found.push(format!(
+                "backend {name}: no pattern in vms matches the simulated VM {vm}"
+            ));
+        }
+    }
+}
+
+/// Whether some VM can fit both.
+fn overlap(vms: &Pattern, placement: &Placement) -> bool {
+    let (placed, open) = placement.pattern.prefix();
+    let (wanted, starred) = vms.prefix();
+    if !open {
+        return vms.matches(placed);
+    }
+    wanted.starts_with(placed) || (starred && placed.starts_with(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BackendName;
+
+    #[test]
+    fn patterns_overlap_when_some_id_fits_both() {
+        let rows = [
+            ("web*", "web01", true),
+            ("web01", "web*", true),
+            ("web", "web*", true),
+            ("we", "web*", false),
+            ("w*", "web*", true),
+            ("*-db", "web*", true),
+            ("db*", "web*", false),
+            ("*-db", "web", false),
+        ];
+        for (vms, placed, expected) in rows {
+            let placement = Placement {
+                pattern: Pattern::new(placed).unwrap(),
+                backend: BackendName::new("b").unwrap(),
+            };
+            let found = overlap(&Pattern::new(vms).unwrap(), &placement);
+            assert_eq!(found, expected, "{vms} and {placed}");
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! What becomes of an operation: `(State, Event, Timestamp) -> (State, Effects)`. No clock, randomness, await or I/O.
+//!
+//! The state is the durable record itself, so that what is decided here is all that a restart needs to know.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::model::Evidence;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Operation;
+use crate::model::Phase;
+use crate::model::Progress;
+use crate::model::TaskRef;
+use crate::model::Timestamp;
+use crate::model::Verb;
+
+/// The numbers that decisions depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Whether calling again with the same key has the effect of calling once.
+    pub replay_safe: bool,
+    /// How long after a lost answer the VM manager may still be about to begin.
+    pub settle: Duration,
+    /// How long evidence is looked for, after the settle time.
+    pub probe_window: Duration,
+    /// How long an accepted operation may lie while no gateway was at work.
+    pub accept_ttl: Duration,
+    /// How long a finished operation is kept.
+    pub retention: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// It was found unfinished, and nobody is at work on it. A gateway was last at work on the store at `alive`.
+    Recovered {
+        /// When.
+        alive: Timestamp,
+    },
+    /// It leaves its queue; the call comes next, and this is what the adapter saw before.
+    Start(Option<Evidence>),
+    /// It cannot be begun, and provably was not.
+    NotStarted(Fault),
+    /// The call was refused without effect. `first` tells whether it was the first call made for this operation.
+    Refused {
+        /// Why.
+        fault: Fault,
+        /// Whether no call was made before: else the refusal proves nothing about the earlier call.
+        first: bool,
+    },
+    /// The call did it, or the task ended well, or evidence shows that it was done.
+    Done,
+    /// The call began a task, or evidence shows this task.
+    Task(TaskRef),
+    /// The call may have had an effect, or the task is gone.
+    Lost,
+    /// The task is at work; how far it is, when known.
+    Working(Option<Progress>),
+    /// The task failed, or evidence shows that it failed.
+    Failed(Fault),
+    /// The task was stopped on request.
+    Cancelled,
+    /// The settle time is over and evidence shows that it never began.
+    NotBegun,
+    /// There is no evidence yet.
+    NoEvidence,
+    /// There will never be evidence.
+    Unknowable,
+    /// An operator has seen the unknown outcome.
+    Acknowledge,
+}
+
+impl Event {
+    /// The word used in logs.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Recovered { .. } => "recovered",
+            Self::Start(_) => "start",
+            Self::NotStarted(_) => "not-started",
+            Self::Refused { .. } => "refused",
+            Self::Done => "done",
+            Self::Task(_) => "task",
+            Self::Lost => "lost",
+            Self::Working(_) => "working",
+            Self::Failed(_) => "failed",
+            Self::Cancelled => "cancelled",
+            Self::NotBegun => "not-begun",
+            Self::NoEvidence => "no-evidence",
+            Self::Unknowable => "unknowable",
+            Self::Acknowledge => "acknowledge",
+        }
+    }
+}
+
+/// What is to be done once the new state is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Wait for its turn, then look at the baseline and start.
+    Queue,
+    /// Call the adapter; `first` tells whether no call was made before.
+    Call {
+        /// Whether no call was made before.
+        first: bool,
+    },
+    /// Follow the task.
+    Follow,
+    /// Wait for the settle time, then look for evidence.
+    Settle,
+    /// Look for evidence again, a little later.
+    Find,
+    /// Nothing: it is final.
+    Rest,
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The new state, when it differs: it must be durable before anything else is done.
+    pub state: Option<Operation>,
+    /// What then.
+    pub effect: Effect,
+}
+
+/// The event cannot happen in that phase: a defect of the caller. Nothing may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("event {event} is not possible in phase {}", phase.as_str())]
+pub(crate) struct Illegal {
+    /// The phase.
+    pub phase: Phase,
+    /// The event.
+    pub event: &'static str,
+}
+
+/// Decides.
+///
+/// # Errors
+/// [`Illegal`] when the event cannot happen in the phase.
+pub(crate) fn step(
+    state: &Operation,
+    event: Event,
+    now: Timestamp,
+    rules: &Rules,
+) -> Result<Step, Illegal> {
+    let illegal = Illegal {
+        phase: state.phase,
+        event: event.as_str(),
+    };
+    let next = Next { state, now, rules };
+    match state.phase {
+        Phase::Accepted => next.accepted(event),
+        Phase::Submitting => next.submitting(event),
+        Phase::Running => next.running(event),
+        Phase::Uncertain => next.uncertain(event),
+        Phase::Unknown if event == Event::Acknowledge => Some(next.acknowledge()),
+        Phase::Succeeded
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::NotExecuted
+        | Phase::Unknown => None,
+    }
+    .ok_or(illegal)
+}
+
+struct Next<'a> {
+    state: &'a Operation,
+    now: Timestamp,
+    rules: &'a Rules,
+}
+
+impl Next<'_> {
+    fn accepted(&self, event: Event) -> Option<Step> {
+        match event {
+            Event::Recovered { alive } => {
+                let idle = self.now.since(self.state.created.max(alive));
+                Some(if idle > self.rules.accept_ttl {
+                    self.end(Phase::NotExecuted, Some(stale()))
+                } else {
+                    self.stay(Effect::Queue)
+                })
+            }
+            Event::Start(baseline) => {
+                let mut state = self.changed(Phase::Submitting);
+                state.baseline = baseline;
+                state.started = Some(self.now.max(state.created));
+                Some(write(state, Effect::Call { first: true }))
+            }
+            Event::NotStarted(fault) => Some(self.end(Phase::Failed, Some(fault))),
+            Event::Refused { .. }
+            | Event::Done
+            | Event::Task(_)
+            | Event::Lost
+            | Event::Working(_)
+            | Event::Failed(_)
+            | Event::Cancelled
+            | Event::NotBegun
+            | Event::NoEvidence
+            | Event::Unknowable
+            | Event::Acknowledge => None,
+        }
+    }
+
+    fn submitting(&self, event: Event) -> Option<Step> {
+        match event {
+            Event::Recovered { .. } if self.rules.replay_safe => {
+                Some(self.stay(Effect::Call { first: false }))
+            }
+            Event::Recovered { .. } | Event::Lost | Event::Refused { first: false, .. } => {
+                Some(self.lost())
+            }
+            Event::Refused { fault, first: true } => Some(self.end(Phase::Failed, Some(fault))),
+            Event::Done => Some(self.end(Phase::Succeeded, None)),
+            Event::Task(task) => Some(self.attach(task)),
+            Event::Start(_)
+            | Event::NotStarted(_)
+            | Event::Working(_)
+            | Event::Failed(_)
+            | Event::Cancelled
+            | Event::NotBegun
+            | Event::NoEvidence
+            | Event::Unknowable
+            | Event::Acknowledge => None,
+        }
+    }
+
+    fn running(&self, event: Event) -> Option<Step> {
+        match event {
+            Event::Recovered { .. } => Some(self.stay(Effect::Follow)),
+            Event::Working(progress) => Some(self.working(progress)),
+            Event::Lost => Some(self.lost()),
+            Event::Done => Some(self.end(Phase::Succeeded, None)),
+            Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
+            Event::Cancelled => Some(self.end(Phase::Cancelled, Some(cancelled()))),
+            Event::Start(_)
+            | Event::NotStarted(_)
+            | Event::Refused { .. }
+            | Event::Task(_)
+            | Event::NotBegun
+            | Event::NoEvidence
+            | Event::Unknowable
+            | Event::Acknowledge => None,
+        }
+    }
+
+    fn uncertain(&self, event: Event) -> Option<Step> {
+        match event {
+            Event::Recovered { .. } => Some(self.stay(Effect::Settle)),
+            Event::Task(task) => Some(self.attach(task)),
+            Event::Done => Some(self.end(Phase::Succeeded, None)),
+            Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
+            Event::Cancelled => Some(self.end(Phase::Cancelled, Some(cancelled()))),
+            // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
+            Event::NotBegun if self.rules.replay_safe => Some(self.again()),
+            Event::NotBegun if self.state.task.is_none() => {
+                Some(self.end(Phase::NotExecuted, Some(never_begun())))
+            }
+            // There was a task, so it did begin: the answer is no evidence of anything.
+            Event::NotBegun | Event::NoEvidence => Some(self.no_evidence()),
+            Event::Unknowable => Some(self.unknown()),
+            Event::Start(_)
+            | Event::NotStarted(_)
+            | Event::Refused { .. }
+            | Event::Lost
+            | Event::Working(_)
+            | Event::Acknowledge => None,
+        }
+    }
+
+    fn stay(&self, effect: Effect) -> Step {
+        Step {
+            state: None,
+            effect,
+        }
+    }
+
+    fn changed(&self, phase: Phase) -> Operation {
+        Operation {
+            phase,
+            revision: self.state.revision.next(),
+            ..self.state.clone()
+        }
+    }
+
+    fn attach(&self, task: TaskRef) -> Step {
+        let mut state = self.changed(Phase::Running);
+        state.task = Some(task);
+        write(state, Effect::Follow)
+    }
+
+    /// The time at which it began to be uncertain stays until the task was seen at work again: an adapter that finds
+    /// a task and loses it in turn must not go on for ever.
+    fn lost(&self) -> Step {
+        let mut state = self.changed(Phase::Uncertain);
+        state.uncertain_since = Some(self.state.uncertain_since.unwrap_or(self.now));
+        write(state, Effect::Settle)
+    }
+
+    /// Calls again, as long as evidence would be looked for: an adapter that loses it every time must not go on for ever.
+    /// Nothing of the calls before is left, so a refusal of this one is as good as one of the first.
+    fn again(&self) -> Step {
+        let since = self.state.uncertain_since.unwrap_or(self.now);
+        if self.now >= since.plus(self.rules.settle).plus(self.rules.probe_window) {
+            return self.unknown();
+        }
+        let mut state = self.changed(Phase::Submitting);
+        state.task = None;
+        write(state, Effect::Call { first: true })
+    }
+
+    fn working(&self, progress: Option<Progress>) -> Step {
+        let said = progress.map_or(Progress::NONE, |it| Progress::unfinished(it.percent()));
+        let progress = said.max(self.state.progress);
+        if progress == self.state.progress && self.state.uncertain_since.is_none() {
+            return self.stay(Effect::Follow);
+        }
+        let mut state = self.changed(Phase::Running);
+        state.progress = progress;
+        state.uncertain_since = None;
+        write(state, Effect::Follow)
+    }
+
+    fn no_evidence(&self) -> Step {
+        let since = self.state.uncertain_since.unwrap_or(self.now);
+        let until = since.plus(self.rules.settle).plus(self.rules.probe_window);
+        if self.now < until {
+            self.stay(Effect::Find)
+        } else {
+            self.unknown()
+        }
+    }
+
+    fn unknown(&self) -> Step {
+        self.end(Phase::Unknown, Some(unknown(self.state.verb())))
+    }
+
+    fn end(&self, phase: Phase, fault: Option<Fault>) -> Step {
+        let mut state = self.changed(phase);
+        let began = state.started.unwrap_or(state.created);
+        let completed = self.now.max(began).max(state.created);
+        state.progress = Progress::DONE;
+        state.fault = fault;
+        state.completed = Some(completed);
+        state.expires = (phase != Phase::Unknown).then(|| completed.plus(self.rules.retention));
+        write(state, Effect::Rest)
+    }
+
+    fn acknowledge(&self) -> Step {
+        if self.state.acknowledged.is_some() {
+            return self.stay(Effect::Rest);
+        }
+        let mut state = self.changed(Phase::Unknown);
+        state.acknowledged = Some(self.now);
+        state.expires = Some(self.now.plus(self.rules.retention));
+        write(state, Effect::Rest)
+    }
+}
+
+const fn write(state: Operation, effect: Effect) -> Step {
+    Step {
+        state: Some(state),
+        effect,
+    }
+}
+
+fn stale() -> Fault {
+    Fault::new(
+        FaultKind::NotExecuted,
+        "The gateway was away for too long after it accepted this; nothing was changed. Ask again if it is still wanted.",
+    )
+}
+
+fn never_begun() -> Fault {
+    Fault::new(
+        FaultKind::NotExecuted,
+        "The VM manager never began this; nothing was changed. It can safely be asked for again.",
+    )
+}
+
+fn cancelled() -> Fault {
+    Fault::new(FaultKind::Cancelled, "It was stopped on request.")
+}
+
+fn unknown(verb: Verb) -> Fault {
+    let text = match verb {
+        Verb::Create => {
+            "It cannot be found out whether the backup was made. Look for it, and whether it is whole, before asking again."
+        }
+        Verb::Update => {
+            "It cannot be found out whether the backup was changed. Read it and compare before asking again."
+        }
+        Verb::Delete => {
+            "It cannot be found out whether the backup was removed. Look whether it is still there before asking again."
+        }
+        Verb::Restore => {
+            "It cannot be found out whether the VM was restored. Look at the state of the VM in its VM manager before starting or restoring it."
+        }
+    };
+    Fault::new(FaultKind::OutcomeUnknown, text)
+}
+
+/// Whether the record is one that this machine can have made.
+///
+/// # Errors
+/// Which rule it breaks.
+pub(crate) fn check_invariants(it: &Operation) -> Result<(), &'static str> {
+    let fault = it.fault.as_ref().map(|fault| fault.kind);
+    let queued = it.phase == Phase::Accepted;
+    let called = matches!(
+        it.phase,
+        Phase::Submitting | Phase::Running | Phase::Uncertain | Phase::Succeeded | Phase::Unknown
+    );
+    let kept = it.phase == Phase::Unknown && it.acknowledged.is_none();
+    let started = it.started.unwrap_or(it.created);
+    let rules = [
+        (it.revision.0 >= 1, "revisions begin at 1"),
+        (
+            (it.progress == Progress::DONE) == it.phase.is_final(),
+            "progress is 100 exactly when final",
+        ),
+        (
+            fault.is_some() == (it.phase.is_final() && it.phase != Phase::Succeeded),
+            "a fault exactly when final and not succeeded",
+        ),
+        (
+            it.phase != Phase::NotExecuted || fault == Some(FaultKind::NotExecuted),
+            "not-executed says so",
+        ),
+        (
+            it.phase != Phase::Unknown || fault == Some(FaultKind::OutcomeUnknown),
+            "unknown says so",
+        ),
+        (
+            it.completed.is_some() == it.phase.is_final(),
+            "completed exactly when final",
+        ),
+        (!queued || it.started.is_none(), "accepted has not started"),
+        (
+            !called || it.started.is_some(),
+            "what was called has started",
+        ),
+        (
+            it.phase != Phase::Running || it.task.is_some(),
+            "running has a task",
+        ),
+        (
+            it.task.is_none() || !matches!(it.phase, Phase::Accepted | Phase::Submitting),
+            "a task comes from a call",
+        ),
+        (
+            it.uncertain_since.is_some() || !matches!(it.phase, Phase::Uncertain | Phase::Unknown),
+            "uncertain since when",
+        ),
+        (
+            it.acknowledged.is_none() || it.phase == Phase::Unknown,
+            "only the unknown is acknowledged",
+        ),
+        (
+            it.expires.is_some() == (it.phase.is_final() && !kept),
+            "expires exactly when final and not waiting for an operator",
+        ),
+        (it.created <= started, "started after it was accepted"),
+        (
+            it.completed.is_none_or(|end| started <= end),
+            "completed after it started",
+        ),
+    ];
+    rules
+        .into_iter()
+        .find(|(holds, _)| !holds)
+        .map_or(Ok(()), |(_, rule)| Err(rule))
+}

@@ -1,0 +1,316 @@
+//! At work on one operation: does what the machine decided, and tells the machine what came of it.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Effect as CallEffect;
+use crate::adapters::port::Found;
+use crate::adapters::port::TaskState;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::Phase;
+use crate::model::Progress;
+use crate::model::TaskRef;
+use crate::model::limits;
+use crate::operations::engine::Backend;
+use crate::operations::engine::Core;
+use crate::operations::ledger::Turn;
+use crate::operations::machine::Effect;
+use crate::operations::machine::Event;
+
+/// Shortest time between two records of progress: each is a durable write.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// Shortest time between two looks at a task, however often the adapter says that it is worth while.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
+/// How long a call that has begun may go on after the signal to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Lets go of the operation however the work ends, so that it can be taken up again.
+struct AtWork {
+    core: Arc<Core>,
+    seq: OperationSeq,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.core.ledger.let_go(self.seq);
+    }
+}
+
+/// Works on the operation until it is final or the gateway stops.
+pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
+    let mut operation = turn.operation;
+    let _at_work = AtWork {
+        core: Arc::clone(&core),
+        seq: operation.seq,
+    };
+    let Some(backend) = core.backends.get(&operation.backend) else {
+        tracing::warn!(seq = %operation.seq, backend = operation.backend.as_str(),
+            "operation waits: its backend is not configured");
+        return;
+    };
+    let Some(_slot) = slot(&core, backend, operation.phase).await else {
+        return;
+    };
+    let mut work = Work {
+        core: &core,
+        backend,
+        pace: core.config.poll_min,
+        written: None,
+    };
+    let mut event = Event::Recovered {
+        alive: core.clock.now(),
+    };
+    loop {
+        let Some((state, effect)) = core.advance(&operation, event).await else {
+            return;
+        };
+        operation = state;
+        let happened = match effect {
+            Effect::Queue => work.prepare(&operation).await,
+            Effect::Call { first } => work.call(&operation, first).await,
+            Effect::Follow => work.follow(&operation).await,
+            Effect::Settle => work.settle(&operation).await,
+            Effect::Find => work.find_later(&operation).await,
+            Effect::Rest => None,
+        };
+        let Some(happened) = happened else {
+            return;
+        };
+        event = happened;
+    }
+}
+
+/// Waits for one of the places of the backend. What runs over there already is followed in any case.
+async fn slot(
+    core: &Core,
+    backend: &Backend,
+    phase: Phase,
+) -> Option<Option<OwnedSemaphorePermit>> {
+    let slots = Arc::clone(&backend.slots);
+    if phase != Phase::Accepted {
+        return Some(slots.try_acquire_owned().ok());
+    }
+    tokio::select! {
+        () = core.stop.given() => None,
+        taken = slots.acquire_owned() => taken.ok().map(Some),
+    }
+}
+
+/// The adapter panicked; it was counted.
+struct Panicked;
+
+struct Work<'a> {
+    core: &'a Core,
+    backend: &'a Backend,
+    /// Time to the next look; grows while nothing changes.
+    pace: Duration,
+    /// When progress was last written.
+    written: Option<Instant>,
+}
+
+impl Work<'_> {
+    /// Looks at the baseline. `None` when the gateway stops; that is the same for all of these.
+    async fn prepare(&self, operation: &Operation) -> Option<Event> {
+        let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
+        let adapter = &self.backend.adapter;
+        let look = adapter.baseline(&operation.intent, operation.key(), by);
+        Some(match self.until_stop(look).await? {
+            Ok(Ok(baseline)) => Event::Start(baseline),
+            Ok(Err(error)) => {
+                log(operation, "baseline", &error);
+                Event::NotStarted(error.fault)
+            }
+            Err(Panicked) => Event::NotStarted(Fault::new(
+                FaultKind::BackendFailed,
+                "The gateway failed before it asked the VM manager; nothing was changed.",
+            )),
+        })
+    }
+
+    /// Calls. Once begun it is given a little time even when the gateway stops.
+    async fn call(&self, operation: &Operation, first: bool) -> Option<Event> {
+        if self.core.stop.is_given() && !first {
+            return None;
+        }
+        let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
+        let adapter = &self.backend.adapter;
+        let baseline = operation.baseline.as_ref();
+        let begin = adapter.begin(&operation.intent, operation.key(), baseline, by);
+        let begun = tokio::select! {
+            begun = self.guarded(begin) => begun,
+            () = async {
+                self.core.stop.given().await;
+                tokio::time::sleep(STOP_GRACE).await;
+            } => return None,
+        };
+        Some(match begun {
+            Ok(Ok(Begun::Done)) => Event::Done,
+            Ok(Ok(Begun::Task(task))) => Event::Task(task),
+            Ok(Err(error)) => {
+                log(operation, "begin", &error);
+                match error.effect {
+                    CallEffect::None => Event::Refused {
+                        fault: error.fault,
+                        first,
+                    },
+                    CallEffect::Possible => Event::Lost,
+                }
+            }
+            Err(Panicked) => Event::Lost,
+        })
+    }
+
+    /// Looks at the task until there is something to tell. What goes wrong with looking says nothing about the task.
+    async fn follow(&mut self, operation: &Operation) -> Option<Event> {
+        let task = operation.task.as_ref()?;
+        loop {
+            self.pause(Some(task)).await?;
+            let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
+            match self.until_stop(self.backend.adapter.poll(task, by)).await? {
+                Ok(Ok(TaskState::Running(progress))) => {
+                    if self.worth_writing(operation, progress) {
+                        return Some(Event::Working(progress));
+                    }
+                }
+                Ok(Ok(TaskState::Done)) => return Some(Event::Done),
+                Ok(Ok(TaskState::Failed(fault))) => return Some(Event::Failed(fault)),
+                Ok(Ok(TaskState::Cancelled)) => return Some(Event::Cancelled),
+                Ok(Ok(TaskState::Gone)) => {
+                    self.pace = self.core.config.poll_min;
+                    return Some(Event::Lost);
+                }
+                Ok(Err(error)) => log(operation, "poll", &error),
+                Err(Panicked) => {}
+            }
+        }
+    }
+
+    fn worth_writing(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
+        let news = progress.is_some_and(|it| it > operation.progress)
+            || operation.uncertain_since.is_some();
+        let now = self.core.clock.instant();
+        let early = self
+            .written
+            .is_some_and(|it| now.saturating_duration_since(it) < PROGRESS_EVERY);
+        if news && !early {
+            self.written = Some(now);
+        }
+        news && !early
+    }
+
+    /// Waits for the settle time in full, whatever the wall clock says, then looks for evidence.
+    async fn settle(&mut self, operation: &Operation) -> Option<Event> {
+        let settle = self.core.rules(operation).settle;
+        tokio::select! {
+            () = self.core.stop.given() => None,
+            () = tokio::time::sleep(settle) => self.find(operation).await,
+        }
+    }
+
+    async fn find_later(&mut self, operation: &Operation) -> Option<Event> {
+        self.pause(None).await?;
+        self.find(operation).await
+    }
+
+    async fn find(&self, operation: &Operation) -> Option<Event> {
+        let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
+        let adapter = &self.backend.adapter;
+        let baseline = operation.baseline.as_ref();
+        let find = adapter.find(&operation.intent, operation.key(), baseline, by);
+        Some(match self.until_stop(find).await? {
+            Ok(Ok(Found::NotBegun)) => Event::NotBegun,
+            Ok(Ok(Found::Task(task))) => Event::Task(task),
+            Ok(Ok(Found::Done)) => Event::Done,
+            Ok(Ok(Found::Failed(fault))) => Event::Failed(fault),
+            Ok(Ok(Found::NotYet)) => Event::NoEvidence,
+            Ok(Ok(Found::Unknowable)) => Event::Unknowable,
+            Ok(Err(error)) => {
+                log(operation, "find", &error);
+                Event::NoEvidence
+            }
+            Err(Panicked) => Event::NoEvidence,
+        })
+    }
+
+    /// Waits before the next look: longer each time, shorter when the adapter says that it is worth while.
+    async fn pause(&mut self, task: Option<&TaskRef>) -> Option<()> {
+        let floor = self.pace.min(LOOK_EVERY_MIN);
+        let rest = self.pace.saturating_sub(floor);
+        let stirred = async {
+            match task {
+                Some(task) => {
+                    if self
+                        .guarded(self.backend.adapter.stirred(task))
+                        .await
+                        .is_err()
+                    {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let wait = async {
+            tokio::time::sleep(floor).await;
+            tokio::time::sleep(rest).await;
+        };
+        let early = tokio::select! {
+            () = self.core.stop.given() => return None,
+            () = wait => false,
+            () = async { tokio::join!(tokio::time::sleep(floor), stirred); } => true,
+        };
+        self.pace = if early {
+            self.core.config.poll_min
+        } else {
+            longer(self.pace).min(self.core.config.poll_max)
+        };
+        Some(())
+    }
+
+    /// The result of what has no effect, or `None` when the gateway stops first.
+    async fn until_stop<T>(&self, work: impl Future<Output = T>) -> Option<Result<T, Panicked>> {
+        tokio::select! {
+            () = self.core.stop.given() => None,
+            result = self.guarded(work) => Some(result),
+        }
+    }
+
+    /// A panic in an adapter ends its call and nothing else.
+    async fn guarded<T>(&self, work: impl Future<Output = T>) -> Result<T, Panicked> {
+        AssertUnwindSafe(work)
+            .catch_unwind()
+            .await
+            .map_err(|_panic| {
+                tracing::error!("an adapter panicked");
+                self.core.metrics.panic("operations");
+                Panicked
+            })
+    }
+}
+
+/// 1.6 times as long.
+fn longer(than: Duration) -> Duration {
+    than.saturating_mul(8).checked_div(5).unwrap_or(than)
+}
+
+fn log(operation: &Operation, call: &str, error: &AdapterError) {
+    tracing::warn!(
+        seq = %operation.seq,
+        backend = operation.backend.as_str(),
+        call,
+        kind = error.fault.kind.as_str(),
+        private = ?error.private(),
+        "call to a backend failed"
+    );
+}

@@ -1,0 +1,88 @@
+//! An operation as it is stored: JSON with the number of its format.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::Operation;
+
+/// The format written by this version. Version N reads N and N-1.
+pub(super) const FORMAT: u16 = 1;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    format: u16,
+    operation: &'a Operation,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: u16,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    operation: Operation,
+}
+
+/// Why a record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RecordError {
+    /// Written by a newer version.
+    #[error("format {0} is not known to this version")]
+    Format(u16),
+    /// Not a record at all.
+    #[error("not a record: {0}")]
+    Shape(String),
+}
+
+/// The text to store.
+///
+/// # Errors
+/// When it cannot be written as JSON: a defect.
+pub(super) fn encode(operation: &Operation) -> Result<String, RecordError> {
+    let written = Written {
+        format: FORMAT,
+        operation,
+    };
+    serde_json::to_string(&written).map_err(|error| RecordError::Shape(error.to_string()))
+}
+
+/// The operation in a stored text.
+///
+/// # Errors
+/// [`RecordError`]: the record must be left alone.
+pub(super) fn decode(text: &str) -> Result<Operation, RecordError> {
+    let shape = |error: serde_json::Error| RecordError::Shape(error.to_string());
+    let head: Head = serde_json::from_str(text).map_err(shape)?;
+    if head.format != FORMAT {
+        return Err(RecordError::Format(head.format));
+    }
+    let read: Read = serde_json::from_str(text).map_err(shape)?;
+    Ok(read.operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::testing::operation;
+
+    #[test]
+    fn a_record_survives_and_anything_else_is_refused() {
+        let made = operation(7, "vm", "b");
+        let text = encode(&made).unwrap();
+        assert_eq!(decode(&text).unwrap(), made, "round trip");
+        let newer = text.replace("\"format\":1", "\"format\":2");
+        assert_eq!(decode(&newer), Err(RecordError::Format(2)), "newer");
+        let rows = [
+            ("empty", ""),
+            ("no head", "{}"),
+            ("half", text.split_at(40).0),
+        ];
+        for (name, text) in rows {
+            assert!(
+                matches!(decode(text), Err(RecordError::Shape(_))),
+                "{name} is not a record"
+            );
+        }
+    }
+}

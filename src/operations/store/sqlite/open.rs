@@ -1,0 +1,218 @@
+//! Opens the SQLite file: the lock against a second process, the checks, and the making of a new file.
+
+use std::fmt;
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::TryLockError;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+
+use crate::operations::store::OpenError;
+
+/// Marks the file as ours in its header: `snpg`.
+const APPLICATION: i64 = 0x736e_7067;
+/// The format of the tables. A newer one is refused.
+const SCHEMA: i64 = 1;
+
+/// `auto_vacuum` must come before the tables and before the write-ahead log.
+const MAKE: &str = "
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA application_id = 0x736e7067;
+CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+INSERT INTO meta VALUES('schema', 1);
+CREATE TABLE operations(
+    seq INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    verb TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    vm TEXT NOT NULL,
+    backup TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    live INTEGER NOT NULL,
+    idem_key TEXT,
+    idem_fingerprint BLOB,
+    expires INTEGER,
+    record TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX by_key ON operations(principal, idem_key) WHERE idem_key IS NOT NULL;
+CREATE INDEX by_principal ON operations(principal, seq);
+CREATE INDEX by_target ON operations(backup, vm, seq);
+CREATE INDEX by_vm ON operations(vm, seq);
+CREATE INDEX by_live ON operations(seq) WHERE live = 1;
+CREATE INDEX by_expires ON operations(expires) WHERE expires IS NOT NULL;
+CREATE INDEX by_unknown ON operations(seq) WHERE phase = 'unknown' AND expires IS NULL;
+PRAGMA journal_mode = WAL;
+";
+
+/// The lock that keeps a second process out, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Locks, makes if absent, checks, and opens for writing.
+pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
+    let lock = lock(file)?;
+    if !exists(file)? {
+        if exists(&beside(file, "-wal"))? {
+            return Err(damaged(
+                file,
+                "it is missing, but its write-ahead log is there",
+            ));
+        }
+        make(file)?;
+    }
+    // An empty file would be taken for an empty database and filled.
+    let bytes = fs::metadata(file)
+        .map_err(|error| file_error(file, &error))?
+        .len();
+    if bytes == 0 {
+        return Err(damaged(file, "it is empty"));
+    }
+    let connection = connect(file).map_err(|error| sqlite_error(file, &error))?;
+    check(file, &connection)?;
+    configure(&connection).map_err(|error| sqlite_error(file, &error))?;
+    Ok((connection, lock))
+}
+
+/// One more connection to the file, which must exist.
+pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.pragma_update(None, "busy_timeout", 2000)?;
+    Ok(connection)
+}
+
+/// Synchronous is FULL and cannot be configured: with NORMAL a power cut loses acknowledged commits.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    connection.pragma_update(None, "journal_size_limit", 64_i64 << 20)?;
+    Ok(())
+}
+
+/// Makes the file under another name first, so that a file of the right name is always whole.
+fn make(file: &Path) -> Result<(), OpenError> {
+    let draft = beside(file, ".new");
+    for left in [&draft, &beside(&draft, "-wal"), &beside(&draft, "-shm")] {
+        match fs::remove_file(left) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(file_error(left, &error)),
+        }
+    }
+    private(OpenOptions::new().write(true).create_new(true), &draft)?;
+    let connection = connect(&draft).map_err(|error| sqlite_error(&draft, &error))?;
+    connection
+        .execute_batch(MAKE)
+        .map_err(|error| sqlite_error(&draft, &error))?;
+    connection
+        .close()
+        .map_err(|(_, error)| sqlite_error(&draft, &error))?;
+    let sync = |path: &Path| File::open(path).and_then(|it| it.sync_all());
+    sync(&draft).map_err(|error| file_error(&draft, &error))?;
+    fs::rename(&draft, file).map_err(|error| file_error(file, &error))?;
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    sync(folder).map_err(|error| file_error(folder, &error))
+}
+
+/// Opens a file that only this user can read if it is made.
+fn private(how: &OpenOptions, file: &Path) -> Result<File, OpenError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    how.clone()
+        .mode(0o600)
+        .open(file)
+        .map_err(|error| file_error(file, &error))
+}
+
+fn lock(file: &Path) -> Result<Lock, OpenError> {
+    let path = beside(file, ".lock");
+    let held = private(
+        OpenOptions::new().write(true).create(true).truncate(false),
+        &path,
+    )?;
+    match held.try_lock() {
+        Ok(()) => Ok(Lock { _file: held }),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(file.display().to_string())),
+        Err(TryLockError::Error(error)) => Err(file_error(&path, &error)),
+    }
+}
+
+fn check(file: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let number = |sql: &str| {
+        connection
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .map_err(|error| sqlite_error(file, &error))
+    };
+    if number("PRAGMA application_id")? != APPLICATION {
+        return Err(damaged(file, "it is not a store of snapgate"));
+    }
+    let found = number("SELECT value FROM meta WHERE name = 'schema'")?;
+    if found > SCHEMA {
+        return Err(OpenError::Newer {
+            file: file.display().to_string(),
+            found,
+            known: SCHEMA,
+        });
+    }
+    if found != SCHEMA {
+        return Err(damaged(file, format!("its format {found} was never made")));
+    }
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| sqlite_error(file, &error))?;
+    if verdict != "ok" {
+        return Err(damaged(file, verdict));
+    }
+    Ok(())
+}
+
+fn exists(file: &Path) -> Result<bool, OpenError> {
+    file.try_exists().map_err(|error| file_error(file, &error))
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+pub(super) fn file_error(file: &Path, error: &std::io::Error) -> OpenError {
+    OpenError::File {
+        file: file.display().to_string(),
+        why: error.to_string(),
+    }
+}
+
+fn damaged(file: &Path, why: impl fmt::Display) -> OpenError {
+    OpenError::Damaged {
+        file: file.display().to_string(),
+        why: why.to_string(),
+    }
+}
+
+fn sqlite_error(file: &Path, error: &rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::DiskFull
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::SystemIoFailure,
+        ) => OpenError::File {
+            file: file.display().to_string(),
+            why: error.to_string(),
+        },
+        Some(_) | None => damaged(file, error),
+    }
+}

@@ -1,0 +1,256 @@
+//! Reads: a few connections of their own, used on the runtime's blocking threads.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
+use rusqlite::ToSql;
+use rusqlite::params;
+use tokio::sync::Semaphore;
+
+use crate::model::Idempotency;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::PrincipalName;
+use crate::model::Timestamp;
+use crate::model::limits;
+use crate::operations::service::ListQuery;
+use crate::operations::store::Counts;
+use crate::operations::store::StoreError;
+use crate::operations::store::record;
+use crate::operations::store::sqlite::already_failed;
+use crate::operations::store::sqlite::classify;
+use crate::operations::store::sqlite::open;
+use crate::operations::store::sqlite::writer::number;
+
+/// Reads at once; each has a connection and a page cache.
+const READERS: u16 = 4;
+/// Unreadable records that are counted one by one; beyond it the number says "at least".
+const SET_ASIDE_MAX: usize = 10_000;
+
+type Read<T> = Result<T, StoreError>;
+
+/// The readers.
+#[derive(Debug)]
+pub(super) struct Readers {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    free: Arc<Semaphore>,
+    failed: Arc<AtomicBool>,
+    set_aside: Mutex<BTreeSet<i64>>,
+}
+
+impl Readers {
+    pub(super) fn new(file: PathBuf, failed: Arc<AtomicBool>) -> Self {
+        Self {
+            file,
+            idle: Mutex::default(),
+            free: Arc::new(Semaphore::new(READERS.into())),
+            failed,
+            set_aside: Mutex::default(),
+        }
+    }
+
+    /// Waits for the reads under way, then takes no more and closes the connections.
+    pub(super) async fn close(&self) {
+        let every_place = self.free.acquire_many(READERS.into()).await;
+        self.free.close();
+        drop(every_place);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// Runs one read on a blocking thread.
+    pub(super) async fn run<T, F>(this: &Arc<Self>, read: F) -> Read<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self, &Connection) -> Read<T> + Send + 'static,
+    {
+        let closed = || StoreError::Unavailable("closed".to_owned());
+        let permit = Arc::clone(&this.free)
+            .acquire_owned()
+            .await
+            .map_err(|_closed| closed())?;
+        let this = Arc::clone(this);
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            this.with_connection(read)
+        })
+        .await
+        .map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+
+    fn with_connection<T>(&self, read: impl FnOnce(&Self, &Connection) -> Read<T>) -> Read<T> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(already_failed());
+        }
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect().map_err(|error| classify(&error))?,
+        };
+        let result = read(self, &connection);
+        match &result {
+            Err(StoreError::Fatal(_)) => self.failed.store(true, Ordering::Release),
+            Ok(_) | Err(_) if !self.free.is_closed() => self
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection),
+            Ok(_) | Err(_) => {}
+        }
+        result
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = open::connect(&self.file)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    }
+
+    /// The operation of a row `(seq, record)`, or why it cannot be read; it is counted then.
+    fn decode(&self, (seq, text): &(i64, String)) -> Read<Arc<Operation>> {
+        record::decode(text).map(Arc::new).map_err(|error| {
+            let mut set_aside = self
+                .set_aside
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if set_aside.len() < SET_ASIDE_MAX && set_aside.insert(*seq) {
+                tracing::error!(seq, %error, "stored operation set aside");
+            }
+            StoreError::Unavailable(format!("record {seq}: {error}"))
+        })
+    }
+
+    pub(super) fn read(&self, db: &Connection, seq: OperationSeq) -> Read<Option<Arc<Operation>>> {
+        let sql = "SELECT seq, record FROM operations WHERE seq = ?1";
+        one(db, sql, params![number(seq.number())])?
+            .map(|row| self.decode(&row))
+            .transpose()
+    }
+
+    pub(super) fn by_key(
+        &self,
+        db: &Connection,
+        principal: &PrincipalName,
+        key: &Idempotency,
+    ) -> Read<Option<Arc<Operation>>> {
+        let sql = "SELECT seq, record FROM operations WHERE principal = ?1 AND idem_key = ?2";
+        one(db, sql, params![principal.as_str(), key.key.as_str()])?
+            .map(|row| self.decode(&row))
+            .transpose()
+    }
+
+    pub(super) fn list(&self, db: &Connection, query: &ListQuery) -> Read<Vec<Arc<Operation>>> {
+        let mut sql = "SELECT seq, record FROM operations WHERE seq < ?".to_owned();
+        let before = query
+            .before
+            .map_or(i64::MAX, |before| number(before.number()));
+        let mut values: Vec<&dyn ToSql> = vec![&before];
+        let principal = query.principal.as_ref().map(PrincipalName::as_str);
+        let verb = query.selector.verb.map(crate::model::Verb::as_str);
+        let vm = query.selector.vm.as_ref().map(crate::model::VmId::as_str);
+        let backup = query
+            .selector
+            .backup
+            .as_ref()
+            .map(crate::model::BackupId::as_str);
+        let columns = [
+            (" AND principal = ?", &principal),
+            (" AND verb = ?", &verb),
+            (" AND vm = ?", &vm),
+            (" AND backup = ?", &backup),
+        ];
+        for (condition, value) in columns {
+            if value.is_some() {
+                sql.push_str(condition);
+                values.push(value);
+            }
+        }
+        match query.unfinished {
+            Some(true) => sql.push_str(" AND live = 1"),
+            Some(false) => sql.push_str(" AND live = 0"),
+            None => {}
+        }
+        sql.push_str(" ORDER BY seq DESC LIMIT ?");
+        let limit = query.limit.clamp(1, limits::PAGE_MAX);
+        values.push(&limit);
+        let rows = many(db, &sql, values.as_slice())?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| self.decode(row).ok())
+            .collect())
+    }
+
+    pub(super) fn live(&self, db: &Connection) -> Read<Vec<Arc<Operation>>> {
+        let sql = "SELECT seq, record FROM operations WHERE live = 1 ORDER BY seq";
+        let rows = many(db, sql, params![])?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| self.decode(row).ok())
+            .collect())
+    }
+
+    pub(super) fn counts(&self, db: &Connection) -> Read<Counts> {
+        let sql = "SELECT count(*) FROM operations WHERE phase = 'unknown' AND expires IS NULL";
+        let unknown = single(db, sql)?.unwrap_or(0);
+        let set_aside = self
+            .set_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        Ok(Counts {
+            unknown: usize::try_from(unknown).unwrap_or(0),
+            set_aside,
+        })
+    }
+
+    pub(super) fn highest(db: &Connection) -> Read<Option<OperationSeq>> {
+        let sql = "SELECT max(it) FROM (SELECT max(seq) AS it FROM operations
+             UNION ALL SELECT value FROM meta WHERE name = 'highest')";
+        Ok(single(db, sql)?
+            .and_then(|it| u64::try_from(it).ok())
+            .and_then(OperationSeq::new))
+    }
+
+    pub(super) fn last_beat(db: &Connection) -> Read<Option<Timestamp>> {
+        let sql = "SELECT max(value) FROM meta WHERE name = 'beat'";
+        Ok(single(db, sql)?
+            .and_then(|it| u64::try_from(it).ok())
+            .map(Timestamp::from_millis))
+    }
+}
+
+fn pair(row: &Row<'_>) -> rusqlite::Result<(i64, String)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+fn one(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Option<(i64, String)>> {
+    db.prepare_cached(sql)
+        .and_then(|mut it| it.query_row(values, pair).optional())
+        .map_err(|error| classify(&error))
+}
+
+fn many(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Vec<(i64, String)>> {
+    db.prepare_cached(sql)
+        .and_then(|mut it| it.query_map(values, pair)?.collect())
+        .map_err(|error| classify(&error))
+}
+
+fn single(db: &Connection, sql: &str) -> Read<Option<i64>> {
+    db.query_row(sql, [], |row| row.get(0))
+        .map_err(|error| classify(&error))
+}

@@ -1,0 +1,426 @@
+//! The promises of the store, kept by the SQLite engine.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::model::Phase;
+use crate::model::Progress;
+use crate::model::Verb;
+use crate::operations::service::Selector;
+use crate::operations::testing::NOW;
+use crate::operations::testing::delete;
+use crate::operations::testing::idempotency;
+use crate::operations::testing::operation;
+use crate::runtime::SystemClock;
+
+fn try_open(folder: &Path) -> Result<SqliteStore, OpenError> {
+    let metrics = Metrics::new().unwrap();
+    SqliteStore::open(folder.join("s.db"), SystemClock::shared(), metrics)
+}
+
+fn open(folder: &Path) -> SqliteStore {
+    try_open(folder).expect("opens")
+}
+
+fn seq(number: u64) -> OperationSeq {
+    OperationSeq::new(number).unwrap()
+}
+
+/// Runs SQL on the file from outside while nobody has it open.
+fn tamper(folder: &Path, sql: &str) {
+    let db = rusqlite::Connection::open(folder.join("s.db")).unwrap();
+    db.execute_batch(sql).unwrap();
+}
+
+fn ended(mut it: Operation, expires: Option<Timestamp>) -> Arc<Operation> {
+    it.revision = it.revision.next();
+    it.phase = Phase::Succeeded;
+    it.progress = Progress::DONE;
+    it.expires = expires;
+    Arc::new(it)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let first = operation(1, "vm", "b");
+    let second = Arc::new(operation(2, "vm", "c"));
+    let made = store.create(Arc::new(first.clone())).await;
+    assert!(matches!(made, Ok(Created::New)), "created: {made:?}");
+    store.create(Arc::clone(&second)).await.unwrap();
+    let done = ended(first.clone(), None);
+    store.update(Arc::clone(&done)).await.unwrap();
+    store.beat(NOW).await.unwrap();
+    store.beat(Timestamp::default()).await.unwrap();
+    store.close().await;
+    let refused = store.read(seq(1)).await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "closed: {refused:?}"
+    );
+    let store = open(folder.path());
+    assert_eq!(store.read(seq(1)).await.unwrap(), Some(done), "updated");
+    assert_eq!(store.live().await.unwrap(), [second], "the unfinished one");
+    assert_eq!(store.highest().await.unwrap(), Some(seq(2)), "highest");
+    let beat = store.last_beat().await.unwrap();
+    assert_eq!(beat, Some(NOW), "the beat does not go back");
+    assert_eq!(store.read(seq(3)).await.unwrap(), None, "never made");
+    let again = store.create(Arc::new(first.clone())).await;
+    assert_eq!(again.unwrap_err(), StoreError::Conflict, "number in use");
+    let stale = store.update(Arc::new(first)).await;
+    assert_eq!(stale, Err(StoreError::Conflict), "wrong revision");
+}
+
+#[tokio::test]
+async fn a_key_is_used_once_per_principal() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let with = |number, print| {
+        let mut it = operation(number, "vm", "b");
+        it.idempotency = Some(idempotency("k", print));
+        Arc::new(it)
+    };
+    store.create(with(1, 7)).await.unwrap();
+    match store.create(with(2, 7)).await {
+        Ok(Created::Replayed(found)) => assert_eq!(found.seq, seq(1), "the first one"),
+        other => panic!("replayed, not {other:?}"),
+    }
+    let other = store.create(with(3, 8)).await;
+    assert_eq!(other.unwrap_err(), StoreError::KeyReused(seq(1)), "reused");
+    let mut somebody = (*with(4, 8)).clone();
+    somebody.principal = PrincipalName::new("bob").unwrap();
+    let made = store.create(Arc::new(somebody)).await;
+    assert!(matches!(made, Ok(Created::New)), "another principal");
+    assert_eq!(store.live().await.unwrap().len(), 2, "two were made");
+    let ada = PrincipalName::new("ada").unwrap();
+    let found = store.by_key(&ada, &idempotency("k", 8)).await.unwrap();
+    assert_eq!(found.map(|it| it.seq), Some(seq(1)), "by key");
+}
+
+#[tokio::test]
+async fn many_writers_are_committed_together_and_all_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new().unwrap();
+    let file = folder.path().join("s.db");
+    let store = SqliteStore::open(file, SystemClock::shared(), metrics.clone());
+    let store = Arc::new(store.unwrap());
+    let made = futures_util::future::join_all((1..=300).map(|number| {
+        let store = Arc::clone(&store);
+        async move { store.create(Arc::new(operation(number, "vm", "b"))).await }
+    }))
+    .await;
+    let new = made.iter().filter(|it| matches!(it, Ok(Created::New)));
+    assert_eq!(new.count(), 300, "all are new");
+    assert_eq!(store.live().await.unwrap().len(), 300, "all are there");
+    let text = String::from_utf8(metrics.text()).unwrap();
+    let count = "snapgate_store_commit_duration_seconds_count{store=\"sqlite\"} ";
+    let commits = text.lines().find_map(|it| it.strip_prefix(count)).unwrap();
+    let commits: usize = commits.parse().unwrap();
+    assert!((1..300).contains(&commits), "commits are shared: {commits}");
+}
+
+fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
+    let query = || ListQuery {
+        limit: 10,
+        ..ListQuery::default()
+    };
+    let select = |verb, vm: Option<&str>, backup: Option<&str>| ListQuery {
+        selector: Selector {
+            verb,
+            vm: vm.map(|it| crate::model::VmId::new(it).unwrap()),
+            backup: backup.map(|it| crate::model::BackupId::new(it).unwrap()),
+        },
+        ..query()
+    };
+    vec![
+        ("all", query(), vec![5, 4, 3, 2, 1]),
+        (
+            "limit",
+            ListQuery {
+                limit: 2,
+                ..query()
+            },
+            vec![5, 4],
+        ),
+        (
+            "before",
+            ListQuery {
+                before: Some(seq(3)),
+                ..query()
+            },
+            vec![2, 1],
+        ),
+        (
+            "finished",
+            ListQuery {
+                unfinished: Some(false),
+                ..query()
+            },
+            vec![3],
+        ),
+        (
+            "unfinished",
+            ListQuery {
+                unfinished: Some(true),
+                ..query()
+            },
+            vec![5, 4, 2, 1],
+        ),
+        (
+            "principal",
+            ListQuery {
+                principal: PrincipalName::new("bob").ok(),
+                ..query()
+            },
+            vec![5],
+        ),
+        ("verb", select(Some(Verb::Delete), None, None), vec![4, 2]),
+        ("vm", select(None, Some("wm"), None), vec![5, 4]),
+        (
+            "backup and vm",
+            select(None, Some("vm"), Some("c")),
+            vec![2],
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn lists_are_newest_first_and_filtered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 1..=5 {
+        let mut it = operation(number, if number < 4 { "vm" } else { "wm" }, "b");
+        if number % 2 == 0 {
+            it.intent = delete(it.target().vm.as_str(), "c");
+        }
+        if number == 5 {
+            it.principal = PrincipalName::new("bob").unwrap();
+        }
+        store.create(Arc::new(it)).await.unwrap();
+    }
+    let done = ended(operation(3, "vm", "b"), None);
+    store.update(done).await.unwrap();
+    for (name, query, expected) in queries() {
+        let found = store.list(&query).await.unwrap();
+        let numbers: Vec<_> = found.iter().map(|it| it.seq.number()).collect();
+        assert_eq!(numbers, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_over_expires_and_its_number_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let later = NOW.plus(std::time::Duration::from_secs(1));
+    for (number, expires) in [(1, Some(NOW)), (2, Some(later)), (3, None), (4, Some(NOW))] {
+        let it = operation(number, "vm", "b");
+        store.create(Arc::new(it.clone())).await.unwrap();
+        store.update(ended(it, expires)).await.unwrap();
+    }
+    assert_eq!(store.expire(NOW, 1).await.unwrap(), 1, "bounded");
+    assert_eq!(store.expire(NOW, 9).await.unwrap(), 1, "the other one");
+    assert_eq!(store.expire(NOW, 9).await.unwrap(), 0, "no more");
+    assert_eq!(store.highest().await.unwrap(), Some(seq(4)), "kept");
+    assert_eq!(store.read(seq(4)).await.unwrap(), None, "dropped");
+    assert!(store.read(seq(3)).await.unwrap().is_some(), "no end");
+}
+
+#[tokio::test]
+async fn an_unreadable_record_is_set_aside_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 1..=3 {
+        let it = Arc::new(operation(number, "vm", "b"));
+        store.create(it).await.unwrap();
+    }
+    store.close().await;
+    tamper(
+        folder.path(),
+        "UPDATE operations SET record = '{\"format\":9}' WHERE seq = 2",
+    );
+    let store = open(folder.path());
+    let live = store.live().await.unwrap();
+    let numbers: Vec<_> = live.iter().map(|it| it.seq.number()).collect();
+    assert_eq!(numbers, [1, 3], "the others");
+    assert_eq!(store.counts().await.unwrap().set_aside, 1, "counted once");
+    let found = store.read(seq(2)).await;
+    assert!(
+        matches!(found, Err(StoreError::Unavailable(_))),
+        "neither there nor gone: {found:?}"
+    );
+    assert_eq!(store.counts().await.unwrap().set_aside, 1, "still once");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_answers_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store
+        .create(Arc::new(operation(1, "vm", "b")))
+        .await
+        .unwrap();
+    store.close().await;
+    let (connection, lock) = open::open(&folder.path().join("s.db")).unwrap();
+    connection
+        .pragma_update_and_check(None, "max_page_count", 1, |_| Ok(()))
+        .unwrap();
+    let failed = Arc::new(AtomicBool::new(false));
+    let (jobs, waiting) = mpsc::channel(8);
+    let writer = writer::Writer {
+        connection,
+        clock: SystemClock::shared(),
+        metrics: Metrics::new().unwrap(),
+        failed: Arc::clone(&failed),
+        lock,
+    };
+    let thread = std::thread::Builder::new()
+        .spawn(move || writer.run(waiting))
+        .unwrap();
+    let file = folder.path().join("s.db");
+    let store = SqliteStore {
+        readers: Arc::new(Readers::new(file.clone(), Arc::clone(&failed))),
+        file,
+        jobs: Mutex::new(Some(jobs)),
+        thread: Mutex::new(Some(thread)),
+        failed,
+    };
+    let mut refused = None;
+    for number in 2..50 {
+        let mut it = operation(number, "vm", "b");
+        it.baseline = crate::model::Evidence::new("x".repeat(4000));
+        if let Err(error) = store.create(Arc::new(it)).await {
+            refused = Some((number, error));
+            break;
+        }
+    }
+    let (number, error) = refused.expect("the disk is full at some point");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert_eq!(store.read(seq(number)).await.unwrap(), None, "not applied");
+    assert!(store.read(seq(1)).await.unwrap().is_some(), "reads go on");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn after_a_fatal_error_everything_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store
+        .create(Arc::new(operation(1, "vm", "b")))
+        .await
+        .unwrap();
+    store.failed.store(true, Ordering::Release);
+    let write = store.create(Arc::new(operation(2, "vm", "b"))).await;
+    assert!(matches!(write, Err(StoreError::Fatal(_))), "{write:?}");
+    let read = store.read(seq(1)).await;
+    assert!(matches!(read, Err(StoreError::Fatal(_))), "{read:?}");
+}
+
+#[test]
+fn errors_of_the_engine_mean_what_they_must() {
+    use rusqlite::ffi;
+    let rows = [
+        ("fsync", ffi::SQLITE_IOERR_FSYNC, "fatal"),
+        ("write", ffi::SQLITE_IOERR_WRITE, "fatal"),
+        ("corrupt", ffi::SQLITE_CORRUPT, "fatal"),
+        ("not a database", ffi::SQLITE_NOTADB, "fatal"),
+        ("full", ffi::SQLITE_FULL, "unavailable"),
+        ("busy", ffi::SQLITE_BUSY, "unavailable"),
+        ("read-only", ffi::SQLITE_READONLY, "unavailable"),
+    ];
+    for (name, code, expected) in rows {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        assert_eq!(classify(&error).as_str(), expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let second = try_open(folder.path()).expect_err("in use");
+    assert!(matches!(second, OpenError::InUse(_)), "{second}");
+    assert!(
+        second.to_string().contains("another snapgate process"),
+        "a sentence: {second}"
+    );
+    store.close().await;
+    try_open(folder.path()).expect("free again").close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_trusted_is_refused_and_left_alone() {
+    type Harm = fn(&Path);
+    let file = |folder: &Path| folder.join("s.db");
+    let rows: [(&str, Harm, &str); 6] = [
+        (
+            "newer",
+            |it| tamper(it, "UPDATE meta SET value = 2"),
+            "newer version",
+        ),
+        (
+            "empty",
+            |it| fs::write(it.join("s.db"), "").unwrap(),
+            "empty",
+        ),
+        (
+            "something else",
+            |it| fs::write(it.join("s.db"), "not a database at all".repeat(99)).unwrap(),
+            "left as it is",
+        ),
+        (
+            "another program's",
+            |it| tamper(it, "PRAGMA application_id = 5"),
+            "not a store of snapgate",
+        ),
+        (
+            "damaged",
+            |it| {
+                let mut bytes = fs::read(it.join("s.db")).unwrap();
+                for byte in &mut bytes[4096..] {
+                    *byte ^= 0x5a;
+                }
+                fs::write(it.join("s.db"), bytes).unwrap();
+            },
+            "left as it is",
+        ),
+        (
+            "only the log is left",
+            |it| fs::rename(it.join("s.db"), it.join("s.db-wal")).unwrap(),
+            "write-ahead log",
+        ),
+    ];
+    for (name, harm, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        store
+            .create(Arc::new(operation(1, "vm", "b")))
+            .await
+            .unwrap();
+        store.close().await;
+        harm(folder.path());
+        let before = fs::read(file(folder.path())).ok();
+        let error = try_open(folder.path()).expect_err(name);
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+        let after = fs::read(file(folder.path())).ok();
+        assert_eq!(before, after, "{name}: left as it was");
+    }
+}
+
+#[tokio::test]
+async fn a_new_file_is_synced_fully_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("s.db.new"), "left by a crash").unwrap();
+    let (connection, _lock) = open::open(&folder.path().join("s.db")).unwrap();
+    let number = |sql: &str| -> i64 { connection.query_row(sql, [], |it| it.get(0)).unwrap() };
+    assert_eq!(number("PRAGMA synchronous"), 2, "full");
+    assert_eq!(number("PRAGMA auto_vacuum"), 2, "incremental");
+    let journal: String = connection
+        .query_row("PRAGMA journal_mode", [], |it| it.get(0))
+        .unwrap();
+    assert_eq!(journal, "wal", "write-ahead log");
+    let mode = fs::metadata(folder.path().join("s.db")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600, "private");
+}

@@ -1,0 +1,220 @@
+//! Log lines and the access log, for people or as JSON, and the process-wide audit trail.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::telemetry::AuditRecord;
+use crate::telemetry::AuditTrail;
+use crate::telemetry::Metrics;
+
+static TRAIL: OnceLock<AuditTrail> = OnceLock::new();
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why logging could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is no filter.
+    #[error("the log level is malformed")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    /// The file of the audit trail.
+    #[error("the audit trail cannot be opened")]
+    Audit(#[source] io::Error),
+    /// Logging had begun.
+    #[error("logging has already begun")]
+    Again,
+}
+
+/// One answered request. Text of clients is escaped in both forms.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRecord<'a> {
+    /// The id of the request.
+    pub request: &'a str,
+    /// The address it came from.
+    pub peer: &'a str,
+    /// The method, a bounded word.
+    pub method: &'a str,
+    /// The route, a bounded word.
+    pub route: &'a str,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of the body of the answer.
+    pub bytes: u64,
+    /// From the head of the request to the end of the answer.
+    pub took: Duration,
+    /// Who called, once that was known.
+    pub principal: Option<&'a str>,
+    /// The request target, as sent.
+    pub target: &'a str,
+    /// What the client calls itself.
+    pub user_agent: Option<&'a str>,
+    /// The operation accepted or joined.
+    pub operation: Option<u64>,
+}
+
+/// Sends logs to standard error and the audit trail to its file, once per process. Records of the `log` crate too.
+///
+/// `quiet` holds directives for noisy libraries, which `level` can override; it may be empty.
+///
+/// # Errors
+/// [`LogError`]; nothing is set up then.
+pub fn init(
+    format: Format,
+    level: &str,
+    quiet: &str,
+    access: bool,
+    audit: Option<PathBuf>,
+    metrics: Arc<Metrics>,
+) -> Result<(), LogError> {
+    let made = subscriber(format, level, quiet, access, io::stderr)?;
+    let trail = AuditTrail::open(audit, metrics).map_err(LogError::Audit)?;
+    TRAIL.set(trail).map_err(|_trail| LogError::Again)?;
+    tracing_subscriber::util::SubscriberInitExt::try_init(made).map_err(|_error| LogError::Again)
+}
+
+/// What is logged in which form, to the given place.
+fn subscriber<W>(
+    format: Format,
+    level: &str,
+    quiet: &str,
+    access: bool,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let access = if access { "info" } else { "off" };
+    let filter = EnvFilter::try_new(format!("{quiet},{level},snapgate::access={access}"))?;
+    let made = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(writer);
+    Ok(match format {
+        Format::Text => Box::new(made.finish()),
+        Format::Json => Box::new(made.json().flatten_event(true).finish()),
+    })
+}
+
+/// Writes one line of the access log.
+pub fn access(record: &AccessRecord<'_>) {
+    tracing::info!(
+        target: "snapgate::access",
+        request = record.request,
+        peer = record.peer,
+        method = record.method,
+        route = record.route,
+        status = record.status,
+        bytes = record.bytes,
+        took_us = u64::try_from(record.took.as_micros()).unwrap_or(u64::MAX),
+        principal = record.principal,
+        path = record.target,
+        user_agent = record.user_agent,
+        operation = record.operation,
+        "request"
+    );
+}
+
+/// Writes one record of the audit trail; nothing before [`init`].
+pub fn audit(record: &AuditRecord<'_>) {
+    if let Some(trail) = TRAIL.get() {
+        trail.write(record);
+    }
+}
+
+/// Opens the file of the audit trail again, after it was moved away.
+pub fn reopen() {
+    if let Some(trail) = TRAIL.get() {
+        trail.reopen();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: Format, access_log: bool, hostile: &str) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let made = subscriber(format, "info", "", access_log, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(made, || {
+            access(&AccessRecord {
+                request: "r-1",
+                peer: "127.0.0.1",
+                method: "GET",
+                route: "backup",
+                status: 200,
+                bytes: 12,
+                took: Duration::from_micros(34),
+                principal: Some("alice"),
+                target: hostile,
+                user_agent: Some(hostile),
+                operation: None,
+            });
+        });
+        let bytes = kept.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn hostile_text_stays_in_its_field_in_both_forms() {
+        let hostile = "/x\" principal=\"root\"\r\n{\"a\":1}\u{1b}[31m\u{0}\u{85}";
+        for format in [Format::Text, Format::Json] {
+            let text = logged(format, true, hostile);
+            assert_eq!(text.lines().count(), 1, "{format:?}: one line: {text:?}");
+            let raw = |it: char| it.is_ascii_control();
+            assert!(
+                !text.trim_end().contains(raw),
+                "{format:?}: escaped: {text:?}"
+            );
+            assert!(
+                !text.contains(" principal=\"root\""),
+                "{format:?}: {text:?}"
+            );
+        }
+        let text = logged(Format::Json, true, hostile);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["path"], hostile, "nothing is lost");
+        assert_eq!(value["principal"], "alice", "nothing is forged");
+        assert_eq!(logged(Format::Text, false, "/"), "", "off when not wanted");
+    }
+
+    #[test]
+    fn a_malformed_level_is_an_error() {
+        let made = subscriber(Format::Text, "snapgate=loud", "noisy=off", true, io::stderr);
+        assert!(
+            matches!(made, Err(LogError::Level(_))),
+            "not taken for another one"
+        );
+    }
+}
