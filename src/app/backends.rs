@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::adapters::files::Files;
 use crate::adapters::layers;
+use crate::adapters::libvirt::Libvirt;
 use crate::adapters::port::Adapter;
 use crate::adapters::sim::Sim;
 use crate::app::StartError;
@@ -31,6 +32,11 @@ pub(crate) fn build(
                     }
                 })?,
             ),
+            BackendKind::Libvirt(config) => Arc::new(Libvirt::new(
+                config.clone(),
+                Arc::clone(clock),
+                tasks.clone(),
+            )),
             BackendKind::Sim(config) => {
                 Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone()))
             }
