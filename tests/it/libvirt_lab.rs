@@ -103,15 +103,16 @@ impl Lab {
     }
 
     fn try_virsh(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    fn command(&self) -> Command {
         let socket = self.config().socket;
         let uri = format!("qemu:///system?socket={}", socket.display());
         let mut virsh = Command::new("virsh");
-        virsh.args(["-q", "-c", &uri]).args(arguments);
+        virsh.args(["-q", "-c", &uri]).env("LC_ALL", "C");
+        virsh.stdin(Stdio::null());
         virsh
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
     }
 
     /// What a command of QEMU's own monitor answers.
@@ -139,6 +140,21 @@ impl Lab {
     /// libvirt's number of the running VM: another one after each start.
     pub(crate) fn number(&self, vm: &str) -> String {
         self.virsh(&["domid", vm]).trim().to_owned()
+    }
+
+    /// Stops QEMU itself (`STOP`) or lets it go on (`CONT`).
+    pub(crate) fn signal(&self, vm: &str, name: &str) {
+        let file = self.folder.path().join(format!("run/qemu/{vm}.pid"));
+        let pid = std::fs::read_to_string(file).unwrap();
+        let mut kill = Command::new("kill");
+        let status = kill.args([&format!("-{name}"), pid.trim()]).status();
+        assert!(status.unwrap().success(), "{name}");
+    }
+
+    /// virsh in the background; it is waited for by the caller.
+    pub(crate) fn spawn_virsh(&self, arguments: &[&str]) -> std::process::Child {
+        let mut virsh = self.command();
+        virsh.args(arguments).stdout(Stdio::null()).spawn().unwrap()
     }
 
     fn image(&self, disk: &str) -> PathBuf {

@@ -178,7 +178,13 @@ impl Libvirt {
         let after = check::after(options, self.config.after_restore)?;
         let it = self.ours(domain, intent, by).await?;
         check::snapshot(&it.xml)?;
-        check::libvirt(&self.client, domain, by).await?;
+        if self.is_busy(domain, by).await.map_err(read)? {
+            return Err(AdapterError::refused(
+                FaultKind::Busy,
+                "another job of libvirt's occupies the VM",
+            ));
+        }
+        check::checkpoints(&self.client, domain, by).await?;
         let state = self.client.state(domain, by).await.map_err(read)?;
         let text = self.client.domain_xml(domain, by).await.map_err(read)?;
         check::same_disks(&it.xml, &DomainXml::read(&text).map_err(senseless)?)?;

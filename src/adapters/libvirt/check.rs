@@ -120,22 +120,15 @@ pub(crate) fn same_disks(snapshot: &SnapshotXml, now: &DomainXml) -> Result<(), 
     }
 }
 
-/// Whether libvirt knows of anything that would make it fail.
+/// Whether the VM has checkpoints, whose bitmaps would make it fail.
 ///
 /// # Errors
 /// The reason not to restore, or whatever keeps libvirt from answering.
-pub(crate) async fn libvirt(
+pub(crate) async fn checkpoints(
     client: &Client,
     domain: &Domain,
     by: Deadline,
 ) -> Result<(), AdapterError> {
-    let has_job = client.has_job(domain, by).await;
-    if has_job.map_err(|it| error::from_read(&it))? {
-        return Err(AdapterError::refused(
-            FaultKind::Busy,
-            "another job of libvirt's occupies the VM",
-        ));
-    }
     let checkpoints = client.checkpoints(domain, by).await;
     if checkpoints.map_err(|it| error::from_read(&it))? > 0 {
         return Err(AdapterError::refused(

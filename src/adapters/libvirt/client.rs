@@ -147,11 +147,13 @@ impl RevertTo {
     }
 }
 
-/// The calls. Reads and changes have a connection each, so that long changes leave room for reads.
+/// The calls. Each kind has a connection of its own, so that long calls leave room for reads.
 #[derive(Debug)]
 pub(crate) struct Client {
     reads: Link,
     changes: Link,
+    /// For the one question that waits for a VM to be free.
+    waits: Link,
 }
 
 impl Client {
@@ -161,6 +163,7 @@ impl Client {
         Self {
             reads: link(),
             changes: link(),
+            waits: link(),
         }
     }
 
@@ -282,11 +285,15 @@ impl Client {
         }
     }
 
-    /// Whether a job of libvirt's runs on the VM. Waits for internal snapshots that are being made or put back.
+    /// Whether a job of libvirt's runs on the VM. Answers only when no snapshot is being made or put back.
     pub(crate) async fn has_job(&self, of: &Domain, by: Deadline) -> Result<bool, RpcError> {
         const NONE: i32 = 0;
-        let arguments = of.write(Writer::default())?;
-        match self.read(procedure::JOB_INFO, arguments, by).await {
+        let arguments = of.write(Writer::default())?.into_bytes();
+        let reply = self
+            .waits
+            .call(Program::Remote, procedure::JOB_INFO, &arguments, by)
+            .await;
+        match reply {
             Ok(reply) => Ok(Reader::new(&reply).i32()? != NONE),
             // Not for a VM that is off, nor for a driver without jobs.
             Err(error)

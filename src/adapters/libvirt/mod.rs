@@ -64,6 +64,9 @@ use rpc::RpcError;
 use xml::DomainXml;
 use xml::SnapshotXml;
 
+/// A VM whose jobs are not told within this time is busy with a snapshot.
+const FREE_WITHIN: Duration = Duration::from_millis(300);
+
 /// A call waits so long for the lock of a VM inside libvirt before it gives up, and a little more.
 const SETTLE: Duration = Duration::from_secs(31);
 
@@ -135,7 +138,8 @@ impl Libvirt {
     /// The names of snapshots that are being made: by us, or, as far as it can be seen, by somebody else.
     async fn unfinished(&self, domain: &Domain, by: Deadline) -> Result<Vec<String>, RpcError> {
         let mut names: Vec<_> = self.jobs.making(domain.uuid).into_iter().collect();
-        if !self.client.state(domain, by).await?.is_saving() {
+        // A VM stays in this state when libvirtd ended in the middle; then nothing is being made.
+        if !self.client.state(domain, by).await?.is_saving() || !self.is_busy(domain, by).await? {
             return Ok(names);
         }
         // The one being made is the newest that is not the current one. Rare, so all may be read.
@@ -152,6 +156,15 @@ impl Libvirt {
         newest.retain(|(created, _)| Some(*created) == latest);
         names.extend(newest.into_iter().map(|(_, name)| name));
         Ok(names)
+    }
+
+    /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or put back.
+    async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
+        let soon = self.clock.deadline(FREE_WITHIN).earlier(by);
+        match self.client.has_job(domain, soon).await {
+            Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
+            answer => answer,
+        }
     }
 
     /// What libvirt keeps of the snapshot, as text and read; `None` when it is gone or makes no sense.
@@ -403,17 +416,19 @@ impl Libvirt {
     ) -> Result<Found, AdapterError> {
         let read = |it: RpcError| error::from_read(&it);
         let domain = self.domain(&intent.target.vm, by).await?;
-        // Waits for snapshots that are being made or put back, and sees every other job.
-        if self.client.has_job(&domain, by).await.map_err(read)? {
+        if self.is_busy(&domain, by).await.map_err(read)? {
             return Ok(Found::NotYet);
         }
         // Its number may have changed while that waited.
         let domain = self.domain(&intent.target.vm, by).await?;
         let now = self.seen(&domain, by).await.map_err(read)?;
+        if self.is_busy(&domain, by).await.map_err(read)? {
+            return Ok(Found::NotYet);
+        }
         let name = intent.target.backup.as_str();
         if let Change::Create(_) = &intent.change {
             let is_there = self.is_listed(&domain, name, by).await?;
-            return Ok(recover::create(before, &now, name, is_there));
+            return Ok(recover::create(before, &now, is_there));
         }
         let loaded = self
             .load(&domain, &intent.target.backup, by)

@@ -41,35 +41,31 @@ impl Seen {
     }
 }
 
-/// Whether the create was done. `is_there`: a snapshot of its name is listed.
-pub(crate) fn create(before: Option<&Seen>, now: &Seen, name: &str, is_there: bool) -> Found {
+/// Whether the create was done. `is_there`: a snapshot of its name is listed, and none is being made.
+pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> Found {
     if before.is_some_and(|it| it.is_taken) {
         // It was refused for that very reason, and the snapshot is not ours.
         return Found::NotBegun;
     }
-    if !is_there {
-        let was_on = before.is_some_and(|it| it.state.doing() != Doing::Off);
-        return if now.state.is_saving() {
-            Found::NotYet
-        } else if was_on && now.state.is_off_by_failure() {
-            Found::Failed(Fault::new(
-                FaultKind::BackendFailed,
-                "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
-            ))
-        } else {
-            Found::NotBegun
-        };
-    }
-    // libvirt lists a snapshot before it is whole, and makes it the current one when it is.
-    if now.current.as_deref() == Some(name) {
+    if is_there {
         return Found::Done;
     }
-    let was_paused = before.is_some_and(|it| it.state.doing() == Doing::Paused);
-    if now.state.is_saving() || was_paused {
-        Found::NotYet
-    } else {
-        Found::Done
+    let Some(before) = before else {
+        return Found::NotBegun;
+    };
+    if now.state.is_saving() && !before.state.is_saving() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "libvirt ended while the backup was made; the VM is left paused, and its disks may hold an unlisted snapshot",
+        ));
     }
+    if before.state.doing() != Doing::Off && now.state.is_off_by_failure() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
+        ));
+    }
+    Found::NotBegun
 }
 
 /// Whether the restore was done. `disks`: how many the snapshot holds.
@@ -107,11 +103,7 @@ pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usiz
 /// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
 fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
     if now.id == before.id {
-        return if now.state.is_saving() {
-            Found::NotYet
-        } else {
-            Found::NotBegun
-        };
+        return Found::NotBegun;
     }
     if is_current && now.state.is_from_snapshot() {
         return Found::Done;
@@ -154,16 +146,16 @@ mod tests {
     }
 
     #[test]
-    fn a_create_is_done_when_it_is_whole() {
+    fn a_create_is_done_when_it_is_there() {
         let running = seen(1, (1, 1), "old");
-        let paused = seen(1, (3, 1), "old");
+        let stale = seen(1, (3, 3), "old");
         let taken = Seen {
             is_taken: true,
             ..running.clone()
         };
         let rows = [
             (
-                "current",
+                "there",
                 Some(&running),
                 seen(1, (1, 5), "new"),
                 true,
@@ -176,37 +168,37 @@ mod tests {
                 true,
                 "done",
             ),
-            (
-                "being made",
-                Some(&running),
-                seen(1, (3, 3), "old"),
-                true,
-                "not yet",
-            ),
-            (
-                "perhaps being made",
-                Some(&paused),
-                seen(1, (3, 1), "old"),
-                true,
-                "not yet",
-            ),
             ("no evidence", None, seen(1, (1, 5), "new"), true, "done"),
             (
-                "absent",
-                Some(&running),
-                seen(1, (1, 1), "old"),
+                "no evidence, absent",
+                None,
+                seen(1, (1, 5), "new"),
                 false,
                 "not begun",
             ),
             (
-                "about to be listed",
+                "absent",
                 Some(&running),
-                seen(1, (3, 3), "old"),
+                running.clone(),
                 false,
-                "not yet",
+                "not begun",
             ),
             (
                 "daemon died",
+                Some(&running),
+                stale.clone(),
+                false,
+                "failed",
+            ),
+            (
+                "was left paused before",
+                Some(&stale),
+                stale.clone(),
+                false,
+                "not begun",
+            ),
+            (
+                "daemon and VM died",
                 Some(&running),
                 seen(-1, (5, 8), "old"),
                 false,
@@ -228,7 +220,7 @@ mod tests {
             ),
         ];
         for (name, before, now, is_there, expected) in rows {
-            let found = create(before, &now, "new", is_there);
+            let found = create(before, &now, is_there);
             assert_eq!(word(&found), expected, "{name}");
         }
     }
