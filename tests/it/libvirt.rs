@@ -260,9 +260,9 @@ const REASONS: &[Reason] = &[
 
 fn qmp(lab: &Lab, command: &str) {
     let nodes = lab.monitor("web01", "info block -v");
-    let from = nodes.find("libvirt-").unwrap();
-    let to = from + nodes[from..].find("-format").unwrap();
-    let node = format!("{}-format", &nodes[from..to]);
+    let (_, rest) = nodes.split_once("libvirt-").unwrap();
+    let (number, _) = rest.split_once("-format").unwrap();
+    let node = format!("libvirt-{number}-format");
     let text =
         format!(r#"{{"execute":"{command}","arguments":{{"node":"{node}","name":"foreign"}}}}"#);
     let said = lab.virsh(&["qemu-monitor-command", "web01", &text]);
@@ -408,7 +408,9 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
                 restored += 1;
             }
             Found::NotBegun => assert_eq!(content, 2, "life {life}: nothing was done"),
-            other => panic!("life {life}: {other:?}"),
+            Found::Task(_) | Found::Failed(_) | Found::NotYet | Found::Unknowable => {
+                panic!("life {life}: {found:?}")
+            }
         }
         assert_eq!(lab.state("web01"), "running", "life {life}: it runs");
 
@@ -421,7 +423,9 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         match found {
             Found::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
             Found::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
-            other => panic!("life {life}: {other:?}"),
+            Found::Task(_) | Found::Failed(_) | Found::NotYet | Found::Unknowable => {
+                panic!("life {life}: {found:?}")
+            }
         }
     }
     assert!(

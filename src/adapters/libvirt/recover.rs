@@ -147,173 +147,84 @@ mod tests {
 
     #[test]
     fn a_create_is_done_when_it_is_there() {
-        let running = seen(1, (1, 1), "old");
+        let on = seen(1, (1, 1), "old");
         let stale = seen(1, (3, 3), "old");
-        let taken = Seen {
-            is_taken: true,
-            ..running.clone()
-        };
-        let rows = [
-            (
-                "there",
-                Some(&running),
-                seen(1, (1, 5), "new"),
-                true,
-                "done",
-            ),
-            (
-                "reverted since",
-                Some(&running),
-                seen(2, (1, 4), "old"),
-                true,
-                "done",
-            ),
-            ("no evidence", None, seen(1, (1, 5), "new"), true, "done"),
-            (
-                "no evidence, absent",
-                None,
-                seen(1, (1, 5), "new"),
-                false,
-                "not begun",
-            ),
-            (
-                "absent",
-                Some(&running),
-                running.clone(),
-                false,
-                "not begun",
-            ),
-            (
-                "daemon died",
-                Some(&running),
-                stale.clone(),
-                false,
-                "failed",
-            ),
-            (
-                "was left paused before",
-                Some(&stale),
-                stale.clone(),
-                false,
-                "not begun",
-            ),
-            (
-                "daemon and VM died",
-                Some(&running),
-                seen(-1, (5, 8), "old"),
-                false,
-                "failed",
-            ),
-            (
-                "switched off",
-                Some(&running),
-                seen(-1, (5, 1), "old"),
-                false,
-                "not begun",
-            ),
-            (
-                "name was taken",
-                Some(&taken),
-                seen(1, (1, 1), "new"),
-                true,
-                "not begun",
-            ),
+        let mut taken = on.clone();
+        taken.is_taken = true;
+        let there = [
+            ("there", Some(&on), seen(1, (1, 5), "new"), "done"),
+            ("reverted", Some(&on), seen(2, (1, 4), "old"), "done"),
+            ("no evidence", None, seen(1, (1, 5), "new"), "done"),
+            ("taken", Some(&taken), seen(1, (1, 1), "new"), "not begun"),
         ];
-        for (name, before, now, is_there, expected) in rows {
-            let found = create(before, &now, is_there);
-            assert_eq!(word(&found), expected, "{name}");
+        for (name, before, now, expected) in there {
+            assert_eq!(word(&create(before, &now, true)), expected, "{name}");
+        }
+        let absent = [
+            ("no evidence", None, seen(1, (1, 5), "new"), "not begun"),
+            ("absent", Some(&on), on.clone(), "not begun"),
+            ("daemon died", Some(&on), stale.clone(), "failed"),
+            ("stale before", Some(&stale), stale.clone(), "not begun"),
+            ("VM died", Some(&on), seen(-1, (5, 8), "old"), "failed"),
+            ("off", Some(&on), seen(-1, (5, 1), "old"), "not begun"),
+        ];
+        for (name, before, now, expected) in absent {
+            assert_eq!(word(&create(before, &now, false)), expected, "{name}");
         }
     }
 
     #[test]
-    fn a_restore_is_done_only_when_everything_says_so() {
+    fn a_restore_of_a_vm_that_was_on_shows_in_its_number() {
         let on = seen(1, (1, 1), "a");
-        let off = seen(-1, (5, 0), "a");
-        let off_with_memory = Seen {
-            then_off: true,
-            ..off.clone()
-        };
+        let was_current = seen(1, (1, 4), "b");
         let rows = [
-            ("no evidence", None, seen(2, (1, 4), "b"), 1, "unknowable"),
-            ("same number", Some(&on), on.clone(), 1, "not begun"),
+            ("no evidence", None, seen(2, (1, 4), "b"), "unknowable"),
+            ("same number", Some(&on), on.clone(), "not begun"),
             (
-                "same number, was current",
-                Some(&seen(1, (1, 4), "b")),
-                seen(1, (1, 4), "b"),
-                1,
+                "again",
+                Some(&was_current),
+                was_current.clone(),
                 "not begun",
             ),
-            (
-                "restarted from it",
-                Some(&on),
-                seen(2, (1, 4), "b"),
-                1,
-                "done",
-            ),
-            ("paused from it", Some(&on), seen(2, (3, 7), "b"), 1, "done"),
-            ("off from it", Some(&on), seen(-1, (5, 7), "b"), 1, "done"),
+            ("restarted", Some(&on), seen(2, (1, 4), "b"), "done"),
+            ("paused", Some(&on), seen(2, (3, 7), "b"), "done"),
+            ("off from it", Some(&on), seen(-1, (5, 7), "b"), "done"),
             (
                 "from another",
                 Some(&on),
                 seen(2, (1, 4), "a"),
-                1,
                 "unknowable",
             ),
             (
                 "booted since",
                 Some(&on),
                 seen(3, (1, 1), "b"),
-                1,
                 "unknowable",
             ),
-            ("failed", Some(&on), seen(-1, (5, 6), "a"), 1, "failed"),
-            (
-                "switched off",
-                Some(&on),
-                seen(-1, (5, 1), "a"),
-                1,
-                "unknowable",
-            ),
-            ("off to off", Some(&off), seen(-1, (5, 0), "b"), 2, "done"),
-            (
-                "off, nothing changed",
-                Some(&off),
-                off.clone(),
-                1,
-                "not begun",
-            ),
-            (
-                "off, some disks perhaps",
-                Some(&off),
-                off.clone(),
-                2,
-                "unknowable",
-            ),
-            ("off to on", Some(&off), seen(4, (1, 4), "b"), 1, "done"),
-            (
-                "started by somebody",
-                Some(&off),
-                seen(4, (1, 1), "a"),
-                1,
-                "unknowable",
-            ),
-            (
-                "off again",
-                Some(&off_with_memory),
-                seen(-1, (5, 2), "b"),
-                1,
-                "unknowable",
-            ),
-            (
-                "left paused",
-                Some(&off_with_memory),
-                seen(4, (3, 7), "b"),
-                1,
-                "failed",
-            ),
+            ("failed", Some(&on), seen(-1, (5, 6), "a"), "failed"),
+            ("off", Some(&on), seen(-1, (5, 1), "a"), "unknowable"),
+        ];
+        for (name, before, now, expected) in rows {
+            assert_eq!(word(&restore(before, &now, "b", 1)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restore_of_a_vm_that_was_off_is_known_only_by_a_new_current_snapshot() {
+        let off = seen(-1, (5, 0), "a");
+        let mut memory = off.clone();
+        memory.then_off = true;
+        let rows = [
+            ("put back", &off, seen(-1, (5, 0), "b"), 2, "done"),
+            ("unchanged", &off, off.clone(), 1, "not begun"),
+            ("some disks?", &off, off.clone(), 2, "unknowable"),
+            ("now on", &off, seen(4, (1, 4), "b"), 1, "done"),
+            ("started", &off, seen(4, (1, 1), "a"), 1, "unknowable"),
+            ("off again", &memory, seen(-1, (5, 2), "b"), 1, "unknowable"),
+            ("left paused", &memory, seen(4, (3, 7), "b"), 1, "failed"),
         ];
         for (name, before, now, disks, expected) in rows {
-            let found = restore(before, &now, "b", disks);
+            let found = restore(Some(before), &now, "b", disks);
             assert_eq!(word(&found), expected, "{name}");
         }
     }

@@ -31,19 +31,23 @@ fn words(all: &[u32]) -> Vec<u8> {
 
 async fn receive(stream: &mut UnixStream) -> Option<Call> {
     let bytes = stream.read_u32().await.ok()?;
-    let mut frame = vec![0; bytes as usize - 4];
+    let mut frame = vec![0; usize::try_from(bytes).unwrap().checked_sub(4).unwrap()];
     stream.read_exact(&mut frame).await.ok()?;
-    let word = |at: usize| u32::from_be_bytes(frame[at * 4..][..4].try_into().unwrap());
+    let (head, body) = frame.split_at(24);
+    let words: Vec<u32> = head
+        .chunks_exact(4)
+        .map(|it| u32::from_be_bytes(it.try_into().unwrap()))
+        .collect();
     Some(Call {
-        program: word(0),
-        procedure: word(2),
-        serial: word(4),
-        body: frame[24..].to_vec(),
+        program: words[0],
+        procedure: words[2],
+        serial: words[4],
+        body: body.to_vec(),
     })
 }
 
 async fn answer(stream: &mut UnixStream, to: &Call, status: u32, body: &[u8]) {
-    let bytes = 28 + u32::try_from(body.len()).unwrap();
+    let bytes = u32::try_from(body.len()).unwrap().checked_add(28).unwrap();
     let mut frame = words(&[bytes, to.program, 1, to.procedure, 1, to.serial, status]);
     frame.extend_from_slice(body);
     stream.write_all(&frame).await.unwrap();

@@ -78,14 +78,13 @@ impl SnapshotXml {
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
         let root = rooted(&document, "domainsnapshot")?;
-        let created = text(root, "creationTime").ok_or(XmlError::Missing("creationTime"))?;
+        let created = text(root, "creationTime")
+            .and_then(|it| it.trim().parse().ok())
+            .ok_or(XmlError::Missing("creationTime"))?;
         Ok(Self {
             name: text(root, "name").ok_or(XmlError::Missing("name"))?,
             description: text(root, "description"),
-            created: created
-                .trim()
-                .parse()
-                .map_err(|_: std::num::ParseIntError| XmlError::Missing("creationTime"))?,
+            created,
             memory: Place::of(child(root, "memory")),
             disks: child(root, "disks").map_or_else(Vec::new, |disks| {
                 let all = disks.children().filter(|it| it.has_tag_name("disk"));
