@@ -188,7 +188,7 @@ impl Libvirt {
         let state = self.client.state(domain, by).await.map_err(read)?;
         let text = self.client.domain_xml(domain, by).await.map_err(read)?;
         check::same_disks(&it.xml, &DomainXml::read(&text).map_err(senseless)?)?;
-        if self.config.inspect_disks && self.config.uri.starts_with("qemu") {
+        if self.asks_qemu() {
             check::qemu(&self.client, domain, &it.xml, state, by).await?;
         }
         let plan = check::plan(after, state.doing(), it.xml.memory);

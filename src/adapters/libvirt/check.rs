@@ -162,10 +162,33 @@ pub(crate) async fn qemu(
             "a block job of QEMU's occupies the VM's disks",
         ));
     }
-    let nodes = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
-    let reply = client.ask_qemu(domain, nodes, by).await;
-    let nodes = parse::<Vec<BlockNode>>(&reply.map_err(|it| error::from_read(&it))?)?;
+    let nodes = nodes(client, domain, by).await?;
     holds(&nodes, snapshot)
+}
+
+/// Whether a disk of a VM that is not off holds a snapshot of this name, listed by libvirt or not.
+///
+/// # Errors
+/// Whatever keeps QEMU from answering.
+pub(crate) async fn is_on_disk(
+    client: &Client,
+    domain: &Domain,
+    name: &str,
+    by: Deadline,
+) -> Result<bool, AdapterError> {
+    let nodes = nodes(client, domain, by).await?;
+    let mut tags = nodes.iter().flat_map(|it| &it.image.snapshots);
+    Ok(tags.any(|it| it.name == name))
+}
+
+async fn nodes(
+    client: &Client,
+    domain: &Domain,
+    by: Deadline,
+) -> Result<Vec<BlockNode>, AdapterError> {
+    let command = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
+    let reply = client.ask_qemu(domain, command, by).await;
+    parse(&reply.map_err(|it| error::from_read(&it))?)
 }
 
 #[derive(Debug, Deserialize)]

@@ -59,6 +59,7 @@ use client::Snapshot;
 use client::code;
 use jobs::Jobs;
 use jobs::Outcome;
+use map::Doing;
 use recover::Seen;
 use rpc::RpcError;
 use xml::DomainXml;
@@ -407,6 +408,25 @@ impl Libvirt {
         }
     }
 
+    /// Whether a disk holds the snapshot although libvirt, which would not finish it any more, does not list it.
+    async fn is_left(
+        &self,
+        domain: &Domain,
+        now: &Seen,
+        name: &str,
+        by: Deadline,
+    ) -> Result<bool, AdapterError> {
+        if !self.asks_qemu() || now.state.doing() == Doing::Off {
+            return Ok(false);
+        }
+        check::is_on_disk(&self.client, domain, name, by).await
+    }
+
+    /// Whether QEMU itself may be asked, and is there.
+    fn asks_qemu(&self) -> bool {
+        self.config.inspect_disks && self.config.uri.starts_with("qemu")
+    }
+
     /// What became of a call that this process knows nothing of.
     async fn look_for(
         &self,
@@ -428,7 +448,12 @@ impl Libvirt {
         let name = intent.target.backup.as_str();
         if let Change::Create(_) = &intent.change {
             let is_there = self.is_listed(&domain, name, by).await?;
-            return Ok(recover::create(before, &now, is_there));
+            let found = recover::create(before, &now, is_there);
+            let ended = matches!(found, Found::NotBegun) && !is_there;
+            if ended && self.is_left(&domain, &now, name, by).await? {
+                return Ok(recover::left_over());
+            }
+            return Ok(found);
         }
         let loaded = self
             .load(&domain, &intent.target.backup, by)

@@ -68,6 +68,14 @@ pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> Found
     Found::NotBegun
 }
 
+/// A create that left something behind which libvirt does not know.
+pub(crate) fn left_over() -> Found {
+    Found::Failed(Fault::new(
+        FaultKind::BackendFailed,
+        "libvirt ended while the backup was made; the VM's disks hold an unlisted snapshot",
+    ))
+}
+
 /// Whether the restore was done. `disks`: how many the snapshot holds.
 pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usize) -> Found {
     let Some(before) = before else {
