@@ -5,7 +5,7 @@
 #
 # web01 runs a 164-byte guest that counts in RAM at 0x9000, on one disk; web02 is off and has two disks.
 # libvirtd lives in its own mount namespace: its /etc, /var and /run are folders of DIR, and so are the
-# users it asks for. Nothing outside of DIR is touched but by `install`. Everything is stopped by pid.
+# users it asks for. Outside of DIR only empty folders are made to mount on. Everything is stopped by pid.
 # DIR must be short: it holds a unix socket.
 set -eu
 

@@ -535,6 +535,41 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &Found, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
+    let Some(lab) = Lab::start() else { return };
+    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let adapter: &dyn Adapter = adapter.as_ref();
+    let mut failed = 0;
+    for (life, wait) in (1..).zip([0_u64, 20, 50]) {
+        let intent = create(adapter, &web01, &format!("life {life}"), life);
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            lab.signal("web01", "KILL");
+        };
+        let (outcome, ()) = tokio::join!(run(adapter, &intent, life), kill);
+        let read = adapter.read(&intent.target, by()).await;
+        assert_eq!(
+            outcome.is_ok(),
+            read.is_ok(),
+            "life {life}: {outcome:?} {read:?}"
+        );
+        failed += u32::from(outcome.is_err());
+        crate::harness::eventually("libvirt notices", || lab.state("web01") == "shut off");
+        let stopped = adapter.vm(&web01, by()).await.unwrap();
+        assert_eq!(stopped.run_state, Some(RunState::Stopped), "life {life}");
+        lab.virsh(&["start", "web01"]);
+        crate::harness::eventually("it boots", || lab.counter("web01") > 0);
+    }
+    assert!(failed > 0, "at least one was in the middle");
+    let backup = made(adapter, &web01, "afterwards", 10).await;
+    assert_eq!(
+        run(adapter, &restore(&backup, &web01, ""), 11).await,
+        Ok(()),
+        "and restored"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
     let Some(lab) = Lab::start() else { return };
     let (adapter, web01) = (lab.adapter(), vm("web01"));
