@@ -53,6 +53,7 @@ fn summary(settings: &Settings) -> String {
 const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
         BackendKind::Files(_) => "files",
+        BackendKind::Incus(_) => "incus",
         BackendKind::Sim(_) => "sim",
     }
 }

@@ -32,6 +32,18 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("authentication", "htpasswd", "\"users.htpasswd\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
+    ("backend", "url", "\"unix:///var/lib/incus/unix.socket\""),
+    ("backend", "project", "\"default\""),
+    ("backend", "client_cert", "\"gateway.crt\""),
+    ("backend", "client_key", "\"gateway.key\""),
+    ("backend", "server_cert", "\"server.crt\""),
+    (
+        "backend",
+        "server_fingerprint",
+        "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+    ),
+    ("backend", "ca", "\"ca.crt\""),
+    ("backend", "connect_timeout", "\"5s\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

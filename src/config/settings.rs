@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::adapters::files;
+use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::sim;
 use crate::gate;
@@ -47,6 +48,8 @@ pub struct Backend {
 pub enum BackendKind {
     /// Directories of disk images.
     Files(files::Config),
+    /// Instances of LXD or Incus.
+    Incus(incus::Config),
     /// In memory.
     Sim(sim::Config),
 }

@@ -101,7 +101,10 @@ image() { # a root file system of a megabyte
   api POST /1.0/images/aliases -d "{\"name\":\"tiny\",\"target\":\"$(sha256sum "$folder/image.tar.gz" | cut -d' ' -f1)\"}" >/dev/null
 }
 
-vm() { # NAME [MIB]
+vm() { # NAME [MIB]; one that is left of an earlier run goes first
+  if api GET "/1.0/instances/$1?project=tenant" >/dev/null 2>&1; then
+    api DELETE "/1.0/instances/$1?project=tenant" | finished
+  fi
   api POST "/1.0/instances?project=tenant" \
     -d "{\"name\":\"$1\",\"type\":\"container\",\"source\":{\"type\":\"image\",\"alias\":\"tiny\"}}" | finished
   if [ "${2:-0}" -gt 0 ]; then

@@ -8,6 +8,9 @@ use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
+use crate::incus::Lxd;
+use crate::incus::Way;
+
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
 trait Bed {
     fn name(&self) -> &'static str;
@@ -48,6 +51,50 @@ async fn sim_behaves() {
     };
     let made = sim::Sim::new(&config, SystemClock::shared(), Tasks::default());
     suite(&SimBed(Arc::new(made))).await;
+}
+
+struct LxdBed {
+    lxd: Lxd,
+    way: Way,
+    vm: VmId,
+}
+
+impl Bed for LxdBed {
+    fn name(&self) -> &'static str {
+        match self.way {
+            Way::Socket => "incus on LXD, unix socket",
+            Way::Tls => "incus on LXD, TLS",
+        }
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::new(self.lxd.adapter(self.way))
+    }
+    fn vm(&self) -> VmId {
+        self.vm.clone()
+    }
+    fn write(&self, content: u64) {
+        std::fs::write(self.lxd.file(&self.vm), content.to_string()).unwrap();
+    }
+    fn content(&self) -> u64 {
+        let text = std::fs::read_to_string(self.lxd.file(&self.vm)).unwrap();
+        text.parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn incus_behaves_over_a_socket() {
+    lxd_behaves(Way::Socket, "socket").await;
+}
+
+#[tokio::test]
+async fn incus_behaves_over_tls_with_a_restricted_certificate() {
+    lxd_behaves(Way::Tls, "tls").await;
+}
+
+async fn lxd_behaves(way: Way, name: &str) {
+    let Some(lxd) = Lxd::shared() else { return };
+    let vm = lxd.vm(name, 0);
+    suite(&LxdBed { lxd, way, vm }).await;
 }
 
 fn by() -> Deadline {
