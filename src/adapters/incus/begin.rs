@@ -14,6 +14,7 @@ use crate::adapters::incus::map::Label;
 use crate::adapters::incus::no_such;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
+use crate::adapters::port::Effect;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -143,7 +144,17 @@ impl Incus {
         if sent.as_ref().is_err_and(NativeError::is_missing) {
             return Ok(Begun::Done);
         }
-        begun(sent, None)
+        let result = begun(sent, None);
+        if result.as_ref().is_err_and(|it| it.effect == Effect::None) {
+            // Nothing was removed: it is as whole as it was before.
+            self.relabel(seen, target, by, |label| {
+                let ours = label.removing.as_deref() == Some(key);
+                label.removing.clone_from(&seen.label.removing);
+                ours
+            })
+            .await?;
+        }
+        result
     }
 
     async fn restore(

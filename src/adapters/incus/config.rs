@@ -14,9 +14,7 @@ use crate::adapters::transport::Pin;
 use crate::adapters::transport::Settings;
 use crate::adapters::transport::Trust;
 use crate::model::Secret;
-
-/// Largest answer: a thousand snapshots with their whole configurations.
-const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+use crate::model::limits;
 
 /// Where one LXD or Incus is, and how the gateway proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +111,7 @@ impl Config {
         Ok(Client::new(Settings {
             endpoint,
             connect_timeout: self.connect_timeout,
-            body_bytes_max: BODY_BYTES_MAX,
+            body_bytes_max: limits::BACKEND_ANSWER_BYTES_MAX,
         })?)
     }
 }

@@ -114,10 +114,11 @@ fn of_refusal(code: u16, text: &str, missing: FaultKind) -> AdapterError {
             "The VM manager refused: something else was changed at the same time.",
         ),
         400..=499 => {
-            let fault = of_failure(text);
-            let kind = match fault.kind {
-                FaultKind::Busy => FaultKind::Busy,
-                _other => FaultKind::Invalid,
+            let is_busy = of_failure(text).kind == FaultKind::Busy;
+            let kind = if is_busy {
+                FaultKind::Busy
+            } else {
+                FaultKind::Invalid
             };
             AdapterError::refused(kind, "The VM manager refused what was asked for.")
         }
