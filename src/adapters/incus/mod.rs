@@ -13,6 +13,9 @@ mod evidence;
 mod map;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::Address;
 pub use config::Config;
 pub use config::ConfigError;
