@@ -74,7 +74,7 @@ impl Daemon {
                 sync(&serde_json::json!({"name": "s", "description": self.label}))
             }
             ("PUT", _) if is_label && self.stale > 0 => {
-                self.stale -= 1;
+                self.stale = self.stale.saturating_sub(1);
                 error(412, "ETag doesn't match")
             }
             ("PUT", _) if is_label => {
