@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::adapters::files::Files;
+use crate::adapters::incus::Incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt::Libvirt;
 use crate::adapters::port::Adapter;
@@ -24,14 +25,17 @@ pub(crate) fn build(
     tasks: &Tasks,
 ) -> Result<Vec<BackendHandle>, StartError> {
     let one = |backend: &Backend| {
+        let broken = |why: String| StartError::Backend {
+            name: backend.name.clone(),
+            why,
+        };
         let adapter: Arc<dyn Adapter> = match &backend.kind {
             BackendKind::Files(config) => Arc::new(
-                Files::new(config.clone(), Arc::clone(clock), tasks.clone()).map_err(|error| {
-                    StartError::Backend {
-                        name: backend.name.clone(),
-                        why: error.to_string(),
-                    }
-                })?,
+                Files::new(config.clone(), Arc::clone(clock), tasks.clone())
+                    .map_err(|error| broken(error.to_string()))?,
+            ),
+            BackendKind::Incus(config) => Arc::new(
+                Incus::new(config, Arc::clone(clock)).map_err(|error| broken(error.to_string()))?,
             ),
             BackendKind::Sim(config) => match Remote::new(config) {
                 Some(remote) => Arc::new(remote),

@@ -54,6 +54,7 @@ const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
         BackendKind::Files(_) => "files",
         BackendKind::Libvirt(_) => "libvirt",
+        BackendKind::Incus(_) => "incus",
         BackendKind::Sim(_) => "sim",
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 
 use crate::adapters::files;
+use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
 use crate::adapters::port::Recovery;
@@ -34,6 +35,19 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::LIBVIRT_TIMEOUT.name,
             backend::AFTER_RESTORE.name,
             backend::INSPECT_DISKS.name,
+        ],
+    ),
+    (
+        "incus",
+        &[
+            backend::URL.name,
+            backend::PROJECT.name,
+            backend::CLIENT_CERT.name,
+            backend::CLIENT_KEY.name,
+            backend::SERVER_CERT.name,
+            backend::SERVER_FINGERPRINT.name,
+            backend::CA.name,
+            backend::CONNECT_TIMEOUT.name,
         ],
     ),
     (
@@ -147,6 +161,9 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "libvirt" {
         return libvirt_of(reader, section).map(BackendKind::Libvirt);
     }
+    if kind == "incus" {
+        return incus_of(reader, section).map(BackendKind::Incus);
+    }
     Some(BackendKind::Sim(sim_of(reader, section)))
 }
 
@@ -249,6 +266,73 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
         keepalive,
         operation_timeout,
     })
+}
+
+fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config> {
+    let path = |found: &Found| reader.folder().join(&found.text);
+    let url = section.text(&backend::URL);
+    let project = section.text(&backend::PROJECT);
+    let connect_timeout = section.span(&backend::CONNECT_TIMEOUT);
+    let certificate = section.text(&backend::CLIENT_CERT);
+    let key = section.text(&backend::CLIENT_KEY);
+    let servers = [
+        section
+            .text(&backend::SERVER_CERT)
+            .map(|it| incus::Server::Certificate(path(&it))),
+        section
+            .text(&backend::SERVER_FINGERPRINT)
+            .map(|it| incus::Server::Fingerprint(it.text)),
+        section
+            .text(&backend::CA)
+            .map(|it| incus::Server::Authority(path(&it))),
+    ];
+    let Some(url) = url else {
+        if !section.has(backend::URL.name) {
+            let what = "is missing in a backend of kind = \"incus\"";
+            let hint = "write url = \"unix:///var/lib/incus/unix.socket\", or https://host:8443";
+            section.problem_at(backend::URL.name, what, hint);
+        }
+        return None;
+    };
+    let place = incus::Place::from_url(&url.text)
+        .map_err(|error| reader.wrong(&url, error.to_string(), ""))
+        .ok()?;
+    let address = match place {
+        incus::Place::Socket(socket) => incus::Address::Unix(socket),
+        incus::Place::Host(authority) => {
+            let mut servers = servers.into_iter().flatten();
+            let (Some(server), None) = (servers.next(), servers.next()) else {
+                let what = "needs exactly one of server_cert, server_fingerprint and ca";
+                reader.wrong(
+                    &url,
+                    what,
+                    "server_cert with a copy of the server's certificate suits most",
+                );
+                return None;
+            };
+            let (Some(certificate), Some(key)) = (certificate, key) else {
+                let what = "needs client_cert and client_key";
+                reader.wrong(&url, what, "docs/adapters/incus.md shows how to make them");
+                return None;
+            };
+            incus::Address::Https {
+                authority,
+                server,
+                client_certificate: path(&certificate),
+                client_key: path(&key),
+            }
+        }
+    };
+    let config = incus::Config {
+        address,
+        project: project?.text,
+        connect_timeout,
+    };
+    if let Err(error) = config.client() {
+        reader.wrong(&url, error.to_string(), "");
+        return None;
+    }
+    Some(config)
 }
 
 /// Notes backups among the VMs of another backend: they would be taken for VMs.

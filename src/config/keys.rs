@@ -360,8 +360,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["files", "libvirt", "sim"] }, Restart,
-        "`files`: VMs are folders of disk images. `libvirt`: the VMs of a libvirtd. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["files", "incus", "libvirt", "sim"] }, Restart,
+        "`files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -377,6 +377,22 @@ table! { backend, "backend", true, "One VM manager.",
         "`files`: the folder with one folder of disk images per VM.";
     BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
         "`files`: where backups are kept; neither below `root` nor above it.";
+    URL: Text = "url", Text { absent: Absent::Means("required if `incus`"), form: "`unix:///path/of/the/socket` or `https://host:port`" }, Restart,
+        "`incus`: where LXD or Incus listens.";
+    PROJECT: Text = "project", Text { absent: Absent::Default("default"), form: "name" }, Restart,
+        "`incus`: the project with the VMs.";
+    CLIENT_CERT: Text = "client_cert", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
+        "`incus`: the gateway's certificate (PEM).";
+    CLIENT_KEY: Text = "client_key", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
+        "`incus`: the key of the gateway's certificate (PEM).";
+    SERVER_CERT: Text = "server_cert", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
+        "`incus`: the one certificate (PEM) that the server may have.";
+    SERVER_FINGERPRINT: Text = "server_fingerprint", Text { absent: Absent::Means("one of three if `https`"), form: "64 hexadecimal digits" }, Restart,
+        "`incus`: the SHA-256 of the one certificate that the server may have.";
+    CA: Text = "ca", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
+        "`incus`: the authority (PEM) that signed the server's certificate for the host in `url`.";
+    CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), Restart,
+        "`incus`: time for making a connection.";
     SIMULATED_VMS: Texts = "simulated_vms", Texts { default: Some(&[]), form: "ids" }, Restart, "`sim`: its VMs.";
     SIMULATED_BACKUPS: Count = "simulated_backups", count(1, 0, 10_000), Restart,
         "`sim`: backups of each VM at the start.";

@@ -39,6 +39,18 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("backend", "libvirt_timeout", "\"1h\""),
     ("backend", "after_restore", "\"as-before\""),
     ("backend", "inspect_disks", "true"),
+    ("backend", "url", "\"unix:///var/lib/incus/unix.socket\""),
+    ("backend", "project", "\"default\""),
+    ("backend", "client_cert", "\"gateway.crt\""),
+    ("backend", "client_key", "\"gateway.key\""),
+    ("backend", "server_cert", "\"server.crt\""),
+    (
+        "backend",
+        "server_fingerprint",
+        "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+    ),
+    ("backend", "ca", "\"ca.crt\""),
+    ("backend", "connect_timeout", "\"5s\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::adapters::files;
+use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
 use crate::adapters::sim;
@@ -50,6 +51,8 @@ pub enum BackendKind {
     Files(files::Config),
     /// A libvirtd.
     Libvirt(libvirt::Config),
+    /// Instances of LXD or Incus.
+    Incus(incus::Config),
     /// In memory.
     Sim(sim::Config),
 }

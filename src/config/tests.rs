@@ -256,7 +256,13 @@ fn every_declared_key_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let mut read = BTreeSet::new();
-    for kind in ["1979-05-27", "\"files\"", "\"libvirt\"", "\"sim\""] {
+    for kind in [
+        "1979-05-27",
+        "\"files\"",
+        "\"incus\"",
+        "\"libvirt\"",
+        "\"sim\"",
+    ] {
         fs::write(
             &file,
             text.replace("kind = 1979-05-27", &format!("kind = {kind}")),
@@ -273,6 +279,67 @@ fn every_declared_key_is_read() {
         );
     }
     assert_eq!(read, declared, "left: what is read, right: keys.rs");
+}
+
+#[test]
+fn backends_of_lxd_and_incus_tell_what_is_missing() {
+    let https = "url = \"https://lab:8443\"\n";
+    let pinned = format!("{https}server_fingerprint = \"{}\"\n", "ab".repeat(32));
+    let rows = [
+        (
+            "no url",
+            String::new(),
+            "backend[0].url: is missing in a backend of kind = \"incus\"",
+        ),
+        (
+            "no form",
+            "url = \"http://lab\"\n".to_owned(),
+            "backend[0].url: is neither unix:///",
+        ),
+        (
+            "nobody is trusted",
+            https.to_owned(),
+            "needs exactly one of server_cert, server_fingerprint and ca",
+        ),
+        (
+            "two are trusted",
+            format!("{pinned}ca = \"ca.crt\"\n"),
+            "needs exactly one of",
+        ),
+        (
+            "nobody asks",
+            pinned.clone(),
+            "needs client_cert and client_key",
+        ),
+        (
+            "no file",
+            format!("{pinned}client_cert = \"c.crt\"\nclient_key = \"c.key\"\n"),
+            "c.crt cannot be read",
+        ),
+        (
+            "project",
+            "url = \"unix:///s\"\nproject = \"a/b\"\n".to_owned(),
+            "is not the name of a project",
+        ),
+        (
+            "of another kind",
+            "url = \"unix:///s\"\nroot = \"r\"\n".to_owned(),
+            "backend[0].root: belongs to backends of kind = \"files\"",
+        ),
+        ("good", "url = \"unix:///s\"\n".to_owned(), ""),
+    ];
+    for (name, keys, expected) in rows {
+        let text = format!(
+            "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"incus\"\nvms = [\"*\"]\n{keys}"
+        );
+        let found = loaded(&text).map_or_else(|it| it, |_| String::new());
+        let right = if expected.is_empty() {
+            found.is_empty()
+        } else {
+            found.contains(expected)
+        };
+        assert!(right, "{name}: {found}");
+    }
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
+use snapgate::adapters::incus;
+use snapgate::adapters::incus::Incus;
 use snapgate::adapters::libvirt;
 use snapgate::adapters::libvirt::Libvirt;
 use snapgate::adapters::port::Adapter;
@@ -40,7 +43,18 @@ fn all() -> Vec<Capability> {
         SystemClock::shared(),
         Tasks::default(),
     );
-    let made: [Arc<dyn Adapter>; 3] = [Arc::new(files), Arc::new(libvirt), Arc::new(sim)];
+    let incus = incus::Config {
+        address: incus::Address::Unix("/nowhere".into()),
+        project: "default".to_owned(),
+        connect_timeout: Duration::from_secs(1),
+    };
+    let incus = Incus::new(&incus, SystemClock::shared()).unwrap();
+    let made: [Arc<dyn Adapter>; 4] = [
+        Arc::new(files),
+        Arc::new(libvirt),
+        Arc::new(incus),
+        Arc::new(sim),
+    ];
     made.iter().map(|it| it.capability().clone()).collect()
 }
 
