@@ -4,5 +4,6 @@
 
 pub mod files;
 pub mod layers;
+pub mod libvirt;
 pub mod port;
 pub mod sim;

@@ -233,7 +233,7 @@ pub enum TaskState {
 #[derive(Debug)]
 pub enum Found {
     /// It provably never began, or was undone without a trace, and nothing more will come of it. Where the verb is
-    /// replay-safe it is begun again; elsewhere the operation ends as not executed.
+    /// replay-safe it is begun again, a bounded number of times; elsewhere the operation ends as not executed.
     NotBegun,
     /// This is its task.
     Task(TaskRef),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::adapters::files::Files;
 use crate::adapters::layers;
+use crate::adapters::libvirt::Libvirt;
 use crate::adapters::port::Adapter;
 use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
@@ -36,6 +37,11 @@ pub(crate) fn build(
                 Some(remote) => Arc::new(remote),
                 None => Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone())),
             },
+            BackendKind::Libvirt(config) => Arc::new(Libvirt::new(
+                config.clone(),
+                Arc::clone(clock),
+                tasks.clone(),
+            )),
         };
         Ok(BackendHandle {
             name: backend.name.clone(),

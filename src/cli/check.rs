@@ -53,6 +53,7 @@ fn summary(settings: &Settings) -> String {
 const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
         BackendKind::Files(_) => "files",
+        BackendKind::Libvirt(_) => "libvirt",
         BackendKind::Sim(_) => "sim",
     }
 }

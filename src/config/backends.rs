@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use crate::adapters::files;
 use crate::adapters::layers;
+use crate::adapters::libvirt;
 use crate::adapters::port::Recovery;
 use crate::adapters::sim;
 use crate::config::keys::backend;
@@ -24,6 +25,17 @@ use crate::model::VmId;
 /// Keys that only one kind of backend has.
 const OF_KIND: &[(&str, &[&str])] = &[
     ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
+    (
+        "libvirt",
+        &[
+            backend::LIBVIRT_SOCKET.name,
+            backend::LIBVIRT_URI.name,
+            backend::LIBVIRT_KEEPALIVE.name,
+            backend::LIBVIRT_TIMEOUT.name,
+            backend::AFTER_RESTORE.name,
+            backend::INSPECT_DISKS.name,
+        ],
+    ),
     (
         "sim",
         &[
@@ -132,6 +144,9 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "files" {
         return files_of(reader, section).map(BackendKind::Files);
     }
+    if kind == "libvirt" {
+        return libvirt_of(reader, section).map(BackendKind::Libvirt);
+    }
     Some(BackendKind::Sim(sim_of(reader, section)))
 }
 
@@ -215,6 +230,25 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         reader.wrong(&backups_at, "is above root", hint);
     }
     Some(files::Config { root, backups })
+}
+
+fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {
+    let socket = section.text(&backend::LIBVIRT_SOCKET);
+    let uri = section.text(&backend::LIBVIRT_URI);
+    let after_restore = section.word(&backend::AFTER_RESTORE);
+    let (keepalive, operation_timeout) = (
+        section.span(&backend::LIBVIRT_KEEPALIVE),
+        section.span(&backend::LIBVIRT_TIMEOUT),
+    );
+    let inspect_disks = section.flag(&backend::INSPECT_DISKS);
+    Some(libvirt::Config {
+        socket: reader.folder().join(socket?.text),
+        uri: uri?.text,
+        after_restore: libvirt::AfterRestore::from_word(after_restore?)?,
+        inspect_disks,
+        keepalive,
+        operation_timeout,
+    })
 }
 
 /// Notes backups among the VMs of another backend: they would be taken for VMs.

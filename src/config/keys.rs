@@ -360,8 +360,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["files", "sim"] }, Restart,
-        "`files`: VMs are folders of disk images. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["files", "libvirt", "sim"] }, Restart,
+        "`files`: VMs are folders of disk images. `libvirt`: the VMs of a libvirtd. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -387,6 +387,18 @@ table! { backend, "backend", true, "One VM manager.",
         "`sim`: how a lost answer is made good; it must be true of the simulator.";
     SETTLE: Span = "settle", span(Duration::ZERO, 0, 3600), Restart,
         "`sim`: how long after a lost answer a change may still be about to begin.";
+    LIBVIRT_SOCKET: Text = "libvirt_socket", Text { absent: Absent::Default("/run/libvirt/libvirt-sock"), form: "path" }, Restart,
+        "`libvirt`: the unix socket of the daemon.";
+    LIBVIRT_URI: Text = "libvirt_uri", Text { absent: Absent::Default("qemu:///system"), form: "URI of a driver" }, Restart,
+        "`libvirt`: the driver to open there.";
+    LIBVIRT_KEEPALIVE: Span = "libvirt_keepalive", span(Duration::from_secs(5), 1, 60), Restart,
+        "`libvirt`: how often the daemon is asked for a sign of life; after four without one the connection is lost.";
+    LIBVIRT_TIMEOUT: Span = "libvirt_timeout", span(Duration::from_secs(3600), 60, 24 * 3600), Restart,
+        "`libvirt`: how long one create, restore or delete may take before its outcome counts as unknown.";
+    AFTER_RESTORE: Word = "after_restore", Word { default: Some("as-before"), allowed: &["as-before", "running", "paused", "as-saved"] }, Restart,
+        "`libvirt`: what a VM does after a restore, unless the request says otherwise.";
+    INSPECT_DISKS: Flag = "inspect_disks", Flag(true), Restart,
+        "`libvirt`: whether QEMU is asked before a restore what its disks hold. libvirt marks the VM as tainted for it.";
 }
 
 table! { limit, "limits", false, "Sizes and times of requests and connections.",

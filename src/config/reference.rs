@@ -33,6 +33,12 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
     ("backend", "simulator", "\"unix:/run/simulator.sock\""),
+    ("backend", "libvirt_socket", "\"/run/libvirt/libvirt-sock\""),
+    ("backend", "libvirt_uri", "\"qemu:///system\""),
+    ("backend", "libvirt_keepalive", "\"5s\""),
+    ("backend", "libvirt_timeout", "\"1h\""),
+    ("backend", "after_restore", "\"as-before\""),
+    ("backend", "inspect_disks", "true"),
     ("log", "audit", "\"audit.log\""),
 ];
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::adapters::files;
 use crate::adapters::layers;
+use crate::adapters::libvirt;
 use crate::adapters::sim;
 use crate::gate;
 use crate::listener;
@@ -47,6 +48,8 @@ pub struct Backend {
 pub enum BackendKind {
     /// Directories of disk images.
     Files(files::Config),
+    /// A libvirtd.
+    Libvirt(libvirt::Config),
     /// In memory.
     Sim(sim::Config),
 }

@@ -363,6 +363,7 @@ impl Core {
                 Ok(()) => return Some(()),
                 Err(StoreError::Unavailable(_)) if !self.stop.is_given() => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(STORE_RETRY) => {}
                         () = self.stop.given() => {}
                     }

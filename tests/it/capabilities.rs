@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
+use snapgate::adapters::libvirt;
+use snapgate::adapters::libvirt::Libvirt;
 use snapgate::adapters::port::Adapter;
 use snapgate::adapters::port::Capability;
 use snapgate::adapters::sim;
@@ -33,7 +35,12 @@ fn all() -> Vec<Capability> {
         SystemClock::shared(),
         Tasks::default(),
     );
-    let made: [Arc<dyn Adapter>; 2] = [Arc::new(files), Arc::new(sim)];
+    let libvirt = Libvirt::new(
+        libvirt::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
+    let made: [Arc<dyn Adapter>; 3] = [Arc::new(files), Arc::new(libvirt), Arc::new(sim)];
     made.iter().map(|it| it.capability().clone()).collect()
 }
 

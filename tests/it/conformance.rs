@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::libvirt;
 use snapgate::adapters::port::*;
 use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
+
+use crate::libvirt_lab::Lab;
 
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
 trait Bed {
@@ -51,15 +54,46 @@ async fn sim_behaves() {
     suite(&SimBed(Arc::new(made))).await;
 }
 
-fn by() -> Deadline {
+/// A running VM of a real libvirtd.
+struct LibvirtBed {
+    lab: Lab,
+    adapter: Arc<libvirt::Libvirt>,
+}
+
+impl Bed for LibvirtBed {
+    fn name(&self) -> &'static str {
+        "libvirt"
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::<libvirt::Libvirt>::clone(&self.adapter)
+    }
+    fn vm(&self) -> VmId {
+        VmId::new("web01").unwrap()
+    }
+    fn write(&self, content: u64) {
+        self.lab.write(u8::try_from(content).unwrap());
+    }
+    fn content(&self) -> u64 {
+        u64::from(self.lab.read("web01.qcow2"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libvirt_behaves() {
+    let Some(lab) = Lab::start() else { return };
+    let adapter = lab.adapter();
+    suite(&LibvirtBed { lab, adapter }).await;
+}
+
+pub(crate) fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(20))
 }
 
-fn key(number: u64) -> RequestKey {
+pub(crate) fn key(number: u64) -> RequestKey {
     RequestKey(OperationSeq::new(number).unwrap())
 }
 
-fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
+pub(crate) fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     let new = NewBackup {
         name: BackupName::new(name).unwrap(),
         description: None,
@@ -79,7 +113,7 @@ fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     }
 }
 
-fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
+pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     let target = Target {
         vm: vm.clone(),
         backup: backup.id.clone(),
@@ -92,7 +126,11 @@ fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
 }
 
 /// Begins and follows to the end; the progress must not go back.
-async fn run(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), FaultKind> {
+pub(crate) async fn run(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+) -> Result<(), FaultKind> {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
     let begun = adapter
         .begin(intent, key(number), baseline.as_ref(), by())
