@@ -137,7 +137,8 @@ pub(crate) fn judge(accepted: &[Accepted], log: &[Execution], may_be_unknown: bo
             };
         if !is_true {
             verdict.untrue += 1;
-            verdict.offence(format!("did {ends:?}, said {:?}", one.ends));
+            let said: BTreeSet<String> = one.ends.iter().map(Value::to_string).collect();
+            verdict.offence(format!("did {ends:?}, said {said:?}"));
         }
     }
     verdict.untold = u64::try_from(by_key.len()).unwrap();
