@@ -3,8 +3,10 @@
 //! The rooms and who may enter which are told in `docs/architecture.md`.
 
 pub mod adapters;
+pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod gate;
 pub mod listener;
 pub mod model;

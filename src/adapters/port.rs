@@ -241,7 +241,8 @@ pub enum TaskState {
 /// What can be found out about a request whose answer was lost.
 #[derive(Debug)]
 pub enum Found {
-    /// It provably never began, and never will.
+    /// It provably never began, or was undone without a trace, and nothing more will come of it. Where the verb is
+    /// replay-safe it is begun again; elsewhere the operation ends as not executed.
     NotBegun,
     /// This is its task.
     Task(TaskRef),

@@ -26,7 +26,8 @@ pub(super) fn run(bcrypt: bool, output: &mut Output<'_>) -> Result<(), CliError>
     Ok(output.print(&format!("{hash}\n"))?)
 }
 
-fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
+/// The hash of a password, argon2id or bcrypt.
+pub(super) fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
     let text = password.reveal();
     if text.is_empty() {
         return Err("the password must not be empty".to_owned());

@@ -39,15 +39,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Run a gateway with simulated VMs, to look around
+    /// Make or open again a folder with two small VMs, and run a gateway for them
     Demo {
-        /// Where its files are kept; a temporary folder unless given
+        /// Where its files are kept; snapgate-demo unless given
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// The address and port of the API
+        /// The address and port of the API; 127.0.0.1:8080 unless given
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
-        /// The address and port of metrics and health
+        /// The address and port of metrics and health; 127.0.0.1:9090 unless given
         #[arg(long, value_name = "ADDR")]
         admin: Option<SocketAddr>,
     },
@@ -121,8 +121,10 @@ fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> Ex
 
 fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
     match command {
-        Command::Serve { config } => serve::run(&config),
-        Command::Demo { dir, listen, admin } => demo::run(demo::Options { dir, listen, admin }),
+        Command::Serve { config } => serve::run(&config, output),
+        Command::Demo { dir, listen, admin } => {
+            demo::run(demo::Options { dir, listen, admin }, output)
+        }
         Command::Check { config } => check::run(&config, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {

@@ -1,15 +1,165 @@
-//! `snapgate serve`.
+//! `snapgate serve`: runs the gateway until it is told to stop.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::app;
+use crate::app::Running;
 use crate::cli::CliError;
+use crate::cli::output::Output;
 use crate::config;
+use crate::config::LogFormat;
+use crate::config::Problems;
+use crate::config::Settings;
+use crate::config::Watch;
+use crate::listener;
+use crate::listener::Inherited;
+use crate::listener::Sockets;
+use crate::runtime::Notice;
+use crate::runtime::Signal;
+use crate::runtime::Signals;
+use crate::runtime::notify;
+use crate::telemetry;
+use crate::telemetry::Metrics;
 
-/// Runs the gateway until it is told to stop.
-pub(super) fn run(file: &Path) -> Result<(), CliError> {
-    let settings = config::load(file, &config::environment)?;
-    let listen = settings.listener.listen;
-    Err(CliError::Other(format!(
-        "this build cannot serve on {listen}: serve is not wired"
-    )))
+/// How often the configuration files are looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long threads that read or write files may take to notice that it is over.
+const THREADS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reads the configuration again, in the same way as the first time.
+pub(super) type Load = Arc<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
+
+/// Serves the configuration file until a signal ends it.
+pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> {
+    let file = file.to_owned();
+    let load: Load = Arc::new(move || config::load(&file, &config::environment));
+    let settings = load()?;
+    for it in config::warnings(&settings) {
+        output.complain(&format!("warning: {it}"))?;
+    }
+    serve(settings, &load, "", output)
+}
+
+/// Serves until a signal ends it. Prints `advice`, in which `HOST` stands for where the API is, and then where it
+/// listens, when it is ready.
+pub(super) fn serve(
+    settings: Settings,
+    load: &Load,
+    advice: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    let metrics = Arc::new(Metrics::new().map_err(other)?);
+    let logging = &settings.logging;
+    let format = match logging.format {
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    };
+    telemetry::init(
+        format,
+        &logging.level,
+        listener::QUIET,
+        logging.access,
+        logging.audit.clone(),
+        Arc::clone(&metrics),
+    )
+    .map_err(other)?;
+    let inherited = Inherited::from_service_manager().map_err(other)?;
+    // Bound before anything else is made: a port in use changes nothing.
+    let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.threads)
+        .enable_all()
+        .thread_name("snapgate")
+        .build()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let running = app::start_on(settings, sockets, metrics)
+            .await
+            .map_err(other)?;
+        let (api, admin) = (running.api(), running.admin());
+        output.print(&advice.replace("HOST", &api.to_string()))?;
+        output.print(&format!(
+            "listening on http://{api}\nadmin on http://{admin}\n"
+        ))?;
+        tell(Notice::Ready);
+        let ended = watch(&running, load, &mut signals).await;
+        tell(Notice::Stopping);
+        tracing::info!("stopping");
+        tokio::select! {
+            drained = running.drain() => {
+                tracing::info!(cut = drained.cut, took_ms = drained.took.as_millis(), "stopped");
+            }
+            () = another_stop(&mut signals) => tracing::warn!("stopped at once"),
+        }
+        ended
+    });
+    // What still works on files is picked up again after the next start.
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    ended
+}
+
+/// Reloads when told or when a file changed; returns when it is time to stop.
+async fn watch(running: &Running, load: &Load, signals: &mut Signals) -> Result<(), CliError> {
+    let (files, hash) = running.loaded();
+    let mut watch = Watch::new(files, hash);
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop | Signal::StopNow => return Ok(()),
+                Signal::Reload => {}
+            },
+            _changed = watch.changed(WATCH_EVERY) => {}
+            () = running.failed() => {
+                return Err(CliError::Other(
+                    "the store of operations failed, see the log; what it holds is as it was then".to_owned(),
+                ));
+            }
+        }
+        tell(Notice::Reloading);
+        let load = Arc::clone(load);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded = load();
+            let again = loaded
+                .as_ref()
+                .err()
+                .map(|it| Watch::from_now(it.files().to_vec()));
+            (loaded, again)
+        });
+        match loaded.await {
+            Ok((loaded, again)) => {
+                running.reload(loaded);
+                let (files, hash) = running.loaded();
+                watch = again.unwrap_or_else(|| Watch::new(files, hash));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration could not be read");
+                let (files, hash) = running.loaded();
+                watch = Watch::new(files, hash);
+            }
+        }
+        tell(Notice::Ready);
+    }
+}
+
+async fn another_stop(signals: &mut Signals) {
+    while signals.next().await == Signal::Reload {}
+}
+
+fn tell(notice: Notice) {
+    if let Err(error) = notify(notice) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// A failure as one sentence, with its causes.
+pub(super) fn other(error: impl std::error::Error) -> CliError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    CliError::Other(text)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::gate::password;
 use crate::model::ActionSet;
 use crate::model::BackendName;
 use crate::model::GroupName;
@@ -103,10 +104,7 @@ impl PasswordHash {
     /// # Errors
     /// A sentence that says what is wrong, without the hash.
     pub fn new(text: String) -> Result<Self, &'static str> {
-        let known = ["$argon2id$", "$2a$", "$2b$", "$2y$"];
-        if !known.iter().any(|it| text.starts_with(it)) {
-            return Err("is not an argon2id or bcrypt hash");
-        }
+        password::check(&text)?;
         Ok(Self(Secret::new(text)))
     }
 

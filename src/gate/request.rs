@@ -5,9 +5,14 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::model::BackendName;
+use crate::model::BackupId;
+use crate::model::Note;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::Verb;
+use crate::model::VmId;
 
 /// The head of a request, as received.
 #[derive(Clone, Copy, Debug)]
@@ -71,4 +76,54 @@ pub struct Exchange {
     pub operation: Option<OperationSeq>,
     /// Whether the connection must be closed after the answer: the body was not read to its end.
     pub close: bool,
+    /// What the audit trail is to say: present for every request that would have changed something.
+    pub audit: Option<AuditEntry>,
+}
+
+/// What became of a change that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditOutcome {
+    /// A new operation was accepted.
+    Accepted,
+    /// The request was answered with an operation that existed.
+    Joined,
+    /// It was refused.
+    Refused,
+}
+
+impl AuditOutcome {
+    /// The word in the audit trail.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Joined => "joined",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One line of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// The request.
+    pub request: RequestId,
+    /// Who asked; `None` while not authenticated, whatever name was claimed.
+    pub principal: Option<PrincipalName>,
+    /// What was asked for.
+    pub verb: Verb,
+    /// Where the VM was placed.
+    pub backend: Option<BackendName>,
+    /// The VM.
+    pub vm: Option<VmId>,
+    /// The backup.
+    pub backup: Option<BackupId>,
+    /// What the caller wants to read in the log. Unescaped.
+    pub note: Option<Note>,
+    /// What became of it.
+    pub outcome: AuditOutcome,
+    /// The stable code of the refusal.
+    pub refusal: Option<&'static str>,
+    /// The operation.
+    pub operation: Option<OperationSeq>,
 }

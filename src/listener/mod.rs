@@ -28,3 +28,7 @@ pub use sockets::Inherited;
 pub use sockets::Socket;
 pub use sockets::SocketError;
 pub use sockets::Sockets;
+
+/// Log directives for what Pingora logs of its own accord: every scan of a port and every client that went away as an
+/// error. What matters of it is counted in metrics.
+pub const QUIET: &str = "pingora_core=warn,pingora_proxy=off,pingora_core::services::listening=off,pingora_core::protocols=off";

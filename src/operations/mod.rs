@@ -37,4 +37,5 @@ pub use service::WaitFor;
 pub use store::OpenError;
 
 pub use crate::adapters::port::Capability;
+pub use crate::adapters::port::Recovery;
 pub use crate::adapters::port::VerbCapability;

@@ -34,7 +34,13 @@ const ONLY_IN: &[(&str, &str)] = &[("Permit::issue", "src/gate/authz.rs")];
 const SHARED_BY_ADAPTERS: &[&str] = &["layers", "transport"];
 
 /// External crates that only one layer may name.
-const OWNED_BY: &[(&str, &str)] = &[("pingora", "listener"), ("prometheus", "telemetry")];
+const OWNED_BY: &[(&str, &str)] = &[
+    ("pingora", "listener"),
+    ("prometheus", "telemetry"),
+    ("rusqlite", "operations"),
+    ("tokio::spawn", "runtime"),
+    ("tokio::signal", "runtime"),
+];
 
 #[test]
 fn layers_import_only_downwards() {

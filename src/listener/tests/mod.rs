@@ -88,6 +88,7 @@ impl Handler for Script {
             refusal: None,
             operation: None,
             close,
+            audit: None,
         }
     }
 

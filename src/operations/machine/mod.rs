@@ -251,6 +251,8 @@ impl Next<'_> {
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::Cancelled => Some(self.end(Phase::Cancelled, Some(cancelled()))),
+            // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
+            Event::NotBegun if self.rules.replay_safe => Some(self.again()),
             Event::NotBegun if self.state.task.is_none() => {
                 Some(self.end(Phase::NotExecuted, Some(never_begun())))
             }
@@ -293,6 +295,18 @@ impl Next<'_> {
         let mut state = self.changed(Phase::Uncertain);
         state.uncertain_since = Some(self.state.uncertain_since.unwrap_or(self.now));
         write(state, Effect::Settle)
+    }
+
+    /// Calls again, as long as evidence would be looked for: an adapter that loses it every time must not go on for ever.
+    /// Nothing of the calls before is left, so a refusal of this one is as good as one of the first.
+    fn again(&self) -> Step {
+        let since = self.state.uncertain_since.unwrap_or(self.now);
+        if self.now >= since.plus(self.rules.settle).plus(self.rules.probe_window) {
+            return self.unknown();
+        }
+        let mut state = self.changed(Phase::Submitting);
+        state.task = None;
+        write(state, Effect::Call { first: true })
     }
 
     fn working(&self, progress: Option<Progress>) -> Step {

@@ -1,0 +1,51 @@
+//! Makes an adapter for every configured backend and wraps it in its layers.
+
+use std::sync::Arc;
+
+use crate::adapters::files::Files;
+use crate::adapters::layers;
+use crate::adapters::port::Adapter;
+use crate::adapters::sim::Sim;
+use crate::app::StartError;
+use crate::config::Backend;
+use crate::config::BackendKind;
+use crate::operations::BackendHandle;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+use crate::telemetry::Metrics;
+
+/// One handle for each backend, in the order of the configuration.
+pub(crate) fn build(
+    backends: &[Backend],
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Vec<BackendHandle>, StartError> {
+    let one = |backend: &Backend| {
+        let adapter: Arc<dyn Adapter> = match &backend.kind {
+            BackendKind::Files(config) => Arc::new(
+                Files::new(config.clone(), Arc::clone(clock), tasks.clone()).map_err(|error| {
+                    StartError::Backend {
+                        name: backend.name.clone(),
+                        why: error.to_string(),
+                    }
+                })?,
+            ),
+            BackendKind::Sim(config) => {
+                Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone()))
+            }
+        };
+        Ok(BackendHandle {
+            name: backend.name.clone(),
+            adapter: layers::wrap(
+                backend.name.clone(),
+                adapter,
+                &backend.layers,
+                Arc::clone(clock),
+                Arc::clone(metrics),
+            ),
+            concurrency: backend.layers.concurrency,
+        })
+    };
+    backends.iter().map(one).collect()
+}

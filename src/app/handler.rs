@@ -1,0 +1,143 @@
+//! What stands between the listener and the gate: the swap of the gate at a reload, the access log, the audit trail.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+
+use crate::gate;
+use crate::gate::AuditEntry;
+use crate::gate::Body;
+use crate::gate::Exchange;
+use crate::gate::Gate;
+use crate::gate::RequestHead;
+use crate::gate::Shared;
+use crate::listener::Access;
+use crate::listener::Handler;
+use crate::listener::Readiness;
+use crate::operations::Service;
+use crate::runtime::Clock;
+use crate::telemetry;
+use crate::telemetry::AccessRecord;
+use crate::telemetry::AuditRecord;
+use crate::telemetry::Metrics;
+
+/// The gate in force, and all that outlives it.
+#[derive(Debug)]
+pub(crate) struct Front {
+    gate: ArcSwap<Gate>,
+    shared: Arc<Shared>,
+    service: Arc<dyn Service>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    draining: AtomicBool,
+}
+
+impl Front {
+    pub(crate) fn new(
+        config: gate::Config,
+        shared: Arc<Shared>,
+        service: Arc<dyn Service>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Self {
+        let gate = Gate::new(
+            config,
+            Arc::clone(&service),
+            Arc::clone(&clock),
+            metrics.clone(),
+            Arc::clone(&shared),
+        );
+        Self {
+            gate: ArcSwap::from_pointee(gate),
+            shared,
+            service,
+            clock,
+            metrics,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Requests that come from now on are decided by this; those under way by what was before.
+    pub(crate) fn reload(&self, config: gate::Config) {
+        let gate = Gate::new(
+            config,
+            Arc::clone(&self.service),
+            Arc::clone(&self.clock),
+            self.metrics.clone(),
+            Arc::clone(&self.shared),
+        );
+        self.gate.store(Arc::new(gate));
+    }
+
+    /// From now on the gateway says that it is not ready.
+    pub(crate) fn draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn audit(&self, entry: &AuditEntry) {
+        telemetry::audit(&AuditRecord {
+            time: self.clock.now(),
+            principal: entry.principal.as_ref().map(|it| it.as_str()),
+            action: entry.verb.as_str(),
+            backend: entry.backend.as_ref().map(|it| it.as_str()),
+            vm: entry.vm.as_ref().map_or("", |it| it.as_str()),
+            backup: entry.backup.as_ref().map(|it| it.as_str()),
+            note: entry.note.as_ref().map(|it| it.as_str()),
+            outcome: entry.outcome.as_str(),
+            code: entry.refusal,
+            operation: entry.operation.map(|it| it.number()),
+            request: entry.request.as_str(),
+        });
+    }
+}
+
+#[async_trait]
+impl Handler for Front {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+        let gate = self.gate.load_full();
+        let exchange = gate.handle(head, body).await;
+        // Written before the answer leaves: a client that knows of a change finds it in the trail.
+        if let Some(entry) = &exchange.audit {
+            self.audit(entry);
+        }
+        exchange
+    }
+
+    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {
+        let (route, method) = exchange.map_or(("none", "OTHER"), |it| (it.route, it.method));
+        // A client that went away before the answer: the status that nginx made customary.
+        let status = access.status.unwrap_or(499);
+        self.metrics.request(route, method, status, access.took);
+        let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let agent = access.user_agent.map(String::from_utf8_lossy);
+        telemetry::access(&AccessRecord {
+            request: exchange.map_or("", |it| it.request.as_str()),
+            peer: peer.as_deref().unwrap_or_default(),
+            method,
+            route,
+            status,
+            bytes: u64::try_from(access.bytes).unwrap_or(u64::MAX),
+            took: access.took,
+            principal: exchange.and_then(|it| it.principal.as_ref().map(|it| it.as_str())),
+            target: &String::from_utf8_lossy(access.target),
+            user_agent: agent.as_deref(),
+            operation: exchange.and_then(|it| it.operation.map(|it| it.number())),
+        });
+    }
+}
+
+impl Readiness for Front {
+    fn readiness(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err("the gateway is stopping".to_owned());
+        }
+        if !self.service.is_ready() {
+            return Err("the store of operations takes no writes".to_owned());
+        }
+        Ok(())
+    }
+}

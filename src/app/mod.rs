@@ -1,0 +1,227 @@
+//! Puts the rooms together: builds adapters, operations, gate and listener in that order, reloads, drains in reverse.
+
+mod backends;
+mod handler;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::app::handler::Front;
+use crate::config;
+use crate::config::Problems;
+use crate::config::Settings;
+use crate::gate::PublicUrl;
+use crate::gate::Shared;
+use crate::listener::Drained;
+use crate::listener::Handler;
+use crate::listener::Inherited;
+use crate::listener::Port;
+use crate::listener::Readiness;
+use crate::listener::SocketError;
+use crate::listener::Sockets;
+use crate::model::BackendName;
+use crate::operations::OpenError;
+use crate::operations::Operations;
+use crate::operations::Service;
+use crate::runtime::SystemClock;
+use crate::runtime::Tasks;
+use crate::telemetry;
+use crate::telemetry::Metrics;
+use crate::telemetry::MetricsError;
+
+/// How long the admin port waits for the last scrape when everything else has ended.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the gateway could not be put together. Each is one sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be listened on.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A port cannot be served.
+    #[error("cannot start to serve")]
+    Port(#[from] crate::listener::StartError),
+    /// The store of operations cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The metric catalogue is inconsistent: a defect.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A backend cannot be used.
+    #[error("backend {name}: {why}")]
+    Backend {
+        /// Which.
+        name: BackendName,
+        /// What to do about it.
+        why: String,
+    },
+    /// The system has no randomness.
+    #[error("the system gives no random numbers")]
+    Random(#[from] getrandom::Error),
+}
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct Running {
+    front: Arc<Front>,
+    operations: Arc<Operations>,
+    api: Port,
+    admin: Port,
+    /// What is in force, restart-bound parts as they were at the start.
+    settings: Mutex<Settings>,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+}
+
+/// Binds the ports and puts the gateway together.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running.
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    let sockets = Sockets::bind(&settings.listener, Inherited::none())?;
+    start_on(settings, sockets, Arc::new(Metrics::new()?)).await
+}
+
+/// Puts the gateway together on ports that are bound already.
+///
+/// # Errors
+/// [`StartError`]; nothing is left running.
+pub async fn start_on(
+    mut settings: Settings,
+    sockets: Sockets,
+    metrics: Arc<Metrics>,
+) -> Result<Running, StartError> {
+    let clock = SystemClock::shared();
+    let tasks = Tasks::default();
+    // What adapters have begun is not waited for: it is found again after the next start.
+    let backends = backends::build(&settings.backends, &clock, &metrics, &Tasks::default())?;
+    let operations = Operations::open(
+        settings.operations.clone(),
+        backends,
+        Arc::clone(&clock),
+        Metrics::clone(&metrics),
+        tasks.clone(),
+    )
+    .await?;
+    public_url_of(&mut settings, sockets.api.address());
+    let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
+    let front = Arc::new(Front::new(
+        settings.gate.clone(),
+        Shared::random()?,
+        service,
+        Arc::clone(&clock),
+        Metrics::clone(&metrics),
+    ));
+    let readiness: Arc<dyn Readiness> = Arc::<Front>::clone(&front);
+    let handler: Arc<dyn Handler> = Arc::<Front>::clone(&front);
+    let limits = &settings.listener.limits;
+    let admin = Port::admin(sockets.admin, readiness, limits, &metrics, &clock)?;
+    let api = Port::api(sockets.api, handler, limits, &metrics, &clock)?;
+    metrics.config_in_force(&settings.hash, false);
+    Ok(Running {
+        front,
+        operations,
+        api,
+        admin,
+        settings: Mutex::new(settings),
+        metrics,
+        tasks,
+    })
+}
+
+/// A port that the system chose is known only now; links must name it unless the operator named another URL.
+fn public_url_of(settings: &mut Settings, bound: SocketAddr) {
+    let configured = settings.listener.listen;
+    let derived = PublicUrl::new(&format!("http://{configured}"));
+    if configured.port() == 0
+        && derived.as_ref() == Some(&settings.gate.public_url)
+        && let Some(url) = PublicUrl::new(&format!("http://{bound}"))
+    {
+        settings.gate.public_url = url;
+    }
+}
+
+impl Running {
+    /// Where the API is served.
+    #[must_use]
+    pub const fn api(&self) -> SocketAddr {
+        self.api.address()
+    }
+
+    /// Where metrics and health are served.
+    #[must_use]
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Puts a configuration in force as far as that is possible without a restart; with mistakes in it, not at all.
+    /// Returns whether it is in force.
+    pub fn reload(&self, loaded: Result<Settings, Problems>) -> bool {
+        let mut settings = match loaded {
+            Ok(settings) => settings,
+            Err(problems) => {
+                self.metrics.config_reload("refused");
+                tracing::error!(%problems, "configuration refused, the old one stays in force");
+                return false;
+            }
+        };
+        public_url_of(&mut settings, self.api());
+        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let restart = config::restart_needed(&current, &settings);
+        let result = if current.hash == settings.hash {
+            "unchanged"
+        } else {
+            "ok"
+        };
+        self.front.reload(settings.gate.clone());
+        telemetry::reopen();
+        self.metrics
+            .config_in_force(&settings.hash, !restart.is_empty());
+        self.metrics.config_reload(result);
+        if restart.is_empty() {
+            tracing::info!(hash = %settings.hash, result, "configuration in force");
+        } else {
+            tracing::warn!(hash = %settings.hash, keys = %restart.join(", "), "configuration in force but for keys that need a restart");
+        }
+        // What needs a restart stays as it was, so that the next comparison is with what really runs.
+        *current = Settings {
+            gate: settings.gate,
+            files: settings.files,
+            hash: settings.hash,
+            ..current.clone()
+        };
+        true
+    }
+
+    /// The files of the configuration in force, and the hash over their contents.
+    #[must_use]
+    pub fn loaded(&self) -> (Vec<PathBuf>, String) {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        (settings.files.clone(), settings.hash.clone())
+    }
+
+    /// Returns when the store of operations failed in a way that only ending the process can answer.
+    pub async fn failed(&self) {
+        self.operations.failed().given().await;
+    }
+
+    /// Stops: says so, waits for running requests as long as they need but no longer than configured, lets the operations
+    /// stand as they are on disk, and closes the admin port last.
+    pub async fn drain(self) -> Drained {
+        let (notice, patience) = {
+            let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            (settings.listener.drain_notice, settings.listener.drain)
+        };
+        self.front.draining();
+        tokio::time::sleep(notice).await;
+        let drained = self.api.drain(patience).await;
+        self.operations.stop().await;
+        drop(tokio::time::timeout(patience, self.tasks.ended()).await);
+        self.admin.drain(ADMIN_PATIENCE).await;
+        drained
+    }
+}

@@ -1,0 +1,235 @@
+//! A folder with two small VMs to try everything on, and the configuration that serves it.
+
+use std::fs;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::files;
+use crate::adapters::files::Files;
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::TaskState;
+use crate::model::BackupId;
+use crate::model::BackupName;
+use crate::model::Change;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::OperationSeq;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::Timestamp;
+use crate::model::VmId;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+
+/// Bytes of each disk image.
+pub const IMAGE_BYTES: usize = 16 * 1024 * 1024;
+/// The backup that each VM has from the start.
+pub const BACKUP: &str = "456";
+/// The VMs: id, name. The specification's examples use both ids.
+pub const VMS: [(&str, &str); 2] = [("33333", "web01"), ("333333", "web01-copy")];
+/// The user.
+pub const USER: &str = "demo";
+/// The password of the user.
+pub const PASSWORD: &str = "demo";
+
+const BLOCK_BYTES: usize = 64;
+
+/// The folder could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// A file or folder could not be made.
+    #[error("cannot write {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The first backup could not be made.
+    #[error("cannot make the first backup: {0}")]
+    Backup(String),
+}
+
+/// The files of a demo folder.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder at this path, which need not exist.
+    #[must_use]
+    pub const fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.0.join("snapgate.toml")
+    }
+
+    /// The disk image of a VM.
+    #[must_use]
+    pub fn image(&self, vm: &str) -> PathBuf {
+        self.0.join("vms").join(vm).join("disk.img")
+    }
+
+    /// Makes whatever is missing, and leaves alone what is there. Returns whether anything was made.
+    ///
+    /// # Errors
+    /// [`DemoError`]; what was made so far stays and is completed the next time.
+    pub async fn prepare(
+        &self,
+        password_hash: &str,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<bool, DemoError> {
+        let config = self.config();
+        // Written last: a folder that has it is complete.
+        if config.exists() {
+            return Ok(false);
+        }
+        for folder in ["vms", "backups"] {
+            make_folder(&self.0.join(folder))?;
+        }
+        for (vm, name) in VMS {
+            make_folder(&self.0.join("vms").join(vm))?;
+            write(
+                &self.0.join("vms").join(vm).join("vm.json"),
+                format!("{{\"name\": \"{name}\"}}\n").as_bytes(),
+            )?;
+            write(&self.image(vm), &content(vm, "as it was backed up"))?;
+        }
+        self.first_backups(clock).await?;
+        for (vm, _) in VMS {
+            write(&self.image(vm), &content(vm, "changed after the backup"))?;
+        }
+        write(&config, settings(password_hash).as_bytes())?;
+        Ok(true)
+    }
+
+    async fn first_backups(&self, clock: &Arc<dyn Clock>) -> Result<(), DemoError> {
+        let failed = |error: AdapterError| {
+            DemoError::Backup(format!("{}: {}", error.fault.text, error.private()))
+        };
+        let folders = files::Config {
+            root: self.0.join("vms"),
+            backups: self.0.join("backups"),
+        };
+        let adapter = Files::new(folders, Arc::clone(clock), Tasks::default())
+            .map_err(|error| DemoError::Backup(error.to_string()))?;
+        for ((vm, _), number) in VMS.into_iter().zip(1..) {
+            let (intent, key) = first_backup(vm, number, clock.now())?;
+            let by = || clock.deadline(Duration::from_secs(60));
+            if adapter.read(&intent.target, by()).await.is_ok() {
+                continue;
+            }
+            let begun = adapter.begin(&intent, key, None, by()).await;
+            let Begun::Task(task) = begun.map_err(failed)? else {
+                continue;
+            };
+            loop {
+                match adapter.poll(&task, by()).await.map_err(failed)? {
+                    TaskState::Running(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    TaskState::Done => break,
+                    TaskState::Failed(fault) => return Err(DemoError::Backup(fault.text)),
+                    TaskState::Cancelled | TaskState::Gone => {
+                        return Err(DemoError::Backup("it was interrupted".to_owned()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first_backup(vm: &str, number: u64, now: Timestamp) -> Result<(Intent, RequestKey), DemoError> {
+    let invalid = |error| DemoError::Backup(format!("{error}"));
+    // 2026-11-24T01:02:03Z -> 20261124
+    let date: String = now
+        .to_string()
+        .chars()
+        .take(10)
+        .filter(|it| *it != '-')
+        .collect();
+    let new = NewBackup {
+        name: BackupName::new(&format!("web01_{date}")).map_err(invalid)?,
+        description: None,
+        kind: None,
+        tags: Vec::new(),
+        protected: false,
+    };
+    let target = Target {
+        vm: VmId::new(vm).map_err(invalid)?,
+        backup: BackupId::new(BACKUP).map_err(invalid)?,
+    };
+    let seq = OperationSeq::new(number)
+        .ok_or_else(|| DemoError::Backup("no number is left".to_owned()))?;
+    let intent = Intent {
+        target,
+        identity: None,
+        change: Change::Create(new),
+    };
+    Ok((intent, RequestKey(seq)))
+}
+
+/// An image of numbered lines of 64 bytes, so that `head -c 64` tells which content it is.
+fn content(vm: &str, what: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(IMAGE_BYTES);
+    for block in 0..IMAGE_BYTES / BLOCK_BYTES {
+        let line = format!("VM {vm} block {block:07} {what}");
+        bytes.extend_from_slice(format!("{line:<63.63}\n").as_bytes());
+    }
+    bytes
+}
+
+fn settings(password_hash: &str) -> String {
+    format!(
+        r#"# The configuration of `snapgate demo`. Change it as you like: it is read again when it changes.
+# Every key is told in config/reference.toml.
+
+[operations]
+store = "operations.db"
+
+[[backend]]
+name = "demo-disks"
+kind = "files"
+root = "vms"
+backups = "backups"
+vms = ["*"]
+
+[[user]]
+name = "{USER}"
+password_hash = "{password_hash}"
+
+[[grant]]
+to = ["user:{USER}"]
+actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
+vms = ["*"]
+backups = ["*"]
+"#
+    )
+}
+
+fn make_folder(path: &Path) -> Result<(), DemoError> {
+    fs::create_dir_all(path).map_err(|source| DemoError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes the whole file and waits until it is on disk.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), DemoError> {
+    let written = fs::File::create(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|source| DemoError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}

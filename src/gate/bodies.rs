@@ -1,0 +1,363 @@
+//! From request bodies to validated wishes: a new backup, a change of one, a restore.
+
+use std::collections::BTreeMap;
+
+use crate::gate::json::Json;
+use crate::gate::json::object;
+use crate::gate::negotiate::Encoding;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::route::form_value;
+use crate::model::BackupKind;
+use crate::model::BackupName;
+use crate::model::BackupPatch;
+use crate::model::Description;
+use crate::model::NewBackup;
+use crate::model::Note;
+use crate::model::Patch;
+use crate::model::RestoreOptions;
+use crate::model::Tag;
+use crate::model::TextError;
+use crate::model::limits;
+
+/// Members of a Backup that only the server writes.
+const READ_ONLY: &[&str] = &["uri", "restore", "vm", "created", "state", "size"];
+
+fn invalid(field: impl Into<String>, text: &'static str) -> Refusal {
+    Refusal::says(Code::InvalidMember, text).on(field.into())
+}
+
+fn text_of<T>(
+    field: &'static str,
+    value: &Json,
+    make: impl Fn(&str) -> Result<T, TextError>,
+) -> Result<T, Refusal> {
+    let Json::Text(text) = value else {
+        return Err(invalid(field, "The value must be a string."));
+    };
+    make(text).map_err(|error| Refusal::text(Code::InvalidMember, field, &error))
+}
+
+/// `null` clears (Deviation D18), anything else sets.
+fn patch_of<T>(
+    value: &Json,
+    read: impl FnOnce(&Json) -> Result<T, Refusal>,
+) -> Result<Patch<T>, Refusal> {
+    if *value == Json::Null {
+        Ok(Patch::Clear)
+    } else {
+        read(value).map(Patch::Set)
+    }
+}
+
+fn tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
+    let Json::Array(items) = value else {
+        return Err(invalid("tags", "The value must be an array of strings."));
+    };
+    if items.len() > limits::TAGS_MAX {
+        return Err(invalid("tags", "There are more than 64 tags."));
+    }
+    let tag = |it| text_of("tags", it, Tag::new);
+    items.iter().map(tag).collect()
+}
+
+fn flag(value: &Json) -> Result<bool, Refusal> {
+    match value {
+        Json::Bool(flag) => Ok(*flag),
+        Json::Null | Json::Number(_) | Json::Text(_) | Json::Array(_) | Json::Object(_) => {
+            Err(invalid("protected", "The value must be true or false."))
+        }
+    }
+}
+
+fn kind(value: &Json) -> Result<BackupKind, Refusal> {
+    let named = |it: &BackupKind| matches!(value, Json::Text(text) if text == it.as_str());
+    BackupKind::ALL
+        .into_iter()
+        .find(named)
+        .ok_or_else(|| invalid("type", "The value must be snapshot, full or incremental."))
+}
+
+/// Everything a client may write, from POST and PUT alike.
+struct Draft {
+    patch: BackupPatch,
+    kind: Option<BackupKind>,
+}
+
+/// Reads a Backup. `creating` tells whether `type` may be written.
+fn draft(body: &[u8], creating: bool, strict: bool) -> Result<Draft, Refusal> {
+    let mut patch = BackupPatch::default();
+    let mut wanted = None;
+    for (name, value) in object(body)? {
+        match name.as_str() {
+            "name" => patch.name = Some(text_of("name", &value, BackupName::new)?),
+            "description" => {
+                let read = |it: &Json| text_of("description", it, Description::new);
+                patch.description = patch_of(&value, read)?;
+            }
+            "tags" => patch.tags = patch_of(&value, tags)?,
+            "protected" => patch.protected = patch_of(&value, flag)?,
+            "type" if creating => {
+                wanted = (value != Json::Null).then(|| kind(&value)).transpose()?;
+            }
+            other if strict => {
+                let read_only = READ_ONLY.contains(&other) || other == "type";
+                let text = if read_only {
+                    "The member cannot be written."
+                } else {
+                    "The member is not known."
+                };
+                return Err(Refusal::says(Code::UnknownMember, text).on(name));
+            }
+            _ => {}
+        }
+    }
+    Ok(Draft {
+        patch,
+        kind: wanted,
+    })
+}
+
+/// The body of a PUT.
+pub(super) fn update(body: &[u8], strict: bool) -> Result<BackupPatch, Refusal> {
+    let patch = draft(body, false, strict)?.patch;
+    if patch.is_empty() {
+        return Err(Refusal::from(Code::NothingToUpdate));
+    }
+    Ok(patch)
+}
+
+/// The body of a create.
+pub(super) fn create(body: &[u8], strict: bool) -> Result<NewBackup, Refusal> {
+    let Draft { patch, kind } = draft(body, true, strict)?;
+    let name = patch
+        .name
+        .ok_or_else(|| Refusal::from(Code::MissingMember).on("name"))?;
+    Ok(NewBackup {
+        name,
+        description: patch.description.apply(None),
+        kind,
+        tags: patch.tags.apply(None).unwrap_or_default(),
+        protected: patch.protected.apply(None).unwrap_or_default(),
+    })
+}
+
+/// What a restore asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Restore {
+    pub(super) note: Option<Note>,
+    pub(super) options: RestoreOptions,
+}
+
+/// The body of a restore. `known` are the options of the adapter; other pairs are ignored unless strict.
+pub(super) fn restore(
+    body: &[u8],
+    encoding: Encoding,
+    known: &[(&str, &str)],
+    strict: bool,
+) -> Result<Restore, Refusal> {
+    let pairs = match encoding {
+        Encoding::Json if body.is_empty() => Vec::new(),
+        Encoding::Json => object(body)?,
+        Encoding::Form => form(body)?,
+    };
+    if pairs.len() > limits::RESTORE_OPTIONS_MAX {
+        return Err(Refusal::says(
+            Code::InvalidMember,
+            "There are more than 32 pairs.",
+        ));
+    }
+    let mut note = None;
+    let mut options = BTreeMap::new();
+    for (name, value) in pairs {
+        if name == "note" {
+            note = Some(text_of("note", &value, Note::new)?);
+        } else if known.iter().any(|(it, _)| *it == name) {
+            let text = match value {
+                Json::Text(text) | Json::Number(text) => text,
+                Json::Bool(flag) => flag.to_string(),
+                Json::Null => continue,
+                Json::Array(_) | Json::Object(_) => {
+                    return Err(invalid(
+                        name,
+                        "The value must be a string, a number or a boolean.",
+                    ));
+                }
+            };
+            options.insert(name, text);
+        } else if strict {
+            return Err(Refusal::says(Code::UnknownMember, "The member is not known.").on(name));
+        }
+    }
+    Ok(Restore {
+        note,
+        options: RestoreOptions(options),
+    })
+}
+
+fn form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
+    let malformed = || Refusal::from(Code::MalformedForm);
+    let text = str::from_utf8(body).map_err(|_not_utf_8| malformed())?;
+    let mut pairs: Vec<(String, Json)> = Vec::new();
+    for pair in text.split('&').filter(|it| !it.is_empty()) {
+        if pairs.len() > limits::RESTORE_OPTIONS_MAX {
+            return Err(malformed());
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = form_value(name).ok_or_else(malformed)?.into_owned();
+        let value = form_value(value).ok_or_else(malformed)?.into_owned();
+        if pairs.iter().any(|(it, _)| *it == name) {
+            return Err(malformed());
+        }
+        pairs.push((name, Json::Text(value)));
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patched(body: &str, strict: bool) -> Result<BackupPatch, (Code, Option<String>)> {
+        update(body.as_bytes(), strict)
+            .map_err(|it| (it.code(), it.field.map(std::borrow::Cow::into_owned)))
+    }
+
+    #[test]
+    fn updates_are_partial() {
+        let tag = |it: &str| Tag::new(it).unwrap();
+        let tags = BackupPatch {
+            tags: Patch::Set(vec![tag("foo"), tag("bar")]),
+            ..BackupPatch::default()
+        };
+        let cleared = BackupPatch {
+            description: Patch::Clear,
+            tags: Patch::Clear,
+            protected: Patch::Clear,
+            ..BackupPatch::default()
+        };
+        let field = |code, it: &str| Err((code, Some(it.to_owned())));
+        let many = format!("{{\"tags\":[{}\"a\"]}}", "\"a\",".repeat(64));
+        let long = format!("{{\"name\":\"{}\"}}", "x".repeat(256));
+        let rows = [
+            (r#"{ "tags" : [ "foo", "bar" ] }"#, false, Ok(tags.clone())),
+            (r#"{"tags":["foo","bar"],"uri":7,"x":{}}"#, false, Ok(tags)),
+            (
+                r#"{"description":null,"tags":null,"protected":null}"#,
+                false,
+                Ok(cleared),
+            ),
+            (
+                r#"{"uri":"x","type":"full"}"#,
+                false,
+                Err((Code::NothingToUpdate, None)),
+            ),
+            ("{}", false, Err((Code::NothingToUpdate, None))),
+            (
+                r#"{"name":null}"#,
+                false,
+                field(Code::InvalidMember, "name"),
+            ),
+            (r#"{"name":""}"#, false, field(Code::InvalidMember, "name")),
+            (long.as_str(), false, field(Code::InvalidMember, "name")),
+            (r#"{"tags":"a"}"#, false, field(Code::InvalidMember, "tags")),
+            (r#"{"tags":[1]}"#, false, field(Code::InvalidMember, "tags")),
+            (many.as_str(), false, field(Code::InvalidMember, "tags")),
+            (
+                r#"{"protected":"true"}"#,
+                false,
+                field(Code::InvalidMember, "protected"),
+            ),
+            (
+                r#"{"description":1}"#,
+                false,
+                field(Code::InvalidMember, "description"),
+            ),
+            (
+                r#"{"tags":[],"uri":"x"}"#,
+                true,
+                field(Code::UnknownMember, "uri"),
+            ),
+            (
+                r#"{"tags":[],"x":1}"#,
+                true,
+                field(Code::UnknownMember, "x"),
+            ),
+            (
+                r#"{"type":"full"}"#,
+                true,
+                field(Code::UnknownMember, "type"),
+            ),
+        ];
+        for (body, strict, expected) in rows {
+            assert_eq!(patched(body, strict), expected, "{body} strict={strict}");
+        }
+    }
+
+    #[test]
+    fn creates_need_a_name_and_may_choose_a_type() {
+        let rows = [
+            (r#"{"name":"a"}"#, Ok(None)),
+            (
+                r#"{"name":"a","type":"incremental"}"#,
+                Ok(Some(BackupKind::Incremental)),
+            ),
+            (r#"{"name":"a","type":null}"#, Ok(None)),
+            (r#"{"name":"a","type":"FULL"}"#, Err(Code::InvalidMember)),
+            (r#"{"description":"a"}"#, Err(Code::MissingMember)),
+            ("[]", Err(Code::MalformedJson)),
+        ];
+        for (body, expected) in rows {
+            let found = create(body.as_bytes(), false).map(|it| it.kind);
+            assert_eq!(found.map_err(|it| it.code()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn restores_take_pairs_in_two_forms() {
+        use Encoding::Form;
+        use Encoding::Json;
+        let known = [("mode", ""), ("force", "")];
+        let rows = [
+            (
+                r#"{"note":"Restore to known state"}"#,
+                Json,
+                false,
+                Ok((Some("Restore to known state"), "")),
+            ),
+            ("", Json, false, Ok((None, ""))),
+            (
+                r#"{"mode":"a","force":true,"x":[]}"#,
+                Json,
+                false,
+                Ok((None, "force=true mode=a ")),
+            ),
+            (r#"{"mode":null}"#, Json, false, Ok((None, ""))),
+            (
+                "note=a+b%26c&mode=1",
+                Form,
+                false,
+                Ok((Some("a b&c"), "mode=1 ")),
+            ),
+            (r#"{"note":1}"#, Json, false, Err(Code::InvalidMember)),
+            (r#"{"mode":[1]}"#, Json, false, Err(Code::InvalidMember)),
+            (r#"{"x":1}"#, Json, true, Err(Code::UnknownMember)),
+            ("a=1&a=2", Form, false, Err(Code::MalformedForm)),
+            ("a=%ff", Form, false, Err(Code::MalformedForm)),
+            ("{", Json, false, Err(Code::MalformedJson)),
+        ];
+        for (body, encoding, strict, expected) in rows {
+            let found = restore(body.as_bytes(), encoding, &known, strict);
+            let found = found.map_err(|it| it.code()).map(|it| {
+                let pairs = it.options.0.iter();
+                let pairs: String = pairs
+                    .map(|(name, value)| format!("{name}={value} "))
+                    .collect();
+                (it.note.map(|it| it.as_str().to_owned()), pairs)
+            });
+            let expected =
+                expected.map(|(note, pairs)| (note.map(str::to_owned), pairs.to_owned()));
+            assert_eq!(found, expected, "{body}");
+        }
+    }
+}

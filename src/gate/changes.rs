@@ -1,0 +1,463 @@
+//! What can be changed: create, update, delete and restore, up to the durable acceptance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::gate::authn::Account;
+use crate::gate::bodies;
+use crate::gate::conditional;
+use crate::gate::framing;
+use crate::gate::links;
+use crate::gate::negotiate;
+use crate::gate::negotiate::Encoding;
+use crate::gate::negotiate::Entity;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::PREFERENCE_APPLIED;
+use crate::gate::reply::Reply;
+use crate::gate::request::AuditOutcome;
+use crate::gate::request::Body;
+use crate::gate::walk::Call;
+use crate::gate::walk::Gate;
+use crate::gate::wire;
+use crate::model::Action;
+use crate::model::ActionSet;
+use crate::model::BackendName;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupName;
+use crate::model::BackupPatch;
+use crate::model::BackupState;
+use crate::model::Change;
+use crate::model::FaultKind;
+use crate::model::Fingerprint;
+use crate::model::Idempotency;
+use crate::model::IdempotencyKey;
+use crate::model::Intent;
+use crate::model::Note;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::Page;
+use crate::model::Permit;
+use crate::model::Target;
+use crate::model::Verb;
+use crate::model::VmId;
+use crate::model::limits;
+use crate::operations::Accepted;
+use crate::operations::Capability;
+use crate::operations::ListQuery;
+use crate::operations::Replay;
+use crate::operations::Selector;
+use crate::operations::Submission;
+use crate::operations::WaitFor;
+
+/// What `Idempotency-Key` led to.
+enum Key {
+    /// The request is not known; the key, if any, is to be kept with it.
+    Fresh(Option<Idempotency>),
+    /// The request was accepted before.
+    Known(Arc<Operation>),
+}
+
+/// An intent with the proof that it is permitted and what is kept beside it.
+struct Wish {
+    permit: Permit,
+    intent: Intent,
+    seq: Option<OperationSeq>,
+    note: Option<Note>,
+    idempotency: Option<Idempotency>,
+}
+
+impl Gate {
+    pub(super) async fn update(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        target: Target,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        let either = [Action::Update, Action::Protect];
+        account.rights.check_backup(&target, &either)?;
+        let backend = self.place(call, &target.vm)?;
+        check_length(call, Entity::Backup, body)?;
+        let media = change_type(call)?;
+        let bytes = self.read_body(call, body).await?;
+        let patch = bodies::update(&bytes, call.strict)?;
+        let needed = actions_of(&patch);
+        let permit = account
+            .rights
+            .permit(&account.principal, needed, backend, &target)?;
+        let idempotency = match self.key(call, account, &bytes).await? {
+            Key::Known(operation) => return self.joined(call, media, operation).await,
+            Key::Fresh(idempotency) => idempotency,
+        };
+        let before = self.present(backend, &target).await?;
+        self.check_conditions(call, &target.vm, &before)?;
+        if let Some(name) = patch.name.as_ref().filter(|it| **it != before.name) {
+            self.check_name(backend, &target.vm, name, Some(&target.backup))
+                .await?;
+        }
+        self.able(backend, Verb::Update)?;
+        let intent = Intent {
+            target,
+            identity: Some(before.identity),
+            change: Change::Update(patch),
+        };
+        let wish = Wish {
+            permit,
+            intent,
+            seq: None,
+            note: None,
+            idempotency,
+        };
+        self.submit(call, media, wish).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        target: Target,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_backup(&target, &[Action::Delete])?;
+        let backend = self.place(call, &target.vm)?;
+        let needed = ActionSet::NONE.with(Action::Delete);
+        let permit = account
+            .rights
+            .permit(&account.principal, needed, backend, &target)?;
+        let media = change_type(call)?;
+        self.skip_body(call, body).await?;
+        let idempotency = match self.key(call, account, &[]).await? {
+            Key::Known(operation) => return self.joined(call, media, operation).await,
+            Key::Fresh(idempotency) => idempotency,
+        };
+        // Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
+        if let Some(operation) = self.running_delete(&target).await? {
+            return self.joined(call, media, operation).await;
+        }
+        let before = self.present(backend, &target).await?;
+        self.check_conditions(call, &target.vm, &before)?;
+        if before.protected && before.state != BackupState::Deleting {
+            return Err(Refusal::from(Code::BackupProtected));
+        }
+        self.able(backend, Verb::Delete)?;
+        let intent = Intent {
+            target,
+            identity: Some(before.identity),
+            change: Change::Delete,
+        };
+        let wish = Wish {
+            permit,
+            intent,
+            seq: None,
+            note: None,
+            idempotency,
+        };
+        self.submit(call, media, wish).await
+    }
+
+    pub(super) async fn restore(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        target: Target,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_backup(&target, &[Action::Restore])?;
+        let backend = self.place(call, &target.vm)?;
+        let needed = ActionSet::NONE.with(Action::Restore);
+        let permit = account
+            .rights
+            .permit(&account.principal, needed, backend, &target)?;
+        let encoding = negotiate::content_type(call.head.headers, Entity::Pairs, call.strict)?;
+        let untyped = encoding.is_none() && framing::is_not_empty(call.head.headers);
+        if untyped {
+            return Err(negotiate::unsupported(Entity::Pairs, call.strict));
+        }
+        let media = change_type(call)?;
+        let bytes = if body.is_present() {
+            self.read_body(call, body).await?
+        } else {
+            Bytes::new()
+        };
+        // A chunked body shows only now whether it is empty.
+        if encoding.is_none() && !bytes.is_empty() {
+            return Err(negotiate::unsupported(Entity::Pairs, call.strict));
+        }
+        let capability = self.service.capability(backend);
+        let known = capability.as_ref().map_or(&[][..], |it| it.restore_options);
+        let encoding = encoding.unwrap_or(Encoding::Json);
+        let wanted = bodies::restore(&bytes, encoding, known, call.strict)?;
+        call.note(|it| it.note.clone_from(&wanted.note));
+        let idempotency = match self.key(call, account, &bytes).await? {
+            Key::Known(operation) => return self.joined(call, media, operation).await,
+            Key::Fresh(idempotency) => idempotency,
+        };
+        let before = self.present(backend, &target).await?;
+        self.check_conditions(call, &target.vm, &before)?;
+        if matches!(before.state, BackupState::Creating | BackupState::Error) {
+            return Err(Refusal::from(Code::NotReady));
+        }
+        self.able(backend, Verb::Restore)?;
+        let intent = Intent {
+            target,
+            identity: Some(before.identity),
+            change: Change::Restore(wanted.options),
+        };
+        let wish = Wish {
+            permit,
+            intent,
+            seq: None,
+            note: wanted.note,
+            idempotency,
+        };
+        self.submit(call, media, wish).await
+    }
+
+    pub(super) async fn create(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        vm: VmId,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_vm(&vm, Action::Create)?;
+        let backend = self.place(call, &vm)?;
+        check_length(call, Entity::Backup, body)?;
+        let media = change_type(call)?;
+        let bytes = self.read_body(call, body).await?;
+        let new = bodies::create(&bytes, call.strict)?;
+        let mut needed = ActionSet::NONE.with(Action::Create);
+        if new.protected {
+            account.rights.check_vm(&vm, Action::Protect)?;
+            needed = needed.with(Action::Protect);
+        }
+        let idempotency = match self.key(call, account, &bytes).await? {
+            Key::Known(operation) => return self.joined(call, media, operation).await,
+            Key::Fresh(idempotency) => idempotency,
+        };
+        self.check_name(backend, &vm, &new.name, None).await?;
+        let capability = self.able(backend, Verb::Create)?;
+        if new.kind.is_some_and(|it| !capability.kinds.contains(&it)) {
+            return Err(Refusal::says(
+                Code::Unsupported,
+                "The VM manager of this VM makes no backups of this type.",
+            )
+            .on("type"));
+        }
+        let seq = self.service.reserve();
+        let backup = self.service.mint(backend, &new, seq)?;
+        call.note(|it| it.backup = Some(backup.clone()));
+        let target = Target { vm, backup };
+        // Only now is the id known that the patterns of the grants speak of.
+        let permit = account
+            .rights
+            .permit(&account.principal, needed, backend, &target)?;
+        let intent = Intent {
+            target,
+            identity: None,
+            change: Change::Create(new),
+        };
+        let wish = Wish {
+            permit,
+            intent,
+            seq: Some(seq),
+            note: None,
+            idempotency,
+        };
+        self.submit(call, media, wish).await
+    }
+
+    /// The backup that a change is about, as it is now.
+    async fn present(&self, backend: &BackendName, target: &Target) -> Result<Backup, Refusal> {
+        let by = self.clock.deadline(limits::READ_DEADLINE);
+        Ok(self.service.backup(backend, target, by).await?)
+    }
+
+    fn check_conditions(&self, call: &Call<'_>, vm: &VmId, before: &Backup) -> Result<(), Refusal> {
+        let tag = || conditional::tag_of(&wire::backup(self.base(), vm, before));
+        conditional::check_change(call.head.headers, tag)
+    }
+
+    /// Refuses a name that another backup of the VM has.
+    async fn check_name(
+        &self,
+        backend: &BackendName,
+        vm: &VmId,
+        name: &BackupName,
+        own: Option<&BackupId>,
+    ) -> Result<(), Refusal> {
+        let by = self.clock.deadline(limits::READ_DEADLINE);
+        let mut page = Page {
+            after: None,
+            limit: limits::PAGE_MAX,
+        };
+        loop {
+            let found = self.service.backups(backend, vm, &page, by).await?;
+            let is_taken = |it: &Backup| it.name == *name && Some(&it.id) != own;
+            if found.backups.iter().any(is_taken) {
+                return Err(Refusal::from(Code::NameTaken).on("name"));
+            }
+            page.after = found.backups.last().map(|it| it.id.clone());
+            if !found.more || page.after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Refuses what the backend cannot do, and everything while nothing can be made durable.
+    fn able(&self, backend: &BackendName, verb: Verb) -> Result<Arc<Capability>, Refusal> {
+        let capability = self.service.capability(backend);
+        let capability = capability.ok_or_else(|| Refusal::from(Code::NoSuchVm))?;
+        if capability.verb(verb).is_none() {
+            return Err(Refusal::from(Code::of_fault(FaultKind::Unsupported)));
+        }
+        if !self.service.is_ready() {
+            return Err(Refusal::from(Code::StoreUnavailable));
+        }
+        Ok(capability)
+    }
+
+    async fn running_delete(&self, target: &Target) -> Result<Option<Arc<Operation>>, Refusal> {
+        let query = ListQuery {
+            principal: None,
+            selector: Selector {
+                verb: Some(Verb::Delete),
+                vm: Some(target.vm.clone()),
+                backup: Some(target.backup.clone()),
+            },
+            before: None,
+            unfinished: Some(true),
+            limit: 1,
+        };
+        Ok(self.service.list(&query).await?.into_iter().next())
+    }
+
+    async fn key(&self, call: &Call<'_>, account: &Account, body: &[u8]) -> Result<Key, Refusal> {
+        let malformed = || Refusal::from(Code::MalformedIdempotencyKey);
+        let mut values = call.head.headers.get_all("idempotency-key").iter();
+        let Some(value) = values.next() else {
+            return Ok(Key::Fresh(None));
+        };
+        if values.next().is_some() {
+            return Err(malformed());
+        }
+        let text = value.to_str().map_err(|_not_ascii| malformed())?.trim();
+        let quoted = text.strip_prefix('"').map(|it| it.strip_suffix('"'));
+        let bare = quoted.unwrap_or(Some(text)).ok_or_else(malformed)?;
+        let key = IdempotencyKey::new(bare).map_err(|_why| malformed())?;
+        let mut hash = blake3::Hasher::new();
+        hash.update(call.head.method.as_str().as_bytes())
+            .update(b"\0");
+        hash.update(call.head.target).update(b"\0").update(body);
+        let fingerprint = Fingerprint(*hash.finalize().as_bytes());
+        let name = &account.principal.name;
+        match self.service.replay(name, &key, fingerprint).await? {
+            Replay::Unused => Ok(Key::Fresh(Some(Idempotency { key, fingerprint }))),
+            Replay::Same(operation) => Ok(Key::Known(operation)),
+            Replay::Other(_) => Err(Refusal::from(Code::IdempotencyKeyReused)),
+        }
+    }
+
+    /// The last step: what comes after it is told by the Status.
+    async fn submit(
+        &self,
+        call: &mut Call<'_>,
+        media: &'static str,
+        wish: Wish,
+    ) -> Result<Reply, Refusal> {
+        let submission = Submission {
+            seq: wish.seq.unwrap_or_else(|| self.service.reserve()),
+            intent: wish.intent,
+            request: call.id.clone(),
+            note: wish.note,
+            idempotency: wish.idempotency,
+        };
+        match self.service.accept(wish.permit, submission).await? {
+            Accepted::Existing(operation) => self.joined(call, media, operation).await,
+            Accepted::New(operation) => {
+                call.note(|it| it.outcome = AuditOutcome::Accepted);
+                self.answer(call, media, operation).await
+            }
+        }
+    }
+
+    async fn joined(
+        &self,
+        call: &mut Call<'_>,
+        media: &'static str,
+        operation: Arc<Operation>,
+    ) -> Result<Reply, Refusal> {
+        call.note(|it| it.outcome = AuditOutcome::Joined);
+        self.answer(call, media, operation).await
+    }
+
+    /// The 202. It is not lost to anything that goes wrong while waiting.
+    async fn answer(
+        &self,
+        call: &mut Call<'_>,
+        media: &'static str,
+        operation: Arc<Operation>,
+    ) -> Result<Reply, Refusal> {
+        call.operation = Some(operation.seq);
+        call.note(|it| {
+            it.operation = Some(operation.seq);
+            it.backup = Some(operation.target().backup.clone());
+        });
+        let asked = call.prefer.wait.map(|it| it.min(self.config.limits.wait));
+        let usual = match operation.verb() {
+            Verb::Update => limits::UPDATE_WAIT,
+            Verb::Create | Verb::Delete | Verb::Restore => Duration::ZERO,
+        };
+        let time = asked.unwrap_or(Duration::ZERO).max(usual);
+        let (operation, waited) = if operation.phase.is_final() {
+            (operation, None)
+        } else {
+            let present = Arc::clone(&operation);
+            let found = self.wait(operation, WaitFor::End, time).await;
+            found.unwrap_or((present, None))
+        };
+        let status_uri = links::status(&operation);
+        let mut reply = Reply::accepted(media, &operation, &status_uri);
+        if let Some(time) = asked.filter(|_| waited.is_some()) {
+            reply.set(PREFERENCE_APPLIED, &format!("wait={}", time.as_secs()));
+        }
+        Ok(reply)
+    }
+}
+
+fn change_type(call: &Call<'_>) -> Result<&'static str, Refusal> {
+    negotiate::accept(call.head.headers, negotiate::Reply::Change, call.strict)
+}
+
+/// The type and the presence of a body that is required.
+fn check_length(call: &Call<'_>, entity: Entity, body: &dyn Body) -> Result<(), Refusal> {
+    let headers = call.head.headers;
+    let encoding = negotiate::content_type(headers, entity, call.strict)?;
+    if !body.is_present() && !framing::has_length(headers) {
+        return Err(Refusal::from(Code::LengthRequired));
+    }
+    if encoding.is_none() && body.is_present() {
+        return Err(negotiate::unsupported(entity, call.strict));
+    }
+    Ok(())
+}
+
+/// `protected` alone needs `protect`, everything else `update`.
+fn actions_of(patch: &BackupPatch) -> ActionSet {
+    let rest = BackupPatch {
+        protected: crate::model::Patch::Keep,
+        ..patch.clone()
+    };
+    let mut needed = ActionSet::NONE;
+    if !rest.is_empty() {
+        needed = needed.with(Action::Update);
+    }
+    if !patch.protected.is_keep() {
+        needed = needed.with(Action::Protect);
+    }
+    needed
+}

@@ -1,0 +1,160 @@
+//! What can be read: a backup, the backups of a VM, a VM.
+
+use http::header;
+
+use crate::gate::authn::Account;
+use crate::gate::conditional;
+use crate::gate::links;
+use crate::gate::negotiate;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::Reply;
+use crate::gate::request::Body;
+use crate::gate::route;
+use crate::gate::walk::Call;
+use crate::gate::walk::Gate;
+use crate::gate::wire;
+use crate::model::Action;
+use crate::model::BackendName;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::Page;
+use crate::model::Target;
+use crate::model::VmId;
+use crate::model::limits;
+
+/// Backups a caller may see, and whether there are more of these.
+struct Visible {
+    backups: Vec<Backup>,
+    more: bool,
+}
+
+impl Gate {
+    pub(super) async fn read_backup(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        target: &Target,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_backup(target, &[Action::Read])?;
+        let backend = self.place(call, &target.vm)?;
+        let headers = call.head.headers;
+        let media = negotiate::accept(headers, negotiate::Reply::Backup, call.strict)?;
+        self.skip_body(call, body).await?;
+        let by = self.clock.deadline(limits::READ_DEADLINE);
+        let backup = self.service.backup(backend, target, by).await?;
+        let bytes = wire::backup(self.base(), &target.vm, &backup);
+        let tag = conditional::tag_of(&bytes);
+        let is_known = conditional::is_known(headers, &tag);
+        Ok(Reply::read(media, bytes).tagged(&tag, is_known))
+    }
+
+    pub(super) async fn list_backups(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        vm: &VmId,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_vm(vm, Action::Read)?;
+        let backend = self.place(call, vm)?;
+        let media = self.own_type(call, negotiate::BACKUPS)?;
+        self.skip_body(call, body).await?;
+        let limit = limit(call.query)?;
+        let after = route::parameter(call.query, "after")?;
+        let after = after.map(|it| BackupId::new(&it)).transpose();
+        let after =
+            after.map_err(|error| Refusal::text(Code::InvalidParameter, "after", &error))?;
+        let page = Page { after, limit };
+        let found = self.visible(account, backend, vm, page).await?;
+        let bytes = wire::backups(self.base(), vm, &found.backups);
+        let tag = conditional::tag_of(&bytes);
+        let is_known = conditional::is_known(call.head.headers, &tag);
+        let mut reply = Reply::read(media, bytes).tagged(&tag, is_known);
+        if let Some(last) = found.backups.last().filter(|_| found.more) {
+            let path = links::vm("", vm);
+            let after = links::encoded(last.id.as_str());
+            let next = format!("<{path}/backups?limit={limit}&after={after}>; rel=\"next\"");
+            reply.set(header::LINK, &next);
+        }
+        Ok(reply)
+    }
+
+    pub(super) async fn read_vm(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        vm: &VmId,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        account.rights.check_vm(vm, Action::Read)?;
+        let backend = self.place(call, vm)?;
+        let media = self.own_type(call, negotiate::VM)?;
+        self.skip_body(call, body).await?;
+        let by = self.clock.deadline(limits::READ_DEADLINE);
+        let found = self.service.vm(backend, vm, by).await?;
+        let page = Page {
+            after: None,
+            limit: limits::PAGE,
+        };
+        let backups = self.visible(account, backend, vm, page).await?.backups;
+        let bytes = wire::vm(self.base(), &found, &backups);
+        let tag = conditional::tag_of(&bytes);
+        let is_known = conditional::is_known(call.head.headers, &tag);
+        Ok(Reply::read(media, bytes).tagged(&tag, is_known))
+    }
+
+    pub(super) fn base(&self) -> &str {
+        self.config.public_url.as_str()
+    }
+
+    /// One page of what the caller may see. Neither its length nor its cursor tells of anything else.
+    async fn visible(
+        &self,
+        account: &Account,
+        backend: &BackendName,
+        vm: &VmId,
+        mut page: Page,
+    ) -> Result<Visible, Refusal> {
+        let by = self.clock.deadline(limits::READ_DEADLINE);
+        let wanted = usize::from(page.limit);
+        let mut backups = Vec::new();
+        loop {
+            let found = self.service.backups(backend, vm, &page, by).await?;
+            page.after = found.backups.last().map(|it| it.id.clone());
+            for backup in found.backups {
+                let held = account.rights.on_backup(vm, &backup.id);
+                if !held.contains(Action::Read) {
+                    continue;
+                }
+                if backups.len() == wanted {
+                    return Ok(Visible {
+                        backups,
+                        more: true,
+                    });
+                }
+                backups.push(backup);
+            }
+            if !found.more || page.after.is_none() {
+                return Ok(Visible {
+                    backups,
+                    more: false,
+                });
+            }
+        }
+    }
+}
+
+/// The `limit` parameter.
+pub(super) fn limit(query: &str) -> Result<u16, Refusal> {
+    let Some(text) = route::parameter(query, "limit")? else {
+        return Ok(limits::PAGE);
+    };
+    text.parse()
+        .ok()
+        .filter(|it| (1..=limits::PAGE_MAX).contains(it))
+        .ok_or_else(|| {
+            Refusal::says(Code::InvalidParameter, "The value must be 1 to 1000.").on("limit")
+        })
+}

@@ -1,0 +1,185 @@
+//! What outlives a reload: remembered credentials, password checks and waiters at work, request ids.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use crate::model::RequestId;
+use crate::model::limits;
+use crate::telemetry::Metrics;
+
+/// A keyed hash over user, password and the stored hash: says nothing without the key of this process,
+/// and fits no more once the stored hash is another one.
+pub(super) type CredentialKey = [u8; 32];
+
+/// What outlives a reload. Made once per process.
+pub struct Shared {
+    key: [u8; 32],
+    prefix: String,
+    requests: AtomicU64,
+    waiters: AtomicUsize,
+    pub(super) checks: Arc<Semaphore>,
+    remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// A fresh one; `seed` must be random: it keys the memory of credentials and starts the request ids.
+    #[must_use]
+    pub fn new(seed: [u8; 32]) -> Arc<Self> {
+        let prefix = blake3::keyed_hash(&seed, b"request ids").to_hex();
+        Arc::new(Self {
+            key: *blake3::keyed_hash(&seed, b"credentials").as_bytes(),
+            prefix: prefix.chars().take(12).collect(),
+            requests: AtomicU64::new(1),
+            waiters: AtomicUsize::new(0),
+            checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
+            remembered: Mutex::default(),
+        })
+    }
+
+    /// A fresh one, seeded by the system.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn random() -> Result<Arc<Self>, getrandom::Error> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(Self::new(seed))
+    }
+
+    /// The next request id.
+    #[expect(
+        clippy::expect_used,
+        reason = "12 and at most 16 hexadecimal digits around a dash are short visible ASCII"
+    )]
+    pub(super) fn request_id(&self) -> RequestId {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestId::new(&format!("{}-{number:x}", self.prefix)).expect("short visible ASCII")
+    }
+
+    pub(super) fn credential_key(&self, user: &str, password: &[u8], hash: &str) -> CredentialKey {
+        let length = |it: usize| u64::try_from(it).unwrap_or(u64::MAX).to_le_bytes();
+        *blake3::Hasher::new_keyed(&self.key)
+            .update(&length(user.len()))
+            .update(user.as_bytes())
+            .update(&length(password.len()))
+            .update(password)
+            .update(hash.as_bytes())
+            .finalize()
+            .as_bytes()
+    }
+
+    /// A number drawn from a name, the same for the same name within one process.
+    pub(super) fn draw(&self, name: &[u8]) -> usize {
+        let hash = blake3::keyed_hash(&self.key, name);
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(0)
+    }
+
+    pub(super) fn remembers(&self, key: &CredentialKey, now: Instant) -> bool {
+        self.lock().get(key).is_some_and(|until| now < *until)
+    }
+
+    pub(super) fn remember(&self, key: CredentialKey, now: Instant, until: Instant) {
+        let mut remembered = self.lock();
+        if remembered.len() >= limits::CREDENTIALS_CACHED_MAX {
+            remembered.retain(|_, until| now < *until);
+        }
+        if remembered.len() >= limits::CREDENTIALS_CACHED_MAX {
+            // Keys are keyed hashes, so the first one is a random one.
+            remembered.pop_first();
+        }
+        remembered.insert(key, until);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {
+        self.remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place among those who wait, if one is free.
+    pub(super) fn waiter<'a>(&'a self, max: usize, metrics: &'a Metrics) -> Option<Waiter<'a>> {
+        let next = |count: usize| (count < max).then(|| count.saturating_add(1));
+        self.waiters
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
+            .ok()?;
+        metrics.waiter(true);
+        Some(Waiter {
+            waiters: &self.waiters,
+            metrics,
+        })
+    }
+}
+
+/// A place among those who wait; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Waiter<'a> {
+    waiters: &'a AtomicUsize,
+    metrics: &'a Metrics,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.waiters.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.waiter(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::runtime::Clock;
+    use crate::runtime::ManualClock;
+
+    #[test]
+    fn memory_is_bounded_and_ends() {
+        let shared = Shared::new([7; 32]);
+        let now = ManualClock::new(Timestamp::default()).instant();
+        let until = now + Duration::from_secs(10);
+        for number in 0..=limits::CREDENTIALS_CACHED_MAX {
+            let key = shared.credential_key(&number.to_string(), b"p", "h");
+            shared.remember(key, now, until);
+        }
+        assert_eq!(
+            shared.lock().len(),
+            limits::CREDENTIALS_CACHED_MAX,
+            "bounded"
+        );
+        let key = shared.credential_key("last", b"p", "h");
+        shared.remember(key, now, until);
+        assert!(shared.remembers(&key, now), "remembered");
+        assert!(!shared.remembers(&key, until), "not for ever");
+        let other = shared.credential_key("last", b"p", "other hash");
+        assert!(!shared.remembers(&other, now), "another hash, another key");
+    }
+
+    #[test]
+    fn waiters_are_bounded_and_request_ids_differ() {
+        let shared = Shared::new([7; 32]);
+        let metrics = Metrics::new().unwrap();
+        let first = shared.waiter(1, &metrics);
+        assert!(first.is_some(), "one place");
+        assert!(shared.waiter(1, &metrics).is_none(), "and no other");
+        drop(first);
+        assert!(shared.waiter(1, &metrics).is_some(), "given back");
+        assert_ne!(shared.request_id(), shared.request_id(), "two requests");
+    }
+}

@@ -1,0 +1,250 @@
+//! Statuses: one by its number or by the source's forms without one, and lists of the caller's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+
+use crate::gate::authn::Account;
+use crate::gate::conditional;
+use crate::gate::links;
+use crate::gate::negotiate;
+use crate::gate::reads;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::LOOK_AGAIN;
+use crate::gate::reply::PREFERENCE_APPLIED;
+use crate::gate::reply::Reply;
+use crate::gate::request::Body;
+use crate::gate::route;
+use crate::gate::walk::Call;
+use crate::gate::walk::Gate;
+use crate::gate::wire;
+use crate::model::Action;
+use crate::model::BackupId;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::Verb;
+use crate::model::VmId;
+use crate::model::limits;
+use crate::operations::ListQuery;
+use crate::operations::Selector;
+use crate::operations::WaitFor;
+
+/// The parameters of a look-up.
+struct Wanted {
+    seq: Option<OperationSeq>,
+    /// `Some(None)` for a word that is no operation.
+    verb: Option<Option<Verb>>,
+    vm: Option<VmId>,
+    backup: Option<BackupId>,
+}
+
+impl Wanted {
+    fn of(query: &str) -> Result<Self, Refusal> {
+        let invalid = |field, error: &_| Refusal::text(Code::InvalidParameter, field, error);
+        let vm = route::parameter(query, "vm")?.map(|it| VmId::new(&it));
+        let (name, backup) = match route::parameter(query, "backup")? {
+            Some(text) => ("backup", Some(text)),
+            None => ("b", route::parameter(query, "b")?),
+        };
+        let backup = backup.map(|it| BackupId::new(&it)).transpose();
+        Ok(Self {
+            seq: number(query, "seq")?,
+            verb: route::parameter(query, "op")?.map(|it| verb(&it)),
+            vm: vm.transpose().map_err(|error| invalid("vm", &error))?,
+            backup: backup.map_err(|error| invalid(name, &error))?,
+        })
+    }
+
+    fn agrees(&self, operation: &Operation) -> bool {
+        let target = operation.target();
+        self.verb.is_none_or(|it| it == Some(operation.verb()))
+            && self.vm.as_ref().is_none_or(|it| *it == target.vm)
+            && self.backup.as_ref().is_none_or(|it| *it == target.backup)
+    }
+
+    fn selector(&self) -> Result<Selector, Refusal> {
+        let unknown =
+            || Refusal::says(Code::InvalidParameter, "The value names no operation.").on("op");
+        Ok(Selector {
+            verb: self.verb.map(|it| it.ok_or_else(unknown)).transpose()?,
+            vm: self.vm.clone(),
+            backup: self.backup.clone(),
+        })
+    }
+}
+
+/// The verb of an `op` parameter, in capitals or not.
+fn verb(op: &str) -> Option<Verb> {
+    Verb::ALL
+        .into_iter()
+        .find(|it| links::op(*it).eq_ignore_ascii_case(op))
+}
+
+fn number(query: &str, name: &'static str) -> Result<Option<OperationSeq>, Refusal> {
+    let Some(text) = route::parameter(query, name)? else {
+        return Ok(None);
+    };
+    let digits = text.bytes().all(|it| it.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|_| digits)
+        .and_then(OperationSeq::new)
+        .map(Some)
+        .ok_or_else(|| {
+            Refusal::says(
+                Code::InvalidParameter,
+                "The value is not a number of an operation.",
+            )
+            .on(name)
+        })
+}
+
+fn may_see(account: &Account, operation: &Operation) -> bool {
+    let target = operation.target();
+    operation.principal == account.principal.name
+        || account
+            .rights
+            .on_backup(&target.vm, &target.backup)
+            .contains(Action::Observe)
+}
+
+impl Gate {
+    pub(super) async fn statuses(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        let wanted = Wanted::of(call.query)?;
+        let is_one = wanted.seq.is_some() || wanted.backup.is_some();
+        let own = if is_one {
+            negotiate::STATUS
+        } else {
+            negotiate::STATUSES
+        };
+        let media = self.own_type(call, own)?;
+        self.skip_body(call, body).await?;
+        if !is_one {
+            return self.own_statuses(call, account, &wanted, media).await;
+        }
+        let found = match wanted.seq {
+            Some(seq) => self.service.operation(seq).await?,
+            None => self.newest(account, &wanted).await?,
+        };
+        let found = found
+            .filter(|it| may_see(account, it) && wanted.agrees(it))
+            .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
+        let (operation, waited) = self.poll(call, found).await?;
+        call.operation = Some(operation.seq);
+        let tag = conditional::tag_of_status(&operation);
+        let is_known = conditional::is_known(call.head.headers, &tag);
+        let mut reply = Reply::read(media, wire::status(&operation)).tagged(&tag, is_known);
+        if !operation.phase.is_final() {
+            reply.headers.insert(header::RETRY_AFTER, LOOK_AGAIN);
+        }
+        if let Some(time) = waited {
+            reply.set(PREFERENCE_APPLIED, &format!("wait={}", time.as_secs()));
+        }
+        Ok(reply)
+    }
+
+    /// Deviation D7: the newest that fits and may be seen, if all that do are of one VM.
+    async fn newest(
+        &self,
+        account: &Account,
+        wanted: &Wanted,
+    ) -> Result<Option<Arc<Operation>>, Refusal> {
+        let observes = account.rights.includes(Action::Observe);
+        let query = ListQuery {
+            principal: (!observes).then(|| account.principal.name.clone()),
+            selector: wanted.selector()?,
+            before: None,
+            unfinished: None,
+            limit: limits::PAGE_MAX,
+        };
+        let all = self.service.list(&query).await?;
+        let mut seen = all.into_iter().filter(|it| may_see(account, it));
+        let newest = seen.next();
+        let vm = newest.as_ref().map(|it| it.target().vm.clone());
+        if seen.any(|it| Some(&it.target().vm) != vm.as_ref()) {
+            return Err(Refusal::from(Code::AmbiguousStatus).on("vm"));
+        }
+        Ok(newest)
+    }
+
+    async fn own_statuses(
+        &self,
+        call: &Call<'_>,
+        account: &Account,
+        wanted: &Wanted,
+        media: &'static str,
+    ) -> Result<Reply, Refusal> {
+        let limit = reads::limit(call.query)?;
+        let query = ListQuery {
+            principal: Some(account.principal.name.clone()),
+            selector: wanted.selector()?,
+            before: number(call.query, "before")?,
+            unfinished: None,
+            limit,
+        };
+        let found = self.service.list(&query).await?;
+        let bytes = wire::statuses(found.iter().map(|it| &**it));
+        let mut reply = Reply::read(media, bytes);
+        // A full page may be the last one; the next is empty then.
+        if let Some(last) = found.last().filter(|_| found.len() >= usize::from(limit)) {
+            let mut next = format!("</statuses?limit={limit}&before={}", last.seq);
+            if let Some(verb) = query.selector.verb {
+                next.push_str("&op=");
+                next.push_str(links::op(verb));
+            }
+            if let Some(vm) = &query.selector.vm {
+                next.push_str("&vm=");
+                next.extend(links::encoded(vm.as_str()));
+            }
+            next.push_str(">; rel=\"next\"");
+            reply.set(header::LINK, &next);
+        }
+        Ok(reply)
+    }
+
+    /// Waits for a change of an unfinished operation if the caller wants to and knows its present state.
+    async fn poll(
+        &self,
+        call: &Call<'_>,
+        operation: Arc<Operation>,
+    ) -> Result<(Arc<Operation>, Option<Duration>), Refusal> {
+        let Some(time) = call.prefer.wait else {
+            return Ok((operation, None));
+        };
+        let headers = call.head.headers;
+        let tag = conditional::tag_of_status(&operation);
+        let is_new =
+            headers.contains_key(header::IF_NONE_MATCH) && !conditional::is_known(headers, &tag);
+        if operation.phase.is_final() || is_new {
+            return Ok((operation, None));
+        }
+        let until = WaitFor::ChangeAfter(operation.revision);
+        self.wait(operation, until, time.min(self.config.limits.wait))
+            .await
+    }
+
+    /// Waits, if a place among those who wait is free; says how long it was ready to.
+    pub(super) async fn wait(
+        &self,
+        operation: Arc<Operation>,
+        until: WaitFor,
+        time: Duration,
+    ) -> Result<(Arc<Operation>, Option<Duration>), Refusal> {
+        let place = self
+            .shared
+            .waiter(self.config.limits.waiters, &self.metrics);
+        let Some(_place) = place.filter(|_| !time.is_zero()) else {
+            return Ok((operation, None));
+        };
+        let by = self.clock.deadline(time);
+        let found = self.service.wait(operation.seq, until, by).await?;
+        Ok((found.unwrap_or(operation), Some(time)))
+    }
+}

@@ -1,0 +1,275 @@
+//! A service in memory that does what its tests tell it to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use crate::model::*;
+use crate::operations::AcceptError;
+use crate::operations::Accepted;
+use crate::operations::Capability;
+use crate::operations::ListQuery;
+use crate::operations::Replay;
+use crate::operations::Service;
+use crate::operations::StoreFault;
+use crate::operations::Submission;
+use crate::operations::VerbCapability;
+use crate::operations::WaitFor;
+
+/// What the service does and has.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) backups: BTreeMap<Target, Backup>,
+    pub(super) operations: Vec<Arc<Operation>>,
+    /// Every read of a backend fails so.
+    pub(super) fault: Option<Fault>,
+    /// The next acceptance fails so.
+    pub(super) refuse: Option<AcceptError>,
+    pub(super) store: Option<StoreFault>,
+    /// Updates end at once.
+    pub(super) quick: bool,
+    pub(super) unable: bool,
+    pub(super) not_ready: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Fake(pub(super) Mutex<State>);
+
+pub(super) fn target(vm: &str, backup: &str) -> Target {
+    Target {
+        vm: VmId::new(vm).unwrap(),
+        backup: BackupId::new(backup).unwrap(),
+    }
+}
+
+pub(super) fn backup(id: &str, name: &str) -> Backup {
+    Backup {
+        id: BackupId::new(id).unwrap(),
+        identity: Identity::new(format!("{id}@1")),
+        name: BackupName::new(name).unwrap(),
+        description: None,
+        kind: Some(BackupKind::Full),
+        created: Timestamp::from_millis(1_000),
+        tags: vec![Tag::new("t").unwrap()],
+        state: BackupState::Available,
+        size: Some(7),
+        protected: false,
+    }
+}
+
+impl Fake {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.with(|it| match it.fault.clone() {
+            Some(fault) => Err(fault),
+            None => work(it),
+        })
+    }
+
+    fn stored<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreFault> {
+        self.with(|it| match it.store {
+            Some(fault) => Err(fault),
+            None => Ok(work(it)),
+        })
+    }
+}
+
+fn finished(operation: &Operation) -> Operation {
+    Operation {
+        phase: Phase::Succeeded,
+        revision: operation.revision.next(),
+        ..operation.clone()
+    }
+}
+
+#[async_trait]
+impl Service for Fake {
+    fn capability(&self, _backend: &BackendName) -> Option<Arc<Capability>> {
+        let able = VerbCapability {
+            recovery: crate::operations::Recovery::ReplaySafe,
+            settle: std::time::Duration::ZERO,
+            cancel: false,
+            progress: true,
+        };
+        let able = self.with(|it| (!it.unable).then_some(able));
+        Some(Arc::new(Capability {
+            kind: "fake",
+            create: able,
+            update: able,
+            delete: able,
+            restore: able,
+            kinds: &[BackupKind::Full],
+            restore_options: &[("mode", "how")],
+            online: true,
+            memory: false,
+            consistent: true,
+        }))
+    }
+
+    async fn vm(&self, _backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
+        self.read(|_| {
+            Ok(Vm {
+                id: vm.clone(),
+                name: "web".to_owned(),
+                description: None,
+                run_state: Some(RunState::Started),
+            })
+        })
+    }
+
+    async fn backups(
+        &self,
+        _backend: &BackendName,
+        vm: &VmId,
+        page: &Page,
+        _by: Deadline,
+    ) -> Result<BackupPage, Fault> {
+        self.read(|it| {
+            let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
+            let all = it
+                .backups
+                .iter()
+                .filter(|(at, _)| at.vm == *vm && is_after(&at.backup));
+            let mut backups: Vec<_> = all.map(|(_, it)| it.clone()).collect();
+            let more = backups.len() > usize::from(page.limit);
+            backups.truncate(usize::from(page.limit));
+            Ok(BackupPage { backups, more })
+        })
+    }
+
+    async fn backup(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+        _by: Deadline,
+    ) -> Result<Backup, Fault> {
+        let missing = || Fault::new(FaultKind::NoSuchBackup, "no file /srv/private");
+        self.read(|it| it.backups.get(target).cloned().ok_or_else(missing))
+    }
+
+    fn reserve(&self) -> OperationSeq {
+        let count = self.with(|it| it.operations.len());
+        OperationSeq::new(u64::try_from(count).unwrap().saturating_add(1)).unwrap()
+    }
+
+    fn mint(
+        &self,
+        _backend: &BackendName,
+        _new: &NewBackup,
+        seq: OperationSeq,
+    ) -> Result<BackupId, Fault> {
+        Ok(BackupId::new(&format!("new-{seq}")).unwrap())
+    }
+
+    async fn replay(
+        &self,
+        principal: &PrincipalName,
+        key: &IdempotencyKey,
+        fingerprint: Fingerprint,
+    ) -> Result<Replay, StoreFault> {
+        self.stored(|it| {
+            for operation in it.operations.iter().filter(|it| it.principal == *principal) {
+                let Some(known) = operation.idempotency.as_ref().filter(|it| it.key == *key) else {
+                    continue;
+                };
+                return if known.fingerprint == fingerprint {
+                    Replay::Same(Arc::clone(operation))
+                } else {
+                    Replay::Other(operation.seq)
+                };
+            }
+            Replay::Unused
+        })
+    }
+
+    async fn accept(
+        &self,
+        permit: Permit,
+        submission: Submission,
+    ) -> Result<Accepted, AcceptError> {
+        self.with(|it| {
+            if let Some(error) = it.refuse.clone() {
+                return Err(error);
+            }
+            if !permit.covers(&submission.intent) {
+                return Err(AcceptError::NotPermitted);
+            }
+            let operation = Arc::new(Operation {
+                seq: submission.seq,
+                revision: Revision::FIRST,
+                principal: permit.principal().name.clone(),
+                request: submission.request,
+                backend: permit.backend().clone(),
+                intent: submission.intent,
+                note: submission.note,
+                idempotency: submission.idempotency,
+                phase: Phase::Accepted,
+                progress: Progress::NONE,
+                fault: None,
+                baseline: None,
+                task: None,
+                created: Timestamp::from_millis(2_000),
+                started: None,
+                completed: None,
+                uncertain_since: None,
+                acknowledged: None,
+                expires: None,
+            });
+            it.operations.push(Arc::clone(&operation));
+            Ok(Accepted::New(operation))
+        })
+    }
+
+    async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
+        self.stored(|it| it.operations.iter().find(|it| it.seq == seq).cloned())
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+        self.stored(|it| {
+            let wanted = &query.selector;
+            let fits = |it: &&Arc<Operation>| {
+                query
+                    .principal
+                    .as_ref()
+                    .is_none_or(|name| *name == it.principal)
+                    && wanted.verb.is_none_or(|verb| verb == it.verb())
+                    && wanted.vm.as_ref().is_none_or(|vm| *vm == it.target().vm)
+                    && wanted
+                        .backup
+                        .as_ref()
+                        .is_none_or(|id| *id == it.target().backup)
+                    && query.before.is_none_or(|before| it.seq < before)
+                    && query
+                        .unfinished
+                        .is_none_or(|open| open != it.phase.is_final())
+            };
+            let newest = it.operations.iter().rev().filter(fits);
+            newest.take(usize::from(query.limit)).cloned().collect()
+        })
+    }
+
+    async fn wait(
+        &self,
+        seq: OperationSeq,
+        _until: WaitFor,
+        _by: Deadline,
+    ) -> Result<Option<Arc<Operation>>, StoreFault> {
+        self.stored(|it| {
+            let quick = it.quick;
+            let found = it.operations.iter_mut().find(|it| it.seq == seq)?;
+            if quick {
+                *found = Arc::new(finished(found));
+            }
+            Some(Arc::clone(found))
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.with(|it| !it.not_ready)
+    }
+}

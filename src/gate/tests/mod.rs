@@ -1,0 +1,6 @@
+//! The walk, driven without sockets over a service in memory.
+
+mod fake;
+mod prefer;
+mod rig;
+mod walk;

@@ -1,0 +1,186 @@
+//! A gate over the fake service, and requests written as text.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+
+use crate::gate::tests::fake::Fake;
+use crate::gate::tests::fake::backup;
+use crate::gate::tests::fake::target;
+use crate::gate::*;
+use crate::model::Action;
+use crate::model::BackendName;
+use crate::model::Pattern;
+use crate::model::PrincipalName;
+use crate::model::Timestamp;
+use crate::runtime::ManualClock;
+use crate::telemetry::Metrics;
+
+pub(super) struct Rig {
+    pub(super) gate: Gate,
+    pub(super) fake: Arc<Fake>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: Config,
+}
+
+pub(super) struct Text(pub(super) Option<Bytes>, pub(super) Option<BodyError>);
+
+#[async_trait]
+impl Body for Text {
+    async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+        match (self.1, self.0.take().unwrap_or_default()) {
+            (Some(error), _) => Err(error),
+            (None, bytes) if bytes.len() > limit => Err(BodyError::TooLarge),
+            (None, bytes) => Ok(bytes),
+        }
+    }
+
+    fn is_present(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+fn config() -> Config {
+    let user = |password: &str| User {
+        password: PasswordHash::new(bcrypt::hash(password, 4).unwrap()).unwrap(),
+        groups: Vec::new(),
+    };
+    let name = |it: &str| PrincipalName::new(it).unwrap();
+    let all = vec![Pattern::new("*").unwrap()];
+    let grant = |to: &str, actions: &[Action], vms: &str| Grant {
+        to: vec![Grantee::User(name(to))],
+        actions: actions.iter().copied().collect(),
+        vms: vec![Pattern::new(vms).unwrap()],
+        backups: all.clone(),
+    };
+    let users = ["ann", "reader", "nobody", "shield"].map(|it| (name(it), user("pw")));
+    Config {
+        public_url: PublicUrl::new("http://example.com").unwrap(),
+        specification: Specification::default(),
+        credentials: CredentialRule {
+            users: BTreeMap::from(users),
+            remember: Duration::from_secs(60),
+        },
+        grants: vec![
+            grant("ann", &Action::ALL, "*"),
+            grant("reader", &[Action::Read], "3*"),
+            grant("shield", &[Action::Read, Action::Protect], "3*"),
+        ],
+        placements: vec![Placement {
+            pattern: Pattern::new("3*").unwrap(),
+            backend: BackendName::new("hidden-backend").unwrap(),
+        }],
+        limits: Limits::default(),
+    }
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let fake = Arc::new(Fake::default());
+        for vm in ["33333", "333333"] {
+            let mut all = fake.0.lock().unwrap();
+            all.backups
+                .insert(target(vm, "456"), backup("456", "web01_YYYYMMDD"));
+        }
+        let shared = Shared::new([1; 32]);
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(5_000)));
+        let gate = Self::gate(config.clone(), &fake, &clock, &shared);
+        Self {
+            gate,
+            fake,
+            clock,
+            shared,
+            config,
+        }
+    }
+
+    pub(super) fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let config = self.config.clone();
+        self.gate = Self::gate(config, &self.fake, &self.clock, &self.shared);
+    }
+
+    fn gate(
+        config: Config,
+        fake: &Arc<Fake>,
+        clock: &Arc<ManualClock>,
+        shared: &Arc<Shared>,
+    ) -> Gate {
+        let (fake, clock) = (Arc::clone(fake), Arc::clone(clock));
+        let metrics = Metrics::new().unwrap();
+        Gate::new(config, fake, clock, metrics, Arc::clone(shared))
+    }
+
+    /// `request` is `METHOD target`, then headers as lines, then perhaps an empty line and a body.
+    /// Host is added; `as: name` becomes credentials; `v` becomes the version header.
+    pub(super) async fn send(&self, request: &str) -> Exchange {
+        self.send_body(request, None).await
+    }
+
+    pub(super) async fn send_body(&self, request: &str, error: Option<BodyError>) -> Exchange {
+        let (head, body) = match request.split_once("\n\n") {
+            Some((head, body)) => (head, Some(Bytes::copy_from_slice(body.as_bytes()))),
+            None => (request, None),
+        };
+        let mut lines = head.lines().map(str::trim);
+        let (method, path) = lines.next().unwrap().split_once(' ').unwrap();
+        let mut headers = HeaderMap::new();
+        let mut add = |name: &str, value: &str| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        };
+        let mut host = true;
+        for line in lines {
+            match line.split_once(": ").unwrap_or((line, "")) {
+                ("no-host", _) => host = false,
+                ("v", _) => add("X-Cloud-Client-Specification-Version", "0.1"),
+                ("as", user) => {
+                    let token = STANDARD.encode(format!("{user}:pw"));
+                    add("Authorization", &format!("Basic {token}"));
+                }
+                (name, value) => add(name, value),
+            }
+        }
+        if host {
+            add("Host", "example.com");
+        }
+        let head = RequestHead {
+            method: &Method::from_bytes(method.as_bytes()).unwrap(),
+            target: path.as_bytes(),
+            version: http::Version::HTTP_11,
+            headers: &headers,
+            peer: None,
+        };
+        self.gate.handle(head, &mut Text(body, error)).await
+    }
+}
+
+pub(super) fn json(exchange: &Exchange) -> serde_json::Value {
+    serde_json::from_slice(exchange.response.body()).unwrap()
+}
+
+pub(super) fn header<'a>(exchange: &'a Exchange, name: &str) -> &'a str {
+    exchange
+        .response
+        .headers()
+        .get(name)
+        .map_or("", |it| it.to_str().unwrap())
+}
+
+pub(super) fn status(exchange: &Exchange) -> u16 {
+    exchange.response.status().as_u16()
+}

@@ -1,0 +1,370 @@
+//! The walk of a request through the gate, in the documented order of checks.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::header;
+
+use crate::gate::authn::Account;
+use crate::gate::authn::Callers;
+use crate::gate::config::Config;
+use crate::gate::config::Profile;
+use crate::gate::framing;
+use crate::gate::negotiate;
+use crate::gate::placement::Placements;
+use crate::gate::prefer::Preferences;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::PREFERENCE_APPLIED;
+use crate::gate::reply::REQUEST_ID;
+use crate::gate::reply::Reply;
+use crate::gate::reply::VARY;
+use crate::gate::request::AuditEntry;
+use crate::gate::request::AuditOutcome;
+use crate::gate::request::Body;
+use crate::gate::request::BodyError;
+use crate::gate::request::Exchange;
+use crate::gate::request::RequestHead;
+use crate::gate::route;
+use crate::gate::route::Kind;
+use crate::gate::route::Place;
+use crate::gate::route::Route;
+use crate::gate::shared::Shared;
+use crate::gate::version;
+use crate::gate::version::SpecVersion;
+use crate::gate::wire;
+use crate::model::BackendName;
+use crate::model::OperationSeq;
+use crate::model::PrincipalName;
+use crate::model::RequestId;
+use crate::model::Verb;
+use crate::model::VmId;
+use crate::operations::Service;
+use crate::runtime::Clock;
+use crate::telemetry::Metrics;
+
+/// Decides about requests by one configuration. A reload makes a new one and keeps what is shared.
+#[derive(Debug)]
+pub struct Gate {
+    pub(super) config: Config,
+    pub(super) service: Arc<dyn Service>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) shared: Arc<Shared>,
+    callers: Callers,
+    placements: Placements,
+    /// The supported versions as header values, in the order of the configuration.
+    versions: Vec<HeaderValue>,
+}
+
+/// One request on its way, with what is known of it so far.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) head: RequestHead<'a>,
+    pub(super) query: &'a str,
+    pub(super) id: RequestId,
+    pub(super) prefer: Preferences,
+    pub(super) strict: bool,
+    pub(super) operation: Option<OperationSeq>,
+    pub(super) audit: Option<AuditEntry>,
+    route: &'static str,
+    principal: Option<PrincipalName>,
+    version: Option<SpecVersion>,
+    body_was_read: bool,
+}
+
+impl Call<'_> {
+    pub(super) fn note(&mut self, change: impl FnOnce(&mut AuditEntry)) {
+        if let Some(entry) = &mut self.audit {
+            change(entry);
+        }
+    }
+}
+
+impl Gate {
+    /// Makes ready what is constant for the configuration.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        service: Arc<dyn Service>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let versions = config.specification.supported.iter();
+        let versions = versions.filter_map(|it| HeaderValue::from_str(it).ok());
+        Self {
+            versions: versions.collect(),
+            callers: Callers::new(&config),
+            placements: Placements::new(&config.placements),
+            config,
+            service,
+            clock,
+            metrics,
+            shared,
+        }
+    }
+
+    /// Answers one request. The body is read only when it is wanted.
+    pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+        let prefer = Preferences::of(head.headers);
+        let has_body = body.is_present();
+        let mut call = Call {
+            head,
+            query: "",
+            id: self.shared.request_id(),
+            strict: prefer.strict || self.config.specification.profile == Profile::Strict,
+            prefer,
+            operation: None,
+            audit: None,
+            route: "none",
+            principal: None,
+            version: None,
+            body_was_read: false,
+        };
+        let result = self.walk(&mut call, body).await;
+        let close = has_body && !call.body_was_read;
+        self.finish(call, result, close)
+    }
+
+    async fn walk(&self, call: &mut Call<'_>, body: &mut dyn Body) -> Result<Reply, Refusal> {
+        framing::check(&call.head, &self.config.limits)?;
+        let method = call.head.method;
+        if *method == Method::CONNECT || *method == Method::TRACE {
+            let known = route::parts(call.head.target).and_then(|it| route::find(it.path));
+            return Err(not_allowed(known.map_or("OPTIONS", |it| it.spec.allow)));
+        }
+        let parts = route::parts(call.head.target)?;
+        call.query = parts.query;
+        if parts.path == "*" {
+            return if *method == Method::OPTIONS {
+                Ok(options("GET, HEAD, PUT, POST, DELETE, OPTIONS"))
+            } else {
+                Err(Refusal::from(Code::MalformedTarget))
+            };
+        }
+        let route = route::find(parts.path)?;
+        call.route = route.spec.name;
+        if *method == Method::OPTIONS {
+            return Ok(options(route.spec.allow));
+        }
+        if !route.spec.methods.contains(&method.as_str()) {
+            return Err(not_allowed(route.spec.allow));
+        }
+        call.audit = audit_of(call, &route);
+        if route.spec.kind == Kind::Versions {
+            let media = self.own_type(call, negotiate::VERSION)?;
+            self.skip_body(call, body).await?;
+            let body = wire::versions(&self.config.specification.supported);
+            return Ok(Reply::read(media, body));
+        }
+        let headers = call.head.headers;
+        let account = self
+            .callers
+            .identify(headers, &self.shared, &*self.clock, &self.metrics)
+            .await?;
+        let name = account.principal.name.clone();
+        call.note(|it| it.principal = Some(name.clone()));
+        call.principal = Some(name);
+        let rule = &self.config.specification;
+        call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
+        self.dispatch(call, route, &account, body).await
+    }
+
+    async fn dispatch(
+        &self,
+        call: &mut Call<'_>,
+        route: Route,
+        account: &Account,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        let method = call.head.method;
+        match (route.spec.kind, route.place) {
+            (Kind::Backup, Place::Backup(target)) if *method == Method::PUT => {
+                self.update(call, account, target, body).await
+            }
+            (Kind::Backup, Place::Backup(target)) if *method == Method::DELETE => {
+                self.delete(call, account, target, body).await
+            }
+            (Kind::Backup, Place::Backup(target)) => {
+                self.read_backup(call, account, &target, body).await
+            }
+            (Kind::Restore, Place::Backup(target)) => {
+                self.restore(call, account, target, body).await
+            }
+            (Kind::Backups, Place::Vm(vm)) if *method == Method::POST => {
+                self.create(call, account, vm, body).await
+            }
+            (Kind::Backups, Place::Vm(vm)) => self.list_backups(call, account, &vm, body).await,
+            (Kind::Vm, Place::Vm(vm)) => self.read_vm(call, account, &vm, body).await,
+            (Kind::BackUp, Place::None) => {
+                let vm = vm_parameter(call.query)?;
+                call.note(|it| it.vm = Some(vm.clone()));
+                self.create(call, account, vm, body).await
+            }
+            (Kind::Statuses, Place::None) => self.statuses(call, account, body).await,
+            // The table of routes and the templates in it say that nothing else can be.
+            (
+                Kind::Backup
+                | Kind::Restore
+                | Kind::Backups
+                | Kind::BackUp
+                | Kind::Vm
+                | Kind::Statuses
+                | Kind::Versions,
+                Place::None | Place::Vm(_) | Place::Backup(_),
+            ) => Err(Refusal::from(Code::NoSuchRoute)),
+        }
+    }
+
+    /// Where the VM is; asked only after the caller is known to see it.
+    pub(super) fn place(&self, call: &mut Call<'_>, vm: &VmId) -> Result<&BackendName, Refusal> {
+        let backend = self.placements.find(vm);
+        call.note(|it| it.backend = backend.cloned());
+        backend.ok_or_else(|| Refusal::from(Code::NoSuchVm))
+    }
+
+    pub(super) fn own_type(
+        &self,
+        call: &Call<'_>,
+        own: &'static str,
+    ) -> Result<&'static str, Refusal> {
+        negotiate::accept(call.head.headers, negotiate::Reply::Own(own), call.strict)
+    }
+
+    pub(super) async fn read_body(
+        &self,
+        call: &mut Call<'_>,
+        body: &mut dyn Body,
+    ) -> Result<Bytes, Refusal> {
+        let read = body.read(self.config.limits.body_bytes).await;
+        let bytes = read.map_err(|error| {
+            Refusal::from(match error {
+                BodyError::TooLarge => Code::BodyTooLarge,
+                BodyError::TooSlow => Code::BodyTooSlow,
+                BodyError::Broken => Code::UnreadableBody,
+            })
+        })?;
+        call.body_was_read = true;
+        Ok(bytes)
+    }
+
+    /// Reads a body that means nothing, so that the connection can be used again.
+    pub(super) async fn skip_body(
+        &self,
+        call: &mut Call<'_>,
+        body: &mut dyn Body,
+    ) -> Result<(), Refusal> {
+        if body.is_present() {
+            drop(self.read_body(call, body).await?);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, mut call: Call<'_>, result: Result<Reply, Refusal>, close: bool) -> Exchange {
+        let code = result.as_ref().err().map(|it| it.code().as_str());
+        let method = call.head.method;
+        let mut reply = result.unwrap_or_else(|refusal| {
+            self.metrics.refusal(refusal.code().as_str());
+            let media = negotiate::error_type(call.head.headers);
+            Reply::refused(&refusal, media, call.id.as_str(), method)
+        });
+        if let Some(code) = code {
+            call.note(|it| {
+                it.outcome = AuditOutcome::Refused;
+                it.refusal = Some(code);
+            });
+        }
+        let is_head = *method == Method::HEAD;
+        if is_head || *method == Method::GET {
+            reply.headers.insert(header::VARY, VARY);
+        }
+        if reply.status != StatusCode::NO_CONTENT && reply.status != StatusCode::NOT_MODIFIED {
+            let length = HeaderValue::from(reply.body.len());
+            reply.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        reply.set(REQUEST_ID, call.id.as_str());
+        let version = call.version.and_then(|it| self.versions.get(it.0));
+        if let Some(version) = version.or_else(|| self.versions.last()) {
+            reply.headers.insert(version::ECHO, version.clone());
+        }
+        if call.prefer.strict {
+            reply.headers.append(
+                PREFERENCE_APPLIED,
+                HeaderValue::from_static("handling=strict"),
+            );
+        }
+        let mut response = http::Response::new(if is_head { Bytes::new() } else { reply.body });
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        Exchange {
+            response,
+            request: call.id,
+            route: call.route,
+            method: method_word(method),
+            principal: call.principal,
+            refusal: code,
+            operation: call.operation,
+            close,
+            audit: call.audit,
+        }
+    }
+}
+
+fn not_allowed(allow: &'static str) -> Refusal {
+    Refusal::from(Code::MethodNotAllowed).with(header::ALLOW, allow)
+}
+
+fn options(allow: &'static str) -> Reply {
+    let mut reply = Reply::empty(StatusCode::NO_CONTENT);
+    reply.fix(header::ALLOW, allow);
+    reply
+}
+
+fn vm_parameter(query: &str) -> Result<VmId, Refusal> {
+    let text = route::parameter(query, "vm")?;
+    let text = text.ok_or_else(|| Refusal::from(Code::MissingParameter).on("vm"))?;
+    VmId::new(&text).map_err(|error| Refusal::text(Code::InvalidParameter, "vm", &error))
+}
+
+/// The line of the audit trail for a change, refused until it is accepted.
+fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
+    let verb = match (call.head.method.as_str(), route.spec.kind) {
+        ("PUT", _) => Verb::Update,
+        ("DELETE", _) => Verb::Delete,
+        ("POST", Kind::Restore) => Verb::Restore,
+        ("POST", _) => Verb::Create,
+        _ => return None,
+    };
+    let (vm, backup) = match &route.place {
+        Place::None => (None, None),
+        Place::Vm(vm) => (Some(vm.clone()), None),
+        Place::Backup(target) => (Some(target.vm.clone()), Some(target.backup.clone())),
+    };
+    Some(AuditEntry {
+        request: call.id.clone(),
+        principal: None,
+        verb,
+        backend: None,
+        vm,
+        backup,
+        note: None,
+        outcome: AuditOutcome::Refused,
+        refusal: None,
+        operation: None,
+    })
+}
+
+fn method_word(method: &Method) -> &'static str {
+    const KNOWN: &[&str] = &[
+        "GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT",
+    ];
+    let mut known = KNOWN.iter();
+    known
+        .find(|it| **it == method.as_str())
+        .copied()
+        .unwrap_or("OTHER")
+}

@@ -1,0 +1,262 @@
+//! The JSON of replies: Backup, lists, VM, Status, versions and errors, members in the documented order.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::Serializer;
+
+use crate::gate::links;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::model::Backup;
+use crate::model::Operation;
+use crate::model::Phase;
+use crate::model::Tag;
+use crate::model::Target;
+use crate::model::Timestamp;
+use crate::model::Verb;
+use crate::model::Vm;
+use crate::model::VmId;
+
+/// A value written as its own text.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Writes one of the shapes below, none of which can fail to be written.
+fn bytes(shape: &impl Serialize) -> Bytes {
+    serde_json::to_vec(shape).unwrap_or_default().into()
+}
+
+/// Deviation D10: `state`, `size`, `vm` and `protected` are not in the source.
+#[derive(Serialize)]
+struct BackupShape<'a> {
+    name: &'a str,
+    uri: String,
+    restore: String,
+    vm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    created: Shown<Timestamp>,
+    tags: Vec<&'a str>,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    protected: bool,
+}
+
+fn backup_shape<'a>(base: &str, vm: &VmId, backup: &'a Backup) -> BackupShape<'a> {
+    let target = Target {
+        vm: vm.clone(),
+        backup: backup.id.clone(),
+    };
+    let uri = links::backup(base, &target);
+    BackupShape {
+        name: backup.name.as_str(),
+        restore: format!("{uri}/restore"),
+        uri,
+        vm: links::vm(base, vm),
+        description: backup.description.as_ref().map(|it| it.as_str()),
+        kind: backup.kind.map(|it| it.as_str()),
+        created: Shown(backup.created),
+        tags: backup.tags.iter().map(Tag::as_str).collect(),
+        state: backup.state.as_str(),
+        size: backup.size,
+        protected: backup.protected,
+    }
+}
+
+/// One backup; `base` is the public URL.
+pub(super) fn backup(base: &str, vm: &VmId, backup: &Backup) -> Bytes {
+    bytes(&backup_shape(base, vm, backup))
+}
+
+/// Backups of one VM.
+pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup]) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        backups: Vec<BackupShape<'a>>,
+    }
+    let shape = |it| backup_shape(base, vm, it);
+    bytes(&Shape {
+        backups: backups.iter().map(shape).collect(),
+    })
+}
+
+/// One VM with some of its backups.
+pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        name: &'a str,
+        uri: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        description: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        run_status: Option<&'static str>,
+        back_up: String,
+        backups: Vec<BackupShape<'a>>,
+    }
+    let shape = |it| backup_shape(base, &vm.id, it);
+    bytes(&Shape {
+        name: &vm.name,
+        uri: links::vm(base, &vm.id),
+        description: vm.description.as_deref(),
+        run_status: vm.run_state.map(|it| it.as_str()),
+        back_up: format!("{base}/back_up?vm={}", links::encoded(vm.id.as_str())),
+        backups: backups.iter().map(shape).collect(),
+    })
+}
+
+/// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `state` and the times are not in the source.
+#[derive(Serialize)]
+struct StatusShape {
+    op: &'static str,
+    progress: u8,
+    target_uri: String,
+    status_uri: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    state: &'static str,
+    created: Shown<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<Shown<Timestamp>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed: Option<Shown<Timestamp>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Shown<Timestamp>>,
+}
+
+const fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Accepted => "QUEUED",
+        Phase::Submitting | Phase::Running | Phase::Uncertain => "RUNNING",
+        Phase::Succeeded => "SUCCESS",
+        Phase::Failed | Phase::NotExecuted => "FAILED",
+        Phase::Cancelled => "CANCELLED",
+        Phase::Unknown => "UNKNOWN",
+    }
+}
+
+/// The outcome of a final operation as an HTTP status and a sentence.
+fn outcome(operation: &Operation) -> (u16, String) {
+    let code = match (operation.phase, &operation.fault) {
+        (Phase::Succeeded, _) => {
+            let (status, text) = match operation.verb() {
+                Verb::Create => (201, "The backup was made."),
+                Verb::Update => (200, "The backup was changed."),
+                Verb::Delete => (200, "The backup was deleted."),
+                Verb::Restore => (200, "The VM was restored."),
+            };
+            return (status, text.to_owned());
+        }
+        // These phases have a code of their own, whatever fault led to them.
+        (Phase::Unknown, _) => Code::OutcomeUnknown,
+        (Phase::NotExecuted, _) => Code::NotExecuted,
+        (Phase::Cancelled, _) => Code::Cancelled,
+        (_, Some(fault)) => Code::of_fault(fault.kind),
+        (_, None) => Code::InternalError,
+    };
+    let told = operation.fault.as_ref().map(|it| it.text.as_str());
+    let text = told
+        .filter(|it| !it.is_empty())
+        .unwrap_or_else(|| code.sentence());
+    (code.status().as_u16(), text.to_owned())
+}
+
+fn status_shape(operation: &Operation) -> StatusShape {
+    let is_final = operation.phase.is_final();
+    let (status, message) = is_final.then(|| outcome(operation)).unzip();
+    StatusShape {
+        op: links::op(operation.verb()),
+        progress: if is_final {
+            100
+        } else {
+            operation.progress.percent().min(99)
+        },
+        target_uri: links::backup("", operation.target()),
+        status_uri: links::status(operation),
+        status,
+        message,
+        state: state(operation.phase),
+        created: Shown(operation.created),
+        started: operation.started.map(Shown),
+        completed: operation.completed.map(Shown),
+        expires: operation.expires.map(Shown),
+    }
+}
+
+/// One operation.
+pub(super) fn status(operation: &Operation) -> Bytes {
+    bytes(&status_shape(operation))
+}
+
+/// Operations.
+pub(super) fn statuses<'a>(operations: impl Iterator<Item = &'a Operation>) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape {
+        statuses: Vec<StatusShape>,
+    }
+    bytes(&Shape {
+        statuses: operations.map(status_shape).collect(),
+    })
+}
+
+/// The versions.
+pub(super) fn versions(supported: &[String]) -> Bytes {
+    #[derive(Serialize)]
+    struct Shape {
+        specification_version: String,
+        implementation_version: &'static str,
+    }
+    bytes(&Shape {
+        specification_version: supported.join(","),
+        implementation_version: env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// One refusal. Deviation D14: valid as Messages and as problem details (RFC 9457).
+pub(super) fn refusal(refusal: &Refusal, request: &str) -> Bytes {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        code: &'static str,
+        severity: &'static str,
+        text: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        field: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        r#type: Shown<std::fmt::Arguments<'a>>,
+        title: &'static str,
+        status: u16,
+        detail: &'a str,
+        instance: &'a str,
+        message: [Message<'a>; 1],
+    }
+    let code = refusal.code();
+    bytes(&Shape {
+        r#type: Shown(format_args!("/problems/{}", code.as_str())),
+        title: code.title(),
+        status: code.status().as_u16(),
+        detail: &refusal.text,
+        instance: request,
+        message: [Message {
+            code: code.as_str(),
+            severity: "SEVERE",
+            text: &refusal.text,
+            hint: refusal.hint.as_deref(),
+            field: refusal.field.as_deref(),
+        }],
+    })
+}

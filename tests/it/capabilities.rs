@@ -1,0 +1,87 @@
+//! The table of what adapters can do, in docs/adapters.md, says what the code says.
+
+use std::fs;
+use std::sync::Arc;
+
+use snapgate::adapters::files;
+use snapgate::adapters::files::Files;
+use snapgate::adapters::port::Adapter;
+use snapgate::adapters::port::Capability;
+use snapgate::adapters::sim;
+use snapgate::adapters::sim::Sim;
+use snapgate::model::Verb;
+use snapgate::runtime::SystemClock;
+use snapgate::runtime::Tasks;
+
+const DOCUMENT: &str = "docs/adapters.md";
+const BEGIN: &str = "<!-- capabilities: begin, generated from the code by tests/it/capabilities.rs -->\n";
+const END: &str = "<!-- capabilities: end -->";
+
+/// Every adapter there is.
+fn all() -> Vec<Capability> {
+    let folder = tempfile::tempdir().unwrap();
+    let config = files::Config {
+        root: folder.path().join("vms"),
+        backups: folder.path().join("backups"),
+    };
+    fs::create_dir(&config.root).unwrap();
+    fs::create_dir(&config.backups).unwrap();
+    let files = Files::new(config, SystemClock::shared(), Tasks::default()).unwrap();
+    let sim = Sim::new(&sim::Config::default(), SystemClock::shared(), Tasks::default());
+    let made: [Arc<dyn Adapter>; 2] = [Arc::new(files), Arc::new(sim)];
+    made.iter().map(|it| it.capability().clone()).collect()
+}
+
+fn yes(it: bool) -> &'static str {
+    if it { "yes" } else { "no" }
+}
+
+fn table(all: &[Capability]) -> String {
+    let mut text = String::from(
+        "| kind | verb | lost answers | settle | cancel | progress |\n|---|---|---|---|---|---|\n",
+    );
+    for it in all {
+        for verb in Verb::ALL {
+            text.push_str(&match it.verb(verb) {
+                Some(can) => format!(
+                    "| `{}` | {} | {} | {:?} | {} | {} |\n",
+                    it.kind,
+                    verb.as_str(),
+                    can.recovery.as_str(),
+                    can.settle,
+                    yes(can.cancel),
+                    yes(can.progress),
+                ),
+                None => format!("| `{}` | {} | not possible | | | |\n", it.kind, verb.as_str()),
+            });
+        }
+    }
+    text.push_str("\n| kind | types of backup | running VMs | memory | all disks or none | restore options |\n|---|---|---|---|---|---|\n");
+    for it in all {
+        let kinds: Vec<&str> = it.kinds.iter().map(|kind| kind.as_str()).collect();
+        let options: Vec<&str> = it.restore_options.iter().map(|(name, _)| *name).collect();
+        text.push_str(&format!(
+            "| `{}` | {} | {} | {} | {} | {} |\n",
+            it.kind,
+            kinds.join(", "),
+            yes(it.online),
+            yes(it.memory),
+            yes(it.consistent),
+            options.join(", "),
+        ));
+    }
+    text
+}
+
+#[test]
+fn the_table_of_capabilities_is_that_of_the_code() {
+    let document = fs::read_to_string(DOCUMENT).unwrap();
+    let (before, rest) = document.split_once(BEGIN).unwrap();
+    let (written, after) = rest.split_once(END).unwrap();
+    let made = table(&all());
+    if std::env::var("UPDATE_GOLDEN").is_ok() {
+        fs::write(DOCUMENT, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(written, made, "{DOCUMENT} differs; UPDATE_GOLDEN=1 rewrites it");
+}

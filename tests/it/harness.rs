@@ -1,0 +1,252 @@
+//! Gateways for tests: in this process on free ports, or as processes that can be killed.
+
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use snapgate::app;
+use snapgate::app::Running;
+use snapgate::config;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::client::Client;
+
+/// Longest wait for something that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A bcrypt hash of `secret` with the lowest cost there is, so that tests do not wait for it.
+pub(crate) const SECRET_HASH: &str = "$2b$04$ABCDEFGHIJKLMNOPQRSTUux/yVoHLb2P5.QxxfIdIyVUJvRQqUe5S";
+
+/// A gateway in this process.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    runtime: Runtime,
+    running: Option<Running>,
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    folder: TempDir,
+}
+
+/// One backend `sim` with VMs 1 and 2, user `alice` with every right and `carol` who may restore but not delete.
+pub(crate) const SIM: &str = r#"
+[operations]
+store = "operations.db"
+
+[[backend]]
+name = "lab"
+kind = "sim"
+vms = ["1", "2"]
+simulated_vms = ["1", "2"]
+duration = "50ms"
+
+[[user]]
+name = "alice"
+password_hash = "SECRET_HASH"
+
+[[user]]
+name = "carol"
+password_hash = "SECRET_HASH"
+
+[[user]]
+name = "nobody"
+password_hash = "SECRET_HASH"
+
+[[grant]]
+to = ["user:alice"]
+actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
+vms = ["*"]
+backups = ["*"]
+
+[[grant]]
+to = ["user:carol"]
+actions = ["read", "restore"]
+vms = ["1"]
+backups = ["*"]
+"#;
+
+impl Gateway {
+    /// Serves the configuration, whose `SECRET_HASH` stands for a hash of `secret`.
+    pub(crate) fn start(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder, settings)
+    }
+
+    /// The same in a folder that already holds something.
+    pub(crate) fn start_in(folder: TempDir, settings: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let path = write_config(folder.path(), settings);
+        let loaded = config::load(&path, &|_| None).unwrap_or_else(|it| panic!("{it}"));
+        let running = runtime.block_on(app::start(loaded)).unwrap();
+        Self {
+            api: running.api(),
+            admin: running.admin(),
+            running: Some(running),
+            runtime,
+            folder,
+        }
+    }
+
+    /// Sends nothing but what a test says.
+    pub(crate) fn bare(&self) -> Client {
+        Client::bare(self.api)
+    }
+
+    /// A caller with the password `secret`.
+    pub(crate) fn client(&self, user: &str) -> Client {
+        Client::new(self.api, user, "secret")
+    }
+
+    /// Puts another configuration in place and reloads; the answer says whether it is in force.
+    pub(crate) fn reload(&self, settings: &str) -> bool {
+        let path = write_config(self.folder.path(), settings);
+        let running = self.running.as_ref().unwrap();
+        running.reload(config::load(&path, &|_| None))
+    }
+
+    /// What `/metrics` says of the series that begins like this; zero when there is none.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        metric(self.admin, series)
+    }
+}
+
+/// Begins to stop and returns what waits for the end.
+pub(crate) fn stop_in_background(mut gateway: Gateway) -> std::thread::JoinHandle<Duration> {
+    let running = gateway.running.take().unwrap();
+    let begun = Instant::now();
+    std::thread::Builder::new()
+        .spawn(move || {
+            gateway.runtime.block_on(running.drain());
+            begun.elapsed()
+        })
+        .unwrap()
+}
+
+/// What `/metrics` says of the series that begins like this; zero when there is none.
+pub(crate) fn metric(admin: SocketAddr, series: &str) -> f64 {
+    let text = String::from_utf8(Client::bare(admin).get("/metrics").body).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with(series))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+fn write_config(folder: &Path, settings: &str) -> PathBuf {
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    let path = folder.join("snapgate.toml");
+    let text = settings.replace("SECRET_HASH", SECRET_HASH);
+    let text = if text.contains("[server]") {
+        text
+    } else {
+        format!("{ports}{text}")
+    };
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A gateway as a process of its own, killed with SIGKILL when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// What it printed before it was ready.
+    pub(crate) printed: Vec<String>,
+}
+
+/// The program under test.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snapgate"));
+    command.env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+    command
+}
+
+impl Process {
+    /// Starts it with these arguments and waits until it says where it listens.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut child = program()
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut printed = Vec::new();
+        let (mut api, mut admin) = (None, None);
+        while api.is_none() || admin.is_none() {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("it ended before it was ready: {printed:?}"))
+                .unwrap();
+            let address = |prefix: &str| line.strip_prefix(prefix)?.parse().ok();
+            api = api.or_else(|| address("listening on http://"));
+            admin = admin.or_else(|| address("admin on http://"));
+            printed.push(line);
+        }
+        // The rest of what it prints is read so that it never blocks on a full pipe.
+        std::thread::Builder::new()
+            .spawn(move || lines.for_each(drop))
+            .unwrap();
+        Self {
+            child,
+            api: api.unwrap(),
+            admin: admin.unwrap(),
+            printed,
+        }
+    }
+
+    /// Ends it with SIGKILL, as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by name, for instance `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success(), "signal {name} sent");
+    }
+
+    /// Waits for its end and returns the exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "it did not end in time");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits until the predicate holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
