@@ -54,5 +54,6 @@ const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
         BackendKind::Files(_) => "files",
         BackendKind::Sim(_) => "sim",
+        BackendKind::Qemu(_) => "qemu",
     }
 }

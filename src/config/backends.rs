@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use crate::adapters::files;
 use crate::adapters::layers;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::keys::backend;
 use crate::config::reader::Found;
@@ -23,6 +24,17 @@ use crate::model::VmId;
 /// Keys that only one kind of backend has.
 const OF_KIND: &[(&str, &[&str])] = &[
     ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
+    (
+        "qemu",
+        &[
+            backend::QMP.name,
+            backend::DISKS.name,
+            backend::IMAGES.name,
+            backend::QEMU_IMG.name,
+            backend::GREETING_TIMEOUT.name,
+            backend::IMAGE_TIMEOUT.name,
+        ],
+    ),
     (
         "sim",
         &[
@@ -121,6 +133,9 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "files" {
         return files_of(reader, section).map(BackendKind::Files);
     }
+    if kind == "qemu" {
+        return qemu_of(reader, section).map(BackendKind::Qemu);
+    }
     let mut vms = Vec::new();
     for found in section.texts(&backend::SIMULATED_VMS) {
         match VmId::new(&found.text) {
@@ -134,6 +149,31 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
         backups: section.small(&backend::SIMULATED_BACKUPS),
         duration: section.span(&backend::DURATION),
     }))
+}
+
+fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
+    let within = |text: &str| reader.folder().join(text).display().to_string();
+    let images = section.texts(&backend::IMAGES);
+    let disks = section.texts(&backend::DISKS);
+    if !images.is_empty() && !disks.is_empty() && images.len() != disks.len() {
+        let what = format!("has {} images for {} disks", images.len(), disks.len());
+        let hint = "name one image for each disk, in the same order";
+        section.problem_at(backend::IMAGES.name, what, hint);
+    }
+    let qmp = section.text(&backend::QMP);
+    if qmp.is_none() && !section.has(backend::QMP.name) {
+        let what = "is missing in a backend of kind = \"qemu\"";
+        section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
+    }
+    let qemu_img = section.text(&backend::QEMU_IMG)?;
+    Some(qemu::Config {
+        qmp: within(&qmp?.text),
+        disks: disks.into_iter().map(|it| it.text).collect(),
+        images: images.iter().map(|it| within(&it.text)).collect(),
+        qemu_img: PathBuf::from(qemu_img.text),
+        greeting_timeout: section.span(&backend::GREETING_TIMEOUT),
+        image_timeout: section.span(&backend::IMAGE_TIMEOUT),
+    })
 }
 
 fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config> {

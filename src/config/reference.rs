@@ -32,6 +32,16 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("authentication", "htpasswd", "\"users.htpasswd\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
+    ("backend", "qmp", "\"/run/vms/{vm}.qmp\""),
+    ("backend", "disks", "[\"disk0\", \"disk1\"]"),
+    (
+        "backend",
+        "images",
+        "[\"/srv/vms/{vm}.qcow2\", \"/srv/vms/{vm}-data.qcow2\"]",
+    ),
+    ("backend", "qemu_img", "\"qemu-img\""),
+    ("backend", "greeting_timeout", "\"2s\""),
+    ("backend", "image_timeout", "\"15m\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

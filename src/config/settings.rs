@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::adapters::files;
 use crate::adapters::layers;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::gate;
 use crate::listener;
@@ -49,6 +50,8 @@ pub enum BackendKind {
     Files(files::Config),
     /// In memory.
     Sim(sim::Config),
+    /// QEMU, running or not.
+    Qemu(qemu::Config),
 }
 
 /// The form of log lines.

@@ -5,16 +5,23 @@ use std::sync::Arc;
 
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
+use snapgate::adapters::layers::Annotate;
 use snapgate::adapters::port::Adapter;
 use snapgate::adapters::port::Capability;
+use snapgate::adapters::qemu;
+use snapgate::adapters::qemu::Qemu;
 use snapgate::adapters::sim;
 use snapgate::adapters::sim::Sim;
+use snapgate::model::BackendName;
 use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
+use crate::memory::Memory;
+
 const DOCUMENT: &str = "docs/adapters.md";
-const BEGIN: &str = "<!-- capabilities: begin, generated from the code by tests/it/capabilities.rs -->\n";
+const BEGIN: &str =
+    "<!-- capabilities: begin, generated from the code by tests/it/capabilities.rs -->\n";
 const END: &str = "<!-- capabilities: end -->";
 
 /// Every adapter there is.
@@ -27,8 +34,23 @@ fn all() -> Vec<Capability> {
     fs::create_dir(&config.root).unwrap();
     fs::create_dir(&config.backups).unwrap();
     let files = Files::new(config, SystemClock::shared(), Tasks::default()).unwrap();
-    let sim = Sim::new(&sim::Config::default(), SystemClock::shared(), Tasks::default());
-    let made: [Arc<dyn Adapter>; 2] = [Arc::new(files), Arc::new(sim)];
+    let sim = Sim::new(
+        &sim::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
+    let qemu = Qemu::new(
+        qemu::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
+    let qemu = Annotate::new(
+        BackendName::new("qemu").unwrap(),
+        Arc::new(qemu),
+        Arc::<Memory>::default(),
+        SystemClock::shared(),
+    );
+    let made: [Arc<dyn Adapter>; 3] = [Arc::new(files), Arc::new(qemu), Arc::new(sim)];
     made.iter().map(|it| it.capability().clone()).collect()
 }
 
@@ -52,7 +74,11 @@ fn table(all: &[Capability]) -> String {
                     yes(can.cancel),
                     yes(can.progress),
                 ),
-                None => format!("| `{}` | {} | not possible | | | |\n", it.kind, verb.as_str()),
+                None => format!(
+                    "| `{}` | {} | not possible | | | |\n",
+                    it.kind,
+                    verb.as_str()
+                ),
             });
         }
     }
@@ -83,5 +109,8 @@ fn the_table_of_capabilities_is_that_of_the_code() {
         fs::write(DOCUMENT, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
         return;
     }
-    assert_eq!(written, made, "{DOCUMENT} differs; UPDATE_GOLDEN=1 rewrites it");
+    assert_eq!(
+        written, made,
+        "{DOCUMENT} differs; UPDATE_GOLDEN=1 rewrites it"
+    );
 }

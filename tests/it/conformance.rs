@@ -9,7 +9,7 @@ use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
-trait Bed {
+pub(crate) trait Bed {
     fn name(&self) -> &'static str;
     fn adapter(&self) -> Arc<dyn Adapter>;
     fn vm(&self) -> VmId;
@@ -50,15 +50,15 @@ async fn sim_behaves() {
     suite(&SimBed(Arc::new(made))).await;
 }
 
-fn by() -> Deadline {
+pub(crate) fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(20))
 }
 
-fn key(number: u64) -> RequestKey {
+pub(crate) fn key(number: u64) -> RequestKey {
     RequestKey(OperationSeq::new(number).unwrap())
 }
 
-fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
+pub(crate) fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     let new = NewBackup {
         name: BackupName::new(name).unwrap(),
         description: None,
@@ -78,7 +78,7 @@ fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     }
 }
 
-fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
+pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     let target = Target {
         vm: vm.clone(),
         backup: backup.id.clone(),
@@ -91,7 +91,11 @@ fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
 }
 
 /// Begins and follows to the end; the progress must not go back.
-async fn run(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), FaultKind> {
+pub(crate) async fn run(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+) -> Result<(), FaultKind> {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
     let begun = adapter
         .begin(intent, key(number), baseline.as_ref(), by())
@@ -125,7 +129,7 @@ async fn run(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), 
     panic!("{number}: the task does not end")
 }
 
-async fn suite(bed: &dyn Bed) {
+pub(crate) async fn suite(bed: &dyn Bed) {
     let (adapter, vm, name) = (bed.adapter(), bed.vm(), bed.name());
     let adapter = adapter.as_ref();
     let nowhere = VmId::new("no-such-vm").unwrap();

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::Pattern;
 use crate::model::VmId;
 
 /// What stands for the id of the VM in a path.
@@ -12,8 +11,6 @@ const PLACEHOLDER: &str = "{vm}";
 /// Where the monitors and images of VMs are found. VMs that differ in more than their id go on backends of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The ids of its VMs.
-    pub vms: Vec<Pattern>,
     /// The monitor socket of a running VM; `{vm}` stands for its id.
     pub qmp: String,
     /// Node names of the disks, the one that holds the VM's memory first. Empty: every writable qcow2 disk.
@@ -32,7 +29,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            vms: Vec::new(),
             qmp: String::new(),
             disks: Vec::new(),
             images: Vec::new(),
@@ -52,24 +48,20 @@ pub(super) struct Place {
     pub(super) disks: Vec<String>,
     /// Its images; empty: it must run.
     pub(super) images: Vec<PathBuf>,
-    /// Whether the configuration names this very VM, so that it exists even when nothing is found.
-    pub(super) named: bool,
 }
 
 impl Config {
-    /// Where the VM is found; `None` when no pattern names it, or its id would lead out of the folder.
+    /// Where the VM is found; `None` when its id would lead out of the folder.
     pub(super) fn place(&self, vm: &VmId) -> Option<Place> {
         let id = vm.as_str();
         if id.contains('/') {
             return None;
         }
-        let found = self.vms.iter().find(|it| it.matches(id))?;
         let path = |template: &String| PathBuf::from(template.replace(PLACEHOLDER, id));
         Some(Place {
             qmp: path(&self.qmp),
             disks: self.disks.clone(),
             images: self.images.iter().map(path).collect(),
-            named: !found.prefix().1,
         })
     }
 }
@@ -78,31 +70,24 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn config() -> Config {
-        let pattern = |it: &str| Pattern::new(it).unwrap();
-        Config {
-            vms: vec![pattern("db"), pattern("web*")],
+    #[test]
+    fn a_vm_is_found_by_its_id_and_never_outside() {
+        let config = Config {
             qmp: "/run/{vm}/qmp".to_owned(),
             images: vec!["/img/{vm}.qcow2".to_owned()],
             ..Config::default()
-        }
-    }
-
-    #[test]
-    fn a_vm_is_found_by_its_pattern_and_never_outside() {
+        };
         let rows = [
-            ("named", "db", Some(("/run/db/qmp", true))),
-            ("pattern", "web01", Some(("/run/web01/qmp", false))),
-            ("none", "mail", None),
+            ("plain", "web01", Some("/run/web01/qmp")),
+            ("dots inside", "web..01", Some("/run/web..01/qmp")),
             ("slash", "web/../../etc", None),
         ];
         for (name, id, expected) in rows {
-            let place = config().place(&VmId::new(id).unwrap());
-            let found = place.map(|it| (it.qmp, it.named));
-            let expected = expected.map(|(path, named)| (PathBuf::from(path), named));
-            assert_eq!(found, expected, "{name}");
+            let place = config.place(&VmId::new(id).unwrap());
+            let found = place.map(|it| it.qmp);
+            assert_eq!(found, expected.map(PathBuf::from), "{name}");
         }
-        let images = config().place(&VmId::new("web7").unwrap()).unwrap().images;
+        let images = config.place(&VmId::new("web7").unwrap()).unwrap().images;
         assert_eq!(images, [PathBuf::from("/img/web7.qcow2")], "images");
     }
 }

@@ -62,6 +62,10 @@ pub(super) struct Node {
     node_name: Option<String>,
     drv: String,
     #[serde(default)]
+    ro: bool,
+    #[serde(default)]
+    file: String,
+    #[serde(default)]
     dirty_bitmaps: Vec<serde_json::Value>,
     image: NodeImage,
 }
@@ -157,6 +161,7 @@ pub(super) fn disks(
         let inserted = devices.into_iter().filter_map(|it| it.inserted);
         let writable = inserted.filter(|it| !it.ro).filter_map(|it| it.node_name);
         for name in writable {
+            let name = below_filter(name, &nodes);
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -177,6 +182,18 @@ pub(super) fn disks(
         })
     });
     found.collect()
+}
+
+/// The node that holds the snapshots: a block job puts a filter of another format above it, for the same file.
+fn below_filter(name: String, nodes: &[Node]) -> String {
+    let top = nodes.iter().find(|it| it.node_name.as_ref() == Some(&name));
+    let Some(top) = top.filter(|it| it.drv != "qcow2" && !it.file.is_empty()) else {
+        return name;
+    };
+    let below = nodes
+        .iter()
+        .find(|it| it.drv == "qcow2" && !it.ro && it.file == top.file);
+    below.and_then(|it| it.node_name.clone()).unwrap_or(name)
 }
 
 /// Where a tag is.
@@ -366,11 +383,21 @@ mod tests {
             "snapshots":[{"vm-clock-nsec":1,"name":"b1","date-sec":5,"date-nsec":6,"vm-clock-sec":30,"id":"1","vm-state-size":778686}]}},
             {"node-name":"d0-file","drv":"file","image":{}},
             {"node-name":"cd","drv":"raw","image":{}},
-            {"node-name":"d1","drv":"raw","dirty-bitmaps":[{"name":"bm"}],"image":{}}]"#;
+            {"node-name":"d1","drv":"raw","file":"d1","dirty-bitmaps":[{"name":"bm"}],"image":{}},
+            {"node-name":"d2","drv":"qcow2","file":"d2","image":{}},
+            {"node-name":"top","drv":"copy-before-write","file":"d2","image":{}}]"#;
         let devices = r#"[{"device":"","inserted":{"node-name":"d0","ro":false}},{"device":"cd","inserted":{"node-name":"cd","ro":true}},
-            {"device":"empty"},{"device":"","inserted":{"node-name":"d1","ro":false}}]"#;
+            {"device":"empty"},{"device":"","inserted":{"node-name":"d1","ro":false}},
+            {"device":"","inserted":{"node-name":"top","ro":false}}]"#;
         let rows: [(&[&str], Option<&[(&str, bool, bool)]>); 3] = [
-            (&[], Some(&[("d0", true, false), ("d1", false, true)])),
+            (
+                &[],
+                Some(&[
+                    ("d0", true, false),
+                    ("d1", false, true),
+                    ("d2", true, false),
+                ]),
+            ),
             (&["d0"], Some(&[("d0", true, false)])),
             (&["none"], None),
         ];

@@ -126,6 +126,8 @@ struct Remembered {
 struct Before {
     /// What set the QEMU process apart; `None` when the VM was off.
     life: Option<String>,
+    /// Whether the guest ran.
+    ran: bool,
 }
 
 impl Qemu {
@@ -197,7 +199,7 @@ impl Qemu {
         }
         if images {
             Ok(At::Stopped)
-        } else if place.named || tokio::fs::try_exists(&place.qmp).await.unwrap_or(false) {
+        } else if tokio::fs::try_exists(&place.qmp).await.unwrap_or(false) {
             Err(absent.of_read())
         } else {
             Err(no_vm())
@@ -308,8 +310,9 @@ impl Qemu {
         by: Deadline,
     ) -> Result<Found, AdapterError> {
         let verb = intent.verb();
-        match running::poll(monitor, job, verb, false, by).await? {
-            TaskState::Running(_) => return remember(job, intent, Some(false)).map(Found::Task),
+        let ran = before.is_some_and(|it| it.ran);
+        match running::poll(monitor, job, verb, ran, by).await? {
+            TaskState::Running(_) => return remember(job, intent, Some(ran)).map(Found::Task),
             TaskState::Done => return Ok(Found::Done),
             TaskState::Failed(fault) => return Ok(Found::Failed(fault)),
             TaskState::Cancelled | TaskState::Gone => {}
@@ -450,15 +453,22 @@ impl Adapter for Qemu {
     ) -> Result<Option<Evidence>, AdapterError> {
         let vm = &intent.target.vm;
         let place = self.place(vm)?;
-        let life = match self.at(vm, &place, by).await? {
-            At::Running(monitor) => Some(
-                running::life(&monitor, by)
-                    .await
-                    .map_err(QemuError::of_read)?,
-            ),
-            At::Stopped => None,
+        let before = match self.at(vm, &place, by).await? {
+            At::Running(monitor) => {
+                let seen = running::look(&monitor, vm, &place.disks, by).await;
+                let seen = seen.map_err(QemuError::of_read)?;
+                let life = running::life(&monitor, by).await;
+                Before {
+                    life: Some(life.map_err(QemuError::of_read)?),
+                    ran: seen.vm.run_state == Some(RunState::Started),
+                }
+            }
+            At::Stopped => Before {
+                life: None,
+                ran: false,
+            },
         };
-        let text = serde_json::to_string(&Before { life }).unwrap_or_default();
+        let text = serde_json::to_string(&before).unwrap_or_default();
         Ok(Evidence::new(text))
     }
 
