@@ -165,14 +165,16 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
         let what = "is missing in a backend of kind = \"qemu\"";
         section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
     }
-    let qemu_img = section.text(&backend::QEMU_IMG)?;
+    let qemu_img = section.text(&backend::QEMU_IMG);
+    let greeting_timeout = section.span(&backend::GREETING_TIMEOUT);
+    let image_timeout = section.span(&backend::IMAGE_TIMEOUT);
     Some(qemu::Config {
         qmp: within(&qmp?.text),
         disks: disks.into_iter().map(|it| it.text).collect(),
         images: images.iter().map(|it| within(&it.text)).collect(),
-        qemu_img: PathBuf::from(qemu_img.text),
-        greeting_timeout: section.span(&backend::GREETING_TIMEOUT),
-        image_timeout: section.span(&backend::IMAGE_TIMEOUT),
+        qemu_img: PathBuf::from(qemu_img?.text),
+        greeting_timeout,
+        image_timeout,
     })
 }
 

@@ -255,7 +255,7 @@ fn every_declared_key_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let mut read = BTreeSet::new();
-    for kind in ["1979-05-27", "\"files\"", "\"sim\""] {
+    for kind in ["1979-05-27", "\"files\"", "\"qemu\"", "\"sim\""] {
         fs::write(
             &file,
             text.replace("kind = 1979-05-27", &format!("kind = {kind}")),

@@ -466,7 +466,7 @@ async fn what_cannot_be_trusted_is_refused_and_left_alone() {
     let rows: [(&str, Harm, &str); 6] = [
         (
             "newer",
-            |it| tamper(it, "UPDATE meta SET value = 2"),
+            |it| tamper(it, "UPDATE meta SET value = 3"),
             "newer version",
         ),
         (
