@@ -19,8 +19,8 @@ use crate::memory::Memory;
 use crate::skip::skipped;
 
 /// A VM of the test bed in a folder of its own; ended when dropped.
-struct Bed {
-    folder: tempfile::TempDir,
+pub(crate) struct Bed {
+    pub(crate) folder: tempfile::TempDir,
     adapter: Arc<dyn Adapter>,
     running: bool,
 }
@@ -36,7 +36,7 @@ fn script(what: &str, folder: &Path) {
     assert!(done.status.success(), "bed {what}: {done:?}");
 }
 
-fn installed() -> bool {
+pub(crate) fn installed() -> bool {
     let all = ["qemu-system-x86_64", "qemu-img", "qemu-io"];
     let there = all
         .iter()
@@ -59,13 +59,13 @@ impl Bed {
         }
     }
 
-    fn started() -> Self {
+    pub(crate) fn started() -> Self {
         let mut bed = Self::new();
         bed.start();
         bed
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         script("start", self.folder.path());
         self.running = true;
         let end = Instant::now() + Duration::from_secs(60);
@@ -75,7 +75,7 @@ impl Bed {
         }
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         script("stop", self.folder.path());
         self.running = false;
     }
@@ -115,7 +115,7 @@ impl Bed {
         answer["return"].clone()
     }
 
-    fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         self.ask("query-status", json!({}))["status"]
             .as_str()
             .unwrap()
@@ -123,7 +123,7 @@ impl Bed {
     }
 
     /// What the guest has counted to; `None` while it fills its memory.
-    fn counter(&self) -> Option<u32> {
+    pub(crate) fn counter(&self) -> Option<u32> {
         let line = json!({"command-line": "xp /2wx 0x9000"});
         let text = self.ask("human-monitor-command", line);
         let mut words = text.as_str().unwrap().split_whitespace().skip(1);
@@ -153,7 +153,7 @@ impl Bed {
     }
 
     /// Fills 64 KiB of one disk through the guest's device, or directly when the VM is off.
-    fn fill(&self, disk: usize, content: u64) {
+    pub(crate) fn fill(&self, disk: usize, content: u64) {
         let byte = u8::try_from(content).unwrap();
         let command = format!("write -q -P {byte} 1M 64k");
         if self.running {
@@ -166,7 +166,7 @@ impl Bed {
     }
 
     /// What the disk is filled with, seen from outside through a copy that QEMU itself exports or the image at rest.
-    fn filled(&self, disk: usize) -> u64 {
+    pub(crate) fn filled(&self, disk: usize) -> u64 {
         if !self.running {
             let is = |byte: &u64| self.qemu_io(DISKS[disk], &format!("read -q -P {byte} 1M 64k"));
             return (0..8).find(is).unwrap();

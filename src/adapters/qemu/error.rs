@@ -90,78 +90,80 @@ pub(super) fn touched_nothing(text: &str) -> bool {
     text.contains("does not exist in one or more devices")
 }
 
+/// What parts of texts of QEMU and qemu-img mean; the first that fits counts.
+const ROWS: &[(&str, FaultKind, &str)] = &[
+    (
+        "already exists",
+        FaultKind::Conflict,
+        "A snapshot of that id exists already.",
+    ),
+    (
+        "already in use",
+        FaultKind::Busy,
+        "The VM is at work on a backup; try again later.",
+    ),
+    (
+        "does not exist",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "snapshot not found",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "Failed to load snapshot",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "dirty bitmaps",
+        FaultKind::Conflict,
+        "A disk of the VM has dirty bitmaps or a running block job; end them first.",
+    ),
+    (
+        "disk-only snapshot",
+        FaultKind::Conflict,
+        "The backup holds no memory: stop the VM and restore it then.",
+    ),
+    (
+        "does not support snapshots",
+        FaultKind::Unsupported,
+        "A disk of the VM cannot hold snapshots.",
+    ),
+    (
+        "lock",
+        FaultKind::Busy,
+        "The images of the VM are in use by another program.",
+    ),
+    (
+        "No space left",
+        FaultKind::StorageFull,
+        "No room is left for the VM's images.",
+    ),
+    (
+        "Permission denied",
+        FaultKind::BackendDenied,
+        "The gateway or QEMU may not write the VM's images.",
+    ),
+    (
+        "non-migratable",
+        FaultKind::Unsupported,
+        "A device of the VM does not allow its memory to be saved.",
+    ),
+    (
+        "not migratable",
+        FaultKind::Unsupported,
+        "A device of the VM does not allow its memory to be saved.",
+    ),
+];
+
 /// What a caller may see of a text of QEMU or qemu-img.
 pub(super) fn fault(verb: Option<Verb>, text: &str) -> Fault {
-    const ROWS: &[(&str, FaultKind, &str)] = &[
-        (
-            "already exists",
-            FaultKind::Conflict,
-            "A snapshot of that id exists already.",
-        ),
-        (
-            "already in use",
-            FaultKind::Busy,
-            "The VM is at work on a backup; try again later.",
-        ),
-        (
-            "does not exist",
-            FaultKind::NoSuchBackup,
-            "The VM has no such backup.",
-        ),
-        (
-            "snapshot not found",
-            FaultKind::NoSuchBackup,
-            "The VM has no such backup.",
-        ),
-        (
-            "Failed to load snapshot",
-            FaultKind::NoSuchBackup,
-            "The VM has no such backup.",
-        ),
-        (
-            "dirty bitmaps",
-            FaultKind::Conflict,
-            "A disk of the VM has dirty bitmaps or a running block job; end them first.",
-        ),
-        (
-            "disk-only snapshot",
-            FaultKind::Conflict,
-            "The backup holds no memory: stop the VM and restore it then.",
-        ),
-        (
-            "does not support snapshots",
-            FaultKind::Unsupported,
-            "A disk of the VM cannot hold snapshots.",
-        ),
-        (
-            "lock",
-            FaultKind::Busy,
-            "The images of the VM are in use by another program.",
-        ),
-        (
-            "No space left",
-            FaultKind::StorageFull,
-            "No room is left for the VM's images.",
-        ),
-        (
-            "Permission denied",
-            FaultKind::BackendDenied,
-            "The gateway or QEMU may not write the VM's images.",
-        ),
-        (
-            "non-migratable",
-            FaultKind::Unsupported,
-            "A device of the VM does not allow its memory to be saved.",
-        ),
-        (
-            "not migratable",
-            FaultKind::Unsupported,
-            "A device of the VM does not allow its memory to be saved.",
-        ),
-    ];
     let known = ROWS.iter().find(|(part, ..)| text.contains(part));
-    let (kind, sentence) = known.map_or(
-        (FaultKind::BackendFailed, failed(verb)),
+    let (kind, sentence) = known.map_or_else(
+        || (FaultKind::BackendFailed, failed(verb)),
         |(_, kind, sentence)| (*kind, *sentence),
     );
     Fault::new(kind, sentence)

@@ -287,7 +287,12 @@ pub(super) fn page(disks: &[Disk], wanted: &Page, hidden: &[BackupId]) -> Backup
 mod tests {
     use super::*;
 
-    fn disk(node: &str, snapshots: &[(&str, &str, u64)]) -> Disk {
+    /// Number, tag and bytes of memory.
+    type Snapshots<'a> = &'a [(&'a str, &'a str, u64)];
+    /// Node name, whether it holds snapshots, whether it has bitmaps.
+    type Nodes<'a> = &'a [(&'a str, bool, bool)];
+
+    fn disk(node: &str, snapshots: Snapshots<'_>) -> Disk {
         let snapshots = snapshots.iter().map(|(id, name, size)| Snapshot {
             id: (*id).to_owned(),
             name: (*name).to_owned(),
@@ -305,12 +310,7 @@ mod tests {
 
     #[test]
     fn a_tag_makes_a_whole_backup_only_when_on_every_disk_once() {
-        let rows: [(
-            &str,
-            &[(&str, &str, u64)],
-            &[(&str, &str, u64)],
-            Option<Whole>,
-        ); 4] = [
+        let rows: [(&str, Snapshots<'_>, Snapshots<'_>, Option<Whole>); 4] = [
             ("both", &[("1", "b", 9)], &[("4", "b", 0)], Some(Whole::Yes)),
             ("one", &[("1", "b", 9)], &[], Some(Whole::Partial)),
             (
@@ -389,7 +389,7 @@ mod tests {
         let devices = r#"[{"device":"","inserted":{"node-name":"d0","ro":false}},{"device":"cd","inserted":{"node-name":"cd","ro":true}},
             {"device":"empty"},{"device":"","inserted":{"node-name":"d1","ro":false}},
             {"device":"","inserted":{"node-name":"top","ro":false}}]"#;
-        let rows: [(&[&str], Option<&[(&str, bool, bool)]>); 3] = [
+        let rows: [(&[&str], Option<Nodes<'_>>); 3] = [
             (
                 &[],
                 Some(&[

@@ -105,18 +105,9 @@ impl Monitor {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, QemuError> {
         let stream = timeout(greeting, UnixStream::connect(socket)).await;
-        let stream =
-            stream
-                .map_err(|_late| QemuError::Held)?
-                .map_err(|error| match error.kind() {
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                        QemuError::Absent(error.to_string())
-                    }
-                    ErrorKind::PermissionDenied => QemuError::Denied(error.to_string()),
-                    // A full backlog of clients that wait for the greeting.
-                    ErrorKind::WouldBlock => QemuError::Held,
-                    _ => QemuError::Lost(error.to_string()),
-                })?;
+        let stream = stream
+            .map_err(|_late| QemuError::Held)?
+            .map_err(|error| refused(&error))?;
         let (reader, writer) = stream.into_split();
         let mut lines = BufReader::new(reader);
         let first = timeout(greeting, read_line(&mut lines)).await;
@@ -245,6 +236,22 @@ impl Monitor {
             return Err(QemuError::Absent("the connection is closed".to_owned()));
         }
         Ok(told)
+    }
+}
+
+/// Why nobody took the connection.
+fn refused(error: &std::io::Error) -> QemuError {
+    let is = |kind| error.kind() == kind;
+    let text = error.to_string();
+    if is(ErrorKind::NotFound) || is(ErrorKind::ConnectionRefused) {
+        QemuError::Absent(text)
+    } else if is(ErrorKind::PermissionDenied) {
+        QemuError::Denied(text)
+    } else if is(ErrorKind::WouldBlock) {
+        // As many clients wait for a greeting as may.
+        QemuError::Held
+    } else {
+        QemuError::Lost(text)
     }
 }
 
