@@ -38,6 +38,8 @@ enum Alphabet {
     Free,
     /// Visible ASCII.
     Visible,
+    /// Anything.
+    Any,
 }
 
 fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), TextError> {
@@ -77,6 +79,7 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
                 Ok(())
             }
         }
+        Alphabet::Any => Ok(()),
         Alphabet::Visible => {
             if text.bytes().all(|it| it.is_ascii_graphic()) {
                 Ok(())
@@ -183,7 +186,7 @@ text_type!(
     /// What a caller wants to read in the audit trail beside a restore, 0..=1024 bytes.
     ///
     /// Free of any restriction on characters: whoever writes it to a log escapes it.
-    Note, 0, limits::NOTE_BYTES_MAX, Alphabet::Free
+    Note, 0, limits::NOTE_BYTES_MAX, Alphabet::Any
 );
 text_type!(
     /// Names one request in logs and replies, 1..=128 bytes of visible ASCII.

@@ -53,6 +53,21 @@ fn shown<S: serde::Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Erro
     to.collect_str(time)
 }
 
+/// The record as one line of JSON in which no character can be mistaken for an end of line or a command to a terminal.
+pub(super) fn line(record: &AuditRecord<'_>) -> Result<String, serde_json::Error> {
+    let json = serde_json::to_string(record)?;
+    let mut line = String::with_capacity(json.len());
+    for it in json.chars() {
+        // What JSON itself does not ask to be escaped: DEL and the controls after it, and the line ends of Unicode.
+        if matches!(it, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') {
+            line = format!("{line}\\u{:04x}", u32::from(it));
+        } else {
+            line.push(it);
+        }
+    }
+    Ok(line)
+}
+
 /// Where the records go.
 pub struct AuditTrail {
     path: Option<PathBuf>,
@@ -95,15 +110,13 @@ impl AuditTrail {
         }
     }
 
-    /// Appends one record in one write. A failure is counted and logged.
-    pub fn write(&self, record: &AuditRecord<'_>) {
-        let written = serde_json::to_vec(record)
-            .map_err(io::Error::from)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
-                to.write_all(&line).and_then(|()| to.flush())
-            });
+    /// Appends one line in one write. A failure is counted and logged.
+    pub(super) fn append(&self, line: &str) {
+        let bytes = format!("{line}\n").into_bytes();
+        let written = {
+            let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+            to.write_all(&bytes).and_then(|()| to.flush())
+        };
         if let Err(error) = written {
             self.metrics.audit_error("write");
             tracing::error!(%error, "audit record lost");
@@ -145,7 +158,7 @@ mod tests {
         let path = dir.path().join("audit.log");
         let metrics = Arc::new(Metrics::new().unwrap());
         let trail = AuditTrail::open(Some(path.clone()), metrics).unwrap();
-        let hostile = "a\"}\n{\"principal\":\"root\"\r\u{1b}[31m\u{0}";
+        let hostile = "a\"}\n{\"principal\":\"root\"\r\u{1b}[31m\u{0}\u{85}\u{9b}31m\u{2028}";
         let record = AuditRecord {
             time: Timestamp::from_millis(0),
             principal: Some("alice"),
@@ -159,10 +172,10 @@ mod tests {
             operation: None,
             request: "r-1",
         };
-        trail.write(&record);
+        trail.append(&line(&record).unwrap());
         std::fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
         trail.reopen();
-        trail.write(&record);
+        trail.append(&line(&record).unwrap());
         for name in ["audit.log.1", "audit.log"] {
             let file = dir.path().join(name);
             let text = std::fs::read_to_string(&file).unwrap();
@@ -185,19 +198,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let trail = AuditTrail::to(Box::new(full), Arc::clone(&metrics));
-        trail.write(&AuditRecord {
-            time: Timestamp::default(),
-            principal: None,
-            action: "delete",
-            backend: None,
-            vm: "1",
-            backup: None,
-            note: None,
-            outcome: "refused",
-            code: None,
-            operation: None,
-            request: "r",
-        });
+        trail.append("{}");
         let text = String::from_utf8(metrics.text()).unwrap();
         assert!(
             text.contains("snapgate_audit_errors_total{kind=\"write\"} 1"),

@@ -1,20 +1,32 @@
 //! Log lines and the access log, for people or as JSON, and the process-wide audit trail.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use tracing::Event;
 use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::field::Visit;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::Metrics;
+use crate::telemetry::audit::line;
 
-static TRAIL: OnceLock<AuditTrail> = OnceLock::new();
+/// The target of audit events: they go to the trail alone, whatever the level of the log.
+const AUDIT: &str = "snapgate::audit";
+
+static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +92,8 @@ pub fn init(
     audit: Option<PathBuf>,
     metrics: Arc<Metrics>,
 ) -> Result<(), LogError> {
-    let made = subscriber(format, level, quiet, access, io::stderr)?;
-    let trail = AuditTrail::open(audit, metrics).map_err(LogError::Audit)?;
+    let trail = Arc::new(AuditTrail::open(audit, metrics).map_err(LogError::Audit)?);
+    let made = subscriber(format, level, quiet, access, io::stderr, Arc::clone(&trail))?;
     TRAIL.set(trail).map_err(|_trail| LogError::Again)?;
     tracing_subscriber::util::SubscriberInitExt::try_init(made).map_err(|_error| LogError::Again)
 }
@@ -93,20 +105,47 @@ fn subscriber<W>(
     quiet: &str,
     access: bool,
     writer: W,
+    trail: Arc<AuditTrail>,
 ) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let access = if access { "info" } else { "off" };
-    let filter = EnvFilter::try_new(format!("{quiet},{level},snapgate::access={access}"))?;
-    let made = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = format!("{quiet},{level},snapgate::access={access},{AUDIT}=off");
+    let filter = EnvFilter::try_new(filter)?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(writer);
-    Ok(match format {
-        Format::Text => Box::new(made.finish()),
-        Format::Json => Box::new(made.json().flatten_event(true).finish()),
-    })
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let audited = filter_fn(|event| event.target() == AUDIT);
+    Ok(Box::new(
+        tracing_subscriber::registry()
+            .with(lines.with_filter(filter))
+            .with(ToTrail(trail).with_filter(audited)),
+    ))
+}
+
+/// Hands audit events on to the trail.
+struct ToTrail(Arc<AuditTrail>);
+
+impl<S: Subscriber> Layer<S> for ToTrail {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        event.record(&mut Record(&self.0));
+    }
+}
+
+/// Takes the line out of an audit event.
+struct Record<'a>(&'a AuditTrail);
+
+impl Visit for Record<'_> {
+    fn record_str(&mut self, _field: &Field, line: &str) {
+        self.0.append(line);
+    }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn fmt::Debug) {}
 }
 
 /// Writes one line of the access log.
@@ -130,8 +169,9 @@ pub fn access(record: &AccessRecord<'_>) {
 
 /// Writes one record of the audit trail; nothing before [`init`].
 pub fn audit(record: &AuditRecord<'_>) {
-    if let Some(trail) = TRAIL.get() {
-        trail.write(record);
+    match line(record) {
+        Ok(rendered) => tracing::info!(target: AUDIT, rendered),
+        Err(error) => tracing::error!(%error, "audit record lost"),
     }
 }
 
@@ -163,10 +203,61 @@ mod tests {
         }
     }
 
+    fn trail(kept: &Kept) -> Arc<AuditTrail> {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Arc::new(AuditTrail::to(Box::new(kept.clone()), metrics))
+    }
+
+    #[test]
+    fn audit_events_go_to_the_trail_alone_at_any_level() {
+        for level in ["off", "info", "trace"] {
+            let (log, audited) = (Kept::default(), Kept::default());
+            let writer = log.clone();
+            let made = subscriber(
+                Format::Text,
+                level,
+                "",
+                true,
+                move || writer.clone(),
+                trail(&audited),
+            );
+            tracing::subscriber::with_default(made.unwrap(), || {
+                audit(&AuditRecord {
+                    time: crate::model::Timestamp::default(),
+                    principal: Some("alice"),
+                    action: "delete",
+                    backend: None,
+                    vm: "1",
+                    backup: None,
+                    note: None,
+                    outcome: "refused",
+                    code: None,
+                    operation: None,
+                    request: "r",
+                });
+            });
+            let text = String::from_utf8(audited.0.lock().unwrap().clone()).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["principal"], "alice", "{level}: in the trail");
+            assert!(
+                log.0.lock().unwrap().is_empty(),
+                "{level}: and nowhere else"
+            );
+        }
+    }
+
     fn logged(format: Format, access_log: bool, hostile: &str) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let made = subscriber(format, "info", "", access_log, move || writer.clone()).unwrap();
+        let made = subscriber(
+            format,
+            "info",
+            "",
+            access_log,
+            move || writer.clone(),
+            trail(&Kept::default()),
+        );
+        let made = made.unwrap();
         tracing::subscriber::with_default(made, || {
             access(&AccessRecord {
                 request: "r-1",
@@ -211,7 +302,14 @@ mod tests {
 
     #[test]
     fn a_malformed_level_is_an_error() {
-        let made = subscriber(Format::Text, "snapgate=loud", "noisy=off", true, io::stderr);
+        let made = subscriber(
+            Format::Text,
+            "snapgate=loud",
+            "noisy=off",
+            true,
+            io::stderr,
+            trail(&Kept::default()),
+        );
         assert!(
             matches!(made, Err(LogError::Level(_))),
             "not taken for another one"

@@ -1,235 +1,151 @@
-//! Making, changing and removing backups.
+//! Changes and deletes backups: each is seen by readers at one instant.
 
-use crate::adapters::files::copy::copy;
-use crate::adapters::files::error::Failure;
-use crate::adapters::files::error::Outcome;
-use crate::adapters::files::error::While;
-use crate::adapters::files::error::refuse;
-use crate::adapters::files::job::Job;
-use crate::adapters::files::lock;
-use crate::adapters::files::manifest::Disk;
+use crate::adapters::files::create::UNFINISHED;
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::error::io;
+use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::restore;
-use crate::adapters::files::site::Site;
-use crate::adapters::files::site::gone_name;
-use crate::adapters::files::site::identity_of;
-use crate::adapters::files::site::new_name;
+use crate::adapters::files::places;
+use crate::adapters::files::places::Places;
 use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_plain_name;
-use crate::model::BackupKind;
+use crate::adapters::files::work::Request;
+use crate::adapters::files::work::Started;
 use crate::model::BackupPatch;
+use crate::model::BackupState;
 use crate::model::FaultKind;
-use crate::model::Intent;
-use crate::model::NewBackup;
-use crate::model::Target;
-use crate::model::Timestamp;
 
-/// What can be seen to be wrong with a create before it is begun. `true` when this very request made the backup before.
-pub(super) fn check_create(
-    site: &Site,
-    target: &Target,
-    new: &NewBackup,
-    key: &str,
-) -> Outcome<bool> {
-    let vm_dir = site.vm_dir(&target.vm)?;
-    if !is_plain_name(target.backup.as_str()) {
-        return refuse(
-            FaultKind::Invalid,
-            "the id of the backup cannot be used here",
-        );
-    }
-    match new.kind {
-        None | Some(BackupKind::Full) => {}
-        Some(BackupKind::Snapshot | BackupKind::Incremental) => {
-            return refuse(
-                FaultKind::Unsupported,
-                "only backups of type full can be made here",
-            );
-        }
-    }
-    if made_by(site, target)?.is_some_and(|it| it == key) {
-        return Ok(true);
-    }
-    let taken = match site.backups_of(&target.vm)? {
-        Some(backups) => backups
-            .has(target.backup.as_str())
-            .during("looking for a backup")?,
-        None => false,
-    };
-    if taken {
-        return refuse(FaultKind::Conflict, "there is a backup of that id already");
-    }
-    site.check_name(target, new.name.as_str())?;
-    if site.disks(&vm_dir)?.is_empty() {
-        return refuse(FaultKind::Conflict, "the VM has no disk image to back up");
-    }
-    Ok(false)
-}
+/// What a deleted backup is renamed to, followed by the mark of the request. Emptied, it stays until the next
+/// delete as the proof that this request was done; it takes no room, so a full disk keeps no delete from working.
+const GONE: &str = ".snapgate-gone.";
 
-/// The request that made the backup, if there is a whole one.
-pub(super) fn made_by(site: &Site, target: &Target) -> Outcome<Option<String>> {
-    let Some(backups) = site.backups_of(&target.vm)? else {
-        return Ok(None);
-    };
-    if !is_plain_name(target.backup.as_str()) {
-        return Ok(None);
-    }
-    let Ok(dir) = backups.dir(target.backup.as_str()) else {
-        return Ok(None);
-    };
-    Ok(Manifest::read(&dir)?.map(|it| it.made_by))
-}
-
-/// Copies every disk and shows the backup once it is whole and on stable storage.
-pub(super) fn create(
-    site: &Site,
-    target: &Target,
-    new: &NewBackup,
-    key: &str,
-    now: Timestamp,
-    job: &Job,
-) -> Outcome<()> {
-    let turn = site.turn(&target.vm);
-    let _turn = turn.wait();
-    restore::recover(site, &target.vm)?;
-    if check_create(site, target, new, key)? {
-        return Ok(());
-    }
-    let backups = site.backups_of_or_new(&target.vm)?;
-    let temporary = new_name(key);
-    backups
-        .remove_all(&temporary)
-        .during("removing what was left over")?;
-    let made = create_in(site, target, new, key, now, job, &backups, &temporary);
-    match made {
-        #[cfg(test)]
-        Err(Failure::Killed) => {}
-        Err(_) => {
-            if let Err(error) = backups.remove_all(&temporary) {
-                tracing::warn!(%error, "a half-made backup could not be removed; it is not shown");
-            }
-        }
-        Ok(()) => {}
-    }
-    made
-}
-
-#[expect(clippy::too_many_arguments, reason = "the second half of one function")]
-fn create_in(
-    site: &Site,
-    target: &Target,
-    new: &NewBackup,
-    key: &str,
-    now: Timestamp,
-    job: &Job,
-    backups: &Dir,
-    temporary: &str,
-) -> Outcome<()> {
-    let vm_dir = site.vm_dir(&target.vm)?;
-    let mut images = Vec::new();
-    for name in site.disks(&vm_dir)? {
-        let image = vm_dir.file(&name, false).during("opening an image")?;
-        if !lock::exclude_writers(&image).during("locking an image")? {
-            return refuse(
-                FaultKind::Busy,
-                "a disk of the VM is in use; stop the VM before it is backed up",
-            );
-        }
-        job.expect(image.metadata().during("looking at an image")?.len());
-        images.push((name, image));
-    }
-    job.step()?;
-    let dir = backups
-        .dir_or_new(temporary)
-        .during("making a place for a backup")?;
-    let mut manifest = Manifest::new(key.to_owned(), new, now);
-    for (name, image) in &images {
-        job.step()?;
-        let file = dir.new_file(name).during("making a copy")?;
-        let (bytes, checksum) = copy(image, &file, job)?;
-        manifest.disks.push(Disk {
-            name: name.clone(),
-            bytes,
-            checksum,
-        });
-    }
-    job.step()?;
-    manifest.write(&dir)?;
-    dir.sync().during("writing a backup out")?;
-    job.commit()?;
-    job.step()?;
-    let shown = backups.rename_new(temporary, backups, target.backup.as_str());
-    shown.during("showing a backup")?;
-    job.step()?;
-    backups.sync().during("writing a backup out")
-}
-
-/// Changes the properties of a backup, in one step.
-pub(super) fn update(site: &Site, intent: &Intent, patch: &BackupPatch, key: &str) -> Outcome<()> {
-    let turn = site.turn(&intent.target.vm);
-    let _turn = turn.wait();
-    let (dir, mut manifest) = site.shown(intent)?;
-    if manifest.changed_by.as_deref() == Some(key) {
-        return Ok(());
-    }
-    if let Some(name) = &patch.name {
-        site.check_name(&intent.target, name.as_str())?;
-    }
-    let after = patch.applied_to(manifest.backup(intent.target.backup.clone()));
-    manifest.name = after.name;
-    manifest.description = after.description;
-    manifest.tags = after.tags;
-    manifest.protected = after.protected;
-    manifest.changed_by = Some(key.to_owned());
-    manifest.write(&dir)
-}
-
-/// Hides a backup for good, in one step; its files are removed by [`sweep`].
-pub(super) fn delete(site: &Site, intent: &Intent, key: &str) -> Outcome<()> {
-    let turn = site.turn(&intent.target.vm);
-    let _turn = turn.wait();
-    let dir = site.backup_dir(&intent.target)?;
-    if intent.identity.as_ref() != Some(&identity_of(&dir)) {
-        return refuse(
+/// The backup of the request with its directory, if it is the very one the caller saw.
+pub(super) fn seen(shelf: &Dir, request: &Request) -> Result<(Dir, Manifest), Problem> {
+    let target = &request.intent.target;
+    let dir = places::backup_dir(shelf, &target.backup)?.ok_or_else(places::no_such_backup)?;
+    let manifest = Manifest::read(&dir, target)?;
+    if request.intent.identity.as_ref() == Some(&manifest.identity()) {
+        Ok((dir, manifest))
+    } else {
+        Err(Problem::new(
             FaultKind::NoSuchBackup,
             "the backup was replaced by another one of the same id",
-        );
+        ))
     }
-    if let Ok(Some(manifest)) = Manifest::read(&dir)
-        && manifest.protected
-    {
-        return refuse(
-            FaultKind::Protected,
-            "the backup is protected; remove the protection first",
-        );
-    }
-    let Some(backups) = site.backups_of(&intent.target.vm)? else {
-        return refuse(FaultKind::NoSuchBackup, "the VM has no such backup");
-    };
-    let gone = gone_name(key);
-    backups
-        .remove_all(&gone)
-        .during("removing what was left over")?;
-    let hidden = backups.rename(intent.target.backup.as_str(), &backups, &gone);
-    hidden.during("hiding a backup")?;
-    backups.sync().during("hiding a backup")
 }
 
-/// Removes the files of a backup that was hidden. What is left by a crash is removed at the next start.
-pub(super) fn sweep(site: &Site, target: &Target, key: &str) -> Outcome<()> {
-    let Some(backups) = site.backups_of(&target.vm)? else {
-        return Ok(());
+/// Whether this request was the last to change the backup.
+pub(super) fn is_updated(places: &Places, request: &Request) -> Result<bool, Problem> {
+    let target = &request.intent.target;
+    let Some(shelf) = places.shelf(&target.vm)? else {
+        return Ok(false);
     };
-    backups
-        .remove_all(&gone_name(key))
-        .during("removing the files of a backup")
+    match places::backup_dir(&shelf, &target.backup)? {
+        Some(dir) => {
+            let manifest = Manifest::read(&dir, target)?;
+            let done = manifest.changed_by.as_ref() == Some(&request.mark);
+            if done {
+                // Whoever renamed it may have been killed before this.
+                dir.sync().map_err(io("syncing a backup"))?;
+            }
+            Ok(done)
+        }
+        None => Ok(false),
+    }
 }
 
-/// Whether the backup that the caller was shown is gone.
-pub(super) fn is_gone(site: &Site, intent: &Intent) -> Outcome<bool> {
-    match site.backup_dir(&intent.target) {
-        Ok(dir) => Ok(intent.identity.as_ref() != Some(&identity_of(&dir))),
-        Err(Failure::Fault(fault)) if fault.kind == FaultKind::NoSuchBackup => Ok(true),
-        Err(failure) => Err(failure),
+/// Changes name, description, tags or protection at once.
+pub(super) fn update(
+    places: &Places,
+    request: &Request,
+    patch: &BackupPatch,
+) -> Result<Started, Problem> {
+    let target = &request.intent.target;
+    places.vm(&target.vm)?;
+    let shelf = places
+        .shelf(&target.vm)?
+        .ok_or_else(places::no_such_backup)?;
+    let (dir, mut manifest) = seen(&shelf, request)?;
+    if is_updated(places, request)? {
+        return Ok(Started::Done);
     }
+    if let Some(name) = &patch.name {
+        places::refuse_taken(&shelf, target, name)?;
+    }
+    let before = manifest.clone().backup(BackupState::Available);
+    manifest.take(patch.applied_to(before));
+    manifest.changed_by = Some(request.mark.clone());
+    dir.replace(MANIFEST, &manifest.to_bytes()?)?;
+    Ok(Started::Done)
+}
+
+/// Whether the backup the caller saw is gone.
+pub(super) fn is_deleted(places: &Places, request: &Request) -> Result<bool, Problem> {
+    let target = &request.intent.target;
+    let Some(shelf) = places.shelf(&target.vm)? else {
+        return Ok(true);
+    };
+    // Whoever renamed it away may have been killed before this.
+    shelf.sync().map_err(io("syncing the backups of a VM"))?;
+    match places::backup_dir(&shelf, &target.backup)? {
+        Some(dir) => {
+            let there = Manifest::read(&dir, target)?.identity();
+            Ok(request.intent.identity.as_ref() != Some(&there))
+        }
+        None => Ok(true),
+    }
+}
+
+/// Takes the backup out of sight at once, and leaves the removal of its data to be done.
+pub(super) fn delete(places: &Places, request: &Request) -> Result<Started, Problem> {
+    let target = &request.intent.target;
+    places.vm(&target.vm)?;
+    let shelf = places
+        .shelf(&target.vm)?
+        .ok_or_else(places::no_such_backup)?;
+    let tombstone = format!("{GONE}{}", request.mark);
+    if shelf.stat(&tombstone).is_ok() {
+        shelf.sync().map_err(io("syncing the backups of a VM"))?;
+        return Ok(Started::Done);
+    }
+    let (_, manifest) = seen(&shelf, request)?;
+    if manifest.protected {
+        let text = "the backup is protected; remove its protection first";
+        return Err(Problem::new(FaultKind::Protected, text));
+    }
+    let doing = io("deleting a backup");
+    for old in gone(&shelf)? {
+        shelf.remove_tree(&old).map_err(&doing)?;
+    }
+    shelf
+        .take(&tombstone, &shelf, target.backup.as_str())
+        .map_err(&doing)?;
+    shelf.sync().map_err(|errno| doing(errno).unsure())?;
+    Ok(Started::Work(Box::new(move |_job| {
+        let dir = shelf.dir(&tombstone).and_then(|dir| dir.clear());
+        if let Err(errno) = dir {
+            // It is deleted all the same; the room is freed by the next recovery.
+            tracing::warn!(%errno, "data of a deleted backup stays until the next recovery");
+        }
+        Ok(Vec::new())
+    })))
+}
+
+fn gone(shelf: &Dir) -> Result<Vec<String>, Problem> {
+    let names = shelf.names().map_err(io("listing backups"))?;
+    let ours = names.iter().filter_map(|name| name.to_str().ok());
+    let gone = ours.filter(|name| name.starts_with(GONE));
+    Ok(gone.map(str::to_owned).collect())
+}
+
+/// Removes what an interrupted create or delete left.
+pub(super) fn sweep(shelf: &Dir) -> Result<(), Problem> {
+    let doing = io("removing what was left unfinished");
+    shelf.remove_tree(UNFINISHED).map_err(&doing)?;
+    for name in gone(shelf)? {
+        shelf
+            .dir(&name)
+            .and_then(|dir| dir.clear())
+            .map_err(&doing)?;
+    }
+    Ok(())
 }

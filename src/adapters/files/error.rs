@@ -1,109 +1,137 @@
-//! What goes wrong with files, and what a caller is told of it.
+//! What goes wrong with files, and what of it a caller may see.
 
-use std::io;
+use std::fmt;
+
+use rustix::io::Errno;
 
 use crate::adapters::port::AdapterError;
 use crate::model::Fault;
 use crate::model::FaultKind;
 
-/// A failure within this adapter.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Known and told in words.
-    Fault(Fault),
-    /// The file system refused, while doing this.
-    Io(&'static str, io::Error),
-    /// The caller asked to stop, and everything is as it was.
+/// Why the adapter cannot be made at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// The two directories are the same, or one is below the other.
+    #[error("`root` and `backups` must be two directories, neither of them below the other")]
+    Nested,
+    /// Another process, or another backend of this one, uses the same backups.
+    #[error("the backups directory is in use by another gateway")]
+    InUse,
+    /// The kernel is older than Linux 5.6, or a sandbox forbids the call.
+    #[error("this system lacks openat2, by which paths are kept inside their directories")]
+    NoOpenat2,
+}
+
+/// Why a piece of work ended without being done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// It failed, and what it had begun was taken back.
+    #[error("{}", fault.text)]
+    Refused {
+        /// What a caller may see.
+        fault: Fault,
+        /// What the system said.
+        private: String,
+    },
+    /// It was stopped on request.
+    #[error("cancelled")]
     Cancelled,
-    /// The process is simulated to have ended here: nothing may be tidied up.
-    #[cfg(test)]
-    Killed,
+    /// It may or may not last: only looking at the disk again tells.
+    #[error("the outcome must be looked up")]
+    Unsure(String),
 }
 
-pub(super) type Outcome<T> = Result<T, Failure>;
-
-/// Says what was being done when the file system refused.
-pub(super) trait While<T> {
-    /// Names what was being done.
-    fn during(self, what: &'static str) -> Outcome<T>;
-}
-
-impl<T> While<T> for io::Result<T> {
-    fn during(self, what: &'static str) -> Outcome<T> {
-        self.map_err(|error| Failure::Io(what, error))
-    }
-}
-
-/// A refusal in words.
-pub(super) fn refuse<T>(kind: FaultKind, text: &str) -> Outcome<T> {
-    Err(Failure::Fault(Fault::new(kind, text)))
-}
-
-impl Failure {
-    /// What a caller is told.
-    pub(super) fn fault(&self) -> Fault {
-        match self {
-            Self::Fault(fault) => fault.clone(),
-            Self::Io(_, error) => io_fault(error),
-            Self::Cancelled => Fault::new(FaultKind::Cancelled, "cancelled; nothing was changed"),
-            #[cfg(test)]
-            Self::Killed => Fault::new(FaultKind::BackendFailed, "killed"),
+impl Problem {
+    /// A refusal with its sentence.
+    pub(super) fn new(kind: FaultKind, text: impl Into<String>) -> Self {
+        Self::Refused {
+            fault: Fault::new(kind, text),
+            private: String::new(),
         }
     }
 
-    /// What the log is told beside that.
-    pub(super) fn private(&self) -> String {
+    /// The same with what the system said.
+    pub(super) fn because(self, why: impl fmt::Display) -> Self {
         match self {
-            Self::Fault(_) | Self::Cancelled => String::new(),
-            Self::Io(what, error) => format!("{what}: {error}"),
-            #[cfg(test)]
-            Self::Killed => String::new(),
+            Self::Refused { fault, .. } => Self::Refused {
+                fault,
+                private: why.to_string(),
+            },
+            Self::Cancelled | Self::Unsure(_) => self,
+        }
+    }
+
+    /// The same failure after the point from which recovery goes forward only.
+    pub(super) fn unsure(self) -> Self {
+        match self {
+            Self::Refused { fault, private } => Self::Unsure(format!("{}: {private}", fault.text)),
+            Self::Cancelled => Self::Unsure("cancelled too late".to_owned()),
+            Self::Unsure(_) => self,
+        }
+    }
+
+    /// What `begin` answers.
+    pub(super) fn into_adapter_error(self) -> AdapterError {
+        match self {
+            Self::Refused { fault, private } => {
+                let error = match fault.kind {
+                    FaultKind::Unavailable => AdapterError::unavailable(fault.text),
+                    kind @ (FaultKind::NoSuchVm
+                    | FaultKind::NoSuchBackup
+                    | FaultKind::NameTaken
+                    | FaultKind::Protected
+                    | FaultKind::NotReady
+                    | FaultKind::Busy
+                    | FaultKind::Conflict
+                    | FaultKind::Invalid
+                    | FaultKind::Unsupported
+                    | FaultKind::Damaged
+                    | FaultKind::StorageFull
+                    | FaultKind::BackendDenied
+                    | FaultKind::TimedOut
+                    | FaultKind::BackendFailed
+                    | FaultKind::Cancelled
+                    | FaultKind::NotExecuted
+                    | FaultKind::OutcomeUnknown) => AdapterError::refused(kind, fault.text),
+                };
+                error.because(private)
+            }
+            Self::Cancelled => AdapterError::refused(FaultKind::Cancelled, "it was cancelled"),
+            Self::Unsure(private) => AdapterError::uncertain(
+                FaultKind::BackendFailed,
+                "the storage failed while the change was being made",
+            )
+            .because(private),
         }
     }
 }
 
-/// Every failure of this adapter is one before which or after which nothing visible happened.
-impl From<Failure> for AdapterError {
-    fn from(failure: Failure) -> Self {
-        let fault = failure.fault();
-        let made = if fault.kind == FaultKind::Unavailable {
-            Self::unavailable(fault.text)
+/// Turns what the system said while doing something into a problem.
+pub(super) fn io(doing: &'static str) -> impl Fn(Errno) -> Problem {
+    move |errno| {
+        let (kind, text) = if errno == Errno::NOSPC || errno == Errno::DQUOT {
+            (
+                FaultKind::StorageFull,
+                "no room is left on the storage; nothing was changed",
+            )
+        } else if errno == Errno::ACCESS || errno == Errno::PERM || errno == Errno::ROFS {
+            (
+                FaultKind::BackendDenied,
+                "the gateway lacks the rights to these files",
+            )
+        } else if errno == Errno::NOSYS {
+            (
+                FaultKind::Unsupported,
+                "this system lacks a call that keeps paths inside their directories",
+            )
         } else {
-            Self::refused(fault.kind, fault.text)
+            (FaultKind::BackendFailed, "the storage failed")
         };
-        made.because(failure.private())
+        Problem::new(kind, text).because(format_args!("{doing}: {errno}"))
     }
 }
 
-fn io_fault(error: &io::Error) -> Fault {
-    use io::ErrorKind;
-    let told = error.kind();
-    let (kind, text) = if [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::FileTooLarge,
-    ]
-    .contains(&told)
-    {
-        (
-            FaultKind::StorageFull,
-            "no room is left on the storage; free some and try again",
-        )
-    } else if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&told) {
-        (
-            FaultKind::BackendDenied,
-            "the gateway may not access the storage; its operator must grant that",
-        )
-    } else if told == ErrorKind::NotFound {
-        (
-            FaultKind::Unavailable,
-            "the storage is not there at present",
-        )
-    } else {
-        (
-            FaultKind::BackendFailed,
-            "the storage failed; its operator finds the reason in the log",
-        )
-    };
-    Fault::new(kind, text)
+/// The system's number behind an error of the standard library.
+pub(super) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

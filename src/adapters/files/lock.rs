@@ -1,103 +1,156 @@
-//! The locks by which QEMU guards its images: byte ranges of the image file, owned by an open file.
+//! QEMU's image locks: held by us while an image is copied or replaced, respected when others hold them.
 //!
-//! QEMU takes read locks on byte `100 + n` for each permission it uses and on `200 + n` for each it does not share,
-//! and looks for conflicts before. A write lock on the whole range therefore excludes every QEMU, and cannot be had
-//! while one has the image open.
+//! QEMU takes a shared byte-range lock at 100+n for each permission n it uses, and at 200+n for each that it
+//! shares with nobody, on the open file description; a user conflicts when someone else's lock is on the byte
+//! that mirrors its own. The permissions are 0 consistent read, 1 write, 2 write unchanged, 3 resize,
+//! 4 (before QEMU 6.2) change the graph.
 
 use std::fs::File;
-use std::io;
 
+use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::fcntl;
 use nix::libc;
 
-/// First byte of the range.
-const FIRST: i64 = 100;
-/// Bytes of the range: up to and with the last permission that is not shared.
-const COUNT: i64 = 200;
-/// The byte by which a holder says that it shares no writing: 200 and the number of the permission to write.
-const NO_WRITERS: i64 = 201;
+use crate::adapters::files::error::Problem;
+use crate::model::FaultKind;
 
-fn range(kind: libc::c_int, first: i64, count: i64) -> io::Result<libc::flock> {
-    let small = |it: libc::c_int| {
-        libc::c_short::try_from(it).map_err(|error| io::Error::other(error.to_string()))
-    };
+const USED: i64 = 100;
+const UNSHARED: i64 = 200;
+const CONSISTENT_READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+const PERMISSIONS: i64 = 5;
+
+/// How an image is going to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Read as it stands: other readers are welcome, writers are not.
+    Read,
+    /// Replaced: nobody else may use it.
+    Replace,
+}
+
+fn range(kind: i32, start: i64, length: i64) -> Result<libc::flock, Errno> {
+    let short = |it: i32| i16::try_from(it).map_err(|_too_large| Errno::EINVAL);
     Ok(libc::flock {
-        l_type: small(kind)?,
-        l_whence: small(libc::SEEK_SET)?,
-        l_start: first,
-        l_len: count,
+        l_type: short(kind)?,
+        l_whence: short(libc::SEEK_SET)?,
+        l_start: start,
+        l_len: length,
         l_pid: 0,
     })
 }
 
-fn take(file: &File, lock: &libc::flock) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(lock)) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
+fn hold(file: &File, start: i64, length: i64) -> Result<(), Errno> {
+    let lock = range(libc::F_RDLCK, start, length)?;
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(|_| ())
+}
+
+/// Whether someone else's lock would conflict with one of ours of this kind; a length of 0 is to the end.
+fn is_held(file: &File, kind: i32, start: i64, length: i64) -> Result<bool, Errno> {
+    let mut lock = range(kind, start, length)?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// Takes the locks of this use on the image, until the file is closed.
+///
+/// # Errors
+/// `Busy` when the image is used by someone else in a way that excludes this.
+pub(super) fn take(file: &File, purpose: Use) -> Result<(), Problem> {
+    match try_take(file, purpose) {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(Problem::new(
+            FaultKind::Busy,
+            "a disk image of the VM is in use; shut the VM down first",
+        )),
+        Err(errno) => Err(Problem::new(
+            FaultKind::BackendFailed,
+            "the storage takes no locks, without which disk images are not safe to touch",
+        )
+        .because(errno)),
     }
 }
 
-/// Keeps everybody else from opening the image, as long as the file is open, which must be for writing.
-/// `false` when somebody has it open.
-pub(super) fn exclude_all(image: &File) -> io::Result<bool> {
-    take(image, &range(libc::F_WRLCK, FIRST, COUNT)?)
+fn try_take(file: &File, purpose: Use) -> Result<bool, Errno> {
+    // First taken, then looked around, as QEMU does: of two that come together at most one goes on.
+    match purpose {
+        Use::Read => {
+            hold(file, USED.saturating_add(CONSISTENT_READ), 1)?;
+            hold(file, UNSHARED.saturating_add(WRITE), 1)?;
+            hold(file, UNSHARED.saturating_add(RESIZE), 1)?;
+            let excluded = is_held(file, libc::F_WRLCK, UNSHARED, 1)?;
+            Ok(!(excluded || is_written(file)?))
+        }
+        Use::Replace => {
+            hold(file, USED, PERMISSIONS)?;
+            hold(file, UNSHARED, PERMISSIONS)?;
+            Ok(!is_held(file, libc::F_WRLCK, 0, 0)?)
+        }
+    }
 }
 
-/// Keeps everybody else from writing to the image, which may be open for reading only.
-/// `false` when somebody has it open.
-pub(super) fn exclude_writers(image: &File) -> io::Result<bool> {
-    let mut wanted = range(libc::F_WRLCK, FIRST, COUNT)?;
-    fcntl(image, FcntlArg::F_OFD_GETLK(&mut wanted))?;
-    if libc::c_int::from(wanted.l_type) != libc::F_UNLCK {
-        return Ok(false);
-    }
-    take(image, &range(libc::F_RDLCK, NO_WRITERS, 1)?)
+/// Whether someone may be writing to the image: a QEMU by its protocol, or anybody by an exclusive lock.
+pub(super) fn is_written(file: &File) -> Result<bool, Errno> {
+    Ok(is_held(file, libc::F_WRLCK, USED.saturating_add(WRITE), 1)?
+        || is_held(file, libc::F_WRLCK, USED.saturating_add(RESIZE), 1)?
+        || is_held(file, libc::F_RDLCK, 0, 0)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn open(path: &std::path::Path, write: bool) -> File {
-        File::options().read(true).write(write).open(path).unwrap()
+    fn image() -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        file
     }
 
     #[test]
-    fn a_holder_excludes_and_is_excluded() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        // What QEMU holds on an image that a running VM writes to.
-        let qemu = open(file.path(), true);
-        for byte in [100, 101, 201, 203] {
+    fn uses_exclude_each_other_as_in_qemu() {
+        let rows = [
+            ("two readers", Use::Read, Use::Read, true),
+            ("replace under a reader", Use::Read, Use::Replace, false),
+            ("read while replaced", Use::Replace, Use::Read, false),
+            ("replace twice", Use::Replace, Use::Replace, false),
+        ];
+        for (name, first, second, expected) in rows {
+            let image = image();
+            let (one, two) = (image.reopen().unwrap(), image.reopen().unwrap());
+            take(&one, first).expect(name);
+            assert_eq!(take(&two, second).is_ok(), expected, "{name}");
+            drop((one, two));
+            let three = image.reopen().unwrap();
             assert!(
-                take(&qemu, &range(libc::F_RDLCK, byte, 1).unwrap()).unwrap(),
-                "{byte}"
+                take(&three, Use::Replace).is_ok(),
+                "{name}: closing lets go"
             );
         }
-        assert!(!exclude_all(&open(file.path(), true)).unwrap(), "in use");
-        assert!(
-            !exclude_writers(&open(file.path(), false)).unwrap(),
-            "in use"
-        );
-        drop(qemu);
-        let ours = open(file.path(), true);
-        assert!(exclude_all(&ours).unwrap(), "free");
-        let late = open(file.path(), true);
-        let asked = range(libc::F_RDLCK, 100, 1).unwrap();
-        assert!(
-            !take(&late, &asked).unwrap(),
-            "a QEMU that starts now is refused"
-        );
-        drop(ours);
-        let reader = open(file.path(), false);
-        assert!(exclude_writers(&reader).unwrap(), "free");
-        let mut found = range(libc::F_WRLCK, NO_WRITERS, 1).unwrap();
-        fcntl(&late, FcntlArg::F_OFD_GETLK(&mut found)).unwrap();
-        assert_eq!(
-            libc::c_int::from(found.l_type),
-            libc::F_RDLCK,
-            "a writer sees the refusal"
-        );
+    }
+
+    #[test]
+    fn locks_of_a_writer_are_seen() {
+        let rows: [(&str, i32, i64, i64); 4] = [
+            ("QEMU writes", libc::F_RDLCK, USED + WRITE, 1),
+            ("QEMU resizes", libc::F_RDLCK, USED + RESIZE, 1),
+            ("QEMU shares no reading", libc::F_RDLCK, UNSHARED, 1),
+            ("anybody, exclusively", libc::F_WRLCK, 0, 1),
+        ];
+        for (name, kind, start, length) in rows {
+            let image = image();
+            let (other, ours) = (image.reopen().unwrap(), image.reopen().unwrap());
+            let lock = range(kind, start, length).unwrap();
+            fcntl(&other, FcntlArg::F_OFD_SETLK(&lock)).expect(name);
+            for purpose in [Use::Read, Use::Replace] {
+                let problem = take(&ours, purpose).unwrap_err();
+                let text = problem.to_string();
+                assert!(
+                    text.contains("shut the VM down"),
+                    "{name} {purpose:?}: {text}"
+                );
+            }
+        }
     }
 }

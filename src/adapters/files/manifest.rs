@@ -1,16 +1,13 @@
-//! What is written beside the copies of a backup: everything that makes it a backup.
-
-use std::io;
+//! What is written beside the disks of a backup: `manifest.json`, versioned, never trusted on reading.
 
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::files::error::Failure;
-use crate::adapters::files::error::Outcome;
-use crate::adapters::files::error::While;
-use crate::adapters::files::error::refuse;
+use crate::adapters::files::copy;
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::error::io;
 use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_plain_name;
+use crate::adapters::files::tree::is_visible;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -20,133 +17,234 @@ use crate::model::Description;
 use crate::model::FaultKind;
 use crate::model::Identity;
 use crate::model::Tag;
+use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::VmId;
 
-/// The name of the manifest in the directory of a backup.
+/// The manifest's name in the directory of a backup.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// The newest format this version writes; it reads all before.
+/// The directory of the disks in that of a backup.
+pub(super) const DISKS: &str = "disks";
+/// What describes a VM in its directory; not a disk.
+pub(super) const VM_JSON: &str = "vm.json";
+/// The version written; older ones are read.
 const FORMAT: u32 = 1;
-/// Largest manifest in bytes: thousands of disks.
-const BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Most disks of one VM.
-pub(super) const DISKS_MAX: usize = 256;
-/// The one way checksums are made so far, see `copy.rs`.
-pub(super) const CHECKSUM: &str = "blake3-blocks-64k";
+/// Largest manifest in bytes: some ten thousand disks.
+const BYTES_MAX: u64 = 4 << 20;
 
-/// One disk image of a backup.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Disk {
-    /// Its file name, in the VM and in the backup.
-    pub name: String,
-    /// Its length in bytes, holes included.
-    pub bytes: u64,
-    /// Its checksum in hexadecimal digits.
-    pub checksum: String,
+/// The name of a disk image: one visible component in UTF-8, and not `vm.json`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct DiskName(String);
+
+impl DiskName {
+    /// The name as it is.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// Everything that makes a backup.
+impl TryFrom<String> for DiskName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, &'static str> {
+        if is_visible(&name) && name != VM_JSON {
+            Ok(Self(name))
+        } else {
+            Err("not the name of a disk image")
+        }
+    }
+}
+
+impl From<DiskName> for String {
+    fn from(name: DiskName) -> Self {
+        name.0
+    }
+}
+
+/// One disk of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Disk {
+    /// Its name, in the VM and in the backup.
+    pub(super) name: DiskName,
+    /// Its length in bytes.
+    pub(super) size: u64,
+    /// Bytes in it that are not zero.
+    pub(super) data: u64,
+    /// 64 hexadecimal digits, made by the manifest's algorithm.
+    pub(super) checksum: String,
+}
+
+/// All that is known of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
-    pub format: u32,
-    /// The request that made it: the same request again makes nothing.
-    pub made_by: String,
+    format: u32,
+    vm: VmId,
+    id: BackupId,
+    /// Random: sets it apart from an earlier backup of the same id.
+    pub(super) token: String,
+    /// The request that made it.
+    pub(super) made_by: String,
     /// The request that changed it last.
-    pub changed_by: Option<String>,
-    pub name: BackupName,
-    pub description: Option<Description>,
-    pub tags: Vec<Tag>,
-    pub protected: bool,
-    pub created: Timestamp,
-    pub checksum: String,
-    pub disks: Vec<Disk>,
+    pub(super) changed_by: Option<String>,
+    pub(super) name: BackupName,
+    pub(super) description: Option<Description>,
+    pub(super) tags: Vec<Tag>,
+    pub(super) protected: bool,
+    kind: BackupKind,
+    created: Timestamp,
+    algorithm: String,
+    pub(super) disks: Vec<Disk>,
 }
 
 impl Manifest {
-    pub(super) fn new(made_by: String, new: &crate::model::NewBackup, created: Timestamp) -> Self {
+    /// The manifest of a new backup without a name yet.
+    pub(super) fn new(
+        target: &Target,
+        name: BackupName,
+        created: Timestamp,
+        token: String,
+    ) -> Self {
         Self {
             format: FORMAT,
-            made_by,
+            vm: target.vm.clone(),
+            id: target.backup.clone(),
+            token,
+            made_by: String::new(),
             changed_by: None,
-            name: new.name.clone(),
-            description: new.description.clone(),
-            tags: new.tags.clone(),
-            protected: new.protected,
+            name,
+            description: None,
+            tags: Vec::new(),
+            protected: false,
+            kind: BackupKind::Full,
             created,
-            checksum: CHECKSUM.to_owned(),
+            algorithm: copy::ALGORITHM.to_owned(),
             disks: Vec::new(),
         }
     }
 
-    /// Reads the manifest of a backup and checks all that is in it. `None` when there is none.
-    pub(super) fn read(backup: &Dir) -> Outcome<Option<Self>> {
-        let bytes = match backup.read_whole(MANIFEST, BYTES_MAX) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::Io("reading a manifest", error)),
+    /// The manifest in the directory of this backup.
+    ///
+    /// # Errors
+    /// `Damaged` when it is missing, unreadable or that of another backup.
+    pub(super) fn read(dir: &Dir, target: &Target) -> Result<Self, Problem> {
+        let damaged = || {
+            let text = "the manifest of the backup is missing or damaged";
+            Problem::new(FaultKind::Damaged, text)
         };
-        let Ok(manifest) = serde_json::from_slice::<Self>(&bytes) else {
-            return refuse(
-                FaultKind::Damaged,
-                "the description of the backup is damaged",
-            );
-        };
-        let usable = manifest.format <= FORMAT
-            && manifest.checksum == CHECKSUM
-            && manifest.disks.len() <= DISKS_MAX
-            && manifest.disks.iter().all(|disk| is_plain_name(&disk.name));
-        if !usable {
-            return refuse(
-                FaultKind::Damaged,
-                "the description of the backup is damaged, or of a newer version of the gateway",
-            );
+        let bytes = dir.read_small(MANIFEST, BYTES_MAX).map_err(|errno| {
+            if [rustix::io::Errno::INVAL, rustix::io::Errno::FBIG].contains(&errno) {
+                damaged().because(errno)
+            } else {
+                io("reading a manifest")(errno)
+            }
+        })?;
+        let bytes = bytes.ok_or_else(damaged)?;
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged().because(error))?;
+        match manifest.mistake(target) {
+            None => Ok(manifest),
+            Some(mistake) => Err(damaged().because(mistake)),
         }
-        Ok(Some(manifest))
     }
 
-    /// Writes the manifest as a whole, durable.
-    pub(super) fn write(&self, backup: &Dir) -> Outcome<()> {
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|error| Failure::Io("writing a manifest", io::Error::other(error)))?;
-        backup
-            .write_whole(MANIFEST, &bytes)
-            .during("writing a manifest")
+    fn mistake(&self, target: &Target) -> Option<&'static str> {
+        let in_order = |pair: &[Disk]| match pair {
+            [one, two] => one.name < two.name,
+            _ => false,
+        };
+        if self.format != FORMAT {
+            Some("written by another version")
+        } else if self.vm != target.vm || self.id != target.backup {
+            Some("of another backup")
+        } else if self.algorithm != copy::ALGORITHM {
+            Some("with an unknown checksum")
+        } else if self.disks.is_empty() {
+            Some("without disks")
+        } else if !self.disks.windows(2).all(in_order) {
+            Some("with disks out of order")
+        } else {
+            None
+        }
     }
 
-    /// What sets it apart from another backup of the same id.
+    /// The text that is stored.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Problem> {
+        serde_json::to_vec_pretty(self).map_err(|error| {
+            Problem::new(FaultKind::BackendFailed, "the manifest cannot be written").because(error)
+        })
+    }
+
+    /// What sets this backup apart.
     pub(super) fn identity(&self) -> Identity {
-        Identity::new(format!("{}@{}", self.made_by, self.created.as_millis()))
+        Identity::new(self.token.clone())
+    }
+
+    /// Bytes of all disks, as long as the guest sees them.
+    pub(super) fn length(&self) -> u64 {
+        let lengths = self.disks.iter().map(|disk| disk.size);
+        lengths.fold(0, u64::saturating_add)
+    }
+
+    /// Whether every disk is there in its length. Says nothing about contents.
+    pub(super) fn is_whole(&self, dir: &Dir) -> bool {
+        let Ok(disks) = dir.dir(DISKS) else {
+            return false;
+        };
+        self.disks.iter().all(|disk| {
+            disks.stat(disk.name.as_str()).is_ok_and(|stat| {
+                rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                    == rustix::fs::FileType::RegularFile
+                    && u64::try_from(stat.st_size) == Ok(disk.size)
+            })
+        })
     }
 
     /// The backup as callers see it.
-    pub(super) fn backup(&self, id: BackupId) -> Backup {
+    pub(super) fn backup(self, state: BackupState) -> Backup {
+        let data = self.disks.iter().map(|disk| disk.data);
         Backup {
-            id,
             identity: self.identity(),
-            name: self.name.clone(),
-            description: self.description.clone(),
-            kind: Some(BackupKind::Full),
+            size: Some(data.fold(0, u64::saturating_add)),
+            id: self.id,
+            name: self.name,
+            description: self.description,
+            kind: Some(self.kind),
             created: self.created,
-            tags: self.tags.clone(),
-            state: BackupState::Available,
-            size: Some(self.disks.iter().map(|disk| disk.bytes).sum()),
+            tags: self.tags,
+            state,
             protected: self.protected,
         }
     }
+
+    /// Takes over what an update changed.
+    pub(super) fn take(&mut self, backup: Backup) {
+        self.name = backup.name;
+        self.description = backup.description;
+        self.tags = backup.tags;
+        self.protected = backup.protected;
+    }
 }
 
-/// What callers see of a backup whose manifest cannot be used: that it is there, and broken.
-pub(super) fn broken(id: BackupId) -> Option<Backup> {
-    let name = BackupName::new(id.as_str()).ok()?;
-    Some(Backup {
-        identity: Identity::new("broken".to_owned()),
-        name,
-        id,
-        description: None,
-        kind: None,
-        created: Timestamp::default(),
-        tags: Vec::new(),
-        state: BackupState::Error,
-        size: None,
-        protected: false,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forged_disk_names_do_not_enter() {
+        let rows = [
+            ("disk.raw", true),
+            ("../other/disk.raw", false),
+            ("/etc/passwd", false),
+            ("..", false),
+            (".snapgate-restore.json", false),
+            ("vm.json", false),
+            ("", false),
+        ];
+        for (name, expected) in rows {
+            let json = serde_json::to_string(name).unwrap();
+            let read = serde_json::from_str::<DiskName>(&json);
+            assert_eq!(read.is_ok(), expected, "{name:?}");
+        }
+    }
 }

@@ -1,44 +1,46 @@
-//! VMs as directories of disk images.
+//! VMs as directories of disk images, and their backups as directories of whole copies.
 //!
-//! A VM is a directory below `root`, named by its id; every regular file in it is one of its disks. A backup is a
-//! directory `backups/<vm>/<id>` with a copy of each disk and a manifest. See `docs/adapters/files.md`.
-//!
-//! What is lossy: nothing of a disk; the memory of a VM is not kept, so the VM must be stopped.
+//! What maps to what, what is promised at a crash and what is lossy is told in `docs/adapters/files.md`. In
+//! short: a VM is a directory below `root`, its disks are the regular files in it; a backup is a directory
+//! below `backups/<vm>/` with `manifest.json` and a copy of every disk, and appears and disappears by one rename.
+//! Lossy: only images that nobody writes to are backed up (offline), never memory, and of a file its contents,
+//! owner and mode are restored, not extended attributes.
 
 mod change;
 mod config;
 mod copy;
+mod create;
 mod error;
-mod job;
+mod faults;
+mod jobs;
 mod lock;
 mod manifest;
+mod places;
 mod restore;
-mod site;
-#[cfg(test)]
-mod tests;
 mod tree;
+mod work;
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
-use crate::adapters::files::error::Failure;
-use crate::adapters::files::error::Outcome;
-use crate::adapters::files::job::EndsSomehow;
-use crate::adapters::files::job::Job;
-use crate::adapters::files::site::Site;
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::faults::Faults;
+use crate::adapters::files::jobs::End;
+use crate::adapters::files::jobs::Hold;
+use crate::adapters::files::jobs::Job;
+use crate::adapters::files::jobs::Jobs;
+use crate::adapters::files::places::Closed;
+use crate::adapters::files::work::Disk;
+use crate::adapters::files::work::Request;
+use crate::adapters::files::work::Started;
 use crate::adapters::port::Adapter;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
 use crate::adapters::port::Capability;
+use crate::adapters::port::Effect;
 use crate::adapters::port::Found;
 use crate::adapters::port::Health;
 use crate::adapters::port::Recovery;
@@ -47,7 +49,6 @@ use crate::adapters::port::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
-use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -62,225 +63,160 @@ use crate::runtime::Clock;
 use crate::runtime::Tasks;
 
 pub use config::Config;
+pub use error::FilesError;
 
-/// Ended jobs that are remembered, so that their end can be asked for more than once.
-const ENDED_JOBS_MAX: usize = 1024;
-
-/// Why the directories cannot be used. Each is one sentence for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A directory cannot be opened.
-    #[error("the folder {path} cannot be opened: {source}")]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process works on it.
-    #[error("the folder {path} is in use by another snapgate process; stop that one first")]
-    InUse {
-        /// Which.
-        path: PathBuf,
-    },
+/// Everything is keyed on the disk by the request, so every verb may be sent again.
+const fn verb(cancel: bool) -> VerbCapability {
+    VerbCapability {
+        recovery: Recovery::ReplaySafe,
+        settle: Duration::ZERO,
+        cancel,
+        progress: cancel,
+    }
 }
 
-/// VMs as directories of disk images.
+const CAPABILITY: Capability = Capability {
+    kind: "files",
+    create: Some(verb(true)),
+    update: Some(verb(false)),
+    delete: Some(verb(false)),
+    restore: Some(verb(true)),
+    kinds: &[BackupKind::Full],
+    restore_options: &[],
+    online: false,
+    memory: false,
+    consistent: true,
+};
+
+/// The adapter for one pair of directories.
 #[derive(Debug)]
 pub struct Files {
-    site: Arc<Site>,
+    disk: Arc<Disk>,
+    jobs: Arc<Jobs>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    jobs: Arc<Jobs>,
     capability: Capability,
 }
 
-/// The work that this process has begun.
-#[derive(Debug, Default)]
-struct Jobs {
-    by_key: Mutex<BTreeMap<String, Arc<Job>>>,
-    /// Requests whose begin has not returned yet, also when nobody waits for it any more.
-    beginning: Mutex<BTreeSet<String>>,
-}
-
-/// Marks a request as beginning while it lives.
-struct Beginning(Arc<Jobs>, String);
-
-impl Drop for Beginning {
-    fn drop(&mut self) {
-        self.0.beginning().remove(&self.1);
-    }
-}
-
-impl Jobs {
-    fn by_key(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Job>>> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beginning(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.beginning
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, key: &str) -> Option<Arc<Job>> {
-        self.by_key().get(key).map(Arc::clone)
-    }
-
-    /// A job for this request; `None` when it has one that is at work or was done.
-    fn add(&self, key: &str) -> Option<Arc<Job>> {
-        let mut jobs = self.by_key();
-        if let Some(job) = jobs.get(key) {
-            match job.state() {
-                TaskState::Running(_) | TaskState::Done => return None,
-                TaskState::Failed(_) | TaskState::Cancelled | TaskState::Gone => {}
-            }
-        }
-        if jobs.len() >= ENDED_JOBS_MAX {
-            // Keys begin with rising numbers of equal length: the first that ended is the oldest.
-            let old = jobs.iter().find(|(_, job)| job.has_ended());
-            if let Some(old) = old.map(|(key, _)| key.clone()) {
-                jobs.remove(&old);
-            }
-        }
-        let job = Arc::new(Job::new());
-        jobs.insert(key.to_owned(), Arc::clone(&job));
-        Some(job)
-    }
-}
-
-fn capability() -> Capability {
-    let verb = |cancel, progress| {
-        Some(VerbCapability {
-            recovery: Recovery::ReplaySafe,
-            settle: Duration::ZERO,
-            cancel,
-            progress,
-        })
-    };
-    Capability {
-        kind: "files",
-        create: verb(true, true),
-        update: verb(false, false),
-        delete: verb(false, false),
-        restore: verb(true, true),
-        kinds: &[BackupKind::Full],
-        restore_options: &[],
-        online: false,
-        memory: false,
-        consistent: true,
-    }
-}
-
 impl Files {
-    /// Opens the directories, and finishes or undoes what an earlier process left half done.
+    /// Opens the directories, locks the backups and recovers what an earlier process left. Blocks.
     ///
-    /// Does blocking reads and writes.
+    /// A directory that is missing just now is no error: it is looked for again with every call, and until
+    /// then every call answers [`FaultKind::Unavailable`].
     ///
     /// # Errors
-    /// [`OpenError`].
-    pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, OpenError> {
-        let site = Site::open(config)?;
-        for vm in site.vms().unwrap_or_default() {
-            let turn = site.turn(&vm);
-            let _turn = turn.wait();
-            let recovered = restore::recover(&site, &vm).and_then(|()| site.tidy(&vm));
-            if let Err(failure) = recovered {
-                // Tried again before anything else is done to this VM.
-                tracing::warn!(%vm, text = failure.fault().text, private = failure.private(), "VM not recovered yet");
+    /// [`FilesError`] when it can never work: the directories are nested, locked by another gateway, or the
+    /// kernel lacks `openat2`.
+    pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, FilesError> {
+        Self::with_faults(config, clock, tasks, Faults::default())
+    }
+
+    fn with_faults(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        faults: Faults,
+    ) -> Result<Self, FilesError> {
+        let disk = Disk::new(config, faults);
+        match disk.open() {
+            Ok(_) => {}
+            Err(Closed::Error(error)) => return Err(error),
+            Err(Closed::Problem(problem)) => {
+                tracing::warn!(?problem, "the directories cannot be opened yet");
             }
         }
         Ok(Self {
-            site: Arc::new(site),
+            disk: Arc::new(disk),
+            jobs: Arc::new(Jobs::default()),
             clock,
             tasks,
-            jobs: Arc::default(),
-            capability: capability(),
+            capability: CAPABILITY,
         })
     }
 
-    /// Does blocking work away from the threads that serve requests. It goes on when the caller goes away.
-    async fn blocking<T: Send + 'static>(
+    async fn look<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Site) -> Outcome<T> + Send + 'static,
+        look: impl FnOnce(&Disk) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, AdapterError> {
-        let site = Arc::clone(&self.site);
-        match tokio::task::spawn_blocking(move || work(&site)).await {
-            Ok(done) => Ok(done?),
-            Err(error) => Err(AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "the work on the files ended unexpectedly",
-            )
-            .because(error)),
+        let disk = Arc::clone(&self.disk);
+        match tokio::task::spawn_blocking(move || look(&disk)).await {
+            Ok(result) => result.map_err(Problem::into_adapter_error),
+            Err(error) => Err(AdapterError::unavailable("the gateway is stopping").because(error)),
         }
     }
 
-    /// Starts long work for a request, unless it has been started already.
-    fn start(
-        &self,
-        key: &str,
-        work: impl FnOnce(&Site, &Job) -> Outcome<()> + Send + 'static,
-    ) -> Result<Begun, AdapterError> {
-        let task = TaskRef::new(key.to_owned())
-            .ok_or_else(|| AdapterError::refused(FaultKind::Invalid, "the request has no name"))?;
-        if let Some(job) = self.jobs.add(key) {
-            let site = Arc::clone(&self.site);
-            let name = key.to_owned();
-            drop(self.tasks.spawn(async move {
-                let worker = tokio::task::spawn_blocking(move || {
-                    let end = EndsSomehow(Arc::clone(&job));
-                    let outcome = work(&site, &job);
-                    if let Err(failure) = &outcome {
-                        tracing::warn!(
-                            key = name,
-                            text = failure.fault().text,
-                            private = failure.private(),
-                            "work on files failed"
-                        );
-                    }
-                    job.finish(&outcome);
-                    drop(end);
-                });
-                // Its end is told by the job itself, a panic included.
-                drop(worker.await);
-            }));
+    /// Runs a request to its end, whoever waits; the receiver learns how it started.
+    fn run(&self, request: Request, hold: Hold) -> oneshot::Receiver<Result<Begun, AdapterError>> {
+        let (told, start) = oneshot::channel();
+        let verb = self.capability.verb(request.intent.verb());
+        let cancellable = verb.is_some_and(|it| it.cancel);
+        let job = self.jobs.start(&request.mark, cancellable);
+        let disk = Arc::clone(&self.disk);
+        let now = self.clock.now();
+        self.tasks.spawn(async move {
+            let worker = Arc::clone(&job);
+            let work = tokio::task::spawn_blocking(move || {
+                let started = disk.start(&request, now);
+                drive(started, &worker, &request.mark, hold, told)
+            });
+            // A panic says nothing about the disk.
+            job.finish(work.await.unwrap_or(End::Lost));
+        });
+        start
+    }
+}
+
+fn drive(
+    started: Result<Started, Problem>,
+    job: &Job,
+    mark: &str,
+    hold: Hold,
+    told: oneshot::Sender<Result<Begun, AdapterError>>,
+) -> End {
+    // Nobody listens when the caller gave up: the job then is found by its mark.
+    match started {
+        Ok(Started::Work(work)) => {
+            drop(told.send(task(mark).map(Begun::Task)));
+            let worked = work(job);
+            drop(hold);
+            match worked {
+                Ok(replaced) => {
+                    job.finish(End::Done);
+                    drop(replaced);
+                    End::Done
+                }
+                Err(problem) => End::from(problem),
+            }
         }
-        Ok(Begun::Task(task))
+        Ok(Started::Done) => {
+            drop(hold);
+            job.finish(End::Done);
+            drop(told.send(Ok(Begun::Done)));
+            End::Done
+        }
+        Err(problem) => {
+            drop(hold);
+            let error = problem.into_adapter_error();
+            let end = match error.effect {
+                Effect::None => End::Failed(error.fault.clone()),
+                Effect::Possible => End::Lost,
+            };
+            job.finish(end.clone());
+            drop(told.send(Err(error)));
+            end
+        }
     }
+}
 
-    async fn begin_update(&self, intent: &Intent, key: String) -> Result<Begun, AdapterError> {
-        let beginning = self.beginning(&key);
-        let intent = intent.clone();
-        self.blocking(move |site| {
-            let _beginning = beginning;
-            match &intent.change {
-                Change::Update(patch) => change::update(site, &intent, patch, &key),
-                Change::Delete => change::delete(site, &intent, &key),
-                Change::Create(_) | Change::Restore(_) => Ok(()),
-            }
-        })
-        .await?;
-        Ok(Begun::Done)
-    }
+fn task(mark: &str) -> Result<TaskRef, AdapterError> {
+    TaskRef::new(mark.to_owned()).ok_or_else(|| {
+        AdapterError::uncertain(FaultKind::BackendFailed, "the work cannot be referred to")
+    })
+}
 
-    fn beginning(&self, key: &str) -> Beginning {
-        self.jobs.beginning().insert(key.to_owned());
-        Beginning(Arc::clone(&self.jobs), key.to_owned())
-    }
-
-    /// Removes the files of a deleted backup without letting anybody wait.
-    fn sweep(&self, target: Target, key: String) {
-        let site = Arc::clone(&self.site);
-        drop(self.tasks.spawn(async move {
-            let swept = tokio::task::spawn_blocking(move || change::sweep(&site, &target, &key));
-            if let Ok(Err(failure)) = swept.await {
-                tracing::warn!(
-                    private = failure.private(),
-                    "files of a deleted backup are left"
-                );
-            }
-        }));
-    }
+fn held() -> AdapterError {
+    let text = "another change of the VM or its backups is still being made";
+    AdapterError::refused(FaultKind::Busy, text)
 }
 
 #[async_trait]
@@ -290,7 +226,7 @@ impl Adapter for Files {
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
-        self.blocking(|site| site.vms().map(drop)).await?;
+        self.look(|disk| disk.places()).await?;
         Ok(Health {
             product: "directories of disk images".to_owned(),
         })
@@ -298,7 +234,7 @@ impl Adapter for Files {
 
     async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let vm = vm.clone();
-        self.blocking(move |site| site.vm(&vm)).await
+        self.look(move |disk| disk.places()?.describe(&vm)).await
     }
 
     async fn list(
@@ -308,71 +244,63 @@ impl Adapter for Files {
         _by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         let (vm, page) = (vm.clone(), page.clone());
-        self.blocking(move |site| site.list(&vm, &page)).await
+        self.look(move |disk| disk.places()?.list(&vm, &page)).await
     }
 
     async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let target = target.clone();
-        self.blocking(move |site| site.read(&target)).await
+        self.look(move |disk| disk.places()?.read(&target)).await
+    }
+
+    /// Random, so that a request of the same number in a store that was made anew is another request.
+    async fn baseline(
+        &self,
+        _intent: &Intent,
+        _key: RequestKey,
+        _by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            AdapterError::unavailable("the system gives no random numbers").because(error)
+        })?;
+        Ok(Evidence::new(u128::from_le_bytes(bytes).to_string()))
     }
 
     async fn begin(
         &self,
         intent: &Intent,
         key: RequestKey,
-        _baseline: Option<&Evidence>,
+        baseline: Option<&Evidence>,
         _by: Deadline,
     ) -> Result<Begun, AdapterError> {
-        let key = key.to_string();
-        let (wish, name) = (intent.clone(), key.clone());
-        match &intent.change {
-            Change::Create(new) => {
-                let new = new.clone();
-                let (asked, target) = (new.clone(), intent.target.clone());
-                let done = self
-                    .blocking(move |site| change::check_create(site, &wish.target, &asked, &name))
-                    .await?;
-                if done {
-                    return Ok(Begun::Done);
-                }
-                let (now, name) = (self.clock.now(), key.clone());
-                self.start(&key, move |site, job| {
-                    change::create(site, &target, &new, &name, now, job)
-                })
+        let request = Request::new(intent, key, baseline);
+        if let Some(job) = self.jobs.job(&request.mark) {
+            match job.end() {
+                None => return task(&request.mark).map(Begun::Task),
+                Some(End::Done) => return Ok(Begun::Done),
+                Some(End::Failed(_) | End::Cancelled | End::Lost) => {}
             }
-            Change::Restore(_) => {
-                let again = wish.clone();
-                let done = self
-                    .blocking({
-                        let name = name.clone();
-                        move |site| restore::check(site, &again, &name)
-                    })
-                    .await?;
-                if done {
-                    return Ok(Begun::Done);
-                }
-                self.start(&key, move |site, job| {
-                    restore::restore(site, &wish, &name, job)
-                })
-            }
-            Change::Update(_) => self.begin_update(intent, key).await,
-            Change::Delete => {
-                let begun = self.begin_update(intent, key.clone()).await?;
-                self.sweep(intent.target.clone(), key);
-                Ok(begun)
+        }
+        // Held before anything is handed to a thread, so that `find` never overtakes it.
+        let hold = self.jobs.hold(&intent.target.vm).ok_or_else(held)?;
+        match self.run(request, hold).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let text = "the work ended before it told how it began";
+                Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(error))
             }
         }
     }
 
     async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
-        let job = self.jobs.find(task.as_str());
+        let job = self.jobs.job(task.as_str());
         Ok(job.map_or(TaskState::Gone, |job| job.state()))
     }
 
     async fn stirred(&self, task: &TaskRef) {
-        match self.jobs.find(task.as_str()) {
-            Some(job) if !job.has_ended() => job.ended().await,
-            Some(_) | None => std::future::pending().await,
+        match self.jobs.job(task.as_str()) {
+            Some(job) => job.ended().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -380,67 +308,42 @@ impl Adapter for Files {
         &self,
         intent: &Intent,
         key: RequestKey,
-        _baseline: Option<&Evidence>,
+        baseline: Option<&Evidence>,
         _by: Deadline,
     ) -> Result<Found, AdapterError> {
-        let key = key.to_string();
-        if self.jobs.beginning().contains(&key) {
-            return Ok(Found::NotYet);
-        }
-        if let Some(job) = self.jobs.find(&key) {
-            match job.state() {
-                TaskState::Running(_) => {
-                    return Ok(TaskRef::new(key).map_or(Found::Unknowable, Found::Task));
-                }
-                TaskState::Done => return Ok(Found::Done),
-                TaskState::Failed(fault) => return Ok(Found::Failed(fault)),
-                TaskState::Cancelled => return Ok(Found::Failed(Failure::Cancelled.fault())),
-                TaskState::Gone => {}
+        let request = Request::new(intent, key, baseline);
+        if let Some(job) = self.jobs.job(&request.mark) {
+            match job.end() {
+                None => return task(&request.mark).map(Found::Task),
+                Some(End::Done) => return Ok(Found::Done),
+                Some(End::Failed(fault)) => return Ok(Found::Failed(fault)),
+                Some(End::Cancelled | End::Lost) => {}
             }
         }
-        let intent = intent.clone();
-        self.blocking(move |site| evidence(site, &intent, &key))
-            .await
+        let Some(hold) = self.jobs.hold(&intent.target.vm) else {
+            return Ok(Found::NotYet);
+        };
+        self.look(move |disk| {
+            let found = disk.find(&request);
+            drop(hold);
+            found
+        })
+        .await
     }
 
     async fn cancel(&self, task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
-        match self.jobs.find(task.as_str()) {
-            Some(job) if job.cancel() => Ok(()),
-            Some(_) => Err(AdapterError::refused(
-                FaultKind::Conflict,
-                "it is too late to cancel",
-            )),
-            None => Err(AdapterError::refused(
-                FaultKind::Conflict,
-                "there is nothing to cancel",
-            )),
+        // What is not remembered has ended, and `poll` says so.
+        match self.jobs.job(task.as_str()) {
+            Some(job) if !job.cancel() => {
+                let text = "this kind of change cannot be cancelled";
+                Err(AdapterError::refused(FaultKind::Unsupported, text))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 }
 
-/// What the disk tells about a request that this process does not know.
-fn evidence(site: &Site, intent: &Intent, key: &str) -> Outcome<Found> {
-    let vm = &intent.target.vm;
-    let turn = site.turn(vm);
-    let _turn = turn.wait();
-    let done = match &intent.change {
-        Change::Create(_) => change::made_by(site, &intent.target)?.is_some_and(|it| it == key),
-        Change::Update(_) => match site.shown(intent) {
-            Ok((_, manifest)) => manifest.changed_by.as_deref() == Some(key),
-            Err(failure) => return Ok(Found::Failed(failure.fault())),
-        },
-        Change::Delete => change::is_gone(site, intent)?,
-        Change::Restore(_) => {
-            match restore::recover(site, vm) {
-                Ok(()) => {}
-                // The VM was started in the meantime: the restore goes on once it is stopped.
-                Err(Failure::Fault(fault)) if fault.kind == FaultKind::Busy => {
-                    return Ok(Found::NotYet);
-                }
-                Err(failure) => return Err(failure),
-            }
-            restore::was_last(&site.vm_dir(vm)?, key)?
-        }
-    };
-    Ok(if done { Found::Done } else { Found::NotBegun })
-}
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod tests;

@@ -1,244 +1,299 @@
-//! Putting the disks of a VM back, all or none.
+//! Restores a VM: new images are made and proved beside the old ones, then swapped by a journal.
 //!
-//! The copies are made in a directory of the VM, checked against their checksums and put on stable storage before
-//! anything is touched. Then a journal is written: from here on the restore will happen, by this process or by the next
-//! one. Then each copy takes the place of its disk by one rename. At last a mark says which restore was the last.
+//! Up to the journal's rename nothing of the VM was touched, and a recovery throws the copies away. From that
+//! instant on a recovery finishes the swap, so after it every disk is either old or every disk is new.
 
 use std::fs::File;
-use std::io;
+use std::sync::Arc;
 
+use rustix::fs::Gid;
+use rustix::fs::Mode;
+use rustix::fs::Stat;
+use rustix::fs::Uid;
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::files::copy::copy;
-use crate::adapters::files::error::Failure;
-use crate::adapters::files::error::Outcome;
-use crate::adapters::files::error::While;
-use crate::adapters::files::error::refuse;
-use crate::adapters::files::job::Job;
+use crate::adapters::files::change;
+use crate::adapters::files::copy;
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::error::io;
+use crate::adapters::files::jobs::Job;
 use crate::adapters::files::lock;
+use crate::adapters::files::lock::Use;
+use crate::adapters::files::manifest::DISKS;
+use crate::adapters::files::manifest::Disk;
+use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::site::Site;
+use crate::adapters::files::places;
+use crate::adapters::files::places::Places;
 use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_plain_name;
+use crate::adapters::files::tree::TEMPORARY;
+use crate::adapters::files::work::Request;
+use crate::adapters::files::work::Started;
+use crate::model::BackupId;
 use crate::model::FaultKind;
-use crate::model::Intent;
-use crate::model::VmId;
+use crate::model::RestoreOptions;
 
-/// The directory in which copies wait for their turn.
-const STAGING: &str = ".snapgate-restore";
-/// The journal, in the staging directory.
-const JOURNAL: &str = "journal.json";
-/// The mark of the last restore, in the directory of the VM.
-const MARK: &str = ".snapgate-restored.json";
-const BYTES_MAX: u64 = 1024 * 1024;
+/// The journal, and afterwards the proof of which request restored the VM last.
+const JOURNAL: &str = ".snapgate-restore.json";
+/// The new images before they are swapped in.
+const STAGING: &str = ".snapgate-staging";
+const FORMAT: u32 = 1;
+const JOURNAL_BYTES_MAX: u64 = 4 << 20;
 
-/// What is written once all copies are ready.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Phase {
+    /// Must be finished.
+    Swap,
+    /// Is finished.
+    Done,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Journal {
-    key: String,
-    disks: Vec<String>,
+    format: u32,
+    phase: Phase,
+    request: String,
+    backup: BackupId,
+    disks: Vec<DiskName>,
 }
 
-/// What is written once all copies are in place.
-#[derive(Debug, Serialize, Deserialize)]
-struct Mark {
-    key: String,
-}
-
-/// What can be seen to be wrong with a restore before it is begun. `true` when this very request was carried out last.
-pub(super) fn check(site: &Site, intent: &Intent, key: &str) -> Outcome<bool> {
-    let vm_dir = site.vm_dir(&intent.target.vm)?;
-    if was_last(&vm_dir, key)? {
-        return Ok(true);
-    }
-    let (_, manifest) = site.shown(intent)?;
-    for disk in site.disks(&vm_dir)? {
-        if !manifest.disks.iter().any(|it| it.name == disk) {
-            return refuse(
-                FaultKind::Conflict,
-                "the VM has a disk that is not in the backup; move it away before the VM is restored",
-            );
+impl Journal {
+    fn read(vm: &Dir) -> Result<Option<Self>, Problem> {
+        let damaged = || {
+            let text = "the journal of the VM's last restore is damaged; an operator must look";
+            Problem::new(FaultKind::Damaged, text)
+        };
+        let read = vm.read_small(JOURNAL, JOURNAL_BYTES_MAX);
+        let Some(bytes) = read.map_err(|errno| damaged().because(errno))? else {
+            return Ok(None);
+        };
+        let journal: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged().because(error))?;
+        if journal.format == FORMAT {
+            Ok(Some(journal))
+        } else {
+            Err(damaged().because("written by another version"))
         }
-        drop(locked(&vm_dir, &disk)?);
     }
-    Ok(false)
+
+    fn write(&self, vm: &Dir) -> Result<(), Problem> {
+        let text = serde_json::to_vec_pretty(self).map_err(|error| {
+            Problem::new(FaultKind::BackendFailed, "the journal cannot be written").because(error)
+        })?;
+        vm.replace(JOURNAL, &text)
+    }
 }
 
-/// Opens a live disk so that nobody else can use it.
-fn locked(vm_dir: &Dir, disk: &str) -> Outcome<File> {
-    let image = vm_dir.file(disk, true).during("opening a disk")?;
-    if lock::exclude_all(&image).during("locking a disk")? {
-        return Ok(image);
+/// Whether this request was the last to restore the VM. Only after [`recover`].
+pub(super) fn is_done(vm: &Dir, mark: &str) -> Result<bool, Problem> {
+    let done = Journal::read(vm)?.is_some_and(|it| it.phase == Phase::Done && it.request == mark);
+    if done {
+        // Whoever renamed it may have been killed before this.
+        vm.sync().map_err(io("syncing the directory of a VM"))?;
     }
-    refuse(
-        FaultKind::Busy,
-        "a disk of the VM is in use; stop the VM before it is restored",
-    )
+    Ok(done)
 }
 
-/// Puts the disks back.
-pub(super) fn restore(site: &Site, intent: &Intent, key: &str, job: &Job) -> Outcome<()> {
-    let turn = site.turn(&intent.target.vm);
-    let _turn = turn.wait();
-    recover(site, &intent.target.vm)?;
-    if check(site, intent, key)? {
-        return Ok(());
-    }
-    let vm_dir = site.vm_dir(&intent.target.vm)?;
-    let prepared = prepare(site, intent, key, job, &vm_dir);
-    match prepared {
-        Ok(guards) => {
-            let result = finish(&vm_dir, Some(job));
-            drop(guards);
-            result
+/// Finishes or throws away what an interrupted restore left.
+///
+/// # Errors
+/// `Busy` while someone uses a disk that is still to be swapped, or whatever keeps it from being finished.
+pub(super) fn recover(vm: &Dir) -> Result<(), Problem> {
+    let doing = io("recovering a restore");
+    match Journal::read(vm)? {
+        Some(journal) if journal.phase == Phase::Swap => {
+            let locks = lock_rest(vm, &journal)?;
+            tracing::warn!(request = %journal.request, "finishing an interrupted restore");
+            swap(vm, journal)?;
+            drop(locks);
         }
-        #[cfg(test)]
-        Err(Failure::Killed) => Err(Failure::Killed),
-        Err(failure) => {
-            if let Err(error) = vm_dir.remove_all(STAGING) {
-                tracing::warn!(%error, "the copies of a failed restore could not be removed");
+        Some(_) | None => {
+            if vm.stat(STAGING).is_ok() {
+                vm.remove_tree(STAGING).map_err(&doing)?;
             }
-            Err(failure)
         }
     }
+    if vm.stat(TEMPORARY).is_ok() {
+        vm.unlink(TEMPORARY).map_err(&doing)?;
+    }
+    Ok(())
 }
 
-/// Makes and checks the copies and writes the journal. Returns what keeps others from the disks, old and new.
-fn prepare(site: &Site, intent: &Intent, key: &str, job: &Job, vm_dir: &Dir) -> Outcome<Vec<File>> {
-    let (backup, manifest) = site.shown(intent)?;
-    let mut guards = Vec::new();
-    for disk in site.disks(vm_dir)? {
-        guards.push(locked(vm_dir, &disk)?);
-    }
-    for disk in &manifest.disks {
-        job.expect(disk.bytes);
-    }
-    job.step()?;
-    vm_dir
-        .remove_all(STAGING)
-        .during("removing what was left over")?;
-    let staging = vm_dir
-        .dir_or_new(STAGING)
-        .during("making a place for copies")?;
-    for disk in &manifest.disks {
-        job.step()?;
-        let from = backup
-            .file(&disk.name, false)
-            .during("opening a copy of a backup")?;
-        let to = staging.new_file(&disk.name).during("making a copy")?;
-        let (bytes, checksum) = copy(&from, &to, job)?;
-        if bytes != disk.bytes || checksum != disk.checksum {
-            return refuse(
-                FaultKind::Damaged,
-                "the backup is damaged: a disk does not match its checksum; nothing was changed",
-            );
+/// Locks the disks that are still to be swapped, old and new.
+fn lock_rest(vm: &Dir, journal: &Journal) -> Result<Vec<File>, Problem> {
+    let mut locks = Vec::new();
+    let staging = match vm.dir(STAGING) {
+        Ok(staging) => staging,
+        Err(Errno::NOENT) => return Ok(locks),
+        Err(errno) => return Err(io("recovering a restore")(errno)),
+    };
+    for name in &journal.disks {
+        if staging.stat(name.as_str()).is_err() {
+            continue;
         }
-        like(vm_dir, &disk.name, &to)?;
-        to.sync_all().during("writing a copy out")?;
-        if !lock::exclude_all(&to).during("locking a copy")? {
-            return refuse(FaultKind::Busy, "a copy is in use by another process");
+        for dir in [&staging, vm] {
+            if dir.stat(name.as_str()).is_ok() {
+                let file = places::open_disk(dir, name)?;
+                lock::take(&file, Use::Replace)?;
+                locks.push(file);
+            }
         }
-        guards.push(to);
     }
-    job.step()?;
-    staging.sync().during("writing copies out")?;
-    vm_dir.sync().during("writing copies out")?;
-    job.commit()?;
-    job.step()?;
-    write_journal(&staging, key, &manifest)?;
-    Ok(guards)
+    Ok(locks)
 }
 
-fn write_journal(staging: &Dir, key: &str, manifest: &Manifest) -> Outcome<()> {
+/// From the journal on: every rename, then the proof. Doing it again does what is left.
+fn swap(vm: &Dir, mut journal: Journal) -> Result<(), Problem> {
+    let doing = |errno| io("swapping disk images")(errno).unsure();
+    match vm.dir(STAGING) {
+        Ok(staging) => {
+            for name in &journal.disks {
+                match vm.take(name.as_str(), &staging, name.as_str()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(doing(errno)),
+                }
+            }
+            vm.sync().map_err(doing)?;
+            staging.sync().map_err(doing)?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(doing(errno)),
+    }
+    journal.phase = Phase::Done;
+    journal.write(vm).map_err(Problem::unsure)?;
+    if let Err(errno) = vm.remove_tree(STAGING) {
+        tracing::warn!(%errno, "an empty staging directory stays until the next recovery");
+    }
+    Ok(())
+}
+
+/// Checks all that can be checked, and takes the locks of the disks.
+pub(super) fn start(
+    places: &Arc<Places>,
+    request: &Request,
+    options: &RestoreOptions,
+) -> Result<Started, Problem> {
+    let target = &request.intent.target;
+    let vm = places.vm(&target.vm)?;
+    if is_done(&vm, &request.mark)? {
+        return Ok(Started::Done);
+    }
+    if !options.0.is_empty() {
+        let text = "this backend knows no restore options";
+        return Err(Problem::new(FaultKind::Invalid, text));
+    }
+    let shelf = places
+        .shelf(&target.vm)?
+        .ok_or_else(places::no_such_backup)?;
+    let (backup, manifest) = change::seen(&shelf, request)?;
+    if !manifest.is_whole(&backup) {
+        let text = "the backup is not whole: a disk is missing or has another length";
+        return Err(Problem::new(FaultKind::Damaged, text));
+    }
+    let from = backup.dir(DISKS).map_err(io("opening a backup"))?;
+    let old = old(&vm, &manifest)?;
     let journal = Journal {
-        key: key.to_owned(),
+        format: FORMAT,
+        phase: Phase::Swap,
+        request: request.mark.clone(),
+        backup: target.backup.clone(),
         disks: manifest.disks.iter().map(|it| it.name.clone()).collect(),
     };
-    staging
-        .write_whole(JOURNAL, &json(&journal)?)
-        .during("writing the journal")
+    Ok(Started::Work(Box::new(move |job| {
+        let restored = stage(&vm, &from, &manifest, &old, job).and_then(|new| {
+            job.commit()?;
+            let swapped = journal.write(&vm).and_then(|()| swap(&vm, journal));
+            // Old and new images stay locked until here.
+            drop(new);
+            swapped
+        });
+        clean_up(&vm, restored).map(|()| old.into_iter().map(|(_, file, _)| file).collect())
+    })))
 }
 
-/// Gives a copy the owner and the permissions of the disk whose place it takes, if there is one.
-fn like(vm_dir: &Dir, disk: &str, copy: &File) -> Outcome<()> {
-    let Ok(stat) = vm_dir.stat(disk) else {
-        return Ok(());
-    };
-    let owner = (
-        rustix::fs::Uid::from_raw(stat.st_uid),
-        rustix::fs::Gid::from_raw(stat.st_gid),
-    );
-    let mode = rustix::fs::Mode::from_raw_mode(stat.st_mode);
-    rustix::fs::fchown(copy, Some(owner.0), Some(owner.1))
-        .and_then(|()| rustix::fs::fchmod(copy, mode))
-        .map_err(|error| Failure::Io("giving a copy its owner", error.into()))
+/// The disks there are, locked, with what a new image takes over from each.
+fn old(vm: &Dir, manifest: &Manifest) -> Result<Vec<(DiskName, File, Stat)>, Problem> {
+    let mut old = Vec::new();
+    for name in places::disks(vm)? {
+        if !manifest.disks.iter().any(|disk| disk.name == name) {
+            let text = "the VM has a disk that the backup does not hold; move it away first";
+            return Err(Problem::new(FaultKind::Conflict, text).because(name.as_str()));
+        }
+        let file = places::open_disk(vm, &name)?;
+        lock::take(&file, Use::Replace)?;
+        let stat = rustix::fs::fstat(&file).map_err(io("looking at a disk image"))?;
+        old.push((name, file, stat));
+    }
+    Ok(old)
 }
 
-/// Does what the journal says: may be called as often as there is one.
-fn finish(vm_dir: &Dir, job: Option<&Job>) -> Outcome<()> {
-    let step = || job.map_or(Ok(()), Job::step);
-    let staging = vm_dir.dir(STAGING).during("opening the copies")?;
-    let bytes = staging
-        .read_whole(JOURNAL, BYTES_MAX)
-        .during("reading the journal")?;
-    let journal: Journal = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::Io("reading the journal", io::Error::other(error)))?;
-    for disk in journal.disks.iter().filter(|it| is_plain_name(it)) {
-        step()?;
-        match staging.rename(disk, vm_dir, disk) {
-            Ok(()) => {}
-            // It is in place already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::Io("putting a disk in place", error)),
+/// Makes the new images and proves them; gives back the locks that they are held by.
+fn stage(
+    vm: &Dir,
+    from: &Dir,
+    manifest: &Manifest,
+    old: &[(DiskName, File, Stat)],
+    job: &Job,
+) -> Result<Vec<File>, Problem> {
+    job.expect(manifest.length());
+    let doing = io("making the new disk images");
+    let staging = vm.make_dir(STAGING).map_err(&doing)?;
+    let mut new = Vec::new();
+    for disk in &manifest.disks {
+        let to = staging.create(disk.name.as_str()).map_err(&doing)?;
+        lock::take(&to, Use::Replace)?;
+        let source = places::open_disk(from, &disk.name)?;
+        let digest = copy::copy(&source, &to, disk.size, job, staging.faults())?;
+        prove(disk, &digest)?;
+        let like = old.iter().find(|(name, ..)| *name == disk.name);
+        match like {
+            Some((_, _, stat)) => dress(&staging, &to, stat, true)?,
+            None => dress(&staging, &to, &vm.stat_self().map_err(&doing)?, false)?,
+        }
+        staging.sync_file(&to).map_err(&doing)?;
+        new.push(to);
+    }
+    staging.sync().map_err(&doing)?;
+    vm.sync().map_err(&doing)?;
+    Ok(new)
+}
+
+fn prove(disk: &Disk, digest: &copy::Digest) -> Result<(), Problem> {
+    if digest.checksum == disk.checksum {
+        Ok(())
+    } else {
+        let text = "a disk of the backup does not match its checksum; nothing was changed";
+        Err(Problem::new(FaultKind::Damaged, text).because(disk.name.as_str()))
+    }
+}
+
+/// Gives a new image the owner, and the mode if wanted, of what is given.
+fn dress(dir: &Dir, file: &File, like: &Stat, mode: bool) -> Result<(), Problem> {
+    let doing = io("giving a disk image its owner and mode");
+    let now = rustix::fs::fstat(file).map_err(&doing)?;
+    if now.st_uid != like.st_uid || now.st_gid != like.st_gid {
+        dir.faults().step("owner").map_err(&doing)?;
+        let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+        rustix::fs::fchown(file, Some(owner), Some(group)).map_err(&doing)?;
+    }
+    if mode {
+        dir.faults().step("mode").map_err(&doing)?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(like.st_mode)).map_err(&doing)?;
+    }
+    Ok(())
+}
+
+fn clean_up(vm: &Dir, restored: Result<(), Problem>) -> Result<(), Problem> {
+    match &restored {
+        Ok(()) | Err(Problem::Unsure(_)) => {}
+        Err(Problem::Refused { .. } | Problem::Cancelled) => {
+            if let Err(errno) = vm.remove_tree(STAGING) {
+                tracing::warn!(%errno, "new disk images stay until the next recovery");
+            }
         }
     }
-    step()?;
-    vm_dir.sync().during("putting disks in place")?;
-    step()?;
-    let mark = Mark { key: journal.key };
-    vm_dir
-        .write_whole(MARK, &json(&mark)?)
-        .during("marking a restore")?;
-    step()?;
-    vm_dir.remove_all(STAGING).during("removing the journal")
-}
-
-/// Finishes what an earlier process was sure to do on this VM, and undoes what it was not. The turn must be held.
-pub(super) fn recover(site: &Site, vm: &VmId) -> Outcome<()> {
-    let vm_dir = match site.vm_dir(vm) {
-        Ok(dir) => dir,
-        Err(Failure::Fault(fault)) if fault.kind == FaultKind::NoSuchVm => return Ok(()),
-        Err(failure) => return Err(failure),
-    };
-    if !vm_dir.has(STAGING).during("looking for a journal")? {
-        return Ok(());
-    }
-    let staging = vm_dir.dir(STAGING).during("opening the copies")?;
-    if !staging.has(JOURNAL).during("looking for a journal")? {
-        return vm_dir
-            .remove_all(STAGING)
-            .during("removing what was left over");
-    }
-    // Somebody may have started the VM since: its disks must not be replaced under it.
-    let mut guards = Vec::new();
-    for disk in site.disks(&vm_dir)? {
-        guards.push(locked(&vm_dir, &disk)?);
-    }
-    tracing::info!(%vm, "a restore that was begun by an earlier process is finished");
-    finish(&vm_dir, None)
-}
-
-/// Whether this request was the last restore of the VM that was carried out.
-pub(super) fn was_last(vm_dir: &Dir, key: &str) -> Outcome<bool> {
-    match vm_dir.read_whole(MARK, BYTES_MAX) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Mark>(&bytes).is_ok_and(|it| it.key == key)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Failure::Io("reading the mark of a restore", error)),
-    }
-}
-
-fn json(value: &impl Serialize) -> Outcome<Vec<u8>> {
-    serde_json::to_vec(value)
-        .map_err(|error| Failure::Io("writing a journal", io::Error::other(error)))
+    restored
 }

@@ -1,278 +1,334 @@
-//! Directories that cannot be left: every access is relative to an open directory and follows no symbolic link.
+//! Directories by descriptor: every name is one component, and nothing is ever followed out of them.
 
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::Read;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-use rustix::fs::RawMode;
 use rustix::fs::ResolveFlags;
 use rustix::fs::Stat;
+use rustix::io::Errno;
 
-/// What belongs to the gateway begins like this, in VM directories and in backup directories alike.
-pub(super) const OWN_PREFIX: &str = ".snapgate";
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::error::errno;
+use crate::adapters::files::error::io;
+use crate::adapters::files::faults::Faults;
+
+/// What a small file is written to before it replaces the one before it.
+pub(super) const TEMPORARY: &str = ".snapgate-temporary";
+/// Longest name of a file in bytes on common file systems.
+const NAME_BYTES_MAX: usize = 255;
+/// How often a lookup is repeated that a concurrent rename disturbed.
+const LOOKUPS_MAX: u8 = 32;
+/// Deepest tree of ours that is removed: a backup has two levels.
+const DEPTH_MAX: u8 = 4;
+
+/// Whether a text can only be a name within a directory, never a path or a special name.
+pub(super) fn is_component(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', '\0'])
+}
+
+/// Whether an id from outside may name a directory: one component, and none of the hidden ones.
+pub(super) fn is_visible(name: &str) -> bool {
+    is_component(name) && !name.starts_with('.')
+}
+
+/// Whether this error says that there is nothing of that kind under that name.
+pub(super) fn is_missing(errno: Errno) -> bool {
+    [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV].contains(&errno)
+}
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Dir(OwnedFd);
-
-/// Whether a text can be the name of one entry that is not ours: no path, not hidden.
-pub(super) fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0'])
+pub(super) struct Dir {
+    fd: OwnedFd,
+    faults: Faults,
 }
 
 impl Dir {
-    /// Opens a directory that the operator named; symbolic links on the way are the operator's own.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens a directory that the operator configured; links in that path are the operator's own.
+    pub(super) fn open(path: &Path, faults: Faults) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { fd, faults })
     }
 
-    fn open_below(&self, name: &str, flags: OFlags, mode: RawMode) -> io::Result<OwnedFd> {
-        let never_outside =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let mode = Mode::from_raw_mode(mode);
-        Ok(rustix::fs::openat2(
-            &self.0,
+    /// The hook that every change passes.
+    pub(super) const fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    fn resolve(&self, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        if !is_component(name) {
+            return Err(Errno::NOENT);
+        }
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        for _ in 0..LOOKUPS_MAX {
+            match rustix::fs::openat2(&self.fd, name, flags, mode, how) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// A directory in this one.
+    pub(super) fn dir(&self, name: &str) -> Result<Self, Errno> {
+        let fd = self.resolve(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        Ok(Self {
+            fd,
+            faults: self.faults.clone(),
+        })
+    }
+
+    /// A regular file in this one for reading; `None` when something else has that name.
+    pub(super) fn file(&self, name: &str) -> Result<Option<File>, Errno> {
+        // Looking first keeps devices and pipes from being opened at all.
+        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file(&self.stat(name)?) {
+            return Ok(None);
+        }
+        let fd = self.resolve(name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        if is_file(&rustix::fs::fstat(&fd)?) {
+            Ok(Some(File::from(fd)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// A new file in this one.
+    pub(super) fn create(&self, name: &str) -> Result<File, Errno> {
+        self.faults.step("create")?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        Ok(File::from(self.resolve(
             name,
             flags,
-            mode,
-            never_outside,
-        )?)
+            Mode::RUSR | Mode::WUSR,
+        )?))
     }
 
-    /// A directory in this one; `NotFound` when there is none, another error when it is something else.
-    pub(super) fn dir(&self, name: &str) -> io::Result<Self> {
-        let fd = self.open_below(name, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
-        Ok(Self(fd))
+    /// A file in this one that need not be new, for locks.
+    pub(super) fn lock_file(&self, name: &str) -> Result<File, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        Ok(File::from(self.resolve(
+            name,
+            flags,
+            Mode::RUSR | Mode::WUSR,
+        )?))
     }
 
-    /// The same, made when there is none.
-    pub(super) fn dir_or_new(&self, name: &str) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) => self.sync()?,
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+    /// A new directory in this one, for its owner alone.
+    pub(super) fn make_dir(&self, name: &str) -> Result<Self, Errno> {
+        if !is_component(name) {
+            return Err(Errno::INVAL);
         }
+        self.faults.step("mkdir")?;
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)?;
         self.dir(name)
     }
 
-    /// An existing regular file; `InvalidInput` when it is something else.
-    pub(super) fn file(&self, name: &str, write: bool) -> io::Result<File> {
-        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let file = File::from(self.open_below(name, access, 0)?);
-        if file.metadata()?.is_file() {
-            Ok(file)
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ))
+    /// What is known of a name, links not followed.
+    pub(super) fn stat(&self, name: &str) -> Result<Stat, Errno> {
+        if !is_component(name) {
+            return Err(Errno::NOENT);
         }
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// A new file, readable by the owner alone; `AlreadyExists` when there is something of that name.
-    pub(super) fn new_file(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        Ok(File::from(self.open_below(name, flags, 0o600)?))
+    /// What is known of this directory.
+    pub(super) fn stat_self(&self) -> Result<Stat, Errno> {
+        rustix::fs::fstat(&self.fd)
     }
 
-    /// What is known about an entry itself, not about what it points to.
-    pub(super) fn stat(&self, name: &str) -> io::Result<Stat> {
-        Ok(rustix::fs::statat(
-            &self.0,
-            name,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
-    }
-
-    /// Whether there is an entry of that name, of whatever kind.
-    pub(super) fn has(&self, name: &str) -> io::Result<bool> {
-        match self.stat(name) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The names and kinds of all entries, in byte-wise order. Names that are not UTF-8 are left out.
-    pub(super) fn entries(&self) -> io::Result<Vec<(String, FileType)>> {
-        let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.0)? {
+    /// Every name in this directory, in byte order.
+    pub(super) fn names(&self) -> Result<Vec<CString>, Errno> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
-            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
-            if name == "." || name == ".." {
-                continue;
+            let name = entry.file_name();
+            if name.to_bytes() != b"." && name.to_bytes() != b".." {
+                names.push(name.to_owned());
             }
-            let mut kind = entry.file_type();
-            if kind == FileType::Unknown {
-                kind = FileType::from_raw_mode(self.stat(&name)?.st_mode);
-            }
-            found.push((name, kind));
         }
-        found.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-        Ok(found)
+        names.sort();
+        Ok(names)
     }
 
-    /// Moves an entry, replacing what is there. One step: never half done.
-    pub(super) fn rename(&self, from: &str, into: &Self, to: &str) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.0, from, &into.0, to)?)
+    /// Gives a name in this directory to what has a name in another one.
+    pub(super) fn take(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
+        if !is_component(name) || !is_component(old) {
+            return Err(Errno::INVAL);
+        }
+        self.faults.step("rename")?;
+        rustix::fs::renameat(&from.fd, old, &self.fd, name)
     }
 
-    /// The same, but `AlreadyExists` when something is there.
-    pub(super) fn rename_new(&self, from: &str, into: &Self, to: &str) -> io::Result<()> {
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        Ok(rustix::fs::renameat_with(
-            &self.0, from, &into.0, to, flags,
-        )?)
+    /// Makes the names in this directory last.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        self.faults.step("sync directory")?;
+        rustix::fs::fsync(&self.fd)
     }
 
-    /// Removes a file or symbolic link; nothing to do when there is none.
-    pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
-        none_is_fine(rustix::fs::unlinkat(&self.0, name, AtFlags::empty()))
+    /// Makes a file last.
+    pub(super) fn sync_file(&self, file: impl AsFd) -> Result<(), Errno> {
+        self.faults.step("sync file")?;
+        rustix::fs::fsync(file)
     }
 
-    /// Removes an entry and all that is in it, following nothing; nothing to do when there is none.
-    pub(super) fn remove_all(&self, name: &str) -> io::Result<()> {
-        let kind = match self.stat(name) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
+    /// Removes a name that is not a directory; missing is fine.
+    pub(super) fn unlink(&self, name: &str) -> Result<(), Errno> {
+        self.remove(name, AtFlags::empty())
+    }
+
+    /// Removes an empty directory; missing is fine.
+    pub(super) fn remove_dir(&self, name: &str) -> Result<(), Errno> {
+        self.remove(name, AtFlags::REMOVEDIR)
+    }
+
+    fn remove<P: rustix::path::Arg>(&self, name: P, flags: AtFlags) -> Result<(), Errno> {
+        self.faults.step("remove")?;
+        match rustix::fs::unlinkat(&self.fd, name, flags) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes everything in this directory.
+    pub(super) fn clear(&self) -> Result<(), Errno> {
+        self.clear_to(DEPTH_MAX)
+    }
+
+    fn clear_to(&self, depth: u8) -> Result<(), Errno> {
+        let depth = depth.checked_sub(1).ok_or(Errno::NOTEMPTY)?;
+        for name in self.names()? {
+            let stat = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                let text = name.to_str().map_err(|_not_ours| Errno::NOTEMPTY)?;
+                self.dir(text)?.clear_to(depth)?;
+                self.remove(&name, AtFlags::REMOVEDIR)?;
+            } else {
+                self.remove(&name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a directory with all that is in it; missing is fine.
+    pub(super) fn remove_tree(&self, name: &str) -> Result<(), Errno> {
+        match self.dir(name) {
+            Ok(dir) => dir.clear()?,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) if is_missing(errno) => return self.unlink(name),
+            Err(errno) => return Err(errno),
+        }
+        self.remove_dir(name)
+    }
+
+    /// The contents of a small regular file; `None` when there is none.
+    pub(super) fn read_small(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>, Errno> {
+        let file = match self.file(name) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(Errno::INVAL),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno),
         };
-        if kind != FileType::Directory {
-            return self.remove_file(name);
-        }
-        let inner = self.dir(name)?;
-        for (entry, _) in inner.entries()? {
-            inner.remove_all(&entry)?;
-        }
-        none_is_fine(rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR))
-    }
-
-    /// Puts the entries themselves on stable storage.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(self.0.as_fd())?)
-    }
-
-    /// Writes a small file as a whole: afterwards there is the old one or the new one, durable.
-    pub(super) fn write_whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = format!("{OWN_PREFIX}-writing-{name}");
-        self.remove_file(&temporary)?;
-        let mut file = self.new_file(&temporary)?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        self.rename(&temporary, self, name)?;
-        self.sync()
-    }
-
-    /// Reads a small file of at most `max` bytes.
-    pub(super) fn read_whole(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
-        let file = self.file(name, false)?;
         let mut bytes = Vec::new();
-        let over = max.saturating_add(1);
-        let count = io::Read::read_to_end(&mut io::Read::take(file, over), &mut bytes)?;
-        if u64::try_from(count).unwrap_or(u64::MAX) > max {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
-        }
-        Ok(bytes)
-    }
-
-    /// The lock that only one process can have, kept as long as the file.
-    pub(super) fn lock(&self, name: &str) -> io::Result<Option<File>> {
-        let flags = OFlags::RDWR | OFlags::CREATE;
-        let file = File::from(self.open_below(name, flags, 0o600)?);
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
+        let taken = file.take(max.saturating_add(1)).read_to_end(&mut bytes);
+        let length = taken.map_err(|error| errno(&error))?;
+        if u64::try_from(length).is_ok_and(|it| it <= max) {
+            Ok(Some(bytes))
+        } else {
+            Err(Errno::FBIG)
         }
     }
-}
 
-fn none_is_fine(result: rustix::io::Result<()>) -> io::Result<()> {
-    match result {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
+    /// Writes a small new file and makes its contents last, not yet its name.
+    pub(super) fn write_new(&self, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+        let mut file = self.create(name)?;
+        self.faults.step("write")?;
+        file.write_all(bytes).map_err(|error| errno(&error))?;
+        self.sync_file(&file)
+    }
+
+    /// Replaces a small file as a whole, and makes it last.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Problem> {
+        let doing = io("replacing a small file");
+        self.unlink(TEMPORARY).map_err(&doing)?;
+        let written = self
+            .write_new(TEMPORARY, bytes)
+            .and_then(|()| self.take(name, self, TEMPORARY));
+        if let Err(errno) = written {
+            if let Err(left) = self.unlink(TEMPORARY) {
+                tracing::warn!(error = %left, "a temporary file stays until the next recovery");
+            }
+            return Err(doing(errno));
+        }
+        // From here on it is visible, but may not outlive a power cut.
+        self.sync().map_err(|errno| doing(errno).unsure())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
 
     #[test]
-    fn nothing_leads_outside() {
-        let folder = tempfile::tempdir().unwrap();
+    fn only_single_visible_names_pass() {
+        let long = "x".repeat(256);
+        let rows: [(&str, bool, bool); 10] = [
+            ("vm-1", true, true),
+            ("a b", true, true),
+            ("..a", true, false),
+            (".hidden", true, false),
+            ("", false, false),
+            (".", false, false),
+            ("..", false, false),
+            ("a/b", false, false),
+            ("a\0b", false, false),
+            (&long, false, false),
+        ];
+        for (name, component, visible) in rows {
+            assert_eq!(is_component(name), component, "component {name:?}");
+            assert_eq!(is_visible(name), visible, "visible {name:?}");
+        }
+    }
+
+    #[test]
+    fn links_and_special_files_are_not_opened() {
+        let temp = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("secret"), "x").unwrap();
-        symlink(outside.path(), folder.path().join("dir")).unwrap();
-        symlink(outside.path().join("secret"), folder.path().join("file")).unwrap();
-        let dir = Dir::open(folder.path()).unwrap();
-        for name in ["dir", "../x", "..", "/etc", "dir/secret"] {
-            assert!(dir.dir(name).is_err(), "{name} as a directory");
-        }
-        for name in ["file", "dir/secret", "../secret", "/etc/passwd"] {
-            assert!(dir.file(name, false).is_err(), "{name} as a file");
-        }
-        dir.remove_all("dir").unwrap();
+        std::fs::write(outside.path().join("secret"), "secret").unwrap();
+        let link = std::os::unix::fs::symlink::<std::path::PathBuf, std::path::PathBuf>;
+        link(outside.path().join("secret"), temp.path().join("file")).unwrap();
+        link(outside.path().into(), temp.path().join("dir")).unwrap();
+        let dir = Dir::open(temp.path(), Faults::default()).unwrap();
+        rustix::fs::mknodat(&dir.fd, "fifo", FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(
+            matches!(dir.file("file"), Ok(None)),
+            "a link is not a disk image"
+        );
+        assert!(
+            matches!(dir.file("fifo"), Ok(None)),
+            "a pipe is not a disk image, and is not waited for"
+        );
+        let refused = dir.dir("dir").map(|_| ()).unwrap_err();
+        assert!(is_missing(refused), "a link is not a directory: {refused}");
+        dir.remove_tree("dir").unwrap();
         assert!(
             outside.path().join("secret").exists(),
             "removing a link leaves what it points to"
         );
-    }
-
-    #[test]
-    fn plain_names() {
-        let rows = [
-            ("disk.img", true),
-            ("a b", true),
-            ("", false),
-            (".hidden", false),
-            ("..", false),
-            ("a/b", false),
-            ("a\0b", false),
-        ];
-        for (name, expected) in rows {
-            assert_eq!(is_plain_name(name), expected, "{name:?}");
-        }
-    }
-
-    #[test]
-    fn whole_files_replace_each_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = Dir::open(folder.path()).unwrap();
-        for content in ["first", "second"] {
-            dir.write_whole("m", content.as_bytes()).unwrap();
-            assert_eq!(
-                dir.read_whole("m", 10).unwrap(),
-                content.as_bytes(),
-                "as written"
-            );
-        }
-        assert!(dir.read_whole("m", 3).is_err(), "not more than asked for");
-        assert_eq!(dir.entries().unwrap().len(), 1, "nothing is left over");
-    }
-
-    #[test]
-    fn only_one_has_the_lock() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = Dir::open(folder.path()).unwrap();
-        let first = dir.lock("lock").unwrap();
-        assert!(first.is_some(), "free");
-        assert!(dir.lock("lock").unwrap().is_none(), "taken");
-        drop(first);
-        assert!(dir.lock("lock").unwrap().is_some(), "free again");
     }
 }

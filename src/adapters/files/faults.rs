@@ -1,0 +1,75 @@
+//! A hook before every change of the file system, by which tests stop the work after each of them.
+
+use rustix::io::Errno;
+
+/// Lets every change through; in tests it can fail one of them, or that one and all later ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    #[cfg(test)]
+    plan: std::sync::Arc<std::sync::Mutex<test::Plan>>,
+}
+
+impl Faults {
+    /// Called before a change is made.
+    ///
+    /// # Errors
+    /// What the test wants to happen instead of the change.
+    #[cfg(not(test))]
+    #[expect(
+        clippy::unused_self,
+        reason = "tests keep the plan of failures behind it"
+    )]
+    pub(super) const fn step(&self, _what: &'static str) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod test {
+    use super::*;
+
+    /// What is to fail.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(in crate::adapters::files) enum Mode {
+        /// Nothing.
+        #[default]
+        Never,
+        /// The step of that number and every later one, as after `kill -9`.
+        DieAt(usize),
+        /// The step of that number alone, with this error.
+        FailAt(usize, Errno),
+    }
+
+    /// The plan and what was asked so far.
+    #[derive(Debug, Default)]
+    pub(in crate::adapters::files) struct Plan {
+        mode: Mode,
+        taken: Vec<&'static str>,
+    }
+
+    impl Faults {
+        pub(in crate::adapters::files) fn step(&self, what: &'static str) -> Result<(), Errno> {
+            let mut plan = self.plan.lock().unwrap();
+            let number = plan.taken.len();
+            plan.taken.push(what);
+            match plan.mode {
+                Mode::DieAt(at) if number >= at => Err(Errno::IO),
+                Mode::FailAt(at, errno) if number == at => Err(errno),
+                Mode::Never | Mode::DieAt(_) | Mode::FailAt(..) => Ok(()),
+            }
+        }
+
+        /// Starts counting anew.
+        pub(in crate::adapters::files) fn set(&self, mode: Mode) {
+            *self.plan.lock().unwrap() = Plan {
+                mode,
+                taken: Vec::new(),
+            };
+        }
+
+        /// The steps asked for since.
+        pub(in crate::adapters::files) fn taken(&self) -> Vec<&'static str> {
+            self.plan.lock().unwrap().taken.clone()
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The adapter's own long work: its progress, its end, and which VM it holds.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::watch;
+
+use crate::adapters::files::error::Problem;
+use crate::adapters::port::TaskState;
+use crate::model::Fault;
+use crate::model::Progress;
+use crate::model::VmId;
+
+/// Ended jobs that are remembered, so that a late poll still gets its answer without a look at the disk.
+const ENDED_MAX: usize = 1024;
+
+const GOING: u8 = 0;
+const CANCELLED: u8 = 1;
+const COMMITTED: u8 = 2;
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Done.
+    Done,
+    /// Failed, with nothing left of it.
+    Failed(Fault),
+    /// Stopped on request, with nothing left of it.
+    Cancelled,
+    /// Only the disk tells.
+    Lost,
+}
+
+impl From<Problem> for End {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Refused { fault, private } => {
+                tracing::warn!(fault = %fault.text, error = %private, "work on a VM failed");
+                Self::Failed(fault)
+            }
+            Problem::Cancelled => Self::Cancelled,
+            Problem::Unsure(private) => {
+                tracing::error!(error = %private, "work on a VM was interrupted; the disk will tell");
+                Self::Lost
+            }
+        }
+    }
+}
+
+/// One piece of work.
+#[derive(Debug)]
+pub(super) struct Job {
+    mark: String,
+    cancellable: bool,
+    course: AtomicU8,
+    done: AtomicU64,
+    total: AtomicU64,
+    end: watch::Sender<Option<End>>,
+}
+
+impl Job {
+    /// Work that has not begun.
+    pub(super) fn new(mark: String, cancellable: bool) -> Self {
+        Self {
+            mark,
+            cancellable,
+            course: AtomicU8::new(GOING),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            end: watch::Sender::new(None),
+        }
+    }
+
+    /// How many bytes there are to do.
+    pub(super) fn expect(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So many more bytes are done.
+    pub(super) fn advance(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether to go on.
+    pub(super) fn go_on(&self) -> Result<(), Problem> {
+        if self.course.load(Ordering::Acquire) == CANCELLED {
+            Err(Problem::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The last moment at which it can be cancelled.
+    pub(super) fn commit(&self) -> Result<(), Problem> {
+        self.turn(COMMITTED)
+            .map_err(|_was| Problem::Cancelled)
+            .map(|_| ())
+    }
+
+    /// Asks it to stop, unless it is too late; `false` when it is of a kind that cannot be stopped.
+    pub(super) fn cancel(&self) -> bool {
+        if self.cancellable && self.turn(CANCELLED).is_err() {
+            tracing::info!(task = %self.mark, "too late to cancel");
+        }
+        self.cancellable
+    }
+
+    fn turn(&self, to: u8) -> Result<u8, u8> {
+        self.course
+            .compare_exchange(GOING, to, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    /// It ended.
+    pub(super) fn finish(&self, end: End) {
+        self.end.send_replace(Some(end));
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end.borrow().clone()
+    }
+
+    /// Returns once it ended.
+    pub(super) async fn ended(&self) {
+        // An error would mean that the job is gone, which is an end as well.
+        drop(self.end.subscribe().wait_for(Option::is_some).await);
+    }
+
+    /// What a poll answers.
+    pub(super) fn state(&self) -> TaskState {
+        match self.end() {
+            Some(End::Done) => TaskState::Done,
+            Some(End::Failed(fault)) => TaskState::Failed(fault),
+            Some(End::Cancelled) => TaskState::Cancelled,
+            Some(End::Lost) => TaskState::Gone,
+            None => {
+                let total = self.total.load(Ordering::Relaxed);
+                let done = self.done.load(Ordering::Relaxed);
+                TaskState::Running((total > 0).then(|| Progress::of(done, total)))
+            }
+        }
+    }
+}
+
+/// All jobs of one adapter, and the VMs that are held.
+#[derive(Debug, Default)]
+pub(super) struct Jobs(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: BTreeMap<String, Arc<Job>>,
+    order: VecDeque<String>,
+    held: BTreeMap<VmId, ()>,
+}
+
+/// Holds a VM until it is dropped: nothing else changes it or its backups meanwhile.
+#[derive(Debug)]
+pub(super) struct Hold {
+    jobs: Arc<Jobs>,
+    vm: VmId,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.jobs.state().held.remove(&self.vm);
+    }
+}
+
+impl Jobs {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the VM if nobody does.
+    pub(super) fn hold(self: &Arc<Self>, vm: &VmId) -> Option<Hold> {
+        let before = self.state().held.insert(vm.clone(), ());
+        before.is_none().then(|| Hold {
+            jobs: Arc::clone(self),
+            vm: vm.clone(),
+        })
+    }
+
+    /// The job of that mark, if it is remembered.
+    pub(super) fn job(&self, mark: &str) -> Option<Arc<Job>> {
+        self.state().jobs.get(mark).map(Arc::clone)
+    }
+
+    /// Starts a job, in place of an ended one of that mark.
+    pub(super) fn start(&self, mark: &str, cancellable: bool) -> Arc<Job> {
+        let job = Arc::new(Job::new(mark.to_owned(), cancellable));
+        let mut state = self.state();
+        state.order.retain(|it| it != mark);
+        state.order.push_back(mark.to_owned());
+        state.jobs.insert(mark.to_owned(), Arc::clone(&job));
+        while state.order.len() > ENDED_MAX {
+            let State { jobs, order, .. } = &mut *state;
+            let ended = order
+                .iter()
+                .position(|it| jobs.get(it).is_none_or(|job| job.end().is_some()));
+            let Some(oldest) = ended.and_then(|index| order.remove(index)) else {
+                break;
+            };
+            jobs.remove(&oldest);
+        }
+        job
+    }
+}
