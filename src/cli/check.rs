@@ -56,5 +56,6 @@ const fn kind(backend: &Backend) -> &'static str {
         BackendKind::Libvirt(_) => "libvirt",
         BackendKind::Incus(_) => "incus",
         BackendKind::Sim(_) => "sim",
+        BackendKind::Qemu(_) => "qemu",
     }
 }

@@ -11,6 +11,7 @@ use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
 use crate::adapters::port::Recovery;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::keys::backend;
 use crate::config::reader::Found;
@@ -48,6 +49,17 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SERVER_FINGERPRINT.name,
             backend::CA.name,
             backend::CONNECT_TIMEOUT.name,
+        ],
+    ),
+    (
+        "qemu",
+        &[
+            backend::QMP.name,
+            backend::DISKS.name,
+            backend::IMAGES.name,
+            backend::QEMU_IMG.name,
+            backend::GREETING_TIMEOUT.name,
+            backend::IMAGE_TIMEOUT.name,
         ],
     ),
     (
@@ -164,6 +176,9 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "incus" {
         return incus_of(reader, section).map(BackendKind::Incus);
     }
+    if kind == "qemu" {
+        return qemu_of(reader, section).map(BackendKind::Qemu);
+    }
     Some(BackendKind::Sim(sim_of(reader, section)))
 }
 
@@ -208,6 +223,33 @@ fn recovery(word: Option<&str>) -> Recovery {
         Some("no-trace") => Recovery::NoTrace,
         Some(_) | None => Recovery::ReplaySafe,
     }
+}
+
+fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
+    let within = |text: &str| reader.folder().join(text).display().to_string();
+    let images = section.texts(&backend::IMAGES);
+    let disks = section.texts(&backend::DISKS);
+    if !images.is_empty() && !disks.is_empty() && images.len() != disks.len() {
+        let what = format!("has {} images for {} disks", images.len(), disks.len());
+        let hint = "name one image for each disk, in the same order";
+        section.problem_at(backend::IMAGES.name, what, hint);
+    }
+    let qmp = section.text(&backend::QMP);
+    if qmp.is_none() && !section.has(backend::QMP.name) {
+        let what = "is missing in a backend of kind = \"qemu\"";
+        section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
+    }
+    let qemu_img = section.text(&backend::QEMU_IMG);
+    let greeting_timeout = section.span(&backend::GREETING_TIMEOUT);
+    let image_timeout = section.span(&backend::IMAGE_TIMEOUT);
+    Some(qemu::Config {
+        qmp: within(&qmp?.text),
+        disks: disks.into_iter().map(|it| it.text).collect(),
+        images: images.iter().map(|it| within(&it.text)).collect(),
+        qemu_img: PathBuf::from(qemu_img?.text),
+        greeting_timeout,
+        image_timeout,
+    })
 }
 
 fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config> {

@@ -360,8 +360,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["files", "incus", "libvirt", "sim"] }, Restart,
-        "`files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["files", "incus", "libvirt", "qemu", "sim"] }, Restart,
+        "`files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -393,6 +393,18 @@ table! { backend, "backend", true, "One VM manager.",
         "`incus`: the authority (PEM) that signed the server's certificate for the host in `url`.";
     CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), Restart,
         "`incus`: time for making a connection.";
+    QMP: Text = "qmp", Text { absent: Absent::Means("required if `qemu`"), form: "path" }, Restart,
+        "`qemu`: the monitor socket of a running VM; `{vm}` stands for its id.";
+    DISKS: Texts = "disks", Texts { default: Some(&[]), form: "node names" }, Restart,
+        "`qemu`: the disks, the one that holds the memory first. None: every writable disk.";
+    IMAGES: Texts = "images", Texts { default: Some(&[]), form: "paths" }, Restart,
+        "`qemu`: the images of the disks, in the same order, for when the VM is stopped; `{vm}` stands for its id. None: it must run.";
+    QEMU_IMG: Text = "qemu_img", Text { absent: Absent::Default("qemu-img"), form: "program" }, Restart,
+        "`qemu`: the program that works on images.";
+    GREETING_TIMEOUT: Span = "greeting_timeout", span(Duration::from_secs(2), 1, 60), Restart,
+        "`qemu`: a monitor that has not greeted by then is held by another program.";
+    IMAGE_TIMEOUT: Span = "image_timeout", span(Duration::from_secs(900), 1, 24 * 3600), Restart,
+        "`qemu`: time for one change to the images of a stopped VM.";
     SIMULATED_VMS: Texts = "simulated_vms", Texts { default: Some(&[]), form: "ids" }, Restart, "`sim`: its VMs.";
     SIMULATED_BACKUPS: Count = "simulated_backups", count(1, 0, 10_000), Restart,
         "`sim`: backups of each VM at the start.";

@@ -51,6 +51,16 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ),
     ("backend", "ca", "\"ca.crt\""),
     ("backend", "connect_timeout", "\"5s\""),
+    ("backend", "qmp", "\"/run/vms/{vm}.qmp\""),
+    ("backend", "disks", "[\"disk0\", \"disk1\"]"),
+    (
+        "backend",
+        "images",
+        "[\"/srv/vms/{vm}.qcow2\", \"/srv/vms/{vm}-data.qcow2\"]",
+    ),
+    ("backend", "qemu_img", "\"qemu-img\""),
+    ("backend", "greeting_timeout", "\"2s\""),
+    ("backend", "image_timeout", "\"15m\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

@@ -6,6 +6,7 @@ use crate::adapters::files;
 use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::gate;
 use crate::listener;
@@ -55,6 +56,8 @@ pub enum BackendKind {
     Incus(incus::Config),
     /// In memory.
     Sim(sim::Config),
+    /// QEMU, running or not.
+    Qemu(qemu::Config),
 }
 
 /// The form of log lines.

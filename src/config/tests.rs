@@ -261,6 +261,7 @@ fn every_declared_key_is_read() {
         "\"files\"",
         "\"incus\"",
         "\"libvirt\"",
+        "\"qemu\"",
         "\"sim\"",
     ] {
         fs::write(

@@ -22,6 +22,7 @@ pub use config::Config;
 pub use config::WhenBusy;
 
 pub use engine::BackendHandle;
+pub use engine::OpenStore;
 pub use engine::Operations;
 
 pub use service::AcceptError;
