@@ -287,11 +287,34 @@ async fn run_from(
             TaskState::Done => return Ok(()),
             TaskState::Failed(fault) => return Err(fault.kind),
             TaskState::Cancelled => return Err(FaultKind::Cancelled),
-            TaskState::Gone => panic!("{number}: the task vanished"),
+            // What the gateway does then.
+            TaskState::Gone => return found(adapter, intent, number, baseline).await,
         }
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     panic!("{number}: the task does not end")
+}
+
+/// What became of a request whose task is gone.
+async fn found(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+    baseline: Option<&Evidence>,
+) -> Result<(), FaultKind> {
+    let settle = adapter.capability().verb(intent.verb()).unwrap().settle;
+    let end = SystemClock.deadline(settle + Duration::from_secs(20));
+    while SystemClock.instant() < end.instant() {
+        match adapter.find(intent, key(number), baseline, by()).await {
+            Ok(Found::Done) => return Ok(()),
+            Ok(Found::Failed(fault)) => return Err(fault.kind),
+            Ok(Found::NotBegun) => return Err(FaultKind::NotExecuted),
+            Ok(Found::Unknowable) => return Err(FaultKind::OutcomeUnknown),
+            Ok(Found::NotYet | Found::Task(_)) | Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{number}: nothing is ever found out")
 }
 
 pub(crate) async fn suite(bed: &dyn Bed) {

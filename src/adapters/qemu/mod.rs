@@ -37,6 +37,7 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
@@ -479,6 +480,14 @@ impl Adapter for Qemu {
         _baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<Begun, AdapterError> {
+        if let Change::Create(new) = &intent.change
+            && new.kind.is_some_and(|kind| kind != BackupKind::Snapshot)
+        {
+            return Err(AdapterError::refused(
+                FaultKind::Unsupported,
+                "QEMU makes backups of type snapshot alone",
+            ));
+        }
         let vm = &intent.target.vm;
         let place = self.place(vm)?;
         let job = key.to_string();
