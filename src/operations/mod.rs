@@ -1,6 +1,7 @@
 //! The durable life of an accepted change: accept, queue, run, follow, recover, expire.
 
 mod accept;
+mod cancel;
 mod config;
 mod engine;
 mod ledger;
@@ -26,6 +27,7 @@ pub use engine::Operations;
 
 pub use service::AcceptError;
 pub use service::Accepted;
+pub use service::CancelError;
 pub use service::ListQuery;
 pub use service::Replay;
 pub use service::Selector;

@@ -1,5 +1,6 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
+mod cancel;
 mod ends;
 mod faults;
 mod queue;
