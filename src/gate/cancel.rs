@@ -48,11 +48,11 @@ impl Gate {
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let wanted = Wanted::of(call.query)?;
+        let media = self.own_type(call, negotiate::STATUS)?;
         // Never the newest one that fits: another could have come in between.
         let seq = wanted
             .seq
             .ok_or_else(|| Refusal::from(Code::MissingParameter).on("seq"))?;
-        let media = self.own_type(call, negotiate::STATUS)?;
         self.skip_body(call, body).await?;
         let found = self.service.operation(seq).await?;
         let found = found

@@ -103,3 +103,25 @@ async fn only_the_owner_and_those_who_could_ask_for_it_may_stop_it() {
         assert_eq!(found.refusal, expected, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_busy_vm_is_told_with_its_operation_to_those_who_may_see_it() {
+    let mut rig = Rig::new();
+    rig.send(RESTORE).await;
+    rig.reload(|it| {
+        let mine = it.grants.get_mut(1).unwrap();
+        mine.actions = mine.actions.with(crate::model::Action::Restore);
+    });
+    {
+        let mut state = rig.fake.0.lock().unwrap();
+        let running = state.operations.first().cloned().unwrap();
+        state.refuse = Some(crate::operations::AcceptError::Busy(running));
+    }
+    for (who, expected) in [("ann", URI), ("reader", "")] {
+        let found = rig.send(&RESTORE.replace("ann", who)).await;
+        assert_eq!(found.refusal, Some("Busy"), "{who}: busy");
+        assert_eq!(status(&found), 409, "{who}: a conflict");
+        assert_eq!(header(&found, "location"), expected, "{who}: Location");
+        assert!(!header(&found, "retry-after").is_empty(), "{who}: later");
+    }
+}
