@@ -3,6 +3,7 @@
 mod accept;
 mod cancel;
 mod config;
+mod desk;
 mod engine;
 mod ledger;
 mod machine;
@@ -21,6 +22,10 @@ mod tests;
 
 pub use config::Config;
 pub use config::WhenBusy;
+
+pub use desk::Desk;
+pub use desk::DeskError;
+pub use desk::Showing;
 
 pub use engine::BackendHandle;
 pub use engine::Operations;

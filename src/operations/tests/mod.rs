@@ -1,6 +1,7 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
 mod cancel;
+mod desk;
 mod ends;
 mod faults;
 mod queue;
