@@ -1,8 +1,14 @@
 //! Our code for each kind of VM manager, behind one port.
 //!
-//! One folder per kind; no adapter knows another. `layers/` wraps any adapter.
+//! One folder per kind; no adapter knows another. `layers/` wraps any adapter; `transport/` is what those share that
+//! speak HTTP.
 
+pub mod annotations;
 pub mod files;
+pub mod incus;
 pub mod layers;
+pub mod libvirt;
 pub mod port;
+pub mod qemu;
 pub mod sim;
+pub mod transport;

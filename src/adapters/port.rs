@@ -102,6 +102,15 @@ impl Capability {
     }
 }
 
+/// Who keeps the name, description, tags and protection of backups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// The VM manager, through a restore too.
+    Native,
+    /// The gateway: [`crate::adapters::layers::Annotate`] must be around the adapter.
+    Gateway,
+}
+
 /// Whether a call that failed may have had an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -233,7 +242,7 @@ pub enum TaskState {
 #[derive(Debug)]
 pub enum Found {
     /// It provably never began, or was undone without a trace, and nothing more will come of it. Where the verb is
-    /// replay-safe it is begun again; elsewhere the operation ends as not executed.
+    /// replay-safe it is begun again, a bounded number of times; elsewhere the operation ends as not executed.
     NotBegun,
     /// This is its task.
     Task(TaskRef),
@@ -252,6 +261,11 @@ pub enum Found {
 pub trait Adapter: fmt::Debug + Send + Sync {
     /// What it can do.
     fn capability(&self) -> &Capability;
+
+    /// Who keeps the name, description, tags and protection of backups.
+    fn keeping(&self) -> Keeping {
+        Keeping::Native
+    }
 
     /// The id that a new backup will have, fixed when the create is accepted.
     ///

@@ -2,9 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::adapters::annotations::Annotations;
 use crate::adapters::files::Files;
+use crate::adapters::incus::Incus;
 use crate::adapters::layers;
+use crate::adapters::layers::Annotate;
+use crate::adapters::libvirt::Libvirt;
 use crate::adapters::port::Adapter;
+use crate::adapters::port::Keeping;
+use crate::adapters::qemu::Qemu;
+use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
 use crate::app::StartError;
 use crate::config::Backend;
@@ -14,26 +21,60 @@ use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
 
+/// What every adapter and its layers are given.
+#[derive(Debug)]
+pub(crate) struct Around {
+    pub(crate) annotations: Arc<dyn Annotations>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tasks: Tasks,
+}
+
 /// One handle for each backend, in the order of the configuration.
 pub(crate) fn build(
     backends: &[Backend],
-    clock: &Arc<dyn Clock>,
-    metrics: &Arc<Metrics>,
-    tasks: &Tasks,
+    around: &Around,
 ) -> Result<Vec<BackendHandle>, StartError> {
+    let Around {
+        annotations,
+        clock,
+        metrics,
+        tasks,
+    } = around;
     let one = |backend: &Backend| {
+        let broken = |why: String| StartError::Backend {
+            name: backend.name.clone(),
+            why,
+        };
         let adapter: Arc<dyn Adapter> = match &backend.kind {
             BackendKind::Files(config) => Arc::new(
-                Files::new(config.clone(), Arc::clone(clock), tasks.clone()).map_err(|error| {
-                    StartError::Backend {
-                        name: backend.name.clone(),
-                        why: error.to_string(),
-                    }
-                })?,
+                Files::new(config.clone(), Arc::clone(clock), tasks.clone())
+                    .map_err(|error| broken(error.to_string()))?,
             ),
-            BackendKind::Sim(config) => {
-                Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone()))
+            BackendKind::Incus(config) => Arc::new(
+                Incus::new(config, Arc::clone(clock)).map_err(|error| broken(error.to_string()))?,
+            ),
+            BackendKind::Libvirt(config) => Arc::new(Libvirt::new(
+                config.clone(),
+                Arc::clone(clock),
+                tasks.clone(),
+            )),
+            BackendKind::Qemu(config) => {
+                Arc::new(Qemu::new(config.clone(), Arc::clone(clock), tasks.clone()))
             }
+            BackendKind::Sim(config) => match Remote::new(config) {
+                Some(remote) => Arc::new(remote),
+                None => Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone())),
+            },
+        };
+        let adapter = match adapter.keeping() {
+            Keeping::Native => adapter,
+            Keeping::Gateway => Arc::new(Annotate::new(
+                backend.name.clone(),
+                adapter,
+                Arc::clone(annotations),
+                Arc::clone(clock),
+            )),
         };
         Ok(BackendHandle {
             name: backend.name.clone(),

@@ -25,6 +25,7 @@ use crate::listener::SocketError;
 use crate::listener::Sockets;
 use crate::model::BackendName;
 use crate::operations::OpenError;
+use crate::operations::OpenStore;
 use crate::operations::Operations;
 use crate::operations::Service;
 use crate::runtime::SystemClock;
@@ -98,8 +99,17 @@ pub async fn start_on(
     let clock = SystemClock::shared();
     let tasks = Tasks::default();
     // What adapters have begun is not waited for: it is found again after the next start.
-    let backends = backends::build(&settings.backends, &clock, &metrics, &Tasks::default())?;
-    let operations = Operations::open(
+    let its_metrics = Metrics::clone(&metrics);
+    let store = OpenStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
+    let around = backends::Around {
+        annotations: store.annotations(),
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        tasks: Tasks::default(),
+    };
+    let backends = backends::build(&settings.backends, &around)?;
+    let operations = Operations::open_on(
+        store,
         settings.operations.clone(),
         backends,
         Arc::clone(&clock),

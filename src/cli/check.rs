@@ -53,6 +53,9 @@ fn summary(settings: &Settings) -> String {
 const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
         BackendKind::Files(_) => "files",
+        BackendKind::Libvirt(_) => "libvirt",
+        BackendKind::Incus(_) => "incus",
         BackendKind::Sim(_) => "sim",
+        BackendKind::Qemu(_) => "qemu",
     }
 }

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 
 use crate::adapters::files;
+use crate::adapters::incus;
 use crate::adapters::layers;
+use crate::adapters::libvirt;
+use crate::adapters::port::Recovery;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::keys::backend;
 use crate::config::reader::Found;
@@ -24,13 +28,58 @@ use crate::model::VmId;
 const OF_KIND: &[(&str, &[&str])] = &[
     ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
     (
+        "libvirt",
+        &[
+            backend::LIBVIRT_SOCKET.name,
+            backend::LIBVIRT_URI.name,
+            backend::LIBVIRT_KEEPALIVE.name,
+            backend::LIBVIRT_TIMEOUT.name,
+            backend::AFTER_RESTORE.name,
+            backend::INSPECT_DISKS.name,
+        ],
+    ),
+    (
+        "incus",
+        &[
+            backend::URL.name,
+            backend::PROJECT.name,
+            backend::CLIENT_CERT.name,
+            backend::CLIENT_KEY.name,
+            backend::SERVER_CERT.name,
+            backend::SERVER_FINGERPRINT.name,
+            backend::CA.name,
+            backend::CONNECT_TIMEOUT.name,
+        ],
+    ),
+    (
+        "qemu",
+        &[
+            backend::QMP.name,
+            backend::DISKS.name,
+            backend::IMAGES.name,
+            backend::QEMU_IMG.name,
+            backend::GREETING_TIMEOUT.name,
+            backend::IMAGE_TIMEOUT.name,
+        ],
+    ),
+    (
         "sim",
         &[
             backend::SIMULATED_VMS.name,
             backend::SIMULATED_BACKUPS.name,
             backend::DURATION.name,
+            backend::SIMULATOR.name,
+            backend::RECOVERY.name,
+            backend::SETTLE.name,
         ],
     ),
+];
+
+/// Keys of a `sim` that holds its VMs itself.
+const IN_MEMORY: &[&str] = &[
+    backend::SIMULATED_VMS.name,
+    backend::SIMULATED_BACKUPS.name,
+    backend::DURATION.name,
 ];
 
 /// Reads every `[[backend]]`.
@@ -121,6 +170,19 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
     if kind == "files" {
         return files_of(reader, section).map(BackendKind::Files);
     }
+    if kind == "libvirt" {
+        return libvirt_of(reader, section).map(BackendKind::Libvirt);
+    }
+    if kind == "incus" {
+        return incus_of(reader, section).map(BackendKind::Incus);
+    }
+    if kind == "qemu" {
+        return qemu_of(reader, section).map(BackendKind::Qemu);
+    }
+    Some(BackendKind::Sim(sim_of(reader, section)))
+}
+
+fn sim_of(reader: &Reader<'_>, section: &Section<'_>) -> sim::Config {
     let mut vms = Vec::new();
     for found in section.texts(&backend::SIMULATED_VMS) {
         match VmId::new(&found.text) {
@@ -129,11 +191,65 @@ fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<Bac
             Err(it) => reader.wrong(&found, it.to_string(), ""),
         }
     }
-    Some(BackendKind::Sim(sim::Config {
+    let simulator = section.text(&backend::SIMULATOR).and_then(|found| {
+        let path = found.text.strip_prefix("unix:");
+        match path.filter(|it| !it.is_empty()) {
+            Some(path) => Some(reader.folder().join(path)),
+            None => {
+                let hint = "write simulator = \"unix:/folder/socket\"";
+                reader.wrong(&found, "names no socket", hint);
+                None
+            }
+        }
+    });
+    if simulator.is_some() {
+        for name in IN_MEMORY.iter().filter(|it| section.has(it)) {
+            section.problem_at(name, "belongs to VMs in memory", "remove it, or simulator");
+        }
+    }
+    sim::Config {
         vms,
         backups: section.small(&backend::SIMULATED_BACKUPS),
         duration: section.span(&backend::DURATION),
-    }))
+        simulator,
+        recovery: recovery(section.word(&backend::RECOVERY)),
+        settle: section.span(&backend::SETTLE),
+    }
+}
+
+fn recovery(word: Option<&str>) -> Recovery {
+    match word {
+        Some("listable") => Recovery::Listable,
+        Some("no-trace") => Recovery::NoTrace,
+        Some(_) | None => Recovery::ReplaySafe,
+    }
+}
+
+fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
+    let within = |text: &str| reader.folder().join(text).display().to_string();
+    let images = section.texts(&backend::IMAGES);
+    let disks = section.texts(&backend::DISKS);
+    if !images.is_empty() && !disks.is_empty() && images.len() != disks.len() {
+        let what = format!("has {} images for {} disks", images.len(), disks.len());
+        let hint = "name one image for each disk, in the same order";
+        section.problem_at(backend::IMAGES.name, what, hint);
+    }
+    let qmp = section.text(&backend::QMP);
+    if qmp.is_none() && !section.has(backend::QMP.name) {
+        let what = "is missing in a backend of kind = \"qemu\"";
+        section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
+    }
+    let qemu_img = section.text(&backend::QEMU_IMG);
+    let greeting_timeout = section.span(&backend::GREETING_TIMEOUT);
+    let image_timeout = section.span(&backend::IMAGE_TIMEOUT);
+    Some(qemu::Config {
+        qmp: within(&qmp?.text),
+        disks: disks.into_iter().map(|it| it.text).collect(),
+        images: images.iter().map(|it| within(&it.text)).collect(),
+        qemu_img: PathBuf::from(qemu_img?.text),
+        greeting_timeout,
+        image_timeout,
+    })
 }
 
 fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config> {
@@ -173,6 +289,92 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         reader.wrong(&backups_at, "is above root", hint);
     }
     Some(files::Config { root, backups })
+}
+
+fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {
+    let socket = section.text(&backend::LIBVIRT_SOCKET);
+    let uri = section.text(&backend::LIBVIRT_URI);
+    let after_restore = section.word(&backend::AFTER_RESTORE);
+    let (keepalive, operation_timeout) = (
+        section.span(&backend::LIBVIRT_KEEPALIVE),
+        section.span(&backend::LIBVIRT_TIMEOUT),
+    );
+    let inspect_disks = section.flag(&backend::INSPECT_DISKS);
+    Some(libvirt::Config {
+        socket: reader.folder().join(socket?.text),
+        uri: uri?.text,
+        after_restore: libvirt::AfterRestore::from_word(after_restore?)?,
+        inspect_disks,
+        keepalive,
+        operation_timeout,
+    })
+}
+
+fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config> {
+    let path = |found: &Found| reader.folder().join(&found.text);
+    let url = section.text(&backend::URL);
+    let project = section.text(&backend::PROJECT);
+    let connect_timeout = section.span(&backend::CONNECT_TIMEOUT);
+    let certificate = section.text(&backend::CLIENT_CERT);
+    let key = section.text(&backend::CLIENT_KEY);
+    let servers = [
+        section
+            .text(&backend::SERVER_CERT)
+            .map(|it| incus::Server::Certificate(path(&it))),
+        section
+            .text(&backend::SERVER_FINGERPRINT)
+            .map(|it| incus::Server::Fingerprint(it.text)),
+        section
+            .text(&backend::CA)
+            .map(|it| incus::Server::Authority(path(&it))),
+    ];
+    let Some(url) = url else {
+        if !section.has(backend::URL.name) {
+            let what = "is missing in a backend of kind = \"incus\"";
+            let hint = "write url = \"unix:///var/lib/incus/unix.socket\", or https://host:8443";
+            section.problem_at(backend::URL.name, what, hint);
+        }
+        return None;
+    };
+    let place = incus::Place::from_url(&url.text)
+        .map_err(|error| reader.wrong(&url, error.to_string(), ""))
+        .ok()?;
+    let address = match place {
+        incus::Place::Socket(socket) => incus::Address::Unix(socket),
+        incus::Place::Host(authority) => {
+            let mut servers = servers.into_iter().flatten();
+            let (Some(server), None) = (servers.next(), servers.next()) else {
+                let what = "needs exactly one of server_cert, server_fingerprint and ca";
+                reader.wrong(
+                    &url,
+                    what,
+                    "server_cert with a copy of the server's certificate suits most",
+                );
+                return None;
+            };
+            let (Some(certificate), Some(key)) = (certificate, key) else {
+                let what = "needs client_cert and client_key";
+                reader.wrong(&url, what, "docs/adapters/incus.md shows how to make them");
+                return None;
+            };
+            incus::Address::Https {
+                authority,
+                server,
+                client_certificate: path(&certificate),
+                client_key: path(&key),
+            }
+        }
+    };
+    let config = incus::Config {
+        address,
+        project: project?.text,
+        connect_timeout,
+    };
+    if let Err(error) = config.client() {
+        reader.wrong(&url, error.to_string(), "");
+        return None;
+    }
+    Some(config)
 }
 
 /// Notes backups among the VMs of another backend: they would be taken for VMs.

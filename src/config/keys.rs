@@ -360,8 +360,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["files", "sim"] }, Restart,
-        "`files`: VMs are folders of disk images. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["files", "incus", "libvirt", "qemu", "sim"] }, Restart,
+        "`files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -377,10 +377,56 @@ table! { backend, "backend", true, "One VM manager.",
         "`files`: the folder with one folder of disk images per VM.";
     BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
         "`files`: where backups are kept; neither below `root` nor above it.";
+    URL: Text = "url", Text { absent: Absent::Means("required if `incus`"), form: "`unix:///path/of/the/socket` or `https://host:port`" }, Restart,
+        "`incus`: where LXD or Incus listens.";
+    PROJECT: Text = "project", Text { absent: Absent::Default("default"), form: "name" }, Restart,
+        "`incus`: the project with the VMs.";
+    CLIENT_CERT: Text = "client_cert", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
+        "`incus`: the gateway's certificate (PEM).";
+    CLIENT_KEY: Text = "client_key", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
+        "`incus`: the key of the gateway's certificate (PEM).";
+    SERVER_CERT: Text = "server_cert", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
+        "`incus`: the one certificate (PEM) that the server may have.";
+    SERVER_FINGERPRINT: Text = "server_fingerprint", Text { absent: Absent::Means("one of three if `https`"), form: "64 hexadecimal digits" }, Restart,
+        "`incus`: the SHA-256 of the one certificate that the server may have.";
+    CA: Text = "ca", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
+        "`incus`: the authority (PEM) that signed the server's certificate for the host in `url`.";
+    CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), Restart,
+        "`incus`: time for making a connection.";
+    QMP: Text = "qmp", Text { absent: Absent::Means("required if `qemu`"), form: "path" }, Restart,
+        "`qemu`: the monitor socket of a running VM; `{vm}` stands for its id.";
+    DISKS: Texts = "disks", Texts { default: Some(&[]), form: "node names" }, Restart,
+        "`qemu`: the disks, the one that holds the memory first. None: every writable disk.";
+    IMAGES: Texts = "images", Texts { default: Some(&[]), form: "paths" }, Restart,
+        "`qemu`: the images of the disks, in the same order, for when the VM is stopped; `{vm}` stands for its id. None: it must run.";
+    QEMU_IMG: Text = "qemu_img", Text { absent: Absent::Default("qemu-img"), form: "program" }, Restart,
+        "`qemu`: the program that works on images.";
+    GREETING_TIMEOUT: Span = "greeting_timeout", span(Duration::from_secs(2), 1, 60), Restart,
+        "`qemu`: a monitor that has not greeted by then is held by another program.";
+    IMAGE_TIMEOUT: Span = "image_timeout", span(Duration::from_secs(900), 1, 24 * 3600), Restart,
+        "`qemu`: time for one change to the images of a stopped VM.";
     SIMULATED_VMS: Texts = "simulated_vms", Texts { default: Some(&[]), form: "ids" }, Restart, "`sim`: its VMs.";
     SIMULATED_BACKUPS: Count = "simulated_backups", count(1, 0, 10_000), Restart,
         "`sim`: backups of each VM at the start.";
     DURATION: Span = "duration", span(Duration::from_secs(1), 0, 3600), Restart, "`sim`: how long a change takes.";
+    SIMULATOR: Text = "simulator", Text { absent: Absent::Means("in memory"), form: "`unix:PATH`" }, Restart,
+        "`sim`: the socket of a simulator that is a process of its own, for crash tests; it then has the VMs and backups.";
+    RECOVERY: Word = "recovery", Word { default: Some("replay-safe"), allowed: &["replay-safe", "listable", "no-trace"] }, Restart,
+        "`sim`: how a lost answer is made good; it must be true of the simulator.";
+    SETTLE: Span = "settle", span(Duration::ZERO, 0, 3600), Restart,
+        "`sim`: how long after a lost answer a change may still be about to begin.";
+    LIBVIRT_SOCKET: Text = "libvirt_socket", Text { absent: Absent::Default("/run/libvirt/libvirt-sock"), form: "path" }, Restart,
+        "`libvirt`: the unix socket of the daemon.";
+    LIBVIRT_URI: Text = "libvirt_uri", Text { absent: Absent::Default("qemu:///system"), form: "URI of a driver" }, Restart,
+        "`libvirt`: the driver to open there.";
+    LIBVIRT_KEEPALIVE: Span = "libvirt_keepalive", span(Duration::from_secs(5), 1, 60), Restart,
+        "`libvirt`: how often the daemon is asked for a sign of life; after four without one the connection is lost.";
+    LIBVIRT_TIMEOUT: Span = "libvirt_timeout", span(Duration::from_secs(3600), 60, 24 * 3600), Restart,
+        "`libvirt`: how long one create, restore or delete may take before its outcome counts as unknown.";
+    AFTER_RESTORE: Word = "after_restore", Word { default: Some("as-before"), allowed: &["as-before", "running", "paused", "as-saved"] }, Restart,
+        "`libvirt`: what a VM does after a restore, unless the request says otherwise.";
+    INSPECT_DISKS: Flag = "inspect_disks", Flag(true), Restart,
+        "`libvirt`: whether QEMU is asked before a restore what its disks hold. libvirt marks the VM as tainted for it.";
 }
 
 table! { limit, "limits", false, "Sizes and times of requests and connections.",

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::adapters::files;
+use crate::adapters::incus;
 use crate::adapters::layers;
+use crate::adapters::libvirt;
+use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::gate;
 use crate::listener;
@@ -47,8 +50,14 @@ pub struct Backend {
 pub enum BackendKind {
     /// Directories of disk images.
     Files(files::Config),
+    /// A libvirtd.
+    Libvirt(libvirt::Config),
+    /// Instances of LXD or Incus.
+    Incus(incus::Config),
     /// In memory.
     Sim(sim::Config),
+    /// QEMU, running or not.
+    Qemu(qemu::Config),
 }
 
 /// The form of log lines.

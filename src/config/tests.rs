@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::adapters::layers;
+use crate::adapters::port::Recovery;
 use crate::adapters::sim;
 use crate::config::BackendKind;
 use crate::config::Problem;
@@ -255,7 +256,14 @@ fn every_declared_key_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let mut read = BTreeSet::new();
-    for kind in ["1979-05-27", "\"files\"", "\"sim\""] {
+    for kind in [
+        "1979-05-27",
+        "\"files\"",
+        "\"incus\"",
+        "\"libvirt\"",
+        "\"qemu\"",
+        "\"sim\"",
+    ] {
         fs::write(
             &file,
             text.replace("kind = 1979-05-27", &format!("kind = {kind}")),
@@ -272,6 +280,67 @@ fn every_declared_key_is_read() {
         );
     }
     assert_eq!(read, declared, "left: what is read, right: keys.rs");
+}
+
+#[test]
+fn backends_of_lxd_and_incus_tell_what_is_missing() {
+    let https = "url = \"https://lab:8443\"\n";
+    let pinned = format!("{https}server_fingerprint = \"{}\"\n", "ab".repeat(32));
+    let rows = [
+        (
+            "no url",
+            String::new(),
+            "backend[0].url: is missing in a backend of kind = \"incus\"",
+        ),
+        (
+            "no form",
+            "url = \"http://lab\"\n".to_owned(),
+            "backend[0].url: is neither unix:///",
+        ),
+        (
+            "nobody is trusted",
+            https.to_owned(),
+            "needs exactly one of server_cert, server_fingerprint and ca",
+        ),
+        (
+            "two are trusted",
+            format!("{pinned}ca = \"ca.crt\"\n"),
+            "needs exactly one of",
+        ),
+        (
+            "nobody asks",
+            pinned.clone(),
+            "needs client_cert and client_key",
+        ),
+        (
+            "no file",
+            format!("{pinned}client_cert = \"c.crt\"\nclient_key = \"c.key\"\n"),
+            "c.crt cannot be read",
+        ),
+        (
+            "project",
+            "url = \"unix:///s\"\nproject = \"a/b\"\n".to_owned(),
+            "is not the name of a project",
+        ),
+        (
+            "of another kind",
+            "url = \"unix:///s\"\nroot = \"r\"\n".to_owned(),
+            "backend[0].root: belongs to backends of kind = \"files\"",
+        ),
+        ("good", "url = \"unix:///s\"\n".to_owned(), ""),
+    ];
+    for (name, keys, expected) in rows {
+        let text = format!(
+            "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"incus\"\nvms = [\"*\"]\n{keys}"
+        );
+        let found = loaded(&text).map_or_else(|it| it, |_| String::new());
+        let right = if expected.is_empty() {
+            found.is_empty()
+        } else {
+            found.contains(expected)
+        };
+        assert!(right, "{name}: {found}");
+    }
 }
 
 #[test]
@@ -338,5 +407,41 @@ fn backups_stay_out_of_every_root() {
             found.contains(expected)
         };
         assert!(right, "{name}: {found}");
+    }
+}
+
+#[test]
+fn a_simulator_of_its_own_is_configured() {
+    let text = |more: &str| {
+        format!(
+            "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"*\"]\n{more}"
+        )
+    };
+    let found = loaded(&text(
+        "simulator = \"unix:/run/s\"\nrecovery = \"listable\"\nsettle = \"2s\"\n",
+    ));
+    let expected = sim::Config {
+        simulator: Some(PathBuf::from("/run/s")),
+        recovery: Recovery::Listable,
+        settle: Duration::from_secs(2),
+        ..sim::Config::default()
+    };
+    assert_eq!(
+        found.unwrap().backends[0].kind,
+        BackendKind::Sim(expected),
+        "all three"
+    );
+    let mistakes = [
+        ("simulator = \"tcp:1\"", "names no socket"),
+        ("simulator = \"unix:\"", "names no socket"),
+        ("recovery = \"always\"", "\"no-trace\""),
+        (
+            "simulator = \"unix:s\"\nduration = \"1s\"",
+            "belongs to VMs in memory",
+        ),
+    ];
+    for (more, expected) in mistakes {
+        let said = loaded(&text(more)).unwrap_err();
+        assert!(said.contains(expected), "{more}: {said}");
     }
 }

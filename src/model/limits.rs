@@ -80,6 +80,8 @@ pub const QUEUE_TOTAL: u64 = 10_000;
 pub const CONCURRENCY: u64 = 4;
 /// Reads that one backend serves at once unless `backend.reads` says otherwise.
 pub const READS: u64 = 64;
+/// Largest answer of a VM manager in bytes: a thousand snapshots with their whole configurations.
+pub const BACKEND_ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Time for one call to a backend unless `backend.timeout` says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a finished Status is kept unless `operations.retention` says otherwise.

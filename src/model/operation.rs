@@ -253,6 +253,9 @@ pub struct Operation {
     pub fault: Option<Fault>,
     /// What the adapter saw before the call.
     pub baseline: Option<Evidence>,
+    /// How often the VM manager was asked to begin it; bounded, so that one operation cannot be repeated for ever.
+    #[serde(default)]
+    pub calls: u32,
     /// The VM manager's own job.
     pub task: Option<TaskRef>,
     /// When it was accepted.

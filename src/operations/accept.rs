@@ -103,6 +103,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         progress: Progress::NONE,
         fault: None,
         baseline: None,
+        calls: 0,
         task: None,
         created: core.clock.now(),
         started: None,

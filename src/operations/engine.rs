@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::adapters::annotations::Annotations;
 use crate::adapters::port::Adapter;
 use crate::adapters::port::Capability;
 use crate::adapters::port::Recovery;
@@ -66,6 +67,34 @@ pub(crate) struct Backend {
     pub slots: Arc<Semaphore>,
 }
 
+/// The store of operations, open but with nobody at work on it yet.
+#[derive(Debug)]
+pub struct OpenStore(Arc<SqliteStore>);
+
+impl OpenStore {
+    /// Opens the store of the configuration, or makes it when there is none.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let file = config.store.clone();
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file, clock, metrics))
+            .await
+            .map_err(|error| unusable(config, &error))??;
+        Ok(Self(Arc::new(opened)))
+    }
+
+    /// What the gateway keeps about backups whose VM manager does not, in the same file.
+    #[must_use]
+    pub fn annotations(&self) -> Arc<dyn Annotations> {
+        self.0.annotations()
+    }
+}
+
 /// The durable life of accepted changes. See [`crate::operations::Service`] for what it offers.
 #[derive(Debug)]
 pub struct Operations {
@@ -106,18 +135,28 @@ impl Operations {
         metrics: Metrics,
         tasks: Tasks,
     ) -> Result<Arc<Self>, OpenError> {
-        let file = config.store.clone();
-        let (its_clock, its_metrics) = (Arc::clone(&clock), metrics.clone());
-        let opened =
-            tokio::task::spawn_blocking(move || SqliteStore::open(file, its_clock, its_metrics))
-                .await
-                .map_err(|error| unusable(&config, &error))??;
+        let store = OpenStore::open(&config, Arc::clone(&clock), metrics.clone()).await?;
+        Self::open_on(store, config, backends, clock, metrics, tasks).await
+    }
+
+    /// The same on a store that is open, in which the adapters may have annotations.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open_on(
+        store: OpenStore,
+        config: Config,
+        backends: Vec<BackendHandle>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
         let shared = Shared {
             clock,
             metrics,
             tasks,
         };
-        Self::over(config, backends, Arc::new(opened), shared).await
+        Self::over(config, backends, store.0, shared).await
     }
 
     /// The same over a store that is open.
@@ -372,6 +411,7 @@ impl Core {
                 Ok(()) => return Some(()),
                 Err(StoreError::Unavailable(_)) if !self.stop.is_given() => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(STORE_RETRY) => {}
                         () = self.stop.given() => {}
                     }

@@ -28,6 +28,7 @@ pub use desk::DeskError;
 pub use desk::Showing;
 
 pub use engine::BackendHandle;
+pub use engine::OpenStore;
 pub use engine::Operations;
 
 pub use service::AcceptError;

@@ -83,6 +83,7 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
         let happened = match effect {
             Effect::Queue => work.prepare(&operation).await,
             Effect::Call { first } => work.call(&operation, first).await,
+            Effect::Repeat => work.repeat(&operation).await,
             Effect::Follow => work.follow(&operation).await,
             Effect::Settle => work.settle(&operation).await,
             Effect::Find => work.find_later(&operation).await,
@@ -106,6 +107,7 @@ async fn slot(
         return Some(slots.try_acquire_owned().ok());
     }
     tokio::select! {
+        biased;
         () = core.stop.given() => None,
         taken = slots.acquire_owned() => taken.ok().map(Some),
     }
@@ -156,6 +158,7 @@ impl Work<'_> {
         let baseline = operation.baseline.as_ref();
         let begin = adapter.begin(&operation.intent, operation.key(), baseline, by);
         let begun = tokio::select! {
+            biased;
             begun = self.guarded(begin) => begun,
             () = async {
                 self.core.stop.given().await;
@@ -177,6 +180,18 @@ impl Work<'_> {
             }
             Err(Panicked) => Event::Lost,
         })
+    }
+
+    /// Calls after a pause that doubles with every call, so that a VM manager that drops it at once is not flooded.
+    async fn repeat(&self, operation: &Operation) -> Option<Event> {
+        let doubled = 2_u32.saturating_pow(operation.calls.saturating_sub(2));
+        let config = &self.core.config;
+        let pause = config.poll_min.saturating_mul(doubled).min(config.poll_max);
+        tokio::select! {
+            biased;
+            () = self.core.stop.given() => None,
+            () = tokio::time::sleep(pause) => self.call(operation, true).await,
+        }
     }
 
     /// Looks at the task until there is something to tell. What goes wrong with looking says nothing about the task.
@@ -246,6 +261,7 @@ impl Work<'_> {
     async fn settle(&mut self, operation: &Operation) -> Option<Event> {
         let settle = self.core.rules(operation).settle;
         tokio::select! {
+            biased;
             () = self.core.stop.given() => None,
             () = tokio::time::sleep(settle) => self.find(operation).await,
         }
@@ -311,6 +327,7 @@ impl Work<'_> {
             std::future::pending::<()>().await;
         };
         let early = tokio::select! {
+            biased;
             () = self.core.stop.given() => return None,
             () = cancel => true,
             () = wait => false,
@@ -327,6 +344,7 @@ impl Work<'_> {
     /// The result of what has no effect, or `None` when the gateway stops first.
     async fn until_stop<T>(&self, work: impl Future<Output = T>) -> Option<Result<T, Panicked>> {
         tokio::select! {
+            biased;
             () = self.core.stop.given() => None,
             result = self.guarded(work) => Some(result),
         }

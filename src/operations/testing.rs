@@ -119,6 +119,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         progress: Progress::NONE,
         fault: None,
         baseline: None,
+        calls: 0,
         task: None,
         created: NOW,
         started: None,

@@ -23,6 +23,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             EVERY_WHILE_UNWRITABLE
         };
         tokio::select! {
+            biased;
             () = core.stop.given() => return,
             () = tokio::time::sleep(pause) => round(&core).await,
         }

@@ -2,16 +2,27 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
+use snapgate::adapters::incus;
+use snapgate::adapters::incus::Incus;
+use snapgate::adapters::layers::Annotate;
+use snapgate::adapters::libvirt;
+use snapgate::adapters::libvirt::Libvirt;
 use snapgate::adapters::port::Adapter;
 use snapgate::adapters::port::Capability;
+use snapgate::adapters::qemu;
+use snapgate::adapters::qemu::Qemu;
 use snapgate::adapters::sim;
 use snapgate::adapters::sim::Sim;
+use snapgate::model::BackendName;
 use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
+
+use crate::memory::Memory;
 
 const DOCUMENT: &str = "docs/adapters.md";
 const BEGIN: &str =
@@ -33,7 +44,35 @@ fn all() -> Vec<Capability> {
         SystemClock::shared(),
         Tasks::default(),
     );
-    let made: [Arc<dyn Adapter>; 2] = [Arc::new(files), Arc::new(sim)];
+    let libvirt = Libvirt::new(
+        libvirt::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
+    let incus = incus::Config {
+        address: incus::Address::Unix("/nowhere".into()),
+        project: "default".to_owned(),
+        connect_timeout: Duration::from_secs(1),
+    };
+    let incus = Incus::new(&incus, SystemClock::shared()).unwrap();
+    let qemu = Qemu::new(
+        qemu::Config::default(),
+        SystemClock::shared(),
+        Tasks::default(),
+    );
+    let qemu = Annotate::new(
+        BackendName::new("qemu").unwrap(),
+        Arc::new(qemu),
+        Arc::<Memory>::default(),
+        SystemClock::shared(),
+    );
+    let made: [Arc<dyn Adapter>; 5] = [
+        Arc::new(files),
+        Arc::new(incus),
+        Arc::new(libvirt),
+        Arc::new(qemu),
+        Arc::new(sim),
+    ];
     made.iter().map(|it| it.capability().clone()).collect()
 }
 

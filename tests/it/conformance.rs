@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::files;
+use snapgate::adapters::libvirt;
 use snapgate::adapters::port::*;
 use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
+use crate::incus::Lxd;
+use crate::incus::Way;
+use crate::libvirt_lab::Lab;
+
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
-trait Bed {
+pub(crate) trait Bed {
     fn name(&self) -> &'static str;
     fn adapter(&self) -> Arc<dyn Adapter>;
     fn vm(&self) -> VmId;
@@ -45,20 +51,171 @@ async fn sim_behaves() {
         vms: vec![VmId::new("33333").unwrap()],
         backups: 0,
         duration: Duration::from_millis(30),
+        ..sim::Config::default()
     };
     let made = sim::Sim::new(&config, SystemClock::shared(), Tasks::default());
     suite(&SimBed(Arc::new(made))).await;
 }
 
-fn by() -> Deadline {
+struct FilesBed(tempfile::TempDir, Arc<files::Files>);
+
+impl FilesBed {
+    fn disk(&self) -> std::path::PathBuf {
+        self.0.path().join("vms/33333/disk.img")
+    }
+}
+
+impl Bed for FilesBed {
+    fn name(&self) -> &'static str {
+        "files"
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::<files::Files>::clone(&self.1)
+    }
+    fn vm(&self) -> VmId {
+        VmId::new("33333").unwrap()
+    }
+    fn write(&self, content: u64) {
+        std::fs::write(self.disk(), content.to_string()).unwrap();
+    }
+    fn content(&self) -> u64 {
+        let text = std::fs::read_to_string(self.disk()).unwrap();
+        text.parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn files_behave() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = files::Config {
+        root: folder.path().join("vms"),
+        backups: folder.path().join("backups"),
+    };
+    std::fs::create_dir_all(config.root.join("33333")).unwrap();
+    std::fs::create_dir(&config.backups).unwrap();
+    let made = files::Files::new(config, SystemClock::shared(), Tasks::default()).unwrap();
+    suite(&FilesBed(folder, Arc::new(made))).await;
+}
+
+/// A running VM of a real libvirtd.
+struct LibvirtBed {
+    lab: Lab,
+    adapter: Arc<libvirt::Libvirt>,
+}
+
+impl Bed for LibvirtBed {
+    fn name(&self) -> &'static str {
+        "libvirt"
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::<libvirt::Libvirt>::clone(&self.adapter)
+    }
+    fn vm(&self) -> VmId {
+        VmId::new("web01").unwrap()
+    }
+    fn write(&self, content: u64) {
+        self.lab.write(u8::try_from(content).unwrap());
+    }
+    fn content(&self) -> u64 {
+        u64::from(self.lab.read("web01.qcow2"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libvirt_behaves() {
+    let Some(lab) = Lab::start() else { return };
+    let adapter = lab.adapter();
+    suite(&LibvirtBed { lab, adapter }).await;
+}
+
+struct LxdBed {
+    lxd: Lxd,
+    way: Way,
+    vm: VmId,
+}
+
+impl Bed for LxdBed {
+    fn name(&self) -> &'static str {
+        match self.way {
+            Way::Socket => "incus on LXD, unix socket",
+            Way::Tls => "incus on LXD, TLS",
+        }
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::new(self.lxd.adapter(self.way))
+    }
+    fn vm(&self) -> VmId {
+        self.vm.clone()
+    }
+    fn write(&self, content: u64) {
+        std::fs::write(self.lxd.file(&self.vm), content.to_string()).unwrap();
+    }
+    fn content(&self) -> u64 {
+        let text = std::fs::read_to_string(self.lxd.file(&self.vm)).unwrap();
+        text.parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn incus_behaves_over_a_socket() {
+    lxd_behaves(Way::Socket, "socket").await;
+}
+
+#[tokio::test]
+async fn incus_behaves_over_tls_with_a_restricted_certificate() {
+    lxd_behaves(Way::Tls, "tls").await;
+}
+
+async fn lxd_behaves(way: Way, name: &str) {
+    let Some(lxd) = Lxd::shared() else { return };
+    let vm = lxd.vm(name, 0);
+    suite(&LxdBed { lxd, way, vm }).await;
+}
+
+/// Which rows of the suite were run on a bed; those that its capability does not promise are skipped.
+struct Rows {
+    bed: &'static str,
+    capability: Capability,
+    said: Vec<(String, bool)>,
+}
+
+impl Rows {
+    /// Whether to run a row that needs these verbs.
+    fn due(&mut self, row: &str, verbs: &[Verb]) -> bool {
+        let able = verbs.iter().all(|it| self.capability.verb(*it).is_some());
+        self.due_if(row, able)
+    }
+
+    fn due_if(&mut self, row: &str, able: bool) -> bool {
+        self.said.push((row.to_owned(), able));
+        able
+    }
+
+    fn replays(&self, verb: Verb) -> bool {
+        let verb = self.capability.verb(verb);
+        verb.is_some_and(|it| it.recovery == Recovery::ReplaySafe)
+    }
+
+    /// Straight to the terminal: the test runner swallows what passing tests print.
+    fn print(&self) {
+        let mut table = String::new();
+        for (row, run) in &self.said {
+            let word = if *run { "run" } else { "skipped" };
+            table.push_str(&format!("conformance: {:<8} {word:<8} {row}\n", self.bed));
+        }
+        std::io::Write::write_all(&mut std::io::stderr().lock(), table.as_bytes()).unwrap();
+    }
+}
+
+pub(crate) fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(20))
 }
 
-fn key(number: u64) -> RequestKey {
+pub(crate) fn key(number: u64) -> RequestKey {
     RequestKey(OperationSeq::new(number).unwrap())
 }
 
-fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
+pub(crate) fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     let new = NewBackup {
         name: BackupName::new(name).unwrap(),
         description: None,
@@ -78,7 +235,7 @@ fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) -> Intent {
     }
 }
 
-fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
+pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     let target = Target {
         vm: vm.clone(),
         backup: backup.id.clone(),
@@ -91,11 +248,23 @@ fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
 }
 
 /// Begins and follows to the end; the progress must not go back.
-async fn run(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), FaultKind> {
+pub(crate) async fn run(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+) -> Result<(), FaultKind> {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
-    let begun = adapter
-        .begin(intent, key(number), baseline.as_ref(), by())
-        .await;
+    run_from(adapter, intent, number, baseline.as_ref()).await
+}
+
+/// The same, from what was seen before: with the same number and baseline it is the same request again.
+async fn run_from(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+    baseline: Option<&Evidence>,
+) -> Result<(), FaultKind> {
+    let begun = adapter.begin(intent, key(number), baseline, by()).await;
     let task = match begun.map_err(|it| {
         assert_eq!(
             it.effect,
@@ -125,69 +294,112 @@ async fn run(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), 
     panic!("{number}: the task does not end")
 }
 
-async fn suite(bed: &dyn Bed) {
+pub(crate) async fn suite(bed: &dyn Bed) {
     let (adapter, vm, name) = (bed.adapter(), bed.vm(), bed.name());
     let adapter = adapter.as_ref();
-    let nowhere = VmId::new("no-such-vm").unwrap();
-    let error = adapter.vm(&nowhere, by()).await.unwrap_err();
-    assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: unknown VM");
+    let mut rows = Rows {
+        bed: name,
+        capability: adapter.capability().clone(),
+        said: Vec::new(),
+    };
+    if rows.due("health", &[]) {
+        let health = adapter.health(by()).await.unwrap();
+        assert!(!health.product.is_empty(), "{name}: names itself");
+    }
+    if rows.due("an unknown VM is told", &[]) {
+        let nowhere = VmId::new("no-such-vm").unwrap();
+        let error = adapter.vm(&nowhere, by()).await.unwrap_err();
+        assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: unknown VM");
+        let page = Page {
+            after: None,
+            limit: 1,
+        };
+        let error = adapter.list(&nowhere, &page, by()).await.unwrap_err();
+        assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: list");
+        assert_eq!(adapter.vm(&vm, by()).await.unwrap().id, vm, "{name}");
+    }
+    if rows.due("create", &[Verb::Create]) {
+        let backup = creates(bed, adapter, &mut rows).await;
+        if rows.due("restore", &[Verb::Restore]) {
+            restores(bed, adapter, &backup, &mut rows).await;
+        }
+        let backup = updates(bed, adapter, backup, &mut rows).await;
+        if rows.due("delete", &[Verb::Delete]) {
+            deletes(bed, adapter, &backup, &mut rows).await;
+        }
+    }
+    rows.print();
+}
+
+/// Makes backups and returns the first.
+async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backup {
+    let (vm, name) = (bed.vm(), bed.name());
     let first = create(adapter, &vm, "one", 1);
     let error = adapter.read(&first.target, by()).await.unwrap_err();
-    assert_eq!(
-        error.fault.kind,
-        FaultKind::NoSuchBackup,
-        "{name}: unknown backup"
-    );
+    let unknown = FaultKind::NoSuchBackup;
+    assert_eq!(error.fault.kind, unknown, "{name}: unknown backup");
     let found = adapter.find(&first, key(1), None, by()).await.unwrap();
     assert!(
         !matches!(found, Found::Done | Found::Task(_)),
         "{name}: never begun: {found:?}"
     );
-
     bed.write(1);
-    assert_eq!(run(adapter, &first, 1).await, Ok(()), "{name}: create");
-    let found = adapter.find(&first, key(1), None, by()).await.unwrap();
+    let seen = adapter.baseline(&first, key(1), by()).await.unwrap();
+    let outcome = run_from(adapter, &first, 1, seen.as_ref()).await;
+    assert_eq!(outcome, Ok(()), "{name}: create");
+    let found = adapter.find(&first, key(1), seen.as_ref(), by()).await;
+    let found = found.unwrap();
     assert!(
         matches!(found, Found::Done),
         "{name}: found after done: {found:?}"
     );
     let backup = adapter.read(&first.target, by()).await.unwrap();
     assert_eq!(backup.name.as_str(), "one", "{name}: as asked for");
+    let replays = rows.replays(Verb::Create);
+    if rows.due_if("the same create again makes nothing", replays) {
+        let outcome = run_from(adapter, &first, 1, seen.as_ref()).await;
+        assert_eq!(outcome, Ok(()), "{name}: again");
+        let now = adapter.read(&first.target, by()).await.unwrap();
+        assert_eq!(now, backup, "{name}: the same backup");
+    }
     let taken = create(adapter, &vm, "one", 2);
-    assert_eq!(
-        run(adapter, &taken, 2).await,
-        Err(FaultKind::NameTaken),
-        "{name}: name"
-    );
-    assert_eq!(
-        run(adapter, &create(adapter, &vm, "two", 3), 3).await,
-        Ok(()),
-        "{name}"
-    );
-    let page = Page {
-        after: None,
-        limit: 1,
-    };
-    let head = adapter.list(&vm, &page, by()).await.unwrap();
+    let outcome = run(adapter, &taken, 2).await;
+    assert_eq!(outcome, Err(FaultKind::NameTaken), "{name}: name");
+    for kind in [
+        BackupKind::Full,
+        BackupKind::Snapshot,
+        BackupKind::Incremental,
+    ] {
+        let able = rows.capability.kinds.contains(&kind);
+        let row = format!("a backup of kind {kind:?} is refused");
+        if rows.due_if(&row, !able) {
+            let mut intent = create(adapter, &vm, "odd", 20);
+            if let Change::Create(new) = &mut intent.change {
+                new.kind = Some(kind);
+            }
+            let outcome = run(adapter, &intent, 20).await;
+            assert_eq!(outcome, Err(FaultKind::Unsupported), "{name}: {kind:?}");
+        }
+    }
+    let second = create(adapter, &vm, "two", 3);
+    assert_eq!(run(adapter, &second, 3).await, Ok(()), "{name}: second");
+    let page = |after, limit| Page { after, limit };
+    let head = adapter.list(&vm, &page(None, 1), by()).await.unwrap();
     assert!(
         head.more && head.backups.len() == 1,
         "{name}: first page: {head:?}"
     );
-    let page = Page {
-        after: Some(head.backups[0].id.clone()),
-        limit: 5,
-    };
-    let tail = adapter.list(&vm, &page, by()).await.unwrap();
+    let rest = page(Some(head.backups[0].id.clone()), 5);
+    let tail = adapter.list(&vm, &rest, by()).await.unwrap();
     assert!(
         !tail.more && tail.backups.len() == 1,
         "{name}: rest: {tail:?}"
     );
     assert!(tail.backups[0].id > head.backups[0].id, "{name}: in order");
-
-    restore_and_change(bed, adapter, &backup).await;
+    backup
 }
 
-async fn restore_and_change(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup) {
+async fn restores(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &mut Rows) {
     let (vm, name) = (bed.vm(), bed.name());
     bed.write(2);
     let restore = on(backup, &vm, Change::Restore(RestoreOptions::default()));
@@ -195,53 +407,69 @@ async fn restore_and_change(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backu
         identity: Some(Identity::new("other".to_owned())),
         ..restore.clone()
     };
-    assert_eq!(
-        run(adapter, &other, 4).await,
-        Err(FaultKind::NoSuchBackup),
-        "{name}: identity"
-    );
+    let outcome = run(adapter, &other, 4).await;
+    assert_eq!(outcome, Err(FaultKind::NoSuchBackup), "{name}: identity");
     assert_eq!(bed.content(), 2, "{name}: nothing restored");
-    assert_eq!(run(adapter, &restore, 5).await, Ok(()), "{name}: restore");
+    let found = adapter.find(&restore, key(5), None, by()).await.unwrap();
+    assert!(
+        !matches!(found, Found::Done | Found::Task(_)),
+        "{name}: never begun: {found:?}"
+    );
+    let seen = adapter.baseline(&restore, key(5), by()).await.unwrap();
+    let outcome = run_from(adapter, &restore, 5, seen.as_ref()).await;
+    assert_eq!(outcome, Ok(()), "{name}: restore");
     assert_eq!(bed.content(), 1, "{name}: content is back");
-    let replay = adapter
-        .capability()
-        .verb(Verb::Restore)
-        .map(|it| it.recovery);
-    if replay == Some(Recovery::ReplaySafe) {
+    let replays = rows.replays(Verb::Restore);
+    if rows.due_if("the same restore again does nothing", replays) {
         bed.write(3);
-        assert_eq!(
-            run(adapter, &restore, 5).await,
-            Ok(()),
-            "{name}: the same again"
-        );
+        let outcome = run_from(adapter, &restore, 5, seen.as_ref()).await;
+        assert_eq!(outcome, Ok(()), "{name}: the same again");
         assert_eq!(bed.content(), 3, "{name}: acts once");
     }
+}
+
+/// Changes the backup and protects it where that can be done. Returns it, not protected.
+async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mut Rows) -> Backup {
+    if !rows.due("update", &[Verb::Update]) {
+        return backup;
+    }
+    let (vm, name) = (bed.vm(), bed.name());
     let patch = BackupPatch {
         tags: Patch::Set(vec![Tag::new("new").unwrap()]),
         protected: Patch::Set(true),
         ..BackupPatch::default()
     };
-    let update = on(backup, &vm, Change::Update(patch));
+    let update = on(&backup, &vm, Change::Update(patch));
     assert_eq!(run(adapter, &update, 6).await, Ok(()), "{name}: update");
     let after = adapter.read(&update.target, by()).await.unwrap();
-    assert_eq!(
-        after.tags,
-        [Tag::new("new").unwrap()],
-        "{name}: replaced, not merged"
-    );
-    let delete = on(&after, &vm, Change::Delete);
-    assert_eq!(
-        run(adapter, &delete, 7).await,
-        Err(FaultKind::Protected),
-        "{name}: protected"
-    );
+    let expected = [Tag::new("new").unwrap()];
+    assert_eq!(after.tags, expected, "{name}: replaced, not merged");
+    if rows.due("a protected backup is not deleted", &[Verb::Delete]) {
+        let delete = on(&after, &vm, Change::Delete);
+        let outcome = run(adapter, &delete, 7).await;
+        assert_eq!(outcome, Err(FaultKind::Protected), "{name}: protected");
+    }
     let patch = BackupPatch {
         protected: Patch::Clear,
         ..BackupPatch::default()
     };
     let update = on(&after, &vm, Change::Update(patch));
     assert_eq!(run(adapter, &update, 8).await, Ok(()), "{name}: unprotect");
-    assert_eq!(run(adapter, &delete, 9).await, Ok(()), "{name}: delete");
+    adapter.read(&update.target, by()).await.unwrap()
+}
+
+async fn deletes(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &mut Rows) {
+    let (vm, name) = (bed.vm(), bed.name());
+    let delete = on(backup, &vm, Change::Delete);
+    let seen = adapter.baseline(&delete, key(9), by()).await.unwrap();
+    let outcome = run_from(adapter, &delete, 9, seen.as_ref()).await;
+    assert_eq!(outcome, Ok(()), "{name}: delete");
     let gone = adapter.read(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{name}: gone");
+    let replays = rows.replays(Verb::Delete);
+    if rows.due_if("a deleted backup is found deleted", replays) {
+        let found = adapter.find(&delete, key(9), seen.as_ref(), by()).await;
+        let found = found.unwrap();
+        assert!(matches!(found, Found::Done), "{name}: {found:?}");
+    }
 }

@@ -176,20 +176,31 @@ pub(crate) fn program() -> Command {
 impl Process {
     /// Starts it with these arguments and waits until it says where it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::launch(arguments, |_pid| {})
+            .unwrap_or_else(|printed| panic!("it ended before it was ready: {printed:?}"))
+    }
+
+    /// The same with something to do as soon as its process id is known.
+    ///
+    /// # Errors
+    /// What it printed, when it ended before it was ready.
+    pub(crate) fn launch(arguments: &[&str], born: impl FnOnce(u32)) -> Result<Self, Vec<String>> {
         let mut child = program()
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        born(child.id());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut printed = Vec::new();
         let (mut api, mut admin) = (None, None);
         while api.is_none() || admin.is_none() {
-            let line = lines
-                .next()
-                .unwrap_or_else(|| panic!("it ended before it was ready: {printed:?}"))
-                .unwrap();
+            let Some(line) = lines.next() else {
+                child.wait().unwrap();
+                return Err(printed);
+            };
+            let line = line.unwrap();
             let address = |prefix: &str| line.strip_prefix(prefix)?.parse().ok();
             api = api.or_else(|| address("listening on http://"));
             admin = admin.or_else(|| address("admin on http://"));
@@ -199,11 +210,25 @@ impl Process {
         std::thread::Builder::new()
             .spawn(move || lines.for_each(drop))
             .unwrap();
-        Self {
+        Ok(Self {
             child,
             api: api.unwrap(),
             admin: admin.unwrap(),
             printed,
+        })
+    }
+
+    /// Whether it has ended by itself, or was killed by somebody else, within that time.
+    pub(crate) fn ends_within(&mut self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        loop {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

@@ -126,7 +126,7 @@ pub(super) fn delete(places: &Places, request: &Request) -> Result<Started, Prob
             // It is deleted all the same; the room is freed by the next recovery.
             tracing::warn!(%errno, "data of a deleted backup stays until the next recovery");
         }
-        Ok(())
+        Ok(Vec::new())
     })))
 }
 

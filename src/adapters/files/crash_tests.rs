@@ -123,7 +123,9 @@ async fn killed_before_every_step_it_is_all_or_nothing_and_known_which() {
 async fn killed_during_recovery_it_still_ends_whole() {
     let (kit, backup) = prepared().await;
     let steps = steps("restore").await;
-    let commit = steps.iter().rposition(|it| *it == "rename").unwrap() - 2;
+    // The first rename is that of the journal, the second the first of the swap.
+    let mut renames = (0..).zip(&steps).filter(|(_, it)| **it == "rename");
+    let commit = renames.nth(1).unwrap().0;
     let intent = restore(&backup);
     kit.faults.set(Mode::DieAt(commit));
     drop(kit.run(&intent, NUMBER).await);

@@ -103,7 +103,7 @@ pub(super) fn start(
     Ok(Started::Work(Box::new(move |job| {
         let made = make(&shelf, &sources, manifest, job);
         let made = made.and_then(|()| show(&shelf, id.as_str(), job));
-        clean_up(&shelf, made)
+        clean_up(&shelf, made).map(|()| Vec::new())
     })))
 }
 

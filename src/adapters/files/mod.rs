@@ -177,9 +177,16 @@ fn drive(
     match started {
         Ok(Started::Work(work)) => {
             drop(told.send(task(mark).map(Begun::Task)));
-            let end = work(job).map_or_else(End::from, |()| End::Done);
+            let worked = work(job);
             drop(hold);
-            end
+            match worked {
+                Ok(replaced) => {
+                    job.finish(End::Done);
+                    drop(replaced);
+                    End::Done
+                }
+                Err(problem) => End::from(problem),
+            }
         }
         Ok(Started::Done) => {
             drop(hold);

@@ -210,7 +210,7 @@ pub(super) fn start(
             drop(new);
             swapped
         });
-        clean_up(&vm, restored)
+        clean_up(&vm, restored).map(|()| old.into_iter().map(|(_, file, _)| file).collect())
     })))
 }
 

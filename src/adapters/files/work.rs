@@ -1,6 +1,7 @@
 //! One request at the disk: what it is known by, how it starts, and what became of it.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -51,8 +52,12 @@ impl Request {
     }
 }
 
+/// Files that are closed after the end of the work was told: the last close of an image that was replaced
+/// frees its room, which takes long.
+pub(super) type Replaced = Vec<File>;
+
 /// What is left to do after a request was checked.
-pub(super) type Work = Box<dyn FnOnce(&Job) -> Result<(), Problem> + Send>;
+pub(super) type Work = Box<dyn FnOnce(&Job) -> Result<Replaced, Problem> + Send>;
 
 /// How a request started.
 pub(super) enum Started {

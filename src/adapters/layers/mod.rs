@@ -3,6 +3,7 @@
 //! Outermost first: the limit on callers' reads, retry of reads, the breaker, metrics, the time limit. Calls with an
 //! effect pass breaker, metrics and time limit only: they are never made twice.
 
+mod annotate;
 mod breaker;
 mod call;
 mod chaos;
@@ -14,6 +15,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
+pub use annotate::Annotate;
 pub use call::Call;
 pub use chaos::Chaos;
 pub use chaos::Script;

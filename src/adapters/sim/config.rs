@@ -1,7 +1,9 @@
 //! What the simulated VM manager holds and how it behaves.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::adapters::port::Recovery;
 use crate::model::VmId;
 
 /// What the simulated VM manager holds and how it behaves.
@@ -13,6 +15,12 @@ pub struct Config {
     pub backups: u32,
     /// How long a create, delete or restore takes. Updates are done at once.
     pub duration: Duration,
+    /// The socket of a simulator that is a process of its own; `None` when the VMs are in memory.
+    pub simulator: Option<PathBuf>,
+    /// How a lost answer is made good.
+    pub recovery: Recovery,
+    /// How long after a lost answer a change may still be about to begin.
+    pub settle: Duration,
 }
 
 impl Default for Config {
@@ -21,6 +29,9 @@ impl Default for Config {
             vms: Vec::new(),
             backups: 1,
             duration: Duration::from_secs(1),
+            simulator: None,
+            recovery: Recovery::ReplaySafe,
+            settle: Duration::ZERO,
         }
     }
 }

@@ -1,15 +1,17 @@
 //! A VM manager in memory with scripted delays, progress and faults, for demos, tests and benchmarks.
 //!
-//! Recognises a request key it has seen, so every verb is replay-safe. Nothing is lossy. The world outlives the
-//! adapters on it, so that tests can stop one gateway and start another.
+//! Recognises a request key it has seen, so every verb is replay-safe unless the configuration says otherwise. The
+//! world outlives the adapters on it, so that tests can stop one gateway and start another; [`Remote`] is a world
+//! that outlives the gateway's process.
 
 mod config;
+mod remote;
 mod world;
 
 pub use config::Config;
+pub use remote::Remote;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -35,6 +37,7 @@ use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
 use crate::model::RequestKey;
+use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
@@ -54,27 +57,47 @@ pub struct Sim {
 #[derive(Clone, Debug)]
 pub struct SimControl(Arc<World>);
 
-const fn verb(cancel: bool) -> Option<VerbCapability> {
-    Some(VerbCapability {
-        recovery: Recovery::ReplaySafe,
-        settle: Duration::ZERO,
-        cancel,
-        progress: cancel,
+/// What a simulator of that configuration can do. In another process nothing can be cancelled, and updates are tasks.
+fn capability(config: &Config) -> Capability {
+    let in_memory = config.simulator.is_none();
+    let verb = |cancel, progress| {
+        Some(VerbCapability {
+            recovery: config.recovery,
+            settle: config.settle,
+            cancel,
+            progress,
+        })
+    };
+    Capability {
+        kind: "sim",
+        create: verb(in_memory, true),
+        update: verb(false, !in_memory),
+        delete: verb(in_memory, true),
+        restore: verb(in_memory, true),
+        kinds: &[BackupKind::Snapshot, BackupKind::Full],
+        restore_options: &[],
+        online: true,
+        memory: true,
+        consistent: true,
+    }
+}
+
+/// `b<number of the operation>`, which no backup of the start is called.
+fn mint(key: RequestKey) -> Result<BackupId, AdapterError> {
+    BackupId::new(&format!("b{}", key.0)).map_err(|error| {
+        AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
     })
 }
 
-static CAPABILITY: Capability = Capability {
-    kind: "sim",
-    create: verb(true),
-    update: verb(false),
-    delete: verb(true),
-    restore: verb(true),
-    kinds: &[BackupKind::Snapshot, BackupKind::Full],
-    restore_options: &[],
-    online: true,
-    memory: true,
-    consistent: true,
-};
+/// A simulated VM has nothing to tell but its id.
+fn vm(id: &VmId) -> Vm {
+    Vm {
+        id: id.clone(),
+        name: id.as_str().to_owned(),
+        description: None,
+        run_state: Some(RunState::Started),
+    }
+}
 
 impl Sim {
     /// A new VM manager with the VMs and backups of the configuration.
@@ -146,14 +169,12 @@ impl SimControl {
 #[async_trait]
 impl Adapter for Sim {
     fn capability(&self) -> &Capability {
-        &CAPABILITY
+        &self.world.capability
     }
 
     /// `b<number of the operation>`, which no backup of the start is called.
     fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        BackupId::new(&format!("b{}", key.0)).map_err(|error| {
-            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
-        })
+        mint(key)
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
@@ -218,7 +239,12 @@ impl Adapter for Sim {
         _baseline: Option<&Evidence>,
         _by: Deadline,
     ) -> Result<Found, AdapterError> {
-        let work = async { Ok(self.world.find(key)) };
+        let work = async {
+            Ok(match self.world.recovery {
+                Recovery::ReplaySafe | Recovery::Listable => self.world.find(key),
+                Recovery::NoTrace => Found::Unknowable,
+            })
+        };
         self.world.script.play(Call::Find, work).await
     }
 

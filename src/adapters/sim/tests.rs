@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::adapters::layers::Trouble;
 use crate::adapters::port::Effect;
@@ -152,4 +154,46 @@ async fn pages_follow_the_order_of_ids() {
         FaultKind::NoSuchBackup,
         "not the one that was seen"
     );
+}
+
+#[tokio::test]
+async fn the_oldest_of_many_ended_requests_is_forgotten() {
+    let (sim, _clock, _vm, mut intent, by) = bed().await;
+    let control = sim.control();
+    intent.change = Change::Update(crate::model::BackupPatch::default());
+    for number in 1..=10_001 {
+        let begun = sim.begin(&intent, key(number), None, by).await.unwrap();
+        assert_eq!(begun, Begun::Done, "update {number}");
+    }
+    assert_eq!(control.executions(key(1)), 0, "forgotten");
+    assert_eq!(control.executions(key(2)), 1, "remembered");
+    assert_eq!(control.executions(key(10_001)), 1, "the newest");
+}
+
+#[tokio::test]
+async fn what_leaves_no_trace_is_not_found() {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::from_millis(1000)));
+    let by = clock.deadline(Duration::from_secs(60));
+    let rows = [
+        (Recovery::ReplaySafe, "NotBegun"),
+        (Recovery::Listable, "NotBegun"),
+        (Recovery::NoTrace, "Unknowable"),
+    ];
+    let (.., intent, _) = bed().await;
+    for (recovery, expected) in rows {
+        let config = Config {
+            recovery,
+            settle: Duration::from_secs(3),
+            ..Config::default()
+        };
+        let sim = Sim::new(&config, Arc::clone(&clock), Tasks::default());
+        let found = sim.find(&intent, key(1), None, by).await.unwrap();
+        assert_eq!(format!("{found:?}"), expected, "{recovery:?}");
+        let declared = sim.capability().restore.unwrap();
+        assert_eq!(
+            (declared.recovery, declared.settle),
+            (recovery, config.settle),
+            "as configured"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! The simulated VM manager itself: VMs, backups and tasks that proceed with the clock.
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -15,9 +16,12 @@ use tokio::sync::Notify;
 use crate::adapters::layers::Script;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
 use crate::adapters::port::Found;
+use crate::adapters::port::Recovery;
 use crate::adapters::port::Retry;
 use crate::adapters::port::TaskState;
+use crate::adapters::sim;
 use crate::adapters::sim::Config;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -33,7 +37,6 @@ use crate::model::Intent;
 use crate::model::Page;
 use crate::model::Progress;
 use crate::model::RequestKey;
-use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
@@ -45,11 +48,16 @@ use crate::runtime::Clock;
 const FIRST_ID: u32 = 456;
 /// Bytes each simulated backup says it occupies.
 const SIZE: u64 = 1 << 30;
+/// Ended requests that are remembered: far more than a gateway has unfinished, and so little memory that it may run
+/// for years.
+const ENDED_KEPT: usize = 10_000;
 
 /// The simulated VM manager.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) script: Script,
+    pub(super) capability: Capability,
+    pub(super) recovery: Recovery,
     clock: Arc<dyn Clock>,
     duration: Duration,
     changed: Notify,
@@ -59,8 +67,10 @@ pub(super) struct World {
 #[derive(Debug, Default)]
 struct State {
     vms: BTreeMap<VmId, SimVm>,
-    /// Every request ever carried out, by the number of its operation.
+    /// The requests carried out, by the number of the operation: all that run, and the last [`ENDED_KEPT`] that ended.
     jobs: BTreeMap<u64, Job>,
+    /// The ended ones in the order of their ends.
+    ended: VecDeque<u64>,
     /// The running ones with the instant at which they end.
     running: BTreeMap<u64, Instant>,
     made: u64,
@@ -155,6 +165,8 @@ impl World {
         }
         Self {
             script: Script::default(),
+            capability: sim::capability(config),
+            recovery: config.recovery,
             clock,
             duration: config.duration,
             changed: Notify::new(),
@@ -217,12 +229,7 @@ impl World {
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
         let state = self.look();
         state.vms.get(id).ok_or_else(no_vm)?;
-        Ok(Vm {
-            id: id.clone(),
-            name: id.as_str().to_owned(),
-            description: None,
-            run_state: Some(RunState::Started),
-        })
+        Ok(sim::vm(id))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
@@ -279,6 +286,7 @@ impl World {
                 state.apply(&job.target, &job.change);
                 job.end = Some(End::Done);
                 state.jobs.insert(number, job);
+                state.remember_end(number);
                 Ok(Begun::Done)
             }
             Change::Create(_) | Change::Delete | Change::Restore(_) => {
@@ -386,6 +394,7 @@ impl State {
         };
         job.end = Some(end.clone());
         let (target, change) = (job.target.clone(), job.change.clone());
+        self.remember_end(number);
         if let Some(vm) = self.vms.get_mut(&target.vm) {
             vm.busy = false;
             if let Some(stored) = vm.backups.get_mut(&target.backup) {
@@ -397,6 +406,16 @@ impl State {
             // A cancelled create cleans up; a failed one leaves its half-made backup behind.
             End::Cancelled => self.discard(&target),
             End::Failed(_) => {}
+        }
+    }
+
+    /// Forgets the one that ended first when there are too many.
+    fn remember_end(&mut self, number: u64) {
+        self.ended.push_back(number);
+        if self.ended.len() > ENDED_KEPT
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.jobs.remove(&oldest);
         }
     }
 

@@ -213,6 +213,7 @@ impl Service for Fake {
                 progress: Progress::NONE,
                 fault: None,
                 baseline: None,
+                calls: 0,
                 task: None,
                 created: Timestamp::from_millis(2_000),
                 started: None,

@@ -17,6 +17,9 @@ use crate::model::TaskRef;
 use crate::model::Timestamp;
 use crate::model::Verb;
 
+/// How often the VM manager is asked to begin one operation, however often it loses it or the gateway dies over it.
+pub(crate) const CALLS_MAX: u32 = 10;
+
 /// The numbers that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
@@ -108,6 +111,8 @@ pub(crate) enum Effect {
         /// Whether no call was made before.
         first: bool,
     },
+    /// Wait a little, longer after each call, then call the adapter: nothing is left of the calls before.
+    Repeat,
     /// Follow the task.
     Follow,
     /// Wait for the settle time, then look for evidence.
@@ -187,6 +192,7 @@ impl Next<'_> {
             Event::Start(baseline) => {
                 let mut state = self.changed(Phase::Submitting);
                 state.baseline = baseline;
+                state.calls = 1;
                 state.started = Some(self.now.max(state.created));
                 Some(write(state, Effect::Call { first: true }))
             }
@@ -208,8 +214,11 @@ impl Next<'_> {
 
     fn submitting(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } if self.rules.replay_safe => {
-                Some(self.stay(Effect::Call { first: false }))
+            Event::Recovered { .. } if self.rules.replay_safe && self.state.calls < CALLS_MAX => {
+                let mut state = self.changed(Phase::Submitting);
+                state.calls = state.calls.saturating_add(1);
+                state.uncertain_since = self.since_now();
+                Some(write(state, Effect::Call { first: false }))
             }
             Event::Recovered { .. } | Event::Lost | Event::Refused { first: false, .. } => {
                 Some(self.lost())
@@ -232,7 +241,7 @@ impl Next<'_> {
 
     fn running(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } => Some(self.stay(Effect::Follow)),
+            Event::Recovered { .. } => Some(self.look_anew(Effect::Follow)),
             Event::Working(progress) => Some(self.working(progress)),
             Event::Lost => Some(self.lost()),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
@@ -252,7 +261,7 @@ impl Next<'_> {
 
     fn uncertain(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } => Some(self.stay(Effect::Settle)),
+            Event::Recovered { .. } => Some(self.look_anew(Effect::Settle)),
             Event::Task(task) => Some(self.attach(task)),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
@@ -294,6 +303,21 @@ impl Next<'_> {
         }
     }
 
+    /// Nobody looked for evidence while no gateway was at work, so that time is no part of the window.
+    fn look_anew(&self, effect: Effect) -> Step {
+        let since = self.since_now();
+        if since == self.state.uncertain_since {
+            return self.stay(effect);
+        }
+        let mut state = self.changed(self.state.phase);
+        state.uncertain_since = since;
+        write(state, effect)
+    }
+
+    fn since_now(&self) -> Option<Timestamp> {
+        self.state.uncertain_since.map(|_before| self.now)
+    }
+
     fn attach(&self, task: TaskRef) -> Step {
         let mut state = self.changed(Phase::Running);
         state.task = Some(task);
@@ -308,16 +332,22 @@ impl Next<'_> {
         write(state, Effect::Settle)
     }
 
-    /// Calls again, as long as evidence would be looked for: an adapter that loses it every time must not go on for ever.
-    /// Nothing of the calls before is left, so a refusal of this one is as good as one of the first.
+    /// Calls again, so many times and as long as evidence would be looked for: a VM manager that drops it every time
+    /// must not be asked for ever. The evidence says that nothing of the calls before is left, so to end then is no
+    /// unknown outcome, and a refusal of this call is as good as one of the first.
     fn again(&self) -> Step {
-        let since = self.state.uncertain_since.unwrap_or(self.now);
-        if self.now >= since.plus(self.rules.settle).plus(self.rules.probe_window) {
-            return self.unknown();
+        if self.window_is_over() || self.state.calls >= CALLS_MAX {
+            return self.end(Phase::NotExecuted, Some(dropped()));
         }
         let mut state = self.changed(Phase::Submitting);
+        state.calls = state.calls.saturating_add(1);
         state.task = None;
-        write(state, Effect::Call { first: true })
+        write(state, Effect::Repeat)
+    }
+
+    fn window_is_over(&self) -> bool {
+        let since = self.state.uncertain_since.unwrap_or(self.now);
+        self.now >= since.plus(self.rules.settle).plus(self.rules.probe_window)
     }
 
     fn working(&self, progress: Option<Progress>) -> Step {
@@ -333,12 +363,10 @@ impl Next<'_> {
     }
 
     fn no_evidence(&self) -> Step {
-        let since = self.state.uncertain_since.unwrap_or(self.now);
-        let until = since.plus(self.rules.settle).plus(self.rules.probe_window);
-        if self.now < until {
-            self.stay(Effect::Find)
-        } else {
+        if self.window_is_over() {
             self.unknown()
+        } else {
+            self.stay(Effect::Find)
         }
     }
 
@@ -403,6 +431,13 @@ fn never_sent() -> Fault {
     Fault::new(
         FaultKind::Cancelled,
         "It was stopped on request before it began; nothing was changed.",
+    )
+}
+
+fn dropped() -> Fault {
+    Fault::new(
+        FaultKind::NotExecuted,
+        "The VM manager dropped this each time it was asked; nothing was changed. Look at the VM manager before asking again.",
     )
 }
 

@@ -87,7 +87,7 @@ const TABLE: [(Phase, &str); 9] = [
     (Phase::Accepted, "queue call F - - - - - - - - - - - -"),
     (Phase::Submitting, "U - - F U S R U - - - - - - -"),
     (Phase::Running, "follow - - - - S - U R F C - - - -"),
-    (Phase::Uncertain, "settle - - - - S R - - F C N find K -"),
+    (Phase::Uncertain, "U - - - - S R - - F C N find K -"),
     (Phase::Succeeded, "- - - - - - - - - - - - - - -"),
     (Phase::Failed, "- - - - - - - - - - - - - - -"),
     (Phase::Cancelled, "- - - - - - - - - - - - - - -"),
@@ -126,7 +126,6 @@ fn every_event_in_every_phase_does_what_the_table_says() {
             let got = match (next.map(|it| it.phase), effect) {
                 (None, Effect::Queue) => "queue",
                 (None, Effect::Follow) => "follow",
-                (None, Effect::Settle) => "settle",
                 (None, Effect::Find) => "find",
                 (Some(Phase::Submitting), Effect::Call { first: true }) => "call",
                 (Some(Phase::Running), Effect::Follow) => "R",
@@ -198,6 +197,23 @@ fn evidence_is_looked_for_until_the_window_is_over() {
 }
 
 #[test]
+fn time_in_which_nobody_looked_is_no_part_of_the_window() {
+    let away = RULES.settle + RULES.probe_window + Duration::from_secs(1);
+    let found = to(&in_phase(Phase::Uncertain), Event::Task(task("t")));
+    let back = NOW.plus(away);
+    for state in [in_phase(Phase::Uncertain), found] {
+        let name = state.phase.as_str();
+        let recovered = Event::Recovered { alive: NOW };
+        let state = step(&state, recovered, back, &RULES).unwrap().state;
+        let state = state.expect("a new window");
+        assert_eq!(state.uncertain_since, Some(back), "{name}: from now on");
+        let again = Event::Recovered { alive: NOW };
+        let same = step(&state, again, back, &RULES).unwrap().state;
+        assert_eq!(same, None, "{name}: once");
+    }
+}
+
+#[test]
 fn a_task_found_and_lost_in_turn_does_not_go_on_for_ever() {
     let uncertain = in_phase(Phase::Uncertain);
     let since = uncertain.uncertain_since;
@@ -214,6 +230,95 @@ fn a_task_that_was_known_did_begin() {
     let lost = to(&in_phase(Phase::Running), Event::Lost);
     let step = step(&lost, Event::NotBegun, after(2), &RULES).unwrap();
     assert_eq!((step.state, step.effect), (None, Effect::Find), "no proof");
+}
+
+/// A record that the VM manager dropped: uncertain, after so many calls.
+fn dropped_after(calls: u32, phase: Phase) -> Operation {
+    let mut state = to(&in_phase(phase), Event::Lost);
+    state.calls = calls;
+    state
+}
+
+#[test]
+fn replay_safe_work_that_left_no_trace_is_carried_out_so_many_times() {
+    let window = (SAFE.settle + SAFE.probe_window).as_secs();
+    let again = (Phase::Submitting, Effect::Repeat);
+    let given_up = (Phase::NotExecuted, Effect::Rest);
+    // Calls so far, the phase it was lost in, seconds since then, what follows, and calls afterwards.
+    let rows = [
+        ("once", 1, Phase::Submitting, 1, again, 2),
+        ("with a task", 1, Phase::Running, 1, again, 2),
+        ("the last time", 9, Phase::Running, 1, again, 10),
+        ("too often", 10, Phase::Running, 1, given_up, 10),
+        ("in time", 1, Phase::Submitting, window - 1, again, 2),
+        ("too long", 1, Phase::Submitting, window, given_up, 1),
+    ];
+    for (name, calls, phase, later, expected, calls_after) in rows {
+        let state = dropped_after(calls, phase);
+        let step = step(&state, Event::NotBegun, after(1 + later), &SAFE).unwrap();
+        let next = step.state.expect(name);
+        assert_eq!((next.phase, step.effect), expected, "{name}");
+        assert_eq!(next.calls, calls_after, "{name}: counted");
+        let kept = next.task.is_some() && next.phase == Phase::Submitting;
+        assert!(!kept, "{name}: its task is no more");
+        assert_eq!(check_invariants(&next), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn a_repeated_call_that_is_refused_had_no_effect_and_one_that_is_lost_settles_again() {
+    let repeated = step(
+        &dropped_after(1, Phase::Submitting),
+        Event::NotBegun,
+        after(2),
+        &SAFE,
+    );
+    let repeated = repeated.unwrap().state.unwrap();
+    let refused = Event::Refused {
+        fault: fault(),
+        first: true,
+    };
+    let rows = [
+        (refused, Phase::Failed),
+        (Event::Lost, Phase::Uncertain),
+        (Event::Task(task("u")), Phase::Running),
+        (Event::Done, Phase::Succeeded),
+    ];
+    for (event, expected) in rows {
+        let name = format!("{event:?}");
+        let next = step(&repeated, event, after(3), &SAFE).unwrap().state;
+        let next = next.expect("a change");
+        assert_eq!(next.phase, expected, "{name}");
+        assert_eq!(
+            next.uncertain_since, repeated.uncertain_since,
+            "{name}: the window goes on"
+        );
+    }
+}
+
+#[test]
+fn an_operation_over_which_the_gateway_dies_is_not_called_for_ever() {
+    let mut state = in_phase(Phase::Submitting);
+    let mut calls = 1;
+    while state.phase == Phase::Submitting {
+        assert_eq!(
+            state.calls, calls,
+            "every call is counted before it is made"
+        );
+        assert!(calls <= CALLS_MAX, "bounded");
+        let recovered = Event::Recovered { alive: NOW };
+        state = step(&state, recovered, after(5), &SAFE)
+            .unwrap()
+            .state
+            .unwrap();
+        calls += 1;
+    }
+    assert_eq!(state.phase, Phase::Uncertain, "then evidence decides");
+    let dropped = step(&state, Event::NotBegun, after(6), &SAFE)
+        .unwrap()
+        .state;
+    let phase = dropped.map(|it| it.phase);
+    assert_eq!(phase, Some(Phase::NotExecuted), "nothing was changed");
 }
 
 #[test]
@@ -293,6 +398,12 @@ fn c3_submitting_is_uncertain_or_called_again_with_the_same_key() {
         phase,
         Some(Phase::Uncertain),
         "a refused replay proves nothing"
+    );
+    let nothing = step(&to(&state, Event::Lost), Event::NotBegun, after(5), &SAFE).unwrap();
+    assert_eq!(
+        nothing.effect,
+        Effect::Repeat,
+        "proved absent: called again after a pause, not at once"
     );
 }
 

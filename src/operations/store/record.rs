@@ -5,8 +5,9 @@ use serde::Serialize;
 
 use crate::model::Operation;
 
-/// The format written by this version. Version N reads N and N-1.
-pub(super) const FORMAT: u16 = 1;
+/// The format written by this version, which also reads the one before. Format 1 did not count calls.
+pub(super) const FORMAT: u16 = 2;
+const FORMAT_BEFORE: u16 = 1;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -54,7 +55,7 @@ pub(super) fn encode(operation: &Operation) -> Result<String, RecordError> {
 pub(super) fn decode(text: &str) -> Result<Operation, RecordError> {
     let shape = |error: serde_json::Error| RecordError::Shape(error.to_string());
     let head: Head = serde_json::from_str(text).map_err(shape)?;
-    if head.format != FORMAT {
+    if head.format != FORMAT && head.format != FORMAT_BEFORE {
         return Err(RecordError::Format(head.format));
     }
     let read: Read = serde_json::from_str(text).map_err(shape)?;
@@ -75,8 +76,12 @@ mod tests {
             !text.contains("cancel_asked"),
             "written as before while nobody wants it stopped, so that the version before reads it"
         );
-        let newer = text.replace("\"format\":1", "\"format\":2");
-        assert_eq!(decode(&newer), Err(RecordError::Format(2)), "newer");
+        let newer = text.replace("\"format\":2", "\"format\":3");
+        assert_eq!(decode(&newer), Err(RecordError::Format(3)), "newer");
+        let older = text.replace("\"format\":2", "\"format\":1");
+        let older = older.replace("\"calls\":0,", "");
+        assert!(!older.contains("calls"), "format 1 has no calls: {older}");
+        assert_eq!(decode(&older).unwrap(), made, "the format before");
         let rows = [
             ("empty", ""),
             ("no head", "{}"),

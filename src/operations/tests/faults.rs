@@ -6,6 +6,12 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::eventually;
+use super::folder_in_memory;
+use super::simulation::history::Answer;
+use super::simulation::history::Ask;
+use super::simulation::history::Execution;
+use super::simulation::history::History;
+use super::simulation::history::judge;
 use crate::adapters::port::Recovery;
 use crate::model::Idempotency;
 use crate::model::Operation;
@@ -49,6 +55,8 @@ enum Fail {
     Fatal,
     /// Somebody else was faster.
     Conflict,
+    /// Applied, and then the disk failed.
+    FatalAfter,
 }
 
 /// The store with a fault that hits every write of one phase, so many times.
@@ -56,10 +64,19 @@ enum Fail {
 struct Faulty {
     inner: SqliteStore,
     fault: Mutex<Option<(Phase, Fail, usize)>>,
+    /// After so many writes it dies, in that way.
+    life: Mutex<Option<(usize, Fail)>>,
 }
 
 impl Faulty {
     fn hit(&self, phase: Phase) -> Option<Fail> {
+        if let Some((left, fail)) = self.life.lock().unwrap().as_mut() {
+            let Some(fewer) = left.checked_sub(1) else {
+                // Whoever died stays dead.
+                return Some(std::mem::replace(fail, Fail::Fatal));
+            };
+            *left = fewer;
+        }
         let mut fault = self.fault.lock().unwrap();
         let (at, fail, times) = (*fault)?;
         if at != phase {
@@ -75,7 +92,7 @@ fn error(fail: Fail) -> StoreError {
     match fail {
         Fail::Unavailable => StoreError::Unavailable(text),
         Fail::LostAfter | Fail::LostBefore => StoreError::Indeterminate(text),
-        Fail::Fatal => StoreError::Fatal(text),
+        Fail::Fatal | Fail::FatalAfter => StoreError::Fatal(text),
         Fail::Conflict => StoreError::Conflict,
     }
 }
@@ -84,7 +101,7 @@ fn error(fail: Fail) -> StoreError {
 impl Store for Faulty {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
         let fail = self.hit(operation.phase);
-        if fail.is_none() || fail == Some(Fail::LostAfter) {
+        if matches!(fail, None | Some(Fail::LostAfter | Fail::FatalAfter)) {
             let made = self.inner.create(operation).await;
             return fail.map_or(made, |it| Err(error(it)));
         }
@@ -93,7 +110,7 @@ impl Store for Faulty {
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
         let fail = self.hit(operation.phase);
-        if fail.is_none() || fail == Some(Fail::LostAfter) {
+        if matches!(fail, None | Some(Fail::LostAfter | Fail::FatalAfter)) {
             let made = self.inner.update(operation).await;
             return fail.map_or(made, |it| Err(error(it)));
         }
@@ -169,6 +186,7 @@ async fn restore_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
     let store = Faulty {
         inner: inner.unwrap(),
         fault: Mutex::new(Some((phase, fail, times))),
+        life: Mutex::default(),
     };
     let room = Operations::over(setup.config, setup.backends, Arc::new(store), shared);
     let room = room.await.unwrap();
@@ -272,4 +290,119 @@ async fn a_conflict_leaves_the_operation_to_the_next_round() {
     })
     .await;
     assert_eq!(it.adapter.begun().len(), 1, "not called again");
+}
+
+/// A restore over a store that dies at its write number `after`, then another life over what is left.
+/// Returns whether the first life came to its end.
+async fn restore_dying_at(after: usize, fail: Fail, recovery: Recovery) -> bool {
+    let name = format!("{after} writes, then {fail:?}, {}", recovery.as_str());
+    let folder = folder_in_memory();
+    let adapter = Scripted::new(recovery);
+    adapter.say("vm", Say::Running(50));
+    let setup = Setup::new(folder.path(), &adapter);
+    let shared = Shared {
+        clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
+        metrics: setup.metrics.clone(),
+        tasks: Tasks::default(),
+    };
+    let file = setup.config.store.clone();
+    let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
+    let store = Faulty {
+        inner: inner.unwrap(),
+        fault: Mutex::default(),
+        life: Mutex::new(Some((after, fail))),
+    };
+    let (config, backends) = (setup.config.clone(), setup.backends.clone());
+    let room = Operations::over(config, backends, Arc::new(store), shared);
+    let room = room.await.unwrap();
+    let (seq, intent) = (room.reserve(), restore("vm", "b"));
+    let submitted = submission(seq, intent.clone());
+    let accepted = room.accept(permit(&intent, "one"), submitted).await;
+    let half = |it: &Operation| it.progress.percent() == 50;
+    let failed = room.failed();
+    while !failed.is_given() {
+        let seen = room.operation(seq).await.unwrap().unwrap();
+        if half(&seen) {
+            adapter.say("vm", Say::Done);
+        }
+        if seen.phase.is_final() {
+            break;
+        }
+        let until = WaitFor::ChangeAfter(seen.revision);
+        tokio::select! {
+            () = failed.given() => {}
+            _ = room.wait(seq, until, soon()) => {}
+        }
+    }
+    let died = failed.is_given();
+    room.stop().await;
+
+    // The VM manager lived on, ended the work, and tells the truth about it as far as its class allows.
+    adapter.say("vm", Say::Done);
+    let ran = !adapter.begun().is_empty();
+    adapter.find_says(&[match (recovery, ran) {
+        (Recovery::NoTrace, _) => Say::Unknowable,
+        (Recovery::ReplaySafe | Recovery::Listable, true) => Say::Done,
+        (Recovery::ReplaySafe | Recovery::Listable, false) => Say::NotBegun,
+    }]);
+    let room = setup.open().await;
+    let end = room.wait(seq, WaitFor::End, soon()).await.unwrap();
+    room.stop().await;
+    judge_dying(&name, &accepted, end.as_deref(), &adapter, recovery);
+    !died
+}
+
+fn judge_dying(
+    name: &str,
+    accepted: &Result<Accepted, AcceptError>,
+    end: Option<&Operation>,
+    adapter: &Scripted,
+    recovery: Recovery,
+) {
+    let begun = adapter.begun();
+    let answer = match accepted {
+        Ok(it) => Answer::Accepted(it.operation().seq, 2),
+        Err(AcceptError::Store(StoreFault::Failed)) => Answer::Failed,
+        Err(other) => panic!("{name}: {other:?}"),
+    };
+    let Some(end) = end else {
+        assert_eq!(answer, Answer::Failed, "{name}: lost");
+        assert_eq!(begun, [], "{name}: what is not kept did not run");
+        return;
+    };
+    let mut history = History::default();
+    history.asks.push(Ask {
+        seq: end.seq,
+        key: None,
+        asked: 1,
+        answer: Some(answer),
+    });
+    let done = begun.into_iter().map(|seq| Execution {
+        seq,
+        vm: "vm".to_owned(),
+        begins: std::time::Duration::ZERO,
+        ends: std::time::Duration::ZERO,
+        succeeds: true,
+        dropped: None,
+        forgotten: None,
+        visible: true,
+    });
+    let done: Vec<_> = done.collect();
+    let verdict = judge(&history, std::slice::from_ref(end), &done, recovery);
+    assert!(verdict.is_clean(), "{name}: {verdict:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_dies_at_any_write_of_a_restore_leaves_what_can_be_recovered() {
+    for recovery in [Recovery::Listable, Recovery::NoTrace] {
+        for fail in [Fail::Fatal, Fail::FatalAfter] {
+            let mut writes = 0;
+            while !restore_dying_at(writes, fail, recovery).await {
+                writes += 1;
+                assert!(writes < 50, "the restore ends at some point");
+            }
+            // Accepted, submitting, running, half done, succeeded.
+            assert_eq!(writes, 5, "{fail:?}: every write was the last one once");
+        }
+    }
 }

@@ -2,10 +2,14 @@
 
 mod cancel;
 mod desk;
+mod disk;
 mod ends;
 mod faults;
+mod older;
+mod power;
 mod queue;
 mod restart;
+mod simulation;
 mod views;
 
 use std::future::Future;
@@ -30,6 +34,11 @@ use crate::operations::testing::Setup;
 use crate::operations::testing::permit;
 use crate::operations::testing::soon;
 use crate::operations::testing::submission;
+
+/// A folder on a file system in memory where there is one: for tests that write much and whose subject is not the disk.
+fn folder_in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
 
 /// A room, what it stands on, and what is told to it.
 struct House {

@@ -2,6 +2,7 @@
 //!
 //! Why SQLite and why in this way is told in docs/decisions/0001-sqlite-store.md.
 
+mod annotations;
 mod open;
 mod reader;
 mod writer;
@@ -22,6 +23,7 @@ use rusqlite::ErrorCode;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::adapters::annotations::Annotations;
 use crate::model::Idempotency;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -43,7 +45,11 @@ use writer::Work;
 const WRITES_WAITING_MAX: usize = 1024;
 
 /// Operations in one SQLite file.
-pub(crate) struct SqliteStore {
+#[derive(Debug)]
+pub(crate) struct SqliteStore(Arc<Inner>);
+
+/// What the store and its table of annotations share.
+struct Inner {
     file: PathBuf,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -51,7 +57,7 @@ pub(crate) struct SqliteStore {
     failed: Arc<AtomicBool>,
 }
 
-impl fmt::Debug for SqliteStore {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore")
             .field("file", &self.file)
@@ -84,15 +90,22 @@ impl SqliteStore {
             .name("store-writer".to_owned())
             .spawn(move || writer.run(waiting))
             .map_err(|error| open::file_error(&file, &error))?;
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
             file,
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
             readers,
             failed,
-        })
+        })))
     }
 
+    /// What the gateway keeps about backups whose VM manager does not, in the same file.
+    pub(crate) fn annotations(&self) -> Arc<dyn Annotations> {
+        Arc::new(annotations::Table(Arc::clone(&self.0)))
+    }
+}
+
+impl Inner {
     /// Hands the work to the writer and waits for its commit.
     async fn write<T>(
         &self,
@@ -141,15 +154,15 @@ fn classify(error: &rusqlite::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
-        self.write(|answer| Work::Create(operation, answer)).await
+        self.0.write(|answer| Work::Create(operation, answer)).await
     }
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
-        self.write(|answer| Work::Update(operation, answer)).await
+        self.0.write(|answer| Work::Update(operation, answer)).await
     }
 
     async fn read(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreError> {
-        Readers::run(&self.readers, move |it, db| it.read(db, seq)).await
+        Readers::run(&self.0.readers, move |it, db| it.read(db, seq)).await
     }
 
     async fn by_key(
@@ -158,49 +171,54 @@ impl Store for SqliteStore {
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
         let (principal, key) = (principal.clone(), key.clone());
-        Readers::run(&self.readers, move |it, db| it.by_key(db, &principal, &key)).await
+        Readers::run(&self.0.readers, move |it, db| {
+            it.by_key(db, &principal, &key)
+        })
+        .await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
         let query = query.clone();
-        Readers::run(&self.readers, move |it, db| it.list(db, &query)).await
+        Readers::run(&self.0.readers, move |it, db| it.list(db, &query)).await
     }
 
     async fn live(&self) -> Result<Vec<Arc<Operation>>, StoreError> {
-        Readers::run(&self.readers, Readers::live).await
+        Readers::run(&self.0.readers, Readers::live).await
     }
 
     async fn expire(&self, now: Timestamp, max: u16) -> Result<usize, StoreError> {
-        self.write(|answer| Work::Expire(now, max, answer)).await
+        self.0.write(|answer| Work::Expire(now, max, answer)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
-        Readers::run(&self.readers, Readers::counts).await
+        Readers::run(&self.0.readers, Readers::counts).await
     }
 
     async fn highest(&self) -> Result<Option<OperationSeq>, StoreError> {
-        Readers::run(&self.readers, |_, db| Readers::highest(db)).await
+        Readers::run(&self.0.readers, |_, db| Readers::highest(db)).await
     }
 
     async fn beat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(|answer| Work::Beat(now, answer)).await
+        self.0.write(|answer| Work::Beat(now, answer)).await
     }
 
     async fn last_beat(&self) -> Result<Option<Timestamp>, StoreError> {
-        Readers::run(&self.readers, |_, db| Readers::last_beat(db)).await
+        Readers::run(&self.0.readers, |_, db| Readers::last_beat(db)).await
     }
 
     async fn close(&self) {
         let jobs = self
+            .0
             .jobs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         // First the readers: the last connection to close tidies the log away, and two that close at once both think
         // that the other one will.
-        self.readers.close().await;
+        self.0.readers.close().await;
         drop(jobs);
         let thread = self
+            .0
             .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -208,7 +226,7 @@ impl Store for SqliteStore {
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
             if !matches!(joined, Ok(true)) {
-                tracing::error!(file = %self.file.display(), "store writer did not end well");
+                tracing::error!(file = %self.0.file.display(), "store writer did not end well");
             }
         }
     }

@@ -16,9 +16,27 @@ use crate::operations::store::OpenError;
 /// Marks the file as ours in its header: `snpg`.
 const APPLICATION: i64 = 0x736e_7067;
 /// The format of the tables. A newer one is refused.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+/// The oldest format that is brought to the present one when it is opened.
+const OLDEST: i64 = 1;
 
-/// `auto_vacuum` must come before the tables and before the write-ahead log.
+/// What format 2 has and format 1 had not. It is added in one step; a version that knows format 1 alone refuses it.
+const FROM_1: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE annotations(
+    backend TEXT NOT NULL,
+    vm TEXT NOT NULL,
+    backup TEXT NOT NULL,
+    identity TEXT,
+    written INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY(backend, vm, backup)
+) STRICT, WITHOUT ROWID;
+UPDATE meta SET value = 2 WHERE name = 'schema';
+COMMIT;
+";
+
+/// Format 1, from which every later one is made. `auto_vacuum` must come before the tables and before the write-ahead log.
 const MAKE: &str = "
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA application_id = 0x736e7067;
@@ -75,8 +93,13 @@ pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
         return Err(damaged(file, "it is empty"));
     }
     let connection = connect(file).map_err(|error| sqlite_error(file, &error))?;
-    check(file, &connection)?;
+    let found = check(file, &connection)?;
     configure(&connection).map_err(|error| sqlite_error(file, &error))?;
+    if found < SCHEMA {
+        connection
+            .execute_batch(FROM_1)
+            .map_err(|error| sqlite_error(file, &error))?;
+    }
     Ok((connection, lock))
 }
 
@@ -108,9 +131,11 @@ fn make(file: &Path) -> Result<(), OpenError> {
     }
     private(OpenOptions::new().write(true).create_new(true), &draft)?;
     let connection = connect(&draft).map_err(|error| sqlite_error(&draft, &error))?;
-    connection
-        .execute_batch(MAKE)
-        .map_err(|error| sqlite_error(&draft, &error))?;
+    for step in [MAKE, FROM_1] {
+        connection
+            .execute_batch(step)
+            .map_err(|error| sqlite_error(&draft, &error))?;
+    }
     connection
         .close()
         .map_err(|(_, error)| sqlite_error(&draft, &error))?;
@@ -146,7 +171,8 @@ fn lock(file: &Path) -> Result<Lock, OpenError> {
     }
 }
 
-fn check(file: &Path, connection: &Connection) -> Result<(), OpenError> {
+/// Whether it is ours, whole, and of a format that this version reads: that format.
+fn check(file: &Path, connection: &Connection) -> Result<i64, OpenError> {
     let number = |sql: &str| {
         connection
             .query_row(sql, [], |row| row.get::<_, i64>(0))
@@ -163,7 +189,7 @@ fn check(file: &Path, connection: &Connection) -> Result<(), OpenError> {
             known: SCHEMA,
         });
     }
-    if found != SCHEMA {
+    if !(OLDEST..=SCHEMA).contains(&found) {
         return Err(damaged(file, format!("its format {found} was never made")));
     }
     let verdict: String = connection
@@ -172,7 +198,7 @@ fn check(file: &Path, connection: &Connection) -> Result<(), OpenError> {
     if verdict != "ok" {
         return Err(damaged(file, verdict));
     }
-    Ok(())
+    Ok(found)
 }
 
 fn exists(file: &Path) -> Result<bool, OpenError> {

@@ -4,9 +4,18 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::adapters::annotations::Annotated;
+use crate::adapters::annotations::Annotation;
+use crate::model::BackendName;
+use crate::model::BackupId;
+use crate::model::BackupName;
+use crate::model::Identity;
 use crate::model::Phase;
 use crate::model::Progress;
+use crate::model::Tag;
+use crate::model::Target;
 use crate::model::Verb;
+use crate::model::VmId;
 use crate::operations::service::Selector;
 use crate::operations::testing::NOW;
 use crate::operations::testing::delete;
@@ -129,8 +138,8 @@ fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
     let select = |verb, vm: Option<&str>, backup: Option<&str>| ListQuery {
         selector: Selector {
             verb,
-            vm: vm.map(|it| crate::model::VmId::new(it).unwrap()),
-            backup: backup.map(|it| crate::model::BackupId::new(it).unwrap()),
+            vm: vm.map(|it| VmId::new(it).unwrap()),
+            backup: backup.map(|it| BackupId::new(it).unwrap()),
         },
         ..query()
     };
@@ -227,6 +236,107 @@ async fn only_what_is_over_expires_and_its_number_is_kept() {
     assert!(store.read(seq(3)).await.unwrap().is_some(), "no end");
 }
 
+fn annotated(backup: &str, identity: Option<&str>, name: &str) -> Annotated {
+    Annotated {
+        target: Target {
+            vm: VmId::new("vm").unwrap(),
+            backup: BackupId::new(backup).unwrap(),
+        },
+        identity: identity.map(|it| Identity::new(it.to_owned())),
+        annotation: Annotation {
+            name: Some(BackupName::new(name).unwrap()),
+            tags: vec![Tag::new("t").unwrap()],
+            protected: true,
+            ..Annotation::default()
+        },
+        written: NOW,
+    }
+}
+
+#[tokio::test]
+async fn annotations_are_replaced_removed_and_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (one, two) = (
+        BackendName::new("one").unwrap(),
+        BackendName::new("two").unwrap(),
+    );
+    let vm = VmId::new("vm").unwrap();
+    let kept = store.annotations();
+    let (b, c) = (
+        annotated("b", None, "first"),
+        annotated("c", Some("7"), "c"),
+    );
+    for (backend, it) in [(&one, &b), (&one, &c), (&two, &b)] {
+        kept.put(backend, it).await.unwrap();
+    }
+    let again = annotated("b", Some("3"), "second");
+    kept.put(&one, &again).await.unwrap();
+    store.close().await;
+    let closed = kept.get(&one, &b.target).await;
+    assert!(closed.is_err(), "closed: {closed:?}");
+    let store = open(folder.path());
+    let kept = store.annotations();
+    assert_eq!(
+        kept.list(&one, &vm).await.unwrap(),
+        [again.clone(), c.clone()],
+        "in order, replaced"
+    );
+    assert_eq!(
+        kept.get(&two, &b.target).await.unwrap(),
+        Some(b.clone()),
+        "the other backend"
+    );
+    kept.remove(&one, &again.target).await.unwrap();
+    kept.remove(&one, &again.target).await.unwrap();
+    assert_eq!(
+        kept.get(&one, &again.target).await.unwrap(),
+        None,
+        "removed"
+    );
+    assert_eq!(kept.list(&one, &vm).await.unwrap(), [c], "the rest");
+    assert_eq!(kept.list(&two, &vm).await.unwrap(), [b], "not the other's");
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_is_opened_and_brought_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("s.db");
+    let store = open(folder.path());
+    let before = Arc::new(operation(1, "vm", "b"));
+    store.create(Arc::clone(&before)).await.unwrap();
+    store.close().await;
+    // Format 1 is that of the first version: the same without the table.
+    tamper(
+        folder.path(),
+        "DROP TABLE annotations; UPDATE meta SET value = 1 WHERE name = 'schema'",
+    );
+    for round in ["brought up", "once only"] {
+        let store = open(folder.path());
+        assert_eq!(
+            store.read(seq(1)).await.unwrap(),
+            Some(Arc::clone(&before)),
+            "{round}: kept"
+        );
+        let it = annotated("b", None, round);
+        let backend = BackendName::new("one").unwrap();
+        store.annotations().put(&backend, &it).await.unwrap();
+        store.close().await;
+        let db = rusqlite::Connection::open(&file).unwrap();
+        let format = "SELECT value FROM meta WHERE name = 'schema'";
+        let format: i64 = db.query_row(format, [], |row| row.get(0)).unwrap();
+        assert_eq!(format, 2, "{round}: format");
+    }
+    for (format, expected) in [(0, "never made"), (3, "newer version")] {
+        tamper(
+            folder.path(),
+            &format!("UPDATE meta SET value = {format} WHERE name = 'schema'"),
+        );
+        let error = try_open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{format}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn an_unreadable_record_is_set_aside_and_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -279,13 +389,13 @@ async fn a_full_disk_refuses_writes_and_answers_reads() {
         .spawn(move || writer.run(waiting))
         .unwrap();
     let file = folder.path().join("s.db");
-    let store = SqliteStore {
+    let store = SqliteStore(Arc::new(Inner {
         readers: Arc::new(Readers::new(file.clone(), Arc::clone(&failed))),
         file,
         jobs: Mutex::new(Some(jobs)),
         thread: Mutex::new(Some(thread)),
         failed,
-    };
+    }));
     let mut refused = None;
     for number in 2..50 {
         let mut it = operation(number, "vm", "b");
@@ -310,7 +420,7 @@ async fn after_a_fatal_error_everything_is_refused() {
         .create(Arc::new(operation(1, "vm", "b")))
         .await
         .unwrap();
-    store.failed.store(true, Ordering::Release);
+    store.0.failed.store(true, Ordering::Release);
     let write = store.create(Arc::new(operation(2, "vm", "b"))).await;
     assert!(matches!(write, Err(StoreError::Fatal(_))), "{write:?}");
     let read = store.read(seq(1)).await;
@@ -356,7 +466,7 @@ async fn what_cannot_be_trusted_is_refused_and_left_alone() {
     let rows: [(&str, Harm, &str); 6] = [
         (
             "newer",
-            |it| tamper(it, "UPDATE meta SET value = 2"),
+            |it| tamper(it, "UPDATE meta SET value = 3"),
             "newer version",
         ),
         (

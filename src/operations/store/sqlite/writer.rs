@@ -22,6 +22,7 @@ use crate::operations::store::Created;
 use crate::operations::store::StoreError;
 use crate::operations::store::record;
 use crate::operations::store::sqlite::already_failed;
+use crate::operations::store::sqlite::annotations::Change;
 use crate::operations::store::sqlite::classify;
 use crate::operations::store::sqlite::open::Lock;
 use crate::runtime::Clock;
@@ -41,6 +42,7 @@ pub(super) enum Work {
     Update(Arc<Operation>, Answer<()>),
     Expire(Timestamp, u16, Answer<usize>),
     Beat(Timestamp, Answer<()>),
+    Annotate(Change, Answer<()>),
 }
 
 /// What was done for a write within a transaction that is not committed yet.
@@ -48,7 +50,7 @@ enum Done {
     Created(Answer<Created>, Result<Created, StoreError>),
     Updated(Answer<()>, Result<(), StoreError>),
     Expired(Answer<usize>, usize),
-    Beaten(Answer<()>),
+    Written(Answer<()>),
 }
 
 /// The writer's own things. The lock goes last, after the connection is closed.
@@ -152,9 +154,14 @@ impl Writer {
                     done.push(Done::Expired(answer, count));
                     dropped?;
                 }
+                Work::Annotate(change, answer) => {
+                    let written = change.apply(&transaction);
+                    done.push(Done::Written(answer));
+                    written?;
+                }
                 Work::Beat(now, answer) => {
                     let written = put_meta(&transaction, "beat", number(now.as_millis()));
-                    done.push(Done::Beaten(answer));
+                    done.push(Done::Written(answer));
                     written?;
                 }
             }
@@ -170,7 +177,7 @@ impl Done {
             Self::Created(answer, result) => drop(answer.send(result)),
             Self::Updated(answer, result) => drop(answer.send(result)),
             Self::Expired(answer, count) => drop(answer.send(Ok(count))),
-            Self::Beaten(answer) => drop(answer.send(Ok(()))),
+            Self::Written(answer) => drop(answer.send(Ok(()))),
         }
     }
 
@@ -178,7 +185,7 @@ impl Done {
     fn fail(self, error: &StoreError) {
         match self {
             Self::Created(answer, _) => drop(answer.send(Err(error.clone()))),
-            Self::Updated(answer, _) | Self::Beaten(answer) => {
+            Self::Updated(answer, _) | Self::Written(answer) => {
                 drop(answer.send(Err(error.clone())));
             }
             Self::Expired(answer, _) => drop(answer.send(Err(error.clone()))),
@@ -189,7 +196,9 @@ impl Done {
 fn refuse(work: Work, error: &StoreError) {
     match work {
         Work::Create(_, answer) => drop(answer.send(Err(error.clone()))),
-        Work::Update(_, answer) | Work::Beat(_, answer) => drop(answer.send(Err(error.clone()))),
+        Work::Update(_, answer) | Work::Beat(_, answer) | Work::Annotate(_, answer) => {
+            drop(answer.send(Err(error.clone())));
+        }
         Work::Expire(_, _, answer) => drop(answer.send(Err(error.clone()))),
     }
 }

@@ -1,0 +1,297 @@
+//! The four changes. Before each, something is written that tells later whether it was begun.
+
+use crate::adapters::incus::Incus;
+use crate::adapters::incus::Job;
+use crate::adapters::incus::Make;
+use crate::adapters::incus::Seen;
+use crate::adapters::incus::client::Sent;
+use crate::adapters::incus::client::VolumePath;
+use crate::adapters::incus::error;
+use crate::adapters::incus::error::NativeError;
+use crate::adapters::incus::evidence::Before;
+use crate::adapters::incus::map;
+use crate::adapters::incus::map::Label;
+use crate::adapters::incus::no_such;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Effect;
+use crate::model::BackupKind;
+use crate::model::BackupName;
+use crate::model::BackupPatch;
+use crate::model::Change;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Target;
+use crate::model::VmId;
+
+/// The key of an instance's configuration that a restore removes, for versions without a generation.
+pub(super) const MARKER: &str = "user.snapgate.restoring";
+/// How often a label is read again because somebody else wrote it in between.
+const TRIES: usize = 3;
+/// How long one request for the end of a short operation is held, in seconds.
+const SHORT_WAIT: &str = "10";
+
+impl Incus {
+    pub(super) async fn begin_it(
+        &self,
+        intent: &Intent,
+        key: &str,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let target = &intent.target;
+        if let Change::Create(new) = &intent.change {
+            return self.create(target, new, key, by).await;
+        }
+        let seen = self.seen(target, by).await?;
+        let known = intent.identity.as_ref().map(|it| it.as_str());
+        let seen = seen
+            .filter(|it| known == Some(it.snapshot.created_at.as_str()))
+            .ok_or_else(|| no_such(FaultKind::NoSuchBackup))?;
+        if seen.half_made {
+            return Err(not_ready());
+        }
+        match &intent.change {
+            Change::Create(new) => self.create(target, new, key, by).await,
+            Change::Update(patch) => self.update(target, &seen, patch, key, by).await,
+            Change::Delete => self.delete(target, &seen, key, by).await,
+            Change::Restore(_) => self.restore(target, &seen, key, baseline, by).await,
+        }
+    }
+
+    async fn create(
+        &self,
+        target: &Target,
+        new: &NewBackup,
+        key: &str,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        if let Some(BackupKind::Full | BackupKind::Incremental) = new.kind {
+            let text = "This VM manager makes snapshots only.";
+            return Err(AdapterError::refused(FaultKind::Unsupported, text));
+        }
+        if !map::is_strict(target.backup.as_str()) {
+            let text = "The VM manager cannot use that id.";
+            return Err(AdapterError::refused(FaultKind::Invalid, text));
+        }
+        if let Some(seen) = self.seen(target, by).await? {
+            if seen.label.made.as_deref() == Some(key) {
+                return Ok(Begun::Done);
+            }
+            let text = "The VM has another backup of that id.";
+            return Err(AdapterError::refused(FaultKind::Conflict, text));
+        }
+        self.is_free(&target.vm, &new.name, None, by).await?;
+        self.is_idle(&target.vm, by).await?;
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
+        let sent = self.api.create(vm, id, by).await;
+        begun(
+            sent,
+            Some(Make {
+                target: target.clone(),
+                new: new.clone(),
+                key: key.to_owned(),
+            }),
+        )
+    }
+
+    async fn update(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        patch: &BackupPatch,
+        key: &str,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        if let Some(name) = &patch.name {
+            self.is_free(&target.vm, name, Some(target), by).await?;
+        }
+        self.relabel(seen, target, by, |label| {
+            if label.changed.as_deref() == Some(key) {
+                return false;
+            }
+            label.patch(patch);
+            label.changed = Some(key.to_owned());
+            true
+        })
+        .await?;
+        Ok(Begun::Done)
+    }
+
+    async fn delete(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        key: &str,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        if seen.label.protected {
+            let text = "The backup is protected.";
+            return Err(AdapterError::refused(FaultKind::Protected, text));
+        }
+        self.is_idle(&target.vm, by).await?;
+        self.relabel(seen, target, by, |label| {
+            let stale = label.removing.as_deref() != Some(key);
+            label.removing = Some(key.to_owned());
+            stale
+        })
+        .await?;
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
+        let sent = self.api.delete(vm, id, by).await;
+        if sent.as_ref().is_err_and(NativeError::is_missing) {
+            return Ok(Begun::Done);
+        }
+        let result = begun(sent, None);
+        if result.as_ref().is_err_and(|it| it.effect == Effect::None) {
+            // Nothing was removed: it is as whole as it was before.
+            self.relabel(seen, target, by, |label| {
+                let ours = label.removing.as_deref() == Some(key);
+                label.removing.clone_from(&seen.label.removing);
+                ours
+            })
+            .await?;
+        }
+        result
+    }
+
+    async fn restore(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        key: &str,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
+        if !seen.label.is_whole(id) {
+            return Err(not_ready());
+        }
+        self.is_idle(&target.vm, by).await?;
+        let before = Before::of(baseline);
+        match &before.generation {
+            Some(generation) if map::generation(&seen.instance) == Some(generation) => {}
+            Some(_changed) => return Err(error::busy()),
+            None => {
+                let sent = self.api.configure(vm, MARKER, key, by).await;
+                let sent = sent.map_err(|it| it.of_write(FaultKind::NoSuchVm))?;
+                self.settled(&sent, by).await?;
+            }
+        }
+        // After the marker: a label that names this request proves that the marker was set.
+        self.relabel(seen, target, by, |label| {
+            let stale = label.restoring.as_deref() != Some(key);
+            label.restoring = Some(key.to_owned());
+            stale
+        })
+        .await?;
+        let stateful = seen.snapshot.stateful;
+        begun(self.api.restore(vm, id, stateful, by).await, None)
+    }
+
+    /// Whether no other backup of the VM has that name.
+    async fn is_free(
+        &self,
+        vm: &VmId,
+        name: &BackupName,
+        but: Option<&Target>,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let all = self.all(vm, by).await?;
+        let other = |id| but.is_none_or(|it| it.backup != id);
+        if all.into_iter().any(|it| it.name == *name && other(it.id)) {
+            let text = "Another backup of the VM has that name.";
+            return Err(AdapterError::refused(FaultKind::NameTaken, text));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is at work on the VM: LXD and Incus themselves let a restore run into a snapshot and tear it.
+    async fn is_idle(&self, vm: &VmId, by: Deadline) -> Result<(), AdapterError> {
+        let tasks = self.tasks(by).await?;
+        if tasks.iter().any(|it| map::is_at_work(it, vm.as_str())) {
+            return Err(error::busy());
+        }
+        Ok(())
+    }
+
+    async fn relabel(
+        &self,
+        seen: &Seen,
+        target: &Target,
+        by: Deadline,
+        edit: impl Fn(&mut Label) -> bool + Send + Sync,
+    ) -> Result<(), AdapterError> {
+        let (id, made) = (target.backup.as_str(), &seen.snapshot.created_at);
+        self.write_label(&seen.path, id, made, by, edit).await
+    }
+
+    /// Edits the label of a snapshot; `edit` tells whether there is something to write.
+    pub(super) async fn write_label(
+        &self,
+        path: &VolumePath,
+        id: &str,
+        made: &str,
+        by: Deadline,
+        edit: impl Fn(&mut Label) -> bool + Send + Sync,
+    ) -> Result<(), AdapterError> {
+        let missing = FaultKind::NoSuchBackup;
+        for _ in 0..TRIES {
+            let found = self.api.volume(path, id, by).await;
+            let found = found.map_err(|it| it.of_read(missing))?;
+            let (volume, etag) = found.ok_or_else(|| no_such(missing))?;
+            let mut label = Label::of(made, &volume.description);
+            if !edit(&mut label) {
+                return Ok(());
+            }
+            let sent = self.api.describe(path, id, &label.text(), etag, by).await;
+            match sent {
+                Ok(Sent::Done) => return Ok(()),
+                // Read once more: what was written is the proof.
+                Ok(sent @ Sent::Operation(_)) => self.settled(&sent, by).await?,
+                Err(error) if error.is_stale() => {}
+                Err(error) => return Err(error.of_write(missing)),
+            }
+        }
+        let text = "The backup is being changed by somebody else.";
+        Err(AdapterError::refused(FaultKind::Conflict, text))
+    }
+
+    /// Waits for the end of a short operation, whatever it is.
+    async fn settled(&self, sent: &Sent, by: Deadline) -> Result<(), AdapterError> {
+        let Sent::Operation(id) = sent else {
+            return Ok(());
+        };
+        let lost = |error: NativeError| error.of_write(FaultKind::BackendFailed);
+        loop {
+            self.api.wait(id, SHORT_WAIT, by).await.map_err(lost)?;
+            match self.api.operation(id, by).await.map_err(lost)? {
+                Some(task) if task.status_code < 200 => {}
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn begun(sent: Result<Sent, NativeError>, make: Option<Make>) -> Result<Begun, AdapterError> {
+    match sent.map_err(|error| error.of_write(FaultKind::NoSuchBackup))? {
+        Sent::Done => Ok(Begun::Done),
+        Sent::Operation(operation) => {
+            let job = Job {
+                operation,
+                doubtful: false,
+                make,
+            };
+            job.task().map(Begun::Task)
+        }
+    }
+}
+
+fn not_ready() -> AdapterError {
+    AdapterError::refused(
+        FaultKind::NotReady,
+        "The backup is not whole: it is still being made, or making or removing it was cut short.",
+    )
+}

@@ -1,0 +1,325 @@
+//! What other versions answer than the one that is tested for real: a daemon of scripted answers.
+
+use super::*;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+
+use crate::adapters::port::Effect;
+use crate::model::BackupPatch;
+use crate::model::Change;
+use crate::model::Identity;
+use crate::model::OperationSeq;
+use crate::model::Patch;
+use crate::model::RestoreOptions;
+use crate::runtime::SystemClock;
+use crate::runtime::Tasks;
+
+const MADE: &str = "2026-11-23T12:00:00.5Z";
+const OPERATION: &str = "4a08d9d0-4654-40d9-8e54-45e563d00409";
+
+/// A daemon with one instance `web01` and one snapshot `s`.
+#[derive(Debug, Default)]
+struct Daemon {
+    /// The description of the snapshot's volume.
+    label: String,
+    generation: Option<u32>,
+    /// How often a write of the label is refused because somebody else wrote it.
+    stale: u32,
+    /// Whether writing the label is an operation.
+    slow_labels: bool,
+    /// What deletions and restores are answered with instead.
+    refusal: Option<(u16, &'static str)>,
+    /// Every change that was asked for, with its body.
+    changes: Vec<String>,
+}
+
+fn error(code: u16, text: &str) -> String {
+    format!(r#"{{"type":"error","error_code":{code},"error":"{text}"}}"#)
+}
+
+fn sync(metadata: &serde_json::Value) -> String {
+    format!(r#"{{"type":"sync","metadata":{metadata}}}"#)
+}
+
+impl Daemon {
+    fn answer(&mut self, method: &str, path: &str, body: &str) -> String {
+        if method != "GET" {
+            self.changes.push(format!("{method} {path} {body}"));
+        }
+        let begun = format!(r#"{{"type":"async","operation":"/1.0/operations/{OPERATION}"}}"#);
+        let is_label = path.contains("/storage-pools/");
+        match (method, path) {
+            ("GET", "/1.0/instances/web01") => sync(&serde_json::json!({
+                "name": "web01", "type": "container", "created_at": MADE,
+                "config": self.generation.map_or_else(
+                    || serde_json::json!({}),
+                    |it| serde_json::json!({"volatile.uuid.generation": it.to_string()}),
+                ),
+                "expanded_devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
+            })),
+            ("GET", "/1.0/instances/web01/snapshots/s") => {
+                sync(&serde_json::json!({"name": "s", "created_at": MADE}))
+            }
+            ("GET", "/1.0/operations") => sync(&serde_json::json!({})),
+            ("GET", path) if path.ends_with("/wait") => error(500, "context deadline exceeded"),
+            ("GET", _) if is_label => {
+                sync(&serde_json::json!({"name": "s", "description": self.label}))
+            }
+            ("PUT", _) if is_label && self.stale > 0 => {
+                self.stale = self.stale.saturating_sub(1);
+                error(412, "ETag doesn't match")
+            }
+            ("PUT", _) if is_label => {
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                body["description"]
+                    .as_str()
+                    .unwrap()
+                    .clone_into(&mut self.label);
+                if self.slow_labels {
+                    begun
+                } else {
+                    sync(&serde_json::json!({}))
+                }
+            }
+            ("PUT" | "DELETE", _) => self.refusal.map_or(begun, |(code, text)| error(code, text)),
+            _ => error(404, "not found"),
+        }
+    }
+}
+
+async fn serve(daemon: Arc<Mutex<Daemon>>, peer: UnixStream) {
+    let mut peer = BufReader::new(peer);
+    loop {
+        let (mut first, mut length) = (String::new(), 0);
+        if peer.read_line(&mut first).await.unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut line = String::new();
+            peer.read_line(&mut line).await.unwrap();
+            let line = line.trim().to_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(it) = line.strip_prefix("content-length:") {
+                length = it.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        peer.read_exact(&mut body).await.unwrap();
+        let mut words = first.split([' ', '?']);
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let body = String::from_utf8(body).unwrap();
+        let answer = daemon.lock().unwrap().answer(method, path, &body);
+        let head = format!(
+            "HTTP/1.1 200 OK\r\netag: \"x\"\r\ncontent-length: {}\r\n\r\n",
+            answer.len()
+        );
+        peer.write_all((head + &answer).as_bytes()).await.unwrap();
+    }
+}
+
+fn start(folder: &Path, daemon: Daemon) -> (Incus, Arc<Mutex<Daemon>>) {
+    let socket = folder.join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let daemon = Arc::new(Mutex::new(daemon));
+    let shared = Arc::clone(&daemon);
+    let tasks = Tasks::default();
+    let more = tasks.clone();
+    drop(tasks.spawn(async move {
+        while let Ok((peer, _)) = listener.accept().await {
+            drop(more.spawn(serve(Arc::clone(&shared), peer)));
+        }
+    }));
+    let config = Config {
+        address: Address::Unix(socket),
+        project: "p".to_owned(),
+        connect_timeout: Duration::from_secs(1),
+    };
+    (Incus::new(&config, SystemClock::shared()).unwrap(), daemon)
+}
+
+fn by() -> Deadline {
+    SystemClock.deadline(Duration::from_secs(5))
+}
+
+fn intent(change: Change) -> Intent {
+    Intent {
+        target: Target {
+            vm: VmId::new("web01").unwrap(),
+            backup: BackupId::new("s").unwrap(),
+        },
+        identity: Some(Identity::new(MADE.to_owned())),
+        change,
+    }
+}
+
+fn key() -> RequestKey {
+    RequestKey(OperationSeq::new(7).unwrap())
+}
+
+#[tokio::test]
+async fn labels_are_written_over_nobody_and_finished_by_operations() {
+    let rows = [
+        ("at once", 0, false, Ok(Begun::Done)),
+        ("as an operation", 0, true, Ok(Begun::Done)),
+        ("at the third try", 2, false, Ok(Begun::Done)),
+        (
+            "given up",
+            3,
+            false,
+            Err((FaultKind::Conflict, Effect::None)),
+        ),
+    ];
+    for (name, stale, slow_labels, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            stale,
+            slow_labels,
+            ..Daemon::default()
+        };
+        let (adapter, daemon) = start(folder.path(), daemon);
+        let patch = BackupPatch {
+            protected: Patch::Set(true),
+            ..BackupPatch::default()
+        };
+        let update = intent(Change::Update(patch));
+        let before = adapter.baseline(&update, key(), by()).await.unwrap();
+        let found = adapter
+            .find(&update, key(), before.as_ref(), by())
+            .await
+            .unwrap();
+        assert!(
+            matches!(found, Found::NotBegun),
+            "{name}: before: {found:?}"
+        );
+        let result = adapter.begin(&update, key(), before.as_ref(), by()).await;
+        let result = result.map_err(|it| (it.fault.kind, it.effect));
+        assert_eq!(result, expected, "{name}");
+        let found = adapter
+            .find(&update, key(), before.as_ref(), by())
+            .await
+            .unwrap();
+        assert_eq!(
+            matches!(found, Found::Done),
+            result.is_ok(),
+            "{name}: {found:?}"
+        );
+        daemon.lock().unwrap().label = "by hand".to_owned();
+        let found = adapter
+            .find(&update, key(), before.as_ref(), by())
+            .await
+            .unwrap();
+        assert!(
+            matches!(found, Found::Unknowable),
+            "{name}: overwritten: {found:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_was_refused_leaves_the_backup_whole() {
+    let rows = [
+        (
+            "rights",
+            500,
+            "User does not have permission",
+            Effect::None,
+            false,
+        ),
+        (
+            "starting",
+            503,
+            "daemon setup in progress",
+            Effect::None,
+            false,
+        ),
+        ("unclear", 500, "disk on fire", Effect::Possible, true),
+    ];
+    for (name, code, text, effect, marked) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            refusal: Some((code, text)),
+            ..Daemon::default()
+        };
+        let (adapter, daemon) = start(folder.path(), daemon);
+        let delete = intent(Change::Delete);
+        let error = adapter.begin(&delete, key(), None, by()).await.unwrap_err();
+        assert_eq!(error.effect, effect, "{name}: {error:?}");
+        let label = daemon.lock().unwrap().label.clone();
+        assert_eq!(label.contains("removing"), marked, "{name}: {label}");
+        let found = adapter.find(&delete, key(), None, by()).await.unwrap();
+        let right = if marked {
+            matches!(found, Found::Failed(_))
+        } else {
+            matches!(found, Found::NotBegun)
+        };
+        assert!(right, "{name}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn restores_are_known_by_the_generation_where_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon {
+        generation: Some(1),
+        ..Daemon::default()
+    };
+    let (adapter, daemon) = start(folder.path(), daemon);
+    let restore = intent(Change::Restore(RestoreOptions::default()));
+    let before = adapter.baseline(&restore, key(), by()).await.unwrap();
+    let found = adapter
+        .find(&restore, key(), before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(matches!(found, Found::NotBegun), "before: {found:?}");
+    let begun = adapter
+        .begin(&restore, key(), before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(matches!(begun, Begun::Task(_)), "{begun:?}");
+    let changes = daemon.lock().unwrap().changes.clone();
+    assert_eq!(
+        changes.len(),
+        2,
+        "the label and the restore alone: {changes:?}"
+    );
+    assert_eq!(
+        changes[1], r#"PUT /1.0/instances/web01 {"restore":"s"}"#,
+        "never empty"
+    );
+    let found = adapter
+        .find(&restore, key(), before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(
+        matches!(found, Found::Failed(_)),
+        "the same generation: {found:?}"
+    );
+    daemon.lock().unwrap().generation = Some(2);
+    let found = adapter
+        .find(&restore, key(), before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(
+        matches!(found, Found::Done),
+        "another generation: {found:?}"
+    );
+    let error = adapter
+        .begin(&restore, key(), before.as_ref(), by())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.fault.kind,
+        FaultKind::Busy,
+        "somebody else restored it: {error:?}"
+    );
+}

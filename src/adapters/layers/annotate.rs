@@ -1,0 +1,482 @@
+//! Names, descriptions, tags and protection around an adapter whose VM manager does not keep them.
+//!
+//! What is said about a new backup is written before the VM manager is asked, under the id that the backup will have
+//! and that no other create will give: a backup that was made never lacks its name, whatever ends in between. It is
+//! bound to the backup's identity when the backup is first seen, so that a later one of the same id inherits nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use crate::adapters::annotations::Annotated;
+use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::Annotations;
+use crate::adapters::annotations::AnnotationsError;
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Effect;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Recovery;
+use crate::adapters::port::TaskState;
+use crate::adapters::port::VerbCapability;
+use crate::model::BackendName;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupName;
+use crate::model::BackupPage;
+use crate::model::BackupPatch;
+use crate::model::Change;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Identity;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::model::limits;
+use crate::runtime::Clock;
+
+/// A backup that is missing for so long is taken for deleted behind the gateway's back.
+///
+/// Counted from the first look that misses it, so that a disk that was unplugged for an hour costs nobody a name.
+const MISSING_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Deletes that are followed at once: beyond it the annotation goes with those that are missing.
+const DELETES_MAX: usize = 1024;
+/// Missing backups that are remembered at once.
+const MISSING_KEPT: usize = 10_000;
+
+/// An adapter with the metadata that the gateway keeps.
+#[derive(Debug)]
+pub struct Annotate {
+    backend: BackendName,
+    inner: Arc<dyn Adapter>,
+    annotations: Arc<dyn Annotations>,
+    clock: Arc<dyn Clock>,
+    capability: Capability,
+    /// Tasks that delete a backup or make one, and which.
+    tasks: Mutex<BTreeMap<String, (Kind, Target)>>,
+    missing: Mutex<BTreeMap<Target, Instant>>,
+}
+
+/// What a task does, as far as it matters to annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Create,
+    Delete,
+}
+
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Annotate {
+    /// The adapter of that backend with what `annotations` keeps.
+    #[must_use]
+    pub fn new(
+        backend: BackendName,
+        inner: Arc<dyn Adapter>,
+        annotations: Arc<dyn Annotations>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let update = Some(VerbCapability {
+            recovery: Recovery::ReplaySafe,
+            settle: Duration::ZERO,
+            cancel: false,
+            progress: false,
+        });
+        let capability = Capability {
+            update,
+            ..inner.capability().clone()
+        };
+        Self {
+            backend,
+            inner,
+            annotations,
+            clock,
+            capability,
+            tasks: Mutex::default(),
+            missing: Mutex::default(),
+        }
+    }
+
+    /// The backup as people know it; binds what was written before it was made.
+    async fn overlaid(&self, backup: Backup, found: Option<Annotated>) -> Backup {
+        let Some(mut found) = found else {
+            return backup;
+        };
+        match &found.identity {
+            Some(identity) if *identity != backup.identity => return backup,
+            Some(_) => {}
+            None => {
+                found.identity = Some(backup.identity.clone());
+                // It is shown in any case, and bound at the next look if not at this one.
+                if let Err(error) = self.annotations.put(&self.backend, &found).await {
+                    tracing::warn!(backend = self.backend.as_str(), %error, "annotation not bound");
+                }
+            }
+        }
+        let said = found.annotation;
+        Backup {
+            name: said.name.unwrap_or(backup.name),
+            description: said.description,
+            tags: said.tags,
+            protected: said.protected,
+            ..backup
+        }
+    }
+
+    async fn read_overlaid(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let backup = self.inner.read(target, by).await?;
+        let found = self.annotations.get(&self.backend, target).await;
+        Ok(self
+            .overlaid(backup, found.map_err(|it| of_read(&it))?)
+            .await)
+    }
+
+    async fn list_overlaid(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        // What is being made while we look may be listed and not yet said: annotations are written first, read last.
+        let listed = self.inner.list(vm, page, by).await?;
+        let said = self.annotations.list(&self.backend, vm).await;
+        let mut said: BTreeMap<BackupId, Annotated> = said
+            .map_err(|it| of_read(&it))?
+            .into_iter()
+            .map(|it| (it.target.backup.clone(), it))
+            .collect();
+        let last = listed.backups.last().map(|it| it.id.clone());
+        let mut backups = Vec::with_capacity(listed.backups.len());
+        for backup in listed.backups {
+            let found = said.remove(&backup.id);
+            lock(&self.missing).remove(&Target {
+                vm: vm.clone(),
+                backup: backup.id.clone(),
+            });
+            backups.push(self.overlaid(backup, found).await);
+        }
+        let within = |id: &BackupId| {
+            page.after.as_ref().is_none_or(|it| id > it)
+                && (!listed.more || last.as_ref().is_some_and(|it| id < it))
+        };
+        for orphan in said.into_values().filter(|it| within(&it.target.backup)) {
+            self.miss(&orphan.target).await;
+        }
+        Ok(BackupPage {
+            backups,
+            more: listed.more,
+        })
+    }
+
+    /// Notes that the backup is not there, and forgets what was said about it when that has lasted.
+    async fn miss(&self, target: &Target) {
+        if self.is_long_missing(target) {
+            self.forget(target).await;
+        }
+    }
+
+    fn is_long_missing(&self, target: &Target) -> bool {
+        let now = self.clock.instant();
+        let mut missing = lock(&self.missing);
+        if missing.len() >= MISSING_KEPT && !missing.contains_key(target) {
+            return false;
+        }
+        let since = *missing.entry(target.clone()).or_insert(now);
+        let over = now.saturating_duration_since(since) >= MISSING_MAX;
+        if over {
+            missing.remove(target);
+        }
+        over
+    }
+
+    /// What is left over does no harm: it is bound to a backup that is gone.
+    async fn forget(&self, target: &Target) {
+        if let Err(error) = self.annotations.remove(&self.backend, target).await {
+            tracing::warn!(backend = self.backend.as_str(), %error, "annotation not removed");
+        }
+    }
+
+    /// Whether no other backup of the VM has the name.
+    async fn name_is_free(
+        &self,
+        target: &Target,
+        name: &BackupName,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let mut page = Page {
+            after: None,
+            limit: limits::PAGE_MAX,
+        };
+        loop {
+            let found = self.list_overlaid(&target.vm, &page, by).await?;
+            let mut others = found.backups.iter().filter(|it| it.id != target.backup);
+            if others.any(|it| it.name == *name) {
+                return Err(AdapterError::refused(
+                    FaultKind::NameTaken,
+                    "Another backup of the VM has this name.",
+                ));
+            }
+            match found.backups.last() {
+                Some(last) if found.more => page.after = Some(last.id.clone()),
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    async fn begin_create(
+        &self,
+        intent: &Intent,
+        new: &NewBackup,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let target = &intent.target;
+        self.name_is_free(target, &new.name, by).await?;
+        let before = self.annotations.get(&self.backend, target).await;
+        let is_first = before.map_err(|it| of_read(&it))?.is_none();
+        // A second call for the same create must not unbind what the first one made.
+        if is_first {
+            let annotation = Annotation {
+                name: Some(new.name.clone()),
+                description: new.description.clone(),
+                tags: new.tags.clone(),
+                protected: new.protected,
+            };
+            self.write(target, None, annotation).await?;
+        }
+        let begun = self.inner.begin(intent, key, baseline, by).await;
+        if is_first && matches!(&begun, Err(error) if error.effect == Effect::None) {
+            self.forget(target).await;
+        }
+        begun
+    }
+
+    async fn update(
+        &self,
+        intent: &Intent,
+        patch: &BackupPatch,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let backup = self.read_meant(intent, by).await?;
+        if let Some(name) = patch.name.as_ref().filter(|it| **it != backup.name) {
+            self.name_is_free(&intent.target, name, by).await?;
+        }
+        let after = patch.applied_to(backup);
+        let annotation = Annotation {
+            name: Some(after.name),
+            description: after.description,
+            tags: after.tags,
+            protected: after.protected,
+        };
+        self.write(&intent.target, Some(after.identity), annotation)
+            .await?;
+        Ok(Begun::Done)
+    }
+
+    async fn write(
+        &self,
+        target: &Target,
+        identity: Option<Identity>,
+        annotation: Annotation,
+    ) -> Result<(), AdapterError> {
+        let it = Annotated {
+            target: target.clone(),
+            identity,
+            annotation,
+            written: self.clock.now(),
+        };
+        let put = self.annotations.put(&self.backend, &it).await;
+        put.map_err(|error| of_write(&error))
+    }
+
+    /// The very backup that is meant.
+    async fn read_meant(&self, intent: &Intent, by: Deadline) -> Result<Backup, AdapterError> {
+        let backup = self.read_overlaid(&intent.target, by).await?;
+        match &intent.identity {
+            Some(identity) if *identity != backup.identity => Err(AdapterError::refused(
+                FaultKind::NoSuchBackup,
+                "The VM has another backup under this id.",
+            )),
+            Some(_) | None => Ok(backup),
+        }
+    }
+
+    /// Remembers what a task does, so that its end is noticed.
+    fn follow(&self, intent: &Intent, task: &TaskRef) {
+        let kind = match intent.change {
+            Change::Create(_) => Kind::Create,
+            Change::Delete => Kind::Delete,
+            Change::Update(_) | Change::Restore(_) => return,
+        };
+        let mut tasks = lock(&self.tasks);
+        if tasks.len() < DELETES_MAX {
+            tasks.insert(task.as_str().to_owned(), (kind, intent.target.clone()));
+        }
+    }
+
+    /// A backup that is gone, or was not made, needs no annotation.
+    async fn ended(&self, kind: Kind, target: &Target, state: &TaskState) {
+        match (kind, state) {
+            (Kind::Delete, TaskState::Done)
+            | (Kind::Create, TaskState::Failed(_) | TaskState::Cancelled) => {
+                self.forget(target).await;
+            }
+            (Kind::Delete | Kind::Create, _) => {}
+        }
+    }
+}
+
+fn of_read(error: &AnnotationsError) -> AdapterError {
+    AdapterError::unavailable("The gateway's own store does not answer.").because(error)
+}
+
+fn of_write(error: &AnnotationsError) -> AdapterError {
+    match error {
+        AnnotationsError::Unavailable(_) => of_read(error),
+        AnnotationsError::Indeterminate(_) => AdapterError::uncertain(
+            FaultKind::Unavailable,
+            "The gateway's own store does not answer.",
+        )
+        .because(error),
+    }
+}
+
+#[async_trait]
+impl Adapter for Annotate {
+    fn capability(&self) -> &Capability {
+        &self.capability
+    }
+
+    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint(new, key)
+    }
+
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        self.inner.health(by).await
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.vm(vm, by).await
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        self.list_overlaid(vm, page, by).await
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.read_overlaid(target, by).await
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        match intent.change {
+            Change::Update(_) => Ok(None),
+            Change::Create(_) | Change::Delete | Change::Restore(_) => {
+                self.inner.baseline(intent, key, by).await
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let begun = match &intent.change {
+            Change::Create(new) => self.begin_create(intent, new, key, baseline, by).await?,
+            Change::Update(patch) => return self.update(intent, patch, by).await,
+            Change::Delete => {
+                if self.read_meant(intent, by).await?.protected {
+                    return Err(AdapterError::refused(
+                        FaultKind::Protected,
+                        "The backup is protected.",
+                    ));
+                }
+                self.inner.begin(intent, key, baseline, by).await?
+            }
+            Change::Restore(_) => self.inner.begin(intent, key, baseline, by).await?,
+        };
+        match &begun {
+            Begun::Task(task) => self.follow(intent, task),
+            Begun::Done if intent.change == Change::Delete => self.forget(&intent.target).await,
+            Begun::Done => {}
+        }
+        Ok(begun)
+    }
+
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        let state = self.inner.poll(task, by).await?;
+        if !matches!(state, TaskState::Running(_)) {
+            let followed = lock(&self.tasks).remove(task.as_str());
+            if let Some((kind, target)) = followed {
+                self.ended(kind, &target, &state).await;
+            }
+        }
+        Ok(state)
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        self.inner.stirred(task).await;
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        if let Change::Update(patch) = &intent.change {
+            let now = self.read_meant(intent, by).await?;
+            return Ok(if patch.applied_to(now.clone()) == now {
+                Found::Done
+            } else {
+                Found::NotBegun
+            });
+        }
+        let found = self.inner.find(intent, key, baseline, by).await?;
+        match (&found, &intent.change) {
+            (Found::Task(task), _) => self.follow(intent, task),
+            (Found::Done, Change::Delete) => self.forget(&intent.target).await,
+            (Found::Failed(_) | Found::NotBegun, Change::Create(_)) => {
+                self.forget(&intent.target).await;
+            }
+            (
+                Found::NotBegun
+                | Found::Done
+                | Found::Failed(_)
+                | Found::NotYet
+                | Found::Unknowable,
+                _,
+            ) => {}
+        }
+        Ok(found)
+    }
+
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        self.inner.cancel(task, by).await
+    }
+}

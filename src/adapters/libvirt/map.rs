@@ -1,0 +1,361 @@
+//! From libvirt's snapshots to backups: names, descriptions with our trailer, identities, states.
+//!
+//! libvirt keeps one text for us through restores and restarts: the description of the snapshot. What else a
+//! backup has goes into its last line:
+//!
+//! ```text
+//! Before the upgrade.
+//!
+//! [snapgate] {"v":1,"name":"nightly","tags":["db"],"protected":true}
+//! ```
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::libvirt::client::Domain;
+use crate::adapters::libvirt::client::DomainState;
+use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupName;
+use crate::model::BackupPatch;
+use crate::model::BackupState;
+use crate::model::Description;
+use crate::model::Identity;
+use crate::model::NewBackup;
+use crate::model::Patch;
+use crate::model::RunState;
+use crate::model::Tag;
+use crate::model::Timestamp;
+use crate::model::limits;
+
+/// Starts the last line of a description that holds more than the description.
+const MARK: &str = "[snapgate] ";
+/// Between the description and that line.
+const GAP: &str = "\n\n";
+/// The form of that line.
+const VERSION: u32 = 1;
+
+/// What libvirt's description of a snapshot says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    /// What a person wrote, however long.
+    pub(crate) text: Option<String>,
+    /// The name, when it is not the snapshot's own.
+    pub(crate) name: Option<BackupName>,
+    /// The tags.
+    pub(crate) tags: Vec<Tag>,
+    /// Whether it refuses to be deleted.
+    pub(crate) protected: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Trailer {
+    v: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<BackupName>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<Tag>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    protected: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_false(it: &bool) -> bool {
+    !*it
+}
+
+impl Notes {
+    /// Of a snapshot that is to be made.
+    pub(crate) fn of_new(new: &NewBackup) -> Self {
+        Self {
+            text: new.description.as_ref().map(ToString::to_string),
+            name: Some(new.name.clone()),
+            tags: new.tags.clone(),
+            protected: new.protected,
+        }
+    }
+
+    /// From libvirt's description. A text without our line is all description.
+    pub(crate) fn read(description: Option<&str>) -> Self {
+        let Some(whole) = description else {
+            return Self::default();
+        };
+        let (before, last) = match whole.rfind('\n').and_then(|at| whole.split_at_checked(at)) {
+            Some((before, last)) => (before, last.trim_start_matches('\n')),
+            None => ("", whole),
+        };
+        let trailer = last
+            .strip_prefix(MARK)
+            .and_then(|json| serde_json::from_str::<Trailer>(json).ok())
+            .filter(|it| it.v == VERSION);
+        match trailer {
+            None => Self {
+                text: Some(whole.to_owned()),
+                ..Self::default()
+            },
+            Some(trailer) => Self {
+                // The gap's first line feed; its second was cut off above.
+                text: before
+                    .strip_suffix('\n')
+                    .or_else(|| Some(before).filter(|it| !it.is_empty()))
+                    .map(str::to_owned),
+                name: trailer.name,
+                tags: trailer.tags,
+                protected: trailer.protected,
+            },
+        }
+    }
+
+    /// libvirt's description that says this.
+    pub(crate) fn write(&self) -> String {
+        let trailer = Trailer {
+            v: VERSION,
+            name: self.name.clone(),
+            tags: self.tags.clone(),
+            protected: self.protected,
+        };
+        let json = serde_json::to_string(&trailer).unwrap_or_default();
+        let (text, gap) = self.text.as_deref().map_or(("", ""), |it| (it, GAP));
+        format!("{text}{gap}{MARK}{}", ascii(&json))
+    }
+
+    /// These notes after an update. A description that is kept stays as it is, even one that is too long for us.
+    pub(crate) fn patched(self, patch: &BackupPatch) -> Self {
+        let text = match &patch.description {
+            Patch::Keep => self.text,
+            Patch::Set(text) => Some(text.to_string()),
+            Patch::Clear => None,
+        };
+        Self {
+            text,
+            name: patch.name.clone().or(self.name),
+            tags: patch.tags.apply(Some(self.tags)).unwrap_or_default(),
+            protected: patch.protected.apply(Some(self.protected)).unwrap_or(false),
+        }
+    }
+}
+
+/// JSON with every other character than ASCII as an escape: whatever stores it keeps it.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                write!(out, "\\u{unit:04x}").unwrap_or_default();
+            }
+        }
+    }
+    out
+}
+
+/// The backup that a snapshot is; `None` when its name cannot be the id of a backup.
+pub(crate) fn backup(domain: &Domain, snapshot: &SnapshotXml) -> Option<Backup> {
+    let notes = Notes::read(snapshot.description.as_deref());
+    let id = BackupId::new(&snapshot.name).ok()?;
+    let name = match notes.name {
+        Some(name) => name,
+        None => BackupName::new(&snapshot.name).ok()?,
+    };
+    Some(Backup {
+        id,
+        identity: identity(domain, snapshot),
+        name,
+        description: notes.text.as_deref().and_then(shown),
+        kind: Some(BackupKind::Snapshot),
+        created: Timestamp::from_millis(snapshot.created.saturating_mul(1000)),
+        tags: notes.tags,
+        state: BackupState::Available,
+        size: None,
+        protected: notes.protected,
+    })
+}
+
+/// What sets a snapshot apart from another one of its name: the VM's UUID and when it was made.
+pub(crate) fn identity(domain: &Domain, snapshot: &SnapshotXml) -> Identity {
+    let mut text = String::new();
+    for byte in domain.uuid {
+        // Writing to a string does not fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+    }
+    Identity::new(format!("{text}/{}/{}", snapshot.created, snapshot.name))
+}
+
+/// A description as far as ours may be that long, and with blanks for what ours may not hold.
+fn shown(text: &str) -> Option<Description> {
+    let clean: String = text
+        .chars()
+        .map(|it| {
+            if it.is_control() && it != '\n' && it != '\t' {
+                ' '
+            } else {
+                it
+            }
+        })
+        .collect();
+    let end = clean
+        .char_indices()
+        .map(|(at, it)| at.saturating_add(it.len_utf8()))
+        .take_while(|it| *it <= limits::DESCRIPTION_BYTES_MAX)
+        .last()
+        .unwrap_or(0);
+    Description::new(clean.get(..end)?).ok()
+}
+
+/// The bytes of a UUID in its usual form.
+pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
+    let hyphens = [8, 13, 18, 23];
+    let fits = text.len() == 36
+        && text.bytes().enumerate().all(|(at, it)| {
+            if hyphens.contains(&at) {
+                it == b'-'
+            } else {
+                it.is_ascii_hexdigit()
+            }
+        });
+    let digits: String = text.chars().filter(|it| *it != '-').collect();
+    let number = u128::from_str_radix(&digits, 16).ok().filter(|_| fits)?;
+    Some(number.to_be_bytes())
+}
+
+/// What a VM does, in words. libvirt's numbers: `virDomainState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// It runs.
+    Running,
+    /// It is in memory and does not run.
+    Paused,
+    /// It is off.
+    Off,
+    /// Not one of these, or not one that is known.
+    Other,
+}
+
+impl DomainState {
+    /// In words.
+    pub(crate) const fn doing(self) -> Doing {
+        match self.state {
+            1 | 2 | 4 => Doing::Running,
+            3 | 7 => Doing::Paused,
+            5 | 6 => Doing::Off,
+            _ => Doing::Other,
+        }
+    }
+
+    /// Whether libvirt has paused it to make a snapshot or to save it.
+    pub(crate) const fn is_saving(self) -> bool {
+        self.state == 3 && (self.reason == 3 || self.reason == 9)
+    }
+
+    /// Whether what it does is what a snapshot made it do.
+    pub(crate) const fn is_from_snapshot(self) -> bool {
+        matches!((self.state, self.reason), (1, 4) | (3, 7) | (5, 7))
+    }
+
+    /// Whether it is off because it, QEMU or libvirt failed.
+    pub(crate) const fn is_off_by_failure(self) -> bool {
+        matches!((self.state, self.reason), (5, 3 | 6 | 8) | (6, _))
+    }
+
+    /// For callers; `None` when it is not known.
+    pub(crate) const fn run_state(self) -> Option<RunState> {
+        match self.doing() {
+            Doing::Running => Some(RunState::Started),
+            Doing::Paused => Some(RunState::Sleeping),
+            Doing::Off => Some(RunState::Stopped),
+            Doing::Other => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes(text: Option<&str>, tags: &[&str]) -> Notes {
+        Notes {
+            text: text.map(str::to_owned),
+            name: Some(BackupName::new("n\u{e4}chtlich \u{1f600}").unwrap()),
+            tags: tags.iter().map(|it| Tag::new(it).unwrap()).collect(),
+            protected: true,
+        }
+    }
+
+    #[test]
+    fn notes_are_read_as_they_were_written() {
+        let rows = [
+            ("nothing", None),
+            ("empty", Some("")),
+            ("one line", Some("before the upgrade")),
+            ("several lines", Some("a\n\nb\n")),
+            ("line feeds alone", Some("\n\n\n")),
+            (
+                "a text like ours",
+                Some("[snapgate] {\"v\":1,\"name\":\"x\"}"),
+            ),
+            ("ends like ours", Some("a\n\n[snapgate] {\"v\":1}")),
+        ];
+        for (name, text) in rows {
+            let written = notes(text, &["a b", "\u{fffe}", "\"q\""]);
+            let line = written.write();
+            assert_eq!(Notes::read(Some(&line)), written, "{name}");
+        }
+        assert!(
+            notes(None, &["\u{fffe}"]).write().is_ascii(),
+            "the line is ASCII"
+        );
+    }
+
+    #[test]
+    fn foreign_descriptions_are_all_text() {
+        let rows = [
+            "written by hand",
+            "two\nlines",
+            "[snapgate] no JSON",
+            "a\n\n[snapgate] {\"v\":2}",
+            "[snapgate] {\"v\":1,\"tags\":[\"\"]}",
+        ];
+        for text in rows {
+            let read = Notes::read(Some(text));
+            assert_eq!(read.text.as_deref(), Some(text), "{text}");
+            assert_eq!(read.name, None, "{text}: no name");
+            let patch = BackupPatch {
+                tags: Patch::Set(vec![Tag::new("t").unwrap()]),
+                ..BackupPatch::default()
+            };
+            let after = Notes::read(Some(&read.patched(&patch).write()));
+            assert_eq!(after.text.as_deref(), Some(text), "{text}: kept");
+            assert_eq!(after.tags.len(), 1, "{text}: tagged");
+        }
+        assert_eq!(Notes::read(None), Notes::default(), "none at all");
+    }
+
+    #[test]
+    fn long_or_odd_descriptions_are_shown_as_far_as_they_can_be() {
+        let long = "\u{e9}".repeat(limits::DESCRIPTION_BYTES_MAX);
+        let seen = shown(&long).unwrap();
+        assert_eq!(seen.as_str().len(), limits::DESCRIPTION_BYTES_MAX, "cut");
+        assert_eq!(shown("a\rb\u{85}").unwrap().as_str(), "a b ", "blanks");
+        assert_eq!(shown("").unwrap().as_str(), "", "empty");
+    }
+
+    #[test]
+    fn uuids_are_told_from_names() {
+        let bytes = uuid("6979386f-745d-4b49-bb23-7148f7eebbb1").unwrap();
+        assert_eq!(bytes.first_chunk(), Some(&[0x69, 0x79]), "first bytes");
+        for name in [
+            "web01",
+            "",
+            "6979386f745d-4b49-bb23-7148f7eebbb1-",
+            "+979386f-745d-4b49-bb23-7148f7eebbb1",
+        ] {
+            assert_eq!(uuid(name), None, "{name}");
+        }
+    }
+}

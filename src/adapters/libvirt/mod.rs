@@ -1,0 +1,480 @@
+//! VMs of a libvirtd, through its unix socket: backups are internal snapshots.
+//!
+//! Lossy: sizes are not known; a snapshot's own name never changes, a new name lives in its description. What a
+//! backup maps to, what is refused and which versions were tested: docs/adapters/libvirt.md.
+
+mod begin;
+mod check;
+mod client;
+mod config;
+mod error;
+mod jobs;
+mod link;
+mod map;
+mod recover;
+mod rpc;
+#[cfg(test)]
+mod tests;
+mod xdr;
+mod xml;
+
+pub use config::AfterRestore;
+pub use config::Config;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Recovery;
+use crate::adapters::port::TaskState;
+use crate::adapters::port::VerbCapability;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupPage;
+use crate::model::Change;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+use client::Client;
+use client::Domain;
+use client::Snapshot;
+use client::code;
+use jobs::Jobs;
+use jobs::Outcome;
+use map::Doing;
+use recover::Seen;
+use rpc::RpcError;
+use xml::DomainXml;
+use xml::SnapshotXml;
+
+/// A VM whose jobs are not told within this time is busy with a snapshot.
+const FREE_WITHIN: Duration = Duration::from_millis(300);
+
+/// A call waits so long for the lock of a VM inside libvirt before it gives up, and a little more.
+const SETTLE: Duration = Duration::from_secs(31);
+
+const VERB: VerbCapability = VerbCapability {
+    recovery: Recovery::NoTrace,
+    settle: SETTLE,
+    cancel: false,
+    progress: false,
+};
+
+static CAPABILITY: Capability = Capability {
+    kind: "libvirt",
+    create: Some(VERB),
+    update: Some(VERB),
+    delete: Some(VERB),
+    restore: Some(VERB),
+    kinds: &[BackupKind::Snapshot],
+    restore_options: &[(
+        check::AFTER_RESTORE,
+        "what the VM does afterwards: as-before, running, paused or as-saved",
+    )],
+    online: true,
+    memory: true,
+    consistent: true,
+};
+
+/// The VMs of one libvirtd.
+#[derive(Debug)]
+pub struct Libvirt {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    client: Arc<Client>,
+    jobs: Jobs,
+}
+
+/// A snapshot with all that was read of it.
+#[derive(Debug)]
+struct Loaded {
+    snapshot: Snapshot,
+    text: String,
+    xml: SnapshotXml,
+    backup: Backup,
+}
+
+impl Libvirt {
+    /// The VMs of that libvirtd. Connects when first used, from within a runtime.
+    #[must_use]
+    pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        Self {
+            client: Arc::new(Client::new(&config, &clock, &tasks)),
+            config,
+            clock,
+            jobs: Jobs::new(tasks),
+        }
+    }
+
+    /// The VM of this name, or else of this UUID.
+    async fn domain(&self, vm: &VmId, by: Deadline) -> Result<Domain, AdapterError> {
+        let found = match self.client.by_name(vm.as_str(), by).await {
+            Err(error) if error.code() == Some(code::NO_DOMAIN) => match map::uuid(vm.as_str()) {
+                Some(uuid) => self.client.by_uuid(uuid, by).await,
+                None => Err(error),
+            },
+            other => other,
+        };
+        found.map_err(|it| error::from_read(&it))
+    }
+
+    /// The names of snapshots that are being made: by us, or, as far as it can be seen, by somebody else.
+    async fn unfinished(&self, domain: &Domain, by: Deadline) -> Result<Vec<String>, RpcError> {
+        let mut names: Vec<_> = self.jobs.making(domain.uuid).into_iter().collect();
+        // A VM stays in this state when libvirtd ended in the middle; then nothing is being made.
+        if !self.client.state(domain, by).await?.is_saving() || !self.is_busy(domain, by).await? {
+            return Ok(names);
+        }
+        // The one being made is the newest that is not the current one. Rare, so all may be read.
+        let current = self.client.current(domain, by).await?;
+        let mut newest: Vec<(u64, String)> = Vec::new();
+        for snapshot in self.client.snapshots(domain, by).await? {
+            if current.as_deref() != Some(&snapshot.name)
+                && let Some((_, xml)) = self.snapshot_xml(&snapshot, by).await?
+            {
+                newest.push((xml.created, snapshot.name));
+            }
+        }
+        let latest = newest.iter().map(|(created, _)| *created).max();
+        newest.retain(|(created, _)| Some(*created) == latest);
+        names.extend(newest.into_iter().map(|(_, name)| name));
+        Ok(names)
+    }
+
+    /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or put back.
+    async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
+        let soon = self.clock.deadline(FREE_WITHIN).earlier(by);
+        match self.client.has_job(domain, soon).await {
+            Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
+            answer => answer,
+        }
+    }
+
+    /// What libvirt keeps of the snapshot, as text and read; `None` when it is gone or makes no sense.
+    async fn snapshot_xml(
+        &self,
+        snapshot: &Snapshot,
+        by: Deadline,
+    ) -> Result<Option<(String, SnapshotXml)>, RpcError> {
+        let text = match self.client.snapshot_xml(snapshot, by).await {
+            Ok(text) => text,
+            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match SnapshotXml::read(&text) {
+            Ok(xml) => Ok(Some((text, xml))),
+            Err(error) => {
+                tracing::warn!(snapshot = snapshot.name, %error, "snapshot left out");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The snapshot of this name, if it is there and whole.
+    async fn load(
+        &self,
+        domain: &Domain,
+        id: &BackupId,
+        by: Deadline,
+    ) -> Result<Option<Loaded>, RpcError> {
+        let snapshot = match self.client.snapshot(domain, id.as_str(), by).await {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if self.unfinished(domain, by).await?.contains(&snapshot.name) {
+            return Ok(None);
+        }
+        let Some((text, xml)) = self.snapshot_xml(&snapshot, by).await? else {
+            return Ok(None);
+        };
+        Ok(map::backup(domain, &xml).map(|backup| Loaded {
+            snapshot,
+            text,
+            xml,
+            backup,
+        }))
+    }
+
+    /// All backups of the VM in order of their ids, from after this id, at most so many.
+    async fn backups(
+        &self,
+        domain: &Domain,
+        after: Option<&BackupId>,
+        limit: usize,
+        by: Deadline,
+    ) -> Result<Vec<Backup>, RpcError> {
+        let mut all = self.client.snapshots(domain, by).await?;
+        let unfinished = self.unfinished(domain, by).await?;
+        all.retain(|it| !unfinished.contains(&it.name));
+        all.retain(|it| after.is_none_or(|after| it.name.as_str() > after.as_str()));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut backups = Vec::new();
+        for snapshot in all {
+            if backups.len() == limit {
+                break;
+            }
+            if let Some((_, xml)) = self.snapshot_xml(&snapshot, by).await? {
+                backups.extend(map::backup(domain, &xml));
+            }
+        }
+        Ok(backups)
+    }
+
+    /// What can be seen of the VM now.
+    async fn seen(&self, domain: &Domain, by: Deadline) -> Result<Seen, RpcError> {
+        Ok(Seen {
+            id: domain.id,
+            state: self.client.state(domain, by).await?,
+            current: self.client.current(domain, by).await?,
+            then_off: false,
+            is_taken: false,
+        })
+    }
+}
+
+fn none_such() -> AdapterError {
+    AdapterError::refused(FaultKind::NoSuchBackup, "the VM has no such backup")
+}
+
+#[async_trait]
+impl Adapter for Libvirt {
+    fn capability(&self) -> &Capability {
+        &CAPABILITY
+    }
+
+    /// Never a number alone: QEMU takes those for ids of its own.
+    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        BackupId::new(&key.to_string()).map_err(|error| {
+            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+        })
+    }
+
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        let product = self.client.product(by).await;
+        let product = product.map_err(|it| error::from_read(&it))?;
+        Ok(Health { product })
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        let domain = self.domain(vm, by).await?;
+        let read = |it: &RpcError| error::from_read(it);
+        let state = self
+            .client
+            .state(&domain, by)
+            .await
+            .map_err(|it| read(&it))?;
+        let text = self
+            .client
+            .domain_xml(&domain, by)
+            .await
+            .map_err(|it| read(&it))?;
+        // A definition we cannot read costs the description alone.
+        let description = DomainXml::read(&text).ok().and_then(|it| it.description);
+        Ok(Vm {
+            id: vm.clone(),
+            name: domain.name,
+            description,
+            run_state: state.run_state(),
+        })
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        let domain = self.domain(vm, by).await?;
+        let limit = usize::from(page.limit);
+        let read = self.backups(&domain, page.after.as_ref(), limit.saturating_add(1), by);
+        let mut backups = read.await.map_err(|it| error::from_read(&it))?;
+        let more = backups.len() > limit;
+        backups.truncate(limit);
+        Ok(BackupPage { backups, more })
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let domain = self.domain(&target.vm, by).await?;
+        let loaded = self.load(&domain, &target.backup, by).await;
+        let loaded = loaded.map_err(|it| error::from_read(&it))?;
+        loaded.map(|it| it.backup).ok_or_else(none_such)
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        _key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        let domain = self.domain(&intent.target.vm, by).await?;
+        let seen = self.seen(&domain, by).await;
+        let mut seen = seen.map_err(|it| error::from_read(&it))?;
+        match &intent.change {
+            Change::Create(_) => {
+                let name = intent.target.backup.as_str();
+                seen.is_taken = self.is_listed(&domain, name, by).await?;
+            }
+            Change::Restore(options) => {
+                let after = check::after(options, self.config.after_restore)?;
+                let loaded = self.load(&domain, &intent.target.backup, by).await;
+                let loaded = loaded.map_err(|it| error::from_read(&it))?;
+                if let Some(it) = loaded {
+                    let plan = check::plan(after, seen.state.doing(), it.xml.memory);
+                    seen.then_off = plan.then_off;
+                }
+            }
+            Change::Update(_) | Change::Delete => {}
+        }
+        Ok(seen.evidence())
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        _baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        self.begin_now(intent, key, by).await
+    }
+
+    async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
+        Ok(match self.jobs.outcome(task.as_str()) {
+            Some(None) => TaskState::Running(None),
+            Some(Some(Outcome::Done)) => TaskState::Done,
+            Some(Some(Outcome::Failed(fault))) => TaskState::Failed(fault),
+            Some(Some(Outcome::Open)) | None => TaskState::Gone,
+        })
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        match self.jobs.outcome(task.as_str()) {
+            Some(None) => self.jobs.ended(task.as_str()).await,
+            Some(Some(_)) | None => std::future::pending().await,
+        }
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let name = key.to_string();
+        match self.jobs.outcome(&name) {
+            Some(None) => return Ok(TaskRef::new(name).map_or(Found::NotYet, Found::Task)),
+            Some(Some(Outcome::Done)) => return Ok(Found::Done),
+            Some(Some(Outcome::Failed(fault))) => return Ok(Found::Failed(fault)),
+            Some(Some(Outcome::Open)) | None => {}
+        }
+        self.look_for(intent, Seen::of(baseline).as_ref(), by).await
+    }
+
+    async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
+        Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            "libvirt cannot stop what it has begun with a snapshot",
+        ))
+    }
+}
+
+impl Libvirt {
+    /// Whether a snapshot of this name is listed, whole or not.
+    async fn is_listed(
+        &self,
+        domain: &Domain,
+        name: &str,
+        by: Deadline,
+    ) -> Result<bool, AdapterError> {
+        match self.client.snapshot(domain, name, by).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => Ok(false),
+            Err(error) => Err(error::from_read(&error)),
+        }
+    }
+
+    /// Whether a disk holds the snapshot although libvirt, which would not finish it any more, does not list it.
+    async fn is_left(
+        &self,
+        domain: &Domain,
+        now: &Seen,
+        name: &str,
+        by: Deadline,
+    ) -> Result<bool, AdapterError> {
+        if !self.asks_qemu() || now.state.doing() == Doing::Off {
+            return Ok(false);
+        }
+        check::is_on_disk(&self.client, domain, name, by).await
+    }
+
+    /// Whether QEMU itself may be asked, and is there.
+    fn asks_qemu(&self) -> bool {
+        self.config.inspect_disks && self.config.uri.starts_with("qemu")
+    }
+
+    /// What became of a call that this process knows nothing of.
+    async fn look_for(
+        &self,
+        intent: &Intent,
+        before: Option<&Seen>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let read = |it: RpcError| error::from_read(&it);
+        let domain = self.domain(&intent.target.vm, by).await?;
+        if self.is_busy(&domain, by).await.map_err(read)? {
+            return Ok(Found::NotYet);
+        }
+        // Its number may have changed while that waited.
+        let domain = self.domain(&intent.target.vm, by).await?;
+        let now = self.seen(&domain, by).await.map_err(read)?;
+        if self.is_busy(&domain, by).await.map_err(read)? {
+            return Ok(Found::NotYet);
+        }
+        let name = intent.target.backup.as_str();
+        if let Change::Create(_) = &intent.change {
+            let is_there = self.is_listed(&domain, name, by).await?;
+            let found = recover::create(before, &now, is_there);
+            let ended = matches!(found, Found::NotBegun) && !is_there;
+            if ended && self.is_left(&domain, &now, name, by).await? {
+                return Ok(recover::left_over());
+            }
+            return Ok(found);
+        }
+        let loaded = self
+            .load(&domain, &intent.target.backup, by)
+            .await
+            .map_err(read)?;
+        let ours = loaded.filter(|it| intent.identity.as_ref() == Some(&it.backup.identity));
+        Ok(match (&intent.change, ours) {
+            (Change::Delete, None) => Found::Done,
+            (Change::Delete, Some(_)) => Found::NotBegun,
+            (Change::Update(patch), Some(it)) => {
+                if patch.applied_to(it.backup.clone()) == it.backup {
+                    Found::Done
+                } else {
+                    Found::NotBegun
+                }
+            }
+            (Change::Restore(_), Some(it)) => {
+                recover::restore(before, &now, name, it.xml.disks.len())
+            }
+            (Change::Update(_) | Change::Restore(_) | Change::Create(_), None)
+            | (Change::Create(_), Some(_)) => Found::Unknowable,
+        })
+    }
+}

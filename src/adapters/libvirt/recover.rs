@@ -1,0 +1,248 @@
+//! What became of a call whose answer was lost: decided from what was seen before it and what is seen now.
+//!
+//! Pure: the adapter looks, this decides. See docs/adapters/libvirt.md, "Recovery".
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::libvirt::client::DomainState;
+use crate::adapters::libvirt::map::Doing;
+use crate::adapters::port::Found;
+use crate::model::Evidence;
+use crate::model::Fault;
+use crate::model::FaultKind;
+
+/// What was seen of the VM, before or after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// The VM's number: another one after each start, -1 while it is off.
+    pub(crate) id: i32,
+    /// What it does and why.
+    pub(crate) state: DomainState,
+    /// The snapshot it was last made from or put back to.
+    pub(crate) current: Option<String>,
+    /// Whether the VM was to be switched off after the restore.
+    #[serde(default)]
+    pub(crate) then_off: bool,
+    /// Whether a snapshot of the new backup's name was there already.
+    #[serde(default)]
+    pub(crate) is_taken: bool,
+}
+
+impl Seen {
+    /// To be stored with the operation; `None` when it is too long for that.
+    pub(crate) fn evidence(&self) -> Option<Evidence> {
+        Evidence::new(serde_json::to_string(self).ok()?)
+    }
+
+    /// What was stored; `None` when nothing was, or not by us.
+    pub(crate) fn of(evidence: Option<&Evidence>) -> Option<Self> {
+        serde_json::from_str(evidence?.as_str()).ok()
+    }
+}
+
+/// Whether the create was done. `is_there`: a snapshot of its name is listed, and none is being made.
+pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> Found {
+    if before.is_some_and(|it| it.is_taken) {
+        // It was refused for that very reason, and the snapshot is not ours.
+        return Found::NotBegun;
+    }
+    if is_there {
+        return Found::Done;
+    }
+    let Some(before) = before else {
+        return Found::NotBegun;
+    };
+    if now.state.is_saving() && !before.state.is_saving() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "libvirt ended while the backup was made; the VM is left paused, and its disks may hold an unlisted snapshot",
+        ));
+    }
+    if before.state.doing() != Doing::Off && now.state.is_off_by_failure() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
+        ));
+    }
+    Found::NotBegun
+}
+
+/// A create that left something behind which libvirt does not know.
+pub(crate) fn left_over() -> Found {
+    Found::Failed(Fault::new(
+        FaultKind::BackendFailed,
+        "libvirt ended while the backup was made; the VM's disks hold an unlisted snapshot",
+    ))
+}
+
+/// Whether the restore was done. `disks`: how many the snapshot holds.
+pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usize) -> Found {
+    let Some(before) = before else {
+        return Found::Unknowable;
+    };
+    let is_current = now.current.as_deref() == Some(name);
+    if before.id >= 0 {
+        return restore_of_active(before, now, is_current);
+    }
+    if now.id >= 0 {
+        // It was off: only a restore of memory, or somebody else, can have started it.
+        return match (is_current && now.state.is_from_snapshot(), before.then_off) {
+            (true, true) => Found::Failed(Fault::new(
+                FaultKind::BackendFailed,
+                "the VM was restored, but is left paused instead of off",
+            )),
+            (true, false) => Found::Done,
+            (false, _) => Found::Unknowable,
+        };
+    }
+    let was_current = before.current.as_deref() == Some(name);
+    match (is_current, was_current) {
+        // Only a restore makes another snapshot the current one.
+        (true, false) if !before.then_off => Found::Done,
+        // Memory was put back and the VM switched off again, or the restore failed on the way.
+        (true, _) => Found::Unknowable,
+        // One disk is put back wholly or not at all; of several, some may have been.
+        (false, _) if disks <= 1 && before == now => Found::NotBegun,
+        (false, _) => Found::Unknowable,
+    }
+}
+
+/// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
+fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
+    if now.id == before.id {
+        return Found::NotBegun;
+    }
+    if is_current && now.state.is_from_snapshot() {
+        return Found::Done;
+    }
+    if now.state.is_off_by_failure() {
+        return Found::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            "the restore failed half-way, and the VM is off",
+        ));
+    }
+    Found::Unknowable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(id: i32, state: (i32, i32), current: &str) -> Seen {
+        Seen {
+            id,
+            state: DomainState {
+                state: state.0,
+                reason: state.1,
+            },
+            current: Some(current.to_owned()).filter(|it| !it.is_empty()),
+            then_off: false,
+            is_taken: false,
+        }
+    }
+
+    fn word(found: &Found) -> &'static str {
+        match found {
+            Found::NotBegun => "not begun",
+            Found::Task(_) => "task",
+            Found::Done => "done",
+            Found::Failed(_) => "failed",
+            Found::NotYet => "not yet",
+            Found::Unknowable => "unknowable",
+        }
+    }
+
+    #[test]
+    fn a_create_is_done_when_it_is_there() {
+        let on = seen(1, (1, 1), "old");
+        let stale = seen(1, (3, 3), "old");
+        let mut taken = on.clone();
+        taken.is_taken = true;
+        let there = [
+            ("there", Some(&on), seen(1, (1, 5), "new"), "done"),
+            ("reverted", Some(&on), seen(2, (1, 4), "old"), "done"),
+            ("no evidence", None, seen(1, (1, 5), "new"), "done"),
+            ("taken", Some(&taken), seen(1, (1, 1), "new"), "not begun"),
+        ];
+        for (name, before, now, expected) in there {
+            assert_eq!(word(&create(before, &now, true)), expected, "{name}");
+        }
+        let absent = [
+            ("no evidence", None, seen(1, (1, 5), "new"), "not begun"),
+            ("absent", Some(&on), on.clone(), "not begun"),
+            ("daemon died", Some(&on), stale.clone(), "failed"),
+            ("stale before", Some(&stale), stale.clone(), "not begun"),
+            ("VM died", Some(&on), seen(-1, (5, 8), "old"), "failed"),
+            ("off", Some(&on), seen(-1, (5, 1), "old"), "not begun"),
+        ];
+        for (name, before, now, expected) in absent {
+            assert_eq!(word(&create(before, &now, false)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restore_of_a_vm_that_was_on_shows_in_its_number() {
+        let on = seen(1, (1, 1), "a");
+        let was_current = seen(1, (1, 4), "b");
+        let rows = [
+            ("no evidence", None, seen(2, (1, 4), "b"), "unknowable"),
+            ("same number", Some(&on), on.clone(), "not begun"),
+            (
+                "again",
+                Some(&was_current),
+                was_current.clone(),
+                "not begun",
+            ),
+            ("restarted", Some(&on), seen(2, (1, 4), "b"), "done"),
+            ("paused", Some(&on), seen(2, (3, 7), "b"), "done"),
+            ("off from it", Some(&on), seen(-1, (5, 7), "b"), "done"),
+            (
+                "from another",
+                Some(&on),
+                seen(2, (1, 4), "a"),
+                "unknowable",
+            ),
+            (
+                "booted since",
+                Some(&on),
+                seen(3, (1, 1), "b"),
+                "unknowable",
+            ),
+            ("failed", Some(&on), seen(-1, (5, 6), "a"), "failed"),
+            ("off", Some(&on), seen(-1, (5, 1), "a"), "unknowable"),
+        ];
+        for (name, before, now, expected) in rows {
+            assert_eq!(word(&restore(before, &now, "b", 1)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_restore_of_a_vm_that_was_off_is_known_only_by_a_new_current_snapshot() {
+        let off = seen(-1, (5, 0), "a");
+        let mut memory = off.clone();
+        memory.then_off = true;
+        let rows = [
+            ("put back", &off, seen(-1, (5, 0), "b"), 2, "done"),
+            ("unchanged", &off, off.clone(), 1, "not begun"),
+            ("some disks?", &off, off.clone(), 2, "unknowable"),
+            ("now on", &off, seen(4, (1, 4), "b"), 1, "done"),
+            ("started", &off, seen(4, (1, 1), "a"), 1, "unknowable"),
+            ("off again", &memory, seen(-1, (5, 2), "b"), 1, "unknowable"),
+            ("left paused", &memory, seen(4, (3, 7), "b"), 1, "failed"),
+        ];
+        for (name, before, now, disks, expected) in rows {
+            let found = restore(Some(before), &now, "b", disks);
+            assert_eq!(word(&found), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn evidence_survives_the_store() {
+        let before = seen(-1, (5, 0), "a\"b");
+        let kept = before.evidence();
+        assert_eq!(Seen::of(kept.as_ref()), Some(before), "the same");
+        let foreign = Evidence::new("x".to_owned());
+        assert_eq!(Seen::of(foreign.as_ref()), None, "not ours");
+    }
+}

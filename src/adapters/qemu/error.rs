@@ -1,0 +1,249 @@
+//! What goes wrong with a monitor or with qemu-img, and what a caller is told of it.
+
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Retry;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Verb;
+
+/// What went wrong. The text inside is QEMU's own and for the log only.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum QemuError {
+    /// Nobody listens on the socket: the VM is off.
+    #[error("nobody listens on the monitor socket: {0}")]
+    Absent(String),
+    /// The system does not let us.
+    #[error("access denied: {0}")]
+    Denied(String),
+    /// Another client holds the monitor.
+    #[error("the monitor did not greet in time")]
+    Held,
+    /// The main loop of QEMU is at work on a snapshot and answers nothing.
+    #[error("QEMU is at work on a snapshot")]
+    Blocked,
+    /// The connection ended before the answer came.
+    #[error("the connection ended: {0}")]
+    Lost(String),
+    /// No answer came in time.
+    #[error("no answer in time")]
+    Late,
+    /// The answer makes no sense.
+    #[error("unexpected answer: {0}")]
+    Nonsense(String),
+    /// QEMU or qemu-img said no; nothing was done by this command.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+impl QemuError {
+    /// As the error of a call that reads.
+    pub(super) fn of_read(self) -> AdapterError {
+        let refused = AdapterError::refused;
+        match &self {
+            Self::Absent(_) => refused(FaultKind::Conflict, "The VM is not running."),
+            Self::Denied(_) => refused(
+                FaultKind::BackendDenied,
+                "The gateway may not use the VM's monitor or images.",
+            ),
+            Self::Held => passing("Another program uses the VM's monitor; try again later."),
+            Self::Blocked => passing("The VM is at work on a backup; try again later."),
+            Self::Lost(_) => passing("The connection to the VM was lost; try again."),
+            Self::Late => passing("The VM did not answer in time; try again later."),
+            Self::Nonsense(_) => refused(
+                FaultKind::BackendFailed,
+                "The VM answered something unexpected.",
+            ),
+            Self::Refused(text) => {
+                let fault = fault(None, text);
+                AdapterError::refused(fault.kind, fault.text)
+            }
+        }
+        .because(&self)
+    }
+
+    /// As the error of a command with an effect, once it may have been sent.
+    pub(super) fn of_command(self, verb: Verb) -> AdapterError {
+        match &self {
+            Self::Lost(_) | Self::Late | Self::Nonsense(_) => AdapterError::uncertain(
+                FaultKind::BackendFailed,
+                "The connection to the VM was lost while it was asked.",
+            )
+            .because(&self),
+            Self::Refused(text) => {
+                let fault = fault(Some(verb), text);
+                AdapterError::refused(fault.kind, fault.text).because(&self)
+            }
+            Self::Absent(_) | Self::Denied(_) | Self::Held | Self::Blocked => self.of_read(),
+        }
+    }
+}
+
+/// About this VM alone: never a kind by which the whole backend would be taken for down.
+fn passing(text: &str) -> AdapterError {
+    let mut error = AdapterError::refused(FaultKind::Busy, text);
+    error.retry = Retry::Temporary;
+    error
+}
+
+/// Whether a failed load provably touched no disk, so that the guest may run on.
+pub(super) fn touched_nothing(text: &str) -> bool {
+    text.contains("does not exist in one or more devices")
+}
+
+/// What parts of texts of QEMU and qemu-img mean; the first that fits counts.
+const ROWS: &[(&str, FaultKind, &str)] = &[
+    (
+        "already exists",
+        FaultKind::Conflict,
+        "A snapshot of that id exists already.",
+    ),
+    (
+        "already in use",
+        FaultKind::Busy,
+        "The VM is at work on a backup; try again later.",
+    ),
+    (
+        "does not exist",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "snapshot not found",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "Failed to load snapshot",
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup.",
+    ),
+    (
+        "dirty bitmaps",
+        FaultKind::Conflict,
+        "A disk of the VM has dirty bitmaps or a running block job; end them first.",
+    ),
+    (
+        "disk-only snapshot",
+        FaultKind::Conflict,
+        "The backup holds no memory: stop the VM and restore it then.",
+    ),
+    (
+        "does not support snapshots",
+        FaultKind::Unsupported,
+        "A disk of the VM cannot hold snapshots.",
+    ),
+    (
+        "lock",
+        FaultKind::Busy,
+        "The images of the VM are in use by another program.",
+    ),
+    (
+        "No space left",
+        FaultKind::StorageFull,
+        "No room is left for the VM's images.",
+    ),
+    (
+        "Permission denied",
+        FaultKind::BackendDenied,
+        "The gateway or QEMU may not write the VM's images.",
+    ),
+    (
+        "non-migratable",
+        FaultKind::Unsupported,
+        "A device of the VM does not allow its memory to be saved.",
+    ),
+    (
+        "not migratable",
+        FaultKind::Unsupported,
+        "A device of the VM does not allow its memory to be saved.",
+    ),
+];
+
+/// What a caller may see of a text of QEMU or qemu-img.
+pub(super) fn fault(verb: Option<Verb>, text: &str) -> Fault {
+    let known = ROWS.iter().find(|(part, ..)| text.contains(part));
+    let (kind, sentence) = known.map_or_else(
+        || (FaultKind::BackendFailed, failed(verb)),
+        |(_, kind, sentence)| (*kind, *sentence),
+    );
+    Fault::new(kind, sentence)
+}
+
+const fn failed(verb: Option<Verb>) -> &'static str {
+    match verb {
+        Some(Verb::Create) => "QEMU could not make the backup.",
+        Some(Verb::Delete) => "QEMU could not delete the backup.",
+        Some(Verb::Restore) => "QEMU could not restore the VM.",
+        Some(Verb::Update) | None => "QEMU refused.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::port::Effect;
+
+    #[test]
+    fn texts_of_qemu_become_kinds_and_stay_private() {
+        let rows = [
+            (
+                "Snapshot 'b1' already exists in one or more devices",
+                FaultKind::Conflict,
+            ),
+            ("Job ID 'x' already in use", FaultKind::Busy),
+            (
+                "Snapshot 'b1' does not exist in one or more devices",
+                FaultKind::NoSuchBackup,
+            ),
+            (
+                "Could not load snapshot 't1' on 'disk1': Device has active dirty bitmaps",
+                FaultKind::Conflict,
+            ),
+            (
+                "This is a disk-only snapshot. Revert to it  offline using qemu-img",
+                FaultKind::Conflict,
+            ),
+            (
+                "Device 'disk0-file' is writable but does not support snapshots",
+                FaultKind::Unsupported,
+            ),
+            (
+                "qemu-img: Could not open 'x': Failed to get \"write\" lock",
+                FaultKind::Busy,
+            ),
+            (
+                "Could not delete snapshot 'nosuch': snapshot not found",
+                FaultKind::NoSuchBackup,
+            ),
+            (
+                "Error while writing VM state: No space left on device",
+                FaultKind::StorageFull,
+            ),
+            ("something new", FaultKind::BackendFailed),
+        ];
+        for (text, expected) in rows {
+            let error = QemuError::Refused(text.to_owned()).of_command(Verb::Create);
+            assert_eq!(error.fault.kind, expected, "{text}");
+            assert_eq!(error.effect, Effect::None, "{text}: refused");
+            assert!(error.private().contains(text), "{text}: kept for the log");
+            assert!(!error.fault.text.contains(text), "{text}: not for callers");
+        }
+    }
+
+    #[test]
+    fn only_a_lost_answer_leaves_the_effect_open() {
+        let rows = [
+            (QemuError::Lost(String::new()), Effect::Possible),
+            (QemuError::Late, Effect::Possible),
+            (QemuError::Nonsense(String::new()), Effect::Possible),
+            (QemuError::Held, Effect::None),
+            (QemuError::Absent(String::new()), Effect::None),
+            (QemuError::Denied(String::new()), Effect::None),
+            (QemuError::Blocked, Effect::None),
+        ];
+        for (error, expected) in rows {
+            let name = error.to_string();
+            assert_eq!(error.of_command(Verb::Restore).effect, expected, "{name}");
+        }
+    }
+}

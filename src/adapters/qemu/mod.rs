@@ -1,0 +1,574 @@
+//! QEMU: a running VM through its monitor socket, a stopped one through `qemu-img`. A backup is an internal snapshot.
+//!
+//! See docs/adapters/qemu.md. Jobs carry our own ids and stay in QEMU until the next one begins, so what became of a
+//! request is known for as long as that QEMU lives.
+
+mod config;
+mod error;
+mod image;
+mod map;
+mod qmp;
+mod running;
+mod stopped;
+
+pub use config::Config;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Keeping;
+use crate::adapters::port::Recovery;
+use crate::adapters::port::TaskState;
+use crate::adapters::port::VerbCapability;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupPage;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::RunState;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Verb;
+use crate::model::Vm;
+use crate::model::VmId;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+use config::Place;
+use error::QemuError;
+use image::Guard;
+use image::QemuImg;
+use map::Seen;
+use qmp::Monitor;
+use stopped::Work;
+use stopped::Works;
+
+/// VMs whose monitors are remembered before those that are not connected are forgotten.
+const MONITORS_KEPT: usize = 1024;
+
+const fn verb(recovery: Recovery) -> Option<VerbCapability> {
+    Some(VerbCapability {
+        recovery,
+        // A command is taken off the socket in order: who is answered later knows of those before.
+        settle: Duration::from_secs(1),
+        cancel: false,
+        progress: false,
+    })
+}
+
+static CAPABILITY: Capability = Capability {
+    kind: "qemu",
+    // The id of a new backup is never used twice, and a backup is deleted by its identity: asking again is harmless.
+    create: verb(Recovery::ReplaySafe),
+    update: None,
+    delete: verb(Recovery::ReplaySafe),
+    // A second restore would throw away what was written since. The list of jobs tells whether there was a first one.
+    restore: verb(Recovery::Listable),
+    kinds: &[BackupKind::Snapshot],
+    restore_options: &[],
+    online: true,
+    memory: true,
+    consistent: true,
+};
+
+/// Where a VM is at work just now.
+enum At {
+    /// A QEMU runs it.
+    Running(Arc<Monitor>),
+    /// It is off; its images are at hand.
+    Stopped,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Monitor>>>>;
+
+/// VMs of QEMU seen through the port.
+#[derive(Debug)]
+pub struct Qemu {
+    config: Config,
+    program: QemuImg,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    monitors: Mutex<BTreeMap<VmId, Slot>>,
+    works: Arc<Works>,
+}
+
+/// What must be remembered to find a task again.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    job: String,
+    vm: VmId,
+    verb: Verb,
+    /// Whether the guest ran before; `None` when the VM was off.
+    ran: Option<bool>,
+}
+
+/// What was seen before a request.
+#[derive(Debug, Serialize, Deserialize)]
+struct Before {
+    /// What set the QEMU process apart; `None` when the VM was off.
+    life: Option<String>,
+    /// Whether the guest ran.
+    ran: bool,
+}
+
+impl Qemu {
+    /// Ready at once; nothing is connected before it is asked for.
+    #[must_use]
+    pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        Self {
+            program: QemuImg(config.qemu_img.clone()),
+            config,
+            clock,
+            tasks,
+            monitors: Mutex::default(),
+            works: Arc::default(),
+        }
+    }
+
+    fn place(&self, vm: &VmId) -> Result<Place, AdapterError> {
+        self.config.place(vm).ok_or_else(no_vm)
+    }
+
+    fn left(&self, by: Deadline) -> Duration {
+        by.instant().saturating_duration_since(self.clock.instant())
+    }
+
+    fn slot(&self, vm: &VmId) -> Slot {
+        let mut monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
+        if monitors.len() > MONITORS_KEPT {
+            monitors.retain(|_, it| {
+                Arc::strong_count(it) > 1 || it.try_lock().is_ok_and(|it| it.is_some())
+            });
+        }
+        Arc::clone(monitors.entry(vm.clone()).or_default())
+    }
+
+    /// The connection to the VM's monitor, made anew when there is none.
+    async fn monitor(
+        &self,
+        vm: &VmId,
+        place: &Place,
+        by: Deadline,
+    ) -> Result<Arc<Monitor>, QemuError> {
+        let slot = self.slot(vm);
+        let connect = async {
+            let mut held = slot.lock().await;
+            if let Some(open) = held.as_ref().filter(|it| !it.is_closed()) {
+                return Ok(Arc::clone(open));
+            }
+            *held = None;
+            let greeting = self.config.greeting_timeout;
+            let made = Monitor::connect(&place.qmp, greeting, by, &self.tasks).await?;
+            *held = Some(Arc::clone(&made));
+            Ok(made)
+        };
+        tokio::time::timeout_at(by.instant().into(), connect)
+            .await
+            .unwrap_or(Err(QemuError::Held))
+    }
+
+    /// Whether the VM runs: its monitor tells. What has no monitor and no images is no VM.
+    async fn at(&self, vm: &VmId, place: &Place, by: Deadline) -> Result<At, AdapterError> {
+        let absent = match self.monitor(vm, place, by).await {
+            Ok(monitor) => return Ok(At::Running(monitor)),
+            Err(error @ QemuError::Absent(_)) => error,
+            Err(error) => return Err(error.of_read()),
+        };
+        let mut images = !place.images.is_empty();
+        for image in &place.images {
+            images = images && tokio::fs::try_exists(image).await.unwrap_or(false);
+        }
+        if images {
+            Ok(At::Stopped)
+        } else if tokio::fs::try_exists(&place.qmp).await.unwrap_or(false) {
+            Err(absent.of_read())
+        } else {
+            Err(no_vm())
+        }
+    }
+
+    async fn look(&self, vm: &VmId, by: Deadline) -> Result<Arc<Seen>, AdapterError> {
+        let place = self.place(vm)?;
+        match self.at(vm, &place, by).await? {
+            At::Running(monitor) => {
+                let seen = running::look(&monitor, vm, &place.disks, by).await;
+                seen.map_err(QemuError::of_read)
+            }
+            At::Stopped => self.look_stopped(vm, &place, Guard::Shared, by).await,
+        }
+    }
+
+    async fn look_stopped(
+        &self,
+        vm: &VmId,
+        place: &Place,
+        guard: Guard,
+        by: Deadline,
+    ) -> Result<Arc<Seen>, AdapterError> {
+        let disks = self
+            .program
+            .disks(&place.images, guard, self.left(by))
+            .await
+            .map_err(QemuError::of_read)?;
+        Ok(Arc::new(Seen {
+            vm: Vm {
+                id: vm.clone(),
+                name: vm.as_str().to_owned(),
+                description: None,
+                run_state: Some(RunState::Stopped),
+            },
+            disks,
+        }))
+    }
+
+    async fn begin_stopped(
+        &self,
+        intent: &Intent,
+        place: &Place,
+        job: &str,
+        by: Deadline,
+    ) -> Result<Option<Begun>, AdapterError> {
+        if self.works.state(job).is_some() {
+            return Ok(None);
+        }
+        let vm = &intent.target.vm;
+        // Without the guard a QEMU that has the images open would be overlooked.
+        let disks = &self
+            .look_stopped(vm, place, Guard::Exclusive, by)
+            .await?
+            .disks;
+        let tag = intent.target.backup.as_str();
+        let mut images = place.images.clone();
+        match intent.verb() {
+            Verb::Create => {
+                running::check_disks(disks)?;
+                match map::whole(disks, tag) {
+                    None => {}
+                    Some(map::Whole::Yes) => return Ok(Some(Begun::Done)),
+                    Some(map::Whole::Partial | map::Whole::Twice) => return Err(running::half()),
+                }
+            }
+            Verb::Restore => running::may_restore(disks, intent)?,
+            Verb::Delete => {
+                if !running::is_there(disks, intent)? {
+                    return Err(running::none());
+                }
+                let with = map::nodes_with(disks, tag);
+                let numbered = images.into_iter().enumerate();
+                images = numbered
+                    .filter(|(number, _)| with.contains(&number.to_string()))
+                    .map(|(_, image)| image)
+                    .collect();
+            }
+            Verb::Update => return Err(running::unsupported()),
+        }
+        if tag.parse::<u64>().is_ok() {
+            // qemu-img would take it for the number of a snapshot in one command and for its name in another.
+            return Err(AdapterError::refused(
+                FaultKind::Unsupported,
+                "A backup whose id is a number can be used only while the VM runs.",
+            ));
+        }
+        let work = Work {
+            job: job.to_owned(),
+            verb: intent.verb(),
+            target: intent.target.clone(),
+            images,
+        };
+        let program = self.program.clone();
+        let clock = Arc::clone(&self.clock);
+        self.works
+            .begin(work, program, self.config.image_timeout, clock, &self.tasks);
+        Ok(None)
+    }
+
+    async fn find_running(
+        &self,
+        monitor: &Monitor,
+        intent: &Intent,
+        job: &str,
+        before: Option<&Before>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let verb = intent.verb();
+        let ran = before.is_some_and(|it| it.ran);
+        match running::poll(monitor, job, verb, ran, by).await? {
+            TaskState::Running(_) => return remember(job, intent, Some(ran)).map(Found::Task),
+            TaskState::Done => return Ok(Found::Done),
+            TaskState::Failed(fault) => return Ok(Found::Failed(fault)),
+            TaskState::Cancelled | TaskState::Gone => {}
+        }
+        let life = running::planted(monitor, by)
+            .await
+            .map_err(QemuError::of_read)?;
+        // Without anything remembered it was never begun.
+        let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
+        let place = self.place(&intent.target.vm)?;
+        let seen = running::look(monitor, &intent.target.vm, &place.disks, by).await;
+        let seen = seen.map_err(QemuError::of_read)?;
+        Ok(derive(intent, same, &seen.disks))
+    }
+}
+
+/// What the state of the backup tells of a request that left no other trace.
+fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> Found {
+    let whole = map::whole(disks, intent.target.backup.as_str());
+    match intent.verb() {
+        Verb::Create => match whole {
+            Some(map::Whole::Yes) => Found::Done,
+            Some(map::Whole::Partial | map::Whole::Twice) => Found::Failed(Fault::new(
+                FaultKind::BackendFailed,
+                "The backup was made on some disks only; delete it.",
+            )),
+            None if same_life => Found::NotBegun,
+            None => Found::Failed(broken_off(
+                "The work was broken off before the backup was made.",
+            )),
+        },
+        Verb::Delete => match running::is_there(disks, intent) {
+            Ok(true) if same_life => Found::NotBegun,
+            Ok(true) => Found::Failed(broken_off(
+                "The VM was stopped before the backup was deleted.",
+            )),
+            // Another one of that id is a newer one: the one that was meant is gone.
+            Ok(false) | Err(_) => Found::Done,
+        },
+        Verb::Restore if same_life => Found::NotBegun,
+        Verb::Restore => Found::Unknowable,
+        Verb::Update => Found::NotBegun,
+    }
+}
+
+fn broken_off(text: &str) -> Fault {
+    Fault::new(FaultKind::BackendFailed, text)
+}
+
+fn no_vm() -> AdapterError {
+    AdapterError::refused(FaultKind::NoSuchVm, "There is no such VM.")
+}
+
+fn remember(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, AdapterError> {
+    let remembered = Remembered {
+        job: job.to_owned(),
+        vm: intent.target.vm.clone(),
+        verb: intent.verb(),
+        ran,
+    };
+    let text = serde_json::to_string(&remembered).unwrap_or_default();
+    TaskRef::new(text).ok_or_else(|| {
+        let text = "The task cannot be remembered.";
+        AdapterError::uncertain(FaultKind::BackendFailed, text)
+    })
+}
+
+fn recall(task: &TaskRef) -> Option<Remembered> {
+    serde_json::from_str(task.as_str()).ok()
+}
+
+#[async_trait]
+impl Adapter for Qemu {
+    fn capability(&self) -> &Capability {
+        &CAPABILITY
+    }
+
+    fn keeping(&self) -> Keeping {
+        Keeping::Gateway
+    }
+
+    /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may take for another thing.
+    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        BackupId::new(&key.to_string()).map_err(|error| {
+            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+        })
+    }
+
+    /// VMs are asked one by one when they are needed; of the backend as a whole there is only the program for images.
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        let open: Vec<Slot> = self
+            .monitors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
+        for slot in open {
+            if let Ok(held) = slot.try_lock()
+                && let Some(monitor) = held.as_ref().filter(|it| !it.is_closed())
+            {
+                let product = monitor.product().to_owned();
+                return Ok(Health { product });
+            }
+        }
+        if self.config.images.is_empty() {
+            let product = "QEMU".to_owned();
+            return Ok(Health { product });
+        }
+        let version = self.program.version(self.left(by)).await;
+        version.map(|product| Health { product }).map_err(|error| {
+            AdapterError::unavailable("The program for images cannot be run.").because(error)
+        })
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        Ok(self.look(vm, by).await?.vm.clone())
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        let seen = self.look(vm, by).await?;
+        Ok(map::page(&seen.disks, page, &self.works.hidden(vm)))
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let seen = self.look(&target.vm, by).await?;
+        if self.works.hidden(&target.vm).contains(&target.backup) {
+            return Err(running::none());
+        }
+        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(running::none)
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        _key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        let vm = &intent.target.vm;
+        let place = self.place(vm)?;
+        let before = match self.at(vm, &place, by).await? {
+            At::Running(monitor) => {
+                let seen = running::look(&monitor, vm, &place.disks, by).await;
+                let seen = seen.map_err(QemuError::of_read)?;
+                let life = running::life(&monitor, by).await;
+                Before {
+                    life: Some(life.map_err(QemuError::of_read)?),
+                    ran: seen.vm.run_state == Some(RunState::Started),
+                }
+            }
+            At::Stopped => Before {
+                life: None,
+                ran: false,
+            },
+        };
+        let text = serde_json::to_string(&before).unwrap_or_default();
+        Ok(Evidence::new(text))
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        _baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let vm = &intent.target.vm;
+        let place = self.place(vm)?;
+        let job = key.to_string();
+        if self.works.state(&job).is_some() {
+            return remember(&job, intent, None).map(Begun::Task);
+        }
+        if self.works.is_at_work(vm) {
+            return Err(QemuError::Blocked.of_read());
+        }
+        let (begun, ran) = match self.at(vm, &place, by).await? {
+            At::Running(monitor) => {
+                let seen = running::look(&monitor, vm, &place.disks, by).await;
+                let seen = seen.map_err(QemuError::of_read)?;
+                let ran = seen.vm.run_state == Some(RunState::Started);
+                let begun = running::begin(&monitor, &seen.disks, intent, &job, by).await?;
+                (begun, Some(ran))
+            }
+            At::Stopped => (self.begin_stopped(intent, &place, &job, by).await?, None),
+        };
+        match begun {
+            Some(done) => Ok(done),
+            None => remember(&job, intent, ran).map(Begun::Task),
+        }
+    }
+
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        let Some(known) = recall(task) else {
+            return Ok(TaskState::Gone);
+        };
+        let Some(ran) = known.ran else {
+            return Ok(self.works.state(&known.job).unwrap_or(TaskState::Gone));
+        };
+        let place = self.place(&known.vm)?;
+        match self.monitor(&known.vm, &place, by).await {
+            Ok(monitor) => running::poll(&monitor, &known.job, known.verb, ran, by).await,
+            Err(QemuError::Absent(_)) => Ok(TaskState::Gone),
+            Err(error) => Err(error.of_read()),
+        }
+    }
+
+    async fn stirred(&self, task: &TaskRef) {
+        let Some(known) = recall(task) else {
+            return std::future::pending().await;
+        };
+        if known.ran.is_none() {
+            return self.works.stirred().await;
+        }
+        let open = self.slot(&known.vm).lock().await.clone();
+        match open.filter(|it| !it.is_closed()) {
+            // What was told before we listen is told at once.
+            Some(monitor) if monitor.job(&known.job).as_deref() == Some("concluded") => {}
+            Some(monitor) => monitor.stirred().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let job = key.to_string();
+        match self.works.state(&job) {
+            Some(TaskState::Running(_)) => return remember(&job, intent, None).map(Found::Task),
+            Some(TaskState::Done) => return Ok(Found::Done),
+            Some(TaskState::Failed(fault)) => return Ok(Found::Failed(fault)),
+            Some(TaskState::Cancelled | TaskState::Gone) | None => {}
+        }
+        let vm = &intent.target.vm;
+        let before: Option<Before> = baseline.and_then(|it| serde_json::from_str(it.as_str()).ok());
+        let place = self.place(vm)?;
+        match self.at(vm, &place, by).await? {
+            At::Running(monitor) => {
+                self.find_running(&monitor, intent, &job, before.as_ref(), by)
+                    .await
+            }
+            At::Stopped => {
+                // A qemu-img of a gateway before us may still be at work: then this is refused, and asked again later.
+                let seen = self.look_stopped(vm, &place, Guard::Exclusive, by).await?;
+                Ok(derive(intent, before.is_none(), &seen.disks))
+            }
+        }
+    }
+
+    async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
+        Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            "QEMU cannot stop work on a snapshot.",
+        ))
+    }
+}

@@ -1,0 +1,369 @@
+//! A client of QEMU's machine protocol: one connection, unique ids, replies that are not ours dropped, job events followed.
+//!
+//! `snapshot-save` and `snapshot-load` run in QEMU's main loop, which answers nothing meanwhile, whereas events come
+//! at once: who has started such a job is told so by the event, and who asks something else is told that it is blocked.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::Notify;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio::time::timeout_at;
+
+use crate::adapters::qemu::error::QemuError;
+use crate::adapters::qemu::map::Seen;
+use crate::model::Deadline;
+use crate::runtime::Tasks;
+
+/// Longest line taken from QEMU: the nodes of a VM with thousands of snapshots are some MiB.
+const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Commands that may wait to be written.
+const COMMANDS_WAITING_MAX: usize = 64;
+/// An unused connection is given up, so that others may use the monitor.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Ids of our jobs begin so.
+pub(super) const OURS: &str = "snapgate-";
+
+/// One line from QEMU.
+#[derive(Debug, Deserialize)]
+struct Line {
+    #[serde(rename = "QMP")]
+    greeting: Option<Value>,
+    event: Option<String>,
+    data: Option<Value>,
+    id: Option<String>,
+    #[serde(rename = "return")]
+    answer: Option<Value>,
+    error: Option<Complaint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Complaint {
+    desc: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct JobChange {
+    id: String,
+    status: String,
+}
+
+/// One connection to the monitor of one QEMU.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    commands: mpsc::Sender<Vec<u8>>,
+    shared: Arc<Shared>,
+    prefix: String,
+    next: AtomicU64,
+    product: String,
+}
+
+/// What the connection's tasks and its users share.
+#[derive(Debug)]
+struct Shared {
+    waiting: Mutex<BTreeMap<String, oneshot::Sender<Result<Value, QemuError>>>>,
+    /// The last state of each job of ours that an event told.
+    jobs: Mutex<BTreeMap<String, String>>,
+    stirred: Notify,
+    closed: watch::Sender<bool>,
+    /// What was last seen of the VM, for when it cannot answer.
+    seen: Mutex<Option<Arc<Seen>>>,
+}
+
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Monitor {
+    /// Connects and negotiates. A monitor serves one client at a time: another one gets no greeting.
+    pub(super) async fn connect(
+        socket: &Path,
+        greeting: Duration,
+        by: Deadline,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, QemuError> {
+        let stream = timeout(greeting, UnixStream::connect(socket)).await;
+        let stream = stream
+            .map_err(|_late| QemuError::Held)?
+            .map_err(|error| refused(&error))?;
+        let (reader, writer) = stream.into_split();
+        let mut lines = BufReader::new(reader);
+        let first = timeout(greeting, read_line(&mut lines)).await;
+        let hello = first.map_err(|_late| QemuError::Held)??;
+        let Some(hello) = hello.greeting else {
+            return Err(QemuError::Nonsense("no greeting".to_owned()));
+        };
+        let nonce = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            jobs: Mutex::default(),
+            stirred: Notify::new(),
+            closed: watch::Sender::new(false),
+            seen: Mutex::default(),
+        });
+        let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
+        tasks.spawn(read_all(lines, Arc::clone(&shared)));
+        tasks.spawn(write_all(writer, waiting, Arc::clone(&shared)));
+        let made = Self {
+            commands,
+            shared,
+            prefix: format!("snapgate-{nonce:016x}"),
+            next: AtomicU64::new(0),
+            product: product(&hello),
+        };
+        made.ask("qmp_capabilities", json!({}), by).await?;
+        Ok(Arc::new(made))
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
+    }
+
+    /// For instance `QEMU 7.2.22`.
+    pub(super) fn product(&self) -> &str {
+        &self.product
+    }
+
+    /// Asks something and waits for the answer.
+    pub(super) async fn ask(
+        &self,
+        command: &str,
+        arguments: Value,
+        by: Deadline,
+    ) -> Result<Value, QemuError> {
+        let answer = timeout_at(by.instant().into(), self.send(command, arguments)).await;
+        let answer = answer.map_err(|_late| QemuError::Late)??;
+        match timeout_at(by.instant().into(), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_gone)) => Err(lost()),
+            Err(_late) if self.is_blocked() => Err(QemuError::Blocked),
+            Err(_late) => Err(QemuError::Late),
+        }
+    }
+
+    /// Has a job begun. Returns once QEMU has either answered or told by an event that the job exists.
+    pub(super) async fn start(
+        &self,
+        command: &str,
+        arguments: Value,
+        job: &str,
+        by: Deadline,
+    ) -> Result<(), QemuError> {
+        let work = async {
+            let mut answer = self.send(command, arguments).await?;
+            loop {
+                let changed = self.shared.stirred.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.job(job).is_some() {
+                    return Ok(());
+                }
+                tokio::select! {
+                    answer = &mut answer => return answer.unwrap_or_else(|_gone| Err(lost())).map(|_| ()),
+                    () = changed => {}
+                }
+            }
+        };
+        timeout_at(by.instant().into(), work)
+            .await
+            .unwrap_or(Err(QemuError::Late))
+    }
+
+    /// The state of a job of ours as far as events told it.
+    pub(super) fn job(&self, job: &str) -> Option<String> {
+        lock(&self.shared.jobs).get(job).cloned()
+    }
+
+    /// Whether QEMU's main loop is at work on a snapshot and cannot answer.
+    pub(super) fn is_blocked(&self) -> bool {
+        lock(&self.shared.jobs)
+            .values()
+            .any(|it| matches!(it.as_str(), "created" | "running"))
+    }
+
+    /// Returns when an event tells that some job has changed.
+    pub(super) async fn stirred(&self) {
+        self.shared.stirred.notified().await;
+    }
+
+    /// Keeps what was seen of the VM.
+    pub(super) fn keep(&self, seen: Arc<Seen>) {
+        *lock(&self.shared.seen) = Some(seen);
+    }
+
+    /// What was last seen of the VM.
+    pub(super) fn kept(&self) -> Option<Arc<Seen>> {
+        lock(&self.shared.seen).clone()
+    }
+
+    async fn send(
+        &self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<oneshot::Receiver<Result<Value, QemuError>>, QemuError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", self.prefix);
+        let line = json!({"execute": command, "arguments": arguments, "id": id});
+        let (tell, told) = oneshot::channel();
+        lock(&self.shared.waiting).insert(id.clone(), tell);
+        // Whole lines only are handed over: a caller that goes away leaves no half of one behind.
+        let sent = self.commands.send(format!("{line}\n").into_bytes()).await;
+        if sent.is_err() || self.is_closed() {
+            lock(&self.shared.waiting).remove(&id);
+            return Err(QemuError::Absent("the connection is closed".to_owned()));
+        }
+        Ok(told)
+    }
+}
+
+/// Why nobody took the connection.
+fn refused(error: &std::io::Error) -> QemuError {
+    let is = |kind| error.kind() == kind;
+    let text = error.to_string();
+    if is(ErrorKind::NotFound) || is(ErrorKind::ConnectionRefused) {
+        QemuError::Absent(text)
+    } else if is(ErrorKind::PermissionDenied) {
+        QemuError::Denied(text)
+    } else if is(ErrorKind::WouldBlock) {
+        // As many clients wait for a greeting as may.
+        QemuError::Held
+    } else {
+        QemuError::Lost(text)
+    }
+}
+
+fn lost() -> QemuError {
+    QemuError::Lost("before the answer".to_owned())
+}
+
+fn product(hello: &Value) -> String {
+    let number = |part: &str| {
+        hello
+            .pointer(&format!("/version/qemu/{part}"))
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    };
+    format!(
+        "QEMU {}.{}.{}",
+        number("major"),
+        number("minor"),
+        number("micro")
+    )
+}
+
+async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> Result<Line, QemuError> {
+    let mut line = Vec::new();
+    let read = from.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
+    read.map_err(|error| QemuError::Lost(error.to_string()))?;
+    if line.last() != Some(&b'\n') {
+        return Err(QemuError::Lost("the end, or a line too long".to_owned()));
+    }
+    serde_json::from_slice(&line).map_err(|error| QemuError::Nonsense(error.to_string()))
+}
+
+async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
+    let mut closed = shared.closed.subscribe();
+    loop {
+        let line = tokio::select! {
+            line = read_line(&mut lines) => line,
+            _ = closed.wait_for(|it| *it) => break,
+        };
+        match line {
+            Ok(line) => shared.take(line),
+            Err(QemuError::Nonsense(why)) => tracing::warn!(why, "line from QEMU not understood"),
+            Err(_ended) => break,
+        }
+    }
+    shared.close();
+}
+
+async fn write_all(
+    mut writer: OwnedWriteHalf,
+    mut commands: mpsc::Receiver<Vec<u8>>,
+    shared: Arc<Shared>,
+) {
+    let mut closed = shared.closed.subscribe();
+    loop {
+        let next = tokio::select! {
+            next = timeout(IDLE, commands.recv()) => next,
+            _ = closed.wait_for(|it| *it) => break,
+        };
+        match next {
+            Ok(Some(line)) if writer.write_all(&line).await.is_ok() => {}
+            Err(_idle) if shared.is_at_work() => {}
+            Ok(Some(_) | None) | Err(_) => break,
+        }
+    }
+    shared.close();
+}
+
+impl Shared {
+    fn take(&self, line: Line) {
+        if let Some(event) = line.event {
+            if event == "JOB_STATUS_CHANGE"
+                && let Some(change) = line
+                    .data
+                    .and_then(|it| serde_json::from_value::<JobChange>(it).ok())
+            {
+                if !change.id.starts_with(OURS) {
+                    return;
+                }
+                let mut jobs = lock(&self.jobs);
+                if change.status == "null" {
+                    jobs.remove(&change.id);
+                } else {
+                    jobs.insert(change.id, change.status);
+                }
+                drop(jobs);
+                self.stirred.notify_waiters();
+            }
+            return;
+        }
+        // The reply to a client before us may be delivered to us: its id is not ours.
+        let waiter = line.id.and_then(|it| lock(&self.waiting).remove(&it));
+        let Some(waiter) = waiter else {
+            tracing::debug!("reply from QEMU to somebody else dropped");
+            return;
+        };
+        let answer = match line.error {
+            Some(error) => Err(QemuError::Refused(error.desc)),
+            None => Ok(line.answer.unwrap_or_default()),
+        };
+        // Whoever asked may have gone away.
+        drop(waiter.send(answer));
+    }
+
+    fn is_at_work(&self) -> bool {
+        let busy = lock(&self.jobs).values().any(|it| it != "concluded");
+        busy || !lock(&self.waiting).is_empty()
+    }
+
+    fn close(&self) {
+        self.closed.send_replace(true);
+        lock(&self.waiting).clear();
+        self.stirred.notify_waiters();
+    }
+}

@@ -1,0 +1,163 @@
+use super::*;
+
+use std::path::Path;
+
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+
+use crate::runtime::Clock;
+use crate::runtime::SystemClock;
+use crate::runtime::Tasks;
+
+fn client(endpoint: Endpoint, body_bytes_max: usize) -> Client {
+    Client::new(Settings {
+        endpoint,
+        connect_timeout: Duration::from_secs(2),
+        body_bytes_max,
+    })
+    .unwrap()
+}
+
+fn by(millis: u64) -> Deadline {
+    SystemClock.deadline(Duration::from_millis(millis))
+}
+
+/// A server that answers the first request with these bytes, ends, and gives what it was sent.
+fn server(socket: &Path, answer: &'static str) -> tokio::task::JoinHandle<String> {
+    let listener = UnixListener::bind(socket).unwrap();
+    Tasks::default().spawn(async move {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut seen = vec![0; 4096];
+        let length = peer.read(&mut seen).await.unwrap();
+        seen.truncate(length);
+        peer.write_all(answer.as_bytes()).await.unwrap();
+        if answer.is_empty() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        String::from_utf8(seen).unwrap()
+    })
+}
+
+#[tokio::test]
+async fn answers_come_whole_or_as_an_error_that_tells_whether_it_was_sent() {
+    let rows: [(&str, &str, Result<u16, &str>); 6] = [
+        (
+            "good",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            Ok(200),
+        ),
+        (
+            "an error is an answer",
+            "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
+            Ok(500),
+        ),
+        (
+            "a redirect is not followed",
+            "HTTP/1.1 302 Found\r\nlocation: http://localhost/b\r\ncontent-length: 0\r\n\r\n",
+            Ok(302),
+        ),
+        (
+            "too large",
+            "HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n0123456789012345678901234567890123456789",
+            Err("answer larger than 32 bytes"),
+        ),
+        (
+            "broken off",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok",
+            Err("connection lost"),
+        ),
+        ("silent", "", Err("no answer before the deadline")),
+    ];
+    for (name, answer, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let serving = server(&socket, answer);
+        let client = client(Endpoint::Unix(socket), 32);
+        let call = Call::new(Method::GET, &["1.0", "a b"]).query(&[("p", "x&y")]);
+        let result = client.call(call, by(700)).await;
+        match (result, expected) {
+            (Ok(reply), Ok(status)) => {
+                assert_eq!(reply.status.as_u16(), status, "{name}");
+                let seen = serving.await.unwrap();
+                assert!(
+                    seen.starts_with("GET /1.0/a%20b?p=x%26y HTTP/1.1\r\n"),
+                    "{name}: {seen}"
+                );
+            }
+            (Err(error), Err(text)) => {
+                assert!(error.to_string().starts_with(text), "{name}: {error}");
+                assert!(error.was_sent(), "{name}: it reached the server");
+            }
+            (result, _) => panic!("{name}: {result:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_sent_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = client(Endpoint::Unix(folder.path().join("none")), 32);
+    let rows: [(&str, &[&str], u64, &str); 5] = [
+        ("nobody listens", &["1.0"], 1000, "cannot connect"),
+        ("too late", &["1.0"], 0, "deadline over"),
+        ("parent", &["1.0", ".."], 1000, "request cannot be made"),
+        ("here", &["."], 1000, "request cannot be made"),
+        ("empty", &["1.0", ""], 1000, "request cannot be made"),
+    ];
+    for (name, path, millis, text) in rows {
+        let error = nobody
+            .call(Call::new(Method::GET, path), by(millis))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().starts_with(text), "{name}: {error}");
+        assert!(!error.was_sent(), "{name}: nothing left the gateway");
+    }
+}
+
+#[test]
+fn fingerprints_are_64_digits() {
+    let digits = "ab".repeat(32);
+    let colons = vec!["AB"; 32].join(":");
+    assert_eq!(
+        Pin::from_hex(&digits).unwrap(),
+        Pin::from_hex(&colons).unwrap(),
+        "both ways to write it"
+    );
+    for bad in [
+        "",
+        "ab",
+        &"ab".repeat(31),
+        &format!("{digits}a"),
+        &digits.replace('b', "g"),
+    ] {
+        let error = Pin::from_hex(bad).unwrap_err();
+        assert!(matches!(error, BuildError::Fingerprint), "{bad:?}: {error}");
+    }
+}
+
+#[test]
+fn nothing_secret_is_printed_and_bad_keys_are_refused() {
+    let identity = ClientIdentity {
+        certificates: b"none".to_vec(),
+        key: Secret::new("hunter2".to_owned()),
+    };
+    assert!(!format!("{identity:?}").contains("hunter2"), "debug output");
+    let secret = Secret::new("Bearer hunter2".to_owned());
+    let call = Call::new(Method::GET, &["a"])
+        .secret_header(http::header::AUTHORIZATION, &secret)
+        .unwrap();
+    assert!(!format!("{call:?}").contains("hunter2"), "debug output");
+    let endpoint = Endpoint::Https {
+        authority: "localhost:1".to_owned(),
+        trust: Trust::Nobody,
+        identity: Some(identity),
+    };
+    let settings = Settings {
+        endpoint,
+        connect_timeout: Duration::from_secs(1),
+        body_bytes_max: 1,
+    };
+    let error = Client::new(settings).unwrap_err();
+    assert!(matches!(error, BuildError::Certificate(_)), "{error}");
+}

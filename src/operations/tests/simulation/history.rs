@@ -1,0 +1,257 @@
+//! What was asked, answered, shown and done, and whether that is what was promised.
+//!
+//! Written apart from the engine: it knows nothing of the machine, only what a client sees and what the VM manager did.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::adapters::port::Recovery;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::Phase;
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::operations::tests) enum Answer {
+    /// 202 with this number, at this place of the history.
+    Accepted(OperationSeq, usize),
+    /// Refused: nothing was kept.
+    Refused,
+    /// The store failed for good: the process ends, and nothing is promised.
+    Failed,
+}
+
+/// A request of a client.
+#[derive(Clone, Debug)]
+pub(in crate::operations::tests) struct Ask {
+    /// The number that was taken for it.
+    pub seq: OperationSeq,
+    pub key: Option<u64>,
+    /// Its place in the history.
+    pub asked: usize,
+    /// `None` when the gateway was gone first.
+    pub answer: Option<Answer>,
+}
+
+/// A Status that a client saw.
+#[derive(Clone, Debug)]
+pub(in crate::operations::tests) struct Shown {
+    pub seq: OperationSeq,
+    pub at: Duration,
+    /// `None`: there is no such operation, it says.
+    pub revision: Option<(u64, u8, Phase)>,
+}
+
+/// Work that the VM manager did, or will do.
+#[derive(Clone, Debug)]
+pub(in crate::operations::tests) struct Execution {
+    pub seq: OperationSeq,
+    pub vm: String,
+    pub begins: Duration,
+    pub ends: Duration,
+    pub succeeds: bool,
+    /// Undone without a trace before its end.
+    pub dropped: Option<Duration>,
+    /// From when on the task is no longer known.
+    pub forgotten: Option<Duration>,
+    /// Whether the state of the VM or backup tells that it was done.
+    pub visible: bool,
+}
+
+impl Execution {
+    const fn has_effect(&self) -> bool {
+        self.succeeds && self.dropped.is_none()
+    }
+}
+
+/// Everything that clients saw.
+#[derive(Clone, Debug, Default)]
+pub(in crate::operations::tests) struct History {
+    pub asks: Vec<Ask>,
+    pub shown: Vec<Shown>,
+    places: usize,
+}
+
+impl History {
+    /// The next place.
+    pub(in crate::operations::tests) const fn place(&mut self) -> usize {
+        self.places += 1;
+        self.places
+    }
+
+    /// The numbers that were given in a 202, with the place of the first one.
+    pub(in crate::operations::tests) fn accepted(&self) -> BTreeMap<OperationSeq, usize> {
+        let mut accepted = BTreeMap::new();
+        for ask in &self.asks {
+            if let Some(Answer::Accepted(seq, place)) = ask.answer {
+                let first = accepted.entry(seq).or_insert(place);
+                *first = place.min(*first);
+            }
+        }
+        accepted
+    }
+}
+
+/// Breaches found, by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::operations::tests) struct Verdict {
+    pub lost: Vec<String>,
+    pub never_ended: Vec<String>,
+    pub run_twice: Vec<String>,
+    pub untrue: Vec<String>,
+    pub out_of_order: Vec<String>,
+}
+
+impl Verdict {
+    pub(in crate::operations::tests) fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Judges a history after its end, with what the store holds and what the VM manager did. `recovery` is what the VM
+/// manager really is, whatever its adapter said.
+pub(in crate::operations::tests) fn judge(
+    history: &History,
+    records: &[Operation],
+    executions: &[Execution],
+    recovery: Recovery,
+) -> Verdict {
+    let mut verdict = Verdict::default();
+    let by_seq: BTreeMap<_, _> = records.iter().map(|it| (it.seq, it)).collect();
+    for seq in history.accepted().into_keys() {
+        if !by_seq.contains_key(&seq) {
+            verdict.lost.push(format!("{seq} got its 202 and is gone"));
+        }
+    }
+    for it in records {
+        judge_end(it, executions, recovery, &mut verdict);
+    }
+    judge_asks(history, &by_seq, &mut verdict);
+    judge_shown(history, executions, &mut verdict);
+    judge_order(history, &by_seq, executions, &mut verdict);
+    verdict
+}
+
+fn judge_end(it: &Operation, executions: &[Execution], recovery: Recovery, verdict: &mut Verdict) {
+    let seq = it.seq;
+    let of_it = || executions.iter().filter(|done| done.seq == seq);
+    if of_it().filter(|done| done.dropped.is_none()).count() > 1 {
+        verdict.run_twice.push(format!("{seq} was run twice"));
+    }
+    let done = of_it().any(Execution::has_effect);
+    let true_end = match it.phase {
+        Phase::Succeeded => done,
+        Phase::Failed | Phase::Cancelled | Phase::NotExecuted => !done,
+        Phase::Unknown => recovery == Recovery::NoTrace,
+        Phase::Accepted | Phase::Submitting | Phase::Running | Phase::Uncertain => {
+            verdict.never_ended.push(format!("{seq} is {:?}", it.phase));
+            true
+        }
+    };
+    if !true_end {
+        let what = format!("{seq} says {:?}, and done is {done}", it.phase);
+        verdict.untrue.push(what);
+    }
+}
+
+/// What was refused is not kept, and a key names one operation.
+fn judge_asks(
+    history: &History,
+    records: &BTreeMap<OperationSeq, &Operation>,
+    verdict: &mut Verdict,
+) {
+    let mut keys: BTreeMap<u64, OperationSeq> = BTreeMap::new();
+    for ask in &history.asks {
+        // A number that came to nothing may be given again after a restart with a clock that went back.
+        let its_own = history.asks.iter().filter(|it| it.seq == ask.seq).count() == 1;
+        if its_own && ask.answer == Some(Answer::Refused) && records.contains_key(&ask.seq) {
+            let what = format!("{} was refused and is kept", ask.seq);
+            verdict.untrue.push(what);
+        }
+        if let (Some(key), Some(Answer::Accepted(seq, _))) = (ask.key, &ask.answer)
+            && *keys.entry(key).or_insert(*seq) != *seq
+        {
+            verdict.run_twice.push(format!("key {key} made two"));
+        }
+    }
+    for (name, count) in count_keys(records) {
+        if count > 1 {
+            verdict.run_twice.push(format!("key {name} is kept twice"));
+        }
+    }
+}
+
+fn count_keys(records: &BTreeMap<OperationSeq, &Operation>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for key in records.values().filter_map(|it| it.idempotency.as_ref()) {
+        *counts.entry(key.key.as_str().to_owned()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// What is shown never goes back and never contradicts itself or the VM manager.
+fn judge_shown(history: &History, executions: &[Execution], verdict: &mut Verdict) {
+    let mut last: BTreeMap<OperationSeq, (u64, u8, Phase)> = BTreeMap::new();
+    for shown in &history.shown {
+        let seq = shown.seq;
+        let Some(new) = shown.revision else {
+            verdict.lost.push(format!("{seq} was not found"));
+            continue;
+        };
+        let old = *last.entry(seq).or_insert(new);
+        let changed_at_the_end = old.2.is_final() && old != new;
+        if new.0 < old.0 || new.1 < old.1 || changed_at_the_end || (new.0 == old.0 && new != old) {
+            let what = format!("{seq} went from {old:?} to {new:?}");
+            verdict.untrue.push(what);
+        }
+        let done_by_then = |it: &Execution| it.seq == seq && it.has_effect() && it.ends <= shown.at;
+        if new.2 == Phase::Succeeded && !executions.iter().any(done_by_then) {
+            verdict.untrue.push(format!("{seq} succeeded too early"));
+        }
+        last.insert(seq, new);
+    }
+}
+
+/// On one VM nothing overlaps, and what was accepted before another one was asked for begins before it.
+fn judge_order(
+    history: &History,
+    records: &BTreeMap<OperationSeq, &Operation>,
+    executions: &[Execution],
+    verdict: &mut Verdict,
+) {
+    let unknown = |seq| {
+        records
+            .get(seq)
+            .is_some_and(|it| it.phase == Phase::Unknown)
+    };
+    let first_asked = |seq| {
+        history
+            .asks
+            .iter()
+            .filter(|it| it.seq == seq)
+            .map(|it| it.asked)
+            .min()
+    };
+    let accepted = history.accepted();
+    for one in executions.iter().filter(|it| !unknown(&it.seq)) {
+        for other in executions
+            .iter()
+            .filter(|it| it.vm == one.vm && it.seq != one.seq)
+        {
+            let end = one.dropped.unwrap_or(one.ends);
+            if one.begins <= other.begins && other.begins < end && one.begins < end {
+                let what = format!("{} began while {} ran", other.seq, one.seq);
+                verdict.out_of_order.push(what);
+            }
+            let (before, after) = (accepted.get(&one.seq), first_asked(other.seq));
+            if let (Some(before), Some(after)) = (before, after)
+                && *before < after
+                && other.begins < one.begins
+                && !unknown(&other.seq)
+            {
+                let what = format!("{} overtook {}", other.seq, one.seq);
+                verdict.out_of_order.push(what);
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What outlives every gateway of a simulation: time, chance, the disk of the store, the VM manager's work, the history.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::history::Execution;
+use super::history::History;
+use crate::model::Operation;
+use crate::model::OperationSeq;
+use crate::model::Timestamp;
+use crate::operations::testing::NOW;
+use crate::runtime::Clock;
+
+/// Chance that is the same for the same seed: splitmix64.
+#[derive(Clone, Debug)]
+pub(in crate::operations::tests) struct Chance(u64);
+
+impl Chance {
+    pub(in crate::operations::tests) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(in crate::operations::tests) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = self.0;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        it ^ (it >> 31)
+    }
+
+    /// Below the bound.
+    pub(in crate::operations::tests) const fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// Below the bound, for places in a list.
+    pub(in crate::operations::tests) fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(bound).unwrap())).unwrap()
+    }
+
+    /// True so many times in a thousand.
+    pub(in crate::operations::tests) const fn per_mille(&mut self, times: u64) -> bool {
+        self.below(1000) < times
+    }
+
+    pub(in crate::operations::tests) const fn millis(&mut self, below: u64) -> Duration {
+        Duration::from_millis(self.below(below))
+    }
+}
+
+/// The things themselves.
+#[derive(Debug)]
+pub(super) struct Things {
+    pub chance: Chance,
+    pub disk: BTreeMap<OperationSeq, Arc<Operation>>,
+    pub beat: Option<Timestamp>,
+    pub executions: Vec<Execution>,
+    pub history: History,
+    /// Nothing goes wrong any more.
+    pub calm: bool,
+    /// How many places at which the gateway may be killed are left until it is.
+    pub steps_to_live: Option<u64>,
+    /// Kills so far at such a place.
+    pub kills: usize,
+}
+
+/// A handle to the world, for one life of the gateway. Time is that of the paused runtime, continued over the lives.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    things: Arc<Mutex<Things>>,
+    before: Duration,
+    origin: tokio::time::Instant,
+    wall_is_late: Duration,
+    pub kill: Arc<Notify>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let things = Things {
+            chance: Chance::new(seed),
+            disk: BTreeMap::new(),
+            beat: None,
+            executions: Vec::new(),
+            history: History::default(),
+            calm: false,
+            steps_to_live: None,
+            kills: 0,
+        };
+        Self {
+            things: Arc::new(Mutex::new(things)),
+            before: Duration::ZERO,
+            origin: tokio::time::Instant::now(),
+            wall_is_late: Duration::ZERO,
+            kill: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The same world for the next life, which begins after that time. To be called on its runtime.
+    pub(super) fn next_life(&self, before: Duration, wall_is_late: Duration) -> Self {
+        Self {
+            things: Arc::clone(&self.things),
+            before,
+            origin: tokio::time::Instant::now(),
+            wall_is_late,
+            kill: Arc::new(Notify::new()),
+        }
+    }
+
+    pub(super) fn things(&self) -> MutexGuard<'_, Things> {
+        self.things.lock().unwrap()
+    }
+
+    /// The time that never jumps.
+    pub(super) fn time(&self) -> Duration {
+        self.before + self.origin.elapsed()
+    }
+
+    pub(super) fn chance<T>(&self, draw: impl FnOnce(&mut Chance) -> T) -> T {
+        draw(&mut self.things().chance)
+    }
+
+    /// Whether something goes wrong here, so many times in a thousand; never in calm times.
+    pub(super) fn fault(&self, per_mille: u64) -> bool {
+        let mut things = self.things();
+        !things.calm && things.chance.per_mille(per_mille)
+    }
+
+    /// A place at which the gateway may be killed: then this never returns, and nothing of it goes on.
+    pub(super) async fn step(&self) {
+        let killed = {
+            let mut things = self.things();
+            let left = things.steps_to_live;
+            things.steps_to_live = left.and_then(|it| it.checked_sub(1));
+            if left == Some(0) {
+                things.kills += 1;
+            }
+            left == Some(0)
+        };
+        if killed {
+            self.kill.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A little while, now and then a long one, so that what runs together overtakes.
+    pub(super) async fn delay(&self) {
+        let wait = self.chance(|it| match it.below(40) {
+            0 => it.millis(20_000),
+            1..5 => it.millis(1000),
+            5..20 => it.millis(20),
+            _ => Duration::ZERO,
+        });
+        tokio::time::sleep(wait).await;
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Timestamp {
+        NOW.plus(self.time()).minus(self.wall_is_late)
+    }
+
+    fn instant(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}

@@ -1,0 +1,217 @@
+//! What the gateway keeps of backups, around the simulated VM manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapgate::adapters::annotations::{Annotated, Annotation, Annotations};
+use snapgate::adapters::layers::Annotate;
+use snapgate::adapters::port::*;
+use snapgate::adapters::sim;
+use snapgate::model::*;
+use snapgate::runtime::{Clock, ManualClock, SystemClock, Tasks};
+
+use crate::conformance::{by, create, key, on, run};
+use crate::memory::Memory;
+
+struct Lab {
+    sim: Arc<sim::Sim>,
+    memory: Arc<Memory>,
+    clock: Arc<ManualClock>,
+    adapter: Annotate,
+}
+
+fn vm() -> VmId {
+    VmId::new("33333").unwrap()
+}
+
+fn backend() -> BackendName {
+    BackendName::new("lab").unwrap()
+}
+
+fn target(id: &str) -> Target {
+    Target {
+        vm: vm(),
+        backup: BackupId::new(id).unwrap(),
+    }
+}
+
+impl Lab {
+    /// Two backups that the VM manager had before.
+    fn new() -> Self {
+        let config = sim::Config {
+            vms: vec![vm()],
+            backups: 2,
+            duration: Duration::from_millis(10),
+            ..sim::Config::default()
+        };
+        let sim = Arc::new(sim::Sim::new(
+            &config,
+            SystemClock::shared(),
+            Tasks::default(),
+        ));
+        let memory = Arc::<Memory>::default();
+        let clock = Arc::new(ManualClock::new(SystemClock.now()));
+        let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        let inner: Arc<dyn Adapter> = Arc::<sim::Sim>::clone(&sim);
+        let kept: Arc<dyn Annotations> = Arc::<Memory>::clone(&memory);
+        let adapter = Annotate::new(backend(), inner, kept, shared);
+        Self {
+            sim,
+            memory,
+            clock,
+            adapter,
+        }
+    }
+
+    async fn list(&self, limit: u16) -> BackupPage {
+        let page = Page { after: None, limit };
+        self.adapter.list(&vm(), &page, by()).await.unwrap()
+    }
+
+    async fn kept(&self, id: &str) -> Option<Annotated> {
+        self.memory.get(&backend(), &target(id)).await.unwrap()
+    }
+}
+
+fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
+    Annotated {
+        target: target(id),
+        identity: identity.map(|it| Identity::new(it.to_owned())),
+        annotation: Annotation {
+            name: Some(BackupName::new(name).unwrap()),
+            protected: true,
+            ..Annotation::default()
+        },
+        written: SystemClock.now(),
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
+    let lab = Lab::new();
+    let adapter = &lab.adapter;
+    let native = lab.sim.read(&target("456"), by()).await.unwrap();
+    let patch = |name: &str| BackupPatch {
+        name: Some(BackupName::new(name).unwrap()),
+        description: Patch::Set(Description::new("text").unwrap()),
+        ..BackupPatch::default()
+    };
+    let update = on(&native, &vm(), Change::Update(patch("mine")));
+    assert_eq!(run(adapter, &update, 1).await, Ok(()), "updated");
+    assert_eq!(run(adapter, &update, 1).await, Ok(()), "the same again");
+    let found = adapter.find(&update, key(1), None, by()).await.unwrap();
+    assert!(matches!(found, Found::Done), "found: {found:?}");
+    let shown = adapter.read(&target("456"), by()).await.unwrap();
+    assert_eq!(shown.name.as_str(), "mine", "shown");
+    assert_eq!(
+        lab.sim.read(&target("456"), by()).await.unwrap(),
+        native,
+        "the VM manager knows nothing of it"
+    );
+    let other = lab.sim.read(&target("457"), by()).await.unwrap();
+    let taken = on(&other, &vm(), Change::Update(patch("mine")));
+    assert_eq!(
+        run(adapter, &taken, 2).await,
+        Err(FaultKind::NameTaken),
+        "taken"
+    );
+    let making = create(adapter, &vm(), "mine", 3);
+    assert_eq!(
+        run(adapter, &making, 3).await,
+        Err(FaultKind::NameTaken),
+        "taken for a new one"
+    );
+    assert_eq!(
+        lab.kept(making.target.backup.as_str()).await,
+        None,
+        "nothing is left of it"
+    );
+}
+
+#[tokio::test]
+async fn what_was_said_belongs_to_one_backup_and_no_later_one() {
+    let lab = Lab::new();
+    let rows = [
+        ("written before it was made", None, true, true),
+        ("another identity", Some("other"), false, false),
+    ];
+    for (name, identity, shown, bound) in rows {
+        lab.memory
+            .put(&backend(), &said("456", identity, "said"))
+            .await
+            .unwrap();
+        let read = lab.adapter.read(&target("456"), by()).await.unwrap();
+        assert_eq!(read.name.as_str() == "said", shown, "{name}: name");
+        assert_eq!(read.protected, shown, "{name}: protection");
+        let kept = lab.kept("456").await.unwrap().identity;
+        assert_eq!(kept == Some(read.identity), bound, "{name}: bound");
+    }
+}
+
+#[tokio::test]
+async fn a_create_is_written_first_and_removed_with_its_failure() {
+    let lab = Lab::new();
+    let making = create(&lab.adapter, &vm(), "new", 1);
+    let id = making.target.backup.as_str();
+    let begun = lab
+        .adapter
+        .begin(&making, key(1), None, by())
+        .await
+        .unwrap();
+    assert!(matches!(begun, Begun::Task(_)), "a task: {begun:?}");
+    assert_eq!(
+        lab.kept(id).await.unwrap().identity,
+        None,
+        "written, not bound"
+    );
+    assert_eq!(
+        run(&lab.adapter, &making, 1).await,
+        Ok(()),
+        "the same call again"
+    );
+    let made = lab.adapter.read(&making.target, by()).await.unwrap();
+    assert_eq!(
+        lab.kept(id).await.unwrap().identity,
+        Some(made.identity),
+        "bound"
+    );
+
+    lab.sim.control().fail_next_task(FaultKind::BackendFailed);
+    let failing = create(&lab.adapter, &vm(), "bad", 2);
+    assert_eq!(
+        run(&lab.adapter, &failing, 2).await,
+        Err(FaultKind::BackendFailed),
+        "failed"
+    );
+    assert_eq!(
+        lab.kept(failing.target.backup.as_str()).await,
+        None,
+        "nothing is left"
+    );
+}
+
+#[tokio::test]
+async fn what_is_left_over_goes_only_when_it_was_missed_for_long() {
+    let lab = Lab::new();
+    for id in ["455", "999"] {
+        lab.memory
+            .put(&backend(), &said(id, Some("x"), "gone"))
+            .await
+            .unwrap();
+    }
+    lab.memory
+        .put(&backend(), &said("456", None, "there"))
+        .await
+        .unwrap();
+    lab.list(100).await;
+    lab.clock.advance(Duration::from_secs(23 * 3600));
+    lab.list(100).await;
+    assert!(lab.kept("455").await.is_some(), "not for so short a time");
+    lab.clock.advance(Duration::from_secs(2 * 3600));
+    lab.list(1).await;
+    assert!(lab.kept("455").await.is_none(), "within the page");
+    assert!(lab.kept("999").await.is_some(), "behind the page");
+    lab.list(100).await;
+    assert!(lab.kept("999").await.is_none(), "missed for long");
+    assert!(lab.kept("456").await.is_some(), "it is there");
+}

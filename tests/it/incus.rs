@@ -1,0 +1,548 @@
+//! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` tells where.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use snapgate::adapters::incus::Address;
+use snapgate::adapters::incus::Config;
+use snapgate::adapters::incus::Incus;
+use snapgate::adapters::incus::Server;
+use snapgate::adapters::port::Adapter;
+use snapgate::adapters::port::Begun;
+use snapgate::adapters::port::Effect;
+use snapgate::adapters::port::Found;
+use snapgate::adapters::port::TaskState;
+use snapgate::model::Backup;
+use snapgate::model::BackupId;
+use snapgate::model::BackupName;
+use snapgate::model::BackupState;
+use snapgate::model::Change;
+use snapgate::model::Deadline;
+use snapgate::model::Evidence;
+use snapgate::model::FaultKind;
+use snapgate::model::Intent;
+use snapgate::model::NewBackup;
+use snapgate::model::OperationSeq;
+use snapgate::model::Page;
+use snapgate::model::RequestKey;
+use snapgate::model::RestoreOptions;
+use snapgate::model::Tag;
+use snapgate::model::Target;
+use snapgate::model::TaskRef;
+use snapgate::model::VmId;
+use snapgate::runtime::Clock;
+use snapgate::runtime::SystemClock;
+
+use crate::skip::skipped;
+
+const SCRIPT: &str = "tests/beds/lxd.sh";
+
+/// A running LXD. One that a test may stop or kill is its own, and removed with it.
+pub(crate) struct Lxd {
+    folder: PathBuf,
+    own: Option<tempfile::TempDir>,
+}
+
+/// How the gateway comes to the daemon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Socket,
+    Tls,
+}
+
+impl Lxd {
+    /// The one that was started for the tests; `None` when there is none, which is told.
+    pub(crate) fn shared() -> Option<Self> {
+        let Ok(folder) = env::var("SNAPGATE_BED_LXD") else {
+            skipped("LXD, started by tests/beds/lxd.sh");
+            return None;
+        };
+        Some(Self {
+            folder: PathBuf::from(folder),
+            own: None,
+        })
+    }
+
+    /// Another one, to be stopped and killed; `None` when none was started for the tests.
+    fn own() -> Option<Self> {
+        Self::shared()?;
+        let own = tempfile::tempdir().unwrap();
+        let lxd = Self {
+            folder: own.path().join("lxd"),
+            own: Some(own),
+        };
+        fs::create_dir(&lxd.folder).unwrap();
+        lxd.run(&["up"]);
+        Some(lxd)
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let mut all = vec![arguments[0], self.folder.to_str().unwrap()];
+        all.extend(&arguments[1..]);
+        let ended = Command::new(SCRIPT).args(&all).status().unwrap();
+        assert!(ended.success(), "{SCRIPT} {all:?}");
+    }
+
+    /// A new VM with so many MiB in it.
+    pub(crate) fn vm(&self, name: &str, mib: u32) -> VmId {
+        self.run(&["vm", name, &mib.to_string()]);
+        VmId::new(name).unwrap()
+    }
+
+    /// What is in the VM, straight from its storage.
+    pub(crate) fn file(&self, vm: &VmId) -> PathBuf {
+        let pool = self.folder.join("var/storage-pools/default/containers");
+        pool.join(format!("tenant_{vm}/rootfs/root/data"))
+    }
+
+    pub(crate) fn config(&self, way: Way) -> Config {
+        let address = match way {
+            Way::Socket => Address::Unix(self.folder.join("var/unix.socket")),
+            Way::Tls => self.tls(Server::Certificate(self.folder.join("server.crt"))),
+        };
+        Config {
+            address,
+            project: "tenant".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn tls(&self, server: Server) -> Address {
+        let port = fs::read_to_string(self.folder.join("port")).unwrap();
+        Address::Https {
+            authority: format!("127.0.0.1:{}", port.trim()),
+            server,
+            client_certificate: self.folder.join("client.crt"),
+            client_key: self.folder.join("client.key"),
+        }
+    }
+
+    pub(crate) fn adapter(&self, way: Way) -> Incus {
+        Incus::new(&self.config(way), SystemClock::shared()).unwrap()
+    }
+}
+
+impl Drop for Lxd {
+    fn drop(&mut self) {
+        if self.own.is_some() {
+            let folder = self.folder.to_str().unwrap();
+            let ended = Command::new(SCRIPT).args(["down", folder]).status();
+            assert!(ended.is_ok_and(|it| it.success()), "{SCRIPT} down");
+        }
+    }
+}
+
+fn by() -> Deadline {
+    SystemClock.deadline(Duration::from_secs(30))
+}
+
+/// A key that no other test and no earlier run used.
+fn key() -> RequestKey {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = SystemClock.now().as_millis() * 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    RequestKey(OperationSeq::new(number).unwrap())
+}
+
+fn create(adapter: &Incus, vm: &VmId, name: &str, key: RequestKey) -> Intent {
+    let new = NewBackup {
+        name: BackupName::new(name).unwrap(),
+        description: None,
+        kind: None,
+        tags: vec![Tag::new("t").unwrap()],
+        protected: false,
+    };
+    Intent {
+        target: Target {
+            vm: vm.clone(),
+            backup: adapter.mint(&new, key).unwrap(),
+        },
+        identity: None,
+        change: Change::Create(new),
+    }
+}
+
+fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
+    Intent {
+        target: Target {
+            vm: vm.clone(),
+            backup: backup.id.clone(),
+        },
+        identity: Some(backup.identity.clone()),
+        change,
+    }
+}
+
+fn restore(backup: &Backup, vm: &VmId) -> Intent {
+    on(backup, vm, Change::Restore(RestoreOptions::default()))
+}
+
+/// Begins, and gives the task and what was seen before.
+async fn begin(adapter: &Incus, intent: &Intent, key: RequestKey) -> (TaskRef, Option<Evidence>) {
+    let before = adapter.baseline(intent, key, by()).await.unwrap();
+    let begun = adapter.begin(intent, key, before.as_ref(), by()).await;
+    match begun.unwrap() {
+        Begun::Task(task) => (task, before),
+        Begun::Done => panic!("{intent:?} is a task"),
+    }
+}
+
+/// Follows to the end as the gateway does: what cannot be reached is asked again.
+async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
+    let end = SystemClock.deadline(Duration::from_secs(60));
+    while SystemClock.instant() < end.instant() {
+        match adapter.poll(task, by()).await {
+            Ok(TaskState::Running(_)) => {}
+            Ok(state) => return state,
+            Err(error) => assert_ne!(error.fault.kind, FaultKind::BackendFailed, "{error:?}"),
+        }
+        let pause = tokio::time::sleep(Duration::from_millis(200));
+        tokio::select! {
+            () = adapter.stirred(task) => {}
+            () = pause => {}
+        }
+    }
+    panic!("{task:?} does not end")
+}
+
+/// What became of it, once that can be told.
+async fn found(
+    adapter: &Incus,
+    intent: &Intent,
+    key: RequestKey,
+    before: Option<&Evidence>,
+) -> Found {
+    let end = SystemClock.deadline(Duration::from_secs(60));
+    while SystemClock.instant() < end.instant() {
+        match adapter.find(intent, key, before, by()).await {
+            Ok(Found::Task(task)) => match followed(adapter, &task).await {
+                TaskState::Gone => {}
+                TaskState::Done => return Found::Done,
+                TaskState::Failed(fault) => return Found::Failed(fault),
+                state @ (TaskState::Running(_) | TaskState::Cancelled) => panic!("{state:?}"),
+            },
+            Ok(Found::NotYet) | Err(_) => {}
+            Ok(it @ (Found::NotBegun | Found::Done | Found::Failed(_) | Found::Unknowable)) => {
+                return it;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("{intent:?} is never found")
+}
+
+async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
+    let key = key();
+    let intent = create(adapter, vm, name, key);
+    let (task, _) = begin(adapter, &intent, key).await;
+    let state = followed(adapter, &task).await;
+    assert!(matches!(state, TaskState::Done), "{name}: {state:?}");
+    adapter.read(&intent.target, by()).await.unwrap()
+}
+
+fn write(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+}
+
+#[tokio::test]
+async fn servers_and_clients_that_are_not_trusted_are_refused() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let config = |server| Config {
+        address: lxd.tls(server),
+        ..lxd.config(Way::Tls)
+    };
+    let adapter = |config: &Config| Incus::new(config, SystemClock::shared()).unwrap();
+    for way in [Way::Socket, Way::Tls] {
+        let health = lxd.adapter(way).health(by()).await.unwrap();
+        assert!(health.product.starts_with("LXD 5."), "{way:?}: {health:?}");
+    }
+    let ca = config(Server::Authority(lxd.folder.join("server.crt")));
+    adapter(&ca).health(by()).await.unwrap();
+    let wrong = [
+        ("fingerprint", Server::Fingerprint("00".repeat(32))),
+        (
+            "authority",
+            Server::Authority(lxd.folder.join("client.crt")),
+        ),
+        (
+            "certificate",
+            Server::Certificate(lxd.folder.join("client.crt")),
+        ),
+    ];
+    for (name, server) in wrong {
+        let error = adapter(&config(server)).health(by()).await.unwrap_err();
+        let seen = (error.fault.kind, error.effect);
+        assert_eq!(
+            seen,
+            (FaultKind::BackendFailed, Effect::None),
+            "{name}: {error:?}"
+        );
+        assert!(
+            error.fault.text.contains("certificate"),
+            "{name}: {error:?}"
+        );
+    }
+    // A client that the daemon does not know: made of the daemon's own certificate and key.
+    let mut stranger = lxd.config(Way::Tls);
+    if let Address::Https {
+        client_certificate,
+        client_key,
+        ..
+    } = &mut stranger.address
+    {
+        *client_certificate = lxd.folder.join("stranger.crt");
+        *client_key = lxd.folder.join("stranger.key");
+        let made = Command::new("openssl")
+            .args(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
+                    .split(' '),
+            )
+            .arg("-keyout")
+            .arg(client_key.as_path())
+            .arg("-out")
+            .arg(client_certificate.as_path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "openssl: {made:?}");
+    }
+    let stranger = adapter(&stranger);
+    let error = stranger.health(by()).await.unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
+    let error = stranger
+        .vm(&VmId::new("a").unwrap(), by())
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
+    let other = Config {
+        project: "default".to_owned(),
+        ..lxd.config(Way::Tls)
+    };
+    let error = adapter(&other)
+        .vm(&VmId::new("a").unwrap(), by())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.fault.kind,
+        FaultKind::BackendDenied,
+        "another project: {error:?}"
+    );
+}
+
+#[tokio::test]
+async fn dangerous_names_are_unknown_without_asking() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let vm = lxd.vm("names", 0);
+    // Nobody listens there: whatever is asked fails in another way.
+    let nobody = Config {
+        address: Address::Unix(lxd.folder.join("nobody")),
+        ..lxd.config(Way::Socket)
+    };
+    let nobody = Incus::new(&nobody, SystemClock::shared()).unwrap();
+    let adapter = lxd.adapter(Way::Socket);
+    for bad in [
+        "a..b", "../x", "a/b", "a%2fb", "a%b", ".hidden", "x?y", "a b",
+    ] {
+        let error = nobody.vm(&VmId::new(bad).unwrap(), by()).await.unwrap_err();
+        assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{bad}");
+        let target = Target {
+            vm: vm.clone(),
+            backup: BackupId::new(bad).unwrap(),
+        };
+        let error = adapter.read(&target, by()).await.unwrap_err();
+        assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "{bad}");
+        let mut intent = create(&adapter, &vm, "n", key());
+        intent.target = target;
+        let error = adapter.begin(&intent, key(), None, by()).await.unwrap_err();
+        assert_eq!(
+            (error.fault.kind, error.effect),
+            (FaultKind::Invalid, Effect::None),
+            "{bad}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn fifty_backups_are_listed_page_by_page() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let adapter = lxd.adapter(Way::Tls);
+    let vm = lxd.vm("many", 0);
+    for number in 0..50 {
+        made(&adapter, &vm, &format!("number {number}")).await;
+    }
+    let mut page = Page {
+        after: None,
+        limit: 7,
+    };
+    let mut all: Vec<Backup> = Vec::new();
+    loop {
+        let part = adapter.list(&vm, &page, by()).await.unwrap();
+        assert!(part.backups.len() <= 7, "no more than asked for");
+        all.extend(part.backups);
+        page.after = all.last().map(|it| it.id.clone());
+        if !part.more {
+            break;
+        }
+    }
+    assert_eq!(all.len(), 50, "all of them, none twice");
+    assert!(
+        all.windows(2).all(|it| it[0].id < it[1].id),
+        "in order of their ids"
+    );
+    let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names[49], "number 49", "with their labels: {names:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let vm = lxd.vm("lost", 20);
+    let adapter = lxd.adapter(Way::Socket);
+    write(&lxd.file(&vm), "one");
+    let backup = made(&adapter, &vm, "one").await;
+    write(&lxd.file(&vm), "two");
+    let (key, intent) = (key(), restore(&backup, &vm));
+    let never = adapter.baseline(&intent, key, by()).await.unwrap();
+    let found_early = adapter
+        .find(&intent, key, never.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(
+        matches!(found_early, Found::NotBegun),
+        "not begun: {found_early:?}"
+    );
+    let (_task, before) = begin(&adapter, &intent, key).await;
+    drop(adapter);
+    let next = lxd.adapter(Way::Tls);
+    let end = found(&next, &intent, key, before.as_ref()).await;
+    assert!(matches!(end, Found::Done), "{end:?}");
+    assert_eq!(
+        fs::read_to_string(lxd.file(&vm)).unwrap(),
+        "one",
+        "restored"
+    );
+    // Operations are forgotten after five seconds: from then on evidence alone tells.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let end = next
+        .find(&intent, key, before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(matches!(end, Found::Done), "by evidence: {end:?}");
+}
+
+#[tokio::test]
+async fn two_gateways_do_not_run_into_each_other() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let vm = lxd.vm("shared", 100);
+    let (one, two) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Tls));
+    let backup = made(&one, &vm, "base").await;
+    let (first, second) = (key(), key());
+    let (task, _) = begin(&one, &create(&one, &vm, "slow", first), first).await;
+    let begun = [
+        ("restore", restore(&backup, &vm)),
+        ("delete", on(&backup, &vm, Change::Delete)),
+        ("create", create(&two, &vm, "other", second)),
+    ];
+    for (name, intent) in begun {
+        let before = two.baseline(&intent, second, by()).await.unwrap();
+        let error = two
+            .begin(&intent, second, before.as_ref(), by())
+            .await
+            .unwrap_err();
+        let seen = (error.fault.kind, error.effect);
+        assert_eq!(seen, (FaultKind::Busy, Effect::None), "{name}: {error:?}");
+    }
+    let list = two
+        .list(
+            &vm,
+            &Page {
+                after: None,
+                limit: 10,
+            },
+            by(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        list.backups.len(),
+        1,
+        "the half-made one is not there: {list:?}"
+    );
+    let state = followed(&one, &task).await;
+    assert!(matches!(state, TaskState::Done), "{state:?}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
+    let Some(lxd) = Lxd::own() else { return };
+    let vm = lxd.vm("web01", 300);
+    let adapter = lxd.adapter(Way::Socket);
+    write(&lxd.file(&vm), "one");
+    let backup = made(&adapter, &vm, "one").await;
+    write(&lxd.file(&vm), "two");
+
+    // Restarted while the gateway follows: the daemon ends what it has begun first, and then forgets it.
+    let (again, intent) = (key(), restore(&backup, &vm));
+    let (task, before) = begin(&adapter, &intent, again).await;
+    lxd.run(&["stop"]);
+    let error = adapter.poll(&task, by()).await.unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::Unavailable, "{error:?}");
+    lxd.run(&["start"]);
+    let state = followed(&adapter, &task).await;
+    assert!(matches!(state, TaskState::Gone), "{state:?}");
+    let end = found(&adapter, &intent, again, before.as_ref()).await;
+    assert!(matches!(end, Found::Done), "{end:?}");
+    assert_eq!(
+        fs::read_to_string(lxd.file(&vm)).unwrap(),
+        "one",
+        "restored"
+    );
+
+    // Killed in the middle of a restore: cut short, and a second one repairs it.
+    let (killed, intent) = (key(), restore(&backup, &vm));
+    fs::remove_file(lxd.file(&vm).with_file_name("ballast")).unwrap();
+    let (task, before) = begin(&adapter, &intent, killed).await;
+    lxd.run(&["kill"]);
+    lxd.run(&["start"]);
+    let state = followed(&adapter, &task).await;
+    assert!(matches!(state, TaskState::Gone), "{state:?}");
+    let end = found(&adapter, &intent, killed, before.as_ref()).await;
+    assert!(matches!(end, Found::Failed(_)), "{end:?}");
+    let repaired = key();
+    let (task, _) = begin(&adapter, &intent, repaired).await;
+    let state = followed(&adapter, &task).await;
+    assert!(matches!(state, TaskState::Done), "{state:?}");
+
+    // Killed in the middle of a create: what is left is never offered for restore, and can be removed.
+    let half = key();
+    let intent = create(&adapter, &vm, "half", half);
+    let (task, _) = begin(&adapter, &intent, half).await;
+    lxd.run(&["kill"]);
+    lxd.run(&["start"]);
+    let state = followed(&adapter, &task).await;
+    assert!(matches!(state, TaskState::Gone), "{state:?}");
+    let end = found(&adapter, &intent, half, None).await;
+    assert!(matches!(end, Found::Failed(_)), "{end:?}");
+    let left = adapter.read(&intent.target, by()).await.unwrap();
+    assert_eq!(left.state, BackupState::Error, "{left:?}");
+    let refused = restore(&left, &vm);
+    let error = adapter
+        .begin(&refused, key(), None, by())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.fault.kind, error.effect),
+        (FaultKind::NotReady, Effect::None),
+        "{error:?}"
+    );
+    let (removal, intent) = (key(), on(&left, &vm, Change::Delete));
+    let (task, _) = begin(&adapter, &intent, removal).await;
+    let state = followed(&adapter, &task).await;
+    assert!(matches!(state, TaskState::Done), "{state:?}");
+    let end = found(&adapter, &intent, removal, None).await;
+    assert!(matches!(end, Found::Done), "{end:?}");
+}

@@ -1,0 +1,219 @@
+//! A private libvirtd with two VMs, from tests/beds/libvirt.sh, for as long as the value lives.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapgate::adapters::libvirt::Config;
+use snapgate::adapters::libvirt::Libvirt;
+use snapgate::runtime::SystemClock;
+use snapgate::runtime::Tasks;
+use tempfile::TempDir;
+
+use crate::harness::eventually;
+use crate::skip::skipped;
+
+/// Where on each disk the tests write: behind the boot sector.
+const AT: &str = "65536";
+
+/// A private libvirtd: `web01` runs and counts in its memory, `web02` is off and has two disks.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    /// Starts it; `None`, and the test counts as skipped, where the programs are not installed.
+    pub(crate) fn start() -> Option<Self> {
+        for program in ["libvirtd", "virsh", "qemu-system-x86_64", "qemu-io"] {
+            let found = Command::new("sh")
+                .args(["-c", "command -v \"$0\"", program])
+                .stdout(Stdio::null())
+                .status();
+            if !found.unwrap().success() {
+                skipped(program);
+                return None;
+            }
+        }
+        // A short path: there will be sockets in it.
+        let folder = tempfile::Builder::new()
+            .prefix("lv")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let lab = Self { folder };
+        lab.bed("up");
+        eventually("the guest counts", || lab.counter("web01") > 0);
+        Some(lab)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How an adapter reaches it.
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            socket: self.folder.path().join("run/libvirt-sock"),
+            keepalive: Duration::from_secs(1),
+            ..Config::default()
+        }
+    }
+
+    /// An adapter on it.
+    pub(crate) fn adapter(&self) -> Arc<Libvirt> {
+        let (clock, tasks) = (SystemClock::shared(), Tasks::default());
+        Arc::new(Libvirt::new(self.config(), clock, tasks))
+    }
+
+    pub(crate) fn kill_daemon(&self) {
+        self.bed("daemon-kill");
+    }
+
+    pub(crate) fn start_daemon(&self) {
+        self.bed("daemon-start");
+    }
+
+    fn bed(&self, verb: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/beds/libvirt.sh");
+        let log = self.folder.path().join("bed.log");
+        // The daemon outlives the script, so the script's output must not be a pipe.
+        let out = std::fs::File::create(&log).unwrap();
+        let status = Command::new("sh")
+            .arg(script)
+            .args([verb, self.folder.path().to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .status()
+            .unwrap();
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(status.success(), "{verb}: {said}");
+    }
+
+    /// What virsh answers.
+    pub(crate) fn virsh(&self, arguments: &[&str]) -> String {
+        let output = self.try_virsh(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn try_virsh(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    fn command(&self) -> Command {
+        let socket = self.config().socket;
+        let uri = format!("qemu:///system?socket={}", socket.display());
+        let mut virsh = Command::new("virsh");
+        virsh.args(["-q", "-c", &uri]).env("LC_ALL", "C");
+        virsh.stdin(Stdio::null());
+        virsh
+    }
+
+    /// What a command of QEMU's own monitor answers.
+    pub(crate) fn monitor(&self, vm: &str, command: &str) -> String {
+        self.virsh(&["qemu-monitor-command", vm, "--hmp", command])
+    }
+
+    /// What the guest has counted to; 0 before it has begun.
+    pub(crate) fn counter(&self, vm: &str) -> u32 {
+        let words = self.monitor(vm, "xp /2wx 0x9000");
+        let all: Vec<_> = words
+            .split_whitespace()
+            .skip(1)
+            .map(|it| u32::from_str_radix(it.trim_start_matches("0x"), 16).unwrap())
+            .collect();
+        // "REDY" says that the guest is up.
+        if all[1] == 0x5944_4552 { all[0] } else { 0 }
+    }
+
+    /// `running`, `paused` or `shut off`.
+    pub(crate) fn state(&self, vm: &str) -> String {
+        self.virsh(&["domstate", vm]).trim().to_owned()
+    }
+
+    /// libvirt's number of the running VM: another one after each start.
+    pub(crate) fn number(&self, vm: &str) -> String {
+        self.virsh(&["domid", vm]).trim().to_owned()
+    }
+
+    /// Stops QEMU itself (`STOP`) or lets it go on (`CONT`).
+    pub(crate) fn signal(&self, vm: &str, name: &str) {
+        let file = self.folder.path().join(format!("run/qemu/{vm}.pid"));
+        let pid = std::fs::read_to_string(file).unwrap();
+        let mut kill = Command::new("kill");
+        let status = kill.args([&format!("-{name}"), pid.trim()]).status();
+        assert!(status.unwrap().success(), "{name}");
+    }
+
+    /// virsh in the background; it is waited for by the caller.
+    pub(crate) fn spawn_virsh(&self, arguments: &[&str]) -> std::process::Child {
+        let mut virsh = self.command();
+        virsh.args(arguments).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn image(&self, disk: &str) -> PathBuf {
+        self.folder.path().join(disk)
+    }
+
+    /// Writes to the disk of `web01` while it runs or is paused.
+    pub(crate) fn write(&self, byte: u8) {
+        self.qemu_io(&format!("write -P {byte} {AT} 65536"));
+        self.qemu_io("flush");
+    }
+
+    fn qemu_io(&self, command: &str) {
+        let device = "/machine/peripheral/virtio-disk0/virtio-backend";
+        let said = self.monitor("web01", &format!("qemu-io -d {device} \"{command}\""));
+        assert!(!said.contains("rror"), "{command}: {said}");
+    }
+
+    /// Writes to a disk of a VM that is off.
+    pub(crate) fn write_off(&self, disk: &str, byte: u8) {
+        let command = format!("write -P {byte} {AT} 65536");
+        self.run_qemu_io(&["-f", "qcow2", "-c", &command], disk);
+    }
+
+    /// What is on a disk, even while a VM uses it.
+    pub(crate) fn read(&self, disk: &str) -> u8 {
+        let command = format!("read -v {AT} 16");
+        let arguments = ["-U", "-r", "-f", "qcow2", "-c", &command];
+        let said = self.run_qemu_io(&arguments, disk);
+        let first = said.split_whitespace().nth(1).unwrap();
+        u8::from_str_radix(first, 16).unwrap_or_else(|_| panic!("{said}"))
+    }
+
+    /// Makes an empty disk.
+    pub(crate) fn write_new(&self, disk: &Path) {
+        let mut program = Command::new("qemu-img");
+        let made = program
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(disk)
+            .arg("16M")
+            .status();
+        assert!(made.unwrap().success(), "{}", disk.display());
+    }
+
+    fn run_qemu_io(&self, arguments: &[&str], disk: &str) -> String {
+        let mut program = Command::new("qemu-io");
+        let output = program
+            .args(arguments)
+            .arg(self.image(disk))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.bed("down");
+    }
+}

@@ -1,0 +1,48 @@
+//! Annotations in memory, which outlive an adapter but not the test.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use snapgate::adapters::annotations::{Annotated, Annotations, AnnotationsError};
+use snapgate::model::{BackendName, Target, VmId};
+
+/// Annotations in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<BTreeMap<(BackendName, Target), Annotated>>);
+
+#[async_trait]
+impl Annotations for Memory {
+    async fn list(
+        &self,
+        backend: &BackendName,
+        vm: &VmId,
+    ) -> Result<Vec<Annotated>, AnnotationsError> {
+        let all = self.0.lock().unwrap();
+        let of_vm = all
+            .iter()
+            .filter(|((its, target), _)| its == backend && target.vm == *vm);
+        Ok(of_vm.map(|(_, it)| it.clone()).collect())
+    }
+
+    async fn get(
+        &self,
+        backend: &BackendName,
+        target: &Target,
+    ) -> Result<Option<Annotated>, AnnotationsError> {
+        let at = (backend.clone(), target.clone());
+        Ok(self.0.lock().unwrap().get(&at).cloned())
+    }
+
+    async fn put(&self, backend: &BackendName, it: &Annotated) -> Result<(), AnnotationsError> {
+        let at = (backend.clone(), it.target.clone());
+        self.0.lock().unwrap().insert(at, it.clone());
+        Ok(())
+    }
+
+    async fn remove(&self, backend: &BackendName, target: &Target) -> Result<(), AnnotationsError> {
+        let at = (backend.clone(), target.clone());
+        self.0.lock().unwrap().remove(&at);
+        Ok(())
+    }
+}

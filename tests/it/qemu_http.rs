@@ -1,0 +1,123 @@
+//! The whole program in front of a real QEMU: disk and memory come back through the API, and kill -9 costs nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::harness::Process;
+use crate::harness::SECRET_HASH;
+use crate::harness::eventually;
+use crate::qemu::Bed;
+use crate::qemu::installed;
+
+fn config(bed: &Bed) -> String {
+    let folder = bed.folder.path().display();
+    let text = format!(
+        r#"[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[operations]
+store = "operations.db"
+[[backend]]
+name = "host"
+kind = "qemu"
+qmp = "{folder}/{{vm}}.qmp"
+images = ["{folder}/{{vm}}.qcow2", "{folder}/{{vm}}-b.qcow2"]
+vms = ["web*"]
+[[user]]
+name = "alice"
+password_hash = "{SECRET_HASH}"
+[[grant]]
+to = ["user:alice"]
+actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
+vms = ["*"]
+backups = ["*"]
+"#
+    );
+    let path = bed.folder.path().join("snapgate.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn start(config: &str) -> (Process, Client) {
+    let process = Process::start(&["serve", "--config", config]);
+    let client = Client::new(process.api, "alice", "secret");
+    (process, client)
+}
+
+#[test]
+fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothing() {
+    if !installed() {
+        return;
+    }
+    let bed = Bed::started();
+    let config = config(&bed);
+    let (process, client) = start(&config);
+    bed.fill(0, 1);
+    bed.fill(1, 1);
+    let new = r#"{"name": "before", "description": "text", "tags": ["a"]}"#;
+    let status_uri = client.post("/back_up?vm=web01", new).status_uri();
+    // Killed between begin and finish: the next one finds what this one began.
+    process.kill();
+    let (mut process, mut client) = start(&config);
+    let created = client.finished(&status_uri);
+    assert_eq!(created["status"], 201, "{created}");
+    let target = created["target_uri"].as_str().unwrap().to_owned();
+    let shown = client.get(&target).json();
+    assert_eq!(shown["name"], "before", "it has its name: {shown}");
+
+    let renamed = client.put(&target, r#"{"tags": ["b"], "protected": true}"#);
+    assert!(renamed.status < 300, "updated: {renamed:?}");
+    let counted = bed.counter().unwrap();
+    let far = counted.saturating_add(1500);
+    eventually("it counts", || bed.counter().unwrap() >= far);
+    bed.fill(0, 2);
+    bed.fill(1, 2);
+    let status_uri = client.post(&format!("{target}/restore"), "").status_uri();
+    std::thread::sleep(Duration::from_millis(3));
+    process.kill();
+    (process, client) = start(&config);
+    let restored = client.finished(&status_uri);
+    let rolled_back = bed.counter().unwrap() < far;
+    assert_eq!(
+        restored["status"] == 200,
+        rolled_back,
+        "the Status tells what became of the memory: {restored}"
+    );
+    if rolled_back {
+        assert_eq!(
+            (bed.filled(0), bed.filled(1)),
+            (1, 1),
+            "both disks are back"
+        );
+    }
+    // Without a kill there is no doubt.
+    bed.fill(0, 3);
+    bed.fill(1, 3);
+    let status_uri = client.post(&format!("{target}/restore"), "").status_uri();
+    let restored = client.finished(&status_uri);
+    assert_eq!(restored["status"], 200, "{restored}");
+    assert_eq!(
+        (bed.filled(0), bed.filled(1)),
+        (1, 1),
+        "both disks are back"
+    );
+    assert_eq!(bed.status(), "running", "and it runs on");
+    let shown = client.get(&target).json();
+    assert_eq!(
+        shown["tags"][0], "b",
+        "what the gateway keeps survives restores: {shown}"
+    );
+    let refused = client.delete(&target);
+    assert!(
+        refused.status == 202 || refused.status >= 400,
+        "{refused:?}"
+    );
+    if refused.status == 202 {
+        let status = client.finished(&refused.status_uri());
+        assert_eq!(status["state"], "FAILED", "protected: {status}");
+    }
+    assert_eq!(client.get(&target).status, 200, "still there");
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0), "ends as asked");
+}
