@@ -82,7 +82,7 @@ impl Front {
         telemetry::audit(&AuditRecord {
             time: self.clock.now(),
             principal: entry.principal.as_ref().map(|it| it.as_str()),
-            action: entry.verb.as_str(),
+            action: entry.action.as_str(),
             backend: entry.backend.as_ref().map(|it| it.as_str()),
             vm: entry.vm.as_ref().map_or("", |it| it.as_str()),
             backup: entry.backup.as_ref().map(|it| it.as_str()),

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod hash_password;
+mod operations;
 mod output;
 mod serve;
 
@@ -56,6 +57,11 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Look at stored operations, and acknowledge unknown outcomes, while no gateway runs
+    Operations {
+        #[command(subcommand)]
+        wish: operations::Wish,
     },
     /// Read a password and print its hash for the configuration
     HashPassword {
@@ -126,6 +132,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             demo::run(demo::Options { dir, listen, admin }, output)
         }
         Command::Check { config } => check::run(&config, output),
+        Command::Operations { wish } => operations::run(wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {
             Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)

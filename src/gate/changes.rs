@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use http::header;
+
 use crate::gate::authn::Account;
 use crate::gate::bodies;
 use crate::gate::conditional;
@@ -19,6 +21,7 @@ use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::Reply;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
+use crate::gate::statuses::may_see;
 use crate::gate::walk::Call;
 use crate::gate::walk::Gate;
 use crate::gate::wire;
@@ -45,6 +48,7 @@ use crate::model::Target;
 use crate::model::Verb;
 use crate::model::VmId;
 use crate::model::limits;
+use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
 use crate::operations::ListQuery;
@@ -68,6 +72,16 @@ struct Wish {
     seq: Option<OperationSeq>,
     note: Option<Note>,
     idempotency: Option<Idempotency>,
+}
+
+/// What the VM is busy with is told to those who may see it.
+fn busy(account: &Account, other: &Operation) -> Refusal {
+    let refusal = Refusal::from(Code::Busy);
+    if may_see(account, other) {
+        refusal.with(header::LOCATION, &links::status(other))
+    } else {
+        refusal
+    }
 }
 
 impl Gate {
@@ -112,7 +126,7 @@ impl Gate {
             note: None,
             idempotency,
         };
-        self.submit(call, media, wish).await
+        self.submit(call, account, media, wish).await
     }
 
     pub(super) async fn delete(
@@ -156,7 +170,7 @@ impl Gate {
             note: None,
             idempotency,
         };
-        self.submit(call, media, wish).await
+        self.submit(call, account, media, wish).await
     }
 
     pub(super) async fn restore(
@@ -214,7 +228,7 @@ impl Gate {
             note: wanted.note,
             idempotency,
         };
-        self.submit(call, media, wish).await
+        self.submit(call, account, media, wish).await
     }
 
     pub(super) async fn create(
@@ -268,7 +282,7 @@ impl Gate {
             note: None,
             idempotency,
         };
-        self.submit(call, media, wish).await
+        self.submit(call, account, media, wish).await
     }
 
     /// The backup that a change is about, as it is now.
@@ -366,6 +380,7 @@ impl Gate {
     async fn submit(
         &self,
         call: &mut Call<'_>,
+        account: &Account,
         media: &'static str,
         wish: Wish,
     ) -> Result<Reply, Refusal> {
@@ -376,7 +391,12 @@ impl Gate {
             note: wish.note,
             idempotency: wish.idempotency,
         };
-        match self.service.accept(wish.permit, submission).await? {
+        let accepted = self.service.accept(wish.permit, submission).await;
+        let accepted = accepted.map_err(|error| match error {
+            AcceptError::Busy(other) => busy(account, &other),
+            error => Refusal::from(error),
+        })?;
+        match accepted {
             Accepted::Existing(operation) => self.joined(call, media, operation).await,
             Accepted::New(operation) => {
                 call.note(|it| it.outcome = AuditOutcome::Accepted);

@@ -3,6 +3,7 @@
 mod authn;
 mod authz;
 mod bodies;
+mod cancel;
 mod changes;
 mod conditional;
 mod config;
@@ -41,6 +42,7 @@ pub use config::Specification;
 pub use config::User;
 pub use refusal::Code;
 pub use refusal::Refusal;
+pub use request::AuditAction;
 pub use request::AuditEntry;
 pub use request::AuditOutcome;
 pub use request::Body;

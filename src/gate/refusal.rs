@@ -88,6 +88,7 @@ codes! {
     NotReady CONFLICT "Backup not ready" "The backup is not whole and cannot be used for this.";
     Busy CONFLICT "Busy" "The VM or the backup is in use by another operation.";
     Conflict CONFLICT "Conflict" "The present state of the VM does not allow this.";
+    NotCancellable CONFLICT "Not cancellable" "The operation is over, or its VM manager cannot stop it any more.";
     Cancelled CONFLICT "Cancelled" "The operation was cancelled.";
     LengthRequired LENGTH_REQUIRED "Length required" "The request needs a body with a Content-Length.";
     PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The backup is not in the state that the request requires.";

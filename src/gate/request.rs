@@ -80,6 +80,26 @@ pub struct Exchange {
     pub audit: Option<AuditEntry>,
 }
 
+/// What a request wanted to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditAction {
+    /// One of the changes.
+    Change(Verb),
+    /// To stop an operation.
+    Cancel,
+}
+
+impl AuditAction {
+    /// The word in the audit trail.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Change(verb) => verb.as_str(),
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
 /// What became of a change that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditOutcome {
@@ -111,7 +131,7 @@ pub struct AuditEntry {
     /// Who asked; `None` while not authenticated, whatever name was claimed.
     pub principal: Option<PrincipalName>,
     /// What was asked for.
-    pub verb: Verb,
+    pub action: AuditAction,
     /// Where the VM was placed.
     pub backend: Option<BackendName>,
     /// The VM.

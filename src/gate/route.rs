@@ -109,8 +109,8 @@ pub const ROUTES: &[RouteSpec] = &[
     RouteSpec {
         name: "statuses",
         template: "/statuses",
-        methods: READ,
-        allow: READ_ALLOW,
+        methods: &["GET", "HEAD", "DELETE"],
+        allow: "GET, HEAD, DELETE, OPTIONS",
         kind: Kind::Statuses,
     },
     RouteSpec {

@@ -32,8 +32,8 @@ use crate::operations::Selector;
 use crate::operations::WaitFor;
 
 /// The parameters of a look-up.
-struct Wanted {
-    seq: Option<OperationSeq>,
+pub(super) struct Wanted {
+    pub(super) seq: Option<OperationSeq>,
     /// `Some(None)` for a word that is no operation.
     verb: Option<Option<Verb>>,
     vm: Option<VmId>,
@@ -41,7 +41,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(query: &str) -> Result<Self, Refusal> {
+    pub(super) fn of(query: &str) -> Result<Self, Refusal> {
         let invalid = |field, error: &_| Refusal::text(Code::InvalidParameter, field, error);
         let vm = route::parameter(query, "vm")?.map(|it| VmId::new(&it));
         let (name, backup) = match route::parameter(query, "backup")? {
@@ -57,7 +57,7 @@ impl Wanted {
         })
     }
 
-    fn agrees(&self, operation: &Operation) -> bool {
+    pub(super) fn agrees(&self, operation: &Operation) -> bool {
         let target = operation.target();
         self.verb.is_none_or(|it| it == Some(operation.verb()))
             && self.vm.as_ref().is_none_or(|it| *it == target.vm)
@@ -101,7 +101,7 @@ fn number(query: &str, name: &'static str) -> Result<Option<OperationSeq>, Refus
         })
 }
 
-fn may_see(account: &Account, operation: &Operation) -> bool {
+pub(super) fn may_see(account: &Account, operation: &Operation) -> bool {
     let target = operation.target();
     operation.principal == account.principal.name
         || account

@@ -22,6 +22,7 @@ use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::REQUEST_ID;
 use crate::gate::reply::Reply;
 use crate::gate::reply::VARY;
+use crate::gate::request::AuditAction;
 use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
@@ -205,6 +206,9 @@ impl Gate {
                 call.note(|it| it.vm = Some(vm.clone()));
                 self.create(call, account, vm, body).await
             }
+            (Kind::Statuses, Place::None) if *method == Method::DELETE => {
+                self.cancel(call, account, body).await
+            }
             (Kind::Statuses, Place::None) => self.statuses(call, account, body).await,
             // The table of routes and the templates in it say that nothing else can be.
             (
@@ -332,11 +336,12 @@ fn vm_parameter(query: &str) -> Result<VmId, Refusal> {
 
 /// The line of the audit trail for a change, refused until it is accepted.
 fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
-    let verb = match (call.head.method.as_str(), route.spec.kind) {
-        ("PUT", _) => Verb::Update,
-        ("DELETE", _) => Verb::Delete,
-        ("POST", Kind::Restore) => Verb::Restore,
-        ("POST", _) => Verb::Create,
+    let action = match (call.head.method.as_str(), route.spec.kind) {
+        ("PUT", _) => AuditAction::Change(Verb::Update),
+        ("DELETE", Kind::Statuses) => AuditAction::Cancel,
+        ("DELETE", _) => AuditAction::Change(Verb::Delete),
+        ("POST", Kind::Restore) => AuditAction::Change(Verb::Restore),
+        ("POST", _) => AuditAction::Change(Verb::Create),
         _ => return None,
     };
     let (vm, backup) = match &route.place {
@@ -347,7 +352,7 @@ fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
     Some(AuditEntry {
         request: call.id.clone(),
         principal: None,
-        verb,
+        action,
         backend: None,
         vm,
         backup,

@@ -266,6 +266,9 @@ pub struct Operation {
     pub completed: Option<Timestamp>,
     /// When it began to be uncertain; evidence is looked for from here on, for a bounded time.
     pub uncertain_since: Option<Timestamp>,
+    /// When somebody asked that it be stopped. Kept through restarts, so that the VM manager is asked again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_asked: Option<Timestamp>,
     /// When an operator acknowledged an unknown outcome.
     pub acknowledged: Option<Timestamp>,
     /// When the record may be dropped; `None` while unfinished, or unknown and not acknowledged.

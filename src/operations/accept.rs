@@ -109,6 +109,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        cancel_asked: None,
         acknowledged: None,
         expires: None,
     }

@@ -366,6 +366,10 @@ impl Core {
         operation: &Arc<Operation>,
         event: Event,
     ) -> Option<(Arc<Operation>, machine::Effect)> {
+        // Another hand may have changed or ended it since: what is written last decides.
+        let pen = self.ledger.pen(operation.seq)?;
+        let _pen = pen.lock().await;
+        let operation = &self.ledger.current(operation.seq)?;
         let rules = self.rules(operation);
         let step = match machine::step(operation, event, self.clock.now(), &rules) {
             Ok(step) => step,
@@ -383,16 +387,21 @@ impl Core {
         }
         let state = Arc::new(state);
         self.persist(&state).await?;
-        if state.phase != operation.phase {
-            self.tell(&state);
-        }
-        if let Some(turn) = self.ledger.show(&state) {
-            self.start(turn);
-        }
+        self.written(operation, &state);
         if state.phase == Phase::Unknown {
             self.count_unknown().await;
         }
         Some((state, step.effect))
+    }
+
+    /// Tells of a state that is durable, and sets the next of the VM to work when it is final.
+    pub(crate) fn written(self: &Arc<Self>, before: &Operation, state: &Arc<Operation>) {
+        if state.phase != before.phase {
+            self.tell(state);
+        }
+        if let Some(turn) = self.ledger.show(state) {
+            self.start(turn);
+        }
     }
 
     /// Writes until it is durable. `None` when that cannot be.
@@ -422,7 +431,7 @@ impl Core {
     }
 
     /// One try to write a changed record. An unknown outcome is read back.
-    async fn update(&self, state: &Arc<Operation>) -> Result<(), StoreError> {
+    pub(crate) async fn update(&self, state: &Arc<Operation>) -> Result<(), StoreError> {
         let result = match self.store.update(Arc::clone(state)).await {
             Err(StoreError::Indeterminate(why)) => self.read_back(state, why).await,
             result => result,

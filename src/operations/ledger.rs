@@ -64,6 +64,8 @@ struct Entry {
     /// As it was submitted, and then as it is in the store.
     operation: Arc<Operation>,
     shown: watch::Sender<Option<Arc<Operation>>>,
+    /// Held while a change of it is decided and written.
+    pen: Arc<tokio::sync::Mutex<()>>,
     driven: bool,
 }
 
@@ -240,6 +242,11 @@ impl Ledger {
         books.entries.get(&seq)?.shown.borrow().clone()
     }
 
+    /// What must be held to change an unfinished operation; `None` when there is none.
+    pub(crate) fn pen(&self, seq: OperationSeq) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        Some(Arc::clone(&self.books().entries.get(&seq)?.pen))
+    }
+
     /// Whether there is an entry, durable or not.
     pub(crate) fn holds(&self, seq: OperationSeq) -> bool {
         self.books().entries.contains_key(&seq)
@@ -293,6 +300,7 @@ impl Books {
         let entry = Entry {
             operation: Arc::clone(operation),
             shown: watch::Sender::new(shown),
+            pen: Arc::default(),
             driven: false,
         };
         self.entries.insert(operation.seq, entry);

@@ -1,7 +1,9 @@
 //! The durable life of an accepted change: accept, queue, run, follow, recover, expire.
 
 mod accept;
+mod cancel;
 mod config;
+mod desk;
 mod engine;
 mod ledger;
 mod machine;
@@ -21,12 +23,17 @@ mod tests;
 pub use config::Config;
 pub use config::WhenBusy;
 
+pub use desk::Desk;
+pub use desk::DeskError;
+pub use desk::Showing;
+
 pub use engine::BackendHandle;
 pub use engine::OpenStore;
 pub use engine::Operations;
 
 pub use service::AcceptError;
 pub use service::Accepted;
+pub use service::CancelError;
 pub use service::ListQuery;
 pub use service::Replay;
 pub use service::Selector;

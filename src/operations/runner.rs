@@ -13,6 +13,7 @@ use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
 use crate::adapters::port::Effect as CallEffect;
 use crate::adapters::port::Found;
+use crate::adapters::port::Retry;
 use crate::adapters::port::TaskState;
 use crate::model::Fault;
 use crate::model::FaultKind;
@@ -24,6 +25,7 @@ use crate::model::TaskRef;
 use crate::model::limits;
 use crate::operations::engine::Backend;
 use crate::operations::engine::Core;
+use crate::operations::ledger::Shown;
 use crate::operations::ledger::Turn;
 use crate::operations::machine::Effect;
 use crate::operations::machine::Event;
@@ -67,6 +69,8 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
         backend,
         pace: core.config.poll_min,
         written: None,
+        cancel_settled: false,
+        shown: core.ledger.watch(operation.seq),
     };
     let mut event = Event::Recovered {
         alive: core.clock.now(),
@@ -119,6 +123,10 @@ struct Work<'a> {
     pace: Duration,
     /// When progress was last written.
     written: Option<Instant>,
+    /// The VM manager was asked to stop the task, or refused for good.
+    cancel_settled: bool,
+    /// The operation as it is in the store: the wish to stop it comes from elsewhere.
+    shown: Option<Shown>,
 }
 
 impl Work<'_> {
@@ -191,6 +199,9 @@ impl Work<'_> {
         let task = operation.task.as_ref()?;
         loop {
             self.pause(Some(task)).await?;
+            if self.is_cancel_due() {
+                self.cancel(operation, task).await?;
+            }
             let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
             match self.until_stop(self.backend.adapter.poll(task, by)).await? {
                 Ok(Ok(TaskState::Running(progress))) => {
@@ -209,6 +220,28 @@ impl Work<'_> {
                 Err(Panicked) => {}
             }
         }
+    }
+
+    /// Whether somebody wants it stopped and the VM manager was not asked yet, by this process at least.
+    fn is_cancel_due(&self) -> bool {
+        let shown = self.shown.as_ref();
+        !self.cancel_settled && shown.is_some_and(|it| wants_cancel(it.borrow().as_ref()))
+    }
+
+    /// Asks the VM manager to stop the task; what comes of it is seen by looking. Asking twice does no harm.
+    async fn cancel(&mut self, operation: &Operation, task: &TaskRef) -> Option<()> {
+        let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
+        let asked = self.until_stop(self.backend.adapter.cancel(task, by));
+        match asked.await? {
+            Ok(Ok(())) => self.cancel_settled = true,
+            Ok(Err(error)) => {
+                log(operation, "cancel", &error);
+                self.cancel_settled =
+                    error.retry == Retry::Permanent && error.effect == CallEffect::None;
+            }
+            Err(Panicked) => {}
+        }
+        Some(())
     }
 
     fn worth_writing(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
@@ -281,9 +314,22 @@ impl Work<'_> {
             tokio::time::sleep(floor).await;
             tokio::time::sleep(rest).await;
         };
+        let due = task.is_some() && !self.cancel_settled;
+        let mut shown = self.shown.clone();
+        let cancel = async {
+            // Asked already: the pace of the looks is the pace of the tries.
+            let waits = |it: &&mut Shown| due && !wants_cancel(it.borrow().as_ref());
+            if let Some(shown) = shown.as_mut().filter(waits)
+                && shown.wait_for(|it| wants_cancel(it.as_ref())).await.is_ok()
+            {
+                return;
+            }
+            std::future::pending::<()>().await;
+        };
         let early = tokio::select! {
             biased;
             () = self.core.stop.given() => return None,
+            () = cancel => true,
             () = wait => false,
             () = async { tokio::join!(tokio::time::sleep(floor), stirred); } => true,
         };
@@ -315,6 +361,10 @@ impl Work<'_> {
                 Panicked
             })
     }
+}
+
+fn wants_cancel(shown: Option<&Arc<Operation>>) -> bool {
+    shown.is_some_and(|it| it.cancel_asked.is_some())
 }
 
 /// 1.6 times as long.

@@ -27,11 +27,13 @@ use crate::model::Target;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::accept;
+use crate::operations::cancel;
 use crate::operations::engine::Backend;
 use crate::operations::engine::Operations;
 use crate::operations::overlay;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
+use crate::operations::service::CancelError;
 use crate::operations::service::ListQuery;
 use crate::operations::service::Replay;
 use crate::operations::service::Service;
@@ -209,6 +211,20 @@ impl Service for Operations {
             Ok(Some(current)) => Ok(Some(current)),
             Ok(None) | Err(_) => self.operation(seq).await,
         }
+    }
+
+    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+        // A task of its own: what was begun is written and shown, whether or not anybody waits for the answer.
+        let core = Arc::clone(&self.core);
+        let asked = self
+            .core
+            .spawn(async move { cancel::ask(&core, seq).await })
+            .await;
+        asked.unwrap_or_else(|error| {
+            tracing::error!(%error, "stopping an operation panicked");
+            self.core.metrics.panic("operations");
+            Err(CancelError::Store(StoreFault::Unavailable))
+        })
     }
 
     fn is_ready(&self) -> bool {

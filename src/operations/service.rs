@@ -107,6 +107,20 @@ pub enum AcceptError {
     Store(#[from] StoreFault),
 }
 
+/// Why an operation is not stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is none of that number.
+    #[error("there is no such operation")]
+    NoSuchOperation,
+    /// It is final, or its VM manager cannot stop it once it has begun.
+    #[error("the operation cannot be stopped")]
+    NotCancellable,
+    /// The wish could not be made durable, and nothing was asked of the VM manager.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+}
+
 /// What is known of an idempotency key.
 #[derive(Clone, Debug)]
 pub enum Replay {
@@ -246,6 +260,15 @@ pub trait Service: fmt::Debug + Send + Sync {
         until: WaitFor,
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault>;
+
+    /// Asks that an operation be stopped. One that is queued ends at once, with nothing called; one that runs is
+    /// asked to stop by its VM manager, and its Status tells what came of it. The wish survives a restart.
+    ///
+    /// Whether the caller may ask for it is decided before.
+    ///
+    /// # Errors
+    /// [`CancelError`]; nothing was asked or kept.
+    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError>;
 
     /// Whether new operations can be accepted: the store takes writes and the gateway is not stopping.
     fn is_ready(&self) -> bool;

@@ -125,6 +125,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        cancel_asked: None,
         acknowledged: None,
         expires: None,
     }
@@ -182,6 +183,7 @@ pub(super) enum Say {
     Running(u8),
     Done,
     Fail,
+    Cancelled,
     Gone,
     NotBegun,
     Task,
@@ -200,6 +202,10 @@ struct Script {
     /// Of lost requests; the first is used once unless it is the last.
     find: VecDeque<Say>,
     begun: Vec<(OperationSeq, String)>,
+    /// Tasks it was asked to stop, as often as it was asked.
+    cancelled: Vec<String>,
+    /// It does not stop what it is asked to.
+    deaf: bool,
     found: usize,
     backups: Vec<Backup>,
 }
@@ -217,7 +223,7 @@ impl Scripted {
         let verb = Some(VerbCapability {
             recovery,
             settle: Duration::from_millis(5),
-            cancel: false,
+            cancel: true,
             progress: true,
         });
         Arc::new(Self {
@@ -263,6 +269,16 @@ impl Scripted {
     /// The numbers of what was begun, in order.
     pub(super) fn begun(&self) -> Vec<OperationSeq> {
         self.script().begun.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    /// The tasks it was asked to stop.
+    pub(super) fn cancelled(&self) -> Vec<String> {
+        self.script().cancelled.clone()
+    }
+
+    /// From now on it takes the wish to stop, and goes on.
+    pub(super) fn is_deaf(&self, deaf: bool) {
+        self.script().deaf = deaf;
     }
 
     pub(super) fn found(&self) -> usize {
@@ -341,6 +357,7 @@ impl Adapter for Scripted {
             Say::Running(percent) => TaskState::Running(Some(Progress::unfinished(percent))),
             Say::Done => TaskState::Done,
             Say::Gone => TaskState::Gone,
+            Say::Cancelled => TaskState::Cancelled,
             Say::Error => return Err(AdapterError::unavailable("not now")),
             Say::Panic => panic!("meant to"),
             Say::Fail | Say::NotBegun | Say::Task | Say::NotYet | Say::Unknowable => {
@@ -374,15 +391,21 @@ impl Adapter for Scripted {
             Say::Task | Say::Running(_) => Found::Task(task(intent.target.vm.as_str())),
             Say::Done => Found::Done,
             Say::Fail => Found::Failed(AdapterError::refused(FaultKind::StorageFull, "full").fault),
-            Say::NotYet | Say::Gone => Found::NotYet,
+            Say::NotYet | Say::Gone | Say::Cancelled => Found::NotYet,
             Say::Unknowable => Found::Unknowable,
             Say::Error => return Err(AdapterError::unavailable("not now")),
             Say::Panic => panic!("meant to"),
         })
     }
 
-    async fn cancel(&self, _: &TaskRef, _: Deadline) -> Result<(), AdapterError> {
-        Err(AdapterError::refused(FaultKind::Unsupported, "cannot"))
+    async fn cancel(&self, task: &TaskRef, _: Deadline) -> Result<(), AdapterError> {
+        let mut script = self.script();
+        let task = task.as_str().to_owned();
+        script.cancelled.push(task.clone());
+        if !script.deaf {
+            script.poll.insert(task, Say::Cancelled);
+        }
+        Ok(())
     }
 }
 

@@ -213,3 +213,25 @@ fn passwords_that_could_never_be_used_are_refused() {
         assert!(err.contains(expected), "{name}: {err}");
     }
 }
+
+#[test]
+fn looking_at_operations_makes_no_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("none.sqlite");
+    let file = folder.path().join("good.toml");
+    for place in ["vms", "kept"] {
+        fs::create_dir(folder.path().join(place)).unwrap();
+    }
+    let hash = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa\n";
+    fs::write(folder.path().join("ann.hash"), hash).unwrap();
+    fs::write(&file, GOOD.replace("operations.sqlite", "none.sqlite")).unwrap();
+    for wish in [&["list"][..], &["show", "1"], &["acknowledge", "1"]] {
+        let mut arguments = vec!["operations"];
+        arguments.extend(wish);
+        arguments.extend(["--config", "good.toml"]);
+        let (status, out, err) = snapgate(&arguments, folder.path(), "");
+        assert_eq!((status, out.as_str()), (1, ""), "{wish:?}: {err}");
+        assert!(err.contains("no store of operations"), "{wish:?}: {err}");
+        assert!(!store.exists(), "{wish:?}: none is made");
+    }
+}

@@ -71,7 +71,7 @@ const ROWS: &[Row] = &[
         missing: "",
         credentials: true,
         version: false,
-        allow: "GET, HEAD, OPTIONS",
+        allow: "GET, HEAD, DELETE, OPTIONS",
     },
     Row {
         route: "versions",

@@ -80,3 +80,17 @@ fn promtool_accepts_the_scrape() {
     assert!(output.status.success(), "{said}");
     assert!(said.trim().is_empty(), "not even a remark: {said}");
 }
+
+#[test]
+fn promtool_accepts_the_alert_rules() {
+    let ended = Command::new("promtool")
+        .args(["check", "rules", "docs/alerts.yml"])
+        .output();
+    let Ok(output) = ended else {
+        return skipped("promtool (Debian package prometheus)");
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("6 rules found"), "all of them: {told}");
+}

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use crate::model::*;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
+use crate::operations::CancelError;
 use crate::operations::Capability;
 use crate::operations::ListQuery;
 use crate::operations::Replay;
@@ -218,6 +219,7 @@ impl Service for Fake {
                 started: None,
                 completed: None,
                 uncertain_since: None,
+                cancel_asked: None,
                 acknowledged: None,
                 expires: None,
             });
@@ -268,6 +270,24 @@ impl Service for Fake {
             }
             Some(Arc::clone(found))
         })
+    }
+
+    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+        self.stored(|it| {
+            let found = it.operations.iter_mut().find(|it| it.seq == seq);
+            let found = found.ok_or(CancelError::NoSuchOperation)?;
+            if found.phase.is_final() {
+                return Err(CancelError::NotCancellable);
+            }
+            *found = Arc::new(Operation {
+                phase: Phase::Cancelled,
+                progress: Progress::DONE,
+                fault: Some(Fault::new(FaultKind::Cancelled, "It was stopped.")),
+                revision: found.revision.next(),
+                ..Operation::clone(found)
+            });
+            Ok(Arc::clone(found))
+        })?
     }
 
     fn is_ready(&self) -> bool {

@@ -423,7 +423,11 @@ async fn states() -> BTreeSet<&'static str> {
     rig.send("DELETE /vms/333333/backups/456\nas: ann\nv").await;
     let form = "GET /statuses?op=delete-Backup&backup=456\nas: ann";
     assert_eq!(code(&rig, form).await, "AmbiguousStatus", "two VMs");
+    rig.send("DELETE /statuses?seq=1\nas: ann").await;
+    let over = code(&rig, "DELETE /statuses?seq=1\nas: ann").await;
+    assert_eq!(over, "NotCancellable", "it is over");
     BTreeSet::from([
+        "NotCancellable",
         "BackupProtected",
         "NotReady",
         "IdempotencyKeyReused",

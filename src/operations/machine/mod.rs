@@ -74,6 +74,8 @@ pub(crate) enum Event {
     Unknowable,
     /// An operator has seen the unknown outcome.
     Acknowledge,
+    /// Somebody who may wants it stopped, and it can be.
+    CancelAsked,
 }
 
 impl Event {
@@ -94,6 +96,7 @@ impl Event {
             Self::NoEvidence => "no-evidence",
             Self::Unknowable => "unknowable",
             Self::Acknowledge => "acknowledge",
+            Self::CancelAsked => "cancel-asked",
         }
     }
 }
@@ -116,7 +119,7 @@ pub(crate) enum Effect {
     Settle,
     /// Look for evidence again, a little later.
     Find,
-    /// Nothing: it is final.
+    /// Nothing: it is final, or whoever is at work on it goes on with what it is doing.
     Rest,
 }
 
@@ -194,6 +197,7 @@ impl Next<'_> {
                 Some(write(state, Effect::Call { first: true }))
             }
             Event::NotStarted(fault) => Some(self.end(Phase::Failed, Some(fault))),
+            Event::CancelAsked => Some(self.end(Phase::Cancelled, Some(never_sent()))),
             Event::Refused { .. }
             | Event::Done
             | Event::Task(_)
@@ -222,6 +226,7 @@ impl Next<'_> {
             Event::Refused { fault, first: true } => Some(self.end(Phase::Failed, Some(fault))),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Task(task) => Some(self.attach(task)),
+            Event::CancelAsked => Some(self.cancel_asked()),
             Event::Start(_)
             | Event::NotStarted(_)
             | Event::Working(_)
@@ -242,6 +247,7 @@ impl Next<'_> {
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::Cancelled => Some(self.end(Phase::Cancelled, Some(cancelled()))),
+            Event::CancelAsked => Some(self.cancel_asked()),
             Event::Start(_)
             | Event::NotStarted(_)
             | Event::Refused { .. }
@@ -260,6 +266,10 @@ impl Next<'_> {
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Failed(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::Cancelled => Some(self.end(Phase::Cancelled, Some(cancelled()))),
+            // Nothing of it is left, and nobody wants it any more.
+            Event::NotBegun if self.rules.replay_safe && self.state.cancel_asked.is_some() => {
+                Some(self.end(Phase::Cancelled, Some(cancelled())))
+            }
             // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
             Event::NotBegun if self.rules.replay_safe => Some(self.again()),
             Event::NotBegun if self.state.task.is_none() => {
@@ -268,6 +278,7 @@ impl Next<'_> {
             // There was a task, so it did begin: the answer is no evidence of anything.
             Event::NotBegun | Event::NoEvidence => Some(self.no_evidence()),
             Event::Unknowable => Some(self.unknown()),
+            Event::CancelAsked => Some(self.cancel_asked()),
             Event::Start(_)
             | Event::NotStarted(_)
             | Event::Refused { .. }
@@ -374,6 +385,16 @@ impl Next<'_> {
         write(state, Effect::Rest)
     }
 
+    /// Only remembers it: whoever is at work on the operation sees it and asks the VM manager, which decides.
+    fn cancel_asked(&self) -> Step {
+        if self.state.cancel_asked.is_some() {
+            return self.stay(Effect::Rest);
+        }
+        let mut state = self.changed(self.state.phase);
+        state.cancel_asked = Some(self.now);
+        write(state, Effect::Rest)
+    }
+
     fn acknowledge(&self) -> Step {
         if self.state.acknowledged.is_some() {
             return self.stay(Effect::Rest);
@@ -403,6 +424,13 @@ fn never_begun() -> Fault {
     Fault::new(
         FaultKind::NotExecuted,
         "The VM manager never began this; nothing was changed. It can safely be asked for again.",
+    )
+}
+
+fn never_sent() -> Fault {
+    Fault::new(
+        FaultKind::Cancelled,
+        "It was stopped on request before it began; nothing was changed.",
     )
 }
 
@@ -465,6 +493,10 @@ pub(crate) fn check_invariants(it: &Operation) -> Result<(), &'static str> {
         (
             it.phase != Phase::Unknown || fault == Some(FaultKind::OutcomeUnknown),
             "unknown says so",
+        ),
+        (
+            it.phase != Phase::Cancelled || fault == Some(FaultKind::Cancelled),
+            "cancelled says so",
         ),
         (
             it.completed.is_some() == it.phase.is_final(),

@@ -486,3 +486,26 @@ fn broken_records_are_recognised() {
         assert!(check_invariants(&state).is_err(), "{name}");
     }
 }
+
+#[test]
+fn a_wish_to_stop_ends_what_is_queued_and_is_remembered_elsewhere() {
+    for phase in Phase::ALL {
+        let state = in_phase(phase);
+        let result = step(&state, Event::CancelAsked, after(2), &RULES);
+        if phase.is_final() {
+            assert!(result.is_err(), "{phase:?} is over");
+            continue;
+        }
+        let next = result.unwrap().state.unwrap();
+        assert_eq!(check_invariants(&next), Ok(()), "{phase:?}");
+        if phase == Phase::Accepted {
+            assert_eq!(next.phase, Phase::Cancelled, "queued");
+            assert_eq!(next.started, None, "never begun");
+            continue;
+        }
+        assert_eq!(next.phase, phase, "goes on");
+        assert_eq!(next.cancel_asked, Some(after(2)), "{phase:?}: remembered");
+        let again = step(&next, Event::CancelAsked, after(3), &RULES).unwrap();
+        assert_eq!(again.state, None, "{phase:?}: one wish");
+    }
+}

@@ -72,6 +72,10 @@ mod tests {
         let made = operation(7, "vm", "b");
         let text = encode(&made).unwrap();
         assert_eq!(decode(&text).unwrap(), made, "round trip");
+        assert!(
+            !text.contains("cancel_asked"),
+            "written as before while nobody wants it stopped, so that the version before reads it"
+        );
         let newer = text.replace("\"format\":2", "\"format\":3");
         assert_eq!(decode(&newer), Err(RecordError::Format(3)), "newer");
         let older = text.replace("\"format\":2", "\"format\":1");

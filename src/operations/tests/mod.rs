@@ -1,5 +1,7 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
+mod cancel;
+mod desk;
 mod disk;
 mod ends;
 mod faults;

@@ -1,0 +1,77 @@
+//! Deviation D20: DELETE on a `status_uri` asks that the operation be stopped.
+
+use crate::gate::authn::Account;
+use crate::gate::links;
+use crate::gate::negotiate;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::Reply;
+use crate::gate::request::AuditOutcome;
+use crate::gate::request::Body;
+use crate::gate::statuses::Wanted;
+use crate::gate::statuses::may_see;
+use crate::gate::walk::Call;
+use crate::gate::walk::Gate;
+use crate::model::Action;
+use crate::model::Operation;
+use crate::model::Verb;
+use crate::operations::CancelError;
+
+/// The owner, and whoever may ask for the same operation.
+fn may_cancel(account: &Account, operation: &Operation) -> bool {
+    let target = operation.target();
+    let needed = match operation.verb() {
+        Verb::Create => Action::Create,
+        Verb::Update => Action::Update,
+        Verb::Delete => Action::Delete,
+        Verb::Restore => Action::Restore,
+    };
+    let held = account.rights.on_backup(&target.vm, &target.backup);
+    operation.principal == account.principal.name || held.contains(needed)
+}
+
+impl From<CancelError> for Refusal {
+    fn from(error: CancelError) -> Self {
+        match error {
+            CancelError::NoSuchOperation => Self::from(Code::NoSuchStatus),
+            CancelError::NotCancellable => Self::from(Code::NotCancellable),
+            CancelError::Store(fault) => Self::from(fault),
+        }
+    }
+}
+
+impl Gate {
+    pub(super) async fn cancel(
+        &self,
+        call: &mut Call<'_>,
+        account: &Account,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
+        let wanted = Wanted::of(call.query)?;
+        let media = self.own_type(call, negotiate::STATUS)?;
+        // Never the newest one that fits: another could have come in between.
+        let seq = wanted
+            .seq
+            .ok_or_else(|| Refusal::from(Code::MissingParameter).on("seq"))?;
+        self.skip_body(call, body).await?;
+        let found = self.service.operation(seq).await?;
+        let found = found
+            .filter(|it| wanted.agrees(it))
+            .filter(|it| may_see(account, it) || may_cancel(account, it))
+            .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
+        call.operation = Some(seq);
+        call.note(|it| {
+            it.operation = Some(seq);
+            it.backend = Some(found.backend.clone());
+            it.vm = Some(found.target().vm.clone());
+            it.backup = Some(found.target().backup.clone());
+        });
+        if !may_cancel(account, &found) {
+            return Err(Refusal::from(Code::NotPermitted));
+        }
+        let operation = self.service.cancel(seq).await?;
+        call.note(|it| it.outcome = AuditOutcome::Accepted);
+        let uri = links::status(&operation);
+        Ok(Reply::accepted(media, &operation, &uri))
+    }
+}

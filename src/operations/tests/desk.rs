@@ -1,0 +1,75 @@
+//! An operator at the store while no gateway runs.
+
+use std::sync::Arc;
+
+use super::House;
+use crate::model::Phase;
+use crate::operations::Desk;
+use crate::operations::DeskError;
+use crate::operations::Showing;
+use crate::operations::testing::Begin;
+use crate::operations::testing::Say;
+use crate::operations::testing::restore;
+use crate::runtime::Clock;
+
+async fn desk(house: &House) -> Result<Desk, DeskError> {
+    let clock: Arc<dyn Clock> = Arc::<crate::runtime::ManualClock>::clone(&house.setup.clock);
+    let metrics = crate::telemetry::Metrics::new().unwrap();
+    Desk::open(&house.setup.config, clock, metrics).await
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
+    let mut house = House::new().await;
+    house.adapter.begin_with("vm", Begin::Lose);
+    house.adapter.find_says(&[Say::Unknowable]);
+    let lost = house.accept(restore("vm", "a")).await;
+    assert_eq!(house.end(lost).await.phase, Phase::Unknown, "unknown");
+    let running = house.accept(restore("wm", "a")).await;
+    house.reaches(running, Phase::Running).await;
+    let refused = desk(&house).await.map(drop);
+    assert!(
+        matches!(refused, Err(DeskError::Open(_))),
+        "not beside a gateway: {refused:?}"
+    );
+    house.room.stop().await;
+
+    let open = desk(&house).await.expect("the store is free");
+    let rows = [
+        (Showing::Unknown, 9, vec![lost]),
+        (Showing::Unfinished, 9, vec![running]),
+        (Showing::All, 9, vec![running, lost]),
+        (Showing::All, 1, vec![running]),
+        (Showing::All, 0, vec![]),
+    ];
+    for (showing, most, expected) in rows {
+        let found = open.list(showing, most).await.unwrap();
+        let found: Vec<_> = found.iter().map(|it| it.seq).collect();
+        assert_eq!(found, expected, "{showing:?}, at most {most}");
+    }
+    let refused = open.acknowledge(running).await;
+    assert!(
+        matches!(refused, Err(DeskError::NotUnknown(_, "running"))),
+        "only the unknown: {refused:?}"
+    );
+    let none = house.room.core.numbers.next(house.setup.clock.now());
+    let refused = open.show(none).await;
+    assert!(
+        matches!(refused, Err(DeskError::NoSuchOperation(_))),
+        "never was: {refused:?}"
+    );
+    let seen = open.acknowledge(lost).await.unwrap();
+    assert!(seen.acknowledged.is_some(), "acknowledged");
+    assert!(seen.expires.is_some(), "and may expire");
+    assert_eq!(open.acknowledge(lost).await.unwrap(), seen, "once");
+    let left = open.list(Showing::Unknown, 9).await.unwrap();
+    assert!(left.is_empty(), "nothing is left to look at");
+    open.close().await;
+
+    house.restart().await;
+    let kept = house.operation(lost).await;
+    assert_eq!(kept.acknowledged, seen.acknowledged, "the gateway sees it");
+    house.adapter.say("wm", Say::Done);
+    let done = house.end(running).await;
+    assert_eq!(done.phase, Phase::Succeeded, "and goes on with the rest");
+}
