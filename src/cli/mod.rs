@@ -132,7 +132,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             demo::run(demo::Options { dir, listen, admin }, output)
         }
         Command::Check { config } => check::run(&config, output),
-        Command::Operations { wish } => operations::run(wish, output),
+        Command::Operations { wish } => operations::run(&wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {
             Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)

@@ -82,8 +82,8 @@ fn other(error: impl std::fmt::Display) -> CliError {
 }
 
 /// Does it and prints what came of it.
-pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
-    let place = match &wish {
+pub(super) fn run(wish: &Wish, output: &mut Output<'_>) -> Result<(), CliError> {
+    let place = match wish {
         Wish::List { place, .. } | Wish::Show { place, .. } | Wish::Acknowledge { place, .. } => {
             place
         }
@@ -102,7 +102,7 @@ pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
             Metrics::clone(&metrics),
         )
         .await?;
-        let done = serve(&desk, &wish).await;
+        let done = serve(&desk, wish).await;
         desk.close().await;
         Ok::<_, DeskError>((done?, clock))
     });

@@ -392,9 +392,12 @@ impl Gate {
             idempotency: wish.idempotency,
         };
         let accepted = self.service.accept(wish.permit, submission).await;
-        let accepted = accepted.map_err(|error| match error {
-            AcceptError::Busy(other) => busy(account, &other),
-            error => Refusal::from(error),
+        let accepted = accepted.map_err(|error| {
+            if let AcceptError::Busy(other) = &error {
+                busy(account, other)
+            } else {
+                Refusal::from(error)
+            }
         })?;
         match accepted {
             Accepted::Existing(operation) => self.joined(call, media, operation).await,
