@@ -30,6 +30,36 @@ pub(crate) struct Around {
     pub(crate) tasks: Tasks,
 }
 
+/// The adapter of a backend without anything around it.
+pub(crate) fn bare(
+    backend: &Backend,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Result<Arc<dyn Adapter>, StartError> {
+    let broken = |why: String| StartError::Backend {
+        name: backend.name.clone(),
+        why,
+    };
+    let clock = Arc::clone(clock);
+    Ok(match &backend.kind {
+        BackendKind::Files(config) => Arc::new(
+            Files::new(config.clone(), clock, tasks.clone())
+                .map_err(|error| broken(error.to_string()))?,
+        ),
+        BackendKind::Incus(config) => {
+            Arc::new(Incus::new(config, clock).map_err(|error| broken(error.to_string()))?)
+        }
+        BackendKind::Libvirt(config) => {
+            Arc::new(Libvirt::new(config.clone(), clock, tasks.clone()))
+        }
+        BackendKind::Qemu(config) => Arc::new(Qemu::new(config.clone(), clock, tasks.clone())),
+        BackendKind::Sim(config) => match Remote::new(config) {
+            Some(remote) => Arc::new(remote),
+            None => Arc::new(Sim::new(config, clock, tasks.clone())),
+        },
+    })
+}
+
 /// One handle for each backend, in the order of the configuration.
 pub(crate) fn build(
     backends: &[Backend],
@@ -42,31 +72,7 @@ pub(crate) fn build(
         tasks,
     } = around;
     let one = |backend: &Backend| {
-        let broken = |why: String| StartError::Backend {
-            name: backend.name.clone(),
-            why,
-        };
-        let adapter: Arc<dyn Adapter> = match &backend.kind {
-            BackendKind::Files(config) => Arc::new(
-                Files::new(config.clone(), Arc::clone(clock), tasks.clone())
-                    .map_err(|error| broken(error.to_string()))?,
-            ),
-            BackendKind::Incus(config) => Arc::new(
-                Incus::new(config, Arc::clone(clock)).map_err(|error| broken(error.to_string()))?,
-            ),
-            BackendKind::Libvirt(config) => Arc::new(Libvirt::new(
-                config.clone(),
-                Arc::clone(clock),
-                tasks.clone(),
-            )),
-            BackendKind::Qemu(config) => {
-                Arc::new(Qemu::new(config.clone(), Arc::clone(clock), tasks.clone()))
-            }
-            BackendKind::Sim(config) => match Remote::new(config) {
-                Some(remote) => Arc::new(remote),
-                None => Arc::new(Sim::new(config, Arc::clone(clock), tasks.clone())),
-            },
-        };
+        let adapter = bare(backend, clock, tasks)?;
         let adapter = match adapter.keeping() {
             Keeping::Native => adapter,
             Keeping::Gateway => Arc::new(Annotate::new(

@@ -2,6 +2,10 @@
 
 mod backends;
 mod handler;
+mod probe;
+
+pub use probe::Probed;
+pub use probe::probe;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

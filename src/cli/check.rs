@@ -1,22 +1,50 @@
 //! `snapgate check`: every mistake of a configuration, or what it amounts to.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::app;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Backend;
 use crate::config::BackendKind;
 use crate::config::Settings;
+use crate::telemetry::Metrics;
 
-/// Prints a summary and warnings.
-pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> {
+/// Prints a summary and warnings, and what each backend answers if it is to be probed.
+pub(super) fn run(file: &Path, probe: bool, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(file, &config::environment)?;
     output.print(&summary(&settings))?;
     for it in config::warnings(&settings) {
         output.complain(&format!("warning: {it}"))?;
     }
+    if probe {
+        probed(&settings, output)?;
+    }
     Ok(())
+}
+
+fn probed(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> {
+    let metrics = Arc::new(Metrics::new().map_err(|it| CliError::Other(it.to_string()))?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let all = runtime.block_on(app::probe(settings, &metrics));
+    runtime.shutdown_background();
+    let mut sick = 0_usize;
+    for it in &all {
+        sick = sick.saturating_add(usize::from(!it.is_well));
+        output.print(&format!("{}\n", it.lines.join("\n")))?;
+    }
+    if sick == 0 {
+        return Ok(());
+    }
+    Err(CliError::Other(format!(
+        "{sick} of {} backends did not answer as they should",
+        all.len()
+    )))
 }
 
 fn summary(settings: &Settings) -> String {

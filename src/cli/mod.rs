@@ -57,6 +57,9 @@ enum Command {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Connect to every backend too, and tell what it can and cannot do there
+        #[arg(long)]
+        probe: bool,
     },
     /// Look at stored operations, and acknowledge unknown outcomes, while no gateway runs
     Operations {
@@ -131,7 +134,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::Demo { dir, listen, admin } => {
             demo::run(demo::Options { dir, listen, admin }, output)
         }
-        Command::Check { config } => check::run(&config, output),
+        Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Operations { wish } => operations::run(&wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {

@@ -235,3 +235,36 @@ fn looking_at_operations_makes_no_store() {
         assert!(!store.exists(), "{wish:?}: none is made");
     }
 }
+
+#[test]
+fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("vms/web01")).unwrap();
+    fs::create_dir(folder.path().join("backups")).unwrap();
+    let good = "[operations]\nstore = \"o.db\"\n\n[[backend]]\nname = \"disks\"\nkind = \"files\"\nroot = \"vms\"\nbackups = \"backups\"\nvms = [\"web01\"]\n";
+    let dead = "\n[[backend]]\nname = \"hosts\"\nkind = \"libvirt\"\nlibvirt_socket = \"nowhere.sock\"\nvms = [\"vm-*\"]\n";
+    let file = folder.path().join("c.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let path = file.to_str().unwrap();
+        let output = crate::harness::program()
+            .args(["check", "--config", path, "--probe"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = check(good);
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "backend disks: directories of disk images",
+        "  can create, update, delete, restore; cannot nothing",
+        "  types full; running VMs no; memory no; all disks or none yes",
+        "  VM web01: web01",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let (code, text) = check(&format!("{good}{dead}"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("backend hosts: "), "names it: {text}");
+}
