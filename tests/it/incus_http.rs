@@ -177,10 +177,11 @@ impl Watch {
         let mut operations = BTreeMap::<String, Seen>::new();
         // Each frame holds one line of JSON; what is not heard to its end yet cannot be read.
         for line in String::from_utf8_lossy(&heard.bytes).split('\n') {
-            let Some(at) = line.find("{\"type\":") else {
+            let at = line.find("{\"type\":");
+            let Some(text) = at.and_then(|it| line.get(it..)) else {
                 continue;
             };
-            let Ok(event) = serde_json::from_str::<Value>(&line[at..]) else {
+            let Ok(event) = serde_json::from_str::<Value>(text) else {
                 continue;
             };
             let operation = &event["metadata"];
