@@ -23,11 +23,11 @@ use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::libvirt_lab::Lab;
 
-fn vm(name: &str) -> VmId {
+pub(crate) fn vm(name: &str) -> VmId {
     VmId::new(name).unwrap()
 }
 
-async fn made(adapter: &dyn Adapter, on: &VmId, name: &str, number: u64) -> Backup {
+pub(crate) async fn made(adapter: &dyn Adapter, on: &VmId, name: &str, number: u64) -> Backup {
     let intent = create(adapter, on, name, number);
     assert_eq!(
         run(adapter, &intent, number).await,
@@ -37,7 +37,7 @@ async fn made(adapter: &dyn Adapter, on: &VmId, name: &str, number: u64) -> Back
     adapter.read(&intent.target, by()).await.unwrap()
 }
 
-fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
+pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
     let mut options = BTreeMap::new();
     if !after.is_empty() {
         options.insert("after_restore".to_owned(), after.to_owned());

@@ -187,7 +187,9 @@ impl Libvirt {
         check::checkpoints(&self.client, domain, by).await?;
         let state = self.client.state(domain, by).await.map_err(read)?;
         let text = self.client.domain_xml(domain, by).await.map_err(read)?;
-        check::same_disks(&it.xml, &DomainXml::read(&text).map_err(senseless)?)?;
+        let now = DomainXml::read(&text).map_err(senseless)?;
+        check::firmware(&now)?;
+        check::same_disks(&it.xml, &now)?;
         if self.asks_qemu() {
             check::qemu(&self.client, domain, &it.xml, state, by).await?;
         }

@@ -98,6 +98,21 @@ pub(crate) fn snapshot(it: &SnapshotXml) -> Result<(), AdapterError> {
     Ok(())
 }
 
+/// Whether the firmware keeps nothing of its own: libvirt would not put that back, and a snapshot from before such
+/// firmware would take it away from the VM.
+///
+/// # Errors
+/// The reason not to restore.
+pub(crate) fn firmware(now: &DomainXml) -> Result<(), AdapterError> {
+    if now.has_flash {
+        return Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            "libvirt puts no internal snapshots back into a VM with UEFI firmware",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether the disks are where they were.
 ///
 /// # Errors

@@ -52,6 +52,7 @@ pub(crate) mod code {
     pub(crate) const OPERATION_FAILED: u32 = 9;
     pub(crate) const OPERATION_INVALID: u32 = 55;
     pub(crate) const OPERATION_TIMEOUT: u32 = 68;
+    pub(crate) const BLOCK_COPY_ACTIVE: u32 = 83;
     pub(crate) const OPERATION_UNSUPPORTED: u32 = 84;
     pub(crate) const RESOURCE_BUSY: u32 = 87;
     pub(crate) const REVERT_RISKY: u32 = 77;

@@ -44,7 +44,7 @@ fn native(number: u32, message: &str) -> (FaultKind, &'static str) {
             FaultKind::Unsupported,
             "libvirt cannot do this with this VM; UEFI firmware and raw disks are common reasons",
         ),
-        code::OPERATION_TIMEOUT | code::RESOURCE_BUSY => {
+        code::OPERATION_TIMEOUT | code::RESOURCE_BUSY | code::BLOCK_COPY_ACTIVE => {
             (FaultKind::Busy, "another job of libvirt's occupies the VM")
         }
         code::OPERATION_DENIED
@@ -108,6 +108,7 @@ mod tests {
             (3, "x", FaultKind::Unsupported),
             (68, "x", FaultKind::Busy),
             (87, "x", FaultKind::Busy),
+            (83, "x", FaultKind::Busy),
             (29, "x", FaultKind::BackendDenied),
             (45, "x", FaultKind::BackendDenied),
             (5, "x", FaultKind::Unavailable),

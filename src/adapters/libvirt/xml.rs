@@ -114,10 +114,12 @@ impl DomainXml {
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
         let root = rooted(&document, "domain")?;
-        let loader = child(root, "os").and_then(|it| child(it, "loader"));
+        let os = child(root, "os");
+        let is_efi = os.is_some_and(|it| it.attribute("firmware") == Some("efi"));
+        let loader = os.and_then(|it| child(it, "loader"));
         Ok(Self {
             description: text(root, "description"),
-            has_flash: loader.is_some_and(|it| it.attribute("type") == Some("pflash")),
+            has_flash: is_efi || loader.is_some_and(|it| it.attribute("type") == Some("pflash")),
             disks: disks(root),
         })
     }
@@ -322,7 +324,20 @@ mod tests {
         for xml in rows {
             assert!(SnapshotXml::read(xml).is_err(), "{xml}");
         }
-        let flash = "<domain><os><loader type='pflash'>/f</loader></os></domain>";
-        assert!(DomainXml::read(flash).unwrap().has_flash, "firmware flash");
+    }
+
+    #[test]
+    fn firmware_with_a_flash_of_its_own_is_seen() {
+        let rows = [
+            ("<os><loader type='pflash'>/f</loader></os>", true),
+            ("<os firmware='efi'><type>hvm</type></os>", true),
+            ("<os firmware='bios'><type>hvm</type></os>", false),
+            ("<os><loader type='rom'>/f</loader></os>", false),
+            ("<os/>", false),
+        ];
+        for (os, expected) in rows {
+            let read = DomainXml::read(&format!("<domain>{os}</domain>")).unwrap();
+            assert_eq!(read.has_flash, expected, "{os}");
+        }
     }
 }
