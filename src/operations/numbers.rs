@@ -1,4 +1,4 @@
-//! The numbers of operations: 63 bits, rising with time, never given twice.
+//! The numbers of operations: 63 bits, rising with time, never the number of two operations.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

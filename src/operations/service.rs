@@ -102,7 +102,8 @@ pub enum AcceptError {
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
-    /// It could not be made durable; it was not accepted and will not run.
+    /// It could not be made durable, and will not run. The one exception is a store that failed for good in that very
+    /// moment ([`StoreFault::Failed`]): what it had written may run after the restart; an idempotency key finds it.
     #[error(transparent)]
     Store(#[from] StoreFault),
 }
