@@ -11,13 +11,17 @@ use async_trait::async_trait;
 use crate::gate;
 use crate::gate::AuditEntry;
 use crate::gate::Body;
+use crate::gate::Code;
+use crate::gate::Decision;
 use crate::gate::Exchange;
 use crate::gate::Gate;
+use crate::gate::Pass;
 use crate::gate::RequestHead;
 use crate::gate::Shared;
 use crate::listener::Access;
 use crate::listener::Handler;
 use crate::listener::Readiness;
+use crate::listener::Way;
 use crate::operations::Service;
 use crate::runtime::Clock;
 use crate::telemetry;
@@ -97,14 +101,51 @@ impl Front {
 
 #[async_trait]
 impl Handler for Front {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let gate = self.gate.load_full();
-        let exchange = gate.handle(head, body).await;
+        let exchange = match gate.handle(head, body).await {
+            Decision::Answer(exchange) => exchange,
+            Decision::Pass(pass) => return Decision::Pass(pass),
+        };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
         if let Some(entry) = &exchange.audit {
             self.audit(entry);
         }
-        exchange
+        Decision::Answer(exchange)
+    }
+
+    fn failed(&self, pass: &Pass, code: Code) -> Exchange {
+        self.metrics.refusal(code.as_str());
+        gate::failed(pass, code)
+    }
+
+    fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>) {
+        let status = access.status.unwrap_or(499);
+        let route = pass.route.name.as_str();
+        self.metrics
+            .request("passthrough", pass.method, status, access.took);
+        self.metrics
+            .passed(route, way.upstream.unwrap_or("none"), status, way.waited);
+        if way.retried {
+            self.metrics.pass_retried(route);
+        }
+        let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let agent = access.user_agent.map(String::from_utf8_lossy);
+        telemetry::access(&AccessRecord {
+            request: pass.request.as_str(),
+            peer: peer.as_deref().unwrap_or_default(),
+            method: pass.method,
+            route: "passthrough",
+            status,
+            bytes: u64::try_from(access.bytes).unwrap_or(u64::MAX),
+            took: access.took,
+            principal: pass.principal.as_ref().map(|it| it.as_str()),
+            target: &String::from_utf8_lossy(access.target),
+            user_agent: agent.as_deref(),
+            operation: None,
+            passthrough: Some(route),
+            upstream: way.upstream,
+        });
     }
 
     fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {
@@ -126,6 +167,8 @@ impl Handler for Front {
             target: &String::from_utf8_lossy(access.target),
             user_agent: agent.as_deref(),
             operation: exchange.and_then(|it| it.operation.map(|it| it.number())),
+            passthrough: None,
+            upstream: None,
         });
     }
 }

@@ -110,6 +110,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
             credentials,
             grants,
             placements,
+            passthrough: Vec::new(),
             limits: limits?,
         },
         operations: operations?,

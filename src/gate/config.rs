@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::gate::passthrough::PassRoute;
 use crate::gate::password;
 use crate::model::ActionSet;
 use crate::model::BackendName;
@@ -25,6 +26,8 @@ pub struct Config {
     pub grants: Vec<Grant>,
     /// Which VM is on which backend.
     pub placements: Vec<Placement>,
+    /// What is passed through to VM managers' own interfaces.
+    pub passthrough: Vec<PassRoute>,
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -52,6 +55,15 @@ impl PublicUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// How clients reach the gateway: `http` or `https`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        match self.0.split_once(':') {
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => "https",
+            Some(_) | None => "http",
+        }
     }
 }
 

@@ -30,8 +30,12 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
     if length.is_some() && head.headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::from(Code::MalformedRequest));
     }
-    let max = u64::try_from(limits.body_bytes).unwrap_or(u64::MAX);
-    if length.is_some_and(|it| it > max) {
+    Ok(())
+}
+
+/// Refuses a body that is announced to be larger than allowed.
+pub(super) fn check_length(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
+    if content_length(headers)?.is_some_and(|it| it > bytes_max) {
         return Err(Refusal::from(Code::BodyTooLarge));
     }
     Ok(())

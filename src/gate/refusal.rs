@@ -103,12 +103,15 @@ codes! {
     Unsupported NOT_IMPLEMENTED "Not supported" "The VM manager of this VM cannot do that.";
     BackendDenied BAD_GATEWAY "Refused by the VM manager" "The VM manager does not accept the gateway.";
     BackendFailed BAD_GATEWAY "VM manager failed" "The VM manager failed.";
+    BadGateway BAD_GATEWAY "Upstream failed" "The server behind the gateway gave no answer that can be passed on.";
     Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager cannot be reached at present.";
+    NoUpstream SERVICE_UNAVAILABLE "No upstream" "No server behind the gateway is able to answer at present.";
     StoreUnavailable SERVICE_UNAVAILABLE "Not ready" "The gateway cannot read or keep operations at present.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is stopping and accepts no new operations.";
     QueueFull SERVICE_UNAVAILABLE "Queue full" "Too many operations wait already.";
     NotExecuted SERVICE_UNAVAILABLE "Not executed" "The operation was given up before it began; nothing was changed.";
     BackendTimeout GATEWAY_TIMEOUT "VM manager too slow" "The VM manager took longer than allowed.";
+    GatewayTimeout GATEWAY_TIMEOUT "Upstream too slow" "The server behind the gateway took longer than allowed.";
     StorageFull INSUFFICIENT_STORAGE "Storage full" "No room is left for backups.";
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::gate::passthrough::Pass;
 use crate::model::BackendName;
 use crate::model::BackupId;
 use crate::model::Note;
@@ -78,6 +79,15 @@ pub struct Exchange {
     pub close: bool,
     /// What the audit trail is to say: present for every request that would have changed something.
     pub audit: Option<AuditEntry>,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// It is answered.
+    Answer(Exchange),
+    /// It is passed on to a VM manager's own interface. Its body has not been touched.
+    Pass(Box<Pass>),
 }
 
 /// What a request wanted to do.

@@ -14,6 +14,10 @@ use crate::gate::config::Config;
 use crate::gate::config::Profile;
 use crate::gate::framing;
 use crate::gate::negotiate;
+use crate::gate::passthrough;
+use crate::gate::passthrough::Pass;
+use crate::gate::passthrough::PassAccess;
+use crate::gate::passthrough::Passes;
 use crate::gate::placement::Placements;
 use crate::gate::prefer::Preferences;
 use crate::gate::refusal::Code;
@@ -27,6 +31,7 @@ use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::request::BodyError;
+use crate::gate::request::Decision;
 use crate::gate::request::Exchange;
 use crate::gate::request::RequestHead;
 use crate::gate::route;
@@ -57,6 +62,7 @@ pub struct Gate {
     pub(super) shared: Arc<Shared>,
     callers: Callers,
     placements: Placements,
+    passes: Passes,
     /// The supported versions as header values, in the order of the configuration.
     versions: Vec<HeaderValue>,
 }
@@ -101,6 +107,7 @@ impl Gate {
             versions: versions.collect(),
             callers: Callers::new(&config),
             placements: Placements::new(&config.placements),
+            passes: Passes::new(&config.passthrough),
             config,
             service,
             clock,
@@ -109,8 +116,8 @@ impl Gate {
         }
     }
 
-    /// Answers one request. The body is read only when it is wanted.
-    pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+    /// Decides about one request. The body is read only when it is wanted, and never of a request that is passed on.
+    pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let prefer = Preferences::of(head.headers);
         let has_body = body.is_present();
         let mut call = Call {
@@ -126,13 +133,45 @@ impl Gate {
             version: None,
             body_was_read: false,
         };
-        let result = self.walk(&mut call, body).await;
+        let result = match self.pass(&mut call).await {
+            Ok(Some(pass)) => return Decision::Pass(Box::new(pass)),
+            Ok(None) => self.walk(&mut call, body).await,
+            Err(refusal) => Err(refusal),
+        };
         let close = has_body && !call.body_was_read;
-        self.finish(call, result, close)
+        Decision::Answer(self.finish(call, result, close))
+    }
+
+    /// What is passed on of the request; `None` when it is answered here.
+    async fn pass(&self, call: &mut Call<'_>) -> Result<Option<Pass>, Refusal> {
+        let head = call.head;
+        framing::check(&head, &self.config.limits)?;
+        let Ok(parts) = route::parts(head.target) else {
+            return Ok(None);
+        };
+        let Some(route) = self.passes.find(&head, parts.path)? else {
+            return Ok(None);
+        };
+        call.route = passthrough::ROUTE;
+        route.check_method(head.method)?;
+        if route.access != PassAccess::Open {
+            let account = self
+                .callers
+                .identify(head.headers, &self.shared, &*self.clock, &self.metrics)
+                .await?;
+            call.principal = Some(account.principal.name.clone());
+            route.check_caller(Some(&account.principal))?;
+        }
+        framing::check_length(head.headers, route.body.bytes_max)?;
+        let (request, caller) = (call.id.clone(), call.principal.clone());
+        let scheme = self.config.public_url.scheme();
+        let pass = route.pass(&head, parts, request, caller, scheme)?;
+        Ok(Some(pass))
     }
 
     async fn walk(&self, call: &mut Call<'_>, body: &mut dyn Body) -> Result<Reply, Refusal> {
-        framing::check(&call.head, &self.config.limits)?;
+        let bytes_max = u64::try_from(self.config.limits.body_bytes).unwrap_or(u64::MAX);
+        framing::check_length(call.head.headers, bytes_max)?;
         let method = call.head.method;
         if *method == Method::CONNECT || *method == Method::TRACE {
             let known = route::parts(call.head.target).and_then(|it| route::find(it.path));
@@ -363,7 +402,7 @@ fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
     })
 }
 
-fn method_word(method: &Method) -> &'static str {
+pub(super) fn method_word(method: &Method) -> &'static str {
     const KNOWN: &[&str] = &[
         "GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT",
     ];

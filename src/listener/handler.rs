@@ -7,7 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::gate::Body;
+use crate::gate::Code;
+use crate::gate::Decision;
 use crate::gate::Exchange;
+use crate::gate::Pass;
 use crate::gate::RequestHead;
 
 /// Most bytes of a request target or user agent that are handed on for the log.
@@ -36,13 +39,33 @@ pub struct Access<'a> {
     pub delivered: bool,
 }
 
+/// How a request was passed on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way<'a> {
+    /// The host and port of the upstream that was asked last; `None` when there was none to ask.
+    pub upstream: Option<&'a str>,
+    /// Time from the choice of that upstream to the head of its answer; `None` without one.
+    pub waited: Option<Duration>,
+    /// Whether a first attempt had failed.
+    pub retried: bool,
+    /// Why the gateway answered itself, if it did.
+    pub refusal: Option<&'static str>,
+}
+
 /// Answers requests.
 #[async_trait]
 pub trait Handler: fmt::Debug + Send + Sync {
-    /// Answers one request. Runs to its end even when the client has gone away.
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange;
+    /// Decides about one request, and answers it unless it is to be passed on. Runs to its end even when the client has
+    /// gone away.
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision;
 
     /// Called once for each request after its answer was sent. The exchange is `None` when there is none: the handler
     /// panicked, or Pingora gave the request up.
     fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>);
+
+    /// The answer to a request that could not be passed on, for this reason.
+    fn failed(&self, pass: &Pass, code: Code) -> Exchange;
+
+    /// Called once for each request that was to be passed on, in place of [`Handler::done`].
+    fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>);
 }

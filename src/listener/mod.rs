@@ -21,6 +21,7 @@ pub use config::Config;
 pub use config::Limits;
 pub use handler::Access;
 pub use handler::Handler;
+pub use handler::Way;
 pub use port::Drained;
 pub use port::Port;
 pub use port::StartError;

@@ -21,7 +21,10 @@ use pingora::proxy::ProxyHttp;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 
+use crate::gate::Code;
+use crate::gate::Decision;
 use crate::gate::Exchange;
+use crate::gate::Pass;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::body;
@@ -30,6 +33,7 @@ use crate::listener::guard;
 use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
+use crate::listener::handler::Way;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
@@ -52,6 +56,7 @@ pub(super) struct Proxy {
 pub(super) struct Context {
     began: Instant,
     exchange: Option<Exchange>,
+    pass: Option<Box<Pass>>,
     told: bool,
 }
 
@@ -71,7 +76,7 @@ impl Proxy {
         head: &RequestHeader,
         peer: Option<IpAddr>,
         session: &mut ServerSession,
-    ) -> Option<Exchange> {
+    ) -> Option<Decision> {
         let parts = RequestHead {
             method: &head.method,
             target: head.raw_path(),
@@ -167,7 +172,10 @@ impl Proxy {
                 .saturating_duration_since(context.began),
             delivered,
         };
-        self.handler.done(context.exchange.as_ref(), &access);
+        match &context.pass {
+            Some(pass) => self.handler.passed(pass, &Way::default(), &access),
+            None => self.handler.done(context.exchange.as_ref(), &access),
+        }
     }
 }
 
@@ -181,6 +189,7 @@ impl ProxyHttp for Proxy {
         Context {
             began: self.clock.instant(),
             exchange: None,
+            pass: None,
             told: false,
         }
     }
@@ -211,7 +220,14 @@ impl ProxyHttp for Proxy {
         let session = session.as_downstream_mut();
         let head = session.req_header().clone();
         let peer = peer(session);
-        context.exchange = self.answer(&head, peer, session).await;
+        match self.answer(&head, peer, session).await {
+            Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
+            Some(Decision::Pass(pass)) => {
+                context.exchange = Some(self.handler.failed(&pass, Code::NoUpstream));
+                context.pass = Some(pass);
+            }
+            None => {}
+        }
         let delivered = self.reply(session, context.exchange.as_ref()).await;
         self.tell(session, context, delivered);
         if delivered && session.get_keepalive().is_none() {

@@ -55,6 +55,7 @@ pub use text::Description;
 pub use text::GroupName;
 pub use text::IdempotencyKey;
 pub use text::Note;
+pub use text::PassName;
 pub use text::PrincipalName;
 pub use text::RequestId;
 pub use text::Tag;

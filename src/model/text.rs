@@ -163,6 +163,10 @@ text_type!(
     BackendName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );
 text_type!(
+    /// Names one route to a VM manager's own interface, 1..=64 bytes.
+    PassName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
+);
+text_type!(
     /// Names one caller, 1..=64 bytes.
     PrincipalName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );

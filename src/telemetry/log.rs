@@ -76,6 +76,10 @@ pub struct AccessRecord<'a> {
     pub user_agent: Option<&'a str>,
     /// The operation accepted or joined.
     pub operation: Option<u64>,
+    /// The configured name of the pass-through route that took it.
+    pub passthrough: Option<&'a str>,
+    /// The upstream that was asked, a configured host and port.
+    pub upstream: Option<&'a str>,
 }
 
 /// Sends logs to standard error and the audit trail to its file, once per process. Records of the `log` crate too.
@@ -163,6 +167,8 @@ pub fn access(record: &AccessRecord<'_>) {
         path = record.target,
         user_agent = record.user_agent,
         operation = record.operation,
+        passthrough = record.passthrough,
+        upstream = record.upstream,
         "request"
     );
 }
@@ -271,6 +277,8 @@ mod tests {
                 target: hostile,
                 user_agent: Some(hostile),
                 operation: None,
+                passthrough: None,
+                upstream: None,
             });
         });
         let bytes = kept.0.lock().unwrap().clone();

@@ -48,6 +48,10 @@ pub struct Metrics {
     store_errors: IntCounterVec,
     credential_checks: IntCounterVec,
     waiters: IntGauge,
+    passed: IntCounterVec,
+    passed_seconds: HistogramVec,
+    pass_retries: IntCounterVec,
+    upstream_healthy: IntGaugeVec,
     config_reloads: IntCounterVec,
     config_last_reload_successful: IntGauge,
     config_restart_required: IntGauge,
@@ -220,6 +224,35 @@ impl Metrics {
                 gauge,
                 "snapgate_waiters",
                 "Requests that wait for a Status to change."
+            ),
+            passed: metric!(
+                r,
+                counter,
+                "snapgate_passthrough_requests_total",
+                "Requests passed through, by route, upstream and status; upstream none when there was none to ask.",
+                ["passthrough", "upstream", "code"]
+            ),
+            passed_seconds: metric!(
+                r,
+                histogram,
+                "snapgate_passthrough_upstream_duration_seconds",
+                "Time from the choice of an upstream to the head of its answer.",
+                ["passthrough", "upstream"],
+                REQUEST_BUCKETS
+            ),
+            pass_retries: metric!(
+                r,
+                counter,
+                "snapgate_passthrough_retries_total",
+                "Requests that were tried a second time.",
+                ["passthrough"]
+            ),
+            upstream_healthy: metric!(
+                r,
+                gauges,
+                "snapgate_passthrough_upstream_healthy",
+                "Whether requests are passed to an upstream: 1 or 0.",
+                ["passthrough", "upstream"]
             ),
             config_reloads: metric!(
                 r,
@@ -394,6 +427,40 @@ impl Metrics {
         }
     }
 
+    /// One request was passed on to an upstream, whose answer began after so long; or to `none`.
+    pub fn passed(&self, route: &str, upstream: &str, code: u16, waited: Option<Duration>) {
+        self.passed
+            .with_label_values(&[route, upstream, &code.to_string()])
+            .inc();
+        if let Some(waited) = waited {
+            self.passed_seconds
+                .with_label_values(&[route, upstream])
+                .observe(waited.as_secs_f64());
+        }
+    }
+
+    /// A request was tried a second time.
+    pub fn pass_retried(&self, route: &str) {
+        self.pass_retries.with_label_values(&[route]).inc();
+    }
+
+    /// Whether requests are passed to an upstream.
+    pub fn upstream_healthy(&self, route: &str, upstream: &str, healthy: bool) {
+        self.upstream_healthy
+            .with_label_values(&[route, upstream])
+            .set(i64::from(healthy));
+    }
+
+    /// An upstream is no longer configured.
+    pub fn upstream_gone(&self, route: &str, upstream: &str) {
+        let gone = self
+            .upstream_healthy
+            .remove_label_values(&[route, upstream]);
+        if let Err(error) = gone {
+            tracing::debug!(%error, "metric of an upstream was not there");
+        }
+    }
+
     /// The configuration with this hash is in force.
     pub fn config_in_force(&self, hash: &str, restart_required: bool) {
         self.config_info.reset();
@@ -448,6 +515,9 @@ mod tests {
         metrics.store_error("full");
         metrics.credential_check("verified");
         metrics.waiter(true);
+        metrics.passed("r", "u", 200, Some(took));
+        metrics.pass_retried("r");
+        metrics.upstream_healthy("r", "u", true);
         metrics.config_in_force("00", false);
         metrics.config_reload("ok");
         metrics.panic("listener");

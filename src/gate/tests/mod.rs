@@ -2,6 +2,7 @@
 
 mod cancel;
 mod fake;
+mod passthrough;
 mod prefer;
 mod rig;
 mod walk;

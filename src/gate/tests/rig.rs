@@ -80,6 +80,7 @@ fn config() -> Config {
             pattern: Pattern::new("3*").unwrap(),
             backend: BackendName::new("hidden-backend").unwrap(),
         }],
+        passthrough: Vec::new(),
         limits: Limits::default(),
     }
 }
@@ -132,6 +133,13 @@ impl Rig {
     }
 
     pub(super) async fn send_body(&self, request: &str, error: Option<BodyError>) -> Exchange {
+        match self.decide(request, error).await {
+            Decision::Answer(exchange) => exchange,
+            Decision::Pass(pass) => panic!("passed on: {pass:?}"),
+        }
+    }
+
+    pub(super) async fn decide(&self, request: &str, error: Option<BodyError>) -> Decision {
         let (head, body) = match request.split_once("\n\n") {
             Some((head, body)) => (head, Some(Bytes::copy_from_slice(body.as_bytes()))),
             None => (request, None),

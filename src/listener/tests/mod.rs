@@ -23,7 +23,10 @@ use tokio::sync::Notify;
 use super::*;
 use crate::gate::Body;
 use crate::gate::BodyError;
+use crate::gate::Code;
+use crate::gate::Decision;
 use crate::gate::Exchange;
+use crate::gate::Pass;
 use crate::gate::RequestHead;
 use crate::model::RequestId;
 use crate::runtime::Clock;
@@ -47,7 +50,7 @@ struct Script {
 
 #[async_trait]
 impl Handler for Script {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Exchange {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let (mut status, mut text, mut close) = (200, String::new(), false);
         match head.target {
@@ -79,7 +82,7 @@ impl Handler for Script {
             response = response.header("content-length", text.len());
             text.clear();
         }
-        Exchange {
+        Decision::Answer(Exchange {
             response: response.body(Bytes::from(text)).unwrap(),
             request: RequestId::new("r").unwrap(),
             route: "test",
@@ -89,7 +92,15 @@ impl Handler for Script {
             operation: None,
             close,
             audit: None,
-        }
+        })
+    }
+
+    fn failed(&self, pass: &Pass, code: Code) -> Exchange {
+        crate::gate::failed(pass, code)
+    }
+
+    fn passed(&self, pass: &Pass, _: &Way<'_>, _: &Access<'_>) {
+        panic!("nothing here is passed on: {pass:?}");
     }
 
     fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {

@@ -1,0 +1,210 @@
+//! From the head of a request to what is passed on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Method;
+use http::header;
+
+use crate::gate::config::Grantee;
+use crate::gate::negotiate;
+use crate::gate::passthrough::HeaderEdit;
+use crate::gate::passthrough::PassAccess;
+use crate::gate::passthrough::PassRoute;
+use crate::gate::passthrough::paths;
+use crate::gate::passthrough::paths::Folded;
+use crate::gate::refusal::Code;
+use crate::gate::refusal::Refusal;
+use crate::gate::reply::REQUEST_ID;
+use crate::gate::reply::Reply;
+use crate::gate::request::Exchange;
+use crate::gate::request::RequestHead;
+use crate::gate::route;
+use crate::gate::walk;
+use crate::model::Principal;
+use crate::model::PrincipalName;
+use crate::model::RequestId;
+
+/// The word for all of them in metrics and logs that have a route.
+pub(in crate::gate) const ROUTE: &str = "passthrough";
+
+/// A request that is to be passed on: everything that whoever carries it needs to know.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// The route that took it.
+    pub route: Arc<PassRoute>,
+    /// The id of the request.
+    pub request: RequestId,
+    /// The method as a bounded word.
+    pub method: &'static str,
+    /// Who called, unless nobody had to say.
+    pub principal: Option<PrincipalName>,
+    /// The request target for the upstream, in origin form.
+    pub target: String,
+    /// What is changed in the header fields.
+    pub edit: HeaderEdit,
+    /// Whether the client asks for a WebSocket, and may have one.
+    pub upgrade: bool,
+    /// What an answer of the gateway's own would be written in.
+    media: &'static str,
+}
+
+/// The routes, in the order in which they are tried: those for a host first, the longer prefix first.
+#[derive(Debug)]
+pub(in crate::gate) struct Passes(Vec<Arc<PassRoute>>);
+
+impl Passes {
+    pub(in crate::gate) fn new(routes: &[PassRoute]) -> Self {
+        let mut all: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
+        all.sort_by_key(|it| {
+            let length = it.prefix.as_str().len();
+            (it.hosts.is_empty(), std::cmp::Reverse(length))
+        });
+        Self(all)
+    }
+
+    /// The route of a request with what is left of its path; `None` when the gateway answers itself.
+    ///
+    /// # Errors
+    /// When the path is below a route and can be read in more than one way.
+    pub(in crate::gate) fn find(
+        &self,
+        head: &RequestHead<'_>,
+        path: &str,
+    ) -> Result<Option<Arc<PassRoute>>, Refusal> {
+        if self.0.is_empty() || path == "*" || paths::is_reserved(path) {
+            return Ok(None);
+        }
+        let host = host_of(head);
+        let fits = |it: &&Arc<PassRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
+        let mut candidates = self.0.iter().filter(fits);
+        let found = candidates.find(|it| it.prefix.rest(path).is_some());
+        let mut again = self.0.iter().filter(fits);
+        let folded = Folded::of(path);
+        let other = again.find(|it| folded.as_ref().is_some_and(|path| it.prefix.takes(path)));
+        match (found, other) {
+            (None, None) => Ok(None),
+            (Some(one), Some(two)) if Arc::ptr_eq(one, two) && paths::is_plain(path) => {
+                Ok(Some(Arc::clone(one)))
+            }
+            (Some(_) | None, Some(_)) | (Some(_), None) => {
+                Err(Refusal::from(Code::MalformedTarget).hint(
+                    "Paths that are passed through hold no empty or dot segments and nothing encoded that need not be.",
+                ))
+            }
+        }
+    }
+}
+
+/// The host that the client named, in lower case and without port.
+fn host_of(head: &RequestHead<'_>) -> String {
+    let named = head.headers.get(header::HOST);
+    let named = named.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let host = named
+        .parse::<http::uri::Authority>()
+        .map_or_else(|_| String::new(), |it| it.host().to_ascii_lowercase());
+    host.trim_end_matches('.').to_owned()
+}
+
+impl PassRoute {
+    /// Whether the method is passed on.
+    pub(in crate::gate) fn check_method(&self, method: &Method) -> Result<(), Refusal> {
+        if self.methods.contains(&method.as_str()) {
+            return Ok(());
+        }
+        let allow = self.methods.join(", ");
+        Err(Refusal::from(Code::MethodNotAllowed).with(header::ALLOW, &allow))
+    }
+
+    /// Whether the caller may use the route. Nobody may who is not named.
+    pub(in crate::gate) fn check_caller(&self, caller: Option<&Principal>) -> Result<(), Refusal> {
+        let is_for = |grantee: &Grantee, principal: &Principal| match grantee {
+            Grantee::User(name) => *name == principal.name,
+            Grantee::Group(name) => principal.groups.contains(name),
+        };
+        match (&self.access, caller) {
+            (PassAccess::Open, _) => Ok(()),
+            (PassAccess::Allowed(all), Some(it)) if all.iter().any(|to| is_for(to, it)) => Ok(()),
+            (PassAccess::Allowed(_), Some(_)) => Err(Refusal::from(Code::NotPermitted)),
+            (PassAccess::Allowed(_), None) => Err(Refusal::from(Code::Unauthenticated)),
+        }
+    }
+
+    /// What is passed on of a request that may be.
+    ///
+    /// # Errors
+    /// When what is left of the path after the prefix is one of this API's own paths.
+    pub(in crate::gate) fn pass(
+        self: &Arc<Self>,
+        head: &RequestHead<'_>,
+        parts: route::Parts<'_>,
+        request: RequestId,
+        caller: Option<PrincipalName>,
+        scheme: &'static str,
+    ) -> Result<Pass, Refusal> {
+        let path = if self.strip {
+            self.prefix.rest(parts.path).unwrap_or(parts.path)
+        } else {
+            parts.path
+        };
+        if paths::is_reserved(path) {
+            return Err(Refusal::from(Code::NoSuchRoute));
+        }
+        let target = if parts.query.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{}", parts.query)
+        };
+        Ok(Pass {
+            edit: HeaderEdit::of(self, head, &request, scheme),
+            request,
+            method: walk::method_word(head.method),
+            principal: caller,
+            target,
+            upgrade: self.upgrade && asks_for_websocket(head),
+            media: negotiate::error_type(head.headers),
+            route: Arc::clone(self),
+        })
+    }
+}
+
+/// Whether the client asks for a WebSocket (RFC 6455 section 4.1).
+fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
+    head.version == http::Version::HTTP_11
+        && *head.method == Method::GET
+        && head
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The answer when a request that was to be passed on could not be.
+#[must_use]
+pub fn failed(pass: &Pass, code: Code) -> Exchange {
+    let refusal = Refusal::from(code);
+    let method = if pass.method == "HEAD" {
+        Method::HEAD
+    } else {
+        Method::GET
+    };
+    let mut reply = Reply::refused(&refusal, pass.media, pass.request.as_str(), &method);
+    let length = HeaderValue::from(reply.body.len());
+    reply.headers.insert(header::CONTENT_LENGTH, length);
+    reply.set(REQUEST_ID, pass.request.as_str());
+    let is_head = method == Method::HEAD;
+    let mut response = http::Response::new(if is_head { Bytes::new() } else { reply.body });
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    Exchange {
+        response,
+        request: pass.request.clone(),
+        route: ROUTE,
+        method: pass.method,
+        principal: pass.principal.clone(),
+        refusal: Some(code.as_str()),
+        operation: None,
+        close: true,
+        audit: None,
+    }
+}

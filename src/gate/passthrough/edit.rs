@@ -1,0 +1,126 @@
+//! What is changed in the header fields of a request before it is passed on.
+
+use std::net::IpAddr;
+
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+
+use crate::gate::passthrough::AuthorizationRule;
+use crate::gate::passthrough::PassRoute;
+use crate::gate::reply::REQUEST_ID;
+use crate::gate::request::RequestHead;
+use crate::model::RequestId;
+
+/// Fields that no client may set for an upstream: they claim who the client is, or another method or target than the one
+/// that was decided about. What begins with `x-forwarded-` belongs to them.
+const CLAIMS: &[&str] = &[
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-remote-user",
+    "remote-user",
+    "x-authenticated-user",
+];
+
+/// Fields between two neighbours only (RFC 9110 section 7.6.1), besides those of framing and upgrades, which whoever writes
+/// the request to the upstream sees to.
+const HOPS: &[&str] = &[
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "http2-settings",
+];
+
+/// What is changed in the header fields of a request before it is passed on.
+#[derive(Clone, Debug)]
+pub struct HeaderEdit {
+    keeps_authorization: bool,
+    /// Set in place of whatever the client sent.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeaderEdit {
+    /// Whether a field of the client is left out.
+    #[must_use]
+    pub fn drops(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        text.starts_with("x-forwarded-")
+            // Some servers read `-` and `_` as the same, and would take such a field for one of those above.
+            || text.contains('_')
+            || CLAIMS.contains(&text)
+            || HOPS.contains(&text)
+            || (*name == header::AUTHORIZATION && !self.keeps_authorization)
+    }
+
+    pub(super) fn of(
+        route: &PassRoute,
+        head: &RequestHead<'_>,
+        request: &RequestId,
+        scheme: &'static str,
+    ) -> Self {
+        let mut set = Vec::with_capacity(8);
+        let mut add = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                set.push((name, value));
+            }
+        };
+        let host = head.headers.get(header::HOST);
+        let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
+        if let Some(peer) = head.peer {
+            add(
+                HeaderName::from_static("x-forwarded-for"),
+                &peer.to_string(),
+            );
+        }
+        add(HeaderName::from_static("x-forwarded-proto"), scheme);
+        if !host.is_empty() {
+            add(HeaderName::from_static("x-forwarded-host"), host);
+        }
+        add(header::FORWARDED, &forwarded(head.peer, host, scheme));
+        let via = match head.version {
+            http::Version::HTTP_10 => "1.0 snapgate",
+            http::Version::HTTP_2 => "2 snapgate",
+            _ => "1.1 snapgate",
+        };
+        let via = match head.headers.get(header::VIA).map(HeaderValue::to_str) {
+            Some(Ok(before)) => format!("{before}, {via}"),
+            Some(Err(_)) | None => via.to_owned(),
+        };
+        add(header::VIA, &via);
+        add(REQUEST_ID, request.as_str());
+        if let AuthorizationRule::Set(value) = &route.authorization {
+            set.push((header::AUTHORIZATION, value.clone()));
+        }
+        Self {
+            keeps_authorization: route.authorization == AuthorizationRule::Keep,
+            set,
+        }
+    }
+}
+
+/// The value of `Forwarded` (RFC 7239).
+fn forwarded(peer: Option<IpAddr>, host: &str, scheme: &str) -> String {
+    let from = match peer {
+        Some(IpAddr::V4(it)) => it.to_string(),
+        Some(IpAddr::V6(it)) => format!("\"[{it}]\""),
+        None => "unknown".to_owned(),
+    };
+    if host.is_empty() {
+        format!("for={from};proto={scheme}")
+    } else {
+        format!("for={from};host=\"{host}\";proto={scheme}")
+    }
+}
