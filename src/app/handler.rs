@@ -82,6 +82,11 @@ impl Front {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Nobody waits for a Status any more: whoever does is answered now.
+    pub(crate) fn release(&self) {
+        self.shared.release();
+    }
+
     fn audit(&self, entry: &AuditEntry) {
         telemetry::audit(&AuditRecord {
             time: self.clock.now(),

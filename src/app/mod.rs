@@ -232,6 +232,7 @@ impl Running {
         };
         self.front.draining();
         tokio::time::sleep(notice).await;
+        self.front.release();
         let drained = self.api.drain(patience).await;
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);

@@ -437,7 +437,10 @@ table! { limit, "limits", false, "Sizes and times of requests and connections.",
         "Largest request head, names and values.";
     HEADER_COUNT: Count = "header_count", count(limits::HEADER_COUNT, 16, 1000), AtOnce, "Most header fields.";
     WAIT: Span = "wait", span(limits::WAIT, 0, 600), AtOnce, "Longest `Prefer: wait` that is honoured.";
-    WAITERS: Count = "waiters", count(limits::WAITERS, 0, 1_000_000), AtOnce, "Most requests that wait at once.";
+    STREAM: Span = "stream", span(limits::STREAM, 1, 3600), AtOnce,
+        "Longest stream of events of one Status; its client then asks again.";
+    WAITERS: Count = "waiters", count(limits::WAITERS, 0, 1_000_000), AtOnce,
+        "Most requests that wait at once, streams of events among them.";
     CONNECTIONS: Count = "connections", count(limits::CONNECTIONS, 1, 1_000_000), Restart, "Most connections at once.";
     HEADER_TIMEOUT: Span = "header_timeout", span(limits::HEADER_TIMEOUT, 1, 600), Restart, "Time for a whole request head.";
     BODY_TIMEOUT: Span = "body_timeout", span(limits::BODY_TIMEOUT, 1, 600), Restart, "Time for a whole request body.";

@@ -296,6 +296,7 @@ fn gate_limits(section: &Section<'_>) -> gate::Limits {
         header_bytes: section.size(&keys::limit::HEADER),
         header_count: section.number(&keys::limit::HEADER_COUNT),
         wait: section.span(&keys::limit::WAIT),
+        stream: section.span(&keys::limit::STREAM),
         waiters: section.number(&keys::limit::WAITERS),
     }
 }

@@ -351,7 +351,7 @@ impl Gate {
     }
 
     async fn key(&self, call: &Call<'_>, account: &Account, body: &[u8]) -> Result<Key, Refusal> {
-        let malformed = || Refusal::from(Code::MalformedIdempotencyKey);
+        let malformed = || Refusal::from(Code::MalformedIdempotencyKey).on("Idempotency-Key");
         let mut values = call.head.headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
             return Ok(Key::Fresh(None));

@@ -190,7 +190,9 @@ pub struct Limits {
     pub header_count: usize,
     /// Longest `Prefer: wait`.
     pub wait: Duration,
-    /// Most requests waiting for Statuses at once.
+    /// Longest stream of events of one Status.
+    pub stream: Duration,
+    /// Most requests waiting for Statuses at once, streams among them.
     pub waiters: usize,
 }
 
@@ -203,6 +205,7 @@ impl Default for Limits {
             header_bytes: size(limits::HEADER_BYTES),
             header_count: size(limits::HEADER_COUNT),
             wait: limits::WAIT,
+            stream: limits::STREAM,
             waiters: size(limits::WAITERS),
         }
     }

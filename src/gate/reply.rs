@@ -9,6 +9,7 @@ use http::header;
 
 use crate::gate::negotiate::ACCEPT_POST;
 use crate::gate::refusal::Refusal;
+use crate::gate::request::Pieces;
 use crate::gate::wire;
 use crate::model::Operation;
 
@@ -28,6 +29,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// The body, where it comes in pieces.
+    pub(super) pieces: Option<Box<dyn Pieces>>,
 }
 
 impl Reply {
@@ -36,6 +39,7 @@ impl Reply {
             status,
             headers: HeaderMap::with_capacity(16),
             body: Bytes::new(),
+            pieces: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the listener hands in and gets back.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -57,12 +58,21 @@ pub trait Body: Send {
     fn is_present(&self) -> bool;
 }
 
+/// A body that comes to be while it is sent.
+#[async_trait]
+pub trait Pieces: fmt::Debug + Send + Sync {
+    /// The next piece, never empty; `None` at the end and ever after. Each is to be sent at once.
+    async fn next(&mut self) -> Option<Bytes>;
+}
+
 /// The answer to a request, with what the access log wants to know.
 #[derive(Debug)]
 pub struct Exchange {
-    /// The answer. Has `Content-Length` unless its status forbids one; for HEAD the body is empty and the
-    /// `Content-Length` that of the GET.
+    /// The answer. Has `Content-Length` unless its status forbids one or the body comes in pieces; for HEAD the body
+    /// is empty and the `Content-Length` that of the GET.
     pub response: http::Response<Bytes>,
+    /// The body, where it comes in pieces; that of `response` is empty then.
+    pub pieces: Option<Box<dyn Pieces>>,
     /// The id of the request, which is also in the response.
     pub request: RequestId,
     /// The route as a bounded word, for instance `backup`.

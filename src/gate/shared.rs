@@ -14,7 +14,11 @@ use tokio::sync::Semaphore;
 
 use crate::model::RequestId;
 use crate::model::limits;
+use crate::runtime::Stop;
+use crate::runtime::Stopper;
+use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
+use crate::telemetry::Waiting;
 
 /// A keyed hash over user, password and the stored hash: says nothing without the key of this process,
 /// and fits no more once the stored hash is another one.
@@ -26,6 +30,8 @@ pub struct Shared {
     prefix: String,
     requests: AtomicU64,
     waiters: AtomicUsize,
+    releaser: Stopper,
+    pub(super) released: Stop,
     pub(super) checks: Arc<Semaphore>,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
 }
@@ -41,11 +47,14 @@ impl Shared {
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Arc<Self> {
         let prefix = blake3::keyed_hash(&seed, b"request ids").to_hex();
+        let (releaser, released) = stop_pair();
         Arc::new(Self {
             key: *blake3::keyed_hash(&seed, b"credentials").as_bytes(),
             prefix: prefix.chars().take(12).collect(),
             requests: AtomicU64::new(1),
             waiters: AtomicUsize::new(0),
+            releaser,
+            released,
             checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
             remembered: Mutex::default(),
         })
@@ -113,30 +122,33 @@ impl Shared {
     }
 
     /// A place among those who wait, if one is free.
-    pub(super) fn waiter<'a>(&'a self, max: usize, metrics: &'a Metrics) -> Option<Waiter<'a>> {
+    pub(super) fn waiter(self: &Arc<Self>, max: usize, metrics: &Metrics) -> Option<Waiter> {
         let next = |count: usize| (count < max).then(|| count.saturating_add(1));
         self.waiters
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
             .ok()?;
-        metrics.waiter(true);
         Some(Waiter {
-            waiters: &self.waiters,
-            metrics,
+            shared: Arc::clone(self),
+            _counted: metrics.waiting(),
         })
+    }
+
+    /// Whoever waits is answered now, and nobody waits from now on: the gateway stops.
+    pub fn release(&self) {
+        self.releaser.stop();
     }
 }
 
 /// A place among those who wait; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Waiter<'a> {
-    waiters: &'a AtomicUsize,
-    metrics: &'a Metrics,
+pub(super) struct Waiter {
+    shared: Arc<Shared>,
+    _counted: Waiting,
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
-        self.waiters.fetch_sub(1, Ordering::AcqRel);
-        self.metrics.waiter(false);
+        self.shared.waiters.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

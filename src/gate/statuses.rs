@@ -7,6 +7,7 @@ use http::header;
 
 use crate::gate::authn::Account;
 use crate::gate::conditional;
+use crate::gate::events;
 use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::reads;
@@ -119,12 +120,18 @@ impl Gate {
     ) -> Result<Reply, Refusal> {
         let wanted = Wanted::of(call.query)?;
         let is_one = wanted.seq.is_some() || wanted.backup.is_some();
-        let own = if is_one {
-            negotiate::STATUS
+        let asked = if is_one {
+            negotiate::Reply::Status
         } else {
-            negotiate::STATUSES
+            negotiate::Reply::Own(negotiate::STATUSES)
         };
-        let media = self.own_type(call, own)?;
+        let media = negotiate::accept(call.head.headers, asked, call.strict)?;
+        let is_stream = media == negotiate::EVENTS;
+        let last = if is_stream {
+            events::last_id(call.head.headers)?
+        } else {
+            None
+        };
         self.skip_body(call, body).await?;
         if !is_one {
             return self.own_statuses(call, account, &wanted, media).await;
@@ -136,8 +143,12 @@ impl Gate {
         let found = found
             .filter(|it| may_see(account, it) && wanted.agrees(it))
             .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
+        call.operation = Some(found.seq);
+        if is_stream {
+            call.route = events::ROUTE;
+            return self.events(found, last);
+        }
         let (operation, waited) = self.poll(call, found).await?;
-        call.operation = Some(operation.seq);
         let tag = conditional::tag_of_status(&operation);
         let is_known = conditional::is_known(call.head.headers, &tag);
         let mut reply = Reply::read(media, wire::status(&operation)).tagged(&tag, is_known);
@@ -244,7 +255,11 @@ impl Gate {
             return Ok((operation, None));
         };
         let by = self.clock.deadline(time);
-        let found = self.service.wait(operation.seq, until, by).await?;
+        let found = tokio::select! {
+            biased;
+            found = self.service.wait(operation.seq, until, by) => found?,
+            () = self.shared.released.given() => self.service.operation(operation.seq).await?,
+        };
         Ok((found.unwrap_or(operation), Some(time)))
     }
 }

@@ -77,7 +77,7 @@ pub(super) struct Call<'a> {
     pub(super) strict: bool,
     pub(super) operation: Option<OperationSeq>,
     pub(super) audit: Option<AuditEntry>,
-    route: &'static str,
+    pub(super) route: &'static str,
     principal: Option<PrincipalName>,
     version: Option<SpecVersion>,
     body_was_read: bool,
@@ -118,7 +118,7 @@ impl Gate {
 
     /// Decides about one request. The body is read only when it is wanted, and never of a request that is passed on.
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
-        let prefer = Preferences::of(head.headers);
+        let (prefer, preferred) = Preferences::of(head.headers);
         let has_body = body.is_present();
         let mut call = Call {
             head,
@@ -135,7 +135,7 @@ impl Gate {
         };
         let result = match self.pass(&mut call).await {
             Ok(Some(pass)) => return Decision::Pass(Box::new(pass)),
-            Ok(None) => self.walk(&mut call, body).await,
+            Ok(None) => self.walk(&mut call, preferred, body).await,
             Err(refusal) => Err(refusal),
         };
         let close = has_body && !call.body_was_read;
@@ -169,7 +169,12 @@ impl Gate {
         Ok(Some(pass))
     }
 
-    async fn walk(&self, call: &mut Call<'_>, body: &mut dyn Body) -> Result<Reply, Refusal> {
+    async fn walk(
+        &self,
+        call: &mut Call<'_>,
+        preferred: Result<(), Refusal>,
+        body: &mut dyn Body,
+    ) -> Result<Reply, Refusal> {
         let bytes_max = u64::try_from(self.config.limits.body_bytes).unwrap_or(u64::MAX);
         framing::check_length(call.head.headers, bytes_max)?;
         let method = call.head.method;
@@ -211,6 +216,7 @@ impl Gate {
         call.principal = Some(name);
         let rule = &self.config.specification;
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
+        preferred?;
         self.dispatch(call, route, &account, body).await
     }
 
@@ -325,7 +331,9 @@ impl Gate {
         if is_head || *method == Method::GET {
             reply.headers.insert(header::VARY, VARY);
         }
-        if reply.status != StatusCode::NO_CONTENT && reply.status != StatusCode::NOT_MODIFIED {
+        let is_bodiless =
+            [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&reply.status);
+        if !is_bodiless && reply.pieces.is_none() {
             let length = HeaderValue::from(reply.body.len());
             reply.headers.insert(header::CONTENT_LENGTH, length);
         }
@@ -345,6 +353,7 @@ impl Gate {
         *response.headers_mut() = reply.headers;
         Exchange {
             response,
+            pieces: reply.pieces.filter(|_| !is_head),
             request: call.id,
             route: call.route,
             method: method_word(method),

@@ -25,6 +25,7 @@ use crate::gate::Code;
 use crate::gate::Decision;
 use crate::gate::Exchange;
 use crate::gate::Pass;
+use crate::gate::Pieces;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::body;
@@ -67,6 +68,8 @@ enum WriteError {
     TooSlow,
     #[error("the client is gone")]
     Broken(#[from] Box<Error>),
+    #[error("the code that makes the answer panicked")]
+    Panic,
 }
 
 impl Proxy {
@@ -96,19 +99,31 @@ impl Proxy {
     }
 
     /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
-    async fn reply(&self, session: &mut ServerSession, exchange: Option<&Exchange>) -> bool {
-        let (header, body) = match exchange {
+    async fn reply(
+        &self,
+        session: &mut ServerSession,
+        exchange: Option<&Exchange>,
+        pieces: Option<Box<dyn Pieces>>,
+    ) -> bool {
+        let (mut header, body) = match exchange {
             Some(exchange) => response(
                 &exchange.response,
                 session.req_header().method == Method::HEAD,
             ),
             None => plain(StatusCode::INTERNAL_SERVER_ERROR),
         };
+        if pieces.is_some() {
+            header = unended(header, session);
+        }
         let close = exchange.is_none_or(|it| it.close) || self.stop.is_given();
         if close {
             session.set_keepalive(None);
         }
-        match self.write(session, header, body).await {
+        let written = match pieces {
+            Some(pieces) => self.stream(session, header, pieces).await,
+            None => self.write(session, header, body).await,
+        };
+        match written {
             Ok(()) => true,
             Err(error) => {
                 session.set_keepalive(None);
@@ -124,25 +139,53 @@ impl Proxy {
         header: ResponseHeader,
         mut body: Bytes,
     ) -> Result<(), WriteError> {
-        let patience = self.limits.write_timeout;
-        let written =
-            tokio::time::timeout(patience, session.write_response_header(Box::new(header))).await;
-        match written {
-            Ok(written) => written?,
-            Err(_) => return Err(WriteError::TooSlow),
-        }
+        self.in_time(session.write_response_header(Box::new(header)))
+            .await?;
         loop {
             let part = body.split_to(body.len().min(WRITE_BYTES));
             let last = body.is_empty();
-            let written =
-                tokio::time::timeout(patience, session.write_response_body(part, last)).await;
-            match written {
-                Ok(written) => written?,
-                Err(_) => return Err(WriteError::TooSlow),
-            }
+            self.in_time(session.write_response_body(part, last))
+                .await?;
             if last {
                 return Ok(());
             }
+        }
+    }
+
+    /// Sends pieces as they come to be, until there are no more or the client is gone.
+    async fn stream(
+        &self,
+        session: &mut ServerSession,
+        header: ResponseHeader,
+        mut pieces: Box<dyn Pieces>,
+    ) -> Result<(), WriteError> {
+        self.in_time(session.write_response_header(Box::new(header)))
+            .await?;
+        loop {
+            let next = std::panic::AssertUnwindSafe(pieces.next()).catch_unwind();
+            let Ok(piece) = next.await else {
+                self.metrics.panic("listener");
+                tracing::error!("panic while an answer was made");
+                return Err(WriteError::Panic);
+            };
+            let last = piece.is_none();
+            let part = piece.unwrap_or_default();
+            self.in_time(session.write_response_body(part, last))
+                .await?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One write, as long as that may take.
+    async fn in_time(
+        &self,
+        write: impl Future<Output = pingora::Result<()>>,
+    ) -> Result<(), WriteError> {
+        match tokio::time::timeout(self.limits.write_timeout, write).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(WriteError::TooSlow),
         }
     }
 
@@ -228,8 +271,14 @@ impl ProxyHttp for Proxy {
             }
             None => {}
         }
-        let delivered = self.reply(session, context.exchange.as_ref()).await;
+        let pieces = context.exchange.as_mut().and_then(|it| it.pieces.take());
+        let unended = pieces.is_some();
+        let delivered = self.reply(session, context.exchange.as_ref(), pieces).await;
         self.tell(session, context, delivered);
+        if unended && !delivered {
+            // Pingora would put a proper end to what broke off.
+            return Err(Error::explain(ErrorType::WriteError, "the answer broke off").into_down());
+        }
         if delivered && session.get_keepalive().is_none() {
             body::discard(session).await;
         }
@@ -316,7 +365,9 @@ fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader,
             parts.headers.remove(header::CONTENT_LENGTH);
             return (parts.into(), Bytes::new());
         }
-        _ if head_only && parts.headers.contains_key(header::CONTENT_LENGTH) => {}
+        // What comes in pieces has no length that HEAD could tell.
+        _ if head_only
+            && (parts.headers.contains_key(header::CONTENT_LENGTH) || body.is_empty()) => {}
         _ => {
             parts
                 .headers
@@ -329,6 +380,19 @@ fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader,
         body.clone()
     };
     (parts.into(), body)
+}
+
+/// The head of an answer whose length nobody knows: chunked where HTTP/1.1 wants it said, up to the end of the
+/// connection in HTTP/1.0; HTTP/2 says it by itself.
+fn unended(mut header: ResponseHeader, session: &ServerSession) -> ResponseHeader {
+    drop(header.remove_header(&header::CONTENT_LENGTH));
+    if !session.is_http2() && session.req_header().version == http::Version::HTTP_11 {
+        let inserted = header.insert_header(header::TRANSFER_ENCODING, "chunked");
+        if let Err(error) = inserted {
+            tracing::error!(%error, "framing not told");
+        }
+    }
+    header
 }
 
 /// An answer of the listener's own, for what never reached the gate or came back without an answer.
@@ -383,6 +447,7 @@ mod tests {
             ("empty", 202, false, None, "", Some("0"), ""),
             ("HEAD", 200, true, Some("9"), "", Some("9"), ""),
             ("HEAD with a body", 200, true, None, "abc", Some("3"), ""),
+            ("HEAD of no known length", 200, true, None, "", None, ""),
             ("no content", 204, false, Some("3"), "abc", None, ""),
             ("not modified", 304, false, Some("3"), "abc", None, ""),
         ];

@@ -45,6 +45,15 @@ pub const HEADER_COUNT: u64 = 100;
 pub const WAIT: Duration = Duration::from_secs(50);
 /// Most requests that may wait for a Status at once unless `limits.waiters` says otherwise: each costs a few KiB.
 pub const WAITERS: u64 = 10_000;
+/// Longest stream of events unless `limits.stream` says otherwise: whoever goes on is asked for credentials again.
+pub const STREAM: Duration = Duration::from_secs(600);
+/// Time between two signs of life in a stream of events: what proxies close for being silent they close after a minute
+/// or more, and a client that is gone is noticed at the second.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a client waits before it asks for a stream again.
+pub const STREAM_RETRY: Duration = Duration::from_secs(2);
+/// The same where no place among those who wait was free: the stream was no more than a look.
+pub const STREAM_RETRY_FULL: Duration = Duration::from_secs(10);
 /// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
 pub const CONNECTIONS: u64 = 4096;
 /// Time for a whole request head unless `limits.header_timeout` says otherwise.

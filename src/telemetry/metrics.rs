@@ -92,6 +92,16 @@ macro_rules! metric {
     };
 }
 
+/// A request that waits for a Status; counted until dropped.
+#[derive(Debug)]
+pub struct Waiting(IntGauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The catalogue could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("metric catalogue is inconsistent")]
@@ -418,13 +428,11 @@ impl Metrics {
         self.credential_checks.with_label_values(&[result]).inc();
     }
 
-    /// A request began (`true`) or ended (`false`) to wait for a Status.
-    pub fn waiter(&self, begins: bool) {
-        if begins {
-            self.waiters.inc();
-        } else {
-            self.waiters.dec();
-        }
+    /// A request waits for a Status until the result is dropped.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.waiters.inc();
+        Waiting(self.waiters.clone())
     }
 
     /// One request was passed on to an upstream, whose answer began after so long; or to `none`.
@@ -514,7 +522,7 @@ mod tests {
         metrics.store_commit("sqlite", took);
         metrics.store_error("full");
         metrics.credential_check("verified");
-        metrics.waiter(true);
+        drop(metrics.waiting());
         metrics.passed("r", "u", 200, Some(took));
         metrics.pass_retried("r");
         metrics.upstream_healthy("r", "u", true);

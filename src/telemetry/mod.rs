@@ -15,3 +15,4 @@ pub use log::init;
 pub use log::reopen;
 pub use metrics::Metrics;
 pub use metrics::MetricsError;
+pub use metrics::Waiting;

@@ -16,6 +16,7 @@ pub(super) const STATUS: &str = "application/vnd.com.sun.cloud.Status+json";
 pub(super) const STATUSES: &str = "application/vnd.com.sun.cloud.Statuses+json";
 pub(super) const VERSION: &str = "application/vnd.com.sun.cloud.common.Version+json";
 pub(super) const MESSAGES: &str = "application/vnd.com.sun.cloud.common.Messages+json";
+pub(super) const EVENTS: &str = "text/event-stream";
 pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";
 const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
@@ -34,6 +35,8 @@ pub(super) enum Reply {
     Backup,
     /// The Status of a change.
     Change,
+    /// A Status that is read, once or as a stream of events.
+    Status,
     /// Anything else, in a type of its own.
     Own(&'static str),
 }
@@ -51,6 +54,7 @@ pub(super) fn accept(
         // Deviation D5: the source's own PUT asks for a Backup and is answered with a Status.
         (Reply::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
         (Reply::Change, true) => (STATUS, &[MESSAGES]),
+        (Reply::Status, _) => (STATUS, &[]),
         (Reply::Own(own), _) => (own, &[]),
     };
     let json = Offer {
@@ -58,7 +62,19 @@ pub(super) fn accept(
         aliases: &[],
     };
     let ranges = ranges(headers)?;
-    best(&ranges, &[Offer { sent, aliases }, json])
+    let own = Offer { sent, aliases };
+    // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
+    let is_named = ranges.iter().any(|it| it.fits(EVENTS) == Some(2));
+    let chosen = if reply == Reply::Status && is_named {
+        let events = Offer {
+            sent: EVENTS,
+            aliases: &[],
+        };
+        best(&ranges, &[own, json, events])
+    } else {
+        best(&ranges, &[own, json])
+    };
+    chosen
         .ok_or_else(|| Refusal::from(Code::NotAcceptable).hint(format!("Accept {sent} or {JSON}.")))
 }
 

@@ -198,6 +198,7 @@ pub fn failed(pass: &Pass, code: Code) -> Exchange {
     *response.headers_mut() = reply.headers;
     Exchange {
         response,
+        pieces: None,
         request: pass.request.clone(),
         route: ROUTE,
         method: pass.method,

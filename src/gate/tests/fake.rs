@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use crate::model::*;
 use crate::operations::AcceptError;
@@ -33,6 +34,9 @@ pub(super) struct State {
     pub(super) quick: bool,
     pub(super) unable: bool,
     pub(super) not_ready: bool,
+    /// Waiting takes until something changes, instead of no time.
+    pub(super) patient: bool,
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,21 @@ impl Fake {
             Some(fault) => Err(fault),
             None => work(it),
         })
+    }
+
+    /// Changes an operation and wakes those who wait for it.
+    pub(super) fn change(&self, seq: u64, phase: Phase, percent: u8) {
+        self.with(|it| {
+            let found = it.operations.iter_mut().find(|it| it.seq.number() == seq);
+            let found = found.unwrap();
+            *found = Arc::new(Operation {
+                phase,
+                progress: Progress::unfinished(percent),
+                revision: found.revision.next(),
+                ..Operation::clone(found)
+            });
+            it.changed.notify_waiters();
+        });
     }
 
     fn stored<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreFault> {
@@ -259,9 +278,31 @@ impl Service for Fake {
     async fn wait(
         &self,
         seq: OperationSeq,
-        _until: WaitFor,
-        _by: Deadline,
+        until: WaitFor,
+        by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault> {
+        let (patient, changed) = self.with(|it| (it.patient, Arc::clone(&it.changed)));
+        let fits = |it: &Operation| match until {
+            WaitFor::End => it.phase.is_final(),
+            WaitFor::ChangeAfter(seen) => it.revision > seen,
+        };
+        loop {
+            if !patient {
+                break;
+            }
+            let changed = changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let found = self.operation(seq).await?;
+            let is_over = found.as_ref().is_none_or(|it| fits(it));
+            if is_over
+                || tokio::time::timeout_at(by.instant().into(), changed)
+                    .await
+                    .is_err()
+            {
+                return Ok(found);
+            }
+        }
         self.stored(|it| {
             let quick = it.quick;
             let found = it.operations.iter_mut().find(|it| it.seq == seq)?;

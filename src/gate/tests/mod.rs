@@ -1,7 +1,9 @@
 //! The walk, driven without sockets over a service in memory.
 
 mod cancel;
+mod events;
 mod fake;
+mod names;
 mod passthrough;
 mod prefer;
 mod rig;

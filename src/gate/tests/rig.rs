@@ -153,7 +153,10 @@ impl Rig {
         };
         let mut host = true;
         for line in lines {
-            match line.split_once(": ").unwrap_or((line, "")) {
+            match line
+                .split_once(": ")
+                .unwrap_or_else(|| (line.trim_end_matches(':'), ""))
+            {
                 ("no-host", _) => host = false,
                 ("v", _) => add("X-Cloud-Client-Specification-Version", "0.1"),
                 ("as", user) => {

@@ -290,6 +290,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("$PUT\nIf-Match: \"x\"$TAGS", "PreconditionFailed"),
     ("$PUT\nIdempotency-Key: a b$TAGS", "MalformedIdempotencyKey"),
+    ("$PUT\nPrefer: wait=abc$TAGS", "MalformedPrefer"),
+    (
+        "GET /statuses?seq=1\nas: ann\nAccept: text/event-stream\nLast-Event-ID: x",
+        "MalformedLastEventId",
+    ),
     (
         "$PUT\nAccept: application/vnd.com.sun.cloud.Backup+json\nPrefer: handling=strict$TAGS",
         "NotAcceptable",

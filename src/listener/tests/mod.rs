@@ -4,6 +4,7 @@ mod admin;
 mod bodies;
 mod life;
 mod limits;
+mod pieces;
 mod replies;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::gate::Code;
 use crate::gate::Decision;
 use crate::gate::Exchange;
 use crate::gate::Pass;
+use crate::gate::Pieces;
 use crate::gate::RequestHead;
 use crate::model::RequestId;
 use crate::runtime::Clock;
@@ -39,12 +41,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
 type Told = (String, String, Option<u16>, usize, bool, bool);
 
+/// As many pieces as are let go, and then the end; one that panics when asked to.
+#[derive(Debug)]
+struct Drops {
+    go: Arc<Notify>,
+    left: usize,
+    panics: bool,
+}
+
+#[async_trait]
+impl Pieces for Drops {
+    async fn next(&mut self) -> Option<Bytes> {
+        self.left = self.left.checked_sub(1)?;
+        self.go.notified().await;
+        assert!(!self.panics, "meant to");
+        Some(Bytes::from(format!("piece {}\n", self.left)))
+    }
+}
+
 /// Answers by the path.
 #[derive(Debug, Default)]
 struct Script {
     begun: AtomicUsize,
     finished: AtomicUsize,
-    go: Notify,
+    go: Arc<Notify>,
     told: Mutex<Vec<Told>>,
 }
 
@@ -53,12 +73,21 @@ impl Handler for Script {
     async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let (mut status, mut text, mut close) = (200, String::new(), false);
+        let mut pieces: Option<Box<dyn Pieces>> = None;
         match head.target {
             b"/wait" => {
                 self.go.notified().await;
                 text.push_str("waited");
             }
             b"/panic" => panic!("meant to"),
+            b"/pieces" | b"/pieces/panic" | b"/pieces/many" => {
+                let many = head.target.ends_with(b"many");
+                pieces = Some(Box::new(Drops {
+                    go: Arc::clone(&self.go),
+                    left: if many { usize::MAX } else { 2 },
+                    panics: head.target.ends_with(b"panic"),
+                }));
+            }
             b"/body" => match body.read(BODY_LIMIT).await {
                 Ok(bytes) => text = String::from_utf8(bytes.to_vec()).unwrap(),
                 Err(error) => {
@@ -78,12 +107,13 @@ impl Handler for Script {
         self.finished.fetch_add(1, Ordering::SeqCst);
         let head_only = head.method == http::Method::HEAD;
         let mut response = http::Response::builder().status(status);
-        if head_only {
+        if head_only && pieces.is_none() {
             response = response.header("content-length", text.len());
             text.clear();
         }
         Decision::Answer(Exchange {
             response: response.body(Bytes::from(text)).unwrap(),
+            pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
             route: "test",
             method: if head_only { "HEAD" } else { "GET" },
