@@ -9,6 +9,7 @@ use http::StatusCode;
 use http::header;
 
 use crate::gate::authn::Account;
+use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
@@ -207,10 +208,7 @@ impl Gate {
             return Ok(Reply::read(media, body));
         }
         let headers = call.head.headers;
-        let account = self
-            .callers
-            .identify(headers, &self.shared, &*self.clock, &self.metrics)
-            .await?;
+        let account = self.callers.identify(headers, self.around()).await?;
         let name = account.principal.name.clone();
         call.note(|it| it.principal = Some(name.clone()));
         call.principal = Some(name);
@@ -218,6 +216,14 @@ impl Gate {
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
         preferred?;
         self.dispatch(call, route, &account, body).await
+    }
+
+    fn around(&self) -> Around<'_> {
+        Around {
+            shared: &self.shared,
+            clock: &*self.clock,
+            metrics: &self.metrics,
+        }
     }
 
     async fn dispatch(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::gate::authn::tests::VERIFIED;
+use crate::gate::authn::VERIFIED;
 use crate::gate::tests::fake::backup;
 use crate::gate::tests::fake::target;
 use crate::gate::tests::rig::Rig;
