@@ -91,6 +91,8 @@ impl Front {
         telemetry::audit(&AuditRecord {
             time: self.clock.now(),
             principal: entry.principal.as_ref().map(|it| it.as_str()),
+            token: entry.token.as_ref().map(|it| it.as_str()),
+            client: entry.client,
             action: entry.action.as_str(),
             backend: entry.backend.as_ref().map(|it| it.as_str()),
             vm: entry.vm.as_ref().map_or("", |it| it.as_str()),
@@ -135,10 +137,12 @@ impl Handler for Front {
             self.metrics.pass_retried(route);
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let client = pass.client.map(|it| it.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::access(&AccessRecord {
             request: pass.request.as_str(),
             peer: peer.as_deref().unwrap_or_default(),
+            client: client.as_deref().unwrap_or_default(),
             method: pass.method,
             route: "passthrough",
             status,
@@ -159,10 +163,13 @@ impl Handler for Front {
         let status = access.status.unwrap_or(499);
         self.metrics.request(route, method, status, access.took);
         let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let client = exchange.and_then(|it| it.client).or(access.peer);
+        let client = client.map(|it| it.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::access(&AccessRecord {
             request: exchange.map_or("", |it| it.request.as_str()),
             peer: peer.as_deref().unwrap_or_default(),
+            client: client.as_deref().unwrap_or_default(),
             method,
             route,
             status,

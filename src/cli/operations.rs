@@ -165,6 +165,8 @@ fn trail(
         telemetry::audit(&AuditRecord {
             time: clock.now(),
             principal: None,
+            token: None,
+            client: None,
             action: "acknowledge",
             backend: Some(it.backend.as_str()),
             vm: it.target().vm.as_str(),

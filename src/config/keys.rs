@@ -295,6 +295,8 @@ table! { server, "server", false, "Where the gateway listens, and how it stops."
         "How long running requests are waited for when the gateway stops.";
     DRAIN_NOTICE: Span = "drain_notice", span(Duration::ZERO, 0, 600), Restart,
         "How long `/readyz` says 503 before connections are refused; set it to the interval of the load balancer's checks.";
+    TRUSTED_PROXIES: Texts = "trusted_proxies", Texts { default: Some(&[]), form: "addresses or networks such as `10.0.0.0/8`" }, AtOnce,
+        "The proxies whose `X-Forwarded-For` and `X-Request-Id` are believed.";
 }
 
 table! { specification, "specification", false, "How versions of the specification are handled.",

@@ -26,6 +26,7 @@ use crate::gate::OnMissingVersion;
 use crate::gate::Profile;
 use crate::gate::PublicUrl;
 use crate::gate::Specification;
+use crate::gate::TrustedProxies;
 use crate::listener;
 use crate::operations;
 use crate::operations::WhenBusy;
@@ -84,6 +85,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
     let public_url = server
         .as_ref()
         .and_then(|it| public_url(reader, it, addresses));
+    let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let (credentials, grants) = access::read(reader, root, source);
     let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
@@ -107,6 +109,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         gate: gate::Config {
             public_url: public_url?,
             specification: specification?,
+            trusted_proxies: trusted_proxies?,
             credentials,
             grants,
             placements,
@@ -185,6 +188,20 @@ fn public_url(
         return None;
     }
     PublicUrl::new(&format!("http://{listen}"))
+}
+
+fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
+    let mut networks = Vec::new();
+    for it in section.texts(&keys::server::TRUSTED_PROXIES) {
+        match TrustedProxies::network(&it.text) {
+            Some(network) => networks.push(network),
+            None => {
+                let what = format!("{:?} is neither an address nor a network", it.text);
+                reader.wrong(&it, what, "write \"10.0.0.7\" or \"10.0.0.0/8\"");
+            }
+        }
+    }
+    TrustedProxies::new(networks)
 }
 
 fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {

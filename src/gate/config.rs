@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::gate::client::TrustedProxies;
 use crate::gate::passthrough::PassRoute;
 use crate::gate::password;
 use crate::model::ActionSet;
@@ -20,6 +21,8 @@ pub struct Config {
     pub public_url: PublicUrl,
     /// The specification version header, and how strictly requests are read.
     pub specification: Specification,
+    /// The proxies whose word about their clients is taken.
+    pub trusted_proxies: TrustedProxies,
     /// Who may call.
     pub credentials: CredentialRule,
     /// Who may do what.

@@ -5,6 +5,7 @@ mod authz;
 mod bodies;
 mod cancel;
 mod changes;
+mod client;
 mod conditional;
 mod config;
 mod events;
@@ -30,6 +31,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use client::Client;
+pub use client::TrustedProxies;
 pub use config::Config;
 pub use config::CredentialRule;
 pub use config::Grant;

@@ -13,6 +13,7 @@ use crate::model::Note;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::TokenName;
 use crate::model::Verb;
 use crate::model::VmId;
 
@@ -75,6 +76,8 @@ pub struct Exchange {
     pub pieces: Option<Box<dyn Pieces>>,
     /// The id of the request, which is also in the response.
     pub request: RequestId,
+    /// Whose request it was: the address of the connection, or what a trusted proxy said.
+    pub client: Option<IpAddr>,
     /// The route as a bounded word, for instance `backup`.
     pub route: &'static str,
     /// The method as a bounded word; `OTHER` for invented ones.
@@ -88,7 +91,7 @@ pub struct Exchange {
     /// Whether the connection must be closed after the answer: the body was not read to its end.
     pub close: bool,
     /// What the audit trail is to say: present for every request that would have changed something.
-    pub audit: Option<AuditEntry>,
+    pub audit: Option<Box<AuditEntry>>,
 }
 
 /// What becomes of a request.
@@ -150,6 +153,10 @@ pub struct AuditEntry {
     pub request: RequestId,
     /// Who asked; `None` while not authenticated, whatever name was claimed.
     pub principal: Option<PrincipalName>,
+    /// With which API token, if it was one.
+    pub token: Option<TokenName>,
+    /// From which address, as in [`Exchange::client`].
+    pub client: Option<IpAddr>,
     /// What was asked for.
     pub action: AuditAction,
     /// Where the VM was placed.

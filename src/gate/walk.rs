@@ -11,6 +11,7 @@ use http::header;
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
+use crate::gate::client::Client;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
 use crate::gate::framing;
@@ -74,6 +75,7 @@ pub(super) struct Call<'a> {
     pub(super) head: RequestHead<'a>,
     pub(super) query: &'a str,
     pub(super) id: RequestId,
+    pub(super) client: Client,
     pub(super) prefer: Preferences,
     pub(super) strict: bool,
     pub(super) operation: Option<OperationSeq>,
@@ -121,10 +123,13 @@ impl Gate {
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let (prefer, preferred) = Preferences::of(head.headers);
         let has_body = body.is_present();
+        let client = Client::of(&head, &self.config.trusted_proxies);
+        let id = client.request_id(head.headers);
         let mut call = Call {
             head,
             query: "",
-            id: self.shared.request_id(),
+            id: id.unwrap_or_else(|| self.shared.request_id()),
+            client,
             strict: prefer.strict || self.config.specification.profile == Profile::Strict,
             prefer,
             operation: None,
@@ -145,7 +150,11 @@ impl Gate {
 
     /// What is passed on of the request; `None` when it is answered here.
     async fn pass(&self, call: &mut Call<'_>) -> Result<Option<Pass>, Refusal> {
-        let head = call.head;
+        // What is passed on names the client as it is known here.
+        let head = RequestHead {
+            peer: call.client.address,
+            ..call.head
+        };
         framing::check(&head, &self.config.limits)?;
         let Ok(parts) = route::parts(head.target) else {
             return Ok(None);
@@ -156,10 +165,7 @@ impl Gate {
         call.route = passthrough::ROUTE;
         route.check_method(head.method)?;
         if route.access != PassAccess::Open {
-            let account = self
-                .callers
-                .identify(head.headers, &self.shared, &*self.clock, &self.metrics)
-                .await?;
+            let account = self.callers.identify(head.headers, self.around()).await?;
             call.principal = Some(account.principal.name.clone());
             route.check_caller(Some(&account.principal))?;
         }
@@ -361,13 +367,14 @@ impl Gate {
             response,
             pieces: reply.pieces.filter(|_| !is_head),
             request: call.id,
+            client: call.client.address,
             route: call.route,
             method: method_word(method),
             principal: call.principal,
             refusal: code,
             operation: call.operation,
             close,
-            audit: call.audit,
+            audit: call.audit.map(Box::new),
         }
     }
 }
@@ -406,6 +413,8 @@ fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
     Some(AuditEntry {
         request: call.id.clone(),
         principal: None,
+        token: None,
+        client: call.client.address,
         action,
         backend: None,
         vm,

@@ -18,6 +18,8 @@ pub const TAG_BYTES_MAX: usize = 256;
 pub const NOTE_BYTES_MAX: usize = 1024;
 /// Longest request id in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Most hops of `X-Forwarded-For` that are looked at: no chain of real proxies is longer.
+pub const FORWARDED_HOPS_MAX: usize = 32;
 /// Longest idempotency key in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Longest pattern in a grant or a placement in bytes, and most `*` in it: matching is O(length * stars).

@@ -60,6 +60,7 @@ pub use text::PrincipalName;
 pub use text::RequestId;
 pub use text::Tag;
 pub use text::TextError;
+pub use text::TokenName;
 pub use text::VmId;
 pub use time::Deadline;
 pub use time::Timestamp;

@@ -175,6 +175,10 @@ text_type!(
     GroupName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );
 text_type!(
+    /// Names one API token, 1..=64 bytes.
+    TokenName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
+);
+text_type!(
     /// The name a person gave a backup, one line of 1..=255 bytes, unique within its VM.
     BackupName, 1, limits::BACKUP_NAME_BYTES_MAX, Alphabet::Line
 );

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -25,6 +26,10 @@ pub struct AuditRecord<'a> {
     pub time: Timestamp,
     /// Who asked; `None` when that is not known.
     pub principal: Option<&'a str>,
+    /// With which API token, if it was one.
+    pub token: Option<&'a str>,
+    /// From which address.
+    pub client: Option<IpAddr>,
     /// What was asked for, for instance `restore`.
     pub action: &'a str,
     /// The backend, once placed.
@@ -162,6 +167,8 @@ mod tests {
         let record = AuditRecord {
             time: Timestamp::from_millis(0),
             principal: Some("alice"),
+            token: None,
+            client: None,
             action: "restore",
             backend: None,
             vm: hostile,

@@ -56,8 +56,10 @@ pub enum LogError {
 pub struct AccessRecord<'a> {
     /// The id of the request.
     pub request: &'a str,
-    /// The address it came from.
+    /// The address the connection came from.
     pub peer: &'a str,
+    /// The address of the client: the same, or what a trusted proxy said.
+    pub client: &'a str,
     /// The method, a bounded word.
     pub method: &'a str,
     /// The route, a bounded word.
@@ -158,6 +160,7 @@ pub fn access(record: &AccessRecord<'_>) {
         target: "snapgate::access",
         request = record.request,
         peer = record.peer,
+        client = record.client,
         method = record.method,
         route = record.route,
         status = record.status,
@@ -231,6 +234,8 @@ mod tests {
                 audit(&AuditRecord {
                     time: crate::model::Timestamp::default(),
                     principal: Some("alice"),
+                    token: None,
+                    client: None,
                     action: "delete",
                     backend: None,
                     vm: "1",
@@ -268,6 +273,7 @@ mod tests {
             access(&AccessRecord {
                 request: "r-1",
                 peer: "127.0.0.1",
+                client: "198.51.100.1",
                 method: "GET",
                 route: "backup",
                 status: 200,

@@ -1,5 +1,6 @@
 //! From the head of a request to what is passed on.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Pass {
     pub route: Arc<PassRoute>,
     /// The id of the request.
     pub request: RequestId,
+    /// From which address, as in [`Exchange::client`].
+    pub client: Option<IpAddr>,
     /// The method as a bounded word.
     pub method: &'static str,
     /// Who called, unless nobody had to say.
@@ -159,6 +162,7 @@ impl PassRoute {
         Ok(Pass {
             edit: HeaderEdit::of(self, head, &request, scheme),
             request,
+            client: head.peer,
             method: walk::method_word(head.method),
             principal: caller,
             target,
@@ -200,6 +204,7 @@ pub fn failed(pass: &Pass, code: Code) -> Exchange {
         response,
         pieces: None,
         request: pass.request.clone(),
+        client: pass.client,
         route: ROUTE,
         method: pass.method,
         principal: pass.principal.clone(),

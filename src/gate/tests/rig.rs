@@ -67,6 +67,7 @@ fn config() -> Config {
     Config {
         public_url: PublicUrl::new("http://example.com").unwrap(),
         specification: Specification::default(),
+        trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {
             users: BTreeMap::from(users),
             remember: Duration::from_secs(60),

@@ -115,6 +115,7 @@ impl Handler for Script {
             response: response.body(Bytes::from(text)).unwrap(),
             pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
+            client: head.peer,
             route: "test",
             method: if head_only { "HEAD" } else { "GET" },
             principal: None,

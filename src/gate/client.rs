@@ -1,0 +1,244 @@
+//! Whose address counts: that of the connection, or what a trusted proxy says of its own client.
+//!
+//! The one place where `X-Forwarded-For` and the client's `X-Request-Id` are read.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::gate::reply::REQUEST_ID;
+use crate::gate::request::RequestHead;
+use crate::model::RequestId;
+use crate::model::limits;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The proxies whose word about their clients is taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Exactly these addresses.
+    #[must_use]
+    pub const fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Reads an address or a network such as `10.0.0.0/8`; `None` when it is neither.
+    #[must_use]
+    pub fn network(text: &str) -> Option<IpNet> {
+        let address: Option<IpAddr> = text.parse().ok();
+        let network = address.map_or_else(|| text.parse().ok(), |it| Some(IpNet::from(it)));
+        network.map(|it| it.trunc())
+    }
+
+    /// Whether the address is one of theirs.
+    #[must_use]
+    pub fn include(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|it| it.contains(&address))
+    }
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address of the client, or of the nearest hop that is not trusted. An IPv4 address mapped into IPv6 is told as
+    /// the IPv4 address. `None` when the connection has no address.
+    pub address: Option<IpAddr>,
+    /// Whether the connection comes from a trusted proxy.
+    pub by_proxy: bool,
+}
+
+impl Client {
+    /// Where the request comes from. What peers that are not trusted say of others is ignored, and so is a list with
+    /// anything in it, from the right to the answer, that is no address.
+    #[must_use]
+    pub fn of(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
+        let peer = head.peer.map(|it| it.to_canonical());
+        let by_proxy = peer.is_some_and(|it| trusted.include(it));
+        let address = if by_proxy {
+            forwarded(head.headers, trusted).or(peer)
+        } else {
+            peer
+        };
+        Self { address, by_proxy }
+    }
+
+    /// The id that the trusted proxy gave the request.
+    #[must_use]
+    pub fn request_id(self, headers: &HeaderMap) -> Option<RequestId> {
+        let mut values = headers.get_all(REQUEST_ID).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) if self.by_proxy => RequestId::new(value.to_str().ok()?).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// The rightmost address that is not trusted, or the leftmost if all are; `None` when there is none or one is malformed.
+fn forwarded(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
+    let mut farthest = None;
+    let mut hops = 0_usize;
+    for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+        for item in value.to_str().ok()?.rsplit(',') {
+            hops = hops.saturating_add(1);
+            let address = address(item.trim()).filter(|_| hops <= limits::FORWARDED_HOPS_MAX)?;
+            farthest = Some(address);
+            if !trusted.include(address) {
+                return farthest;
+            }
+        }
+    }
+    farthest
+}
+
+/// An address, perhaps with a port, as proxies write it.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'))
+        .unwrap_or(text);
+    let address: Option<IpAddr> = bare.parse().ok();
+    let with_port = || text.parse().ok().map(|it: std::net::SocketAddr| it.ip());
+    address.or_else(with_port).map(|it| it.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::Method;
+
+    use super::*;
+
+    fn client(peer: &str, forwarded: &[&str], id: &[&str]) -> (String, Option<String>) {
+        let networks = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"];
+        let networks = networks.map(|it| TrustedProxies::network(it).unwrap());
+        let trusted = TrustedProxies::new(networks.to_vec());
+        let mut headers = HeaderMap::new();
+        for it in forwarded {
+            headers.append(FORWARDED_FOR, HeaderValue::from_str(it).unwrap());
+        }
+        for it in id {
+            headers.append(REQUEST_ID, HeaderValue::from_str(it).unwrap());
+        }
+        let head = RequestHead {
+            method: &Method::GET,
+            target: b"/",
+            version: http::Version::HTTP_11,
+            headers: &headers,
+            peer: Some(peer.parse().unwrap()),
+        };
+        let client = Client::of(&head, &trusted);
+        let id = client.request_id(&headers);
+        let id = id.map(|it| it.as_str().to_owned());
+        (client.address.unwrap().to_string(), id)
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed_and_only_as_far_as_they_go() {
+        let far: Vec<String> = (0..100).map(|it| format!("10.0.0.{it}")).collect();
+        let far = format!("203.0.113.9, {}", far.join(", "));
+        let rows: [(&str, &str, &[&str], &str); 16] = [
+            ("no proxy", "203.0.113.1", &[], "203.0.113.1"),
+            ("a forger", "203.0.113.1", &["198.51.100.1"], "203.0.113.1"),
+            ("one proxy", "10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
+            (
+                "one address",
+                "192.0.2.7",
+                &["198.51.100.1"],
+                "198.51.100.1",
+            ),
+            ("its neighbour", "192.0.2.8", &["198.51.100.1"], "192.0.2.8"),
+            (
+                "a forger behind a proxy",
+                "10.0.0.1",
+                &["127.0.0.1, 198.51.100.1"],
+                "198.51.100.1",
+            ),
+            (
+                "two proxies",
+                "10.0.0.1",
+                &["198.51.100.1, 10.2.3.4"],
+                "198.51.100.1",
+            ),
+            (
+                "two fields",
+                "10.0.0.1",
+                &["198.51.100.1", "10.2.3.4"],
+                "198.51.100.1",
+            ),
+            (
+                "all trusted",
+                "10.0.0.1",
+                &["10.9.9.9,10.2.3.4"],
+                "10.9.9.9",
+            ),
+            ("no field", "10.0.0.1", &[], "10.0.0.1"),
+            ("malformed", "10.0.0.1", &["unknown"], "10.0.0.1"),
+            (
+                "malformed before the answer",
+                "10.0.0.1",
+                &["198.51.100.1, x, 10.2.3.4"],
+                "10.0.0.1",
+            ),
+            (
+                "malformed beyond the answer",
+                "10.0.0.1",
+                &["x, 198.51.100.1"],
+                "198.51.100.1",
+            ),
+            (
+                "ports",
+                "10.0.0.1",
+                &["[2001:db8::1]:443, 10.2.3.4:80"],
+                "2001:db8::1",
+            ),
+            (
+                "mapped",
+                "::ffff:10.0.0.1",
+                &["::ffff:198.51.100.1"],
+                "198.51.100.1",
+            ),
+            ("too many hops", "10.0.0.1", &[&far], "10.0.0.1"),
+        ];
+        for (name, peer, forwarded, expected) in rows {
+            assert_eq!(client(peer, forwarded, &[]).0, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn request_ids_come_from_trusted_proxies_alone() {
+        let long = "x".repeat(129);
+        let rows: [(&str, &str, &[&str], Option<&str>); 6] = [
+            ("trusted", "10.0.0.1", &["abc-1"], Some("abc-1")),
+            ("not trusted", "203.0.113.1", &["abc-1"], None),
+            ("none", "10.0.0.1", &[], None),
+            ("two", "10.0.0.1", &["a", "b"], None),
+            ("too long", "10.0.0.1", &[&long], None),
+            ("a space", "10.0.0.1", &["a b"], None),
+        ];
+        for (name, peer, id, expected) in rows {
+            let found = client(peer, &[], id).1;
+            assert_eq!(found.as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_or_prefixes() {
+        for (text, expected) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("127.0.0.1", Some("127.0.0.1/32")),
+            ("::1", Some("::1/128")),
+            ("fd00::/8", Some("fd00::/8")),
+            ("10.0.0.0/33", None),
+            ("proxy.example.com", None),
+            ("", None),
+        ] {
+            let found = TrustedProxies::network(text).map(|it| it.to_string());
+            assert_eq!(found.as_deref(), expected, "{text:?}");
+        }
+    }
+}
