@@ -10,6 +10,9 @@
 #   lxd.sh vm FOLDER NAME [MIB]   makes one more VM, with so many MiB in it
 #   lxd.sh down FOLDER    removes the VMs, stops the daemon and removes the folder
 #
+# A copy that LXD makes of the VM NAME in the project `tenant` waits for as long as FOLDER/hold/NAME exists, and says so by
+# FOLDER/held/NAME; when LXD is killed meanwhile it is never made. So tests meet snapshots and restores in their middle.
+#
 # What is there: the projects `default` and `tenant` with one pool `default` of kind `dir`, the image `tiny`, and
 # FOLDER/client.crt with FOLDER/client.key, restricted to `tenant`. Nothing listens outside of 127.0.0.1.
 set -euo pipefail
@@ -52,9 +55,28 @@ finished() { # waits for the operation whose answer is on standard input
 
 is_up() { [ -S "$socket" ] && curl -fsS --max-time 5 --unix-socket "$socket" http://lxd/1.0 >/dev/null 2>&1; }
 
-runs() { # whether the process of the pid file is alive and is the daemon of this folder
+runs() { # whether the process of the pid file is alive and is the daemon of this folder; all of it is read, for else
+  # a writer that is cut short would count as a failure
   [ -s "$folder/pid" ] || return 1
-  tr '\0' '\n' <"/proc/$(cat "$folder/pid")/environ" 2>/dev/null | grep -qx "LXD_DIR=$folder/var"
+  tr '\0' '\n' <"/proc/$(cat "$folder/pid")/environ" 2>/dev/null | grep -x "LXD_DIR=$folder/var" >/dev/null
+}
+
+waiting_rsync() { # the program by which LXD copies, in front of the real one
+  mkdir -p "$folder/bin" "$folder/hold" "$folder/held"
+  cat >"$folder/bin/rsync" <<RSYNC
+#!/bin/sh
+for hold in '$folder'/hold/*; do
+  name=\${hold##*/}
+  case "\$*" in *"/tenant_\$name/"*) ;; *) continue ;; esac
+  while [ -e "\$hold" ]; do
+    : >'$folder/held/'"\$name"
+    sleep 0.02
+    [ "\$(cut -d' ' -f4 /proc/\$\$/stat)" = "\$PPID" ] || exit 1
+  done
+done
+exec $(command -v rsync) "\$@"
+RSYNC
+  chmod +x "$folder/bin/rsync"
 }
 
 start() {
@@ -62,7 +84,8 @@ start() {
   runs && fail "a daemon of $folder runs and does not answer"
   mkdir -p "$folder/var" "$folder/home"
   chmod 711 "$folder/var"
-  setsid lxd --group lxd --logfile="$folder/daemon.log" >"$folder/daemon.out" 2>&1 </dev/null &
+  waiting_rsync
+  PATH="$folder/bin:$PATH" setsid lxd --group lxd --logfile="$folder/daemon.log" >"$folder/daemon.out" 2>&1 </dev/null &
   echo $! >"$folder/pid"
   lxd waitready --timeout=60
 }

@@ -39,6 +39,7 @@ use snapgate::model::VmId;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
+use crate::harness::eventually;
 use crate::skip::skipped;
 
 const SCRIPT: &str = "tests/beds/lxd.sh";
@@ -95,6 +96,15 @@ impl Lxd {
         VmId::new(name).unwrap()
     }
 
+    /// From now on what LXD copies of the VM waits.
+    pub(crate) fn hold(&self, vm: &VmId) -> Hold {
+        let of = |state: &str| self.folder.join(state).join(vm.as_str());
+        let (hold, held) = (of("hold"), of("held"));
+        drop(fs::remove_file(&held));
+        fs::write(&hold, "").unwrap();
+        Hold { hold, held }
+    }
+
     /// What is in the VM, straight from its storage.
     pub(crate) fn file(&self, vm: &VmId) -> PathBuf {
         let pool = self.folder.join("var/storage-pools/default/containers");
@@ -125,6 +135,25 @@ impl Lxd {
 
     pub(crate) fn adapter(&self, way: Way) -> Incus {
         Incus::new(&self.config(way), SystemClock::shared()).unwrap()
+    }
+}
+
+/// What LXD copies of a VM waits, for as long as this lives.
+pub(crate) struct Hold {
+    hold: PathBuf,
+    held: PathBuf,
+}
+
+impl Hold {
+    /// Waits until a copy waits.
+    pub(crate) fn reached(&self) {
+        eventually("LXD copies", || self.held.exists());
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.hold));
     }
 }
 
@@ -437,11 +466,14 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
 #[tokio::test]
 async fn two_gateways_do_not_run_into_each_other() {
     let Some(lxd) = Lxd::shared() else { return };
-    let vm = lxd.vm("shared", 100);
+    let vm = lxd.vm("shared", 1);
     let (one, two) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Tls));
     let backup = made(&one, &vm, "base").await;
     let (first, second) = (key(), key());
-    let (task, _) = begin(&one, &create(&one, &vm, "slow", first), first).await;
+    let slow = create(&one, &vm, "slow", first);
+    let hold = lxd.hold(&vm);
+    let (task, _) = begin(&one, &slow, first).await;
+    hold.reached();
     let begun = [
         ("restore", restore(&backup, &vm)),
         ("delete", on(&backup, &vm, Change::Delete)),
@@ -456,30 +488,34 @@ async fn two_gateways_do_not_run_into_each_other() {
         let seen = (error.fault.kind, error.effect);
         assert_eq!(seen, (FaultKind::Busy, Effect::None), "{name}: {error:?}");
     }
-    let list = two
-        .list(
-            &vm,
-            &Page {
-                after: None,
-                limit: 10,
-            },
-            by(),
-        )
-        .await
-        .unwrap();
+    let page = Page {
+        after: None,
+        limit: 10,
+    };
+    let error = two.read(&slow.target, by()).await.unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "{error:?}");
+    let list = two.list(&vm, &page, by()).await.unwrap();
     assert_eq!(
-        list.backups.len(),
-        1,
+        list.backups,
+        [backup],
         "the half-made one is not there: {list:?}"
     );
+    drop(hold);
     let state = followed(&one, &task).await;
     assert!(matches!(state, TaskState::Done), "{state:?}");
+    let list = two.list(&vm, &page, by()).await.unwrap();
+    let states: Vec<BackupState> = list.backups.iter().map(|it| it.state).collect();
+    assert_eq!(
+        states,
+        [BackupState::Available; 2],
+        "both are whole: {list:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let Some(lxd) = Lxd::own() else { return };
-    let vm = lxd.vm("web01", 300);
+    let vm = lxd.vm("web01", 1);
     let adapter = lxd.adapter(Way::Socket);
     write(&lxd.file(&vm), "one");
     let backup = made(&adapter, &vm, "one").await;
@@ -504,9 +540,11 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
 
     // Killed in the middle of a restore: cut short, and a second one repairs it.
     let (killed, intent) = (key(), restore(&backup, &vm));
-    fs::remove_file(lxd.file(&vm).with_file_name("ballast")).unwrap();
+    let hold = lxd.hold(&vm);
     let (task, before) = begin(&adapter, &intent, killed).await;
+    hold.reached();
     lxd.run(&["kill"]);
+    drop(hold);
     lxd.run(&["start"]);
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");
@@ -520,8 +558,11 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     // Killed in the middle of a create: what is left is never offered for restore, and can be removed.
     let half = key();
     let intent = create(&adapter, &vm, "half", half);
+    let hold = lxd.hold(&vm);
     let (task, _) = begin(&adapter, &intent, half).await;
+    hold.reached();
     lxd.run(&["kill"]);
+    drop(hold);
     lxd.run(&["start"]);
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");

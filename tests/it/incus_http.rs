@@ -36,6 +36,7 @@ const LATE: Duration = Duration::from_secs(6);
 /// A configuration of its own, in front of the VM in the daemon.
 struct Site {
     folder: TempDir,
+    lxd: Lxd,
     socket: PathBuf,
     vm: VmId,
     data: PathBuf,
@@ -78,6 +79,7 @@ backups = ["*"]
             folder,
             socket,
             data: lxd.file(&vm),
+            lxd,
             vm,
         })
     }
@@ -231,6 +233,8 @@ enum Moment {
     After(u64),
     /// So many milliseconds after LXD has begun the restore.
     Begun(u64),
+    /// While LXD copies; it goes on when the gateway is dead.
+    Copying,
 }
 
 impl Moment {
@@ -243,6 +247,7 @@ impl Moment {
                 eventually("LXD begins", || watch.begun(RESTORING) > before);
                 wait(time);
             }
+            Self::Copying => eventually("LXD is at it", || watch.is_restoring()),
         }
     }
 }
@@ -322,12 +327,11 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         Moment::After(0),
         Moment::After(8),
         Moment::After(16),
-        Moment::After(28),
-        Moment::After(36),
+        Moment::After(30),
         Moment::After(44),
         Moment::Begun(0),
-        Moment::Begun(60),
-        Moment::Begun(150),
+        Moment::Copying,
+        Moment::Begun(100),
         Moment::After(300),
         Moment::After(2000),
     ];
@@ -348,12 +352,17 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         let new = format!("new {life}");
         site.write(&new);
         site.drop_ballast();
+        let hold = matches!(moment, Moment::Copying).then(|| site.lxd.hold(&site.vm));
         let status_uri = client.post(&format!("{target}/restore"), "").status_uri();
+        if let Some(hold) = &hold {
+            hold.reached();
+        }
         moment.wait(&watch, restores);
         process.kill();
         if watch.is_restoring() {
             cut += 1;
         }
+        drop(hold);
         // The next process finds what this one began, and nothing else.
         (process, client) = site.start();
         let status = client.finished(&status_uri);

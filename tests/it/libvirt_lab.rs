@@ -1,5 +1,6 @@
 //! A private libvirtd with two VMs, from tests/beds/libvirt.sh, for as long as the value lives.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,6 +20,9 @@ use crate::skip::skipped;
 
 /// Where on each disk the tests write: behind the boot sector.
 const AT: &str = "65536";
+
+/// Where what libvirt has found out about QEMU is kept from one test to the next.
+const BED_CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt-cache");
 
 /// A private libvirtd: `web01` runs and counts in its memory, `web02` is off and has two disks.
 #[derive(Debug)]
@@ -85,6 +89,7 @@ impl Lab {
         let status = Command::new("sh")
             .arg(script)
             .args([verb, self.folder.path().to_str().unwrap()])
+            .env("SNAPGATE_BED_CACHE", BED_CACHE)
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
@@ -155,6 +160,37 @@ impl Lab {
     pub(crate) fn spawn_virsh(&self, arguments: &[&str]) -> std::process::Child {
         let mut virsh = self.command();
         virsh.args(arguments).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Somebody else's snapshot of `web01`, in the middle for as long as QEMU is stopped: until it gets `CONT`.
+    pub(crate) fn held_snapshot(&self, name: &str) -> std::process::Child {
+        self.signal("web01", "STOP");
+        let maker = self.spawn_virsh(&["snapshot-create-as", "web01", name]);
+        eventually("libvirt is at it", || self.lists("web01", name));
+        maker
+    }
+
+    /// Whether libvirt lists a snapshot of that name, whole or not.
+    pub(crate) fn lists(&self, vm: &str, name: &str) -> bool {
+        let all = self.virsh(&["snapshot-list", vm, "--name"]);
+        all.lines().any(|it| it.trim() == name)
+    }
+
+    /// How many clients libvirtd has now. One that died is gone once libvirtd has read everything from it.
+    pub(crate) fn clients(&self) -> usize {
+        let pid = std::fs::read_to_string(self.folder.path().join("libvirtd.pid")).unwrap();
+        let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{}/fd", pid.trim()))
+            .unwrap()
+            .filter_map(|it| std::fs::read_link(it.ok()?.path()).ok())
+            .filter_map(|it| Some(it.to_str()?.strip_prefix("socket:[")?.replace(']', "")))
+            .collect();
+        let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+        all.lines()
+            .map(|it| it.split_whitespace().collect::<Vec<_>>())
+            // Address, references, protocol, flags, type, state (3 is connected), inode, path.
+            .filter(|it| it.get(5) == Some(&"03") && it.last().unwrap().ends_with("libvirt-sock"))
+            .filter(|it| sockets.contains(it[6]))
+            .count()
     }
 
     fn image(&self, disk: &str) -> PathBuf {

@@ -1,7 +1,5 @@
 //! The libvirt adapter where somebody or something else is at the VM: block jobs, firmware, other clients, starts and stops.
 
-use std::process::Child;
-
 use snapgate::adapters::port::*;
 use snapgate::model::*;
 
@@ -124,17 +122,6 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
     assert_eq!(run(adapter, &again, 4).await, Ok(()), "only the firmware");
 }
 
-/// Somebody else's snapshot, held in the middle until QEMU may go on.
-fn held(lab: &Lab, name: &str) -> Child {
-    lab.signal("web01", "STOP");
-    let maker = lab.spawn_virsh(&["snapshot-create-as", "web01", name]);
-    eventually("libvirt is at it", || {
-        lab.virsh(&["snapshot-list", "web01", "--name"])
-            .contains(name)
-    });
-    maker
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
     let Some(lab) = Lab::start() else { return };
@@ -144,7 +131,7 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
     let backup = made(one, &web01, "base", 1).await;
     let number = lab.number("web01");
 
-    let mut maker = held(&lab, "theirs");
+    let mut maker = lab.held_snapshot("theirs");
     let to = restore(&backup, &web01, "");
     let refused = one.begin(&to, key(2), None, by()).await.map(|_| ());
     let waits = create(two, &web01, "waits", 3);

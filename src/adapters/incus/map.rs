@@ -136,12 +136,17 @@ pub(super) fn concerns(task: &wire::Task, vm: &str) -> bool {
     })
 }
 
-/// Whether the snapshot may be the half-made one of an operation that is at work.
+/// Whether the snapshot may be half made, which is asked of snapshots without a label only.
+///
+/// One of a gateway counts as such for as long as the VM manager knows the operation that made it, ended or not: by then
+/// the gateway has labelled it, or the VM manager has removed it.
 pub(super) fn is_half_made(snapshot: &wire::Snapshot, tasks: &[wire::Task], vm: &str) -> bool {
     let made = timestamp(&snapshot.created_at);
+    let is_ours = is_minted(wire::last_segment(&snapshot.name));
     tasks
         .iter()
-        .filter(|it| is_making(it, vm))
+        .filter(|it| it.description == MAKING && concerns(it, vm))
+        .filter(|it| is_ours || is_at_work(it, vm))
         .any(|it| made >= timestamp(&it.created_at))
 }
 
@@ -246,7 +251,7 @@ impl Label {
 }
 
 /// Whether a gateway chose that name.
-fn is_minted(snapshot: &str) -> bool {
+pub(super) fn is_minted(snapshot: &str) -> bool {
     snapshot
         .strip_prefix(MINTED)
         .is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit()))
@@ -389,13 +394,42 @@ mod tests {
         let mut console = task("Executing command", 103, "/1.0/instances/web01");
         console.class = "websocket".to_owned();
         assert!(!is_at_work(&console, "web01"), "a console");
-        let making = [task("Snapshotting instance", 103, "/1.0/instances/web01")];
-        for (made, expected) in [
-            ("2026-11-23T11:59:59Z", false),
-            ("2026-11-23T12:00:00.1Z", true),
-        ] {
-            let found = is_half_made(&snapshot("s", made), &making, "web01");
-            assert_eq!(found, expected, "made at {made}");
+        let (before, after) = ("2026-11-23T11:59:59Z", "2026-11-23T12:00:00.1Z");
+        let rows = [
+            ("older", "s", before, MAKING, 103, false),
+            ("a person's, at work", "s", after, MAKING, 103, true),
+            ("a person's, ended", "s", after, MAKING, 200, false),
+            ("ours, at work", "snapgate-7", after, MAKING, 103, true),
+            (
+                "ours, to be labelled",
+                "snapgate-7",
+                after,
+                MAKING,
+                200,
+                true,
+            ),
+            (
+                "ours, to be removed",
+                "snapgate-7",
+                after,
+                MAKING,
+                400,
+                true,
+            ),
+            ("ours, older", "snapgate-7", before, MAKING, 200, false),
+            (
+                "restored",
+                "snapgate-7",
+                after,
+                "Restoring snapshot",
+                103,
+                false,
+            ),
+        ];
+        for (name, id, made, what, status, expected) in rows {
+            let tasks = [task(what, status, "/1.0/instances/web01")];
+            let found = is_half_made(&snapshot(id, made), &tasks, "web01");
+            assert_eq!(found, expected, "{name}");
         }
     }
 

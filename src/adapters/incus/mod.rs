@@ -186,15 +186,16 @@ impl Incus {
         let Some(snapshot) = snapshot.map_err(|it| it.of_read(FaultKind::NoSuchVm))? else {
             return Ok(None);
         };
-        let volume = self.api.volume(&path, id, by).await;
-        let volume = volume.map_err(|it| it.of_read(FaultKind::NoSuchBackup))?;
-        let text = volume.map(|(volume, _)| volume.description);
-        let label = Label::of(&snapshot.created_at, &text.unwrap_or_default());
-        let half_made = label.made.is_none() && {
+        let mut label = self.label(&path, &snapshot, by).await?;
+        let mut half_made = false;
+        if label.made.is_none() {
             // Asked after the snapshot was seen: one that is no longer being made by then is whole.
-            let tasks = self.tasks(by).await?;
-            map::is_half_made(&snapshot, &tasks, vm)
-        };
+            half_made = map::is_half_made(&snapshot, &self.tasks(by).await?, vm);
+            if !half_made && map::is_minted(id) {
+                // Its operation is forgotten, so that whoever asked for it had the time to label it.
+                label = self.label(&path, &snapshot, by).await?;
+            }
+        }
         Ok(Some(Seen {
             instance,
             path,
@@ -202,6 +203,19 @@ impl Incus {
             label,
             half_made,
         }))
+    }
+
+    async fn label(
+        &self,
+        path: &VolumePath,
+        snapshot: &wire::Snapshot,
+        by: Deadline,
+    ) -> Result<Label, AdapterError> {
+        let id = wire::last_segment(&snapshot.name);
+        let volume = self.api.volume(path, id, by).await;
+        let volume = volume.map_err(|it| it.of_read(FaultKind::NoSuchBackup))?;
+        let text = volume.map(|(volume, _)| volume.description);
+        Ok(Label::of(&snapshot.created_at, &text.unwrap_or_default()))
     }
 
     async fn tasks(&self, by: Deadline) -> Result<Vec<wire::Task>, AdapterError> {
@@ -219,10 +233,11 @@ impl Incus {
         if snapshots.is_empty() {
             return Ok(Vec::new());
         }
+        // Asked after the snapshots were seen: one that is no longer being made by then is whole. And before their labels:
+        // whose operation is forgotten by then has its label.
+        let tasks = self.tasks(by).await?;
         let volumes = self.api.volumes(&path, by).await;
         let volumes = volumes.map_err(|it| it.of_read(missing))?;
-        // Asked last: a snapshot that is no longer being made by now is whole.
-        let tasks = self.tasks(by).await?;
         let descriptions: BTreeMap<&str, &str> = volumes
             .iter()
             .map(|it| (wire::last_segment(&it.name), it.description.as_str()))

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::adapters::port::Effect;
 use crate::model::BackupPatch;
+use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Identity;
 use crate::model::OperationSeq;
@@ -35,6 +36,12 @@ struct Daemon {
     stale: u32,
     /// Whether writing the label is an operation.
     slow_labels: bool,
+    /// The name of the snapshot; `s` when empty.
+    name: String,
+    /// The status of the operation that made the snapshot, while it is known.
+    making: Option<u16>,
+    /// A label that somebody writes while the operations are being read.
+    meanwhile: Option<String>,
     /// What deletions and restores are answered with instead.
     refusal: Option<(u16, &'static str)>,
     /// Every change that was asked for, with its body.
@@ -56,6 +63,12 @@ impl Daemon {
         }
         let begun = format!(r#"{{"type":"async","operation":"/1.0/operations/{OPERATION}"}}"#);
         let is_label = path.contains("/storage-pools/");
+        let name = if self.name.is_empty() {
+            "s"
+        } else {
+            &self.name
+        };
+        let snapshot = serde_json::json!({"name": name, "created_at": MADE});
         match (method, path) {
             ("GET", "/1.0/instances/web01") => sync(&serde_json::json!({
                 "name": "web01", "type": "container", "created_at": MADE,
@@ -65,13 +78,32 @@ impl Daemon {
                 ),
                 "expanded_devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
             })),
-            ("GET", "/1.0/instances/web01/snapshots/s") => {
-                sync(&serde_json::json!({"name": "s", "created_at": MADE}))
+            ("GET", "/1.0/instances/web01/snapshots") => sync(&serde_json::json!([snapshot])),
+            ("GET", path) if path == format!("/1.0/instances/web01/snapshots/{name}") => {
+                sync(&snapshot)
             }
-            ("GET", "/1.0/operations") => sync(&serde_json::json!({})),
+            ("GET", "/1.0/operations") => {
+                if let Some(label) = self.meanwhile.take() {
+                    self.label = label;
+                }
+                let making = self.making.map(|it| {
+                    serde_json::json!({
+                        "id": OPERATION, "class": "task", "description": map::MAKING, "status_code": it,
+                        "created_at": "2026-11-23T12:00:00.4Z",
+                        "resources": {"instances": ["/1.0/instances/web01"]},
+                    })
+                });
+                let all: Vec<_> = making.into_iter().collect();
+                sync(&serde_json::json!({ "any": all }))
+            }
             ("GET", path) if path.ends_with("/wait") => error(500, "context deadline exceeded"),
-            ("GET", _) if is_label => {
-                sync(&serde_json::json!({"name": "s", "description": self.label}))
+            ("GET", path) if is_label => {
+                let volume = serde_json::json!({"name": name, "description": self.label});
+                if path.ends_with("/snapshots") {
+                    sync(&serde_json::json!([volume]))
+                } else {
+                    sync(&volume)
+                }
             }
             ("PUT", _) if is_label && self.stale > 0 => {
                 self.stale = self.stale.saturating_sub(1);
@@ -322,4 +354,50 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         FaultKind::Busy,
         "somebody else restored it: {error:?}"
     );
+}
+
+#[tokio::test]
+async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
+    let labelled = {
+        let mut label = Label::of(MADE, "");
+        label.made = Some("snapgate-7".to_owned());
+        label.text()
+    };
+    let (whole, broken) = (Some(BackupState::Available), Some(BackupState::Error));
+    let rows = [
+        ("at work", "", Some(103), None, None),
+        ("ended, to be labelled", "", Some(200), None, None),
+        ("labelled", labelled.as_str(), Some(200), None, whole),
+        ("labelled, forgotten", &labelled, None, None, whole),
+        ("labelled just now", "", None, Some(labelled.clone()), whole),
+        ("given up", "", None, None, broken),
+    ];
+    for (name, label, making, meanwhile, expected) in rows {
+        let target = Target {
+            vm: VmId::new("web01").unwrap(),
+            backup: BackupId::new("snapgate-7").unwrap(),
+        };
+        let daemon = || Daemon {
+            name: "snapgate-7".to_owned(),
+            label: label.to_owned(),
+            making,
+            meanwhile: meanwhile.clone(),
+            ..Daemon::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (adapter, _daemon) = start(folder.path(), daemon());
+        let page = Page {
+            after: None,
+            limit: 9,
+        };
+        let listed = adapter.list(&target.vm, &page, by()).await.unwrap();
+        let listed = listed.backups.first().map(|it| it.state);
+        assert_eq!(listed, expected, "{name}: listed");
+        let folder = tempfile::tempdir().unwrap();
+        let (adapter, _daemon) = start(folder.path(), daemon());
+        let read = adapter.read(&target, by()).await;
+        let read = read.map(|it| it.state).map_err(|it| it.fault.kind);
+        let expected = expected.ok_or(FaultKind::NoSuchBackup);
+        assert_eq!(read, expected, "{name}: read");
+    }
 }
