@@ -43,9 +43,31 @@ pub struct Problems {
     files: Vec<PathBuf>,
 }
 
+/// Writes control characters out: what a file says must neither move the cursor of who reads the mistakes nor begin a line.
+fn plain(text: &mut String) {
+    if text.chars().any(char::is_control) {
+        let mut written = String::new();
+        for it in text.chars() {
+            if it.is_control() {
+                written.extend(it.escape_default());
+            } else {
+                written.push(it);
+            }
+        }
+        *text = written;
+    }
+}
+
 impl Problems {
     /// Takes the mistakes, and the files in which they were looked for.
     pub(super) fn new(mut list: Vec<Problem>, files: Vec<PathBuf>) -> Self {
+        for it in &mut list {
+            plain(&mut it.key);
+            plain(&mut it.what);
+            if let Some(hint) = &mut it.hint {
+                plain(hint);
+            }
+        }
         list.sort();
         list.dedup();
         Self { list, files }

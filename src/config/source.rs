@@ -87,6 +87,10 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
     if about.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
+    // A device or a pipe may have no end, and could not be read again to see whether it changed.
+    if !about.is_file() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     if about.len() > FILE_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
@@ -95,6 +99,9 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
 
 /// What went wrong, without numbers that differ between systems.
 pub(super) fn reason(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::Unsupported {
+        return "it is a device or a pipe".to_owned();
+    }
     error.kind().to_string()
 }
 

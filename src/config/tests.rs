@@ -56,6 +56,29 @@ fn golden(path: &str, found: &str) {
 }
 
 #[test]
+fn what_a_file_says_is_told_in_plain_lines_and_devices_are_not_read() {
+    let rows = [
+        (
+            "[\"a\\u001b[2J\\nb\"]\n",
+            "c.toml:1:2: a\\u{1b}[2J\\nb: is not a known table",
+        ),
+        (
+            "[[user]]\nname = \"a\"\npassword_hash = \"file:/dev/zero\"\n",
+            "names the file /dev/zero, which cannot be read: it is a device or a pipe",
+        ),
+    ];
+    for (text, expected) in rows {
+        let found = loaded(text).unwrap_err();
+        assert!(found.contains(expected), "{expected}: {found}");
+        let is_plain = |it: &str| !it.chars().any(char::is_control);
+        assert!(
+            found.lines().all(is_plain),
+            "no control characters: {found:?}"
+        );
+    }
+}
+
+#[test]
 fn every_mistake_of_a_file_is_told_at_once() {
     let text = fs::read_to_string("tests/golden/config-bad.toml").unwrap();
     let found = loaded(&text).unwrap_err();

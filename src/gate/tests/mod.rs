@@ -4,6 +4,7 @@ mod cancel;
 mod events;
 mod fake;
 mod names;
+mod openapi;
 mod passthrough;
 mod prefer;
 mod rig;

@@ -1,0 +1,35 @@
+//! What is fuzzed: one function for each kind of input, with what must hold for any bytes whatever.
+//!
+//! Compiled twice: into the fuzz targets of this folder, and into the ordinary tests, which feed every file of
+//! `fuzz/corpus/` through the same functions.
+
+mod configuration;
+mod headers;
+mod invariants;
+mod request;
+mod wishes;
+mod world;
+
+/// Panics when the gateway does with the bytes what it must not.
+pub(crate) type Input = fn(&[u8]);
+
+/// Every kind of input: the name of its fuzz target and of its folder in `corpus/`.
+pub(crate) const INPUTS: &[(&str, Input)] = &[
+    ("accept", headers::accept),
+    ("basic", headers::basic),
+    ("bodies", wishes::bodies),
+    ("config", configuration::config),
+    ("decision", wishes::decision),
+    ("status_query", wishes::status_query),
+    ("version", headers::version),
+];
+
+/// Feeds the bytes to the input of that name.
+///
+/// # Panics
+/// When something that must hold does not, or there is no such input.
+pub(crate) fn feed(name: &str, data: &[u8]) {
+    let found = INPUTS.iter().find(|(known, _)| *known == name);
+    let (_, input) = found.unwrap_or_else(|| panic!("no such input: {name}"));
+    input(data);
+}

@@ -1,0 +1,383 @@
+//! A gate over a service in memory, the same at the beginning of every input.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+
+use async_trait::async_trait;
+use snapgate::config;
+use snapgate::gate;
+use snapgate::gate::Exchange;
+use snapgate::gate::Gate;
+use snapgate::gate::RequestHead;
+use snapgate::gate::Shared;
+use snapgate::model::*;
+use snapgate::operations::*;
+use snapgate::runtime::ManualClock;
+use snapgate::telemetry::Metrics;
+
+use super::request::Request;
+use super::request::Sent;
+
+/// Passwords are `secret`; the hash costs next to nothing, so that inputs are many.
+const SETTINGS: &str = r#"
+[server]
+public_url = "http://example.com"
+
+[operations]
+store = "operations.db"
+
+[[backend]]
+name = "hidden-backend"
+kind = "sim"
+vms = ["3*"]
+
+[[user]]
+name = "ann"
+password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
+
+[[user]]
+name = "reader"
+password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
+
+[[grant]]
+to = ["user:ann"]
+actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
+vms = ["*"]
+backups = ["*"]
+
+[[grant]]
+to = ["user:reader"]
+actions = ["read"]
+vms = ["3*"]
+backups = ["*"]
+"#;
+
+/// What a VM manager says and no client may read.
+pub(crate) const PRIVATE: &str = "no file /srv/private";
+/// The name of the backend, which no client may read either.
+pub(crate) const BACKEND: &str = "hidden-backend";
+
+/// What became of one request.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) exchange: Exchange,
+    /// What was accepted, with its proof.
+    pub(crate) accepted: Vec<(Permit, Submission)>,
+    /// What was asked to be stopped.
+    pub(crate) cancelled: Vec<OperationSeq>,
+    /// The limits with which the body was read.
+    pub(crate) reads: Vec<usize>,
+}
+
+/// Answers the request from the beginning of the world.
+pub(crate) fn answer(request: &Request) -> Outcome {
+    thread_local! {
+        static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
+            tokio::runtime::Builder::new_current_thread().build().unwrap(),
+        );
+    }
+    let memory = Arc::new(Memory::new());
+    let service: Arc<dyn Service> = Arc::<Memory>::clone(&memory);
+    let gate = Gate::new(
+        gate_config(),
+        service,
+        Arc::new(ManualClock::new(Timestamp::from_millis(5_000))),
+        Metrics::new().unwrap(),
+        Shared::new([7; 32]),
+    );
+    let head = RequestHead {
+        method: &request.method,
+        target: &request.target,
+        version: request.version,
+        headers: &request.headers,
+        peer: None,
+    };
+    let mut body = Sent::new(request.body.clone());
+    let exchange = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
+    let state = memory.0.lock().unwrap();
+    Outcome {
+        exchange,
+        accepted: state.accepted.clone(),
+        cancelled: state.cancelled.clone(),
+        reads: body.reads.into_inner().unwrap(),
+    }
+}
+
+fn gate_config() -> gate::Config {
+    static CONFIG: OnceLock<gate::Config> = OnceLock::new();
+    let made = CONFIG.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("snapgate.toml");
+        std::fs::write(&path, SETTINGS).unwrap();
+        let loaded = config::load(&path, &|_| None);
+        loaded.unwrap_or_else(|it| panic!("{it}")).gate
+    });
+    made.clone()
+}
+
+#[derive(Debug, Default)]
+struct State {
+    backups: BTreeMap<Target, Backup>,
+    operations: Vec<Arc<Operation>>,
+    accepted: Vec<(Permit, Submission)>,
+    cancelled: Vec<OperationSeq>,
+}
+
+#[derive(Debug)]
+struct Memory(Mutex<State>);
+
+fn target(vm: &str, backup: &str) -> Target {
+    Target {
+        vm: VmId::new(vm).unwrap(),
+        backup: BackupId::new(backup).unwrap(),
+    }
+}
+
+fn backup(id: &str, state: BackupState, protected: bool) -> Backup {
+    Backup {
+        id: BackupId::new(id).unwrap(),
+        identity: Identity::new(format!("{id}@1")),
+        name: BackupName::new(&format!("web01_{id}")).unwrap(),
+        description: None,
+        kind: Some(BackupKind::Full),
+        created: Timestamp::from_millis(1_000),
+        tags: vec![Tag::new("t").unwrap()],
+        state,
+        size: Some(7),
+        protected,
+    }
+}
+
+fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Operation {
+    let identity = Some(Identity::new("456@1".to_owned()));
+    Operation {
+        seq: OperationSeq::new(number).unwrap(),
+        revision: Revision::FIRST,
+        principal: PrincipalName::new(principal).unwrap(),
+        request: RequestId::new("earlier").unwrap(),
+        backend: BackendName::new(BACKEND).unwrap(),
+        intent: Intent {
+            target: target("33333", "456"),
+            identity,
+            change,
+        },
+        note: None,
+        idempotency: None,
+        phase,
+        progress: Progress::NONE,
+        fault: None,
+        baseline: None,
+        calls: 0,
+        task: None,
+        created: Timestamp::from_millis(2_000),
+        started: None,
+        completed: None,
+        uncertain_since: None,
+        cancel_asked: None,
+        acknowledged: None,
+        expires: None,
+    }
+}
+
+impl Memory {
+    /// Two VMs with a few backups, and a few operations of two callers.
+    fn new() -> Self {
+        let mut state = State::default();
+        for vm in ["33333", "333333"] {
+            for (id, is, protected) in [
+                ("456", BackupState::Available, false),
+                ("457", BackupState::Creating, false),
+                ("458", BackupState::Available, true),
+            ] {
+                state
+                    .backups
+                    .insert(target(vm, id), backup(id, is, protected));
+            }
+        }
+        let restore = Change::Restore(RestoreOptions::default());
+        state.operations = vec![
+            Arc::new(operation(1, "ann", restore, Phase::Running)),
+            Arc::new(operation(2, "ann", Change::Delete, Phase::Succeeded)),
+            Arc::new(operation(3, "reader", Change::Delete, Phase::Succeeded)),
+        ];
+        Self(Mutex::new(state))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Service for Memory {
+    fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
+        assert_eq!(backend.as_str(), BACKEND, "only what is configured");
+        let able = VerbCapability {
+            recovery: Recovery::ReplaySafe,
+            settle: std::time::Duration::ZERO,
+            cancel: false,
+            progress: true,
+        };
+        Some(Arc::new(Capability {
+            kind: "memory",
+            create: Some(able),
+            update: Some(able),
+            delete: Some(able),
+            restore: Some(able),
+            kinds: &[BackupKind::Full],
+            restore_options: &[("mode", "how")],
+            online: true,
+            memory: false,
+            consistent: true,
+        }))
+    }
+
+    async fn vm(&self, _backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
+        let known = ["33333", "333333"].contains(&vm.as_str());
+        let found = known.then(|| Vm {
+            id: vm.clone(),
+            name: "web".to_owned(),
+            description: None,
+            run_state: Some(RunState::Started),
+        });
+        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, PRIVATE))
+    }
+
+    async fn backups(
+        &self,
+        _backend: &BackendName,
+        vm: &VmId,
+        page: &Page,
+        _by: Deadline,
+    ) -> Result<BackupPage, Fault> {
+        self.with(|it| {
+            let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
+            let all = it.backups.iter();
+            let mut backups: Vec<_> = all
+                .filter(|(at, _)| at.vm == *vm && is_after(&at.backup))
+                .map(|(_, it)| it.clone())
+                .collect();
+            let more = backups.len() > usize::from(page.limit);
+            backups.truncate(usize::from(page.limit));
+            Ok(BackupPage { backups, more })
+        })
+    }
+
+    async fn backup(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+        _by: Deadline,
+    ) -> Result<Backup, Fault> {
+        let missing = || Fault::new(FaultKind::NoSuchBackup, PRIVATE);
+        self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
+    }
+
+    fn reserve(&self) -> OperationSeq {
+        let count = self.with(|it| it.operations.len());
+        OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
+    }
+
+    fn mint(
+        &self,
+        _backend: &BackendName,
+        _new: &NewBackup,
+        seq: OperationSeq,
+    ) -> Result<BackupId, Fault> {
+        Ok(BackupId::new(&format!("new-{seq}")).unwrap())
+    }
+
+    async fn replay(
+        &self,
+        _principal: &PrincipalName,
+        _key: &IdempotencyKey,
+        _fingerprint: Fingerprint,
+    ) -> Result<Replay, StoreFault> {
+        Ok(Replay::Unused)
+    }
+
+    async fn accept(
+        &self,
+        permit: Permit,
+        submission: Submission,
+    ) -> Result<Accepted, AcceptError> {
+        self.with(|it| {
+            let operation = Arc::new(Operation {
+                seq: submission.seq,
+                request: submission.request.clone(),
+                intent: submission.intent.clone(),
+                note: submission.note.clone(),
+                idempotency: submission.idempotency.clone(),
+                ..operation(
+                    9,
+                    permit.principal().name.as_str(),
+                    Change::Delete,
+                    Phase::Accepted,
+                )
+            });
+            it.accepted.push((permit, submission));
+            it.operations.push(Arc::clone(&operation));
+            Ok(Accepted::New(operation))
+        })
+    }
+
+    async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
+        self.with(|it| Ok(it.operations.iter().find(|it| it.seq == seq).cloned()))
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+        assert!(
+            (1..=limits::PAGE_MAX).contains(&query.limit),
+            "a page within its limit"
+        );
+        self.with(|it| {
+            let wanted = &query.selector;
+            let fits = |it: &&Arc<Operation>| {
+                query
+                    .principal
+                    .as_ref()
+                    .is_none_or(|name| *name == it.principal)
+                    && wanted.verb.is_none_or(|verb| verb == it.verb())
+                    && wanted.vm.as_ref().is_none_or(|vm| *vm == it.target().vm)
+                    && wanted
+                        .backup
+                        .as_ref()
+                        .is_none_or(|id| *id == it.target().backup)
+                    && query.before.is_none_or(|before| it.seq < before)
+                    && query
+                        .unfinished
+                        .is_none_or(|open| open != it.phase.is_final())
+            };
+            let newest = it.operations.iter().rev().filter(fits);
+            Ok(newest.take(usize::from(query.limit)).cloned().collect())
+        })
+    }
+
+    async fn wait(
+        &self,
+        seq: OperationSeq,
+        _until: WaitFor,
+        _by: Deadline,
+    ) -> Result<Option<Arc<Operation>>, StoreFault> {
+        self.operation(seq).await
+    }
+
+    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+        self.with(|it| {
+            let found = it.operations.iter().find(|it| it.seq == seq).cloned();
+            let found = found.ok_or(CancelError::NoSuchOperation)?;
+            if found.phase.is_final() {
+                return Err(CancelError::NotCancellable);
+            }
+            it.cancelled.push(seq);
+            Ok(found)
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}

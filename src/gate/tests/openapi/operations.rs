@@ -1,0 +1,335 @@
+//! What the document says of each operation.
+
+use http::Method;
+
+use crate::gate::Code;
+use crate::gate::RouteSpec;
+use crate::gate::negotiate;
+use crate::gate::route::Kind;
+
+/// One method on one route.
+pub(super) struct Operation {
+    pub(super) id: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) tag: &'static str,
+    /// Whether credentials are needed.
+    pub(super) credentials: bool,
+    /// Whether the specification version is needed.
+    versioned: bool,
+    /// Names of parameters beside those that follow from the rest.
+    own: &'static [&'static str],
+    /// Whether it changes something.
+    changes: bool,
+    /// Schema and media types of the body, and whether there must be one.
+    pub(super) body: Option<(&'static str, &'static [&'static str], bool)>,
+    /// The answer when all is well.
+    pub(super) status: u16,
+    pub(super) answer: &'static str,
+    pub(super) schema: &'static str,
+    pub(super) media: &'static [&'static str],
+    pub(super) headers: &'static [&'static str],
+    /// Whether the answer has a tag that `If-None-Match` can name.
+    pub(super) is_tagged: bool,
+    /// Refusals beside those that follow from the rest.
+    refusals: &'static [Code],
+}
+
+/// The codes that only a Status tells.
+pub(super) const STATUS_ONLY: &[Code] = &[
+    Code::NotExecuted,
+    Code::OutcomeUnknown,
+    Code::MethodNotAllowed,
+];
+
+/// What can be wrong with every request.
+const ANY: &[Code] = &[
+    Code::MalformedRequest,
+    Code::MalformedTarget,
+    Code::MalformedHost,
+    Code::MalformedAccept,
+    Code::UnreadableBody,
+    Code::BodyTooLarge,
+    Code::BodyTooSlow,
+    Code::TargetTooLong,
+    Code::HeadersTooLarge,
+    Code::NotAcceptable,
+    Code::InternalError,
+];
+
+/// What can be wrong with who asks, and with the version.
+const KNOWN: &[Code] = &[
+    Code::Unauthenticated,
+    Code::MalformedSpecificationVersion,
+    Code::ConflictingSpecificationVersion,
+    Code::UnsupportedSpecificationVersion,
+];
+
+/// What can be wrong with a VM and its manager.
+const VM: &[Code] = &[
+    Code::NoSuchRoute,
+    Code::NoSuchVm,
+    Code::NotPermitted,
+    Code::InvalidRequest,
+    Code::Unsupported,
+    Code::BackendDenied,
+    Code::BackendFailed,
+    Code::Unavailable,
+    Code::BackendTimeout,
+    Code::DamagedBackup,
+];
+
+/// What can keep a change from being accepted.
+const CHANGE: &[Code] = &[
+    Code::MalformedIdempotencyKey,
+    Code::IdempotencyKeyReused,
+    Code::Busy,
+    Code::Conflict,
+    Code::Cancelled,
+    Code::StoreUnavailable,
+    Code::Stopping,
+    Code::QueueFull,
+    Code::StorageFull,
+];
+
+/// What can be wrong with a body.
+const BODY: &[Code] = &[
+    Code::MalformedJson,
+    Code::InvalidMember,
+    Code::UnknownMember,
+    Code::UnsupportedMediaType,
+];
+
+impl Operation {
+    /// Every code it can be refused with.
+    pub(super) fn codes(&self) -> Vec<Code> {
+        let mut codes = ANY.to_vec();
+        if self.credentials {
+            codes.extend(KNOWN);
+        }
+        if self.versioned {
+            codes.push(Code::MissingSpecificationVersion);
+            codes.extend(VM);
+        }
+        if self.versioned && self.changes {
+            codes.extend(CHANGE);
+        }
+        if self.body.is_some() {
+            codes.extend(BODY);
+        }
+        codes.extend(self.refusals);
+        codes
+    }
+
+    /// The names of its parameters.
+    pub(super) fn parameters(&self) -> Vec<&'static str> {
+        let mut names = self.own.to_vec();
+        if self.versioned {
+            names.push("SpecificationVersion");
+        } else if self.credentials {
+            names.push("OptionalSpecificationVersion");
+        }
+        if self.credentials {
+            names.push("Prefer");
+        }
+        if self.versioned && self.changes {
+            names.push("IdempotencyKey");
+        }
+        if self.is_tagged {
+            names.push("IfNoneMatch");
+        }
+        names
+    }
+}
+
+const READ: Operation = Operation {
+    id: "",
+    summary: "",
+    tag: "backups",
+    credentials: true,
+    versioned: true,
+    own: &[],
+    changes: false,
+    body: None,
+    status: 200,
+    answer: "",
+    schema: "",
+    media: &[],
+    headers: &["ETag", "Cache-Control", "Vary"],
+    is_tagged: true,
+    refusals: &[],
+};
+
+const CHANGED: Operation = Operation {
+    changes: true,
+    status: 202,
+    answer: "Accepted and durable: the Status of the operation.",
+    schema: "Status",
+    media: &[negotiate::STATUS, negotiate::JSON],
+    headers: &[
+        "Location",
+        "Content-Location",
+        "Retry-After",
+        "Cache-Control",
+    ],
+    is_tagged: false,
+    ..READ
+};
+
+const CREATE: Operation = Operation {
+    summary: "Makes a backup of the VM.",
+    body: Some(("NewBackup", BACKUPS_TAKEN, true)),
+    refusals: &[Code::MissingMember, Code::NameTaken, Code::LengthRequired],
+    ..CHANGED
+};
+
+/// In the order of preference; the source's slip is taken too, and not described.
+const BACKUPS_TAKEN: &[&str] = &[negotiate::BACKUP, negotiate::JSON];
+
+/// What the document says of the method on the route.
+pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
+    let method: Method = method.parse().unwrap();
+    match (route.kind, &method) {
+        (Kind::Backup, &Method::GET) => Operation {
+            id: "readBackup",
+            summary: "One backup.",
+            own: &["vm", "b"],
+            answer: "The backup.",
+            schema: "Backup",
+            media: &[negotiate::BACKUP, negotiate::JSON],
+            refusals: &[Code::NoSuchBackup],
+            ..READ
+        },
+        (Kind::Backup, &Method::PUT) => Operation {
+            id: "updateBackup",
+            summary: "Changes the properties that are given; null clears.",
+            own: &["vm", "b", "IfMatch"],
+            body: Some(("BackupPatch", BACKUPS_TAKEN, true)),
+            refusals: &[
+                Code::NoSuchBackup,
+                Code::NothingToUpdate,
+                Code::NameTaken,
+                Code::LengthRequired,
+                Code::PreconditionFailed,
+            ],
+            ..CHANGED
+        },
+        (Kind::Backup, &Method::DELETE) => Operation {
+            id: "deleteBackup",
+            summary: "Removes the backup.",
+            own: &["vm", "b", "IfMatch"],
+            refusals: &[
+                Code::NoSuchBackup,
+                Code::BackupProtected,
+                Code::PreconditionFailed,
+            ],
+            ..CHANGED
+        },
+        (Kind::Restore, _) => Operation {
+            id: "restoreBackup",
+            summary: "Puts the VM back to what the backup holds.",
+            own: &["vm", "b", "IfMatch"],
+            body: Some(("Restore", &[negotiate::JSON], false)),
+            refusals: &[
+                Code::NoSuchBackup,
+                Code::NotReady,
+                Code::MalformedForm,
+                Code::PreconditionFailed,
+            ],
+            ..CHANGED
+        },
+        (Kind::Backups, &Method::GET) => Operation {
+            id: "listBackups",
+            summary: "The backups of a VM that the caller may see, in order of their ids.",
+            own: &["vm", "limit", "after"],
+            answer: "Some of the backups; `Link` leads to more.",
+            schema: "Backups",
+            media: &[negotiate::BACKUPS, negotiate::JSON],
+            headers: &["ETag", "Link", "Cache-Control", "Vary"],
+            refusals: &[Code::InvalidParameter],
+            ..READ
+        },
+        (Kind::Backups, _) => Operation {
+            id: "createBackup",
+            own: &["vm"],
+            ..CREATE
+        },
+        (Kind::BackUp, _) => Operation {
+            id: if route.template == "/back_up" {
+                "backUp"
+            } else {
+                "backUpAsSpelledElsewhere"
+            },
+            own: &["vmQuery"],
+            refusals: &[
+                Code::MissingMember,
+                Code::MissingParameter,
+                Code::InvalidParameter,
+                Code::NameTaken,
+                Code::LengthRequired,
+            ],
+            ..CREATE
+        },
+        (Kind::Vm, _) => Operation {
+            id: "readVm",
+            summary: "One VM with some of its backups.",
+            own: &["vm"],
+            answer: "The VM.",
+            schema: "VM",
+            media: &[negotiate::VM, negotiate::JSON],
+            ..READ
+        },
+        (Kind::Statuses, &Method::GET) => Operation {
+            id: "readStatuses",
+            summary: "One Status by `seq` or by `b`; with neither the caller's own, newest first.",
+            tag: "statuses",
+            versioned: false,
+            own: &["seq", "op", "vmSelector", "bSelector", "limit", "before"],
+            answer: "The Status, or a list of Statuses.",
+            schema: "StatusOrStatuses",
+            media: &[negotiate::STATUS, negotiate::STATUSES, negotiate::JSON],
+            headers: &["ETag", "Link", "Retry-After", "Cache-Control", "Vary"],
+            refusals: &[
+                Code::NoSuchStatus,
+                Code::InvalidParameter,
+                Code::AmbiguousStatus,
+                Code::StoreUnavailable,
+            ],
+            ..READ
+        },
+        (Kind::Statuses, _) => Operation {
+            id: "cancelOperation",
+            summary: "Asks that the operation be stopped.",
+            tag: "statuses",
+            versioned: false,
+            own: &["seqRequired", "op", "vmSelector"],
+            answer: "The wish is durable: the Status of the operation.",
+            refusals: &[
+                Code::NoSuchStatus,
+                Code::NotPermitted,
+                Code::NotCancellable,
+                Code::MissingParameter,
+                Code::InvalidParameter,
+                Code::StoreUnavailable,
+            ],
+            ..CHANGED
+        },
+        (Kind::Versions, _) => Operation {
+            id: if route.template == "/versions" {
+                "readVersions"
+            } else {
+                "readVersion"
+            },
+            summary: "The versions of specification and implementation.",
+            tag: "versions",
+            credentials: false,
+            versioned: false,
+            answer: "The versions.",
+            schema: "Version",
+            media: &[negotiate::VERSION, negotiate::JSON],
+            headers: &["Cache-Control", "Vary"],
+            is_tagged: false,
+            ..READ
+        },
+        (kind, _) => panic!("say here what the document says of {method} on {kind:?}"),
+    }
+}

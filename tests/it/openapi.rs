@@ -1,0 +1,156 @@
+//! The gateway does what `docs/openapi.json` says: schemathesis sends it what the document allows and what it forbids.
+//!
+//! That the document names every route and code is tested where it is written: `src/gate/tests/openapi/`.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::harness::Process;
+use crate::harness::SECRET_HASH;
+use crate::harness::SIM;
+use crate::skip::skipped;
+
+const DOCUMENT: &str = "docs/openapi.json";
+
+/// The program, where `.ci/run` puts it or wherever it is.
+fn schemathesis() -> Option<String> {
+    let own = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/target/schemathesis/bin/schemathesis"
+    );
+    let found = [own, "schemathesis"].into_iter().find(|it| {
+        let asked = Command::new(it).arg("--version").output();
+        asked.is_ok_and(|it| it.status.success())
+    });
+    found.map(str::to_owned)
+}
+
+/// What the settings of schemathesis are: who calls, and what exists, so that not all is 404. A request that fits the document
+/// may meet a backup in another state, and a VM manager that makes no backups of that type.
+fn settings(api: &str) -> String {
+    let mut text = format!(
+        "base-url = \"http://{api}\"\nseed = 1\n\
+         [checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"3xx\", \"4xx\", \"501\"]\n\
+         [checks.positive_data_acceptance]\nexpected-statuses = [\"2xx\", \"3xx\", \"403\", \"404\", \"409\", \"412\", \"422\", \"501\"]\n\
+         [auth.openapi.basic]\nusername = \"alice\"\npassword = \"secret\"\n\
+         [dictionaries.vms]\nvalues = [\"1\", \"2\"]\n[dictionaries.backups]\nvalues = [\"456\"]\n"
+    );
+    for (place, of) in [
+        ("path.vm", "vms"),
+        ("query.vm", "vms"),
+        ("path.b", "backups"),
+    ] {
+        write!(
+            text,
+            "[parameters.\"{place}\"]\ndictionary = \"{of}\"\nprobability = 0.8\n"
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// What schemathesis takes from an answer to go on with; the way it says so is its own, so it is not in the document.
+fn with_links(mut document: Value) -> Value {
+    const SEQ: &str = "$response.header.Location#regex:seq=([0-9]+)";
+    const B: &str = "$response.header.Location#regex:[?&]b=([^&]+)";
+    let changes = [
+        ("/vms/{vm}/backups", "post", B),
+        ("/vms/{vm}/backups/{b}", "put", "$request.path.b"),
+        ("/vms/{vm}/backups/{b}", "delete", "$request.path.b"),
+        ("/vms/{vm}/backups/{b}/restore", "post", "$request.path.b"),
+    ];
+    for (path, method, b) in changes {
+        let backup = json!({ "vm": "$request.path.vm", "b": b });
+        let mut links = json!({
+            "status": { "operationId": "readStatuses", "parameters": { "seq": SEQ } },
+            "cancel": { "operationId": "cancelOperation", "parameters": { "seq": SEQ } },
+        });
+        for to in [
+            "readBackup",
+            "updateBackup",
+            "deleteBackup",
+            "restoreBackup",
+        ] {
+            links[to] = json!({ "operationId": to, "parameters": backup });
+        }
+        let answer = &mut document["paths"][path][method]["responses"]["202"];
+        assert!(answer.is_object(), "{method} {path} answers 202");
+        answer["links"] = links;
+    }
+    document
+}
+
+/// Runs it over a gateway of its own; what it found is in the assertion.
+fn run(arguments: &[&str], at_least: u64) {
+    let Some(program) = schemathesis() else {
+        return skipped("schemathesis (PyPI): tests/schemathesis/requirements.txt");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    let quick = SIM.replace("50ms", "1ms");
+    let config = write(
+        "snapgate.toml",
+        &format!("{ports}{quick}").replace("SECRET_HASH", SECRET_HASH),
+    );
+    let gateway = Process::start(&["serve", "--config", &config]);
+    let document = serde_json::from_str(&fs::read_to_string(DOCUMENT).unwrap()).unwrap();
+    let document = write("openapi.json", &with_links(document).to_string());
+    let settings = write("schemathesis.toml", &settings(&gateway.api.to_string()));
+    let output = Command::new(program)
+        .args(["--config-file", &settings, "run", &document])
+        .args(["--checks", "all", "--continue-on-failure", "--no-color"])
+        .args(["--request-timeout", "60"])
+        .args(arguments)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let cases = generated(&said);
+    assert!(cases >= at_least, "only {cases} cases were sent: {said}");
+    let alive = crate::client::Client::bare(gateway.admin).get("/healthz");
+    assert_eq!(alive.status, 200, "the gateway lives: {alive:?}");
+}
+
+/// How many cases it says it sent.
+fn generated(said: &str) -> u64 {
+    let line = said.lines().find(|it| it.contains(" generated, "));
+    let count = line.and_then(|it| it.split_whitespace().next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("it does not say how many cases: {said}"))
+}
+
+#[test]
+fn every_request_is_answered_as_the_document_says() {
+    let phases = ["--phases", "examples,coverage,fuzzing"];
+    run(&[&phases[..], &["--max-examples", "20"]].concat(), 1000);
+}
+
+/// `Prefer: wait` makes every change be over when its answer comes: what was made is there, what was deleted is gone.
+#[test]
+fn every_sequence_of_requests_is_answered_as_the_document_says() {
+    let phases = ["--phases", "stateful", "-H", "Prefer: wait=20"];
+    run(&[&phases[..], &["--max-examples", "40"]].concat(), 50);
+}
+
+#[test]
+fn the_document_is_where_the_readme_says() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    assert!(readme.contains(DOCUMENT), "README.md names {DOCUMENT}");
+    assert!(Path::new(DOCUMENT).is_file(), "{DOCUMENT} is there");
+}
