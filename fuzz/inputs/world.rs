@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
+use snapgate::gate::Decision;
 use snapgate::gate::Exchange;
 use snapgate::gate::Gate;
 use snapgate::gate::RequestHead;
@@ -79,13 +80,15 @@ pub(crate) fn answer(request: &Request) -> Outcome {
             tokio::runtime::Builder::new_current_thread().build().unwrap(),
         );
     }
+    /// Costs much to make, and decides nothing.
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
     let memory = Arc::new(Memory::new());
     let service: Arc<dyn Service> = Arc::<Memory>::clone(&memory);
     let gate = Gate::new(
         gate_config(),
         service,
         Arc::new(ManualClock::new(Timestamp::from_millis(5_000))),
-        Metrics::new().unwrap(),
+        METRICS.get_or_init(|| Metrics::new().unwrap()).clone(),
         Shared::new([7; 32]),
     );
     let head = RequestHead {
@@ -96,7 +99,10 @@ pub(crate) fn answer(request: &Request) -> Outcome {
         peer: None,
     };
     let mut body = Sent::new(request.body.clone());
-    let exchange = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
+    let decision = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
+    let Decision::Answer(exchange) = decision else {
+        panic!("nothing is passed on here: {decision:?}");
+    };
     let state = memory.0.lock().unwrap();
     Outcome {
         exchange,

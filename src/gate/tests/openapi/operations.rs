@@ -34,11 +34,14 @@ pub(super) struct Operation {
     refusals: &'static [Code],
 }
 
-/// The codes that only a Status tells.
-pub(super) const STATUS_ONLY: &[Code] = &[
+/// The codes of no operation here: what only a Status tells, other methods, and what is passed on.
+pub(super) const ELSEWHERE: &[Code] = &[
     Code::NotExecuted,
     Code::OutcomeUnknown,
     Code::MethodNotAllowed,
+    Code::BadGateway,
+    Code::NoUpstream,
+    Code::GatewayTimeout,
 ];
 
 /// What can be wrong with every request.
@@ -47,6 +50,7 @@ const ANY: &[Code] = &[
     Code::MalformedTarget,
     Code::MalformedHost,
     Code::MalformedAccept,
+    Code::MalformedPrefer,
     Code::UnreadableBody,
     Code::BodyTooLarge,
     Code::BodyTooSlow,
@@ -186,6 +190,7 @@ const CREATE: Operation = Operation {
 const BACKUPS_TAKEN: &[&str] = &[negotiate::BACKUP, negotiate::JSON];
 
 /// What the document says of the method on the route.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
     let method: Method = method.parse().unwrap();
     match (route.kind, &method) {
@@ -283,14 +288,23 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             summary: "One Status by `seq` or by `b`; with neither the caller's own, newest first.",
             tag: "statuses",
             versioned: false,
-            own: &["seq", "op", "vmSelector", "bSelector", "limit", "before"],
-            answer: "The Status, or a list of Statuses.",
+            own: &[
+                "seq",
+                "op",
+                "vmSelector",
+                "bSelector",
+                "limit",
+                "before",
+                "LastEventId",
+            ],
+            answer: "The Status, or a list of Statuses. A Status also as a stream of server-sent events, for those who accept that.",
             schema: "StatusOrStatuses",
             media: &[negotiate::STATUS, negotiate::STATUSES, negotiate::JSON],
             headers: &["ETag", "Link", "Retry-After", "Cache-Control", "Vary"],
             refusals: &[
                 Code::NoSuchStatus,
                 Code::InvalidParameter,
+                Code::MalformedLastEventId,
                 Code::AmbiguousStatus,
                 Code::StoreUnavailable,
             ],

@@ -73,12 +73,14 @@ pub(super) fn parameters() -> Value {
         "limit": parameter("query", "limit", false, "The most entries wanted.", &limit),
         "after": parameter("query", "after", false, "Only backups after this id: follow `Link`.", &id),
         "before": parameter("query", "before", false, "Only operations before this number: follow `Link`.", &seq),
+        "LastEventId": parameter("header", "Last-Event-ID", false, "The `id` of the event that was seen last; for streams of events only.",
+            &json!({ "type": "string" })),
         "SpecificationVersion": parameter("header", VERSION, true, "The versions the client speaks, best first. Also as \
             `X-Compute-Client-Specification-Version` or `X-Cloud-Specification-Version`.", &version_schema()),
         "OptionalSpecificationVersion": parameter("header", VERSION, false, "As elsewhere, and not needed here.",
             &json!({ "enum": Specification::default().supported })),
         "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` seconds for the end of the operation, \
-            `handling=strict` to have slips and unknown members refused. Others are ignored.",
+            `handling=strict` to have slips and unknown members refused. Other preferences are ignored.",
             &json!({ "type": "string", "examples": ["wait=1"] })),
         "IfMatch": parameter("header", "If-Match", false, "Only if the backup is in this state.", &tags),
         "IfNoneMatch": parameter("header", "If-None-Match", false, "Only if it is not in this state; what is no tag names none.", &json!({ "type": "string" })),
