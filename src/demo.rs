@@ -39,6 +39,10 @@ pub const USER: &str = "demo";
 pub const PASSWORD: &str = "demo";
 
 const BLOCK_BYTES: usize = 64;
+/// The first line of a demo's configuration.
+const HEADING: &str = "# The configuration of `snapgate demo`.";
+/// Written first: what is in a folder that has it may be made anew.
+const MARKER: &str = ".snapgate-demo";
 
 /// The folder could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,9 @@ pub enum DemoError {
         /// Why.
         source: io::Error,
     },
+    /// It holds something else, which would be overwritten or served.
+    #[error("{0} is not empty and was not made by the demo; choose another folder with --dir")]
+    Foreign(PathBuf),
     /// The first backup could not be made.
     #[error("cannot make the first backup: {0}")]
     Backup(String),
@@ -90,9 +97,23 @@ impl Folder {
     ) -> Result<bool, DemoError> {
         let config = self.config();
         // Written last: a folder that has it is complete.
-        if config.exists() {
-            return Ok(false);
+        match fs::read_to_string(&config) {
+            Ok(text) if text.starts_with(HEADING) || self.0.join(MARKER).exists() => {
+                return Ok(false);
+            }
+            Ok(_foreign) => return Err(DemoError::Foreign(self.0.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let path = config;
+                return Err(DemoError::Io { path, source });
+            }
         }
+        make_folder(&self.0)?;
+        let is_empty = fs::read_dir(&self.0).is_ok_and(|mut it| it.next().is_none());
+        if !is_empty && !self.0.join(MARKER).exists() {
+            return Err(DemoError::Foreign(self.0.clone()));
+        }
+        write(&self.0.join(MARKER), b"made by `snapgate demo`\n")?;
         for folder in ["vms", "backups"] {
             make_folder(&self.0.join(folder))?;
         }
@@ -189,7 +210,7 @@ fn content(vm: &str, what: &str) -> Vec<u8> {
 
 fn settings(password_hash: &str) -> String {
     format!(
-        r#"# The configuration of `snapgate demo`. Change it as you like: it is read again when it changes.
+        r#"{HEADING} Change it as you like: it is read again when it changes.
 # Every key is told in config/reference.toml.
 
 [operations]

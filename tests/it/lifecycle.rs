@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::client::read_reply;
 use crate::harness::Gateway;
+use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
@@ -132,7 +133,7 @@ fn a_drain_waits_for_running_requests_and_says_so() {
         200,
         "and yet alive"
     );
-    idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    idle.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(
         idle.read(&mut [0; 16]).unwrap(),
         0,

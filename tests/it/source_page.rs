@@ -1,6 +1,7 @@
 //! The requests of the source page as they are printed there, slips included, against the demo.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -9,6 +10,8 @@ use crate::client::Client;
 use crate::client::Reply;
 use crate::client::basic;
 use crate::harness::Process;
+use crate::harness::program;
+use crate::skip::skipped;
 
 struct Demo {
     process: Process,
@@ -214,13 +217,70 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
 }
 
 #[test]
-fn the_demo_says_what_to_do() {
+fn the_requests_that_the_demo_prints_work_when_pasted() {
     let demo = demo();
     let text = demo.process.printed.join("\n");
-    for needed in [
-        "listening on http://127.0.0.1:",
-        "admin on http://127.0.0.1:",
-    ] {
-        assert!(text.contains(needed), "{needed}: {text}");
+    let ready = format!("listening on http://{}\n", demo.process.api);
+    assert!(text.contains(&ready), "{ready}: {text}");
+    assert!(text.contains("admin on http://127.0.0.1:"), "{text}");
+    let Ok(_curl) = Command::new("curl").arg("--version").output() else {
+        return skipped("curl");
+    };
+    let mut answers = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with("curl ")) {
+        let output = Command::new("sh").args(["-c", line]).output().unwrap();
+        let answer = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{line}: {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body: Value = serde_json::from_str(body).unwrap();
+        answers.push((status, body, line));
     }
+    let expected = [
+        (200, "name"),
+        (202, "update-Backup"),
+        (202, "restore-Backup"),
+        (202, "delete-Backup"),
+        (202, "back_up"),
+        (200, "backups"),
+        (200, "statuses"),
+    ];
+    assert_eq!(answers.len(), expected.len(), "{text}");
+    for ((status, body, line), (code, word)) in answers.iter().zip(expected) {
+        assert_eq!(*status, code, "{line}: {body}");
+        let is_meant = body["op"] == word || body.get(word).is_some();
+        assert!(is_meant, "{line}: {body}");
+    }
+    assert_eq!(answers[2].1["status"], 200, "waited for: {}", answers[2].1);
+    let operations = answers[6].1["statuses"].as_array().unwrap();
+    assert_eq!(operations.len(), 4, "each change has a Status");
+}
+
+#[test]
+fn a_folder_that_is_not_the_demos_is_left_alone() {
+    let config = "[server]\nlisten = \"127.0.0.1:0\"\n";
+    for (name, content) in [("snapgate.toml", config), ("vms", "data")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(name);
+        fs::write(&file, content).unwrap();
+        let output = program()
+            .args(["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .arg("--dir")
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("choose another folder"), "{name}: {said}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), content, "{name}");
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "{name}: nothing was added");
+    }
+    // What was begun is made anew: only what the demo began.
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(".snapgate-demo"), "").unwrap();
+    fs::create_dir_all(folder.path().join("vms/33333")).unwrap();
+    drop(start(&folder));
+    let image = folder.path().join("vms/33333/disk.img");
+    assert!(image.exists(), "made to the end");
 }

@@ -1,0 +1,164 @@
+//! Under a service manager: sockets that it keeps open over restarts, and what it is told.
+
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::client::Client;
+use crate::client::read_reply;
+use crate::harness::PATIENCE;
+use crate::harness::SECRET_HASH;
+use crate::harness::SIM;
+use crate::harness::eventually;
+use crate::harness::program;
+
+/// A service manager: it holds both ports and hears what the service says.
+struct Manager {
+    folder: tempfile::TempDir,
+    api: TcpListener,
+    admin: TcpListener,
+    notices: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let notices = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        notices.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
+        // Nobody may bind these: it must take the sockets that it is given.
+        let text = format!(
+            "[server]\nlisten = \"192.0.2.1:1\"\nadmin = \"192.0.2.1:2\"\npublic_url = \"http://localhost/\"\n[insecure]\nplaintext = true\n{sim}"
+        );
+        fs::write(folder.path().join("c.toml"), text).unwrap();
+        Self {
+            folder,
+            api: TcpListener::bind("127.0.0.1:0").unwrap(),
+            admin: TcpListener::bind("127.0.0.1:0").unwrap(),
+            notices,
+        }
+    }
+
+    /// Starts the service as a socket unit would: descriptors 3 and 4 by name.
+    fn start(&self, config: &Path) -> Child {
+        let socket = |it: &TcpListener| Stdio::from(OwnedFd::from(it.try_clone().unwrap()));
+        // The shell makes its input and output descriptors 3 and 4 and becomes the program, whose process id it knows.
+        let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=admin:api exec \"$0\" \"$@\"";
+        Command::new("sh")
+            .args(["-c", script])
+            .arg(program().get_program())
+            .args(["serve", "--config"])
+            .arg(config)
+            .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .stdin(socket(&self.admin))
+            .stdout(socket(&self.api))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// The next thing that the service says.
+    fn hears(&self) -> String {
+        let mut buffer = [0; 256];
+        let length = self.notices.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        text.lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success(), "{name} sent");
+}
+
+#[test]
+fn sockets_are_taken_over_and_the_manager_is_told_everything() {
+    let manager = Manager::new();
+    let config = manager.folder.path().join("c.toml");
+    let api = manager.api.local_addr().unwrap();
+    let admin = manager.admin.local_addr().unwrap();
+    let mut child = manager.start(&config);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut printed = Vec::new();
+    while printed.len() < 2 {
+        let line = lines.next().expect("it starts").unwrap();
+        printed.extend(Some(line).filter(|it| it.contains(" on http")));
+    }
+    let reader = std::thread::Builder::new().spawn(move || lines.for_each(drop));
+    assert_eq!(manager.hears(), "READY=1", "once it serves");
+    assert!(
+        printed[0].ends_with(&format!("listening on http://{api}")),
+        "{printed:?}"
+    );
+    assert!(
+        printed[1].ends_with(&format!("admin on http://{admin}")),
+        "{printed:?}"
+    );
+    let alice = Client::new(api, "alice", "secret");
+    assert_eq!(alice.get("/vms/1/backups/456").status, 200, "it serves");
+    assert_eq!(Client::bare(admin).get("/readyz").status, 200, "both ports");
+
+    signal(&child, "HUP");
+    assert_eq!(manager.hears(), "RELOADING=1", "it reads its file again");
+    assert_eq!(manager.hears(), "READY=1", "and is done");
+    fs::write(&config, "colour = 1\n").unwrap();
+    signal(&child, "HUP");
+    // The changed file may be noticed by itself as well.
+    assert_eq!(manager.hears(), "RELOADING=1", "a bad file");
+    assert_eq!(
+        manager.hears(),
+        "READY=1",
+        "the old configuration is in force"
+    );
+    assert_eq!(alice.get("/vms/1/backups/456").status, 200, "it serves on");
+    fs::write(
+        &config,
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n".to_owned()
+            + &SIM.replace("SECRET_HASH", SECRET_HASH),
+    )
+    .unwrap();
+
+    signal(&child, "TERM");
+    let mut told = manager.hears();
+    while told != "STOPPING=1" {
+        assert!(
+            ["RELOADING=1", "READY=1"].contains(&told.as_str()),
+            "{told}"
+        );
+        told = manager.hears();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
+    reader.unwrap().join().unwrap();
+
+    // While nobody serves, clients wait in the manager's socket instead of being refused.
+    let mut early = TcpStream::connect(api).unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early
+        .write_all(b"GET /versions HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut child = manager.start(&config);
+    let mut said = child.stderr.take().unwrap();
+    let reader = std::thread::Builder::new().spawn(move || {
+        std::io::copy(&mut said, &mut std::io::sink()).unwrap();
+    });
+    assert_eq!(
+        read_reply(&mut early, false).status,
+        200,
+        "the next process answers"
+    );
+    eventually("ready", || Client::bare(admin).get("/readyz").status == 200);
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
+    reader.unwrap().join().unwrap();
+}
