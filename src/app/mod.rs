@@ -2,8 +2,11 @@
 
 mod backends;
 mod handler;
+mod operator;
 mod probe;
 
+pub use operator::OperatorAccess;
+pub use operator::trail_acknowledged;
 pub use probe::Probed;
 pub use probe::probe;
 
@@ -15,6 +18,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::app::handler::Front;
+use crate::app::operator::Bench;
 use crate::config;
 use crate::config::Problems;
 use crate::config::Settings;
@@ -23,6 +27,7 @@ use crate::gate::Shared;
 use crate::listener::Drained;
 use crate::listener::Handler;
 use crate::listener::Inherited;
+use crate::listener::Operator;
 use crate::listener::Port;
 use crate::listener::Readiness;
 use crate::listener::SocketError;
@@ -73,6 +78,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     front: Arc<Front>,
+    bench: Arc<Bench>,
     operations: Arc<Operations>,
     api: Port,
     admin: Port,
@@ -132,12 +138,26 @@ pub async fn start_on(
     ));
     let readiness: Arc<dyn Readiness> = Arc::<Front>::clone(&front);
     let handler: Arc<dyn Handler> = Arc::<Front>::clone(&front);
+    let bench = Arc::new(Bench::new(
+        Arc::clone(&operations),
+        Arc::clone(&clock),
+        settings.operations.operator_file(),
+    )?);
+    let operator: Arc<dyn Operator> = Arc::<Bench>::clone(&bench);
     let limits = &settings.listener.limits;
-    let admin = Port::admin(sockets.admin, readiness, limits, &metrics, &clock)?;
+    let admin = Port::admin(
+        sockets.admin,
+        (readiness, operator),
+        limits,
+        &metrics,
+        &clock,
+    )?;
     let api = Port::api(sockets.api, handler, limits, &metrics, &clock)?;
     metrics.config_in_force(&settings.hash, false);
+    bench.open(admin.address());
     Ok(Running {
         front,
+        bench,
         operations,
         api,
         admin,
@@ -234,6 +254,7 @@ impl Running {
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;
+        self.bench.close();
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);
         self.admin.drain(ADMIN_PATIENCE).await;

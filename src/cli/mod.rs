@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
-    /// Look at stored operations, and acknowledge unknown outcomes, while no gateway runs
+    /// Look at stored operations, and acknowledge unknown outcomes, of a gateway that runs or not
     Operations {
         #[command(subcommand)]
         wish: operations::Wish,

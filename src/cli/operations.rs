@@ -1,29 +1,43 @@
-//! `snapgate operations`: what is stored of operations, for an operator, while no gateway runs on the store.
+//! `snapgate operations`: what is stored of operations, for an operator, whether or not a gateway runs on the store.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
 use clap::Subcommand;
 use clap::ValueEnum;
+use http::Method;
+use http::header;
+use serde::Deserialize;
 
+use crate::adapters::transport;
+use crate::app;
+use crate::app::OperatorAccess;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::listener;
-use crate::model::Operation;
 use crate::model::OperationSeq;
+use crate::model::Secret;
+use crate::model::Showing;
+use crate::model::limits;
 use crate::operations::Desk;
 use crate::operations::DeskError;
-use crate::operations::Showing;
+use crate::operations::OpenError;
+use crate::operations::View;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry;
-use crate::telemetry::AuditRecord;
 use crate::telemetry::Metrics;
+
+/// How long a gateway at work may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Largest answer: a page of operations whose texts are as long as can be.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What to do with operations.
 #[derive(Debug, Subcommand)]
@@ -77,43 +91,59 @@ pub(super) enum State {
     All,
 }
 
+impl From<State> for Showing {
+    fn from(state: State) -> Self {
+        match state {
+            State::Unknown => Self::Unknown,
+            State::Unfinished => Self::Unfinished,
+            State::All => Self::All,
+        }
+    }
+}
+
+/// The wish, read.
+#[derive(Clone, Copy)]
+enum Want {
+    List(Showing, usize),
+    Show(OperationSeq),
+    Acknowledge(OperationSeq),
+}
+
 fn other(error: impl std::fmt::Display) -> CliError {
     CliError::Other(error.to_string())
 }
 
 /// Does it and prints what came of it.
 pub(super) fn run(wish: &Wish, output: &mut Output<'_>) -> Result<(), CliError> {
-    let place = match wish {
-        Wish::List { place, .. } | Wish::Show { place, .. } | Wish::Acknowledge { place, .. } => {
-            place
-        }
+    let number = |seq: u64| {
+        let none = || other(format!("{seq} is not a number of an operation"));
+        OperationSeq::new(seq).ok_or_else(none)
     };
-    let json = place.json;
-    let settings = settings(&place.config)?;
-    let metrics = Arc::new(Metrics::new().map_err(other)?);
+    let (place, want) = match wish {
+        Wish::List {
+            place,
+            state,
+            limit,
+        } => (place, Want::List((*state).into(), *limit)),
+        Wish::Show { place, seq } => (place, Want::Show(number(*seq)?)),
+        Wish::Acknowledge { place, seq } => (place, Want::Acknowledge(number(*seq)?)),
+    };
+    let settings = config::load(&place.config, &config::environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let found = runtime.block_on(async {
-        let clock = SystemClock::shared();
-        let desk = Desk::open(
-            &settings.operations,
-            Arc::clone(&clock),
-            Metrics::clone(&metrics),
-        )
-        .await?;
-        let done = serve(&desk, wish).await;
-        desk.close().await;
-        Ok::<_, DeskError>((done?, clock))
-    });
-    let (found, clock) = found.map_err(other)?;
-    if matches!(wish, Wish::Acknowledge { .. }) {
-        trail(&settings, &metrics, &*clock, &found)?;
-    }
+        match offline(&settings, want).await {
+            // A gateway has the store: it does what is wished.
+            Err(Refused::InUse(why)) => online(&settings, want, &why).await,
+            Err(Refused::Other(error)) => Err(error),
+            Ok(found) => Ok(found),
+        }
+    })?;
     let mut text = String::new();
     for it in &found {
-        if json {
-            writeln!(text, "{}", shape(it)).map_err(other)?;
+        if place.json {
+            writeln!(text, "{}", serde_json::json!(it)).map_err(other)?;
         } else {
             text.push_str(&line(it));
             text.push('\n');
@@ -122,104 +152,194 @@ pub(super) fn run(wish: &Wish, output: &mut Output<'_>) -> Result<(), CliError> 
     Ok(output.print(&text)?)
 }
 
-fn settings(file: &Path) -> Result<Settings, CliError> {
-    Ok(config::load(file, &config::environment)?)
+/// Why the store was not opened.
+enum Refused {
+    /// Another process has it.
+    InUse(String),
+    Other(CliError),
 }
 
-async fn serve(desk: &Desk, wish: &Wish) -> Result<Vec<Arc<Operation>>, DeskError> {
-    let number = |seq: u64| {
-        let none = || DeskError::Store(format!("{seq} is not a number of an operation"));
-        OperationSeq::new(seq).ok_or_else(none)
-    };
-    match wish {
-        Wish::List { state, limit, .. } => {
-            let showing = match state {
-                State::Unknown => Showing::Unknown,
-                State::Unfinished => Showing::Unfinished,
-                State::All => Showing::All,
-            };
-            desk.list(showing, *limit).await
+impl From<DeskError> for Refused {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Open(OpenError::InUse(_)) => Self::InUse(error.to_string()),
+            error @ (DeskError::Absent(_)
+            | DeskError::Open(_)
+            | DeskError::Store(_)
+            | DeskError::NoSuchOperation(_)
+            | DeskError::NotUnknown(..)) => Self::Other(other(error)),
         }
-        Wish::Show { seq, .. } => Ok(vec![desk.show(number(*seq)?).await?]),
-        Wish::Acknowledge { seq, .. } => Ok(vec![desk.acknowledge(number(*seq)?).await?]),
     }
+}
+
+async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> {
+    let metrics = Arc::new(Metrics::new().map_err(|it| Refused::Other(other(it)))?);
+    let clock = SystemClock::shared();
+    let its_metrics = Metrics::clone(&metrics);
+    let desk = Desk::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
+    let done = match want {
+        Want::List(showing, most) => desk.list(showing, None, most).await,
+        Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
+        Want::Acknowledge(seq) => match desk.acknowledge(seq).await {
+            Ok(done) if done.is_new => trail(settings, metrics, &*clock, &done.operation)
+                .map(|()| vec![done.operation])
+                .map_err(DeskError::Store),
+            Ok(done) => Ok(vec![done.operation]),
+            Err(error) => Err(error),
+        },
+    };
+    desk.close().await;
+    Ok(done?.iter().map(|it| View::from(&**it)).collect())
 }
 
 /// Writes the acknowledgement to the audit trail.
 fn trail(
     settings: &Settings,
-    metrics: &Arc<Metrics>,
+    metrics: Arc<Metrics>,
     clock: &dyn Clock,
-    found: &[Arc<Operation>],
-) -> Result<(), CliError> {
+    found: &crate::model::Operation,
+) -> Result<(), String> {
     telemetry::init(
         telemetry::Format::Text,
         "warn",
         listener::QUIET,
         false,
         settings.logging.audit.clone(),
-        Arc::clone(metrics),
+        metrics,
     )
-    .map_err(other)?;
-    for it in found {
-        telemetry::audit(&AuditRecord {
-            time: clock.now(),
-            principal: None,
-            token: None,
-            client: None,
-            action: "acknowledge",
-            backend: Some(it.backend.as_str()),
-            vm: it.target().vm.as_str(),
-            backup: Some(it.target().backup.as_str()),
-            note: None,
-            outcome: "accepted",
-            code: None,
-            operation: Some(it.seq.number()),
-            request: "",
-        });
-    }
+    .map_err(|error| error.to_string())?;
+    app::trail_acknowledged(clock, found);
     Ok(())
 }
 
-/// What clients chose is shown escaped.
-fn line(it: &Operation) -> String {
-    let target = it.target();
-    let mut line = format!(
-        "{} {} {} backend={} vm={:?} backup={:?} by={} created={}",
-        it.seq,
-        it.phase.as_str(),
-        it.verb().as_str(),
-        it.backend,
-        target.vm.as_str(),
-        target.backup.as_str(),
-        it.principal,
-        it.created
-    );
-    if let Some(time) = it.acknowledged {
-        line = format!("{line} acknowledged={time}");
+/// Asks the gateway that has the store, through its admin port.
+async fn online(settings: &Settings, want: Want, why: &str) -> Result<Vec<View>, CliError> {
+    let file = settings.operations.operator_file();
+    let access = OperatorAccess::read(&file).map_err(|error| {
+        other(format!(
+            "{why}, or try again: it cannot be spoken to without {}: {error}",
+            file.display()
+        ))
+    })?;
+    let gateway = Gateway::new(&access)?;
+    match want {
+        Want::List(showing, most) => gateway.list(showing, most).await,
+        Want::Show(seq) => {
+            let seq = seq.to_string();
+            Ok(vec![gateway.ask(Method::GET, &[&seq], &[]).await?])
+        }
+        Want::Acknowledge(seq) => {
+            let seq = seq.to_string();
+            let path = [seq.as_str(), "acknowledge"];
+            Ok(vec![gateway.ask(Method::POST, &path, &[]).await?])
+        }
     }
-    if let Some(fault) = &it.fault {
-        line = format!("{line} {}: {}", fault.kind.as_str(), fault.text);
-    }
-    line
 }
 
-fn shape(it: &Operation) -> serde_json::Value {
-    let time = |it: crate::model::Timestamp| it.to_string();
-    serde_json::json!({
-        "seq": it.seq.number(),
-        "phase": it.phase.as_str(),
-        "verb": it.verb().as_str(),
-        "backend": it.backend.as_str(),
-        "vm": it.target().vm.as_str(),
-        "backup": it.target().backup.as_str(),
-        "principal": it.principal.as_str(),
-        "created": time(it.created),
-        "started": it.started.map(time),
-        "completed": it.completed.map(time),
-        "cancel_asked": it.cancel_asked.map(time),
-        "acknowledged": it.acknowledged.map(time),
-        "fault": it.fault.as_ref().map(|it| it.kind.as_str()),
-        "message": it.fault.as_ref().map(|it| it.text.as_str()),
-    })
+/// The admin port of a gateway at work.
+struct Gateway<'a> {
+    client: transport::Client,
+    access: &'a OperatorAccess,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    operations: Vec<View>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    error: String,
+}
+
+impl<'a> Gateway<'a> {
+    fn new(access: &'a OperatorAccess) -> Result<Self, CliError> {
+        let client = transport::Client::new(transport::Settings {
+            endpoint: transport::Endpoint::Http(access.address),
+            connect_timeout: PATIENCE,
+            body_bytes_max: ANSWER_BYTES_MAX,
+        });
+        let client = client.map_err(other)?;
+        Ok(Self { client, access })
+    }
+
+    async fn list(&self, showing: Showing, most: usize) -> Result<Vec<View>, CliError> {
+        let mut found = Vec::<View>::new();
+        loop {
+            let left = most.saturating_sub(found.len());
+            let limit = left.min(usize::from(limits::PAGE_MAX));
+            if limit == 0 {
+                return Ok(found);
+            }
+            let (text, before) = (limit.to_string(), found.last().map(|it| it.seq.to_string()));
+            let mut query = vec![("state", showing.as_str()), ("limit", &text)];
+            if let Some(before) = &before {
+                query.push(("before", before));
+            }
+            let page: Listed = self.ask(Method::GET, &[], &query).await?;
+            let is_last = page.operations.len() < limit;
+            found.extend(page.operations);
+            if is_last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One request below `/operations`.
+    async fn ask<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: Method,
+        below: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, CliError> {
+        let address = self.access.address;
+        let mut path = vec!["operations"];
+        path.extend(below);
+        let token = Secret::new(format!("Bearer {}", self.access.token.reveal()));
+        let call = transport::Call::new(method, &path)
+            .query(query)
+            .secret_header(header::AUTHORIZATION, &token)
+            .map_err(other)?;
+        let by = SystemClock.deadline(PATIENCE);
+        let reply = self.client.call(call, by).await.map_err(|error| {
+            other(format!(
+                "the gateway's admin port {address} does not answer: {error}"
+            ))
+        })?;
+        if reply.status.is_success() {
+            return serde_json::from_slice(&reply.body).map_err(|error| unlike(&error));
+        }
+        Err(other(told(&reply.body).unwrap_or_else(|| {
+            format!(
+                "the gateway's admin port {address} answers {}",
+                reply.status
+            )
+        })))
+    }
+}
+
+fn told(body: &Bytes) -> Option<String> {
+    let told: Told = serde_json::from_slice(body).ok()?;
+    Some(told.error)
+}
+
+fn unlike(error: &serde_json::Error) -> CliError {
+    other(format!(
+        "the gateway is of another version and answers in another way: {error}"
+    ))
+}
+
+/// What clients chose is shown escaped.
+fn line(it: &View) -> String {
+    let mut line = format!(
+        "{} {} {} backend={} vm={:?} backup={:?} by={} created={}",
+        it.seq, it.phase, it.verb, it.backend, it.vm, it.backup, it.principal, it.created
+    );
+    if let Some(time) = &it.acknowledged {
+        line = format!("{line} acknowledged={time}");
+    }
+    if let (Some(kind), Some(text)) = (&it.fault, &it.message) {
+        line = format!("{line} {kind}: {text}");
+    }
+    line
 }

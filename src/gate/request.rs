@@ -95,6 +95,10 @@ pub struct Exchange {
 }
 
 /// What becomes of a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each request, moved twice; nearly all of them are answers"
+)]
 #[derive(Debug)]
 pub enum Decision {
     /// It is answered.

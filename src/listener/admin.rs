@@ -1,4 +1,4 @@
-//! The admin port: `/metrics`, `/healthz`, `/readyz` and `/version`, for operators and their tools.
+//! The admin port: `/metrics`, `/healthz`, `/readyz`, `/version` and `/operations`, for operators and their tools.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use pingora::protocols::http::ServerSession;
 
 use crate::listener::Limits;
 use crate::listener::guard;
+use crate::listener::operator;
+use crate::listener::operator::Operator;
 use crate::telemetry::Metrics;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -31,6 +33,7 @@ pub trait Readiness: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Pages {
     pub(super) readiness: Arc<dyn Readiness>,
+    pub(super) operator: Arc<dyn Operator>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
 }
@@ -84,7 +87,7 @@ impl Pages {
 }
 
 /// A response with exact framing; without `with_body` only the length of the content is told.
-fn made(
+pub(super) fn made(
     status: StatusCode,
     media_type: &'static str,
     content: Vec<u8>,
@@ -109,7 +112,11 @@ impl ServeHttp for Pages {
         session.set_write_timeout(Some(self.limits.write_timeout));
         let head = session.req_header();
         let head_only = head.method == Method::HEAD;
-        let mut response = self.answer(&head.method, head.uri.path());
+        let operators = operator::answer(&*self.operator, &head.method, &head.uri, &head.headers);
+        let mut response = match operators.await {
+            Some(response) => response,
+            None => self.answer(&head.method, head.uri.path()),
+        };
         if head_only {
             response.body_mut().clear();
         }
@@ -152,6 +159,7 @@ mod tests {
         for (method, path, ready, status, body) in rows {
             let pages = Pages {
                 readiness: Arc::new(Fixed(ready.map_err(str::to_owned))),
+                operator: Arc::new(crate::listener::tests::Nobody),
                 metrics: Arc::new(Metrics::new().unwrap()),
                 limits: Limits::default(),
             };

@@ -21,6 +21,7 @@ use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
 use crate::listener::guard::Guard;
 use crate::listener::handler::Handler;
+use crate::listener::operator::Operator;
 use crate::listener::proxy::Proxy;
 use crate::runtime::Clock;
 use crate::runtime::Stopper;
@@ -118,7 +119,7 @@ impl Port {
     /// [`StartError`].
     pub fn admin(
         socket: Socket,
-        readiness: Arc<dyn Readiness>,
+        (readiness, operator): (Arc<dyn Readiness>, Arc<dyn Operator>),
         limits: &Limits,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
@@ -129,6 +130,7 @@ impl Port {
         };
         let pages = Pages {
             readiness,
+            operator,
             metrics: Arc::clone(metrics),
             limits: limits.clone(),
         };

@@ -41,6 +41,7 @@ pub use operation::Phase;
 pub use operation::Progress;
 pub use operation::RequestKey;
 pub use operation::Revision;
+pub use operation::Showing;
 pub use operation::TaskRef;
 pub use pattern::Pattern;
 pub use permit::Action;

@@ -38,6 +38,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// The file beside the store from which operators on this machine learn how to speak to the gateway at work on it.
+    #[must_use]
+    pub fn operator_file(&self) -> PathBuf {
+        let mut name = self.store.clone().into_os_string();
+        name.push(".operator");
+        PathBuf::from(name)
+    }
+
     /// Everything at its default, with the store in that file.
     #[must_use]
     pub fn with_store(store: PathBuf) -> Self {

@@ -1,4 +1,4 @@
-//! The store of operations in the hands of an operator, while no gateway works on it. Begins and recovers nothing.
+//! Stored operations in the hands of an operator: offline, and of a gateway at work. Begins and recovers nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,12 @@ use std::time::Duration;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::Showing;
+use crate::model::Timestamp;
 use crate::model::limits;
 use crate::operations::Config;
+use crate::operations::Operations;
+use crate::operations::engine::Core;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
@@ -18,6 +22,9 @@ use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
+
+/// Repeats of an acknowledgement that lost against another write.
+const TRIES: usize = 3;
 
 /// Why an operator's wish was not fulfilled. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -45,15 +52,13 @@ impl From<StoreError> for DeskError {
     }
 }
 
-/// Which operations to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Showing {
-    /// Unknown outcomes that nobody acknowledged.
-    Unknown,
-    /// What is not final.
-    Unfinished,
-    /// Everything.
-    All,
+/// An operation whose unknown outcome is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// As it is now.
+    pub operation: Arc<Operation>,
+    /// Whether it was not before: exactly one of all who acknowledge it is told so.
+    pub is_new: bool,
 }
 
 /// The open store.
@@ -92,38 +97,17 @@ impl Desk {
         })
     }
 
-    /// At most `most` operations, newest first.
+    /// At most `most` operations older than `before`, newest first.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn list(
         &self,
         showing: Showing,
+        before: Option<OperationSeq>,
         most: usize,
     ) -> Result<Vec<Arc<Operation>>, DeskError> {
-        let mut query = ListQuery {
-            limit: limits::PAGE_MAX,
-            unfinished: match showing {
-                Showing::Unknown => Some(false),
-                Showing::Unfinished => Some(true),
-                Showing::All => None,
-            },
-            ..ListQuery::default()
-        };
-        let fits = |it: &Arc<Operation>| {
-            showing != Showing::Unknown || (it.phase == Phase::Unknown && it.acknowledged.is_none())
-        };
-        let mut shown = Vec::new();
-        loop {
-            let page = self.store.list(&query).await?;
-            query.before = page.last().map(|it| it.seq);
-            let is_last = page.is_empty();
-            shown.extend(page.into_iter().filter(fits));
-            if is_last || shown.len() >= most {
-                shown.truncate(most);
-                return Ok(shown);
-            }
-        }
+        Ok(list(&*self.store, showing, before, most).await?)
     }
 
     /// One operation.
@@ -139,26 +123,135 @@ impl Desk {
     ///
     /// # Errors
     /// [`DeskError::NotUnknown`] and the like; nothing was changed.
-    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Arc<Operation>, DeskError> {
-        let found = self.show(seq).await?;
-        let rules = Rules {
-            replay_safe: false,
-            settle: Duration::ZERO,
-            probe_window: Duration::ZERO,
-            accept_ttl: Duration::ZERO,
-            retention: self.retention,
-        };
-        let step = machine::step(&found, Event::Acknowledge, self.clock.now(), &rules)
-            .map_err(|_illegal| DeskError::NotUnknown(seq, found.phase.as_str()))?;
-        let Some(state) = step.state.map(Arc::new) else {
-            return Ok(found);
+    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Acknowledged, DeskError> {
+        let operation = self.show(seq).await?;
+        let Some(state) = acknowledged(&operation, self.clock.now(), self.retention)? else {
+            return Ok(Acknowledged {
+                operation,
+                is_new: false,
+            });
         };
         self.store.update(Arc::clone(&state)).await?;
-        Ok(state)
+        Ok(Acknowledged {
+            operation: state,
+            is_new: true,
+        })
     }
 
     /// Frees the store.
     pub async fn close(&self) {
         self.store.close().await;
     }
+}
+
+/// The same for the operations of a gateway at work.
+impl Operations {
+    /// As [`Desk::list`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn look(
+        &self,
+        showing: Showing,
+        before: Option<OperationSeq>,
+        most: usize,
+    ) -> Result<Vec<Arc<Operation>>, DeskError> {
+        let found = list(&*self.core.store, showing, before, most).await;
+        found.map_err(|error| unread(&self.core, &error))
+    }
+
+    /// As [`Desk::show`].
+    ///
+    /// # Errors
+    /// [`DeskError::NoSuchOperation`], or when the store cannot be read.
+    pub async fn show(&self, seq: OperationSeq) -> Result<Arc<Operation>, DeskError> {
+        let found = self.core.store.read(seq).await;
+        let found = found.map_err(|error| unread(&self.core, &error))?;
+        found.ok_or(DeskError::NoSuchOperation(seq))
+    }
+
+    /// As [`Desk::acknowledge`].
+    ///
+    /// # Errors
+    /// [`DeskError::NotUnknown`] and the like; nothing was changed.
+    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Acknowledged, DeskError> {
+        let core = &self.core;
+        for _ in 0..TRIES {
+            let operation = self.show(seq).await?;
+            let now = core.clock.now();
+            let Some(state) = acknowledged(&operation, now, core.config.retention)? else {
+                return Ok(Acknowledged {
+                    operation,
+                    is_new: false,
+                });
+            };
+            match core.update(&state).await {
+                Ok(()) => {
+                    core.count_unknown().await;
+                    return Ok(Acknowledged {
+                        operation: state,
+                        is_new: true,
+                    });
+                }
+                // Somebody else was quicker: the record says what is left to do.
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(DeskError::Store(StoreError::Conflict.to_string()))
+    }
+}
+
+fn unread(core: &Core, error: &StoreError) -> DeskError {
+    DeskError::Store(core.fault(error).to_string())
+}
+
+async fn list(
+    store: &dyn Store,
+    showing: Showing,
+    before: Option<OperationSeq>,
+    most: usize,
+) -> Result<Vec<Arc<Operation>>, StoreError> {
+    let mut query = ListQuery {
+        limit: limits::PAGE_MAX,
+        before,
+        unfinished: match showing {
+            Showing::Unknown => Some(false),
+            Showing::Unfinished => Some(true),
+            Showing::All => None,
+        },
+        ..ListQuery::default()
+    };
+    let fits = |it: &Arc<Operation>| {
+        showing != Showing::Unknown || (it.phase == Phase::Unknown && it.acknowledged.is_none())
+    };
+    let mut shown = Vec::new();
+    loop {
+        let page = store.list(&query).await?;
+        query.before = page.last().map(|it| it.seq);
+        let is_last = page.is_empty();
+        shown.extend(page.into_iter().filter(fits));
+        if is_last || shown.len() >= most {
+            shown.truncate(most);
+            return Ok(shown);
+        }
+    }
+}
+
+/// The record with the acknowledgement; `None` when it is there already.
+fn acknowledged(
+    found: &Operation,
+    now: Timestamp,
+    retention: Duration,
+) -> Result<Option<Arc<Operation>>, DeskError> {
+    let rules = Rules {
+        replay_safe: false,
+        settle: Duration::ZERO,
+        probe_window: Duration::ZERO,
+        accept_ttl: Duration::ZERO,
+        retention,
+    };
+    let step = machine::step(found, Event::Acknowledge, now, &rules)
+        .map_err(|_illegal| DeskError::NotUnknown(found.seq, found.phase.as_str()))?;
+    Ok(step.state.map(Arc::new))
 }

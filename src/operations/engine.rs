@@ -196,36 +196,6 @@ impl Operations {
     pub fn failed(&self) -> Stop {
         self.core.failed.clone()
     }
-
-    /// An operator has seen that the outcome is unknown: the record may expire from now on.
-    /// Returns the operation as it is then; one whose outcome is known is not changed.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn acknowledge(
-        &self,
-        seq: OperationSeq,
-    ) -> Result<Option<Arc<Operation>>, StoreFault> {
-        let core = &self.core;
-        let found = core.store.read(seq).await;
-        let Some(found) = found.map_err(|it| core.fault(&it))? else {
-            return Ok(None);
-        };
-        let rules = core.rules(&found);
-        let step = machine::step(&found, Event::Acknowledge, core.clock.now(), &rules);
-        let Ok(Some(state)) = step.map(|it| it.state) else {
-            return Ok(Some(found));
-        };
-        let state = Arc::new(state);
-        match core.update(&state).await {
-            Ok(()) => {
-                core.count_unknown().await;
-                Ok(Some(state))
-            }
-            Err(StoreError::Conflict) => core.store.read(seq).await.map_err(|it| core.fault(&it)),
-            Err(error) => Err(told(&error)),
-        }
-    }
 }
 
 /// What the whole process shares.

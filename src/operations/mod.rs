@@ -14,6 +14,7 @@ mod serve;
 pub mod service;
 mod store;
 mod upkeep;
+mod view;
 
 #[cfg(test)]
 mod testing;
@@ -23,9 +24,9 @@ mod tests;
 pub use config::Config;
 pub use config::WhenBusy;
 
+pub use desk::Acknowledged;
 pub use desk::Desk;
 pub use desk::DeskError;
-pub use desk::Showing;
 
 pub use engine::BackendHandle;
 pub use engine::OpenStore;
@@ -43,6 +44,8 @@ pub use service::Submission;
 pub use service::WaitFor;
 
 pub use store::OpenError;
+
+pub use view::View;
 
 pub use crate::adapters::port::Capability;
 pub use crate::adapters::port::Recovery;

@@ -2,7 +2,7 @@
 //!
 //! A call goes to the configured place and nowhere else: no redirects, no proxies of the environment, no names or
 //! credentials from it. Every call has a deadline and every answer a largest size. An error tells whether bytes may have
-//! reached the VM manager. HTTP/1.1 over TLS 1.2 or later, or over a unix socket.
+//! reached the VM manager. HTTP/1.1 over TLS 1.2 or later, over a unix socket, or to a port of this machine.
 
 mod error;
 mod tls;
@@ -17,6 +17,7 @@ pub use tls::Pin;
 pub use tls::Trust;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ const IDLE: Duration = Duration::from_secs(20);
 pub enum Endpoint {
     /// A unix socket; whoever may open it is trusted.
     Unix(PathBuf),
+    /// Plain HTTP, to a port of this machine: nothing on the way keeps it from being read.
+    Http(SocketAddr),
     /// TLS.
     Https {
         /// Host and port, for instance `lab.example.com:8443`.
@@ -176,6 +179,11 @@ impl Client {
                 let unused = tls::config(Trust::Nobody, None)?;
                 let builder = builder.tls_backend_preconfigured(unused).unix_socket(path);
                 (builder, "http://localhost".to_owned())
+            }
+            Endpoint::Http(address) => {
+                let unused = tls::config(Trust::Nobody, None)?;
+                let builder = builder.tls_backend_preconfigured(unused);
+                (builder, format!("http://{address}"))
             }
             Endpoint::Https {
                 authority,

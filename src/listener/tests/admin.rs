@@ -18,7 +18,7 @@ async fn the_admin_port_answers_until_the_very_end() {
     let readiness: Arc<dyn Readiness> = Arc::<Switch>::clone(&switch);
     let port = Port::admin(
         any_port(),
-        readiness,
+        (readiness, Arc::new(Nobody)),
         &limits(),
         &metrics,
         &SystemClock::shared(),
@@ -64,6 +64,11 @@ async fn the_admin_port_answers_until_the_very_end() {
     let refused = ask("POST /metrics").await;
     assert_eq!(status(&refused), "405", "no other method");
     assert!(refused.contains("GET, HEAD"), "says which: {refused:?}");
+    assert_eq!(
+        status(&ask("GET /operations").await),
+        "401",
+        "operations are for those who know the token"
+    );
     assert_eq!(status(&ask("GET /nothing").await), "404", "no other page");
     assert!(closes(&refused), "one request a connection");
     let silent = connect(port.address()).await;

@@ -30,7 +30,9 @@ use crate::gate::Exchange;
 use crate::gate::Pass;
 use crate::gate::Pieces;
 use crate::gate::RequestHead;
+use crate::model::OperationSeq;
 use crate::model::RequestId;
+use crate::model::Showing;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
@@ -40,6 +42,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
 type Told = (String, String, Option<u16>, usize, bool, bool);
+
+/// An operator's place where nothing is to be had.
+#[derive(Debug)]
+pub(super) struct Nobody;
+
+#[async_trait]
+impl Operator for Nobody {
+    fn is_token(&self, _token: &[u8]) -> bool {
+        false
+    }
+    async fn list(
+        &self,
+        _showing: Showing,
+        _before: Option<OperationSeq>,
+        _limit: u16,
+    ) -> Result<Vec<serde_json::Value>, OperatorError> {
+        Ok(Vec::new())
+    }
+    async fn show(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
+        Err(OperatorError::NoSuchOperation(seq.to_string()))
+    }
+    async fn acknowledge(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
+        Err(OperatorError::NoSuchOperation(seq.to_string()))
+    }
+}
 
 /// As many pieces as are let go, and then the end; one that panics when asked to.
 #[derive(Debug)]

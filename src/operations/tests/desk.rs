@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::House;
 use crate::model::Phase;
+use crate::model::Showing;
 use crate::operations::Desk;
 use crate::operations::DeskError;
-use crate::operations::Showing;
 use crate::operations::testing::Begin;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;
@@ -43,7 +43,7 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         (Showing::All, 0, vec![]),
     ];
     for (showing, most, expected) in rows {
-        let found = open.list(showing, most).await.unwrap();
+        let found = open.list(showing, None, most).await.unwrap();
         let found: Vec<_> = found.iter().map(|it| it.seq).collect();
         assert_eq!(found, expected, "{showing:?}, at most {most}");
     }
@@ -58,11 +58,24 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         matches!(refused, Err(DeskError::NoSuchOperation(_))),
         "never was: {refused:?}"
     );
-    let seen = open.acknowledge(lost).await.unwrap();
+    let older = open.list(Showing::All, Some(running), 9).await.unwrap();
+    assert_eq!(
+        older.first().map(|it| it.seq),
+        Some(lost),
+        "only older ones"
+    );
+    let first = open.acknowledge(lost).await.unwrap();
+    assert!(first.is_new, "somebody has to be told");
+    let seen = first.operation;
     assert!(seen.acknowledged.is_some(), "acknowledged");
     assert!(seen.expires.is_some(), "and may expire");
-    assert_eq!(open.acknowledge(lost).await.unwrap(), seen, "once");
-    let left = open.list(Showing::Unknown, 9).await.unwrap();
+    let again = open.acknowledge(lost).await.unwrap();
+    assert_eq!(
+        (again.operation, again.is_new),
+        (Arc::clone(&seen), false),
+        "once"
+    );
+    let left = open.list(Showing::Unknown, None, 9).await.unwrap();
     assert!(left.is_empty(), "nothing is left to look at");
     open.close().await;
 

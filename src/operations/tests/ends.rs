@@ -8,6 +8,7 @@ use super::eventually;
 use crate::adapters::port::Recovery;
 use crate::model::FaultKind;
 use crate::model::Phase;
+use crate::operations::DeskError;
 use crate::operations::Service;
 use crate::operations::WaitFor;
 use crate::operations::testing::Begin;
@@ -189,13 +190,20 @@ async fn without_evidence_it_is_unknown_only_after_the_window() {
         Phase::Unknown,
         "still kept"
     );
-    let seen = house.room.acknowledge(seq).await.unwrap().unwrap();
+    let (one, two) = tokio::join!(house.room.acknowledge(seq), house.room.acknowledge(seq));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_ne!(
+        one.is_new, two.is_new,
+        "one of two is told that it was the first"
+    );
+    let seen = one.operation;
+    assert_eq!(two.operation, seen, "both see it");
     assert!(
         seen.acknowledged.is_some() && seen.expires.is_some(),
         "acknowledged"
     );
-    let again = house.room.acknowledge(seq).await.unwrap().unwrap();
-    assert_eq!(again, seen, "once");
+    let again = house.room.acknowledge(seq).await.unwrap();
+    assert_eq!((again.operation, again.is_new), (seen, false), "once");
     house.setup.clock.advance(house.setup.config.retention);
     upkeep::round(&house.room.core).await;
     assert_eq!(house.room.operation(seq).await.unwrap(), None, "dropped");
@@ -214,8 +222,11 @@ async fn finished_operations_are_kept_for_the_retention() {
     house.setup.clock.advance(house.setup.config.retention);
     upkeep::round(&house.room.core).await;
     assert_eq!(house.room.operation(seq).await.unwrap(), None, "dropped");
-    let known = house.room.acknowledge(seq).await.unwrap();
-    assert_eq!(known, None, "nothing to acknowledge");
+    let gone = house.room.acknowledge(seq).await;
+    assert!(
+        matches!(gone, Err(DeskError::NoSuchOperation(_))),
+        "nothing to acknowledge: {gone:?}"
+    );
 }
 
 #[tokio::test]
