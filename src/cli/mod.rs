@@ -2,10 +2,12 @@
 
 mod check;
 mod demo;
+mod explain;
 mod hash_password;
 mod operations;
 mod output;
 mod serve;
+mod token;
 
 use std::ffi::OsString;
 use std::io;
@@ -61,10 +63,17 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Tell which grant allows a request, or why none does; the status is 1 when it is denied
+    Explain(explain::Question),
     /// Look at stored operations, and acknowledge unknown outcomes, of a gateway that runs or not
     Operations {
         #[command(subcommand)]
         wish: operations::Wish,
+    },
+    /// Make, list and revoke API tokens
+    Token {
+        #[command(subcommand)]
+        wish: token::Wish,
     },
     /// Read a password and print its hash for the configuration
     HashPassword {
@@ -82,6 +91,9 @@ pub(crate) enum CliError {
     /// The configuration has mistakes.
     #[error("{0}")]
     Configuration(#[from] config::Problems),
+    /// The answer is no, and was printed.
+    #[error("no")]
+    No,
     /// Something else, in words for the operator.
     #[error("snapgate: {0}")]
     Other(String),
@@ -130,12 +142,17 @@ fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> Ex
 
 fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
     match command {
+        Command::Explain(question) => match explain::run(&question, output)? {
+            true => Ok(()),
+            false => Err(CliError::No),
+        },
         Command::Serve { config } => serve::run(&config, output),
         Command::Demo { dir, listen, admin } => {
             demo::run(demo::Options { dir, listen, admin }, output)
         }
         Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Operations { wish } => operations::run(&wish, output),
+        Command::Token { wish } => token::run(wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {
             Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)
@@ -147,11 +164,13 @@ fn finish(result: Result<(), CliError>, output: &mut Output<'_>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    // A standard error that cannot be written to leaves the status as the only answer.
-    drop(output.complain(&error.to_string()));
+    if !matches!(error, CliError::No) {
+        // A standard error that cannot be written to leaves the status as the only answer.
+        drop(output.complain(&error.to_string()));
+    }
     match error {
         CliError::Configuration(_) => ExitCode::from(CONFIGURATION),
-        CliError::Other(_) => ExitCode::FAILURE,
+        CliError::Other(_) | CliError::No => ExitCode::FAILURE,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::path::Path;
+use std::path::PathBuf;
 
 use toml::de::DeTable;
 
@@ -14,6 +16,8 @@ use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
 use crate::config::source::Source;
+use crate::config::tokens;
+use crate::gate::ApiToken;
 use crate::gate::CredentialRule;
 use crate::gate::Grant;
 use crate::gate::Grantee;
@@ -35,12 +39,16 @@ struct People<'a> {
     groups: BTreeSet<GroupName>,
 }
 
+/// What is known of callers.
+pub(super) struct Access {
+    pub(super) credentials: CredentialRule,
+    pub(super) grants: Vec<Grant>,
+    /// The file of tokens, which may not exist yet.
+    pub(super) tokens_file: Option<PathBuf>,
+}
+
 /// Reads `[authentication]`, `[[user]]`, `[[group]]` and `[[grant]]`.
-pub(super) fn read(
-    reader: &Reader<'_>,
-    root: &DeTable<'_>,
-    source: &Source<'_>,
-) -> (CredentialRule, Vec<Grant>) {
+pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Access {
     let mut people = People {
         reader,
         users: BTreeMap::new(),
@@ -50,10 +58,16 @@ pub(super) fn read(
         people.add_user(&section, source);
     }
     let mut remember = limits::CREDENTIALS_REMEMBERED;
+    let (mut tokens, mut tokens_file) = (None, None);
     for section in reader.sections(root, &keys::authentication::TABLE) {
         remember = section.span(&keys::authentication::REMEMBER);
         if let Some(path) = section.text(&keys::authentication::HTPASSWD) {
             people.add_file(&path, source);
+        }
+        if let Some(path) = section.text(&keys::authentication::TOKENS) {
+            let file = reader.folder().join(&path.text);
+            tokens = Some(tokens_of(reader, &path, &file, source));
+            tokens_file = Some(file);
         }
     }
     let mut named = BTreeSet::new();
@@ -79,7 +93,37 @@ pub(super) fn read(
             hash.map(|password| (name, User { password, groups }))
         });
     let users = users.collect();
-    (CredentialRule { users, remember }, grants)
+    let credentials = CredentialRule {
+        users,
+        tokens,
+        remember,
+    };
+    Access {
+        credentials,
+        grants,
+        tokens_file,
+    }
+}
+
+fn tokens_of(
+    reader: &Reader<'_>,
+    found: &Found,
+    file: &Path,
+    source: &Source<'_>,
+) -> Vec<ApiToken> {
+    match source.read_if_there(file) {
+        Ok(text) => {
+            let (tokens, problems) = tokens::read(file, &text.unwrap_or_default());
+            for it in problems {
+                reader.elsewhere(it);
+            }
+            tokens
+        }
+        Err(what) => {
+            reader.wrong(found, format!("{} {what}", file.display()), "");
+            Vec::new()
+        }
+    }
 }
 
 impl People<'_> {
@@ -213,6 +257,7 @@ impl People<'_> {
                 .collect::<ActionSet>(),
             vms: patterns(vms),
             backups: patterns(backups),
+            line: section.line(),
         }
     }
 

@@ -313,6 +313,8 @@ table! { authentication, "authentication", false, "How callers prove who they ar
         "How long a verified password is remembered; 0s means never.";
     HTPASSWD: Text = "htpasswd", Text { absent: Absent::Means("none"), form: "path" }, AtOnce,
         "A file with more users, one `user:hash` a line.";
+    TOKENS: Text = "tokens", Text { absent: Absent::Means("none are taken"), form: "path" }, AtOnce,
+        "The file of API tokens, which `snapgate token` makes and changes.";
 }
 
 table! { user, "user", true, "One caller.",

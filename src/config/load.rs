@@ -87,7 +87,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         .and_then(|it| public_url(reader, it, addresses));
     let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
-    let (credentials, grants) = access::read(reader, root, source);
+    let people = access::read(reader, root, source);
     let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
     let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
     let (backends, placements) = backends::read(reader, root);
@@ -110,8 +110,8 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
             public_url: public_url?,
             specification: specification?,
             trusted_proxies: trusted_proxies?,
-            credentials,
-            grants,
+            credentials: people.credentials,
+            grants: people.grants,
             placements,
             passthrough: Vec::new(),
             limits: limits?,
@@ -119,6 +119,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         operations: operations?,
         backends,
         logging: logging?,
+        tokens: people.tokens_file,
         threads: threads_or_cores(threads),
         files: Vec::new(),
         hash: String::new(),

@@ -14,6 +14,7 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod warnings;
 mod watch;
 
@@ -29,5 +30,9 @@ pub use settings::LogFormat;
 pub use settings::Logging;
 pub use settings::Settings;
 pub use source::environment;
+pub use tokens::TokenFileError;
+pub use tokens::TokenRecord;
+pub use tokens::change_tokens;
+pub use tokens::read_tokens;
 pub use warnings::warnings;
 pub use watch::Watch;

@@ -167,6 +167,11 @@ impl<'a> Section<'a> {
         &self.path
     }
 
+    /// The line it begins on, from 1.
+    pub(super) fn line(&self) -> usize {
+        place(self.reader.text, self.at).0
+    }
+
     /// Whether the key is written.
     pub(super) fn has(&self, name: &str) -> bool {
         self.value_of(name).is_some()

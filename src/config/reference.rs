@@ -30,6 +30,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
 /// Keys that stay comments in the reference file, with what could stand there.
 const COMMENTED: &[(&str, &str, &str)] = &[
     ("authentication", "htpasswd", "\"users.htpasswd\""),
+    ("authentication", "tokens", "\"tokens.json\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
     ("backend", "simulator", "\"unix:/run/simulator.sock\""),

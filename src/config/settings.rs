@@ -26,6 +26,8 @@ pub struct Settings {
     pub backends: Vec<Backend>,
     /// What is logged, and where to.
     pub logging: Logging,
+    /// The file of API tokens, which may not exist yet.
+    pub tokens: Option<PathBuf>,
     /// Threads that serve requests, 1..=256; the number of cores unless configured.
     pub threads: usize,
     /// The files read: the configuration file and everything it names. A change of any is a reason to reload.

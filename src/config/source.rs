@@ -33,6 +33,16 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// The text of a file that may be absent.
+    pub(super) fn read_if_there(&self, path: &Path) -> Result<Option<String>, String> {
+        if path.exists() {
+            return self.read(path).map(Some);
+        }
+        // Remembered, so that its making is noticed.
+        self.seen.borrow_mut().push((path.to_owned(), None));
+        Ok(None)
+    }
+
     /// A value that may be `file:PATH` or `env:NAME` instead of the secret itself. The reason never holds the secret.
     pub(super) fn secret(&self, text: &str, folder: &Path) -> Result<String, String> {
         if let Some(path) = text.strip_prefix("file:") {

@@ -57,6 +57,14 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
             found.push(format!("the user {name} has no grant and may do nothing"));
         }
     }
+    for token in settings.gate.credentials.tokens.iter().flatten() {
+        if !users.contains_key(&token.owner) {
+            let (name, owner) = (&token.name, &token.owner);
+            found.push(format!(
+                "the token {name} is dead: its owner {owner} is no user"
+            ));
+        }
+    }
     for (index, grant) in grants.iter().enumerate() {
         for to in &grant.to {
             if let Grantee::Group(group) = to

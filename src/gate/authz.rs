@@ -1,9 +1,15 @@
 //! Who may do what: grants resolved per caller, and the only place where a permit is made.
 
+use std::sync::Arc;
+
+use http::Method;
+
 use crate::gate::config::Grant;
 use crate::gate::config::Grantee;
+use crate::gate::config::Scope;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::gate::route::Kind;
 use crate::model::Action;
 use crate::model::ActionSet;
 use crate::model::BackendName;
@@ -14,14 +20,59 @@ use crate::model::Principal;
 use crate::model::Target;
 use crate::model::VmId;
 
-/// What one caller may do.
-#[derive(Debug, Default)]
+/// What one caller may do: what its grants allow, and of that only what the scope of its token includes.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rights {
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
+    scope: Option<Scope>,
+}
+
+/// How one grant bears on a VM or a backup.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judged {
+    /// Which of the configured grants.
+    pub(super) grant: usize,
+    pub(super) is_on_vm: bool,
+    pub(super) is_on_backup: bool,
+}
+
+/// What a request needs to be permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing.
+    Nothing,
+    /// This action on the VM as such.
+    Vm(Action),
+    /// At least one of these on the backup; which, its body decides.
+    Backup(&'static [Action]),
+    /// To be the one who began the operation, or an action on its backup.
+    Operation,
+}
+
+pub(super) const READ: &[Action] = &[Action::Read];
+pub(super) const UPDATE: &[Action] = &[Action::Update, Action::Protect];
+pub(super) const DELETE: &[Action] = &[Action::Delete];
+pub(super) const RESTORE: &[Action] = &[Action::Restore];
+
+/// What a request of that kind needs.
+pub(super) fn need(kind: Kind, method: &Method) -> Need {
+    match kind {
+        Kind::Backup if *method == Method::PUT => Need::Backup(UPDATE),
+        Kind::Backup if *method == Method::DELETE => Need::Backup(DELETE),
+        Kind::Backup => Need::Backup(READ),
+        Kind::Restore => Need::Backup(RESTORE),
+        Kind::Backups if *method == Method::POST => Need::Vm(Action::Create),
+        Kind::BackUp => Need::Vm(Action::Create),
+        Kind::Backups | Kind::Vm => Need::Vm(Action::Read),
+        Kind::Statuses => Need::Operation,
+        Kind::Versions => Need::Nothing,
+    }
 }
 
 #[derive(Debug)]
 struct Rule {
+    /// Which of the configured grants this is.
+    grant: usize,
     actions: ActionSet,
     vms: Vec<Pattern>,
     backups: Vec<Pattern>,
@@ -29,8 +80,16 @@ struct Rule {
 
 impl Rule {
     fn is_on_vm(&self, vm: &VmId) -> bool {
-        self.vms.iter().any(|it| it.matches(vm.as_str()))
+        fits(&self.vms, vm.as_str())
     }
+
+    fn is_on_backup(&self, backup: &BackupId) -> bool {
+        fits(&self.backups, backup.as_str())
+    }
+}
+
+fn fits(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|it| it.matches(text))
 }
 
 impl Rights {
@@ -42,32 +101,97 @@ impl Rights {
         };
         let rules = grants
             .iter()
-            .filter(|grant| grant.to.iter().any(is_for))
-            .map(|grant| Rule {
+            .enumerate()
+            .filter(|(_, grant)| grant.to.iter().any(is_for))
+            .map(|(index, grant)| Rule {
+                grant: index,
                 actions: grant.actions,
                 vms: grant.vms.clone(),
                 backups: grant.backups.clone(),
             })
             .collect();
-        Self { rules }
+        Self { rules, scope: None }
+    }
+
+    /// The same, but no more than the scope includes.
+    pub(super) fn within(&self, scope: &Scope) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            scope: Some(scope.clone()),
+        }
+    }
+
+    /// Whether nothing is held back from what the grants allow.
+    pub(super) fn is_whole(&self) -> bool {
+        self.scope.as_ref().is_none_or(Scope::is_whole)
+    }
+
+    /// What the scope includes of actions on a VM, or on one of its backups.
+    pub(super) fn included(&self, vm: &VmId, backup: Option<&BackupId>) -> ActionSet {
+        let Some(scope) = &self.scope else {
+            return ActionSet::ALL;
+        };
+        let is_on = fits(&scope.vms, vm.as_str())
+            && backup.is_none_or(|it| fits(&scope.backups, it.as_str()));
+        if is_on {
+            scope.actions
+        } else {
+            ActionSet::NONE
+        }
+    }
+
+    /// The rules on a VM, or on one of its backups.
+    fn rules_on<'a>(
+        &'a self,
+        vm: &'a VmId,
+        backup: Option<&'a BackupId>,
+    ) -> impl Iterator<Item = &'a Rule> {
+        let is_on = move |it: &&Rule| {
+            it.is_on_vm(vm) && backup.is_none_or(|backup| it.is_on_backup(backup))
+        };
+        self.rules.iter().filter(is_on)
+    }
+
+    /// How each of the caller's grants that allow the action bears on a VM, or on one of its backups.
+    pub(super) fn judged<'a>(
+        &'a self,
+        vm: &'a VmId,
+        backup: Option<&'a BackupId>,
+        action: Action,
+    ) -> impl Iterator<Item = Judged> {
+        let rules = self.rules.iter();
+        let rules = rules.filter(move |it| it.actions.contains(action));
+        rules.map(move |it| Judged {
+            grant: it.grant,
+            is_on_vm: it.is_on_vm(vm),
+            is_on_backup: backup.is_none_or(|backup| it.is_on_backup(backup)),
+        })
     }
 
     /// What may be done to at least one imaginable backup of the VM.
     pub(super) fn on_vm(&self, vm: &VmId) -> ActionSet {
-        let rules = self.rules.iter().filter(|it| it.is_on_vm(vm));
-        rules.fold(ActionSet::NONE, |all, it| all.union(it.actions))
+        let rules = self.rules_on(vm, None);
+        let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
+        granted.common(self.included(vm, None))
     }
 
     /// What may be done to this backup.
     pub(super) fn on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
-        let is_on = |it: &&Rule| it.backups.iter().any(|it| it.matches(backup.as_str()));
-        let rules = self.rules.iter().filter(|it| it.is_on_vm(vm)).filter(is_on);
-        rules.fold(ActionSet::NONE, |all, it| all.union(it.actions))
+        let rules = self.rules_on(vm, Some(backup));
+        let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
+        granted.common(self.included(vm, Some(backup)))
     }
 
     /// Whether any action is allowed anywhere.
     pub(super) fn includes(&self, action: Action) -> bool {
-        self.rules.iter().any(|it| it.actions.contains(action))
+        let scope = self.scope.as_ref();
+        scope.is_none_or(|it| it.actions.contains(action))
+            && self.rules.iter().any(|it| it.actions.contains(action))
+    }
+
+    /// Whether the caller's own operations on the backup concern it here: the scope of a token hides the others.
+    pub(super) fn concerns(&self, target: &Target) -> bool {
+        !self.included(&target.vm, Some(&target.backup)).is_empty()
     }
 
     /// Whether the action may be done to the VM as such.
@@ -139,6 +263,7 @@ mod tests {
             actions: actions.iter().copied().collect(),
             vms: pattern(vms),
             backups: pattern(backups),
+            line: 0,
         };
         let grants = [
             grant(user, &[Action::Read], "web*", "*"),
@@ -192,5 +317,81 @@ mod tests {
             let found = rights.permit(&principal, needed, &backend, &target).is_ok();
             assert_eq!(found, expected, "{actions:?}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    fn a_scope_takes_away_and_never_adds() {
+        let (_, rights) = rights();
+        let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+        let scope = |actions: &[Action], vms, backups| Scope {
+            actions: actions.iter().copied().collect(),
+            vms: pattern(vms),
+            backups: pattern(backups),
+        };
+        let all = scope(&Action::ALL, "*", "*");
+        let one_vm = scope(&Action::ALL, "web1", "*");
+        let one_action = scope(&[Action::Delete, Action::Restore], "*", "tmp-*");
+        let rows = [
+            ("all, held", &all, "web1", "tmp-1", Action::Delete, true),
+            (
+                "all, not held",
+                &all,
+                "web1",
+                "tmp-1",
+                Action::Restore,
+                false,
+            ),
+            ("all, elsewhere", &all, "db", "a", Action::Read, false),
+            ("one VM, that", &one_vm, "web1", "a", Action::Read, true),
+            ("one VM, another", &one_vm, "web2", "a", Action::Read, false),
+            (
+                "one action, that",
+                &one_action,
+                "web1",
+                "tmp-1",
+                Action::Delete,
+                true,
+            ),
+            (
+                "one action, another",
+                &one_action,
+                "web1",
+                "tmp-1",
+                Action::Read,
+                false,
+            ),
+            (
+                "not granted though in scope",
+                &one_action,
+                "web1",
+                "tmp-1",
+                Action::Restore,
+                false,
+            ),
+            (
+                "another backup",
+                &one_action,
+                "web1",
+                "a",
+                Action::Delete,
+                false,
+            ),
+        ];
+        for (name, scope, vm, backup, action, expected) in rows {
+            let rights = rights.within(scope);
+            let (vm, backup) = (VmId::new(vm).unwrap(), BackupId::new(backup).unwrap());
+            let held = rights.on_backup(&vm, &backup);
+            assert_eq!(held.contains(action), expected, "{name}: backup");
+            assert!(rights.on_vm(&vm).contains_all(held), "{name}: VM");
+            let target = Target { vm, backup };
+            let needed = ActionSet::NONE.with(action);
+            let (principal, _) = self::rights();
+            let backend = BackendName::new("b").unwrap();
+            let permit = rights.permit(&principal, needed, &backend, &target);
+            assert_eq!(permit.is_ok(), expected, "{name}: permit");
+        }
+        assert!(rights.within(&all).is_whole(), "everything is whole");
+        assert!(!rights.within(&one_vm).is_whole(), "one VM is not");
     }
 }

@@ -27,7 +27,10 @@ fn may_cancel(account: &Account, operation: &Operation) -> bool {
         Verb::Restore => Action::Restore,
     };
     let held = account.rights.on_backup(&target.vm, &target.backup);
-    operation.principal == account.principal.name || held.contains(needed)
+    // A token without the right that began the operation does not end it, though its owner may.
+    let is_own = operation.principal == account.principal.name;
+    let included = account.rights.included(&target.vm, Some(&target.backup));
+    (is_own && included.contains(needed)) || held.contains(needed)
 }
 
 impl From<CancelError> for Refusal {

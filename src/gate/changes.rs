@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header;
 
 use crate::gate::authn::Account;
+use crate::gate::authz;
 use crate::gate::bodies;
 use crate::gate::conditional;
 use crate::gate::framing;
@@ -92,8 +93,7 @@ impl Gate {
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        let either = [Action::Update, Action::Protect];
-        account.rights.check_backup(&target, &either)?;
+        account.rights.check_backup(&target, authz::UPDATE)?;
         let backend = self.place(call, &target.vm)?;
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
@@ -136,7 +136,7 @@ impl Gate {
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(&target, &[Action::Delete])?;
+        account.rights.check_backup(&target, authz::DELETE)?;
         let backend = self.place(call, &target.vm)?;
         let needed = ActionSet::NONE.with(Action::Delete);
         let permit = account
@@ -180,7 +180,7 @@ impl Gate {
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(&target, &[Action::Restore])?;
+        account.rights.check_backup(&target, authz::RESTORE)?;
         let backend = self.place(call, &target.vm)?;
         let needed = ActionSet::NONE.with(Action::Restore);
         let permit = account

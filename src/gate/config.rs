@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::gate::authn::TokenDigest;
 use crate::gate::client::TrustedProxies;
 use crate::gate::passthrough::PassRoute;
 use crate::gate::password;
@@ -12,6 +13,8 @@ use crate::model::GroupName;
 use crate::model::Pattern;
 use crate::model::PrincipalName;
 use crate::model::Secret;
+use crate::model::Timestamp;
+use crate::model::TokenName;
 use crate::model::limits;
 
 /// Everything the gate decides by.
@@ -139,11 +142,48 @@ pub struct User {
     pub groups: Vec<GroupName>,
 }
 
+/// What of its owner's rights an API token has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Which actions.
+    pub actions: ActionSet,
+    /// On which VMs.
+    pub vms: Vec<Pattern>,
+    /// On which backups of these, by id.
+    pub backups: Vec<Pattern>,
+}
+
+impl Scope {
+    /// Whether it leaves out nothing.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let any = |all: &[Pattern]| all.iter().any(|it| it.as_str() == "*");
+        self.actions == ActionSet::ALL && any(&self.vms) && any(&self.backups)
+    }
+}
+
+/// One API token. Dead while there is no user of the owner's name.
+#[derive(Clone, Debug)]
+pub struct ApiToken {
+    /// Its name.
+    pub name: TokenName,
+    /// Whose rights it has, at most.
+    pub owner: PrincipalName,
+    /// The hash of the token.
+    pub digest: TokenDigest,
+    /// From when on it no longer counts; it always does when `None`.
+    pub expires: Option<Timestamp>,
+    /// What it may do of what its owner may.
+    pub scope: Scope,
+}
+
 /// Who may call, and how long a verified password is remembered.
 #[derive(Clone, Debug)]
 pub struct CredentialRule {
     /// The callers by name.
     pub users: BTreeMap<PrincipalName, User>,
+    /// The API tokens; `None` when tokens are not taken.
+    pub tokens: Option<Vec<ApiToken>>,
     /// How long a verified password is remembered; zero means never.
     pub remember: Duration,
 }
@@ -168,6 +208,8 @@ pub struct Grant {
     pub vms: Vec<Pattern>,
     /// On which backups of these, by id.
     pub backups: Vec<Pattern>,
+    /// The line of the configuration file it begins on, from 1; 0 when it is from no file.
+    pub line: usize,
 }
 
 /// Says that VMs are on a backend. The pattern is an exact id, or a prefix followed by one `*`;

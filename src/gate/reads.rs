@@ -3,6 +3,7 @@
 use http::header;
 
 use crate::gate::authn::Account;
+use crate::gate::authz;
 use crate::gate::conditional;
 use crate::gate::links;
 use crate::gate::negotiate;
@@ -37,7 +38,7 @@ impl Gate {
         target: &Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(target, &[Action::Read])?;
+        account.rights.check_backup(target, authz::READ)?;
         let backend = self.place(call, &target.vm)?;
         let headers = call.head.headers;
         let media = negotiate::accept(headers, negotiate::Reply::Backup, call.strict)?;

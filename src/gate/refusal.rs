@@ -162,7 +162,7 @@ pub struct Refusal {
     pub(super) text: Cow<'static, str>,
     pub(super) hint: Option<Cow<'static, str>>,
     pub(super) field: Option<Cow<'static, str>>,
-    pub(super) header: Option<Box<(HeaderName, HeaderValue)>>,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl From<Code> for Refusal {
@@ -172,7 +172,7 @@ impl From<Code> for Refusal {
             text: Cow::Borrowed(code.sentence()),
             hint: None,
             field: None,
-            header: None,
+            headers: Vec::new(),
         }
     }
 }
@@ -206,11 +206,10 @@ impl Refusal {
         self
     }
 
-    /// The same with a header that belongs to its status.
+    /// The same with one more header that belongs to its status.
     pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
-        self.header = HeaderValue::from_str(value)
-            .ok()
-            .map(|value| Box::new((name, value)));
+        let value = HeaderValue::from_str(value).ok();
+        self.headers.extend(value.map(|value| (name, value)));
         self
     }
 }

@@ -81,10 +81,10 @@ impl Reply {
         if let Some(seconds) = code.retry_after() {
             reply.headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some((name, value)) = refusal.header.as_deref() {
+        for (name, value) in &refusal.headers {
             let is_post = *name == header::ACCEPT && *method == http::Method::POST;
             let name = if is_post { ACCEPT_POST } else { name.clone() };
-            reply.headers.insert(name, value.clone());
+            reply.headers.append(name, value.clone());
         }
         reply
     }

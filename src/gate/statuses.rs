@@ -104,7 +104,8 @@ fn number(query: &str, name: &'static str) -> Result<Option<OperationSeq>, Refus
 
 pub(super) fn may_see(account: &Account, operation: &Operation) -> bool {
     let target = operation.target();
-    operation.principal == account.principal.name
+    let is_own = operation.principal == account.principal.name;
+    (is_own && account.rights.concerns(target))
         || account
             .rights
             .on_backup(&target.vm, &target.backup)
@@ -201,7 +202,9 @@ impl Gate {
             limit,
         };
         let found = self.service.list(&query).await?;
-        let bytes = wire::statuses(found.iter().map(|it| &**it));
+        let seen = found.iter().map(|it| &**it);
+        let seen = seen.filter(|it| may_see(account, it));
+        let bytes = wire::statuses(seen);
         let mut reply = Reply::read(media, bytes);
         // A full page may be the last one; the next is empty then.
         if let Some(last) = found.last().filter(|_| found.len() >= usize::from(limit)) {

@@ -87,6 +87,15 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    fn identified(&mut self, account: &Account) {
+        let name = account.principal.name.clone();
+        self.note(|it| {
+            it.principal = Some(name.clone());
+            it.token = account.token.clone();
+        });
+        self.principal = Some(name);
+    }
+
     pub(super) fn note(&mut self, change: impl FnOnce(&mut AuditEntry)) {
         if let Some(entry) = &mut self.audit {
             change(entry);
@@ -166,7 +175,11 @@ impl Gate {
         route.check_method(head.method)?;
         if route.access != PassAccess::Open {
             let account = self.callers.identify(head.headers, self.around()).await?;
-            call.principal = Some(account.principal.name.clone());
+            call.identified(&account);
+            // What is behind a route knows nothing of scopes.
+            if !account.rights.is_whole() {
+                return Err(Refusal::from(Code::NotPermitted));
+            }
             route.check_caller(Some(&account.principal))?;
         }
         framing::check_length(head.headers, route.body.bytes_max)?;
@@ -215,9 +228,7 @@ impl Gate {
         }
         let headers = call.head.headers;
         let account = self.callers.identify(headers, self.around()).await?;
-        let name = account.principal.name.clone();
-        call.note(|it| it.principal = Some(name.clone()));
-        call.principal = Some(name);
+        call.identified(&account);
         let rule = &self.config.specification;
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
         preferred?;
@@ -389,7 +400,7 @@ fn options(allow: &'static str) -> Reply {
     reply
 }
 
-fn vm_parameter(query: &str) -> Result<VmId, Refusal> {
+pub(super) fn vm_parameter(query: &str) -> Result<VmId, Refusal> {
     let text = route::parameter(query, "vm")?;
     let text = text.ok_or_else(|| Refusal::from(Code::MissingParameter).on("vm"))?;
     VmId::new(&text).map_err(|error| Refusal::text(Code::InvalidParameter, "vm", &error))

@@ -87,6 +87,8 @@ pub struct ActionSet(u8);
 impl ActionSet {
     /// No action.
     pub const NONE: Self = Self(0);
+    /// Every action.
+    pub const ALL: Self = Self(127);
 
     /// This set and one more.
     #[must_use]
@@ -98,6 +100,12 @@ impl ActionSet {
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Whether the action is in the set.
@@ -191,5 +199,24 @@ impl Permit {
             Verb::Restore => Action::Restore,
         };
         self.target == intent.target && self.actions.contains(needed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_every_action_and_common_is_what_both_have() {
+        assert_eq!(
+            Action::ALL.into_iter().collect::<ActionSet>(),
+            ActionSet::ALL,
+            "all"
+        );
+        let one = ActionSet::NONE.with(Action::Read).with(Action::Delete);
+        let two = ActionSet::NONE.with(Action::Delete).with(Action::Restore);
+        let both = ActionSet::NONE.with(Action::Delete);
+        assert_eq!(one.common(two), both, "common");
+        assert_eq!(one.common(ActionSet::ALL), one, "of all");
     }
 }

@@ -226,7 +226,7 @@ impl Metrics {
                 r,
                 counter,
                 "snapgate_credential_checks_total",
-                "Credentials checked: remembered, verified or refused.",
+                "Credentials checked: remembered, verified, a token, or refused.",
                 ["result"]
             ),
             waiters: metric!(
@@ -423,7 +423,7 @@ impl Metrics {
         self.store_errors.with_label_values(&[kind]).inc();
     }
 
-    /// Credentials were `remembered`, `verified` or `refused`.
+    /// Credentials were `remembered`, `verified`, a `token` or `refused`.
     pub fn credential_check(&self, result: &str) {
         self.credential_checks.with_label_values(&[result]).inc();
     }

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
+use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
 use crate::gate::password;
 use crate::model::limits;
@@ -50,7 +51,10 @@ impl Callers {
             metrics,
         } = around;
         let (name, password) = credentials.parts()?;
-        let Some(account) = self.accounts.get(name) else {
+        if token::is_token(password) {
+            return self.tokens.find_as_password(name, password, around);
+        }
+        let Some(user) = self.users.get(name) else {
             // An unknown name costs what a wrong password costs. Which hash stands in depends on the name alone.
             let at = shared.draw(name.as_bytes()).checked_rem(self.decoys.len());
             if let Some(decoy) = at.and_then(|it| self.decoys.get(it)) {
@@ -60,18 +64,18 @@ impl Callers {
             }
             return None;
         };
-        let key = shared.credential_key(name, password, account.password.reveal());
+        let key = shared.credential_key(name, password, user.password.reveal());
         if shared.remembers(&key, clock.instant()) {
             metrics.credential_check("remembered");
-            return Some(Arc::clone(account));
+            return Some(Arc::clone(&user.account));
         }
         let ticket = shared.checks.acquire().await;
         // Somebody else may have verified the same password while this request stood in line.
         if shared.remembers(&key, clock.instant()) {
             metrics.credential_check("remembered");
-            return Some(Arc::clone(account));
+            return Some(Arc::clone(&user.account));
         }
-        let fits = verify(account.password.clone(), Zeroizing::new(password.to_vec())).await;
+        let fits = verify(user.password.clone(), Zeroizing::new(password.to_vec())).await;
         drop(ticket);
         if !fits {
             return None;
@@ -81,7 +85,7 @@ impl Callers {
             let now = clock.instant();
             shared.remember(key, now, clock.deadline(self.remember).instant());
         }
-        Some(Arc::clone(account))
+        Some(Arc::clone(&user.account))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who calls: chooses the method by what the request brings, and knows every caller.
 
 mod basic;
+mod token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
+use crate::gate::authn::token::Tokens;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::gate::config::PasswordHash;
@@ -18,26 +20,42 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::shared::Shared;
 use crate::model::Principal;
+use crate::model::TokenName;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
+
+pub use token::TokenDigest;
+pub use token::new_token;
 
 #[cfg(test)]
 pub(super) use basic::tests::VERIFIED;
 
-const CHALLENGE: &str = r#"Basic realm="snapgate", charset="UTF-8""#;
+const BASIC: &str = r#"Basic realm="snapgate", charset="UTF-8""#;
+const BEARER: &str = r#"Bearer realm="snapgate""#;
 
 /// One caller with what the caller may do: the proof of authentication when it comes out of [`Callers::identify`].
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) principal: Principal,
     pub(super) rights: Rights,
+    /// The API token by which the caller is known, if it is one.
+    pub(super) token: Option<TokenName>,
+}
+
+/// One user with a password.
+#[derive(Debug)]
+struct User {
+    account: Arc<Account>,
     password: PasswordHash,
 }
 
 /// Everybody who may call.
 #[derive(Debug)]
 pub(super) struct Callers {
-    accounts: BTreeMap<String, Arc<Account>>,
+    users: BTreeMap<String, User>,
+    tokens: Tokens,
+    /// Whether Deviation D22 is in use: bearer tokens beside Basic.
+    takes_bearer: bool,
     /// The hashes that stand in for those of unknown names.
     decoys: Vec<PasswordHash>,
     /// How long a verified password is remembered.
@@ -54,7 +72,7 @@ pub(super) struct Around<'a> {
 
 impl Callers {
     pub(super) fn new(config: &Config) -> Self {
-        let accounts: BTreeMap<_, _> = config
+        let users: BTreeMap<_, _> = config
             .credentials
             .users
             .iter()
@@ -66,14 +84,20 @@ impl Callers {
                 let account = Account {
                     rights: Rights::of(&principal, &config.grants),
                     principal,
+                    token: None,
+                };
+                let user = User {
+                    account: Arc::new(account),
                     password: user.password.clone(),
                 };
-                (name.as_str().to_owned(), Arc::new(account))
+                (name.as_str().to_owned(), user)
             })
             .collect();
         Self {
-            decoys: accounts.values().map(|it| it.password.clone()).collect(),
-            accounts,
+            decoys: users.values().map(|it| it.password.clone()).collect(),
+            tokens: Tokens::new(config, |name| Some(&users.get(name.as_str())?.account)),
+            users,
+            takes_bearer: config.credentials.tokens.is_some(),
             remember: config.credentials.remember,
         }
     }
@@ -86,24 +110,32 @@ impl Callers {
     ) -> Result<Arc<Account>, Refusal> {
         let found = match Offered::of(headers) {
             Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
+            Some(Offered::Bearer(text)) => self.tokens.find(text, around),
             None => None,
         };
         found.ok_or_else(|| {
             around.metrics.credential_check("refused");
-            Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, CHALLENGE)
+            let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
+            if self.takes_bearer {
+                refusal.with(WWW_AUTHENTICATE, BEARER)
+            } else {
+                refusal
+            }
         })
     }
 }
 
 /// What a request brings to prove who sends it.
-enum Offered {
+enum Offered<'a> {
     /// RFC 7617.
     Basic(basic::Credentials),
+    /// RFC 6750: an API token.
+    Bearer(&'a str),
 }
 
-impl Offered {
+impl<'a> Offered<'a> {
     /// Reads the header; `None` for whatever is not exactly one well-formed set of credentials of a known scheme.
-    fn of(headers: &HeaderMap) -> Option<Self> {
+    fn of(headers: &'a HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return None;
@@ -111,6 +143,9 @@ impl Offered {
         let (scheme, rest) = scheme(value)?;
         if scheme.eq_ignore_ascii_case("basic") {
             return basic::Credentials::parse(rest).map(Self::Basic);
+        }
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Self::Bearer(rest));
         }
         None
     }
@@ -136,6 +171,7 @@ mod tests {
                 let (name, password) = it.parts()?;
                 Some((name.to_owned(), password.to_vec()))
             }
+            Offered::Bearer(it) => Some(("bearer".to_owned(), it.as_bytes().to_vec())),
         }
     }
 
@@ -143,7 +179,9 @@ mod tests {
     fn exactly_one_well_formed_header_is_read() {
         let basic = "Basic YW5uOnNlY3JldA==";
         let found = Some(("ann".to_owned(), b"secret".to_vec()));
-        let rows: [(&str, &[&str], _); 8] = [
+        let bearer = Some(("bearer".to_owned(), b"abc".to_vec()));
+        let rows: [(&str, &[&str], _); 9] = [
+            ("bearer", &["bearer abc"], bearer),
             ("plain", &[basic], found.clone()),
             ("in capitals", &["BASIC YW5uOnNlY3JldA=="], found.clone()),
             ("spaces", &["basic   YW5uOnNlY3JldA== "], found),

@@ -8,4 +8,5 @@ mod openapi;
 mod passthrough;
 mod prefer;
 mod rig;
+mod tokens;
 mod walk;

@@ -62,6 +62,7 @@ fn config() -> Config {
         actions: actions.iter().copied().collect(),
         vms: vec![Pattern::new(vms).unwrap()],
         backups: all.clone(),
+        line: 0,
     };
     let users = ["ann", "reader", "nobody", "shield"].map(|it| (name(it), user("pw")));
     Config {
@@ -70,6 +71,7 @@ fn config() -> Config {
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {
             users: BTreeMap::from(users),
+            tokens: None,
             remember: Duration::from_secs(60),
         },
         grants: vec![

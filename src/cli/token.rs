@@ -1,0 +1,264 @@
+//! `snapgate token`: makes, lists and revokes API tokens, with a gateway running on the configuration or not.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::Subcommand;
+use zeroize::Zeroizing;
+
+use crate::cli::CliError;
+use crate::cli::output::Output;
+use crate::config;
+use crate::config::Settings;
+use crate::config::TokenFileError;
+use crate::config::TokenRecord;
+use crate::gate;
+use crate::gate::TokenDigest;
+use crate::model::Action;
+use crate::model::Pattern;
+use crate::model::PrincipalName;
+use crate::model::TokenName;
+use crate::runtime::Clock;
+use crate::runtime::SystemClock;
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(super) enum Wish {
+    /// Make a token and print it, once
+    Create {
+        #[command(flatten)]
+        place: Place,
+        /// Its name, not used by another token
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// The user whose rights it has, at most
+        #[arg(long, value_name = "USER")]
+        owner: String,
+        /// How long it counts, such as 12h or 90d, or never
+        #[arg(long, value_name = "TIME", default_value = "90d")]
+        expires: String,
+        /// What it may do of what its owner may, such as read,restore; everything unless given
+        #[arg(long, value_name = "ACTIONS", value_delimiter = ',')]
+        actions: Vec<String>,
+        /// On which VMs, such as web*; all unless given
+        #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+        vms: Vec<String>,
+        /// On which backups of these, by id; all unless given
+        #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+        backups: Vec<String>,
+    },
+    /// List tokens; what they are cannot be shown
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a token
+    Revoke {
+        #[command(flatten)]
+        place: Place,
+        /// Its name
+        name: String,
+    },
+}
+
+/// Where the tokens are.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl From<TokenFileError> for CliError {
+    fn from(error: TokenFileError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+fn other(text: impl Into<String>) -> CliError {
+    CliError::Other(text.into())
+}
+
+/// Does it and prints what came of it.
+pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
+    match wish {
+        Wish::Create {
+            place,
+            name,
+            owner,
+            expires,
+            actions,
+            vms,
+            backups,
+        } => {
+            let settings = load(&place)?;
+            let scope = (actions, vms, backups);
+            let record = record(&settings, &name, &owner, &expires, scope)?;
+            create(&settings, record, output)
+        }
+        Wish::List { place, json } => list(&load(&place)?, json, output),
+        Wish::Revoke { place, name } => revoke(&load(&place)?, &name, output),
+    }
+}
+
+fn load(place: &Place) -> Result<Settings, CliError> {
+    Ok(config::load(&place.config, &config::environment)?)
+}
+
+fn file(settings: &Settings) -> Result<&Path, CliError> {
+    settings.tokens.as_deref().ok_or_else(|| {
+        other("the configuration names no file for tokens: write [authentication] tokens = \"tokens.json\"")
+    })
+}
+
+/// The new token without its hash, checked.
+fn record(
+    settings: &Settings,
+    name: &str,
+    owner: &str,
+    expires: &str,
+    (actions, vms, backups): (Vec<String>, Vec<String>, Vec<String>),
+) -> Result<TokenRecord, CliError> {
+    let name = TokenName::new(name).map_err(|it| other(format!("the name {it}")))?;
+    let known = PrincipalName::new(owner).ok();
+    let known = known.filter(|it| settings.gate.credentials.users.contains_key(it));
+    let owner = known.ok_or_else(|| other(format!("{owner:?} is no user of the configuration")))?;
+    let now = SystemClock.now();
+    let expires = match expires {
+        "never" => None,
+        text => {
+            let after = humantime::parse_duration(text).ok();
+            let after = after.filter(|it| *it >= Duration::from_secs(1));
+            let after = after.ok_or_else(|| {
+                other(format!(
+                    "{text:?} is not a time such as 12h or 90d, nor never"
+                ))
+            })?;
+            Some(now.plus(after).to_string())
+        }
+    };
+    Ok(TokenRecord {
+        name,
+        owner,
+        sha256: String::new(),
+        created: now.to_string(),
+        expires,
+        actions: chosen(&actions)?,
+        vms: patterns(vms, "--vms")?,
+        backups: patterns(backups, "--backups")?,
+    })
+}
+
+fn chosen(words: &[String]) -> Result<Vec<Action>, CliError> {
+    if words.is_empty() {
+        return Ok(Action::ALL.to_vec());
+    }
+    let known: Vec<&str> = Action::ALL.into_iter().map(Action::as_str).collect();
+    let action = |word: &String| {
+        let found = Action::ALL.into_iter().find(|it| it.as_str() == word);
+        found.ok_or_else(|| {
+            let known = known.join(", ");
+            other(format!("{word:?} is no known action: known are {known}"))
+        })
+    };
+    words.iter().map(action).collect()
+}
+
+fn patterns(all: Vec<String>, option: &str) -> Result<Vec<String>, CliError> {
+    if all.is_empty() {
+        return Ok(vec!["*".to_owned()]);
+    }
+    for it in &all {
+        Pattern::new(it).map_err(|why| other(format!("{option} {it:?} {why}")))?;
+    }
+    Ok(all)
+}
+
+fn create(
+    settings: &Settings,
+    mut record: TokenRecord,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
+    let file = file(settings)?;
+    let mut random = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *random).map_err(|it| other(it.to_string()))?;
+    let token = gate::new_token(&random);
+    let digest = TokenDigest::of(token.reveal());
+    record.sha256 = digest.map(|it| it.to_string()).unwrap_or_default();
+    let (name, owner) = (record.name.clone(), record.owner.clone());
+    let ends = record.expires.clone();
+    config::change_tokens::<_, CliError>(file, |all| {
+        if all.iter().any(|it| it.name == record.name) {
+            let name = &record.name;
+            return Err(other(format!(
+                "there is a token {name}: revoke it first, or choose another name"
+            )));
+        }
+        all.push(record);
+        Ok(())
+    })?;
+    let ends = ends.map_or_else(|| "never ends".to_owned(), |it| format!("ends {it}"));
+    output.complain(&format!(
+        "token {name} of {owner}, {ends}. It is shown this once; send it as: Authorization: Bearer TOKEN"
+    ))?;
+    Ok(output.print(&format!("{}\n", token.reveal()))?)
+}
+
+/// `live`, or why it cannot be used.
+fn state(record: &TokenRecord, settings: &Settings) -> &'static str {
+    if !settings.gate.credentials.users.contains_key(&record.owner) {
+        "no owner"
+    } else if record.ends().is_some_and(|it| it <= SystemClock.now()) {
+        "expired"
+    } else {
+        "live"
+    }
+}
+
+fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), CliError> {
+    let all = config::read_tokens(file(settings)?)?;
+    let mut text = String::new();
+    for it in &all {
+        let state = state(it, settings);
+        let line = if json {
+            let told = serde_json::json!({
+                "name": it.name, "owner": it.owner, "state": state, "created": it.created, "expires": it.expires,
+                "actions": it.actions, "vms": it.vms, "backups": it.backups,
+            });
+            told.to_string()
+        } else {
+            let actions: Vec<&str> = it.actions.iter().map(|it| it.as_str()).collect();
+            let ends = it.expires.as_deref().unwrap_or("never");
+            format!(
+                "{}  owner {}  {state}  expires {ends}  may {}  vms {}  backups {}",
+                it.name,
+                it.owner,
+                actions.join(","),
+                it.vms.join(","),
+                it.backups.join(",")
+            )
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(output.print(&text)?)
+}
+
+fn revoke(settings: &Settings, name: &str, output: &mut Output<'_>) -> Result<(), CliError> {
+    config::change_tokens::<_, CliError>(file(settings)?, |all| {
+        let before = all.len();
+        all.retain(|it| it.name.as_str() != name);
+        if all.len() == before {
+            return Err(other(format!("there is no token {name:?}")));
+        }
+        Ok(())
+    })?;
+    Ok(output.complain(&format!(
+        "token {name} revoked; a running gateway notices within a second or two"
+    ))?)
+}

@@ -1,0 +1,298 @@
+//! Who is let in by what: API tokens of a gateway that runs, proxies that are trusted, `snapgate explain`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::harness::Process;
+use crate::harness::SECRET_HASH;
+use crate::harness::SIM;
+use crate::harness::eventually;
+use crate::harness::program;
+
+/// Status, standard output, standard error.
+fn snapgate(arguments: &[&str]) -> (i32, String, String) {
+    let ended = program().args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let status = ended.status.code().unwrap();
+    (status, text(ended.stdout), text(ended.stderr))
+}
+
+fn configured(folder: &Path, more: &str) -> String {
+    let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
+    let file = folder.join("snapgate.toml");
+    let ports = "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    fs::write(&file, format!("[server]\n{ports}{more}\n{sim}")).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn bearer(process: &Process, token: &str) -> Client {
+    Client::bare(process.api)
+        .with("Authorization", &format!("Bearer {token}"))
+        .with("X-Cloud-Client-Specification-Version", "0.1")
+}
+
+#[test]
+fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configured(
+        folder.path(),
+        "[authentication]\ntokens = \"tokens.json\"\n[log]\naudit = \"audit.jsonl\"\n",
+    );
+    let process = Process::start(&["serve", "--config", &file]);
+    let create = [
+        "token",
+        "create",
+        "--config",
+        &file,
+        "--name",
+        "ci",
+        "--owner",
+        "alice",
+        "--actions",
+        "read,create",
+        "--vms",
+        "1",
+        "--expires",
+        "1h",
+    ];
+    let (status, out, err) = snapgate(&create);
+    assert_eq!(status, 0, "made: {err}");
+    let token = out.trim_end();
+    assert!(
+        token.starts_with("sg_") && token.len() == 75,
+        "one line: {out:?}"
+    );
+    assert!(!err.contains(token), "shown once: {err}");
+    let kept = fs::read_to_string(folder.path().join("tokens.json")).unwrap();
+    assert!(!kept.contains(token), "kept as a hash: {kept}");
+
+    let ci = bearer(&process, token);
+    eventually("the gateway knows the token", || {
+        ci.get("/vms/1").status == 200
+    });
+    assert_eq!(ci.get("/vms/2").status, 404, "another VM");
+    assert_eq!(
+        ci.delete("/vms/1/backups/456").status,
+        403,
+        "another action"
+    );
+    assert_eq!(
+        ci.post("/vms/1/backups", "{\"name\":\"n\"}").status,
+        202,
+        "its own"
+    );
+    let trail = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(trail.lines().last().unwrap()).unwrap();
+    let told = (&last["principal"], &last["token"], &last["client"]);
+    let expected = (
+        &Value::from("alice"),
+        &Value::from("ci"),
+        &Value::from("127.0.0.1"),
+    );
+    assert_eq!(told, expected, "owner, token and address: {last}");
+
+    let (status, _, err) = snapgate(&create);
+    assert!(status == 1 && err.contains("there is a token ci"), "{err}");
+    let (_, list, _) = snapgate(&["token", "list", "--config", &file]);
+    assert!(
+        list.starts_with("ci  owner alice  live  expires 20"),
+        "{list}"
+    );
+    let (_, list, _) = snapgate(&["token", "list", "--config", &file, "--json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&list).unwrap()["name"],
+        "ci",
+        "{list}"
+    );
+    let (status, out, _) = snapgate(&[
+        "explain",
+        "--config",
+        &file,
+        "--token",
+        "ci",
+        "DELETE",
+        "/vms/1/backups/4",
+    ]);
+    assert!(
+        status == 1 && out.contains("the scope of the token ci leaves it out"),
+        "{out}"
+    );
+
+    assert_eq!(
+        snapgate(&["token", "revoke", "--config", &file, "ci"]).0,
+        0,
+        "revoked"
+    );
+    eventually("the token counts no more", || {
+        ci.get("/vms/1").status == 401
+    });
+    assert_eq!(
+        snapgate(&["token", "revoke", "--config", &file, "ci"]).0,
+        1,
+        "once"
+    );
+    let alice = Client::new(process.api, "alice", "secret");
+    assert_eq!(alice.get("/vms/1").status, 200, "nobody else suffered");
+}
+
+#[test]
+fn tokens_that_cannot_be_are_refused_and_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configured(
+        folder.path(),
+        "[authentication]\ntokens = \"tokens.json\"\n",
+    );
+    let make = |more: &[&str]| {
+        let mut arguments = vec!["token", "create", "--config", file.as_str()];
+        arguments.extend(more);
+        snapgate(&arguments)
+    };
+    let rows: [(&str, &[&str], &str); 6] = [
+        (
+            "owner",
+            &["--name", "t", "--owner", "zoe"],
+            "\"zoe\" is no user",
+        ),
+        (
+            "name",
+            &["--name", "a b", "--owner", "alice"],
+            "the name must not contain",
+        ),
+        (
+            "time",
+            &["--name", "t", "--owner", "alice", "--expires", "soon"],
+            "12h or 90d",
+        ),
+        (
+            "no time",
+            &["--name", "t", "--owner", "alice", "--expires", "0s"],
+            "12h or 90d",
+        ),
+        (
+            "action",
+            &["--name", "t", "--owner", "alice", "--actions", "fly"],
+            "known are read",
+        ),
+        (
+            "pattern",
+            &["--name", "t", "--owner", "alice", "--vms", "*********"],
+            "more than 8",
+        ),
+    ];
+    for (name, arguments, expected) in rows {
+        let (status, out, err) = make(arguments);
+        assert_eq!((status, out.as_str()), (1, ""), "{name}: {err}");
+        assert!(err.contains(expected), "{name}: {err}");
+    }
+    assert!(
+        !folder.path().join("tokens.json").exists(),
+        "nothing was made"
+    );
+    let none = configured(folder.path(), "");
+    let (status, _, err) = snapgate(&["token", "list", "--config", &none]);
+    assert!(
+        status == 1 && err.contains("tokens = \"tokens.json\""),
+        "the remedy: {err}"
+    );
+}
+
+#[test]
+fn explain_names_the_grant_or_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configured(folder.path(), "");
+    let text = fs::read_to_string(&file).unwrap();
+    let line = |number: usize| {
+        let mut found = text
+            .lines()
+            .enumerate()
+            .filter(|(_, it)| *it == "[[grant]]");
+        found.nth(number).unwrap().0 + 1
+    };
+    let rows: [(&[&str], i32, Vec<String>); 5] = [
+        (
+            &["--as", "alice", "DELETE", "/vms/1/backups/456"],
+            0,
+            vec![
+                format!("delete: grant[0] (snapgate.toml:{}) allows it", line(0)),
+                "the VM is on backend lab".to_owned(),
+                "allowed".to_owned(),
+            ],
+        ),
+        (
+            &["--as", "carol", "delete", "/vms/1/backups/456"],
+            1,
+            vec![
+                "delete: no grant gives it to carol or to a group of carol".to_owned(),
+                "denied: 403 NotPermitted: The caller may not do that.".to_owned(),
+            ],
+        ),
+        (
+            &["--as", "carol", "GET", "/vms/2"],
+            1,
+            vec![
+                format!(
+                    "read: grant[1] (snapgate.toml:{}) is not for VM \"2\"",
+                    line(1)
+                ),
+                "denied: 404 NoSuchVm: There is no such VM.".to_owned(),
+            ],
+        ),
+        (
+            &["--as", "sso", "--groups", "ops", "GET", "/vms/1"],
+            1,
+            vec!["read: no grant gives it to sso or to a group of sso".to_owned()],
+        ),
+        (&["--as", "zoe", "GET", "/vms/1"], 1, Vec::new()),
+    ];
+    for (arguments, expected, lines) in rows {
+        let mut all = vec!["explain", "--config", file.as_str()];
+        all.extend(arguments);
+        let (status, out, err) = snapgate(&all);
+        assert_eq!(status, expected, "{arguments:?}: {out}{err}");
+        let told: Vec<&str> = out.lines().collect();
+        assert!(
+            lines.iter().zip(&told).all(|(one, two)| one == two) && told.len() >= lines.len(),
+            "{arguments:?}: {out}{err}"
+        );
+    }
+}
+
+#[test]
+fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
+    for (trusted, client) in [
+        ("trusted_proxies = [\"127.0.0.0/8\"]", "198.51.100.7"),
+        ("trusted_proxies = [\"192.0.2.1\"]", "127.0.0.1"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = configured(
+            folder.path(),
+            &format!("{trusted}\n[log]\naudit = \"audit.jsonl\"\n"),
+        );
+        let process = Process::start(&["serve", "--config", &file]);
+        let carol = Client::new(process.api, "carol", "secret")
+            .with("X-Forwarded-For", "10.0.0.1, 198.51.100.7")
+            .with("X-Request-Id", "from-the-proxy");
+        let reply = carol.delete("/vms/1/backups/456");
+        assert_eq!(reply.status, 403, "refused");
+        let id = reply.header("x-request-id");
+        assert_eq!(
+            id == "from-the-proxy",
+            client != "127.0.0.1",
+            "{trusted}: {id}"
+        );
+        let trail = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(trail.lines().last().unwrap()).unwrap();
+        assert_eq!(last["client"], client, "{trusted}: {last}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = configured(folder.path(), "trusted_proxies = [\"proxy.example.com\"]\n");
+    let (status, _, err) = snapgate(&["check", "--config", &file]);
+    assert_eq!(status, 78, "{err}");
+    assert!(
+        err.contains("server.trusted_proxies[0]: \"proxy.example.com\" is neither"),
+        "{err}"
+    );
+}
