@@ -85,6 +85,14 @@ fn busy(account: &Account, other: &Operation) -> Refusal {
     }
 }
 
+/// Until it is made a backup has no identity that a change could name: what is there later under its id may be another one.
+fn check_made(before: &Backup) -> Result<(), Refusal> {
+    if before.state == BackupState::Creating {
+        return Err(Refusal::from(Code::NotReady));
+    }
+    Ok(())
+}
+
 impl Gate {
     pub(super) async fn update(
         &self,
@@ -109,6 +117,7 @@ impl Gate {
         };
         let before = self.present(backend, &target).await?;
         self.check_conditions(call, &target.vm, &before)?;
+        check_made(&before)?;
         if let Some(name) = patch.name.as_ref().filter(|it| **it != before.name) {
             self.check_name(backend, &target.vm, name, Some(&target.backup))
                 .await?;
@@ -154,6 +163,7 @@ impl Gate {
         }
         let before = self.present(backend, &target).await?;
         self.check_conditions(call, &target.vm, &before)?;
+        check_made(&before)?;
         if before.protected && before.state != BackupState::Deleting {
             return Err(Refusal::from(Code::BackupProtected));
         }

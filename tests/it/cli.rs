@@ -246,13 +246,7 @@ fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
     let file = folder.path().join("c.toml");
     let check = |text: &str| {
         fs::write(&file, text).unwrap();
-        let path = file.to_str().unwrap();
-        let output = crate::harness::program()
-            .args(["check", "--config", path, "--probe"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        (output.status.code(), text)
+        crate::harness::probe(file.to_str().unwrap())
     };
     let (code, text) = check(good);
     assert_eq!(code, Some(0), "{text}");

@@ -173,6 +173,16 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// What `check --probe` says about a configuration: exit code and standard output.
+pub(crate) fn probe(config: &str) -> (Option<i32>, String) {
+    let output = program()
+        .args(["check", "--config", config, "--probe"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), text)
+}
+
 impl Process {
     /// Starts it with these arguments and waits until it says where it listens.
     pub(crate) fn start(arguments: &[&str]) -> Self {

@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::harness::probe;
 use crate::incus::Lxd;
 use crate::incus::Way;
 
@@ -257,6 +258,16 @@ fn every_request_of_the_api_does_what_it_says() {
     let Some(site) = Site::new("http-all", 1) else {
         return;
     };
+    let config = site.folder.path().join("snapgate.toml");
+    let (code, told) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{told}");
+    for line in [
+        "backend containers: LXD 5.",
+        "  can create, update, delete, restore; cannot nothing",
+        "  VM http-all: http-all STOPPED",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     let (process, client) = site.start();
     site.write("old");
     let new = r#"{"name": "before", "description": "text", "tags": ["a"]}"#;

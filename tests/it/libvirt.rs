@@ -21,6 +21,7 @@ use crate::conformance::on;
 use crate::conformance::run;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
+use crate::harness::probe;
 use crate::libvirt_lab::Lab;
 
 pub(crate) fn vm(name: &str) -> VmId {
@@ -688,7 +689,7 @@ store = "operations.db"
 name = "host"
 kind = "libvirt"
 libvirt_socket = "run/libvirt-sock"
-vms = ["*"]
+vms = ["web01", "web02"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"
@@ -709,6 +710,17 @@ backups = ["*"]
 fn the_four_requests_work_and_a_killed_gateway_tells_the_truth_afterwards() {
     let Some(lab) = Lab::start() else { return };
     let (process, client) = serve(&lab);
+    let config = lab.folder().join("snapgate.toml");
+    let (code, told) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{told}");
+    for line in [
+        "backend host: QEMU",
+        "  can create, update, delete, restore; cannot nothing",
+        "  VM web01: web01 STARTED",
+        "  VM web02: web02 STOPPED",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     lab.write(1);
     let new = r#"{"name": "nightly", "description": "before", "tags": ["a"]}"#;
     let created = client.finished(&client.post("/back_up?vm=web01", new).status_uri());

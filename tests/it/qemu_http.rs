@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::harness::probe;
 use crate::qemu::Bed;
 use crate::qemu::installed;
 
@@ -25,7 +26,7 @@ name = "host"
 kind = "qemu"
 qmp = "{folder}/{{vm}}.qmp"
 images = ["{folder}/{{vm}}.qcow2", "{folder}/{{vm}}-b.qcow2"]
-vms = ["web*"]
+vms = ["web01"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"
@@ -54,6 +55,16 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
     }
     let bed = Bed::started();
     let config = config(&bed);
+    let (code, told) = probe(&config);
+    assert_eq!(code, Some(0), "{told}");
+    for line in [
+        "backend host: qemu-img 7.",
+        "  can create, update, delete, restore; cannot nothing",
+        "  types snapshot; running VMs yes; memory yes; all disks or none yes",
+        "  VM web01: web01 STARTED",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     let (process, client) = start(&config);
     bed.fill(0, 1);
     bed.fill(1, 1);
@@ -123,6 +134,66 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
         assert_eq!(status["state"], "FAILED", "protected: {status}");
     }
     assert_eq!(client.get(&target).status, 200, "still there");
+    process.signal("TERM");
+    assert_eq!(process.wait(), Some(0), "ends as asked");
+}
+
+#[test]
+fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
+    if !installed() {
+        return;
+    }
+    let bed = Bed::started();
+    let (process, one) = start(&config(&bed));
+    let two = Client::new(process.api, "alice", "secret");
+    bed.fill(0, 1);
+    bed.fill(1, 1);
+    let created = one.post("/back_up?vm=web01", r#"{"name": "base"}"#);
+    let created = one.finished(&created.status_uri());
+    let target = created["target_uri"].as_str().unwrap().to_owned();
+    bed.fill(0, 2);
+    bed.fill(1, 2);
+    // One puts the VM back while the other makes backups, deletes one, and puts the VM back as well.
+    let busy = std::thread::scope(|scope| {
+        let restores = std::thread::Builder::new()
+            .spawn_scoped(scope, || {
+                let uris =
+                    [(); 3].map(|()| one.post(&format!("{target}/restore"), "").status_uri());
+                uris.map(|uri| one.finished(&uri))
+            })
+            .unwrap();
+        let changes = std::thread::Builder::new()
+            .spawn_scoped(scope, || {
+                let make = |name: &str| {
+                    let body = json!({ "name": name }).to_string();
+                    two.post("/back_up?vm=web01", &body)
+                };
+                let (first, second) = (make("first"), make("second"));
+                let first = two.finished(&first.status_uri());
+                let gone = first["target_uri"].as_str().unwrap().to_owned();
+                let delete = two.delete(&gone).status_uri();
+                let restore = two.post(&format!("{target}/restore"), "").status_uri();
+                let uris = [second.status_uri(), delete, restore];
+                (gone, uris.map(|uri| two.finished(&uri)))
+            })
+            .unwrap();
+        (restores.join().unwrap(), changes.join().unwrap())
+    });
+    let (restored, (gone, changed)) = busy;
+    for status in restored.iter().chain(&changed) {
+        assert_eq!(status["state"], "SUCCESS", "each in its turn: {status}");
+    }
+    assert_eq!((bed.filled(0), bed.filled(1)), (1, 1), "both disks");
+    assert_eq!(bed.status(), "running", "it runs");
+    let list = one.get("/vms/web01/backups").json();
+    let names: Vec<&str> = list["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["base", "second"], "made and deleted as told");
+    assert_eq!(one.get(&gone).status, 404, "deleted");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "ends as asked");
 }

@@ -480,6 +480,17 @@ fn preconditions_and_repeated_requests() {
         deleted,
         "repeated while unfinished"
     );
+    // What is not made yet can be neither changed nor deleted.
+    let created = alice.post("/vms/1/backups", r#"{"name": "new"}"#).json();
+    let target = created["target_uri"].as_str().unwrap();
+    assert_eq!(alice.get(target).json()["state"], "CREATING", "it is seen");
+    refused(&alice.delete(target), 409, "NotReady", "DELETE");
+    refused(
+        &alice.put(target, r#"{"tags": []}"#),
+        409,
+        "NotReady",
+        "PUT",
+    );
 }
 
 #[test]

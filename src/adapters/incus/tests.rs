@@ -32,6 +32,8 @@ struct Daemon {
     /// The description of the snapshot's volume.
     label: String,
     generation: Option<u32>,
+    /// Whether the snapshot holds the memory.
+    stateful: bool,
     /// How often a write of the label is refused because somebody else wrote it.
     stale: u32,
     /// Whether writing the label is an operation.
@@ -68,7 +70,8 @@ impl Daemon {
         } else {
             &self.name
         };
-        let snapshot = serde_json::json!({"name": name, "created_at": MADE});
+        let snapshot =
+            serde_json::json!({"name": name, "created_at": MADE, "stateful": self.stateful});
         match (method, path) {
             ("GET", "/1.0/instances/web01") => sync(&serde_json::json!({
                 "name": "web01", "type": "container", "created_at": MADE,
@@ -399,5 +402,31 @@ async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
         let read = read.map(|it| it.state).map_err(|it| it.fault.kind);
         let expected = expected.ok_or(FaultKind::NoSuchBackup);
         assert_eq!(read, expected, "{name}: read");
+    }
+}
+
+#[tokio::test]
+async fn memory_is_put_back_when_the_snapshot_holds_it_and_only_then() {
+    let rows = [
+        (false, r#"PUT /1.0/instances/web01 {"restore":"s"}"#),
+        (
+            true,
+            r#"PUT /1.0/instances/web01 {"restore":"s","stateful":true}"#,
+        ),
+    ];
+    for (stateful, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            generation: Some(1),
+            stateful,
+            ..Daemon::default()
+        };
+        let (adapter, daemon) = start(folder.path(), daemon);
+        let restore = intent(Change::Restore(RestoreOptions::default()));
+        let before = adapter.baseline(&restore, key(), by()).await.unwrap();
+        let begun = adapter.begin(&restore, key(), before.as_ref(), by()).await;
+        assert!(matches!(begun, Ok(Begun::Task(_))), "{stateful}: {begun:?}");
+        let changes = daemon.lock().unwrap().changes.clone();
+        assert_eq!(changes[1], expected, "{stateful}");
     }
 }

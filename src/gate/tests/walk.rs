@@ -403,6 +403,10 @@ async fn states() -> BTreeSet<&'static str> {
         "NotReady",
         "half made"
     );
+    assert_eq!(code(&rig, &delete).await, "NotReady", "still being made");
+    let put = format!("{PUT}{TAGS}");
+    assert_eq!(code(&rig, &put).await, "NotReady", "still being made");
+    change(&|it| it.state = BackupState::Error);
     let keyed = format!("{PUT}\nIdempotency-Key: \"k\"");
     let first = rig.send(&format!("{keyed}{TAGS}")).await;
     let second = rig.send(&format!("{keyed}{TAGS}")).await;
