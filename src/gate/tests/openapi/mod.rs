@@ -163,7 +163,7 @@ fn document() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
-        "security": [{ "basic": [] }],
+        "security": [{ "basic": [] }, { "bearer": [] }],
         "tags": [
             { "name": "backups", "description": "Backups and restores." },
             { "name": "statuses", "description": "What became of changes." },
@@ -171,7 +171,10 @@ fn document() -> Value {
         ],
         "paths": paths(),
         "components": {
-            "securitySchemes": { "basic": { "type": "http", "scheme": "basic", "description": "RFC 7617, UTF-8." } },
+            "securitySchemes": {
+                "basic": { "type": "http", "scheme": "basic", "description": "RFC 7617, UTF-8." },
+                "bearer": { "type": "http", "scheme": "bearer", "description": "RFC 6750, where tokens are configured." },
+            },
             "parameters": schemas::parameters(),
             "headers": schemas::headers(),
             "schemas": schemas::schemas(),
