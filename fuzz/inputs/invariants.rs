@@ -10,6 +10,7 @@ use snapgate::gate::AuditOutcome;
 use snapgate::gate::Code;
 
 use super::request::Request;
+use super::request::TOKEN;
 use super::world::BACKEND;
 use super::world::Outcome;
 use super::world::PRIVATE;
@@ -48,25 +49,44 @@ fn told(outcome: &Outcome) -> (StatusCode, http::HeaderMap, Vec<u8>) {
     (response.status(), headers, response.body().to_vec())
 }
 
-/// The name and password in the header, read without the gateway's own code.
-fn pair(request: &Request) -> Option<Vec<u8>> {
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Ann,
+    /// A token of `ann` that may read one VM.
+    Token,
+    Reader,
+}
+
+impl Caller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ann | Self::Token => "ann",
+            Self::Reader => "reader",
+        }
+    }
+}
+
+/// Who calls, as far as the header tells; read without the gateway's own code.
+pub(crate) fn caller(request: &Request) -> Option<Caller> {
     let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
         return None;
     };
     let (scheme, rest) = value.as_bytes().split_at_checked(6)?;
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return (rest.trim_ascii() == TOKEN.as_bytes()).then_some(Caller::Token);
+    }
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
     }
-    STANDARD.decode(rest.trim_ascii()).ok()
-}
-
-/// Who calls, as far as the header tells.
-pub(crate) fn caller(request: &Request) -> Option<&'static str> {
-    match pair(request)?.as_slice() {
-        b"ann:secret" => Some("ann"),
-        b"reader:secret" => Some("reader"),
-        _ => None,
+    match STANDARD.decode(rest.trim_ascii()).ok()?.as_slice() {
+        b"ann:secret" => Some(Caller::Ann),
+        b"reader:secret" => Some(Caller::Reader),
+        pair => {
+            let named = ["ann", "token"].map(|it| format!("{it}:{TOKEN}").into_bytes());
+            named.iter().any(|it| it == pair).then_some(Caller::Token)
+        }
     }
 }
 
@@ -150,13 +170,13 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
     let caller = caller(request);
     assert_eq!(
         exchange.principal.as_ref().map(|it| it.as_str()),
-        exchange.principal.as_ref().and(caller),
+        exchange.principal.as_ref().and(caller).map(Caller::name),
         "who called is who gave the credentials"
     );
     if effects == 1 {
         assert!(changes, "only changes have effects");
         assert_eq!(exchange.response.status(), 202, "an effect is told");
-        assert_eq!(caller, Some("ann"), "only ann may change anything here");
+        assert_eq!(caller, Some(Caller::Ann), "only ann may change anything");
         assert!(exchange.operation.is_some(), "and named");
         let audit = exchange.audit.as_ref().unwrap();
         assert_eq!(audit.outcome, AuditOutcome::Accepted, "and in the trail");
@@ -168,7 +188,7 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
         assert!(permit.covers(&submission.intent), "the permit covers it");
         assert_eq!(
             Some(permit.principal().name.as_str()),
-            caller,
+            caller.map(Caller::name),
             "for the caller"
         );
         assert_eq!(permit.backend().as_str(), BACKEND, "where the VM is placed");
@@ -204,7 +224,7 @@ fn nothing_private_is_told(request: &Request, outcome: &Outcome) {
     }
     let asked = String::from_utf8_lossy(&request.target).into_owned()
         + &String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
-    for secret in [PRIVATE, BACKEND, "c2VjcmV0", "argon2"] {
+    for secret in [PRIVATE, BACKEND, "c2VjcmV0", "argon2", TOKEN] {
         let told = text.contains(secret) && !asked.contains(secret);
         assert!(!told, "{secret:?} is told: {text}");
     }

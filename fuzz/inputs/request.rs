@@ -16,6 +16,10 @@ use snapgate::gate::BodyError;
 /// `ann:secret`, who may do everything.
 pub(crate) const ANN: &str = "Basic YW5uOnNlY3JldA==";
 
+/// A token of `ann`, who made it for reading one VM.
+pub(crate) const TOKEN: &str =
+    "sg_ac8d5dec64e45c5035f3295c377fb2e70f0e423cc04d03e477970327c2bbd3c7f1592d10";
+
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {

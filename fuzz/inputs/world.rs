@@ -30,6 +30,9 @@ public_url = "http://example.com"
 [operations]
 store = "operations.db"
 
+[authentication]
+tokens = "tokens.json"
+
 [[backend]]
 name = "hidden-backend"
 kind = "sim"
@@ -55,6 +58,13 @@ actions = ["read"]
 vms = ["3*"]
 backups = ["*"]
 "#;
+
+/// A token of `ann` that may only read one VM.
+const TOKENS: &str = r#"{"format": 1, "tokens": [{
+    "name": "nightly", "owner": "ann", "created": "2026-11-27T00:00:00Z",
+    "sha256": "135ef9c4e7fb4a467e169317977748197a2df32956deff04aa4160bae6ae89f8",
+    "actions": ["read"], "vms": ["33333"], "backups": ["*"]
+}]}"#;
 
 /// What a VM manager says and no client may read.
 pub(crate) const PRIVATE: &str = "no file /srv/private";
@@ -118,6 +128,7 @@ fn gate_config() -> gate::Config {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("snapgate.toml");
         std::fs::write(&path, SETTINGS).unwrap();
+        std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
         let loaded = config::load(&path, &|_| None);
         loaded.unwrap_or_else(|it| panic!("{it}")).gate
     });
