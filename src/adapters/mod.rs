@@ -4,6 +4,7 @@
 //! speak HTTP.
 
 pub mod annotations;
+pub mod cloudapi;
 pub mod files;
 pub mod incus;
 pub mod layers;

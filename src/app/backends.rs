@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::adapters::annotations::Annotations;
+use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::files::Files;
 use crate::adapters::incus::Incus;
 use crate::adapters::layers;
@@ -42,6 +43,9 @@ pub(crate) fn bare(
     };
     let clock = Arc::clone(clock);
     Ok(match &backend.kind {
+        BackendKind::CloudApi(config) => {
+            Arc::new(CloudApi::new(config, clock).map_err(|error| broken(error.to_string()))?)
+        }
         BackendKind::Files(config) => Arc::new(
             Files::new(config.clone(), clock, tasks.clone())
                 .map_err(|error| broken(error.to_string()))?,

@@ -80,6 +80,7 @@ fn summary(settings: &Settings) -> String {
 
 const fn kind(backend: &Backend) -> &'static str {
     match backend.kind {
+        BackendKind::CloudApi(_) => "cloudapi",
         BackendKind::Files(_) => "files",
         BackendKind::Libvirt(_) => "libvirt",
         BackendKind::Incus(_) => "incus",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use crate::adapters::cloudapi;
 use crate::adapters::files;
 use crate::adapters::incus;
 use crate::adapters::layers;
@@ -19,13 +20,32 @@ use crate::config::reader::Reader;
 use crate::config::reader::Section;
 use crate::config::settings::Backend;
 use crate::config::settings::BackendKind;
+use crate::config::source::Source;
 use crate::gate::Placement;
 use crate::model::BackendName;
 use crate::model::Pattern;
+use crate::model::Secret;
 use crate::model::VmId;
 
-/// Keys that only one kind of backend has.
+/// Keys that not every kind of backend has.
 const OF_KIND: &[(&str, &[&str])] = &[
+    (
+        "cloudapi",
+        &[
+            backend::URL.name,
+            backend::CLIENT_CERT.name,
+            backend::CLIENT_KEY.name,
+            backend::SERVER_CERT.name,
+            backend::SERVER_FINGERPRINT.name,
+            backend::CA.name,
+            backend::CONNECT_TIMEOUT.name,
+            backend::USERNAME.name,
+            backend::PASSWORD.name,
+            backend::TOKEN.name,
+            backend::SERVER_VERSION.name,
+            backend::SERVER_RECOVERY.name,
+        ],
+    ),
     ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
     (
         "libvirt",
@@ -83,7 +103,11 @@ const IN_MEMORY: &[&str] = &[
 ];
 
 /// Reads every `[[backend]]`.
-pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>) -> (Vec<Backend>, Vec<Placement>) {
+pub(super) fn read(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &Source<'_>,
+) -> (Vec<Backend>, Vec<Placement>) {
     let mut backends: Vec<Backend> = Vec::new();
     let mut placements = Vec::new();
     let mut names: Vec<BackendName> = Vec::new();
@@ -107,7 +131,7 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>) -> (Vec<Backend>, Ve
         let layers = layers_of(&section);
         let kind = section
             .word(&backend::KIND)
-            .and_then(|it| kind_of(reader, &section, it));
+            .and_then(|it| kind_of(reader, &section, source, it));
         if let (Some(name), Some(kind)) = (name, kind) {
             keep_apart(&section, &kind, &backends);
             placements.extend(patterns.into_iter().map(|pattern| Placement {
@@ -160,12 +184,25 @@ fn placement(
     Some(pattern)
 }
 
-fn kind_of(reader: &Reader<'_>, section: &Section<'_>, kind: &str) -> Option<BackendKind> {
+fn kind_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+    kind: &str,
+) -> Option<BackendKind> {
+    let own = OF_KIND.iter().find(|(it, _)| *it == kind);
+    let own = own.map_or(&[][..], |(_, names)| *names);
     for (other, names) in OF_KIND.iter().filter(|(it, _)| *it != kind) {
-        for name in names.iter().filter(|it| section.has(it)) {
+        for name in names
+            .iter()
+            .filter(|it| section.has(it) && !own.contains(it))
+        {
             let what = format!("belongs to backends of kind = \"{other}\"");
             section.problem_at(name, what, "remove it");
         }
+    }
+    if kind == "cloudapi" {
+        return cloudapi_of(reader, section, source).map(BackendKind::CloudApi);
     }
     if kind == "files" {
         return files_of(reader, section).map(BackendKind::Files);
@@ -375,6 +412,125 @@ fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config>
         return None;
     }
     Some(config)
+}
+
+fn cloudapi_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<cloudapi::Config> {
+    let path = |found: Found| reader.folder().join(found.text);
+    let url = section.text(&backend::URL);
+    let version = section.text(&backend::SERVER_VERSION);
+    let connect_timeout = section.span(&backend::CONNECT_TIMEOUT);
+    let recovery = recovery(section.word(&backend::SERVER_RECOVERY));
+    let certificate = section.text(&backend::CLIENT_CERT).map(path);
+    let key = section.text(&backend::CLIENT_KEY).map(path);
+    let servers = [
+        section
+            .text(&backend::SERVER_CERT)
+            .map(|it| cloudapi::Server::Certificate(path(it))),
+        section
+            .text(&backend::SERVER_FINGERPRINT)
+            .map(|it| cloudapi::Server::Fingerprint(it.text)),
+        section
+            .text(&backend::CA)
+            .map(|it| cloudapi::Server::Authority(path(it))),
+    ];
+    let credential = credential_of(reader, section, source)?;
+    let Some(url) = url else {
+        if !section.has(backend::URL.name) {
+            let what = "is missing in a backend of kind = \"cloudapi\"";
+            let hint = "write url = \"https://host:port\", or \"unix:///path/of/the/socket\"";
+            section.problem_at(backend::URL.name, what, hint);
+        }
+        return None;
+    };
+    let place = cloudapi::Place::from_url(&url.text)
+        .map_err(|error| reader.wrong(&url, error.to_string(), ""))
+        .ok()?;
+    let (address, base) = match place {
+        cloudapi::Place::Socket(socket) => (cloudapi::Address::Unix(socket), Vec::new()),
+        cloudapi::Place::Loopback(address, base) => (cloudapi::Address::Loopback(address), base),
+        cloudapi::Place::Host(authority, base) => {
+            let mut servers = servers.into_iter().flatten();
+            let (Some(server), None) = (servers.next(), servers.next()) else {
+                let what = "needs exactly one of ca, server_cert and server_fingerprint";
+                let hint = "ca with the authority that signed the server's certificate suits most";
+                reader.wrong(&url, what, hint);
+                return None;
+            };
+            let identity = match (certificate, key) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                (Some(_), None) | (None, Some(_)) => {
+                    reader.wrong(&url, "needs client_cert and client_key, or neither", "");
+                    return None;
+                }
+            };
+            let address = cloudapi::Address::Https {
+                authority,
+                server,
+                identity,
+            };
+            (address, base)
+        }
+    };
+    let config = cloudapi::Config {
+        address,
+        base,
+        credential,
+        version: version?.text,
+        recovery,
+        connect_timeout,
+    };
+    let client = config.client();
+    let wrong = |error: cloudapi::ConfigError| reader.wrong(&url, error.to_string(), "");
+    client.map_err(wrong).ok().map(|_| config)
+}
+
+/// User and password, or a token; `None` after a mistake was noted.
+fn credential_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<Option<cloudapi::Credential>> {
+    let secret = |found: Found| {
+        if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
+            let hint = "write \"file:PATH\" or \"env:NAME\"";
+            reader.wrong(&found, "holds a secret itself", hint);
+            return None;
+        }
+        let text = source.secret(&found.text, &reader.folder());
+        let text = text.map_err(|what| reader.wrong(&found, what, "")).ok()?;
+        Some((found, Secret::new(text)))
+    };
+    let username = section.text(&backend::USERNAME);
+    let (password, token) = (
+        section.text(&backend::PASSWORD),
+        section.text(&backend::TOKEN),
+    );
+    let (found, made) = match (username, password, token) {
+        (None, None, None) => return Some(None),
+        (Some(username), Some(password), None) => {
+            let (_, password) = secret(password)?;
+            let made = cloudapi::Credential::basic(&username.text, &password);
+            (username, made)
+        }
+        (None, None, Some(token)) => {
+            let (found, token) = secret(token)?;
+            (found, cloudapi::Credential::bearer(&token))
+        }
+        (Some(_), _, _) | (None, Some(_), _) => {
+            let what = "must be there with password, and without token";
+            let hint = "write username and password, or token alone";
+            section.problem_at(backend::USERNAME.name, what, hint);
+            return None;
+        }
+    };
+    made.map(Some)
+        .map_err(|error| reader.wrong(&found, error.to_string(), ""))
+        .ok()
 }
 
 /// Notes backups among the VMs of another backend: they would be taken for VMs.

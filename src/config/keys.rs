@@ -364,8 +364,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["files", "incus", "libvirt", "qemu", "sim"] }, Restart,
-        "`files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["cloudapi", "files", "incus", "libvirt", "qemu", "sim"] }, Restart,
+        "`cloudapi`: a server that speaks this API itself. `files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -381,22 +381,32 @@ table! { backend, "backend", true, "One VM manager.",
         "`files`: the folder with one folder of disk images per VM.";
     BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
         "`files`: where backups are kept; neither below `root` nor above it.";
-    URL: Text = "url", Text { absent: Absent::Means("required if `incus`"), form: "`unix:///path/of/the/socket` or `https://host:port`" }, Restart,
-        "`incus`: where LXD or Incus listens.";
+    URL: Text = "url", Text { absent: Absent::Means("required if `incus` or `cloudapi`"), form: "`unix:///path/of/the/socket` or `https://host:port`" }, Restart,
+        "`incus`, `cloudapi`: where it listens. `cloudapi`: a path may follow, and `http://127.0.0.1:port` is taken too.";
     PROJECT: Text = "project", Text { absent: Absent::Default("default"), form: "name" }, Restart,
         "`incus`: the project with the VMs.";
-    CLIENT_CERT: Text = "client_cert", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
-        "`incus`: the gateway's certificate (PEM).";
-    CLIENT_KEY: Text = "client_key", Text { absent: Absent::Means("required if `https`"), form: "path" }, Restart,
-        "`incus`: the key of the gateway's certificate (PEM).";
+    CLIENT_CERT: Text = "client_cert", Text { absent: Absent::Means("required if `incus` by `https`"), form: "path" }, Restart,
+        "`incus`, `cloudapi`: the gateway's certificate (PEM).";
+    CLIENT_KEY: Text = "client_key", Text { absent: Absent::Means("required with `client_cert`"), form: "path" }, Restart,
+        "`incus`, `cloudapi`: the key of the gateway's certificate (PEM).";
     SERVER_CERT: Text = "server_cert", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
-        "`incus`: the one certificate (PEM) that the server may have.";
+        "`incus`, `cloudapi`: the one certificate (PEM) that the server may have.";
     SERVER_FINGERPRINT: Text = "server_fingerprint", Text { absent: Absent::Means("one of three if `https`"), form: "64 hexadecimal digits" }, Restart,
-        "`incus`: the SHA-256 of the one certificate that the server may have.";
+        "`incus`, `cloudapi`: the SHA-256 of the one certificate that the server may have.";
     CA: Text = "ca", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
-        "`incus`: the authority (PEM) that signed the server's certificate for the host in `url`.";
+        "`incus`, `cloudapi`: the authority (PEM) that signed the server's certificate for the host in `url`.";
     CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), Restart,
-        "`incus`: time for making a connection.";
+        "`incus`, `cloudapi`: time for making a connection.";
+    USERNAME: Text = "username", Text { absent: Absent::Means("none"), form: "name without a colon" }, Restart,
+        "`cloudapi`: the user that the gateway is there. It must be the gateway's alone.";
+    PASSWORD: Text = "password", Text { absent: Absent::Means("required with `username`"), form: "`file:PATH` or `env:NAME`" }, Restart,
+        "`cloudapi`: the password of `username`.";
+    TOKEN: Text = "token", Text { absent: Absent::Means("none"), form: "`file:PATH` or `env:NAME`" }, Restart,
+        "`cloudapi`: the token to send instead of name and password.";
+    SERVER_VERSION: Text = "server_version", Text { absent: Absent::Default("0.1"), form: "version such as `0.1`" }, Restart,
+        "`cloudapi`: the version of the specification that is asked for.";
+    SERVER_RECOVERY: Word = "server_recovery", Word { default: Some("listable"), allowed: &["replay-safe", "listable", "no-trace"] }, Restart,
+        "`cloudapi`: how a lost answer is made good; it must be true of the server. `listable`: it lists the Statuses of its callers. `replay-safe`: it heeds `Idempotency-Key` as well, for a day and through its own restarts (snapgate does).";
     QMP: Text = "qmp", Text { absent: Absent::Means("required if `qemu`"), form: "path" }, Restart,
         "`qemu`: the monitor socket of a running VM; `{vm}` stands for its id.";
     DISKS: Texts = "disks", Texts { default: Some(&[]), form: "node names" }, Restart,

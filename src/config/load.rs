@@ -90,7 +90,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
     let people = access::read(reader, root, source);
     let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
     let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
-    let (backends, placements) = backends::read(reader, root);
+    let (backends, placements) = backends::read(reader, root, source);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;

@@ -52,6 +52,11 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ),
     ("backend", "ca", "\"ca.crt\""),
     ("backend", "connect_timeout", "\"5s\""),
+    ("backend", "username", "\"gateway\""),
+    ("backend", "password", "\"file:server.password\""),
+    ("backend", "token", "\"env:SERVER_TOKEN\""),
+    ("backend", "server_version", "\"0.1\""),
+    ("backend", "server_recovery", "\"listable\""),
     ("backend", "qmp", "\"/run/vms/{vm}.qmp\""),
     ("backend", "disks", "[\"disk0\", \"disk1\"]"),
     (

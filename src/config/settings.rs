@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::adapters::cloudapi;
 use crate::adapters::files;
 use crate::adapters::incus;
 use crate::adapters::layers;
@@ -50,6 +51,8 @@ pub struct Backend {
 /// Which kind of VM manager a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendKind {
+    /// A server that itself speaks this API.
+    CloudApi(cloudapi::Config),
     /// Directories of disk images.
     Files(files::Config),
     /// A libvirtd.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::adapters::cloudapi;
 use crate::adapters::layers;
 use crate::adapters::port::Recovery;
 use crate::adapters::sim;
@@ -20,6 +21,7 @@ use crate::config::load;
 use crate::gate;
 use crate::listener;
 use crate::model::PrincipalName;
+use crate::model::Secret;
 use crate::operations;
 
 const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
@@ -281,6 +283,7 @@ fn every_declared_key_is_read() {
     let mut read = BTreeSet::new();
     for kind in [
         "1979-05-27",
+        "\"cloudapi\"",
         "\"files\"",
         "\"incus\"",
         "\"libvirt\"",
@@ -466,5 +469,99 @@ fn a_simulator_of_its_own_is_configured() {
     for (more, expected) in mistakes {
         let said = loaded(&text(more)).unwrap_err();
         assert!(said.contains(expected), "{more}: {said}");
+    }
+}
+
+#[test]
+fn a_server_that_speaks_this_api_is_configured() {
+    let text = |more: &str| {
+        format!(
+            "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"cloudapi\"\nvms = [\"*\"]\n{more}"
+        )
+    };
+    let url = "url = \"http://127.0.0.1:1/base\"\n";
+    let found = loaded(&text(&format!("{url}server_recovery = \"replay-safe\"\n"))).unwrap();
+    let expected = cloudapi::Config {
+        address: cloudapi::Address::Loopback("127.0.0.1:1".parse().unwrap()),
+        base: vec!["base".to_owned()],
+        credential: None,
+        version: "0.1".to_owned(),
+        recovery: Recovery::ReplaySafe,
+        connect_timeout: Duration::from_secs(5),
+    };
+    assert_eq!(
+        found.backends[0].kind,
+        BackendKind::CloudApi(expected),
+        "all of it"
+    );
+    let mistakes = [
+        ("", "backend[0].url: is missing"),
+        ("url = \"http://192.0.2.1\"", "can be read by all"),
+        ("url = \"https://lab.example\"", "exactly one of ca"),
+        (
+            "url = \"https://lab.example\"\nserver_cert = \"a\"\nca = \"b\"",
+            "exactly one of ca",
+        ),
+        (
+            "url = \"https://lab.example\"\nca = \"nowhere.crt\"",
+            "nowhere.crt cannot be read",
+        ),
+        (
+            "url = \"https://lab.example\"\nca = \"a\"\nclient_cert = \"b\"",
+            "client_cert and client_key, or neither",
+        ),
+        ("server_version = \"new\"", "is not a version"),
+        ("username = \"a\"", "must be there with password"),
+        (
+            "username = \"a\"\npassword = \"secret\"",
+            "holds a secret itself",
+        ),
+        (
+            "username = \"a\"\npassword = \"env:NOT_SET\"",
+            "NOT_SET, which is not set",
+        ),
+        ("token = \"file:nowhere.token\"", "nowhere.token"),
+        ("username = \"a\"\ntoken = \"env:X\"", "token alone"),
+        ("project = \"x\"", "belongs to backends of kind = \"incus\""),
+        ("server_recovery = \"always\"", "\"no-trace\""),
+    ];
+    for (more, expected) in mistakes {
+        let whole = if more.is_empty() || more.starts_with("url") {
+            more.to_owned()
+        } else {
+            format!("{url}{more}")
+        };
+        let said = loaded(&text(&whole)).unwrap_err();
+        assert!(said.contains(expected), "{more}: {said}");
+    }
+}
+
+#[test]
+fn credentials_of_servers_come_from_files_and_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p"), "secret\n").unwrap();
+    let file = folder.path().join("c.toml");
+    let base = "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"cloudapi\"\nvms = [\"*\"]\nurl = \"unix:///s\"\n";
+    let secret = Secret::new("secret".to_owned());
+    let rows = [
+        (
+            "username = \"gate\"\npassword = \"file:p\"",
+            cloudapi::Credential::basic("gate", &secret).unwrap(),
+        ),
+        (
+            "token = \"env:TOKEN\"",
+            cloudapi::Credential::bearer(&secret).unwrap(),
+        ),
+    ];
+    for (more, expected) in rows {
+        fs::write(&file, format!("{base}{more}\n")).unwrap();
+        let env = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+        let found = load(&file, &env).unwrap_or_else(|it| panic!("{it}"));
+        let BackendKind::CloudApi(config) = &found.backends[0].kind else {
+            panic!("a server")
+        };
+        assert_eq!(config.credential.as_ref(), Some(&expected), "{more}");
+        let read = found.files.iter().any(|it| it.ends_with("p"));
+        assert_eq!(read, more.contains("file:"), "{more}: files are watched");
     }
 }

@@ -52,6 +52,7 @@ use crate::model::Verb;
 use crate::model::VmId;
 use crate::operations::Service;
 use crate::runtime::Clock;
+use crate::runtime::hops;
 use crate::telemetry::Metrics;
 
 /// Decides about requests by one configuration. A reload makes a new one and keeps what is shared.
@@ -150,7 +151,10 @@ impl Gate {
         };
         let result = match self.pass(&mut call).await {
             Ok(Some(pass)) => return Decision::Pass(Box::new(pass)),
-            Ok(None) => self.walk(&mut call, preferred, body).await,
+            Ok(None) => {
+                let passed = hops::of(call.head.headers);
+                hops::within(passed, self.walk(&mut call, preferred, body)).await
+            }
             Err(refusal) => Err(refusal),
         };
         let close = has_body && !call.body_was_read;

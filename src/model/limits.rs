@@ -93,6 +93,12 @@ pub const CONCURRENCY: u64 = 4;
 pub const READS: u64 = 64;
 /// Largest answer of a VM manager in bytes: a thousand snapshots with their whole configurations.
 pub const BACKEND_ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest link of a server that is heeded in bytes: the ids in it may be 255 bytes each, encoded as 765.
+pub const LINK_BYTES_MAX: usize = 2048;
+/// Statuses of a server that are remembered before a change: those of one VM and verb, of which one runs at a time.
+pub const STATUSES_KNOWN_MAX: usize = 20;
+/// Gateways that may pass a request on to one another: more than any chain needs, so it is a circle.
+pub const HOPS_MAX: u8 = 4;
 /// Time for one call to a backend unless `backend.timeout` says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a finished Status is kept unless `operations.retention` says otherwise.

@@ -6,6 +6,8 @@ mod signals;
 mod stop;
 mod tasks;
 
+pub mod hops;
+
 pub use clock::Clock;
 pub use clock::ManualClock;
 pub use clock::SystemClock;

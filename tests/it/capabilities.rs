@@ -4,6 +4,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::cloudapi;
+use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::files;
 use snapgate::adapters::files::Files;
 use snapgate::adapters::incus;
@@ -13,6 +15,7 @@ use snapgate::adapters::libvirt;
 use snapgate::adapters::libvirt::Libvirt;
 use snapgate::adapters::port::Adapter;
 use snapgate::adapters::port::Capability;
+use snapgate::adapters::port::Recovery;
 use snapgate::adapters::qemu;
 use snapgate::adapters::qemu::Qemu;
 use snapgate::adapters::sim;
@@ -66,7 +69,18 @@ fn all() -> Vec<Capability> {
         Arc::<Memory>::default(),
         SystemClock::shared(),
     );
-    let made: [Arc<dyn Adapter>; 5] = [
+    // What can be done depends on what the server is configured to be; this is the default.
+    let cloudapi = cloudapi::Config {
+        address: cloudapi::Address::Unix("/nowhere".into()),
+        base: Vec::new(),
+        credential: None,
+        version: "0.1".to_owned(),
+        recovery: Recovery::Listable,
+        connect_timeout: Duration::from_secs(1),
+    };
+    let cloudapi = CloudApi::new(&cloudapi, SystemClock::shared()).unwrap();
+    let made: [Arc<dyn Adapter>; 6] = [
+        Arc::new(cloudapi),
         Arc::new(files),
         Arc::new(incus),
         Arc::new(libvirt),

@@ -113,6 +113,13 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// For the path made of these segments instead.
+    #[must_use]
+    pub const fn to(mut self, path: &'a [&'a str]) -> Self {
+        self.path = path;
+        self
+    }
+
     /// With these names and values after the `?`, each as it is.
     #[must_use]
     pub const fn query(mut self, query: &'a [(&'a str, &'a str)]) -> Self {

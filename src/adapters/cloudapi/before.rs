@@ -1,0 +1,88 @@
+//! What is remembered before a change is asked for.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::cloudapi::CloudApi;
+use crate::adapters::cloudapi::map;
+use crate::adapters::port::AdapterError;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::Timestamp;
+use crate::model::limits;
+
+/// How long a server is trusted to know keys and finished Statuses; snapgate keeps them a day at least.
+const MEMORY: Duration = Duration::from_secs(12 * 3600);
+
+/// What is remembered before a change is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Before {
+    /// Random, so that a request of the same number in a store that was made anew is another request.
+    nonce: String,
+    /// When it was.
+    at: Timestamp,
+    /// The links of the Statuses that were there; `None` where the server does not list them.
+    pub(super) known: Option<Vec<String>>,
+}
+
+impl Before {
+    /// What was remembered, if it was by this adapter.
+    pub(super) fn read(baseline: Option<&Evidence>) -> Option<Self> {
+        serde_json::from_str(baseline?.as_str()).ok()
+    }
+}
+
+impl CloudApi {
+    pub(super) async fn before(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        let known = if self.lists() {
+            let (op, vm) = (map::op(intent.verb()), &intent.target.vm);
+            let listed = self.api.statuses(op, vm, by).await;
+            let listed = listed.map_err(|error| error.of_read(FaultKind::BackendFailed))?;
+            let fits = |it: &String| it.len() <= limits::LINK_BYTES_MAX;
+            let links = listed.into_iter().map(|it| it.status_uri);
+            Some(
+                links
+                    .filter(fits)
+                    .take(limits::STATUSES_KNOWN_MAX)
+                    .collect(),
+            )
+        } else {
+            None
+        };
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            AdapterError::unavailable("The system gives no random numbers.").because(error)
+        })?;
+        let before = Before {
+            nonce: format!("{:016x}", u64::from_le_bytes(bytes)),
+            at: self.clock.now(),
+            known,
+        };
+        Ok(Evidence::new(serde_json::json!(before).to_string()))
+    }
+
+    /// Whether the server still knows what became of it by key and Status.
+    pub(super) fn is_remembered(&self, before: &Before) -> bool {
+        self.clock.now().since(before.at) < MEMORY
+    }
+
+    /// The key of the request, which is the same for every repetition.
+    pub(super) fn key(&self, name: &str, before: Option<&Before>) -> Result<String, AdapterError> {
+        match before {
+            Some(before) if self.is_remembered(before) => Ok(format!("{name}-{}", before.nonce)),
+            Some(_) => {
+                let text = "The server may have forgotten that it was asked before.";
+                Err(AdapterError::uncertain(FaultKind::OutcomeUnknown, text))
+            }
+            None => Ok(name.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The requests of the API, each made from typed values.
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::header;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::adapters::cloudapi::config::Config;
+use crate::adapters::cloudapi::config::ConfigError;
+use crate::adapters::cloudapi::config::Credential;
+use crate::adapters::cloudapi::error::NativeError;
+use crate::adapters::cloudapi::link;
+use crate::adapters::cloudapi::link::Link;
+use crate::adapters::cloudapi::wire;
+use crate::adapters::transport::Call;
+use crate::adapters::transport::Client;
+use crate::adapters::transport::Reply;
+use crate::model::BackupId;
+use crate::model::Deadline;
+use crate::model::VmId;
+use crate::model::limits;
+use crate::runtime::hops;
+
+const VERSION: HeaderName = HeaderName::from_static("x-cloud-client-specification-version");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// Statuses that are looked at: while one change of a VM runs at a time, the last few are enough.
+const STATUSES: &str = "20";
+/// Backups of one page of a list, the most that snapgate gives.
+const PAGE: &str = "1000";
+/// Most pages of one list: bounds what a server that goes on for ever can cost.
+const PAGES_MAX: usize = 20;
+/// Longest word of a server that reaches the log.
+const WORD_CHARS_MAX: usize = 80;
+
+pub(super) type Answer<T> = Result<T, NativeError>;
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Api {
+    http: Client,
+    origin: String,
+    base: Vec<String>,
+    credential: Option<Credential>,
+    version: HeaderValue,
+}
+
+/// A change: what is asked for, and how it is recognised.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a [&'a str],
+    pub(super) body: Option<Value>,
+    /// The tag of the backup that was looked at, so that no other one is changed.
+    pub(super) if_match: Option<HeaderValue>,
+    /// What names the request in the server's log.
+    pub(super) name: &'a str,
+    /// What makes a repeated request the same request, where the server heeds it.
+    pub(super) key: Option<&'a str>,
+}
+
+/// A Status as the server tells it.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) status: wire::Status,
+    /// Whether the answer was held back until there was something to tell.
+    pub(super) waited: bool,
+    /// In how many seconds it is worth while to ask again.
+    pub(super) retry_after: Option<u64>,
+}
+
+impl Api {
+    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            http: config.client()?,
+            origin: config.origin(),
+            base: config.base.clone(),
+            credential: config.credential.clone(),
+            version: config.version_field()?,
+        })
+    }
+
+    /// The link, if it leads to this server and below the configured path.
+    pub(super) fn link(&self, uri: &str) -> Option<Link> {
+        Link::new(uri, &self.origin, &self.base)
+    }
+
+    pub(super) async fn versions(&self, by: Deadline) -> Answer<wire::Version> {
+        read(&self.get(&["versions"], &[], by).await?)
+    }
+
+    pub(super) async fn vm(&self, vm: &VmId, by: Deadline) -> Answer<wire::Vm> {
+        read(&self.get(&["vms", vm.as_str()], &[], by).await?)
+    }
+
+    /// One backup with its tag; `None` when the VM has no such backup.
+    pub(super) async fn backup(
+        &self,
+        vm: &VmId,
+        backup: &BackupId,
+        by: Deadline,
+    ) -> Answer<Option<(wire::Backup, Option<HeaderValue>)>> {
+        let path = ["vms", vm.as_str(), "backups", backup.as_str()];
+        match self.get(&path, &[], by).await {
+            Ok(answer) => {
+                let tag = answer.headers.get(header::ETAG);
+                // A weak tag never fits a condition.
+                let tag = tag.filter(|it| it.as_bytes().starts_with(b"\"")).cloned();
+                Ok(Some((read(&answer)?, tag)))
+            }
+            Err(error) if error.is_missing() && !error.is_missing_vm() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every backup of the VM, page by page. Links to the next page are heeded, not followed.
+    pub(super) async fn backups(&self, vm: &VmId, by: Deadline) -> Answer<Vec<wire::Backup>> {
+        let path = ["vms", vm.as_str(), "backups"];
+        let mut all: Vec<wire::Backup> = Vec::new();
+        let mut after: Option<BackupId> = None;
+        for _ in 0..PAGES_MAX {
+            let mut query = vec![("limit", PAGE)];
+            query.extend(after.as_ref().map(|it| ("after", it.as_str())));
+            let answer = self.get(&path, &query, by).await?;
+            let page: wire::Backups = read(&answer)?;
+            let last = page.backups.last().and_then(|it| link::backup_of(&it.uri));
+            all.extend(page.backups);
+            if !has_next(&answer.headers) {
+                return Ok(all);
+            }
+            let Some((_, last)) = last.filter(|(_, it)| after.as_ref() != Some(it)) else {
+                return Err(NativeError::Nonsense(
+                    "a list goes on without going on".to_owned(),
+                ));
+            };
+            after = Some(last);
+        }
+        Err(NativeError::Nonsense(format!(
+            "a list has more than {PAGES_MAX} pages"
+        )))
+    }
+
+    /// The newest Statuses of the gateway's own user for that operation on that VM.
+    pub(super) async fn statuses(
+        &self,
+        op: &str,
+        vm: &VmId,
+        by: Deadline,
+    ) -> Answer<Vec<wire::Status>> {
+        let query = [("op", op), ("vm", vm.as_str()), ("limit", STATUSES)];
+        let answer = self.get(&["statuses"], &query, by).await?;
+        Ok(read::<wire::Statuses>(&answer)?.statuses)
+    }
+
+    /// Whether the server lists Statuses and takes the credentials.
+    pub(super) async fn lists_statuses(&self, by: Deadline) -> Answer<()> {
+        let answer = self.get(&["statuses"], &[("limit", "1")], by).await?;
+        read::<wire::Statuses>(&answer).map(drop)
+    }
+
+    /// One Status; with `wait` the answer may be held back for so many seconds until it changes.
+    pub(super) async fn status(
+        &self,
+        link: &Link,
+        wait: Option<&'static str>,
+        by: Deadline,
+    ) -> Answer<Told> {
+        let path: Vec<&str> = link.path.iter().map(String::as_str).collect();
+        let query = pairs(link);
+        let mut call = Call::new(Method::GET, &[]);
+        if let Some(wait) = wait {
+            call = call.header(PREFER, HeaderValue::from_static(wait));
+        }
+        let answer = self.send(call, &path, &query, by).await?;
+        told(&answer)
+    }
+
+    pub(super) async fn cancel(&self, link: &Link, by: Deadline) -> Answer<()> {
+        let path: Vec<&str> = link.path.iter().map(String::as_str).collect();
+        let query = pairs(link);
+        let call = Call::new(Method::DELETE, &[]);
+        self.send(call, &path, &query, by).await.map(drop)
+    }
+
+    pub(super) async fn change(&self, asked: Asked<'_>, by: Deadline) -> Answer<Told> {
+        let mut call = Call::new(asked.method, &[]).header(REQUEST_ID, value(asked.name)?);
+        if let Some(key) = asked.key {
+            call = call.header(IDEMPOTENCY_KEY, value(key)?);
+        }
+        if let Some(tag) = asked.if_match {
+            call = call.header(header::IF_MATCH, tag);
+        }
+        if let Some(body) = asked.body {
+            call = call.json(body.to_string().into_bytes());
+        }
+        told(&self.send(call, asked.path, &[], by).await?)
+    }
+
+    async fn get(&self, path: &[&str], query: &[(&str, &str)], by: Deadline) -> Answer<Reply> {
+        self.send(Call::new(Method::GET, &[]), path, query, by)
+            .await
+    }
+
+    /// Sends the request below the configured path. Whatever is not a success is an error.
+    async fn send(
+        &self,
+        call: Call<'_>,
+        path: &[&str],
+        query: &[(&str, &str)],
+        by: Deadline,
+    ) -> Answer<Reply> {
+        let passed = hops::current();
+        if passed >= limits::HOPS_MAX {
+            return Err(NativeError::Loop(passed));
+        }
+        let mut whole: Vec<&str> = self.base.iter().map(String::as_str).collect();
+        whole.extend(path);
+        let mut call = call
+            .to(&whole)
+            .query(query)
+            .header(VERSION, self.version.clone())
+            .header(header::ACCEPT, HeaderValue::from_static("application/json"))
+            .header(
+                hops::HEADER,
+                HeaderValue::from(u16::from(passed.saturating_add(1))),
+            );
+        if let Some(credential) = &self.credential {
+            call = call.secret_header(header::AUTHORIZATION, credential.value())?;
+        }
+        let reply = self.http.call(call, by).await?;
+        let status = reply.status;
+        if status.is_success() {
+            return Ok(reply);
+        }
+        if status.is_redirection() {
+            return Err(NativeError::Redirect(status.as_u16()));
+        }
+        let messages: Option<wire::Messages> = serde_json::from_slice(&reply.body).ok();
+        let first = messages.and_then(|it| it.message.into_iter().next());
+        Err(NativeError::Refused {
+            status: status.as_u16(),
+            code: first.and_then(|it| it.code).map(|it| short(&it)),
+            request: text(&reply.headers, &REQUEST_ID).map(short),
+        })
+    }
+}
+
+fn pairs(link: &Link) -> Vec<(&str, &str)> {
+    let all = link.query.iter();
+    all.map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
+}
+
+fn value(of: &str) -> Answer<HeaderValue> {
+    HeaderValue::from_str(of).map_err(|error| NativeError::Nonsense(error.to_string()))
+}
+
+fn read<T: DeserializeOwned>(answer: &Reply) -> Answer<T> {
+    serde_json::from_slice(&answer.body).map_err(|error| NativeError::Nonsense(error.to_string()))
+}
+
+fn told(answer: &Reply) -> Answer<Told> {
+    let applied = text(&answer.headers, &PREFERENCE_APPLIED);
+    Ok(Told {
+        status: read(answer)?,
+        waited: applied.is_some_and(|it| it.contains("wait")),
+        retry_after: text(&answer.headers, &header::RETRY_AFTER).and_then(|it| it.parse().ok()),
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|it| it.to_str().ok())
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(WORD_CHARS_MAX).collect()
+}
+
+/// Whether there is a link to a next page (RFC 8288).
+fn has_next(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(header::LINK).iter();
+    all.filter_map(|it| it.to_str().ok()).any(|it| {
+        it.split(';').any(|it| {
+            let it = it.split(',').next().unwrap_or(it);
+            let named = it.trim().strip_prefix("rel=");
+            named.is_some_and(|it| it.trim_matches('"') == "next")
+        })
+    })
+}

@@ -1,0 +1,83 @@
+//! What servers send. Members that are not needed are not read; absent ones are taken as the specification's examples do.
+
+use serde::Deserialize;
+
+/// Spec: "Resource Models", Backup.
+#[derive(Debug, Deserialize)]
+pub(super) struct Backup {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) uri: String,
+    #[serde(default)]
+    pub(super) description: Option<String>,
+    #[serde(default, rename = "type")]
+    pub(super) kind: Option<String>,
+    #[serde(default)]
+    pub(super) created: Option<String>,
+    #[serde(default)]
+    pub(super) tags: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) state: Option<String>,
+    #[serde(default)]
+    pub(super) size: Option<u64>,
+    #[serde(default)]
+    pub(super) protected: Option<bool>,
+}
+
+/// Backups of one VM.
+#[derive(Debug, Deserialize)]
+pub(super) struct Backups {
+    pub(super) backups: Vec<Backup>,
+}
+
+/// Spec: "Resource Models", VM.
+#[derive(Debug, Deserialize)]
+pub(super) struct Vm {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) description: Option<String>,
+    #[serde(default)]
+    pub(super) run_status: Option<String>,
+}
+
+/// Spec: "Resource Models", Status.
+#[derive(Debug, Deserialize)]
+pub(super) struct Status {
+    pub(super) op: String,
+    pub(super) progress: u64,
+    #[serde(default)]
+    pub(super) target_uri: String,
+    pub(super) status_uri: String,
+    #[serde(default)]
+    pub(super) status: Option<u16>,
+    #[serde(default)]
+    pub(super) state: Option<String>,
+}
+
+/// Statuses of one caller, the newest first.
+#[derive(Debug, Deserialize)]
+pub(super) struct Statuses {
+    pub(super) statuses: Vec<Status>,
+}
+
+/// Spec: "Resource Models", Version.
+#[derive(Debug, Deserialize)]
+pub(super) struct Version {
+    #[serde(default)]
+    pub(super) specification_version: String,
+    #[serde(default)]
+    pub(super) implementation_version: String,
+}
+
+/// Spec: "Resource Models", Messages.
+#[derive(Debug, Deserialize)]
+pub(super) struct Messages {
+    pub(super) message: Vec<Message>,
+}
+
+/// One of them.
+#[derive(Debug, Deserialize)]
+pub(super) struct Message {
+    #[serde(default)]
+    pub(super) code: Option<String>,
+}
