@@ -1,6 +1,7 @@
 //! One behaviour suite for every adapter, driven through the port.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use snapgate::adapters::files;
@@ -10,6 +11,8 @@ use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
+use crate::conformance_kills::kills;
+use crate::harness::PATIENCE;
 use crate::incus::Lxd;
 use crate::incus::Way;
 use crate::libvirt_lab::Lab;
@@ -23,9 +26,17 @@ pub(crate) trait Bed {
     fn write(&self, content: u64);
     /// What the VM holds.
     fn content(&self) -> u64;
+    /// An adapter as a gateway that has just started has it, on the VM manager as it is; the one before is gone.
+    fn born(&self) -> Arc<dyn Adapter> {
+        self.adapter()
+    }
+    /// How often the request was carried out, where the VM manager counts.
+    fn executions(&self, _key: RequestKey) -> Option<u64> {
+        None
+    }
 }
 
-struct SimBed(Arc<sim::Sim>);
+pub(crate) struct SimBed(Arc<sim::Sim>);
 
 impl Bed for SimBed {
     fn name(&self) -> &'static str {
@@ -43,23 +54,59 @@ impl Bed for SimBed {
     fn content(&self) -> u64 {
         self.0.control().content(&self.vm()).unwrap()
     }
+    fn born(&self) -> Arc<dyn Adapter> {
+        Arc::new(self.0.control().adapter(Tasks::default()))
+    }
+    fn executions(&self, key: RequestKey) -> Option<u64> {
+        Some(self.0.control().executions(key))
+    }
+}
+
+impl SimBed {
+    pub(crate) fn new(recovery: Recovery) -> Self {
+        let config = sim::Config {
+            vms: vec![VmId::new("33333").unwrap()],
+            backups: 0,
+            duration: Duration::from_millis(30),
+            recovery,
+            ..sim::Config::default()
+        };
+        let made = sim::Sim::new(&config, SystemClock::shared(), Tasks::default());
+        Self(Arc::new(made))
+    }
 }
 
 #[tokio::test]
 async fn sim_behaves() {
-    let config = sim::Config {
-        vms: vec![VmId::new("33333").unwrap()],
-        backups: 0,
-        duration: Duration::from_millis(30),
-        ..sim::Config::default()
-    };
-    let made = sim::Sim::new(&config, SystemClock::shared(), Tasks::default());
-    suite(&SimBed(Arc::new(made))).await;
+    suite(&SimBed::new(Recovery::ReplaySafe)).await;
 }
 
-struct FilesBed(tempfile::TempDir, Arc<files::Files>);
+#[test]
+fn a_replay_safe_sim_is_killed_between_any_two_steps() {
+    kills(&SimBed::new(Recovery::ReplaySafe));
+}
+
+#[test]
+fn a_listable_sim_is_killed_between_any_two_steps() {
+    kills(&SimBed::new(Recovery::Listable));
+}
+
+#[test]
+fn a_traceless_sim_is_killed_between_any_two_steps() {
+    kills(&SimBed::new(Recovery::NoTrace));
+}
+
+struct FilesBed(tempfile::TempDir, Mutex<Option<Arc<files::Files>>>);
 
 impl FilesBed {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, backups) = (folder.path().join("vms"), folder.path().join("backups"));
+        std::fs::create_dir_all(root.join("33333")).unwrap();
+        std::fs::create_dir(backups).unwrap();
+        Self(folder, Mutex::new(None))
+    }
+
     fn disk(&self) -> std::path::PathBuf {
         self.0.path().join("vms/33333/disk.img")
     }
@@ -70,7 +117,7 @@ impl Bed for FilesBed {
         "files"
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
-        Arc::<files::Files>::clone(&self.1)
+        self.1.lock().unwrap().clone().unwrap()
     }
     fn vm(&self) -> VmId {
         VmId::new("33333").unwrap()
@@ -82,19 +129,35 @@ impl Bed for FilesBed {
         let text = std::fs::read_to_string(self.disk()).unwrap();
         text.parse().unwrap()
     }
+    fn born(&self) -> Arc<dyn Adapter> {
+        let mut place = self.1.lock().unwrap();
+        place.take();
+        let until = SystemClock.deadline(PATIENCE);
+        loop {
+            let config = files::Config {
+                root: self.0.path().join("vms"),
+                backups: self.0.path().join("backups"),
+            };
+            match files::Files::new(config, SystemClock::shared(), Tasks::default()) {
+                Ok(made) => return Arc::<files::Files>::clone(place.insert(Arc::new(made))),
+                // The threads of the one before have not let go yet.
+                Err(error) => assert!(SystemClock.instant() < until.instant(), "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 #[tokio::test]
 async fn files_behave() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = files::Config {
-        root: folder.path().join("vms"),
-        backups: folder.path().join("backups"),
-    };
-    std::fs::create_dir_all(config.root.join("33333")).unwrap();
-    std::fs::create_dir(&config.backups).unwrap();
-    let made = files::Files::new(config, SystemClock::shared(), Tasks::default()).unwrap();
-    suite(&FilesBed(folder, Arc::new(made))).await;
+    let bed = FilesBed::new();
+    drop(bed.born());
+    suite(&bed).await;
+}
+
+#[test]
+fn files_are_killed_between_any_two_steps() {
+    kills(&FilesBed::new());
 }
 
 /// A running VM of a real libvirtd.
