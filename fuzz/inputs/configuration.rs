@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use snapgate::config;
+use snapgate::model::Timestamp;
 use tempfile::TempDir;
 
 /// The bytes as a configuration file.
@@ -23,7 +24,7 @@ pub(crate) fn config(data: &[u8]) {
             assert_eq!(one.hash, two.hash, "the same file, the same hash");
             let needed = config::restart_needed(&one, &two);
             assert!(needed.is_empty(), "nothing differs: {needed:?}");
-            for text in config::warnings(&one) {
+            for text in config::warnings(&one, Timestamp::from_millis(0)) {
                 assert!(is_plain(&text), "a warning of one plain line: {text:?}");
             }
         }

@@ -107,6 +107,7 @@ pub(crate) fn answer(request: &Request) -> Outcome {
         version: request.version,
         headers: &request.headers,
         peer: None,
+        certificate: &[],
     };
     let mut body = Sent::new(request.body.clone());
     let decision = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));

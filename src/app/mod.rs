@@ -32,6 +32,7 @@ use crate::listener::Port;
 use crate::listener::Readiness;
 use crate::listener::SocketError;
 use crate::listener::Sockets;
+use crate::listener::Tls;
 use crate::model::BackendName;
 use crate::operations::OpenError;
 use crate::operations::OpenStore;
@@ -152,8 +153,10 @@ pub async fn start_on(
         &metrics,
         &clock,
     )?;
-    let api = Port::api(sockets.api, handler, limits, &metrics, &clock)?;
+    let tls = settings.listener.tls.as_ref();
+    let api = Port::api(sockets.api, handler, limits, tls, &metrics, &clock)?;
     metrics.config_in_force(&settings.hash, false);
+    metrics.certificates(&ends(tls));
     bench.open(admin.address());
     Ok(Running {
         front,
@@ -167,13 +170,21 @@ pub async fn start_on(
     })
 }
 
+/// When each certificate ends, in seconds since 1970.
+fn ends(tls: Option<&Tls>) -> Vec<u64> {
+    let all = tls.into_iter().flat_map(Tls::certificates);
+    all.map(|it| it.validity().1.as_millis().wrapping_div(1000))
+        .collect()
+}
+
 /// A port that the system chose is known only now; links must name it unless the operator named another URL.
 fn public_url_of(settings: &mut Settings, bound: SocketAddr) {
     let configured = settings.listener.listen;
-    let derived = PublicUrl::new(&format!("http://{configured}"));
+    let scheme = settings.gate.public_url.scheme();
+    let derived = PublicUrl::new(&format!("{scheme}://{configured}"));
     if configured.port() == 0
         && derived.as_ref() == Some(&settings.gate.public_url)
-        && let Some(url) = PublicUrl::new(&format!("http://{bound}"))
+        && let Some(url) = PublicUrl::new(&format!("{scheme}://{bound}"))
     {
         settings.gate.public_url = url;
     }
@@ -184,6 +195,17 @@ impl Running {
     #[must_use]
     pub const fn api(&self) -> SocketAddr {
         self.api.address()
+    }
+
+    /// Whether the API is encrypted: `https` or `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if settings.listener.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        }
     }
 
     /// Where metrics and health are served.
@@ -212,6 +234,12 @@ impl Running {
             "ok"
         };
         self.front.reload(settings.gate.clone());
+        let certificates = settings.listener.tls.as_ref();
+        let replaced = certificates.map_or(Ok(()), |it| self.api.replace_certificates(it));
+        match replaced {
+            Ok(()) => self.metrics.certificates(&ends(certificates)),
+            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+        }
         telemetry::reopen();
         self.metrics
             .config_in_force(&settings.hash, !restart.is_empty());

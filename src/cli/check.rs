@@ -10,13 +10,17 @@ use crate::config;
 use crate::config::Backend;
 use crate::config::BackendKind;
 use crate::config::Settings;
+use crate::listener::Certificate;
+use crate::listener::Tls;
+use crate::runtime::Clock;
+use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
 
 /// Prints a summary and warnings, and what each backend answers if it is to be probed.
 pub(super) fn run(file: &Path, probe: bool, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(file, &config::environment)?;
     output.print(&summary(&settings))?;
-    for it in config::warnings(&settings) {
+    for it in config::warnings(&settings, SystemClock.now()) {
         output.complain(&format!("warning: {it}"))?;
     }
     if probe {
@@ -53,6 +57,7 @@ fn summary(settings: &Settings) -> String {
         format!("admin     {}", settings.listener.admin),
         format!("links     {}", settings.gate.public_url.as_str()),
     ];
+    lines.extend(settings.listener.tls.iter().flat_map(certificates));
     for backend in &settings.backends {
         let vms: Vec<&str> = settings
             .gate
@@ -76,6 +81,15 @@ fn summary(settings: &Settings) -> String {
     lines.push(format!("hash      {}", settings.hash));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// A line for each certificate.
+fn certificates(tls: &Tls) -> Vec<String> {
+    let line = |it: &Certificate| {
+        let (_, ends) = it.validity();
+        format!("tls       {} until {ends}", it.names().join(", "))
+    };
+    tls.certificates().iter().map(line).collect()
 }
 
 const fn kind(backend: &Backend) -> &'static str {

@@ -16,9 +16,11 @@ use crate::config::Watch;
 use crate::listener;
 use crate::listener::Inherited;
 use crate::listener::Sockets;
+use crate::runtime::Clock;
 use crate::runtime::Notice;
 use crate::runtime::Signal;
 use crate::runtime::Signals;
+use crate::runtime::SystemClock;
 use crate::runtime::notify;
 use crate::telemetry;
 use crate::telemetry::Metrics;
@@ -36,7 +38,7 @@ pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> 
     let file = file.to_owned();
     let load: Load = Arc::new(move || config::load(&file, &config::environment));
     let settings = load()?;
-    for it in config::warnings(&settings) {
+    for it in config::warnings(&settings, SystemClock.now()) {
         output.complain(&format!("warning: {it}"))?;
     }
     serve(settings, &load, "", output)
@@ -81,7 +83,8 @@ pub(super) fn serve(
         let (api, admin) = (running.api(), running.admin());
         output.print(&advice.replace("HOST", &api.to_string()))?;
         output.print(&format!(
-            "listening on http://{api}\nadmin on http://{admin}\n"
+            "listening on {}://{api}\nadmin on http://{admin}\n",
+            running.scheme()
         ))?;
         tell(Notice::Ready);
         let ended = watch(&running, load, &mut signals).await;

@@ -287,7 +287,7 @@ table! { server, "server", false, "Where the gateway listens, and how it stops."
         "The API port. Port 0 takes a free one.";
     ADMIN: Text = "admin", Text { absent: Absent::Default("127.0.0.1:9090"), form: "address and port" }, Restart,
         "The port of metrics and health.";
-    PUBLIC_URL: Text = "public_url", Text { absent: Absent::Means("`http://` and `listen`"), form: "`http://` or `https://` URL" }, AtOnce,
+    PUBLIC_URL: Text = "public_url", Text { absent: Absent::Means("`http://` or `https://` and `listen`"), form: "`http://` or `https://` URL" }, AtOnce,
         "What links in replies begin with. Needed when `listen` is a wildcard address.";
     THREADS: Count = "threads", count(0, 0, 256), Restart,
         "Threads that serve requests; 0 means one per core.";
@@ -297,6 +297,22 @@ table! { server, "server", false, "Where the gateway listens, and how it stops."
         "How long `/readyz` says 503 before connections are refused; set it to the interval of the load balancer's checks.";
     TRUSTED_PROXIES: Texts = "trusted_proxies", Texts { default: Some(&[]), form: "addresses or networks such as `10.0.0.0/8`" }, AtOnce,
         "The proxies whose `X-Forwarded-For` and `X-Request-Id` are believed.";
+}
+
+table! { certificate, "certificate", true, "One certificate of the API port, which makes it speak TLS. The first is for clients that name no host, too.",
+    CHAIN: Text = "chain", required("path"), AtOnce,
+        "The certificate (PEM), followed by those between it and its authority.";
+    KEY: Text = "key", required("path"), AtOnce,
+        "Its private key (PEM), not encrypted.";
+    NAMES: Texts = "names", Texts { default: Some(&[]), form: "host names; `*.` stands for one label" }, AtOnce,
+        "The hosts it is served for. None: the DNS names in it.";
+}
+
+table! { tls, "tls", false, "Certificates of clients. TLS itself comes with the first `[[certificate]]`.",
+    CLIENT_CERTIFICATES: Word = "client_certificates", Word { default: Some("off"), allowed: &["off", "optional", "required"] }, AtOnce,
+        "Whether clients are asked for certificates; with `required`, whoever has none gets no connection.";
+    CLIENT_CA: Text = "client_ca", Text { absent: Absent::Means("required unless `off`"), form: "path" }, AtOnce,
+        "The authorities (PEM) that sign certificates of clients.";
 }
 
 table! { specification, "specification", false, "How versions of the specification are handled.",
@@ -456,6 +472,10 @@ table! { limit, "limits", false, "Sizes and times of requests and connections.",
     WAITERS: Count = "waiters", count(limits::WAITERS, 0, 1_000_000), AtOnce,
         "Most requests that wait at once, streams of events among them.";
     CONNECTIONS: Count = "connections", count(limits::CONNECTIONS, 1, 1_000_000), Restart, "Most connections at once.";
+    STREAMS: Count = "streams", count(limits::STREAMS, 1, 1000), Restart,
+        "Most requests at once on one HTTP/2 connection.";
+    HANDSHAKE_TIMEOUT: Span = "handshake_timeout", span(limits::HANDSHAKE_TIMEOUT, 1, 600), Restart,
+        "Time for a whole TLS handshake.";
     HEADER_TIMEOUT: Span = "header_timeout", span(limits::HEADER_TIMEOUT, 1, 600), Restart, "Time for a whole request head.";
     BODY_TIMEOUT: Span = "body_timeout", span(limits::BODY_TIMEOUT, 1, 600), Restart, "Time for a whole request body.";
     IDLE_TIMEOUT: Span = "idle_timeout", span(limits::IDLE_TIMEOUT, 1, 3600), Restart,
@@ -480,6 +500,8 @@ table! { insecure, "insecure", false, "Security downgrades; each is off unless i
 /// Every table, in the order of the documentation.
 pub(super) const TABLES: &[Table] = &[
     server::TABLE,
+    certificate::TABLE,
+    tls::TABLE,
     specification::TABLE,
     authentication::TABLE,
     user::TABLE,

@@ -21,6 +21,7 @@ use crate::config::settings::LogFormat;
 use crate::config::settings::Logging;
 use crate::config::settings::Settings;
 use crate::config::source::Source;
+use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
 use crate::gate::Profile;
@@ -78,13 +79,15 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
     let insecure = section(&keys::insecure::TABLE);
     let plaintext = insecure.is_some_and(|it| it.flag(&keys::insecure::PLAINTEXT));
     let server = section(&keys::server::TABLE);
+    let encryption = tls::read(reader, root, source);
+    let is_safe = plaintext || encryption.is_wanted();
     let limit = section(&keys::limit::TABLE);
     let addresses = server
         .as_ref()
-        .and_then(|it| addresses(reader, it, plaintext));
+        .and_then(|it| addresses(reader, it, is_safe));
     let public_url = server
         .as_ref()
-        .and_then(|it| public_url(reader, it, addresses));
+        .and_then(|it| public_url(reader, it, addresses, encryption.is_wanted()));
     let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let people = access::read(reader, root, source);
@@ -102,6 +105,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         listener: listener::Config {
             listen,
             admin,
+            tls: encryption.ready(),
             drain,
             drain_notice,
             limits: listener_limits?,
@@ -137,7 +141,7 @@ fn threads_or_cores(threads: usize) -> usize {
 fn addresses(
     reader: &Reader<'_>,
     section: &Section<'_>,
-    plaintext: bool,
+    is_safe: bool,
 ) -> Option<(SocketAddr, SocketAddr)> {
     let address = |key: &Key<Text>| {
         let found = section.text(key)?;
@@ -153,10 +157,9 @@ fn addresses(
     let (name, reachable) = (keys::server::LISTEN.name, |it: &SocketAddr| {
         !it.ip().is_loopback()
     });
-    if listen.as_ref().is_some_and(reachable) && !plaintext {
+    if listen.as_ref().is_some_and(reachable) && !is_safe {
         let what = "lets passwords cross the network readable by all";
-        let hint =
-            "listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
+        let hint = "name a [[certificate]], listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
         section.problem_at(name, what, hint);
     }
     let (listen, admin) = (listen?, admin?);
@@ -171,6 +174,7 @@ fn public_url(
     reader: &Reader<'_>,
     section: &Section<'_>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    is_encrypted: bool,
 ) -> Option<PublicUrl> {
     if let Some(found) = section.text(&keys::server::PUBLIC_URL) {
         let url = PublicUrl::new(&found.text);
@@ -188,7 +192,8 @@ fn public_url(
         section.problem_at(keys::server::PUBLIC_URL.name, what, hint);
         return None;
     }
-    PublicUrl::new(&format!("http://{listen}"))
+    let scheme = if is_encrypted { "https" } else { "http" };
+    PublicUrl::new(&format!("{scheme}://{listen}"))
 }
 
 fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
@@ -322,6 +327,8 @@ fn gate_limits(section: &Section<'_>) -> gate::Limits {
 fn listener_limits(section: &Section<'_>) -> listener::Limits {
     listener::Limits {
         connections: section.number(&keys::limit::CONNECTIONS),
+        handshake_timeout: section.span(&keys::limit::HANDSHAKE_TIMEOUT),
+        streams: section.small(&keys::limit::STREAMS),
         header_timeout: section.span(&keys::limit::HEADER_TIMEOUT),
         body_timeout: section.span(&keys::limit::BODY_TIMEOUT),
         idle_timeout: section.span(&keys::limit::IDLE_TIMEOUT),

@@ -14,6 +14,7 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokens;
 mod warnings;
 mod watch;

@@ -29,6 +29,14 @@ const SAMPLES: &[(&str, &str, &str)] = &[
 
 /// Keys that stay comments in the reference file, with what could stand there.
 const COMMENTED: &[(&str, &str, &str)] = &[
+    ("certificate", "chain", "\"example.com.pem\""),
+    ("certificate", "key", "\"example.com.key\""),
+    (
+        "certificate",
+        "names",
+        "[\"example.com\", \"*.example.com\"]",
+    ),
+    ("tls", "client_ca", "\"clients.pem\""),
     ("authentication", "htpasswd", "\"users.htpasswd\""),
     ("authentication", "tokens", "\"tokens.json\""),
     ("backend", "root", "\"/srv/vms\""),
@@ -128,12 +136,16 @@ pub fn keys_as_toml() -> String {
 
 fn toml_of(table: &Table) -> String {
     let (help, heading) = (table.help, heading(table));
+    // A table that nobody needs stays a comment as a whole.
+    let commented = |key: &str| sample(COMMENTED, table.name, key).is_some();
+    let idle = table.repeated && table.keys.iter().all(|it| commented(it.name()));
+    let mark = if idle { "#" } else { "" };
     let keys: String = table
         .keys
         .iter()
         .map(|it| toml_key(table.name, &it.describe()))
         .collect();
-    format!("\n# {help}\n{heading}\n{keys}")
+    format!("\n# {help}\n{mark}{heading}\n{keys}")
 }
 
 fn toml_key(table: &str, key: &Description) -> String {

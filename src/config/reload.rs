@@ -11,12 +11,15 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
         .filter(|(_, differs)| *differs)
         .map(|(key, _)| key.to_owned())
         .collect();
+    if old.listener.tls.is_some() != new.listener.tls.is_some() {
+        found.push("certificate (the first one or the last one)".to_owned());
+    }
     found.extend(backends(&old.backends, &new.backends));
     found
 }
 
 /// Every key outside of backends that needs a restart, and whether it differs.
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 23] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 25] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -44,6 +47,11 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 23] {
         (
             "limits.connections",
             one.limits.connections != two.limits.connections,
+        ),
+        ("limits.streams", one.limits.streams != two.limits.streams),
+        (
+            "limits.handshake_timeout",
+            one.limits.handshake_timeout != two.limits.handshake_timeout,
         ),
         (
             "limits.header_timeout",

@@ -1,35 +1,46 @@
 //! What is allowed in a configuration but is seldom meant.
 
+use std::time::Duration;
+
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
 use crate::gate::Grantee;
 use crate::gate::Placement;
 use crate::gate::User;
+use crate::listener::Tls;
 use crate::model::Pattern;
 use crate::model::PrincipalName;
+use crate::model::Timestamp;
 
-/// One sentence for each thing that is allowed but seldom meant.
+/// A certificate that ends earlier than this is warned of.
+const RENEWED_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
-pub fn warnings(settings: &Settings) -> Vec<String> {
+pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     let mut found = Vec::new();
-    for (name, address, what) in [
+    let encrypted = settings.listener.tls.is_some();
+    for (name, address, safe, what) in [
         (
             "listen",
             settings.listener.listen,
+            encrypted,
             "passwords cross the network readable by all",
         ),
         (
             "admin",
             settings.listener.admin,
+            false,
             "metrics and health can be read without a password",
         ),
     ] {
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && !safe {
             found.push(format!(
                 "server.{name}: {address} is no loopback address: {what}"
             ));
         }
     }
+    certificates(settings, now, &mut found);
     people(settings, &mut found);
     for (index, grant) in settings.gate.grants.iter().enumerate() {
         for vms in &grant.vms {
@@ -43,6 +54,20 @@ pub fn warnings(settings: &Settings) -> Vec<String> {
     }
     backends(settings, &mut found);
     found
+}
+
+fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
+    let all = settings.listener.tls.iter().flat_map(Tls::certificates);
+    for (index, it) in all.enumerate() {
+        let (begins, ends) = it.validity();
+        if ends <= now {
+            found.push(format!("certificate[{index}]: ended at {ends}"));
+        } else if begins > now {
+            found.push(format!("certificate[{index}]: begins at {begins} only"));
+        } else if ends.since(now) < RENEWED_BEFORE {
+            found.push(format!("certificate[{index}]: ends at {ends}"));
+        }
+    }
 }
 
 fn people(settings: &Settings, found: &mut Vec<String>) {

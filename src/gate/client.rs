@@ -129,6 +129,7 @@ mod tests {
             version: http::Version::HTTP_11,
             headers: &headers,
             peer: Some(peer.parse().unwrap()),
+            certificate: &[],
         };
         let client = Client::of(&head, &trusted);
         let id = client.request_id(&headers);

@@ -211,6 +211,7 @@ impl Telling<'_> {
             version: http::Version::HTTP_11,
             headers: &headers,
             peer: None,
+            certificate: &[],
         };
         Passes::new(&self.config.passthrough).find(&head, path)
     }

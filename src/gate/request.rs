@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::gate::passthrough::Pass;
 use crate::model::BackendName;
 use crate::model::BackupId;
+use crate::model::CertificateName;
 use crate::model::Note;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -30,6 +31,8 @@ pub struct RequestHead<'a> {
     pub headers: &'a http::HeaderMap,
     /// The address the connection comes from.
     pub peer: Option<IpAddr>,
+    /// What the client's certificate says, which the handshake found to be good; empty when it showed none.
+    pub certificate: &'a [CertificateName],
 }
 
 /// Why a body could not be read to its end.

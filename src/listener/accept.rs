@@ -56,7 +56,7 @@ where
         // A stream made by `Listener::accept` has no buffers of its own; the HTTP parser above brings one of 4 KiB.
         let (app, guard) = (Arc::clone(&app), Arc::clone(&guard));
         drop(tasks.spawn(async move {
-            guard.serve(&app, Box::new(stream)).await;
+            guard.serve(&app, stream).await;
             drop(permit);
         }));
     }

@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::listener::Tls;
 use crate::model::limits;
 
 /// Where to listen, and how patient to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The API port. Port 0 takes a free one. Changes need a restart.
     pub listen: SocketAddr,
     /// The admin port: metrics and health. Changes need a restart.
     pub admin: SocketAddr,
+    /// Encryption of the API port; other certificates count at once, whether there are any only after a restart.
+    pub tls: Option<Tls>,
     /// How long running requests are waited for when the gateway stops.
     pub drain: Duration,
     /// How long `/readyz` says 503 before new connections are refused, so that load balancers notice.
@@ -25,6 +28,10 @@ pub struct Config {
 pub struct Limits {
     /// Connections at once; more wait in the kernel's queue.
     pub connections: usize,
+    /// Time for a whole TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
     /// Time for a whole request head.
     pub header_timeout: Duration,
     /// Time for a whole request body.
@@ -39,6 +46,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: usize::try_from(limits::CONNECTIONS).unwrap_or(usize::MAX),
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            streams: u32::try_from(limits::STREAMS).unwrap_or(u32::MAX),
             header_timeout: limits::HEADER_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,
             idle_timeout: limits::IDLE_TIMEOUT,

@@ -4,6 +4,7 @@
 //! belongs to the phase a connection is in, and every change of phase starts it anew.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,13 +12,23 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use pingora::apps::ServerApp;
+use pingora::protocols::ALPN;
 use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as Socket;
+use pingora::protocols::tls::SslDigest;
 use tokio::sync::watch;
 
 use crate::listener::Limits;
+use crate::listener::tls::Handshakes;
+use crate::listener::tls::Peer;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
+
+/// Requests of one connection before it is closed: frees what its buffers grew to.
+pub(super) const REQUESTS_PER_CONNECTION: u32 = 10_000;
+/// How long an idle HTTP/2 connection may take to say good-bye when the gateway stops.
+const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +41,62 @@ enum Phase {
     Next,
 }
 
+/// What one connection is doing, told by whoever handles its requests.
+#[derive(Clone, Debug)]
+pub(super) struct Phases(Arc<Doing>);
+
+#[derive(Debug)]
+struct Doing {
+    /// With the number of requests of HTTP/2 being handled.
+    now: watch::Sender<(Phase, usize)>,
+    /// Requests of HTTP/2 so far.
+    requests: AtomicU32,
+    /// No more of them.
+    enough: watch::Sender<bool>,
+}
+
 tokio::task_local! {
-    static PHASE: watch::Sender<Phase>;
+    static PHASES: Phases;
+}
+
+impl Phases {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Doing {
+            now: watch::Sender::new((Phase::First, 0)),
+            requests: AtomicU32::new(0),
+            enough: watch::Sender::new(false),
+        }))
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.0.now.send_replace((phase, 0));
+    }
+
+    /// One more request of HTTP/2, until the returned value is dropped: they run beside one another, in tasks of their own.
+    pub(super) fn request(&self) -> OneOfMany {
+        let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
+        if before.saturating_add(1) >= REQUESTS_PER_CONNECTION {
+            self.0.enough.send_replace(true);
+        }
+        self.0.now.send_if_modified(|(phase, open)| {
+            *open = open.saturating_add(1);
+            std::mem::replace(phase, Phase::Busy) != Phase::Busy
+        });
+        OneOfMany(self.clone())
+    }
+}
+
+/// A request of HTTP/2 that is being handled.
+#[derive(Debug)]
+pub(super) struct OneOfMany(Phases);
+
+impl Drop for OneOfMany {
+    fn drop(&mut self) {
+        self.0.0.now.send_if_modified(|(phase, open)| {
+            *open = open.saturating_sub(1);
+            *open == 0 && std::mem::replace(phase, Phase::Next) != Phase::Next
+        });
+    }
 }
 
 /// The request head is complete: from now on the connection is not closed from outside. For the task of the connection.
@@ -45,8 +110,8 @@ pub(super) fn request_ended() {
 }
 
 fn enter(phase: Phase) {
-    // Streams of HTTP/2 run in tasks of their own, outside any guard; their connection has its own idle limit.
-    if let Err(error) = PHASE.try_with(|it| it.send_replace(phase)) {
+    // Requests of HTTP/2 run in tasks of their own, outside any guard; they hold a `OneOfMany`.
+    if let Err(error) = PHASES.try_with(|it| it.enter(phase)) {
         tracing::trace!(%error, "request without a guarded connection");
     }
 }
@@ -56,6 +121,10 @@ fn enter(phase: Phase) {
 enum End {
     /// The client, or a request that asked for it.
     Usual,
+    /// It did not finish its handshake in time.
+    SlowHandshake,
+    /// Its handshake failed.
+    BadHandshake,
     /// It never sent a request that could be understood.
     NoRequest,
     /// Its request head took too long.
@@ -74,6 +143,8 @@ impl End {
     const fn reason(self) -> Option<&'static str> {
         match self {
             Self::Usual => None,
+            Self::SlowHandshake => Some("slow_handshake"),
+            Self::BadHandshake => Some("bad_handshake"),
             Self::NoRequest => Some("no_request"),
             Self::SlowHeader => Some("slow_header"),
             Self::Idle => Some("idle"),
@@ -92,6 +163,8 @@ pub(super) struct Guard {
     pub(super) metrics: Arc<Metrics>,
     /// Whether connections are counted in the metrics: those of the API port are.
     pub(super) counted: bool,
+    /// Present where connections are encrypted.
+    pub(super) tls: Option<Handshakes>,
     /// No more requests.
     pub(super) stop: Stop,
     /// Not even those being handled.
@@ -111,14 +184,17 @@ impl Drop for Open<'_> {
 
 impl Guard {
     /// Serves the connection until it ends.
-    pub(super) async fn serve<A>(&self, app: &Arc<A>, stream: Stream)
+    pub(super) async fn serve<A>(&self, app: &Arc<A>, socket: Socket)
     where
         A: ServerApp + Send + Sync + 'static,
     {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.tell_open();
         let open = Open(self);
-        let end = self.conversation(app, stream).await;
+        let end = match self.greeted(socket).await {
+            Ok(stream) => self.conversation(app, stream).await,
+            Err(end) => end,
+        };
         drop(open);
         if end == End::Panic {
             self.metrics.panic("listener");
@@ -128,13 +204,39 @@ impl Guard {
         }
     }
 
+    /// The connection, encrypted where it should be.
+    async fn greeted(&self, socket: Socket) -> Result<Stream, End> {
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(socket));
+        };
+        tokio::select! {
+            biased;
+            made = tls.make(socket) => match made {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => {
+                    tracing::debug!(%error, "handshake failed");
+                    Err(End::BadHandshake)
+                }
+            },
+            () = self.stop.given() => Err(End::Stopping),
+            () = tokio::time::sleep(self.limits.handshake_timeout) => Err(End::SlowHandshake),
+        }
+    }
+
     async fn conversation<A>(&self, app: &Arc<A>, stream: Stream) -> End
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let (phase, mut seen) = watch::channel(Phase::First);
-        let shutdown = self.stop.receiver();
-        let work = PHASE.scope(phase, async {
+        let phases = phases_of(&stream).unwrap_or_else(Phases::new);
+        let mut seen = phases.0.now.subscribe();
+        let many = stream.selected_alpn_proto() == Some(ALPN::H2);
+        let enough = phases.0.enough.clone();
+        let shutdown = if many {
+            enough.subscribe()
+        } else {
+            self.stop.receiver()
+        };
+        let work = PHASES.scope(phases, async {
             let mut next = app.process_new(stream, &shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, &shutdown).await;
@@ -142,14 +244,15 @@ impl Guard {
         });
         let work = std::panic::AssertUnwindSafe(work).catch_unwind();
         let mut since = self.clock.instant();
+        let mut told = !many;
         tokio::pin!(work);
         loop {
-            let phase = *seen.borrow_and_update();
+            let phase = seen.borrow_and_update().0;
             // The work comes first: what it has already read is handled, whatever else happened meanwhile.
             tokio::select! {
                 biased;
                 ended = &mut work => return match ended {
-                    Ok(()) => self.ended(*seen.borrow(), since),
+                    Ok(()) => self.ended(seen.borrow().0, since),
                     Err(_) => End::Panic,
                 },
                 changed = seen.changed() => {
@@ -158,13 +261,17 @@ impl Guard {
                         since = self.clock.instant();
                     }
                 }
-                end = self.interrupted(phase) => return end,
+                () = self.stop.given(), if !told => {
+                    told = true;
+                    enough.send_replace(true);
+                }
+                end = self.interrupted(phase, many) => return end,
             }
         }
     }
 
     /// Returns when a connection in this phase must be closed.
-    async fn interrupted(&self, phase: Phase) -> End {
+    async fn interrupted(&self, phase: Phase, many: bool) -> End {
         let (patience, end) = match phase {
             Phase::Busy => {
                 self.cut.given().await;
@@ -175,8 +282,16 @@ impl Guard {
             Phase::Next => (self.next_timeout(), End::SlowHeader),
         };
         tokio::select! {
-            () = self.stop.given() => End::Stopping,
+            () = self.left(many) => End::Stopping,
             () = tokio::time::sleep(patience) => end,
+        }
+    }
+
+    /// Returns when the gateway stops; HTTP/2 has a little time more, to tell the client which requests were not taken.
+    async fn left(&self, many: bool) {
+        self.stop.given().await;
+        if many {
+            tokio::time::sleep(GOODBYE_TIME_MAX).await;
         }
     }
 
@@ -210,4 +325,14 @@ impl Guard {
             self.metrics.connections(self.open.load(Ordering::Acquire));
         }
     }
+}
+
+/// What an encrypted connection knows of its client.
+pub(super) fn peer_of(digest: &SslDigest) -> Option<&Peer> {
+    digest.extension.get::<Peer>()
+}
+
+fn phases_of(stream: &Stream) -> Option<Phases> {
+    let digest = stream.get_ssl_digest()?;
+    Some(peer_of(&digest)?.phases.clone())
 }

@@ -1,6 +1,7 @@
 //! Pingora: sockets, HTTP, and the admin port. The only room that knows it.
 //!
-//! A connection's way: `sockets` (bound at start) -> `accept` (bounded number) -> `guard` (time limits, drain) -> Pingora's
+//! A connection's way: `sockets` (bound at start) -> `accept` (bounded number) -> `guard` (handshake of `tls`,
+//! time limits, drain) -> Pingora's
 //! HTTP parser -> `proxy` (one request) -> `body` and the [`Handler`] -> the answer. The admin port goes the same way up to
 //! the guard and then to `admin`.
 
@@ -16,6 +17,7 @@ mod proxy;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use admin::Readiness;
 pub use config::Config;
@@ -32,6 +34,10 @@ pub use sockets::Inherited;
 pub use sockets::Socket;
 pub use sockets::SocketError;
 pub use sockets::Sockets;
+pub use tls::Certificate;
+pub use tls::ClientCertificates;
+pub use tls::Tls;
+pub use tls::TlsError;
 
 /// Log directives for what Pingora logs of its own accord: every scan of a port and every client that went away as an
 /// error. What matters of it is counted in metrics.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use pingora::apps::HttpServerOptions;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::HttpServer;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::protocols::l4::listener::Listener;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
@@ -20,9 +22,12 @@ use crate::listener::accept::accept;
 use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
 use crate::listener::guard::Guard;
+use crate::listener::guard::REQUESTS_PER_CONNECTION;
 use crate::listener::handler::Handler;
 use crate::listener::operator::Operator;
 use crate::listener::proxy::Proxy;
+use crate::listener::tls::Handshakes;
+use crate::listener::tls::Tls;
 use crate::runtime::Clock;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
@@ -32,8 +37,12 @@ use crate::telemetry::Metrics;
 /// The certificate authorities Pingora trusts for upstreams unless a peer brings its own: none. Pingora panics when the
 /// file it is given (or without one the system's store) cannot be read, and nothing here needs the system's store.
 const NO_AUTHORITIES: &str = "/dev/null";
-/// Requests of one connection before it is closed: frees what its buffers grew to.
-const REQUESTS_PER_CONNECTION: u32 = 10_000;
+/// What a client may send on one HTTP/2 stream, and on all of a connection, before it is read: one large request body.
+const H2_WINDOW_BYTES: u32 = 64 * 1024;
+/// What is kept of an answer that a client of HTTP/2 does not take.
+const H2_BUFFER_BYTES: usize = 64 * 1024;
+/// Streams that were reset and are remembered, of one connection.
+const H2_RESETS_MAX: usize = 10;
 /// Connections at once on the admin port: a few scrapers and probes.
 const ADMIN_CONNECTIONS: usize = 64;
 /// Longest wait for connections that were cut to be gone.
@@ -53,6 +62,9 @@ pub enum StartError {
     /// A device every Unix has is missing or not readable.
     #[error("cannot read {NO_AUTHORITIES}")]
     NullDevice(#[source] io::Error),
+    /// The certificates were checked, but Pingora does not take them: a defect.
+    #[error("cannot use the certificates")]
+    Tls(#[source] Box<pingora::Error>),
 }
 
 /// How a drain ended.
@@ -62,6 +74,25 @@ pub struct Drained {
     pub cut: usize,
     /// How long it took.
     pub took: Duration,
+}
+
+/// How the connections of a port differ from those of another.
+struct Serves {
+    counted: bool,
+    tls: Option<Handshakes>,
+}
+
+/// What one HTTP/2 connection may take: as many requests at once as configured, windows and buffers of 64 KiB, and Pingora's
+/// bound for a list of header fields, above our own.
+fn many_at_once(limits: &Limits) -> H2Options {
+    let mut options = default_h2_options();
+    options
+        .max_concurrent_streams(limits.streams)
+        .initial_window_size(H2_WINDOW_BYTES)
+        .initial_connection_window_size(H2_WINDOW_BYTES)
+        .max_send_buffer_size(H2_BUFFER_BYTES)
+        .max_concurrent_reset_streams(H2_RESETS_MAX);
+    options
 }
 
 /// A port in service. Dropping it closes everything at once.
@@ -83,6 +114,7 @@ impl Port {
         socket: Socket,
         handler: Arc<dyn Handler>,
         limits: &Limits,
+        tls: Option<&Tls>,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
@@ -92,7 +124,12 @@ impl Port {
             max_retries: 1,
             ..ServerConf::default()
         });
-        Self::start(socket, limits, metrics, clock, true, |guard| {
+        let tls = tls.map(Handshakes::new).transpose();
+        let serves = Serves {
+            counted: true,
+            tls: tls.map_err(StartError::Tls)?,
+        };
+        Self::start(socket, limits, metrics, clock, serves, |guard| {
             let mut app = http_proxy(
                 &conf,
                 Proxy {
@@ -109,6 +146,7 @@ impl Port {
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
             options.h2_idle_timeout = Some(limits.idle_timeout);
             app.server_options = Some(options);
+            app.h2_options = Some(many_at_once(limits));
             app
         })
     }
@@ -134,7 +172,11 @@ impl Port {
             metrics: Arc::clone(metrics),
             limits: limits.clone(),
         };
-        Self::start(socket, &limits, metrics, clock, false, |_| {
+        let serves = Serves {
+            counted: false,
+            tls: None,
+        };
+        Self::start(socket, &limits, metrics, clock, serves, |_| {
             HttpServer::new_app(pages)
         })
     }
@@ -144,7 +186,7 @@ impl Port {
         limits: &Limits,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
-        counted: bool,
+        serves: Serves,
         app: impl FnOnce(&Guard) -> A,
     ) -> Result<Self, StartError>
     where
@@ -159,7 +201,8 @@ impl Port {
             limits: limits.clone(),
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
-            counted,
+            counted: serves.counted,
+            tls: serves.tls,
             stop,
             cut,
             open: AtomicUsize::new(0),
@@ -179,6 +222,18 @@ impl Port {
             cut: cutter,
             tasks,
         })
+    }
+
+    /// Makes handshakes with these certificates from now on; connections there are stay as they are. Nothing on a port that
+    /// is not encrypted.
+    ///
+    /// # Errors
+    /// [`StartError::Tls`]; the old ones stay.
+    pub fn replace_certificates(&self, tls: &Tls) -> Result<(), StartError> {
+        match &self.guard.tls {
+            Some(handshakes) => handshakes.replace(tls).map_err(StartError::Tls),
+            None => Ok(()),
+        }
     }
 
     /// Where it listens.

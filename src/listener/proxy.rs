@@ -31,10 +31,13 @@ use crate::listener::Limits;
 use crate::listener::body;
 use crate::listener::body::SessionBody;
 use crate::listener::guard;
+use crate::listener::guard::OneOfMany;
 use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::handler::Way;
+use crate::listener::tls::Peer;
+use crate::model::CertificateName;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
@@ -59,6 +62,8 @@ pub(super) struct Context {
     exchange: Option<Exchange>,
     pass: Option<Box<Pass>>,
     told: bool,
+    /// Present for HTTP/2: the connection is busy as long as it is there.
+    one_of_many: Option<OneOfMany>,
 }
 
 /// The answer could not be written to its end.
@@ -80,12 +85,14 @@ impl Proxy {
         peer: Option<IpAddr>,
         session: &mut ServerSession,
     ) -> Option<Decision> {
+        let certificate = certificate(session);
         let parts = RequestHead {
             method: &head.method,
             target: head.raw_path(),
             version: head.version,
             headers: &head.headers,
             peer,
+            certificate: &certificate,
         };
         let mut body = SessionBody::new(session, self.limits.body_timeout);
         let handled = self.handler.handle(parts, &mut body);
@@ -234,14 +241,18 @@ impl ProxyHttp for Proxy {
             exchange: None,
             pass: None,
             told: false,
+            one_of_many: None,
         }
     }
 
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        _: &mut Context,
+        context: &mut Context,
     ) -> pingora::Result<()> {
+        if session.is_http2() {
+            context.one_of_many = encrypted(session).map(|it| it.phases.request());
+        }
         // Pingora has turned keep-alive off where the framing is doubtful or the client cannot do it: never turn it on again.
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(keepalive_seconds(&self.limits)));
@@ -261,7 +272,7 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> pingora::Result<bool> {
         let session = session.as_downstream_mut();
-        let head = session.req_header().clone();
+        let head = head_of(session)?;
         let peer = peer(session);
         match self.answer(&head, peer, session).await {
             Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
@@ -279,7 +290,8 @@ impl ProxyHttp for Proxy {
             // Pingora would put a proper end to what broke off.
             return Err(Error::explain(ErrorType::WriteError, "the answer broke off").into_down());
         }
-        if delivered && session.get_keepalive().is_none() {
+        // HTTP/2 tells the client to send no more, without ending the connection.
+        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
             body::discard(session).await;
         }
         Ok(true)
@@ -333,6 +345,29 @@ fn keepalive_seconds(limits: &Limits) -> u64 {
     let whole = limits.idle_timeout.as_secs();
     let part = u64::from(limits.idle_timeout.subsec_nanos() > 0);
     whole.saturating_add(part).max(1)
+}
+
+/// The head of the request, with the authority of HTTP/2 as the `Host` it stands for (RFC 9113 section 8.3.1).
+fn head_of(session: &ServerSession) -> pingora::Result<RequestHeader> {
+    let mut head = session.req_header().clone();
+    if session.is_http2()
+        && !head.headers.contains_key(header::HOST)
+        && let Some(authority) = head.uri.authority().map(|it| it.as_str().to_owned())
+    {
+        head.insert_header(header::HOST, authority)?;
+    }
+    Ok(head)
+}
+
+/// What is kept with the connection if it is encrypted.
+fn encrypted(session: &ServerSession) -> Option<&Peer> {
+    let digest = session.digest()?.ssl_digest.as_ref()?;
+    guard::peer_of(digest)
+}
+
+/// What the certificate of the client says.
+fn certificate(session: &ServerSession) -> Arc<[CertificateName]> {
+    encrypted(session).map_or_else(Arc::default, |it| Arc::clone(&it.names))
 }
 
 /// The address the connection comes from.

@@ -215,6 +215,7 @@ mod tests {
         Config {
             listen,
             admin: "127.0.0.1:0".parse().unwrap(),
+            tls: None,
             drain: Duration::from_secs(1),
             drain_notice: Duration::ZERO,
             limits: Limits::default(),

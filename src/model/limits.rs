@@ -18,6 +18,10 @@ pub const TAG_BYTES_MAX: usize = 256;
 pub const NOTE_BYTES_MAX: usize = 1024;
 /// Longest request id in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Longest name in a client certificate in bytes.
+pub const CERTIFICATE_NAME_BYTES_MAX: usize = 1024;
+/// Most names of one certificate that are looked at: certificates for callers have one or two.
+pub const CERTIFICATE_NAMES_MAX: usize = 64;
 /// Most hops of `X-Forwarded-For` that are looked at: no chain of real proxies is longer.
 pub const FORWARDED_HOPS_MAX: usize = 32;
 /// Longest idempotency key in bytes.
@@ -58,6 +62,10 @@ pub const STREAM_RETRY: Duration = Duration::from_secs(2);
 pub const STREAM_RETRY_FULL: Duration = Duration::from_secs(10);
 /// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
 pub const CONNECTIONS: u64 = 4096;
+/// Time for a whole TLS handshake unless `limits.handshake_timeout` says otherwise.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests at once on one HTTP/2 connection unless `limits.streams` says otherwise: what browsers expect.
+pub const STREAMS: u64 = 100;
 /// Time for a whole request head unless `limits.header_timeout` says otherwise.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a whole request body unless `limits.body_timeout` says otherwise.

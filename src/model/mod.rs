@@ -4,6 +4,7 @@
 //! are made, and are valid for ever after.
 
 mod backup;
+mod certificate;
 mod fault;
 mod intent;
 pub mod limits;
@@ -25,6 +26,7 @@ pub use backup::Page;
 pub use backup::Patch;
 pub use backup::RunState;
 pub use backup::Vm;
+pub use certificate::CertificateName;
 pub use fault::Fault;
 pub use fault::FaultKind;
 pub use intent::Change;

@@ -36,6 +36,7 @@ pub struct Metrics {
     refusals: IntCounterVec,
     connections: IntGauge,
     connections_closed: IntCounterVec,
+    certificate_expires: IntGaugeVec,
     operations: IntCounterVec,
     operation_seconds: HistogramVec,
     queue_depth: IntGaugeVec,
@@ -150,6 +151,13 @@ impl Metrics {
                 "snapgate_connections_closed_total",
                 "Connections closed by the gateway for a reason other than the end of the conversation.",
                 ["reason"]
+            ),
+            certificate_expires: metric!(
+                r,
+                gauges,
+                "snapgate_certificate_expires_seconds",
+                "Unix time at which a certificate of the API port ends, by its place in the configuration.",
+                ["certificate"]
             ),
             operations: metric!(
                 r,
@@ -365,6 +373,16 @@ impl Metrics {
         self.connections_closed.with_label_values(&[reason]).inc();
     }
 
+    /// When the certificates in force end, in the order of the configuration, in seconds since 1970.
+    pub fn certificates(&self, ends: &[u64]) {
+        self.certificate_expires.reset();
+        for (place, seconds) in ends.iter().enumerate() {
+            self.certificate_expires
+                .with_label_values(&[place.to_string().as_str()])
+                .set(i64::try_from(*seconds).unwrap_or(i64::MAX));
+        }
+    }
+
     /// An operation became final after so long.
     pub fn operation(&self, backend: &str, verb: &str, outcome: &str, took: Duration) {
         self.operations
@@ -513,6 +531,7 @@ mod tests {
         metrics.refusal("Forbidden");
         metrics.connections(1);
         metrics.connection_closed("idle");
+        metrics.certificates(&[0]);
         metrics.operation("b", "restore", "succeeded", took);
         metrics.queue_depth("b", "queued", 1);
         metrics.operations_unknown(0);

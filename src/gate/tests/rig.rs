@@ -178,6 +178,7 @@ impl Rig {
             version: http::Version::HTTP_11,
             headers: &headers,
             peer: None,
+            certificate: &[],
         };
         self.gate.handle(head, &mut Text(body, error)).await
     }

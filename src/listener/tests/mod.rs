@@ -6,6 +6,7 @@ mod life;
 mod limits;
 mod pieces;
 mod replies;
+mod secure;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -128,6 +129,14 @@ impl Handler for Script {
             },
             b"/refuse" => (status, close) = (401, body.is_present()),
             b"/none" => status = 204,
+            b"/who" => {
+                let names = head.certificate.iter().map(ToString::to_string);
+                text = names.collect::<Vec<_>>().join(" ");
+            }
+            b"/host" => {
+                let host = head.headers.get("host");
+                text = host.map_or("none", |it| it.to_str().unwrap()).to_owned();
+            }
             b"/large" => text = "x".repeat(300_000),
             target => text = String::from_utf8_lossy(target).into_owned(),
         }
@@ -176,6 +185,8 @@ impl Handler for Script {
 fn limits() -> Limits {
     Limits {
         connections: 100,
+        handshake_timeout: PATIENCE,
+        streams: 10,
         header_timeout: Duration::from_secs(5),
         body_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
@@ -194,6 +205,10 @@ fn any_port() -> Socket {
 }
 
 fn gateway_with(limits: &Limits) -> Gateway {
+    gateway_over(limits, None)
+}
+
+fn gateway_over(limits: &Limits, tls: Option<&Tls>) -> Gateway {
     let script = Arc::new(Script::default());
     let metrics = Arc::new(Metrics::new().unwrap());
     let handler: Arc<dyn Handler> = Arc::<Script>::clone(&script);
@@ -201,6 +216,7 @@ fn gateway_with(limits: &Limits) -> Gateway {
         any_port(),
         handler,
         limits,
+        tls,
         &metrics,
         &SystemClock::shared(),
     )

@@ -1,0 +1,183 @@
+//! Certificates of the API port, and of its clients.
+
+use toml::de::DeTable;
+
+use crate::config::keys;
+use crate::config::reader::Found;
+use crate::config::reader::Reader;
+use crate::config::reader::Section;
+use crate::config::source::Source;
+use crate::listener::Certificate;
+use crate::listener::ClientCertificates;
+use crate::listener::Tls;
+use crate::listener::TlsError;
+use crate::model::Secret;
+
+/// What `[[certificate]]` and `[tls]` come to.
+pub(super) enum Encryption {
+    /// No certificate is named.
+    None,
+    /// Something is wrong, and was noted.
+    Wrong,
+    /// All of it can be used.
+    Ready(Tls),
+}
+
+impl Encryption {
+    /// Whether the port is meant to be encrypted.
+    pub(super) const fn is_wanted(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Wrong | Self::Ready(_) => true,
+        }
+    }
+
+    pub(super) fn ready(self) -> Option<Tls> {
+        match self {
+            Self::None | Self::Wrong => None,
+            Self::Ready(tls) => Some(tls),
+        }
+    }
+}
+
+/// Reads `[[certificate]]` and `[tls]`.
+pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Encryption {
+    let sections = reader.sections(root, &keys::certificate::TABLE);
+    let read: Vec<_> = sections
+        .iter()
+        .map(|it| certificate(reader, it, source))
+        .collect();
+    let tls = reader.sections(root, &keys::tls::TABLE);
+    let tls = tls.first();
+    let clients = tls.and_then(|it| clients(reader, it, source, !sections.is_empty()));
+    if sections.is_empty() {
+        return Encryption::None;
+    }
+    let certificates: Option<Vec<Certificate>> = read.into_iter().collect();
+    let (Some(certificates), Some(clients)) = (certificates, clients) else {
+        return Encryption::Wrong;
+    };
+    match Tls::new(certificates, clients) {
+        Ok(tls) => Encryption::Ready(tls),
+        Err(error) => {
+            unusable(&sections, tls, &error);
+            Encryption::Wrong
+        }
+    }
+}
+
+fn unusable(sections: &[Section<'_>], tls: Option<&Section<'_>>, error: &TlsError) {
+    let hint = "each host name belongs to one certificate";
+    match error {
+        TlsError::NoName(index) | TlsError::NameTwice(index, _) => {
+            if let Some(section) = sections.get(*index) {
+                section.problem(error.to_string(), hint);
+            }
+        }
+        TlsError::BadAuthority(_) => {
+            if let Some(section) = tls {
+                let hint = "name a file with the authorities' certificates in PEM form";
+                section.problem_at(keys::tls::CLIENT_CA.name, error.to_string(), hint);
+            }
+        }
+        TlsError::NoCertificate
+        | TlsError::BadCertificate(_)
+        | TlsError::NoKey
+        | TlsError::KeyOfAnotherCertificate
+        | TlsError::BadName(_) => {
+            if let Some(section) = sections.first() {
+                section.problem(error.to_string(), "");
+            }
+        }
+    }
+}
+
+fn certificate(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<Certificate> {
+    use keys::certificate as name;
+    let names: Vec<String> = section
+        .texts(&name::NAMES)
+        .into_iter()
+        .map(|it| it.text)
+        .collect();
+    let chain = section.text(&name::CHAIN);
+    let key = section.text(&name::KEY);
+    let chain_text = chain.as_ref().and_then(|it| text(reader, it, source));
+    let key_text = key.as_ref().and_then(|it| text(reader, it, source));
+    let (chain, key) = (chain?, key?);
+    let made = Certificate::new(&chain_text?, &Secret::new(key_text?), &names);
+    match made {
+        Ok(made) => Some(made),
+        Err(error) => {
+            let what = error.to_string();
+            match error {
+                TlsError::NoKey | TlsError::KeyOfAnotherCertificate => {
+                    reader.wrong(&key, what, "name the key that the certificate was made for");
+                }
+                TlsError::BadName(_) => {
+                    let hint = "write names such as \"example.com\" or \"*.example.com\"";
+                    section.problem_at(name::NAMES.name, what, hint);
+                }
+                TlsError::NoCertificate
+                | TlsError::BadCertificate(_)
+                | TlsError::NoName(_)
+                | TlsError::NameTwice(..)
+                | TlsError::BadAuthority(_) => {
+                    reader.wrong(&chain, what, "name a file with certificates in PEM form");
+                }
+            }
+            None
+        }
+    }
+}
+
+fn clients(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+    has_certificates: bool,
+) -> Option<ClientCertificates> {
+    let found = section.text(&keys::tls::CLIENT_CA);
+    let wanted = section.word(&keys::tls::CLIENT_CERTIFICATES)?;
+    if wanted == "off" {
+        if let Some(found) = found {
+            let hint = "write client_certificates = \"optional\" or \"required\", or remove it";
+            reader.wrong(
+                &found,
+                "has no meaning while client_certificates is \"off\"",
+                hint,
+            );
+            return None;
+        }
+        return Some(ClientCertificates::Off);
+    }
+    if !has_certificates {
+        let what = "has no meaning without TLS";
+        let hint = "add a [[certificate]] for the API port";
+        section.problem_at(keys::tls::CLIENT_CERTIFICATES.name, what, hint);
+        return None;
+    }
+    let Some(found) = found else {
+        let hint = "name a file with the authorities' certificates in PEM form";
+        section.problem_at(keys::tls::CLIENT_CA.name, "is missing", hint);
+        return None;
+    };
+    let pem = text(reader, &found, source)?;
+    Some(if wanted == "required" {
+        ClientCertificates::Required(pem)
+    } else {
+        ClientCertificates::Optional(pem)
+    })
+}
+
+/// The text of a file that a key names.
+fn text(reader: &Reader<'_>, found: &Found, source: &Source<'_>) -> Option<String> {
+    let path = reader.folder().join(&found.text);
+    source
+        .read(&path)
+        .map_err(|what| reader.wrong(found, format!("{} {what}", path.display()), ""))
+        .ok()
+}

@@ -1,0 +1,126 @@
+//! One certificate of the API port: read, checked against its key, with the names that it serves.
+
+use std::sync::Arc;
+
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::CertifiedKey;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use crate::listener::tls::TlsError;
+use crate::model::Secret;
+use crate::model::Timestamp;
+
+/// A certificate with its key, fit to be served.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    pub(super) served: Arc<CertifiedKey>,
+    /// In lower case; one that begins with `*.` stands for one label.
+    names: Vec<String>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+impl Certificate {
+    /// Takes a certificate, those between it and its authority, and its key, all as PEM. It serves `names`, or when there
+    /// are none the DNS names in it.
+    ///
+    /// # Errors
+    /// [`TlsError`]: what is missing or does not fit together. Nothing of the key is ever told.
+    pub fn new(chain: &str, key: &Secret, names: &[String]) -> Result<Self, TlsError> {
+        let chain = certificates(chain.as_bytes())?;
+        let leaf = chain.first().ok_or(TlsError::NoCertificate)?.clone();
+        let parsed = parsed(&leaf)?;
+        // What is wrong with a key is not told: the text could hold a part of it.
+        let key = PrivateKeyDer::from_pem_slice(key.reveal().as_bytes())
+            .ok()
+            .ok_or(TlsError::NoKey)?;
+        let key = any_supported_type(&key).ok().ok_or(TlsError::NoKey)?;
+        let served = CertifiedKey::new(chain, key);
+        served
+            .keys_match()
+            .ok()
+            .ok_or(TlsError::KeyOfAnotherCertificate)?;
+        let names = if names.is_empty() {
+            dns_names(&parsed)
+        } else {
+            names.to_vec()
+        };
+        let names = names.iter().map(|it| name(it)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            served: Arc::new(served),
+            names,
+            not_before: time(parsed.validity().not_before.timestamp()),
+            not_after: time(parsed.validity().not_after.timestamp()),
+        })
+    }
+
+    /// The host names it serves, in lower case; one that begins with `*.` stands for one label.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The first and the last moment at which it is valid.
+    #[must_use]
+    pub const fn validity(&self) -> (Timestamp, Timestamp) {
+        (self.not_before, self.not_after)
+    }
+}
+
+/// Every certificate of a PEM text.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|it| TlsError::BadCertificate(it.to_string()))?;
+    if found.is_empty() {
+        return Err(TlsError::NoCertificate);
+    }
+    Ok(found)
+}
+
+/// The certificate taken apart.
+pub(super) fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, TlsError> {
+    match X509Certificate::from_der(der) {
+        Ok((_, certificate)) => Ok(certificate),
+        Err(error) => Err(TlsError::BadCertificate(error.to_string())),
+    }
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|it| &it.value.general_names);
+    names
+        .filter_map(|it| match it {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::OtherName(..)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::URI(_)
+            | GeneralName::IPAddress(_)
+            | GeneralName::RegisteredID(_) => None,
+        })
+        .collect()
+}
+
+/// A host name in lower case, perhaps with a wildcard for its first label.
+fn name(text: &str) -> Result<String, TlsError> {
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix('.').unwrap_or(&lower);
+    let rest = lower.strip_prefix("*.").unwrap_or(lower);
+    let is_good = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
+    if rest.is_empty() || !rest.bytes().all(is_good) || rest.split('.').any(str::is_empty) {
+        return Err(TlsError::BadName(text.to_owned()));
+    }
+    Ok(lower.to_owned())
+}
+
+fn time(seconds: i64) -> Timestamp {
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    Timestamp::from_millis(seconds.saturating_mul(1000))
+}

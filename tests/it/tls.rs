@@ -1,0 +1,203 @@
+//! The whole gateway over TLS: configured with files, reloaded, and what is wrong with them told.
+
+use std::fs;
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::CertificateParams;
+use rcgen::KeyPair;
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::RootCertStore;
+use rustls::StreamOwned;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+
+use crate::client::basic;
+use crate::harness::Gateway;
+use crate::harness::SIM;
+
+/// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
+fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
+    let hosts: Vec<String> = hosts.iter().map(|it| (*it).to_owned()).collect();
+    let key = KeyPair::generate().unwrap();
+    let made = CertificateParams::new(hosts).unwrap();
+    let pem = made.self_signed(&key).unwrap().pem();
+    fs::write(folder.join(format!("{name}.pem")), &pem).unwrap();
+    fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    pem
+}
+
+/// One request to `host`, and the whole answer; what is wrong when there is no connection.
+fn ask(address: SocketAddr, trusted: &str, host: &str, request: &str) -> Result<String, String> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
+        .unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+    let error = |it: std::io::Error| it.to_string();
+    stream.write_all(request.as_bytes()).map_err(error)?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).map_err(error)?;
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
+fn get(host: &str) -> String {
+    let who = basic("alice", "secret");
+    format!(
+        "GET /vms/1/backups/456 HTTP/1.1\r\nHost: {host}\r\nAuthorization: {who}\r\n\
+         X-Cloud-Client-Specification-Version: 0.1\r\nConnection: close\r\n\r\n"
+    )
+}
+
+const TWO: &str = "[[certificate]]\nchain = \"one.pem\"\nkey = \"one.key\"\n\
+    [[certificate]]\nchain = \"two.pem\"\nkey = \"two.key\"\n";
+
+#[test]
+fn each_host_has_its_certificate_and_a_reload_brings_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let two = certificate(folder.path(), "two", &["two.example", "*.two.example"]);
+    let here = folder.path().to_owned();
+    let settings = format!("{SIM}{TWO}");
+    let gateway = Gateway::start_in(folder, &settings);
+    let served = |trusted: &str, host: &str| ask(gateway.api, trusted, host, &get(host));
+    for (trusted, host) in [
+        (&one, "one.example"),
+        (&two, "two.example"),
+        (&two, "a.two.example"),
+    ] {
+        let answer = served(trusted, host).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+        let link = format!("\"uri\":\"https://{}/vms/1/backups/456\"", gateway.api);
+        assert!(answer.contains(&link), "{host}: links are https: {answer}");
+    }
+    assert!(served(&one, "three.example").is_err(), "nobody's host");
+    assert!(
+        gateway.metric("snapgate_certificate_expires_seconds{certificate=\"1\"}") > 1.0e9,
+        "when it ends"
+    );
+    let new = certificate(&here, "one", &["one.example"]);
+    assert!(gateway.reload(&settings), "a new certificate");
+    assert!(served(&one, "one.example").is_err(), "the old one is gone");
+    assert!(served(&new, "one.example").is_ok(), "the new one is served");
+    fs::write(here.join("one.key"), "no key").unwrap();
+    assert!(!gateway.reload(&settings), "a certificate without its key");
+    assert!(served(&new, "one.example").is_ok(), "what was there stays");
+    assert!(served(&two, "two.example").is_ok(), "all of it");
+    assert!(gateway.reload(SIM), "no certificate any more");
+    assert!(
+        gateway.metric("snapgate_config_restart_required") > 0.0,
+        "whether the port is encrypted changes with a restart only"
+    );
+    assert!(served(&new, "one.example").is_ok(), "so it still is");
+}
+
+#[test]
+fn what_is_wrong_with_certificates_is_told_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    certificate(here, "one", &["one.example"]);
+    certificate(here, "two", &["two.example"]);
+    certificate(here, "bare", &[]);
+    fs::write(here.join("empty.pem"), "").unwrap();
+    let one = "[[certificate]]\nchain = \"one.pem\"\nkey = \"one.key\"\n";
+    let rows = [
+        (
+            "no key",
+            "[[certificate]]\nchain = \"one.pem\"\n",
+            "certificate[0].key: is missing",
+        ),
+        (
+            "absent",
+            "[[certificate]]\nchain = \"gone.pem\"\nkey = \"one.key\"\n",
+            "certificate[0].chain: ",
+        ),
+        (
+            "empty",
+            "[[certificate]]\nchain = \"empty.pem\"\nkey = \"one.key\"\n",
+            "certificate[0].chain: there is no certificate in PEM form",
+        ),
+        (
+            "of another",
+            "[[certificate]]\nchain = \"one.pem\"\nkey = \"two.key\"\n",
+            "certificate[0].key: the key does not belong to the certificate",
+        ),
+        (
+            "swapped",
+            "[[certificate]]\nchain = \"one.key\"\nkey = \"one.pem\"\n",
+            "certificate[0].chain: there is no certificate",
+        ),
+        (
+            "bad name",
+            &format!("{one}names = [\"a b\"]\n"),
+            "certificate[0].names: \"a b\" is not a host name",
+        ),
+        (
+            "same name",
+            &format!("{one}{one}"),
+            "certificate[1]: another certificate serves one.example, too",
+        ),
+        (
+            "no name",
+            &format!("{one}[[certificate]]\nchain = \"bare.pem\"\nkey = \"bare.key\"\n"),
+            "certificate[1]: it has no DNS name",
+        ),
+        (
+            "clients without TLS",
+            "[tls]\nclient_certificates = \"optional\"\nclient_ca = \"one.pem\"\n",
+            "tls.client_certificates: has no meaning without TLS",
+        ),
+        (
+            "clients without authority",
+            &format!("{one}[tls]\nclient_certificates = \"required\"\n"),
+            "tls.client_ca: is missing",
+        ),
+        (
+            "authority without clients",
+            &format!("{one}[tls]\nclient_ca = \"one.pem\"\n"),
+            "tls.client_ca: has no meaning while client_certificates is \"off\"",
+        ),
+        (
+            "empty authority",
+            &format!("{one}[tls]\nclient_certificates = \"required\"\nclient_ca = \"empty.pem\"\n"),
+            "tls.client_ca: there is no certificate in PEM form",
+        ),
+    ];
+    for (name, text, expected) in rows {
+        let file = here.join("snapgate.toml");
+        fs::write(&file, format!("[operations]\nstore = \"o.db\"\n{text}")).unwrap();
+        let problems = snapgate::config::load(&file, &|_| None).unwrap_err();
+        let problems = problems.to_string();
+        assert!(problems.contains(expected), "{name}: {problems}");
+        assert!(!problems.contains("PRIVATE KEY"), "{name}: no key is told");
+        assert!(
+            problems.trim_end().ends_with("\n1 mistake"),
+            "{name}: told once: {problems}"
+        );
+    }
+    let open = "[server]\nlisten = \"0.0.0.0:8443\"\npublic_url = \"https://one.example\"\n";
+    let file = here.join("open.toml");
+    fs::write(
+        &file,
+        format!("{open}[operations]\nstore = \"o.db\"\n{one}"),
+    )
+    .unwrap();
+    assert!(
+        snapgate::config::load(&file, &|_| None).is_ok(),
+        "an encrypted port may be reached from elsewhere"
+    );
+}
