@@ -221,6 +221,7 @@ impl Life {
             version: http::Version::HTTP_11,
             headers: &headers,
             peer: None,
+            certificate: &[],
         };
         let mut body = Whole(Bytes::copy_from_slice(body.as_bytes()));
         match self.gate.handle(head, &mut body).await {
