@@ -19,6 +19,7 @@ use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
+use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::probe;
@@ -378,10 +379,16 @@ async fn found(
     number: u64,
     before: Option<&Evidence>,
 ) -> Found {
-    let end = by();
+    let end = SystemClock.deadline(PATIENCE);
     loop {
         match adapter.find(intent, key(number), before, by()).await {
             Ok(Found::NotYet) | Err(_) => {}
+            // It does not know yet that the daemon died: followed, as the gateway does.
+            Ok(Found::Task(task)) => match adapter.poll(&task, by()).await {
+                Ok(TaskState::Done) => return Found::Done,
+                Ok(TaskState::Failed(fault)) => return Found::Failed(fault),
+                Ok(TaskState::Running(_) | TaskState::Gone | TaskState::Cancelled) | Err(_) => {}
+            },
             Ok(found) => return found,
         }
         assert!(
