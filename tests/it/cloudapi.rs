@@ -694,7 +694,7 @@ async fn servers_that_do_not_fit_are_told_at_once() {
             .await;
         match (health, expected) {
             (Ok(health), None) => {
-                assert!(health.product.contains("0.2, 0.1"), "{name}: {health:?}")
+                assert!(health.product.contains("0.2, 0.1"), "{name}: {health:?}");
             }
             (Err(error), Some(expected)) => {
                 assert!(error.fault.text.contains(expected), "{name}: {error:?}");
@@ -721,4 +721,47 @@ async fn servers_that_do_not_fit_are_told_at_once() {
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::BackendFailed, "{error:?}");
     assert_eq!(endless.requests().len(), 2, "the same page twice is enough");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_stopped_where_the_server_can() {
+    let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}"}}]}}"#);
+    let rows = [
+        (
+            "asked",
+            http(
+                "202 A",
+                "",
+                &told("back_up", r#""progress": 5, "status_uri": "/s""#),
+            ),
+            None,
+        ),
+        (
+            "not offered",
+            http("405 M", "", &code("MethodNotAllowed")),
+            Some((FaultKind::Unsupported, Retry::Permanent)),
+        ),
+        (
+            "over already",
+            http("409 C", "", &code("NotCancellable")),
+            Some((FaultKind::Unsupported, Retry::Permanent)),
+        ),
+        (
+            "not now",
+            http("503 S", "", &code("Unavailable")),
+            Some((FaultKind::Unavailable, Retry::Temporary)),
+        ),
+    ];
+    for (name, answer, expected) in rows {
+        let script = Script::start(move |_| answer.clone());
+        let adapter = script.adapter(Recovery::Listable, SystemClock::shared());
+        let task = TaskRef::new("/statuses?op=back_up&seq=7".to_owned()).unwrap();
+        let asked = adapter.cancel(&task, by(20_000)).await;
+        let found = asked.err().map(|it| (it.fault.kind, it.retry));
+        assert_eq!(found, expected, "{name}");
+        let requests = script.requests();
+        assert_eq!(requests.len(), 1, "{name}: asked once");
+        let line = "DELETE /statuses?op=back_up&seq=7 ";
+        assert!(requests[0].starts_with(line), "{name}: {requests:?}");
+    }
 }
