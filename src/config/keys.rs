@@ -333,6 +333,15 @@ table! { authentication, "authentication", false, "How callers prove who they ar
         "The file of API tokens, which `snapgate token` makes and changes.";
 }
 
+table! { lockout, "lockout", false, "What happens after wrong passwords. Clients on loopback addresses are never locked out.",
+    ATTEMPTS: Count = "attempts", count(limits::LOCKOUT_ATTEMPTS, 0, 1000), AtOnce,
+        "Wrong passwords of one user from one address that cost nothing; the next costs a second, each after it twice as much. 0 means no limit.";
+    ADDRESS_ATTEMPTS: Count = "address_attempts", count(limits::LOCKOUT_ADDRESS_ATTEMPTS, 0, 100_000), AtOnce,
+        "The same for one address, whatever the user. 0 means no limit.";
+    LONGEST: Span = "longest", span(limits::LOCKOUT_LONGEST, 1, 24 * 3600), AtOnce,
+        "The longest lock-out. Wrong passwords are forgotten so long after the last lock-out ended.";
+}
+
 table! { user, "user", true, "One caller.",
     NAME: Text = "name", required(super::NAME), AtOnce, "The user name.";
     PASSWORD_HASH: Text = "password_hash", required(SECRET), AtOnce,
@@ -483,6 +492,23 @@ table! { limit, "limits", false, "Sizes and times of requests and connections.",
     WRITE_TIMEOUT: Span = "write_timeout", span(limits::WRITE_TIMEOUT, 1, 600), Restart, "Time for one write to a client.";
 }
 
+table! { rate, "rate", false, "How much one client may ask for. Clients on loopback addresses have no limits by address.",
+    PRINCIPAL: Count = "principal", count(0, 0, limits::RATE_MAX), AtOnce,
+        "Requests a second of one principal; 0 means no limit.";
+    PRINCIPAL_BURST: Count = "principal_burst", count(0, 0, limits::RATE_MAX), AtOnce,
+        "Requests that one principal may send at once after a pause; 0 means ten seconds' worth.";
+    ADDRESS: Count = "address", count(0, 0, limits::RATE_MAX), AtOnce,
+        "Requests a second from one address (IPv6: one /64); 0 means no limit.";
+    ADDRESS_BURST: Count = "address_burst", count(0, 0, limits::RATE_MAX), AtOnce,
+        "Requests that may come from one address at once after a pause; 0 means ten seconds' worth.";
+    PRINCIPAL_CONCURRENT: Count = "principal_concurrent", count(limits::PRINCIPAL_CONCURRENT, 0, 1_000_000), AtOnce,
+        "Requests of one principal at work at once, waiting ones not counted; 0 means no limit.";
+    ADDRESS_CONCURRENT: Count = "address_concurrent", count(0, 0, 1_000_000), AtOnce,
+        "Requests from one address at work at once, waiting ones not counted; 0 means no limit.";
+    PRINCIPAL_WAITERS: Count = "principal_waiters", count(limits::PRINCIPAL_WAITERS, 0, 1_000_000), AtOnce,
+        "Requests of one principal that wait for Statuses at once, of `limits.waiters`; more are answered at once. 0 means no limit.";
+}
+
 table! { log, "log", false, "What is logged, and where to.",
     FORMAT: Word = "format", Word { default: Some("text"), allowed: &["text", "json"] }, Restart, "The form of log lines.";
     LEVEL: Text = "level", Text { absent: Absent::Default("info"), form: "filter such as `info` or `snapgate=debug,warn`" }, Restart,
@@ -504,12 +530,14 @@ pub(super) const TABLES: &[Table] = &[
     tls::TABLE,
     specification::TABLE,
     authentication::TABLE,
+    lockout::TABLE,
     user::TABLE,
     group::TABLE,
     grant::TABLE,
     operations::TABLE,
     backend::TABLE,
     limit::TABLE,
+    rate::TABLE,
     log::TABLE,
     insecure::TABLE,
 ];

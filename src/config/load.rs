@@ -1,6 +1,7 @@
 //! From a file to [`Settings`], or to every mistake in it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::access;
 use crate::config::backends;
 use crate::config::keys;
+use crate::config::keys::Count;
 use crate::config::keys::Key;
 use crate::config::keys::Text;
 use crate::config::problem::Problem;
@@ -29,6 +31,7 @@ use crate::gate::PublicUrl;
 use crate::gate::Specification;
 use crate::gate::TrustedProxies;
 use crate::listener;
+use crate::model::limits;
 use crate::operations;
 use crate::operations::WhenBusy;
 
@@ -90,6 +93,8 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         .and_then(|it| public_url(reader, it, addresses, encryption.is_wanted()));
     let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
+    let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
+    let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
     let people = access::read(reader, root, source);
     let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
     let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
@@ -115,6 +120,8 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
             specification: specification?,
             trusted_proxies: trusted_proxies?,
             credentials: people.credentials,
+            lock_out: lock_out?,
+            rates: rates?,
             grants: people.grants,
             placements,
             passthrough: Vec::new(),
@@ -309,6 +316,37 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
         level,
         access: section.flag(&keys::log::ACCESS),
         audit: audit.map(|it| file_to_write(reader, &it)),
+    }
+}
+
+fn lock_out(section: &Section<'_>) -> gate::LockOut {
+    gate::LockOut {
+        attempts: section.small(&keys::lockout::ATTEMPTS),
+        address_attempts: section.small(&keys::lockout::ADDRESS_ATTEMPTS),
+        longest: section.span(&keys::lockout::LONGEST),
+    }
+}
+
+fn rates(section: &Section<'_>) -> gate::RateLimits {
+    use keys::rate as key;
+    let rate = |per_second: &Key<Count>, burst: &Key<Count>| {
+        let (number, written) = (section.small(per_second), section.small(burst));
+        if number == 0 && written != 0 {
+            let what = format!("means nothing without {}", per_second.name);
+            let hint = format!("write {} = 10 beside it", per_second.name);
+            section.problem_at(burst.name, what, &hint);
+        }
+        let per_second = NonZeroU32::new(number)?;
+        let usual = number.saturating_mul(limits::BURST_SECONDS);
+        let burst = NonZeroU32::new(written).or_else(|| NonZeroU32::new(usual))?;
+        Some(gate::Rate { per_second, burst })
+    };
+    gate::RateLimits {
+        principal: rate(&key::PRINCIPAL, &key::PRINCIPAL_BURST),
+        address: rate(&key::ADDRESS, &key::ADDRESS_BURST),
+        principal_concurrent: section.number(&key::PRINCIPAL_CONCURRENT),
+        address_concurrent: section.number(&key::ADDRESS_CONCURRENT),
+        principal_waiters: section.number(&key::PRINCIPAL_WAITERS),
     }
 }
 

@@ -450,7 +450,7 @@ impl Gate {
             (operation, None)
         } else {
             let present = Arc::clone(&operation);
-            let found = self.wait(operation, WaitFor::End, time).await;
+            let found = self.wait(call, operation, WaitFor::End, time).await;
             found.unwrap_or((present, None))
         };
         let status_uri = links::status(&operation);

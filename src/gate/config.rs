@@ -1,6 +1,7 @@
 //! What the gate is configured with. All of it is request-scoped: a reload swaps it as a whole.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gate::authn::TokenDigest;
@@ -28,6 +29,10 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// Who may call.
     pub credentials: CredentialRule,
+    /// What happens after wrong passwords.
+    pub lock_out: LockOut,
+    /// How much one client may ask for.
+    pub rates: RateLimits,
     /// Who may do what.
     pub grants: Vec<Grant>,
     /// Which VM is on which backend.
@@ -140,6 +145,65 @@ pub struct User {
     pub password: PasswordHash,
     /// The groups, sorted and without duplicates.
     pub groups: Vec<GroupName>,
+}
+
+/// A rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests a second.
+    pub per_second: NonZeroU32,
+    /// Requests that may come at once after a pause.
+    pub burst: NonZeroU32,
+}
+
+/// How much one client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests of one principal in a time.
+    pub principal: Option<Rate>,
+    /// Requests from one address (IPv6: one /64) in a time. Loopback addresses have no limit.
+    pub address: Option<Rate>,
+    /// Requests of one principal at work at once; zero means any number.
+    pub principal_concurrent: usize,
+    /// Requests from one address at work at once; zero means any number.
+    pub address_concurrent: usize,
+    /// Requests of one principal that wait for Statuses at once; zero means any number.
+    pub principal_waiters: usize,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        Self {
+            principal: None,
+            address: None,
+            principal_concurrent: size(limits::PRINCIPAL_CONCURRENT),
+            address_concurrent: 0,
+            principal_waiters: size(limits::PRINCIPAL_WAITERS),
+        }
+    }
+}
+
+/// What happens after wrong passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockOut {
+    /// Wrong passwords of one user from one address that cost nothing; zero means that any number does.
+    pub attempts: u32,
+    /// The same of one address, whatever the user.
+    pub address_attempts: u32,
+    /// The longest lock-out.
+    pub longest: Duration,
+}
+
+impl Default for LockOut {
+    fn default() -> Self {
+        let number = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
+        Self {
+            attempts: number(limits::LOCKOUT_ATTEMPTS),
+            address_attempts: number(limits::LOCKOUT_ADDRESS_ATTEMPTS),
+            longest: limits::LOCKOUT_LONGEST,
+        }
+    }
 }
 
 /// What of its owner's rights an API token has.

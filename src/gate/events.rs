@@ -21,6 +21,7 @@ use crate::gate::reply::Reply;
 use crate::gate::request::Pieces;
 use crate::gate::shared::Shared;
 use crate::gate::shared::Waiter;
+use crate::gate::walk::Call;
 use crate::gate::walk::Gate;
 use crate::gate::wire;
 use crate::model::Deadline;
@@ -72,6 +73,7 @@ impl Gate {
     /// Begins the stream of an operation, after the event that the caller has seen last.
     pub(super) fn events(
         &self,
+        call: &Call<'_>,
         operation: Arc<Operation>,
         last: Option<(OperationSeq, Revision)>,
     ) -> Result<Reply, Refusal> {
@@ -87,8 +89,7 @@ impl Gate {
             reply.fix(header::CACHE_CONTROL, "no-store");
             return Ok(reply);
         }
-        let most = self.config.limits.waiters;
-        let place = self.shared.waiter(most, &self.metrics);
+        let place = self.waiter(call);
         let mut reply = Reply::empty(StatusCode::OK);
         reply.fix(header::CONTENT_TYPE, negotiate::EVENTS);
         reply.fix(header::CACHE_CONTROL, "no-store");

@@ -3,6 +3,7 @@
 //! Nothing in a refusal names a backend, a path or what a VM manager said.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
@@ -97,6 +98,9 @@ codes! {
     BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The body is larger than allowed.";
     TargetTooLong URI_TOO_LONG "Request target too long" "The request target is longer than allowed.";
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "The body is of a media type that is not taken here.";
+    TooManyAttempts TOO_MANY_REQUESTS "Too many attempts" "Too many wrong passwords came from this address; none is checked for a while.";
+    RateLimited TOO_MANY_REQUESTS "Too many requests" "The caller sends requests faster than allowed.";
+    TooManyAtOnce TOO_MANY_REQUESTS "Too many requests at once" "Too many requests of the caller are at work.";
     IdempotencyKeyReused UNPROCESSABLE_ENTITY "Idempotency key reused" "The idempotency key was used for another request.";
     HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Header fields too large" "The request has more or longer header fields than allowed.";
     InternalError INTERNAL_SERVER_ERROR "Internal error" "The gateway failed; nothing was accepted.";
@@ -204,6 +208,13 @@ impl Refusal {
     pub(super) fn on(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
         self
+    }
+
+    /// The same with the time after which it may be worth repeating, in whole seconds and at least one.
+    pub(super) fn retry_after(self, after: Duration) -> Self {
+        let more = u64::from(after.subsec_nanos() > 0);
+        let seconds = after.as_secs().saturating_add(more).max(1);
+        self.with(http::header::RETRY_AFTER, &seconds.to_string())
     }
 
     /// The same with one more header that belongs to its status.

@@ -19,6 +19,9 @@ pub(super) const VARY: HeaderValue = HeaderValue::from_static(
      X-Compute-Client-Specification-Version, X-Cloud-Specification-Version",
 );
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What is allowed, and what of it is left: draft-ietf-httpapi-ratelimit-headers-10.
+pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// Seconds after which an unfinished operation is worth another look.
 pub(super) const LOOK_AGAIN: HeaderValue = HeaderValue::from_static("2");

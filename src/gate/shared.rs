@@ -12,6 +12,8 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use crate::gate::limiter::Flight;
+use crate::gate::limiter::Limiter;
 use crate::model::RequestId;
 use crate::model::limits;
 use crate::runtime::Stop;
@@ -30,6 +32,7 @@ pub struct Shared {
     prefix: String,
     requests: AtomicU64,
     waiters: AtomicUsize,
+    pub(super) limiter: Limiter,
     releaser: Stopper,
     pub(super) released: Stop,
     pub(super) checks: Arc<Semaphore>,
@@ -53,6 +56,7 @@ impl Shared {
             prefix: prefix.chars().take(12).collect(),
             requests: AtomicU64::new(1),
             waiters: AtomicUsize::new(0),
+            limiter: Limiter::new(*blake3::keyed_hash(&seed, b"limits").as_bytes()),
             releaser,
             released,
             checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
@@ -129,6 +133,7 @@ impl Shared {
             .ok()?;
         Some(Waiter {
             shared: Arc::clone(self),
+            own: None,
             _counted: metrics.waiting(),
         })
     }
@@ -143,7 +148,16 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Waiter {
     shared: Arc<Shared>,
+    /// The place among those of the same caller.
+    own: Option<Flight>,
     _counted: Waiting,
+}
+
+impl Waiter {
+    pub(super) fn with(mut self, own: Option<Flight>) -> Self {
+        self.own = own;
+        self
+    }
 }
 
 impl Drop for Waiter {

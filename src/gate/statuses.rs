@@ -8,6 +8,7 @@ use http::header;
 use crate::gate::authn::Account;
 use crate::gate::conditional;
 use crate::gate::events;
+use crate::gate::limiter::Admitted;
 use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::reads;
@@ -147,7 +148,7 @@ impl Gate {
         call.operation = Some(found.seq);
         if is_stream {
             call.route = events::ROUTE;
-            return self.events(found, last);
+            return self.events(call, found, last);
         }
         let (operation, waited) = self.poll(call, found).await?;
         let tag = conditional::tag_of_status(&operation);
@@ -240,23 +241,28 @@ impl Gate {
             return Ok((operation, None));
         }
         let until = WaitFor::ChangeAfter(operation.revision);
-        self.wait(operation, until, time.min(self.config.limits.wait))
+        self.wait(call, operation, until, time.min(self.config.limits.wait))
             .await
     }
 
     /// Waits, if a place among those who wait is free; says how long it was ready to.
     pub(super) async fn wait(
         &self,
+        call: &Call<'_>,
         operation: Arc<Operation>,
         until: WaitFor,
         time: Duration,
     ) -> Result<(Arc<Operation>, Option<Duration>), Refusal> {
-        let place = self
-            .shared
-            .waiter(self.config.limits.waiters, &self.metrics);
-        let Some(_place) = place.filter(|_| !time.is_zero()) else {
+        let place = if time.is_zero() {
+            None
+        } else {
+            self.waiter(call)
+        };
+        let Some(_place) = place else {
             return Ok((operation, None));
         };
+        // Who waits is counted among the waiters alone.
+        let _paused = call.admitted.as_ref().map(Admitted::pause);
         let by = self.clock.deadline(time);
         let found = tokio::select! {
             biased;

@@ -1,6 +1,8 @@
 //! The walk of a request through the gate, in the documented order of checks.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -15,6 +17,10 @@ use crate::gate::client::Client;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
 use crate::gate::framing;
+use crate::gate::limiter::Admitted;
+use crate::gate::limiter::Network;
+use crate::gate::limiter::Quota;
+use crate::gate::limiter::Reached;
 use crate::gate::negotiate;
 use crate::gate::passthrough;
 use crate::gate::passthrough::Pass;
@@ -25,6 +31,8 @@ use crate::gate::prefer::Preferences;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
+use crate::gate::reply::RATE_LIMIT;
+use crate::gate::reply::RATE_LIMIT_POLICY;
 use crate::gate::reply::REQUEST_ID;
 use crate::gate::reply::Reply;
 use crate::gate::reply::VARY;
@@ -41,6 +49,7 @@ use crate::gate::route::Kind;
 use crate::gate::route::Place;
 use crate::gate::route::Route;
 use crate::gate::shared::Shared;
+use crate::gate::shared::Waiter;
 use crate::gate::version;
 use crate::gate::version::SpecVersion;
 use crate::gate::wire;
@@ -83,6 +92,9 @@ pub(super) struct Call<'a> {
     pub(super) audit: Option<AuditEntry>,
     pub(super) route: &'static str,
     principal: Option<PrincipalName>,
+    /// Its place among the requests at work.
+    pub(super) admitted: Option<Admitted>,
+    quota: Option<Quota>,
     version: Option<SpecVersion>,
     body_was_read: bool,
 }
@@ -146,6 +158,8 @@ impl Gate {
             audit: None,
             route: "none",
             principal: None,
+            admitted: None,
+            quota: None,
             version: None,
             body_was_read: false,
         };
@@ -178,7 +192,10 @@ impl Gate {
         call.route = passthrough::ROUTE;
         route.check_method(head.method)?;
         if route.access != PassAccess::Open {
-            let account = self.callers.identify(head.headers, self.around()).await?;
+            let account = self
+                .callers
+                .identify(head.headers, self.around(call.client.address))
+                .await?;
             call.identified(&account);
             // What is behind a route knows nothing of scopes.
             if !account.rights.is_whole() {
@@ -186,11 +203,12 @@ impl Gate {
             }
             route.check_caller(Some(&account.principal))?;
         }
+        let admitted = Arc::new(self.admit(call)?);
         framing::check_length(head.headers, route.body.bytes_max)?;
         let (request, caller) = (call.id.clone(), call.principal.clone());
         let scheme = self.config.public_url.scheme();
         let pass = route.pass(&head, parts, request, caller, scheme)?;
-        Ok(Some(pass))
+        Ok(Some(pass.admitted(admitted)))
     }
 
     async fn walk(
@@ -231,19 +249,58 @@ impl Gate {
             return Ok(Reply::read(media, body));
         }
         let headers = call.head.headers;
-        let account = self.callers.identify(headers, self.around()).await?;
+        let account = self
+            .callers
+            .identify(headers, self.around(call.client.address))
+            .await?;
         call.identified(&account);
         let rule = &self.config.specification;
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
         preferred?;
+        call.admitted = Some(self.admit(call)?);
         self.dispatch(call, route, &account, body).await
     }
 
-    fn around(&self) -> Around<'_> {
+    /// Check 6: rates and requests at once.
+    fn admit(&self, call: &mut Call<'_>) -> Result<Admitted, Refusal> {
+        let (principal, client) = (call.principal.as_ref(), call.client.address);
+        let now = self.clock.instant();
+        let limiter = &self.shared.limiter;
+        let reached = match limiter.admit(principal, client, &self.config.rates, now) {
+            Ok(admitted) => {
+                call.quota = admitted.quota;
+                return Ok(admitted);
+            }
+            Err(reached) => reached,
+        };
+        let (limit, code, after) = match reached {
+            Reached::AtOnce(limit) => (limit, Code::TooManyAtOnce, Duration::from_secs(1)),
+            Reached::Rate(limit, quota) => {
+                call.quota = Some(quota);
+                (limit, Code::RateLimited, quota.retry_after)
+            }
+        };
+        self.metrics.limited(limit);
+        Err(Refusal::from(code).retry_after(after))
+    }
+
+    /// A place among those who wait, if one is free for this caller.
+    pub(super) fn waiter(&self, call: &Call<'_>) -> Option<Waiter> {
+        let name = call.principal.as_ref().map_or("", |it| it.as_str());
+        let most = self.config.rates.principal_waiters;
+        let own = self.shared.limiter.waiters.begin(&[name.as_bytes()], most);
+        let place = self
+            .shared
+            .waiter(self.config.limits.waiters, &self.metrics)?;
+        Some(place.with(own.ok()?))
+    }
+
+    fn around(&self, client: Option<IpAddr>) -> Around<'_> {
         Around {
             shared: &self.shared,
             clock: &*self.clock,
             metrics: &self.metrics,
+            network: client.and_then(Network::of),
         }
     }
 
@@ -363,6 +420,10 @@ impl Gate {
         if !is_bodiless && reply.pieces.is_none() {
             let length = HeaderValue::from(reply.body.len());
             reply.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        if let Some(quota) = call.quota {
+            reply.set(RATE_LIMIT_POLICY, &quota.policy());
+            reply.set(RATE_LIMIT, &quota.left());
         }
         reply.set(REQUEST_ID, call.id.as_str());
         let version = call.version.and_then(|it| self.versions.get(it.0));

@@ -86,6 +86,28 @@ pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
 pub const CREDENTIALS_REMEMBERED: Duration = Duration::from_secs(300);
 /// Password checks at once: each costs a core and up to some ten MiB.
 pub const PASSWORD_CHECKS_MAX: usize = 4;
+/// Buckets of each table of clients (rates, wrong passwords), and entries of each bucket: 65,536 clients in some MiB.
+pub const CLIENT_BUCKETS: usize = 8192;
+/// Entries of one bucket.
+pub const CLIENT_BUCKET_ENTRIES: usize = 8;
+/// Attempts during one lock-out after which not even a remembered password counts: guesses at what is remembered are cheap.
+pub const LOCKED_OUT_KNOCKS_MAX: u32 = 100;
+/// Wrong passwords of one user from one address before it must wait, unless `lockout.attempts` says otherwise.
+pub const LOCKOUT_ATTEMPTS: u64 = 5;
+/// Wrong passwords from one address before it must wait, unless `lockout.address_attempts` says otherwise: many users may
+/// share one.
+pub const LOCKOUT_ADDRESS_ATTEMPTS: u64 = 50;
+/// Longest lock-out unless `lockout.longest` says otherwise.
+pub const LOCKOUT_LONGEST: Duration = Duration::from_secs(15 * 60);
+/// Requests of one principal at work at once unless `rate.principal_concurrent` says otherwise: a quarter of all connections.
+pub const PRINCIPAL_CONCURRENT: u64 = 1024;
+/// Requests of one principal that wait at once unless `rate.principal_waiters` says otherwise: half of all.
+pub const PRINCIPAL_WAITERS: u64 = 5000;
+/// Highest rate limit, in requests a second.
+pub const RATE_MAX: u64 = 1_000_000;
+/// Burst of a rate limit that names none, in seconds' worth: a pipeline that starts its jobs at once is no attack.
+pub const BURST_SECONDS: u32 = 10;
+
 /// Longest user name plus password in bytes, decoded.
 pub const CREDENTIALS_BYTES_MAX: usize = 1024;
 /// Most users, groups and grants each: keeps a reload below a second.

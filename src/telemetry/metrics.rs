@@ -48,6 +48,8 @@ pub struct Metrics {
     store_commit_seconds: HistogramVec,
     store_errors: IntCounterVec,
     credential_checks: IntCounterVec,
+    lock_outs: IntCounterVec,
+    limited: IntCounterVec,
     waiters: IntGauge,
     passed: IntCounterVec,
     passed_seconds: HistogramVec,
@@ -234,8 +236,22 @@ impl Metrics {
                 r,
                 counter,
                 "snapgate_credential_checks_total",
-                "Credentials checked: remembered, verified, a token, or refused.",
+                "Credentials checked: remembered, verified, a token, refused, or not looked at during a lock-out.",
                 ["result"]
+            ),
+            lock_outs: metric!(
+                r,
+                counter,
+                "snapgate_lockouts_total",
+                "Lock-outs begun after wrong passwords: of a user from one address, or of an address.",
+                ["by"]
+            ),
+            limited: metric!(
+                r,
+                counter,
+                "snapgate_limited_total",
+                "Requests refused because a rate or a number of requests at once was reached, by the limit.",
+                ["limit"]
             ),
             waiters: metric!(
                 r,
@@ -441,7 +457,17 @@ impl Metrics {
         self.store_errors.with_label_values(&[kind]).inc();
     }
 
-    /// Credentials were `remembered`, `verified`, a `token` or `refused`.
+    /// A lock-out began, of a `user` from one address or of an `address`.
+    pub fn locked_out(&self, by: &str) {
+        self.lock_outs.with_label_values(&[by]).inc();
+    }
+
+    /// A request was refused by this limit, a word of ours.
+    pub fn limited(&self, limit: &str) {
+        self.limited.with_label_values(&[limit]).inc();
+    }
+
+    /// Credentials were `remembered`, `verified`, a `token`, `refused` or `locked_out`.
     pub fn credential_check(&self, result: &str) {
         self.credential_checks.with_label_values(&[result]).inc();
     }
@@ -541,6 +567,8 @@ mod tests {
         metrics.store_commit("sqlite", took);
         metrics.store_error("full");
         metrics.credential_check("verified");
+        metrics.locked_out("user");
+        metrics.limited("principal_rate");
         drop(metrics.waiting());
         metrics.passed("r", "u", 200, Some(took));
         metrics.pass_retried("r");

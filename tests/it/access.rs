@@ -296,3 +296,91 @@ fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
         "{err}"
     );
 }
+
+#[test]
+fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = "trusted_proxies = [\"127.0.0.1\"]\n[lockout]\nattempts = 2\nlongest = \"1h\"\n";
+    let file = configured(folder.path(), more);
+    let process = Process::start(&["serve", "--config", &file]);
+    let from = |address: &str, user: &str, password: &str| {
+        let client = Client::new(process.api, user, password);
+        client.with("X-Forwarded-For", address).get("/vms/1").status
+    };
+    let guesser = "198.51.100.1";
+    // Some seconds of lock-out, so that a slow machine does not see the end of it.
+    let mut answers = Vec::new();
+    while answers.iter().filter(|it| **it == 429).count() < 4 {
+        answers.push(from(guesser, "alice", "guess"));
+        assert!(answers.len() < 10_000, "never locked out");
+    }
+    assert_eq!(
+        answers[..3],
+        [401, 401, 401],
+        "the first ones are looked at"
+    );
+    assert_eq!(
+        from("203.0.113.9", "alice", "secret"),
+        200,
+        "the user elsewhere"
+    );
+    assert_eq!(
+        from("127.0.0.1", "alice", "secret"),
+        200,
+        "and on this machine"
+    );
+    let metrics = Client::bare(process.admin).get("/metrics");
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for line in [
+        "snapgate_lockouts_total{by=\"user\"} ",
+        "snapgate_credential_checks_total{result=\"locked_out\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn a_rate_limit_is_told_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = configured(
+        folder.path(),
+        "[rate]\nprincipal = 1\nprincipal_burst = 3\n",
+    );
+    let process = Process::start(&["serve", "--config", &file]);
+    let alice = Client::new(process.api, "alice", "secret");
+    let first = alice.get("/vms/1");
+    assert_eq!(
+        first.header("ratelimit-policy"),
+        "\"principal\";q=3;w=3",
+        "told"
+    );
+    let mut refused = None;
+    for _ in 0..10_000 {
+        let reply = alice.get("/vms/1");
+        if reply.status == 429 {
+            refused = Some(reply);
+            break;
+        }
+    }
+    let refused = refused.expect("never refused");
+    assert_eq!(refused.header("retry-after"), "1", "when to come again");
+    assert_eq!(refused.json()["message"][0]["code"], "RateLimited", "why");
+    assert_eq!(
+        Client::new(process.api, "carol", "secret")
+            .get("/vms/1")
+            .status,
+        200,
+        "others"
+    );
+    assert_eq!(
+        Client::bare(process.admin).get("/healthz").status,
+        200,
+        "health"
+    );
+    let bad = configured(folder.path(), "[rate]\nprincipal_burst = 3\n");
+    let (status, _, err) = snapgate(&["check", "--config", &bad]);
+    assert!(
+        status == 78 && err.contains("rate.principal_burst: means nothing without principal"),
+        "{err}"
+    );
+}

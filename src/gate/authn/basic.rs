@@ -9,9 +9,13 @@ use zeroize::Zeroizing;
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
+use crate::gate::authn::Denied;
+use crate::gate::authn::User;
 use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
+use crate::gate::limiter::Standing;
 use crate::gate::password;
+use crate::gate::shared::CredentialKey;
 use crate::model::limits;
 
 /// A name and a password as sent.
@@ -39,54 +43,101 @@ impl Credentials {
 }
 
 impl Callers {
-    /// Whose name and password these are.
+    /// Whose name and password these are. A client that is locked out costs no hash, whether the name exists or not.
     pub(super) async fn basic(
         &self,
         credentials: &Credentials,
         around: Around<'_>,
-    ) -> Option<Arc<Account>> {
-        let Around {
-            shared,
-            clock,
-            metrics,
-        } = around;
-        let (name, password) = credentials.parts()?;
+    ) -> Result<Arc<Account>, Denied> {
+        let (name, password) = credentials.parts().ok_or(Denied::Wrong)?;
         if token::is_token(password) {
-            return self.tokens.find_as_password(name, password, around);
+            let found = self.tokens.find_as_password(name, password, around);
+            return found.ok_or(Denied::Wrong);
         }
-        let Some(user) = self.users.get(name) else {
-            // An unknown name costs what a wrong password costs. Which hash stands in depends on the name alone.
-            let at = shared.draw(name.as_bytes()).checked_rem(self.decoys.len());
-            if let Some(decoy) = at.and_then(|it| self.decoys.get(it)) {
-                let ticket = shared.checks.acquire().await;
-                verify(decoy.clone(), Zeroizing::new(password.to_vec())).await;
-                drop(ticket);
-            }
-            return None;
+        let standing = standing(name, around);
+        let user = self.users.get(name);
+        let key = user.map(|it| (it, self.key(name, password, it, around)));
+        if let Some((user, key)) = key
+            && !matches!(standing, Standing::Barred(_))
+            && self.is_remembered(&key, around)
+        {
+            return Ok(Arc::clone(&user.account));
+        }
+        if let Standing::Locked(after) | Standing::Barred(after) = standing {
+            return Err(Denied::Later(after));
+        }
+        let _ticket = around.shared.checks.acquire().await;
+        // Somebody else may have verified the same password while this request stood in line, or failed once too often.
+        if let Some((user, key)) = key
+            && self.is_remembered(&key, around)
+        {
+            return Ok(Arc::clone(&user.account));
+        }
+        if let Standing::Locked(after) | Standing::Barred(after) = self::standing(name, around) {
+            return Err(Denied::Later(after));
+        }
+        // An unknown name costs what a wrong password costs. Which hash stands in depends on the name alone.
+        let decoy = || {
+            let at = around.shared.draw(name.as_bytes());
+            self.decoys.get(at.checked_rem(self.decoys.len())?)
         };
-        let key = shared.credential_key(name, password, user.password.reveal());
-        if shared.remembers(&key, clock.instant()) {
-            metrics.credential_check("remembered");
-            return Some(Arc::clone(&user.account));
-        }
-        let ticket = shared.checks.acquire().await;
-        // Somebody else may have verified the same password while this request stood in line.
-        if shared.remembers(&key, clock.instant()) {
-            metrics.credential_check("remembered");
-            return Some(Arc::clone(&user.account));
-        }
-        let fits = verify(user.password.clone(), Zeroizing::new(password.to_vec())).await;
-        drop(ticket);
-        if !fits {
-            return None;
-        }
-        metrics.credential_check("verified");
+        let fits = match user.map(|it| &it.password).or_else(decoy) {
+            Some(hash) => verify(hash.clone(), Zeroizing::new(password.to_vec())).await,
+            None => false,
+        };
+        let Some((user, key)) = key.filter(|_| fits) else {
+            self.note_failure(name, around);
+            return Err(Denied::Wrong);
+        };
+        around.metrics.credential_check("verified");
+        let now = around.clock.instant();
         if !self.remember.is_zero() {
-            let now = clock.instant();
-            shared.remember(key, now, clock.deadline(self.remember).instant());
+            let until = around.clock.deadline(self.remember).instant();
+            around.shared.remember(key, now, until);
         }
-        Some(Arc::clone(&user.account))
+        if let Some(network) = around.network {
+            around
+                .shared
+                .limiter
+                .lock_outs
+                .succeeded(name, network, now);
+        }
+        Ok(Arc::clone(&user.account))
     }
+
+    fn key(&self, name: &str, password: &[u8], user: &User, around: Around<'_>) -> CredentialKey {
+        let hash = user.password.reveal();
+        around.shared.credential_key(name, password, hash)
+    }
+
+    fn is_remembered(&self, key: &CredentialKey, around: Around<'_>) -> bool {
+        let found = around.shared.remembers(key, around.clock.instant());
+        if found {
+            around.metrics.credential_check("remembered");
+        }
+        found
+    }
+
+    fn note_failure(&self, name: &str, around: Around<'_>) {
+        let Some(network) = around.network else {
+            return;
+        };
+        let lock_outs = &around.shared.limiter.lock_outs;
+        let begun = lock_outs.failed(name, network, around.clock.instant(), &self.lock_out);
+        for (by, begun) in [("user", begun.user), ("address", begun.address)] {
+            if begun {
+                around.metrics.locked_out(by);
+            }
+        }
+    }
+}
+
+/// Whether a password of that name may be checked for the client.
+fn standing(name: &str, around: Around<'_>) -> Standing {
+    around.network.map_or(Standing::Free, |it| {
+        let lock_outs = &around.shared.limiter.lock_outs;
+        lock_outs.knock(name, it, around.clock.instant())
+    })
 }
 
 /// Verifies on a thread that may block; a check that was begun ends even when the request is gone.

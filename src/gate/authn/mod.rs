@@ -15,7 +15,9 @@ use http::header::WWW_AUTHENTICATE;
 use crate::gate::authn::token::Tokens;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
+use crate::gate::config::LockOut;
 use crate::gate::config::PasswordHash;
+use crate::gate::limiter::Network;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::shared::Shared;
@@ -60,6 +62,7 @@ pub(super) struct Callers {
     decoys: Vec<PasswordHash>,
     /// How long a verified password is remembered.
     remember: Duration,
+    lock_out: LockOut,
 }
 
 /// What a method of authentication works with besides the request.
@@ -68,6 +71,8 @@ pub(super) struct Around<'a> {
     pub(super) shared: &'a Shared,
     pub(super) clock: &'a dyn Clock,
     pub(super) metrics: &'a Metrics,
+    /// The client, if it can be told from others: lock-outs go by it.
+    pub(super) network: Option<Network>,
 }
 
 impl Callers {
@@ -99,6 +104,7 @@ impl Callers {
             users,
             takes_bearer: config.credentials.tokens.is_some(),
             remember: config.credentials.remember,
+            lock_out: config.lock_out.clone(),
         }
     }
 
@@ -110,10 +116,14 @@ impl Callers {
     ) -> Result<Arc<Account>, Refusal> {
         let found = match Offered::of(headers) {
             Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
-            Some(Offered::Bearer(text)) => self.tokens.find(text, around),
-            None => None,
+            Some(Offered::Bearer(text)) => self.tokens.find(text, around).ok_or(Denied::Wrong),
+            None => Err(Denied::Wrong),
         };
-        found.ok_or_else(|| {
+        found.map_err(|denied| {
+            if let Denied::Later(after) = denied {
+                around.metrics.credential_check("locked_out");
+                return Refusal::from(Code::TooManyAttempts).retry_after(after);
+            }
             around.metrics.credential_check("refused");
             let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
             if self.takes_bearer {
@@ -123,6 +133,15 @@ impl Callers {
             }
         })
     }
+}
+
+/// Why nobody was identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Denied {
+    /// What came is not valid, or nothing came.
+    Wrong,
+    /// It was not looked at: the client is locked out for so long.
+    Later(Duration),
 }
 
 /// What a request brings to prove who sends it.

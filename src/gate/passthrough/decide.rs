@@ -9,6 +9,7 @@ use http::Method;
 use http::header;
 
 use crate::gate::config::Grantee;
+use crate::gate::limiter::Admitted;
 use crate::gate::negotiate;
 use crate::gate::passthrough::HeaderEdit;
 use crate::gate::passthrough::PassAccess;
@@ -51,6 +52,15 @@ pub struct Pass {
     pub upgrade: bool,
     /// What an answer of the gateway's own would be written in.
     media: &'static str,
+    /// Its place among the requests at work, held as long as this lives.
+    admitted: Option<Arc<Admitted>>,
+}
+
+impl Pass {
+    pub(in crate::gate) fn admitted(mut self, place: Arc<Admitted>) -> Self {
+        self.admitted = Some(place);
+        self
+    }
 }
 
 /// The routes, in the order in which they are tried: those for a host first, the longer prefix first.
@@ -168,6 +178,7 @@ impl PassRoute {
             target,
             upgrade: self.upgrade && asks_for_websocket(head),
             media: negotiate::error_type(head.headers),
+            admitted: None,
             route: Arc::clone(self),
         })
     }

@@ -3,6 +3,7 @@
 mod cancel;
 mod events;
 mod fake;
+mod limits;
 mod names;
 mod openapi;
 mod passthrough;

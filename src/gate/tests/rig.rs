@@ -31,6 +31,7 @@ pub(super) struct Rig {
     pub(super) clock: Arc<ManualClock>,
     pub(super) shared: Arc<Shared>,
     pub(super) config: Config,
+    pub(super) peer: Option<std::net::IpAddr>,
 }
 
 pub(super) struct Text(pub(super) Option<Bytes>, pub(super) Option<BodyError>);
@@ -74,6 +75,8 @@ fn config() -> Config {
             tokens: None,
             remember: Duration::from_secs(60),
         },
+        lock_out: LockOut::default(),
+        rates: RateLimits::default(),
         grants: vec![
             grant("ann", &Action::ALL, "*"),
             grant("reader", &[Action::Read], "3*"),
@@ -109,6 +112,7 @@ impl Rig {
             clock,
             shared,
             config,
+            peer: None,
         }
     }
 
@@ -177,7 +181,7 @@ impl Rig {
             target: path.as_bytes(),
             version: http::Version::HTTP_11,
             headers: &headers,
-            peer: None,
+            peer: self.peer,
             certificate: &[],
         };
         self.gate.handle(head, &mut Text(body, error)).await

@@ -63,6 +63,9 @@ const ANY: &[Code] = &[
 /// What can be wrong with who asks, and with the version.
 const KNOWN: &[Code] = &[
     Code::Unauthenticated,
+    Code::TooManyAttempts,
+    Code::RateLimited,
+    Code::TooManyAtOnce,
     Code::MalformedSpecificationVersion,
     Code::ConflictingSpecificationVersion,
     Code::UnsupportedSpecificationVersion,

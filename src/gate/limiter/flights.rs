@@ -1,0 +1,146 @@
+//! Requests at once: counted per client, and no entry for a client that has none, so that the table is never larger than the
+//! number of requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::gate::limiter::table::keyed;
+
+/// Locks that do not wait for one another.
+const SHARDS: u64 = 16;
+
+/// How many requests each client has at once.
+#[derive(Clone, Debug)]
+pub(in crate::gate) struct Flights {
+    key: [u8; 32],
+    counts: Arc<[Mutex<BTreeMap<u64, usize>>]>,
+}
+
+/// There are as many as allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gate) struct Full;
+
+impl Flights {
+    pub(super) fn new(key: [u8; 32]) -> Self {
+        let counts = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { key, counts }
+    }
+
+    /// One more for this client; nothing is counted when `most` is zero, which means that there is no limit.
+    pub(in crate::gate) fn begin(
+        &self,
+        client: &[&[u8]],
+        most: usize,
+    ) -> Result<Option<Flight>, Full> {
+        if most == 0 {
+            return Ok(None);
+        }
+        let hash = keyed(&self.key, client);
+        let begun = self.with(hash, |count| {
+            let fits = *count < most;
+            if fits {
+                *count = count.saturating_add(1);
+            }
+            fits
+        });
+        if begun == Some(true) {
+            let flights = self.clone();
+            Ok(Some(Flight { flights, hash }))
+        } else {
+            Err(Full)
+        }
+    }
+
+    fn with<R>(&self, hash: u64, change: impl FnOnce(&mut usize) -> R) -> Option<R> {
+        let at = usize::try_from(hash.checked_rem(SHARDS)?).ok()?;
+        let mut counts = self
+            .counts
+            .get(at)?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(hash).or_default();
+        let done = change(count);
+        if *count == 0 {
+            counts.remove(&hash);
+        }
+        Some(done)
+    }
+
+    #[cfg(test)]
+    fn entries(&self) -> usize {
+        self.counts.iter().map(|it| it.lock().unwrap().len()).sum()
+    }
+}
+
+/// One request of a client; counted until dropped.
+#[derive(Debug)]
+pub(in crate::gate) struct Flight {
+    flights: Flights,
+    hash: u64,
+}
+
+impl Flight {
+    /// Does not count until the answer is dropped. Counts again then, even beyond the limit: it was let in.
+    pub(super) fn pause(&self) -> Paused {
+        let flights = self.flights.clone();
+        flights.with(self.hash, |it| *it = it.saturating_sub(1));
+        Paused {
+            flights,
+            hash: self.hash,
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.flights
+            .with(self.hash, |it| *it = it.saturating_sub(1));
+    }
+}
+
+/// A request that waits for something that is not the gateway's own work.
+#[derive(Debug)]
+pub(in crate::gate) struct Paused {
+    flights: Flights,
+    hash: u64,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.flights
+            .with(self.hash, |it| *it = it.saturating_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_its_own_places_and_waiting_takes_none() {
+        let flights = Flights::new([5; 32]);
+        let begin = |client: &[u8]| flights.begin(&[client], 2);
+        let first = begin(b"ann").unwrap().unwrap();
+        let second = begin(b"ann").unwrap();
+        assert_eq!(begin(b"ann").unwrap_err(), Full, "two at once");
+        let other = begin(b"bob").unwrap();
+        assert!(other.is_some(), "another client");
+        let waits = first.pause();
+        let third = begin(b"ann").unwrap();
+        assert!(third.is_some(), "who waits takes no place");
+        drop(waits);
+        assert_eq!(begin(b"ann").unwrap_err(), Full, "back, beyond the limit");
+        drop((first, second, third, other));
+        assert_eq!(
+            flights.entries(),
+            0,
+            "nothing is kept of those who have none"
+        );
+        assert!(
+            flights.begin(&[b"ann"], 0).unwrap().is_none(),
+            "no limit, no count"
+        );
+    }
+}

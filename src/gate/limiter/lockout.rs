@@ -1,0 +1,341 @@
+//! Lock-out after wrong passwords: of one user from one address, and of one address, for longer and longer.
+//!
+//! Never of a user as such: whoever guesses elsewhere does not keep the real user out. Names that do not exist are counted
+//! like names that do.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::gate::config::LockOut;
+use crate::gate::limiter::Network;
+use crate::gate::limiter::table::Remembered;
+use crate::gate::limiter::table::Table;
+use crate::model::limits;
+
+/// What is remembered of wrong passwords.
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    /// Attempts made while locked out.
+    knocks: u32,
+    locked_until: Instant,
+    until: Instant,
+}
+
+impl Remembered for Failures {
+    fn fresh(now: Instant) -> Self {
+        Self {
+            count: 0,
+            knocks: 0,
+            locked_until: now,
+            until: now,
+        }
+    }
+
+    fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+impl Failures {
+    fn add(&mut self, now: Instant, allowed: u32, rule: &LockOut) -> bool {
+        self.count = self.count.saturating_add(1);
+        self.knocks = 0;
+        let beyond = self.count.saturating_sub(allowed);
+        let pause = match beyond {
+            0 => Duration::ZERO,
+            // One second, then twice as long each time.
+            it => Duration::from_secs(1)
+                .saturating_mul(1_u32.checked_shl(it.saturating_sub(1)).unwrap_or(u32::MAX))
+                .min(rule.longest),
+        };
+        self.locked_until = now.checked_add(pause).unwrap_or(now);
+        let until = self.locked_until.checked_add(rule.longest);
+        self.until = until.unwrap_or(self.locked_until);
+        !pause.is_zero()
+    }
+}
+
+/// How an attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gate) enum Standing {
+    /// A password may be checked.
+    Free,
+    /// No password is checked for so long, but one that is remembered counts.
+    Locked(Duration),
+    /// The same, and not even one that is remembered counts: too many were tried while locked out.
+    Barred(Duration),
+}
+
+/// What a failure led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gate) struct Begun {
+    pub(in crate::gate) user: bool,
+    pub(in crate::gate) address: bool,
+}
+
+/// The memory of wrong passwords. Outlives reloads.
+#[derive(Debug)]
+pub(in crate::gate) struct LockOuts {
+    users: Table<Failures>,
+    addresses: Table<Failures>,
+    /// When a password was wrong for the first time.
+    began: OnceLock<Instant>,
+    /// Until when somebody may be locked out, in milliseconds from `began`: nobody is looked up after that.
+    busy_until: AtomicU64,
+}
+
+impl LockOuts {
+    pub(in crate::gate) fn new(key: [u8; 32]) -> Self {
+        Self {
+            users: Table::new(blake3::derive_key("snapgate lock-out of users", &key)),
+            addresses: Table::new(blake3::derive_key("snapgate lock-out of addresses", &key)),
+            began: OnceLock::new(),
+            busy_until: AtomicU64::new(0),
+        }
+    }
+
+    fn millis(began: Instant, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(began).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// Whether nobody at all is locked out: the usual case, told by one look.
+    pub(in crate::gate) fn is_quiet(&self, now: Instant) -> bool {
+        let busy_until = self.busy_until.load(Ordering::Acquire);
+        self.began
+            .get()
+            .is_none_or(|it| Self::millis(*it, now) >= busy_until)
+    }
+
+    /// Whether a password of that user may be checked for a client in that network. Counts as a knock when not.
+    pub(in crate::gate) fn knock(&self, user: &str, network: Network, now: Instant) -> Standing {
+        if self.is_quiet(now) {
+            return Standing::Free;
+        }
+        let look = |table: &Table<Failures>, hash| {
+            table.with(hash, now, |it| {
+                let left = it.locked_until.saturating_duration_since(now);
+                if left.is_zero() {
+                    return Standing::Free;
+                }
+                it.knocks = it.knocks.saturating_add(1);
+                if it.knocks > limits::LOCKED_OUT_KNOCKS_MAX {
+                    Standing::Barred(left)
+                } else {
+                    Standing::Locked(left)
+                }
+            })
+        };
+        let of_user = look(&self.users, self.of_user(user, network));
+        let of_address = look(&self.addresses, self.of_address(network));
+        match (of_user, of_address) {
+            (Standing::Free, it) | (it, Standing::Free) => it,
+            (Standing::Locked(one), Standing::Locked(two)) => Standing::Locked(one.max(two)),
+            (
+                Standing::Locked(one) | Standing::Barred(one),
+                Standing::Locked(two) | Standing::Barred(two),
+            ) => Standing::Barred(one.max(two)),
+        }
+    }
+
+    /// A password was wrong.
+    pub(in crate::gate) fn failed(
+        &self,
+        user: &str,
+        network: Network,
+        now: Instant,
+        rule: &LockOut,
+    ) -> Begun {
+        let began = *self.began.get_or_init(|| now);
+        let add = |table: &Table<Failures>, hash, allowed: u32| {
+            if allowed == 0 {
+                return false;
+            }
+            let (locked, until) = table.with(hash, now, |it| {
+                let locked = it.add(now, allowed, rule);
+                (locked, it.locked_until)
+            });
+            self.busy_until
+                .fetch_max(Self::millis(began, until), Ordering::AcqRel);
+            locked
+        };
+        Begun {
+            user: add(&self.users, self.of_user(user, network), rule.attempts),
+            address: add(
+                &self.addresses,
+                self.of_address(network),
+                rule.address_attempts,
+            ),
+        }
+    }
+
+    /// A password was right: what went wrong before with that user from there is forgotten. What the address did to others
+    /// is not, or one account would be enough to guess at all the rest.
+    pub(in crate::gate) fn succeeded(&self, user: &str, network: Network, now: Instant) {
+        let forget = |it: &mut Failures| *it = Failures::fresh(now);
+        self.users.with(self.of_user(user, network), now, forget);
+    }
+
+    fn of_user(&self, user: &str, network: Network) -> u64 {
+        self.users.hash(&[user.as_bytes(), network.bytes()])
+    }
+
+    fn of_address(&self, network: Network) -> u64 {
+        self.addresses.hash(&[network.bytes()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::runtime::Clock;
+    use crate::runtime::ManualClock;
+
+    fn network(text: &str) -> Network {
+        Network::of(text.parse().unwrap()).unwrap()
+    }
+
+    struct Bench {
+        clock: ManualClock,
+        all: LockOuts,
+        rule: LockOut,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let clock = ManualClock::new(Timestamp::default());
+            let all = LockOuts::new([9; 32]);
+            let rule = LockOut {
+                attempts: 3,
+                address_attempts: 10,
+                longest: Duration::from_secs(60),
+            };
+            Self { clock, all, rule }
+        }
+
+        fn knock(&self, user: &str, from: &str) -> Standing {
+            self.all.knock(user, network(from), self.clock.instant())
+        }
+
+        fn fail(&self, user: &str, from: &str) -> Begun {
+            let now = self.clock.instant();
+            self.all.failed(user, network(from), now, &self.rule)
+        }
+    }
+
+    #[test]
+    fn the_pause_grows_to_its_longest_and_ends() {
+        let bench = Bench::new();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            // Each address of its own user: the address is not the one that is locked here.
+            bench.fail("ann", "192.0.2.1");
+            let pause = match bench.knock("ann", "192.0.2.1") {
+                Standing::Free => 0,
+                Standing::Locked(it) | Standing::Barred(it) => it.as_secs(),
+            };
+            pauses.push(pause);
+            bench.clock.advance(Duration::from_secs(pause));
+            assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "over");
+        }
+        assert_eq!(pauses, [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60], "seconds");
+        bench.clock.advance(Duration::from_secs(60));
+        bench.fail("ann", "192.0.2.1");
+        assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "forgotten");
+    }
+
+    #[test]
+    fn nobody_is_locked_out_from_elsewhere() {
+        let bench = Bench::new();
+        for _ in 0..200 {
+            bench.fail("ann", "192.0.2.1");
+        }
+        assert_ne!(bench.knock("ann", "192.0.2.1"), Standing::Free, "there");
+        assert_ne!(
+            bench.knock("bob", "192.0.2.1"),
+            Standing::Free,
+            "the address"
+        );
+        assert_eq!(bench.knock("ann", "192.0.2.2"), Standing::Free, "elsewhere");
+        for _ in 0..200 {
+            bench.fail("ann", "2001:db8:1::1");
+        }
+        let same = bench.knock("ann", "2001:db8:1::ffff:2");
+        assert_ne!(same, Standing::Free, "the same /64");
+        assert_eq!(
+            bench.knock("ann", "2001:db8:2::1"),
+            Standing::Free,
+            "another"
+        );
+    }
+
+    #[test]
+    fn success_forgets_the_user_and_not_the_address() {
+        let bench = Bench::new();
+        let now = bench.clock.instant();
+        for number in 0..9 {
+            bench.fail(&format!("u{number}"), "192.0.2.1");
+        }
+        bench.fail("ann", "192.0.2.1");
+        bench.all.succeeded("ann", network("192.0.2.1"), now);
+        let begun = bench.fail("ann", "192.0.2.1");
+        let expected = Begun {
+            user: false,
+            address: true,
+        };
+        assert_eq!(begun, expected, "the eleventh from there");
+    }
+
+    #[test]
+    fn knocking_bars_and_does_not_prolong() {
+        let bench = Bench::new();
+        for _ in 0..8 {
+            bench.fail("ann", "192.0.2.1");
+        }
+        let Standing::Locked(first) = bench.knock("ann", "192.0.2.1") else {
+            panic!("locked");
+        };
+        let mut last = Standing::Free;
+        for _ in 0..limits::LOCKED_OUT_KNOCKS_MAX {
+            last = bench.knock("ann", "192.0.2.1");
+        }
+        assert_eq!(last, Standing::Barred(first), "barred, for as long");
+        bench.clock.advance(first);
+        assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "over");
+    }
+
+    /// Whatever is tried in whatever order: within an hour nobody gets more checks from one address than the pauses allow,
+    /// and another address is never affected.
+    #[test]
+    fn no_order_of_attempts_gets_more_checks() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..200 {
+            let bench = Bench::new();
+            let (mut checks, mut spent) = (0_u32, Duration::ZERO);
+            while spent < Duration::from_secs(3600) {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let pause = Duration::from_millis((state >> 40) % 30_000);
+                bench.clock.advance(pause);
+                spent += pause;
+                if bench.knock("ann", "192.0.2.1") == Standing::Free {
+                    bench.fail("ann", "192.0.2.1");
+                    checks += 1;
+                }
+                assert_eq!(
+                    bench.knock("ann", "192.0.2.9"),
+                    Standing::Free,
+                    "round {round}"
+                );
+            }
+            // Three free ones, seven short pauses, then one a minute.
+            assert!(checks <= 3 + 7 + 60, "round {round}: {checks}");
+        }
+    }
+}
