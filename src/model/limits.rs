@@ -49,7 +49,8 @@ pub const HEADER_BYTES: u64 = 32 * 1024;
 pub const HEADER_COUNT: u64 = 100;
 /// Longest `Prefer: wait` honoured unless `limits.wait` says otherwise: below the idle limits of common proxies.
 pub const WAIT: Duration = Duration::from_secs(50);
-/// Most requests that may wait for a Status at once unless `limits.waiters` says otherwise: each costs a few KiB.
+/// Most requests that may wait for a Status at once unless `limits.waiters` says otherwise: each costs some
+/// 40 KiB with its connection (`benches/waiters.rs`).
 pub const WAITERS: u64 = 10_000;
 /// Longest stream of events unless `limits.stream` says otherwise: whoever goes on is asked for credentials again.
 pub const STREAM: Duration = Duration::from_secs(600);

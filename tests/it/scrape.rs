@@ -92,5 +92,28 @@ fn promtool_accepts_the_alert_rules() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("7 rules found"), "all of them: {told}");
+    assert!(told.contains("8 rules found"), "all of them: {told}");
+}
+
+/// `tests/alerts.yml` says what each rule makes of a series that is well and of one that is not.
+#[test]
+fn each_alert_fires_when_it_should_and_only_then() {
+    let tested = std::fs::read_to_string("tests/alerts.yml").unwrap();
+    let rules = std::fs::read_to_string("docs/alerts.yml").unwrap();
+    for name in rules
+        .lines()
+        .filter_map(|it| it.trim().strip_prefix("- alert: "))
+    {
+        let counted = tested.matches(&format!("alertname: {name}\n")).count();
+        assert!(counted >= 2, "{name} is tested well and not: {counted}");
+    }
+    let ended = Command::new("promtool")
+        .args(["test", "rules", "tests/alerts.yml"])
+        .output();
+    let Ok(output) = ended else {
+        return skipped("promtool (Debian package prometheus)");
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{complained}");
 }

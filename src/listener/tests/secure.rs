@@ -359,3 +359,36 @@ async fn who(gateway: &Gateway, client: &TlsConnector, protocol: &str) -> Option
     let text = String::from_utf8(bytes).unwrap();
     Some(text.split_once("\r\n\r\n")?.1.to_owned())
 }
+
+#[tokio::test]
+async fn pieces_come_one_by_one_over_http_2() {
+    let made = made();
+    let gateway = gateway_over(&limits(), Some(&made.tls));
+    let (mut sender, _driven) = gateway.many(&made).await;
+    let (response, _) = sender.send_request(request("/pieces"), true).unwrap();
+    let response = in_time("a head", response).await.unwrap();
+    for name in ["content-length", "transfer-encoding"] {
+        let found = response.headers().get(name);
+        assert_eq!(found, None, "{name}: HTTP/2 frames by itself");
+    }
+    let mut body = response.into_body();
+    for expected in ["piece 1\n", "piece 0\n"] {
+        gateway.script.go.notify_one();
+        let piece = in_time(expected, body.data()).await.unwrap().unwrap();
+        assert_eq!(piece, expected, "sent at once");
+    }
+    // The end is a frame without content.
+    while let Some(rest) = in_time("the end", body.data()).await {
+        assert_eq!(rest.expect("a proper end"), "", "nothing more");
+    }
+
+    gateway.script.go.notify_one();
+    let broken = request("/pieces/panic");
+    let (response, _) = sender.send_request(broken, true).unwrap();
+    let mut body = in_time("a head", response).await.unwrap().into_body();
+    let end = in_time("a reset", body.data()).await;
+    assert!(matches!(end, Some(Err(_))), "broken off: {end:?}");
+    let (response, _) = sender.send_request(request("/next"), true).unwrap();
+    let response = in_time("the next", response).await.unwrap();
+    assert_eq!(text_of(response).await, "/next", "other streams go on");
+}

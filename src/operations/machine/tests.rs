@@ -197,6 +197,21 @@ fn evidence_is_looked_for_until_the_window_is_over() {
 }
 
 #[test]
+fn an_unknown_outcome_says_for_each_verb_what_to_check() {
+    let rows = [
+        (Verb::Create, "Look for it, and whether it is whole"),
+        (Verb::Update, "Read it and compare"),
+        (Verb::Delete, "Look whether it is still there"),
+        (Verb::Restore, "Look at the state of the VM"),
+    ];
+    for (verb, expected) in rows {
+        let fault = unknown(verb);
+        assert_eq!(fault.kind, FaultKind::OutcomeUnknown, "{verb:?}");
+        assert!(fault.text.contains(expected), "{verb:?}: {}", fault.text);
+    }
+}
+
+#[test]
 fn time_in_which_nobody_looked_is_no_part_of_the_window() {
     let away = RULES.settle + RULES.probe_window + Duration::from_secs(1);
     let found = to(&in_phase(Phase::Uncertain), Event::Task(task("t")));
