@@ -38,50 +38,39 @@ async fn slow_and_idle_clients_are_closed_in_time() {
         ..limits()
     };
     let gateway = gateway_with(&short);
-    // name, what is sent first, what drips, expected status, longest wait
+    // name, what is sent first, what drips, expected status
     let rows = [
-        ("silent", "", "", "none", 900),
-        ("half a head", "GET / HT", "", "none", 900),
-        ("dripping head", "GET / HTTP/1.1\r\n", "X", "none", 900),
+        ("silent", "", "", "none"),
+        ("half a head", "GET / HT", "", "none"),
+        ("dripping head", "GET / HTTP/1.1\r\n", "X", "none"),
         (
             "stalled body",
             "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nab",
             "",
             "408",
-            1200,
         ),
         (
             "dripping body",
             "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\nab",
             "c",
             "408",
-            1500,
         ),
-        (
-            "idle",
-            "GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
-            "",
-            "200",
-            1900,
-        ),
+        ("idle", "GET /a HTTP/1.1\r\nHost: x\r\n\r\n", "", "200"),
         (
             "dripping next head",
             "GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
             "G",
             "200",
-            2300,
         ),
     ];
     let mut running = Vec::new();
-    for (name, first, drip, code, millis) in rows {
+    for (name, first, drip, code) in rows {
         let stream = gateway.connect().await;
         running.push(async move {
             let (answer, took) = converse(stream, first, drip).await;
             assert_eq!(status(&answer), code, "{name}: {answer:?}");
-            assert!(
-                took < Duration::from_millis(millis),
-                "{name}: closed after {took:?}"
-            );
+            // One that is not closed, or closed later with each byte, is there to the end of the patience.
+            assert!(took < PATIENCE / 2, "{name}: closed after {took:?}");
         });
     }
     futures_util::future::join_all(running).await;

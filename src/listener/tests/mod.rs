@@ -39,7 +39,7 @@ use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
 
 const BODY_LIMIT: usize = 100;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
 type Told = (String, String, Option<u16>, usize, bool, bool);
