@@ -33,11 +33,13 @@ use crate::listener::Readiness;
 use crate::listener::SocketError;
 use crate::listener::Sockets;
 use crate::listener::Tls;
+use crate::listener::Upstreams;
 use crate::model::BackendName;
 use crate::operations::OpenError;
 use crate::operations::OpenStore;
 use crate::operations::Operations;
 use crate::operations::Service;
+use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::runtime::Tasks;
 use crate::telemetry;
@@ -80,6 +82,8 @@ pub enum StartError {
 pub struct Running {
     front: Arc<Front>,
     bench: Arc<Bench>,
+    upstreams: Arc<Upstreams>,
+    runtime: tokio::runtime::Handle,
     operations: Arc<Operations>,
     api: Port,
     admin: Port,
@@ -129,6 +133,7 @@ pub async fn start_on(
     )
     .await?;
     public_url_of(&mut settings, sockets.api.address());
+    let upstreams = upstreams_of(&mut settings, &clock, &metrics);
     let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
     let front = Arc::new(Front::new(
         settings.gate.clone(),
@@ -154,13 +159,16 @@ pub async fn start_on(
         &clock,
     )?;
     let tls = settings.listener.tls.as_ref();
-    let api = Port::api(sockets.api, handler, limits, tls, &metrics, &clock)?;
+    let its = (handler, Arc::clone(&upstreams));
+    let api = Port::api(sockets.api, its, limits, tls, &metrics, &clock)?;
     metrics.config_in_force(&settings.hash, false);
     metrics.certificates(&ends(tls));
     bench.open(admin.address());
     Ok(Running {
         front,
         bench,
+        upstreams,
+        runtime: tokio::runtime::Handle::current(),
         operations,
         api,
         admin,
@@ -187,6 +195,26 @@ fn public_url_of(settings: &mut Settings, bound: SocketAddr) {
         && let Some(url) = PublicUrl::new(&format!("{scheme}://{bound}"))
     {
         settings.gate.public_url = url;
+    }
+}
+
+/// The upstreams of what is configured at the start.
+fn upstreams_of(
+    settings: &mut Settings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Arc<Upstreams> {
+    // Who looks after them is not waited for.
+    let upstreams = Upstreams::new(Arc::clone(clock), Arc::clone(metrics), Tasks::default());
+    prepare_upstreams(&upstreams, settings);
+    upstreams
+}
+
+/// Makes the upstreams of pass-through routes, and tells the routes which are theirs.
+fn prepare_upstreams(upstreams: &Upstreams, settings: &mut Settings) {
+    let ids = upstreams.prepare(&settings.upstreams);
+    for (route, id) in settings.gate.passthrough.iter_mut().zip(ids) {
+        route.pool = id;
     }
 }
 
@@ -233,6 +261,11 @@ impl Running {
         } else {
             "ok"
         };
+        {
+            // Upstreams start tasks, and a reload may come from outside of the runtime.
+            let _runtime = self.runtime.enter();
+            prepare_upstreams(&self.upstreams, &mut settings);
+        }
         self.front.reload(settings.gate.clone());
         let certificates = settings.listener.tls.as_ref();
         let replaced = certificates.map_or(Ok(()), |it| self.api.replace_certificates(it));
@@ -252,6 +285,7 @@ impl Running {
         // What needs a restart stays as it was, so that the next comparison is with what really runs.
         *current = Settings {
             gate: settings.gate,
+            upstreams: settings.upstreams,
             files: settings.files,
             hash: settings.hash,
             ..current.clone()

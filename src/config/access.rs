@@ -45,10 +45,17 @@ pub(super) struct Access {
     pub(super) grants: Vec<Grant>,
     /// The file of tokens, which may not exist yet.
     pub(super) tokens_file: Option<PathBuf>,
+    /// Who may use each `[[passthrough]]`.
+    pub(super) allowed: Vec<Vec<Grantee>>,
 }
 
-/// Reads `[authentication]`, `[[user]]`, `[[group]]` and `[[grant]]`.
-pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Access {
+/// Reads `[authentication]`, `[[user]]`, `[[group]]` and `[[grant]]`, and who may use each `[[passthrough]]`.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &Source<'_>,
+    passes: &[Section<'_>],
+) -> Access {
     let mut people = People {
         reader,
         users: BTreeMap::new(),
@@ -85,6 +92,11 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>)
             break;
         }
     }
+    let allowed = passes.iter().map(|section| {
+        let all = section.texts(&keys::passthrough::ALLOW);
+        all.iter().filter_map(|it| people.grantee(it)).collect()
+    });
+    let allowed = allowed.collect();
     let users = people
         .users
         .into_iter()
@@ -102,6 +114,7 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>)
         credentials,
         grants,
         tokens_file,
+        allowed,
     }
 }
 

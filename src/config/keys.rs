@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::gate::PASS_METHODS;
 use crate::model::limits;
 
 /// When a changed value counts.
@@ -468,6 +469,66 @@ table! { backend, "backend", true, "One VM manager.",
         "`libvirt`: whether QEMU is asked before a restore what its disks hold. libvirt marks the VM as tainted for it.";
 }
 
+table! { passthrough, "passthrough", true, "What is passed through to a VM manager's own interface. Backup routes never are.",
+    NAME: Text = "name", required(super::NAME), AtOnce, "Its name in logs and metrics.";
+    PATH: Text = "path", required("path"), AtOnce,
+        "The paths it takes: this one and what is below it. `/` takes all that is left.";
+    HOSTS: Texts = "hosts", Texts { default: Some(&[]), form: "host names" }, AtOnce,
+        "The hosts it takes; none: all of them.";
+    UPSTREAMS: Texts = "upstreams", Texts { default: None, form: "`http://host:port`, `https://host:port` or `unix:///path/of/the/socket`" }, AtOnce,
+        "Where to. All of one kind.";
+    AUTHENTICATION: Word = "authentication", Word { default: Some("required"), allowed: &["required", "none"] }, AtOnce,
+        "Whether callers must say who they are.";
+    ALLOW: Texts = "allow", Texts { default: Some(&[]), form: "`user:NAME` or `group:NAME`" }, AtOnce,
+        "Who may use it; nobody else may. Needed unless `authentication` is `none`.";
+    METHODS: Texts = "methods", Texts { default: Some(PASS_METHODS), form: "methods" }, AtOnce, "What is passed on.";
+    STRIP_PREFIX: Flag = "strip_prefix", Flag(false), AtOnce, "Whether `path` is taken off before the request is passed on.";
+    HOST: Word = "host", Word { default: Some("keep"), allowed: &["keep", "upstream"] }, AtOnce,
+        "What the upstream reads as `Host`: what the client sent, or its own.";
+    CLIENT_AUTHORIZATION: Word = "client_authorization", Word { default: Some("strip"), allowed: &["strip", "keep"] }, AtOnce,
+        "Whether the upstream reads the client's `Authorization`.";
+    AUTHORIZATION: Text = "authorization", Text { absent: Absent::Means("none"), form: "`file:PATH` or `env:NAME`" }, AtOnce,
+        "The value of `Authorization` by which the gateway proves itself to the upstream, for instance `Bearer ...`.";
+    UPGRADE: Flag = "upgrade", Flag(false), AtOnce, "Whether WebSockets are passed on (HTTP/1.1 only), for consoles.";
+    BALANCE: Word = "balance", Word { default: Some("round-robin"), allowed: &["round-robin", "least-loaded"] }, AtOnce,
+        "Which upstream is asked.";
+    SERVER_FINGERPRINT: Text = "server_fingerprint", Text { absent: Absent::Means("`ca` decides"), form: "64 hexadecimal digits" }, AtOnce,
+        "The SHA-256 of the one certificate that `https` upstreams may have.";
+    CA: Text = "ca", Text { absent: Absent::Means("those of the system"), form: "path" }, AtOnce,
+        "The authorities (PEM) that signed the certificates of `https` upstreams.";
+    CLIENT_CERT: Text = "client_cert", Text { absent: Absent::Means("none"), form: "path" }, AtOnce,
+        "The gateway's certificate (PEM) for `https` upstreams.";
+    CLIENT_KEY: Text = "client_key", Text { absent: Absent::Means("none"), form: "path" }, AtOnce,
+        "The key of `client_cert` (PEM).";
+    CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), AtOnce,
+        "Time for making a connection, and again for its TLS handshake.";
+    CONNECT_TOTAL_TIMEOUT: Span = "connect_total_timeout", span(Duration::from_secs(10), 1, 120), AtOnce, "Time for both together.";
+    READ_TIMEOUT: Span = "read_timeout", span(Duration::from_secs(60), 1, 3600), AtOnce,
+        "Time for the head of the answer, and between two pieces of its body.";
+    WRITE_TIMEOUT: Span = "write_timeout", span(Duration::from_secs(30), 1, 3600), AtOnce,
+        "Time for the upstream to take a piece of the request.";
+    IDLE_TIMEOUT: Span = "idle_timeout", span(Duration::from_secs(30), 1, 3600), AtOnce,
+        "How long an unused connection to an upstream is kept; shorter than upstreams keep it.";
+    UPGRADED_TIMEOUT: Span = "upgraded_timeout", span(Duration::from_secs(600), 1, 24 * 3600), AtOnce,
+        "How long both sides of a WebSocket may be silent.";
+    BODY: Size = "body", size(limits::PASS_BODY_BYTES, limits::PASS_BODY_BYTES_RANGE.0, limits::PASS_BODY_BYTES_RANGE.1), AtOnce,
+        "Largest request body; it is never kept as a whole.";
+    BODY_PAUSE: Span = "body_pause", span(limits::BODY_TIMEOUT, 1, 600), AtOnce,
+        "Longest pause between two pieces of a request body, and the time before `body_rate` counts.";
+    BODY_RATE: Size = "body_rate", size(limits::PASS_BODY_RATE, 0, 1024 * 1024 * 1024), AtOnce,
+        "Fewest bytes a second of a request body, on average.";
+    HEALTH_PATH: Text = "health_path", Text { absent: Absent::Means("not asked"), form: "path" }, AtOnce,
+        "A GET of this path asks an upstream for its health: 2xx and 3xx are good.";
+    HEALTH_INTERVAL: Span = "health_interval", span(Duration::from_secs(10), 1, 3600), AtOnce, "How often.";
+    HEALTH_TIMEOUT: Span = "health_timeout", span(Duration::from_secs(5), 1, 60), AtOnce, "Time for the answer.";
+    HEALTH_RISE: Count = "health_rise", count(2, 1, 100), AtOnce, "Good answers in a row after which requests are passed on again.";
+    HEALTH_FALL: Count = "health_fall", count(3, 1, 100), AtOnce, "Bad ones after which they are not.";
+    EJECT_FAILURES: Count = "eject_failures", count(3, 1, 1000), AtOnce,
+        "Failed requests in a row after which an upstream is left alone for a while, if there is another.";
+    EJECT_PAUSE: Span = "eject_pause", span(Duration::from_secs(10), 1, 3600), AtOnce, "For how long.";
+    RESOLVE: Span = "resolve", span(Duration::from_secs(30), 1, 3600), AtOnce, "How often names of upstreams are looked up.";
+}
+
 table! { limit, "limits", false, "Sizes and times of requests and connections.",
     BODY: Size = "body", size(limits::BODY_BYTES, limits::BODY_BYTES_RANGE.0, limits::BODY_BYTES_RANGE.1), AtOnce,
         "Largest request body.";
@@ -536,6 +597,7 @@ pub(super) const TABLES: &[Table] = &[
     grant::TABLE,
     operations::TABLE,
     backend::TABLE,
+    passthrough::TABLE,
     limit::TABLE,
     rate::TABLE,
     log::TABLE,

@@ -14,6 +14,7 @@ use crate::config::keys;
 use crate::config::keys::Count;
 use crate::config::keys::Key;
 use crate::config::keys::Text;
+use crate::config::passthrough;
 use crate::config::problem::Problem;
 use crate::config::problem::Problems;
 use crate::config::reader::Found;
@@ -95,7 +96,10 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
     let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
-    let people = access::read(reader, root, source);
+    let passes = reader.sections(root, &keys::passthrough::TABLE);
+    let mut people = access::read(reader, root, source, &passes);
+    let allowed = std::mem::take(&mut people.allowed);
+    let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
     let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
     let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
     let (backends, placements) = backends::read(reader, root, source);
@@ -124,9 +128,10 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
             rates: rates?,
             grants: people.grants,
             placements,
-            passthrough: Vec::new(),
+            passthrough,
             limits: limits?,
         },
+        upstreams,
         operations: operations?,
         backends,
         logging: logging?,

@@ -6,6 +6,7 @@ mod htpasswd;
 mod keys;
 mod load;
 mod near;
+mod passthrough;
 mod problem;
 mod reader;
 mod reference;

@@ -25,6 +25,10 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("backend", "kind", "\"sim\""),
     ("backend", "vms", "[\"web*\"]"),
     ("backend", "simulated_vms", "[\"web01\", \"web02\"]"),
+    ("passthrough", "name", "\"manager\""),
+    ("passthrough", "path", "\"/manager\""),
+    ("passthrough", "upstreams", "[\"http://127.0.0.1:8081\"]"),
+    ("passthrough", "allow", "[\"group:ops\"]"),
 ];
 
 /// Keys that stay comments in the reference file, with what could stand there.
@@ -75,6 +79,20 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("backend", "qemu_img", "\"qemu-img\""),
     ("backend", "greeting_timeout", "\"2s\""),
     ("backend", "image_timeout", "\"15m\""),
+    (
+        "passthrough",
+        "authorization",
+        "\"file:manager.authorization\"",
+    ),
+    (
+        "passthrough",
+        "server_fingerprint",
+        "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"",
+    ),
+    ("passthrough", "ca", "\"ca.crt\""),
+    ("passthrough", "client_cert", "\"gateway.crt\""),
+    ("passthrough", "client_key", "\"gateway.key\""),
+    ("passthrough", "health_path", "\"/healthz\""),
     ("log", "audit", "\"audit.log\""),
 ];
 

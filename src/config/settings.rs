@@ -21,6 +21,8 @@ pub struct Settings {
     pub listener: listener::Config,
     /// How requests are decided.
     pub gate: gate::Config,
+    /// The upstreams of what is passed through: one for each route of the gate, in the same order.
+    pub upstreams: Vec<listener::PoolConfig>,
     /// How operations are kept and run.
     pub operations: operations::Config,
     /// The VM managers.

@@ -235,6 +235,8 @@ fn files_of_the_repository_can_be_loaded() {
     for made in ["srv/vms", "srv/backups"] {
         fs::create_dir_all(folder.path().join(made)).unwrap();
     }
+    let secret = folder.path().join("manager.authorization");
+    fs::write(secret, "Bearer token\n").unwrap();
     let place = folder.path().to_str().unwrap();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
@@ -308,6 +310,112 @@ fn every_declared_key_is_read() {
         );
     }
     assert_eq!(read, declared, "left: what is read, right: keys.rs");
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
+fn routes_that_cannot_work_are_told() {
+    let base =
+        "name = \"m\"\npath = \"/m\"\nupstreams = [\"http://h:1\"]\nallow = [\"user:ann\"]\n";
+    let https = base.replace("http:", "https:");
+    let keyed = |keys: &str| format!("{base}{keys}\n");
+    let rows = [
+        (
+            base.replace("/m\"", "/statuses\""),
+            "\"/statuses\" is a path of this API, which is never passed through",
+        ),
+        (
+            base.replace("/m\"", "/vms/1/backups/2\""),
+            "\"/vms/1/backups/2\" is a path of this API",
+        ),
+        (base.replace("/m\"", "m\""), "\"m\" does not begin with '/'"),
+        (
+            base.replace("/m\"", "/a/../b\""),
+            "\"/a/../b\" has empty or dot segments",
+        ),
+        (
+            base.replace("allow", "#"),
+            "allow: is missing: nobody may use the route",
+        ),
+        (base.replace("ann", "eve"), "\"user:eve\" is no known user"),
+        (
+            keyed("authentication = \"none\""),
+            "allow: means nothing with authentication = \"none\"",
+        ),
+        (
+            base.replace("h:1", "h:1/api"),
+            "\"http://h:1/api\" is no upstream",
+        ),
+        (base.replace("h:1", "u:p@h:1"), "is no upstream"),
+        (base.replace("h:1", "h:99999"), "is no upstream"),
+        (
+            base.replace("http:", "ftp:"),
+            "\"ftp://h:1\" is no upstream",
+        ),
+        (
+            base.replace("\"http://h:1\"", "\"http://h:1\", \"http://h:1\""),
+            "is there twice",
+        ),
+        (
+            base.replace("\"http://h:1\"", "\"http://h:1\", \"https://i:1\""),
+            "upstreams: are partly https and partly not",
+        ),
+        (keyed("ca = \"ca.crt\""), "ca: means nothing without https"),
+        (
+            format!("{https}ca = \"ca.crt\""),
+            "ca.crt: cannot be read: entity not found",
+        ),
+        (
+            format!("{https}ca = \"c.toml\""),
+            "c.toml: there is no certificate in PEM form",
+        ),
+        (
+            format!("{https}server_fingerprint = \"abc\""),
+            "is not the SHA-256 of a certificate",
+        ),
+        (
+            format!(
+                "{https}server_fingerprint = \"{}\"\nclient_cert = \"c\"",
+                "ab".repeat(32)
+            ),
+            "client_key: is missing beside client_cert",
+        ),
+        (
+            keyed("authorization = \"Bearer hunter2\""),
+            "authorization: holds a secret in plain sight",
+        ),
+        (
+            keyed("authorization = \"env:NONE\""),
+            "names the environment variable NONE, which is not set",
+        ),
+        (
+            keyed("authorization = \"file:c.toml\""),
+            "cannot be the value of a header field",
+        ),
+        (
+            keyed("methods = [\"CONNECT\"]"),
+            "\"CONNECT\" cannot be passed on",
+        ),
+        (keyed("hosts = [\"h:1\"]"), "\"h:1\" is no host"),
+        (keyed("health_path = \"x\""), "\"x\" is no path"),
+        (
+            format!("{base}[[passthrough]]\n{base}"),
+            "the route m is there twice",
+        ),
+        (
+            format!("{base}[[passthrough]]\n{}", base.replace("\"m\"", "\"n\"")),
+            "path: is taken by the route m already",
+        ),
+    ];
+    let head = format!(
+        "[operations]\nstore = \"s\"\n[[user]]\nname = \"ann\"\npassword_hash = \"{HASH}\"\n[[passthrough]]\n"
+    );
+    assert!(loaded(&format!("{head}{base}")).is_ok(), "this is right");
+    for (text, expected) in rows {
+        let found = loaded(&format!("{head}{text}")).unwrap_err();
+        assert!(found.contains(expected), "{text}\n{found}");
+        assert!(!found.contains("hunter2"), "no secret is shown: {found}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::listener::Socket;
 use crate::listener::accept::accept;
 use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
+use crate::listener::forward::Upstreams;
 use crate::listener::guard::Guard;
 use crate::listener::guard::REQUESTS_PER_CONNECTION;
 use crate::listener::handler::Handler;
@@ -36,7 +37,7 @@ use crate::telemetry::Metrics;
 
 /// The certificate authorities Pingora trusts for upstreams unless a peer brings its own: none. Pingora panics when the
 /// file it is given (or without one the system's store) cannot be read, and nothing here needs the system's store.
-const NO_AUTHORITIES: &str = "/dev/null";
+pub(super) const NO_AUTHORITIES: &str = "/dev/null";
 /// What a client may send on one HTTP/2 stream, and on all of a connection, before it is read: one large request body.
 const H2_WINDOW_BYTES: u32 = 64 * 1024;
 /// What is kept of an answer that a client of HTTP/2 does not take.
@@ -112,7 +113,7 @@ impl Port {
     /// [`StartError`].
     pub fn api(
         socket: Socket,
-        handler: Arc<dyn Handler>,
+        (handler, upstreams): (Arc<dyn Handler>, Arc<Upstreams>),
         limits: &Limits,
         tls: Option<&Tls>,
         metrics: &Arc<Metrics>,
@@ -121,7 +122,8 @@ impl Port {
         File::open(NO_AUTHORITIES).map_err(StartError::NullDevice)?;
         let conf = Arc::new(ServerConf {
             ca_file: Some(NO_AUTHORITIES.to_owned()),
-            max_retries: 1,
+            // Attempts in all; which requests get a second one is decided in `forward/carry.rs`.
+            max_retries: 2,
             ..ServerConf::default()
         });
         let tls = tls.map(Handshakes::new).transpose();
@@ -134,6 +136,7 @@ impl Port {
                 &conf,
                 Proxy {
                     handler,
+                    upstreams,
                     limits: guard.limits.clone(),
                     clock: Arc::clone(clock),
                     metrics: Arc::clone(metrics),

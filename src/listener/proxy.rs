@@ -1,6 +1,7 @@
 //! Each request of the API port: handed to the handler, and its answer written, within limits.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,27 +16,27 @@ use pingora::ErrorSource;
 use pingora::ErrorType;
 use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
+use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::FailToProxy;
 use pingora::proxy::ProxyHttp;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 
-use crate::gate::Code;
 use crate::gate::Decision;
 use crate::gate::Exchange;
-use crate::gate::Pass;
 use crate::gate::Pieces;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::body;
 use crate::listener::body::SessionBody;
+use crate::listener::forward::Carry;
+use crate::listener::forward::Upstreams;
 use crate::listener::guard;
 use crate::listener::guard::OneOfMany;
 use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
-use crate::listener::handler::Way;
 use crate::listener::tls::Peer;
 use crate::model::CertificateName;
 use crate::runtime::Clock;
@@ -49,6 +50,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) handler: Arc<dyn Handler>,
+    pub(super) upstreams: Arc<Upstreams>,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -60,7 +62,7 @@ pub(super) struct Proxy {
 pub(super) struct Context {
     began: Instant,
     exchange: Option<Exchange>,
-    pass: Option<Box<Pass>>,
+    carry: Option<Carry>,
     told: bool,
     /// Present for HTTP/2: the connection is busy as long as it is there.
     one_of_many: Option<OneOfMany>,
@@ -214,7 +216,7 @@ impl Proxy {
             status: session
                 .response_written()
                 .map(|it| it.status.as_u16())
-                .filter(|it| *it >= 200),
+                .filter(|it| *it >= 200 || *it == 101),
             bytes: session.body_bytes_sent(),
             took: self
                 .clock
@@ -222,8 +224,8 @@ impl Proxy {
                 .saturating_duration_since(context.began),
             delivered,
         };
-        match &context.pass {
-            Some(pass) => self.handler.passed(pass, &Way::default(), &access),
+        match &context.carry {
+            Some(carry) => self.handler.passed(&carry.pass, &carry.way(), &access),
             None => self.handler.done(context.exchange.as_ref(), &access),
         }
     }
@@ -239,7 +241,7 @@ impl ProxyHttp for Proxy {
         Context {
             began: self.clock.instant(),
             exchange: None,
-            pass: None,
+            carry: None,
             told: false,
             one_of_many: None,
         }
@@ -277,8 +279,10 @@ impl ProxyHttp for Proxy {
         match self.answer(&head, peer, session).await {
             Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
             Some(Decision::Pass(pass)) => {
-                context.exchange = Some(self.handler.failed(&pass, Code::NoUpstream));
-                context.pass = Some(pass);
+                let carry = Carry::new(pass);
+                session.set_read_timeout(Some(carry.patience(&self.upstreams)));
+                context.carry = Some(carry);
+                return Ok(false);
             }
             None => {}
         }
@@ -297,21 +301,128 @@ impl ProxyHttp for Proxy {
         Ok(true)
     }
 
-    /// Requests are all answered above; passing some on to upstreams is not offered yet.
+    /// Only requests that are passed on come this far, here and in all that follows.
     async fn upstream_peer(
         &self,
         _: &mut Session,
-        _: &mut Context,
+        context: &mut Context,
     ) -> pingora::Result<Box<HttpPeer>> {
-        Error::e_explain(ErrorType::HTTPStatus(404), "no upstream is configured")
+        let now = self.clock.instant();
+        match &mut context.carry {
+            Some(carry) => carry.choose(&self.upstreams, now),
+            None => Error::e_explain(ErrorType::HTTPStatus(404), "not to be passed on"),
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        context
+            .carry
+            .as_ref()
+            .map_or(Ok(()), |it| it.connected(digest))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        context
+            .carry
+            .as_ref()
+            .map_or(Ok(()), |it| it.rewrite(session, request))
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        let now = self.clock.instant();
+        let upgraded = session.was_upgraded();
+        context
+            .carry
+            .as_mut()
+            .map_or(Ok(()), |it| it.count(body, end, upgraded, now))
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora::Result<()> {
+        if self.stop.is_given() {
+            session.set_keepalive(None);
+        }
+        let now = self.clock.instant();
+        context
+            .carry
+            .as_mut()
+            .map_or(Ok(()), |it| it.answered(session, response, now))
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        match &mut context.carry {
+            Some(carry) => carry.failed(session, error),
+            None => error,
+        }
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        _: bool,
+    ) -> Box<Error> {
+        match &mut context.carry {
+            Some(carry) => carry.failed(session, error),
+            None => error,
+        }
     }
 
     async fn fail_to_proxy(
         &self,
         session: &mut Session,
         error: &Error,
-        _: &mut Context,
+        context: &mut Context,
     ) -> FailToProxy {
+        if let Some(carry) = &mut context.carry {
+            let written = session.response_written();
+            let sent = written.map(|it| it.status.as_u16()).filter(|it| *it >= 200);
+            let code = carry.code(error).filter(|_| sent.is_none());
+            let mut error_code = sent.unwrap_or(0);
+            if let Some(code) = code {
+                let exchange = self.handler.failed(&carry.pass, code);
+                error_code = exchange.response.status().as_u16();
+                let session = session.as_downstream_mut();
+                if self.reply(session, Some(&exchange), None).await {
+                    body::discard(session).await;
+                }
+            }
+            return FailToProxy {
+                error_code,
+                can_reuse_downstream: false,
+            };
+        }
         let status = status_of(error);
         if let (Some(status), None) = (status, session.response_written()) {
             let (header, body) = plain(status);

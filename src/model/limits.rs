@@ -114,6 +114,21 @@ pub const CREDENTIALS_BYTES_MAX: usize = 1024;
 /// Most users, groups and grants each: keeps a reload below a second.
 pub const PRINCIPALS_MAX: usize = 100_000;
 
+/// Longest time for looking the name of an upstream up: what resolvers take for two tries.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest pause before a name that was not found is looked up again.
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
+/// Most addresses of one name that are used.
+pub const UPSTREAM_ADDRESSES_MAX: usize = 16;
+/// Most pass-through routes, and most upstreams of one.
+pub const PASSTHROUGH_MAX: usize = 256;
+/// Largest body that is passed through unless `passthrough.body` says otherwise: an ISO image is a decision.
+pub const PASS_BODY_BYTES: u64 = 16 * 1024 * 1024;
+/// Range of `passthrough.body`.
+pub const PASS_BODY_BYTES_RANGE: (u64, u64) = (0, 1024 * 1024 * 1024 * 1024);
+/// Fewest bytes a second of a body that is passed through unless `passthrough.body_rate` says otherwise.
+pub const PASS_BODY_RATE: u64 = 1024;
+
 /// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
 pub const QUEUE_PER_VM: u64 = 16;
 /// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.

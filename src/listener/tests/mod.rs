@@ -212,15 +212,11 @@ fn gateway_over(limits: &Limits, tls: Option<&Tls>) -> Gateway {
     let script = Arc::new(Script::default());
     let metrics = Arc::new(Metrics::new().unwrap());
     let handler: Arc<dyn Handler> = Arc::<Script>::clone(&script);
-    let port = Port::api(
-        any_port(),
-        handler,
-        limits,
-        tls,
-        &metrics,
-        &SystemClock::shared(),
-    )
-    .unwrap();
+    let clock = SystemClock::shared();
+    let tasks = crate::runtime::Tasks::default();
+    let upstreams = Upstreams::new(Arc::clone(&clock), Arc::clone(&metrics), tasks);
+    let its = (handler, upstreams);
+    let port = Port::api(any_port(), its, limits, tls, &metrics, &clock).unwrap();
     Gateway {
         script,
         metrics,

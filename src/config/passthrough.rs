@@ -1,0 +1,480 @@
+//! What is passed through, and where to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::config::keys::Key;
+use crate::config::keys::Text;
+use crate::config::keys::passthrough as key;
+use crate::config::reader::Found;
+use crate::config::reader::Reader;
+use crate::config::reader::Section;
+use crate::config::source::Source;
+use crate::gate::AuthorizationRule;
+use crate::gate::BodyRule;
+use crate::gate::Grantee;
+use crate::gate::HostRule;
+use crate::gate::PASS_METHODS;
+use crate::gate::PassAccess;
+use crate::gate::PassRoute;
+use crate::gate::PathPrefix;
+use crate::gate::PoolId;
+use crate::listener::Authorities;
+use crate::listener::Balance;
+use crate::listener::Identity;
+use crate::listener::Place;
+use crate::listener::PoolConfig;
+use crate::listener::Probe;
+use crate::listener::Timeouts;
+use crate::listener::Trust;
+use crate::listener::Upstream;
+use crate::model::PassName;
+use crate::model::limits;
+
+/// Where Debian and most others keep the certificates of the authorities the system trusts.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Keys that mean nothing without TLS.
+const OF_TLS: &[&Key<Text>] = &[
+    &key::SERVER_FINGERPRINT,
+    &key::CA,
+    &key::CLIENT_CERT,
+    &key::CLIENT_KEY,
+];
+
+/// Reads every `[[passthrough]]`: the route, and its upstreams in the same place of the second list.
+pub(super) fn read(
+    reader: &Reader<'_>,
+    sections: &[Section<'_>],
+    allowed: Vec<Vec<Grantee>>,
+    source: &Source<'_>,
+) -> (Vec<PassRoute>, Vec<PoolConfig>) {
+    let mut routes: Vec<PassRoute> = Vec::new();
+    let mut pools = Vec::new();
+    for (section, allowed) in sections.iter().zip(allowed) {
+        if routes.len() >= limits::PASSTHROUGH_MAX {
+            let what = format!("is more than {} routes", limits::PASSTHROUGH_MAX);
+            section.problem(what, "");
+            break;
+        }
+        let one = One {
+            reader,
+            section,
+            source,
+        };
+        let name = one.name();
+        let (route, pool) = (one.route(name.clone(), allowed), one.pool(name));
+        let (Some(route), Some(pool)) = (route, pool) else {
+            continue;
+        };
+        if routes.iter().any(|it| it.name == route.name) {
+            let what = format!("the route {} is there twice", route.name);
+            section.problem_at(key::NAME.name, what, "choose another name");
+        }
+        let same = |it: &&PassRoute| it.prefix == route.prefix && overlap(&it.hosts, &route.hosts);
+        if let Some(other) = routes.iter().find(same) {
+            let what = format!("is taken by the route {} already", other.name);
+            section.problem_at(key::PATH.name, what, "choose another path, or other hosts");
+        }
+        routes.push(route);
+        pools.push(pool);
+    }
+    (routes, pools)
+}
+
+fn overlap(one: &[String], two: &[String]) -> bool {
+    (one.is_empty() && two.is_empty()) || one.iter().any(|it| two.contains(it))
+}
+
+/// One `[[passthrough]]`.
+struct One<'a> {
+    reader: &'a Reader<'a>,
+    section: &'a Section<'a>,
+    source: &'a Source<'a>,
+}
+
+impl One<'_> {
+    fn name(&self) -> Option<PassName> {
+        let found = self.section.text(&key::NAME)?;
+        PassName::new(&found.text)
+            .map_err(|it| self.reader.wrong(&found, it.to_string(), ""))
+            .ok()
+    }
+
+    fn route(&self, name: Option<PassName>, allowed: Vec<Grantee>) -> Option<PassRoute> {
+        let section = self.section;
+        let found = section.text(&key::PATH);
+        let prefix = found.and_then(|found| {
+            PathPrefix::new(&found.text)
+                .map_err(|it| {
+                    let what = format!("{:?} {it}", found.text);
+                    self.reader.wrong(&found, what, "write path = \"/manager\"");
+                })
+                .ok()
+        });
+        let access = self.access(allowed);
+        let authorization = self.authorization();
+        let body = BodyRule {
+            bytes_max: wide(section.size(&key::BODY)),
+            pause: section.span(&key::BODY_PAUSE),
+            rate_min: wide(section.size(&key::BODY_RATE)),
+        };
+        let (hosts, methods) = (self.hosts(), self.methods());
+        let strip = section.flag(&key::STRIP_PREFIX);
+        let upgrade = section.flag(&key::UPGRADE);
+        let host = match section.word(&key::HOST) {
+            Some("upstream") => HostRule::Upstream,
+            Some(_) | None => HostRule::Keep,
+        };
+        Some(PassRoute {
+            name: name?,
+            prefix: prefix?,
+            hosts,
+            strip,
+            access: access?,
+            methods,
+            host,
+            authorization: authorization?,
+            upgrade,
+            body,
+            pool: PoolId::default(),
+        })
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        let mut hosts = Vec::new();
+        for found in self.section.texts(&key::HOSTS) {
+            let plain = |it: char| it.is_ascii_alphanumeric() || ".-_[]:".contains(it);
+            let host: Option<http::uri::Authority> = found.text.parse().ok();
+            match host.filter(|it| it.port().is_none() && found.text.chars().all(plain)) {
+                Some(it) => hosts.push(it.host().to_ascii_lowercase()),
+                None => {
+                    let what = format!("{:?} is no host", found.text);
+                    let hint = "write a name or address without port";
+                    self.reader.wrong(&found, what, hint);
+                }
+            }
+        }
+        hosts
+    }
+
+    fn methods(&self) -> Vec<&'static str> {
+        let mut methods = Vec::new();
+        for found in self.section.texts(&key::METHODS) {
+            match PASS_METHODS.iter().find(|it| **it == found.text) {
+                Some(it) => methods.push(*it),
+                None => {
+                    let what = format!("{:?} cannot be passed on", found.text);
+                    let hint = format!("known methods are {}", PASS_METHODS.join(", "));
+                    self.reader.wrong(&found, what, &hint);
+                }
+            }
+        }
+        methods
+    }
+
+    fn access(&self, allowed: Vec<Grantee>) -> Option<PassAccess> {
+        let section = self.section;
+        let open = section.word(&key::AUTHENTICATION)? == "none";
+        if open && section.has(key::ALLOW.name) {
+            let what = "means nothing with authentication = \"none\"";
+            section.problem_at(key::ALLOW.name, what, "remove one of them");
+        }
+        if !open && !section.has(key::ALLOW.name) {
+            let what = "is missing: nobody may use the route";
+            section.problem_at(key::ALLOW.name, what, "write allow = [\"group:NAME\"]");
+        }
+        Some(if open {
+            PassAccess::Open
+        } else {
+            PassAccess::Allowed(allowed)
+        })
+    }
+
+    fn authorization(&self) -> Option<AuthorizationRule> {
+        let section = self.section;
+        let found = section.text(&key::AUTHORIZATION);
+        let keep = section.word(&key::CLIENT_AUTHORIZATION)? == "keep";
+        let Some(found) = found else {
+            return Some(if keep {
+                AuthorizationRule::Keep
+            } else {
+                AuthorizationRule::Strip
+            });
+        };
+        if keep {
+            let what = "takes the place of what client_authorization = \"keep\" keeps";
+            section.problem_at(key::AUTHORIZATION.name, what, "remove one of them");
+        }
+        if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
+            let what = "holds a secret in plain sight";
+            let hint = "write \"file:PATH\" or \"env:NAME\"";
+            self.reader.wrong(&found, what, hint);
+            return None;
+        }
+        let secret = self.source.secret(&found.text, &self.reader.folder());
+        let secret = secret
+            .map_err(|it| self.reader.wrong(&found, it, ""))
+            .ok()?;
+        let value = HeaderValue::from_str(&secret)
+            .ok()
+            .filter(|it| !it.is_empty());
+        let Some(mut value) = value else {
+            let what = "names a secret that cannot be the value of a header field";
+            let hint = "it is one line of visible ASCII such as: Bearer TOKEN";
+            self.reader.wrong(&found, what, hint);
+            return None;
+        };
+        value.set_sensitive(true);
+        Some(AuthorizationRule::Set(value))
+    }
+
+    fn pool(&self, route: Option<PassName>) -> Option<PoolConfig> {
+        let section = self.section;
+        let upstreams = self.upstreams();
+        let tls = upstreams.iter().any(|it| it.tls);
+        let is_mixed = upstreams.iter().any(|it| it.tls != tls);
+        if is_mixed {
+            let what = "are partly https and partly not";
+            section.problem_at(key::UPSTREAMS.name, what, "make two routes of it");
+        }
+        let trust = self.trust(tls);
+        let identity = self.identity(tls);
+        let timeouts = Timeouts {
+            connect: section.span(&key::CONNECT_TIMEOUT),
+            connect_total: section.span(&key::CONNECT_TOTAL_TIMEOUT),
+            read: section.span(&key::READ_TIMEOUT),
+            write: section.span(&key::WRITE_TIMEOUT),
+            idle: section.span(&key::IDLE_TIMEOUT),
+            upgraded: section.span(&key::UPGRADED_TIMEOUT),
+        };
+        let balance = match section.word(&key::BALANCE) {
+            Some("least-loaded") => Balance::LeastLoaded,
+            Some(_) | None => Balance::RoundRobin,
+        };
+        let probe = self.probe();
+        let failures = section.small(&key::EJECT_FAILURES);
+        let pause = section.span(&key::EJECT_PAUSE);
+        let resolve = section.span(&key::RESOLVE);
+        Some(PoolConfig {
+            route: route?,
+            upstreams,
+            balance,
+            timeouts,
+            trust,
+            identity,
+            probe,
+            failures,
+            pause,
+            resolve,
+        })
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        let section = self.section;
+        let interval = section.span(&key::HEALTH_INTERVAL);
+        let timeout = section.span(&key::HEALTH_TIMEOUT);
+        let rise = section.small(&key::HEALTH_RISE);
+        let fall = section.small(&key::HEALTH_FALL);
+        let found = section.text(&key::HEALTH_PATH)?;
+        let visible = found.text.bytes().all(|it| it.is_ascii_graphic());
+        let good =
+            found.text.starts_with('/') && visible && found.text.parse::<http::Uri>().is_ok();
+        if !good {
+            let what = format!("{:?} is no path", found.text);
+            let hint = "write health_path = \"/healthz\"";
+            self.reader.wrong(&found, what, hint);
+        }
+        good.then_some(Probe {
+            path: found.text,
+            interval,
+            timeout,
+            rise,
+            fall,
+        })
+    }
+
+    fn upstreams(&self) -> Vec<Upstream> {
+        let mut made: Vec<Upstream> = Vec::new();
+        for found in self.section.texts(&key::UPSTREAMS) {
+            let Some(it) = upstream(&found.text) else {
+                let what = format!("{:?} is no upstream", found.text);
+                let hint = "write http://host:port, https://host:port or unix:///path, and nothing after it";
+                self.reader.wrong(&found, what, hint);
+                continue;
+            };
+            if made.contains(&it) {
+                self.reader.wrong(&found, "is there twice", "remove one");
+            } else if made.len() >= limits::PASSTHROUGH_MAX {
+                let what = format!("is more than {} upstreams", limits::PASSTHROUGH_MAX);
+                self.reader.wrong(&found, what, "");
+            } else {
+                made.push(it);
+            }
+        }
+        made
+    }
+
+    fn trust(&self, tls: bool) -> Option<Trust> {
+        let section = self.section;
+        let (pin, ca) = (
+            section.text(&key::SERVER_FINGERPRINT),
+            section.text(&key::CA),
+        );
+        if !tls {
+            for name in OF_TLS.iter().map(|it| it.name).filter(|it| section.has(it)) {
+                section.problem_at(name, "means nothing without https", "remove it");
+            }
+            return None;
+        }
+        if let Some(found) = pin {
+            if section.has(key::CA.name) {
+                let what = "means nothing beside server_fingerprint";
+                section.problem_at(key::CA.name, what, "remove one of them");
+            }
+            let pin = fingerprint(&found.text);
+            if pin.is_none() {
+                let what = "is not the SHA-256 of a certificate: 64 hexadecimal digits";
+                let hint = "see: openssl x509 -noout -fingerprint -sha256 -in server.crt";
+                self.reader.wrong(&found, what, hint);
+            }
+            return pin.map(Trust::Pin);
+        }
+        let path = ca.as_ref().map_or_else(
+            || PathBuf::from(SYSTEM_AUTHORITIES),
+            |it| self.reader.folder().join(&it.text),
+        );
+        let problem = |what: String| {
+            let what = format!("{}: {what}", path.display());
+            section.problem_at(
+                key::CA.name,
+                what,
+                "name a file of certificates in PEM form, or write server_fingerprint",
+            );
+        };
+        let pem = self.source.read(&path).map_err(problem).ok()?;
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let all = all.map_err(|it| problem(it.to_string())).ok()?;
+        let all = Authorities::new(&all);
+        all.map_err(|it| problem(it.to_string()))
+            .ok()
+            .map(Trust::Authorities)
+    }
+
+    fn identity(&self, tls: bool) -> Option<Identity> {
+        let section = self.section;
+        let (cert, secret) = (
+            section.text(&key::CLIENT_CERT),
+            section.text(&key::CLIENT_KEY),
+        );
+        if !tls {
+            return None;
+        }
+        let (cert, secret) = match (cert, secret) {
+            (None, None) => return None,
+            (Some(cert), Some(secret)) => (cert, secret),
+            (Some(_), None) => {
+                let what = "is missing beside client_cert";
+                section.problem_at(key::CLIENT_KEY.name, what, "write both, or neither");
+                return None;
+            }
+            (None, Some(_)) => {
+                let what = "is missing beside client_key";
+                section.problem_at(key::CLIENT_CERT.name, what, "write both, or neither");
+                return None;
+            }
+        };
+        let chain = self.pem(&cert)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+        let chain = chain
+            .map_err(|it| self.reader.wrong(&cert, it.to_string(), ""))
+            .ok()?;
+        // What is wrong with a key is not told: the text could hold a part of it.
+        let key = PrivateKeyDer::from_pem_slice(self.pem(&secret)?.as_bytes());
+        let Ok(key) = key else {
+            self.reader
+                .wrong(&secret, "holds no private key in PEM form", "");
+            return None;
+        };
+        Identity::new(&chain, &key)
+            .map_err(|it| self.reader.wrong(&cert, it.to_string(), ""))
+            .ok()
+    }
+
+    fn pem(&self, found: &Found) -> Option<String> {
+        let path = self.reader.folder().join(&found.text);
+        let text = self.source.read(&path);
+        text.map_err(|it| {
+            let what = format!("{} {it}", path.display());
+            self.reader.wrong(found, what, "");
+        })
+        .ok()
+    }
+}
+
+fn wide(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}
+
+fn upstream(text: &str) -> Option<Upstream> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return path.starts_with('/').then(|| Upstream {
+            place: Place::Socket(PathBuf::from(path)),
+            tls: false,
+            label: Arc::from("localhost"),
+        });
+    }
+    let (scheme, rest) = text.split_once("://")?;
+    let (tls, port) = match scheme {
+        "http" => (false, 80),
+        "https" => (true, 443),
+        _ => return None,
+    };
+    let authority: http::uri::Authority = rest.trim_end_matches('/').parse().ok()?;
+    let host = authority.host();
+    let plain = host.trim_start_matches('[').trim_end_matches(']');
+    let port = match authority.as_str().strip_prefix(host)? {
+        "" => port,
+        text => text.strip_prefix(':')?.parse().ok()?,
+    };
+    if plain.is_empty() || port == 0 {
+        return None;
+    }
+    let is_name = |it: &str| {
+        it.bytes()
+            .all(|it| it.is_ascii_alphanumeric() || b".-_".contains(&it))
+    };
+    if plain.parse::<std::net::IpAddr>().is_err() && !is_name(plain) {
+        return None;
+    }
+    Some(Upstream {
+        place: Place::Host(plain.to_owned(), port),
+        tls,
+        label: Arc::from(authority.as_str()),
+    })
+}
+
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|it| *it != b':')
+        .map(|it| {
+            char::from(it)
+                .to_digit(16)
+                .and_then(|it| u8::try_from(it).ok())
+        })
+        .collect::<Option<_>>()?;
+    let pairs = digits.chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    let bytes: Vec<u8> = pairs
+        .map(|pair| pair.iter().fold(0, |all, it| (all << 4) | it))
+        .collect();
+    bytes.try_into().ok()
+}

@@ -1,0 +1,438 @@
+//! One request on its way to an upstream and back.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http::Method;
+use http::Version;
+use http::header;
+use pingora::Error;
+use pingora::ErrorSource;
+use pingora::ErrorType;
+use pingora::http::RequestHeader;
+use pingora::http::ResponseHeader;
+use pingora::protocols::Digest;
+use pingora::proxy::Session;
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::gate::Code;
+use crate::gate::HostRule;
+use crate::gate::Pass;
+use crate::listener::Way;
+use crate::listener::forward::peer::check_pin;
+use crate::listener::forward::peer::peer;
+use crate::listener::forward::pool::Ticket;
+use crate::listener::forward::pool::Upstreams;
+
+/// Fields of an answer that are between two neighbours only, or tell what nobody needs to know.
+const DROPPED: &[&str] = &[
+    "server",
+    "x-powered-by",
+    "proxy-authenticate",
+    "proxy-connection",
+    "keep-alive",
+    "te",
+    "trailer",
+];
+
+/// One request on its way to an upstream and back.
+#[derive(Debug)]
+pub(in crate::listener) struct Carry {
+    pub(in crate::listener) pass: Box<Pass>,
+    ticket: Option<Ticket>,
+    tries: u8,
+    chosen: Option<Instant>,
+    waited: Option<Duration>,
+    body: BodyCount,
+    /// Why the gateway gave it up.
+    why: Option<Code>,
+    refusal: Option<&'static str>,
+}
+
+/// What came of the body of the request so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct BodyCount {
+    began: Option<Instant>,
+    bytes: u64,
+}
+
+impl Carry {
+    pub(in crate::listener) fn new(pass: Box<Pass>) -> Self {
+        Self {
+            pass,
+            ticket: None,
+            tries: 0,
+            chosen: None,
+            waited: None,
+            body: BodyCount::default(),
+            why: None,
+            refusal: None,
+        }
+    }
+
+    /// Time between two pieces of what the client sends.
+    pub(in crate::listener) fn patience(&self, upstreams: &Upstreams) -> Duration {
+        let pool = upstreams.pool(self.pass.route.pool);
+        match pool.filter(|_| self.pass.upgrade) {
+            Some(pool) => pool.config.timeouts.upgraded,
+            None => self.pass.route.body.pause,
+        }
+    }
+
+    /// The upstream to ask.
+    pub(in crate::listener) fn choose(
+        &mut self,
+        upstreams: &Upstreams,
+        now: Instant,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let failed = self.ticket.take().map(|it| it.index);
+        self.tries = self.tries.saturating_add(1);
+        self.body = BodyCount::default();
+        let pool = upstreams.pool(self.pass.route.pool);
+        let Some(ticket) = pool.and_then(|it| it.pick(failed)) else {
+            self.why = Some(Code::NoUpstream);
+            return Error::e_explain(ErrorType::ConnectError, "no upstream is able to answer");
+        };
+        let Some(member) = ticket.member() else {
+            self.why = Some(Code::NoUpstream);
+            return Error::e_explain(ErrorType::ConnectError, "no such upstream");
+        };
+        let peer = peer(
+            (ticket.pool.id, &ticket.pool.config),
+            (ticket.index, &member.upstream),
+            &ticket.address,
+            self.pass.upgrade,
+        )?;
+        self.chosen = Some(now);
+        self.ticket = Some(ticket);
+        Ok(Box::new(peer))
+    }
+
+    /// Is called before anything is sent.
+    pub(in crate::listener) fn connected(&self, digest: Option<&Digest>) -> pingora::Result<()> {
+        let Some(ticket) = &self.ticket else {
+            return Ok(());
+        };
+        let tls = ticket.member().is_some_and(|it| it.upstream.tls);
+        check_pin(&ticket.pool.config, tls, digest)
+    }
+
+    /// The head of the request as the upstream reads it. Framing and upgrades were seen to by Pingora.
+    pub(in crate::listener) fn rewrite(
+        &self,
+        session: &Session,
+        request: &mut RequestHeader,
+    ) -> pingora::Result<()> {
+        let pass = &self.pass;
+        let target = pass.target.parse().map_err(|error| {
+            Error::because(ErrorType::HTTPStatus(400), "target of the upstream", error)
+        })?;
+        request.set_uri(target);
+        let dropped: Vec<HeaderName> = request
+            .headers
+            .keys()
+            .filter(|it| pass.edit.drops(it))
+            .cloned()
+            .collect();
+        for name in dropped {
+            request.remove_header(&name);
+        }
+        for (name, value) in &pass.edit.set {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+        let is_old = session.req_header().version < Version::HTTP_11;
+        if is_old {
+            // A client of HTTP/1.0 understands no interim answer.
+            request.remove_header(&header::EXPECT);
+        }
+        let own = pass.route.host == HostRule::Upstream;
+        if own || !request.headers.contains_key(header::HOST) {
+            let label = self.label().unwrap_or_default();
+            request.insert_header(header::HOST, label)?;
+        }
+        Ok(())
+    }
+
+    /// A piece of the body of the request.
+    pub(in crate::listener) fn count(
+        &mut self,
+        body: &mut Option<Bytes>,
+        end: bool,
+        upgraded: bool,
+        now: Instant,
+    ) -> pingora::Result<()> {
+        without_empty_end(body, end);
+        if upgraded {
+            return Ok(());
+        }
+        let rule = &self.pass.route.body;
+        let length = body.as_ref().map_or(0, Bytes::len);
+        let count = &mut self.body;
+        count.bytes = count
+            .bytes
+            .saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let began = *count.began.get_or_insert(now);
+        if count.bytes > rule.bytes_max {
+            self.why = Some(Code::BodyTooLarge);
+            return Error::e_explain(ErrorType::HTTPStatus(413), "body too large");
+        }
+        let took = now.saturating_duration_since(began);
+        if !end && took > rule.pause && count.bytes < rule.rate_min.saturating_mul(took.as_secs()) {
+            self.why = Some(Code::BodyTooSlow);
+            return Error::e_explain(ErrorType::HTTPStatus(408), "body too slow");
+        }
+        Ok(())
+    }
+
+    /// The head of the answer as the client reads it.
+    pub(in crate::listener) fn answered(
+        &mut self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        now: Instant,
+    ) -> pingora::Result<()> {
+        let is_interim = response.status.is_informational();
+        let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if !is_interim || is_upgrade {
+            self.waited = self.chosen.map(|it| now.saturating_duration_since(it));
+            if let Some(ticket) = &self.ticket {
+                ticket.report(true);
+            }
+        }
+        clean(response, is_upgrade);
+        if is_interim && !is_upgrade {
+            return Ok(());
+        }
+        let id = self.pass.request.as_str();
+        response.insert_header("x-request-id", id)?;
+        let via = response.headers.get(header::VIA);
+        let via = match via.and_then(|it| it.to_str().ok()) {
+            Some(before) => format!("{before}, 1.1 snapgate"),
+            None => "1.1 snapgate".to_owned(),
+        };
+        response.insert_header(header::VIA, via)?;
+        if session.req_header().version < Version::HTTP_11
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // Chunks mean nothing to HTTP/1.0: the end of the connection is the end of the body.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
+    /// Whether what failed is to be tried once more: only what has no effect and no body, only while the client has seen
+    /// nothing, and not when it took its time already.
+    pub(in crate::listener) fn failed(
+        &mut self,
+        session: &Session,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let method = &session.req_header().method;
+        let is_safe = *method == Method::GET || *method == Method::HEAD;
+        let is_theirs = *error.esource() == ErrorSource::Upstream && self.why.is_none();
+        if is_theirs && let Some(ticket) = &self.ticket {
+            ticket.report(false);
+            let (route, upstream) = (&self.pass.route.name, self.label());
+            tracing::debug!(%route, upstream, %error, "upstream failed");
+        }
+        let retry = is_theirs
+            && is_safe
+            && self.tries < 2
+            && self.body.bytes == 0
+            && !self.pass.upgrade
+            && *error.etype() != ErrorType::ReadTimedout
+            && session.response_written().is_none();
+        error.set_retry(retry);
+        error
+    }
+
+    /// What to answer when the request was given up; `None` when there is nobody to answer.
+    pub(in crate::listener) fn code(&mut self, error: &Error) -> Option<Code> {
+        let code = self.why.or_else(|| code_of(error));
+        self.refusal = code.map(Code::as_str);
+        code
+    }
+
+    pub(in crate::listener) fn way(&self) -> Way<'_> {
+        Way {
+            upstream: self.label(),
+            waited: self.waited,
+            retried: self.tries > 1,
+            refusal: self.refusal,
+        }
+    }
+
+    fn label(&self) -> Option<&str> {
+        let member = self.ticket.as_ref()?.member()?;
+        Some(&member.upstream.label)
+    }
+}
+
+/// Pingora writes the end of a chunked body twice when the last piece is there and empty, as the end of an HTTP/2 stream
+/// often is, and the connection to the upstream then carries an answer that nobody asked for (Pingora issue 935).
+fn without_empty_end(body: &mut Option<Bytes>, end: bool) {
+    if end && body.as_ref().is_some_and(Bytes::is_empty) {
+        *body = None;
+    }
+}
+
+/// Takes away what is between the upstream and the gateway only, and what tells too much.
+fn clean(response: &mut ResponseHeader, is_upgrade: bool) {
+    let named: Vec<HeaderName> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|it| it.to_str().ok())
+        .flat_map(|it| it.split(','))
+        .filter_map(|it| it.trim().parse().ok())
+        .filter(|it: &HeaderName| *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING)
+        .collect();
+    for name in DROPPED {
+        response.remove_header(*name);
+    }
+    if is_upgrade {
+        return;
+    }
+    for name in named.iter().chain([&header::CONNECTION, &header::UPGRADE]) {
+        response.remove_header(name);
+    }
+}
+
+fn code_of(error: &Error) -> Option<Code> {
+    let timed_out = matches!(
+        error.etype(),
+        ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout
+    );
+    let is_gone = matches!(
+        error.etype(),
+        ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed
+    );
+    let kind = error.etype();
+    match error.esource() {
+        ErrorSource::Upstream if timed_out => Some(Code::GatewayTimeout),
+        ErrorSource::Upstream => Some(Code::BadGateway),
+        ErrorSource::Downstream if *kind == ErrorType::ReadTimedout => Some(Code::BodyTooSlow),
+        ErrorSource::Downstream if *kind == ErrorType::InvalidHTTPHeader => {
+            Some(Code::MalformedRequest)
+        }
+        ErrorSource::Downstream if is_gone => None,
+        ErrorSource::Downstream => Some(Code::UnreadableBody),
+        ErrorSource::Internal | ErrorSource::Unset if *kind == ErrorType::HTTPStatus(400) => {
+            Some(Code::MalformedTarget)
+        }
+        ErrorSource::Internal | ErrorSource::Unset => Some(Code::InternalError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_last_piece_is_no_piece() {
+        let rows = [
+            ("nothing, on", None, false, None),
+            ("nothing, end", None, true, None),
+            ("empty, on", Some(""), false, Some("")),
+            ("empty, end", Some(""), true, None),
+            ("piece, end", Some("x"), true, Some("x")),
+        ];
+        for (name, given, end, expected) in rows {
+            let mut body = given.map(|it: &str| Bytes::from(it.to_owned()));
+            without_empty_end(&mut body, end);
+            assert_eq!(body.as_deref(), expected.map(str::as_bytes), "{name}");
+        }
+    }
+
+    #[test]
+    fn answers_are_cleaned() {
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("Server", "Secret/1.0"),
+            ("X-Powered-By", "x"),
+            ("Connection", "close, X-Hop, Content-Length"),
+            ("X-Hop", "y"),
+            ("Keep-Alive", "timeout=5"),
+            ("Trailer", "X"),
+            ("Upgrade", "h2c"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Content-Length", "3"),
+            ("ETag", "\"1\""),
+        ] {
+            response.append_header(name, value).unwrap();
+        }
+        clean(&mut response, false);
+        let mut left: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "etag"], "what is for the client");
+    }
+
+    #[test]
+    fn every_end_has_its_code() {
+        use ErrorType as E;
+        let rows = [
+            (
+                ErrorSource::Upstream,
+                E::ConnectTimedout,
+                Some(Code::GatewayTimeout),
+            ),
+            (
+                ErrorSource::Upstream,
+                E::ReadTimedout,
+                Some(Code::GatewayTimeout),
+            ),
+            (
+                ErrorSource::Upstream,
+                E::ConnectRefused,
+                Some(Code::BadGateway),
+            ),
+            (
+                ErrorSource::Upstream,
+                E::InvalidCert,
+                Some(Code::BadGateway),
+            ),
+            (
+                ErrorSource::Upstream,
+                E::InvalidHTTPHeader,
+                Some(Code::BadGateway),
+            ),
+            (
+                ErrorSource::Downstream,
+                E::ReadTimedout,
+                Some(Code::BodyTooSlow),
+            ),
+            (
+                ErrorSource::Downstream,
+                E::InvalidHTTPHeader,
+                Some(Code::MalformedRequest),
+            ),
+            (
+                ErrorSource::Downstream,
+                E::Custom("InvalidChunk"),
+                Some(Code::UnreadableBody),
+            ),
+            (ErrorSource::Downstream, E::ConnectionClosed, None),
+            (ErrorSource::Downstream, E::WriteError, None),
+            (
+                ErrorSource::Internal,
+                E::InternalError,
+                Some(Code::InternalError),
+            ),
+        ];
+        for (source, kind, expected) in rows {
+            let name = format!("{source:?} {kind:?}");
+            let mut error = Error::new(kind);
+            error.esource = source;
+            assert_eq!(code_of(&error), expected, "{name}");
+        }
+    }
+}

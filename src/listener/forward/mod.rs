@@ -1,0 +1,29 @@
+//! Passing requests on: the upstreams of every route, which of them is asked, and what is done on the way.
+//!
+//! `config` says what a route's upstreams are, `pool` chooses one and remembers how it did, `peer` says how it is
+//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `upgrade` makes WebSockets
+//! reliable.
+
+mod carry;
+mod config;
+mod peer;
+mod pool;
+mod probe;
+mod upgrade;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Authorities;
+pub use config::Balance;
+pub use config::Identity;
+pub use config::Place;
+pub use config::PoolConfig;
+pub use config::Probe;
+pub use config::Timeouts;
+pub use config::Trust;
+pub use config::TrustError;
+pub use config::Upstream;
+pub use pool::Upstreams;
+
+pub(super) use carry::Carry;

@@ -1,0 +1,350 @@
+//! Which upstream is asked: by turns or by load, leaving out those that do not answer.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::gate::PoolId;
+use crate::listener::forward::config::Balance;
+use crate::listener::forward::config::Place;
+use crate::listener::forward::config::PoolConfig;
+use crate::listener::forward::config::Upstream;
+use crate::listener::forward::peer::Address;
+use crate::listener::forward::probe;
+use crate::listener::forward::probe::Prober;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
+use crate::telemetry::Metrics;
+
+/// The upstreams of all routes. Outlives reloads: what did not change keeps its health and its connections.
+#[derive(Debug)]
+pub struct Upstreams {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    ids: AtomicU64,
+    pools: Mutex<Generations>,
+    prober: Prober,
+}
+
+/// Those in force, and those before: a request that was decided just before a reload still finds its upstreams.
+#[derive(Debug, Default)]
+struct Generations {
+    current: Vec<Arc<Pool>>,
+    previous: Vec<Arc<Pool>>,
+}
+
+impl Upstreams {
+    /// None yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            metrics,
+            tasks,
+            ids: AtomicU64::new(1),
+            pools: Mutex::default(),
+            prober: Prober::default(),
+        })
+    }
+
+    /// Makes the upstreams of these routes ready, on the current runtime. Gives an id for each, in the same order.
+    pub fn prepare(&self, configs: &[PoolConfig]) -> Vec<PoolId> {
+        let mut pools = self.lock();
+        let mut made = Vec::with_capacity(configs.len());
+        let mut fresh = Vec::new();
+        for config in configs {
+            let known = pools.current.iter().find(|it| it.config == *config);
+            made.push(known.map_or_else(
+                || {
+                    let id = PoolId(self.ids.fetch_add(1, Ordering::Relaxed));
+                    let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
+                    let pool = Arc::new(Pool::new(id, config.clone(), clock, metrics));
+                    fresh.push(Arc::clone(&pool));
+                    pool
+                },
+                Arc::clone,
+            ));
+        }
+        for old in &pools.current {
+            if !made.iter().any(|it| Arc::ptr_eq(it, old)) {
+                old.retire();
+            }
+        }
+        for pool in &fresh {
+            pool.tell();
+            probe::begin(pool, &self.prober, &self.tasks);
+        }
+        let ids = made.iter().map(|it| it.id).collect();
+        let before = std::mem::replace(&mut pools.current, made);
+        pools.previous = before;
+        ids
+    }
+
+    pub(super) fn pool(&self, id: PoolId) -> Option<Arc<Pool>> {
+        let pools = self.lock();
+        let mut all = pools.current.iter().chain(&pools.previous);
+        all.find(|it| it.id == id).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The upstreams of one route.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) id: PoolId,
+    pub(super) config: PoolConfig,
+    pub(super) members: Vec<Member>,
+    turn: AtomicUsize,
+    retired: AtomicBool,
+    pub(super) clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// One upstream, and how it did so far.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) upstream: Upstream,
+    addresses: ArcSwap<Vec<Address>>,
+    turn: AtomicUsize,
+    busy: AtomicUsize,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// What the probes say.
+    down: bool,
+    /// Probes in a row that say otherwise.
+    dissent: u32,
+    /// Requests in a row that failed.
+    failures: u32,
+    /// Left alone until then.
+    until: Option<Instant>,
+}
+
+/// A request's place at an upstream, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) pool: Arc<Pool>,
+    pub(super) index: usize,
+    pub(super) address: Address,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(member) = self.member() {
+            member.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Ticket {
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.pool.members.get(self.index)
+    }
+
+    /// Tells how the request fared.
+    pub(super) fn report(&self, good: bool) {
+        self.pool.report(self.index, good);
+    }
+}
+
+impl Member {
+    pub(super) fn addresses(&self) -> Arc<Vec<Address>> {
+        self.addresses.load_full()
+    }
+
+    pub(super) fn found_at(&self, addresses: Vec<Address>) {
+        if *self.addresses() != addresses {
+            self.addresses.store(Arc::new(addresses));
+        }
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_address(&self) -> Option<Address> {
+        let all = self.addresses();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        all.get(turn.checked_rem(all.len())?).cloned()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(
+        id: PoolId,
+        config: PoolConfig,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let member = |upstream: &Upstream| Member {
+            addresses: ArcSwap::from_pointee(literal(&upstream.place)),
+            upstream: upstream.clone(),
+            turn: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            health: Mutex::default(),
+        };
+        Self {
+            id,
+            members: config.upstreams.iter().map(member).collect(),
+            config,
+            turn: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            clock,
+            metrics,
+        }
+    }
+
+    /// An upstream for a request; not the one that has just failed, if there is another. `None` when none is able.
+    pub(super) fn pick(self: &Arc<Self>, failed: Option<usize>) -> Option<Ticket> {
+        let now = self.clock.instant();
+        let able: Vec<(usize, &Member)> = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, it)| !it.health().down && !it.addresses().is_empty())
+            .collect();
+        let rested = |it: &Member| it.health().until.is_none_or(|until| until <= now);
+        let mut left: Vec<_> = able
+            .iter()
+            .filter(|(index, it)| rested(it) && Some(*index) != failed)
+            .copied()
+            .collect();
+        if left.is_empty() {
+            // Asking one that has failed is better than asking none.
+            left = able
+                .iter()
+                .filter(|it| Some(it.0) != failed)
+                .copied()
+                .collect();
+        }
+        if left.is_empty() {
+            left = able;
+        }
+        // A second attempt takes no turn, or the next request would begin with the same upstream as this one.
+        let step = usize::from(failed.is_none());
+        let turn = self.turn.fetch_add(step, Ordering::Relaxed);
+        let (before, after) = left.split_at(turn.checked_rem(left.len())?);
+        let mut in_turn = after.iter().chain(before);
+        let (index, member) = match self.config.balance {
+            Balance::RoundRobin => in_turn.next()?,
+            Balance::LeastLoaded => in_turn.min_by_key(|it| it.1.busy.load(Ordering::Acquire))?,
+        };
+        let address = member.next_address()?;
+        member.busy.fetch_add(1, Ordering::AcqRel);
+        Some(Ticket {
+            pool: Arc::clone(self),
+            index: *index,
+            address,
+        })
+    }
+
+    pub(super) fn report(&self, index: usize, good: bool) {
+        let Some(member) = self.members.get(index) else {
+            return;
+        };
+        let now = self.clock.instant();
+        let mut health = member.health();
+        let was_left_alone = health.until.is_some();
+        if good {
+            health.failures = 0;
+            health.until = None;
+        } else {
+            health.failures = health.failures.saturating_add(1);
+            if health.failures >= self.config.failures {
+                health.until = now.checked_add(self.config.pause);
+            }
+        }
+        let is_left_alone = health.until.is_some();
+        drop(health);
+        if was_left_alone != is_left_alone {
+            self.tell();
+            let (route, upstream) = (&self.config.route, &*member.upstream.label);
+            if is_left_alone {
+                tracing::warn!(%route, upstream, "upstream fails and is left alone for a while");
+            } else {
+                tracing::info!(%route, upstream, "upstream answers again");
+            }
+        }
+    }
+
+    /// Takes the outcome of a probe.
+    pub(super) fn probed(&self, index: usize, outcome: &Result<(), String>) {
+        let (Some(member), Some(probe)) = (self.members.get(index), &self.config.probe) else {
+            return;
+        };
+        let mut health = member.health();
+        if outcome.is_ok() != health.down {
+            health.dissent = 0;
+            return;
+        }
+        health.dissent = health.dissent.saturating_add(1);
+        let needed = if health.down { probe.rise } else { probe.fall };
+        if health.dissent < needed {
+            return;
+        }
+        *health = Health {
+            down: !health.down,
+            ..Health::default()
+        };
+        drop(health);
+        self.tell();
+        let (route, upstream) = (&self.config.route, &*member.upstream.label);
+        match outcome {
+            Ok(()) => tracing::info!(%route, upstream, "upstream is healthy again"),
+            Err(why) => tracing::warn!(%route, upstream, why, "upstream is not healthy"),
+        }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Tells the metrics who is healthy.
+    fn tell(&self) {
+        if self.is_retired() {
+            return;
+        }
+        for member in &self.members {
+            let health = member.health();
+            let healthy = !health.down && health.until.is_none();
+            drop(health);
+            let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
+            self.metrics.upstream_healthy(route, upstream, healthy);
+        }
+    }
+
+    /// Is no longer configured.
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        for member in &self.members {
+            let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
+            self.metrics.upstream_gone(route, upstream);
+        }
+    }
+}
+
+/// What need not be looked up.
+fn literal(place: &Place) -> Vec<Address> {
+    match place {
+        Place::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
+        Place::Host(host, port) => {
+            let address = host.parse().ok();
+            let address = address.map(|it| Address::Inet(std::net::SocketAddr::new(it, *port)));
+            address.into_iter().collect()
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! What is passed through, over whole programs and real upstreams.
+
+mod balance;
+mod hostile;
+mod tls;
+pub(crate) mod upstream;
+mod websocket;
+
+use std::io::Read;
+use std::io::Write;
+use std::net::Shutdown;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::client::Reply;
+use crate::client::basic;
+use crate::client::raw;
+use crate::client::read_reply;
+use crate::harness::Gateway;
+use crate::harness::PATIENCE;
+use crate::harness::SIM;
+use crate::harness::eventually;
+use crate::passthrough::upstream::Upstream;
+
+/// A route named `name` with these keys besides, for alice.
+pub(crate) fn route(name: &str, path: &str, upstreams: &[String], keys: &str) -> String {
+    let upstreams: Vec<String> = upstreams.iter().map(|it| format!("\"{it}\"")).collect();
+    let allow = if keys.contains("authentication") {
+        ""
+    } else {
+        "allow = [\"user:alice\"]\n"
+    };
+    format!(
+        "[[passthrough]]\nname = \"{name}\"\npath = \"{path}\"\nupstreams = [{}]\n{allow}{keys}\n",
+        upstreams.join(", ")
+    )
+}
+
+pub(crate) fn http(upstream: &Upstream) -> String {
+    format!("http://{}", upstream.address)
+}
+
+/// A gateway with one route that takes everything, without credentials.
+fn open(upstream: &Upstream, keys: &str) -> Gateway {
+    let keys = format!("authentication = \"none\"\n{keys}");
+    Gateway::start(&format!(
+        "{SIM}{}",
+        route("all", "/", &[http(upstream)], &keys)
+    ))
+}
+
+/// Reads until the other side closes.
+fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A reset after the answer is an end too.
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    bytes.iter().map(|it| char::from(*it)).collect()
+}
+
+fn send(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
+    let upstream = Upstream::start();
+    let keys = "strip_prefix = true\nauthorization = \"file:secret\"\nhost = \"upstream\"\n";
+    let config = format!(
+        "{SIM}{}{}",
+        route("own", "/own", &[http(&upstream)], keys),
+        route("plain", "/", &[http(&upstream)], "")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "Bearer hunter2\n").unwrap();
+    let gateway = Gateway::start_in(folder, &config);
+    let alice = gateway
+        .client("alice")
+        .with("X-Forwarded-For", "6.6.6.6")
+        .with("Forwarded", "for=6.6.6.6")
+        .with("X-Request-ID", "mine")
+        .with("X_Real_IP", "6.6.6.6")
+        .with("X-Original-URL", "/vms/1/backups/456")
+        .with("X-Mine", "kept")
+        .with("TE", "trailers")
+        .with("Upgrade", "websocket");
+    let reply = alice.send("POST", "/own/echo?a=b%20c", Some(b"body"));
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (200, &b"body"[..]),
+        "{reply:?}"
+    );
+    assert_eq!(reply.header("server"), "", "not told");
+    assert_eq!(reply.header("x-powered-by"), "", "not told");
+    assert_eq!(reply.header("via"), "1.1 snapgate", "told");
+    let seen = upstream.seen().pop().unwrap();
+    let rows: [(&str, &[&str]); 16] = [
+        ("host", &[&upstream.address.to_string()]),
+        ("authorization", &["Bearer hunter2"]),
+        ("x-forwarded-for", &["127.0.0.1"]),
+        ("x-forwarded-proto", &["http"]),
+        ("x-forwarded-host", &[&gateway.api.to_string()]),
+        (
+            "forwarded",
+            &[&format!(
+                "for=127.0.0.1;host=\"{}\";proto=http",
+                gateway.api
+            )],
+        ),
+        ("via", &["1.1 snapgate"]),
+        ("x-request-id", &[reply.header("x-request-id")]),
+        ("x_real_ip", &[]),
+        ("x-original-url", &[]),
+        ("x-mine", &["kept"]),
+        ("te", &[]),
+        ("upgrade", &[]),
+        ("connection", &[]),
+        ("content-length", &["4"]),
+        ("transfer-encoding", &[]),
+    ];
+    assert_eq!(
+        (&*seen.method, &*seen.target),
+        ("POST", "/echo?a=b%20c"),
+        "{seen:?}"
+    );
+    for (name, expected) in rows {
+        assert_eq!(seen.field(name), expected, "{name}");
+    }
+    let plain = alice.get("/hops");
+    assert_eq!(plain.status, 200, "{plain:?}");
+    assert_eq!(
+        (plain.header("x-hop"), plain.header("keep-alive")),
+        ("", ""),
+        "between neighbours only"
+    );
+    let seen = upstream.seen().pop().unwrap();
+    assert_eq!(
+        seen.target, "/hops",
+        "the prefix is kept unless it is stripped"
+    );
+    assert_eq!(
+        seen.field("authorization"),
+        [""; 0],
+        "credentials are for the gateway"
+    );
+    assert_eq!(
+        seen.field("host"),
+        [gateway.api.to_string()],
+        "as the client sent it"
+    );
+    assert_eq!(upstream.garbage(), [""; 0], "well-formed");
+    let counted = gateway.metric(&format!(
+        "snapgate_passthrough_requests_total{{code=\"200\",passthrough=\"own\",upstream=\"{}\"}}",
+        upstream.address
+    ));
+    assert!((counted - 1.0).abs() < 0.1, "counted: {counted}");
+}
+
+#[test]
+fn only_who_is_named_gets_through_and_backup_routes_never_do() {
+    let upstream = Upstream::start();
+    let config = format!("{SIM}{}", route("all", "/", &[http(&upstream)], ""));
+    let gateway = Gateway::start(&config);
+    let rows = [
+        (gateway.bare(), 401, "Unauthenticated"),
+        (gateway.client("carol"), 403, "NotPermitted"),
+        (
+            Client::new(gateway.api, "alice", "wrong"),
+            401,
+            "Unauthenticated",
+        ),
+    ];
+    for (client, status, code) in rows {
+        let reply = client.get("/x");
+        assert_eq!((reply.status, &*reply.code()), (status, code), "{reply:?}");
+    }
+    let alice = gateway.client("alice");
+    for path in [
+        "/vms/1/backups/456",
+        "/vms/1//backups/456",
+        "/%76ms/1/backups/456",
+        "/vms/1/x/%2e%2e/backups/456",
+        "/x/../vms/1/backups/456",
+        "/vms%2F1%2Fbackups%2F456",
+        "/VMS/1/backups/456",
+        "/statuses",
+        "/versions",
+        "/back%5fup",
+    ] {
+        for method in ["GET", "PUT", "DELETE", "PATCH"] {
+            let reply = alice.send(method, path, None);
+            let from_upstream = reply.body == b"ok" || !reply.header("via").is_empty();
+            assert!(!from_upstream, "{method} {path}: {reply:?}");
+        }
+    }
+    assert_eq!(
+        upstream.seen().len(),
+        0,
+        "nothing arrived: {:?}",
+        upstream.seen()
+    );
+    assert_eq!(
+        alice.get("/vms/1/console").status,
+        200,
+        "what is not ours does"
+    );
+    assert_eq!(upstream.seen().len(), 1, "arrived");
+}
+
+#[test]
+fn bodies_of_every_framing_come_through_in_both_directions() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "body = \"64MiB\"");
+    let large = vec![b'x'; 4 * 1024 * 1024];
+    let reply = gateway.bare().send("PUT", "/echo", Some(&large));
+    assert_eq!(reply.body.len(), large.len(), "announced, both ways");
+    let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let sent = format!("{chunked}3\r\nabc\r\n2;e=1\r\nde\r\n0\r\nX-Trailer: dropped\r\n\r\n");
+    let reply = raw(gateway.api, sent.as_bytes(), false);
+    assert_eq!(reply.body, b"abcde", "chunks to the upstream");
+    let seen = upstream.seen().pop().unwrap();
+    assert_eq!(seen.field("x-trailer"), [""; 0], "trailers end here");
+    for (path, expected) in [
+        ("/chunked", "abcdefg"),
+        ("/until-close", "abcdefg"),
+        ("/large", ""),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let all = rest(&mut send(gateway.api, &request));
+        let (head, body) = all.split_once("\r\n\r\n").unwrap();
+        if path == "/large" {
+            assert_eq!(body.len(), 8 * 1024 * 1024, "{head}");
+            continue;
+        }
+        assert!(
+            head.to_ascii_lowercase()
+                .contains("transfer-encoding: chunked"),
+            "{head}"
+        );
+        let text: String = body.split("\r\n").skip(1).step_by(2).collect();
+        assert_eq!(text, expected, "{path}: {all}");
+        assert!(
+            body.ends_with("0\r\n\r\n"),
+            "{path}: whole, and no trailer: {all}"
+        );
+    }
+    let head = gateway.bare().send("HEAD", "/echo", None);
+    assert_eq!((head.status, head.body.len()), (200, 0), "HEAD");
+    assert_eq!(upstream.garbage(), [""; 0], "well-formed");
+}
+
+#[test]
+fn old_clients_get_answers_they_can_read() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    for (path, host) in [
+        ("/chunked", "Host: x\r\n"),
+        ("/until-close", ""),
+        ("/echo", ""),
+    ] {
+        let request = format!("GET {path} HTTP/1.0\r\n{host}\r\n");
+        let all = rest(&mut send(gateway.api, &request));
+        let (head, body) = all.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.") && head.contains(" 200 "),
+            "{path}: {all}"
+        );
+        assert!(
+            !head.to_ascii_lowercase().contains("transfer-encoding"),
+            "{path}: {all}"
+        );
+        let expected = if path == "/echo" { "" } else { "abcdefg" };
+        assert_eq!(body, expected, "{path}: {all}");
+    }
+    let seen = upstream.seen();
+    assert!(
+        seen.iter().all(|it| it.field("host").len() == 1),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn clients_that_wait_to_be_invited_are_told_by_the_upstream() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    let ask = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+    };
+    let mut stream = send(gateway.api, &ask("/echo"));
+    let mut first = [0; 25];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n", "invited");
+    stream.write_all(b"body").unwrap();
+    let reply = read_reply(&mut stream, false);
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (200, &b"body"[..]),
+        "{reply:?}"
+    );
+    let reply = raw(gateway.api, ask("/refuse").as_bytes(), false);
+    assert_eq!(reply.status, 417, "refused without the body: {reply:?}");
+    assert_eq!(upstream.garbage(), [""; 0], "well-formed");
+}
+
+#[test]
+fn a_client_that_has_said_all_it_wants_still_gets_its_answer() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    for path in ["/echo", "/slow"] {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
+        let mut stream = send(gateway.api, &request);
+        stream.shutdown(Shutdown::Write).unwrap();
+        let all = rest(&mut stream);
+        assert!(all.starts_with("HTTP/1.1 200"), "{path}: {all:?}");
+    }
+}
+
+#[test]
+fn bodies_are_held_to_the_limits_of_the_route() {
+    let upstream = Upstream::start();
+    let gateway = open(
+        &upstream,
+        "body = \"100B\"\nbody_pause = \"1s\"\nbody_rate = \"1KiB\"",
+    );
+    let reply = gateway.bare().send("POST", "/echo", Some(&[b'x'; 101]));
+    assert_eq!(
+        (reply.status, &*reply.code()),
+        (413, "BodyTooLarge"),
+        "{reply:?}"
+    );
+    assert_eq!(upstream.seen().len(), 0, "not even begun");
+    let head = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunks = format!("{head}65\r\n{}\r\n0\r\n\r\n", "z".repeat(101));
+    let reply = raw(gateway.api, chunks.as_bytes(), false);
+    assert_eq!(
+        (reply.status, &*reply.code()),
+        (413, "BodyTooLarge"),
+        "{reply:?}"
+    );
+    // Nothing at all comes.
+    let reply = raw(gateway.api, format!("{head}5\r\nab").as_bytes(), false);
+    assert_eq!(
+        (reply.status, &*reply.code()),
+        (408, "BodyTooSlow"),
+        "{reply:?}"
+    );
+    // A little comes all the time.
+    let mut stream = send(gateway.api, head);
+    let dripped = std::thread::Builder::new()
+        .spawn({
+            let mut stream = stream.try_clone().unwrap();
+            move || {
+                let begun = std::time::Instant::now();
+                while stream.write_all(b"1\r\nx\r\n").is_ok() {
+                    assert!(begun.elapsed() < PATIENCE, "cut off");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        })
+        .unwrap();
+    let reply = read_reply(&mut stream, false);
+    assert_eq!(
+        (reply.status, &*reply.code()),
+        (408, "BodyTooSlow"),
+        "{reply:?}"
+    );
+    drop(stream);
+    dripped.join().unwrap();
+    assert_eq!(
+        upstream.seen().len(),
+        0,
+        "no half request was taken for a whole one"
+    );
+}
+
+#[test]
+fn what_upstreams_do_wrong_is_told_in_our_own_words() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "read_timeout = \"1s\"\neject_failures = 1000");
+    let rows = [
+        ("POST", "/reset", 502, "BadGateway"),
+        ("GET", "/reset", 502, "BadGateway"),
+        ("GET", "/garbage", 502, "BadGateway"),
+        ("GET", "/two-lengths", 502, "BadGateway"),
+        ("GET", "/large-head", 502, "BadGateway"),
+        ("GET", "/slow", 504, "GatewayTimeout"),
+    ];
+    for (method, path, status, code) in rows {
+        let reply = gateway.bare().send(method, path, None);
+        assert_eq!(
+            (reply.status, &*reply.code()),
+            (status, code),
+            "{path}: {reply:?}"
+        );
+        assert!(reply.header("x-request-id").len() > 10, "{path}: {reply:?}");
+        assert_eq!(
+            reply.header("content-type"),
+            gateway.bare().get("/versions/x").header("content-type"),
+            "{path}: the format of every error"
+        );
+    }
+    let all = rest(&mut send(
+        gateway.api,
+        "GET /short HTTP/1.1\r\nHost: x\r\n\r\n",
+    ));
+    assert!(
+        all.ends_with("\r\n\r\nabc"),
+        "cut off where it was: {all:?}"
+    );
+    assert_eq!(gateway.bare().get("/x").status, 200, "and it goes on");
+    let tried = |path: &str| {
+        upstream
+            .seen()
+            .iter()
+            .filter(|it| it.target == path)
+            .count()
+    };
+    assert_eq!(tried("/reset"), 3, "POST once, GET twice");
+    assert_eq!(tried("/slow"), 1, "what took its time is not tried again");
+}
+
+#[test]
+fn a_connection_that_went_stale_costs_reads_nothing_and_writes_are_not_repeated() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    let statuses = |method: &str| -> Vec<u16> {
+        let ask = |path: &str| gateway.bare().send(method, path, None).status;
+        (0..20).flat_map(|_| [ask("/stale"), ask("/x")]).collect()
+    };
+    assert_eq!(statuses("GET"), [200; 40], "every GET is answered");
+    let before = upstream.seen().len();
+    let puts = statuses("PUT");
+    let arrived = upstream.seen().len() - before;
+    assert!(
+        arrived <= puts.len(),
+        "no PUT arrived twice: {arrived} of {}",
+        puts.len()
+    );
+    assert!(puts.iter().all(|it| [200, 502].contains(it)), "{puts:?}");
+}
+
+#[test]
+fn routes_follow_a_reload_without_a_restart() {
+    let (one, two) = (Upstream::start(), Upstream::start());
+    let config = |upstream: &Upstream| {
+        let keys = "authentication = \"none\"";
+        format!("{SIM}{}", route("all", "/", &[http(upstream)], keys))
+    };
+    let gateway = Gateway::start(&config(&one));
+    assert_eq!(gateway.bare().get("/x").status, 200, "first");
+    assert!(gateway.reload(&config(&two)), "reloaded");
+    assert_eq!(gateway.bare().get("/x").status, 200, "second");
+    assert_eq!((one.seen().len(), two.seen().len()), (1, 1), "each got one");
+    let gauge = |upstream: &Upstream| {
+        gateway.metric(&format!(
+            "snapgate_passthrough_upstream_healthy{{passthrough=\"all\",upstream=\"{}\"}}",
+            upstream.address
+        ))
+    };
+    assert!(
+        gauge(&one) < 0.5 && gauge(&two) > 0.5,
+        "metrics of what is there"
+    );
+    assert!(gateway.reload(SIM), "without");
+    assert_eq!(gateway.bare().get("/x").status, 404, "gone");
+}
+
+#[test]
+fn a_client_that_pipelines_or_keeps_its_connection_is_served_in_order() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    let mut stream = TcpStream::connect(gateway.api).unwrap();
+    for number in 0..50 {
+        let body = format!("number {number}");
+        let request = format!(
+            "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let reply: Reply = read_reply(&mut stream, false);
+        assert_eq!(
+            reply.body,
+            body.as_bytes(),
+            "answer {number} to request {number}"
+        );
+    }
+    let connections: std::collections::BTreeSet<usize> =
+        upstream.seen().iter().map(|it| it.connection).collect();
+    assert!(
+        connections.len() < 10,
+        "upstream connections are used again: {connections:?}"
+    );
+    assert_eq!(upstream.garbage(), [""; 0], "well-formed");
+}
+
+#[test]
+fn the_example_is_what_it_says() {
+    let upstream = Upstream::start();
+    let text = std::fs::read_to_string("config/examples/passthrough.toml").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("manager.authorization"), "Bearer t\n").unwrap();
+    let text = text
+        .replace("http://127.0.0.1:8006", &http(&upstream))
+        .replace("/var/lib/snapgate/", "")
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:9090", "127.0.0.1:0");
+    let gateway = Gateway::start_in(folder, &text);
+    let alice = Client::bare(gateway.api).with("Authorization", &basic("alice", "example"));
+    let reply = alice.get("/manager/echo");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let seen = upstream.seen().pop().unwrap();
+    assert_eq!(seen.target, "/echo", "stripped");
+    assert_eq!(
+        seen.field("authorization"),
+        ["Bearer t"],
+        "the gateway's own"
+    );
+    eventually("health is asked after", || {
+        upstream
+            .record
+            .probes
+            .load(std::sync::atomic::Ordering::SeqCst)
+            > 0
+    });
+}
