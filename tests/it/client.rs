@@ -157,6 +157,16 @@ pub(crate) fn raw(address: SocketAddr, bytes: &[u8], head_only: bool) -> Reply {
     read_reply(&mut stream, head_only)
 }
 
+/// Reads what is there. A signal to this process, such as the end of a child of another test, is no end of a connection.
+pub(crate) fn read_some(from: &mut impl Read, into: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match from.read(into) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Reads one reply and checks that its body is as long as it says.
 pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
     let mut received = Vec::new();
@@ -165,7 +175,7 @@ pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
         if let Some(at) = received.windows(4).position(|it| it == b"\r\n\r\n") {
             break at;
         }
-        let count = stream.read(&mut chunk).unwrap();
+        let count = read_some(stream, &mut chunk).unwrap();
         assert!(
             count > 0,
             "closed within the head: {}",
@@ -197,7 +207,7 @@ pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
             .unwrap()
     };
     while body.len() < length {
-        let count = stream.read(&mut chunk).unwrap();
+        let count = read_some(stream, &mut chunk).unwrap();
         assert!(count > 0, "closed within the body: {head}");
         body.extend_from_slice(&chunk[..count]);
     }

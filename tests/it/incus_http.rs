@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -18,6 +17,7 @@ use snapgate::model::VmId;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::client::read_some;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
@@ -153,7 +153,7 @@ impl Watch {
                 let pong = [0x8a, 0x80, 0, 0, 0, 0];
                 let mut chunk = [0; 4096];
                 loop {
-                    let count = source.read(&mut chunk).unwrap_or(0);
+                    let count = read_some(&mut source, &mut chunk).unwrap_or(0);
                     let mut heard = into.lock().unwrap();
                     heard.bytes.extend_from_slice(&chunk[..count]);
                     heard.over = count == 0 || source.write_all(&pong).is_err();

@@ -1,13 +1,13 @@
 //! Reload, drain, restart, crash: what happens around the requests.
 
 use std::fs;
-use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::client::Client;
 use crate::client::read_reply;
+use crate::client::read_some;
 use crate::harness::Gateway;
 use crate::harness::PATIENCE;
 use crate::harness::Process;
@@ -135,7 +135,7 @@ fn a_drain_waits_for_running_requests_and_says_so() {
     );
     idle.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(
-        idle.read(&mut [0; 16]).unwrap(),
+        read_some(&mut idle, &mut [0; 16]).unwrap(),
         0,
         "idle connections are closed"
     );
