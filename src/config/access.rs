@@ -25,8 +25,10 @@ use crate::gate::PasswordHash;
 use crate::gate::User;
 use crate::model::Action;
 use crate::model::ActionSet;
+use crate::model::CertificateName;
 use crate::model::GroupName;
 use crate::model::Pattern;
+use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::TextError;
 use crate::model::limits;
@@ -77,6 +79,10 @@ pub(super) fn read(
             tokens_file = Some(file);
         }
     }
+    let mut holders = BTreeMap::new();
+    for section in reader.sections(root, &keys::client_certificate::TABLE) {
+        people.add_certificate(&section, &mut holders);
+    }
     let mut named = BTreeSet::new();
     for section in reader.sections(root, &keys::group::TABLE) {
         people.add_group(&section, &mut named);
@@ -97,6 +103,7 @@ pub(super) fn read(
         all.iter().filter_map(|it| people.grantee(it)).collect()
     });
     let allowed = allowed.collect();
+    let certificates = people.holders(holders);
     let users = people
         .users
         .into_iter()
@@ -107,6 +114,7 @@ pub(super) fn read(
     let users = users.collect();
     let credentials = CredentialRule {
         users,
+        certificates,
         tokens,
         remember,
     };
@@ -165,6 +173,60 @@ impl People<'_> {
                 it.insert((password, groups));
             }
         }
+    }
+
+    fn add_certificate(
+        &mut self,
+        section: &Section<'_>,
+        holders: &mut BTreeMap<CertificateName, PrincipalName>,
+    ) {
+        let user = section.text(&keys::client_certificate::USER);
+        let user = user.and_then(|it| self.checked(&it, PrincipalName::new));
+        let mut groups = BTreeSet::new();
+        for item in section.texts(&keys::client_certificate::GROUPS) {
+            groups.extend(self.checked(&item, GroupName::new));
+        }
+        self.groups.extend(groups.iter().cloned());
+        if let Some(user) = &user {
+            let (_, its) = self.users.entry(user.clone()).or_default();
+            its.extend(groups);
+        }
+        for found in section.texts(&keys::client_certificate::NAMES) {
+            let hint = "write for instance \"dns:ci.example.com\"";
+            let name = match CertificateName::new(&found.text) {
+                Ok(name) => name,
+                Err(what) => {
+                    self.reader
+                        .wrong(&found, format!("{:?} {what}", found.text), hint);
+                    continue;
+                }
+            };
+            let Some(user) = &user else { continue };
+            if holders.insert(name, user.clone()).is_some() {
+                let what = format!("{:?} is there twice", found.text);
+                self.reader
+                    .wrong(&found, what, "a name stands for one caller");
+            }
+        }
+    }
+
+    /// The callers by the names in their certificates, with all their groups.
+    fn holders(
+        &self,
+        holders: BTreeMap<CertificateName, PrincipalName>,
+    ) -> BTreeMap<CertificateName, Principal> {
+        let principal = |name: PrincipalName| {
+            let groups = self
+                .users
+                .get(&name)
+                .map(|it| it.1.iter().cloned().collect());
+            Principal {
+                groups: groups.unwrap_or_default(),
+                name,
+            }
+        };
+        let all = holders.into_iter();
+        all.map(|(name, user)| (name, principal(user))).collect()
     }
 
     fn password(&self, found: &Found, source: &Source<'_>) -> Option<PasswordHash> {

@@ -351,6 +351,15 @@ table! { user, "user", true, "One caller.",
         "The groups the user is in, besides those whose `members` name it.";
 }
 
+table! { client_certificate, "client_certificate", true, "A caller who is known by a certificate, if none of the request's own credentials says otherwise.",
+    NAMES: Texts = "names", Texts { default: None, form: "`dns:`, `email:`, `uri:` or `subject:` and the name" }, AtOnce,
+        "What the certificate says; one of them is enough.";
+    USER: Text = "user", required(NAME), AtOnce,
+        "The caller it stands for: one of `[[user]]`, or one who is known by certificates only.";
+    GROUPS: Texts = "groups", Texts { default: Some(&[]), form: "names of groups" }, AtOnce,
+        "The groups the caller is in, besides those whose `members` name it.";
+}
+
 table! { group, "group", true, "A set of users.",
     NAME: Text = "name", required(super::NAME), AtOnce, "The name of the group.";
     MEMBERS: Texts = "members", Texts { default: Some(&[]), form: "names of users" }, AtOnce, "Who is in it.";
@@ -593,6 +602,7 @@ pub(super) const TABLES: &[Table] = &[
     authentication::TABLE,
     lockout::TABLE,
     user::TABLE,
+    client_certificate::TABLE,
     group::TABLE,
     grant::TABLE,
     operations::TABLE,

@@ -73,7 +73,7 @@ fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
 fn people(settings: &Settings, found: &mut Vec<String>) {
     let users = &settings.gate.credentials.users;
     let grants = &settings.gate.grants;
-    if users.is_empty() {
+    if users.is_empty() && settings.gate.credentials.certificates.is_empty() {
         found.push("there is no user: every request will be refused".to_owned());
     }
     for (name, user) in users {

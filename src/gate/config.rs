@@ -10,8 +10,10 @@ use crate::gate::passthrough::PassRoute;
 use crate::gate::password;
 use crate::model::ActionSet;
 use crate::model::BackendName;
+use crate::model::CertificateName;
 use crate::model::GroupName;
 use crate::model::Pattern;
+use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::Secret;
 use crate::model::Timestamp;
@@ -246,6 +248,8 @@ pub struct ApiToken {
 pub struct CredentialRule {
     /// The callers by name.
     pub users: BTreeMap<PrincipalName, User>,
+    /// The callers by a name in their certificate.
+    pub certificates: BTreeMap<CertificateName, Principal>,
     /// The API tokens; `None` when tokens are not taken.
     pub tokens: Option<Vec<ApiToken>>,
     /// How long a verified password is remembered; zero means never.

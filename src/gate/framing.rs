@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::Version;
+use http::header::CONNECTION;
 use http::header::CONTENT_LENGTH;
 use http::header::HOST;
 use http::header::TRANSFER_ENCODING;
@@ -25,7 +26,16 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
     if bytes > limits.header_bytes || head.headers.len() > limits.header_count {
         return Err(Refusal::from(Code::HeadersTooLarge));
     }
+    // Some servers read `_` and `-` as the same, and would take such a field for another one.
+    if head.headers.keys().any(|it| it.as_str().contains('_')) {
+        let refusal = Refusal::from(Code::MalformedRequest);
+        return Err(refusal.hint("Send header names without underscores."));
+    }
+    if names_vital_fields(head.headers) {
+        return Err(Refusal::from(Code::MalformedRequest));
+    }
     check_host(head)?;
+    check_coding(head.headers)?;
     let length = content_length(head.headers)?;
     if length.is_some() && head.headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::from(Code::MalformedRequest));
@@ -51,6 +61,36 @@ fn check_host(head: &RequestHead<'_>) -> Result<(), Refusal> {
     is_good
         .then_some(())
         .ok_or_else(|| Refusal::from(Code::MalformedHost))
+}
+
+/// Whether `Connection` would take fields away that say who asks for what, behind whoever believes it.
+fn names_vital_fields(headers: &HeaderMap) -> bool {
+    const VITAL: &[&[u8]] = &[
+        b"host",
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"transfer-encoding",
+    ];
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|it| it.as_bytes().split(|it| *it == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|it| VITAL.iter().any(|vital| vital.eq_ignore_ascii_case(it)))
+}
+
+/// One coding, `chunked`, and nothing else: whoever reads a list of codings otherwise sees another body.
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_good = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    is_good
+        .then_some(())
+        .ok_or_else(|| Refusal::from(Code::MalformedRequest))
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {

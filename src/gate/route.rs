@@ -174,10 +174,13 @@ pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
 
 /// Whether the text is a host with perhaps a port, and nothing else.
 pub(super) fn is_authority(text: &str) -> bool {
-    !text.contains('@')
-        && text
-            .parse::<http::uri::Authority>()
-            .is_ok_and(|it| !it.host().is_empty())
+    let Ok(authority) = text.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    let host = authority.host();
+    let port = text.strip_prefix(host).unwrap_or(text);
+    let is_port = |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|it| it.is_ascii_digit());
+    !host.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 fn is_well_encoded(bytes: &[u8]) -> bool {

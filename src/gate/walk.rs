@@ -194,7 +194,11 @@ impl Gate {
         if route.access != PassAccess::Open {
             let account = self
                 .callers
-                .identify(head.headers, self.around(call.client.address))
+                .identify(
+                    head.headers,
+                    head.certificate,
+                    self.around(call.client.address),
+                )
                 .await?;
             call.identified(&account);
             // What is behind a route knows nothing of scopes.
@@ -251,7 +255,11 @@ impl Gate {
         let headers = call.head.headers;
         let account = self
             .callers
-            .identify(headers, self.around(call.client.address))
+            .identify(
+                headers,
+                call.head.certificate,
+                self.around(call.client.address),
+            )
             .await?;
         call.identified(&account);
         let rule = &self.config.specification;

@@ -12,6 +12,7 @@ mod config;
 mod forward;
 mod guard;
 mod handler;
+mod head;
 mod operator;
 mod port;
 mod proxy;

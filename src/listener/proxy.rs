@@ -37,6 +37,7 @@ use crate::listener::guard::OneOfMany;
 use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
+use crate::listener::head::head_of;
 use crate::listener::tls::Peer;
 use crate::model::CertificateName;
 use crate::runtime::Clock;
@@ -456,18 +457,6 @@ fn keepalive_seconds(limits: &Limits) -> u64 {
     let whole = limits.idle_timeout.as_secs();
     let part = u64::from(limits.idle_timeout.subsec_nanos() > 0);
     whole.saturating_add(part).max(1)
-}
-
-/// The head of the request, with the authority of HTTP/2 as the `Host` it stands for (RFC 9113 section 8.3.1).
-fn head_of(session: &ServerSession) -> pingora::Result<RequestHeader> {
-    let mut head = session.req_header().clone();
-    if session.is_http2()
-        && !head.headers.contains_key(header::HOST)
-        && let Some(authority) = head.uri.authority().map(|it| it.as_str().to_owned())
-    {
-        head.insert_header(header::HOST, authority)?;
-    }
-    Ok(head)
 }
 
 /// What is kept with the connection if it is encrypted.

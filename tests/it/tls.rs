@@ -16,6 +16,7 @@ use rustls::RootCertStore;
 use rustls::StreamOwned;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 
@@ -36,15 +37,33 @@ fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
 
 /// One request to `host`, and the whole answer; what is wrong when there is no connection.
 fn ask(address: SocketAddr, trusted: &str, host: &str, request: &str) -> Result<String, String> {
+    ask_as(address, trusted, None, host, request)
+}
+
+/// The same with a certificate and its key.
+fn ask_as(
+    address: SocketAddr,
+    trusted: &str,
+    identity: Option<&(String, String)>,
+    host: &str,
+    request: &str,
+) -> Result<String, String> {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
         .unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
@@ -199,5 +218,100 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
     assert!(
         snapgate::config::load(&file, &|_| None).is_ok(),
         "an encrypted port may be reached from elsewhere"
+    );
+}
+
+const HOLDERS: &str = r#"
+[[certificate]]
+chain = "one.pem"
+key = "one.key"
+
+[tls]
+client_certificates = "optional"
+client_ca = "authority.pem"
+
+[[client_certificate]]
+names = ["dns:CI.example", "uri:spiffe://lab/ci"]
+user = "ci"
+groups = ["builders"]
+
+[[client_certificate]]
+names = ["dns:carol.example"]
+user = "carol"
+
+[[grant]]
+to = ["group:builders"]
+actions = ["read"]
+vms = ["1"]
+backups = ["*"]
+"#;
+
+#[test]
+fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    fs::write(folder.path().join("authority.pem"), authority).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let signed = |hosts: &[&str]| {
+        let hosts: Vec<String> = hosts.iter().map(|it| (*it).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(hosts)
+            .unwrap()
+            .signed_by(&key, &issuer);
+        (made.unwrap().pem(), key.serialize_pem())
+    };
+    let (ci, both, stranger) = (
+        signed(&["ci.example"]),
+        signed(&["ci.example", "carol.example"]),
+        signed(&["stranger.example"]),
+    );
+    let gateway = Gateway::start_in(folder, &format!("{SIM}{HOLDERS}"));
+    let bad = format!("Authorization: {}\r\n", basic("alice", "wrong"));
+    let alice = format!("Authorization: {}\r\n", basic("alice", "secret"));
+    // name, certificate, Authorization, method and path, status
+    let get = "GET /vms/1/backups/456";
+    let rows = [
+        ("known", Some(&ci), "", get, "200"),
+        (
+            "known, not permitted",
+            Some(&ci),
+            "",
+            "DELETE /vms/1/backups/456",
+            "403",
+        ),
+        (
+            "known, not to be seen",
+            Some(&ci),
+            "",
+            "GET /vms/2/backups/456",
+            "404",
+        ),
+        ("unknown", Some(&stranger), "", get, "401"),
+        ("of two callers", Some(&both), "", get, "401"),
+        ("none", None, "", get, "401"),
+        (
+            "with another's password",
+            Some(&ci),
+            &alice,
+            "GET /vms/2/backups/456",
+            "200",
+        ),
+        ("with a wrong password", Some(&ci), &bad, get, "401"),
+    ];
+    for (name, identity, credentials, line, status) in rows {
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: one.example\r\n{credentials}\
+             X-Cloud-Client-Specification-Version: 0.1\r\nConnection: close\r\n\r\n"
+        );
+        let answer = ask_as(gateway.api, &one, identity, "one.example", &request).unwrap();
+        assert_eq!(&answer[9..12], status, "{name}: {answer}");
+    }
+    assert!(
+        gateway.metric("snapgate_credential_checks_total{result=\"certificate\"}") > 0.0,
+        "counted"
     );
 }

@@ -1,6 +1,7 @@
 //! Who calls: chooses the method by what the request brings, and knows every caller.
 
 mod basic;
+mod certificate;
 mod token;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
+use crate::gate::authn::certificate::Holders;
 use crate::gate::authn::token::Tokens;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
@@ -21,6 +23,7 @@ use crate::gate::limiter::Network;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::shared::Shared;
+use crate::model::CertificateName;
 use crate::model::Principal;
 use crate::model::TokenName;
 use crate::runtime::Clock;
@@ -56,6 +59,7 @@ struct User {
 pub(super) struct Callers {
     users: BTreeMap<String, User>,
     tokens: Tokens,
+    holders: Holders,
     /// Whether Deviation D22 is in use: bearer tokens beside Basic.
     takes_bearer: bool,
     /// The hashes that stand in for those of unknown names.
@@ -101,6 +105,7 @@ impl Callers {
         Self {
             decoys: users.values().map(|it| it.password.clone()).collect(),
             tokens: Tokens::new(config, |name| Some(&users.get(name.as_str())?.account)),
+            holders: Holders::new(config),
             users,
             takes_bearer: config.credentials.tokens.is_some(),
             remember: config.credentials.remember,
@@ -112,12 +117,15 @@ impl Callers {
     pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
+        certificate: &[CertificateName],
         around: Around<'_>,
     ) -> Result<Arc<Account>, Refusal> {
         let found = match Offered::of(headers) {
             Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
             Some(Offered::Bearer(text)) => self.tokens.find(text, around).ok_or(Denied::Wrong),
-            None => Err(Denied::Wrong),
+            // Who sends credentials is judged by them alone, whatever certificate comes with them.
+            None if headers.contains_key(AUTHORIZATION) => Err(Denied::Wrong),
+            None => self.holders.find(certificate, around).ok_or(Denied::Wrong),
         };
         found.map_err(|denied| {
             if let Denied::Later(after) = denied {

@@ -71,6 +71,7 @@ fn config() -> Config {
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {
+            certificates: BTreeMap::new(),
             users: BTreeMap::from(users),
             tokens: None,
             remember: Duration::from_secs(60),

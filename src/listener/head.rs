@@ -1,0 +1,59 @@
+//! The head of a request as it was sent: Pingora repairs what it can before anybody sees it, and what was repaired is what
+//! must be judged.
+
+use http::header;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
+
+/// The head of the request that the session is at.
+pub(super) fn head_of(session: &ServerSession) -> pingora::Result<RequestHeader> {
+    let mut head = session.req_header().clone();
+    // The authority of HTTP/2 is the `Host` it stands for (RFC 9113 section 8.3.1).
+    if session.is_http2()
+        && !head.headers.contains_key(header::HOST)
+        && let Some(authority) = head.uri.authority().map(|it| it.as_str().to_owned())
+    {
+        head.insert_header(header::HOST, authority)?;
+    }
+    // Pingora takes the length away where there are chunks, too.
+    if head.headers.contains_key(header::TRANSFER_ENCODING)
+        && let Some(session) = session.as_http1()
+        && let Some(length) = length_of(&session.get_headers_raw_bytes())
+    {
+        head.insert_header(header::CONTENT_LENGTH, length)?;
+    }
+    Ok(head)
+}
+
+/// The value of the first `Content-Length`.
+fn length_of(raw: &[u8]) -> Option<&[u8]> {
+    raw.split(|it| *it == b'\n').find_map(|line| {
+        let colon = line.iter().position(|it| *it == b':')?;
+        let (name, rest) = line.split_at_checked(colon)?;
+        name.trim_ascii()
+            .eq_ignore_ascii_case(b"content-length")
+            .then(|| rest.get(1..).unwrap_or_default().trim_ascii())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_that_was_taken_away_is_found() {
+        let rows: [(&[u8], Option<&[u8]>); 4] = [
+            (
+                b"PUT / HTTP/1.1\r\nContent-LENGTH: 11 \r\n\r\n",
+                Some(b"11"),
+            ),
+            (b"PUT / HTTP/1.1\nContent-Length:\t3\n\n", Some(b"3")),
+            (b"PUT / HTTP/1.1\r\nX-Content-Length: 3\r\n\r\n", None),
+            (b"PUT / HTTP/1.1\r\n\r\n", None),
+        ];
+        for (raw, expected) in rows {
+            let text = String::from_utf8_lossy(raw);
+            assert_eq!(length_of(raw), expected, "{text:?}");
+        }
+    }
+}
