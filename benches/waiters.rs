@@ -312,7 +312,8 @@ fn bare(count: usize) -> Figures {
 async fn peer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    writeln!(std::io::stdout(), "on {address}").unwrap();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "on {address}").unwrap();
     let sender = Arc::new(watch::Sender::new(false));
     loop {
         let (stream, _) = listener.accept().await.unwrap();

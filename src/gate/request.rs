@@ -99,6 +99,10 @@ pub struct Exchange {
 
 /// What becomes of a request.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is answered: a box would be one more allocation for each"
+)]
 pub enum Decision {
     /// It is answered.
     Answer(Exchange),
