@@ -8,7 +8,6 @@
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
     reason = "a program that measures by the clock on the wall, and has nothing to save when something is wrong"

@@ -17,16 +17,20 @@ use crate::config::reader::Reader;
 use crate::config::reader::Section;
 use crate::config::source::Source;
 use crate::config::tokens;
+use crate::gate::Algorithm;
 use crate::gate::ApiToken;
 use crate::gate::CredentialRule;
 use crate::gate::Grant;
 use crate::gate::Grantee;
+use crate::gate::Issuer;
+use crate::gate::KeySet;
 use crate::gate::PasswordHash;
 use crate::gate::User;
 use crate::model::Action;
 use crate::model::ActionSet;
 use crate::model::CertificateName;
 use crate::model::GroupName;
+use crate::model::IssuerName;
 use crate::model::Pattern;
 use crate::model::Principal;
 use crate::model::PrincipalName;
@@ -38,6 +42,9 @@ struct People<'a> {
     reader: &'a Reader<'a>,
     /// With the hash and the groups; no hash after a mistake, so that grants to the user are not mistakes as well.
     users: BTreeMap<PrincipalName, (Option<PasswordHash>, BTreeSet<GroupName>)>,
+    issuers: Vec<Issuer>,
+    /// Of those with a mistake too.
+    issuer_names: BTreeSet<IssuerName>,
     groups: BTreeSet<GroupName>,
 }
 
@@ -61,6 +68,8 @@ pub(super) fn read(
     let mut people = People {
         reader,
         users: BTreeMap::new(),
+        issuers: Vec::new(),
+        issuer_names: BTreeSet::new(),
         groups: BTreeSet::new(),
     };
     for section in reader.sections(root, &keys::user::TABLE) {
@@ -86,6 +95,9 @@ pub(super) fn read(
     let mut named = BTreeSet::new();
     for section in reader.sections(root, &keys::group::TABLE) {
         people.add_group(&section, &mut named);
+    }
+    for section in reader.sections(root, &keys::issuer::TABLE) {
+        people.add_issuer(&section, source);
     }
     let mut grants = Vec::new();
     for section in reader.sections(root, &keys::grant::TABLE) {
@@ -116,6 +128,7 @@ pub(super) fn read(
         users,
         certificates,
         tokens,
+        issuers: people.issuers,
         remember,
     };
     Access {
@@ -157,6 +170,10 @@ impl People<'_> {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
+        if let Some(found) = name.as_ref().filter(|it| it.text.contains(':')) {
+            let what = "must not contain ':', which is for callers of an issuer";
+            return self.reader.wrong(found, what, "");
+        }
         let Some(name) = name.and_then(|it| self.checked(&it, PrincipalName::new)) else {
             return;
         };
@@ -300,6 +317,105 @@ impl People<'_> {
         }
     }
 
+    fn add_issuer(&mut self, section: &Section<'_>, source: &Source<'_>) {
+        use keys::issuer as key;
+        let name = section.text(&key::NAME);
+        let name = name.and_then(|it| self.checked(&it, IssuerName::new));
+        if let Some(name) = &name
+            && !self.issuer_names.insert(name.clone())
+        {
+            let what = format!("the issuer {name} is there twice");
+            section.problem_at(key::NAME.name, what, "choose another name");
+        }
+        let issuer = section.text(&key::ISSUER).map(|it| it.text);
+        if issuer.is_some()
+            && self
+                .issuers
+                .iter()
+                .any(|it| Some(&it.issuer) == issuer.as_ref())
+        {
+            let what = "is that of another [[issuer]]: a token would not say which is meant";
+            section.problem_at(key::ISSUER.name, what, "keep one");
+        }
+        let text = |key| section.text(key).map(|it| it.text);
+        let (subject_claim, groups_claim) = (text(&key::SUBJECT_CLAIM), text(&key::GROUPS_CLAIM));
+        let audience = section.texts(&key::AUDIENCE);
+        let algorithms = section.texts(&key::ALGORITHMS);
+        let algorithms = algorithms.iter().filter_map(|it| self.algorithm(it));
+        let algorithms = algorithms.collect();
+        let groups = section.texts(&key::GROUPS);
+        let groups: BTreeMap<String, GroupName> =
+            groups.iter().filter_map(|it| self.mapped(it)).collect();
+        self.groups.extend(groups.values().cloned());
+        let leeway = section.span(&key::LEEWAY);
+        let jwks = section.text(&key::JWKS);
+        let keys = jwks.and_then(|it| self.key_set(&it, source));
+        let made = (name, issuer, keys, subject_claim, groups_claim);
+        let (Some(name), Some(issuer), Some(keys), Some(subject_claim), Some(groups_claim)) = made
+        else {
+            return;
+        };
+        self.issuers.push(Issuer {
+            name,
+            issuer,
+            audience: audience.into_iter().map(|it| it.text).collect(),
+            keys,
+            algorithms,
+            subject_claim,
+            groups_claim,
+            groups,
+            leeway,
+        });
+    }
+
+    fn key_set(&self, path: &Found, source: &Source<'_>) -> Option<KeySet> {
+        if path.text.contains("://") {
+            let what = "is a URL, and keys are read from a file";
+            let hint =
+                "fetch the set into a file now and then; a change of the file counts at once";
+            self.reader.wrong(path, what, hint);
+            return None;
+        }
+        let file = self.reader.folder().join(&path.text);
+        let found = source.read(&file).and_then(|it| KeySet::parse(&it));
+        found
+            .map_err(|what| {
+                self.reader
+                    .wrong(path, format!("{} {what}", file.display()), "");
+            })
+            .ok()
+    }
+
+    fn algorithm(&self, found: &Found) -> Option<Algorithm> {
+        let algorithm = Algorithm::named(&found.text);
+        if algorithm.is_none() {
+            let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
+            let what = format!("{:?} is no algorithm that is taken", found.text);
+            self.reader
+                .wrong(found, what, &format!("known are {known}"));
+        }
+        algorithm
+    }
+
+    fn mapped(&self, found: &Found) -> Option<(String, GroupName)> {
+        // The last sign of equality: their names may hold some themselves.
+        let parts = found.text.rsplit_once('=').filter(|it| !it.0.is_empty());
+        let Some((theirs, ours)) = parts else {
+            let what = format!("{:?} has no name before or after a '='", found.text);
+            self.reader.wrong(found, what, "write \"THEIRS=OURS\"");
+            return None;
+        };
+        let ours = GroupName::new(ours);
+        let ours = ours.map_err(|it| self.reader.wrong(found, format!("the group {it}"), ""));
+        Some((theirs.to_owned(), ours.ok()?))
+    }
+
+    /// Whether it is a name that an issuer can give.
+    fn is_of_issuer(&self, name: &PrincipalName) -> bool {
+        let issuer = name.as_str().split_once(':').map(|it| it.0);
+        issuer.is_some_and(|it| self.issuer_names.iter().any(|name| name.as_str() == it))
+    }
+
     fn unknown_user(&self, found: &Found, name: &str) {
         let known = self.users.keys().map(PrincipalName::as_str);
         self.unknown(found, "user", near::nearest(name, known));
@@ -339,7 +455,7 @@ impl People<'_> {
     fn grantee(&self, found: &Found) -> Option<Grantee> {
         if let Some(name) = found.text.strip_prefix("user:") {
             let known = PrincipalName::new(name).ok();
-            let known = known.filter(|it| self.users.contains_key(it));
+            let known = known.filter(|it| self.users.contains_key(it) || self.is_of_issuer(it));
             if known.is_none() {
                 self.unknown_user(found, name);
             }

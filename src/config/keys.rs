@@ -365,6 +365,23 @@ table! { group, "group", true, "A set of users.",
     MEMBERS: Texts = "members", Texts { default: Some(&[]), form: "names of users" }, AtOnce, "Who is in it.";
 }
 
+table! { issuer, "issuer", true, "An identity provider whose JSON Web Tokens are taken.",
+    NAME: Text = "name", required(super::NAME), AtOnce,
+        "What the names of its callers begin with: the subject `4711` is the principal `NAME:4711`.";
+    ISSUER: Text = "issuer", required("text"), AtOnce, "The `iss` of its tokens, exactly.";
+    AUDIENCE: Texts = "audience", Texts { default: None, form: "texts" }, AtOnce, "One of these must be in `aud`.";
+    JWKS: Text = "jwks", required("path"), AtOnce, "The file with its public keys (RFC 7517).";
+    ALGORITHMS: Texts = "algorithms", Texts { default: Some(&["RS256", "PS256", "ES256", "ES384", "EdDSA"]), form: "`RS256`, `PS256`, `ES256`, `ES384`, `EdDSA`" }, AtOnce,
+        "The algorithms that are taken.";
+    SUBJECT_CLAIM: Text = "subject_claim", Text { absent: Absent::Default("sub"), form: "name of a claim" }, AtOnce,
+        "The claim that names the caller: 1 to 128 characters of visible ASCII.";
+    GROUPS_CLAIM: Text = "groups_claim", Text { absent: Absent::Default("groups"), form: "name of a claim" }, AtOnce,
+        "The claim with the caller's groups, a text or a list of texts.";
+    GROUPS: Texts = "groups", Texts { default: Some(&[]), form: "`THEIRS=OURS`" }, AtOnce,
+        "What its groups are called here; groups that are not named mean nothing.";
+    LEEWAY: Span = "leeway", span(limits::ISSUER_LEEWAY, 0, 600), AtOnce, "How far its clock may be from ours.";
+}
+
 table! { grant, "grant", true, "Allows actions. What no grant allows is denied.",
     TO: Texts = "to", Texts { default: None, form: "`user:NAME` or `group:NAME`" }, AtOnce, "Whom it is for.";
     ACTIONS: Texts = "actions", Texts { default: None, form: "`read`, `create`, `update`, `protect`, `delete`, `restore`, `observe`" }, AtOnce,
@@ -604,6 +621,7 @@ pub(super) const TABLES: &[Table] = &[
     user::TABLE,
     client_certificate::TABLE,
     group::TABLE,
+    issuer::TABLE,
     grant::TABLE,
     operations::TABLE,
     backend::TABLE,

@@ -237,6 +237,8 @@ fn files_of_the_repository_can_be_loaded() {
     }
     let secret = folder.path().join("manager.authorization");
     fs::write(secret, "Bearer token\n").unwrap();
+    let keys = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
+    fs::write(folder.path().join("sso.jwks.json"), keys).unwrap();
     let place = folder.path().to_str().unwrap();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();

@@ -73,7 +73,9 @@ fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
 fn people(settings: &Settings, found: &mut Vec<String>) {
     let users = &settings.gate.credentials.users;
     let grants = &settings.gate.grants;
-    if users.is_empty() && settings.gate.credentials.certificates.is_empty() {
+    let credentials = &settings.gate.credentials;
+    let (issuers, holders) = (&credentials.issuers, &credentials.certificates);
+    if users.is_empty() && issuers.is_empty() && holders.is_empty() {
         found.push("there is no user: every request will be refused".to_owned());
     }
     for (name, user) in users {
@@ -92,7 +94,9 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
     }
     for (index, grant) in grants.iter().enumerate() {
         for to in &grant.to {
+            let mut mapped = issuers.iter().flat_map(|it| it.groups.values());
             if let Grantee::Group(group) = to
+                && !mapped.any(|it| it == group)
                 && !users.iter().any(|(name, user)| is_for(to, name, user))
             {
                 found.push(format!("grant[{index}].to: nobody is in the group {group}"));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::gate::authn::Issuer;
 use crate::gate::authn::TokenDigest;
 use crate::gate::client::TrustedProxies;
 use crate::gate::passthrough::PassRoute;
@@ -252,6 +253,8 @@ pub struct CredentialRule {
     pub certificates: BTreeMap<CertificateName, Principal>,
     /// The API tokens; `None` when tokens are not taken.
     pub tokens: Option<Vec<ApiToken>>,
+    /// Whose JSON Web Tokens are taken.
+    pub issuers: Vec<Issuer>,
     /// How long a verified password is remembered; zero means never.
     pub remember: Duration,
 }

@@ -33,6 +33,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use authn::Algorithm;
+pub use authn::Issuer;
+pub use authn::KeySet;
 pub use authn::TokenDigest;
 pub use authn::new_token;
 pub use client::Client;

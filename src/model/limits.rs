@@ -109,6 +109,15 @@ pub const RATE_MAX: u64 = 1_000_000;
 /// Burst of a rate limit that names none, in seconds' worth: a pipeline that starts its jobs at once is no attack.
 pub const BURST_SECONDS: u32 = 10;
 
+/// Longest bearer token in bytes: a JSON Web Token with some hundred groups.
+pub const BEARER_BYTES_MAX: usize = 8 * 1024;
+/// Most keys in the set of one issuer: far more than any rotation needs.
+pub const ISSUER_KEYS_MAX: usize = 100;
+/// Longest subject of a token in bytes: with the issuer's name before it, it becomes a principal.
+pub const SUBJECT_BYTES_MAX: usize = 128;
+/// Clock difference to an issuer that is tolerated unless `issuer.leeway` says otherwise.
+pub const ISSUER_LEEWAY: Duration = Duration::from_secs(60);
+
 /// Longest user name plus password in bytes, decoded.
 pub const CREDENTIALS_BYTES_MAX: usize = 1024;
 /// Most users, groups and grants each: keeps a reload below a second.

@@ -57,6 +57,7 @@ pub use text::BackupName;
 pub use text::Description;
 pub use text::GroupName;
 pub use text::IdempotencyKey;
+pub use text::IssuerName;
 pub use text::Note;
 pub use text::PassName;
 pub use text::PrincipalName;

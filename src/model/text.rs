@@ -32,6 +32,8 @@ enum Alphabet {
     Segment,
     /// A name in the configuration: ASCII letters, digits, `.`, `_`, `-`, `@`.
     Name,
+    /// A name, or that of an issuer, a colon, and visible ASCII that it chose.
+    Caller,
     /// One line for a person: no control characters.
     Line,
     /// Free text: line feeds and tabs are allowed, other control characters are not.
@@ -67,6 +69,13 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
                 ))
             }
         }
+        Alphabet::Caller => match text.split_once(':') {
+            Some((issuer, subject)) => {
+                check(issuer, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name)?;
+                check(subject, 1, limits::SUBJECT_BYTES_MAX, Alphabet::Visible)
+            }
+            None => check(text, min, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name),
+        },
         Alphabet::Free => {
             if text
                 .chars()
@@ -167,12 +176,16 @@ text_type!(
     PassName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );
 text_type!(
-    /// Names one caller, 1..=64 bytes.
-    PrincipalName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
+    /// Names one caller: a user of 1..=64 bytes, or `issuer:subject` with a subject of 1..=128 bytes, which no user is called.
+    PrincipalName, 1, limits::CONFIG_NAME_BYTES_MAX + 1 + limits::SUBJECT_BYTES_MAX, Alphabet::Caller
 );
 text_type!(
     /// Names a set of callers, 1..=64 bytes.
     GroupName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
+);
+text_type!(
+    /// Names one issuer of tokens, 1..=64 bytes.
+    IssuerName, 1, limits::CONFIG_NAME_BYTES_MAX, Alphabet::Name
 );
 text_type!(
     /// Names one API token, 1..=64 bytes.

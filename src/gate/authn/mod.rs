@@ -2,6 +2,8 @@
 
 mod basic;
 mod certificate;
+mod jwks;
+mod jwt;
 mod token;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
 use crate::gate::authn::certificate::Holders;
+use crate::gate::authn::jwt::Issuers;
 use crate::gate::authn::token::Tokens;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
@@ -29,6 +32,9 @@ use crate::model::TokenName;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
+pub use jwks::Algorithm;
+pub use jwks::KeySet;
+pub use jwt::Issuer;
 pub use token::TokenDigest;
 pub use token::new_token;
 
@@ -60,6 +66,7 @@ pub(super) struct Callers {
     users: BTreeMap<String, User>,
     tokens: Tokens,
     holders: Holders,
+    issuers: Issuers,
     /// Whether Deviation D22 is in use: bearer tokens beside Basic.
     takes_bearer: bool,
     /// The hashes that stand in for those of unknown names.
@@ -102,12 +109,14 @@ impl Callers {
                 (name.as_str().to_owned(), user)
             })
             .collect();
+        let issuers = Issuers::new(config);
         Self {
             decoys: users.values().map(|it| it.password.clone()).collect(),
             tokens: Tokens::new(config, |name| Some(&users.get(name.as_str())?.account)),
             holders: Holders::new(config),
             users,
-            takes_bearer: config.credentials.tokens.is_some(),
+            takes_bearer: config.credentials.tokens.is_some() || !issuers.is_empty(),
+            issuers,
             remember: config.credentials.remember,
             lock_out: config.lock_out.clone(),
         }
@@ -122,7 +131,11 @@ impl Callers {
     ) -> Result<Arc<Account>, Refusal> {
         let found = match Offered::of(headers) {
             Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
-            Some(Offered::Bearer(text)) => self.tokens.find(text, around).ok_or(Denied::Wrong),
+            Some(Offered::Bearer(text)) => {
+                let token = self.tokens.find(text, around);
+                let found = token.or_else(|| self.issuers.find(text, around));
+                found.ok_or(Denied::Wrong)
+            }
             // Who sends credentials is judged by them alone, whatever certificate comes with them.
             None if headers.contains_key(AUTHORIZATION) => Err(Denied::Wrong),
             None => self.holders.find(certificate, around).ok_or(Denied::Wrong),
@@ -156,7 +169,7 @@ enum Denied {
 enum Offered<'a> {
     /// RFC 7617.
     Basic(basic::Credentials),
-    /// RFC 6750: an API token.
+    /// RFC 6750: an API token, or a JSON Web Token.
     Bearer(&'a str),
 }
 

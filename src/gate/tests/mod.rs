@@ -1,5 +1,6 @@
 //! The walk, driven without sockets over a service in memory.
 
+mod bearer;
 mod cancel;
 mod events;
 mod fake;

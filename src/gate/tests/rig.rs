@@ -74,6 +74,7 @@ fn config() -> Config {
             certificates: BTreeMap::new(),
             users: BTreeMap::from(users),
             tokens: None,
+            issuers: Vec::new(),
             remember: Duration::from_secs(60),
         },
         lock_out: LockOut::default(),

@@ -1,0 +1,231 @@
+//! Sets of public keys (RFC 7517, RFC 7518, RFC 8037): RSA of 2048 to 8192 bits, P-256, P-384 and Ed25519.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature;
+use ring::signature::RsaPublicKeyComponents;
+use ring::signature::UnparsedPublicKey;
+use serde::Deserialize;
+
+use crate::model::limits;
+
+/// A way to sign. None of them uses a secret that the gateway would have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// RSASSA-PSS with SHA-256.
+    Ps256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// Every one.
+    pub const ALL: [Self; 5] = [
+        Self::Rs256,
+        Self::Ps256,
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+    ];
+
+    /// The word in tokens and in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The one of that name, in exactly these letters.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text)
+    }
+}
+
+/// One key as it is written in a set. Members that are not here belong to other kinds of keys, or say what nobody asks.
+#[derive(Deserialize)]
+struct Written {
+    kty: String,
+    #[serde(default)]
+    kid: Option<String>,
+    #[serde(default)]
+    alg: Option<String>,
+    #[serde(default, rename = "use")]
+    usage: Option<String>,
+    #[serde(default)]
+    crv: Option<String>,
+    #[serde(default)]
+    n: Option<String>,
+    #[serde(default)]
+    e: Option<String>,
+    #[serde(default)]
+    x: Option<String>,
+    #[serde(default)]
+    y: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<serde_json::Value>,
+}
+
+#[derive(Clone)]
+enum Material {
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+    P256(Vec<u8>),
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+/// One public key.
+#[derive(Clone)]
+pub(super) struct Key {
+    id: Option<String>,
+    /// The one algorithm it is for, where its set says so.
+    only: Option<Algorithm>,
+    material: Material,
+}
+
+/// The public keys of an issuer.
+#[derive(Clone)]
+pub struct KeySet(Vec<Key>);
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeySet({} keys)", self.0.len())
+    }
+}
+
+impl KeySet {
+    /// Reads a set. Keys that cannot verify one of the known algorithms are left out.
+    ///
+    /// # Errors
+    /// A sentence that says why no key can be used.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let document: Document =
+            serde_json::from_str(text).map_err(|it| format!("is no set of keys: {it}"))?;
+        if document.keys.len() > limits::ISSUER_KEYS_MAX {
+            return Err(format!("has more than {} keys", limits::ISSUER_KEYS_MAX));
+        }
+        let read = |it: serde_json::Value| key(&serde_json::from_value(it).ok()?);
+        let keys: Vec<Key> = document.keys.into_iter().filter_map(read).collect();
+        if keys.is_empty() {
+            return Err(
+                "has no key that can be used: RSA of 2048 bits or more, P-256, P-384 or Ed25519, for signatures".to_owned(),
+            );
+        }
+        Ok(Self(keys))
+    }
+
+    /// The key of that id for the algorithm; without an id the only one for it.
+    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Key> {
+        let fits = |it: &&Key| it.serves(algorithm) && (id.is_none() || it.id.as_deref() == id);
+        let mut found = self.0.iter().filter(fits);
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+}
+
+impl Key {
+    fn serves(&self, algorithm: Algorithm) -> bool {
+        let is_kind = match (&self.material, algorithm) {
+            (Material::Rsa { .. }, Algorithm::Rs256 | Algorithm::Ps256)
+            | (Material::P256(_), Algorithm::Es256)
+            | (Material::P384(_), Algorithm::Es384)
+            | (Material::Ed25519(_), Algorithm::EdDsa) => true,
+            (
+                Material::Rsa { .. } | Material::P256(_) | Material::P384(_) | Material::Ed25519(_),
+                Algorithm::Rs256
+                | Algorithm::Ps256
+                | Algorithm::Es256
+                | Algorithm::Es384
+                | Algorithm::EdDsa,
+            ) => false,
+        };
+        is_kind && self.only.is_none_or(|it| it == algorithm)
+    }
+
+    /// Whether the signature is that of the message. Takes the algorithm only if the key serves it.
+    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        if !self.serves(algorithm) {
+            return false;
+        }
+        let verified = match &self.material {
+            Material::Rsa { n, e } => {
+                let how = if algorithm == Algorithm::Ps256 {
+                    &signature::RSA_PSS_2048_8192_SHA256
+                } else {
+                    &signature::RSA_PKCS1_2048_8192_SHA256
+                };
+                RsaPublicKeyComponents { n, e }.verify(how, message, signature)
+            }
+            Material::P256(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
+                    .verify(message, signature)
+            }
+            Material::P384(point) => {
+                UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
+                    .verify(message, signature)
+            }
+            Material::Ed25519(point) => {
+                UnparsedPublicKey::new(&signature::ED25519, point).verify(message, signature)
+            }
+        };
+        verified.is_ok()
+    }
+}
+
+/// A written key that can be used.
+fn key(written: &Written) -> Option<Key> {
+    if written.usage.as_deref().is_some_and(|it| it != "sig") {
+        return None;
+    }
+    let bytes = |it: &Option<String>| URL_SAFE_NO_PAD.decode(it.as_deref()?).ok();
+    let point = |length: usize| {
+        let (x, y) = (bytes(&written.x)?, bytes(&written.y)?);
+        let whole = x.len() == length && y.len() == length;
+        whole.then(|| [&[4], x.as_slice(), y.as_slice()].concat())
+    };
+    let material = match (written.kty.as_str(), written.crv.as_deref()) {
+        ("RSA", _) => {
+            let (n, e) = (bytes(&written.n)?, bytes(&written.e)?);
+            if !(256..=1024).contains(&n.len()) {
+                return None;
+            }
+            Material::Rsa { n, e }
+        }
+        ("EC", Some("P-256")) => Material::P256(point(32)?),
+        ("EC", Some("P-384")) => Material::P384(point(48)?),
+        ("OKP", Some("Ed25519")) => {
+            Material::Ed25519(bytes(&written.x).filter(|it| it.len() == 32)?)
+        }
+        // Symmetric keys above all: whoever can verify with one can sign with it.
+        _ => return None,
+    };
+    let key = Key {
+        id: written.kid.clone(),
+        only: match written.alg.as_deref() {
+            Some(text) => Some(Algorithm::named(text)?),
+            None => None,
+        },
+        material,
+    };
+    // A key whose set says that it is for an algorithm of another kind is for none.
+    Algorithm::ALL
+        .into_iter()
+        .any(|it| key.serves(it))
+        .then_some(key)
+}

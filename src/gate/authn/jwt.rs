@@ -1,0 +1,232 @@
+//! JSON Web Tokens (RFC 7519, RFC 7515) of configured issuers: asymmetric signatures alone, verified with the keys that the
+//! configuration names and no others.
+//!
+//! Nothing in a token chooses how it is verified: the issuer it names must be configured, its algorithm must be one of the
+//! issuer's, and a key serves only the algorithms of its own kind. What a header says of keys elsewhere is not looked at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::gate::authn::Account;
+use crate::gate::authn::Around;
+use crate::gate::authn::jwks::Algorithm;
+use crate::gate::authn::jwks::KeySet;
+use crate::gate::authz::Rights;
+use crate::gate::config::Config;
+use crate::gate::config::Grant;
+use crate::model::GroupName;
+use crate::model::IssuerName;
+use crate::model::Principal;
+use crate::model::PrincipalName;
+use crate::model::Timestamp;
+use crate::model::limits;
+
+/// Whose tokens are taken, and what they must say.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// What the names of its callers begin with, before a colon: no user has such a name.
+    pub name: IssuerName,
+    /// The `iss` of its tokens, exactly.
+    pub issuer: String,
+    /// One of these must be in `aud`.
+    pub audience: Vec<String>,
+    /// Its keys.
+    pub keys: KeySet,
+    /// The algorithms that are taken.
+    pub algorithms: Vec<Algorithm>,
+    /// The claim that names the caller.
+    pub subject_claim: String,
+    /// The claim with the caller's groups.
+    pub groups_claim: String,
+    /// What its groups are called here; others mean nothing.
+    pub groups: BTreeMap<String, GroupName>,
+    /// How far its clock may be from ours.
+    pub leeway: Duration,
+}
+
+/// The header of a token. Of members that are not here none can change what is done.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    #[serde(default)]
+    kid: Option<String>,
+    /// Extensions that must be understood: none is.
+    #[serde(default)]
+    crit: Option<Value>,
+    #[serde(default)]
+    b64: Option<Value>,
+}
+
+/// The claims that every token is judged by.
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    aud: OneOrMany,
+    exp: f64,
+    #[serde(default)]
+    nbf: Option<f64>,
+    #[serde(default)]
+    iat: Option<f64>,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(it) => std::slice::from_ref(it),
+            Self::Many(all) => all,
+        }
+    }
+}
+
+/// A caller who was verified, and until when that counts.
+type Known = (Arc<Account>, Timestamp);
+
+/// Every issuer. A reload makes a new one, which knows no token yet.
+#[derive(Debug)]
+pub(super) struct Issuers {
+    all: Vec<Issuer>,
+    grants: Vec<Grant>,
+    /// Verified tokens by their SHA-256.
+    known: Mutex<BTreeMap<[u8; 32], Known>>,
+}
+
+impl Issuers {
+    pub(super) fn new(config: &Config) -> Self {
+        let all = config.credentials.issuers.clone();
+        let grants = if all.is_empty() {
+            Vec::new()
+        } else {
+            config.grants.clone()
+        };
+        Self {
+            all,
+            grants,
+            known: Mutex::default(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Who is meant by a token that proves itself.
+    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Option<Arc<Account>> {
+        if self.is_empty() || text.len() > limits::BEARER_BYTES_MAX {
+            return None;
+        }
+        let now = around.clock.now();
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        let digest: [u8; 32] = digest.as_ref().try_into().ok()?;
+        let known = self.lock().get(&digest).cloned();
+        if let Some((account, _)) = known.filter(|(_, until)| now < *until) {
+            around.metrics.credential_check("remembered");
+            return Some(account);
+        }
+        let (principal, until) = self.verify(text, now)?;
+        let account = Arc::new(Account {
+            rights: Rights::of(&principal, &self.grants),
+            principal,
+            token: None,
+        });
+        let mut known = self.lock();
+        if known.len() >= limits::CREDENTIALS_CACHED_MAX {
+            known.retain(|_, (_, until)| now < *until);
+        }
+        if known.len() >= limits::CREDENTIALS_CACHED_MAX {
+            // The keys are hashes, so the first one is a random one.
+            known.pop_first();
+        }
+        known.insert(digest, (Arc::clone(&account), until));
+        around.metrics.credential_check("verified");
+        Some(account)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who, and until when: `None` for whatever is not a valid token of a configured issuer.
+    fn verify(&self, text: &str, now: Timestamp) -> Option<(Principal, Timestamp)> {
+        let (signed, signature) = text.rsplit_once('.')?;
+        let (header, payload) = signed.split_once('.')?;
+        let header: Header = serde_json::from_slice(&decoded(header)?).ok()?;
+        if header.crit.is_some() || header.b64.is_some() {
+            return None;
+        }
+        let claims: Claims = serde_json::from_slice(&decoded(payload)?).ok()?;
+        let issuer = self.all.iter().find(|it| it.issuer == claims.iss)?;
+        let algorithm = Algorithm::named(&header.alg)?;
+        if !issuer.algorithms.contains(&algorithm) {
+            return None;
+        }
+        let key = issuer.keys.find(header.kid.as_deref(), algorithm)?;
+        if !key.verifies(algorithm, signed.as_bytes(), &decoded(signature)?) {
+            return None;
+        }
+        let until = claims.until(issuer, now)?;
+        Some((claims.principal(issuer)?, until))
+    }
+}
+
+/// One part of a token: base64url without padding.
+fn decoded(part: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(part).ok()
+}
+
+impl Claims {
+    /// Until when the token counts, if it does now and here.
+    fn until(&self, issuer: &Issuer, now: Timestamp) -> Option<Timestamp> {
+        let audience = self.aud.as_slice();
+        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+            return None;
+        }
+        let until = time(self.exp)?.plus(issuer.leeway);
+        let latest = now.plus(issuer.leeway);
+        let has_begun = |claim: Option<f64>| match claim.map(time) {
+            Some(Some(it)) => it <= latest,
+            Some(None) => false,
+            None => true,
+        };
+        (now < until && has_begun(self.nbf) && has_begun(self.iat)).then_some(until)
+    }
+
+    fn principal(&self, issuer: &Issuer) -> Option<Principal> {
+        let subject = self.others.get(&issuer.subject_claim)?.as_str()?;
+        let name = PrincipalName::new(&format!("{}:{subject}", issuer.name)).ok()?;
+        let claimed: Vec<&str> = match self.others.get(&issuer.groups_claim) {
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => {
+                Vec::new()
+            }
+        };
+        let groups = claimed.iter().filter_map(|it| issuer.groups.get(*it));
+        let groups: std::collections::BTreeSet<GroupName> = groups.cloned().collect();
+        let groups = groups.into_iter().collect();
+        Some(Principal { name, groups })
+    }
+}
+
+/// A NumericDate: seconds since 1970, perhaps with a fraction. `None` when it is none that can be.
+fn time(seconds: f64) -> Option<Timestamp> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(Timestamp::default().plus(since))
+}
