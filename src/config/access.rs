@@ -99,17 +99,7 @@ pub(super) fn read(
     for section in reader.sections(root, &keys::issuer::TABLE) {
         people.add_issuer(&section, source);
     }
-    let mut grants = Vec::new();
-    for section in reader.sections(root, &keys::grant::TABLE) {
-        grants.push(people.grant(&section));
-        if grants.len() > limits::PRINCIPALS_MAX {
-            section.problem(
-                format!("is more than {} grants", limits::PRINCIPALS_MAX),
-                "",
-            );
-            break;
-        }
-    }
+    let grants = people.grants(&reader.sections(root, &keys::grant::TABLE));
     let allowed = passes.iter().map(|section| {
         let all = section.texts(&keys::passthrough::ALLOW);
         all.iter().filter_map(|it| people.grantee(it)).collect()
@@ -161,6 +151,19 @@ fn tokens_of(
 }
 
 impl People<'_> {
+    fn grants(&self, sections: &[Section<'_>]) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        for section in sections {
+            grants.push(self.grant(section));
+            if grants.len() > limits::PRINCIPALS_MAX {
+                let what = format!("is more than {} grants", limits::PRINCIPALS_MAX);
+                section.problem(what, "");
+                break;
+            }
+        }
+        grants
+    }
+
     fn add_user(&mut self, section: &Section<'_>, source: &Source<'_>) {
         let name = section.text(&keys::user::NAME);
         let hash = section.text(&keys::user::PASSWORD_HASH);

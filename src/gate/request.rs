@@ -98,10 +98,6 @@ pub struct Exchange {
 }
 
 /// What becomes of a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each request, moved twice; nearly all of them are answers"
-)]
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,

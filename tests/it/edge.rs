@@ -37,7 +37,7 @@ fn statuses(mut answer: &[u8]) -> Vec<u16> {
     let mut found = Vec::new();
     while let Some(end) = answer.windows(4).position(|it| it == b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-        let status: u16 = head[9..12].parse().unwrap();
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         let length = head
             .lines()
             .find_map(|it| it.strip_prefix("content-length: ")?.parse::<usize>().ok());

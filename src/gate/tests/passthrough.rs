@@ -209,7 +209,6 @@ async fn pass(rig: &Rig, request: &str) -> Box<Pass> {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "it is a table")]
 async fn header_fields_are_cleaned_and_set() {
     let rig = rig(&[route("strip", "/strip")]);
     let strip = pass(
