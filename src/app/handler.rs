@@ -136,6 +136,9 @@ impl Handler for Front {
         if way.retried {
             self.metrics.pass_retried(route);
         }
+        if !telemetry::access_is_logged() {
+            return;
+        }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
         let client = pass.client.map(|it| it.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
@@ -162,6 +165,9 @@ impl Handler for Front {
         // A client that went away before the answer: the status that nginx made customary.
         let status = access.status.unwrap_or(499);
         self.metrics.request(route, method, status, access.took);
+        if !telemetry::access_is_logged() {
+            return;
+        }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
         let client = exchange.and_then(|it| it.client).or(access.peer);
         let client = client.map(|it| it.to_string());

@@ -7,6 +7,7 @@ use http::Method;
 use crate::gate::config::Grant;
 use crate::gate::config::Grantee;
 use crate::gate::config::Scope;
+use crate::gate::prefixes::Prefixes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::route::Kind;
@@ -23,8 +24,15 @@ use crate::model::VmId;
 /// What one caller may do: what its grants allow, and of that only what the scope of its token includes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rights {
-    rules: Arc<[Rule]>,
+    rules: Arc<Rules>,
     scope: Option<Scope>,
+}
+
+/// The grants of one caller.
+#[derive(Debug, Default)]
+struct Rules {
+    all: Vec<Rule>,
+    by_vm: Prefixes,
 }
 
 /// How one grant bears on a VM or a backup.
@@ -99,7 +107,7 @@ impl Rights {
             Grantee::User(name) => *name == principal.name,
             Grantee::Group(name) => principal.groups.binary_search(name).is_ok(),
         };
-        let rules = grants
+        let all: Vec<Rule> = grants
             .iter()
             .enumerate()
             .filter(|(_, grant)| grant.to.iter().any(is_for))
@@ -110,6 +118,8 @@ impl Rights {
                 backups: grant.backups.clone(),
             })
             .collect();
+        let by_vm = Prefixes::new(all.iter().map(|it| it.vms.as_slice()));
+        let rules = Arc::new(Rules { all, by_vm });
         Self { rules, scope: None }
     }
 
@@ -140,7 +150,7 @@ impl Rights {
         }
     }
 
-    /// The rules on a VM, or on one of its backups.
+    /// The rules on a VM, or on one of its backups; some perhaps more than once.
     fn rules_on<'a>(
         &'a self,
         vm: &'a VmId,
@@ -149,7 +159,9 @@ impl Rights {
         let is_on = move |it: &&Rule| {
             it.is_on_vm(vm) && backup.is_none_or(|backup| it.is_on_backup(backup))
         };
-        self.rules.iter().filter(is_on)
+        let candidates = self.rules.by_vm.candidates(vm.as_str());
+        let rules = candidates.filter_map(|it| self.rules.all.get(it));
+        rules.filter(is_on)
     }
 
     /// How each of the caller's grants that allow the action bears on a VM, or on one of its backups.
@@ -159,7 +171,7 @@ impl Rights {
         backup: Option<&'a BackupId>,
         action: Action,
     ) -> impl Iterator<Item = Judged> {
-        let rules = self.rules.iter();
+        let rules = self.rules.all.iter();
         let rules = rules.filter(move |it| it.actions.contains(action));
         rules.map(move |it| Judged {
             grant: it.grant,
@@ -186,7 +198,7 @@ impl Rights {
     pub(super) fn includes(&self, action: Action) -> bool {
         let scope = self.scope.as_ref();
         scope.is_none_or(|it| it.actions.contains(action))
-            && self.rules.iter().any(|it| it.actions.contains(action))
+            && self.rules.all.iter().any(|it| it.actions.contains(action))
     }
 
     /// Whether the caller's own operations on the backup concern it here: the scope of a token hides the others.

@@ -19,6 +19,7 @@ mod passthrough;
 mod password;
 mod placement;
 mod prefer;
+mod prefixes;
 mod reads;
 mod refusal;
 mod reply;

@@ -19,6 +19,7 @@ use pingora::protocols::tls::SslDigest;
 use tokio::sync::watch;
 
 use crate::listener::Limits;
+use crate::listener::gathered::Gathered;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Peer;
 use crate::runtime::Clock;
@@ -207,7 +208,7 @@ impl Guard {
     /// The connection, encrypted where it should be.
     async fn greeted(&self, socket: Socket) -> Result<Stream, End> {
         let Some(tls) = &self.tls else {
-            return Ok(Box::new(socket));
+            return Ok(Box::new(Gathered::new(socket)));
         };
         tokio::select! {
             biased;

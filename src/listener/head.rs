@@ -1,28 +1,51 @@
 //! The head of a request as it was sent: Pingora repairs what it can before anybody sees it, and what was repaired is what
 //! must be judged.
 
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::Version;
 use http::header;
-use pingora::http::RequestHeader;
+use pingora::ErrorType;
+use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
+/// What the handler reads of the head of a request, while the session reads its body.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) target: Vec<u8>,
+    pub(super) version: Version,
+    pub(super) headers: HeaderMap,
+}
+
 /// The head of the request that the session is at.
-pub(super) fn head_of(session: &ServerSession) -> pingora::Result<RequestHeader> {
-    let mut head = session.req_header().clone();
+pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
+    let head = session.req_header();
+    let mut headers = head.headers.clone();
+    let field = |value: &[u8]| {
+        HeaderValue::from_bytes(value).or_err(ErrorType::InvalidHTTPHeader, "not a field value")
+    };
     // The authority of HTTP/2 is the `Host` it stands for (RFC 9113 section 8.3.1).
     if session.is_http2()
-        && !head.headers.contains_key(header::HOST)
-        && let Some(authority) = head.uri.authority().map(|it| it.as_str().to_owned())
+        && !headers.contains_key(header::HOST)
+        && let Some(authority) = head.uri.authority()
     {
-        head.insert_header(header::HOST, authority)?;
+        headers.insert(header::HOST, field(authority.as_str().as_bytes())?);
     }
     // Pingora takes the length away where there are chunks, too.
-    if head.headers.contains_key(header::TRANSFER_ENCODING)
+    if headers.contains_key(header::TRANSFER_ENCODING)
         && let Some(session) = session.as_http1()
         && let Some(length) = length_of(&session.get_headers_raw_bytes())
     {
-        head.insert_header(header::CONTENT_LENGTH, length)?;
+        headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
-    Ok(head)
+    Ok(Head {
+        method: head.method.clone(),
+        target: head.raw_path().to_vec(),
+        version: head.version,
+        headers,
+    })
 }
 
 /// The value of the first `Content-Length`.

@@ -10,6 +10,7 @@ mod admin;
 mod body;
 mod config;
 mod forward;
+mod gathered;
 mod guard;
 mod handler;
 mod head;

@@ -37,6 +37,7 @@ use crate::listener::guard::OneOfMany;
 use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
+use crate::listener::head::Head;
 use crate::listener::head::head_of;
 use crate::listener::tls::Peer;
 use crate::model::CertificateName;
@@ -84,14 +85,14 @@ impl Proxy {
     /// Calls the handler. `None` when it panicked.
     async fn answer(
         &self,
-        head: &RequestHeader,
+        head: &Head,
         peer: Option<IpAddr>,
         session: &mut ServerSession,
     ) -> Option<Decision> {
         let certificate = certificate(session);
         let parts = RequestHead {
             method: &head.method,
-            target: head.raw_path(),
+            target: &head.target,
             version: head.version,
             headers: &head.headers,
             peer,
@@ -112,12 +113,14 @@ impl Proxy {
     async fn reply(
         &self,
         session: &mut ServerSession,
-        exchange: Option<&Exchange>,
+        exchange: Option<&mut Exchange>,
         pieces: Option<Box<dyn Pieces>>,
     ) -> bool {
+        let close = exchange.as_ref().is_none_or(|it| it.close) || self.stop.is_given();
         let (mut header, body) = match exchange {
+            // What is told of it afterwards is beside the answer itself.
             Some(exchange) => response(
-                &exchange.response,
+                std::mem::take(&mut exchange.response),
                 session.req_header().method == Method::HEAD,
             ),
             None => plain(StatusCode::INTERNAL_SERVER_ERROR),
@@ -125,7 +128,6 @@ impl Proxy {
         if pieces.is_some() {
             header = unended(header, session);
         }
-        let close = exchange.is_none_or(|it| it.close) || self.stop.is_given();
         if close {
             session.set_keepalive(None);
         }
@@ -289,7 +291,7 @@ impl ProxyHttp for Proxy {
         }
         let pieces = context.exchange.as_mut().and_then(|it| it.pieces.take());
         let unended = pieces.is_some();
-        let delivered = self.reply(session, context.exchange.as_ref(), pieces).await;
+        let delivered = self.reply(session, context.exchange.as_mut(), pieces).await;
         self.tell(session, context, delivered);
         if unended && !delivered {
             // Pingora would put a proper end to what broke off.
@@ -412,10 +414,10 @@ impl ProxyHttp for Proxy {
             let code = carry.code(error).filter(|_| sent.is_none());
             let mut error_code = sent.unwrap_or(0);
             if let Some(code) = code {
-                let exchange = self.handler.failed(&carry.pass, code);
+                let mut exchange = self.handler.failed(&carry.pass, code);
                 error_code = exchange.response.status().as_u16();
                 let session = session.as_downstream_mut();
-                if self.reply(session, Some(&exchange), None).await {
+                if self.reply(session, Some(&mut exchange), None).await {
                     body::discard(session).await;
                 }
             }
@@ -483,10 +485,8 @@ fn bounded(bytes: &[u8]) -> &[u8] {
 }
 
 /// The answer with exact framing, whatever its maker put in.
-fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader, Bytes) {
-    let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = answer.status();
-    parts.headers = answer.headers().clone();
+fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, Bytes) {
+    let (mut parts, body) = answer.into_parts();
     for hop in [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
@@ -494,7 +494,6 @@ fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader,
     ] {
         parts.headers.remove(hop);
     }
-    let body = answer.body();
     match parts.status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -509,11 +508,7 @@ fn response(answer: &http::Response<Bytes>, head_only: bool) -> (ResponseHeader,
                 .insert(header::CONTENT_LENGTH, body.len().into());
         }
     }
-    let body = if head_only {
-        Bytes::new()
-    } else {
-        body.clone()
-    };
+    let body = if head_only { Bytes::new() } else { body };
     (parts.into(), body)
 }
 
@@ -595,7 +590,7 @@ mod tests {
                 answer = answer.header("content-length", given);
             }
             let answer = answer.body(Bytes::from(body)).unwrap();
-            let (header, body) = response(&answer, head_only);
+            let (header, body) = response(answer, head_only);
             let field = |it| header.headers.get(it).map(|it| it.to_str().unwrap());
             assert_eq!(header.status, status, "{name}: status");
             assert_eq!(field("content-length"), length, "{name}: length");

@@ -154,6 +154,12 @@ impl Visit for Record<'_> {
     fn record_debug(&mut self, _field: &Field, _value: &dyn fmt::Debug) {}
 }
 
+/// Whether there is an access log, for whoever can save the work that a line takes.
+#[must_use]
+pub fn access_is_logged() -> bool {
+    tracing::enabled!(target: "snapgate::access", tracing::Level::INFO)
+}
+
 /// Writes one line of the access log.
 pub fn access(record: &AccessRecord<'_>) {
     tracing::info!(
@@ -270,6 +276,11 @@ mod tests {
         );
         let made = made.unwrap();
         tracing::subscriber::with_default(made, || {
+            assert_eq!(
+                access_is_logged(),
+                access_log,
+                "{format:?}: told beforehand"
+            );
             access(&AccessRecord {
                 request: "r-1",
                 peer: "127.0.0.1",

@@ -10,6 +10,7 @@ pub use log::AccessRecord;
 pub use log::Format;
 pub use log::LogError;
 pub use log::access;
+pub use log::access_is_logged;
 pub use log::audit;
 pub use log::init;
 pub use log::reopen;
