@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Counts the instructions of one request through the gate under callgrind and holds them to benches/budget.txt.
+# Needs valgrind. Instructions, not time: the figure is the same on a busy machine.
+#
+#   benches/count.sh            fails when a path takes 10 % more than its budget
+#   benches/count.sh --update   writes what was counted into the budget
+#   benches/count.sh --release  shows what the optimised program takes; holds it to nothing
+#
+# The dev profile, because the tests have built all of it already: the optimised one would cost minutes more, and
+# an allocation, a hash or a walk too many shows in both.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+FEW=100
+MANY=600
+OVER_PERCENT=10
+PATHS=(get get_10000_grants update)
+
+mode=${1:-check}
+profile=dev
+[ "$mode" != --release ] || profile=release
+budget=benches/budget.txt
+
+# The benchmark as cargo built it; the name has a hash in it.
+program=$(cargo bench --locked --quiet --profile "$profile" --bench count --no-run --message-format=json-render-diagnostics |
+    grep '"kind":\["bench"\]' |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+[ -x "$program" ] || { echo "the benchmark was not built"; exit 1; }
+
+counts=$(mktemp -d)
+trap 'rm -rf "$counts"' EXIT
+
+total() {
+    valgrind --quiet --tool=callgrind --callgrind-out-file="$counts/out" "$program" "$1" "$2"
+    sed -n 's/^\(summary\|totals\): *\([0-9]*\).*/\2/p' "$counts/out" | head -n 1
+}
+
+failed=0
+for path in "${PATHS[@]}"; do
+    # The difference of two runs: start, configuration and the one password check are in both.
+    few=$(total "$path" "$FEW")
+    many=$(total "$path" "$MANY")
+    each=$(((many - few) / (MANY - FEW)))
+    allowed=$(sed -n "s/^$path = \([0-9]*\)$/\1/p" "$budget")
+    case $mode in
+    --release)
+        echo "$path: $each instructions"
+        ;;
+    --update)
+        echo "$path: $each instructions, was ${allowed:-nothing}"
+        sed -i "/^$path = /d" "$budget"
+        echo "$path = $each" >>"$budget"
+        ;;
+    *)
+        [ -n "$allowed" ] || { echo "$path: no budget in $budget; run benches/count.sh --update"; exit 1; }
+        echo "$path: $each instructions, budget $allowed"
+        if [ $((each * 100)) -gt $((allowed * (100 + OVER_PERCENT))) ]; then
+            echo "$path: more than $OVER_PERCENT % over; find out why with callgrind_annotate, or run benches/count.sh --update"
+            failed=1
+        fi
+        ;;
+    esac
+done
+exit "$failed"
