@@ -4,7 +4,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::arithmetic_side_effects,
     unreachable_pub,
     reason = "a program that measures, and has nothing to save when something is wrong"
 )]
