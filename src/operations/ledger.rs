@@ -264,6 +264,8 @@ impl Ledger {
         lane.into_iter()
             .flatten()
             .filter_map(|seq| books.entries.get(seq)?.shown.borrow().clone())
+            // Its end is shown a moment before it is removed: who was told of the end must not find it unfinished.
+            .filter(|it| !it.phase.is_final())
             .collect()
     }
 

@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use crate::conformance::Bed;
 use crate::conformance::key;
 use crate::conformance::suite;
+use crate::conformance_kills::kills;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::skip::skipped;
@@ -104,7 +105,7 @@ fn folder_with_vm() -> TempDir {
 
 struct ServerBed<S> {
     name: &'static str,
-    adapter: Arc<CloudApi>,
+    config: Config,
     folder: TempDir,
     _server: S,
 }
@@ -120,7 +121,7 @@ impl<S> Bed for ServerBed<S> {
         self.name
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
-        Arc::<CloudApi>::clone(&self.adapter)
+        Arc::new(CloudApi::new(&self.config, SystemClock::shared()).unwrap())
     }
     fn vm(&self) -> VmId {
         VmId::new("33333").unwrap()
@@ -162,17 +163,24 @@ vms = ["*"]
     Process::start(&["serve", "--config", file.to_str().unwrap()])
 }
 
-async fn behaves_on_snapgate(name: &'static str, recovery: Recovery) {
+fn on_snapgate(name: &'static str, recovery: Recovery) -> ServerBed<Process> {
     let folder = folder_with_vm();
     let server = inner(folder.path());
-    let config = config(Address::Loopback(server.api), recovery);
-    let bed = ServerBed {
+    ServerBed {
         name,
-        adapter: Arc::new(CloudApi::new(&config, SystemClock::shared()).unwrap()),
+        config: config(Address::Loopback(server.api), recovery),
         folder,
         _server: server,
-    };
-    suite(&bed).await;
+    }
+}
+
+async fn behaves_on_snapgate(name: &'static str, recovery: Recovery) {
+    suite(&on_snapgate(name, recovery)).await;
+}
+
+#[test]
+fn snapgate_is_left_by_a_gateway_killed_between_any_two_steps() {
+    kills(&on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe));
 }
 
 #[tokio::test]
@@ -198,7 +206,7 @@ async fn behaves_on_python(name: &'static str, recovery: Recovery) {
     let config = config(Address::Unix(folder.path().join("s")), recovery);
     let bed = ServerBed {
         name,
-        adapter: Arc::new(CloudApi::new(&config, SystemClock::shared()).unwrap()),
+        config,
         folder,
         _server: server,
     };

@@ -11,8 +11,12 @@ use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
+use crate::conformance_kills::Moments;
+use crate::conformance_kills::kill;
 use crate::conformance_kills::kills;
+use crate::conformance_kills::kills_of;
 use crate::harness::PATIENCE;
+use crate::harness::eventually;
 use crate::incus::Lxd;
 use crate::incus::Way;
 use crate::libvirt_lab::Lab;
@@ -32,6 +36,20 @@ pub(crate) trait Bed {
     }
     /// How often the request was carried out, where the VM manager counts.
     fn executions(&self, _key: RequestKey) -> Option<u64> {
+        None
+    }
+    /// Where gateways are killed. Real VM managers are looked at often while they work, each time alike.
+    fn moments(&self) -> Moments {
+        Moments::FirstOfEach
+    }
+    /// Whether this VM keeps no trace of the change, though the adapter's capability promises one for others.
+    fn may_be_unknown(&self, _verb: Verb) -> bool {
+        false
+    }
+    /// A gateway was killed. Returns at once, or when the VM manager has noticed.
+    fn killed(&self) {}
+    /// A settle time other than the adapter's, where the bed itself makes sure of what that time is waited for.
+    fn settle(&self) -> Option<Duration> {
         None
     }
 }
@@ -59,6 +77,9 @@ impl Bed for SimBed {
     }
     fn executions(&self, key: RequestKey) -> Option<u64> {
         Some(self.0.control().executions(key))
+    }
+    fn moments(&self) -> Moments {
+        Moments::All
     }
 }
 
@@ -146,6 +167,9 @@ impl Bed for FilesBed {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+    fn moments(&self) -> Moments {
+        Moments::All
+    }
 }
 
 #[tokio::test]
@@ -164,6 +188,21 @@ fn files_are_killed_between_any_two_steps() {
 struct LibvirtBed {
     lab: Lab,
     adapter: Arc<libvirt::Libvirt>,
+    /// Waits until libvirtd has taken up everything that a killed gateway asked it, so that nothing is left to settle.
+    hurries: bool,
+}
+
+impl LibvirtBed {
+    /// `None`, and the test counts as skipped, where libvirt is not installed.
+    fn start(hurries: bool) -> Option<Self> {
+        let lab = Lab::start()?;
+        let adapter = lab.adapter();
+        Some(Self {
+            lab,
+            adapter,
+            hurries,
+        })
+    }
 }
 
 impl Bed for LibvirtBed {
@@ -180,21 +219,65 @@ impl Bed for LibvirtBed {
         self.lab.write(u8::try_from(content).unwrap());
     }
     fn content(&self) -> u64 {
+        // Waits for the lock of the VM, so that nobody is at the disk.
+        self.lab.monitor("web01", "info status");
         u64::from(self.lab.read("web01.qcow2"))
+    }
+    fn born(&self) -> Arc<dyn Adapter> {
+        self.lab.adapter()
+    }
+    fn moments(&self) -> Moments {
+        Moments::FirstOfCalls
+    }
+    fn killed(&self) {
+        if self.hurries {
+            eventually("libvirtd misses the gateway", || self.lab.clients() == 0);
+            self.lab.monitor("web01", "info status");
+        }
+    }
+    fn settle(&self) -> Option<Duration> {
+        self.hurries.then_some(Duration::from_secs(1))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libvirt_behaves() {
-    let Some(lab) = Lab::start() else { return };
-    let adapter = lab.adapter();
-    suite(&LibvirtBed { lab, adapter }).await;
+    let Some(bed) = LibvirtBed::start(false) else {
+        return;
+    };
+    suite(&bed).await;
+}
+
+#[test]
+fn libvirt_is_left_by_a_gateway_killed_between_any_two_steps() {
+    let Some(bed) = LibvirtBed::start(true) else {
+        return;
+    };
+    kills(&bed);
+}
+
+/// With the adapter's own settle time, of which there is too much for every moment.
+#[test]
+fn a_gateway_killed_between_libvirts_restore_and_its_answer_settles() {
+    let Some(bed) = LibvirtBed::start(false) else {
+        return;
+    };
+    kill(&bed, Verb::Restore, 1, "after begin");
 }
 
 struct LxdBed {
     lxd: Lxd,
     way: Way,
     vm: VmId,
+}
+
+impl LxdBed {
+    /// `None`, and the test counts as skipped, where no LXD was started.
+    fn new(way: Way, name: &str) -> Option<Self> {
+        let lxd = Lxd::shared()?;
+        let vm = lxd.vm(name, 0);
+        Some(Self { lxd, way, vm })
+    }
 }
 
 impl Bed for LxdBed {
@@ -230,9 +313,29 @@ async fn incus_behaves_over_tls_with_a_restricted_certificate() {
 }
 
 async fn lxd_behaves(way: Way, name: &str) {
-    let Some(lxd) = Lxd::shared() else { return };
-    let vm = lxd.vm(name, 0);
-    suite(&LxdBed { lxd, way, vm }).await;
+    let Some(bed) = LxdBed::new(way, name) else {
+        return;
+    };
+    suite(&bed).await;
+}
+
+/// Each change on a VM of its own: they spend their time waiting for LXD to settle.
+#[test]
+fn incus_is_left_by_a_gateway_killed_between_any_two_steps() {
+    std::thread::scope(|scope| {
+        for verb in Verb::ALL {
+            let name = format!("killed-{}", verb.as_str());
+            let Some(bed) = LxdBed::new(Way::Socket, &name) else {
+                return;
+            };
+            let body = move || kills_of(&bed, verb);
+            drop(
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, body)
+                    .unwrap(),
+            );
+        }
+    });
 }
 
 /// Which rows of the suite were run on a bed; those that its capability does not promise are skipped.

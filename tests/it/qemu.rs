@@ -15,6 +15,7 @@ use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
 use crate::conformance::{self, by, create, key, on, run};
+use crate::conformance_kills::{Moments, kills, kills_of, left_out};
 use crate::harness::eventually;
 use crate::memory::Memory;
 use crate::skip::skipped;
@@ -198,15 +199,20 @@ impl Drop for Bed {
 
 const DISKS: [&str; 2] = ["web01.qcow2", "web01-b.qcow2"];
 
-/// A gateway's adapter on the bed with annotations of its own.
-fn adapter(folder: &Path, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+/// An adapter on the bed.
+fn plain(folder: &Path) -> qemu::Qemu {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let config = qemu::Config {
         qmp: path("{vm}.qmp"),
         images: vec![path("{vm}.qcow2"), path("{vm}-b.qcow2")],
         ..qemu::Config::default()
     };
-    let made = qemu::Qemu::new(config, SystemClock::shared(), Tasks::default());
+    qemu::Qemu::new(config, SystemClock::shared(), Tasks::default())
+}
+
+/// A gateway's adapter on the bed with annotations of its own.
+fn adapter(folder: &Path, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+    let made = plain(folder);
     let backend = BackendName::new("qemu").unwrap();
     let memory: Arc<Memory> = Arc::clone(memory);
     Arc::new(Annotate::new(
@@ -240,6 +246,20 @@ impl conformance::Bed for Bed {
         assert_eq!(one, two, "both disks are of one time");
         one
     }
+    fn born(&self) -> Arc<dyn Adapter> {
+        Arc::new(plain(self.folder.path()))
+    }
+    fn moments(&self) -> Moments {
+        if self.running {
+            Moments::FirstOfCalls
+        } else {
+            Moments::FirstOfEach
+        }
+    }
+    /// Whether the disks of a VM that is off were restored shows nowhere.
+    fn may_be_unknown(&self, verb: Verb) -> bool {
+        !self.running && verb == Verb::Restore
+    }
 }
 
 fn vm() -> VmId {
@@ -268,6 +288,28 @@ async fn a_running_vm_behaves() {
 async fn a_stopped_vm_behaves() {
     if installed() {
         conformance::suite(&Bed::new()).await;
+    }
+}
+
+#[test]
+fn a_running_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
+    if installed() {
+        let bed = Bed::started();
+        for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
+            kills_of(&bed, verb);
+        }
+        left_out(
+            &bed,
+            Verb::Update,
+            "it does not reach QEMU; see the stopped VM",
+        );
+    }
+}
+
+#[test]
+fn a_stopped_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
+    if installed() {
+        kills(&Bed::new());
     }
 }
 

@@ -196,8 +196,8 @@ fn created(
         .filter(|it| map::timestamp(&it.created_at) <= made)
         .max_by_key(|it| map::timestamp(&it.created_at));
     let Some(maker) = maker else {
-        let text =
-            "Making the backup was cut short. What there is of it cannot be restored: remove it.";
+        // It may be whole: its operation may have ended and been forgotten while no gateway was there to label it.
+        let text = "Whether all of the backup was made can no longer be told. It cannot be restored: remove it.";
         return Ok(Found::Failed(Fault::new(FaultKind::BackendFailed, text)));
     };
     let job = Job {

@@ -350,6 +350,10 @@ fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> Found {
             Ok(true) => Found::Failed(broken_off(
                 "The VM was stopped before the backup was deleted.",
             )),
+            // Without some of its disks it shows as another one.
+            Ok(false) | Err(_) if matches!(whole, Some(map::Whole::Partial)) => Found::Failed(
+                broken_off("The backup was deleted on some disks only; delete it again."),
+            ),
             // Another one of that id is a newer one: the one that was meant is gone.
             Ok(false) | Err(_) => Found::Done,
         },
