@@ -42,10 +42,6 @@ pub(crate) trait Bed {
     fn moments(&self) -> Moments {
         Moments::FirstOfEach
     }
-    /// Whether this VM keeps no trace of the change, though the adapter's capability promises one for others.
-    fn may_be_unknown(&self, _verb: Verb) -> bool {
-        false
-    }
     /// A gateway was killed. Returns at once, or when the VM manager has noticed.
     fn killed(&self) {}
     /// A settle time other than the adapter's, where the bed itself makes sure of what that time is waited for.

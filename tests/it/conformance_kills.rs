@@ -594,7 +594,7 @@ fn killed_by(
     let is_true = match end.phase {
         Phase::Succeeded => done,
         Phase::Failed | Phase::NotExecuted => !done,
-        Phase::Unknown => recovery == Some(Recovery::NoTrace) || bed.may_be_unknown(verb),
+        Phase::Unknown => recovery == Some(Recovery::NoTrace),
         Phase::Accepted
         | Phase::Submitting
         | Phase::Running

@@ -15,7 +15,7 @@ use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
 use crate::conformance::{self, by, create, key, on, run};
-use crate::conformance_kills::{Moments, kills, kills_of, left_out};
+use crate::conformance_kills::{Moments, kills_of, left_out};
 use crate::harness::eventually;
 use crate::memory::Memory;
 use crate::skip::skipped;
@@ -250,15 +250,7 @@ impl conformance::Bed for Bed {
         Arc::new(plain(self.folder.path()))
     }
     fn moments(&self) -> Moments {
-        if self.running {
-            Moments::FirstOfCalls
-        } else {
-            Moments::FirstOfEach
-        }
-    }
-    /// Whether the disks of a VM that is off were restored shows nowhere.
-    fn may_be_unknown(&self, verb: Verb) -> bool {
-        !self.running && verb == Verb::Restore
+        Moments::FirstOfCalls
     }
 }
 
@@ -309,7 +301,12 @@ fn a_running_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
 #[test]
 fn a_stopped_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
     if installed() {
-        kills(&Bed::new());
+        let bed = Bed::new();
+        for verb in [Verb::Create, Verb::Update, Verb::Delete] {
+            kills_of(&bed, verb);
+        }
+        let why = "its disks are restored one after the other by the gateway, so that a kill may leave them of two times: UNKNOWN";
+        left_out(&bed, Verb::Restore, why);
     }
 }
 
