@@ -239,6 +239,14 @@ fn files_of_the_repository_can_be_loaded() {
     fs::write(secret, "Bearer token\n").unwrap();
     let keys = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
     fs::write(folder.path().join("sso.jwks.json"), keys).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(vec!["backups.example.com".to_owned()]).unwrap();
+    let made = made.self_signed(&key).unwrap().pem();
+    for name in ["backups.example.com.pem", "clients.pem"] {
+        fs::write(folder.path().join(name), &made).unwrap();
+    }
+    let file = folder.path().join("backups.example.com.key");
+    fs::write(file, key.serialize_pem()).unwrap();
     let place = folder.path().to_str().unwrap();
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
