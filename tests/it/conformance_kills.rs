@@ -635,13 +635,16 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
     let life = Life::begin(folder.path(), bed, &Death::never());
     let is_able = life.recovery(verb).is_some();
     life.stop();
-    while is_able {
+    // One life after the other, until one is not killed any more.
+    let mut alive = !is_able;
+    while !alive {
         let death = Death::after(bed.moments(), seen.len());
         let verdict = killed_by(bed, folder.path(), verb, seen.len(), &death);
         verdict.unwrap_or_else(|untrue| panic!("{untrue}"));
         let Some(moment) = *death.dead.borrow() else {
             spared = death.spared.load(Ordering::SeqCst);
-            break;
+            alive = true;
+            continue;
         };
         seen.push(moment);
         let count = seen.len();
