@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,6 +62,17 @@ impl Gathered {
         self.waiting = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+/// A connection that breaks off still sends what was said before, as far as the system takes it at once.
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            let mut context = Context::from_waker(Waker::noop());
+            let left = matches!(self.poll_waiting(&mut context), Poll::Ready(Ok(())));
+            tracing::trace!(left, "connection broken off with something to say");
+        }
     }
 }
 

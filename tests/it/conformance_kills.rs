@@ -588,7 +588,17 @@ fn killed_by(
         Verb::Create => format!("{backups}/{}", end.target().backup.as_str()),
         Verb::Update | Verb::Delete | Verb::Restore => path,
     };
-    let done = was_done(bed, &third, verb, &target);
+    // What nobody follows any more may still be at work over there.
+    let mut done = was_done(bed, &third, verb, &target);
+    let begun = |done: bool| {
+        let executions = bed.executions(end.key());
+        executions.is_none_or(|it| it == u64::from(done))
+    };
+    let until = SystemClock.deadline(Duration::from_secs(10)).instant();
+    while end.phase == Phase::Unknown && !begun(done) && SystemClock.instant() < until {
+        std::thread::sleep(Duration::from_millis(20));
+        done = was_done(bed, &third, verb, &target);
+    }
     let recovery = third.recovery(verb);
     third.stop();
     let is_true = match end.phase {

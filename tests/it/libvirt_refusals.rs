@@ -172,7 +172,10 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
         let is_there = one.read(&new.target, by()).await.is_ok();
         assert_eq!(is_there, made.is_ok(), "turn {turn}: {made:?}");
         assert!(back.is_ok() || made.is_ok(), "turn {turn}: one had its way");
-        assert_eq!(lab.state("web01"), "running", "turn {turn}: it runs");
+        // The one that came second may still be letting go of the VM.
+        eventually(&format!("turn {turn}: it runs"), || {
+            lab.state("web01") == "running"
+        });
     }
 }
 

@@ -431,6 +431,7 @@ const MAY_BE_REFUSED: &[&str] = &[
     "chunks and length",
     "chunked twice",
     "space in the target",
+    "connection names length",
     "coding with an underscore",
     "length with an underscore",
     "bare line feeds",

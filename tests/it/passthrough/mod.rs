@@ -86,7 +86,7 @@ fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
         .with("X-Forwarded-For", "6.6.6.6")
         .with("Forwarded", "for=6.6.6.6")
         .with("X-Request-ID", "mine")
-        .with("X_Real_IP", "6.6.6.6")
+        .with("X-Real-IP", "6.6.6.6")
         .with("X-Original-URL", "/vms/1/backups/456")
         .with("X-Mine", "kept")
         .with("TE", "trailers")
@@ -116,7 +116,7 @@ fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
         ),
         ("via", &["1.1 snapgate"]),
         ("x-request-id", &[reply.header("x-request-id")]),
-        ("x_real_ip", &[]),
+        ("x-real-ip", &[]),
         ("x-original-url", &[]),
         ("x-mine", &["kept"]),
         ("te", &[]),
