@@ -25,6 +25,7 @@ use crate::client::basic;
 use crate::harness::Gateway;
 use crate::harness::PATIENCE;
 use crate::harness::SIM;
+use crate::harness::eventually;
 use crate::harness::stop_in_background;
 use crate::skip::skipped;
 
@@ -384,18 +385,19 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let client = secure.connect();
     let uri = client.status_uri(request("POST", &format!("{BACKUP}/restore")), None);
     let waiting = client.begin(request("GET", &uri).header("prefer", "wait=30"), None);
-    let begun = secure.gateway.metric("snapgate_waiters");
+    // What was not taken yet may be turned away by a stop.
+    eventually("the request waits", || {
+        secure.gateway.metric("snapgate_waiters") > 0.0
+    });
     let stopping = stop_in_background(secure.gateway);
     let found = client.finish(waiting).unwrap();
-    assert_eq!(
-        found.status, 200,
-        "what it took is answered ({begun}): {found:?}"
-    );
-    let end = client.ended();
-    assert_eq!(
-        end.err().map(|it| it.to_string()),
-        None,
-        "GOAWAY without an error"
+    assert_eq!(found.status, 200, "what it took is answered: {found:?}");
+    // The gateway may be gone before the client has said good-bye in turn.
+    let end = client.ended().err().map(|it| it.to_string());
+    let gone = |it: &String| it.contains("broken pipe") || it.contains("reset by peer");
+    assert!(
+        end.as_ref().is_none_or(gone),
+        "GOAWAY without an error: {end:?}"
     );
     let took = stopping.join().unwrap();
     assert!(
