@@ -637,7 +637,7 @@ pub(crate) fn kills(bed: &dyn Bed) {
 }
 
 /// The moments of one change, one after the other. To be called outside any runtime.
-fn kills_of(bed: &dyn Bed, verb: Verb) {
+pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
     let folder = tempfile::tempdir().unwrap();
     let name = bed.name();
     let (mut seen, mut spared) = (Vec::new(), 0);
