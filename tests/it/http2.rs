@@ -386,8 +386,9 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let uri = client.status_uri(request("POST", &format!("{BACKUP}/restore")), None);
     let waiting = client.begin(request("GET", &uri).header("prefer", "wait=30"), None);
     // What was not taken yet may be turned away by a stop.
-    eventually("the request waits", || {
-        secure.gateway.metric("snapgate_waiters") > 0.0
+    let of = |series: &str| secure.gateway.metric(series);
+    eventually("the request waits, or has been answered", || {
+        of("snapgate_waiters") + of("snapgate_requests_total{code=\"200\"") > 0.0
     });
     let stopping = stop_in_background(secure.gateway);
     let found = client.finish(waiting).unwrap();
