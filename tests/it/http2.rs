@@ -272,6 +272,9 @@ fn every_kind_of_request_is_answered_over_http_2() {
 fn many_streams_share_a_connection_and_trailers_are_taken() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
+    // From then on the client knows how many streams it may open at once.
+    let first = client.get(BACKUP);
+    assert_eq!(first.status, 200, "the first: {first:?}");
     let begun: Vec<ResponseFuture> = (0..200)
         .map(|_| client.begin(request("GET", BACKUP), None))
         .collect();
