@@ -103,7 +103,11 @@ fn a_changed_password_ends_the_old_one_at_once() {
 
 #[test]
 fn a_drain_waits_for_running_requests_and_says_so() {
-    let gateway = Gateway::start(&SIM.replace("duration = \"50ms\"", "duration = \"10m\""));
+    // Who waits is answered at once, so that without the notice all of it may be over before anybody looks.
+    let server =
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ndrain_notice = \"2s\"\n";
+    let sim = SIM.replace("duration = \"50ms\"", "duration = \"10m\"");
+    let gateway = Gateway::start(&format!("{server}{sim}"));
     let (api, admin) = (gateway.api, gateway.admin);
     let alice = gateway.client("alice");
     // The second stays queued behind the first: its Status does not change while it is waited for.
