@@ -126,6 +126,10 @@ impl Handler for Front {
         gate::failed(pass, code)
     }
 
+    fn is_shared(&self, peer: IpAddr) -> bool {
+        self.gate.load().is_shared(peer)
+    }
+
     fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>) {
         let status = access.status.unwrap_or(499);
         let route = pass.route.name.as_str();

@@ -568,12 +568,17 @@ table! { limit, "limits", false, "Sizes and times of requests and connections.",
     WAITERS: Count = "waiters", count(limits::WAITERS, 0, 1_000_000), AtOnce,
         "Most requests that wait at once, streams of events among them.";
     CONNECTIONS: Count = "connections", count(limits::CONNECTIONS, 1, 1_000_000), Restart, "Most connections at once.";
+    CONNECTIONS_PER_ADDRESS: Count = "connections_per_address", count(limits::CONNECTIONS_PER_ADDRESS, 0, 1_000_000), Restart,
+        "Most of them from one address (IPv6: one /64); more are closed at once. 0 means no limit. `trusted_proxies` and loopback addresses have none.";
     STREAMS: Count = "streams", count(limits::STREAMS, 1, 1000), Restart,
         "Most requests at once on one HTTP/2 connection.";
     HANDSHAKE_TIMEOUT: Span = "handshake_timeout", span(limits::HANDSHAKE_TIMEOUT, 1, 600), Restart,
         "Time for a whole TLS handshake.";
     HEADER_TIMEOUT: Span = "header_timeout", span(limits::HEADER_TIMEOUT, 1, 600), Restart, "Time for a whole request head.";
     BODY_TIMEOUT: Span = "body_timeout", span(limits::BODY_TIMEOUT, 1, 600), Restart, "Time for a whole request body.";
+    BODY_RATE: Size = "body_rate", size(limits::BODY_RATE, 0, 1024 * 1024 * 1024), Restart,
+        "Fewest bytes a second of a request body, on average; 0B means no limit.";
+    BODY_GRACE: Span = "body_grace", span(limits::BODY_GRACE, 0, 600), Restart, "Time before `body_rate` counts.";
     IDLE_TIMEOUT: Span = "idle_timeout", span(limits::IDLE_TIMEOUT, 1, 3600), Restart,
         "Time a connection may be idle between requests.";
     WRITE_TIMEOUT: Span = "write_timeout", span(limits::WRITE_TIMEOUT, 1, 600), Restart, "Time for one write to a client.";

@@ -370,10 +370,13 @@ fn gate_limits(section: &Section<'_>) -> gate::Limits {
 fn listener_limits(section: &Section<'_>) -> listener::Limits {
     listener::Limits {
         connections: section.number(&keys::limit::CONNECTIONS),
+        connections_per_address: section.number(&keys::limit::CONNECTIONS_PER_ADDRESS),
         handshake_timeout: section.span(&keys::limit::HANDSHAKE_TIMEOUT),
         streams: section.small(&keys::limit::STREAMS),
         header_timeout: section.span(&keys::limit::HEADER_TIMEOUT),
         body_timeout: section.span(&keys::limit::BODY_TIMEOUT),
+        body_rate: u64::try_from(section.size(&keys::limit::BODY_RATE)).unwrap_or(u64::MAX),
+        body_grace: section.span(&keys::limit::BODY_GRACE),
         idle_timeout: section.span(&keys::limit::IDLE_TIMEOUT),
         write_timeout: section.span(&keys::limit::WRITE_TIMEOUT),
     }

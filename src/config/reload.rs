@@ -19,7 +19,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 }
 
 /// Every key outside of backends that needs a restart, and whether it differs.
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 25] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 28] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -48,6 +48,10 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 25] {
             "limits.connections",
             one.limits.connections != two.limits.connections,
         ),
+        (
+            "limits.connections_per_address",
+            one.limits.connections_per_address != two.limits.connections_per_address,
+        ),
         ("limits.streams", one.limits.streams != two.limits.streams),
         (
             "limits.handshake_timeout",
@@ -60,6 +64,14 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 25] {
         (
             "limits.body_timeout",
             one.limits.body_timeout != two.limits.body_timeout,
+        ),
+        (
+            "limits.body_rate",
+            one.limits.body_rate != two.limits.body_rate,
+        ),
+        (
+            "limits.body_grace",
+            one.limits.body_grace != two.limits.body_grace,
         ),
         (
             "limits.idle_timeout",

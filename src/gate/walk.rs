@@ -141,6 +141,14 @@ impl Gate {
         }
     }
 
+    /// Whether many clients may connect from this address: it is a trusted proxy's, or a loopback address, which everybody
+    /// has behind a proxy that is not trusted by name.
+    #[must_use]
+    pub fn is_shared(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        peer.is_loopback() || self.config.trusted_proxies.include(peer)
+    }
+
     /// Decides about one request. The body is read only when it is wanted, and never of a request that is passed on.
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let (prefer, preferred) = Preferences::of(head.headers);

@@ -1,4 +1,4 @@
-//! The accept loop: a bounded number of connections, each a tracked task of its own.
+//! The accept loop: a bounded number of connections, of each address too, each a tracked task of its own.
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until told to stop. Returns with the port closed; connections go on as tasks of `tasks`.
 ///
 /// At the limit nothing more is accepted: clients wait in the kernel's queue until a connection ends.
+/// What is beyond the limit of its address is closed at once.
 pub(super) async fn accept<A>(listener: Listener, app: Arc<A>, guard: Arc<Guard>, tasks: Tasks)
 where
     A: ServerApp + Send + Sync + 'static,
@@ -53,12 +54,15 @@ where
             tracing::debug!(%error, "connection lost while it was accepted");
             continue;
         }
+        let Ok(place) = guard.place(&stream) else {
+            continue;
+        };
         // A stream made by `Listener::accept` has no buffers of its own; the HTTP parser above brings one of 4 KiB to read,
         // and `Gathered` one to write where nothing is encrypted.
         let (app, guard) = (Arc::clone(&app), Arc::clone(&guard));
         drop(tasks.spawn(async move {
             guard.serve(&app, stream).await;
-            drop(permit);
+            drop((place, permit));
         }));
     }
     drop(listener);

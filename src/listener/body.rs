@@ -10,6 +10,8 @@ use pingora::protocols::http::ServerSession;
 
 use crate::gate::Body;
 use crate::gate::BodyError;
+use crate::listener::Limits;
+use crate::runtime::Clock;
 
 /// Most bytes of an unwanted body that are read and thrown away so that the answer before it is not lost: a connection that
 /// is closed with unread data is reset, and a reset takes away what the client has not read yet.
@@ -17,20 +19,51 @@ const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 /// Longest time spent on that.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// How fast a body has to come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// The whole body may take so long, and half of that without a single byte.
+    pub(super) patience: Duration,
+    /// Bytes a second, on average; zero for any number.
+    pub(super) rate: u64,
+    /// Time before the rate counts.
+    pub(super) grace: Duration,
+}
+
+impl Pace {
+    pub(super) const fn of(limits: &Limits) -> Self {
+        Self {
+            patience: limits.body_timeout,
+            rate: limits.body_rate,
+            grace: limits.body_grace,
+        }
+    }
+
+    /// How long after the start of the body the next byte may come when there were so many.
+    fn allowed(self, bytes: usize) -> Duration {
+        let next = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(1);
+        let millis = next.saturating_mul(1000).checked_div(self.rate);
+        millis.map_or(self.patience, |it| {
+            self.grace.max(Duration::from_millis(it)).min(self.patience)
+        })
+    }
+}
+
 /// The body of the request a session is at.
 pub(super) struct SessionBody<'a> {
     session: &'a mut ServerSession,
-    patience: Duration,
+    pace: Pace,
+    clock: &'a dyn Clock,
     present: bool,
 }
 
 impl<'a> SessionBody<'a> {
-    /// The whole body may take so long, and half of that without a single byte.
-    pub(super) fn new(session: &'a mut ServerSession, patience: Duration) -> Self {
+    pub(super) fn new(session: &'a mut ServerSession, pace: Pace, clock: &'a dyn Clock) -> Self {
         let present = !session.is_body_empty();
         Self {
             session,
-            patience,
+            pace,
+            clock,
             present,
         }
     }
@@ -50,7 +83,7 @@ impl<'a> SessionBody<'a> {
         self.session
             .set_close_on_response_before_downstream_finish(false);
         let written =
-            tokio::time::timeout(self.patience, self.session.write_continue_response()).await;
+            tokio::time::timeout(self.pace.patience, self.session.write_continue_response()).await;
         self.session
             .set_close_on_response_before_downstream_finish(true);
         match written {
@@ -65,8 +98,16 @@ impl<'a> SessionBody<'a> {
 
     async fn collect(&mut self, limit: usize) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
+        let began = self.clock.instant();
         loop {
-            match self.session.read_request_body().await {
+            let took = self.clock.instant().saturating_duration_since(began);
+            let left = self.pace.allowed(whole.len()).saturating_sub(took);
+            // What has come already is read even when no time is left: it may be us who took it.
+            let read = tokio::time::timeout(left, self.session.read_request_body()).await;
+            let Ok(read) = read else {
+                return Err(BodyError::TooSlow);
+            };
+            match read {
                 Ok(Some(part)) if part.len() > limit.saturating_sub(whole.len()) => {
                     return Err(BodyError::TooLarge);
                 }
@@ -95,9 +136,10 @@ impl Body for SessionBody<'_> {
             return Err(BodyError::TooLarge);
         }
         self.invite().await?;
+        let patience = self.pace.patience;
         self.session
-            .set_read_timeout(Some(self.patience.checked_div(2).unwrap_or(self.patience)));
-        let read = tokio::time::timeout(self.patience, self.collect(limit)).await;
+            .set_read_timeout(Some(patience.checked_div(2).unwrap_or(patience)));
+        let read = tokio::time::timeout(patience, self.collect(limit)).await;
         read.unwrap_or(Err(BodyError::TooSlow))
     }
 
@@ -139,6 +181,29 @@ pub(super) async fn discard(session: &mut ServerSession) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_allowed_by_what_has_come() {
+        let pace = |rate| Pace {
+            patience: Duration::from_secs(20),
+            rate,
+            grace: Duration::from_secs(5),
+        };
+        // name, bytes a second, bytes so far, milliseconds
+        let rows = [
+            ("the first byte", 1024, 0, 5_000),
+            ("as much as the grace is worth", 1000, 4_999, 5_000),
+            ("one byte more", 1000, 5_000, 5_001),
+            ("twice that", 1000, 9_999, 10_000),
+            ("more than there is time for", 1000, 40_000, 20_000),
+            ("no rate", 0, 0, 20_000),
+            ("more than can be counted", 1, usize::MAX, 20_000),
+        ];
+        for (name, rate, bytes, millis) in rows {
+            let allowed = pace(rate).allowed(bytes);
+            assert_eq!(allowed, Duration::from_millis(millis), "{name}");
+        }
+    }
 
     #[test]
     fn announced_lengths_are_digits_only() {

@@ -28,6 +28,8 @@ pub struct Config {
 pub struct Limits {
     /// Connections at once; more wait in the kernel's queue.
     pub connections: usize,
+    /// Of these from one address (IPv6: one /64) that is no proxy's; zero means any number.
+    pub connections_per_address: usize,
     /// Time for a whole TLS handshake.
     pub handshake_timeout: Duration,
     /// Requests at once on one HTTP/2 connection.
@@ -36,6 +38,10 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Time for a whole request body.
     pub body_timeout: Duration,
+    /// Fewest bytes a second of a request body, on average; zero means any number.
+    pub body_rate: u64,
+    /// Time from the start of a body before its rate counts.
+    pub body_grace: Duration,
     /// Time a connection may be idle between requests.
     pub idle_timeout: Duration,
     /// Time for one write to a client.
@@ -46,10 +52,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: usize::try_from(limits::CONNECTIONS).unwrap_or(usize::MAX),
+            connections_per_address: usize::try_from(limits::CONNECTIONS_PER_ADDRESS)
+                .unwrap_or(usize::MAX),
             handshake_timeout: limits::HANDSHAKE_TIMEOUT,
             streams: u32::try_from(limits::STREAMS).unwrap_or(u32::MAX),
             header_timeout: limits::HEADER_TIMEOUT,
             body_timeout: limits::BODY_TIMEOUT,
+            body_rate: limits::BODY_RATE,
+            body_grace: limits::BODY_GRACE,
             idle_timeout: limits::IDLE_TIMEOUT,
             write_timeout: limits::WRITE_TIMEOUT,
         }

@@ -13,13 +13,19 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use pingora::apps::ServerApp;
 use pingora::protocols::ALPN;
+use pingora::protocols::GetSocketDigest as _;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::tls::SslDigest;
 use tokio::sync::watch;
 
 use crate::listener::Limits;
+use crate::listener::crowd::Crowd;
+use crate::listener::crowd::Crowded;
+use crate::listener::crowd::Member;
 use crate::listener::gathered::Gathered;
+use crate::listener::line::Line;
+use crate::listener::line::Watched;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Peer;
 use crate::runtime::Clock;
@@ -54,6 +60,8 @@ struct Doing {
     requests: AtomicU32,
     /// No more of them.
     enough: watch::Sender<bool>,
+    /// The first line of its request of HTTP/1.
+    line: Line,
 }
 
 tokio::task_local! {
@@ -66,10 +74,14 @@ impl Phases {
             now: watch::Sender::new((Phase::First, 0)),
             requests: AtomicU32::new(0),
             enough: watch::Sender::new(false),
+            line: Line::default(),
         }))
     }
 
     fn enter(&self, phase: Phase) {
+        if phase == Phase::Next {
+            self.0.line.begin();
+        }
         self.0.now.send_replace((phase, 0));
     }
 
@@ -84,6 +96,12 @@ impl Phases {
             std::mem::replace(phase, Phase::Busy) != Phase::Busy
         });
         OneOfMany(self.clone())
+    }
+}
+
+impl AsRef<Line> for Phases {
+    fn as_ref(&self) -> &Line {
+        &self.0.line
     }
 }
 
@@ -110,6 +128,14 @@ pub(super) fn request_ended() {
     enter(Phase::Next);
 }
 
+/// Whether the target of the request of HTTP/1 was sent with a space or a control character in it. For the task of the
+/// connection.
+pub(super) fn target_is_broken() -> bool {
+    PHASES
+        .try_with(|it| it.as_ref().is_broken())
+        .unwrap_or_default()
+}
+
 fn enter(phase: Phase) {
     // Requests of HTTP/2 run in tasks of their own, outside any guard; they hold a `OneOfMany`.
     if let Err(error) = PHASES.try_with(|it| it.enter(phase)) {
@@ -122,6 +148,8 @@ fn enter(phase: Phase) {
 enum End {
     /// The client, or a request that asked for it.
     Usual,
+    /// Its address had as many connections as it may have.
+    AddressLimit,
     /// It did not finish its handshake in time.
     SlowHandshake,
     /// Its handshake failed.
@@ -144,6 +172,7 @@ impl End {
     const fn reason(self) -> Option<&'static str> {
         match self {
             Self::Usual => None,
+            Self::AddressLimit => Some("address_limit"),
             Self::SlowHandshake => Some("slow_handshake"),
             Self::BadHandshake => Some("bad_handshake"),
             Self::NoRequest => Some("no_request"),
@@ -164,6 +193,8 @@ pub(super) struct Guard {
     pub(super) metrics: Arc<Metrics>,
     /// Whether connections are counted in the metrics: those of the API port are.
     pub(super) counted: bool,
+    /// Present where the connections of one address are limited.
+    pub(super) crowd: Option<Arc<Crowd>>,
     /// Present where connections are encrypted.
     pub(super) tls: Option<Handshakes>,
     /// No more requests.
@@ -200,6 +231,29 @@ impl Guard {
         if end == End::Panic {
             self.metrics.panic("listener");
         }
+        self.count(end);
+    }
+
+    /// A place for the connection among those of its address; `None` where places are not limited.
+    ///
+    /// # Errors
+    /// [`Crowded`], counted: the connection is to be closed.
+    pub(super) fn place(&self, socket: &Socket) -> Result<Option<Member>, Crowded> {
+        let Some(crowd) = &self.crowd else {
+            return Ok(None);
+        };
+        let digest = socket.get_socket_digest();
+        let peer = digest.as_ref().and_then(|it| it.peer_addr()?.as_inet());
+        let Some(peer) = peer else {
+            return Ok(None);
+        };
+        crowd.enter(peer.ip()).map(Some).inspect_err(|_crowded| {
+            tracing::debug!(%peer, "too many connections of this address");
+            self.count(End::AddressLimit);
+        })
+    }
+
+    fn count(&self, end: End) {
         if let (true, Some(reason)) = (self.counted, end.reason()) {
             self.metrics.connection_closed(reason);
         }
@@ -236,6 +290,11 @@ impl Guard {
             enough.subscribe()
         } else {
             self.stop.receiver()
+        };
+        let stream: Stream = if many {
+            stream
+        } else {
+            Box::new(Watched::new(stream, phases.clone()))
         };
         let work = PHASES.scope(phases, async {
             let mut next = app.process_new(stream, &shutdown).await;

@@ -66,6 +66,9 @@ pub trait Handler: fmt::Debug + Send + Sync {
     /// The answer to a request that could not be passed on, for this reason.
     fn failed(&self, pass: &Pass, code: Code) -> Exchange;
 
+    /// Whether many clients may connect from this address, so that it has no limit of its own.
+    fn is_shared(&self, peer: IpAddr) -> bool;
+
     /// Called once for each request that was to be passed on, in place of [`Handler::done`].
     fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>);
 }

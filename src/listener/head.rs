@@ -10,6 +10,8 @@ use pingora::ErrorType;
 use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
+use crate::listener::guard;
+
 /// What the handler reads of the head of a request, while the session reads its body.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -40,9 +42,15 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
     {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
+    let mut target = head.raw_path().to_vec();
+    // Pingora encodes what must not be there, so that it can no longer be told from what the client encoded: here is the
+    // mistake again, if not in its place.
+    if !session.is_http2() && guard::target_is_broken() {
+        target.push(b' ');
+    }
     Ok(Head {
         method: head.method.clone(),
-        target: head.raw_path().to_vec(),
+        target,
         version: head.version,
         headers,
     })

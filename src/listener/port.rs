@@ -21,6 +21,7 @@ use crate::listener::Socket;
 use crate::listener::accept::accept;
 use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
+use crate::listener::crowd::Crowd;
 use crate::listener::forward::Upstreams;
 use crate::listener::guard::Guard;
 use crate::listener::guard::REQUESTS_PER_CONNECTION;
@@ -80,6 +81,7 @@ pub struct Drained {
 /// How the connections of a port differ from those of another.
 struct Serves {
     counted: bool,
+    crowd: Option<Arc<Crowd>>,
     tls: Option<Handshakes>,
 }
 
@@ -129,6 +131,7 @@ impl Port {
         let tls = tls.map(Handshakes::new).transpose();
         let serves = Serves {
             counted: true,
+            crowd: Crowd::new(limits.connections_per_address, Arc::clone(&handler)),
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, serves, |guard| {
@@ -146,6 +149,8 @@ impl Port {
             let mut options = HttpServerOptions::default();
             // No HTTP/2 without TLS: looking for its preface hangs on requests that are shorter than it.
             options.h2c = false;
+            // The gate refuses it, as every method it does not know; Pingora would do so where nobody sees it.
+            options.allow_connect_method_proxying = true;
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
             options.h2_idle_timeout = Some(limits.idle_timeout);
             app.server_options = Some(options);
@@ -177,6 +182,7 @@ impl Port {
         };
         let serves = Serves {
             counted: false,
+            crowd: None,
             tls: None,
         };
         Self::start(socket, &limits, metrics, clock, serves, |_| {
@@ -205,6 +211,7 @@ impl Port {
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
             counted: serves.counted,
+            crowd: serves.crowd,
             tls: serves.tls,
             stop,
             cut,

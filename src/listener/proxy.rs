@@ -29,6 +29,7 @@ use crate::gate::Pieces;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::body;
+use crate::listener::body::Pace;
 use crate::listener::body::SessionBody;
 use crate::listener::forward::Carry;
 use crate::listener::forward::Upstreams;
@@ -98,7 +99,7 @@ impl Proxy {
             peer,
             certificate: &certificate,
         };
-        let mut body = SessionBody::new(session, self.limits.body_timeout);
+        let mut body = SessionBody::new(session, Pace::of(&self.limits), &*self.clock);
         let handled = self.handler.handle(parts, &mut body);
         // Nothing of the request is used after a panic but its head, which the handler cannot change.
         let handled = std::panic::AssertUnwindSafe(handled).catch_unwind().await;

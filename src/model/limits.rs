@@ -63,6 +63,9 @@ pub const STREAM_RETRY: Duration = Duration::from_secs(2);
 pub const STREAM_RETRY_FULL: Duration = Duration::from_secs(10);
 /// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
 pub const CONNECTIONS: u64 = 4096;
+/// Most of them from one client address unless `limits.connections_per_address` says otherwise: many people behind one
+/// address have enough, and it takes eight addresses to leave no room for others.
+pub const CONNECTIONS_PER_ADDRESS: u64 = 512;
 /// Time for a whole TLS handshake unless `limits.handshake_timeout` says otherwise.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at once on one HTTP/2 connection unless `limits.streams` says otherwise: what browsers expect.
@@ -71,6 +74,11 @@ pub const STREAMS: u64 = 100;
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a whole request body unless `limits.body_timeout` says otherwise.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Fewest bytes a second of a request body, on average, unless `limits.body_rate` says otherwise: slower than any line that
+/// is in use, and faster than anybody who only means to keep a connection busy.
+pub const BODY_RATE: u64 = 1024;
+/// Time before that counts unless `limits.body_grace` says otherwise: a few lost packets and the round trips they cost.
+pub const BODY_GRACE: Duration = Duration::from_secs(5);
 /// Time a connection may be idle between requests unless `limits.idle_timeout` says otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time for one write to a client unless `limits.write_timeout` says otherwise.

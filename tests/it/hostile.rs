@@ -355,7 +355,6 @@ fn hosts() -> Vec<Hostile> {
     ]
 }
 
-// Pingora encodes spaces and control characters in a target before anybody sees it: they are part of an id that nobody has.
 fn targets() -> Vec<Hostile> {
     use Fate::Refused;
     let get = |it: &str| line(&format!("GET {it} HTTP/1.1"));
@@ -397,11 +396,34 @@ fn targets() -> Vec<Hostile> {
             get("/vms/1/backups/\u{e9}"),
             Refused(400),
         ),
-        row("a space", get("/vms/1/backups/456 x"), Refused(404)),
-        row("a tab", get("/vms/1/backups/456\tx"), Refused(404)),
+        row("a space", get("/vms/1/backups/456 x"), Refused(400)),
+        row(
+            "two spaces before",
+            get(" /vms/1/backups/456"),
+            Refused(400),
+        ),
+        row("two spaces after", get("/vms/1/backups/456 "), Refused(400)),
+        row(
+            "a version in the target",
+            get("/vms/1/backups/456 HTTP/1.1"),
+            Refused(400),
+        ),
+        row("a tab", get("/vms/1/backups/456\tx"), Refused(400)),
         row(
             "a control character",
             get("/vms/1/backups/456\u{1}"),
+            Refused(400),
+        ),
+        row("NUL", get("/vms/1/backups/456\u{0}"), Refused(400)),
+        row("delete", get("/vms/1/backups/456\u{7f}"), Refused(400)),
+        row(
+            "a carriage return",
+            get("/vms/1/backups/456\rx"),
+            Refused(400),
+        ),
+        row(
+            "a space, encoded",
+            get("/vms/1/backups/456%20x"),
             Refused(404),
         ),
         row("an angle bracket", get("/vms/1/backups/<456"), Refused(400)),

@@ -154,9 +154,8 @@ fn seen(gateway: &Gateway) -> (Vec<usize>, usize) {
 /// The same for what the proxy passed on. What Pingora refuses before it is a request counts as broken here only.
 fn passed(peer: &Peer) -> (Vec<usize>, usize) {
     let all = peer.passed();
-    let (broken, whole): (Vec<&String>, Vec<&String>) = all
-        .iter()
-        .partition(|it| it.ends_with(" 400") || it.as_str() == "CONNECT 405");
+    let (broken, whole): (Vec<&String>, Vec<&String>) =
+        all.iter().partition(|it| it.ends_with(" 400"));
     let known = |it: &str| METHODS.contains(&it);
     let of = |method: &&str| {
         let fits = |it: &&&String| {

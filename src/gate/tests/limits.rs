@@ -205,3 +205,24 @@ async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
         "a new address"
     );
 }
+
+#[test]
+fn proxies_and_loopback_addresses_are_shared() {
+    let mut rig = rig();
+    let rows = [
+        ("the proxy", "10.0.0.1", true),
+        ("the same, in IPv6", "::ffff:10.0.0.1", true),
+        ("its neighbour", "10.0.0.2", false),
+        ("a client", "203.0.113.1", false),
+        ("loopback", "127.0.0.1", true),
+        ("loopback in IPv6", "::1", true),
+        ("an IPv6 client", "2001:db8::1", false),
+    ];
+    for (name, peer, expected) in rows {
+        let shared = rig.gate.is_shared(peer.parse().unwrap());
+        assert_eq!(shared, expected, "{name}");
+    }
+    rig.reload(|it| it.trusted_proxies = TrustedProxies::default());
+    let former = rig.gate.is_shared(IpAddr::from([10, 0, 0, 1]));
+    assert!(!former, "trusted no longer");
+}

@@ -84,6 +84,37 @@ async fn slow_and_idle_clients_are_closed_in_time() {
 }
 
 #[tokio::test]
+async fn a_body_that_drips_is_given_up_long_before_its_deadline() {
+    let gateway = gateway_with(&Limits {
+        body_timeout: PATIENCE * 2,
+        body_rate: 1000,
+        body_grace: Duration::from_millis(300),
+        ..limits()
+    });
+    let head = "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n";
+    // name, what is sent first, what drips
+    let rows = [
+        ("stalled", "", ""),
+        ("stalled on the way", "ab", ""),
+        ("dripping", "", "c"),
+        ("dripping, in pieces", "ab", "cd"),
+    ];
+    let mut running = Vec::new();
+    for (name, first, drip) in rows {
+        let stream = gateway.connect().await;
+        running.push(async move {
+            let (answer, took) = converse(stream, &format!("{head}{first}"), drip).await;
+            assert_eq!(status(&answer), "408", "{name}: {answer:?}");
+            assert!(took < PATIENCE, "{name}: answered after {took:?}");
+        });
+    }
+    futures_util::future::join_all(running).await;
+    let close = head.replace("Host", "Connection: close\r\nHost");
+    let quick = gateway.whole(&format!("{close}{}", "x".repeat(90))).await;
+    assert_eq!(status(&quick), "200", "one that comes at once");
+}
+
+#[tokio::test]
 async fn connections_over_the_limit_wait_for_their_turn() {
     let gateway = gateway_with(&Limits {
         connections: 2,
@@ -105,4 +136,66 @@ async fn connections_over_the_limit_wait_for_their_turn() {
         "/third",
         "served when there is room"
     );
+}
+
+/// A connection from this loopback address.
+async fn connect_from(source: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_of_their_address_are_closed_and_hurt_no_other() {
+    const SITE: [u8; 4] = [127, 0, 0, 2];
+    const OTHER: [u8; 4] = [127, 0, 0, 3];
+    // The one that the script knows to be shared, as trusted proxies are.
+    const PROXY: [u8; 4] = [127, 0, 0, 1];
+    let gateway = gateway_with(&Limits {
+        connections: 20,
+        connections_per_address: 3,
+        ..limits()
+    });
+    let to = gateway.port.address();
+    let get = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connect_from(SITE, to).await);
+    }
+    gateway.metric_becomes("snapgate_connections 3").await;
+    for number in 1..=40 {
+        let mut refused = connect_from(SITE, to).await;
+        // It may be gone before anything could be sent.
+        drop(refused.write_all(get.as_bytes()).await);
+        let mut bytes = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, refused.read_to_end(&mut bytes)).await;
+        assert!(closed.is_ok(), "{number}: closed in time");
+        assert!(bytes.is_empty(), "{number}: not served: {bytes:?}");
+    }
+    gateway
+        .metric_becomes("snapgate_connections_closed_total{reason=\"address_limit\"} 40")
+        .await;
+    assert!(
+        gateway.metric("snapgate_connections 3"),
+        "none of them counts"
+    );
+    let mut other = connect_from(OTHER, to).await;
+    other.write_all(get.as_bytes()).await.unwrap();
+    assert_eq!(status(&answer(&mut other).await), "200", "another address");
+    let mut proxied = Vec::new();
+    for number in 0..8 {
+        let mut one = connect_from(PROXY, to).await;
+        one.write_all(get.as_bytes()).await.unwrap();
+        let answer = answer(&mut one).await;
+        assert_eq!(status(&answer), "200", "{number}: many are behind a proxy");
+        proxied.push(one);
+    }
+    for mut one in open.drain(..) {
+        one.write_all(get.as_bytes()).await.unwrap();
+        assert_eq!(status(&answer(&mut one).await), "200", "those there go on");
+    }
+    gateway.metric_becomes("snapgate_connections 9").await;
+    let mut again = connect_from(SITE, to).await;
+    again.write_all(get.as_bytes()).await.unwrap();
+    assert_eq!(status(&answer(&mut again).await), "200", "places come back");
 }

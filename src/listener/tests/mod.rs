@@ -8,6 +8,7 @@ mod pieces;
 mod replies;
 mod secure;
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -89,7 +90,7 @@ impl Pieces for Drops {
 
 /// Answers by the path.
 #[derive(Debug, Default)]
-struct Script {
+pub(super) struct Script {
     begun: AtomicUsize,
     finished: AtomicUsize,
     go: Arc<Notify>,
@@ -166,6 +167,10 @@ impl Handler for Script {
         crate::gate::failed(pass, code)
     }
 
+    fn is_shared(&self, peer: IpAddr) -> bool {
+        peer == IpAddr::from([127, 0, 0, 1])
+    }
+
     fn passed(&self, pass: &Pass, _: &Way<'_>, _: &Access<'_>) {
         panic!("nothing here is passed on: {pass:?}");
     }
@@ -185,10 +190,13 @@ impl Handler for Script {
 fn limits() -> Limits {
     Limits {
         connections: 100,
+        connections_per_address: 0,
         handshake_timeout: PATIENCE,
         streams: 10,
         header_timeout: Duration::from_secs(5),
         body_timeout: Duration::from_secs(5),
+        body_rate: 0,
+        body_grace: Duration::ZERO,
         idle_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(5),
     }
