@@ -212,7 +212,9 @@ impl Process {
             };
             let line = line.unwrap();
             let address = |prefix: &str| line.strip_prefix(prefix)?.parse().ok();
-            api = api.or_else(|| address("listening on http://"));
+            api = api
+                .or_else(|| address("listening on http://"))
+                .or_else(|| address("listening on https://"));
             admin = admin.or_else(|| address("admin on http://"));
             printed.push(line);
         }
