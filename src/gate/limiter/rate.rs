@@ -119,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::model::Timestamp;
+    use crate::model::limits;
     use crate::runtime::Clock;
     use crate::runtime::ManualClock;
 
@@ -126,6 +127,69 @@ mod tests {
         Rate {
             per_second: NonZeroU32::new(per_second).unwrap(),
             burst: NonZeroU32::new(burst).unwrap(),
+        }
+    }
+
+    /// What a client reads of a field: the name of the limit, and its parameters.
+    fn read(field: &str) -> (String, Vec<(String, i64)>) {
+        let list = sfv::Parser::parse_list(field.as_bytes()).unwrap();
+        let [sfv::ListEntry::Item(item)] = list.as_slice() else {
+            panic!("one item: {field}");
+        };
+        let name = item.bare_item.as_str();
+        let parameters = item.params.iter().map(|(name, value)| {
+            let value = value.as_int();
+            (
+                name.clone(),
+                value.unwrap_or_else(|| panic!("an integer: {field}")),
+            )
+        });
+        let name = name.unwrap_or_else(|| panic!("a string: {field}"));
+        (name.to_owned(), parameters.collect())
+    }
+
+    #[test]
+    fn both_fields_are_what_the_draft_says() {
+        let clock = ManualClock::new(Timestamp::default());
+        let rates = Rates::new([1; 32]);
+        let most = u32::try_from(limits::RATE_MAX).unwrap();
+        let all = [
+            (1, 1),
+            (1, 10),
+            (2, 3),
+            (1000, 1),
+            (1000, 10_000),
+            (most, 1),
+            (1, most),
+            (most, most),
+        ];
+        for (per_second, burst) in all {
+            let client = format!("{per_second} {burst}");
+            let take = || {
+                let rate = rate(per_second, burst);
+                rates.take("address", client.as_bytes(), &rate, clock.instant())
+            };
+            for told in [take(), take(), take()] {
+                let (Ok(told) | Err(told)) = told;
+                let (policy, left) = (read(&told.policy()), read(&told.left()));
+                assert_eq!(policy.0, "address", "{client}: the limit");
+                assert_eq!(left.0, policy.0, "{client}: of the same limit");
+                let [(q, quota), (w, window)] = policy.1.as_slice() else {
+                    panic!("{client}: {policy:?}");
+                };
+                assert_eq!((q.as_str(), w.as_str()), ("q", "w"), "{client}: policy");
+                assert_eq!(*quota, i64::from(burst), "{client}: the quota");
+                assert!(*window > 0, "{client}: a window is never empty: {window}");
+                let [(r, remaining), (t, after)] = left.1.as_slice() else {
+                    panic!("{client}: {left:?}");
+                };
+                assert_eq!((r.as_str(), t.as_str()), ("r", "t"), "{client}: left");
+                assert!(
+                    (0..=*quota).contains(remaining),
+                    "{client}: {remaining} left"
+                );
+                assert!((0..=*window).contains(after), "{client}: after {after}");
+            }
         }
     }
 
