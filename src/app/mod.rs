@@ -2,6 +2,7 @@
 
 mod backends;
 mod handler;
+mod issuers;
 mod operator;
 mod probe;
 
@@ -18,6 +19,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::app::handler::Front;
+use crate::app::issuers::Issuers;
 use crate::app::operator::Bench;
 use crate::config;
 use crate::config::Problems;
@@ -82,6 +84,7 @@ pub enum StartError {
 pub struct Running {
     front: Arc<Front>,
     bench: Arc<Bench>,
+    issuers: Issuers,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
     operations: Arc<Operations>,
@@ -134,6 +137,9 @@ pub async fn start_on(
     .await?;
     public_url_of(&mut settings, sockets.api.address());
     let upstreams = upstreams_of(&mut settings, &clock, &metrics);
+    // Nor is who fetches keys: an issuer that is down keeps nothing from starting or stopping.
+    let issuers = Issuers::new(Arc::clone(&clock), Arc::clone(&metrics), Tasks::default());
+    issuers.prepare(&mut settings);
     let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
     let front = Arc::new(Front::new(
         settings.gate.clone(),
@@ -167,6 +173,7 @@ pub async fn start_on(
     Ok(Running {
         front,
         bench,
+        issuers,
         upstreams,
         runtime: tokio::runtime::Handle::current(),
         operations,
@@ -262,9 +269,14 @@ impl Running {
             "ok"
         };
         {
-            // Upstreams start tasks, and a reload may come from outside of the runtime.
+            // Upstreams and issuers start tasks, and a reload may come from outside of the runtime.
             let _runtime = self.runtime.enter();
             prepare_upstreams(&self.upstreams, &mut settings);
+            self.issuers.prepare(&mut settings);
+        }
+        if result == "unchanged" {
+            // Somebody asked for it: what is not in a file is read again as well.
+            self.issuers.hurry();
         }
         self.front.reload(settings.gate.clone());
         let certificates = settings.listener.tls.as_ref();
@@ -285,6 +297,7 @@ impl Running {
         // What needs a restart stays as it was, so that the next comparison is with what really runs.
         *current = Settings {
             gate: settings.gate,
+            key_sources: settings.key_sources,
             upstreams: settings.upstreams,
             files: settings.files,
             hash: settings.hash,

@@ -1,4 +1,4 @@
-//! Connects to every backend and tells what it is and can do there: `snapgate check --probe`.
+//! Connects to every backend and tells what it is and can do there, and fetches the keys of issuers: `snapgate check --probe`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use crate::adapters::port::AdapterError;
 use crate::adapters::port::Capability;
 use crate::adapters::port::Keeping;
 use crate::app::backends;
+use crate::app::issuers;
 use crate::config::Backend;
 use crate::config::Settings;
 use crate::model::Verb;
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Most VMs of one backend that are looked at: those that the configuration names without a `*`.
 const VMS_MAX: usize = 20;
 
-/// What was found out about one backend.
+/// What was found out about one backend or issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Whether it answered, and every VM that was looked at.
@@ -32,7 +33,8 @@ pub struct Probed {
     pub lines: Vec<String>,
 }
 
-/// Looks at every backend, in the order of the configuration. Opens each as a start would.
+/// Looks at every backend, and then at every issuer whose keys are fetched, in the order of the configuration. Opens each as
+/// a start would.
 pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<Probed> {
     let clock = SystemClock::shared();
     let mut all = Vec::new();
@@ -46,6 +48,13 @@ pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<Probed> {
             Err(error) => found.failed(error.to_string()),
         }
         all.push(found);
+    }
+    for source in &settings.key_sources {
+        let found = issuers::look(source, &clock).await;
+        all.push(Probed {
+            is_well: found.is_ok(),
+            lines: vec![found.unwrap_or_else(|why| why)],
+        });
     }
     all
 }

@@ -16,7 +16,7 @@ use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
 
-/// Prints a summary and warnings, and what each backend answers if it is to be probed.
+/// Prints a summary and warnings, and what each backend and issuer answers if they are to be probed.
 pub(super) fn run(file: &Path, probe: bool, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(file, &config::environment)?;
     output.print(&summary(&settings))?;
@@ -45,8 +45,13 @@ fn probed(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> 
     if sick == 0 {
         return Ok(());
     }
+    let what = if settings.key_sources.is_empty() {
+        "backends"
+    } else {
+        "backends and issuers"
+    };
     Err(CliError::Other(format!(
-        "{sick} of {} backends did not answer as they should",
+        "{sick} of {} {what} did not answer as they should",
         all.len()
     )))
 }

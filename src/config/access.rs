@@ -9,21 +9,21 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 
 use crate::config::htpasswd;
+use crate::config::issuers;
 use crate::config::keys;
 use crate::config::near;
 use crate::config::problem::Problem;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
+use crate::config::settings::KeySource;
 use crate::config::source::Source;
 use crate::config::tokens;
-use crate::gate::Algorithm;
 use crate::gate::ApiToken;
 use crate::gate::CredentialRule;
 use crate::gate::Grant;
 use crate::gate::Grantee;
 use crate::gate::Issuer;
-use crate::gate::KeySet;
 use crate::gate::PasswordHash;
 use crate::gate::User;
 use crate::model::Action;
@@ -43,6 +43,8 @@ struct People<'a> {
     /// With the hash and the groups; no hash after a mistake, so that grants to the user are not mistakes as well.
     users: BTreeMap<PrincipalName, (Option<PasswordHash>, BTreeSet<GroupName>)>,
     issuers: Vec<Issuer>,
+    /// Where the keys of some of them are fetched from.
+    key_sources: Vec<KeySource>,
     /// Of those with a mistake too.
     issuer_names: BTreeSet<IssuerName>,
     groups: BTreeSet<GroupName>,
@@ -52,6 +54,8 @@ struct People<'a> {
 pub(super) struct Access {
     pub(super) credentials: CredentialRule,
     pub(super) grants: Vec<Grant>,
+    /// Where the keys of issuers are fetched from.
+    pub(super) key_sources: Vec<KeySource>,
     /// The file of tokens, which may not exist yet.
     pub(super) tokens_file: Option<PathBuf>,
     /// Who may use each `[[passthrough]]`.
@@ -69,6 +73,7 @@ pub(super) fn read(
         reader,
         users: BTreeMap::new(),
         issuers: Vec::new(),
+        key_sources: Vec::new(),
         issuer_names: BTreeSet::new(),
         groups: BTreeSet::new(),
     };
@@ -124,6 +129,7 @@ pub(super) fn read(
     Access {
         credentials,
         grants,
+        key_sources: people.key_sources,
         tokens_file,
         allowed,
     }
@@ -322,95 +328,27 @@ impl People<'_> {
 
     fn add_issuer(&mut self, section: &Section<'_>, source: &Source<'_>) {
         use keys::issuer as key;
-        let name = section.text(&key::NAME);
-        let name = name.and_then(|it| self.checked(&it, IssuerName::new));
-        if let Some(name) = &name
+        let found = issuers::read(self.reader, section, source);
+        if let Some(name) = &found.name
             && !self.issuer_names.insert(name.clone())
         {
             let what = format!("the issuer {name} is there twice");
             section.problem_at(key::NAME.name, what, "choose another name");
         }
-        let issuer = section.text(&key::ISSUER).map(|it| it.text);
-        if issuer.is_some()
-            && self
-                .issuers
-                .iter()
-                .any(|it| Some(&it.issuer) == issuer.as_ref())
-        {
+        self.groups.extend(found.groups.into_values());
+        let Some((issuer, keys)) = found.issuer else {
+            return;
+        };
+        if self.issuers.iter().any(|it| it.issuer == issuer.issuer) {
             let what = "is that of another [[issuer]]: a token would not say which is meant";
             section.problem_at(key::ISSUER.name, what, "keep one");
         }
-        let text = |key| section.text(key).map(|it| it.text);
-        let (subject_claim, groups_claim) = (text(&key::SUBJECT_CLAIM), text(&key::GROUPS_CLAIM));
-        let audience = section.texts(&key::AUDIENCE);
-        let algorithms = section.texts(&key::ALGORITHMS);
-        let algorithms = algorithms.iter().filter_map(|it| self.algorithm(it));
-        let algorithms = algorithms.collect();
-        let groups = section.texts(&key::GROUPS);
-        let groups: BTreeMap<String, GroupName> =
-            groups.iter().filter_map(|it| self.mapped(it)).collect();
-        self.groups.extend(groups.values().cloned());
-        let leeway = section.span(&key::LEEWAY);
-        let jwks = section.text(&key::JWKS);
-        let keys = jwks.and_then(|it| self.key_set(&it, source));
-        let made = (name, issuer, keys, subject_claim, groups_claim);
-        let (Some(name), Some(issuer), Some(keys), Some(subject_claim), Some(groups_claim)) = made
-        else {
+        if self.issuers.len() >= limits::ISSUERS_MAX {
+            section.problem(format!("is more than {} issuers", limits::ISSUERS_MAX), "");
             return;
-        };
-        self.issuers.push(Issuer {
-            name,
-            issuer,
-            audience: audience.into_iter().map(|it| it.text).collect(),
-            keys,
-            algorithms,
-            subject_claim,
-            groups_claim,
-            groups,
-            leeway,
-        });
-    }
-
-    fn key_set(&self, path: &Found, source: &Source<'_>) -> Option<KeySet> {
-        if path.text.contains("://") {
-            let what = "is a URL, and keys are read from a file";
-            let hint =
-                "fetch the set into a file now and then; a change of the file counts at once";
-            self.reader.wrong(path, what, hint);
-            return None;
         }
-        let file = self.reader.folder().join(&path.text);
-        let found = source.read(&file).and_then(|it| KeySet::parse(&it));
-        found
-            .map_err(|what| {
-                self.reader
-                    .wrong(path, format!("{} {what}", file.display()), "");
-            })
-            .ok()
-    }
-
-    fn algorithm(&self, found: &Found) -> Option<Algorithm> {
-        let algorithm = Algorithm::named(&found.text);
-        if algorithm.is_none() {
-            let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
-            let what = format!("{:?} is no algorithm that is taken", found.text);
-            self.reader
-                .wrong(found, what, &format!("known are {known}"));
-        }
-        algorithm
-    }
-
-    fn mapped(&self, found: &Found) -> Option<(String, GroupName)> {
-        // The last sign of equality: their names may hold some themselves.
-        let parts = found.text.rsplit_once('=').filter(|it| !it.0.is_empty());
-        let Some((theirs, ours)) = parts else {
-            let what = format!("{:?} has no name before or after a '='", found.text);
-            self.reader.wrong(found, what, "write \"THEIRS=OURS\"");
-            return None;
-        };
-        let ours = GroupName::new(ours);
-        let ours = ours.map_err(|it| self.reader.wrong(found, format!("the group {it}"), ""));
-        Some((theirs.to_owned(), ours.ok()?))
+        self.issuers.push(issuer);
+        self.key_sources.extend(keys);
     }
 
     /// Whether it is a name that an issuer can give.

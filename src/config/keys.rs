@@ -370,7 +370,16 @@ table! { issuer, "issuer", true, "An identity provider whose JSON Web Tokens are
         "What the names of its callers begin with: the subject `4711` is the principal `NAME:4711`.";
     ISSUER: Text = "issuer", required("text"), AtOnce, "The `iss` of its tokens, exactly.";
     AUDIENCE: Texts = "audience", Texts { default: None, form: "texts" }, AtOnce, "One of these must be in `aud`.";
-    JWKS: Text = "jwks", required("path"), AtOnce, "The file with its public keys (RFC 7517).";
+    JWKS: Text = "jwks", Text { absent: Absent::Means("required unless `jwks_url`"), form: "path" }, AtOnce,
+        "The file with its public keys (RFC 7517).";
+    JWKS_URL: Text = "jwks_url", Text { absent: Absent::Means("required unless `jwks`"), form: "`https://` URL, or `http://` of a loopback address" }, AtOnce,
+        "Where its public keys are fetched from: what it calls `jwks_uri`. Redirects are not followed.";
+    JWKS_CA: Text = "jwks_ca", Text { absent: Absent::Means("what the system trusts"), form: "path" }, AtOnce,
+        "The authorities that the server at `jwks_url` is known by, in PEM form.";
+    JWKS_REFRESH: Span = "jwks_refresh", span(limits::ISSUER_REFRESH, 1, 24 * 3600), AtOnce,
+        "The longest time until the keys at `jwks_url` are fetched again; a shorter `max-age` of its answer counts, down to a minute.";
+    JWKS_MAX_AGE: Span = "jwks_max_age", span(limits::ISSUER_KEYS_AGE, 60, 30 * 24 * 3600), AtOnce,
+        "How long the last keys of `jwks_url` are believed while no newer ones can be had.";
     ALGORITHMS: Texts = "algorithms", Texts { default: Some(&["RS256", "PS256", "ES256", "ES384", "EdDSA"]), form: "`RS256`, `PS256`, `ES256`, `ES384`, `EdDSA`" }, AtOnce,
         "The algorithms that are taken.";
     SUBJECT_CLAIM: Text = "subject_claim", Text { absent: Absent::Default("sub"), form: "name of a claim" }, AtOnce,

@@ -131,6 +131,7 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
             passthrough,
             limits: limits?,
         },
+        key_sources: people.key_sources,
         upstreams,
         operations: operations?,
         backends,

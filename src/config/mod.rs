@@ -3,6 +3,7 @@
 mod access;
 mod backends;
 mod htpasswd;
+mod issuers;
 mod keys;
 mod load;
 mod near;
@@ -20,6 +21,7 @@ mod tokens;
 mod warnings;
 mod watch;
 
+pub use issuers::KeyEndpoint;
 pub use load::load;
 pub use problem::Problem;
 pub use problem::Problems;
@@ -28,6 +30,7 @@ pub use reference::keys_as_toml;
 pub use reload::restart_needed;
 pub use settings::Backend;
 pub use settings::BackendKind;
+pub use settings::KeySource;
 pub use settings::LogFormat;
 pub use settings::Logging;
 pub use settings::Settings;

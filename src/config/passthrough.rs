@@ -37,7 +37,7 @@ use crate::model::PassName;
 use crate::model::limits;
 
 /// Where Debian and most others keep the certificates of the authorities the system trusts.
-const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub(super) const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Keys that mean nothing without TLS.
 const OF_TLS: &[&Key<Text>] = &[

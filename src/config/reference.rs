@@ -51,6 +51,12 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("tls", "client_ca", "\"clients.pem\""),
     ("authentication", "htpasswd", "\"users.htpasswd\""),
     ("authentication", "tokens", "\"tokens.json\""),
+    (
+        "issuer",
+        "jwks_url",
+        "\"https://sso.example.com/protocol/openid-connect/certs\"",
+    ),
+    ("issuer", "jwks_ca", "\"sso-ca.pem\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
     ("backend", "simulator", "\"unix:/run/simulator.sock\""),

@@ -1,6 +1,7 @@
 //! The whole configuration, checked: what `snapgate serve` runs with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::adapters::cloudapi;
 use crate::adapters::files;
@@ -9,9 +10,11 @@ use crate::adapters::layers;
 use crate::adapters::libvirt;
 use crate::adapters::qemu;
 use crate::adapters::sim;
+use crate::config::issuers::KeyEndpoint;
 use crate::gate;
 use crate::listener;
 use crate::model::BackendName;
+use crate::model::IssuerName;
 use crate::operations;
 
 /// The whole configuration, checked.
@@ -21,6 +24,8 @@ pub struct Settings {
     pub listener: listener::Config,
     /// How requests are decided.
     pub gate: gate::Config,
+    /// Where the keys of those issuers of the gate are fetched from that name a URL. Whoever serves puts them into the issuers.
+    pub key_sources: Vec<KeySource>,
     /// The upstreams of what is passed through: one for each route of the gate, in the same order.
     pub upstreams: Vec<listener::PoolConfig>,
     /// How operations are kept and run.
@@ -37,6 +42,21 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// A hash over the contents of these files: 64 hexadecimal digits.
     pub hash: String,
+}
+
+/// Where the keys of one issuer are fetched from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySource {
+    /// Whose they are.
+    pub issuer: IssuerName,
+    /// Which server has them.
+    pub endpoint: KeyEndpoint,
+    /// Path and query there.
+    pub target: String,
+    /// The longest time between two fetches.
+    pub refresh: Duration,
+    /// How old the last good set may become while fetches fail.
+    pub oldest: Duration,
 }
 
 /// One configured VM manager.

@@ -238,7 +238,9 @@ fn files_of_the_repository_can_be_loaded() {
     let secret = folder.path().join("manager.authorization");
     fs::write(secret, "Bearer token\n").unwrap();
     let keys = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
-    fs::write(folder.path().join("sso.jwks.json"), keys).unwrap();
+    for name in ["sso.jwks.json", "ci.jwks.json"] {
+        fs::write(folder.path().join(name), keys).unwrap();
+    }
     let key = rcgen::KeyPair::generate().unwrap();
     let made = rcgen::CertificateParams::new(vec!["backups.example.com".to_owned()]).unwrap();
     let made = made.self_signed(&key).unwrap().pem();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
 use crate::gate::Grantee;
+use crate::gate::PassAccess;
 use crate::gate::Placement;
 use crate::gate::User;
 use crate::listener::Tls;
@@ -39,6 +40,17 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
                 "server.{name}: {address} is no loopback address: {what}"
             ));
         }
+    }
+    let listen = settings.listener.listen;
+    if !listen.ip().is_loopback() {
+        let all = settings.gate.passthrough.iter().enumerate();
+        let open = all.filter(|(_, it)| it.access == PassAccess::Open);
+        found.extend(open.map(|(index, it)| {
+            format!(
+                "passthrough[{index}].authentication: whoever reaches {listen} is passed on by {} without a password",
+                it.name
+            )
+        }));
     }
     certificates(settings, now, &mut found);
     people(settings, &mut found);

@@ -36,6 +36,7 @@ mod tests;
 
 pub use authn::Algorithm;
 pub use authn::Issuer;
+pub use authn::KeyRing;
 pub use authn::KeySet;
 pub use authn::TokenDigest;
 pub use authn::new_token;

@@ -112,6 +112,7 @@ codes! {
     BadGateway BAD_GATEWAY "Upstream failed" "The server behind the gateway gave no answer that can be passed on.";
     Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager cannot be reached at present.";
     NoUpstream SERVICE_UNAVAILABLE "No upstream" "No server behind the gateway is able to answer at present.";
+    KeysUnavailable SERVICE_UNAVAILABLE "Keys unavailable" "The keys of the token's issuer cannot be had at present.";
     StoreUnavailable SERVICE_UNAVAILABLE "Not ready" "The gateway cannot read or keep operations at present.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is stopping and accepts no new operations.";
     QueueFull SERVICE_UNAVAILABLE "Queue full" "Too many operations wait already.";

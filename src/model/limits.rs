@@ -121,6 +121,28 @@ pub const BURST_SECONDS: u32 = 10;
 pub const BEARER_BYTES_MAX: usize = 8 * 1024;
 /// Most keys in the set of one issuer: far more than any rotation needs.
 pub const ISSUER_KEYS_MAX: usize = 100;
+/// Most issuers: each that names a URL has a task of its own.
+pub const ISSUERS_MAX: usize = 100;
+/// Largest key set that is fetched in bytes: a hundred keys, each with its chain of certificates.
+pub const ISSUER_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Time for one fetch of a key set, connection and body included.
+pub const ISSUER_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a fetched key set counts as new unless `issuer.jwks_refresh` or the answer says otherwise: a key that was taken
+/// out of it is refused soon, and nobody counts six requests an hour.
+pub const ISSUER_REFRESH: Duration = Duration::from_secs(600);
+/// Shortest time that an answer may ask for with `Cache-Control: max-age`, where `issuer.jwks_refresh` is not shorter.
+pub const ISSUER_REFRESH_MIN: Duration = Duration::from_secs(60);
+/// First and longest pause before a fetch that failed is tried again.
+pub const ISSUER_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How old the last good key set may become while fetches fail, unless `issuer.jwks_max_age` says otherwise: an outage over
+/// night is survived, and a key that was withdrawn meanwhile is not believed for longer than a day.
+pub const ISSUER_KEYS_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Time between two fetches because of tokens with unknown key ids: invented ids cost the issuer no more than that.
+pub const ISSUER_ASK_PAUSE: Duration = Duration::from_secs(30);
+/// Longest time that a request waits for such a fetch.
+pub const ISSUER_WAIT: Duration = Duration::from_secs(2);
+/// Most requests that wait for the keys of one issuer at once; others are refused without waiting.
+pub const ISSUER_WAITERS_MAX: usize = 64;
 /// Longest subject of a token in bytes: with the issuer's name before it, it becomes a principal.
 pub const SUBJECT_BYTES_MAX: usize = 128;
 /// Clock difference to an issuer that is tolerated unless `issuer.leeway` says otherwise.

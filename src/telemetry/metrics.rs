@@ -48,6 +48,9 @@ pub struct Metrics {
     store_commit_seconds: HistogramVec,
     store_errors: IntCounterVec,
     credential_checks: IntCounterVec,
+    issuer_refreshes: IntCounterVec,
+    issuer_last_refresh_successful: IntGaugeVec,
+    issuer_keys_fetched: IntGaugeVec,
     lock_outs: IntCounterVec,
     limited: IntCounterVec,
     waiters: IntGauge,
@@ -236,8 +239,29 @@ impl Metrics {
                 r,
                 counter,
                 "snapgate_credential_checks_total",
-                "Credentials checked: remembered, verified, a token, refused, or not looked at during a lock-out.",
+                "Credentials checked: remembered, verified, a token, refused, or not looked at during a lock-out or without keys.",
                 ["result"]
+            ),
+            issuer_refreshes: metric!(
+                r,
+                counter,
+                "snapgate_issuer_refreshes_total",
+                "Fetches of the key set of an issuer, by result.",
+                ["issuer", "result"]
+            ),
+            issuer_last_refresh_successful: metric!(
+                r,
+                gauges,
+                "snapgate_issuer_last_refresh_successful",
+                "Whether the newest fetch of the key set of an issuer brought one: 1 or 0.",
+                ["issuer"]
+            ),
+            issuer_keys_fetched: metric!(
+                r,
+                gauges,
+                "snapgate_issuer_keys_fetched_seconds",
+                "Unix time at which the key set of an issuer that is in force was fetched last; 0 before the first.",
+                ["issuer"]
             ),
             lock_outs: metric!(
                 r,
@@ -457,6 +481,40 @@ impl Metrics {
         self.store_errors.with_label_values(&[kind]).inc();
     }
 
+    /// Keys of this issuer will be fetched: none are there yet.
+    pub fn issuer_begun(&self, issuer: &str) {
+        self.issuer_keys_fetched.with_label_values(&[issuer]).set(0);
+    }
+
+    /// A fetch of the keys of an issuer ended: `ok`, `no_answer`, `status` or `unusable`.
+    pub fn issuer_refresh(&self, issuer: &str, result: &str) {
+        self.issuer_refreshes
+            .with_label_values(&[issuer, result])
+            .inc();
+        self.issuer_last_refresh_successful
+            .with_label_values(&[issuer])
+            .set(i64::from(result == "ok"));
+    }
+
+    /// When the keys in force were fetched, in seconds since 1970.
+    pub fn issuer_keys(&self, issuer: &str, fetched: u64) {
+        self.issuer_keys_fetched
+            .with_label_values(&[issuer])
+            .set(i64::try_from(fetched).unwrap_or(i64::MAX));
+    }
+
+    /// The keys of an issuer are no longer fetched.
+    pub fn issuer_gone(&self, issuer: &str) {
+        for gauge in [
+            &self.issuer_last_refresh_successful,
+            &self.issuer_keys_fetched,
+        ] {
+            if let Err(error) = gauge.remove_label_values(&[issuer]) {
+                tracing::debug!(%error, "metric of an issuer was not there");
+            }
+        }
+    }
+
     /// A lock-out began, of a `user` from one address or of an `address`.
     pub fn locked_out(&self, by: &str) {
         self.lock_outs.with_label_values(&[by]).inc();
@@ -467,7 +525,7 @@ impl Metrics {
         self.limited.with_label_values(&[limit]).inc();
     }
 
-    /// Credentials were `remembered`, `verified`, a `token`, `refused` or `locked_out`.
+    /// Credentials were `remembered`, `verified`, a `token`, `refused`, `locked_out` or met `no_keys`.
     pub fn credential_check(&self, result: &str) {
         self.credential_checks.with_label_values(&[result]).inc();
     }
@@ -567,6 +625,8 @@ mod tests {
         metrics.store_commit("sqlite", took);
         metrics.store_error("full");
         metrics.credential_check("verified");
+        metrics.issuer_refresh("i", "ok");
+        metrics.issuer_keys("i", 1);
         metrics.locked_out("user");
         metrics.limited("principal_rate");
         drop(metrics.waiting());

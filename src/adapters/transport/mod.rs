@@ -1,4 +1,4 @@
-//! The one HTTP client of adapters whose VM manager has a REST interface.
+//! The one HTTP client of adapters whose VM manager has a REST interface, and of key sets that are fetched.
 //!
 //! A call goes to the configured place and nowhere else: no redirects, no proxies of the environment, no names or
 //! credentials from it. Every call has a deadline and every answer a largest size. An error tells whether bytes may have
@@ -96,6 +96,8 @@ pub struct Call<'a> {
     method: Method,
     path: &'a [&'a str],
     query: &'a [(&'a str, &'a str)],
+    /// Stands for both.
+    written: Option<&'a str>,
     headers: HeaderMap,
     body: Option<Vec<u8>>,
 }
@@ -108,6 +110,7 @@ impl<'a> Call<'a> {
             method,
             path,
             query: &[],
+            written: None,
             headers: HeaderMap::new(),
             body: None,
         }
@@ -124,6 +127,13 @@ impl<'a> Call<'a> {
     #[must_use]
     pub const fn query(mut self, query: &'a [(&'a str, &'a str)]) -> Self {
         self.query = query;
+        self
+    }
+
+    /// For this path and query instead, as they are: they begin with `/`, and come from the configuration alone.
+    #[must_use]
+    pub const fn to_written(mut self, target: &'a str) -> Self {
+        self.written = Some(target);
         self
     }
 
@@ -222,7 +232,10 @@ impl Client {
         if tokio::time::Instant::now() >= until {
             return Err(TransportError::TooLate);
         }
-        let url = self.url(call.path, call.query)?;
+        let url = match call.written {
+            Some(target) => format!("{}{target}", self.base),
+            None => self.url(call.path, call.query)?,
+        };
         let mut request = self.http.request(call.method, url).headers(call.headers);
         if let Some(body) = call.body {
             request = request.body(body);

@@ -82,7 +82,7 @@ struct Document {
     keys: Vec<serde_json::Value>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Material {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
@@ -91,7 +91,7 @@ enum Material {
 }
 
 /// One public key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Key {
     id: Option<String>,
     /// The one algorithm it is for, where its set says so.
@@ -99,8 +99,8 @@ pub(super) struct Key {
     material: Material,
 }
 
-/// The public keys of an issuer.
-#[derive(Clone)]
+/// The public keys of an issuer: at least one.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeySet(Vec<Key>);
 
 impl fmt::Debug for KeySet {
@@ -128,6 +128,13 @@ impl KeySet {
             );
         }
         Ok(Self(keys))
+    }
+
+    /// How many keys it has, at most [`limits::ISSUER_KEYS_MAX`].
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub const fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The key of that id for the algorithm; without an id the only one for it.

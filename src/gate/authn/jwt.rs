@@ -18,8 +18,9 @@ use serde_json::Value;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
+use crate::gate::authn::Denied;
 use crate::gate::authn::jwks::Algorithm;
-use crate::gate::authn::jwks::KeySet;
+use crate::gate::authn::keyring::KeyRing;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::gate::config::Grant;
@@ -39,8 +40,8 @@ pub struct Issuer {
     pub issuer: String,
     /// One of these must be in `aud`.
     pub audience: Vec<String>,
-    /// Its keys.
-    pub keys: KeySet,
+    /// Its keys, as they are now.
+    pub keys: Arc<KeyRing>,
     /// The algorithms that are taken.
     pub algorithms: Vec<Algorithm>,
     /// The claim that names the caller.
@@ -96,8 +97,14 @@ impl OneOrMany {
     }
 }
 
-/// A caller who was verified, and until when that counts.
-type Known = (Arc<Account>, Timestamp);
+/// A caller who was verified: until when that counts, and with which keys of which issuer.
+#[derive(Clone, Debug)]
+struct Known {
+    account: Arc<Account>,
+    until: Timestamp,
+    issuer: usize,
+    generation: u64,
+}
 
 /// Every issuer. A reload makes a new one, which knows no token yet.
 #[derive(Debug)]
@@ -106,6 +113,32 @@ pub(super) struct Issuers {
     grants: Vec<Grant>,
     /// Verified tokens by their SHA-256.
     known: Mutex<BTreeMap<[u8; 32], Known>>,
+}
+
+/// A token taken apart; nothing of it is believed yet.
+struct Token<'a> {
+    signed: &'a str,
+    signature: Vec<u8>,
+    header: Header,
+    claims: Claims,
+}
+
+/// What a token proves.
+struct Proven {
+    principal: Principal,
+    until: Timestamp,
+    issuer: usize,
+    generation: u64,
+}
+
+/// Why it proves nothing.
+enum Unproven<'a> {
+    /// It is not valid here, whatever keys there are.
+    Wrong,
+    /// It names a key that is not in the set.
+    NoKey(&'a KeyRing),
+    /// There are no keys of its issuer.
+    NoKeys(&'a KeyRing),
 }
 
 impl Issuers {
@@ -127,62 +160,124 @@ impl Issuers {
         self.all.is_empty()
     }
 
-    /// Who is meant by a token that proves itself.
-    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Option<Arc<Account>> {
+    /// Who is meant by a token that proves itself. Waits a moment for newer keys when it names one that is not there.
+    pub(super) async fn find(
+        &self,
+        text: &str,
+        around: Around<'_>,
+    ) -> Result<Arc<Account>, Denied> {
         if self.is_empty() || text.len() > limits::BEARER_BYTES_MAX {
-            return None;
+            return Err(Denied::Wrong);
         }
-        let now = around.clock.now();
         let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        let digest: [u8; 32] = digest.as_ref().try_into().ok()?;
-        let known = self.lock().get(&digest).cloned();
-        if let Some((account, _)) = known.filter(|(_, until)| now < *until) {
+        let Ok(digest) = <[u8; 32]>::try_from(digest.as_ref()) else {
+            return Err(Denied::Wrong);
+        };
+        if let Some(account) = self.remembered(&digest, around) {
             around.metrics.credential_check("remembered");
-            return Some(account);
+            return Ok(account);
         }
-        let (principal, until) = self.verify(text, now)?;
+        let token = Token::read(text).ok_or(Denied::Wrong)?;
+        let mut found = self.prove(&token, around);
+        if let Err(Unproven::NoKey(keys) | Unproven::NoKeys(keys)) = &found
+            && keys.newer(around.clock.instant()).await
+        {
+            found = self.prove(&token, around);
+        }
+        match found {
+            Ok(proven) => Ok(self.remember(digest, proven, around)),
+            Err(Unproven::Wrong | Unproven::NoKey(_)) => Err(Denied::Wrong),
+            Err(Unproven::NoKeys(_)) => Err(Denied::NoKeys),
+        }
+    }
+
+    /// Who was verified before by the same token, if it and the keys it was verified with still count.
+    fn remembered(&self, digest: &[u8; 32], around: Around<'_>) -> Option<Arc<Account>> {
+        let known = self.lock().get(digest).cloned()?;
+        let held = self.all.get(known.issuer)?;
+        let held = held.keys.current(around.clock.instant())?;
+        let counts = around.clock.now() < known.until && held.generation == known.generation;
+        counts.then_some(known.account)
+    }
+
+    fn remember(&self, digest: [u8; 32], proven: Proven, around: Around<'_>) -> Arc<Account> {
         let account = Arc::new(Account {
-            rights: Rights::of(&principal, &self.grants),
-            principal,
+            rights: Rights::of(&proven.principal, &self.grants),
+            principal: proven.principal,
             token: None,
         });
+        let now = around.clock.now();
         let mut known = self.lock();
         if known.len() >= limits::CREDENTIALS_CACHED_MAX {
-            known.retain(|_, (_, until)| now < *until);
+            known.retain(|_, it| now < it.until);
         }
         if known.len() >= limits::CREDENTIALS_CACHED_MAX {
             // The keys are hashes, so the first one is a random one.
             known.pop_first();
         }
-        known.insert(digest, (Arc::clone(&account), until));
+        let entry = Known {
+            account: Arc::clone(&account),
+            until: proven.until,
+            issuer: proven.issuer,
+            generation: proven.generation,
+        };
+        known.insert(digest, entry);
         around.metrics.credential_check("verified");
-        Some(account)
+        account
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who, and until when: `None` for whatever is not a valid token of a configured issuer.
-    fn verify(&self, text: &str, now: Timestamp) -> Option<(Principal, Timestamp)> {
+    /// Who, and until when. Keys come last: only a token that would be taken with the right one asks for newer ones.
+    fn prove(&self, token: &Token<'_>, around: Around<'_>) -> Result<Proven, Unproven<'_>> {
+        let wrong = || Unproven::Wrong;
+        let Token { header, claims, .. } = token;
+        let mut all = self.all.iter().enumerate();
+        let (index, issuer) = all.find(|it| it.1.issuer == claims.iss).ok_or_else(wrong)?;
+        let algorithm = Algorithm::named(&header.alg)
+            .filter(|it| issuer.algorithms.contains(it))
+            .ok_or_else(wrong)?;
+        let until = claims.until(issuer, around.clock.now()).ok_or_else(wrong)?;
+        let principal = claims.principal(issuer).ok_or_else(wrong)?;
+        let ring = &*issuer.keys;
+        let held = ring.current(around.clock.instant());
+        let held = held.ok_or(Unproven::NoKeys(ring))?;
+        let Some(key) = held.keys.find(header.kid.as_deref(), algorithm) else {
+            // Without an id every forged token would be one whose key may have come since.
+            return Err(match header.kid {
+                Some(_) => Unproven::NoKey(ring),
+                None => Unproven::Wrong,
+            });
+        };
+        if !key.verifies(algorithm, token.signed.as_bytes(), &token.signature) {
+            return Err(Unproven::Wrong);
+        }
+        Ok(Proven {
+            principal,
+            until,
+            issuer: index,
+            generation: held.generation,
+        })
+    }
+}
+
+impl<'a> Token<'a> {
+    /// `None` for whatever has not the form of a token that can be judged.
+    fn read(text: &'a str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.')?;
         let header: Header = serde_json::from_slice(&decoded(header)?).ok()?;
         if header.crit.is_some() || header.b64.is_some() {
             return None;
         }
-        let claims: Claims = serde_json::from_slice(&decoded(payload)?).ok()?;
-        let issuer = self.all.iter().find(|it| it.issuer == claims.iss)?;
-        let algorithm = Algorithm::named(&header.alg)?;
-        if !issuer.algorithms.contains(&algorithm) {
-            return None;
-        }
-        let key = issuer.keys.find(header.kid.as_deref(), algorithm)?;
-        if !key.verifies(algorithm, signed.as_bytes(), &decoded(signature)?) {
-            return None;
-        }
-        let until = claims.until(issuer, now)?;
-        Some((claims.principal(issuer)?, until))
+        Some(Self {
+            signed,
+            signature: decoded(signature)?,
+            header,
+            claims: serde_json::from_slice(&decoded(payload)?).ok()?,
+        })
     }
 }
 

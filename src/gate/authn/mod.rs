@@ -4,6 +4,7 @@ mod basic;
 mod certificate;
 mod jwks;
 mod jwt;
+mod keyring;
 mod token;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use crate::telemetry::Metrics;
 pub use jwks::Algorithm;
 pub use jwks::KeySet;
 pub use jwt::Issuer;
+pub use keyring::KeyRing;
 pub use token::TokenDigest;
 pub use token::new_token;
 
@@ -131,28 +133,37 @@ impl Callers {
     ) -> Result<Arc<Account>, Refusal> {
         let found = match Offered::of(headers) {
             Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
-            Some(Offered::Bearer(text)) => {
-                let token = self.tokens.find(text, around);
-                let found = token.or_else(|| self.issuers.find(text, around));
-                found.ok_or(Denied::Wrong)
-            }
+            Some(Offered::Bearer(text)) => match self.tokens.find(text, around) {
+                Some(found) => Ok(found),
+                None => self.issuers.find(text, around).await,
+            },
             // Who sends credentials is judged by them alone, whatever certificate comes with them.
             None if headers.contains_key(AUTHORIZATION) => Err(Denied::Wrong),
             None => self.holders.find(certificate, around).ok_or(Denied::Wrong),
         };
-        found.map_err(|denied| {
-            if let Denied::Later(after) = denied {
-                around.metrics.credential_check("locked_out");
-                return Refusal::from(Code::TooManyAttempts).retry_after(after);
+        found.map_err(|denied| self.refusal(denied, around.metrics))
+    }
+
+    fn refusal(&self, denied: Denied, metrics: &Metrics) -> Refusal {
+        match denied {
+            Denied::Later(after) => {
+                metrics.credential_check("locked_out");
+                Refusal::from(Code::TooManyAttempts).retry_after(after)
             }
-            around.metrics.credential_check("refused");
-            let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
-            if self.takes_bearer {
-                refusal.with(WWW_AUTHENTICATE, BEARER)
-            } else {
-                refusal
+            Denied::NoKeys => {
+                metrics.credential_check("no_keys");
+                Refusal::from(Code::KeysUnavailable)
             }
-        })
+            Denied::Wrong => {
+                metrics.credential_check("refused");
+                let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
+                if self.takes_bearer {
+                    refusal.with(WWW_AUTHENTICATE, BEARER)
+                } else {
+                    refusal
+                }
+            }
+        }
     }
 }
 
@@ -163,6 +174,8 @@ enum Denied {
     Wrong,
     /// It was not looked at: the client is locked out for so long.
     Later(Duration),
+    /// It cannot be judged: there are no keys of the token's issuer.
+    NoKeys,
 }
 
 /// What a request brings to prove who sends it.

@@ -1,6 +1,7 @@
 //! JSON Web Tokens in the whole walk: what is taken, and every way of getting around the signature that is not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,32 +17,19 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::gate::tests::rig::Rig;
+use crate::gate::tests::rig::header;
 use crate::gate::tests::rig::status;
 use crate::gate::*;
 use crate::model::Action;
 use crate::model::GroupName;
 use crate::model::IssuerName;
 use crate::model::Pattern;
+use crate::model::limits;
+use crate::runtime::Clock;
+use crate::runtime::Tasks;
 
-/// An RSA key of 2048 bits that nothing but these tests knows, as PKCS #8 in base64.
-const RSA: &str = "\
-    MIIEvgIBADANBgkqhkiG9w0BAQEFAASCBKgwggSkAgEAAoIBAQCeiPL67p1u3Onnp5GYksWdYRN4rBT9sNXO5+K1pdsvSPu+AVpK\
-    4UhctPCLUYOHkOr+ryYzB3pbVx1yLsmMPDXzBEtEPR+JnhbSbRyg9RF9ogjnDjvESMKttTBg0ohLcUnH/3abPeZxOyxMLaWVVI9F\
-    6bZukDGucTMqO7tWA3NbTVBRRpbKxdDGSDzEF7GfZOvWOxk29XsEnqkjR4uKCSDQ53s36NbU0XbVwwkS1tP2qTvBjWFxoSeqVflS\
-    +QDfFFhD66dOlLHcV2mE9r6g0+dsQhMlMmLRA44mJDTEyPCjZ2S8sqiptzPpjV0z4NbxmFxmgVA0u+KckaNBp5uGEBGPAgMBAAEC\
-    ggEAFHaXloLyWKW0ni2SV4qqbglicAhrn+C8Lbw0wT8ABHcmjNIJNkfPWq1oVzNVskv8aT9xGNPK8WX/QQZ/sYBGyRrcHu9yK1tN\
-    QCrMBTgHjUXltvKuuEQEDP6pmKB+7e4DmLMwO2hJXy2aJthwL879vLJ8KoKmRwle51aqdGHMTr5/RKMxICAs/JkRttTvGDUBclKX\
-    edZcaiKvD3q6Y8inogbhQC58Sga+3QzGNl9fapfSZe0ARsNRlGhXyXpCZSUvK1lNESEhW4AcAH2vQEquEv4Y6K+zkaKD/KGZM2Y0\
-    ci2/sM4xPVHHnABI6JY2COvFCMmm7U/LGYQhwHffIwXNMQKBgQDVn3PS/kdjmRkTC+Qolxk3siKpveeyYkv3hlVyNtWp+J1fnc0h\
-    6w7nQJk5vdEl1rnkAgOcZLN7gm9rctBDBzWNd1PhZkZwNO7yZlkkOskbT1SnWr1EXG4Kiz0bBUmcyKM65TREg/mgmR4WVi9TJocJ\
-    vYKxhfjXIzmCmI6CXivxYwKBgQC9++6iNT5BsjyCZDaqJTQRsUIp0OFe+6UILcnAwvqg/WqCrx5LhhrRzZVdXpPW2+hptieh9AZL\
-    tSsAfrZ0TaoV70y61qq0G4f0C3/QARGQpasHPD72L6THHbrNLI+dCaWfXUHYROFG9WiSRhXJJAE5gVmoaw2ZWFIoY7pO3/WM5QKB\
-    gEcmaKlpz9U4dMWHPGLYkKmgRzNJ8RXU74Bt2Z/E671E9QWXxW76n2ged+pncnWr4xYyJYm9cJo+g2XCQ+NPT2Liz6lPKz7MIpnR\
-    xPbwLXNPJN7otglCz9PrNFr/k9kIanV/Sb1YR5hZ50+BPRnwxyFTYWhHOu5M6Sa6MRzyyKgJAoGBAKZHqkUudJ7rcSpuq6mfhkM1\
-    8cLHn3mSpo7SBJNCFDpzkpVu0AUqCq82UFS4Qoz7TB+53lZRTnFUz55PSUHh98va9j1RRXb94bAnoGZdiRIg7eAXSsQOTxo3WxfY\
-    uJmpp9wjs02me8WvZSchUFALw0ahf+d4Sx67vqy7HIWMX05BAoGBAJsb2sFNiFS1IwmSNSk1RTvUKMZ/bMUy1HEvF3NKp6rgPO4k\
-    tTWVyDM7euOFXeY49+aknh2zP4uLzdhlslf4UfTwU1bB5+cXmWtt/iILb2m66eh62SlSdRXJDsT2pRD5J4HEsth1j7apeILOEYQ1\
-    JdKT4joBl1sgkWbWGyxFpQtS";
+/// An RSA key of 2048 bits that nothing but tests knows, as PKCS #8 in base64.
+const RSA: &str = include_str!("../../../tests/keys/rsa.pkcs8.base64");
 
 fn url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -65,7 +53,7 @@ impl Keys {
         };
         let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
         Self {
-            rsa: RsaKeyPair::from_pkcs8(&STANDARD.decode(RSA).unwrap()).unwrap(),
+            rsa: RsaKeyPair::from_pkcs8(&STANDARD.decode(RSA.trim_end()).unwrap()).unwrap(),
             p256: ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
             p384: ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
             ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).unwrap(),
@@ -135,16 +123,23 @@ fn claims() -> Value {
         "groups": ["restorers", "unheard-of"] })
 }
 
+fn set(all: &Value) -> KeySet {
+    KeySet::parse(&all.to_string()).unwrap()
+}
+
 fn rig(keys: &Keys) -> Rig {
+    rig_of(KeyRing::fixed(set(&keys.set())))
+}
+
+fn rig_of(ring: Arc<KeyRing>) -> Rig {
     let mut rig = Rig::new();
-    let set = KeySet::parse(&keys.set().to_string()).unwrap();
     let ops = GroupName::new("ops").unwrap();
     rig.reload(|it| {
         it.credentials.issuers = vec![Issuer {
             name: IssuerName::new("corp").unwrap(),
             issuer: "https://sso.example.com".to_owned(),
             audience: vec!["snapgate".to_owned()],
-            keys: set,
+            keys: ring,
             algorithms: Algorithm::ALL.to_vec(),
             subject_claim: "sub".to_owned(),
             groups_claim: "groups".to_owned(),
@@ -400,4 +395,122 @@ fn sets_without_a_usable_key_are_refused() {
     ] {
         assert!(KeySet::parse(&text).is_err(), "{name}");
     }
+}
+
+/// The set without the keys of these ids.
+fn set_without(keys: &Keys, ids: &[&str]) -> Value {
+    let mut all = keys.set();
+    let list = all["keys"].as_array_mut().unwrap();
+    list.retain(|it| !ids.contains(&it["kid"].as_str().unwrap_or_default()));
+    all
+}
+
+#[tokio::test]
+async fn without_keys_a_token_is_not_judged_and_everybody_else_is() {
+    let keys = Keys::new();
+    let ring = KeyRing::fetched();
+    let rig = rig_of(Arc::clone(&ring));
+    let token = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
+    // Somebody was asked just now, and brought nothing.
+    ring.begin();
+    ring.end();
+    tokio::time::pause();
+    let request = format!("GET /vms/33333/backups/456\nv\nAuthorization: Bearer {token}");
+    let refused = rig.send(&request).await;
+    assert_eq!(refused.refusal, Some("KeysUnavailable"), "no keys");
+    assert_eq!(status(&refused), 503, "not the caller's fault");
+    assert_eq!(header(&refused, "retry-after"), "5", "it may pass");
+    assert_eq!(
+        header(&refused, "www-authenticate"),
+        "",
+        "other credentials are not asked for"
+    );
+    let ann = rig.send("GET /vms/33333/backups/456\nv\nas: ann").await;
+    assert_eq!(status(&ann), 200, "who has a password is served");
+    let mut other = claims();
+    other["iss"] = json!("https://elsewhere.example.com");
+    let strange = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &other);
+    assert_eq!(sent(&rig, &strange).await, 401, "whose issuer is not known");
+    other = claims();
+    other["exp"] = json!(-100);
+    let old = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &other);
+    assert_eq!(sent(&rig, &old).await, 401, "no keys would make it valid");
+
+    let hour = Duration::from_secs(300);
+    ring.put(set(&keys.set()), rig.clock.instant() + hour);
+    assert_eq!(sent(&rig, &token).await, 200, "with keys");
+    assert_eq!(sent(&rig, &token).await, 200, "remembered");
+    rig.clock.advance(hour);
+    assert_eq!(
+        sent(&rig, &token).await,
+        503,
+        "the keys are too old, also for who is remembered"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_new_is_fetched_once_and_one_that_is_gone_counts_no_more() {
+    let keys = Keys::new();
+    let ring = KeyRing::fetched();
+    let rig = rig_of(Arc::clone(&ring));
+    let until = rig.clock.instant() + Duration::from_secs(3600);
+    ring.put(set(&set_without(&keys, &["ed"])), until);
+    let old = keys.sign(
+        "ES256",
+        &json!({ "alg": "ES256", "kid": "p256" }),
+        &claims(),
+    );
+    let new = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
+    assert_eq!(sent(&rig, &old).await, 200, "a key that is there");
+    // Whoever fetches: the issuer has gone over to another key.
+    let (asked, tasks) = (
+        Arc::new(std::sync::atomic::AtomicUsize::new(0)),
+        Tasks::default(),
+    );
+    let keeper = {
+        let (ring, asked) = (Arc::clone(&ring), Arc::clone(&asked));
+        let next = set(&set_without(&keys, &["p256"]));
+        tasks.spawn(async move {
+            loop {
+                ring.wanted().await;
+                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                ring.put(next.clone(), until);
+                ring.end();
+            }
+        })
+    };
+    let count = || asked.load(std::sync::atomic::Ordering::Relaxed);
+    let mut expired = claims();
+    expired["exp"] = json!(-100);
+    let useless = [
+        keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &expired),
+        keys.sign("HS256", &json!({ "alg": "HS256", "kid": "ed" }), &claims()),
+        keys.sign("EdDSA", &json!({ "alg": "EdDSA" }), &claims()),
+    ];
+    for token in &useless {
+        assert_eq!(sent(&rig, token).await, 401, "useless with any key");
+    }
+    assert_eq!(count(), 0, "nothing is fetched for those");
+    let (one, two) = tokio::join!(sent(&rig, &new), sent(&rig, &new));
+    assert_eq!((one, two), (200, 200), "both waited for the new key");
+    assert_eq!(count(), 1, "which was fetched once");
+    assert_eq!(
+        sent(&rig, &old).await,
+        401,
+        "the old one is gone, also for who was remembered"
+    );
+    let begun = tokio::time::Instant::now();
+    for number in 0..100 {
+        let kid = format!("forged-{number}");
+        let forged = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": kid }), &claims());
+        assert_eq!(sent(&rig, &forged).await, 401, "a key that is nowhere");
+    }
+    assert_eq!(count(), 1, "invented ids fetch nothing more for a while");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "and wait for nothing");
+    assert_eq!(sent(&rig, &new).await, 200, "meanwhile others are served");
+    rig.clock.advance(limits::ISSUER_ASK_PAUSE);
+    assert_eq!(sent(&rig, &old).await, 401, "still gone");
+    assert_eq!(count(), 2, "asked once more after the pause");
+    keeper.abort();
 }

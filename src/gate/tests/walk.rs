@@ -345,6 +345,8 @@ async fn mistakes_are_refused_and_the_earlier_check_wins() {
     seen.extend(["BadGateway", "NoUpstream", "GatewayTimeout"]);
     // Of what one client may ask for; see `limits.rs`.
     seen.extend(["RateLimited", "TooManyAtOnce", "TooManyAttempts"]);
+    // Of issuers; see `bearer.rs`.
+    seen.insert("KeysUnavailable");
     let all: BTreeSet<_> = Code::ALL.iter().map(|it| it.as_str()).collect();
     assert_eq!(seen, all, "left: seen, right: every code");
 }

@@ -63,6 +63,7 @@ const ANY: &[Code] = &[
 /// What can be wrong with who asks, and with the version.
 const KNOWN: &[Code] = &[
     Code::Unauthenticated,
+    Code::KeysUnavailable,
     Code::TooManyAttempts,
     Code::RateLimited,
     Code::TooManyAtOnce,

@@ -1,0 +1,366 @@
+//! `[[issuer]]`: whose JSON Web Tokens are taken, and where the keys come from.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::Scheme;
+
+use crate::adapters::transport;
+use crate::adapters::transport::Endpoint;
+use crate::adapters::transport::Trust;
+use crate::config::keys::issuer as key;
+use crate::config::passthrough::SYSTEM_AUTHORITIES;
+use crate::config::reader::Found;
+use crate::config::reader::Reader;
+use crate::config::reader::Section;
+use crate::config::settings::KeySource;
+use crate::config::source::Source;
+use crate::gate::Algorithm;
+use crate::gate::Issuer;
+use crate::gate::KeyRing;
+use crate::gate::KeySet;
+use crate::model::GroupName;
+use crate::model::IssuerName;
+use crate::model::limits;
+
+/// What is wrong with a URL, and what to do about it.
+type Wrong = (&'static str, &'static str);
+
+/// One issuer, and the place that its keys are fetched from, if it is one.
+pub(super) struct Read {
+    /// Its name; some when it is one, whatever else is wrong.
+    pub(super) name: Option<IssuerName>,
+    pub(super) groups: BTreeMap<String, GroupName>,
+    pub(super) issuer: Option<(Issuer, Option<KeySource>)>,
+}
+
+/// Reads one `[[issuer]]`.
+pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &Source<'_>) -> Read {
+    let here = Reading {
+        reader,
+        section,
+        source,
+    };
+    let name = section.text(&key::NAME).and_then(|found| {
+        let name = IssuerName::new(&found.text);
+        name.map_err(|it| reader.wrong(&found, it.to_string(), ""))
+            .ok()
+    });
+    let text = |key| section.text(key).map(|it| it.text);
+    let issuer = text(&key::ISSUER);
+    let (subject_claim, groups_claim) = (text(&key::SUBJECT_CLAIM), text(&key::GROUPS_CLAIM));
+    let audience = section.texts(&key::AUDIENCE);
+    let algorithms = section.texts(&key::ALGORITHMS);
+    let algorithms = algorithms.iter().filter_map(|it| here.algorithm(it));
+    let algorithms = algorithms.collect();
+    let groups = section.texts(&key::GROUPS);
+    let groups: BTreeMap<String, GroupName> =
+        groups.iter().filter_map(|it| here.mapped(it)).collect();
+    let leeway = section.span(&key::LEEWAY);
+    let keys = here.keys(name.as_ref());
+    let made = (name.clone(), issuer, keys, subject_claim, groups_claim);
+    let (Some(its), Some(issuer), Some((keys, fetched)), Some(subject_claim), Some(groups_claim)) =
+        made
+    else {
+        let issuer = None;
+        return Read {
+            name,
+            groups,
+            issuer,
+        };
+    };
+    let issuer = Issuer {
+        name: its,
+        issuer,
+        audience: audience.into_iter().map(|it| it.text).collect(),
+        keys,
+        algorithms,
+        subject_claim,
+        groups_claim,
+        groups: groups.clone(),
+        leeway,
+    };
+    Read {
+        name,
+        groups,
+        issuer: Some((issuer, fetched)),
+    }
+}
+
+struct Reading<'a> {
+    reader: &'a Reader<'a>,
+    section: &'a Section<'a>,
+    source: &'a Source<'a>,
+}
+
+impl Reading<'_> {
+    /// The keys of a file, or none yet and where they are fetched from.
+    fn keys(&self, name: Option<&IssuerName>) -> Option<(Arc<KeyRing>, Option<KeySource>)> {
+        let section = self.section;
+        let (file, url) = (section.text(&key::JWKS), section.text(&key::JWKS_URL));
+        let (authorities, refresh, oldest) = (
+            section.text(&key::JWKS_CA),
+            section.span(&key::JWKS_REFRESH),
+            section.span(&key::JWKS_MAX_AGE),
+        );
+        match (file, url) {
+            (Some(_), Some(url)) => {
+                self.reader
+                    .wrong(&url, "is there beside jwks", "remove one of them");
+                None
+            }
+            (None, None) => {
+                if !section.has(key::JWKS.name) && !section.has(key::JWKS_URL.name) {
+                    let hint =
+                        "write jwks = \"keys.json\" for a file, or jwks_url = \"https://...\"";
+                    section.problem_at(key::JWKS.name, "is missing", hint);
+                }
+                None
+            }
+            (Some(file), None) => {
+                let odd = [
+                    (key::JWKS_CA.name, authorities.is_some()),
+                    (key::JWKS_REFRESH.name, refresh != limits::ISSUER_REFRESH),
+                    (key::JWKS_MAX_AGE.name, oldest != limits::ISSUER_KEYS_AGE),
+                ];
+                for (name, _) in odd.iter().filter(|it| it.1) {
+                    section.problem_at(name, "means nothing without jwks_url", "remove it");
+                }
+                Some((KeyRing::fixed(self.key_set(&file)?), None))
+            }
+            (None, Some(url)) => {
+                let (address, target) = address(&url.text)
+                    .map_err(|(what, hint)| self.reader.wrong(&url, what, hint))
+                    .ok()?;
+                let made = KeySource {
+                    issuer: name?.clone(),
+                    endpoint: self.endpoint(address, authorities.as_ref())?,
+                    target,
+                    refresh,
+                    oldest,
+                };
+                Some((KeyRing::fetched(), Some(made)))
+            }
+        }
+    }
+
+    /// How the server at the address is reached and known.
+    fn endpoint(&self, address: Address, authorities: Option<&Found>) -> Option<KeyEndpoint> {
+        let authority = match address {
+            Address::Loopback(address) => {
+                if let Some(found) = authorities {
+                    let what = "means nothing for http://";
+                    self.reader.wrong(found, what, "remove it");
+                }
+                return Some(KeyEndpoint::Loopback(address));
+            }
+            Address::Https(authority) => authority,
+        };
+        let path = authorities.map_or_else(
+            || PathBuf::from(SYSTEM_AUTHORITIES),
+            |it| self.reader.folder().join(&it.text),
+        );
+        let problem = |what: String| {
+            let hint = "name a file of authorities' certificates in PEM form";
+            let what = format!("{} {what}", path.display());
+            self.section.problem_at(key::JWKS_CA.name, what, hint);
+        };
+        let authorities = self.source.read(&path).map_err(problem).ok()?;
+        let made = KeyEndpoint::Https {
+            authority,
+            authorities: Arc::from(authorities),
+        };
+        made.client()
+            .map_err(|it| problem(format!("cannot be used: {it}")))
+            .ok()?;
+        Some(made)
+    }
+
+    fn key_set(&self, path: &Found) -> Option<KeySet> {
+        if path.text.contains("://") {
+            let hint = "write it as jwks_url, and it is fetched";
+            self.reader.wrong(path, "is a URL instead of a file", hint);
+            return None;
+        }
+        let file = self.reader.folder().join(&path.text);
+        let found = self.source.read(&file).and_then(|it| KeySet::parse(&it));
+        found
+            .map_err(|what| {
+                let what = format!("{} {what}", file.display());
+                self.reader.wrong(path, what, "");
+            })
+            .ok()
+    }
+
+    fn algorithm(&self, found: &Found) -> Option<Algorithm> {
+        let algorithm = Algorithm::named(&found.text);
+        if algorithm.is_none() {
+            let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
+            let what = format!("{:?} is no algorithm that is taken", found.text);
+            self.reader
+                .wrong(found, what, &format!("known are {known}"));
+        }
+        algorithm
+    }
+
+    fn mapped(&self, found: &Found) -> Option<(String, GroupName)> {
+        // The last sign of equality: their names may hold some themselves.
+        let parts = found.text.rsplit_once('=').filter(|it| !it.0.is_empty());
+        let Some((theirs, ours)) = parts else {
+            let what = format!("{:?} has no name before or after a '='", found.text);
+            self.reader.wrong(found, what, "write \"THEIRS=OURS\"");
+            return None;
+        };
+        let ours = GroupName::new(ours);
+        let ours = ours.map_err(|it| self.reader.wrong(found, format!("the group {it}"), ""));
+        Some((theirs.to_owned(), ours.ok()?))
+    }
+}
+
+/// Where a key set is, and how the server that has it proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyEndpoint {
+    /// Plain HTTP on this machine.
+    Loopback(SocketAddr),
+    /// TLS.
+    Https {
+        /// Host, perhaps with a port.
+        authority: String,
+        /// The certificates of the authorities that are believed, as PEM.
+        authorities: Arc<str>,
+    },
+}
+
+impl KeyEndpoint {
+    /// A client of the server; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`transport::BuildError`] when a certificate cannot be used.
+    pub fn client(&self) -> Result<transport::Client, transport::BuildError> {
+        let endpoint = match self {
+            Self::Loopback(address) => Endpoint::Http(*address),
+            Self::Https {
+                authority,
+                authorities,
+            } => Endpoint::Https {
+                authority: authority.clone(),
+                trust: Trust::Authorities(authorities.as_bytes().to_vec()),
+                identity: None,
+            },
+        };
+        transport::Client::new(transport::Settings {
+            endpoint,
+            connect_timeout: limits::ISSUER_FETCH_TIMEOUT,
+            body_bytes_max: limits::ISSUER_ANSWER_BYTES_MAX,
+        })
+    }
+}
+
+/// Where a URL leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Address {
+    Loopback(SocketAddr),
+    Https(String),
+}
+
+/// The place that a URL names, and its path and query.
+fn address(text: &str) -> Result<(Address, String), Wrong> {
+    const FORM: Wrong = (
+        "is no URL of a key set",
+        "write https://host/path, or http://127.0.0.1:port/path for a server on this machine",
+    );
+    const PLAINTEXT: Wrong = (
+        "is plain HTTP to another machine, where keys can be replaced on the way",
+        "write https://, with jwks_ca for an authority of your own; http:// only to an address such as 127.0.0.1",
+    );
+    let uri: Uri = text.parse().map_err(|_malformed| FORM)?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(FORM);
+    };
+    // What address libraries would resolve, so that another path would be asked for than is written.
+    let dots = |it: &str| {
+        matches!(
+            it.to_ascii_lowercase().replace("%2e", ".").as_str(),
+            "." | ".."
+        )
+    };
+    let odd = text.contains('#') || authority.as_str().contains('@') || authority.host().is_empty();
+    if odd || uri.path().split('/').any(dots) {
+        return Err(FORM);
+    }
+    let target = uri.path_and_query().map_or("/", |it| it.as_str());
+    let address = if *scheme == Scheme::HTTPS {
+        Address::Https(authority.as_str().to_owned())
+    } else if *scheme == Scheme::HTTP {
+        let host = authority.host().trim_start_matches('[');
+        let address = host.trim_end_matches(']').parse().ok();
+        let port = authority.port_u16().unwrap_or(80);
+        let address = address.map(|it| SocketAddr::new(it, port));
+        let address = address
+            .filter(|it| it.ip().is_loopback())
+            .ok_or(PLAINTEXT)?;
+        Address::Loopback(address)
+    } else {
+        return Err(FORM);
+    };
+    Ok((address, target.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_key_sets_are_encrypted_or_of_this_machine() {
+        let https = |it: &str| Ok(Address::Https(it.to_owned()));
+        let loopback = |it: &str| Ok(Address::Loopback(it.parse().unwrap()));
+        let rows = [
+            (
+                "https://sso.example.com/jwks",
+                https("sso.example.com"),
+                "/jwks",
+            ),
+            (
+                "https://sso.example.com:8443/realms/a%20b/certs?app=1",
+                https("sso.example.com:8443"),
+                "/realms/a%20b/certs?app=1",
+            ),
+            ("https://[::1]/keys/", https("[::1]"), "/keys/"),
+            ("https://sso.example.com", https("sso.example.com"), "/"),
+            (
+                "http://127.0.0.1:8080/jwks",
+                loopback("127.0.0.1:8080"),
+                "/jwks",
+            ),
+            ("http://[::1]/jwks", loopback("[::1]:80"), "/jwks"),
+            ("http://sso.example.com/jwks", Err("plain HTTP"), ""),
+            ("http://192.0.2.1/jwks", Err("plain HTTP"), ""),
+            ("http://localhost/jwks", Err("plain HTTP"), ""),
+            ("http://127.0.0.1.example.com/", Err("plain HTTP"), ""),
+            ("https://user:pw@sso.example.com/jwks", Err("no URL"), ""),
+            ("https://sso.example.com/a/../jwks", Err("no URL"), ""),
+            ("https://sso.example.com/a/%2E%2e/jwks", Err("no URL"), ""),
+            ("https://sso.example.com/jwks#k", Err("no URL"), ""),
+            ("https:///jwks", Err("no URL"), ""),
+            ("ftp://sso.example.com/jwks", Err("no URL"), ""),
+            ("sso.example.com/jwks", Err("no URL"), ""),
+            ("/jwks.json", Err("no URL"), ""),
+            ("https://sso.example.com/a b", Err("no URL"), ""),
+        ];
+        for (url, expected, path) in rows {
+            match (address(url), expected) {
+                (Ok((found, target)), Ok(expected)) => {
+                    assert_eq!((found, target.as_str()), (expected, path), "{url}");
+                }
+                (Err((what, hint)), Err(expected)) => {
+                    assert!(what.contains(expected), "{url}: {what}");
+                    assert!(hint.contains("https://"), "{url}: the remedy: {hint}");
+                }
+                (found, expected) => panic!("{url}: {found:?} instead of {expected:?}"),
+            }
+        }
+    }
+}
