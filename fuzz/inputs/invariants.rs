@@ -11,6 +11,7 @@ use snapgate::gate::Code;
 
 use super::request::Request;
 use super::request::TOKEN;
+use super::tokens;
 use super::world::BACKEND;
 use super::world::Outcome;
 use super::world::PRIVATE;
@@ -50,19 +51,22 @@ fn told(outcome: &Outcome) -> (StatusCode, http::HeaderMap, Vec<u8>) {
 }
 
 /// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     Ann,
     /// A token of `ann` that may read one VM.
     Token,
     Reader,
+    /// Whoever a token of the issuer names.
+    Issued(String),
 }
 
 impl Caller {
-    fn name(self) -> &'static str {
+    fn name(&self) -> &str {
         match self {
             Self::Ann | Self::Token => "ann",
             Self::Reader => "reader",
+            Self::Issued(name) => name,
         }
     }
 }
@@ -75,7 +79,11 @@ pub(crate) fn caller(request: &Request) -> Option<Caller> {
     };
     let (scheme, rest) = value.as_bytes().split_at_checked(6)?;
     if scheme.eq_ignore_ascii_case(b"bearer") {
-        return (rest.trim_ascii() == TOKEN.as_bytes()).then_some(Caller::Token);
+        let text = str::from_utf8(rest.trim_ascii()).ok()?;
+        if text == TOKEN {
+            return Some(Caller::Token);
+        }
+        return tokens::holder(text).map(Caller::Issued);
     }
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
@@ -170,7 +178,11 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
     let caller = caller(request);
     assert_eq!(
         exchange.principal.as_ref().map(|it| it.as_str()),
-        exchange.principal.as_ref().and(caller).map(Caller::name),
+        exchange
+            .principal
+            .as_ref()
+            .and(caller.as_ref())
+            .map(Caller::name),
         "who called is who gave the credentials"
     );
     if effects == 1 {
@@ -188,7 +200,7 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
         assert!(permit.covers(&submission.intent), "the permit covers it");
         assert_eq!(
             Some(permit.principal().name.as_str()),
-            caller.map(Caller::name),
+            caller.as_ref().map(Caller::name),
             "for the caller"
         );
         assert_eq!(permit.backend().as_str(), BACKEND, "where the VM is placed");

@@ -7,6 +7,7 @@ mod configuration;
 mod headers;
 mod invariants;
 mod request;
+mod tokens;
 mod wishes;
 mod world;
 
@@ -20,6 +21,8 @@ pub(crate) const INPUTS: &[(&str, Input)] = &[
     ("bodies", wishes::bodies),
     ("config", configuration::config),
     ("decision", wishes::decision),
+    ("jwks", tokens::jwks),
+    ("jwt", tokens::jwt),
     ("status_query", wishes::status_query),
     ("version", headers::version),
 ];

@@ -21,6 +21,7 @@ use snapgate::telemetry::Metrics;
 
 use super::request::Request;
 use super::request::Sent;
+use super::tokens;
 
 /// Passwords are `secret`; the hash costs next to nothing, so that inputs are many.
 const SETTINGS: &str = r#"
@@ -32,6 +33,13 @@ store = "operations.db"
 
 [authentication]
 tokens = "tokens.json"
+
+[[issuer]]
+name = "sso"
+issuer = "https://sso.example.com"
+audience = ["snapgate"]
+jwks = "sso.json"
+groups = ["readers=readers"]
 
 [[backend]]
 name = "hidden-backend"
@@ -53,7 +61,7 @@ vms = ["*"]
 backups = ["*"]
 
 [[grant]]
-to = ["user:reader"]
+to = ["user:reader", "group:readers"]
 actions = ["read"]
 vms = ["3*"]
 backups = ["*"]
@@ -83,8 +91,22 @@ pub(crate) struct Outcome {
     pub(crate) reads: Vec<usize>,
 }
 
+/// What time it is, in milliseconds since 1970.
+pub(crate) const NOW: u32 = 5_000;
+
 /// Answers the request from the beginning of the world.
 pub(crate) fn answer(request: &Request) -> Outcome {
+    answer_by(request, gate_config())
+}
+
+/// The same with other keys of the issuer.
+pub(crate) fn answer_by_keys(request: &Request, keys: gate::KeySet) -> Outcome {
+    let mut config = gate_config();
+    config.credentials.issuers[0].keys = gate::KeyRing::fixed(keys);
+    answer_by(request, config)
+}
+
+fn answer_by(request: &Request, config: gate::Config) -> Outcome {
     thread_local! {
         static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
             tokio::runtime::Builder::new_current_thread().build().unwrap(),
@@ -95,9 +117,9 @@ pub(crate) fn answer(request: &Request) -> Outcome {
     let memory = Arc::new(Memory::new());
     let service: Arc<dyn Service> = Arc::<Memory>::clone(&memory);
     let gate = Gate::new(
-        gate_config(),
+        config,
         service,
-        Arc::new(ManualClock::new(Timestamp::from_millis(5_000))),
+        Arc::new(ManualClock::new(Timestamp::from_millis(u64::from(NOW)))),
         METRICS.get_or_init(|| Metrics::new().unwrap()).clone(),
         Shared::new([7; 32]),
     );
@@ -130,6 +152,7 @@ fn gate_config() -> gate::Config {
         let path = folder.path().join("snapgate.toml");
         std::fs::write(&path, SETTINGS).unwrap();
         std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
+        std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
         let loaded = config::load(&path, &|_| None);
         loaded.unwrap_or_else(|it| panic!("{it}")).gate
     });

@@ -10,6 +10,7 @@ use crate::config;
 use crate::config::Backend;
 use crate::config::BackendKind;
 use crate::config::Settings;
+use crate::gate::Issuer;
 use crate::listener::Certificate;
 use crate::listener::Tls;
 use crate::runtime::Clock;
@@ -82,10 +83,28 @@ fn summary(settings: &Settings) -> String {
         "users     {}",
         settings.gate.credentials.users.len()
     ));
+    lines.extend(issuers(settings));
     lines.push(format!("grants    {}", settings.gate.grants.len()));
     lines.push(format!("hash      {}", settings.hash));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// A line for each issuer.
+fn issuers(settings: &Settings) -> Vec<String> {
+    let line = |it: &Issuer| {
+        let name = &it.name;
+        let source = settings.key_sources.iter().find(|its| its.issuer == *name);
+        match source {
+            Some(source) => format!("issuer    {name}: keys from {}", source.place()),
+            None => format!(
+                "issuer    {name}: keys of a file, {}",
+                it.keys.count(SystemClock.instant())
+            ),
+        }
+    };
+    let all = settings.gate.credentials.issuers.iter();
+    all.map(line).collect()
 }
 
 /// A line for each certificate.

@@ -59,6 +59,18 @@ pub struct KeySource {
     pub oldest: Duration,
 }
 
+impl KeySource {
+    /// Its URL without the query, which may hold a secret.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let path = self.target.split('?').next().unwrap_or_default();
+        match &self.endpoint {
+            KeyEndpoint::Loopback(address) => format!("http://{address}{path}"),
+            KeyEndpoint::Https { authority, .. } => format!("https://{authority}{path}"),
+        }
+    }
+}
+
 /// One configured VM manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {

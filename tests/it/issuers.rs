@@ -820,6 +820,10 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     let (status, told) = check(&file);
     assert_eq!(status, 0, "{told}");
     assert!(!told.contains("warning"), "nothing is odd: {told}");
+    let corp = "issuer    corp: keys from https://sso.example.com/realms/corp/protocol/";
+    for line in [corp, "issuer    ci: keys of a file, 1\n"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
     let rows: [(&[&str], i32, &str); 4] = [
         (
             &["--as", "corp:4711", "--groups", "ops", "GET", "/vms/web01"],

@@ -13,7 +13,6 @@ use http::header;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
 use crate::adapters::transport::TransportError;
-use crate::config::KeyEndpoint;
 use crate::config::KeySource;
 use crate::gate::KeySet;
 use crate::model::limits;
@@ -150,21 +149,12 @@ pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<S
                 1 => "1 key".to_owned(),
                 many => format!("{many} keys"),
             };
-            Ok(format!("issuer {name}: {keys} from {}", place(source)))
+            Ok(format!("issuer {name}: {keys} from {}", source.place()))
         }
         Err(error) => Err(format!(
             "issuer {name}: no keys from {}: {}",
-            place(source),
+            source.place(),
             error.told()
         )),
-    }
-}
-
-/// The URL without its query, which may hold a secret.
-fn place(source: &KeySource) -> String {
-    let path = source.target.split('?').next().unwrap_or_default();
-    match &source.endpoint {
-        KeyEndpoint::Loopback(address) => format!("http://{address}{path}"),
-        KeyEndpoint::Https { authority, .. } => format!("https://{authority}{path}"),
     }
 }

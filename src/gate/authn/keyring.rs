@@ -139,6 +139,12 @@ impl KeyRing {
         self.current(now).is_some()
     }
 
+    /// How many keys it holds that are not too old.
+    #[must_use]
+    pub fn count(&self, now: Instant) -> usize {
+        self.current(now).map_or(0, |it| it.keys.len())
+    }
+
     /// The set in force, unless there is none or it is too old.
     pub(super) fn current(&self, now: Instant) -> Option<Arc<Held>> {
         let held = self.held.load_full()?;

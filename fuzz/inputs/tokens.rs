@@ -1,0 +1,195 @@
+//! JSON Web Tokens and the key sets they are verified with.
+//!
+//! What a token proves is judged a second time here, without the gateway's own code: from the RFCs, in one direction. A token
+//! that the gateway takes must be right; one that it refuses may be.
+
+use std::sync::Once;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Method;
+use http::header;
+use ring::signature::ED25519;
+use ring::signature::Ed25519KeyPair;
+use ring::signature::KeyPair;
+use ring::signature::UnparsedPublicKey;
+use serde_json::Value;
+use snapgate::gate::KeySet;
+
+use super::invariants::checked;
+use super::request::Request;
+use super::world;
+use super::world::NOW;
+
+const BACKUP: &str = "/vms/33333/backups/456";
+/// How far the issuer's clock may be from ours, in seconds: the default.
+const LEEWAY: f64 = 60.0;
+
+/// The issuer's key.
+fn key() -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap()
+}
+
+/// The `x` of its public half.
+fn public() -> String {
+    URL_SAFE_NO_PAD.encode(key().public_key().as_ref())
+}
+
+/// The issuer's set of keys: one.
+pub(crate) fn key_set() -> String {
+    let key = serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": public() });
+    serde_json::json!({ "keys": [key] }).to_string()
+}
+
+/// A token with these two parts, whatever they are, signed by the issuer.
+fn signed(header: &[u8], claims: &[u8]) -> String {
+    let part = |it: &[u8]| URL_SAFE_NO_PAD.encode(it);
+    let signed = format!("{}.{}", part(header), part(claims));
+    let signature = part(key().sign(signed.as_bytes()).as_ref());
+    format!("{signed}.{signature}")
+}
+
+/// Who is meant by a token that may be taken.
+pub(crate) fn holder(text: &str) -> Option<String> {
+    let parts: Vec<&str> = text.split('.').collect();
+    let [header, claims, signature] = parts.as_slice() else {
+        return None;
+    };
+    let part = |it: &str| URL_SAFE_NO_PAD.decode(it).ok();
+    let object = |it: &str| serde_json::from_slice::<Value>(&part(it)?).ok();
+    let signed = format!("{header}.{claims}");
+    let public = key();
+    UnparsedPublicKey::new(&ED25519, public.public_key().as_ref())
+        .verify(signed.as_bytes(), &part(signature)?)
+        .ok()?;
+    let (header, claims) = (object(header)?, object(claims)?);
+    let is_absent = |it: &Value| it.is_null();
+    let kid = &header["kid"];
+    let is_understood = is_absent(&header["crit"]) && is_absent(&header["b64"]);
+    if header["alg"] != "EdDSA" || !is_understood || !(is_absent(kid) || *kid == "k") {
+        return None;
+    }
+    let audience = &claims["aud"];
+    let is_ours = |it: &Value| *it == "snapgate";
+    let is_for_us =
+        is_ours(audience) || audience.as_array().is_some_and(|it| it.iter().any(is_ours));
+    let now = f64::from(NOW) / 1000.0;
+    let ends = claims["exp"].as_f64()?;
+    let has_begun = |it: &Value| it.is_null() || it.as_f64().is_some_and(|it| it <= now + LEEWAY);
+    // A thousandth: the gateway counts in milliseconds.
+    if claims["iss"] != "https://sso.example.com" || !is_for_us || ends + LEEWAY + 0.001 < now {
+        return None;
+    }
+    if !has_begun(&claims["nbf"]) || !has_begun(&claims["iat"]) {
+        return None;
+    }
+    Some(format!("sso:{}", claims["sub"].as_str()?))
+}
+
+/// With `{` at the beginning the first line as the header and the rest as the claims of a token that the issuer signed;
+/// anything else as the token itself.
+pub(crate) fn jwt(data: &[u8]) {
+    right_tokens_are_taken();
+    let token = if data.starts_with(b"{") {
+        let at = data.iter().position(|it| *it == b'\n');
+        let (header, claims) = data.split_at(at.unwrap_or(data.len()));
+        signed(header, claims.strip_prefix(b"\n").unwrap_or_default())
+    } else {
+        let Ok(text) = str::from_utf8(data) else {
+            return;
+        };
+        text.to_owned()
+    };
+    let mut request = Request::of_ann(Method::GET, BACKUP);
+    request.headers.remove(header::AUTHORIZATION);
+    let Some(request) = request.with("authorization", format!("Bearer {token}").as_bytes()) else {
+        return;
+    };
+    let outcome = checked(&request);
+    let headers = outcome.exchange.response.headers();
+    if outcome.exchange.refusal == Some("Unauthenticated") {
+        let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().count();
+        assert_eq!(challenges, 2, "refused with both challenges");
+        return;
+    }
+    let principal = outcome.exchange.principal.as_ref();
+    let name = principal.expect("whoever is not refused is known").as_str();
+    if name == "ann" {
+        return;
+    }
+    assert_eq!(
+        holder(&token).as_deref(),
+        Some(name),
+        "only right tokens are taken"
+    );
+    // As if anything in it were another byte.
+    for at in [0, token.len() / 2, token.len() - 1] {
+        let mut other = token.clone().into_bytes();
+        other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+        if URL_SAFE_NO_PAD
+            .decode(other.rsplit(|it| *it == b'.').next().unwrap())
+            .is_err()
+        {
+            continue;
+        }
+        let mut request = Request::of_ann(Method::GET, BACKUP);
+        request.headers.remove(header::AUTHORIZATION);
+        let value = [b"Bearer ".as_slice(), &other].concat();
+        let outcome = checked(&request.with("authorization", &value).unwrap());
+        assert_eq!(
+            outcome.exchange.refusal,
+            Some("Unauthenticated"),
+            "changed at {at}"
+        );
+    }
+}
+
+/// A token that must be taken with the issuer's keys.
+const GOOD: &str =
+    r#"{"iss":"https://sso.example.com","aud":"snapgate","sub":"1","exp":60,"groups":["readers"]}"#;
+
+/// A request of its holder, whose token has this header.
+fn good(header: &str) -> Request {
+    let token = signed(header.as_bytes(), GOOD.as_bytes());
+    let mut request = Request::of_ann(Method::GET, BACKUP);
+    request.headers.remove(header::AUTHORIZATION);
+    let value = format!("Bearer {token}");
+    request.with("authorization", value.as_bytes()).unwrap()
+}
+
+/// That anything is taken at all, so that refusing everything is no way to pass.
+fn right_tokens_are_taken() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for header in [r#"{"alg":"EdDSA","kid":"k"}"#, r#"{"alg":"EdDSA"}"#] {
+            let set = KeySet::parse(&key_set()).unwrap();
+            let outcome = world::answer_by_keys(&good(header), set);
+            assert_eq!(outcome.exchange.refusal, None, "a good token: {header}");
+        }
+    });
+}
+
+/// The bytes as the set of keys of the issuer, and a good token.
+pub(crate) fn jwks(data: &[u8]) {
+    right_tokens_are_taken();
+    let Ok(text) = str::from_utf8(data) else {
+        return;
+    };
+    let (once, twice) = (KeySet::parse(text), KeySet::parse(text));
+    assert_eq!(once, twice, "the same text, the same set");
+    let Ok(set) = once else {
+        return;
+    };
+    assert!((1..=100).contains(&set.len()), "some keys: {set:?}");
+    let document: Value = serde_json::from_str(text).unwrap();
+    let holds = document["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|it| it["x"] == public().as_str());
+    for header in [r#"{"alg":"EdDSA","kid":"k"}"#, r#"{"alg":"EdDSA"}"#] {
+        let outcome = world::answer_by_keys(&good(header), set.clone());
+        let is_taken = outcome.exchange.refusal.is_none();
+        assert!(holds || !is_taken, "only with the key that signed it");
+    }
+}
