@@ -2,6 +2,7 @@
 //! neighbours, and of the memory.
 
 mod floods;
+mod passed;
 mod table;
 mod wire;
 

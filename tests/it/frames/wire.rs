@@ -1,5 +1,6 @@
 //! HTTP/2 written and read byte by byte, by a client that keeps no rule.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
@@ -96,6 +97,9 @@ pub(super) enum Told {
 pub(super) struct Raw {
     stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
     unread: Vec<u8>,
+    settled: bool,
+    /// What was told while a ping was waited for.
+    early: VecDeque<Told>,
 }
 
 impl Raw {
@@ -118,12 +122,26 @@ impl Raw {
         Self {
             stream: rustls::StreamOwned::new(session, socket),
             unread: Vec::new(),
+            settled: false,
+            early: VecDeque::new(),
         }
     }
 
     /// Whether all of it could be sent: the gateway may have enough of it before.
     pub(super) fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok() && self.stream.flush().is_ok()
+    }
+
+    /// Waits until the gateway has read all that was sent: it has answered a ping.
+    pub(super) fn settle(&mut self) {
+        assert!(self.send(&frame(PING, 0, 0, b"settled?")), "a ping");
+        let until = Instant::now() + PATIENCE;
+        while !self.settled {
+            assert!(Instant::now() < until, "a ping is answered in time");
+            let told = self.read(Duration::from_millis(1));
+            self.early.extend(told);
+        }
+        self.settled = false;
     }
 
     /// How long a read or a write may take.
@@ -134,15 +152,23 @@ impl Raw {
 
     /// The next thing that is told, if it is told in that time.
     pub(super) fn told(&mut self, within: Duration) -> Option<Told> {
+        let early = self.early.pop_front();
+        early.or_else(|| self.read(within))
+    }
+
+    fn read(&mut self, within: Duration) -> Option<Told> {
         let until = Instant::now() + within;
         loop {
             while let Some((kind, flags, stream, payload)) = self.whole() {
                 let number = |it: &[u8]| u32::from_be_bytes(it.try_into().unwrap());
                 match kind {
+                    // The end of an answer to a body that was not waited for.
+                    RST_STREAM if number(&payload) == 0 => {}
                     RST_STREAM => return Some(Told::Reset(stream, number(&payload))),
                     HEADERS => return Some(Told::Status(stream, status(&payload))),
                     GOAWAY => return Some(Told::GoAway(number(&payload[4..8]))),
                     SETTINGS if flags & ACK == 0 => drop(self.send(&frame(SETTINGS, ACK, 0, &[]))),
+                    PING if flags & ACK != 0 => self.settled = true,
                     _ => {}
                 }
             }

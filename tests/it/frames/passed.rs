@@ -1,0 +1,133 @@
+//! Bodies of HTTP/2 on their way to a server of HTTP/1.1, whatever the frames are that they end with.
+
+use crate::frames::SOON;
+use crate::frames::Secure;
+use crate::frames::wire::*;
+use crate::passthrough::route;
+use crate::passthrough::upstream::Upstream;
+
+/// A POST to the server behind, without its body.
+fn post(stream: u32, length: Option<usize>) -> Vec<u8> {
+    let mut all = vec![
+        (":method", "POST".to_owned()),
+        (":scheme", "https".to_owned()),
+        (":authority", "localhost".to_owned()),
+        (":path", format!("/echo?{stream}")),
+    ];
+    all.extend(length.map(|it| ("content-length", it.to_string())));
+    frame(HEADERS, END_HEADERS, stream, &fields(&all))
+}
+
+/// A name, whether the length is told, and frames of a body: kind, flags, payload.
+type Row = (&'static str, bool, &'static [(u8, u8, &'static [u8])]);
+
+/// Pingora issue 935: where a body ends with an empty frame, the end of the chunks was written twice, and what was left of it
+/// on the connection to the server was the beginning of whatever came next.
+#[test]
+fn however_a_body_ends_the_server_behind_sees_one_end() {
+    // A trailer `x-a: 1`.
+    const TRAILERS: &[u8] = b"\0\x03x-a\x011";
+    const ENDED: u8 = END_STREAM | END_HEADERS;
+    let rows: [Row; 9] = [
+        ("a last frame", false, &[(DATA, END_STREAM, b"abc")]),
+        (
+            "an empty last frame",
+            false,
+            &[(DATA, 0, b"abc"), (DATA, END_STREAM, b"")],
+        ),
+        (
+            "nothing but an empty frame",
+            false,
+            &[(DATA, END_STREAM, b"")],
+        ),
+        (
+            "empty frames on the way",
+            false,
+            &[
+                (DATA, 0, b""),
+                (DATA, 0, b"ab"),
+                (DATA, 0, b""),
+                (DATA, 0, b"c"),
+                (DATA, 0, b""),
+                (DATA, END_STREAM, b""),
+            ],
+        ),
+        (
+            "padding alone at the end",
+            false,
+            &[
+                (DATA, 0, b"abc"),
+                (DATA, END_STREAM | PADDED, &[3, 0, 0, 0]),
+            ],
+        ),
+        (
+            "trailers",
+            false,
+            &[(DATA, 0, b"abc"), (HEADERS, ENDED, TRAILERS)],
+        ),
+        (
+            "an empty frame and trailers",
+            false,
+            &[
+                (DATA, 0, b"abc"),
+                (DATA, 0, b""),
+                (HEADERS, ENDED, TRAILERS),
+            ],
+        ),
+        (
+            "a length and an empty last frame",
+            true,
+            &[(DATA, 0, b"abc"), (DATA, END_STREAM, b"")],
+        ),
+        ("a length of nothing", true, &[(DATA, END_STREAM, b"")]),
+    ];
+    let upstream = Upstream::start();
+    let place = format!("http://{}", upstream.address);
+    let secure = Secure::start(&route(
+        "echo",
+        "/echo",
+        &[place],
+        "authentication = \"none\"\n",
+    ));
+    let mut raw = secure.connect();
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        for (at, (name, told, frames)) in rows.iter().enumerate() {
+            let stream = u32::try_from((round * rows.len() + at) * 2 + 1).unwrap();
+            let pieces = frames
+                .iter()
+                .filter(|it| it.0 == DATA && it.1 & PADDED == 0);
+            let body: Vec<u8> = pieces.flat_map(|it| it.2).copied().collect();
+            assert!(
+                raw.send(&post(stream, told.then_some(body.len()))),
+                "{name}: sent"
+            );
+            for (kind, flags, payload) in *frames {
+                // Each by itself: together they would be one piece by the time they are read.
+                raw.settle();
+                let sent = raw.send(&frame(*kind, *flags, stream, payload));
+                assert!(sent, "{name}: sent");
+            }
+            let found = raw.told(SOON);
+            assert_eq!(
+                found,
+                Some(Told::Status(stream, 200)),
+                "{name}, round {round}"
+            );
+            expected.push((format!("/echo?{stream}"), body));
+        }
+    }
+    assert_eq!(upstream.garbage(), [""; 0], "nothing but requests");
+    let seen = upstream.seen();
+    let found: Vec<_> = seen
+        .iter()
+        .map(|it| (it.target.clone(), it.body.clone()))
+        .collect();
+    assert_eq!(found, expected, "every request as it was sent, once");
+    let last = seen.iter().map(|it| it.connection).max().unwrap();
+    assert!(
+        last < expected.len() / 2,
+        "connections are used again: {last} for {} requests",
+        expected.len()
+    );
+}
