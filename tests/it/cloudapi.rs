@@ -60,16 +60,13 @@ impl Python {
             skipped("python3");
             return None;
         }
-        fs::write(folder.join("password"), "secret\n").unwrap();
+        fs::write(folder.join("credentials"), "gate:secret\n").unwrap();
         let mut child = Command::new("python3")
             .arg("-B")
             .arg("docs/examples/cloudapi_server.py")
-            .arg("--data")
             .arg(folder)
-            .arg("--listen")
-            .arg(format!("unix:{}", folder.join("s").display()))
-            .args(["--user", "gate", "--password-file"])
-            .arg(folder.join("password"))
+            .arg(folder.join("s"))
+            .arg(folder.join("credentials"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

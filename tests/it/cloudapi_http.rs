@@ -27,6 +27,7 @@ use crate::cloudapi::inner;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
+use crate::harness::metric;
 use crate::harness::program;
 
 const DISK_BYTES: usize = 16 * 1024 * 1024;
@@ -423,6 +424,180 @@ fn a_gateway_that_is_not_let_in_says_so() {
         .output()
         .unwrap();
     assert!(!probed.status.success(), "check --probe tells: {probed:?}");
+}
+
+/// A gateway that speaks TLS and takes tokens, with a VM `db`, and what lets another one in: its certificate and a token.
+struct Encrypted {
+    folder: TempDir,
+    inner: Process,
+}
+
+impl Encrypted {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |it: &str| folder.path().join(it);
+        for made in ["inner/vms/db", "inner/backups", "outer"] {
+            fs::create_dir_all(at(made)).unwrap();
+        }
+        fs::write(at("inner/vms/db/disk.img"), "first").unwrap();
+        for name in ["inner/server", "outer/stranger"] {
+            let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            fs::write(at(&format!("{name}.pem")), made.cert.pem()).unwrap();
+            let key = made.signing_key.serialize_pem();
+            fs::write(at(&format!("{name}.key")), key).unwrap();
+        }
+        fs::copy(at("inner/server.pem"), at("outer/server.pem")).unwrap();
+        let config = format!(
+            r#"[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+public_url = "https://inner.example"
+[authentication]
+tokens = "tokens.json"
+[[certificate]]
+chain = "server.pem"
+key = "server.key"
+names = ["127.0.0.1"]
+[operations]
+store = "operations.db"
+[[backend]]
+name = "images"
+kind = "files"
+root = "vms"
+backups = "backups"
+vms = ["*"]
+[[user]]
+name = "gate"
+password_hash = "{SECRET_HASH}"
+[[grant]]
+to = ["user:gate"]
+actions = ["read", "create", "update", "protect", "delete", "restore"]
+vms = ["*"]
+"#
+        );
+        fs::write(at("inner/snapgate.toml"), config).unwrap();
+        let token = Self::token(
+            folder.path(),
+            &["create", "--owner", "gate", "--name", "west"],
+        );
+        fs::write(at("outer/token"), token).unwrap();
+        let config = at("inner/snapgate.toml");
+        let inner = Process::start(&["serve", "--config", config.to_str().unwrap()]);
+        Self { folder, inner }
+    }
+
+    /// What `snapgate token` prints.
+    fn token(folder: &Path, arguments: &[&str]) -> Vec<u8> {
+        let config = folder.join("inner/snapgate.toml");
+        let (command, rest) = arguments.split_first().unwrap();
+        let output = program()
+            .args(["token", command, "--config", config.to_str().unwrap()])
+            .args(rest)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "token {arguments:?}: {output:?}");
+        output.stdout
+    }
+
+    /// A gateway before it that trusts this certificate alone.
+    fn outer(&self, certificate: &str) -> (Process, Client) {
+        let text = outer_config(Path::new("/unused"), "unused");
+        let text = text
+            .replace("unix:///unused", &format!("https://{}", self.inner.api))
+            .replace(
+                "username = \"gate\"\n",
+                &format!("server_cert = \"{certificate}\"\n"),
+            )
+            .replace("password = \"file:unused\"", "token = \"file:token\"")
+            .replace("outer.db", &format!("{certificate}.db"));
+        let file = self.folder.path().join(format!("outer/{certificate}.toml"));
+        fs::write(&file, text).unwrap();
+        let process = Process::start(&["serve", "--config", file.to_str().unwrap()]);
+        let client = Client::new(process.api, "alice", "secret");
+        (process, client)
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.path().join("inner/vms/db/disk.img")
+    }
+
+    /// How often credentials were checked with this result.
+    fn checks(&self, result: &str) -> f64 {
+        let series = format!("snapgate_credential_checks_total{{result=\"{result}\"}}");
+        metric(self.inner.admin, &series)
+    }
+}
+
+#[test]
+fn two_gateways_are_chained_over_tls_by_a_token_until_it_is_revoked() {
+    let chain = Encrypted::start();
+    let (_outer, client) = chain.outer("server.pem");
+    let target = created(&client, "db", &json!({"name": "one", "tags": ["a"]}));
+    let shown = client.get(&target);
+    assert_eq!(shown.status, 200, "read: {shown:?}");
+    assert_eq!(shown.json()["size"], 5, "its size: {shown:?}");
+    let listed = client.get("/vms/db/backups").json();
+    assert_eq!(listed["backups"], json!([shown.json()]), "the only one");
+    let changed = client.put(&target, &json!({"description": "d"}).to_string());
+    let changed = client.finished(&changed.status_uri());
+    assert_eq!(changed["status"], 200, "changed: {changed}");
+    assert_eq!(client.get(&target).json()["description"], "d", "changed");
+    fs::write(chain.disk(), "second").unwrap();
+    let restored = client.post(&format!("{target}/restore"), "");
+    let restored = client.finished(&restored.status_uri());
+    assert_eq!(restored["status"], 200, "restored: {restored}");
+    assert_eq!(
+        fs::read(chain.disk()).unwrap(),
+        b"first",
+        "the disk is back"
+    );
+    let deleted = client.delete(&target);
+    let deleted = client.finished(&deleted.status_uri());
+    assert_eq!(deleted["status"], 200, "deleted: {deleted}");
+    assert_eq!(client.get(&target).status, 404, "gone");
+    // The inner gateway has seen the token every time, and nothing else.
+    assert!(chain.checks("token") > 5.0, "by the token");
+    for other in ["verified", "remembered", "refused", "certificate"] {
+        let count = chain.checks(other);
+        assert!(count < 0.1, "{other}: {count}");
+    }
+    let last = created(&client, "db", &json!({"name": "two"}));
+    Encrypted::token(chain.folder.path(), &["revoke", "west"]);
+    eventually("the token counts no longer", || {
+        client.get(&last).status == 502
+    });
+    let denied = client.get(&last);
+    assert_eq!(denied.code(), "BackendDenied", "{denied:?}");
+    let denied = client.delete(&last);
+    assert_eq!(
+        (denied.status, denied.code().as_str()),
+        (502, "BackendDenied"),
+        "{denied:?}"
+    );
+    let kept = fs::read_dir(chain.folder.path().join("inner/backups")).unwrap();
+    assert!(kept.count() > 0, "nothing was deleted");
+}
+
+#[test]
+fn a_gateway_with_another_certificate_gets_no_token() {
+    let chain = Encrypted::start();
+    let (_outer, client) = chain.outer("stranger.pem");
+    let reply = client.get("/vms/db");
+    assert!(
+        (502..=503).contains(&reply.status),
+        "not reached: {reply:?}"
+    );
+    let reply = client.post("/vms/db/backups", "{\"name\": \"x\"}");
+    assert!(
+        (502..=503).contains(&reply.status),
+        "not reached: {reply:?}"
+    );
+    let requests = metric(chain.inner.admin, "snapgate_requests_total");
+    assert!(requests < 0.1, "no request was sent: {requests}");
+    eventually("the handshakes failed", || {
+        let failed = "snapgate_connections_closed_total{reason=\"bad_handshake\"}";
+        metric(chain.inner.admin, failed) > 0.0
+    });
 }
 
 #[test]
