@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use base64::Engine;
@@ -466,25 +467,23 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
     let gateway = Gateway::start(&settings);
     let (old, new) = (keys.token("a"), keys.token("b"));
     let status = |token: &str| get(gateway.api, token).status;
-    assert_eq!(status(&old), 200, "a request waits for the first keys");
+    eventually("the first keys come", || status(&old) == 200);
     assert_eq!(provider.count(), 1, "they are fetched once");
 
     provider.say(Answers::Set(keys.set(&["a", "b"])));
-    assert_eq!(
-        status(&new),
-        200,
-        "a key that is not known is fetched at once"
-    );
-    assert_eq!(
-        (status(&old), provider.count()),
-        (200, 2),
-        "with those before"
-    );
+    let begun = Instant::now();
+    eventually("a key that is not known is fetched", || status(&new) == 200);
+    assert_eq!(status(&old), 200, "with those before");
     for number in 0..20 {
         let header = json!({ "alg": "EdDSA", "kid": format!("forged-{number}") });
         assert_eq!(status(&keys.sign("b", &header, &claims())), 401, "forged");
     }
-    assert_eq!(provider.count(), 2, "forged ids fetch nothing");
+    let pauses = begun.elapsed().as_secs() / 30;
+    let (count, allowed) = (provider.count(), 2 + usize::try_from(pauses).unwrap());
+    assert!(
+        (2..=allowed).contains(&count),
+        "forged ids fetch nothing: {count} of {allowed}"
+    );
 
     provider.say(Answers::Set(keys.set(&["b"])));
     assert!(gateway.reload(&settings), "the operator asks for it");

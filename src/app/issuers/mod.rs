@@ -108,6 +108,7 @@ impl Issuers {
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             failures: 0,
+            is_told: false,
         };
         drop(self.tasks.spawn(keeper.run(stop)));
         Kept {
@@ -137,6 +138,8 @@ struct Keeper {
     metrics: Arc<Metrics>,
     /// Fetches in a row that failed.
     failures: u32,
+    /// Whether it was told that there are no keys.
+    is_told: bool,
 }
 
 impl Keeper {
@@ -182,6 +185,7 @@ impl Keeper {
             tracing::info!(issuer, keys, is_new, "keys of an issuer fetched");
         }
         self.failures = 0;
+        self.is_told = false;
         let asked = fetched.max_age.unwrap_or(self.source.refresh);
         let asked = asked.max(limits::ISSUER_REFRESH_MIN);
         asked.min(self.source.refresh)
@@ -194,16 +198,16 @@ impl Keeper {
         let has_keys = self.ring.has_keys(self.clock.instant());
         let why = error.told();
         // The first one, and then now and then: an outage must be seen, not fill the log.
-        if self.failures.is_multiple_of(LOGGED_EVERY) {
-            if has_keys {
-                tracing::warn!(
-                    issuer,
-                    why,
-                    "keys of an issuer not fetched, the last ones stay in force"
-                );
-            } else {
-                tracing::error!(issuer, why, "no keys of an issuer, its tokens are refused");
-            }
+        let is_due = self.failures.is_multiple_of(LOGGED_EVERY);
+        if has_keys && is_due {
+            tracing::warn!(
+                issuer,
+                why,
+                "keys of an issuer not fetched, the last ones stay in force"
+            );
+        } else if !has_keys && (is_due || !self.is_told) {
+            tracing::error!(issuer, why, "no keys of an issuer, its tokens are refused");
+            self.is_told = true;
         }
         let (first, longest) = limits::ISSUER_RETRY;
         let pause = first.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));
