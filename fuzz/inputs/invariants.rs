@@ -20,11 +20,7 @@ use super::world::answer;
 /// Answers the request and checks everything that must hold whatever was asked.
 pub(crate) fn checked(request: &Request) -> Outcome {
     let outcome = answer(request);
-    code_is_known(&outcome);
-    framing_is_exact(request, &outcome);
-    nothing_without_a_permit(request, &outcome);
-    bodies_are_read_once_and_bounded(request, &outcome);
-    nothing_private_is_told(request, &outcome);
+    of_an_answer(request, &outcome);
     let again = answer(request);
     assert_eq!(
         told(&outcome),
@@ -41,6 +37,15 @@ pub(crate) fn checked(request: &Request) -> Outcome {
         assert_eq!(head.headers(), get.headers(), "HEAD is GET without a body");
     }
     outcome
+}
+
+/// Checks what must hold for every answer.
+pub(crate) fn of_an_answer(request: &Request, outcome: &Outcome) {
+    code_is_known(outcome);
+    framing_is_exact(request, outcome);
+    nothing_without_a_permit(request, outcome);
+    bodies_are_read_once_and_bounded(request, outcome);
+    nothing_private_is_told(request, outcome);
 }
 
 /// Everything a client sees of an answer.

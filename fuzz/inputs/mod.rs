@@ -6,6 +6,7 @@
 mod configuration;
 mod headers;
 mod invariants;
+mod passing;
 mod request;
 mod tokens;
 mod wishes;
@@ -23,6 +24,7 @@ pub(crate) const INPUTS: &[(&str, Input)] = &[
     ("decision", wishes::decision),
     ("jwks", tokens::jwks),
     ("jwt", tokens::jwt),
+    ("passing", passing::passing),
     ("status_query", wishes::status_query),
     ("version", headers::version),
 ];

@@ -12,6 +12,7 @@ use snapgate::gate;
 use snapgate::gate::Decision;
 use snapgate::gate::Exchange;
 use snapgate::gate::Gate;
+use snapgate::gate::Pass;
 use snapgate::gate::RequestHead;
 use snapgate::gate::Shared;
 use snapgate::model::*;
@@ -19,6 +20,7 @@ use snapgate::operations::*;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
 
+use super::passing::ROUTES;
 use super::request::Request;
 use super::request::Sent;
 use super::tokens;
@@ -106,7 +108,28 @@ pub(crate) fn answer_by_keys(request: &Request, keys: gate::KeySet) -> Outcome {
     answer_by(request, config)
 }
 
+/// What became of a request where some are passed on.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Answered(Box<Outcome>),
+    Passed(Box<Pass>),
+}
+
+/// Decides about the request where there are routes to other servers.
+pub(crate) fn fate(request: &Request) -> Fate {
+    static CONFIG: OnceLock<gate::Config> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| loaded(&format!("{SETTINGS}{ROUTES}")));
+    decide(request, config.clone())
+}
+
 fn answer_by(request: &Request, config: gate::Config) -> Outcome {
+    match decide(request, config) {
+        Fate::Answered(outcome) => *outcome,
+        Fate::Passed(pass) => panic!("nothing is passed on here: {pass:?}"),
+    }
+}
+
+fn decide(request: &Request, config: gate::Config) -> Fate {
     thread_local! {
         static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
             tokio::runtime::Builder::new_current_thread().build().unwrap(),
@@ -133,30 +156,36 @@ fn answer_by(request: &Request, config: gate::Config) -> Outcome {
     };
     let mut body = Sent::new(request.body.clone());
     let decision = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
-    let Decision::Answer(exchange) = decision else {
-        panic!("nothing is passed on here: {decision:?}");
-    };
     let state = memory.0.lock().unwrap();
-    Outcome {
-        exchange,
-        accepted: state.accepted.clone(),
-        cancelled: state.cancelled.clone(),
-        reads: body.reads.into_inner().unwrap(),
+    let reads = body.reads.into_inner().unwrap();
+    match decision {
+        Decision::Pass(pass) => {
+            assert!(reads.is_empty(), "what is passed on is read by others");
+            assert!(state.accepted.is_empty(), "and has no effect here");
+            Fate::Passed(pass)
+        }
+        Decision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
+            exchange,
+            accepted: state.accepted.clone(),
+            cancelled: state.cancelled.clone(),
+            reads,
+        })),
     }
 }
 
 fn gate_config() -> gate::Config {
     static CONFIG: OnceLock<gate::Config> = OnceLock::new();
-    let made = CONFIG.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("snapgate.toml");
-        std::fs::write(&path, SETTINGS).unwrap();
-        std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
-        std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
-        let loaded = config::load(&path, &|_| None);
-        loaded.unwrap_or_else(|it| panic!("{it}")).gate
-    });
-    made.clone()
+    CONFIG.get_or_init(|| loaded(SETTINGS)).clone()
+}
+
+fn loaded(settings: &str) -> gate::Config {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapgate.toml");
+    std::fs::write(&path, settings).unwrap();
+    std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
+    std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
+    let loaded = config::load(&path, &|_| None);
+    loaded.unwrap_or_else(|it| panic!("{it}")).gate
 }
 
 #[derive(Debug, Default)]

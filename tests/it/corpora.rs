@@ -48,4 +48,4 @@ macro_rules! corpora {
     };
 }
 
-corpora! { accept basic bodies config decision jwks jwt status_query version }
+corpora! { accept basic bodies config decision jwks jwt passing status_query version }
