@@ -14,6 +14,7 @@ use snapgate::runtime::{Clock, SystemClock, Tasks};
 use crate::conformance_kills::Moments;
 use crate::conformance_kills::kill;
 use crate::conformance_kills::kills;
+use crate::conformance_kills::kills_of;
 use crate::harness::PATIENCE;
 use crate::harness::eventually;
 use crate::incus::Lxd;
@@ -312,6 +313,25 @@ async fn lxd_behaves(way: Way, name: &str) {
         return;
     };
     suite(&bed).await;
+}
+
+/// Each change on a VM of its own: they spend their time waiting for LXD to settle.
+#[test]
+fn incus_is_left_by_a_gateway_killed_between_any_two_steps() {
+    std::thread::scope(|scope| {
+        for verb in Verb::ALL {
+            let name = format!("killed-{}", verb.as_str());
+            let Some(bed) = LxdBed::new(Way::Socket, &name) else {
+                return;
+            };
+            let body = move || kills_of(&bed, verb);
+            drop(
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, body)
+                    .unwrap(),
+            );
+        }
+    });
 }
 
 /// Which rows of the suite were run on a bed; those that its capability does not promise are skipped.

@@ -395,6 +395,33 @@ async fn dangerous_names_are_unknown_without_asking() {
     }
 }
 
+/// LXD takes a connection to its socket only once the one before has sent something: one that a gateway opened and does
+/// not use keeps everybody out. That came of a call that began right before another one ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
+    let Some(lxd) = Lxd::shared() else { return };
+    let mut usual = Duration::from_millis(1);
+    for round in 0..200 {
+        let (adapter, other) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Socket));
+        let begun = SystemClock.instant();
+        let first = async {
+            adapter.health(by()).await.unwrap();
+            begun.elapsed()
+        };
+        let second = async {
+            let pause = usual * (round % 20) / 20;
+            while begun.elapsed() < pause {
+                tokio::task::yield_now().await;
+            }
+            adapter.health(by()).await.unwrap();
+        };
+        (usual, ()) = tokio::join!(first, second);
+        let soon = SystemClock.deadline(Duration::from_secs(15));
+        let health = other.health(soon).await;
+        assert!(health.is_ok(), "round {round}: {health:?}");
+    }
+}
+
 #[tokio::test]
 async fn fifty_backups_are_listed_page_by_page() {
     let Some(lxd) = Lxd::shared() else { return };

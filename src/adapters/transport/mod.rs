@@ -41,7 +41,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// How long a connection that is not used is kept.
+/// How long a connection to a port that is not used is kept.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Where a VM manager listens.
@@ -194,7 +194,12 @@ impl Client {
         let (builder, base) = match settings.endpoint {
             Endpoint::Unix(path) => {
                 let unused = tls::config(Trust::Nobody, None)?;
-                let builder = builder.tls_backend_preconfigured(unused).unix_socket(path);
+                // Connections are not kept: where they are, one may be made for a call that then takes another one, and
+                // lie there without a byte. LXD takes no other connection to its socket until it has read some.
+                let builder = builder
+                    .tls_backend_preconfigured(unused)
+                    .unix_socket(path)
+                    .pool_max_idle_per_host(0);
                 (builder, "http://localhost".to_owned())
             }
             Endpoint::Http(address) => {

@@ -115,6 +115,33 @@ async fn what_was_not_sent_says_so() {
     }
 }
 
+/// LXD takes one connection after the other and waits for the first bytes of each before it takes the next.
+#[tokio::test]
+async fn no_connection_to_a_socket_is_kept_or_left_unused() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let serving = Tasks::default().spawn(async move {
+        for number in 0..3 {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut seen = vec![0; 4096];
+            let length = peer.read(&mut seen).await.unwrap();
+            assert!(length > 0, "connection {number} brings a request");
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            peer.write_all(answer).await.unwrap();
+            let more = peer.read(&mut seen).await.unwrap();
+            assert_eq!(more, 0, "connection {number} brings one and is closed");
+        }
+    });
+    let client = client(Endpoint::Unix(socket), 32);
+    for number in 0..3 {
+        let reply = client.call(Call::new(Method::GET, &["1.0"]), by(30_000));
+        let status = reply.await.map(|it| it.status.as_u16());
+        assert_eq!(status.ok(), Some(200), "call {number}");
+    }
+    serving.await.unwrap();
+}
+
 #[test]
 fn fingerprints_are_64_digits() {
     let digits = "ab".repeat(32);
