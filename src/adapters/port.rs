@@ -304,6 +304,14 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// [`FaultKind::NoSuchVm`], [`FaultKind::NoSuchBackup`], or whatever keeps it from answering.
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
 
+    /// Whether [`Adapter::baseline`] has anything to look at before this intent. Pure.
+    ///
+    /// Where it says no, an update may be accepted and begun in one durable write.
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        let _ = intent;
+        true
+    }
+
     /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find`] can tell later. No effect.
     ///
     /// # Errors

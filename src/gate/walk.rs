@@ -328,31 +328,32 @@ impl Gate {
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let method = call.head.method;
+        // Changes are boxed: who waits for a Status does not hold room for one all that time.
         match (route.spec.kind, route.place) {
             (Kind::Backup, Place::Backup(target)) if *method == Method::PUT => {
-                self.update(call, account, target, body).await
+                Box::pin(self.update(call, account, target, body)).await
             }
             (Kind::Backup, Place::Backup(target)) if *method == Method::DELETE => {
-                self.delete(call, account, target, body).await
+                Box::pin(self.delete(call, account, target, body)).await
             }
             (Kind::Backup, Place::Backup(target)) => {
                 self.read_backup(call, account, &target, body).await
             }
             (Kind::Restore, Place::Backup(target)) => {
-                self.restore(call, account, target, body).await
+                Box::pin(self.restore(call, account, target, body)).await
             }
             (Kind::Backups, Place::Vm(vm)) if *method == Method::POST => {
-                self.create(call, account, vm, body).await
+                Box::pin(self.create(call, account, vm, body)).await
             }
             (Kind::Backups, Place::Vm(vm)) => self.list_backups(call, account, &vm, body).await,
             (Kind::Vm, Place::Vm(vm)) => self.read_vm(call, account, &vm, body).await,
             (Kind::BackUp, Place::None) => {
                 let vm = vm_parameter(call.query)?;
                 call.note(|it| it.vm = Some(vm.clone()));
-                self.create(call, account, vm, body).await
+                Box::pin(self.create(call, account, vm, body)).await
             }
             (Kind::Statuses, Place::None) if *method == Method::DELETE => {
-                self.cancel(call, account, body).await
+                Box::pin(self.cancel(call, account, body)).await
             }
             (Kind::Statuses, Place::None) => self.statuses(call, account, body).await,
             // The table of routes and the templates in it say that nothing else can be.

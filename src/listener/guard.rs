@@ -266,7 +266,8 @@ impl Guard {
         };
         tokio::select! {
             biased;
-            made = tls.make(socket) => match made {
+            // Boxed: the connection does not hold room for a handshake as long as it lives.
+            made = Box::pin(tls.make(socket)) => match made {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => {
                     tracing::debug!(%error, "handshake failed");

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Operation;
@@ -10,10 +12,14 @@ use crate::model::Permit;
 use crate::model::Phase;
 use crate::model::Progress;
 use crate::model::Revision;
+use crate::model::Verb;
 use crate::operations::engine;
+use crate::operations::engine::Backend;
 use crate::operations::engine::Core;
 use crate::operations::ledger::Place;
 use crate::operations::ledger::Shown;
+use crate::operations::machine;
+use crate::operations::machine::Event;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
 use crate::operations::service::StoreFault;
@@ -65,12 +71,17 @@ pub(crate) async fn admit(
     if backend.capability.verb(operation.verb()).is_none() {
         return Err(AcceptError::Backend(unsupported()));
     }
-    if let Some(existing) = reserve(core, &operation).await? {
-        return Ok(Accepted::Existing(existing));
-    }
+    let first = match reserve(core, &operation).await? {
+        Reservation::Taken { first } => first,
+        Reservation::Needless(existing) => return Ok(Accepted::Existing(existing)),
+    };
     let mut reserved = Reserved {
         core,
         seq: Some(operation.seq),
+    };
+    let (operation, slot) = match at_once(core, backend, &operation).filter(|_| first) {
+        Some((begun, slot)) => (begun, Some(slot)),
+        None => (operation, None),
     };
     match create(core, &operation).await {
         Ok(Created::New) => {}
@@ -83,10 +94,35 @@ pub(crate) async fn admit(
     }
     reserved.seq = None;
     core.tell(&operation);
-    if let Some(turn) = core.ledger.open(&operation) {
-        core.start(turn);
+    match (core.ledger.open(&operation), slot) {
+        (Some(turn), Some(slot)) => core.start_begun(turn, slot),
+        (Some(turn), None) => core.start(turn),
+        (None, _) => {}
     }
     Ok(Accepted::New(operation))
+}
+
+/// An update that may be called for as soon as it is durable, already in the state that says so, with its place at the
+/// backend. `None` where it goes the usual way.
+///
+/// The caller of an update waits for its end, and the durable write of ACCEPTED would be one more on that way. Nothing
+/// is given up by leaving it out: SUBMITTING is durable before the call, and with it the acceptance. A crash in between
+/// leaves a record that may have been called for, which is why only a verb that may be called for twice is begun so.
+fn at_once(
+    core: &Core,
+    backend: &Backend,
+    operation: &Operation,
+) -> Option<(Arc<Operation>, OwnedSemaphorePermit)> {
+    let rules = core.rules(operation);
+    let fits = operation.verb() == Verb::Update
+        && rules.replay_safe
+        && !backend.adapter.needs_baseline(&operation.intent);
+    if !fits {
+        return None;
+    }
+    let slot = Arc::clone(&backend.slots).try_acquire_owned().ok()?;
+    let step = machine::step(operation, Event::Start(None), core.clock.now(), &rules).ok()?;
+    Some((Arc::new(step.state?), slot))
 }
 
 fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
@@ -130,18 +166,23 @@ async fn replay(core: &Core, new: &Operation) -> Result<Option<Accepted>, Accept
     }
 }
 
+/// What came of asking for a place in the queue of the VM.
+enum Reservation {
+    /// It has one, `first` in the queue or not.
+    Taken { first: bool },
+    /// This one makes it needless.
+    Needless(Arc<Operation>),
+}
+
 /// Takes a place in the queue of the VM, or finds the operation that makes this one needless.
-async fn reserve(
-    core: &Core,
-    operation: &Arc<Operation>,
-) -> Result<Option<Arc<Operation>>, AcceptError> {
+async fn reserve(core: &Core, operation: &Arc<Operation>) -> Result<Reservation, AcceptError> {
     loop {
         match core.ledger.reserve(operation) {
-            Place::Taken => return Ok(None),
+            Place::Taken { first } => return Ok(Reservation::Taken { first }),
             // Each of these tries again when the other one, which was about to be accepted, was not.
             Place::Same(mut other) => {
                 if let Some(other) = settled(&mut other).await {
-                    return Ok(Some(other));
+                    return Ok(Reservation::Needless(other));
                 }
             }
             Place::OtherRequest(seq, mut other) => {

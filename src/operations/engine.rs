@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -287,6 +288,15 @@ impl Core {
             self.ledger.let_go(turn.operation.seq);
         } else {
             self.spawn(runner::drive(Arc::clone(self), turn));
+        }
+    }
+
+    /// Sets somebody to work on an operation that is to be called for now, with its place at the backend.
+    pub(crate) fn start_begun(self: &Arc<Self>, turn: Turn, slot: OwnedSemaphorePermit) {
+        if self.stop.is_given() {
+            self.ledger.let_go(turn.operation.seq);
+        } else {
+            self.spawn(runner::drive_begun(Arc::clone(self), turn, slot));
         }
     }
 

@@ -38,7 +38,10 @@ pub(crate) struct Bounds {
 #[derive(Debug)]
 pub(crate) enum Place {
     /// It has one; it must be opened or given back.
-    Taken,
+    Taken {
+        /// Nothing of its VM is before it: once opened it is its turn.
+        first: bool,
+    },
     /// This unfinished one is the same request, or the same delete. It may not be durable yet.
     Same(Shown),
     /// The key belongs to this unfinished one, which is another request. It may not be durable yet.
@@ -136,8 +139,9 @@ impl Ledger {
         if books.entries.len() >= self.bounds.total {
             return Place::Full;
         }
+        let first = before.is_empty();
         books.insert(operation, None);
-        Place::Taken
+        Place::Taken { first }
     }
 
     /// Gives a place back that came to nothing.
@@ -149,10 +153,7 @@ impl Ledger {
     pub(crate) fn open(&self, operation: &Arc<Operation>) -> Option<Turn> {
         let turn = {
             let mut books = self.books();
-            if let Some(entry) = books.entries.get_mut(&operation.seq) {
-                entry.operation = Arc::clone(operation);
-                entry.shown.send_replace(Some(Arc::clone(operation)));
-            }
+            books.show(operation);
             books.turn(&lane_of(operation))
         };
         self.count(&operation.backend);
@@ -178,21 +179,7 @@ impl Ledger {
 
     /// Shows a new state, which must be durable. A final one leaves the ledger; whose turn it is then is returned.
     pub(crate) fn show(&self, operation: &Arc<Operation>) -> Option<Turn> {
-        let mut books = self.books();
-        let before = books.entries.get(&operation.seq);
-        let left_queue = before.is_some_and(|it| it.operation.phase == Phase::Accepted)
-            && operation.phase != Phase::Accepted;
-        if left_queue {
-            books.tally(&operation.backend, |it| {
-                it.queued = it.queued.saturating_sub(1);
-                it.running = it.running.saturating_add(1);
-            });
-        }
-        if let Some(entry) = books.entries.get_mut(&operation.seq) {
-            entry.operation = Arc::clone(operation);
-            entry.shown.send_replace(Some(Arc::clone(operation)));
-        }
-        drop(books);
+        let left_queue = self.books().show(operation);
         if operation.phase.is_final() {
             return self.remove(operation.seq);
         }
@@ -283,6 +270,24 @@ impl Ledger {
 impl Books {
     fn tally(&mut self, backend: &BackendName, change: impl FnOnce(&mut Tally)) {
         change(self.tallies.entry(backend.clone()).or_default());
+    }
+
+    /// Puts the durable state in and wakes who waits for it. Says whether it has left its queue by that.
+    fn show(&mut self, operation: &Arc<Operation>) -> bool {
+        let before = self.entries.get(&operation.seq);
+        let left_queue = before.is_some_and(|it| it.operation.phase == Phase::Accepted)
+            && operation.phase != Phase::Accepted;
+        if left_queue {
+            self.tally(&operation.backend, |it| {
+                it.queued = it.queued.saturating_sub(1);
+                it.running = it.running.saturating_add(1);
+            });
+        }
+        if let Some(entry) = self.entries.get_mut(&operation.seq) {
+            entry.operation = Arc::clone(operation);
+            entry.shown.send_replace(Some(Arc::clone(operation)));
+        }
+        left_queue
     }
 
     fn insert(&mut self, operation: &Arc<Operation>, shown: Option<Arc<Operation>>) {

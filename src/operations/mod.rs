@@ -7,6 +7,8 @@ mod desk;
 mod engine;
 mod ledger;
 mod machine;
+#[doc(hidden)]
+pub mod measured;
 mod numbers;
 mod overlay;
 mod runner;

@@ -32,8 +32,10 @@ use crate::operations::machine::Event;
 
 /// Shortest time between two records of progress: each is a durable write.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// Shortest time between two looks at a task, however often the adapter says that it is worth while.
+/// Time between two looks at a task when the adapter says all the time that it is worth while.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
+/// What looks may be ahead of that: the end that is told right after a step is seen at once, a flood of steps is not.
+const LOOKS_AHEAD: Duration = Duration::from_millis(80);
 /// How long a call that has begun may go on after the signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,15 @@ impl Drop for AtWork {
 
 /// Works on the operation until it is final or the gateway stops.
 pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
+    work_on(core, turn, None).await;
+}
+
+/// The same for one that was written as SUBMITTING by its acceptance and not called for since.
+pub(crate) async fn drive_begun(core: Arc<Core>, turn: Turn, slot: OwnedSemaphorePermit) {
+    work_on(core, turn, Some(slot)).await;
+}
+
+async fn work_on(core: Arc<Core>, turn: Turn, begun: Option<OwnedSemaphorePermit>) {
     let mut operation = turn.operation;
     let _at_work = AtWork {
         core: Arc::clone(&core),
@@ -61,26 +72,39 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
             "operation waits: its backend is not configured");
         return;
     };
-    let Some(_slot) = slot(&core, backend, operation.phase).await else {
-        return;
+    let is_begun = begun.is_some();
+    let place = if is_begun {
+        Some(begun)
+    } else {
+        slot(&core, backend, operation.phase).await
     };
+    let Some(place) = place else { return };
     let mut work = Work {
         core: &core,
         backend,
+        place,
         pace: core.config.poll_min,
+        stirs: Stirs::default(),
         written: None,
         cancel_settled: false,
         shown: core.ledger.watch(operation.seq),
     };
-    let mut event = Event::Recovered {
+    let mut effect = Effect::Call { first: true };
+    let mut happened = (!is_begun).then(|| Event::Recovered {
         alive: core.clock.now(),
-    };
+    });
     loop {
-        let Some((state, effect)) = core.advance(&operation, event).await else {
-            return;
-        };
-        operation = state;
-        let happened = match effect {
+        if let Some(event) = happened.take() {
+            if event.ends_work() {
+                // The next one may begin over there while this end is written.
+                drop(work.place.take());
+            }
+            let Some((state, next)) = core.advance(&operation, event).await else {
+                return;
+            };
+            (operation, effect) = (state, next);
+        }
+        happened = match effect {
             Effect::Queue => work.prepare(&operation).await,
             Effect::Call { first } => work.call(&operation, first).await,
             Effect::Repeat => work.repeat(&operation).await,
@@ -89,10 +113,9 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
             Effect::Find => work.find_later(&operation).await,
             Effect::Rest => None,
         };
-        let Some(happened) = happened else {
+        if happened.is_none() {
             return;
-        };
-        event = happened;
+        }
     }
 }
 
@@ -116,11 +139,34 @@ async fn slot(
 /// The adapter panicked; it was counted.
 struct Panicked;
 
+/// How often it is heeded that an adapter says that a look is worth while.
+#[derive(Debug, Default)]
+struct Stirs {
+    /// When the next look would be due if they came evenly.
+    due: Option<Instant>,
+}
+
+impl Stirs {
+    /// How long it is not heeded.
+    fn heeded_in(&self, now: Instant) -> Duration {
+        let from = self.due.and_then(|it| it.checked_sub(LOOKS_AHEAD));
+        from.map_or(Duration::ZERO, |it| it.saturating_duration_since(now))
+    }
+
+    fn heeded(&mut self, now: Instant) {
+        self.due = self.due.unwrap_or(now).max(now).checked_add(LOOK_EVERY_MIN);
+    }
+}
+
 struct Work<'a> {
     core: &'a Core,
     backend: &'a Backend,
+    /// One of the places of the backend, until there is nothing more to do over there.
+    place: Option<OwnedSemaphorePermit>,
     /// Time to the next look; grows while nothing changes.
     pace: Duration,
+    /// The looks that the adapter brought about.
+    stirs: Stirs,
     /// When progress was last written.
     written: Option<Instant>,
     /// The VM manager was asked to stop the task, or refused for good.
@@ -294,8 +340,8 @@ impl Work<'_> {
 
     /// Waits before the next look: longer each time, shorter when the adapter says that it is worth while.
     async fn pause(&mut self, task: Option<&TaskRef>) -> Option<()> {
-        let floor = self.pace.min(LOOK_EVERY_MIN);
-        let rest = self.pace.saturating_sub(floor);
+        let heeded_in = self.stirs.heeded_in(self.core.clock.instant());
+        let (pace, heeded_in) = (self.pace, heeded_in.min(self.pace));
         let stirred = async {
             match task {
                 Some(task) => {
@@ -310,10 +356,6 @@ impl Work<'_> {
                 None => std::future::pending().await,
             }
         };
-        let wait = async {
-            tokio::time::sleep(floor).await;
-            tokio::time::sleep(rest).await;
-        };
         let due = task.is_some() && !self.cancel_settled;
         let mut shown = self.shown.clone();
         let cancel = async {
@@ -326,13 +368,16 @@ impl Work<'_> {
             }
             std::future::pending::<()>().await;
         };
-        let early = tokio::select! {
+        let (early, is_stirred) = tokio::select! {
             biased;
             () = self.core.stop.given() => return None,
-            () = cancel => true,
-            () = wait => false,
-            () = async { tokio::join!(tokio::time::sleep(floor), stirred); } => true,
+            () = cancel => (true, false),
+            () = tokio::time::sleep(pace) => (false, false),
+            () = async { tokio::join!(tokio::time::sleep(heeded_in), stirred); } => (true, true),
         };
+        if is_stirred {
+            self.stirs.heeded(self.core.clock.instant());
+        }
         self.pace = if early {
             self.core.config.poll_min
         } else {
@@ -381,4 +426,32 @@ fn log(operation: &Operation, call: &str, error: &AdapterError) {
         private = ?error.private(),
         "call to a backend failed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Clock as _;
+    use crate::runtime::SystemClock;
+
+    #[test]
+    fn a_few_stirs_are_heeded_at_once_and_a_flood_is_not() {
+        let begin = SystemClock.instant();
+        let mut stirs = Stirs::default();
+        let mut now = begin;
+        let mut looks = 0_u32;
+        while now < begin + Duration::from_secs(1) {
+            let wait = stirs.heeded_in(now);
+            assert!(wait <= LOOK_EVERY_MIN, "look {looks} waits {wait:?}");
+            if looks < 4 {
+                assert_eq!(wait, Duration::ZERO, "look {looks} is at once");
+            }
+            now += wait;
+            stirs.heeded(now);
+            looks += 1;
+        }
+        assert!((50..=56).contains(&looks), "fifty a second: {looks}");
+        now += Duration::from_millis(100);
+        assert_eq!(stirs.heeded_in(now), Duration::ZERO, "after a pause");
+    }
 }

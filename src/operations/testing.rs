@@ -28,6 +28,7 @@ use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -42,6 +43,7 @@ use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Page;
+use crate::model::Patch;
 use crate::model::Permit;
 use crate::model::Phase;
 use crate::model::Principal;
@@ -54,6 +56,7 @@ use crate::model::Revision;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::BackendHandle;
@@ -101,6 +104,17 @@ pub(super) fn idempotency(key: &str, print: u8) -> Idempotency {
     Idempotency {
         key: IdempotencyKey::new(key).unwrap(),
         fingerprint: Fingerprint([print; 32]),
+    }
+}
+
+pub(super) fn update(vm: &str, backup: &str) -> Intent {
+    let patch = BackupPatch {
+        protected: Patch::Set(true),
+        ..BackupPatch::default()
+    };
+    Intent {
+        change: Change::Update(patch),
+        ..restore(vm, backup)
     }
 }
 
@@ -220,13 +234,24 @@ pub(super) struct Scripted {
 
 impl Scripted {
     pub(super) fn new(recovery: Recovery) -> Arc<Self> {
+        Arc::new(Self::able(recovery))
+    }
+
+    /// One that updates as well, and looks at nothing before that.
+    pub(super) fn updating(recovery: Recovery) -> Arc<Self> {
+        let mut it = Self::able(recovery);
+        it.capability.update = it.capability.restore;
+        Arc::new(it)
+    }
+
+    fn able(recovery: Recovery) -> Self {
         let verb = Some(VerbCapability {
             recovery,
             settle: Duration::from_millis(5),
             cancel: true,
             progress: true,
         });
-        Arc::new(Self {
+        Self {
             capability: Capability {
                 kind: "scripted",
                 create: verb,
@@ -241,7 +266,13 @@ impl Scripted {
             },
             script: Mutex::default(),
             stirred: Notify::new(),
-        })
+        }
+    }
+
+    /// The class of its verbs.
+    pub(super) fn recovery(&self) -> Recovery {
+        let verb = self.capability.restore.expect("it restores");
+        verb.recovery
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {
@@ -317,13 +348,18 @@ impl Adapter for Scripted {
             .ok_or_else(|| AdapterError::refused(FaultKind::NoSuchBackup, "no such backup"))
     }
 
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        intent.verb() != Verb::Update
+    }
+
     async fn baseline(
         &self,
-        _: &Intent,
+        intent: &Intent,
         key: RequestKey,
         _: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
-        Ok(Evidence::new(key.to_string()))
+        let looks = self.needs_baseline(intent);
+        Ok(Evidence::new(key.to_string()).filter(|_| looks))
     }
 
     async fn begin(
@@ -335,7 +371,8 @@ impl Adapter for Scripted {
     ) -> Result<Begun, AdapterError> {
         let vm = intent.target.vm.as_str().to_owned();
         let seen = baseline.map(Evidence::as_str).map(str::to_owned);
-        assert_eq!(seen, Some(key.to_string()), "the baseline comes along");
+        let expected = self.needs_baseline(intent).then(|| key.to_string());
+        assert_eq!(seen, expected, "the baseline comes along");
         let begin = {
             let mut script = self.script();
             script.begun.push((key.0, vm.clone()));
@@ -410,7 +447,13 @@ impl Adapter for Scripted {
 }
 
 pub(super) fn permit(intent: &Intent, on: &str) -> Permit {
-    let actions = [Action::Create, Action::Delete, Action::Restore];
+    let actions = [
+        Action::Create,
+        Action::Update,
+        Action::Protect,
+        Action::Delete,
+        Action::Restore,
+    ];
     let principal = Principal {
         name: PrincipalName::new("ada").unwrap(),
         groups: Vec::new(),

@@ -189,6 +189,9 @@ impl Adapter for Mortal {
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         self.inner.mint(new, key)
     }
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        self.inner.needs_baseline(intent)
+    }
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.inner.health(by).await
     }

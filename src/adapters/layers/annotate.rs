@@ -368,6 +368,15 @@ impl Adapter for Annotate {
         self.inner.mint(new, key)
     }
 
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        match intent.change {
+            Change::Update(_) => false,
+            Change::Create(_) | Change::Delete | Change::Restore(_) => {
+                self.inner.needs_baseline(intent)
+            }
+        }
+    }
+
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.inner.health(by).await
     }

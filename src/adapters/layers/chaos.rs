@@ -170,6 +170,10 @@ impl Adapter for Chaos {
         self.inner.mint(new, key)
     }
 
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        self.inner.needs_baseline(intent)
+    }
+
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.script.play(Call::Health, self.inner.health(by)).await
     }

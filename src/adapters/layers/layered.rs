@@ -194,6 +194,10 @@ impl Adapter for Layered {
         self.inner.mint(new, key)
     }
 
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        self.inner.needs_baseline(intent)
+    }
+
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.read_call(Call::Health, by, |by| self.inner.health(by))
             .await

@@ -79,6 +79,28 @@ pub(crate) enum Event {
 }
 
 impl Event {
+    /// Whether the VM manager has nothing more to do for the operation, nor will have.
+    pub(crate) const fn ends_work(&self) -> bool {
+        match self {
+            Self::NotStarted(_)
+            | Self::Refused { first: true, .. }
+            | Self::Done
+            | Self::Failed(_)
+            | Self::Cancelled => true,
+            Self::Recovered { .. }
+            | Self::Start(_)
+            | Self::Refused { first: false, .. }
+            | Self::Task(_)
+            | Self::Lost
+            | Self::Working(_)
+            | Self::NotBegun
+            | Self::NoEvidence
+            | Self::Unknowable
+            | Self::Acknowledge
+            | Self::CancelAsked => false,
+        }
+    }
+
     /// The word used in logs.
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {

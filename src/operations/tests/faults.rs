@@ -1,5 +1,6 @@
 //! A store that fails at a chosen write, and what the room makes of it.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -14,6 +15,7 @@ use super::simulation::history::History;
 use super::simulation::history::judge;
 use crate::adapters::port::Recovery;
 use crate::model::Idempotency;
+use crate::model::Intent;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
@@ -32,6 +34,7 @@ use crate::operations::store::Created;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
+use crate::operations::testing::Begin;
 use crate::operations::testing::Say;
 use crate::operations::testing::Scripted;
 use crate::operations::testing::Setup;
@@ -39,6 +42,7 @@ use crate::operations::testing::permit;
 use crate::operations::testing::restore;
 use crate::operations::testing::soon;
 use crate::operations::testing::submission;
+use crate::operations::testing::update;
 use crate::operations::upkeep;
 use crate::runtime::Tasks;
 
@@ -172,10 +176,26 @@ struct Outcome {
 }
 
 async fn restore_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
     let adapter = Scripted::new(Recovery::Listable);
     adapter.say("vm", Say::Done);
-    let setup = Setup::new(folder.path(), &adapter);
+    change_with(adapter, restore("vm", "b"), (phase, fail, times)).await
+}
+
+/// The same for an update that is accepted and begun in one write, and done by the call.
+async fn update_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
+    let adapter = Scripted::updating(Recovery::ReplaySafe);
+    adapter.begin_with("vm", Begin::Done);
+    change_with(adapter, update("vm", "b"), (phase, fail, times)).await
+}
+
+async fn change_with(
+    adapter: Arc<Scripted>,
+    intent: Intent,
+    fault: (Phase, Fail, usize),
+) -> Outcome {
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = Setup::new(folder.path(), &adapter);
+    setup.backends[0].concurrency = 1;
     let shared = Shared {
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
         metrics: setup.metrics.clone(),
@@ -185,12 +205,12 @@ async fn restore_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
     let store = Faulty {
         inner: inner.unwrap(),
-        fault: Mutex::new(Some((phase, fail, times))),
+        fault: Mutex::new(Some(fault)),
         life: Mutex::default(),
     };
     let room = Operations::over(setup.config, setup.backends, Arc::new(store), shared);
     let room = room.await.unwrap();
-    let (seq, intent) = (room.reserve(), restore("vm", "b"));
+    let seq = room.reserve();
     let submitted = submission(seq, intent.clone());
     let accepted = room.accept(permit(&intent, "one"), submitted).await;
     Outcome {
@@ -204,6 +224,12 @@ async fn restore_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
 
 #[tokio::test]
 async fn an_accept_is_what_the_store_holds() {
+    for at_once in [false, true] {
+        accepts_are_what_the_store_holds(at_once).await;
+    }
+}
+
+async fn accepts_are_what_the_store_holds(at_once: bool) {
     let rows = [
         (
             "unavailable",
@@ -221,7 +247,12 @@ async fn an_accept_is_what_the_store_holds() {
         ("fatal", Fail::Fatal, Err(StoreFault::Failed), 0),
     ];
     for (name, fail, expected, begun) in rows {
-        let it = restore_with(Phase::Accepted, fail, 1).await;
+        let name = format!("{name}, at once: {at_once}");
+        let it = if at_once {
+            update_with(Phase::Submitting, fail, 1).await
+        } else {
+            restore_with(Phase::Accepted, fail, 1).await
+        };
         let got = match &it.accepted {
             Ok(_) => Ok(()),
             Err(AcceptError::Store(fault)) => Err(*fault),
@@ -292,13 +323,34 @@ async fn a_conflict_leaves_the_operation_to_the_next_round() {
     assert_eq!(it.adapter.begun().len(), 1, "not called again");
 }
 
-/// A restore over a store that dies at its write number `after`, then another life over what is left.
+#[tokio::test]
+async fn the_next_may_begin_over_there_while_an_end_cannot_be_written() {
+    let it = update_with(Phase::Succeeded, Fail::Unavailable, usize::MAX).await;
+    let first = it.accepted.expect("accepted").operation().seq;
+    it.adapter.begin_with("wm", Begin::Done);
+    let (seq, intent) = (it.room.reserve(), update("wm", "b"));
+    let submitted = submission(seq, intent.clone());
+    let accepted = it.room.accept(permit(&intent, "one"), submitted).await;
+    accepted.expect("accepted");
+    eventually("both were called, one place or not", || async {
+        it.adapter.begun() == [first, seq]
+    })
+    .await;
+    for seq in [first, seq] {
+        let seen = it.room.operation(seq).await.unwrap().unwrap();
+        assert!(
+            !seen.phase.is_final(),
+            "{seq}: no end is shown that is not kept"
+        );
+    }
+}
+
+/// A change over a store that dies at its write number `after`, then another life over what is left.
 /// Returns whether the first life came to its end.
-async fn restore_dying_at(after: usize, fail: Fail, recovery: Recovery) -> bool {
+async fn dying_at(after: usize, fail: Fail, adapter: Arc<Scripted>, intent: Intent) -> bool {
+    let recovery = adapter.recovery();
     let name = format!("{after} writes, then {fail:?}, {}", recovery.as_str());
     let folder = folder_in_memory();
-    let adapter = Scripted::new(recovery);
-    adapter.say("vm", Say::Running(50));
     let setup = Setup::new(folder.path(), &adapter);
     let shared = Shared {
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
@@ -315,7 +367,7 @@ async fn restore_dying_at(after: usize, fail: Fail, recovery: Recovery) -> bool 
     let (config, backends) = (setup.config.clone(), setup.backends.clone());
     let room = Operations::over(config, backends, Arc::new(store), shared);
     let room = room.await.unwrap();
-    let (seq, intent) = (room.reserve(), restore("vm", "b"));
+    let seq = room.reserve();
     let submitted = submission(seq, intent.clone());
     let accepted = room.accept(permit(&intent, "one"), submitted).await;
     let half = |it: &Operation| it.progress.percent() == 50;
@@ -359,7 +411,11 @@ fn judge_dying(
     adapter: &Scripted,
     recovery: Recovery,
 ) {
-    let begun = adapter.begun();
+    let mut begun = adapter.begun();
+    if recovery == Recovery::ReplaySafe {
+        // It does once what it is asked for twice.
+        begun.dedup();
+    }
     let answer = match accepted {
         Ok(it) => Answer::Accepted(it.operation().seq, 2),
         Err(AcceptError::Store(StoreFault::Failed)) => Answer::Failed,
@@ -396,13 +452,36 @@ fn judge_dying(
 async fn a_store_that_dies_at_any_write_of_a_restore_leaves_what_can_be_recovered() {
     for recovery in [Recovery::Listable, Recovery::NoTrace] {
         for fail in [Fail::Fatal, Fail::FatalAfter] {
-            let mut writes = 0;
-            while !restore_dying_at(writes, fail, recovery).await {
-                writes += 1;
-                assert!(writes < 50, "the restore ends at some point");
-            }
+            let restored = |writes| {
+                let adapter = Scripted::new(recovery);
+                adapter.say("vm", Say::Running(50));
+                dying_at(writes, fail, adapter, restore("vm", "b"))
+            };
             // Accepted, submitting, running, half done, succeeded.
-            assert_eq!(writes, 5, "{fail:?}: every write was the last one once");
+            assert_eq!(lives(restored).await, 5, "{fail:?}: each was the last once");
         }
     }
+}
+
+#[tokio::test]
+async fn a_store_that_dies_at_any_write_of_an_update_leaves_what_can_be_recovered() {
+    for fail in [Fail::Fatal, Fail::FatalAfter] {
+        let updated = |writes| {
+            let adapter = Scripted::updating(Recovery::ReplaySafe);
+            adapter.begin_with("vm", Begin::Done);
+            dying_at(writes, fail, adapter, update("vm", "b"))
+        };
+        // Submitting, succeeded.
+        assert_eq!(lives(updated).await, 2, "{fail:?}: each was the last once");
+    }
+}
+
+/// After how many writes nothing dies any more.
+async fn lives<F: Future<Output = bool>>(mut lived: impl FnMut(usize) -> F) -> usize {
+    for writes in 0..50 {
+        if lived(writes).await {
+            return writes;
+        }
+    }
+    panic!("it ends at some point");
 }

@@ -1,5 +1,6 @@
 //! The room as a whole, over a real store and a scripted adapter.
 
+mod at_once;
 mod cancel;
 mod desk;
 mod disk;

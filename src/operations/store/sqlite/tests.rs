@@ -130,6 +130,79 @@ async fn many_writers_are_committed_together_and_all_answered() {
     assert!((1..300).contains(&commits), "commits are shared: {commits}");
 }
 
+/// The numbers of what is stored in these files, each with its revision.
+async fn stored(database: &[u8], log: &[u8]) -> Vec<(u64, u64)> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("s.db"), database).unwrap();
+    fs::write(folder.path().join("s.db-wal"), log).unwrap();
+    let store = open(folder.path());
+    let found = store.live().await.unwrap();
+    store.close().await;
+    let both = found.iter().map(|it| (it.seq.number(), it.revision.0));
+    both.collect()
+}
+
+#[tokio::test]
+async fn a_group_of_writes_is_there_as_a_whole_or_not_at_all() {
+    const WRITES: u64 = 40;
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new().unwrap();
+    let file = folder.path().join("s.db");
+    let store = SqliteStore::open(file.clone(), SystemClock::shared(), metrics.clone()).unwrap();
+    let mut first = operation(1, "vm", "b");
+    store.create(Arc::new(first.clone())).await.unwrap();
+    let commits = || {
+        let text = String::from_utf8(metrics.text()).unwrap();
+        let name = "snapgate_store_commit_duration_seconds_count{";
+        let line = text.lines().find(|it| it.starts_with(name));
+        let number = line.and_then(|it| it.rsplit(' ').next());
+        number.and_then(|it| it.parse::<usize>().ok()).unwrap()
+    };
+    let before = commits();
+    // Nothing can be committed until all have been handed to the writer.
+    let gate = rusqlite::Connection::open(&file).unwrap();
+    gate.execute_batch("BEGIN IMMEDIATE").unwrap();
+    first.revision = first.revision.next();
+    let update = store.update(Arc::new(first));
+    let creates = (2..=WRITES).map(|it| store.create(Arc::new(operation(it, "vm", "b"))));
+    let (updated, created, ()) =
+        futures_util::future::join3(update, futures_util::future::join_all(creates), async {
+            gate.execute_batch("ROLLBACK").unwrap();
+        })
+        .await;
+    assert_eq!(updated, Ok(()), "updated");
+    assert!(created.iter().all(Result::is_ok), "created: {created:?}");
+    let groups = commits() - before;
+    assert!(groups < 20, "forty writes in {groups} commits");
+
+    let (database, log) = (
+        fs::read(&file).unwrap(),
+        fs::read(folder.path().join("s.db-wal")).unwrap(),
+    );
+    // A process or a machine that dies within a commit leaves some of its pages: a head of 32 bytes, frames of 24 + 4096.
+    let mut seen = std::collections::BTreeSet::new();
+    for frames in 0..=log.len() / 4120 {
+        for more in [0, 2000] {
+            let length = log.len().min(32 + frames * 4120 + more);
+            seen.insert(stored(&database, &log[..length]).await);
+        }
+    }
+    let states: Vec<usize> = seen.iter().map(Vec::len).collect();
+    let whole = usize::try_from(WRITES).unwrap();
+    assert_eq!(
+        states.iter().max(),
+        Some(&whole),
+        "the whole log: {states:?}"
+    );
+    let grown = seen.iter().filter(|it| it.len() > 1).count();
+    assert!(
+        grown <= groups,
+        "more states than commits, so a group was there in part: {states:?} of {groups} commits"
+    );
+    let half = |it: &Vec<(u64, u64)>| it.first() == Some(&(1, 1)) && it.len() == whole;
+    assert!(!seen.iter().any(half), "the update came with its group");
+}
+
 fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
     let query = || ListQuery {
         limit: 10,

@@ -67,6 +67,13 @@ impl Writer {
     pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut batch = Vec::new();
         while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            // Whoever can run now may have more to hand in: it costs nothing when nobody can.
+            std::thread::yield_now();
+            while batch.len() < BATCH_MAX
+                && let Ok(job) = waiting.try_recv()
+            {
+                batch.push(job);
+            }
             let jobs = std::mem::take(&mut batch);
             let survived = catch_unwind(AssertUnwindSafe(|| self.batch(jobs)));
             if survived.is_err() {
@@ -291,18 +298,26 @@ fn update(
         Ok(record) => record,
         Err(error) => return Ok(Err(StoreError::Unavailable(error.to_string()))),
     };
-    let sql =
-        "UPDATE operations SET revision = ?2, phase = ?3, live = ?4, expires = ?5, record = ?6
-         WHERE seq = ?1 AND revision = ?7";
-    let changed = transaction.prepare_cached(sql)?.execute(params![
-        number(operation.seq.number()),
-        number(operation.revision.0),
-        operation.phase.as_str(),
-        !operation.phase.is_final(),
-        operation.expires.map(|it| number(it.as_millis())),
-        record,
-        number(operation.revision.0.saturating_sub(1)),
-    ])?;
+    let seq = number(operation.seq.number());
+    let revision = number(operation.revision.0);
+    let before = number(operation.revision.0.saturating_sub(1));
+    let phase = operation.phase.as_str();
+    let changed = if operation.phase.is_final() {
+        let sql =
+            "UPDATE operations SET revision = ?2, phase = ?3, live = 0, expires = ?4, record = ?5
+             WHERE seq = ?1 AND revision = ?6";
+        let expires = operation.expires.map(|it| number(it.as_millis()));
+        transaction
+            .prepare_cached(sql)?
+            .execute(params![seq, revision, phase, expires, record, before])?
+    } else {
+        // An unfinished one was unfinished before: without the columns of the indexes only one page changes.
+        let sql = "UPDATE operations SET revision = ?2, phase = ?3, record = ?4
+             WHERE seq = ?1 AND revision = ?5";
+        transaction
+            .prepare_cached(sql)?
+            .execute(params![seq, revision, phase, record, before])?
+    };
     Ok(if changed == 1 {
         Ok(())
     } else {

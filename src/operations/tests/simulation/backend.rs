@@ -27,6 +27,7 @@ use crate::model::Progress;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::testing::backup;
@@ -245,6 +246,10 @@ impl Adapter for SimBackend {
 
     async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
         Ok(backup(target.backup.as_str()))
+    }
+
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        intent.verb() != Verb::Update || self.nature.declared != Recovery::ReplaySafe
     }
 
     async fn baseline(

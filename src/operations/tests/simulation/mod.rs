@@ -211,12 +211,12 @@ fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
 }
 
 fn intent(world: &World) -> Intent {
-    let (vm, backup, delete) = world.chance(|it| (it.below(3), it.below(2), it.per_mille(150)));
+    let (vm, backup, verb) = world.chance(|it| (it.below(3), it.below(2), it.below(100)));
     let (vm, backup) = (format!("vm-{vm}"), format!("b-{backup}"));
-    if delete {
-        testing::delete(&vm, &backup)
-    } else {
-        testing::restore(&vm, &backup)
+    match verb {
+        0..15 => testing::delete(&vm, &backup),
+        15..40 => testing::update(&vm, &backup),
+        _ => testing::restore(&vm, &backup),
     }
 }
 

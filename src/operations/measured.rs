@@ -1,0 +1,71 @@
+//! What the micro-benchmarks reach of this room. No part of what it offers to anybody else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::Operation;
+use crate::model::TaskRef;
+use crate::model::Timestamp;
+use crate::operations::OpenError;
+use crate::operations::machine;
+use crate::operations::machine::Event;
+use crate::operations::machine::Rules;
+use crate::operations::store::SqliteStore;
+use crate::operations::store::Store as _;
+use crate::runtime::SystemClock;
+use crate::telemetry::Metrics;
+
+const RULES: Rules = Rules {
+    replay_safe: true,
+    settle: Duration::from_secs(5),
+    probe_window: Duration::from_secs(600),
+    accept_ttl: Duration::from_secs(600),
+    retention: Duration::from_secs(604_800),
+};
+
+/// What happens to an operation from its acceptance to its end.
+#[derive(Clone, Debug)]
+pub enum Happens {
+    /// It is about to be called for.
+    Start,
+    /// The call began this task.
+    Task(TaskRef),
+    /// It was done.
+    Done,
+}
+
+/// The state after one transition of the machine; `None` where the event is not possible.
+#[must_use]
+pub fn transition(state: &Operation, what: Happens, now: Timestamp) -> Option<Operation> {
+    let event = match what {
+        Happens::Start => Event::Start(None),
+        Happens::Task(task) => Event::Task(task),
+        Happens::Done => Event::Done,
+    };
+    machine::step(state, event, now, &RULES).ok()?.state
+}
+
+/// A store of operations, without anybody at work on it.
+#[derive(Debug)]
+pub struct Stored(SqliteStore);
+
+impl Stored {
+    /// Opens the file, or makes it. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the file was left as it is.
+    pub fn open(file: PathBuf, metrics: Metrics) -> Result<Self, OpenError> {
+        SqliteStore::open(file, SystemClock::shared(), metrics).map(Self)
+    }
+
+    /// Whether a new record became durable.
+    pub async fn create(&self, operation: &Arc<Operation>) -> bool {
+        self.0.create(Arc::clone(operation)).await.is_ok()
+    }
+
+    /// Whether the next revision of a record became durable.
+    pub async fn update(&self, operation: &Arc<Operation>) -> bool {
+        self.0.update(Arc::clone(operation)).await.is_ok()
+    }
+}
