@@ -268,7 +268,9 @@ def with_idle(run, size, count):
 
 def with_waiters(run, size, count):
     name = f"waiters-{size}"
-    gateway = run.servers.snapgate(name, sim(4, duration="1h"), settings="")
+    # All of them are one caller, whose updates wait as well: without room for one more they would be answered before their end.
+    room = f"[rate]\nprincipal_waiters = {count + 100}\n"
+    gateway = run.servers.snapgate(name, sim(4, duration="1h"), extra=room)
     caller, holder = load.Caller(gateway.port), load.Holder()
     _, _, answer = caller.send("POST", "/vms/vm3/backups", {"name": "b"}, Accept="*/*")
     before = gateway.resident()
