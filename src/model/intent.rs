@@ -12,7 +12,7 @@ use crate::model::NewBackup;
 use crate::model::VmId;
 
 /// One backup of one VM, by their ids.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Target {
     /// The VM.
     pub vm: VmId,

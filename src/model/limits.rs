@@ -168,6 +168,13 @@ pub const PASS_BODY_BYTES_RANGE: (u64, u64) = (0, 1024 * 1024 * 1024 * 1024);
 /// Fewest bytes a second of a body that is passed through unless `passthrough.body_rate` says otherwise.
 pub const PASS_BODY_RATE: u64 = 1024;
 
+/// Backups of one `files` backend whose manifests are remembered: those that clients look at in turn. Some 2 MiB, at
+/// most some 40 with the two limits below.
+pub const BACKUPS_RECALLED_MAX: usize = 1000;
+/// Largest manifest that is remembered in bytes: the longest description with all tags.
+pub const BACKUP_RECALLED_BYTES_MAX: u64 = 32 * 1024;
+/// Most disks of a backup that is remembered: each is looked at with every read.
+pub const BACKUP_RECALLED_DISKS_MAX: usize = 16;
 /// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
 pub const QUEUE_PER_VM: u64 = 16;
 /// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.

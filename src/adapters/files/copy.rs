@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::Sender;
@@ -24,6 +23,7 @@ use crate::adapters::files::error::errno;
 use crate::adapters::files::error::io;
 use crate::adapters::files::faults::Faults;
 use crate::adapters::files::jobs::Job;
+use crate::adapters::files::tree;
 use crate::model::FaultKind;
 
 /// The name of the checksum in manifests.
@@ -31,29 +31,38 @@ pub(super) const ALGORITHM: &str = "blake3-1mib-v1";
 const CONTEXT: &str = "snapgate files adapter, checksum of a disk image, blake3-1mib-v1";
 const BLOCK: usize = 1 << 20;
 const BLOCK_BYTES: u64 = 1 << 20;
-/// Zeros are left out in pieces of this size.
-const PIECE: usize = 64 << 10;
-const ZEROS: &[u8; PIECE] = &[0; PIECE];
-/// Blocks on their way to the hash: bounds the memory of one copy to some 10 MiB.
-const BLOCKS_AHEAD: usize = 8;
+/// Bytes of one read and one write. They stay in a core's own cache from the read to the write, and the kernel finds
+/// room for them without breaking up large stretches of memory: with 1 MiB the copy of 1 GiB took 1.7 times the CPU.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Zeros are left out in stretches of this size.
+const STRETCH: usize = 64 << 10;
+const ZEROS: &[u8; STRETCH] = &[0; STRETCH];
+/// Pieces on their way to the hash: bounds the memory of one copy to some 5 MiB.
+const PIECES_AHEAD: usize = 16;
 /// The kernel is asked to start writing back after so many bytes, so that the final sync has little left.
-const WRITE_BACK: u64 = 8 << 20;
+const WRITE_BACK: u64 = 16 << 20;
 
 /// What a copy was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Digest {
     /// 64 hexadecimal digits.
     pub(super) checksum: String,
-    /// Bytes that are not zero, in pieces of 64 KiB.
+    /// Bytes that are not zero, in stretches of 64 KiB.
     pub(super) data: u64,
 }
 
 enum Part {
-    Data(Vec<u8>),
+    Piece {
+        bytes: Vec<u8>,
+        at: u64,
+        ends_block: bool,
+    },
     ZeroBlocks(u64),
 }
 
 /// Copies `size` bytes from one file into an empty one. The caller syncs.
+///
+/// One thread reads and writes, another hashes the very bytes that were written and starts their way to the disk.
 pub(super) fn copy(
     from: &File,
     to: &File,
@@ -69,12 +78,15 @@ pub(super) fn copy(
     // A clone is what will be used later, so it is what gets hashed.
     let source = if cloned { to } else { from };
     let target = (!cloned).then_some(to);
-    let (parts, hashed) = sync_channel(BLOCKS_AHEAD);
+    if let Err(errno) = rustix::fs::fadvise(source, 0, None, Advice::Sequential) {
+        tracing::trace!(%errno, "no more read ahead than usual");
+    }
+    let (parts, hashed) = sync_channel(PIECES_AHEAD);
     let (emptied, empty) = channel();
     std::thread::scope(|scope| {
         let hasher = std::thread::Builder::new()
             .name("image-hash".to_owned())
-            .spawn_scoped(scope, move || hash(size, &hashed, &emptied))
+            .spawn_scoped(scope, move || follow(size, target, &hashed, &emptied))
             .map_err(|error| io("starting a thread")(errno(&error)))?;
         let pump = Pump {
             source,
@@ -85,9 +97,7 @@ pub(super) fn copy(
         };
         let data = pump.run(&parts, &empty);
         drop(parts);
-        let checksum = hasher.join().map_err(|_panic| {
-            Problem::new(FaultKind::BackendFailed, "the checksum could not be made")
-        })?;
+        let checksum = hasher.join().map_err(|_panic| unhashed())?;
         Ok(Digest {
             checksum,
             data: data?,
@@ -95,16 +105,42 @@ pub(super) fn copy(
     })
 }
 
-fn hash(size: u64, parts: &Receiver<Part>, emptied: &Sender<Vec<u8>>) -> String {
+fn unhashed() -> Problem {
+    Problem::new(FaultKind::BackendFailed, "the checksum could not be made")
+}
+
+/// Hashes what was written, and has it written back.
+fn follow(
+    size: u64,
+    target: Option<&File>,
+    parts: &Receiver<Part>,
+    emptied: &Sender<Vec<u8>>,
+) -> String {
     let zero = blake3::hash(&vec![0; BLOCK]);
     let mut all = blake3::Hasher::new_derive_key(CONTEXT);
     all.update(&size.to_le_bytes());
+    let mut block = blake3::Hasher::new();
+    let (mut start, mut end, mut unwritten) = (0_u64, 0_u64, 0_u64);
     for part in parts {
         match part {
-            Part::Data(block) => {
-                all.update(blake3::hash(&block).as_bytes());
+            Part::Piece {
+                bytes,
+                at,
+                ends_block,
+            } => {
+                block.update(&bytes);
+                if ends_block {
+                    all.update(block.finalize().as_bytes());
+                    block.reset();
+                }
+                let length = u64::try_from(bytes.len()).unwrap_or(PIECE_BYTES);
                 // Nobody takes it back any more once the reader is done.
-                drop(emptied.send(block));
+                drop(emptied.send(bytes));
+                if unwritten == 0 {
+                    start = at;
+                }
+                end = at.saturating_add(length);
+                unwritten = unwritten.saturating_add(length);
             }
             Part::ZeroBlocks(count) => {
                 for _ in 0..count {
@@ -112,8 +148,21 @@ fn hash(size: u64, parts: &Receiver<Part>, emptied: &Sender<Vec<u8>>) -> String 
                 }
             }
         }
+        if unwritten >= WRITE_BACK {
+            write_back(target, start, end);
+            unwritten = 0;
+        }
+    }
+    if unwritten > 0 {
+        write_back(target, start, end);
     }
     all.finalize().to_hex().to_string()
+}
+
+fn write_back(target: Option<&File>, start: u64, end: u64) {
+    if let Some(target) = target {
+        tree::write_back(target, start, end.saturating_sub(start));
+    }
 }
 
 struct Pump<'a> {
@@ -126,8 +175,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     fn run(&self, parts: &SyncSender<Part>, empty: &Receiver<Vec<u8>>) -> Result<u64, Problem> {
-        let (mut at, mut data, mut extent_end, mut unwritten) = (0_u64, 0_u64, 0_u64, 0_u64);
-        let gone = |_| Problem::new(FaultKind::BackendFailed, "the checksum could not be made");
+        let (mut at, mut data, mut extent_end) = (0_u64, 0_u64, 0_u64);
         while at < self.size {
             self.job.go_on()?;
             if at >= extent_end {
@@ -135,28 +183,49 @@ impl Pump<'_> {
                 let holes = start.saturating_sub(at) / BLOCK_BYTES;
                 if holes > 0 {
                     let skipped = holes.saturating_mul(BLOCK_BYTES);
-                    parts.send(Part::ZeroBlocks(holes)).map_err(gone)?;
+                    let part = Part::ZeroBlocks(holes);
+                    parts.send(part).map_err(|_gone| unhashed())?;
                     self.job.advance(skipped);
                     at = at.saturating_add(skipped);
                     continue;
                 }
                 extent_end = end;
             }
-            let length = BLOCK_BYTES.min(self.size.saturating_sub(at));
-            let mut block = empty.try_recv().unwrap_or_default();
-            block.resize(usize::try_from(length).unwrap_or(BLOCK), 0);
+            let end = at.saturating_add(BLOCK_BYTES).min(self.size);
+            data = data.saturating_add(self.block(at, end, parts, empty)?);
+            self.job.advance(end.saturating_sub(at));
+            at = end;
+        }
+        Ok(data)
+    }
+
+    /// Copies one block, and tells how much of it is not zero.
+    fn block(
+        &self,
+        start: u64,
+        end: u64,
+        parts: &SyncSender<Part>,
+        empty: &Receiver<Vec<u8>>,
+    ) -> Result<u64, Problem> {
+        let doing = io("writing a disk image");
+        self.faults.step("write image").map_err(doing)?;
+        let (mut at, mut data) = (start, 0_u64);
+        while at < end {
+            let length = PIECE_BYTES.min(end.saturating_sub(at));
+            let mut bytes = empty.try_recv().unwrap_or_default();
+            bytes.resize(usize::try_from(length).unwrap_or(BLOCK), 0);
             self.source
-                .read_exact_at(&mut block, at)
+                .read_exact_at(&mut bytes, at)
                 .map_err(|error| unreadable(&error))?;
-            data = data.saturating_add(self.write(&block, at)?);
-            parts.send(Part::Data(block)).map_err(gone)?;
-            at = at.saturating_add(length);
-            unwritten = unwritten.saturating_add(length);
-            if unwritten >= WRITE_BACK || at >= self.size {
-                self.write_back(at.saturating_sub(unwritten), unwritten);
-                unwritten = 0;
-            }
-            self.job.advance(length);
+            data = data.saturating_add(self.write(&bytes, at)?);
+            let next = at.saturating_add(length);
+            let part = Part::Piece {
+                bytes,
+                at,
+                ends_block: next >= end,
+            };
+            parts.send(part).map_err(|_gone| unhashed())?;
+            at = next;
         }
         Ok(data)
     }
@@ -178,17 +247,16 @@ impl Pump<'_> {
     }
 
     /// Writes what is not zero in as few calls as possible, and tells how much that was.
-    fn write(&self, block: &[u8], at: u64) -> Result<u64, Problem> {
+    fn write(&self, piece: &[u8], at: u64) -> Result<u64, Problem> {
         let doing = io("writing a disk image");
-        self.faults.step("write image").map_err(&doing)?;
         let (mut done, mut position) = (0_u64, at);
-        let mut pieces = block.chunks(PIECE).peekable();
-        let is_zero = |piece: &[u8]| ZEROS.get(..piece.len()) == Some(piece);
-        let mut rest = block;
-        while let Some(first) = pieces.next() {
+        let mut stretches = piece.chunks(STRETCH).peekable();
+        let is_zero = |it: &[u8]| ZEROS.get(..it.len()) == Some(it);
+        let mut rest = piece;
+        while let Some(first) = stretches.next() {
             let zero = is_zero(first);
             let mut length = first.len();
-            while let Some(more) = pieces.next_if(|piece| is_zero(piece) == zero) {
+            while let Some(more) = stretches.next_if(|it| is_zero(it) == zero) {
                 length = length.saturating_add(more.len());
             }
             let (run, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
@@ -204,16 +272,6 @@ impl Pump<'_> {
             position = position.saturating_add(bytes);
         }
         Ok(done)
-    }
-
-    fn write_back(&self, from: u64, length: u64) {
-        if let Some(target) = self.target
-            && let Some(length) = NonZeroU64::new(length)
-            // It is a hint: without it the copy is right, only later on disk.
-            && let Err(errno) = rustix::fs::fadvise(target, from, Some(length), Advice::DontNeed)
-        {
-            tracing::trace!(%errno, "no early write-back");
-        }
     }
 }
 
@@ -256,13 +314,19 @@ mod tests {
     #[test]
     fn copies_are_equal_sparse_and_hashed_by_content() {
         let mib = 1 << 20;
-        let rows: [(&str, usize, Islands<'_>); 7] = [
+        let rows: [(&str, usize, Islands<'_>); 9] = [
             ("empty", 0, &[]),
             ("one byte", 1, &[(0, 1)]),
             ("all hole", 5 * mib + 17, &[]),
             ("data in the middle", 9 * mib, &[(4 * mib + 5, 70_000)]),
             ("data at the end", 3 * mib + 100, &[(3 * mib + 99, 1)]),
             ("dense", 2 * mib + 1, &[(0, 2 * mib + 1)]),
+            (
+                "a piece and a byte",
+                (256 << 10) + 1,
+                &[(0, (256 << 10) + 1)],
+            ),
+            ("over several write-backs", 40 * mib, &[(mib + 3, 36 * mib)]),
             ("two islands", 8 * mib, &[(0, 10), (7 * mib, mib)]),
         ];
         for (name, size, islands) in rows {
@@ -288,6 +352,20 @@ mod tests {
                 digest.data
             );
         }
+    }
+
+    #[test]
+    fn checksums_are_those_that_earlier_versions_wrote() {
+        let bytes: Vec<u8> = (0..2_500_000_u32)
+            .map(|it| u8::try_from(it % 251).unwrap())
+            .collect();
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all_at(&bytes, 1 << 20).unwrap();
+        let job = Job::new(String::new(), true);
+        let size = (1 << 20) + 2_500_000;
+        let digest = copy(&from, &to, size, &job, &Faults::default()).unwrap();
+        let written = "89ab0cc7900fe28753b586d94dab160f30e1b5078df872f4999b03c9c9b949ee";
+        assert_eq!(digest.checksum, written, "a MiB of hole, then a pattern");
     }
 
     #[test]

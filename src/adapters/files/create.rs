@@ -156,11 +156,11 @@ fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> R
     let doing = io("making a backup");
     let dir = shelf.make_dir(UNFINISHED).map_err(&doing)?;
     let disks = dir.make_dir(DISKS).map_err(&doing)?;
+    let mut files = Vec::new();
     for source in sources {
         let size = source.before.size;
         let to = disks.create(source.name.as_str()).map_err(&doing)?;
         let digest = copy::copy(&source.file, &to, size, job, disks.faults())?;
-        disks.sync_file(&to).map_err(&doing)?;
         if Stamp::of(&source.file)? != source.before {
             let text = "a disk image changed while it was copied; shut the VM down first";
             return Err(Problem::new(FaultKind::Busy, text));
@@ -171,10 +171,15 @@ fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> R
             data: digest.data,
             checksum: digest.checksum,
         });
+        files.push(to);
+    }
+    let text = manifest.to_bytes()?;
+    files.push(dir.write_new(MANIFEST, &text).map_err(&doing)?);
+    // All at once: what the first sync commits to the journal of the file system the others need not wait for.
+    for file in &files {
+        dir.sync_file(file).map_err(&doing)?;
     }
     disks.sync().map_err(&doing)?;
-    let text = manifest.to_bytes()?;
-    dir.write_new(MANIFEST, &text).map_err(&doing)?;
     dir.sync().map_err(&doing)
 }
 

@@ -16,6 +16,7 @@ mod jobs;
 mod lock;
 mod manifest;
 mod places;
+mod recall;
 mod restore;
 mod tree;
 mod work;
@@ -248,8 +249,12 @@ impl Adapter for Files {
     }
 
     async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
-        let target = target.clone();
-        self.look(move |disk| disk.places()?.read(&target)).await
+        let (target, now) = (target.clone(), (self.clock.now(), self.clock.instant()));
+        if let Some(backup) = self.disk.recalled(&target, now.1) {
+            return Ok(backup);
+        }
+        self.look(move |disk| disk.places()?.read(&target, now))
+            .await
     }
 
     /// Random, so that a request of the same number in a store that was made anew is another request.
@@ -345,5 +350,9 @@ impl Adapter for Files {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod integrity_tests;
+#[cfg(test)]
+mod recall_tests;
 #[cfg(test)]
 mod tests;

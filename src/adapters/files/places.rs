@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -17,6 +18,7 @@ use crate::adapters::files::lock;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::manifest::VM_JSON;
+use crate::adapters::files::recall::Recall;
 use crate::adapters::files::tree::Dir;
 use crate::adapters::files::tree::is_missing;
 use crate::adapters::files::tree::is_visible;
@@ -47,6 +49,7 @@ pub(super) struct Places {
     pub(super) root: Dir,
     /// Directories of backups.
     pub(super) backups: Dir,
+    recall: Recall,
     _lock: File,
 }
 
@@ -89,6 +92,7 @@ impl Places {
         Ok(Self {
             root,
             backups,
+            recall: Recall::new(config),
             _lock: lock,
         })
     }
@@ -161,7 +165,7 @@ impl Places {
                 vm: vm.clone(),
                 backup: id,
             };
-            if let Some(backup) = shown(&shelf, &target)? {
+            if let Some(backup) = shown(&shelf, &target, |_, _| {})? {
                 backups.push(backup);
             }
             if backups.len() > limit {
@@ -174,13 +178,26 @@ impl Places {
     }
 
     /// One backup.
-    pub(super) fn read(&self, target: &Target) -> Result<Backup, Problem> {
+    pub(super) fn read(
+        &self,
+        target: &Target,
+        now: (Timestamp, Instant),
+    ) -> Result<Backup, Problem> {
+        // Before anything is read: what changes from here on is another sight.
+        let sight = self.recall.sight(target);
         self.vm(&target.vm)?;
-        let shown = match self.shelf(&target.vm)? {
-            Some(shelf) => shown(&shelf, target)?,
-            None => None,
+        let shelf = self.shelf(&target.vm)?.ok_or_else(no_such_backup)?;
+        let keep = |manifest: &Manifest, backup: &Backup| {
+            if let Some(sight) = sight {
+                self.recall.keep(target, sight, manifest, backup, now);
+            }
         };
-        shown.ok_or_else(no_such_backup)
+        shown(&shelf, target, keep)?.ok_or_else(no_such_backup)
+    }
+
+    /// One backup, if it was read lately and nothing of it has changed since. Does not wait for a disk.
+    pub(super) fn recalled(&self, target: &Target, now: Instant) -> Option<Backup> {
+        self.recall.find(target, now)
     }
 }
 
@@ -223,8 +240,12 @@ pub(super) fn ids(shelf: &Dir) -> Result<Vec<BackupId>, Problem> {
     Ok(names.iter().filter_map(id).collect())
 }
 
-/// The backup as callers see it; `None` when there is none (any more).
-fn shown(shelf: &Dir, target: &Target) -> Result<Option<Backup>, Problem> {
+/// The backup as callers see it, whole ones told; `None` when there is none (any more).
+fn shown(
+    shelf: &Dir,
+    target: &Target,
+    keep: impl FnOnce(&Manifest, &Backup),
+) -> Result<Option<Backup>, Problem> {
     let Some(dir) = backup_dir(shelf, &target.backup)? else {
         return Ok(None);
     };
@@ -235,14 +256,12 @@ fn shown(shelf: &Dir, target: &Target) -> Result<Option<Backup>, Problem> {
         return Ok(None);
     }
     match read {
-        Ok(manifest) => {
-            let state = if whole {
-                BackupState::Available
-            } else {
-                BackupState::Error
-            };
-            Ok(Some(manifest.backup(state)))
+        Ok(manifest) if whole => {
+            let backup = manifest.clone().backup(BackupState::Available);
+            keep(&manifest, &backup);
+            Ok(Some(backup))
         }
+        Ok(manifest) => Ok(Some(manifest.backup(BackupState::Error))),
         Err(problem) => {
             tracing::warn!(vm = %target.vm, backup = %target.backup, ?problem, "damaged backup");
             Ok(Some(unreadable(target, &dir)?))

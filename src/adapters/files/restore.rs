@@ -79,11 +79,11 @@ impl Journal {
         }
     }
 
-    fn write(&self, vm: &Dir) -> Result<(), Problem> {
+    fn prepare(&self, vm: &Dir) -> Result<File, Problem> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| {
             Problem::new(FaultKind::BackendFailed, "the journal cannot be written").because(error)
         })?;
-        vm.replace(JOURNAL, &text)
+        vm.prepare(&text).map_err(io("writing a journal"))
     }
 }
 
@@ -146,24 +146,31 @@ fn lock_rest(vm: &Dir, journal: &Journal) -> Result<Vec<File>, Problem> {
 }
 
 /// From the journal on: every rename, then the proof. Doing it again does what is left.
+///
+/// The proof's own name need not outlive a power cut: a recovery that still finds the journal has nothing left to
+/// rename, and writes the proof again.
 fn swap(vm: &Dir, mut journal: Journal) -> Result<(), Problem> {
     let doing = |errno| io("swapping disk images")(errno).unsure();
-    match vm.dir(STAGING) {
-        Ok(staging) => {
-            for name in &journal.disks {
-                match vm.take(name.as_str(), &staging, name.as_str()) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(doing(errno)),
-                }
-            }
-            vm.sync().map_err(doing)?;
-            staging.sync().map_err(doing)?;
-        }
-        Err(Errno::NOENT) => {}
+    let staging = match vm.dir(STAGING) {
+        Ok(staging) => Some(staging),
+        Err(Errno::NOENT) => None,
         Err(errno) => return Err(doing(errno)),
+    };
+    if let Some(staging) = &staging {
+        for name in &journal.disks {
+            match vm.take(name.as_str(), staging, name.as_str()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(doing(errno)),
+            }
+        }
     }
     journal.phase = Phase::Done;
-    journal.write(vm).map_err(Problem::unsure)?;
+    let proof = journal.prepare(vm).map_err(Problem::unsure)?;
+    vm.sync().map_err(doing)?;
+    if let Some(staging) = &staging {
+        staging.sync().map_err(doing)?;
+    }
+    vm.adopt(JOURNAL, &proof).map_err(doing)?;
     if let Err(errno) = vm.remove_tree(STAGING) {
         tracing::warn!(%errno, "an empty staging directory stays until the next recovery");
     }
@@ -203,11 +210,16 @@ pub(super) fn start(
         disks: manifest.disks.iter().map(|it| it.name.clone()).collect(),
     };
     Ok(Started::Work(Box::new(move |job| {
-        let restored = stage(&vm, &from, &manifest, &old, job).and_then(|new| {
+        let staged = stage(&vm, &from, &manifest, &old, &journal, job);
+        let restored = staged.and_then(|new| {
             job.commit()?;
-            let swapped = journal.write(&vm).and_then(|()| swap(&vm, journal));
+            let doing = io("beginning the swap of disk images");
+            vm.adopt(JOURNAL, &new.journal).map_err(&doing)?;
+            // From here on a recovery may finish the swap.
+            vm.sync().map_err(|errno| doing(errno).unsure())?;
+            let swapped = swap(&vm, journal);
             // Old and new images stay locked until here.
-            drop(new);
+            drop(new.images);
             swapped
         });
         clean_up(&vm, restored).map(|()| old.into_iter().map(|(_, file, _)| file).collect())
@@ -230,18 +242,25 @@ fn old(vm: &Dir, manifest: &Manifest) -> Result<Vec<(DiskName, File, Stat)>, Pro
     Ok(old)
 }
 
-/// Makes the new images and proves them; gives back the locks that they are held by.
+/// What a swap begins with: the new images, held by their locks, and the journal under its first name.
+struct Staged {
+    images: Vec<File>,
+    journal: File,
+}
+
+/// Makes the new images, proves them and makes them last.
 fn stage(
     vm: &Dir,
     from: &Dir,
     manifest: &Manifest,
     old: &[(DiskName, File, Stat)],
+    journal: &Journal,
     job: &Job,
-) -> Result<Vec<File>, Problem> {
+) -> Result<Staged, Problem> {
     job.expect(manifest.length());
     let doing = io("making the new disk images");
     let staging = vm.make_dir(STAGING).map_err(&doing)?;
-    let mut new = Vec::new();
+    let mut images = Vec::new();
     for disk in &manifest.disks {
         let to = staging.create(disk.name.as_str()).map_err(&doing)?;
         lock::take(&to, Use::Replace)?;
@@ -253,12 +272,16 @@ fn stage(
             Some((_, _, stat)) => dress(&staging, &to, stat, true)?,
             None => dress(&staging, &to, &vm.stat_self().map_err(&doing)?, false)?,
         }
-        staging.sync_file(&to).map_err(&doing)?;
-        new.push(to);
+        images.push(to);
+    }
+    let journal = journal.prepare(vm)?;
+    // All at once: what the first sync commits to the journal of the file system the others need not wait for.
+    for image in &images {
+        staging.sync_file(image).map_err(&doing)?;
     }
     staging.sync().map_err(&doing)?;
     vm.sync().map_err(&doing)?;
-    Ok(new)
+    Ok(Staged { images, journal })
 }
 
 fn prove(disk: &Disk, digest: &copy::Digest) -> Result<(), Problem> {
@@ -290,6 +313,7 @@ fn clean_up(vm: &Dir, restored: Result<(), Problem>) -> Result<(), Problem> {
     match &restored {
         Ok(()) | Err(Problem::Unsure(_)) => {}
         Err(Problem::Refused { .. } | Problem::Cancelled) => {
+            vm.discard();
             if let Err(errno) = vm.remove_tree(STAGING) {
                 tracing::warn!(%errno, "new disk images stay until the next recovery");
             }

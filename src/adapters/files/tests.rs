@@ -34,15 +34,28 @@ pub(super) struct Kit {
     pub(super) files: Files,
 }
 
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_millis(1_795_482_123_456)))
+}
+
 pub(super) fn open(config: Config, faults: &Faults) -> Result<Files, FilesError> {
-    let clock = ManualClock::new(Timestamp::from_millis(1_795_482_123_456));
-    Files::with_faults(config, Arc::new(clock), Tasks::default(), faults.clone())
+    Files::with_faults(config, clock(), Tasks::default(), faults.clone())
 }
 
 /// Opens them once no one else does: programs that other tests start hold our locks between fork and exec.
 pub(super) async fn open_soon(config: Config, faults: &Faults) -> Files {
+    open_soon_at(config, faults, clock()).await
+}
+
+/// The same under that clock.
+pub(super) async fn open_soon_at(
+    config: Config,
+    faults: &Faults,
+    clock: Arc<ManualClock>,
+) -> Files {
     for _ in 0..100 {
-        match open(config.clone(), faults) {
+        let clock = Arc::<ManualClock>::clone(&clock);
+        match Files::with_faults(config.clone(), clock, Tasks::default(), faults.clone()) {
             Err(FilesError::InUse) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other.expect("the directories are good"),
         }

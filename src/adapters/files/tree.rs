@@ -4,10 +4,12 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::fs::Advice;
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
@@ -47,6 +49,16 @@ pub(super) fn is_visible(name: &str) -> bool {
 /// Whether this error says that there is nothing of that kind under that name.
 pub(super) fn is_missing(errno: Errno) -> bool {
     [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::XDEV].contains(&errno)
+}
+
+/// Asks the kernel to start writing so many bytes of a file back, so that a later sync has less to wait for.
+pub(super) fn write_back(file: &File, from: u64, length: u64) {
+    if let Some(length) = NonZeroU64::new(length)
+        // It is a hint: without it the file is right, only later on disk.
+        && let Err(errno) = rustix::fs::fadvise(file, from, Some(length), Advice::DontNeed)
+    {
+        tracing::trace!(%errno, "no early write-back");
+    }
 }
 
 /// An open directory.
@@ -254,25 +266,42 @@ impl Dir {
         }
     }
 
-    /// Writes a small new file and makes its contents last, not yet its name.
-    pub(super) fn write_new(&self, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+    /// Writes a small new file, which the caller syncs: its contents are on their way.
+    pub(super) fn write_new(&self, name: &str, bytes: &[u8]) -> Result<File, Errno> {
         let mut file = self.create(name)?;
         self.faults.step("write")?;
         file.write_all(bytes).map_err(|error| errno(&error))?;
-        self.sync_file(&file)
+        write_back(&file, 0, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(file)
+    }
+
+    /// Writes what is to replace a small file, which [`Dir::adopt`] does.
+    ///
+    /// Until then it has a name that every recovery removes.
+    pub(super) fn prepare(&self, bytes: &[u8]) -> Result<File, Errno> {
+        self.unlink(TEMPORARY)?;
+        self.write_new(TEMPORARY, bytes)
+    }
+
+    /// Replaces a small file as a whole by what was prepared. The caller syncs the directory.
+    pub(super) fn adopt(&self, name: &str, prepared: &File) -> Result<(), Errno> {
+        self.sync_file(prepared)?;
+        self.take(name, self, TEMPORARY)
+    }
+
+    /// Removes what was prepared and shall not replace anything.
+    pub(super) fn discard(&self) {
+        if let Err(errno) = self.unlink(TEMPORARY) {
+            tracing::warn!(%errno, "a temporary file stays until the next recovery");
+        }
     }
 
     /// Replaces a small file as a whole, and makes it last.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Problem> {
         let doing = io("replacing a small file");
-        self.unlink(TEMPORARY).map_err(&doing)?;
-        let written = self
-            .write_new(TEMPORARY, bytes)
-            .and_then(|()| self.take(name, self, TEMPORARY));
-        if let Err(errno) = written {
-            if let Err(left) = self.unlink(TEMPORARY) {
-                tracing::warn!(error = %left, "a temporary file stays until the next recovery");
-            }
+        let prepared = self.prepare(bytes);
+        if let Err(errno) = prepared.and_then(|file| self.adopt(name, &file)) {
+            self.discard();
             return Err(doing(errno));
         }
         // From here on it is visible, but may not outlive a power cut.

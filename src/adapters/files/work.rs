@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use crate::adapters::files::Config;
 use crate::adapters::files::change;
@@ -18,11 +19,13 @@ use crate::adapters::files::places::Places;
 use crate::adapters::files::restore;
 use crate::adapters::files::tree::Dir;
 use crate::adapters::port::Found;
+use crate::model::Backup;
 use crate::model::Change;
 use crate::model::Evidence;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::RequestKey;
+use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
 
@@ -108,6 +111,13 @@ impl Disk {
         recover_all(&open);
         *places = Some(Arc::clone(&open));
         Ok(open)
+    }
+
+    /// A backup that was read lately, unless anything of it has changed. Does not wait for a disk.
+    pub(super) fn recalled(&self, target: &Target, now: Instant) -> Option<Backup> {
+        // Who holds it may be recovering. A look of a thread that may block then waits instead.
+        let places = self.places.try_lock().ok()?.as_ref().map(Arc::clone)?;
+        places.recalled(target, now)
     }
 
     /// The directories for a request.
