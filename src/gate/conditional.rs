@@ -12,8 +12,8 @@ use crate::model::Operation;
 /// The tag of a representation, quotes included: the start of a hash over its bytes.
 pub(super) fn tag_of(body: &[u8]) -> String {
     let hash = blake3::hash(body).to_hex();
-    let start: String = hash.chars().take(24).collect();
-    format!("\"{start}\"")
+    let start = hash.get(..24).unwrap_or(&hash);
+    ["\"", start, "\""].concat()
 }
 
 /// The tag of a Status: it changes with every change of the record.
@@ -53,7 +53,7 @@ fn lists(headers: &HeaderMap, name: &http::HeaderName, fits: impl Fn(&str) -> bo
         .get_all(name)
         .iter()
         .filter_map(|it| it.to_str().ok())
-        .flat_map(|it| split_outside_quotes(it, ','))
+        .flat_map(|it| split_outside_quotes(it, b','))
         .map(str::trim)
         .any(|it| it == "*" || fits(it))
 }

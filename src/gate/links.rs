@@ -7,10 +7,13 @@ use percent_encoding::NON_ALPHANUMERIC;
 use percent_encoding::PercentEncode;
 use percent_encoding::utf8_percent_encode;
 
+use crate::model::BackupId;
 use crate::model::Operation;
-use crate::model::Target;
 use crate::model::Verb;
 use crate::model::VmId;
+
+/// Most links are shorter.
+const LINK_BYTES: usize = 128;
 
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -24,13 +27,19 @@ pub(super) fn encoded(text: &str) -> PercentEncode<'_> {
 
 /// `base` is the public URL, or empty for an absolute path.
 pub(super) fn vm(base: &str, vm: &VmId) -> String {
-    format!("{base}/vms/{}", encoded(vm.as_str()))
+    let mut link = String::with_capacity(LINK_BYTES);
+    link.push_str(base);
+    link.push_str("/vms/");
+    link.extend(encoded(vm.as_str()));
+    link
 }
 
 /// Likewise.
-pub(super) fn backup(base: &str, target: &Target) -> String {
-    let (vm, backup) = (target.vm.as_str(), target.backup.as_str());
-    format!("{base}/vms/{}/backups/{}", encoded(vm), encoded(backup))
+pub(super) fn backup(base: &str, vm: &VmId, backup: &BackupId) -> String {
+    let mut link = self::vm(base, vm);
+    link.push_str("/backups/");
+    link.extend(encoded(backup.as_str()));
+    link
 }
 
 /// The `status_uri`. Deviation D6: it always carries `seq`, and always enough to be found without.

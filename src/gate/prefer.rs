@@ -27,8 +27,8 @@ impl Preferences {
         for value in headers.get_all("prefer") {
             // A quoted string may hold bytes that are not ASCII; none of ours does.
             let text = String::from_utf8_lossy(value.as_bytes());
-            for preference in split_outside_quotes(&text, ',') {
-                let token = split_outside_quotes(preference, ';')
+            for preference in split_outside_quotes(&text, b',') {
+                let token = split_outside_quotes(preference, b';')
                     .next()
                     .unwrap_or_default();
                 let (name, value) = token.split_once('=').unwrap_or((token, ""));

@@ -3,6 +3,7 @@
 //! Deviation D1: required on the Backup routes. Deviation D2: every route takes all three names.
 
 use http::HeaderMap;
+use http::HeaderName;
 
 use crate::gate::config::OnMissingVersion;
 use crate::gate::config::Specification;
@@ -11,15 +12,14 @@ use crate::gate::refusal::Refusal;
 use crate::model::limits;
 
 /// The three names.
-pub(super) const NAMES: [&str; 3] = [
-    "x-cloud-client-specification-version",
-    "x-compute-client-specification-version",
-    "x-cloud-specification-version",
+pub(super) const NAMES: [HeaderName; 3] = [
+    HeaderName::from_static("x-cloud-client-specification-version"),
+    HeaderName::from_static("x-compute-client-specification-version"),
+    ECHO,
 ];
 
 /// The header in which every response says which version it follows.
-pub(super) const ECHO: http::HeaderName =
-    http::HeaderName::from_static("x-cloud-specification-version");
+pub(super) const ECHO: HeaderName = HeaderName::from_static("x-cloud-specification-version");
 
 /// The index, among the supported versions, of the version that a request follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn choose(
     let newest = rule.supported.len().saturating_sub(1);
     let mut first: Option<Vec<&str>> = None;
     for name in NAMES {
-        let Some(found) = versions(headers, name)? else {
+        let Some(found) = versions(headers, &name)? else {
             continue;
         };
         match &first {
@@ -66,7 +66,10 @@ pub(super) fn choose(
 }
 
 /// All versions under one name; `None` when the name is absent.
-fn versions<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<Vec<&'a str>>, Refusal> {
+fn versions<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<Vec<&'a str>>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedSpecificationVersion);
     let mut found = None;
     let mut bytes = 0_usize;
@@ -104,9 +107,9 @@ mod tests {
     /// Headers, and the version chosen.
     type Row<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, Code>);
 
-    const CLOUD: &str = NAMES[0];
-    const COMPUTE: &str = NAMES[1];
-    const BARE: &str = NAMES[2];
+    const CLOUD: &str = "x-cloud-client-specification-version";
+    const COMPUTE: &str = "x-compute-client-specification-version";
+    const BARE: &str = "x-cloud-specification-version";
 
     fn run(given: &[(&str, &str)], required: bool) -> Result<String, Code> {
         let mut headers = HeaderMap::new();

@@ -419,7 +419,8 @@ impl Gate {
         let method = call.head.method;
         let mut reply = result.unwrap_or_else(|refusal| {
             self.metrics.refusal(refusal.code().as_str());
-            let media = negotiate::error_type(call.head.headers);
+            let accept = call.head.headers.get_all(header::ACCEPT);
+            let media = negotiate::error_type(accept.iter());
             Reply::refused(&refusal, media, call.id.as_str(), method)
         });
         if let Some(code) = code {

@@ -13,7 +13,6 @@ use crate::model::Backup;
 use crate::model::Operation;
 use crate::model::Phase;
 use crate::model::Tag;
-use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
@@ -28,9 +27,16 @@ impl<T: Display> Serialize for Shown<T> {
     }
 }
 
+/// Most replies are shorter than that: they are written without growing.
+const REPLY_BYTES: usize = 1024;
+
 /// Writes one of the shapes below, none of which can fail to be written.
 fn bytes(shape: &impl Serialize) -> Bytes {
-    serde_json::to_vec(shape).unwrap_or_default().into()
+    let mut bytes = Vec::with_capacity(REPLY_BYTES);
+    if serde_json::to_writer(&mut bytes, shape).is_err() {
+        bytes.clear();
+    }
+    bytes.into()
 }
 
 /// Deviation D10: `state`, `size`, `vm` and `protected` are not in the source.
@@ -53,14 +59,10 @@ struct BackupShape<'a> {
 }
 
 fn backup_shape<'a>(base: &str, vm: &VmId, backup: &'a Backup) -> BackupShape<'a> {
-    let target = Target {
-        vm: vm.clone(),
-        backup: backup.id.clone(),
-    };
-    let uri = links::backup(base, &target);
+    let uri = links::backup(base, vm, &backup.id);
     BackupShape {
         name: backup.name.as_str(),
-        restore: format!("{uri}/restore"),
+        restore: [&uri, "/restore"].concat(),
         uri,
         vm: links::vm(base, vm),
         description: backup.description.as_ref().map(|it| it.as_str()),
@@ -174,6 +176,7 @@ fn outcome(operation: &Operation) -> (u16, String) {
 
 fn status_shape(operation: &Operation) -> StatusShape {
     let is_final = operation.phase.is_final();
+    let target = operation.target();
     let (status, message) = is_final.then(|| outcome(operation)).unzip();
     StatusShape {
         op: links::op(operation.verb()),
@@ -182,7 +185,7 @@ fn status_shape(operation: &Operation) -> StatusShape {
         } else {
             operation.progress.percent().min(99)
         },
-        target_uri: links::backup("", operation.target()),
+        target_uri: links::backup("", &target.vm, &target.backup),
         status_uri: links::status(operation),
         status,
         message,

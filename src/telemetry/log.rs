@@ -13,6 +13,7 @@ use tracing::field::Field;
 use tracing::field::Visit;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
@@ -126,7 +127,8 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    let audited = filter_fn(|event| event.target() == AUDIT);
+    // Without the hint every record of the `log` crate would be made, only to be thrown away.
+    let audited = filter_fn(|event| event.target() == AUDIT).with_max_level_hint(LevelFilter::INFO);
     Ok(Box::new(
         tracing_subscriber::registry()
             .with(lines.with_filter(filter))

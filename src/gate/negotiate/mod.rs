@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::HeaderName;
+use http::HeaderValue;
 use http::header::ACCEPT;
 use http::header::CONTENT_TYPE;
 
@@ -61,11 +62,11 @@ pub(super) fn accept(
         sent: JSON,
         aliases: &[],
     };
-    let ranges = ranges(headers)?;
+    let ranges = ranges(headers.get_all(ACCEPT).iter())?;
     let own = Offer { sent, aliases };
     // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
-    let is_named = ranges.iter().any(|it| it.fits(EVENTS) == Some(2));
-    let chosen = if reply == Reply::Status && is_named {
+    let is_named = || ranges.iter().any(|it| it.fits(EVENTS) == Some(2));
+    let chosen = if reply == Reply::Status && is_named() {
         let events = Offer {
             sent: EVENTS,
             aliases: &[],
@@ -79,9 +80,9 @@ pub(super) fn accept(
 }
 
 /// The type of an error: the problem type only where it is preferred. Errors are sent whatever Accept says.
-pub(super) fn error_type(headers: &HeaderMap) -> &'static str {
+pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
     let offers = [MESSAGES, PROBLEM].map(|sent| Offer { sent, aliases: &[] });
-    ranges(headers)
+    ranges(accept)
         .ok()
         .and_then(|it| best(&it, &offers))
         .unwrap_or(MESSAGES)
@@ -139,12 +140,13 @@ fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
     chosen
 }
 
-fn ranges(headers: &HeaderMap) -> Result<Vec<Range<'_>>, Refusal> {
+/// The media ranges in the values of `Accept`.
+fn ranges<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> Result<Vec<Range<'a>>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedAccept);
     let mut found = Vec::new();
-    for value in headers.get_all(ACCEPT) {
+    for value in accept {
         let text = value.to_str().map_err(|_not_ascii| malformed())?;
-        for element in split_outside_quotes(text, ',') {
+        for element in split_outside_quotes(text, b',') {
             let element = element.trim();
             if !element.is_empty() {
                 found.push(range(element).ok_or_else(malformed)?);
@@ -155,7 +157,7 @@ fn ranges(headers: &HeaderMap) -> Result<Vec<Range<'_>>, Refusal> {
 }
 
 fn range(text: &str) -> Option<Range<'_>> {
-    let mut parts = split_outside_quotes(text, ';');
+    let mut parts = split_outside_quotes(text, b';');
     let (main, sub) = parts.next()?.trim().split_once('/')?;
     if !is_token(main) || !is_token(sub) || (main == "*" && sub != "*") {
         return None;
@@ -175,10 +177,13 @@ fn range(text: &str) -> Option<Range<'_>> {
 /// A weight as RFC 9110 section 12.4.2 writes it: at most three digits after the point.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
-    if decimals.len() > 3 || !decimals.bytes().all(|it| it.is_ascii_digit()) {
-        return None;
+    let mut part = 0_u16;
+    let mut scale = 100_u16;
+    for digit in decimals.bytes() {
+        let digit = digit.checked_sub(b'0').filter(|it| *it < 10 && scale > 0)?;
+        part = part.saturating_add(u16::from(digit).saturating_mul(scale));
+        scale = scale.checked_div(10)?;
     }
-    let part: u16 = format!("{decimals:0<3}").parse().ok()?;
     match (whole, part) {
         ("0", _) => Some(part),
         ("1", 0) => Some(1000),
@@ -186,26 +191,57 @@ fn thousandths(text: &str) -> Option<u16> {
     }
 }
 
-/// Splits at a separator that does not stand in a quoted string.
-pub(super) fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
+/// Splits at an ASCII separator that does not stand in a quoted string.
+pub(super) fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = end_outside_quotes(text.as_bytes(), separator);
+        let (part, after) = text.split_at_checked(end.unwrap_or(text.len()))?;
+        rest = end.and(after.get(1..));
+        Some(part)
+    })
+}
+
+/// Where the first separator stands that is not quoted.
+fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
     let mut quoted = false;
     let mut escaped = false;
-    text.split(move |it: char| {
+    text.iter().position(|it| {
         if escaped {
             escaped = false;
             return false;
         }
         match it {
-            '"' => quoted = !quoted,
-            '\\' if quoted => escaped = true,
-            _ => return it == separator && !quoted,
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => escaped = true,
+            _ => return *it == separator && !quoted,
         }
         false
     })
 }
 
 fn is_token(text: &str) -> bool {
-    let is_token_byte = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    let is_token_byte = |it: u8| {
+        it.is_ascii_alphanumeric()
+            || matches!(
+                it,
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
+            )
+    };
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
@@ -265,7 +301,7 @@ pub(super) fn content_type(
         return Err(refusal());
     }
     let text = value.to_str().map_err(|_not_ascii| refusal())?;
-    let mut parts = split_outside_quotes(text, ';');
+    let mut parts = split_outside_quotes(text, b';');
     let media = parts.next().unwrap_or_default().trim();
     for parameter in parts.map(str::trim).filter(|it| !it.is_empty()) {
         let (name, value) = parameter.split_once('=').ok_or_else(refusal)?;

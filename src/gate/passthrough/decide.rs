@@ -50,8 +50,8 @@ pub struct Pass {
     pub edit: HeaderEdit,
     /// Whether the client asks for a WebSocket, and may have one.
     pub upgrade: bool,
-    /// What an answer of the gateway's own would be written in.
-    media: &'static str,
+    /// What the client accepts, for an answer of the gateway's own.
+    accept: Vec<HeaderValue>,
     /// Its place among the requests at work, held as long as this lives.
     admitted: Option<Arc<Admitted>>,
 }
@@ -86,16 +86,19 @@ impl Passes {
         head: &RequestHead<'_>,
         path: &str,
     ) -> Result<Option<Arc<PassRoute>>, Refusal> {
-        if self.0.is_empty() || path == "*" || paths::is_reserved(path) {
+        if self.0.is_empty() || path == "*" {
             return Ok(None);
         }
-        let host = host_of(head);
+        let Some(folded) = Folded::of(path).filter(|it| !it.is_reserved()) else {
+            return Ok(None);
+        };
+        let is_by_host = self.0.iter().any(|it| !it.hosts.is_empty());
+        let host = is_by_host.then(|| host_of(head)).unwrap_or_default();
         let fits = |it: &&Arc<PassRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
         let found = candidates.find(|it| it.prefix.rest(path).is_some());
         let mut again = self.0.iter().filter(fits);
-        let folded = Folded::of(path);
-        let other = again.find(|it| folded.as_ref().is_some_and(|path| it.prefix.takes(path)));
+        let other = again.find(|it| it.prefix.takes(&folded));
         match (found, other) {
             (None, None) => Ok(None),
             (Some(one), Some(two)) if Arc::ptr_eq(one, two) && paths::is_plain(path) => {
@@ -161,7 +164,8 @@ impl PassRoute {
         } else {
             parts.path
         };
-        if paths::is_reserved(path) {
+        // The whole path is none: it was found to be ours to pass on.
+        if self.strip && paths::is_reserved(path) {
             return Err(Refusal::from(Code::NoSuchRoute));
         }
         let target = if parts.query.is_empty() {
@@ -177,7 +181,12 @@ impl PassRoute {
             principal: caller,
             target,
             upgrade: self.upgrade && asks_for_websocket(head),
-            media: negotiate::error_type(head.headers),
+            accept: head
+                .headers
+                .get_all(header::ACCEPT)
+                .iter()
+                .cloned()
+                .collect(),
             admitted: None,
             route: Arc::clone(self),
         })
@@ -203,7 +212,8 @@ pub fn failed(pass: &Pass, code: Code) -> Exchange {
     } else {
         Method::GET
     };
-    let mut reply = Reply::refused(&refusal, pass.media, pass.request.as_str(), &method);
+    let media = negotiate::error_type(pass.accept.iter());
+    let mut reply = Reply::refused(&refusal, media, pass.request.as_str(), &method);
     let length = HeaderValue::from(reply.body.len());
     reply.headers.insert(header::CONTENT_LENGTH, length);
     reply.set(REQUEST_ID, pass.request.as_str());

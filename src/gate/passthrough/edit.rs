@@ -12,6 +12,10 @@ use crate::gate::reply::REQUEST_ID;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// Fields that no client may set for an upstream: they claim who the client is, or another method or target than the one
 /// that was decided about. What begins with `x-forwarded-` belongs to them.
 const CLAIMS: &[&str] = &[
@@ -72,35 +76,33 @@ impl HeaderEdit {
         scheme: &'static str,
     ) -> Self {
         let mut set = Vec::with_capacity(8);
-        let mut add = |name: HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
+        let mut add = |name: HeaderName, value: Result<HeaderValue, _>| {
+            if let Ok(value) = value {
                 set.push((name, value));
             }
         };
         let host = head.headers.get(header::HOST);
         let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
         if let Some(peer) = head.peer {
-            add(
-                HeaderName::from_static("x-forwarded-for"),
-                &peer.to_string(),
-            );
+            add(FORWARDED_FOR, HeaderValue::try_from(peer.to_string()));
         }
-        add(HeaderName::from_static("x-forwarded-proto"), scheme);
+        add(FORWARDED_PROTO, Ok(HeaderValue::from_static(scheme)));
         if !host.is_empty() {
-            add(HeaderName::from_static("x-forwarded-host"), host);
+            add(FORWARDED_HOST, HeaderValue::from_str(host));
         }
-        add(header::FORWARDED, &forwarded(head.peer, host, scheme));
+        let forwarded = forwarded(head.peer, host, scheme);
+        add(header::FORWARDED, HeaderValue::try_from(forwarded));
         let via = match head.version {
             http::Version::HTTP_10 => "1.0 snapgate",
             http::Version::HTTP_2 => "2 snapgate",
             _ => "1.1 snapgate",
         };
         let via = match head.headers.get(header::VIA).map(HeaderValue::to_str) {
-            Some(Ok(before)) => format!("{before}, {via}"),
-            Some(Err(_)) | None => via.to_owned(),
+            Some(Ok(before)) => HeaderValue::try_from(format!("{before}, {via}")),
+            Some(Err(_)) | None => Ok(HeaderValue::from_static(via)),
         };
-        add(header::VIA, &via);
-        add(REQUEST_ID, request.as_str());
+        add(header::VIA, via);
+        add(REQUEST_ID, HeaderValue::from_str(request.as_str()));
         if let AuthorizationRule::Set(value) = &route.authorization {
             set.push((header::AUTHORIZATION, value.clone()));
         }

@@ -1,6 +1,7 @@
 //! Paths as the most generous server might read them: what is one of our own routes by any reading is never passed on,
 //! and what can be read in two ways is refused.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -12,7 +13,10 @@ const DECODINGS_MAX: usize = 4;
 
 /// The prefix of a pass-through route: whole segments, without a trailing slash. The empty one takes every path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathPrefix(String);
+pub struct PathPrefix {
+    text: String,
+    folded: Folded,
+}
 
 impl PathPrefix {
     /// Takes a path that begins with `/`, has no query, and reads the same to everybody.
@@ -31,21 +35,23 @@ impl PathPrefix {
         if !path.is_empty() && !is_plain(path) {
             return Err("has empty or dot segments");
         }
-        if is_reserved(path) {
-            return Err("is a path of this API, which is never passed through");
-        }
-        Ok(Self(path.to_owned()))
+        let folded = Folded::of(path).filter(|it| !it.is_reserved());
+        let folded = folded.ok_or("is a path of this API, which is never passed through")?;
+        Ok(Self {
+            text: path.to_owned(),
+            folded,
+        })
     }
 
     /// The text without a trailing slash; empty for every path.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// What follows the prefix, beginning with `/`; `None` when the path is not below it.
     pub(super) fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
-        let rest = path.strip_prefix(self.0.as_str())?;
+        let rest = path.strip_prefix(self.text.as_str())?;
         match rest {
             "" => Some("/"),
             _ if rest.starts_with('/') => Some(rest),
@@ -55,50 +61,89 @@ impl PathPrefix {
 
     /// Whether a path, read generously, is below the prefix, read in the same way.
     pub(super) fn takes(&self, folded: &Folded) -> bool {
-        Folded::of(&self.0).is_some_and(|mine| folded.0.starts_with(&mine.0))
+        let mut theirs = folded.words();
+        self.folded.words().all(|it| theirs.next() == Some(it))
     }
 }
 
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "/" } else { &self.0 })
+        f.write_str(if self.text.is_empty() {
+            "/"
+        } else {
+            &self.text
+        })
     }
 }
 
-/// The segments of a path after everything that some server does to paths: decoded again and again, backslashes as slashes,
-/// parameters cut off, dots resolved, empty segments dropped, letters folded.
+/// A path after everything that some server does to paths: decoded again and again, backslashes as slashes, parameters
+/// cut off, dots resolved, empty segments dropped, letters folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Folded(Vec<String>);
+pub(super) struct Folded(String);
 
 impl Folded {
     /// `None` when there is no end to the decoding, or it yields no text.
     pub(super) fn of(path: &str) -> Option<Self> {
         let text = decoded(path)?;
-        let text: String = text.chars().filter_map(fold).flatten().collect();
-        let mut segments: Vec<String> = Vec::new();
+        let text: String = if text.bytes().all(|it| it.is_ascii_graphic()) {
+            text.to_ascii_lowercase()
+        } else {
+            text.chars().filter_map(fold).flatten().collect()
+        };
+        let mut kept = String::with_capacity(text.len());
         for segment in text.split(['/', '\\']) {
             let segment = segment.split(';').next().unwrap_or_default();
             match segment {
                 "" | "." => {}
-                ".." => {
-                    segments.pop();
+                ".." => kept.truncate(kept.rfind('/').unwrap_or(0)),
+                _ => {
+                    kept.push('/');
+                    kept.push_str(segment.trim_end_matches('.'));
                 }
-                _ => segments.push(segment.trim_end_matches('.').to_owned()),
             }
         }
-        Some(Self(segments))
+        Some(Self(kept))
+    }
+
+    /// Its segments.
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').skip(1)
+    }
+
+    /// Whether it is a path of this API.
+    pub(super) fn is_reserved(&self) -> bool {
+        // Whatever stands between: an upstream may drop or insert segments.
+        let mut words = self.words();
+        let is_backup = words.next() == Some("vms") && words.any(|it| it == "backups");
+        is_backup || ROUTES.iter().any(|it| self.is_within(it.template))
+    }
+
+    /// Whether the segments fit the template; below it too, unless it ends with an identifier.
+    fn is_within(&self, template: &str) -> bool {
+        let mut words = self.words();
+        let mut exact = false;
+        for wanted in template.split('/').filter(|it| !it.is_empty()) {
+            exact = wanted.starts_with('{');
+            if !words.next().is_some_and(|it| exact || it == wanted) {
+                return false;
+            }
+        }
+        !exact || words.next().is_none()
     }
 }
 
 /// Decodes until nothing changes.
-fn decoded(path: &str) -> Option<String> {
-    let mut text = path.to_owned();
+fn decoded(path: &str) -> Option<Cow<'_, str>> {
+    let mut text = Cow::Borrowed(path);
     for _ in 0..DECODINGS_MAX {
-        let next = percent_decode_str(&text).decode_utf8().ok()?.into_owned();
-        if next == text {
+        if !text.contains('%') {
             return Some(text);
         }
-        text = next;
+        let next = percent_decode_str(&text).decode_utf8().ok()?.into_owned();
+        if next == *text {
+            return Some(text);
+        }
+        text = Cow::Owned(next);
     }
     None
 }
@@ -120,28 +165,7 @@ fn fold(it: char) -> Option<impl Iterator<Item = char>> {
 
 /// Whether a path is one of this API's own by any reading, or cannot be read at all.
 pub(super) fn is_reserved(path: &str) -> bool {
-    let Some(Folded(segments)) = Folded::of(path) else {
-        return true;
-    };
-    let words: Vec<&str> = segments.iter().map(String::as_str).collect();
-    // Whatever stands between: an upstream may drop or insert segments.
-    if words.first() == Some(&"vms") && words.contains(&"backups") {
-        return true;
-    }
-    ROUTES.iter().any(|it| is_within(it.template, &words))
-}
-
-/// Whether the segments fit the template; below it too, unless it ends with an identifier.
-fn is_within(template: &str, words: &[&str]) -> bool {
-    let wanted: Vec<&str> = template.split('/').filter(|it| !it.is_empty()).collect();
-    let is_same = |(one, two): (&&str, &&str)| one.starts_with('{') || one == two;
-    let exact = wanted.last().is_some_and(|it| it.starts_with('{'));
-    let length = if exact {
-        words.len() == wanted.len()
-    } else {
-        words.len() >= wanted.len()
-    };
-    length && wanted.iter().zip(words).all(is_same)
+    Folded::of(path).is_none_or(|it| it.is_reserved())
 }
 
 /// Whether a path reads the same to everybody: no empty segment but the last, no dots, nothing encoded that need not be,

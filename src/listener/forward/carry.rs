@@ -1,5 +1,6 @@
 //! One request on its way to an upstream and back.
 
+use std::borrow::Cow;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -27,15 +28,16 @@ use crate::listener::forward::pool::Ticket;
 use crate::listener::forward::pool::Upstreams;
 
 /// Fields of an answer that are between two neighbours only, or tell what nobody needs to know.
-const DROPPED: &[&str] = &[
-    "server",
-    "x-powered-by",
-    "proxy-authenticate",
-    "proxy-connection",
-    "keep-alive",
-    "te",
-    "trailer",
+static DROPPED: [HeaderName; 7] = [
+    header::SERVER,
+    HeaderName::from_static("x-powered-by"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRAILER,
 ];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One request on its way to an upstream and back.
 #[derive(Debug)]
@@ -206,13 +208,13 @@ impl Carry {
             return Ok(());
         }
         let id = self.pass.request.as_str();
-        response.insert_header("x-request-id", id)?;
+        response.insert_header(REQUEST_ID, id)?;
         let via = response.headers.get(header::VIA);
         let via = match via.and_then(|it| it.to_str().ok()) {
-            Some(before) => format!("{before}, 1.1 snapgate"),
-            None => "1.1 snapgate".to_owned(),
+            Some(before) => Cow::from(format!("{before}, 1.1 snapgate")),
+            None => Cow::from("1.1 snapgate"),
         };
-        response.insert_header(header::VIA, via)?;
+        response.insert_header(header::VIA, via.as_ref())?;
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
@@ -290,8 +292,8 @@ fn clean(response: &mut ResponseHeader, is_upgrade: bool) {
         .filter_map(|it| it.trim().parse().ok())
         .filter(|it: &HeaderName| *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING)
         .collect();
-    for name in DROPPED {
-        response.remove_header(*name);
+    for name in &DROPPED {
+        response.remove_header(name);
     }
     if is_upgrade {
         return;
