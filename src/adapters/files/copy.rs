@@ -32,7 +32,7 @@ const CONTEXT: &str = "snapgate files adapter, checksum of a disk image, blake3-
 const BLOCK: usize = 1 << 20;
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Bytes of one read and one write. They stay in a core's own cache from the read to the write, and the kernel finds
-/// room for them without breaking up large stretches of memory: with 1 MiB the copy of 1 GiB took 1.7 times the CPU.
+/// room for them without breaking up large stretches of memory: with 1 MiB a copy took 1.7 times the processor.
 const PIECE_BYTES: u64 = 256 << 10;
 /// Zeros are left out in stretches of this size.
 const STRETCH: usize = 64 << 10;

@@ -198,7 +198,7 @@ pub(super) fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<I
         let text = rest?;
         let end = end_outside_quotes(text.as_bytes(), separator);
         let (part, after) = text.split_at_checked(end.unwrap_or(text.len()))?;
-        rest = end.and(after.get(1..));
+        rest = end.and_then(|_| after.get(1..));
         Some(part)
     })
 }

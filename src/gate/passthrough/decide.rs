@@ -93,7 +93,11 @@ impl Passes {
             return Ok(None);
         };
         let is_by_host = self.0.iter().any(|it| !it.hosts.is_empty());
-        let host = is_by_host.then(|| host_of(head)).unwrap_or_default();
+        let host = if is_by_host {
+            host_of(head)
+        } else {
+            String::new()
+        };
         let fits = |it: &&Arc<PassRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
         let found = candidates.find(|it| it.prefix.rest(path).is_some());
