@@ -244,6 +244,9 @@ pub enum Found {
     /// It provably never began, or was undone without a trace, and nothing more will come of it. Where the verb is
     /// replay-safe it is begun again, a bounded number of times; elsewhere the operation ends as not executed.
     NotBegun,
+    /// It began, was broken off half-way, and nothing more will come of it. Where the verb is replay-safe calling again
+    /// carries it to its end; elsewhere, or when it was called too often, it failed, and this is what to tell then.
+    HalfDone(Fault),
     /// This is its task.
     Task(TaskRef),
     /// It was done.
@@ -312,7 +315,9 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         true
     }
 
-    /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find`] can tell later. No effect.
+    /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find`] can tell later.
+    ///
+    /// Changes neither the VM nor its backups; a mark by which the VM manager is recognised later may be left.
     ///
     /// # Errors
     /// Whatever keeps it from looking; the operation then is provably not begun.
@@ -354,7 +359,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         std::future::pending::<()>().await;
     }
 
-    /// What became of a request whose answer was lost, or whose task is gone. No effect.
+    /// What became of a request whose answer was lost, or whose task is gone. Changes neither the VM nor its backups.
     ///
     /// # Errors
     /// Whatever keeps it from looking; says nothing about the request.

@@ -78,6 +78,7 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::DISKS.name,
             backend::IMAGES.name,
             backend::QEMU_IMG.name,
+            backend::QEMU_IO.name,
             backend::GREETING_TIMEOUT.name,
             backend::IMAGE_TIMEOUT.name,
         ],
@@ -277,6 +278,7 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
         section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
     }
     let qemu_img = section.text(&backend::QEMU_IMG);
+    let qemu_io = section.text(&backend::QEMU_IO);
     let greeting_timeout = section.span(&backend::GREETING_TIMEOUT);
     let image_timeout = section.span(&backend::IMAGE_TIMEOUT);
     Some(qemu::Config {
@@ -284,6 +286,7 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
         disks: disks.into_iter().map(|it| it.text).collect(),
         images: images.iter().map(|it| within(&it.text)).collect(),
         qemu_img: PathBuf::from(qemu_img?.text),
+        qemu_io: PathBuf::from(qemu_io?.text),
         greeting_timeout,
         image_timeout,
     })

@@ -476,6 +476,8 @@ table! { backend, "backend", true, "One VM manager.",
         "`qemu`: the images of the disks, in the same order, for when the VM is stopped; `{vm}` stands for its id. None: it must run.";
     QEMU_IMG: Text = "qemu_img", Text { absent: Absent::Default("qemu-img"), form: "program" }, Restart,
         "`qemu`: the program that works on images.";
+    QEMU_IO: Text = "qemu_io", Text { absent: Absent::Default("qemu-io"), form: "program" }, Restart,
+        "`qemu`: the program that marks images, so that it is known later what was done to them; it comes with `qemu-img`.";
     GREETING_TIMEOUT: Span = "greeting_timeout", span(Duration::from_secs(2), 1, 60), Restart,
         "`qemu`: a monitor that has not greeted by then is held by another program.";
     IMAGE_TIMEOUT: Span = "image_timeout", span(Duration::from_secs(900), 1, 24 * 3600), Restart,

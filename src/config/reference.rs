@@ -91,6 +91,7 @@ const COMMENTED: &[(&str, &str, &str)] = &[
         "[\"/srv/vms/{vm}.qcow2\", \"/srv/vms/{vm}-data.qcow2\"]",
     ),
     ("backend", "qemu_img", "\"qemu-img\""),
+    ("backend", "qemu_io", "\"qemu-io\""),
     ("backend", "greeting_timeout", "\"2s\""),
     ("backend", "image_timeout", "\"15m\""),
     (

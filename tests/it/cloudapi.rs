@@ -5,6 +5,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,6 +34,8 @@ use crate::conformance::suite;
 use crate::conformance_kills::kills;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
+use crate::harness::eventually;
+use crate::harness::metric;
 use crate::skip::skipped;
 
 pub(crate) fn config(address: Address, recovery: Recovery) -> Config {
@@ -104,6 +107,8 @@ struct ServerBed<S> {
     name: &'static str,
     config: Config,
     folder: TempDir,
+    /// Of a server that says how many are connected to it.
+    admin: Option<SocketAddr>,
     _server: S,
 }
 
@@ -128,6 +133,20 @@ impl<S> Bed for ServerBed<S> {
     }
     fn content(&self) -> u64 {
         fs::read_to_string(self.disk()).unwrap().parse().unwrap()
+    }
+    fn killed(&self) {
+        if let Some(admin) = self.admin {
+            let connected = || metric(admin, "snapgate_connections ");
+            eventually("the server misses the gateway", || connected() == 0.0);
+        }
+    }
+    fn settle(&self) -> Option<Duration> {
+        // What the server read from the gateway that was killed it has taken up by then.
+        self.admin.map(|_| Duration::from_secs(1))
+    }
+    fn window(&self) -> Option<Duration> {
+        // Where the state alone tells, it tells at once or never.
+        (self.config.recovery == Recovery::NoTrace).then_some(Duration::from_secs(1))
     }
 }
 
@@ -167,6 +186,7 @@ fn on_snapgate(name: &'static str, recovery: Recovery) -> ServerBed<Process> {
         name,
         config: config(Address::Loopback(server.api), recovery),
         folder,
+        admin: Some(server.admin),
         _server: server,
     }
 }
@@ -178,6 +198,18 @@ async fn behaves_on_snapgate(name: &'static str, recovery: Recovery) {
 #[test]
 fn snapgate_is_left_by_a_gateway_killed_between_any_two_steps() {
     kills(&on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe));
+}
+
+#[test]
+fn snapgate_is_left_by_a_gateway_that_knows_its_statuses_killed_between_any_two_steps() {
+    let name = "cloudapi on snapgate, listable";
+    kills(&on_snapgate(name, Recovery::Listable));
+}
+
+#[test]
+fn snapgate_is_left_by_a_gateway_that_knows_its_state_killed_between_any_two_steps() {
+    let name = "cloudapi on snapgate, no trace";
+    kills(&on_snapgate(name, Recovery::NoTrace));
 }
 
 #[tokio::test]
@@ -205,6 +237,7 @@ async fn behaves_on_python(name: &'static str, recovery: Recovery) {
         name,
         config,
         folder,
+        admin: None,
         _server: server,
     };
     suite(&bed).await;

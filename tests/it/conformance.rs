@@ -42,10 +42,22 @@ pub(crate) trait Bed {
     fn moments(&self) -> Moments {
         Moments::FirstOfEach
     }
+    /// What the VM holds; `None` when its disks are of two times, as a gateway that was killed may leave them.
+    fn found(&self) -> Option<u64> {
+        Some(self.content())
+    }
+    /// Whether a gateway is to be killed now: a moment that the VM manager alone sees, within a call or a task.
+    fn is_due(&self) -> bool {
+        false
+    }
     /// A gateway was killed. Returns at once, or when the VM manager has noticed.
     fn killed(&self) {}
     /// A settle time other than the adapter's, where the bed itself makes sure of what that time is waited for.
     fn settle(&self) -> Option<Duration> {
+        None
+    }
+    /// How long evidence is looked for, other than the gateway's default, where the bed leaves none.
+    fn window(&self) -> Option<Duration> {
         None
     }
 }
@@ -180,12 +192,13 @@ fn files_are_killed_between_any_two_steps() {
     kills(&FilesBed::new());
 }
 
-/// A running VM of a real libvirtd.
+/// A VM of a real libvirtd: the running one with one disk, or the one that is off and has two.
 struct LibvirtBed {
     lab: Lab,
     adapter: Arc<libvirt::Libvirt>,
     /// Waits until libvirtd has taken up everything that a killed gateway asked it, so that nothing is left to settle.
     hurries: bool,
+    runs: bool,
 }
 
 impl LibvirtBed {
@@ -197,38 +210,65 @@ impl LibvirtBed {
             lab,
             adapter,
             hurries,
+            runs: true,
         })
+    }
+}
+
+impl LibvirtBed {
+    /// Waits for the lock of the VM, so that nobody is at its disks.
+    fn free(&self) {
+        if self.runs {
+            self.lab.monitor("web01", "info status");
+        } else {
+            self.lab.virsh(&["desc", "web02", "--config", "waited for"]);
+        }
     }
 }
 
 impl Bed for LibvirtBed {
     fn name(&self) -> &'static str {
-        "libvirt"
+        if self.runs {
+            "libvirt, running"
+        } else {
+            "libvirt, stopped"
+        }
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
         Arc::<libvirt::Libvirt>::clone(&self.adapter)
     }
     fn vm(&self) -> VmId {
-        VmId::new("web01").unwrap()
+        VmId::new(if self.runs { "web01" } else { "web02" }).unwrap()
     }
     fn write(&self, content: u64) {
-        self.lab.write(u8::try_from(content).unwrap());
+        let byte = u8::try_from(content).unwrap();
+        if self.runs {
+            self.lab.write(byte);
+        } else {
+            self.free();
+            self.lab.write_off("web02a.qcow2", byte);
+            self.lab.write_off("web02b.qcow2", byte);
+        }
     }
     fn content(&self) -> u64 {
-        // Waits for the lock of the VM, so that nobody is at the disk.
-        self.lab.monitor("web01", "info status");
-        u64::from(self.lab.read("web01.qcow2"))
+        self.found().expect("both disks are of one time")
+    }
+    fn found(&self) -> Option<u64> {
+        self.free();
+        if self.runs {
+            return Some(u64::from(self.lab.read("web01.qcow2")));
+        }
+        let one = self.lab.read("web02a.qcow2");
+        let two = self.lab.read("web02b.qcow2");
+        (one == two).then_some(u64::from(one))
     }
     fn born(&self) -> Arc<dyn Adapter> {
         self.lab.adapter()
     }
-    fn moments(&self) -> Moments {
-        Moments::FirstOfCalls
-    }
     fn killed(&self) {
         if self.hurries {
             eventually("libvirtd misses the gateway", || self.lab.clients() == 0);
-            self.lab.monitor("web01", "info status");
+            self.free();
         }
     }
     fn settle(&self) -> Option<Duration> {
@@ -252,13 +292,21 @@ fn libvirt_is_left_by_a_gateway_killed_between_any_two_steps() {
     kills(&bed);
 }
 
+#[test]
+fn libvirt_is_left_with_a_stopped_vm_by_a_gateway_killed_between_any_two_steps() {
+    let Some(bed) = LibvirtBed::start(true) else {
+        return;
+    };
+    kills(&LibvirtBed { runs: false, ..bed });
+}
+
 /// With the adapter's own settle time, of which there is too much for every moment.
 #[test]
 fn a_gateway_killed_between_libvirts_restore_and_its_answer_settles() {
     let Some(bed) = LibvirtBed::start(false) else {
         return;
     };
-    kill(&bed, Verb::Restore, 1, "after begin");
+    kill(&bed, Verb::Restore, 3, "after begin");
 }
 
 struct LxdBed {
@@ -420,7 +468,7 @@ pub(crate) async fn run(
 }
 
 /// The same, from what was seen before: with the same number and baseline it is the same request again.
-async fn run_from(
+pub(crate) async fn run_from(
     adapter: &dyn Adapter,
     intent: &Intent,
     number: u64,
@@ -469,7 +517,7 @@ async fn found(
     while SystemClock.instant() < end.instant() {
         match adapter.find(intent, key(number), baseline, by()).await {
             Ok(Found::Done) => return Ok(()),
-            Ok(Found::Failed(fault)) => return Err(fault.kind),
+            Ok(Found::Failed(fault) | Found::HalfDone(fault)) => return Err(fault.kind),
             Ok(Found::NotBegun) => return Err(FaultKind::NotExecuted),
             Ok(Found::Unknowable) => return Err(FaultKind::OutcomeUnknown),
             Ok(Found::NotYet | Found::Task(_)) | Err(_) => {}

@@ -48,6 +48,9 @@ use crate::conformance::SimBed;
 use crate::harness::PATIENCE;
 use crate::harness::SECRET_HASH;
 
+/// The name of the moment that the VM manager alone sees.
+const DUE: &str = "half-way";
+
 /// More moments than a change can have here: a change that has more never ends.
 const MOMENTS_MAX: usize = 100;
 
@@ -58,26 +61,13 @@ pub(crate) enum Moments {
     All,
     /// The first of each name: of the looks at work that goes on, one.
     FirstOfEach,
-    /// Of those only the ones in [`CALLS`], where a VM manager takes long.
-    FirstOfCalls,
 }
 
-/// The moments at which the VM manager has been asked, or is about to be, and the outcome is not durable.
-const CALLS: [&str; 6] = [
-    "before begin",
-    "before the VM manager's begin",
-    "after the VM manager's begin",
-    "after begin",
-    "after poll, at work",
-    "after poll, ended",
-];
-
 impl Moments {
-    fn holds(self, name: &str, is_new: bool) -> bool {
+    const fn holds(self, is_new: bool) -> bool {
         match self {
             Self::All => true,
             Self::FirstOfEach => is_new,
-            Self::FirstOfCalls => is_new && CALLS.contains(&name),
         }
     }
 }
@@ -113,7 +103,7 @@ impl Death {
     async fn moment(&self, name: &'static str) {
         if self.dead.borrow().is_none() {
             let is_new = self.met.lock().unwrap().insert(name);
-            if !self.moments.holds(name, is_new) {
+            if !self.moments.holds(is_new) {
                 self.spared.fetch_add(1, Ordering::SeqCst);
                 return;
             }
@@ -293,7 +283,7 @@ impl Life {
             .enable_all()
             .build()
             .unwrap();
-        let operations = runtime.block_on(open(folder, &adapter, bed.settle(), death));
+        let operations = runtime.block_on(open(folder, &adapter, bed, death));
         let clock = SystemClock::shared();
         let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
         let metrics = Metrics::new().unwrap();
@@ -381,13 +371,22 @@ impl Life {
     }
 
     /// Waits until the gateway is to be killed, or the operation is over without.
-    fn dies(&self, seq: OperationSeq, death: &Death) -> Option<&'static str> {
+    fn dies(&self, seq: OperationSeq, death: &Death, bed: &dyn Bed) -> Option<&'static str> {
         let mut dead = death.dead.subscribe();
         let by = SystemClock.deadline(PATIENCE);
         self.runtime.block_on(async {
+            let due = async {
+                while !bed.is_due() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
             tokio::select! {
                 biased;
                 moment = dead.wait_for(Option::is_some) => *moment.unwrap(),
+                () = due => {
+                    death.dead.send_replace(Some(DUE));
+                    Some(DUE)
+                }
                 ended = self.operations.wait(seq, WaitFor::End, by) => {
                     let ended = ended.unwrap().unwrap();
                     assert!(ended.phase.is_final(), "it ends or is killed: {ended:?}");
@@ -415,7 +414,7 @@ impl Life {
 async fn open(
     folder: &Path,
     adapter: &Arc<dyn Adapter>,
-    settle: Option<Duration>,
+    bed: &dyn Bed,
     death: &Arc<Death>,
 ) -> Arc<Operations> {
     let by = SystemClock.deadline(PATIENCE);
@@ -423,6 +422,7 @@ async fn open(
         let config = Config {
             poll_min: Duration::from_millis(20),
             poll_max: Duration::from_millis(50),
+            probe_window: bed.window().unwrap_or(limits::PROBE_WINDOW),
             ..Config::with_store(folder.join("operations.db"))
         };
         let (metrics, clock) = (Metrics::new().unwrap(), SystemClock::shared());
@@ -444,7 +444,7 @@ async fn open(
                 Arc::clone(&clock),
             )),
         };
-        let adapter = Arc::new(Mortal::around(adapter, false, death).settling(settle));
+        let adapter = Arc::new(Mortal::around(adapter, false, death).settling(bed.settle()));
         let backend = BackendHandle {
             name,
             adapter,
@@ -567,7 +567,7 @@ fn killed_by(
         Verb::Restore => (Method::POST, &restore, ""),
     };
     let seq = second.change(&method, place, body, death);
-    let died = second.dies(seq, death);
+    let died = second.dies(seq, death, bed);
     second.kill();
     bed.killed();
     let what = format!(
@@ -577,13 +577,13 @@ fn killed_by(
     );
 
     // Carried out before the kill: whoever carries it out again takes this away.
-    let marked = verb == Verb::Restore && bed.content() == 1;
+    let marked = verb == Verb::Restore && bed.found() == Some(1);
     if marked {
         bed.write(3);
     }
     let third = Life::begin(folder, bed, &never);
     let end = third.end(seq);
-    let twice = marked && bed.content() != 3;
+    let twice = marked && bed.found() != Some(3);
     if marked {
         bed.write(1);
     }
@@ -667,7 +667,7 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
         assert!(count < MOMENTS_MAX, "{name}: {verb:?} never ends");
     }
     let is_skipped = |it: &str| may_skip_look && it.ends_with("baseline");
-    let due = |it: &&&str| is_able && bed.moments().holds(it, true) && !is_skipped(it);
+    let due = |it: &&&str| is_able && bed.moments().holds(true) && !is_skipped(it);
     for moment in DECISIVE.iter().filter(due) {
         assert!(
             seen.contains(moment),
@@ -681,10 +681,15 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
     ));
 }
 
-/// Says that a change is not killed on a bed, and why.
-pub(crate) fn left_out(bed: &dyn Bed, verb: Verb, why: &str) {
+/// One moment of one change that the VM manager alone sees: see [`Bed::is_due`].
+pub(crate) fn kill_when_due(bed: &dyn Bed, verb: Verb) {
+    let folder = tempfile::tempdir().unwrap();
+    let death = Death::never();
+    let verdict = killed_by(bed, folder.path(), verb, 0, &death);
+    assert_eq!(*death.dead.borrow(), Some(DUE), "{}: {verb:?}", bed.name());
+    verdict.unwrap_or_else(|untrue| panic!("{untrue}"));
     let (name, verb) = (bed.name(), verb.as_str());
-    say(&format!("conformance: {name:<8} left out {verb}: {why}\n"));
+    say(&format!("conformance: {name:<8} killed   {verb} {DUE}\n"));
 }
 
 /// Straight to the terminal: the test runner swallows what passing tests print.

@@ -256,7 +256,13 @@ async fn found(
                 state @ (TaskState::Running(_) | TaskState::Cancelled) => panic!("{state:?}"),
             },
             Ok(Found::NotYet) | Err(_) => {}
-            Ok(it @ (Found::NotBegun | Found::Done | Found::Failed(_) | Found::Unknowable)) => {
+            Ok(
+                it @ (Found::NotBegun
+                | Found::HalfDone(_)
+                | Found::Done
+                | Found::Failed(_)
+                | Found::Unknowable),
+            ) => {
                 return it;
             }
         }

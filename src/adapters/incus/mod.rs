@@ -365,7 +365,11 @@ impl Adapter for Incus {
         let key = key.to_string();
         match self.look_for(intent, &key, baseline, by).await? {
             Found::NotBegun | Found::Failed(_) => {}
-            found @ (Found::Task(_) | Found::Done | Found::NotYet | Found::Unknowable) => {
+            found @ (Found::HalfDone(_)
+            | Found::Task(_)
+            | Found::Done
+            | Found::NotYet
+            | Found::Unknowable) => {
                 return Ok(found);
             }
         }

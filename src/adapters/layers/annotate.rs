@@ -418,11 +418,16 @@ impl Adapter for Annotate {
             Change::Create(new) => self.begin_create(intent, new, key, baseline, by).await?,
             Change::Update(patch) => return self.update(intent, patch, by).await,
             Change::Delete => {
-                if self.read_meant(intent, by).await?.protected {
-                    return Err(AdapterError::refused(
-                        FaultKind::Protected,
-                        "The backup is protected.",
-                    ));
+                match self.read_meant(intent, by).await {
+                    Ok(backup) if backup.protected => {
+                        return Err(AdapterError::refused(
+                            FaultKind::Protected,
+                            "The backup is protected.",
+                        ));
+                    }
+                    // What is left of one that is half deleted may look like another one: the VM manager's adapter knows.
+                    Err(error) if error.fault.kind != FaultKind::NoSuchBackup => return Err(error),
+                    Ok(_) | Err(_) => {}
                 }
                 self.inner.begin(intent, key, baseline, by).await?
             }
@@ -475,6 +480,7 @@ impl Adapter for Annotate {
             }
             (
                 Found::NotBegun
+                | Found::HalfDone(_)
                 | Found::Done
                 | Found::Failed(_)
                 | Found::NotYet

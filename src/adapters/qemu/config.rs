@@ -20,6 +20,8 @@ pub struct Config {
     pub images: Vec<String>,
     /// The program that works on the images of stopped VMs.
     pub qemu_img: PathBuf,
+    /// The program that marks those images.
+    pub qemu_io: PathBuf,
     /// A monitor that has not greeted by then is held by another client.
     pub greeting_timeout: Duration,
     /// Time for all the work of one operation on the images of a stopped VM.
@@ -33,6 +35,7 @@ impl Default for Config {
             disks: Vec::new(),
             images: Vec::new(),
             qemu_img: PathBuf::from("qemu-img"),
+            qemu_io: PathBuf::from("qemu-io"),
             greeting_timeout: Duration::from_secs(2),
             image_timeout: Duration::from_secs(15 * 60),
         }

@@ -1,5 +1,7 @@
 //! Images of stopped VMs through `qemu-img`, which guards them against a QEMU that runs.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -39,9 +41,45 @@ pub(super) enum Guard {
     Shared,
 }
 
-/// The program that works on images.
+/// Bytes of the smallest piece of an image that can be written.
+const SECTOR: usize = 512;
+
+/// Something to know a disk's state by: written where its VM's memory would be kept, which no guest can write to, and
+/// replaced when a snapshot is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    /// One that was never there before.
+    pub(super) fn new() -> Result<Self, QemuError> {
+        let random = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
+        Ok(Self(random))
+    }
+
+    /// What `qemu-io` is told to write; where does not matter, but that the disk's tables change.
+    fn writes(self) -> impl Iterator<Item = String> {
+        let bytes = self.0.to_be_bytes();
+        bytes.into_iter().enumerate().map(|(number, byte)| {
+            let at = number.saturating_mul(SECTOR);
+            format!("write -q -b -P {byte} {at} {SECTOR}")
+        })
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The programs that work on images.
 #[derive(Clone, Debug)]
-pub(super) struct QemuImg(pub(super) PathBuf);
+pub(super) struct QemuImg {
+    /// `qemu-img`.
+    pub(super) img: PathBuf,
+    /// `qemu-io`.
+    pub(super) io: PathBuf,
+}
 
 impl QemuImg {
     /// What is on the images.
@@ -53,7 +91,7 @@ impl QemuImg {
     ) -> Result<Vec<Disk>, QemuError> {
         let mut found = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
-            let mut command = Command::new(&self.0);
+            let mut command = Command::new(&self.img);
             command.args(["info", "--output=json", "-f", "qcow2"]);
             if guard == Guard::Shared {
                 command.arg("-U");
@@ -75,14 +113,33 @@ impl QemuImg {
         image: &Path,
         within: Duration,
     ) -> Result<(), QemuError> {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.img);
         command.args(["snapshot", "-q", act.flag(), tag]).arg(image);
         run(command, within).await.map(|_output| ())
     }
 
-    /// For instance `qemu-img 7.2.22`.
+    /// Marks the disk in the image.
+    pub(super) async fn mark(
+        &self,
+        mark: Mark,
+        image: &Path,
+        within: Duration,
+    ) -> Result<(), QemuError> {
+        let mut command = Command::new(&self.io);
+        command.args(["-f", "qcow2"]);
+        for write in mark.writes() {
+            command.args([OsString::from("-c"), write.into()]);
+        }
+        command.arg(image);
+        run(command, within).await.map(|_output| ())
+    }
+
+    /// For instance `qemu-img 7.2.22`; an error when one of the programs cannot be run.
     pub(super) async fn version(&self, within: Duration) -> Result<String, QemuError> {
-        let mut command = Command::new(&self.0);
+        let mut command = Command::new(&self.io);
+        command.arg("--version");
+        run(command, within).await?;
+        let mut command = Command::new(&self.img);
         command.arg("--version");
         let text = run(command, within).await?;
         let text = String::from_utf8_lossy(&text);
@@ -100,7 +157,7 @@ async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuErro
     let output = timeout(within, command.output()).await;
     let output = output
         .map_err(|_late| QemuError::Late)?
-        .map_err(|error| QemuError::Denied(format!("qemu-img: {error}")))?;
+        .map_err(|error| QemuError::Denied(format!("qemu-img or qemu-io: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -115,6 +172,13 @@ async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn program(path: PathBuf) -> QemuImg {
+        QemuImg {
+            img: path.clone(),
+            io: path,
+        }
+    }
 
     #[tokio::test]
     async fn a_program_that_fails_hangs_or_is_missing_is_told_apart() {
@@ -138,14 +202,14 @@ mod tests {
             ("nonsense", "echo {", "unexpected answer"),
         ];
         for (name, body, expected) in rows {
-            let program = QemuImg(script(name, body));
+            let program = program(script(name, body));
             let images = [PathBuf::from("x")];
             let within = Duration::from_millis(if name == "hangs" { 50 } else { 20_000 });
             let error = program.disks(&images, Guard::Shared, within).await;
             let text = error.unwrap_err().to_string();
             assert!(text.starts_with(expected), "{name}: {text}");
         }
-        let missing = QemuImg(folder.path().join("none"));
+        let missing = program(folder.path().join("none"));
         let error = missing.version(Duration::from_secs(5)).await.unwrap_err();
         assert!(matches!(error, QemuError::Denied(_)), "missing: {error}");
     }

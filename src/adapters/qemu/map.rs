@@ -18,6 +18,9 @@ use crate::model::RunState;
 use crate::model::Timestamp;
 use crate::model::Vm;
 
+/// How the tags of our own snapshots begin, which are no backups: see `trail.rs`.
+pub(super) const OWN: &str = "snapgate-before-";
+
 /// One snapshot of one disk, in the words of QEMU.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +31,13 @@ pub(super) struct Snapshot {
     pub(super) date_sec: u64,
     #[serde(default)]
     pub(super) date_nsec: u64,
+}
+
+impl Snapshot {
+    /// Tells it from a later one of the same tag.
+    fn identity(&self) -> String {
+        format!("{}@{}.{}", self.id, self.date_sec, self.date_nsec)
+    }
 }
 
 /// One disk and what is on it.
@@ -44,6 +54,22 @@ pub(super) struct Disk {
 impl Disk {
     fn tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
         self.snapshots.iter().filter(move |it| it.name == tag)
+    }
+
+    /// Whether it has a snapshot of that tag.
+    pub(super) fn has(&self, tag: &str) -> bool {
+        self.tagged(tag).next().is_some()
+    }
+
+    /// The tags of our own snapshots on it.
+    pub(super) fn own(&self) -> impl Iterator<Item = &str> {
+        let tags = self.snapshots.iter().map(|it| it.name.as_str());
+        tags.filter(|it| it.starts_with(OWN))
+    }
+
+    /// Which snapshot of that tag it has.
+    pub(super) fn part(&self, tag: &str) -> Option<String> {
+        self.tagged(tag).next().map(Snapshot::identity)
     }
 }
 
@@ -233,8 +259,11 @@ pub(super) fn has_memory(disks: &[Disk], tag: &str) -> bool {
     first.is_some_and(|it| it.vm_state_size > 0)
 }
 
-/// The backup of that tag; `None` when it is on no disk or the tag cannot be an id.
+/// The backup of that tag; `None` when it is on no disk, the tag cannot be an id, or it is one of our own.
 pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
+    if tag.starts_with(OWN) {
+        return None;
+    }
     let state = match whole(disks, tag)? {
         Whole::Yes => BackupState::Available,
         Whole::Partial | Whole::Twice => BackupState::Error,
@@ -248,10 +277,7 @@ pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
         .fold(0_u64, |sum, it| sum.saturating_add(it.vm_state_size));
     Some(Backup {
         id: BackupId::new(tag).ok()?,
-        identity: Identity::new(format!(
-            "{}@{}.{}",
-            first.id, first.date_sec, first.date_nsec
-        )),
+        identity: Identity::new(first.identity()),
         name: BackupName::new(tag).ok()?,
         description: None,
         kind: Some(BackupKind::Snapshot),
@@ -337,7 +363,13 @@ mod tests {
     fn backups_are_listed_in_order_and_in_pages() {
         let disks = [disk(
             "d0",
-            &[("3", "c", 5), ("1", "a", 7), ("2", "b", 0), ("4", "d", 1)],
+            &[
+                ("3", "c", 5),
+                ("1", "a", 7),
+                ("2", "b", 0),
+                ("4", "d", 1),
+                ("5", "snapgate-before-00", 0),
+            ],
         )];
         let hidden = [BackupId::new("d").unwrap()];
         let rows: [(Option<&str>, u16, &[&str], bool); 4] = [

@@ -7,9 +7,12 @@ mod config;
 mod error;
 mod image;
 mod map;
+mod qcow2;
 mod qmp;
+mod rest;
 mod running;
 mod stopped;
+mod trail;
 
 pub use config::Config;
 
@@ -60,8 +63,8 @@ use image::Guard;
 use image::QemuImg;
 use map::Seen;
 use qmp::Monitor;
-use stopped::Work;
 use stopped::Works;
+use trail::Trail;
 
 /// VMs whose monitors are remembered before those that are not connected are forgotten.
 const MONITORS_KEPT: usize = 1024;
@@ -82,8 +85,9 @@ static CAPABILITY: Capability = Capability {
     create: verb(Recovery::ReplaySafe),
     update: None,
     delete: verb(Recovery::ReplaySafe),
-    // A second restore would throw away what was written since. The list of jobs tells whether there was a first one.
-    restore: verb(Recovery::Listable),
+    // A second restore would throw away what was written since. Who calls again is told by the list of jobs, or by the
+    // marks on the disks of a stopped VM, whether there was a first one and how far it came.
+    restore: verb(Recovery::ReplaySafe),
     kinds: &[BackupKind::Snapshot],
     restore_options: &[],
     online: true,
@@ -129,6 +133,9 @@ struct Before {
     life: Option<String>,
     /// Whether the guest ran.
     ran: bool,
+    /// Only when the VM was off.
+    #[serde(default)]
+    trail: Option<Trail>,
 }
 
 impl Qemu {
@@ -136,7 +143,10 @@ impl Qemu {
     #[must_use]
     pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
         Self {
-            program: QemuImg(config.qemu_img.clone()),
+            program: QemuImg {
+                img: config.qemu_img.clone(),
+                io: config.qemu_io.clone(),
+            },
             config,
             clock,
             tasks,
@@ -241,65 +251,37 @@ impl Qemu {
         }))
     }
 
-    async fn begin_stopped(
+    /// Whether a restore that is to begin on a running VM was asked for when things were otherwise: then it is not begun.
+    async fn is_settled(
         &self,
+        monitor: &Monitor,
         intent: &Intent,
         place: &Place,
-        job: &str,
+        before: &Before,
         by: Deadline,
     ) -> Result<Option<Begun>, AdapterError> {
-        if self.works.state(job).is_some() {
+        let life = running::planted(monitor, by).await;
+        if before.life.is_some() && before.life == life.map_err(QemuError::of_read)? {
             return Ok(None);
         }
-        let vm = &intent.target.vm;
-        // Without the guard a QEMU that has the images open would be overlooked.
-        let disks = &self
-            .look_stopped(vm, place, Guard::Exclusive, by)
-            .await?
-            .disks;
-        let tag = intent.target.backup.as_str();
-        let mut images = place.images.clone();
-        match intent.verb() {
-            Verb::Create => {
-                running::check_disks(disks)?;
-                match map::whole(disks, tag) {
-                    None => {}
-                    Some(map::Whole::Yes) => return Ok(Some(Begun::Done)),
-                    Some(map::Whole::Partial | map::Whole::Twice) => return Err(running::half()),
-                }
-            }
-            Verb::Restore => running::may_restore(disks, intent)?,
-            Verb::Delete => {
-                if !running::is_there(disks, intent)? {
-                    return Err(running::none());
-                }
-                let with = map::nodes_with(disks, tag);
-                let numbered = images.into_iter().enumerate();
-                images = numbered
-                    .filter(|(number, _)| with.contains(&number.to_string()))
-                    .map(|(_, image)| image)
-                    .collect();
-            }
-            Verb::Update => return Err(running::unsupported()),
-        }
-        if tag.parse::<u64>().is_ok() {
-            // qemu-img would take it for the number of a snapshot in one command and for its name in another.
-            return Err(AdapterError::refused(
-                FaultKind::Unsupported,
-                "A backup whose id is a number can be used only while the VM runs.",
-            ));
-        }
-        let work = Work {
-            job: job.to_owned(),
-            verb: intent.verb(),
-            target: intent.target.clone(),
-            images,
+        let found = match &before.trail {
+            Some(trail) => self.find_started(intent, place, trail).await?,
+            None => Found::Unknowable,
         };
-        let program = self.program.clone();
-        let clock = Arc::clone(&self.clock);
-        self.works
-            .begin(work, program, self.config.image_timeout, clock, &self.tasks);
-        Ok(None)
+        match found {
+            Found::Done => Ok(Some(Begun::Done)),
+            Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
+            Found::NotBegun => Err(AdapterError::refused(
+                FaultKind::Conflict,
+                "The VM was started before it could be restored; nothing was changed. Ask again.",
+            )),
+            Found::HalfDone(_) | Found::Task(_) | Found::NotYet | Found::Unknowable => {
+                Err(AdapterError::uncertain(
+                    FaultKind::BackendFailed,
+                    "The VM was stopped and started before it could be restored.",
+                ))
+            }
+        }
     }
 
     async fn find_running(
@@ -311,6 +293,12 @@ impl Qemu {
         by: Deadline,
     ) -> Result<Found, AdapterError> {
         let verb = intent.verb();
+        let place = self.place(&intent.target.vm)?;
+        if let Some(trail) = before.and_then(|it| it.trail.as_ref())
+            && verb == Verb::Restore
+        {
+            return self.find_started(intent, &place, trail).await;
+        }
         let ran = before.is_some_and(|it| it.ran);
         match running::poll(monitor, job, verb, ran, by).await? {
             TaskState::Running(_) => return remember(job, intent, Some(ran)).map(Found::Task),
@@ -323,7 +311,6 @@ impl Qemu {
             .map_err(QemuError::of_read)?;
         // Without anything remembered it was never begun.
         let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
-        let place = self.place(&intent.target.vm)?;
         let seen = running::look(monitor, &intent.target.vm, &place.disks, by).await;
         let seen = seen.map_err(QemuError::of_read)?;
         Ok(derive(intent, same, &seen.disks))
@@ -361,6 +348,10 @@ fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> Found {
         Verb::Restore => Found::Unknowable,
         Verb::Update => Found::NotBegun,
     }
+}
+
+fn before(baseline: Option<&Evidence>) -> Option<Before> {
+    baseline.and_then(|it| serde_json::from_str(it.as_str()).ok())
 }
 
 fn broken_off(text: &str) -> Fault {
@@ -429,7 +420,8 @@ impl Adapter for Qemu {
         }
         let version = self.program.version(self.left(by)).await;
         version.map(|product| Health { product }).map_err(|error| {
-            AdapterError::unavailable("The program for images cannot be run.").because(error)
+            AdapterError::unavailable("A program for images (qemu_img, qemu_io) cannot be run.")
+                .because(error)
         })
     }
 
@@ -466,11 +458,13 @@ impl Adapter for Qemu {
                 Before {
                     life: Some(life.map_err(QemuError::of_read)?),
                     ran: seen.vm.run_state == Some(RunState::Started),
+                    trail: None,
                 }
             }
             At::Stopped => Before {
                 life: None,
                 ran: false,
+                trail: Some(self.trail(intent, &place, by).await?),
             },
         };
         let text = serde_json::to_string(&before).unwrap_or_default();
@@ -481,7 +475,7 @@ impl Adapter for Qemu {
         &self,
         intent: &Intent,
         key: RequestKey,
-        _baseline: Option<&Evidence>,
+        baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<Begun, AdapterError> {
         if let Change::Create(new) = &intent.change
@@ -501,15 +495,28 @@ impl Adapter for Qemu {
         if self.works.is_at_work(vm) {
             return Err(QemuError::Blocked.of_read());
         }
+        let before = before(baseline);
+        let before = before.as_ref();
         let (begun, ran) = match self.at(vm, &place, by).await? {
             At::Running(monitor) => {
+                if intent.verb() == Verb::Restore
+                    && let Some(before) = before
+                    && let Some(done) = self
+                        .is_settled(&monitor, intent, &place, before, by)
+                        .await?
+                {
+                    return Ok(done);
+                }
                 let seen = running::look(&monitor, vm, &place.disks, by).await;
                 let seen = seen.map_err(QemuError::of_read)?;
                 let ran = seen.vm.run_state == Some(RunState::Started);
                 let begun = running::begin(&monitor, &seen.disks, intent, &job, by).await?;
                 (begun, Some(ran))
             }
-            At::Stopped => (self.begin_stopped(intent, &place, &job, by).await?, None),
+            At::Stopped => {
+                let begun = self.begin_stopped(intent, &place, &job, before, by);
+                (begun.await?, None)
+            }
         };
         match begun {
             Some(done) => Ok(done),
@@ -563,7 +570,7 @@ impl Adapter for Qemu {
             Some(TaskState::Cancelled | TaskState::Gone) | None => {}
         }
         let vm = &intent.target.vm;
-        let before: Option<Before> = baseline.and_then(|it| serde_json::from_str(it.as_str()).ok());
+        let before = before(baseline);
         let place = self.place(vm)?;
         match self.at(vm, &place, by).await? {
             At::Running(monitor) => {
@@ -571,9 +578,8 @@ impl Adapter for Qemu {
                     .await
             }
             At::Stopped => {
-                // A qemu-img of a gateway before us may still be at work: then this is refused, and asked again later.
-                let seen = self.look_stopped(vm, &place, Guard::Exclusive, by).await?;
-                Ok(derive(intent, before.is_none(), &seen.disks))
+                let before = before.as_ref();
+                self.find_stopped(intent, &place, before, by).await
             }
         }
     }

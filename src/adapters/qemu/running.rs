@@ -154,6 +154,7 @@ pub(super) async fn begin(
         Verb::Update => return Err(unsupported()),
     };
     dismiss_others(monitor, job_id, by).await?;
+    tidy(monitor, disks, by).await;
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|it| it.of_command(verb))?;
     Ok(None)
@@ -223,6 +224,19 @@ async fn dismiss_others(monitor: &Monitor, own: &str, by: Deadline) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. What fails is left.
+async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) {
+    for disk in disks {
+        for own in disk.own() {
+            let arguments = json!({"device": disk.node, "name": own});
+            let command = "blockdev-snapshot-delete-internal-sync";
+            if let Err(error) = monitor.ask(command, arguments, by).await {
+                tracing::warn!(private = %error, "own snapshot not removed");
+            }
+        }
+    }
 }
 
 /// Everything that would make a load fail, at worst after some disks were rolled back.

@@ -14,6 +14,7 @@ use crate::adapters::port::TaskState;
 use crate::adapters::qemu::error;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::image::Act;
+use crate::adapters::qemu::image::Mark;
 use crate::adapters::qemu::image::QemuImg;
 use crate::model::BackupId;
 use crate::model::Fault;
@@ -34,8 +35,16 @@ pub(super) struct Work {
     pub(super) job: String,
     pub(super) verb: Verb,
     pub(super) target: Target,
-    /// The images it is done to, in this order.
-    pub(super) images: Vec<PathBuf>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// One thing done to one image.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) act: Act,
+    /// The tag, when it is not the backup's but one of our own: whether that is done or not is no matter.
+    pub(super) own: Option<String>,
+    pub(super) image: PathBuf,
 }
 
 /// All work on images of this process.
@@ -137,27 +146,27 @@ impl Works {
         clock: &dyn Clock,
     ) -> State {
         let tag = work.target.backup.as_str();
-        let act = match work.verb {
-            Verb::Create => Act::Create,
-            Verb::Restore => Act::Apply,
-            Verb::Delete => Act::Delete,
-            Verb::Update => {
-                let text = "QEMU keeps no names, descriptions or tags.";
-                return State::Failed(Fault::new(FaultKind::Unsupported, text));
-            }
-        };
         let end = clock.deadline(within);
-        for (done, image) in work.images.iter().enumerate() {
-            let left = end.instant().saturating_duration_since(clock.instant());
-            if let Err(error) = program.act(act, tag, image, left).await {
-                tracing::warn!(job = work.job, verb = work.verb.as_str(), private = %error, "qemu-img failed");
-                if act == Act::Create {
-                    self.undo(work, program, done, within).await;
+        let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
+        for (done, Step { act, own, image }) in work.steps.iter().enumerate() {
+            let left = || end.instant().saturating_duration_since(clock.instant());
+            let acted = async {
+                if *act == Act::Create {
+                    // By this a disk to which the backup is restored is known again: see `trail.rs`.
+                    program.mark(Mark::new()?, image, left()).await?;
                 }
+                let tag = own.as_deref().unwrap_or(tag);
+                program.act(*act, tag, image, left()).await
+            };
+            let result = acted.await;
+            if let (Err(error), Some(_)) = (&result, own) {
+                tracing::warn!(job = work.job, private = %error, "own snapshot not removed");
+            } else if let Err(error) = result {
+                tracing::warn!(job = work.job, verb = work.verb.as_str(), private = %error, "images not worked on");
+                self.undo(work, program, done, within).await;
                 return State::Failed(failed(work.verb, &error, done));
             }
-            let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
-            let progress = Progress::of(count(done).saturating_add(1), count(work.images.len()));
+            let progress = Progress::of(count(done).saturating_add(1), count(work.steps.len()));
             self.set(&work.job, State::Running(progress));
         }
         State::Done
@@ -165,7 +174,8 @@ impl Works {
 
     /// A backup that could not be made on all disks is removed from those that have it.
     async fn undo(&self, work: &Work, program: &QemuImg, done: usize, within: Duration) {
-        for image in work.images.iter().take(done) {
+        let made = work.steps.iter().take(done);
+        for Step { image, .. } in made.filter(|it| it.act == Act::Create) {
             let tag = work.target.backup.as_str();
             if let Err(error) = program.act(Act::Delete, tag, image, within).await {
                 tracing::warn!(job = work.job, private = %error, "half-made backup not removed");

@@ -68,6 +68,8 @@ pub(crate) enum Event {
     Cancelled,
     /// The settle time is over and evidence shows that it never began.
     NotBegun,
+    /// The settle time is over and evidence shows that it was broken off half-way; what to tell if it stays so.
+    HalfDone(Fault),
     /// There is no evidence yet.
     NoEvidence,
     /// There will never be evidence.
@@ -94,6 +96,7 @@ impl Event {
             | Self::Lost
             | Self::Working(_)
             | Self::NotBegun
+            | Self::HalfDone(_)
             | Self::NoEvidence
             | Self::Unknowable
             | Self::Acknowledge
@@ -115,6 +118,7 @@ impl Event {
             Self::Failed(_) => "failed",
             Self::Cancelled => "cancelled",
             Self::NotBegun => "not-begun",
+            Self::HalfDone(_) => "half-done",
             Self::NoEvidence => "no-evidence",
             Self::Unknowable => "unknowable",
             Self::Acknowledge => "acknowledge",
@@ -228,6 +232,7 @@ impl Next<'_> {
             | Event::Failed(_)
             | Event::Cancelled
             | Event::NotBegun
+            | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
             | Event::Acknowledge => None,
@@ -255,6 +260,7 @@ impl Next<'_> {
             | Event::Failed(_)
             | Event::Cancelled
             | Event::NotBegun
+            | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
             | Event::Acknowledge => None,
@@ -275,6 +281,7 @@ impl Next<'_> {
             | Event::Refused { .. }
             | Event::Task(_)
             | Event::NotBegun
+            | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
             | Event::Acknowledge => None,
@@ -293,7 +300,14 @@ impl Next<'_> {
                 Some(self.end(Phase::Cancelled, Some(cancelled())))
             }
             // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
-            Event::NotBegun if self.rules.replay_safe => Some(self.again()),
+            Event::NotBegun if self.rules.replay_safe => {
+                Some(self.again(Phase::NotExecuted, dropped()))
+            }
+            // Calling again carries it to its end, which is better than half of it even where nobody wants it any more.
+            Event::HalfDone(fault) if self.rules.replay_safe => {
+                Some(self.again(Phase::Failed, fault))
+            }
+            Event::HalfDone(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::NotBegun if self.state.task.is_none() => {
                 Some(self.end(Phase::NotExecuted, Some(never_begun())))
             }
@@ -355,11 +369,11 @@ impl Next<'_> {
     }
 
     /// Calls again, so many times and as long as evidence would be looked for: a VM manager that drops it every time
-    /// must not be asked for ever. The evidence says that nothing of the calls before is left, so to end then is no
-    /// unknown outcome, and a refusal of this call is as good as one of the first.
-    fn again(&self) -> Step {
+    /// must not be asked for ever. The evidence says what is left of the calls before, nothing or a half, so to end then
+    /// is no unknown outcome, and a refusal of this call is as good as one of the first.
+    fn again(&self, otherwise: Phase, fault: Fault) -> Step {
         if self.window_is_over() || self.state.calls >= CALLS_MAX {
-            return self.end(Phase::NotExecuted, Some(dropped()));
+            return self.end(otherwise, Some(fault));
         }
         let mut state = self.changed(Phase::Submitting);
         state.calls = state.calls.saturating_add(1);

@@ -75,6 +75,7 @@ fn events() -> Vec<Event> {
         Event::Failed(fault()),
         Event::Cancelled,
         Event::NotBegun,
+        Event::HalfDone(fault()),
         Event::NoEvidence,
         Event::Unknowable,
         Event::Acknowledge,
@@ -83,16 +84,16 @@ fn events() -> Vec<Event> {
 
 /// For each phase, what each of [`events`] leads to; `-` is illegal.
 const TABLE: [(Phase, &str); 9] = [
-    // recovered start not-started refused refused-again done task lost working failed cancelled not-begun no-evidence unknowable acknowledge
-    (Phase::Accepted, "queue call F - - - - - - - - - - - -"),
-    (Phase::Submitting, "U - - F U S R U - - - - - - -"),
-    (Phase::Running, "follow - - - - S - U R F C - - - -"),
-    (Phase::Uncertain, "U - - - - S R - - F C N find K -"),
-    (Phase::Succeeded, "- - - - - - - - - - - - - - -"),
-    (Phase::Failed, "- - - - - - - - - - - - - - -"),
-    (Phase::Cancelled, "- - - - - - - - - - - - - - -"),
-    (Phase::NotExecuted, "- - - - - - - - - - - - - - -"),
-    (Phase::Unknown, "- - - - - - - - - - - - - - K"),
+    // recovered start not-started refused refused-again done task lost working failed cancelled not-begun half-done no-evidence unknowable acknowledge
+    (Phase::Accepted, "queue call F - - - - - - - - - - - - -"),
+    (Phase::Submitting, "U - - F U S R U - - - - - - - -"),
+    (Phase::Running, "follow - - - - S - U R F C - - - - -"),
+    (Phase::Uncertain, "U - - - - S R - - F C N F find K -"),
+    (Phase::Succeeded, "- - - - - - - - - - - - - - - -"),
+    (Phase::Failed, "- - - - - - - - - - - - - - - -"),
+    (Phase::Cancelled, "- - - - - - - - - - - - - - - -"),
+    (Phase::NotExecuted, "- - - - - - - - - - - - - - - -"),
+    (Phase::Unknown, "- - - - - - - - - - - - - - - K"),
 ];
 
 #[test]
@@ -276,6 +277,30 @@ fn replay_safe_work_that_left_no_trace_is_carried_out_so_many_times() {
         assert_eq!(next.calls, calls_after, "{name}: counted");
         let kept = next.task.is_some() && next.phase == Phase::Submitting;
         assert!(!kept, "{name}: its task is no more");
+        assert_eq!(check_invariants(&next), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn replay_safe_work_that_was_broken_off_half_way_is_carried_to_its_end_or_told_as_half_done() {
+    let window = (SAFE.settle + SAFE.probe_window).as_secs();
+    // Calls so far, the phase it was lost in, seconds since then, and what follows.
+    let rows = [
+        ("once", 1, Phase::Running, 1, Phase::Submitting),
+        ("the last time", 9, Phase::Submitting, 1, Phase::Submitting),
+        ("too often", 10, Phase::Running, 1, Phase::Failed),
+        ("too long", 1, Phase::Running, window, Phase::Failed),
+    ];
+    for (name, calls, phase, later, expected) in rows {
+        let mut state = dropped_after(calls, phase);
+        state.cancel_asked = Some(after(1));
+        let half = Event::HalfDone(fault());
+        let step = step(&state, half, after(1 + later), &SAFE).unwrap();
+        let next = step.state.expect(name);
+        let told = next.fault.clone();
+        assert_eq!(next.phase, expected, "{name}");
+        let due = (expected == Phase::Failed).then(fault);
+        assert_eq!(told, due, "{name}: a half is never told as nothing");
         assert_eq!(check_invariants(&next), Ok(()), "{name}");
     }
 }
