@@ -269,7 +269,7 @@ async fn one_disk_and_an_emptied_vm_are_restored() {
             break;
         }
         // A child of another test has every lock of this process until it is the program that it is to become.
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(
         refused,
