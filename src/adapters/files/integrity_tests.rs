@@ -1,3 +1,5 @@
+//! Damage to stored images is found wherever it is, and backups of earlier versions are restored.
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 

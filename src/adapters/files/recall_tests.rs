@@ -1,3 +1,5 @@
+//! What a remembered backup must not hide: every change behind the back of the gateway.
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
