@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -110,6 +111,21 @@ async fn again(
     conformance::run_from(&adapter, intent, number, before).await
 }
 
+/// How many snapshots of its own the gateway has left on the disks.
+fn own(bed: &Bed) -> usize {
+    let count = |disk: &&str| {
+        let mut list = Command::new("qemu-img");
+        let said = list.args(["snapshot", "-l"]).arg(bed.image(disk)).output();
+        let said = said.unwrap();
+        assert!(said.status.success(), "{disk}: {said:?}");
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .matches("snapgate-before-")
+            .count()
+    };
+    DISKS.iter().map(count).sum()
+}
+
 /// A VM with a backup of when its disks held 1, whose disks hold 2 now, and a restore that is about to begin.
 async fn before_a_restore(bed: &Bed, number: u64) -> (Intent, Option<Evidence>, String) {
     bed.write(1);
@@ -184,6 +200,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         if told.is_none() {
             let found = find(folder, &intent, number + 1, before.as_ref()).await;
             assert!(matches!(found, Found::Done), "{number}: at last: {found:?}");
+            assert_eq!(own(&bed), 0, "{number}: what was left for this is gone");
         }
     }
 
@@ -251,7 +268,20 @@ async fn started_meanwhile(bed: &mut Bed) {
         );
         std::fs::rename(bed.image("hidden"), &socket).unwrap();
         assert_eq!((bed.filled(0), bed.filled(1)), held, "{number}: left alone");
+        // What was left is no backup, and goes with the next change.
+        let page = Page {
+            after: None,
+            limit: 100,
+        };
+        let listed = adapter.list(&vm(), &page, by()).await.unwrap();
+        let is_own = |it: &Backup| it.id.as_str().starts_with("snapgate-before");
+        assert!(!listed.backups.iter().any(is_own), "{number}: {listed:?}");
+        backup(&adapter, &format!("live-{number}"), number + 5).await;
         bed.stop();
+        assert_eq!(own(bed), 0, "{number}: nothing of it is left");
+        for disk in DISKS {
+            bed.img(&["check", "-q"], disk);
+        }
         let fresh = plain(folder);
         let third = run(&fresh, &intent, number + 2).await;
         assert_eq!(third, Ok(()), "{number}: asked for again");
