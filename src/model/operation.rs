@@ -272,36 +272,46 @@ pub struct Operation {
     /// What is to be done.
     pub intent: Intent,
     /// What the caller wants to read in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
     /// The caller's own key, if one was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,
     /// Where in its life it is.
     pub phase: Phase,
     /// What the VM manager said about how far it is. Never goes back.
     pub progress: Progress,
     /// What went wrong: present in every final phase but [`Phase::Succeeded`].
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
     /// What the adapter saw before the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Evidence>,
     /// How often the VM manager was asked to begin it; bounded, so that one operation cannot be repeated for ever.
     #[serde(default)]
     pub calls: u32,
     /// The VM manager's own job.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskRef>,
     /// When it was accepted.
     pub created: Timestamp,
     /// When it left its queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
     /// When it became final.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub completed: Option<Timestamp>,
     /// When it began to be uncertain; evidence is looked for from here on, for a bounded time.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertain_since: Option<Timestamp>,
     /// When somebody asked that it be stopped. Kept through restarts, so that the VM manager is asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_asked: Option<Timestamp>,
     /// When an operator acknowledged an unknown outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Timestamp>,
     /// When the record may be dropped; `None` while unfinished, or unknown and not acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
 }
 

@@ -18,6 +18,7 @@ use crate::operations::engine::Backend;
 use crate::operations::engine::Core;
 use crate::operations::ledger::Place;
 use crate::operations::ledger::Shown;
+use crate::operations::ledger::Turn;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::service::AcceptError;
@@ -49,18 +50,19 @@ pub(crate) fn unsupported() -> Fault {
     )
 }
 
-/// Makes it durable and hands it on. Runs to its end whether or not anybody waits for the answer.
+/// Makes it durable; the turn, if it is its turn, is for the caller to take. Runs to its end whether or not anybody
+/// waits for the answer.
 pub(crate) async fn admit(
     core: &Arc<Core>,
     permit: &Permit,
     submission: Submission,
-) -> Result<Accepted, AcceptError> {
+) -> Result<(Accepted, Option<Turn>), AcceptError> {
     if !permit.covers(&submission.intent) {
         return Err(AcceptError::NotPermitted);
     }
     let operation = Arc::new(record(core, permit, submission));
     if let Some(replayed) = replay(core, &operation).await? {
-        return Ok(replayed);
+        return Ok((replayed, None));
     }
     if core.stop.is_given() {
         return Err(AcceptError::Stopping);
@@ -73,7 +75,7 @@ pub(crate) async fn admit(
     }
     let first = match reserve(core, &operation).await? {
         Reservation::Taken { first } => first,
-        Reservation::Needless(existing) => return Ok(Accepted::Existing(existing)),
+        Reservation::Needless(existing) => return Ok((Accepted::Existing(existing), None)),
     };
     let mut reserved = Reserved {
         core,
@@ -85,7 +87,7 @@ pub(crate) async fn admit(
     };
     match create(core, &operation).await {
         Ok(Created::New) => {}
-        Ok(Created::Replayed(existing)) => return Ok(Accepted::Existing(existing)),
+        Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
         Err(error) => {
             tracing::warn!(seq = %operation.seq, %error, "operation not accepted");
@@ -94,12 +96,11 @@ pub(crate) async fn admit(
     }
     reserved.seq = None;
     core.tell(&operation);
-    match (core.ledger.open(&operation), slot) {
-        (Some(turn), Some(slot)) => core.start_begun(turn, slot),
-        (Some(turn), None) => core.start(turn),
-        (None, _) => {}
-    }
-    Ok(Accepted::New(operation))
+    let turn = core.ledger.open(&operation).map(|turn| Turn {
+        begun: slot,
+        ..turn
+    });
+    Ok((Accepted::New(operation), turn))
 }
 
 /// An update that may be called for as soon as it is durable, already in the state that says so, with its place at the

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::Level;
 
 use crate::adapters::annotations::Annotations;
 use crate::adapters::port::Adapter;
@@ -275,6 +275,8 @@ impl Core {
         F::Output: Send + 'static,
     {
         let at_work = self.at_work.subscribe();
+        // Boxed once: each wrapper around it would be as large again, and tasks are moved about before they run.
+        let work = Box::pin(work);
         let _runtime = self.runtime.enter();
         self.tasks.spawn(async move {
             let _at_work = at_work;
@@ -284,20 +286,7 @@ impl Core {
 
     /// Sets somebody to work on an operation whose turn it is.
     pub(crate) fn start(self: &Arc<Self>, turn: Turn) {
-        if self.stop.is_given() {
-            self.ledger.let_go(turn.operation.seq);
-        } else {
-            self.spawn(runner::drive(Arc::clone(self), turn));
-        }
-    }
-
-    /// Sets somebody to work on an operation that is to be called for now, with its place at the backend.
-    pub(crate) fn start_begun(self: &Arc<Self>, turn: Turn, slot: OwnedSemaphorePermit) {
-        if self.stop.is_given() {
-            self.ledger.let_go(turn.operation.seq);
-        } else {
-            self.spawn(runner::drive_begun(Arc::clone(self), turn, slot));
-        }
+        self.spawn(runner::drive(Arc::clone(self), turn));
     }
 
     /// Sets somebody to work wherever it is somebody's turn and nobody is.
@@ -496,8 +485,13 @@ impl Core {
         }
     }
 
-    /// One line for the audit trail, and the metrics of what is final.
+    /// One line for the log, and the metrics of what is final. How far it is on its way is for those who want details:
+    /// two lines of four, or of an update that was accepted and begun in one write, one of two.
     pub(crate) fn tell(&self, it: &Operation) {
+        let is_detail = matches!(it.phase, Phase::Submitting | Phase::Running);
+        if is_detail && !tracing::enabled!(target: "snapgate::operations", Level::DEBUG) {
+            return;
+        }
         tracing::info!(
             target: "snapgate::operations",
             seq = it.seq.number(),

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 
 use crate::model::BackendName;
@@ -57,9 +58,11 @@ pub(crate) enum Place {
 }
 
 /// An operation whose turn it is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Turn {
     pub operation: Arc<Operation>,
+    /// Its place at the backend, when it was written as SUBMITTING by its acceptance and not called for since.
+    pub begun: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -323,6 +326,7 @@ impl Books {
         entry.driven = true;
         Some(Turn {
             operation: Arc::clone(&entry.operation),
+            begun: None,
         })
     }
 }

@@ -53,20 +53,17 @@ impl Drop for AtWork {
 
 /// Works on the operation until it is final or the gateway stops.
 pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
-    work_on(core, turn, None).await;
-}
-
-/// The same for one that was written as SUBMITTING by its acceptance and not called for since.
-pub(crate) async fn drive_begun(core: Arc<Core>, turn: Turn, slot: OwnedSemaphorePermit) {
-    work_on(core, turn, Some(slot)).await;
-}
-
-async fn work_on(core: Arc<Core>, turn: Turn, begun: Option<OwnedSemaphorePermit>) {
-    let mut operation = turn.operation;
+    let Turn {
+        mut operation,
+        begun,
+    } = turn;
     let _at_work = AtWork {
         core: Arc::clone(&core),
         seq: operation.seq,
     };
+    if core.stop.is_given() {
+        return;
+    }
     let Some(backend) = core.backends.get(&operation.backend) else {
         tracing::warn!(seq = %operation.seq, backend = operation.backend.as_str(),
             "operation waits: its backend is not configured");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Capability;
@@ -31,6 +32,7 @@ use crate::operations::cancel;
 use crate::operations::engine::Backend;
 use crate::operations::engine::Operations;
 use crate::operations::overlay;
+use crate::operations::runner;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
 use crate::operations::service::CancelError;
@@ -159,14 +161,22 @@ impl Service for Operations {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        // A task of its own: the client that waits for the answer may go away at any point.
+        // A task of its own: the client that waits for the answer may go away at any point. The same task goes on with
+        // the work when it is the operation's turn.
         let core = Arc::clone(&self.core);
-        let admitted = self
-            .core
-            .spawn(async move { accept::admit(&core, &permit, submission).await })
-            .await;
-        admitted.unwrap_or_else(|error| {
-            tracing::error!(%error, "accepting an operation panicked");
+        let (answer, answered) = oneshot::channel();
+        self.core.spawn(async move {
+            let (admitted, turn) = match accept::admit(&core, &permit, submission).await {
+                Ok((accepted, turn)) => (Ok(accepted), turn),
+                Err(error) => (Err(error), None),
+            };
+            drop(answer.send(admitted));
+            if let Some(turn) = turn {
+                runner::drive(core, turn).await;
+            }
+        });
+        answered.await.unwrap_or_else(|_gone| {
+            tracing::error!("accepting an operation panicked");
             self.core.metrics.panic("operations");
             Err(AcceptError::Store(StoreFault::Unavailable))
         })

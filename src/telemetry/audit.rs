@@ -61,6 +61,10 @@ fn shown<S: serde::Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Erro
 /// The record as one line of JSON in which no character can be mistaken for an end of line or a command to a terminal.
 pub(super) fn line(record: &AuditRecord<'_>) -> Result<String, serde_json::Error> {
     let json = serde_json::to_string(record)?;
+    // As nearly every record is.
+    if json.bytes().all(|it| it.is_ascii() && it != 0x7f) {
+        return Ok(json);
+    }
     let mut line = String::with_capacity(json.len());
     for it in json.chars() {
         // What JSON itself does not ask to be escaped: DEL and the controls after it, and the line ends of Unicode.

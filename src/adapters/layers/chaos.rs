@@ -86,8 +86,14 @@ impl Script {
         self.0.any.store(false, Ordering::Release);
     }
 
+    /// Whether no trouble is to come.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.0.any.load(Ordering::Acquire)
+    }
+
     fn take(&self, call: Call) -> Option<Trouble> {
-        if !self.0.any.load(Ordering::Acquire) {
+        if self.is_empty() {
             return None;
         }
         let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);

@@ -216,6 +216,10 @@ impl Adapter for Sim {
         _baseline: Option<&Evidence>,
         _by: Deadline,
     ) -> Result<Begun, AdapterError> {
+        if self.world.script.is_empty() {
+            // Done at once, so there is nothing that could outlive the caller.
+            return self.world.begin(intent, key);
+        }
         let world = Arc::clone(&self.world);
         let intent = intent.clone();
         let sent = self.tasks.spawn(async move {

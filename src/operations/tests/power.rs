@@ -66,7 +66,7 @@ fn open(folder: &Path) -> SqliteStore {
 /// The next change of an operation: each lives through four writes.
 fn changed(it: &Operation) -> Option<Operation> {
     let event = match it.revision.0 {
-        1 => Event::Start(Evidence::new("x".repeat(300))),
+        1 => Event::Start(Evidence::new("x".repeat(5000))),
         2 => Event::Task(task("t")),
         3 => Event::Done,
         _ => return None,

@@ -20,6 +20,10 @@ const SCHEMA: i64 = 2;
 /// The oldest format that is brought to the present one when it is opened.
 const OLDEST: i64 = 1;
 
+/// Pages in the write-ahead log after which it is copied into the database: 16 MiB. Most pages are written again and again,
+/// and copied once; the commit that copies them takes so much longer.
+const CHECKPOINT_PAGES: i64 = 4000;
+
 /// What format 2 has and format 1 had not. It is added in one step; a version that knows format 1 alone refuses it.
 const FROM_1: &str = "
 BEGIN IMMEDIATE;
@@ -114,7 +118,7 @@ pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
 /// Synchronous is FULL and cannot be configured: with NORMAL a power cut loses acknowledged commits.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64_i64 << 20)?;
     Ok(())
 }
