@@ -69,9 +69,12 @@ impl Client {
     /// The id that the trusted proxy gave the request.
     #[must_use]
     pub fn request_id(self, headers: &HeaderMap) -> Option<RequestId> {
+        if !self.by_proxy {
+            return None;
+        }
         let mut values = headers.get_all(REQUEST_ID).iter();
         match (values.next(), values.next()) {
-            (Some(value), None) if self.by_proxy => RequestId::new(value.to_str().ok()?).ok(),
+            (Some(value), None) => RequestId::new(value.to_str().ok()?).ok(),
             _ => None,
         }
     }

@@ -12,8 +12,11 @@ use crate::model::Operation;
 /// The tag of a representation, quotes included: the start of a hash over its bytes.
 pub(super) fn tag_of(body: &[u8]) -> String {
     let hash = blake3::hash(body).to_hex();
-    let start = hash.get(..24).unwrap_or(&hash);
-    ["\"", start, "\""].concat()
+    let mut tag = String::with_capacity(26);
+    tag.push('"');
+    tag.push_str(hash.get(..24).unwrap_or(&hash));
+    tag.push('"');
+    tag
 }
 
 /// The tag of a Status: it changes with every change of the record.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::HeaderName;
 
 use crate::gate::negotiate::split_outside_quotes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// The preferences that are known here. The first mention of each counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +27,7 @@ impl Preferences {
         let mut found = Self::default();
         let mut handling = None;
         let mut meant = Ok(());
-        for value in headers.get_all("prefer") {
+        for value in headers.get_all(PREFER) {
             // A quoted string may hold bytes that are not ASCII; none of ours does.
             let text = String::from_utf8_lossy(value.as_bytes());
             for preference in split_outside_quotes(&text, b',') {

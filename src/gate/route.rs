@@ -174,12 +174,21 @@ pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
 
 /// Whether the text is a host with perhaps a port, and nothing else.
 pub(super) fn is_authority(text: &str) -> bool {
+    let is_port = |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|it| it.is_ascii_digit());
+    // Most are a name or an IPv4 address, which need no parser.
+    let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || it == b'.';
+    let colon = text.bytes().position(|it| it == b':');
+    let (host, port) = text
+        .split_at_checked(colon.unwrap_or(text.len()))
+        .unwrap_or_default();
+    if !host.is_empty() && host.bytes().all(is_plain) {
+        return port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    }
     let Ok(authority) = text.parse::<http::uri::Authority>() else {
         return false;
     };
     let host = authority.host();
     let port = text.strip_prefix(host).unwrap_or(text);
-    let is_port = |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|it| it.is_ascii_digit());
     !host.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 

@@ -22,9 +22,24 @@ use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 use crate::telemetry::Waiting;
 
-/// A keyed hash over user, password and the stored hash: says nothing without the key of this process,
-/// and fits no more once the stored hash is another one.
+/// A keyed hash over a user and the stored hash: says nothing without the key of this process.
+#[derive(Clone)]
+pub(super) struct UserKey([u8; 32]);
+
+/// A hash over a password, keyed by that: fits no more once the stored hash is another one.
 pub(super) type CredentialKey = [u8; 32];
+
+impl fmt::Debug for UserKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserKey")
+    }
+}
+
+impl UserKey {
+    pub(super) fn credential(&self, password: &[u8]) -> CredentialKey {
+        *blake3::keyed_hash(&self.0, password).as_bytes()
+    }
+}
 
 /// What outlives a reload. Made once per process.
 pub struct Shared {
@@ -81,19 +96,23 @@ impl Shared {
     )]
     pub(super) fn request_id(&self) -> RequestId {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        RequestId::new(&format!("{}-{number:x}", self.prefix)).expect("short visible ASCII")
+        let mut text = String::with_capacity(limits::REQUEST_ID_BYTES_MAX);
+        text.push_str(&self.prefix);
+        text.push('-');
+        let digits = (0..64_u32).step_by(4).rev().map(|it| (number >> it) & 15);
+        let digits = digits.filter_map(|it| char::from_digit(u32::try_from(it).ok()?, 16));
+        text.extend(digits.skip_while(|it| *it == '0'));
+        RequestId::new(&text).expect("short visible ASCII")
     }
 
-    pub(super) fn credential_key(&self, user: &str, password: &[u8], hash: &str) -> CredentialKey {
-        let length = |it: usize| u64::try_from(it).unwrap_or(u64::MAX).to_le_bytes();
-        *blake3::Hasher::new_keyed(&self.key)
-            .update(&length(user.len()))
-            .update(user.as_bytes())
-            .update(&length(password.len()))
-            .update(password)
-            .update(hash.as_bytes())
-            .finalize()
-            .as_bytes()
+    /// What the passwords of a user are remembered under: another one once the stored hash is another.
+    pub(super) fn user_key(&self, user: &str, hash: &str) -> UserKey {
+        let length = u64::try_from(user.len()).unwrap_or(u64::MAX);
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&length.to_le_bytes());
+        hasher.update(user.as_bytes());
+        hasher.update(hash.as_bytes());
+        UserKey(*hasher.finalize().as_bytes())
     }
 
     /// A number drawn from a name, the same for the same name within one process.
@@ -181,7 +200,7 @@ mod tests {
         let now = ManualClock::new(Timestamp::default()).instant();
         let until = now + Duration::from_secs(10);
         for number in 0..=limits::CREDENTIALS_CACHED_MAX {
-            let key = shared.credential_key(&number.to_string(), b"p", "h");
+            let key = shared.user_key(&number.to_string(), "h").credential(b"p");
             shared.remember(key, now, until);
         }
         assert_eq!(
@@ -189,11 +208,11 @@ mod tests {
             limits::CREDENTIALS_CACHED_MAX,
             "bounded"
         );
-        let key = shared.credential_key("last", b"p", "h");
+        let key = shared.user_key("last", "h").credential(b"p");
         shared.remember(key, now, until);
         assert!(shared.remembers(&key, now), "remembered");
         assert!(!shared.remembers(&key, until), "not for ever");
-        let other = shared.credential_key("last", b"p", "other hash");
+        let other = shared.user_key("last", "other hash").credential(b"p");
         assert!(!shared.remembers(&other, now), "another hash, another key");
     }
 

@@ -12,7 +12,7 @@ use crate::gate::refusal::Refusal;
 use crate::model::limits;
 
 /// The three names.
-pub(super) const NAMES: [HeaderName; 3] = [
+pub(super) static NAMES: [HeaderName; 3] = [
     HeaderName::from_static("x-cloud-client-specification-version"),
     HeaderName::from_static("x-compute-client-specification-version"),
     ECHO,
@@ -32,16 +32,10 @@ pub(super) fn choose(
     required: bool,
 ) -> Result<SpecVersion, Refusal> {
     let newest = rule.supported.len().saturating_sub(1);
-    let mut first: Option<Vec<&str>> = None;
-    for name in NAMES {
-        let Some(found) = versions(headers, &name)? else {
-            continue;
-        };
-        match &first {
-            None => first = Some(found),
-            Some(other) if *other == found => {}
-            Some(_) => return Err(Refusal::from(Code::ConflictingSpecificationVersion)),
-        }
+    let mut found = versions(headers)?.into_iter().filter(|it| !it.is_empty());
+    let first = found.next();
+    if found.any(|it| Some(&it) != first.as_ref()) {
+        return Err(Refusal::from(Code::ConflictingSpecificationVersion));
     }
     let Some(asked) = first else {
         return match rule.on_missing {
@@ -65,22 +59,23 @@ pub(super) fn choose(
         })
 }
 
-/// All versions under one name; `None` when the name is absent.
-fn versions<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<Vec<&'a str>>, Refusal> {
+/// All versions under each of the names; none when the name is absent.
+fn versions(headers: &HeaderMap) -> Result<[Vec<&str>; 3], Refusal> {
     let malformed = || Refusal::from(Code::MalformedSpecificationVersion);
-    let mut found = None;
-    let mut bytes = 0_usize;
-    for value in headers.get_all(name) {
-        bytes = bytes.saturating_add(value.len());
-        if bytes > limits::SPECIFICATION_VERSION_BYTES_MAX {
+    let mut found = [const { Vec::new() }; 3];
+    let mut bytes = [0_usize; 3];
+    // One look at every field costs less than three look-ups of long names.
+    for (name, value) in headers {
+        let known = NAMES.iter().zip(&mut found).zip(&mut bytes);
+        let Some(((_, list), bytes)) = known.into_iter().find(|((it, _), _)| *it == name) else {
+            continue;
+        };
+        *bytes = bytes.saturating_add(value.len());
+        if *bytes > limits::SPECIFICATION_VERSION_BYTES_MAX {
             return Err(malformed());
         }
         let text = str::from_utf8(value.as_bytes()).map_err(|_not_utf_8| malformed())?;
-        let list = found.get_or_insert_with(Vec::new);
-        for version in text.split(',').map(str::trim) {
+        for version in text.split(',').map(str::trim_ascii) {
             if !is_version(version) {
                 return Err(malformed());
             }
@@ -92,9 +87,19 @@ fn versions<'a>(
 
 /// One to three groups of digits.
 fn is_version(text: &str) -> bool {
-    let mut groups = text.split('.');
-    let good = |group: &str| !group.is_empty() && group.bytes().all(|it| it.is_ascii_digit());
-    groups.by_ref().take(3).all(good) && groups.next().is_none()
+    let mut groups = 1_u8;
+    let mut is_empty = true;
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' => is_empty = false,
+            b'.' if !is_empty && groups < 3 => {
+                groups = groups.saturating_add(1);
+                is_empty = true;
+            }
+            _ => return false,
+        }
+    }
+    !is_empty
 }
 
 #[cfg(test)]

@@ -83,6 +83,8 @@ pub struct Gate {
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) head: RequestHead<'a>,
+    /// The target taken apart; `None` when it is malformed.
+    parts: Option<route::Parts<'a>>,
     pub(super) query: &'a str,
     pub(super) id: RequestId,
     pub(super) client: Client,
@@ -130,7 +132,7 @@ impl Gate {
         let versions = versions.filter_map(|it| HeaderValue::from_str(it).ok());
         Self {
             versions: versions.collect(),
-            callers: Callers::new(&config),
+            callers: Callers::new(&config, &shared),
             placements: Placements::new(&config.placements),
             passes: Passes::new(&config.passthrough),
             config,
@@ -156,6 +158,7 @@ impl Gate {
         let client = Client::of(&head, &self.config.trusted_proxies);
         let id = client.request_id(head.headers);
         let mut call = Call {
+            parts: route::parts(head.target).ok(),
             head,
             query: "",
             id: id.unwrap_or_else(|| self.shared.request_id()),
@@ -191,7 +194,7 @@ impl Gate {
             ..call.head
         };
         framing::check(&head, &self.config.limits)?;
-        let Ok(parts) = route::parts(head.target) else {
+        let Some(parts) = call.parts else {
             return Ok(None);
         };
         let Some(route) = self.passes.find(&head, parts.path)? else {
@@ -233,10 +236,11 @@ impl Gate {
         framing::check_length(call.head.headers, bytes_max)?;
         let method = call.head.method;
         if *method == Method::CONNECT || *method == Method::TRACE {
-            let known = route::parts(call.head.target).and_then(|it| route::find(it.path));
+            let known = call.parts.and_then(|it| route::find(it.path).ok());
             return Err(not_allowed(known.map_or("OPTIONS", |it| it.spec.allow)));
         }
-        let parts = route::parts(call.head.target)?;
+        let malformed = || Refusal::from(Code::MalformedTarget);
+        let parts = call.parts.ok_or_else(malformed)?;
         call.query = parts.query;
         if parts.path == "*" {
             return if *method == Method::OPTIONS {

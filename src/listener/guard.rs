@@ -1,14 +1,17 @@
 //! What every connection is held to: time for a request head, time between requests, and the two signals of a drain.
 //!
 //! Pingora limits single reads only, so a client that sends one byte a minute would stay for ever. Here the time allowed
-//! belongs to the phase a connection is in, and every change of phase starts it anew.
+//! belongs to the phase a connection is in, and every change of phase starts it anew. Phases change twice with each request and
+//! are hardly ever too long, so nobody is woken by a change: the time is looked at when it could be over.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use pingora::apps::ServerApp;
@@ -17,7 +20,9 @@ use pingora::protocols::GetSocketDigest as _;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::tls::SslDigest;
+use tokio::sync::Notify;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::listener::Limits;
 use crate::listener::crowd::Crowd;
@@ -54,8 +59,9 @@ pub(super) struct Phases(Arc<Doing>);
 
 #[derive(Debug)]
 struct Doing {
-    /// With the number of requests of HTTP/2 being handled.
-    now: watch::Sender<(Phase, usize)>,
+    now: Mutex<Now>,
+    /// Told of every change of phase; only who has been told to stop listens.
+    changed: Notify,
     /// Requests of HTTP/2 so far.
     requests: AtomicU32,
     /// No more of them.
@@ -64,25 +70,62 @@ struct Doing {
     line: Line,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    phase: Phase,
+    /// When the phase began, by the clock of timers; that of [`Phase::Busy`] is of no interest, and not noted.
+    since: Instant,
+    /// Requests of HTTP/2 being handled.
+    open: usize,
+}
+
 tokio::task_local! {
     static PHASES: Phases;
 }
 
 impl Phases {
     pub(super) fn new() -> Self {
+        let now = Now {
+            phase: Phase::First,
+            since: Instant::now(),
+            open: 0,
+        };
         Self(Arc::new(Doing {
-            now: watch::Sender::new((Phase::First, 0)),
+            now: Mutex::new(now),
+            changed: Notify::new(),
             requests: AtomicU32::new(0),
             enough: watch::Sender::new(false),
             line: Line::default(),
         }))
     }
 
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        *self.lock()
+    }
+
     fn enter(&self, phase: Phase) {
         if phase == Phase::Next {
             self.0.line.begin();
         }
-        self.0.now.send_replace((phase, 0));
+        self.change(|now| now.phase = phase);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Now)) {
+        let mut now = self.lock();
+        let before = now.phase;
+        change(&mut now);
+        if now.phase == before {
+            return;
+        }
+        if now.phase != Phase::Busy {
+            now.since = Instant::now();
+        }
+        drop(now);
+        self.0.changed.notify_waiters();
     }
 
     /// One more request of HTTP/2, until the returned value is dropped: they run beside one another, in tasks of their own.
@@ -91,9 +134,9 @@ impl Phases {
         if before.saturating_add(1) >= REQUESTS_PER_CONNECTION {
             self.0.enough.send_replace(true);
         }
-        self.0.now.send_if_modified(|(phase, open)| {
-            *open = open.saturating_add(1);
-            std::mem::replace(phase, Phase::Busy) != Phase::Busy
+        self.change(|now| {
+            now.open = now.open.saturating_add(1);
+            now.phase = Phase::Busy;
         });
         OneOfMany(self.clone())
     }
@@ -111,9 +154,11 @@ pub(super) struct OneOfMany(Phases);
 
 impl Drop for OneOfMany {
     fn drop(&mut self) {
-        self.0.0.now.send_if_modified(|(phase, open)| {
-            *open = open.saturating_sub(1);
-            *open == 0 && std::mem::replace(phase, Phase::Next) != Phase::Next
+        self.0.change(|now| {
+            now.open = now.open.saturating_sub(1);
+            if now.open == 0 {
+                now.phase = Phase::Next;
+            }
         });
     }
 }
@@ -284,11 +329,9 @@ impl Guard {
         A: ServerApp + Send + Sync + 'static,
     {
         let phases = phases_of(&stream).unwrap_or_else(Phases::new);
-        let mut seen = phases.0.now.subscribe();
         let many = stream.selected_alpn_proto() == Some(ALPN::H2);
-        let enough = phases.0.enough.clone();
         let shutdown = if many {
-            enough.subscribe()
+            phases.0.enough.subscribe()
         } else {
             self.stop.receiver()
         };
@@ -297,62 +340,63 @@ impl Guard {
         } else {
             Box::new(Watched::new(stream, phases.clone()))
         };
-        let work = PHASES.scope(phases, async {
+        let work = PHASES.scope(phases.clone(), async {
             let mut next = app.process_new(stream, &shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, &shutdown).await;
             }
         });
-        let work = std::panic::AssertUnwindSafe(work).catch_unwind();
-        let mut since = self.clock.instant();
-        let mut told = !many;
-        tokio::pin!(work);
-        loop {
-            let phase = seen.borrow_and_update().0;
-            // The work comes first: what it has already read is handled, whatever else happened meanwhile.
-            tokio::select! {
-                biased;
-                ended = &mut work => return match ended {
-                    Ok(()) => self.ended(seen.borrow().0, since),
-                    Err(_) => End::Panic,
-                },
-                changed = seen.changed() => {
-                    // The sender lives in the work: when it is gone the work has ended.
-                    if changed.is_ok() {
-                        since = self.clock.instant();
-                    }
-                }
-                () = self.stop.given(), if !told => {
-                    told = true;
-                    enough.send_replace(true);
-                }
-                end = self.interrupted(phase, many) => return end,
-            }
-        }
-    }
-
-    /// Returns when a connection in this phase must be closed.
-    async fn interrupted(&self, phase: Phase, many: bool) -> End {
-        let (patience, end) = match phase {
-            Phase::Busy => {
-                self.cut.given().await;
-                return End::Cut;
-            }
-            Phase::First => (self.limits.header_timeout, End::SlowHeader),
-            // A connection that is merely idle is closed by Pingora's own keep-alive timer (see `proxy.rs`) before this.
-            Phase::Next => (self.next_timeout(), End::SlowHeader),
-        };
+        // The work comes first: what it has already read is handled, whatever else happened meanwhile.
         tokio::select! {
-            () = self.left(many) => End::Stopping,
-            () = tokio::time::sleep(patience) => end,
+            biased;
+            ended = std::panic::AssertUnwindSafe(work).catch_unwind() => match ended {
+                Ok(()) => self.ended(phases.now()),
+                Err(_) => End::Panic,
+            },
+            end = self.told_to_stop(&phases, many) => end,
+            end = self.overdue(&phases) => end,
         }
     }
 
-    /// Returns when the gateway stops; HTTP/2 has a little time more, to tell the client which requests were not taken.
-    async fn left(&self, many: bool) {
+    /// Returns when the connection is in a phase for longer than that may take.
+    async fn overdue(&self, phases: &Phases) -> End {
+        loop {
+            let now = phases.now();
+            let spent = now.since.elapsed();
+            let left = match now.phase {
+                // Whatever comes next may take longer than this, so it is not missed.
+                Phase::Busy => self.limits.header_timeout,
+                Phase::First => self.limits.header_timeout.saturating_sub(spent),
+                // A connection that is merely idle is closed by Pingora's own keep-alive timer (see `proxy.rs`) before this.
+                Phase::Next => self.next_timeout().saturating_sub(spent),
+            };
+            if left.is_zero() {
+                return End::SlowHeader;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Returns when the gateway stops and the connection has nothing to finish, or is not to finish it.
+    async fn told_to_stop(&self, phases: &Phases, many: bool) -> End {
         self.stop.given().await;
         if many {
-            tokio::time::sleep(GOODBYE_TIME_MAX).await;
+            phases.0.enough.send_replace(true);
+        }
+        // HTTP/2 has a little time more, to tell the client which requests were not taken.
+        let goodbye = if many {
+            GOODBYE_TIME_MAX
+        } else {
+            Duration::ZERO
+        };
+        loop {
+            let changed = phases.0.changed.notified();
+            let is_busy = phases.now().phase == Phase::Busy;
+            tokio::select! {
+                () = changed => {}
+                () = self.cut.given(), if is_busy => return End::Cut,
+                () = tokio::time::sleep(goodbye), if !is_busy => return End::Stopping,
+            }
         }
     }
 
@@ -362,17 +406,16 @@ impl Guard {
             .saturating_add(self.limits.header_timeout)
     }
 
-    /// Why work ended by itself in this phase, which it had entered at that time.
-    fn ended(&self, phase: Phase, since: Instant) -> End {
-        if self.stop.is_given() && phase != Phase::Busy {
+    /// Why work ended by itself.
+    fn ended(&self, now: Now) -> End {
+        if self.stop.is_given() && now.phase != Phase::Busy {
             return End::Stopping;
         }
-        match phase {
+        match now.phase {
             Phase::First => End::NoRequest,
             Phase::Busy => End::Usual,
             Phase::Next => {
-                let idle = self.clock.instant().saturating_duration_since(since);
-                if idle >= self.limits.idle_timeout {
+                if now.since.elapsed() >= self.limits.idle_timeout {
                     End::Idle
                 } else {
                     End::Usual

@@ -16,6 +16,7 @@ use pingora::ErrorSource;
 use pingora::ErrorType;
 use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
+use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::FailToProxy;
@@ -238,6 +239,9 @@ impl Proxy {
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Context;
+
+    /// None: there is nothing to compress, and what is there by default costs something even when it does nothing.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// Pingora calls this once the head of the request is complete.
     fn new_ctx(&self) -> Context {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus::Encoder;
 use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
@@ -389,8 +390,11 @@ impl Metrics {
 
     /// One request was answered. `route` and `method` are words of ours, never a client's.
     pub fn request(&self, route: &str, method: &str, code: u16, took: Duration) {
+        // A word that is there already: this is done for every request.
+        let code = StatusCode::from_u16(code);
+        let code = code.as_ref().map_or("000", StatusCode::as_str);
         self.requests
-            .with_label_values(&[route, method, &code.to_string()])
+            .with_label_values(&[route, method, code])
             .inc();
         self.request_seconds
             .with_label_values(&[route, method])

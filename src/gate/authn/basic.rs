@@ -10,7 +10,6 @@ use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
 use crate::gate::authn::Denied;
-use crate::gate::authn::User;
 use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
 use crate::gate::limiter::Standing;
@@ -56,7 +55,7 @@ impl Callers {
         }
         let standing = standing(name, around);
         let user = self.users.get(name);
-        let key = user.map(|it| (it, self.key(name, password, it, around)));
+        let key = user.map(|it| (it, it.key.credential(password)));
         if let Some((user, key)) = key
             && !matches!(standing, Standing::Barred(_))
             && self.is_remembered(&key, around)
@@ -103,11 +102,6 @@ impl Callers {
                 .succeeded(name, network, now);
         }
         Ok(Arc::clone(&user.account))
-    }
-
-    fn key(&self, name: &str, password: &[u8], user: &User, around: Around<'_>) -> CredentialKey {
-        let hash = user.password.reveal();
-        around.shared.credential_key(name, password, hash)
     }
 
     fn is_remembered(&self, key: &CredentialKey, around: Around<'_>) -> bool {

@@ -27,6 +27,7 @@ use crate::gate::limiter::Network;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::shared::Shared;
+use crate::gate::shared::UserKey;
 use crate::model::CertificateName;
 use crate::model::Principal;
 use crate::model::TokenName;
@@ -60,6 +61,8 @@ pub(super) struct Account {
 struct User {
     account: Arc<Account>,
     password: PasswordHash,
+    /// What passwords are remembered under.
+    key: UserKey,
 }
 
 /// Everybody who may call.
@@ -89,7 +92,7 @@ pub(super) struct Around<'a> {
 }
 
 impl Callers {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, shared: &Shared) -> Self {
         let users: BTreeMap<_, _> = config
             .credentials
             .users
@@ -107,6 +110,7 @@ impl Callers {
                 let user = User {
                     account: Arc::new(account),
                     password: user.password.clone(),
+                    key: shared.user_key(name.as_str(), user.password.reveal()),
                 };
                 (name.as_str().to_owned(), user)
             })
@@ -206,8 +210,13 @@ impl<'a> Offered<'a> {
 
 /// The scheme, and what follows it.
 fn scheme(value: &HeaderValue) -> Option<(&str, &str)> {
-    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
-    Some((scheme, rest.trim_matches(' ')))
+    let text = value.to_str().ok()?;
+    let space = text.bytes().position(|it| it == b' ')?;
+    let (scheme, mut rest) = text.split_at_checked(space)?;
+    while let Some(shorter) = rest.strip_prefix(' ').or_else(|| rest.strip_suffix(' ')) {
+        rest = shorter;
+    }
+    Some((scheme, rest))
 }
 
 #[cfg(test)]

@@ -93,12 +93,12 @@ fn insert<V: Remembered>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant
 
 /// A hash that nobody can aim without the key.
 pub(super) fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> u64 {
-    let mut hasher = blake3::Hasher::new_keyed(key);
+    let mut bytes = Vec::with_capacity(128);
     for part in parts {
-        hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
-        hasher.update(part);
+        bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
+        bytes.extend_from_slice(part);
     }
-    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    let [a, b, c, d, e, f, g, h, ..] = *blake3::keyed_hash(key, &bytes).as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 

@@ -91,8 +91,8 @@ pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &
 /// One media range of an Accept header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range<'a> {
-    main: &'a str,
-    sub: &'a str,
+    main: &'a [u8],
+    sub: &'a [u8],
     /// Thousandths, 0..=1000.
     quality: u16,
 }
@@ -100,17 +100,27 @@ struct Range<'a> {
 impl Range<'_> {
     /// How exactly the range names the type: 2 wholly, 1 by its first half, 0 as anything.
     fn fits(&self, media: &str) -> Option<u8> {
-        let (main, sub) = media.split_once('/')?;
-        if self.main == "*" {
-            Some(0)
-        } else if !self.main.eq_ignore_ascii_case(main) {
+        if self.main == b"*" {
+            return Some(0);
+        }
+        // Neither half of a type has a slash in it.
+        let (main, rest) = media.as_bytes().split_at_checked(self.main.len())?;
+        let (b'/', sub) = rest.split_first()? else {
+            return None;
+        };
+        if !is_same(self.main, main) {
             None
-        } else if self.sub == "*" {
+        } else if self.sub == b"*" {
             Some(1)
         } else {
-            self.sub.eq_ignore_ascii_case(sub).then_some(2)
+            is_same(self.sub, sub).then_some(2)
         }
     }
+}
+
+/// Whether the words differ in case at most; hardly any do.
+fn is_same(one: &[u8], two: &[u8]) -> bool {
+    one == two || one.eq_ignore_ascii_case(two)
 }
 
 fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
@@ -140,53 +150,120 @@ fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
     chosen
 }
 
+/// Most requests name fewer media ranges.
+const RANGES: usize = 4;
+
 /// The media ranges in the values of `Accept`.
 fn ranges<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> Result<Vec<Range<'a>>, Refusal> {
-    let malformed = || Refusal::from(Code::MalformedAccept);
-    let mut found = Vec::new();
+    let mut found = Vec::with_capacity(RANGES);
     for value in accept {
-        let text = value.to_str().map_err(|_not_ascii| malformed())?;
-        for element in split_outside_quotes(text, b',') {
-            let element = element.trim();
-            if !element.is_empty() {
-                found.push(range(element).ok_or_else(malformed)?);
-            }
+        let mut list = Scan(value.as_bytes());
+        while let Some(range) = list.element()? {
+            found.push(range);
         }
     }
     Ok(found)
 }
 
-fn range(text: &str) -> Option<Range<'_>> {
-    let mut parts = split_outside_quotes(text, b';');
-    let (main, sub) = parts.next()?.trim().split_once('/')?;
-    if !is_token(main) || !is_token(sub) || (main == "*" && sub != "*") {
-        return None;
+/// What is left to be read of a value of `Accept`. Read byte by byte, each once: this is done for every request.
+struct Scan<'a>(&'a [u8]);
+
+impl<'a> Scan<'a> {
+    /// The next range; `None` at the end.
+    fn element(&mut self) -> Result<Option<Range<'a>>, Refusal> {
+        self.0 = self.0.trim_ascii_start();
+        while self.takes(b',') {
+            self.0 = self.0.trim_ascii_start();
+        }
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let range = self.range();
+        let is_whole = self.0.is_empty() || self.takes(b',');
+        let malformed = || Refusal::from(Code::MalformedAccept);
+        range.filter(|_| is_whole).map(Some).ok_or_else(malformed)
     }
-    let mut quality = 1000;
-    for parameter in parts {
-        let (name, value) = parameter.trim().split_once('=')?;
-        if name.eq_ignore_ascii_case("q") {
-            quality = thousandths(value)?;
-        } else if !is_token(name) || !(is_token(value) || is_quoted(value)) {
+
+    fn range(&mut self) -> Option<Range<'a>> {
+        let main = self.token()?;
+        let sub = self.takes(b'/').then(|| self.token())??;
+        if main == b"*" && sub != b"*" {
             return None;
         }
+        self.0 = self.0.trim_ascii_start();
+        let mut quality = 1000;
+        while self.takes(b';') {
+            self.0 = self.0.trim_ascii_start();
+            let name = self.token()?;
+            if !self.takes(b'=') {
+                return None;
+            }
+            if name.eq_ignore_ascii_case(b"q") {
+                quality = thousandths(self.token()?)?;
+            } else if self.0.starts_with(b"\"") {
+                self.skip_quoted()?;
+            } else {
+                self.token()?;
+            }
+            self.0 = self.0.trim_ascii_start();
+        }
+        Some(Range { main, sub, quality })
     }
-    Some(Range { main, sub, quality })
+
+    fn takes(&mut self, byte: u8) -> bool {
+        let after = self.0.strip_prefix(&[byte]);
+        self.0 = after.unwrap_or(self.0);
+        after.is_some()
+    }
+
+    /// A token (RFC 9110 section 5.6.2), which is never empty.
+    fn token(&mut self) -> Option<&'a [u8]> {
+        let is_other = |it: &u8| {
+            !matches!(
+                *it,
+                b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~'
+            )
+        };
+        let end = self.0.iter().position(is_other).unwrap_or(self.0.len());
+        let (token, rest) = self.0.split_at_checked(end)?;
+        self.0 = rest;
+        (!token.is_empty()).then_some(token)
+    }
+
+    /// Past a quoted string of ASCII (section 5.6.4 of the same).
+    fn skip_quoted(&mut self) -> Option<()> {
+        let mut escaped = false;
+        let inner = self.0.strip_prefix(b"\"")?;
+        let is_end = |it: &u8| {
+            let ends = *it == b'"' && !escaped;
+            escaped = *it == b'\\' && !escaped;
+            ends
+        };
+        let end = inner.iter().position(is_end)?;
+        let (text, rest) = inner.split_at_checked(end)?;
+        self.0 = rest.strip_prefix(b"\"")?;
+        let is_text = |it: &u8| it.is_ascii_graphic() || matches!(*it, b' ' | b'\t');
+        text.iter().all(is_text).then_some(())
+    }
 }
 
 /// A weight as RFC 9110 section 12.4.2 writes it: at most three digits after the point.
-fn thousandths(text: &str) -> Option<u16> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+fn thousandths(text: &[u8]) -> Option<u16> {
+    let (whole, decimals) = match text {
+        [whole] => (*whole, &[][..]),
+        [whole, b'.', decimals @ ..] => (*whole, decimals),
+        _ => return None,
+    };
     let mut part = 0_u16;
     let mut scale = 100_u16;
-    for digit in decimals.bytes() {
+    for digit in decimals {
         let digit = digit.checked_sub(b'0').filter(|it| *it < 10 && scale > 0)?;
         part = part.saturating_add(u16::from(digit).saturating_mul(scale));
         scale = scale.checked_div(10)?;
     }
     match (whole, part) {
-        ("0", _) => Some(part),
-        ("1", 0) => Some(1000),
+        (b'0', _) => Some(part),
+        (b'1', 0) => Some(1000),
         _ => None,
     }
 }
@@ -205,6 +282,10 @@ pub(super) fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<I
 
 /// Where the first separator stands that is not quoted.
 fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
+    let first = text.iter().position(|it| *it == separator || *it == b'"')?;
+    if text.get(first) == Some(&separator) {
+        return Some(first);
+    }
     let mut quoted = false;
     let mut escaped = false;
     text.iter().position(|it| {
@@ -219,34 +300,6 @@ fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
         }
         false
     })
-}
-
-fn is_token(text: &str) -> bool {
-    let is_token_byte = |it: u8| {
-        it.is_ascii_alphanumeric()
-            || matches!(
-                it,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            )
-    };
-    !text.is_empty() && text.bytes().all(is_token_byte)
-}
-
-fn is_quoted(text: &str) -> bool {
-    text.len() >= 2 && text.starts_with('"') && text.ends_with('"')
 }
 
 /// How a body is written.
