@@ -8,6 +8,10 @@ import servers
 from table import Row, at_least, shown
 
 
+# benches/bare.rs: what the library underneath can do.
+BARE = "Pingora, nothing on top"
+
+
 def sim(count, backups=1, duration="1s", more=""):
     names = ", ".join(f'"vm{it}"' for it in range(count))
     return (
@@ -23,7 +27,7 @@ class Field:
         self.run = run
         self.ports = {
             name: servers.free_port()
-            for name in ("upstream", "checked", "logged", "bcrypt", "apr1", "plain", "crypted", "open", "haplain")
+            for name in ("upstream", "checked", "logged", "bcrypt", "apr1", "plain", "crypted", "open", "haplain", "bare")
         }
 
     def start(self):
@@ -47,6 +51,7 @@ class Field:
         (them.folder / "nginx").chmod(0o755)
         secrets = {"sha256": them.sha256, "password": servers.PASSWORD}
         them.haproxy({**ports, **secrets, "plain": ports["haplain"]})
+        them.start([servers.bare_program(), str(ports["bare"]), str(ports["upstream"]), text], "bare.log")
         for port in ports.values():
             servers.wait_for(port)
         self.image = run.make_file_backup(self.files)
@@ -68,6 +73,7 @@ def enforced(run):
         ("nginx, no authentication, access log", field.target(field.ports["logged"])),
         ("HAProxy, plain userlist", field.target(field.ports["open"])),
         ("nginx, apr1", field.target(field.ports["apr1"])),
+        (BARE, field.target(field.ports["bare"])),
     ]
     # Password hashes at every request: a handful of requests a second, which few clients show as well as many.
     slow = [
@@ -88,6 +94,7 @@ def enforced(run):
     for other in ("nginx, bcrypt cost 10", "nginx, apr1", "HAProxy, SHA-256 crypt", "HAProxy, plain userlist"):
         rows.append(Row("enforced GET, sim", rate[own], "req/s", other, rate[other], at_least(1.0)))
     rows.append(Row("enforced GET, files", rate["snapgate, files"], "req/s", own, rate[own], at_least(0.8)))
+    rows.append(Row("enforced GET, sim", rate[own], "req/s", BARE, rate[BARE], shown()))
     return rows
 
 
@@ -101,6 +108,7 @@ def passthrough(run):
             ("snapgate", field.target(field.gateway.port, "/passed/x")),
             ("nginx", field.target(field.ports["plain"], "/passed/x")),
             ("HAProxy", field.target(field.ports["haplain"], "/passed/x")),
+            (BARE, field.target(field.ports["bare"], "/passed/x")),
         ],
         run.rounds,
         run.seconds,
@@ -108,7 +116,11 @@ def passthrough(run):
     rate = {name: load.median([it[0] for it in all]) for name, all in found.items()}
     run.bars("pass-through GET, requests/s", rate)
     best = max(("nginx", "HAProxy"), key=rate.get)
-    return [Row("pass-through GET", rate["snapgate"], "req/s", best, rate[best], at_least(0.8))]
+    return [
+        Row("pass-through GET", rate["snapgate"], "req/s", best, rate[best], at_least(0.8)),
+        Row("pass-through GET", rate["snapgate"], "req/s", BARE, rate[BARE], shown()),
+        Row(f"pass-through GET of {BARE}", rate[BARE], "req/s", best, rate[best], shown()),
+    ]
 
 
 def durable(run):

@@ -1,5 +1,6 @@
 """Starts and stops the programs that are compared, each on a free port of the loopback interface."""
 
+import json
 import os
 import resource
 import shutil
@@ -157,6 +158,14 @@ class Gateway:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
         raise SystemExit("no VmRSS")
+
+
+def bare_program():
+    """Pingora with nothing on top, built when it is not."""
+    command = ["cargo", "build", "--release", "--locked", "--bench", "bare", "--message-format", "json"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = [json.loads(line).get("executable") for line in built.splitlines()]
+    return next(it for it in reversed(found) if it)
 
 
 def output(command):
