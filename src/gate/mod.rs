@@ -30,6 +30,7 @@ mod statuses;
 mod version;
 mod walk;
 mod wire;
+mod written;
 
 #[cfg(test)]
 mod tests;

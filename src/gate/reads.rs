@@ -45,10 +45,9 @@ impl Gate {
         self.skip_body(call, body).await?;
         let by = self.clock.deadline(limits::READ_DEADLINE);
         let backup = self.service.backup(backend, target, by).await?;
-        let bytes = wire::backup(self.base(), &target.vm, &backup);
-        let tag = conditional::tag_of(&bytes);
-        let is_known = conditional::is_known(headers, &tag);
-        Ok(Reply::read(media, bytes).tagged(&tag, is_known))
+        let written = self.written.reply(target, backup);
+        let is_known = conditional::is_known(headers, &written.tag);
+        Ok(Reply::read(media, written.body).tagged(&written.tag, is_known))
     }
 
     pub(super) async fn list_backups(

@@ -40,7 +40,7 @@ impl Reply {
     pub(super) fn empty(status: StatusCode) -> Self {
         Self {
             status,
-            headers: HeaderMap::with_capacity(16),
+            headers: HeaderMap::with_capacity(12),
             body: Bytes::new(),
             pieces: None,
         }

@@ -238,9 +238,12 @@ pub(super) fn find(path: &str) -> Result<Route, Refusal> {
 fn capture<'a>(template: &str, path: &'a str) -> Option<[Option<&'a str>; 2]> {
     let mut ids = [None; 2];
     let mut free = ids.iter_mut();
-    let mut found = path.split('/');
-    for wanted in template.split('/') {
-        let segment = found.next()?;
+    let mut rest = path;
+    for wanted in template.split('/').skip(1) {
+        let after = rest.strip_prefix('/')?;
+        let end = after.bytes().position(|it| it == b'/');
+        let (segment, left) = after.split_at_checked(end.unwrap_or(after.len()))?;
+        rest = left;
         if wanted.starts_with('{') {
             if let Some(slot) = free.next() {
                 *slot = Some(segment);
@@ -249,7 +252,7 @@ fn capture<'a>(template: &str, path: &'a str) -> Option<[Option<&'a str>; 2]> {
             return None;
         }
     }
-    found.next().is_none().then_some(ids)
+    rest.is_empty().then_some(ids)
 }
 
 fn place(ids: [Option<&str>; 2]) -> Result<Place, Refusal> {

@@ -53,6 +53,7 @@ use crate::gate::shared::Waiter;
 use crate::gate::version;
 use crate::gate::version::SpecVersion;
 use crate::gate::wire;
+use crate::gate::written::Written;
 use crate::model::BackendName;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -75,6 +76,7 @@ pub struct Gate {
     callers: Callers,
     placements: Placements,
     passes: Passes,
+    pub(super) written: Written,
     /// The supported versions as header values, in the order of the configuration.
     versions: Vec<HeaderValue>,
 }
@@ -135,6 +137,7 @@ impl Gate {
             callers: Callers::new(&config, &shared),
             placements: Placements::new(&config.placements),
             passes: Passes::new(&config.passthrough),
+            written: Written::new(config.public_url.as_str()),
             config,
             service,
             clock,

@@ -93,6 +93,10 @@ pub const PAGE: u16 = 100;
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
 /// How long a verified credential is remembered unless `authentication.remember` says otherwise.
 pub const CREDENTIALS_REMEMBERED: Duration = Duration::from_secs(300);
+/// Replies about backups that are kept, so that what has not changed is not written again: with the largest, 2 MiB.
+pub const REPLIES_KEPT_MAX: usize = 512;
+/// Longest reply that is kept, in bytes: hardly any is longer.
+pub const REPLY_KEPT_BYTES_MAX: usize = 2048;
 /// Password checks at once: each costs a core and up to some ten MiB.
 pub const PASSWORD_CHECKS_MAX: usize = 4;
 /// Buckets of each table of clients (rates, wrong passwords), and entries of each bucket: 65,536 clients in some MiB.

@@ -163,8 +163,10 @@ impl Layered {
     where
         F: Future<Output = Result<T, AdapterError>> + Send,
     {
-        let by = by.earlier(self.clock.deadline(self.timeout));
-        let within = self.left(by);
+        let begun = self.clock.instant();
+        let latest = begun.checked_add(self.timeout).unwrap_or(begun);
+        let by = by.earlier(Deadline::at(latest));
+        let within = by.instant().saturating_duration_since(begun);
         if within.is_zero() {
             return Attempt::Made(Err(deadline::never_made()));
         }
@@ -172,7 +174,6 @@ impl Layered {
             Ok(admitted) => admitted,
             Err(error) => return Attempt::Refused(error),
         };
-        let begun = self.clock.instant();
         let result = deadline::limited(call, within, work(by)).await;
         let took = self.clock.instant().saturating_duration_since(begun);
         let fault = result.as_ref().err().map(|error| error.fault.kind);

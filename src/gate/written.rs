@@ -1,0 +1,157 @@
+//! Replies about backups that were written lately: one that has not changed since is neither written nor hashed again.
+
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use crate::gate::conditional;
+use crate::gate::wire;
+use crate::model::Backup;
+use crate::model::Target;
+use crate::model::limits;
+
+/// The replies, for one public URL. What they say is not kept in place of asking the VM manager: only what is the same as
+/// last time, in every part, is the same text.
+#[derive(Debug)]
+pub(super) struct Written {
+    base: String,
+    kept: Option<Mutex<LruCache<Target, Kept>>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    of: Backup,
+    reply: Reply,
+}
+
+/// The text of a backup and its tag.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) body: Bytes,
+    /// Quotes included.
+    pub(super) tag: String,
+}
+
+impl Written {
+    /// None yet. `base` is the public URL.
+    pub(super) fn new(base: &str) -> Self {
+        let most = NonZeroUsize::new(limits::REPLIES_KEPT_MAX);
+        Self {
+            base: base.to_owned(),
+            kept: most.map(|most| Mutex::new(LruCache::new(most))),
+        }
+    }
+
+    /// What says this of the target.
+    pub(super) fn reply(&self, target: &Target, backup: Backup) -> Reply {
+        if let Some(found) = self.find(target, &backup) {
+            return found;
+        }
+        let body = wire::backup(&self.base, &target.vm, &backup);
+        let tag = conditional::tag_of(&body);
+        let reply = Reply { body, tag };
+        if let Some(kept) = &self.kept
+            && reply.body.len() <= limits::REPLY_KEPT_BYTES_MAX
+        {
+            let new = Kept {
+                of: backup,
+                reply: reply.clone(),
+            };
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.put(target.clone(), new);
+        }
+        reply
+    }
+
+    fn find(&self, target: &Target, backup: &Backup) -> Option<Reply> {
+        let kept = self.kept.as_ref()?;
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.get(target)?;
+        (found.of == *backup).then(|| found.reply.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BackupId;
+    use crate::model::BackupName;
+    use crate::model::BackupState;
+    use crate::model::Description;
+    use crate::model::Identity;
+    use crate::model::Tag;
+    use crate::model::Timestamp;
+    use crate::model::VmId;
+
+    fn backup() -> Backup {
+        Backup {
+            id: BackupId::new("456").unwrap(),
+            identity: Identity::new("1".to_owned()),
+            name: BackupName::new("before").unwrap(),
+            description: None,
+            kind: None,
+            created: Timestamp::default(),
+            tags: Vec::new(),
+            state: BackupState::Available,
+            size: Some(7),
+            protected: false,
+        }
+    }
+
+    fn target(vm: &str) -> Target {
+        Target {
+            vm: VmId::new(vm).unwrap(),
+            backup: BackupId::new("456").unwrap(),
+        }
+    }
+
+    /// Each in one part other than the one before: none may be answered with the text of another.
+    #[test]
+    fn whatever_changed_is_written_anew() {
+        let all = Written::new("http://h");
+        let mut backups = vec![backup()];
+        let mut change = |change: fn(&mut Backup)| {
+            let mut next = backups.last().cloned().unwrap();
+            change(&mut next);
+            backups.push(next);
+        };
+        change(|it| it.name = BackupName::new("after").unwrap());
+        change(|it| it.description = Some(Description::new("what").unwrap()));
+        change(|it| it.created = Timestamp::from_millis(1000));
+        change(|it| it.tags = vec![Tag::new("a").unwrap()]);
+        change(|it| it.state = BackupState::Deleting);
+        change(|it| it.size = None);
+        change(|it| it.protected = true);
+        for backup in &backups {
+            for round in 0..2 {
+                let reply = all.reply(&target("1"), backup.clone());
+                let expected = wire::backup("http://h", &target("1").vm, backup);
+                assert_eq!(reply.body, expected, "{backup:?}, round {round}");
+                assert_eq!(reply.tag, conditional::tag_of(&expected), "{backup:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_are_kept_and_none_that_is_large() {
+        let all = Written::new("http://h");
+        for vm in 0..=limits::REPLIES_KEPT_MAX {
+            all.reply(&target(&vm.to_string()), backup());
+        }
+        let len = || all.kept.as_ref().unwrap().lock().unwrap().len();
+        assert_eq!(len(), limits::REPLIES_KEPT_MAX, "so many");
+        assert!(
+            all.find(&target("0"), &backup()).is_none(),
+            "the oldest gave way"
+        );
+        let mut large = backup();
+        large.description =
+            Some(Description::new(&"x".repeat(limits::REPLY_KEPT_BYTES_MAX)).unwrap());
+        let reply = all.reply(&target("large"), large.clone());
+        assert!(reply.body.len() > limits::REPLY_KEPT_BYTES_MAX, "whole");
+        assert!(all.find(&target("large"), &large).is_none(), "and not kept");
+    }
+}
