@@ -1,7 +1,5 @@
 //! What is changed in the header fields of a request before it is passed on.
 
-use std::net::IpAddr;
-
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
@@ -83,14 +81,15 @@ impl HeaderEdit {
         };
         let host = head.headers.get(header::HOST);
         let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
-        if let Some(peer) = head.peer {
-            add(FORWARDED_FOR, HeaderValue::try_from(peer.to_string()));
+        let peer = head.peer.map(|it| it.to_string());
+        if let Some(peer) = &peer {
+            add(FORWARDED_FOR, HeaderValue::from_str(peer));
         }
         add(FORWARDED_PROTO, Ok(HeaderValue::from_static(scheme)));
         if !host.is_empty() {
             add(FORWARDED_HOST, HeaderValue::from_str(host));
         }
-        let forwarded = forwarded(head.peer, host, scheme);
+        let forwarded = forwarded(peer.as_deref(), host, scheme);
         add(header::FORWARDED, HeaderValue::try_from(forwarded));
         let via = match head.version {
             http::Version::HTTP_10 => "1.0 snapgate",
@@ -114,15 +113,21 @@ impl HeaderEdit {
 }
 
 /// The value of `Forwarded` (RFC 7239).
-fn forwarded(peer: Option<IpAddr>, host: &str, scheme: &str) -> String {
-    let from = match peer {
-        Some(IpAddr::V4(it)) => it.to_string(),
-        Some(IpAddr::V6(it)) => format!("\"[{it}]\""),
-        None => "unknown".to_owned(),
-    };
-    if host.is_empty() {
-        format!("for={from};proto={scheme}")
+fn forwarded(peer: Option<&str>, host: &str, scheme: &str) -> String {
+    let from = peer.unwrap_or("unknown");
+    // An IPv6 address.
+    let (open, close) = if from.contains(':') {
+        ("\"[", "]\"")
     } else {
-        format!("for={from};host=\"{host}\";proto={scheme}")
-    }
+        ("", "")
+    };
+    let (named, end) = if host.is_empty() {
+        ("", "")
+    } else {
+        (";host=\"", "\"")
+    };
+    [
+        "for=", open, from, close, named, host, end, ";proto=", scheme,
+    ]
+    .concat()
 }

@@ -84,6 +84,9 @@ pub(super) struct Folded(String);
 impl Folded {
     /// `None` when there is no end to the decoding, or it yields no text.
     pub(super) fn of(path: &str) -> Option<Self> {
+        if is_simple(path) {
+            return Some(Self(path.strip_suffix('/').unwrap_or(path).to_owned()));
+        }
         let text = decoded(path)?;
         let text: String = if text.bytes().all(|it| it.is_ascii_graphic()) {
             text.to_ascii_lowercase()
@@ -115,7 +118,10 @@ impl Folded {
         // Whatever stands between: an upstream may drop or insert segments.
         let mut words = self.words();
         let is_backup = words.next() == Some("vms") && words.any(|it| it == "backups");
-        is_backup || ROUTES.iter().any(|it| self.is_within(it.template))
+        let first = self.words().next().unwrap_or_default();
+        let begins = |template: &str| template.get(1..).is_some_and(|it| it.starts_with(first));
+        let mut like = ROUTES.iter().filter(|it| begins(it.template));
+        is_backup || like.any(|it| self.is_within(it.template))
     }
 
     /// Whether the segments fit the template; below it too, unless it ends with an identifier.
@@ -171,6 +177,9 @@ pub(super) fn is_reserved(path: &str) -> bool {
 /// Whether a path reads the same to everybody: no empty segment but the last, no dots, nothing encoded that need not be,
 /// nothing encoded twice, no control characters, backslashes or parameters.
 pub(super) fn is_plain(path: &str) -> bool {
+    if is_simple(path) {
+        return true;
+    }
     let Some(path) = path.strip_prefix('/') else {
         return false;
     };
@@ -184,6 +193,21 @@ pub(super) fn is_plain(path: &str) -> bool {
         }
     }
     true
+}
+
+/// Whether there is nothing in a path that anybody could do anything with: small letters, digits, and no empty segment but
+/// the last. Most paths are like that, and need no closer look.
+fn is_simple(path: &str) -> bool {
+    let mut before = b' ';
+    path.starts_with('/')
+        && path.bytes().all(|it| {
+            let is_good = match it {
+                b'/' => before != b'/',
+                _ => it.is_ascii_lowercase() || it.is_ascii_digit() || matches!(it, b'-' | b'_'),
+            };
+            before = it;
+            is_good
+        })
 }
 
 fn is_plain_segment(segment: &str) -> bool {

@@ -178,3 +178,21 @@ fn prefixes_are_whole_segments_of_other_paths() {
         assert!(PathPrefix::new(text).is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn simple_paths_are_folded_as_others_are() {
+    // The same path, once so simple that nobody looks closely, once with a letter encoded.
+    let rows = [
+        ("/", "/%2f"),
+        ("/a", "/%61"),
+        ("/a/", "/%61/"),
+        ("/a-1/b_2", "/%61-1/b_2"),
+        ("/vms/1/backups/2", "/%76ms/1/backups/2"),
+        ("/a//b", "/%61//b"),
+        ("//a", "//%61"),
+    ];
+    for (simple, encoded) in rows {
+        let (one, two) = (Folded::of(simple), Folded::of(encoded));
+        assert_eq!(one, two, "{simple} and {encoded}");
+    }
+}

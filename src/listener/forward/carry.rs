@@ -292,13 +292,17 @@ fn clean(response: &mut ResponseHeader, is_upgrade: bool) {
         .filter_map(|it| it.trim().parse().ok())
         .filter(|it: &HeaderName| *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING)
         .collect();
-    for name in &DROPPED {
-        response.remove_header(name);
-    }
-    if is_upgrade {
-        return;
-    }
-    for name in named.iter().chain([&header::CONNECTION, &header::UPGRADE]) {
+    let is_hop = |it: &HeaderName| *it == header::CONNECTION || *it == header::UPGRADE;
+    let is_dropped = |it: &&HeaderName| {
+        DROPPED.contains(it) || (!is_upgrade && (is_hop(it) || named.contains(it)))
+    };
+    let there: Vec<HeaderName> = response
+        .headers
+        .keys()
+        .filter(is_dropped)
+        .cloned()
+        .collect();
+    for name in &there {
         response.remove_header(name);
     }
 }
