@@ -35,6 +35,7 @@ use crate::operations::store::Created;
 use crate::operations::store::OpenError;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
+use crate::operations::store::record;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 use reader::Readers;
@@ -133,6 +134,11 @@ impl Inner {
     }
 }
 
+/// The text to store, made before the writer has it: everybody waits for the writer.
+fn encoded(operation: &Operation) -> Result<String, StoreError> {
+    record::encode(operation).map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
 fn already_failed() -> StoreError {
     StoreError::Fatal("it failed before".to_owned())
 }
@@ -154,11 +160,17 @@ fn classify(error: &rusqlite::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
-        self.0.write(|answer| Work::Create(operation, answer)).await
+        let record = encoded(&operation)?;
+        self.0
+            .write(|answer| Work::Create(operation, record, answer))
+            .await
     }
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
-        self.0.write(|answer| Work::Update(operation, answer)).await
+        let record = encoded(&operation)?;
+        self.0
+            .write(|answer| Work::Update(operation, record, answer))
+            .await
     }
 
     async fn read(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreError> {

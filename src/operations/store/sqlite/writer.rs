@@ -36,10 +36,10 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// One write and whom to tell. A mere wrapper, so that the kinds of work stay inside this folder.
 pub(super) struct Job(pub(super) Work);
 
-/// The kinds of write.
+/// The kinds of write. Operations come with the text to store.
 pub(super) enum Work {
-    Create(Arc<Operation>, Answer<Created>),
-    Update(Arc<Operation>, Answer<()>),
+    Create(Arc<Operation>, String, Answer<Created>),
+    Update(Arc<Operation>, String, Answer<()>),
     Expire(Timestamp, u16, Answer<usize>),
     Beat(Timestamp, Answer<()>),
     Annotate(Change, Answer<()>),
@@ -137,8 +137,8 @@ impl Writer {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         for Job(work) in jobs {
             match work {
-                Work::Create(operation, answer) => {
-                    match create(&transaction, &operation) {
+                Work::Create(operation, record, answer) => {
+                    match create(&transaction, &operation, &record) {
                         Ok(made) => done.push(Done::Created(answer, made)),
                         Err(error) => {
                             done.push(Done::Created(answer, Err(classify(&error))));
@@ -146,8 +146,8 @@ impl Writer {
                         }
                     };
                 }
-                Work::Update(operation, answer) => {
-                    match update(&transaction, &operation) {
+                Work::Update(operation, record, answer) => {
+                    match update(&transaction, &operation, &record) {
                         Ok(made) => done.push(Done::Updated(answer, made)),
                         Err(error) => {
                             done.push(Done::Updated(answer, Err(classify(&error))));
@@ -202,8 +202,8 @@ impl Done {
 
 fn refuse(work: Work, error: &StoreError) {
     match work {
-        Work::Create(_, answer) => drop(answer.send(Err(error.clone()))),
-        Work::Update(_, answer) | Work::Beat(_, answer) | Work::Annotate(_, answer) => {
+        Work::Create(_, _, answer) => drop(answer.send(Err(error.clone()))),
+        Work::Update(_, _, answer) | Work::Beat(_, answer) | Work::Annotate(_, answer) => {
             drop(answer.send(Err(error.clone())));
         }
         Work::Expire(_, _, answer) => drop(answer.send(Err(error.clone()))),
@@ -218,16 +218,13 @@ pub(super) fn number(from: u64) -> i64 {
 fn create(
     transaction: &Transaction<'_>,
     operation: &Operation,
+    record: &str,
 ) -> rusqlite::Result<Result<Created, StoreError>> {
     if let Some(key) = &operation.idempotency
         && let Some(found) = used(transaction, operation, key)?
     {
         return Ok(found);
     }
-    let record = match record::encode(operation) {
-        Ok(record) => record,
-        Err(error) => return Ok(Err(StoreError::Unavailable(error.to_string()))),
-    };
     let key = operation.idempotency.as_ref();
     let sql = "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
          idem_key, idem_fingerprint, expires, record) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
@@ -293,11 +290,8 @@ fn used(
 fn update(
     transaction: &Transaction<'_>,
     operation: &Operation,
+    record: &str,
 ) -> rusqlite::Result<Result<(), StoreError>> {
-    let record = match record::encode(operation) {
-        Ok(record) => record,
-        Err(error) => return Ok(Err(StoreError::Unavailable(error.to_string()))),
-    };
     let seq = number(operation.seq.number());
     let revision = number(operation.revision.0);
     let before = number(operation.revision.0.saturating_sub(1));
