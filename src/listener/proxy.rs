@@ -492,12 +492,16 @@ fn bounded(bytes: &[u8]) -> &[u8] {
 /// The answer with exact framing, whatever its maker put in.
 fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, Bytes) {
     let (mut parts, body) = answer.into_parts();
-    for hop in [
+    let hops = [
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
-    ] {
-        parts.headers.remove(hop);
+    ];
+    // Hardly ever: nobody who makes answers says such a thing.
+    if parts.headers.keys().any(|it| hops.contains(it)) {
+        for hop in hops {
+            parts.headers.remove(hop);
+        }
     }
     match parts.status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
@@ -508,13 +512,23 @@ fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, 
         _ if head_only
             && (parts.headers.contains_key(header::CONTENT_LENGTH) || body.is_empty()) => {}
         _ => {
-            parts
-                .headers
-                .insert(header::CONTENT_LENGTH, body.len().into());
+            if told_length(&parts.headers) != Some(body.len()) {
+                parts
+                    .headers
+                    .insert(header::CONTENT_LENGTH, body.len().into());
+            }
         }
     }
     let body = if head_only { Bytes::new() } else { body };
     (parts.into(), body)
+}
+
+/// The length that the maker of an answer told, once and in digits.
+fn told_length(headers: &http::HeaderMap) -> Option<usize> {
+    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
+    let text = all.next()?.to_str().ok()?;
+    let is_exact = all.next().is_none() && text.bytes().all(|it| it.is_ascii_digit());
+    text.parse().ok().filter(|_| is_exact)
 }
 
 /// The head of an answer whose length nobody knows: chunked where HTTP/1.1 wants it said, up to the end of the
@@ -579,6 +593,8 @@ mod tests {
         let rows = [
             ("added", 200, false, None, "abc", Some("3"), "abc"),
             ("corrected", 200, false, Some("9"), "abc", Some("3"), "abc"),
+            ("told", 200, false, Some("3"), "abc", Some("3"), "abc"),
+            ("signed", 200, false, Some("+3"), "abc", Some("3"), "abc"),
             ("empty", 202, false, None, "", Some("0"), ""),
             ("HEAD", 200, true, Some("9"), "", Some("9"), ""),
             ("HEAD with a body", 200, true, None, "abc", Some("3"), ""),

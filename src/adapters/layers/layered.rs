@@ -106,7 +106,7 @@ impl Layered {
         let mut last = None;
         for nth in 0_u32.. {
             let place = if call.is_limited() {
-                match self.limit.enter(self.left(by)).await {
+                match self.limit.enter(|| self.left(by)).await {
                     Ok(place) => Some(place),
                     Err(full) => return Err(last.map_or(full, AdapterError::exhausted)),
                 }

@@ -24,13 +24,13 @@ impl Limit {
     /// Waits for a place, at most so long. The place is given back when the permit is dropped.
     pub(super) async fn enter(
         &self,
-        within: Duration,
+        within: impl FnOnce() -> Duration,
     ) -> Result<OwnedSemaphorePermit, AdapterError> {
         let full = |why: &str| AdapterError::unavailable("the backend is busy").because(why);
         if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
             return Ok(permit);
         }
-        timeout(within, Arc::clone(&self.0).acquire_owned())
+        timeout(within(), Arc::clone(&self.0).acquire_owned())
             .await
             .map_err(|late| full(&late.to_string()))?
             .map_err(|closed| full(&closed.to_string()))
