@@ -593,7 +593,8 @@ fn judge(secure: &Secure, row: &Row) -> (Option<Told>, bool) {
     let mut raw = secure.connect();
     raw.send(&row.bytes);
     let mut first = None;
-    if matches!(row.fate, Fate::Reset(_) | Fate::Answered(_)) {
+    // Read before more is sent: what comes to a connection that is closed already resets it, and with that goes what was told.
+    if matches!(row.fate, Fate::Reset(_) | Fate::Answered(_) | Fate::Ends(_)) {
         first = raw.told(SOON);
     }
     raw.send(&get(AFTER));
