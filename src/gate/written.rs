@@ -147,6 +147,8 @@ mod tests {
             all.find(&target("0"), &backup()).is_none(),
             "the oldest gave way"
         );
+        let found = all.find(&target("1"), &backup());
+        assert!(found.is_some(), "the next is still there");
         let mut large = backup();
         large.description =
             Some(Description::new(&"x".repeat(limits::REPLY_KEPT_BYTES_MAX)).unwrap());
