@@ -5,6 +5,7 @@ use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::Reply;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
@@ -75,6 +76,10 @@ impl Gate {
         let operation = self.service.cancel(seq).await?;
         call.note(|it| it.outcome = AuditOutcome::Accepted);
         let uri = links::status(&operation);
-        Ok(Reply::accepted(media, &operation, &uri))
+        let mut reply = Reply::accepted(media, &operation, &uri);
+        if let Some(applied) = call.prefer.applied(None) {
+            reply.set(PREFERENCE_APPLIED, &applied);
+        }
+        Ok(reply)
     }
 }

@@ -440,12 +440,11 @@ impl Gate {
             it.operation = Some(operation.seq);
             it.backup = Some(operation.target().backup.clone());
         });
-        let asked = call.prefer.wait.map(|it| it.min(self.config.limits.wait));
         let usual = match operation.verb() {
             Verb::Update => limits::UPDATE_WAIT,
             Verb::Create | Verb::Delete | Verb::Restore => Duration::ZERO,
         };
-        let time = asked.unwrap_or(Duration::ZERO).max(usual);
+        let time = call.prefer.hold(usual, self.config.limits.wait);
         let (operation, waited) = if operation.phase.is_final() {
             (operation, None)
         } else {
@@ -455,8 +454,9 @@ impl Gate {
         };
         let status_uri = links::status(&operation);
         let mut reply = Reply::accepted(media, &operation, &status_uri);
-        if let Some(time) = asked.filter(|_| waited.is_some()) {
-            reply.set(PREFERENCE_APPLIED, &format!("wait={}", time.as_secs()));
+        let waited = waited.filter(|_| call.prefer.wait.is_some());
+        if let Some(applied) = call.prefer.applied(waited) {
+            reply.set(PREFERENCE_APPLIED, &applied);
         }
         Ok(reply)
     }

@@ -1,4 +1,4 @@
-//! What a caller would like (RFC 7240): `handling=strict` and `wait=N`; what is not known here is ignored.
+//! What a caller would like (RFC 7240): `handling=strict`, `respond-async` and `wait=N`; what is not known here is ignored.
 
 use std::time::Duration;
 
@@ -10,12 +10,15 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
+const RESPOND_ASYNC: &str = "respond-async";
 
 /// The preferences that are known here. The first mention of each counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Preferences {
     /// `handling=strict` was sent. Deviation D17.
     pub(super) strict: bool,
+    /// `respond-async` was sent: a change is answered once it is durable. Deviation D13.
+    pub(super) is_async: bool,
     /// How long the answer may be held back. Deviation D13.
     pub(super) wait: Option<Duration>,
 }
@@ -46,11 +49,38 @@ impl Preferences {
                         Some(it) => found.wait = found.wait.or(Some(it)),
                         None => meant = Err(malformed("wait is a number of whole seconds")),
                     }
+                } else if name.eq_ignore_ascii_case(RESPOND_ASYNC) {
+                    if value.is_empty() {
+                        found.is_async = true;
+                    } else {
+                        meant = Err(malformed("respond-async is empty"));
+                    }
                 }
             }
         }
         found.strict = handling.unwrap_or_default();
         (found, meant)
+    }
+
+    /// How long the answer to an accepted change may be held back, where it is `usual` for those who say nothing.
+    ///
+    /// `wait` stands beside `respond-async` too, as in the example of RFC 7240, section 4.3: at most so long, then a 202.
+    pub(super) fn hold(self, usual: Duration, most: Duration) -> Duration {
+        match self.wait {
+            Some(time) => time.min(most),
+            None if self.is_async => Duration::ZERO,
+            None => usual,
+        }
+    }
+
+    /// The value of `Preference-Applied` in a 202, which is what `respond-async` asks for even after `waited`.
+    pub(super) fn applied(self, waited: Option<Duration>) -> Option<String> {
+        let waited = waited.map(|it| format!("wait={}", it.as_secs()));
+        match (self.is_async, waited) {
+            (true, Some(waited)) => Some(format!("{RESPOND_ASYNC}, {waited}")),
+            (true, None) => Some(RESPOND_ASYNC.to_owned()),
+            (false, waited) => waited,
+        }
     }
 }
 
@@ -85,41 +115,75 @@ mod tests {
 
     use super::*;
 
-    /// Headers, whether they ask for strict handling, seconds to wait, whether all of it means something.
-    type Row = (&'static [&'static [u8]], bool, Option<u64>, bool);
+    /// Headers, whether they ask for strict handling and for an answer at once, seconds to wait, whether all of it means
+    /// something.
+    type Row = (&'static [&'static [u8]], bool, bool, Option<u64>, bool);
+
+    const ROWS: &[Row] = &[
+        (&[], false, false, None, true),
+        (&[b"handling=strict"], true, false, None, true),
+        (
+            &[b"Handling=\"Strict\"; x=1, respond-async, WAIT = 10"],
+            true,
+            true,
+            Some(10),
+            true,
+        ),
+        (
+            &[b"handling=lenient, handling=strict"],
+            false,
+            false,
+            None,
+            true,
+        ),
+        (&[b"wait=5", b"wait=6"], false, false, Some(5), true),
+        (
+            &[b"wait=99999999999999999999"],
+            false,
+            false,
+            Some(u64::MAX),
+            true,
+        ),
+        (
+            &[b"waiting=abc, x=\"wait=abc, \xe9\""],
+            false,
+            false,
+            None,
+            true,
+        ),
+        (&[b"Respond-Async"], false, true, None, true),
+        (&[b"respond-async=\"\"; x"], false, true, None, true),
+        (&[b"wait=0", b"respond-async"], false, true, Some(0), true),
+        (&[b"x=\"respond-async\""], false, false, None, true),
+        (&[b"respond-async=no"], false, false, None, false),
+        (
+            &[b"respond-async, respond-async=1"],
+            false,
+            true,
+            None,
+            false,
+        ),
+        (&[b"wait=-1"], false, false, None, false),
+        (&[b"wait=+1"], false, false, None, false),
+        (&[b"wait"], false, false, None, false),
+        (&[b"wait=\"5"], false, false, None, false),
+        (&[b"wait=1.5"], false, false, None, false),
+        (&[b"wait=\xe9"], false, false, None, false),
+        (&[b"wait=5, wait=abc"], false, false, Some(5), false),
+        (&[b"handling=severe"], false, false, None, false),
+        (&[b"handling"], false, false, None, false),
+    ];
 
     #[test]
     fn known_preferences_are_read_and_others_ignored() {
-        let rows: &[Row] = &[
-            (&[], false, None, true),
-            (&[b"handling=strict"], true, None, true),
-            (
-                &[b"Handling=\"Strict\"; x=1, respond-async, WAIT = 10"],
-                true,
-                Some(10),
-                true,
-            ),
-            (&[b"handling=lenient, handling=strict"], false, None, true),
-            (&[b"wait=5", b"wait=6"], false, Some(5), true),
-            (&[b"wait=99999999999999999999"], false, Some(u64::MAX), true),
-            (&[b"waiting=abc, x=\"wait=abc, \xe9\""], false, None, true),
-            (&[b"wait=-1"], false, None, false),
-            (&[b"wait=+1"], false, None, false),
-            (&[b"wait"], false, None, false),
-            (&[b"wait=\"5"], false, None, false),
-            (&[b"wait=1.5"], false, None, false),
-            (&[b"wait=\xe9"], false, None, false),
-            (&[b"wait=5, wait=abc"], false, Some(5), false),
-            (&[b"handling=severe"], false, None, false),
-            (&[b"handling"], false, None, false),
-        ];
-        for (values, strict, wait, meant) in rows {
+        for (values, strict, is_async, wait, meant) in ROWS {
             let mut headers = HeaderMap::new();
             for value in *values {
                 headers.append("prefer", HeaderValue::from_bytes(value).unwrap());
             }
             let expected = Preferences {
                 strict: *strict,
+                is_async: *is_async,
                 wait: wait.map(Duration::from_secs),
             };
             let (found, whole) = Preferences::of(&headers);
@@ -132,6 +196,32 @@ mod tests {
             if let Err(refusal) = whole {
                 assert_eq!(refusal.field.as_deref(), Some("Prefer"), "{name:?}: named");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_decides_how_long_an_answer_is_held_back() {
+        let seconds = Duration::from_secs;
+        let rows = [
+            ("nothing", false, None, 2, None),
+            ("at once", true, None, 0, Some("respond-async")),
+            ("no time", false, Some(0), 0, None),
+            ("less than usual", false, Some(1), 1, Some("wait=1")),
+            ("more than usual", false, Some(9), 9, Some("wait=9")),
+            ("more than there is", false, Some(99), 50, Some("wait=50")),
+            ("both", true, Some(9), 9, Some("respond-async, wait=9")),
+            ("both, no time", true, Some(0), 0, Some("respond-async")),
+        ];
+        for (name, is_async, wait, held, applied) in rows {
+            let asked = Preferences {
+                strict: false,
+                is_async,
+                wait: wait.map(seconds),
+            };
+            let time = asked.hold(seconds(2), seconds(50));
+            assert_eq!(time, seconds(held), "{name}: held back");
+            let waited = wait.map(|_| time).filter(|it| !it.is_zero());
+            assert_eq!(asked.applied(waited).as_deref(), applied, "{name}: told");
         }
     }
 }

@@ -74,7 +74,7 @@ codes! {
     NothingToUpdate BAD_REQUEST "Nothing to update" "The body has no member that can be changed.";
     MalformedIdempotencyKey BAD_REQUEST "Malformed idempotency key" "The Idempotency-Key header is not one key of 1 to 255 visible characters.";
     MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of one event of this Status.";
-    MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has a value of wait or handling that means nothing.";
+    MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has a value of wait, handling or respond-async that means nothing.";
     AmbiguousStatus BAD_REQUEST "Ambiguous Status" "The parameters fit operations on several VMs.";
     InvalidRequest BAD_REQUEST "Invalid request" "The VM manager cannot make sense of what was asked for.";
     Unauthenticated UNAUTHORIZED "Authentication required" "The credentials are missing or not valid.";

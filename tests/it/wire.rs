@@ -494,6 +494,74 @@ fn preconditions_and_repeated_requests() {
 }
 
 #[test]
+fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
+    let gateway = Gateway::start(SIM);
+    let alice = gateway.client("alice");
+    // (Prefer, progress in the answer to an update, what was applied)
+    let rows = [
+        (None, 100, ""),
+        (Some("respond-async"), 0, "respond-async"),
+        (Some("wait=0"), 0, ""),
+        (
+            Some("respond-async, wait=20"),
+            100,
+            "respond-async, wait=20",
+        ),
+        (
+            Some("respond-async, handling=strict"),
+            0,
+            "respond-async,handling=strict",
+        ),
+    ];
+    for (prefer, progress, applied) in rows {
+        let client = prefer.map_or_else(|| alice.clone(), |it| alice.with("Prefer", it));
+        let body = json!({ "description": format!("{prefer:?}") });
+        let reply = client.put(BACKUP, &body.to_string());
+        assert_eq!(reply.status, 202, "{prefer:?}: {reply:?}");
+        assert_eq!(reply.json()["progress"], progress, "{prefer:?}: {reply:?}");
+        assert_eq!(
+            reply.header("retry-after").is_empty(),
+            progress == 100,
+            "{prefer:?}: whether it is worth another look: {reply:?}"
+        );
+        let told = reply.header("preference-applied").replace(", ", ",");
+        assert_eq!(told, applied.replace(", ", ","), "{prefer:?}: {reply:?}");
+        let status = alice.finished(&reply.status_uri());
+        assert_eq!(status["state"], "SUCCESS", "{prefer:?}: {status}");
+        let after = alice.get(BACKUP).json();
+        assert_eq!(after["description"], body["description"], "{prefer:?}");
+    }
+    let client = alice.with("Prefer", "respond-async");
+    let restore = client.post(&format!("{BACKUP}/restore"), "");
+    let create = client.post("/vms/1/backups", r#"{"name": "at once"}"#);
+    let delete = client.delete(BACKUP);
+    let stop = client.delete(&delete.status_uri());
+    let rows = [
+        ("restore", restore),
+        ("create", create),
+        ("delete", delete),
+        ("stop", stop),
+    ];
+    for (name, reply) in rows {
+        assert_eq!(reply.status, 202, "{name}: {reply:?}");
+        assert_eq!(
+            reply.header("preference-applied"),
+            "respond-async",
+            "{name}: told"
+        );
+        let status = alice.finished(&reply.status_uri());
+        assert_eq!(status["progress"], 100, "{name}: {status}");
+    }
+    let status = "/statuses?op=back_up&vm=1";
+    refused(
+        &alice.with("Prefer", "respond-async=yes").delete(status),
+        400,
+        "MalformedPrefer",
+        "a value where there is none",
+    );
+}
+
+#[test]
 fn protection_and_names() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");

@@ -16,6 +16,7 @@ const ROWS: &[(&str, &str, &[&str])] = &[
             "GET /statuses?seq=1\nas: ann\nPrefer: wait=1s",
             "GET /statuses\nas: ann\nPrefer: wait=1s",
             "$RESTORE\nPrefer: handling=rough",
+            "$RESTORE\nPrefer: respond-async=no",
             "$RESTORE\nPrefer: wait=1\nPrefer: wait=x",
         ],
     ),

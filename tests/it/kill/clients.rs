@@ -85,8 +85,9 @@ fn one_change(world: &World, key: &str, dice: &mut Dice) -> Accepted {
             "{}".to_owned(),
         )
     };
-    let wait = ["", "", "Prefer: wait=5\r\n"][usize::try_from(dice.below(3)).unwrap()];
-    let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{wait}");
+    let prefer = ["", "Prefer: respond-async\r\n", "Prefer: wait=5\r\n"];
+    let prefer = prefer[usize::try_from(dice.below(3)).unwrap()];
+    let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{prefer}");
     let until = Instant::now() + PATIENCE;
     loop {
         match exchange(world, &request, &headers, &body) {

@@ -80,6 +80,7 @@ pub(super) fn parameters() -> Value {
         "OptionalSpecificationVersion": parameter("header", VERSION, false, "As elsewhere, and not needed here.",
             &json!({ "enum": Specification::default().supported })),
         "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` seconds for the end of the operation, \
+            `respond-async` to have a change answered as soon as it is durable (with both, `wait` says how long), \
             `handling=strict` to have slips and unknown members refused. Other preferences are ignored.",
             &json!({ "type": "string", "examples": ["wait=1"] })),
         "IfMatch": parameter("header", "If-Match", false, "Only if the backup is in this state.", &tags),
