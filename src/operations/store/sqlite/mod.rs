@@ -40,6 +40,7 @@ use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 use reader::Readers;
 use writer::Job;
+use writer::Told;
 use writer::Work;
 
 /// Writes that may wait for the writer thread: beyond it callers wait to hand theirs in.
@@ -107,10 +108,11 @@ impl SqliteStore {
 }
 
 impl Inner {
-    /// Hands the work to the writer and waits for its commit.
+    /// Hands the work to the writer and waits for its commit. Whoever has begun this must go on or drop it: the answers
+    /// to others may be with it.
     async fn write<T>(
         &self,
-        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
+        work: impl FnOnce(oneshot::Sender<Told<T>>) -> Work,
     ) -> Result<T, StoreError> {
         if self.failed.load(Ordering::Acquire) {
             return Err(already_failed());
@@ -128,9 +130,13 @@ impl Inner {
             return Err(StoreError::Unavailable("the writer has ended".to_owned()));
         }
         drop(jobs);
-        answered
-            .await
-            .unwrap_or_else(|_gone| Err(StoreError::Indeterminate("the writer ended".to_owned())))
+        match answered.await {
+            Ok((result, others)) => {
+                drop(others);
+                result
+            }
+            Err(_gone) => Err(StoreError::Indeterminate("the writer ended".to_owned())),
+        }
     }
 }
 
