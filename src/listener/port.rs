@@ -22,6 +22,7 @@ use crate::listener::accept::accept;
 use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
 use crate::listener::crowd::Crowd;
+use crate::listener::forward::Direct;
 use crate::listener::forward::Upstreams;
 use crate::listener::guard::Guard;
 use crate::listener::guard::REQUESTS_PER_CONNECTION;
@@ -140,6 +141,7 @@ impl Port {
                 Proxy {
                     handler,
                     upstreams,
+                    direct: Direct::new(),
                     limits: guard.limits.clone(),
                     clock: Arc::clone(clock),
                     metrics: Arc::clone(metrics),

@@ -32,8 +32,11 @@ use crate::listener::Limits;
 use crate::listener::body;
 use crate::listener::body::Pace;
 use crate::listener::body::SessionBody;
+use crate::listener::forward::Around;
 use crate::listener::forward::Carry;
+use crate::listener::forward::Direct;
 use crate::listener::forward::Upstreams;
+use crate::listener::forward::is_plain;
 use crate::listener::guard;
 use crate::listener::guard::OneOfMany;
 use crate::listener::handler::Access;
@@ -55,6 +58,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 pub(super) struct Proxy {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) upstreams: Arc<Upstreams>,
+    pub(super) direct: Direct,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -287,9 +291,21 @@ impl ProxyHttp for Proxy {
         match self.answer(&head, peer, session).await {
             Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
             Some(Decision::Pass(pass)) => {
-                let carry = Carry::new(pass);
+                let is_plain = is_plain(session, &pass);
+                let carry = context.carry.insert(Carry::new(pass));
+                if is_plain {
+                    let around = Around {
+                        session,
+                        upstreams: &self.upstreams,
+                        direct: &self.direct,
+                        clock: &*self.clock,
+                        stop: &self.stop,
+                    };
+                    // Boxed: answers of our own need not carry its room.
+                    Box::pin(carry.ask(around)).await?;
+                    return Ok(true);
+                }
                 session.set_read_timeout(Some(carry.patience(&self.upstreams)));
-                context.carry = Some(carry);
                 return Ok(false);
             }
             None => {}
@@ -317,7 +333,10 @@ impl ProxyHttp for Proxy {
     ) -> pingora::Result<Box<HttpPeer>> {
         let now = self.clock.instant();
         match &mut context.carry {
-            Some(carry) => carry.choose(&self.upstreams, now),
+            Some(carry) => {
+                carry.choose(&self.upstreams, now)?;
+                Ok(Box::new(carry.peer()?))
+            }
             None => Error::e_explain(ErrorType::HTTPStatus(404), "not to be passed on"),
         }
     }
@@ -346,7 +365,7 @@ impl ProxyHttp for Proxy {
         context
             .carry
             .as_ref()
-            .map_or(Ok(()), |it| it.rewrite(session, request))
+            .map_or(Ok(()), |it| it.rewrite(session.as_downstream(), request))
     }
 
     async fn request_body_filter(
@@ -377,7 +396,7 @@ impl ProxyHttp for Proxy {
         context
             .carry
             .as_mut()
-            .map_or(Ok(()), |it| it.answered(session, response, now))
+            .map_or(Ok(()), |it| it.answered(session.as_downstream_mut(), response, now))
     }
 
     fn fail_to_connect(
@@ -388,7 +407,7 @@ impl ProxyHttp for Proxy {
         error: Box<Error>,
     ) -> Box<Error> {
         match &mut context.carry {
-            Some(carry) => carry.failed(session, error),
+            Some(carry) => carry.failed(session.as_downstream(), error),
             None => error,
         }
     }
@@ -402,7 +421,7 @@ impl ProxyHttp for Proxy {
         _: bool,
     ) -> Box<Error> {
         match &mut context.carry {
-            Some(carry) => carry.failed(session, error),
+            Some(carry) => carry.failed(session.as_downstream(), error),
             None => error,
         }
     }

@@ -163,6 +163,10 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const RESOLVE_RETRY: Duration = Duration::from_secs(5);
 /// Most addresses of one name that are used.
 pub const UPSTREAM_ADDRESSES_MAX: usize = 16;
+/// Most connections to one upstream that wait for a request: as many as are answered at once by a busy one.
+pub const UPSTREAM_IDLE_MAX: usize = 128;
+/// Shortest pause between two looks for connections that waited too long.
+pub const UPSTREAM_SWEEP_MIN: Duration = Duration::from_millis(100);
 /// Most pass-through routes, and most upstreams of one.
 pub const PASSTHROUGH_MAX: usize = 256;
 /// Largest body that is passed through unless `passthrough.body` says otherwise: an ISO image is a decision.

@@ -15,7 +15,8 @@ use pingora::ErrorType;
 use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Digest;
-use pingora::proxy::Session;
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 
 use crate::gate::Code;
@@ -83,12 +84,12 @@ impl Carry {
         }
     }
 
-    /// The upstream to ask.
+    /// Chooses the upstream to ask.
     pub(in crate::listener) fn choose(
         &mut self,
         upstreams: &Upstreams,
         now: Instant,
-    ) -> pingora::Result<Box<HttpPeer>> {
+    ) -> pingora::Result<()> {
         let failed = self.ticket.take().map(|it| it.index);
         self.tries = self.tries.saturating_add(1);
         self.body = BodyCount::default();
@@ -97,19 +98,46 @@ impl Carry {
             self.why = Some(Code::NoUpstream);
             return Error::e_explain(ErrorType::ConnectError, "no upstream is able to answer");
         };
-        let Some(member) = ticket.member() else {
-            self.why = Some(Code::NoUpstream);
+        self.chosen = Some(now);
+        self.ticket = Some(ticket);
+        Ok(())
+    }
+
+    /// How the chosen upstream is connected to.
+    pub(in crate::listener) fn peer(&self) -> pingora::Result<HttpPeer> {
+        let chosen = self.ticket.as_ref();
+        let Some((ticket, member)) = chosen.and_then(|it| Some((it, it.member()?))) else {
             return Error::e_explain(ErrorType::ConnectError, "no such upstream");
         };
-        let peer = peer(
+        peer(
             (ticket.pool.id, &ticket.pool.config),
             (ticket.index, &member.upstream),
             &ticket.address,
             self.pass.upgrade,
-        )?;
-        self.chosen = Some(now);
-        self.ticket = Some(ticket);
-        Ok(Box::new(peer))
+        )
+    }
+
+    /// A connection to the chosen upstream that waits for a request.
+    pub(super) fn waiting(&self, now: Instant) -> Option<Stream> {
+        let ticket = self.ticket.as_ref()?;
+        ticket.member()?.idle.take(&ticket.address, now)
+    }
+
+    /// Keeps a connection to the chosen upstream for the next request.
+    pub(super) fn keep(&self, stream: Stream, now: Instant) {
+        let Some(ticket) = self.ticket.as_ref().filter(|it| !it.pool.is_retired()) else {
+            return;
+        };
+        let until = now.checked_add(ticket.pool.config.timeouts.idle);
+        if let (Some(member), Some(until)) = (ticket.member(), until) {
+            member.idle.put(stream, ticket.address.clone(), until);
+        }
+    }
+
+    /// How long the chosen upstream is waited for, reading and writing.
+    pub(super) fn timeouts(&self) -> (Option<Duration>, Option<Duration>) {
+        let timeouts = self.ticket.as_ref().map(|it| &it.pool.config.timeouts);
+        (timeouts.map(|it| it.read), timeouts.map(|it| it.write))
     }
 
     /// Is called before anything is sent.
@@ -124,7 +152,7 @@ impl Carry {
     /// The head of the request as the upstream reads it. Framing and upgrades were seen to by Pingora.
     pub(in crate::listener) fn rewrite(
         &self,
-        session: &Session,
+        session: &ServerSession,
         request: &mut RequestHeader,
     ) -> pingora::Result<()> {
         let pass = &self.pass;
@@ -191,7 +219,7 @@ impl Carry {
     /// The head of the answer as the client reads it.
     pub(in crate::listener) fn answered(
         &mut self,
-        session: &mut Session,
+        session: &mut ServerSession,
         response: &mut ResponseHeader,
         now: Instant,
     ) -> pingora::Result<()> {
@@ -229,7 +257,7 @@ impl Carry {
     /// nothing, and not when it took its time already.
     pub(in crate::listener) fn failed(
         &mut self,
-        session: &Session,
+        session: &ServerSession,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let method = &session.req_header().method;

@@ -1,11 +1,13 @@
 //! Passing requests on: the upstreams of every route, which of them is asked, and what is done on the way.
 //!
 //! `config` says what a route's upstreams are, `pool` chooses one and remembers how it did, `peer` says how it is
-//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `upgrade` makes WebSockets
-//! reliable.
+//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `direct` passes on what has no
+//! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
 
 mod carry;
 mod config;
+mod direct;
+mod idle;
 mod peer;
 mod pool;
 mod probe;
@@ -27,3 +29,6 @@ pub use config::Upstream;
 pub use pool::Upstreams;
 
 pub(super) use carry::Carry;
+pub(super) use direct::Around;
+pub(super) use direct::Direct;
+pub(super) use direct::is_plain;

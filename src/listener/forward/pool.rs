@@ -17,6 +17,7 @@ use crate::listener::forward::config::Balance;
 use crate::listener::forward::config::Place;
 use crate::listener::forward::config::PoolConfig;
 use crate::listener::forward::config::Upstream;
+use crate::listener::forward::idle::Idle;
 use crate::listener::forward::peer::Address;
 use crate::listener::forward::probe;
 use crate::listener::forward::probe::Prober;
@@ -120,6 +121,7 @@ pub(super) struct Member {
     turn: AtomicUsize,
     busy: AtomicUsize,
     health: Mutex<Health>,
+    pub(super) idle: Idle,
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +198,7 @@ impl Pool {
             turn: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             health: Mutex::default(),
+            idle: Idle::default(),
         };
         Self {
             id,

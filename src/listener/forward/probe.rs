@@ -48,6 +48,20 @@ pub(super) fn begin(pool: &Arc<Pool>, prober: &Prober, tasks: &Tasks) {
             drop(tasks.spawn(work));
         }
     }
+    drop(tasks.spawn(sweep(Arc::downgrade(pool))));
+}
+
+/// Closes connections that waited too long, for ever.
+async fn sweep(pool: Weak<Pool>) {
+    while let Some(it) = alive(&pool) {
+        let now = it.clock.instant();
+        for member in &it.members {
+            member.idle.sweep(now);
+        }
+        let pause = it.config.timeouts.idle.max(limits::UPSTREAM_SWEEP_MIN);
+        drop(it);
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// Looks a name up for ever. What was found before stays in use while nothing is found.

@@ -1,0 +1,160 @@
+//! Connections to an upstream that wait for their next request.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use pingora::protocols::Stream;
+use tokio::io::AsyncReadExt as _;
+
+use crate::listener::forward::peer::Address;
+use crate::model::limits;
+
+/// Those of one upstream, the one that was used last at the end.
+#[derive(Debug, Default)]
+pub(super) struct Idle(Mutex<VecDeque<Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
+    stream: Stream,
+    address: Address,
+    until: Instant,
+}
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One to that address on which nothing was said since, and the one least likely to be closed soon.
+    pub(super) fn take(&self, address: &Address, now: Instant) -> Option<Stream> {
+        loop {
+            let mut found = {
+                let mut all = self.lock();
+                let at = all.iter().rposition(|it| it.address == *address)?;
+                all.remove(at)?
+            };
+            if found.until > now && is_silent(&mut found.stream) {
+                return Some(found.stream);
+            }
+        }
+    }
+
+    /// Keeps one until then. The oldest is closed when there are too many.
+    pub(super) fn put(&self, stream: Stream, address: Address, until: Instant) {
+        let mut all = self.lock();
+        if all.len() >= limits::UPSTREAM_IDLE_MAX {
+            drop(all.pop_front());
+        }
+        all.push_back(Waiting {
+            stream,
+            address,
+            until,
+        });
+    }
+
+    /// Closes those whose time is over.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.lock().retain(|it| it.until > now);
+    }
+}
+
+/// Whether an upstream neither closed the connection nor said anything that nobody asked for. Costs no call to the system
+/// where the runtime knows that there is nothing to read.
+fn is_silent(stream: &mut Stream) -> bool {
+    let mut byte = [0];
+    let read = tokio::task::unconstrained(stream.read(&mut byte));
+    read.now_or_never().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use pingora::protocols::l4::stream::Stream as Socket;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn pair(listener: &TcpListener) -> (Stream, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, served) = tokio::join!(client, listener.accept());
+        (Box::new(Socket::from(client.unwrap())), served.unwrap().0)
+    }
+
+    async fn found(idle: &Idle, address: SocketAddr, now: Instant) -> Option<i32> {
+        idle.take(&Address::Inet(address), now).map(|it| it.id())
+    }
+
+    #[tokio::test]
+    async fn only_what_is_open_silent_and_in_time_is_taken_again_the_last_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (here, elsewhere) = ("127.0.0.1:1", "127.0.0.1:2");
+        let (here, elsewhere): (SocketAddr, SocketAddr) =
+            (here.parse().unwrap(), elsewhere.parse().unwrap());
+        let idle = Idle::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        let mut others = Vec::new();
+        let mut ids = Vec::new();
+        // where to, kept until, what the upstream does
+        for (address, until, said) in [
+            (here, later, Some("")),
+            (here, later, Some("x")),
+            (here, later, None),
+            (here, now, Some("")),
+            (elsewhere, later, Some("")),
+        ] {
+            let (mut stream, mut other) = pair(&listener).await;
+            match said {
+                Some("") => others.push(other),
+                Some(text) => {
+                    other.write_all(text.as_bytes()).await.unwrap();
+                    assert!(stream.try_peek(&mut [0]).await.unwrap(), "arrived");
+                    others.push(other);
+                }
+                None => {
+                    drop(other);
+                    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed");
+                }
+            }
+            ids.push(stream.id());
+            idle.put(stream, Address::Inet(address), until);
+        }
+        assert_eq!(found(&idle, elsewhere, now).await, Some(ids[4]), "its own");
+        assert_eq!(
+            found(&idle, here, now).await,
+            Some(ids[0]),
+            "neither the one whose time is over, nor the closed one, nor the one that said something"
+        );
+        assert_eq!(found(&idle, here, now).await, None, "no other is left");
+        let (stream, _other) = pair(&listener).await;
+        idle.put(stream, Address::Inet(here), later);
+        idle.sweep(now);
+        assert_eq!(idle.lock().len(), 1, "in time");
+        idle.sweep(later);
+        assert_eq!(idle.lock().len(), 0, "over");
+    }
+
+    #[tokio::test]
+    async fn there_are_never_too_many() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = Address::Inet("127.0.0.1:1".parse().unwrap());
+        let idle = Idle::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        let mut ids = Vec::new();
+        for _ in 0..=limits::UPSTREAM_IDLE_MAX {
+            let (stream, _) = pair(&listener).await;
+            ids.push(stream.id());
+            idle.put(stream, here.clone(), later);
+        }
+        let kept: Vec<i32> = idle.lock().iter().map(|it| it.stream.id()).collect();
+        assert_eq!(kept, ids[1..], "all but the oldest");
+    }
+}
