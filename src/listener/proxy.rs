@@ -350,10 +350,9 @@ impl ProxyHttp for Proxy {
         digest: Option<&Digest>,
         context: &mut Context,
     ) -> pingora::Result<()> {
-        context
-            .carry
-            .as_ref()
-            .map_or(Ok(()), |it| it.connected(digest))
+        context.carry.as_ref().map_or(Ok(()), |it| {
+            it.connected(digest.and_then(|it| it.ssl_digest.as_deref()))
+        })
     }
 
     async fn upstream_request_filter(
@@ -393,10 +392,9 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         let now = self.clock.instant();
-        context
-            .carry
-            .as_mut()
-            .map_or(Ok(()), |it| it.answered(session.as_downstream_mut(), response, now))
+        context.carry.as_mut().map_or(Ok(()), |it| {
+            it.answered(session.as_downstream_mut(), response, now)
+        })
     }
 
     fn fail_to_connect(

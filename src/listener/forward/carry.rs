@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderName;
 use http::Method;
+use http::StatusCode;
 use http::Version;
 use http::header;
 use pingora::Error;
@@ -14,9 +15,9 @@ use pingora::ErrorSource;
 use pingora::ErrorType;
 use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
-use pingora::protocols::Digest;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::tls::SslDigest;
 use pingora::upstreams::peer::HttpPeer;
 
 use crate::gate::Code;
@@ -103,10 +104,16 @@ impl Carry {
         Ok(())
     }
 
+    /// The upstream that was chosen.
+    pub(super) fn ticket(&self) -> pingora::Result<&Ticket> {
+        let none = || Error::explain(ErrorType::ConnectError, "no upstream was chosen");
+        self.ticket.as_ref().ok_or_else(none)
+    }
+
     /// How the chosen upstream is connected to.
     pub(in crate::listener) fn peer(&self) -> pingora::Result<HttpPeer> {
-        let chosen = self.ticket.as_ref();
-        let Some((ticket, member)) = chosen.and_then(|it| Some((it, it.member()?))) else {
+        let ticket = self.ticket()?;
+        let Some(member) = ticket.member() else {
             return Error::e_explain(ErrorType::ConnectError, "no such upstream");
         };
         peer(
@@ -134,14 +141,8 @@ impl Carry {
         }
     }
 
-    /// How long the chosen upstream is waited for, reading and writing.
-    pub(super) fn timeouts(&self) -> (Option<Duration>, Option<Duration>) {
-        let timeouts = self.ticket.as_ref().map(|it| &it.pool.config.timeouts);
-        (timeouts.map(|it| it.read), timeouts.map(|it| it.write))
-    }
-
     /// Is called before anything is sent.
-    pub(in crate::listener) fn connected(&self, digest: Option<&Digest>) -> pingora::Result<()> {
+    pub(in crate::listener) fn connected(&self, digest: Option<&SslDigest>) -> pingora::Result<()> {
         let Some(ticket) = &self.ticket else {
             return Ok(());
         };
@@ -223,16 +224,29 @@ impl Carry {
         response: &mut ResponseHeader,
         now: Instant,
     ) -> pingora::Result<()> {
-        let is_interim = response.status.is_informational();
-        let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if !is_interim || is_upgrade {
+        let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        self.arrived(response, now);
+        clean(response, is_upgrade);
+        self.sign(session, response)
+    }
+
+    /// Takes note of an answer.
+    pub(super) fn arrived(&mut self, response: &ResponseHeader, now: Instant) {
+        if is_final(response) {
             self.waited = self.chosen.map(|it| now.saturating_duration_since(it));
             if let Some(ticket) = &self.ticket {
                 ticket.report(true);
             }
         }
-        clean(response, is_upgrade);
-        if is_interim && !is_upgrade {
+    }
+
+    /// Adds what the gateway says of itself to an answer, once it is clean.
+    pub(super) fn sign(
+        &self,
+        session: &mut ServerSession,
+        response: &mut ResponseHeader,
+    ) -> pingora::Result<()> {
+        if !is_final(response) {
             return Ok(());
         }
         let id = self.pass.request.as_str();
@@ -295,7 +309,7 @@ impl Carry {
         }
     }
 
-    fn label(&self) -> Option<&str> {
+    pub(super) fn label(&self) -> Option<&str> {
         let member = self.ticket.as_ref()?.member()?;
         Some(&member.upstream.label)
     }
@@ -309,27 +323,42 @@ fn without_empty_end(body: &mut Option<Bytes>, end: bool) {
     }
 }
 
-/// Takes away what is between the upstream and the gateway only, and what tells too much.
+fn is_final(response: &ResponseHeader) -> bool {
+    !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Which fields of an answer are left out: what is between the upstream and the gateway only, and what tells too much.
+pub(super) struct Left {
+    named: Vec<HeaderName>,
+    is_upgrade: bool,
+}
+
+impl Left {
+    pub(super) fn of(response: &ResponseHeader, is_upgrade: bool) -> Self {
+        let named = response.headers.get_all(header::CONNECTION).iter();
+        let named = named
+            .filter_map(|it| it.to_str().ok())
+            .flat_map(|it| it.split(','))
+            .filter_map(|it| it.trim().parse().ok())
+            .filter(|it: &HeaderName| {
+                *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING
+            });
+        Self {
+            named: named.collect(),
+            is_upgrade,
+        }
+    }
+
+    pub(super) fn out(&self, name: &HeaderName) -> bool {
+        let is_hop = *name == header::CONNECTION || *name == header::UPGRADE;
+        DROPPED.contains(name) || (!self.is_upgrade && (is_hop || self.named.contains(name)))
+    }
+}
+
 fn clean(response: &mut ResponseHeader, is_upgrade: bool) {
-    let named: Vec<HeaderName> = response
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|it| it.to_str().ok())
-        .flat_map(|it| it.split(','))
-        .filter_map(|it| it.trim().parse().ok())
-        .filter(|it: &HeaderName| *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING)
-        .collect();
-    let is_hop = |it: &HeaderName| *it == header::CONNECTION || *it == header::UPGRADE;
-    let is_dropped = |it: &&HeaderName| {
-        DROPPED.contains(it) || (!is_upgrade && (is_hop(it) || named.contains(it)))
-    };
-    let there: Vec<HeaderName> = response
-        .headers
-        .keys()
-        .filter(is_dropped)
-        .cloned()
-        .collect();
+    let left = Left::of(response, is_upgrade);
+    let all = response.headers.keys();
+    let there: Vec<HeaderName> = all.filter(|it| left.out(it)).cloned().collect();
     for name in &there {
         response.remove_header(name);
     }

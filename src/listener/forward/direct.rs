@@ -9,20 +9,26 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::HeaderName;
+use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Version;
 use http::header;
 use pingora::Error;
 use pingora::ErrorType;
+use pingora::OrErr as _;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::TransportConnector;
+use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::HttpSession;
+use tokio::io::AsyncWriteExt as _;
 
+use crate::gate::HostRule;
 use crate::gate::Pass;
 use crate::listener::forward::carry::Carry;
+use crate::listener::forward::carry::Left;
 use crate::listener::forward::pool::Upstreams;
 use crate::listener::port::NO_AUTHORITIES;
 use crate::runtime::Clock;
@@ -65,13 +71,31 @@ pub(in crate::listener) fn is_plain(session: &ServerSession, pass: &Pass) -> boo
     let connection = || head.headers.get_all(header::CONNECTION).iter();
     !session.is_http2()
         && !pass.upgrade
-        && (head.method == Method::GET || head.method == Method::HEAD)
+        && head.method == Method::GET
         && !head.headers.keys().any(|it| INVOLVED.contains(it))
         && connection().all(|it| {
             let it = it.as_bytes();
             it.eq_ignore_ascii_case(b"keep-alive") || it.eq_ignore_ascii_case(b"close")
         })
 }
+
+/// A request head while it is written.
+struct Text(Vec<u8>);
+
+impl Text {
+    fn add(&mut self, parts: [&[u8]; 4]) {
+        for part in parts {
+            self.0.extend_from_slice(part);
+        }
+    }
+
+    fn field(&mut self, name: &[u8], value: &HeaderValue) {
+        self.add([name, b": ", value.as_bytes(), b"\r\n"]);
+    }
+}
+
+/// Room for the head of most requests, in bytes.
+const HEAD_BYTES: usize = 1024;
 
 /// Where the answer goes, and what else is needed on the way.
 pub(in crate::listener) struct Around<'a> {
@@ -98,20 +122,18 @@ impl Carry {
     }
 
     async fn ask_once(&mut self, around: &mut Around<'_>) -> pingora::Result<()> {
-        let mut upstream = self.connect(around).await?;
-        let mut request = around.session.req_header().clone();
-        request.set_version(Version::HTTP_11);
-        self.rewrite(around.session, &mut request)?;
-        request.remove_header(&header::CONNECTION);
-        let written = upstream.write_request_header(Box::new(request)).await;
-        written.map_err(|it| it.into_up())?;
+        let request = self.written(around.session.req_header())?;
+        let mut upstream = self.send(&request, around).await?;
         while self.pass_head(&mut upstream, around).await? {}
         let mut ended = upstream.is_body_done();
         if ended {
             pass_piece(around.session, Bytes::new(), true).await?;
         }
         while !ended {
-            let piece = upstream.read_body_bytes().await.map_err(|it| it.into_up())?;
+            let piece = upstream
+                .read_body_bytes()
+                .await
+                .map_err(|it| it.into_up())?;
             ended = upstream.is_body_done();
             pass_piece(around.session, piece.unwrap_or_default(), ended).await?;
         }
@@ -122,17 +144,61 @@ impl Carry {
         Ok(())
     }
 
-    async fn connect(&self, around: &Around<'_>) -> pingora::Result<HttpSession> {
-        let stream = match self.waiting(around.clock.instant()) {
+    /// The head of the request as the upstream reads it.
+    fn written(&self, head: &RequestHeader) -> pingora::Result<Vec<u8>> {
+        let pass = &self.pass;
+        let target = pass.target.as_bytes();
+        if !target.iter().all(u8::is_ascii_graphic) {
+            return Error::e_explain(ErrorType::HTTPStatus(400), "target of the upstream");
+        }
+        let mut text = Text(Vec::with_capacity(HEAD_BYTES));
+        text.add([b"GET ", target, b" HTTP/1.1\r\n", b""]);
+        let own = pass.route.host == HostRule::Upstream;
+        if own || !head.headers.contains_key(header::HOST) {
+            let label = self.label().unwrap_or_default();
+            text.add([b"Host: ", label.as_bytes(), b"\r\n", b""]);
+        }
+        let is_left_out = |name: &HeaderName| {
+            *name == header::CONNECTION
+                || (own && *name == header::HOST)
+                || pass.edit.set.iter().any(|it| it.0 == *name)
+                || pass.edit.drops(name)
+        };
+        let as_sent = head.case_header_iter().map(|it| it.0);
+        for ((name, value), as_sent) in head.headers.iter().zip(as_sent) {
+            if !is_left_out(name) {
+                text.field(as_sent.as_slice(), value);
+            }
+        }
+        for (name, value) in &pass.edit.set {
+            text.field(name.as_str().as_bytes(), value);
+        }
+        text.add([b"\r\n", b"", b"", b""]);
+        Ok(text.0)
+    }
+
+    /// Sends the request, and gives what its answer is read from.
+    async fn send(&self, request: &[u8], around: &Around<'_>) -> pingora::Result<HttpSession> {
+        let mut stream = match self.waiting(around.clock.instant()) {
             Some(stream) => stream,
             None => {
                 let made = around.direct.0.new_stream(&self.peer()?).await;
                 made.map_err(|it| it.into_up())?
             }
         };
+        self.connected(stream.get_ssl_digest().as_deref())?;
+        let timeouts = &self.ticket()?.pool.config.timeouts;
+        let writing = async {
+            stream.write_all(request).await?;
+            stream.flush().await
+        };
+        let written = match tokio::time::timeout(timeouts.write, writing).await {
+            Ok(written) => written.or_err(ErrorType::WriteError, "request to the upstream"),
+            Err(_) => Error::e_explain(ErrorType::WriteTimedout, "request to the upstream"),
+        };
+        written.map_err(|it| it.into_up())?;
         let mut upstream = HttpSession::new(stream);
-        (upstream.read_timeout, upstream.write_timeout) = self.timeouts();
-        self.connected(Some(upstream.digest()))?;
+        upstream.read_timeout = Some(timeouts.read);
         Ok(upstream)
     }
 
@@ -142,25 +208,50 @@ impl Carry {
         upstream: &mut HttpSession,
         around: &mut Around<'_>,
     ) -> pingora::Result<bool> {
-        let head = upstream.read_resp_header_parts().await;
-        let mut head = head.map_err(|it| it.into_up())?;
+        let read = upstream.read_response().await;
+        read.map_err(|it| it.into_up())?;
+        let is_over = upstream.is_body_done();
+        let Some(told) = upstream.resp_header() else {
+            let error = Error::explain(ErrorType::InternalError, "no answer was read");
+            return Err(error.into_in());
+        };
+        let mut head = copied(told)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "nobody asked for an upgrade");
             return Err(error.into_up());
         }
         let interim = head.status.is_informational();
-        if !interim && !upstream.is_body_done() {
+        if !interim && !is_over {
             frame(&mut head)?;
         }
         let session = &mut *around.session;
         if around.stop.is_given() {
             session.set_keepalive(None);
         }
-        self.answered(session, &mut head, around.clock.instant())?;
-        let written = session.write_response_header(head).await;
+        self.arrived(&head, around.clock.instant());
+        self.sign(session, &mut head)?;
+        let written = session.write_response_header(Box::new(head)).await;
         written.map_err(|it| it.into_down())?;
         Ok(interim)
     }
+}
+
+/// An answer without what is not for the client.
+fn copied(told: &ResponseHeader) -> pingora::Result<ResponseHeader> {
+    let more = 3;
+    let room = told.headers.len().saturating_add(more);
+    let mut head = ResponseHeader::build_no_case(told.status, Some(room))?;
+    head.set_version(told.version);
+    if let Some(reason) = told.get_reason_phrase() {
+        head.set_reason_phrase(Some(reason))?;
+    }
+    let left = Left::of(told, false);
+    for (name, value) in &told.headers {
+        if !left.out(name) {
+            head.append_header(name, value.clone())?;
+        }
+    }
+    Ok(head)
 }
 
 /// An answer of unknown length is in chunks, so that the connection need not end with it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pingora::Error;
 use pingora::ErrorType;
-use pingora::protocols::Digest;
+use pingora::protocols::tls::SslDigest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 
@@ -95,14 +95,12 @@ pub(super) fn peer(
 pub(super) fn check_pin(
     config: &PoolConfig,
     tls: bool,
-    digest: Option<&Digest>,
+    digest: Option<&SslDigest>,
 ) -> Result<(), Box<Error>> {
     let (Some(Trust::Pin(pin)), true) = (&config.trust, tls) else {
         return Ok(());
     };
-    let found = digest
-        .and_then(|it| it.ssl_digest.as_ref())
-        .map(|it| it.cert_digest.as_slice());
+    let found = digest.map(|it| it.cert_digest.as_slice());
     if found == Some(pin.as_slice()) {
         return Ok(());
     }

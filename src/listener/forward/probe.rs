@@ -146,7 +146,8 @@ async fn ask_once(
         peer((pool.id, config), (index, &member.upstream), address, false).map_err(told)?;
     peer.options.read_timeout = Some(probe.timeout.max(Duration::from_millis(1)));
     let (mut session, _) = connector.get_http_session(&peer).await.map_err(told)?;
-    check_pin(config, member.upstream.tls, Some(session.digest())).map_err(told)?;
+    let digest = session.digest().ssl_digest.as_deref();
+    check_pin(config, member.upstream.tls, digest).map_err(told)?;
     let mut request =
         RequestHeader::build(Method::GET, probe.path.as_bytes(), Some(4)).map_err(told)?;
     let fields = [
