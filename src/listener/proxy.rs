@@ -291,7 +291,7 @@ impl ProxyHttp for Proxy {
         match self.answer(&head, peer, session).await {
             Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
             Some(Decision::Pass(pass)) => {
-                let is_plain = is_plain(session, &pass);
+                let is_plain = is_plain(session, pass.upgrade);
                 let carry = context.carry.insert(Carry::new(pass));
                 if is_plain {
                     let around = Around {

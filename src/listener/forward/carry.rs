@@ -124,9 +124,10 @@ impl Carry {
         )
     }
 
-    /// A connection to the chosen upstream that waits for a request.
+    /// A connection to the chosen upstream that waits for a request. None for a second attempt: when one was closed at the
+    /// wrong moment, the others may be as well.
     pub(super) fn waiting(&self, now: Instant) -> Option<Stream> {
-        let ticket = self.ticket.as_ref()?;
+        let ticket = self.ticket.as_ref().filter(|_| self.tries < 2)?;
         ticket.member()?.idle.take(&ticket.address, now)
     }
 

@@ -26,7 +26,6 @@ use pingora::protocols::http::v1::client::HttpSession;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::gate::HostRule;
-use crate::gate::Pass;
 use crate::listener::forward::carry::Carry;
 use crate::listener::forward::carry::Left;
 use crate::listener::forward::pool::Upstreams;
@@ -66,11 +65,13 @@ impl Direct {
 }
 
 /// Whether a request has nothing in it but a question.
-pub(in crate::listener) fn is_plain(session: &ServerSession, pass: &Pass) -> bool {
+pub(in crate::listener) fn is_plain(session: &ServerSession, upgrade: bool) -> bool {
     let head = session.req_header();
     let connection = || head.headers.get_all(header::CONNECTION).iter();
+    // Without the names as they were sent there is nothing to copy.
     !session.is_http2()
-        && !pass.upgrade
+        && head.has_case()
+        && !upgrade
         && head.method == Method::GET
         && !head.headers.keys().any(|it| INVOLVED.contains(it))
         && connection().all(|it| {
@@ -130,11 +131,9 @@ impl Carry {
             pass_piece(around.session, Bytes::new(), true).await?;
         }
         while !ended {
-            let piece = upstream
-                .read_body_bytes()
-                .await
-                .map_err(|it| it.into_up())?;
-            ended = upstream.is_body_done();
+            let piece = upstream.read_body_bytes().await;
+            let piece = piece.map_err(|it| it.into_up())?;
+            ended = piece.is_none() || upstream.is_body_done();
             pass_piece(around.session, piece.unwrap_or_default(), ended).await?;
         }
         upstream.respect_keepalive();
@@ -268,4 +267,118 @@ fn frame(head: &mut ResponseHeader) -> pingora::Result<()> {
 async fn pass_piece(session: &mut ServerSession, piece: Bytes, end: bool) -> pingora::Result<()> {
     let written = session.write_response_body(piece, end).await;
     written.map_err(|it| it.into_down())
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::l4::stream::Stream as Socket;
+    use tokio::net::TcpListener;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A session that has read this request.
+    async fn session(text: &str) -> (ServerSession, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, served) = tokio::join!(client, listener.accept());
+        let mut client = client.unwrap();
+        client.write_all(text.as_bytes()).await.unwrap();
+        let stream = Box::new(Socket::from(served.unwrap().0));
+        let mut session = ServerSession::new_http1(stream);
+        assert!(session.read_request().await.unwrap(), "{text:?} is read");
+        (session, client)
+    }
+
+    #[tokio::test]
+    async fn only_a_question_and_nothing_else_goes_straight() {
+        // request line, fields, wants an upgrade, goes straight
+        let rows = [
+            ("GET / HTTP/1.1", "", false, true),
+            ("GET / HTTP/1.0", "", false, true),
+            ("GET / HTTP/1.1", "", true, false),
+            ("GET / HTTP/1.1", "Connection: Keep-Alive\r\n", false, true),
+            ("GET / HTTP/1.1", "Connection: close\r\n", false, true),
+            (
+                "GET / HTTP/1.1",
+                "Connection: close, X-A\r\nX-A: 1\r\n",
+                false,
+                false,
+            ),
+            (
+                "GET / HTTP/1.1",
+                "Connection: close\r\nConnection: X-A\r\n",
+                false,
+                false,
+            ),
+            ("GET / HTTP/1.1", "Content-Length: 0\r\n", false, false),
+            (
+                "GET / HTTP/1.1",
+                "Transfer-Encoding: chunked\r\n",
+                false,
+                false,
+            ),
+            ("GET / HTTP/1.1", "Expect: 100-continue\r\n", false, false),
+            ("GET / HTTP/1.1", "Upgrade: h2c\r\n", false, false),
+            ("GET / HTTP/1.1", "TE: trailers\r\n", false, false),
+            ("GET / HTTP/1.1", "Trailer: X\r\n", false, false),
+            ("GET / HTTP/1.1", "Keep-Alive: timeout=5\r\n", false, false),
+            ("GET / HTTP/1.1", "Proxy-Connection: x\r\n", false, false),
+            ("GET / HTTP/1.1", "HTTP2-Settings: x\r\n", false, false),
+            ("HEAD / HTTP/1.1", "", false, false),
+            ("DELETE / HTTP/1.1", "", false, false),
+        ];
+        for (line, fields, upgrade, expected) in rows {
+            let (session, _client) = session(&format!("{line}\r\nHost: x\r\n{fields}\r\n")).await;
+            assert_eq!(
+                is_plain(&session, upgrade),
+                expected,
+                "{line} {fields:?} {upgrade}"
+            );
+        }
+    }
+
+    #[test]
+    fn answers_are_copied_without_what_is_not_for_the_client_and_framed() {
+        let mut told = ResponseHeader::build(299, None).unwrap();
+        told.set_reason_phrase(Some("As It Was")).unwrap();
+        told.set_version(Version::HTTP_10);
+        for (name, value) in [
+            ("Server", "Secret/1.0"),
+            ("Connection", "X-Hop"),
+            ("X-Hop", "1"),
+            ("Set-Cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+            ("ETag", "\"1\""),
+        ] {
+            told.append_header(name, value).unwrap();
+        }
+        let mut head = copied(&told).unwrap();
+        frame(&mut head).unwrap();
+        assert_eq!(
+            (head.status.as_u16(), head.get_reason_phrase()),
+            (299, Some("As It Was")),
+            "line"
+        );
+        assert_eq!(head.version, Version::HTTP_11, "HTTP/1.0 has no chunks");
+        let found: Vec<_> = head
+            .headers
+            .iter()
+            .map(|it| (it.0.as_str(), it.1.to_str().unwrap()))
+            .collect();
+        let expected = [
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("etag", "\"1\""),
+            ("transfer-encoding", "chunked"),
+        ];
+        assert_eq!(found, expected, "fields");
+        let mut known = ResponseHeader::build(200, None).unwrap();
+        known.insert_header("Content-Length", "3").unwrap();
+        frame(&mut known).unwrap();
+        assert!(
+            !known.headers.contains_key(header::TRANSFER_ENCODING),
+            "of known length"
+        );
+    }
 }

@@ -81,6 +81,13 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::model::Timestamp;
+    use crate::runtime::Clock as _;
+    use crate::runtime::ManualClock;
+
+    fn now() -> Instant {
+        ManualClock::new(Timestamp::default()).instant()
+    }
 
     async fn pair(listener: &TcpListener) -> (Stream, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap());
@@ -99,7 +106,7 @@ mod tests {
         let (here, elsewhere): (SocketAddr, SocketAddr) =
             (here.parse().unwrap(), elsewhere.parse().unwrap());
         let idle = Idle::default();
-        let now = Instant::now();
+        let now = now();
         let later = now + Duration::from_secs(60);
         let mut others = Vec::new();
         let mut ids = Vec::new();
@@ -147,7 +154,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = Address::Inet("127.0.0.1:1".parse().unwrap());
         let idle = Idle::default();
-        let later = Instant::now() + Duration::from_secs(60);
+        let later = now() + Duration::from_secs(60);
         let mut ids = Vec::new();
         for _ in 0..=limits::UPSTREAM_IDLE_MAX {
             let (stream, _) = pair(&listener).await;
