@@ -25,7 +25,7 @@ use crate::config;
 
 /// One small, safe backup and restore API in front of VM managers.
 #[derive(Debug, Parser)]
-#[command(name = "snapgate", disable_version_flag = true)]
+#[command(name = "snapgate", version)]
 #[command(
     after_help = "Status: 0 done, 64 bad usage, 78 mistakes in the configuration, 1 anything else."
 )]

@@ -116,10 +116,11 @@ fn every_command_prints_and_ends_as_documented() {
         "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa\n",
     )
     .unwrap();
-    let rows: [(&str, i32, &[&str]); 12] = [
+    let rows: [(&str, i32, &[&str]); 13] = [
         ("help", 0, &["help"]),
         ("help-check", 0, &["check", "--help"]),
         ("version", 0, &["version"]),
+        ("version-option", 0, &["--version"]),
         ("nothing", 64, &[]),
         ("unknown-command", 64, &["restore"]),
         ("unknown-option", 64, &["check", "--file", "good.toml"]),
