@@ -181,8 +181,11 @@ pub const PASS_BODY_RATE: u64 = 1024;
 pub const BACKUPS_RECALLED_MAX: usize = 1000;
 /// Largest manifest that is remembered in bytes: the longest description with all tags.
 pub const BACKUP_RECALLED_BYTES_MAX: u64 = 32 * 1024;
-/// Most disks of a backup that is remembered: each is looked at with every read.
+/// Most disks of a backup that is remembered: each is watched.
 pub const BACKUP_RECALLED_DISKS_MAX: usize = 16;
+/// Files and directories watched for them by one `files` backend: 1000 backups with three disks, and less than the 8192 that
+/// old kernels allow one user.
+pub const BACKUP_WATCHES_MAX: usize = 6000;
 /// Operations that may wait for one VM unless `operations.queue_per_vm` says otherwise.
 pub const QUEUE_PER_VM: u64 = 16;
 /// Operations that may be unfinished in all unless `operations.queue_total` says otherwise.

@@ -253,7 +253,8 @@ async fn a_disk_in_use_keeps_an_interrupted_restore_waiting() {
     assert_eq!(kit.generations(), Some((1, 1)), "all new");
 }
 
-struct Mounted<'a>(&'a Path);
+/// Unmounts it in the end.
+pub(super) struct Mounted<'a>(pub(super) &'a Path);
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
@@ -262,7 +263,8 @@ impl Drop for Mounted<'_> {
     }
 }
 
-fn mount_small(at: &Path) -> bool {
+/// A small file system there; `false` where that is not permitted.
+pub(super) fn mount_small(at: &Path) -> bool {
     let mut command = Command::new("mount");
     let command = command
         .args(["-t", "tmpfs", "-o", "size=3m", "none"])

@@ -18,7 +18,9 @@ mod manifest;
 mod places;
 mod recall;
 mod restore;
+mod table;
 mod tree;
+mod watch;
 mod work;
 
 use std::sync::Arc;
@@ -249,10 +251,10 @@ impl Adapter for Files {
     }
 
     async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
-        let (target, now) = (target.clone(), (self.clock.now(), self.clock.instant()));
-        if let Some(backup) = self.disk.recalled(&target, now.1) {
+        if let Some(backup) = self.disk.recalled(target) {
             return Ok(backup);
         }
+        let (target, now) = (target.clone(), self.clock.instant());
         self.look(move |disk| disk.places()?.read(&target, now))
             .await
     }

@@ -18,7 +18,9 @@ use crate::adapters::files::lock;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::manifest::VM_JSON;
+use crate::adapters::files::recall::Reading;
 use crate::adapters::files::recall::Recall;
+use crate::adapters::files::table::Held;
 use crate::adapters::files::tree::Dir;
 use crate::adapters::files::tree::is_missing;
 use crate::adapters::files::tree::is_visible;
@@ -89,10 +91,11 @@ impl Places {
             Err(Errno::WOULDBLOCK) => return Err(Closed::Error(FilesError::InUse)),
             Err(errno) => return Err(Closed::Problem(io("locking the backups")(errno))),
         }
+        let held = Held::new(&config.root, &root).zip(Held::new(&config.backups, &backups));
         Ok(Self {
             root,
             backups,
-            recall: Recall::new(config),
+            recall: Recall::new(held.map(<[Held; 2]>::from), faults.clone()),
             _lock: lock,
         })
     }
@@ -165,7 +168,7 @@ impl Places {
                 vm: vm.clone(),
                 backup: id,
             };
-            if let Some(backup) = shown(&shelf, &target, |_, _| {})? {
+            if let Some(backup) = shown(&shelf, &target, |_| None)? {
                 backups.push(backup);
             }
             if backups.len() > limit {
@@ -178,26 +181,25 @@ impl Places {
     }
 
     /// One backup.
-    pub(super) fn read(
-        &self,
-        target: &Target,
-        now: (Timestamp, Instant),
-    ) -> Result<Backup, Problem> {
-        // Before anything is read: what changes from here on is another sight.
-        let sight = self.recall.sight(target);
-        self.vm(&target.vm)?;
+    pub(super) fn read(&self, target: &Target, now: Instant) -> Result<Backup, Problem> {
+        let home = self.vm(&target.vm)?;
         let shelf = self.shelf(&target.vm)?.ok_or_else(no_such_backup)?;
-        let keep = |manifest: &Manifest, backup: &Backup| {
-            if let Some(sight) = sight {
-                self.recall.keep(target, sight, manifest, backup, now);
-            }
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
+        let begin = |dir: &Dir| {
+            let reading = self.recall.begin(target, dir, now)?;
+            // They were opened before anything was watched, but are looked at after that.
+            let same = home.is_local()
+                && is_named(&self.root, vm, &home)
+                && is_named(&self.backups, vm, &shelf)
+                && is_named(&shelf, id, dir);
+            same.then_some(reading)
         };
-        shown(&shelf, target, keep)?.ok_or_else(no_such_backup)
+        shown(&shelf, target, begin)?.ok_or_else(no_such_backup)
     }
 
     /// One backup, if it was read lately and nothing of it has changed since. Does not wait for a disk.
-    pub(super) fn recalled(&self, target: &Target, now: Instant) -> Option<Backup> {
-        self.recall.find(target, now)
+    pub(super) fn recalled(&self, target: &Target) -> Option<Backup> {
+        self.recall.find(target)
     }
 }
 
@@ -240,25 +242,32 @@ pub(super) fn ids(shelf: &Dir) -> Result<Vec<BackupId>, Problem> {
     Ok(names.iter().filter_map(id).collect())
 }
 
-/// The backup as callers see it, whole ones told; `None` when there is none (any more).
-fn shown(
+/// The backup as callers see it, to be remembered if that was begun; `None` when there is none (any more).
+fn shown<'a>(
     shelf: &Dir,
     target: &Target,
-    keep: impl FnOnce(&Manifest, &Backup),
+    begin: impl FnOnce(&Dir) -> Option<Reading<'a>>,
 ) -> Result<Option<Backup>, Problem> {
     let Some(dir) = backup_dir(shelf, &target.backup)? else {
         return Ok(None);
     };
+    let reading = begin(&dir);
     let read = Manifest::read(&dir, target);
+    let reading = match &read {
+        Ok(manifest) => reading.and_then(|it| it.disks(&dir, manifest)),
+        Err(_told_below) => None,
+    };
     let whole = read.as_ref().is_ok_and(|it| it.is_whole(&dir));
-    if !whole && !is_there_still(shelf, target, &dir) {
+    if !whole && !is_named(shelf, target.backup.as_str(), &dir) {
         // It was deleted while we looked.
         return Ok(None);
     }
     match read {
         Ok(manifest) if whole => {
-            let backup = manifest.clone().backup(BackupState::Available);
-            keep(&manifest, &backup);
+            let backup = manifest.backup(BackupState::Available);
+            if let Some(reading) = reading {
+                reading.keep(&backup);
+            }
             Ok(Some(backup))
         }
         Ok(manifest) => Ok(Some(manifest.backup(BackupState::Error))),
@@ -269,9 +278,10 @@ fn shown(
     }
 }
 
-fn is_there_still(shelf: &Dir, target: &Target, dir: &Dir) -> bool {
-    match (shelf.stat(target.backup.as_str()), dir.stat_self()) {
-        (Ok(now), Ok(then)) => now.st_ino == then.st_ino,
+/// Whether a directory still has its name in the one above.
+fn is_named(above: &Dir, name: &str, dir: &Dir) -> bool {
+    match (above.stat(name), dir.stat_self()) {
+        (Ok(now), Ok(then)) => now.st_ino == then.st_ino && now.st_dev == then.st_dev,
         _ => false,
     }
 }

@@ -1,216 +1,219 @@
-//! Backups that were read lately, and whether the disk still holds what was read.
+//! Backups that were read lately, for as long as nothing that they were read from has changed.
 //!
-//! A read of a backup opens, reads and parses its manifest on a thread that may block. Most reads find what the last
-//! one found, and that can be told from a handful of `lstat`s: a manifest is replaced by a rename, and every change of
-//! a file or of a directory's names changes its change time. Anything else, or anything unclear, is read again.
+//! A read of a backup opens, reads and parses its manifest on a thread that may block. Whatever it depends on is watched
+//! before it is looked at: each directory on the way, the manifest, the disks. Whoever asks again first heeds what was told
+//! since, under the lock of the table, so that nobody else can have heard of a change whose backup is not forgotten yet.
 
-use std::num::NonZeroUsize;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
-use lru::LruCache;
-use rustix::fs::AtFlags;
-use rustix::fs::CWD;
-use rustix::fs::FileType;
-use rustix::fs::Stat;
+use rustix::io::Errno;
 
-use crate::adapters::files::Config;
+use crate::adapters::files::faults::Faults;
 use crate::adapters::files::manifest::DISKS;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::tree::is_visible;
+use crate::adapters::files::table::Held;
+use crate::adapters::files::table::Table;
+use crate::adapters::files::tree::Dir;
 use crate::model::Backup;
 use crate::model::Target;
-use crate::model::Timestamp;
 use crate::model::limits::BACKUP_RECALLED_BYTES_MAX;
 use crate::model::limits::BACKUP_RECALLED_DISKS_MAX;
-use crate::model::limits::BACKUPS_RECALLED_MAX;
 
-/// What changed within this time before it was read is not relied upon: time stamps may be as coarse as that, and two
-/// changes then look like one.
-const SETTLED: Duration = Duration::from_secs(2);
-/// A backup that was not asked for so long is read on a thread that may block: the kernel may have to ask the disk for
-/// its names again.
-const WARM: Duration = Duration::from_secs(10);
-/// File systems whose names, once looked up, are in memory: no look waits for a network. ext4, XFS, Btrfs, tmpfs, ZFS,
-/// F2FS, bcachefs (`statfs(2)`).
-const LOCAL: [u32; 7] = [
-    0xef53,
-    0x5846_5342,
-    0x9123_683e,
-    0x0102_1994,
-    0x2fc1_2fc1,
-    0xf2f5_2010,
-    0xca45_1a4e,
-];
+/// How long nothing is remembered after nothing could be watched.
+const RETRY: Duration = Duration::from_secs(10);
 
-/// Which file or directory something is, and when it last changed in any way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: i64,
-    changed: (i64, u64),
-}
-
-impl Stamp {
-    const fn of(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: stat.st_size,
-            changed: (stat.st_ctime, stat.st_ctime_nsec),
-        }
-    }
-}
-
-/// Everything that a backup was read from, its disks excepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sight {
-    vm: (u64, u64),
-    shelf: Stamp,
-    backup: Stamp,
-    manifest: Stamp,
-}
-
-impl Sight {
-    fn is_settled(&self, now: Timestamp) -> bool {
-        let before = now.minus(SETTLED).as_millis();
-        [self.shelf, self.backup, self.manifest].iter().all(|it| {
-            let seconds = u64::try_from(it.changed.0).unwrap_or(u64::MAX);
-            seconds.saturating_add(1).saturating_mul(1000) <= before
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Known {
-    backup: Backup,
-    sight: Sight,
-    /// Path and length of each.
-    disks: Vec<(PathBuf, u64)>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    known: Arc<Known>,
-    asked: Instant,
+#[derive(Debug, Default)]
+struct State {
+    table: Option<Table>,
+    retry: Option<Instant>,
+    told: bool,
+    tickets: u64,
 }
 
 /// The backups that were read last.
 #[derive(Debug)]
 pub(super) struct Recall {
-    root: PathBuf,
-    backups: PathBuf,
-    entries: Option<Mutex<LruCache<Target, Entry>>>,
+    held: Option<[Held; 2]>,
+    faults: Faults,
+    state: Mutex<State>,
 }
 
-fn is_local(path: &Path) -> bool {
-    let kind = rustix::fs::statfs(path).map(|it| u32::try_from(it.f_type));
-    matches!(kind, Ok(Ok(kind)) if LOCAL.contains(&kind))
+/// A backup that is watched and being read, to be remembered if nothing happens to it.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    recall: &'a Recall,
+    target: &'a Target,
+    device: u64,
+    ticket: u64,
 }
 
-fn look(path: &Path) -> Option<Stat> {
-    rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()
+impl State {
+    /// Says once what the operator may do about it.
+    fn tell(&mut self, errno: Errno) {
+        let remedy = match errno {
+            Errno::NOSPC => "raise fs.inotify.max_user_watches",
+            Errno::MFILE => "raise fs.inotify.max_user_instances or the limit of open files",
+            Errno::ACCESS => "let the gateway list every directory above both",
+            // Something changed just now, or another backup has the same file.
+            Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::STALE => return,
+            _ => "see the error",
+        };
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(%errno, remedy, "backups cannot be watched: each GET reads its manifest");
+        }
+    }
 }
 
 impl Recall {
-    /// Nothing is remembered yet, and never will be unless both directories are on local file systems.
-    pub(super) fn new(config: &Config) -> Self {
-        let local = is_local(&config.root) && is_local(&config.backups);
-        let most = NonZeroUsize::new(BACKUPS_RECALLED_MAX).filter(|_| local);
+    /// Nothing is remembered yet, and never will be without both directories.
+    pub(super) fn new(held: Option<[Held; 2]>, faults: Faults) -> Self {
         Self {
-            root: config.root.clone(),
-            backups: config.backups.clone(),
-            entries: most.map(|most| Mutex::new(LruCache::new(most))),
+            held,
+            faults,
+            state: Mutex::default(),
         }
     }
 
-    /// What a backup is going to be read from; looked at before it is read.
-    pub(super) fn sight(&self, target: &Target) -> Option<Sight> {
-        self.entries.as_ref()?;
-        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
-        if !is_visible(vm) || !is_visible(id) {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The backup, if it was read lately and nothing of it has changed. Does not wait for a disk.
+    pub(super) fn find(&self, target: &Target) -> Option<Backup> {
+        let held = self.held.as_ref()?;
+        let mut state = self.lock();
+        let table = state.table.as_mut()?;
+        if !table.is_current(held) {
             return None;
         }
-        let home = look(&self.root.join(vm))?;
-        let mut path = self.backups.join(vm);
-        let shelf = look(&path)?;
-        path.push(id);
-        let backup = look(&path)?;
-        path.push(MANIFEST);
-        let manifest = look(&path)?;
-        Some(Sight {
-            vm: (home.st_dev, home.st_ino),
-            shelf: Stamp::of(&shelf),
-            backup: Stamp::of(&backup),
-            manifest: Stamp::of(&manifest),
-        })
+        table.recall(target).cloned()
     }
 
-    /// Remembers a backup that was found whole after that sight of it.
-    pub(super) fn keep(
-        &self,
-        target: &Target,
-        sight: Sight,
-        manifest: &Manifest,
-        backup: &Backup,
-        now: (Timestamp, Instant),
-    ) {
-        let Some(entries) = &self.entries else {
-            return;
-        };
-        let small = u64::try_from(sight.manifest.size)
-            .is_ok_and(|size| size <= BACKUP_RECALLED_BYTES_MAX)
-            && manifest.disks.len() <= BACKUP_RECALLED_DISKS_MAX;
-        if !small || !sight.is_settled(now.0) {
-            return;
+    /// The table, up to date and made anew if need be. Lets requests in between, for it may have much to do.
+    fn table(&self, held: &[Held; 2], now: Instant) -> Option<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        if let Some(dead) = state.table.take_if(|it| it.is_dead()) {
+            drop(state);
+            drop(dead);
+            state = self.lock();
         }
-        let folder = self
-            .backups
-            .join(target.vm.as_str())
-            .join(target.backup.as_str())
-            .join(DISKS);
-        let disks = manifest.disks.iter();
-        let known = Known {
-            backup: backup.clone(),
-            sight,
-            disks: disks
-                .map(|disk| (folder.join(disk.name.as_str()), disk.size))
-                .collect(),
-        };
-        let entry = Entry {
-            known: Arc::new(known),
-            asked: now.1,
-        };
-        let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.put(target.clone(), entry);
-    }
-
-    /// The backup, if it was read lately and is what it was then. Does not wait for a disk.
-    pub(super) fn find(&self, target: &Target, now: Instant) -> Option<Backup> {
-        let known = {
-            let entries = self.entries.as_ref()?;
-            let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = entries.get_mut(target)?;
-            if now.saturating_duration_since(entry.asked) > WARM {
+        if state.table.is_none() {
+            if state.retry.is_some_and(|at| now < at) {
                 return None;
             }
-            entry.asked = now;
-            Arc::clone(&entry.known)
-        };
-        let whole = |(path, size): &(PathBuf, u64)| {
-            look(path).is_some_and(|stat| {
-                FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                    && u64::try_from(stat.st_size) == Ok(*size)
-            })
-        };
-        let same = self.sight(target) == Some(known.sight) && known.disks.iter().all(whole);
-        same.then(|| known.backup.clone())
+            state.retry = now.checked_add(RETRY);
+            drop(state);
+            let made = Table::new(held, &self.faults);
+            state = self.lock();
+            match made {
+                Ok(table) => {
+                    state.table = Some(table);
+                    state.retry = None;
+                }
+                Err(errno) => state.tell(errno),
+            }
+        }
+        loop {
+            let table = state.table.as_mut()?;
+            let (current, swept) = (table.is_current(held), table.sweep());
+            if table.is_dead() {
+                return None;
+            }
+            if current && swept {
+                return Some(state);
+            }
+            drop(state);
+            state = self.lock();
+        }
+    }
+
+    /// Watches a backup whose manifest is going to be read in that directory. Whether the directories on the way still
+    /// have their names is for the caller to see, after that.
+    pub(super) fn begin<'a>(
+        &'a self,
+        target: &'a Target,
+        dir: &Dir,
+        now: Instant,
+    ) -> Option<Reading<'a>> {
+        let held = self.held.as_ref()?;
+        let [_, backups] = held;
+        let bytes = u64::try_from(dir.stat(MANIFEST).ok()?.st_size).ok()?;
+        if bytes > BACKUP_RECALLED_BYTES_MAX {
+            return None;
+        }
+        let mut state = self.table(held, now)?;
+        state.tickets = state.tickets.wrapping_add(1);
+        let ticket = state.tickets;
+        let table = state.table.as_mut()?;
+        if !table.begin(target, ticket) {
+            return None;
+        }
+        let of = (target, ticket);
+        let watched = table.watch(of, |it| it.open_directory(dir));
+        let watched = watched.and_then(|()| table.watch(of, |it| it.file(dir, MANIFEST)));
+        if let Err(errno) = watched {
+            table.end(target, ticket);
+            state.tell(errno);
+            return None;
+        }
+        Some(Reading {
+            recall: self,
+            target,
+            device: backups.device,
+            ticket,
+        })
+    }
+}
+
+impl Reading<'_> {
+    /// Watches the disks as well, whose lengths are going to be looked at. All must be on the file system of the backups:
+    /// what is mounted below may be of any kind.
+    pub(super) fn disks(self, dir: &Dir, manifest: &Manifest) -> Option<Self> {
+        let watched = self.watch(dir, manifest);
+        if let Err(errno) = watched {
+            self.recall.lock().tell(errno);
+        }
+        watched.is_ok().then_some(self)
+    }
+
+    fn watch(&self, dir: &Dir, manifest: &Manifest) -> Result<(), Errno> {
+        let disks = dir.dir(DISKS)?;
+        let parts = [dir.stat_self()?, dir.stat(MANIFEST)?, disks.stat_self()?];
+        let mut devices = parts.map(|it| it.st_dev).to_vec();
+        if manifest.disks.len() > BACKUP_RECALLED_DISKS_MAX {
+            return Err(Errno::STALE);
+        }
+        for disk in &manifest.disks {
+            devices.push(disks.stat(disk.name.as_str())?.st_dev);
+        }
+        if devices.iter().any(|it| *it != self.device) {
+            return Err(Errno::STALE);
+        }
+        let mut state = self.recall.lock();
+        let table = state.table.as_mut().ok_or(Errno::STALE)?;
+        let of = (self.target, self.ticket);
+        table.watch(of, |it| it.open_directory(&disks))?;
+        let mut names = manifest.disks.iter().map(|it| it.name.as_str());
+        names.try_for_each(|name| table.watch(of, |it| it.file(&disks, name)))
+    }
+
+    /// Remembers the backup that was read, unless something happened to it.
+    pub(super) fn keep(self, backup: &Backup) {
+        if let Some(table) = self.recall.lock().table.as_mut() {
+            table.keep(self.target, self.ticket, backup);
+        }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(table) = self.recall.lock().table.as_mut() {
+            table.end(self.target, self.ticket);
+        }
     }
 }

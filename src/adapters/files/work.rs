@@ -5,7 +5,6 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::time::Instant;
 
 use crate::adapters::files::Config;
 use crate::adapters::files::change;
@@ -114,10 +113,10 @@ impl Disk {
     }
 
     /// A backup that was read lately, unless anything of it has changed. Does not wait for a disk.
-    pub(super) fn recalled(&self, target: &Target, now: Instant) -> Option<Backup> {
+    pub(super) fn recalled(&self, target: &Target) -> Option<Backup> {
         // Who holds it may be recovering. A look of a thread that may block then waits instead.
         let places = self.places.try_lock().ok()?.as_ref().map(Arc::clone)?;
-        places.recalled(target, now)
+        places.recalled(target)
     }
 
     /// The directories for a request.
