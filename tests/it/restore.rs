@@ -1,4 +1,5 @@
-//! Restores through `files`: real bytes, two disks, and kill -9 in the middle.
+//! The whole program over `files`: restores of real bytes and two disks with kill -9 in the middle, and reads of backups that
+//! somebody else changes.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +11,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
+use crate::harness::eventually;
 
 const DISK_BYTES: usize = 24 * 1024 * 1024;
 /// How often the gateway is killed in the middle of a restore, at another moment each time.
@@ -164,5 +166,54 @@ fn a_damaged_backup_is_not_restored() {
         !status["message"].as_str().unwrap().contains('/'),
         "no path in a message for a caller: {status}"
     );
+    drop(process);
+}
+
+/// What a process watches through inotify.
+fn watches(pid: u32) -> usize {
+    let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let texts = folder.filter_map(|it| fs::read_to_string(it.unwrap().path()).ok());
+    texts.map(|it| it.matches("inotify wd:").count()).sum()
+}
+
+#[test]
+fn a_read_after_a_change_shows_it_though_nothing_is_read_twice() {
+    let site = Site::new();
+    let config = site.folder.path().join("snapgate.toml");
+    let mut pid = 0;
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    let process = Process::launch(&arguments, |it| pid = it).unwrap();
+    let client = Client::new(process.api, "alice", "secret");
+    for disk in site.disks() {
+        fs::write(disk, "a disk").unwrap();
+    }
+    let created = client
+        .with("Prefer", "wait=50")
+        .post("/back_up?vm=db", r#"{"name": "name 0"}"#)
+        .json();
+    let target = created["target_uri"].as_str().unwrap();
+    let id = target.rsplit('/').next().unwrap();
+    let manifest = site.folder.path().join("backups/db").join(id);
+    let manifest = manifest.join("manifest.json");
+    let mut tags = std::collections::BTreeSet::new();
+    for number in 0..100 {
+        let reply = client.get(target);
+        let name = format!("name {number}");
+        assert_eq!(reply.json()["name"], *name, "after change {number}");
+        assert!(
+            tags.insert(reply.header("etag").to_owned()),
+            "another tag after change {number}"
+        );
+        let text = fs::read_to_string(&manifest).unwrap();
+        let next = format!("name {}", number + 1);
+        fs::write(&manifest, text.replace(&name, &next)).unwrap();
+    }
+    // Two directories, those above, those of the backup, its manifest and two disks; unless some other test mounts something.
+    eventually("the backup is remembered", || {
+        client.get(target);
+        watches(pid) >= 8
+    });
+    fs::remove_dir_all(site.folder.path().join("vms/db")).unwrap();
+    assert_eq!(client.get(target).status, 404, "without its VM");
     drop(process);
 }
