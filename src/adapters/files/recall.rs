@@ -26,6 +26,9 @@ use crate::model::limits::BACKUP_RECALLED_DISKS_MAX;
 
 /// How long nothing is remembered after nothing could be watched.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often a read goes on where the table was left, before it remembers nothing: a full queue takes some 300 rounds, and who
+/// makes events faster than they are heeded shall not hold it up.
+const ROUNDS_MAX: u32 = 1000;
 
 #[derive(Debug, Default)]
 struct State {
@@ -58,6 +61,7 @@ impl State {
         let remedy = match errno {
             Errno::NOSPC => "raise fs.inotify.max_user_watches",
             Errno::MFILE => "raise fs.inotify.max_user_instances or the limit of open files",
+            Errno::NOSYS => "mount /proc",
             Errno::ACCESS => "let the gateway list every directory above both",
             // Something changed just now, or another backup has the same file.
             Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::STALE => return,
@@ -118,7 +122,7 @@ impl Recall {
                 Err(errno) => state.tell(errno),
             }
         }
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let table = state.table.as_mut()?;
             let (current, swept) = (table.is_current(held), table.sweep());
             if table.is_dead() {
@@ -130,6 +134,7 @@ impl Recall {
             drop(state);
             state = self.lock();
         }
+        None
     }
 
     /// Watches a backup whose manifest is going to be read in that directory. Whether the directories on the way still

@@ -78,13 +78,14 @@ impl Watcher {
     /// Watches the table of mounts from now on.
     ///
     /// # Errors
-    /// `MFILE` when there are too many, or too many open files.
+    /// `MFILE` when there are too many, or too many open files; `NOSYS` without `/proc`.
     pub(super) fn new(faults: &Faults) -> Result<Self, Errno> {
         faults.step("watch")?;
         let inotify =
             inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let mounts = rustix::fs::open("/proc/self/mountinfo", flags, Mode::empty())?;
+        let mounts = rustix::fs::open("/proc/self/mountinfo", flags, Mode::empty());
+        let mounts = mounts.map_err(|it| if it == Errno::NOENT { Errno::NOSYS } else { it })?;
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64;
         epoll::add(&ready, &inotify, data(INOTIFY), epoll::EventFlags::IN)?;
