@@ -42,6 +42,8 @@ use crate::telemetry::Metrics;
 const SECTOR: usize = 512;
 const BURSTS: u64 = 700;
 const IMAGES_MIN: usize = 100;
+/// Bursts after which the log is copied into the database: the writer does so by itself after far more.
+const CHECKPOINT_EVERY: u64 = 200;
 
 /// The two files after a burst, and the revisions that were acknowledged until then.
 #[derive(Clone)]
@@ -144,10 +146,23 @@ impl Workload {
             self.live.retain(|old| old.seq != it.seq);
             self.live.push(it);
         }
+        if self.number.is_multiple_of(CHECKPOINT_EVERY) {
+            checkpoint(self.folder.path());
+        }
         let new = self.copy();
         self.live.retain(|it| !it.phase.is_final());
         (std::mem::replace(&mut self.last, new.clone()), new)
     }
+}
+
+/// Copies the log into the database as the writer does when it is long, in the same order of writes and syncs.
+fn checkpoint(folder: &Path) {
+    let connection = rusqlite::Connection::open(folder.join("s.db")).unwrap();
+    let sql = "PRAGMA wal_checkpoint(PASSIVE)";
+    let (busy, log, copied): (i64, i64, i64) = connection
+        .query_row(sql, [], |it| Ok((it.get(0)?, it.get(1)?, it.get(2)?)))
+        .expect("copied");
+    assert_eq!((busy, log), (0, copied), "all of the log was copied");
 }
 
 /// One file after the power cut: a random part of what was being written reached the disk.

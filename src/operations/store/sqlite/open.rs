@@ -20,9 +20,9 @@ const SCHEMA: i64 = 2;
 /// The oldest format that is brought to the present one when it is opened.
 const OLDEST: i64 = 1;
 
-/// Pages in the write-ahead log after which it is copied into the database: 16 MiB. Most pages are written again and again,
-/// and copied once; the commit that copies them takes so much longer.
-const CHECKPOINT_PAGES: i64 = 4000;
+/// Pages in the write-ahead log after which it is copied into the database: 60 MiB, below the size to which the log is cut.
+/// Most pages are written again and again, and copied once; the commit that copies them takes so much longer.
+const CHECKPOINT_PAGES: i64 = 15_000;
 
 /// What format 2 has and format 1 had not. It is added in one step; a version that knows format 1 alone refuses it.
 const FROM_1: &str = "
