@@ -53,7 +53,7 @@ impl Preferences {
                     if value.is_empty() {
                         found.is_async = true;
                     } else {
-                        meant = Err(malformed("respond-async is empty"));
+                        meant = Err(malformed("respond-async must be left out"));
                     }
                 }
             }
