@@ -2,6 +2,7 @@
 
 mod balance;
 mod hostile;
+mod idle;
 mod tls;
 pub(crate) mod upstream;
 mod websocket;
