@@ -40,7 +40,6 @@ use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 use reader::Readers;
 use writer::Job;
-use writer::Told;
 use writer::Work;
 
 /// Writes that may wait for the writer thread: beyond it callers wait to hand theirs in.
@@ -108,11 +107,10 @@ impl SqliteStore {
 }
 
 impl Inner {
-    /// Hands the work to the writer and waits for its commit. Whoever has begun this must go on or drop it: the answers
-    /// to others may be with it.
+    /// Hands the work to the writer and waits for its commit.
     async fn write<T>(
         &self,
-        work: impl FnOnce(oneshot::Sender<Told<T>>) -> Work,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
     ) -> Result<T, StoreError> {
         if self.failed.load(Ordering::Acquire) {
             return Err(already_failed());
@@ -130,13 +128,9 @@ impl Inner {
             return Err(StoreError::Unavailable("the writer has ended".to_owned()));
         }
         drop(jobs);
-        match answered.await {
-            Ok((result, others)) => {
-                drop(others);
-                result
-            }
-            Err(_gone) => Err(StoreError::Indeterminate("the writer ended".to_owned())),
-        }
+        answered
+            .await
+            .unwrap_or_else(|_gone| Err(StoreError::Indeterminate("the writer ended".to_owned())))
     }
 }
 

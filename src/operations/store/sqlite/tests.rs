@@ -485,49 +485,6 @@ async fn a_full_disk_refuses_writes_and_answers_reads() {
     store.close().await;
 }
 
-#[test]
-fn one_caller_wakes_those_of_its_commit_also_when_it_goes_away() {
-    for gone in ["before the commit", "after it"] {
-        let folder = tempfile::tempdir().unwrap();
-        let (connection, lock) = open::open(&folder.path().join("s.db")).unwrap();
-        let (jobs, waiting) = mpsc::channel(8);
-        let mut callers: Vec<_> = (0..3)
-            .map(|_| {
-                let (answer, answered) = oneshot::channel();
-                jobs.try_send(Job(Work::Beat(NOW, answer))).unwrap();
-                answered
-            })
-            .collect();
-        drop(jobs);
-        let mut last = callers.pop();
-        if gone == "before the commit" {
-            last = None;
-        }
-        // All three are there: one commit, after which the writer ends.
-        writer::Writer {
-            connection,
-            clock: SystemClock::shared(),
-            metrics: Metrics::new().unwrap(),
-            failed: Arc::new(AtomicBool::new(false)),
-            lock,
-        }
-        .run(waiting);
-        if last.is_some() {
-            let told = callers.iter_mut().map(oneshot::Receiver::try_recv);
-            let told = told.filter(Result::is_ok).count();
-            assert_eq!(told, 0, "{gone}: the first one tells them");
-            drop(last);
-        }
-        for mut it in callers {
-            let told = it.try_recv().map(|(result, _)| result);
-            assert!(
-                matches!(told, Ok(Ok(()))),
-                "{gone}: told of the commit: {told:?}"
-            );
-        }
-    }
-}
-
 #[tokio::test]
 async fn after_a_fatal_error_everything_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,15 +31,7 @@ use crate::telemetry::Metrics;
 /// Writes committed together at most.
 const BATCH_MAX: usize = 1024;
 
-/// What a caller is told, and the answers to those who wait for the same commit.
-pub(super) type Told<T> = (Result<T, StoreError>, Answers);
-type Answer<T> = oneshot::Sender<Told<T>>;
-
-/// Answers after a commit. They are given when this is dropped: by the caller that is told first, or here when that one is gone.
-///
-/// Whoever waits is woken where all of them are; each wake-up from this thread may be a call to the kernel.
-#[derive(Default)]
-pub(super) struct Answers(Vec<Done>);
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// One write and whom to tell. A mere wrapper, so that the kinds of work stay inside this folder.
 pub(super) struct Job(pub(super) Work);
@@ -114,9 +106,7 @@ impl Writer {
             Ok(()) => {
                 let took = self.clock.instant().saturating_duration_since(began);
                 self.metrics.store_commit("sqlite", took);
-                if let Some(one) = done.pop() {
-                    one.tell(Answers(done));
-                }
+                done.into_iter().for_each(Done::tell);
             }
             Err(error) => {
                 let meaning = classify(&error);
@@ -187,47 +177,36 @@ impl Writer {
     }
 }
 
-impl Drop for Answers {
-    fn drop(&mut self) {
-        for it in self.0.drain(..) {
-            it.tell(Self::default());
-        }
-    }
-}
-
 impl Done {
-    /// Answers after the commit. Nobody may be waiting any more; then the others are told at once.
-    fn tell(self, others: Answers) {
+    /// Answers after the commit. Nobody may be waiting any more, which is no concern of ours.
+    fn tell(self) {
         match self {
-            Self::Created(answer, result) => drop(answer.send((result, others))),
-            Self::Updated(answer, result) => drop(answer.send((result, others))),
-            Self::Expired(answer, count) => drop(answer.send((Ok(count), others))),
-            Self::Written(answer) => drop(answer.send((Ok(()), others))),
+            Self::Created(answer, result) => drop(answer.send(result)),
+            Self::Updated(answer, result) => drop(answer.send(result)),
+            Self::Expired(answer, count) => drop(answer.send(Ok(count))),
+            Self::Written(answer) => drop(answer.send(Ok(()))),
         }
     }
 
     /// Answers after the transaction was given up.
     fn fail(self, error: &StoreError) {
         match self {
-            Self::Created(answer, _) => alone(answer, error),
-            Self::Updated(answer, _) | Self::Written(answer) => alone(answer, error),
-            Self::Expired(answer, _) => alone(answer, error),
+            Self::Created(answer, _) => drop(answer.send(Err(error.clone()))),
+            Self::Updated(answer, _) | Self::Written(answer) => {
+                drop(answer.send(Err(error.clone())));
+            }
+            Self::Expired(answer, _) => drop(answer.send(Err(error.clone()))),
         }
     }
 }
 
-/// Tells one caller of an error, and nobody else.
-fn alone<T>(answer: Answer<T>, error: &StoreError) {
-    drop(answer.send((Err(error.clone()), Answers::default())));
-}
-
 fn refuse(work: Work, error: &StoreError) {
     match work {
-        Work::Create(_, _, answer) => alone(answer, error),
+        Work::Create(_, _, answer) => drop(answer.send(Err(error.clone()))),
         Work::Update(_, _, answer) | Work::Beat(_, answer) | Work::Annotate(_, answer) => {
-            alone(answer, error);
+            drop(answer.send(Err(error.clone())));
         }
-        Work::Expire(_, _, answer) => alone(answer, error),
+        Work::Expire(_, _, answer) => drop(answer.send(Err(error.clone()))),
     }
 }
 
