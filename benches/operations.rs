@@ -23,6 +23,10 @@ use snapgate::operations::measured::Stored;
 use snapgate::operations::measured::transition;
 use snapgate::telemetry::Metrics;
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const NOW: Timestamp = Timestamp::from_millis(1_764_200_000_000);
 /// Writes handed over together, as by so many clients.
 const TOGETHER: u64 = 16;

@@ -19,6 +19,10 @@ use snapgate::runtime::Clock;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Password of the one caller.
 const PASSWORD: &str = "correct horse battery staple";
 
