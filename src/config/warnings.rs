@@ -52,6 +52,13 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
             )
         }));
     }
+    let limits = &settings.listener.limits;
+    if !listen.ip().is_loopback() && limits.connections_per_address >= limits.connections {
+        found.push(format!(
+            "limits.connections: one address can take all {}, because limits.connections_per_address is {}",
+            limits.connections, limits.connections_per_address
+        ));
+    }
     certificates(settings, now, &mut found);
     people(settings, &mut found);
     for (index, grant) in settings.gate.grants.iter().enumerate() {

@@ -1,9 +1,13 @@
-//! A connection whose small writes are gathered until they are flushed: head and body of an answer leave in one call.
+//! A connection that keeps the head of an answer until what comes next, so that both leave in one call.
+//!
+//! Only the first write after a flush is kept: bodies of known length are flushed at their end, and a piece of one that
+//! an upstream sends slowly must not wait for the next.
 //!
 //! Pingora's own connections have such a buffer when Pingora itself accepts them, and its HTTP parser flushes
 //! accordingly; there is no other way to get one.
 
 use std::io;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
@@ -29,7 +33,7 @@ use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 use tokio::io::ReadBuf;
 
-/// As much is gathered; more than one packet of most networks, and more than most answers of ours are long.
+/// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
 const GATHERED_BYTES: usize = 4096;
 
 /// A plain connection with a buffer for what is written, which takes no memory while there is nothing in it.
@@ -39,6 +43,8 @@ pub(super) struct Gathered {
     waiting: Vec<u8>,
     /// How much of what waits was written already.
     written: usize,
+    /// Whether something was written since the last flush.
+    begun: bool,
 }
 
 impl Gathered {
@@ -47,6 +53,7 @@ impl Gathered {
             socket,
             waiting: Vec::new(),
             written: 0,
+            begun: false,
         }
     }
 
@@ -62,6 +69,49 @@ impl Gathered {
         self.waiting = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Gathered {
+    /// Keeps the pieces if they are the first since the last flush. Else they leave with what was kept, as far as they
+    /// are taken now.
+    fn poll_pieces(
+        &mut self,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = pieces
+            .iter()
+            .fold(0_usize, |sum, it| sum.saturating_add(it.len()));
+        let kept = self.waiting.len();
+        let alone = self.begun && kept == 0;
+        if alone || kept.saturating_add(length) > GATHERED_BYTES {
+            std::task::ready!(self.poll_waiting(context))?;
+            self.begun = true;
+            return Pin::new(&mut self.socket).poll_write_vectored(context, pieces);
+        }
+        if self.waiting.is_empty() {
+            self.waiting.reserve_exact(GATHERED_BYTES);
+        }
+        for piece in pieces {
+            self.waiting.extend_from_slice(piece);
+        }
+        if !self.begun {
+            self.begun = true;
+            return Poll::Ready(Ok(length));
+        }
+        if self.poll_waiting(context)?.is_ready() {
+            return Poll::Ready(Ok(length));
+        }
+        let taken = self.written.saturating_sub(kept);
+        if taken == 0 {
+            self.waiting.truncate(kept);
+            return Poll::Pending;
+        }
+        // The rest is handed in again.
+        self.waiting = Vec::new();
+        self.written = 0;
+        Poll::Ready(Ok(taken))
     }
 }
 
@@ -92,21 +142,25 @@ impl AsyncWrite for Gathered {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.waiting.len().saturating_add(bytes.len()) > GATHERED_BYTES {
-            std::task::ready!(self.poll_waiting(context))?;
-            if bytes.len() > GATHERED_BYTES {
-                return Pin::new(&mut self.socket).poll_write(context, bytes);
-            }
-        }
-        if self.waiting.is_empty() {
-            self.waiting.reserve_exact(GATHERED_BYTES);
-        }
-        self.waiting.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        self.poll_pieces(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_pieces(context, pieces)
+    }
+
+    // A chunk is a length, bytes and an end of a line.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_waiting(context))?;
+        self.begun = false;
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
@@ -177,6 +231,7 @@ impl GetSocketDigest for Gathered {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
     use tokio::net::TcpStream;
@@ -191,22 +246,80 @@ mod tests {
         (Gathered::new(socket), client.unwrap())
     }
 
+    fn arrived(client: &TcpStream) -> String {
+        let mut found = [0; 64];
+        match client.try_read(&mut found) {
+            Ok(count) => String::from_utf8_lossy(&found[..count]).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => String::new(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     #[tokio::test]
-    async fn nothing_leaves_before_it_is_flushed_and_everything_then() {
-        let (mut made, mut client) = pair().await;
-        made.write_all(b"head ").await.unwrap();
-        made.write_all(b"body").await.unwrap();
-        let early = client.try_read(&mut [0; 16]).map_err(|it| it.kind());
-        assert_eq!(early, Err(io::ErrorKind::WouldBlock), "gathered");
+    async fn the_first_write_leaves_with_the_next_or_when_it_is_flushed() {
+        let (mut made, client) = pair().await;
+        for round in 0..2 {
+            made.write_all(b"head ").await.unwrap();
+            assert_eq!(arrived(&client), "", "{round}: kept");
+            made.write_all(b"piece ").await.unwrap();
+            client.readable().await.unwrap();
+            assert_eq!(arrived(&client), "head piece ", "{round}: both");
+            made.write_all(b"drop").await.unwrap();
+            client.readable().await.unwrap();
+            assert_eq!(arrived(&client), "drop", "{round}: at once");
+            made.flush().await.unwrap();
+            assert_eq!(made.waiting.capacity(), 0, "{round}: nothing is kept");
+        }
+        made.write_all(b"head alone").await.unwrap();
         made.flush().await.unwrap();
-        let mut found = [0; 9];
-        client.read_exact(&mut found).await.unwrap();
-        assert_eq!(&found, b"head body", "all of it");
-        assert_eq!(
-            made.waiting.capacity(),
-            0,
-            "an idle connection keeps nothing"
-        );
+        client.readable().await.unwrap();
+        assert_eq!(arrived(&client), "head alone", "flushed");
+        let mut chunk = Buf::chain(&b"4\r\n"[..], Buf::chain(&b"text"[..], &b"\r\n"[..]));
+        made.write_all_buf(&mut chunk).await.unwrap();
+        assert_eq!(arrived(&client), "", "the parts of a chunk are one write");
+        made.flush().await.unwrap();
+        client.readable().await.unwrap();
+        assert_eq!(arrived(&client), "4\r\ntext\r\n", "the chunk");
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_client_does_not_take_is_handed_in_again() {
+        let (mut made, mut client) = pair().await;
+        let mut context = Context::from_waker(Waker::noop());
+        let (mut sent, mut pending) = (Vec::new(), 0);
+        // Until the system takes no more, and then some more, a kept head and pieces in turn.
+        for number in 0_u8..=255 {
+            let bytes = [number; 2000].repeat(if number.is_multiple_of(7) { 100 } else { 1 });
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                match Pin::new(&mut made).poll_write(&mut context, rest) {
+                    Poll::Ready(count) => {
+                        let (taken, left) = rest.split_at(count.unwrap());
+                        sent.extend_from_slice(taken);
+                        rest = left;
+                    }
+                    Poll::Pending => {
+                        pending += 1;
+                        let mut some = [0; 1500];
+                        let want = sent.len().min(some.len());
+                        client.read_exact(&mut some[..want]).await.unwrap();
+                        assert!(sent.starts_with(&some[..want]), "{number}: in order");
+                        sent.drain(..want);
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            if number.is_multiple_of(3) {
+                drop(Pin::new(&mut made).poll_flush(&mut context));
+            }
+        }
+        assert!(pending > 10, "was full: {pending}");
+        let mut found = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut found), async move {
+            Shutdown::shutdown(&mut made).await;
+        });
+        read.unwrap();
+        assert!(found == sent, "{} of {} bytes", found.len(), sent.len());
     }
 
     #[tokio::test]

@@ -58,6 +58,9 @@ public_url = "https://backup.example.com/"
 [insecure]
 plaintext = true
 
+[limits]
+connections = 512
+
 [[user]]
 name = "ann"
 password_hash = "file:ann.hash"
@@ -135,6 +138,30 @@ fn every_command_prints_and_ends_as_documented() {
         let found = snapgate(arguments, place, "");
         assert_eq!(found.0, status, "status of {name}: {found:?}");
         golden(&format!("cli-{name}.txt"), &found);
+    }
+}
+
+#[test]
+fn one_address_that_can_take_all_connections_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for (listen, limits, expected) in [
+        ("0.0.0.0", "connections = 512", true),
+        ("0.0.0.0", "connections = 513", false),
+        ("0.0.0.0", "connections_per_address = 5000", true),
+        ("0.0.0.0", "connections_per_address = 4095", false),
+        ("0.0.0.0", "connections_per_address = 0", false),
+        ("127.0.0.1", "connections = 10", false),
+    ] {
+        let server = format!(
+            "[server]\nlisten = \"{listen}:8080\"\npublic_url = \"https://a.example\"\n[insecure]\nplaintext = true\n"
+        );
+        let text =
+            format!("{server}[limits]\n{limits}\n[operations]\nstore = \"operations.sqlite\"\n");
+        fs::write(folder.path().join("c.toml"), text).unwrap();
+        let found = snapgate(&["check", "--config", "c.toml"], folder.path(), "");
+        assert_eq!(found.0, 0, "{listen} {limits}: {found:?}");
+        let warned = found.2.contains("warning: limits.connections: one address");
+        assert_eq!(warned, expected, "{listen} {limits}: {found:?}");
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::client::Client;
@@ -68,6 +69,31 @@ fn send(address: SocketAddr, text: &str) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
     stream
+}
+
+#[test]
+fn each_part_of_an_answer_arrives_before_the_next_is_sent() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "");
+    let asked = [
+        "GET /parts HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /parts HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for request in asked {
+        upstream.record.parts.store(0, Ordering::SeqCst);
+        let mut client = send(gateway.api, request);
+        let mut found = Vec::new();
+        for part in ["ab", "cd", "ef", "gh"] {
+            upstream.record.parts.fetch_add(1, Ordering::SeqCst);
+            while !found.ends_with(part.as_bytes()) {
+                let mut bytes = [0; 1024];
+                let count = client.read(&mut bytes).expect("the part arrives");
+                assert_ne!(count, 0, "{request}: ended before {part}");
+                found.extend_from_slice(&bytes[..count]);
+            }
+        }
+        assert!(found.ends_with(b"\r\n\r\nabcdefgh"), "{request}");
+    }
 }
 
 #[test]
@@ -526,10 +552,6 @@ fn the_example_is_what_it_says() {
         "the gateway's own"
     );
     eventually("health is asked after", || {
-        upstream
-            .record
-            .probes
-            .load(std::sync::atomic::Ordering::SeqCst)
-            > 0
+        upstream.record.probes.load(Ordering::SeqCst) > 0
     });
 }

@@ -42,6 +42,17 @@ pub(crate) struct Record {
     pub(crate) ill: AtomicBool,
     pub(crate) probes: AtomicUsize,
     stopped: AtomicBool,
+    /// How many parts of an answer that comes in parts may be sent.
+    pub(crate) parts: AtomicUsize,
+}
+
+impl Record {
+    /// Waits until that part may be sent.
+    fn wait_for_part(&self, part: usize) {
+        while self.parts.load(Ordering::SeqCst) <= part {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// A server in threads of its own; its port closes when it is dropped.
@@ -285,6 +296,19 @@ fn answer<S: Read + Write>(
             format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(2_000_000)).into_bytes(),
             false,
         ),
+        // Each part comes when the record says so.
+        "/parts" => {
+            let first = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nab";
+            let parts: [&[u8]; 3] = [first, b"cd", b"ef"];
+            for (at, part) in parts.into_iter().enumerate() {
+                record.wait_for_part(at);
+                if stream.write_all(part).and_then(|()| stream.flush()).is_err() {
+                    return false;
+                }
+            }
+            record.wait_for_part(3);
+            (b"gh".to_vec(), true)
+        }
         "/slow" => {
             std::thread::sleep(Duration::from_secs(3));
             (plain("200 OK", b"late"), false)
