@@ -58,7 +58,7 @@ where
             continue;
         };
         // A stream made by `Listener::accept` has no buffers of its own; the HTTP parser above brings one of 4 KiB to read,
-        // and `Gathered` one to write where nothing is encrypted.
+        // and `Connection` one to write.
         let (app, guard) = (Arc::clone(&app), Arc::clone(&guard));
         drop(tasks.spawn(async move {
             guard.serve(&app, stream).await;

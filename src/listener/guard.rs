@@ -25,12 +25,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::listener::Limits;
+use crate::listener::connection::Connection;
 use crate::listener::crowd::Crowd;
 use crate::listener::crowd::Crowded;
 use crate::listener::crowd::Member;
-use crate::listener::gathered::Gathered;
 use crate::listener::line::Line;
-use crate::listener::line::Watched;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Peer;
 use crate::runtime::Clock;
@@ -307,7 +306,7 @@ impl Guard {
     /// The connection, encrypted where it should be.
     async fn greeted(&self, socket: Socket) -> Result<Stream, End> {
         let Some(tls) = &self.tls else {
-            return Ok(Box::new(Gathered::new(socket)));
+            return Ok(Box::new(socket));
         };
         tokio::select! {
             biased;
@@ -338,7 +337,7 @@ impl Guard {
         let stream: Stream = if many {
             stream
         } else {
-            Box::new(Watched::new(stream, phases.clone()))
+            Box::new(Connection::new(stream, phases.clone()))
         };
         let work = PHASES.scope(phases.clone(), async {
             let mut next = app.process_new(stream, &shutdown).await;

@@ -3,33 +3,8 @@
 //! Pingora encodes spaces and control characters in a target and parses it again, and keeps nothing of what was sent. A server
 //! that ends the target at the space reads another request, so what was sent is looked at here, before Pingora.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::task::Context;
-use std::task::Poll;
-use std::time::Duration;
-
-use async_trait::async_trait;
-use pingora::protocols::ALPN;
-use pingora::protocols::GetProxyDigest;
-use pingora::protocols::GetSocketDigest;
-use pingora::protocols::GetTimingDigest;
-use pingora::protocols::Peek;
-use pingora::protocols::Shutdown;
-use pingora::protocols::SocketDigest;
-use pingora::protocols::Ssl;
-use pingora::protocols::Stream;
-use pingora::protocols::TimingDigest;
-use pingora::protocols::UniqueID;
-use pingora::protocols::UniqueIDType;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
 
 /// How far a first line has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +41,8 @@ impl Line {
         self.seen().broken
     }
 
-    fn see(&self, bytes: &[u8]) {
+    /// These bytes came.
+    pub(super) fn see(&self, bytes: &[u8]) {
         let mut seen = self.seen();
         if seen.part == Part::After {
             return;
@@ -104,128 +80,6 @@ impl Seen {
             (Part::Version, _) => self.broken |= byte.is_ascii_control() && byte != b'\r',
             (Part::Method, _) => {}
         }
-    }
-}
-
-/// A connection whose first lines are looked at.
-#[derive(Debug)]
-pub(super) struct Watched<L> {
-    stream: Stream,
-    line: L,
-}
-
-impl<L> Watched<L> {
-    /// `line` is told every byte.
-    pub(super) const fn new(stream: Stream, line: L) -> Self {
-        Self { stream, line }
-    }
-}
-
-impl<L: AsRef<Line> + Unpin> AsyncRead for Watched<L> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let came = buffer.filled().get(before..).unwrap_or_default();
-        self.line.as_ref().see(came);
-        read
-    }
-}
-
-impl<L: Unpin> AsyncWrite for Watched<L> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-#[async_trait]
-impl<L: Send> Shutdown for Watched<L> {
-    async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.stream).await;
-    }
-}
-
-#[async_trait]
-impl<L: Send> Peek for Watched<L> {
-    async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        self.stream.try_peek(buffer).await
-    }
-}
-
-impl<L> UniqueID for Watched<L> {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl<L> Ssl for Watched<L> {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl<L> GetTimingDigest for Watched<L> {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.stream.get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.stream.get_write_pending_time()
-    }
-}
-
-impl<L> GetProxyDigest for Watched<L> {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.stream.set_proxy_digest(digest);
-    }
-}
-
-impl<L> GetSocketDigest for Watched<L> {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.stream.set_socket_digest(digest);
     }
 }
 

@@ -1,10 +1,9 @@
-//! A connection that keeps the head of an answer until what comes next, so that both leave in one call.
+//! A connection of HTTP/1: the first lines of what comes are looked at, and the head of an answer leaves with what follows it.
 //!
-//! Only the first write after a flush is kept: bodies of known length are flushed at their end, and a piece of one that
-//! an upstream sends slowly must not wait for the next.
-//!
-//! Pingora's own connections have such a buffer when Pingora itself accepts them, and its HTTP parser flushes
-//! accordingly; there is no other way to get one.
+//! Pingora writes head and body apart and flushes at the end of an answer. Its own connections have a buffer for that where
+//! Pingora itself accepts them, and its HTTP parser flushes accordingly; there is no other way to get one. Only the first
+//! write after a flush is kept: bodies of known length are flushed at their end, and a piece of one that an upstream sends
+//! slowly must not wait for the next. Encrypted, head and body are one record.
 
 use std::io;
 use std::io::IoSlice;
@@ -16,6 +15,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::protocols::ALPN;
 use pingora::protocols::GetProxyDigest;
 use pingora::protocols::GetSocketDigest;
 use pingora::protocols::GetTimingDigest;
@@ -23,56 +23,60 @@ use pingora::protocols::Peek;
 use pingora::protocols::Shutdown;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::Ssl;
+use pingora::protocols::Stream;
 use pingora::protocols::TimingDigest;
 use pingora::protocols::UniqueID;
 use pingora::protocols::UniqueIDType;
-use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
-use tokio::io::AsyncWriteExt;
 use tokio::io::ReadBuf;
 
-/// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
-const GATHERED_BYTES: usize = 4096;
+use crate::listener::line::Line;
 
-/// A plain connection with a buffer for what is written, which takes no memory while there is nothing in it.
+/// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
+const KEPT_BYTES_MAX: usize = 4096;
+
+/// A connection, plain or encrypted, with a buffer that takes no memory while there is nothing in it.
 #[derive(Debug)]
-pub(super) struct Gathered {
-    socket: Socket,
-    waiting: Vec<u8>,
-    /// How much of what waits was written already.
-    written: usize,
+pub(super) struct Connection<L> {
+    stream: Stream,
+    line: L,
+    /// What was written and did not leave.
+    kept: Vec<u8>,
+    /// How much of it left.
+    left: usize,
     /// Whether something was written since the last flush.
     begun: bool,
 }
 
-impl Gathered {
-    pub(super) const fn new(socket: Socket) -> Self {
+impl<L> Connection<L> {
+    /// `line` is told every byte that comes.
+    pub(super) const fn new(stream: Stream, line: L) -> Self {
         Self {
-            socket,
-            waiting: Vec::new(),
-            written: 0,
+            stream,
+            line,
+            kept: Vec::new(),
+            left: 0,
             begun: false,
         }
     }
 
-    /// Writes what waits.
-    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.waiting.get(self.written..).filter(|it| !it.is_empty()) {
-            let written = Pin::new(&mut self.socket).poll_write(context, rest);
+    /// Writes what is kept.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.kept.get(self.left..).filter(|it| !it.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(context, rest);
             match std::task::ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written = self.written.saturating_add(count),
+                count => self.left = self.left.saturating_add(count),
             }
         }
-        self.waiting = Vec::new();
-        self.written = 0;
+        self.kept = Vec::new();
+        self.left = 0;
         Poll::Ready(Ok(()))
     }
-}
 
-impl Gathered {
     /// Keeps the pieces if they are the first since the last flush. Else they leave with what was kept, as far as they
     /// are taken now.
     fn poll_pieces(
@@ -83,66 +87,81 @@ impl Gathered {
         let length = pieces
             .iter()
             .fold(0_usize, |sum, it| sum.saturating_add(it.len()));
-        let kept = self.waiting.len();
-        let alone = self.begun && kept == 0;
-        if alone || kept.saturating_add(length) > GATHERED_BYTES {
-            std::task::ready!(self.poll_waiting(context))?;
+        let before = self.kept.len();
+        let alone = self.begun && before == 0;
+        if alone || before.saturating_add(length) > KEPT_BYTES_MAX {
+            std::task::ready!(self.poll_kept(context))?;
             self.begun = true;
-            return Pin::new(&mut self.socket).poll_write_vectored(context, pieces);
+            return Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         }
-        if self.waiting.is_empty() {
-            self.waiting.reserve_exact(GATHERED_BYTES);
+        if self.kept.is_empty() {
+            self.kept.reserve_exact(KEPT_BYTES_MAX);
         }
         for piece in pieces {
-            self.waiting.extend_from_slice(piece);
+            self.kept.extend_from_slice(piece);
         }
         if !self.begun {
             self.begun = true;
             return Poll::Ready(Ok(length));
         }
-        if self.poll_waiting(context)?.is_ready() {
+        if self.poll_kept(context)?.is_ready() {
             return Poll::Ready(Ok(length));
         }
-        let taken = self.written.saturating_sub(kept);
+        let taken = self.left.saturating_sub(before);
         if taken == 0 {
-            self.waiting.truncate(kept);
+            self.kept.truncate(before);
             return Poll::Pending;
         }
         // The rest is handed in again.
-        self.waiting = Vec::new();
-        self.written = 0;
+        self.kept = Vec::new();
+        self.left = 0;
         Poll::Ready(Ok(taken))
     }
 }
 
 /// A connection that breaks off still sends what was said before, as far as the system takes it at once.
-impl Drop for Gathered {
+impl<L> Drop for Connection<L> {
     fn drop(&mut self) {
-        if !self.waiting.is_empty() {
+        if !self.kept.is_empty() {
             let mut context = Context::from_waker(Waker::noop());
-            let left = matches!(self.poll_waiting(&mut context), Poll::Ready(Ok(())));
+            let left = matches!(self.poll_kept(&mut context), Poll::Ready(Ok(())));
             tracing::trace!(left, "connection broken off with something to say");
         }
     }
 }
 
-impl AsyncRead for Gathered {
+impl<L: AsRef<Line> + Unpin> AsyncRead for Connection<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let came = buffer.filled().get(before..).unwrap_or_default();
+        self.line.as_ref().see(came);
+        read
     }
 }
 
-impl AsyncWrite for Gathered {
+impl<L: Unpin> AsyncWrite for Connection<L> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll_pieces(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_kept(context))?;
+        self.begun = false;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.poll_kept(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -157,93 +176,94 @@ impl AsyncWrite for Gathered {
     fn is_write_vectored(&self) -> bool {
         true
     }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_waiting(context))?;
-        self.begun = false;
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_waiting(context))?;
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
 }
 
 #[async_trait]
-impl Shutdown for Gathered {
+impl<L: Send> Shutdown for Connection<L> {
     async fn shutdown(&mut self) {
-        if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            tracing::debug!(%error, "connection not shut down");
+        let flushed = std::future::poll_fn(|context| self.poll_kept(context)).await;
+        if let Err(error) = flushed {
+            tracing::debug!(%error, "connection ended with something to say");
         }
+        Shutdown::shutdown(&mut *self.stream).await;
     }
 }
 
 #[async_trait]
-impl Peek for Gathered {
+impl<L: Send> Peek for Connection<L> {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        self.socket.try_peek(buffer).await
+        self.stream.try_peek(buffer).await
     }
 }
 
-impl UniqueID for Gathered {
+impl<L> UniqueID for Connection<L> {
     fn id(&self) -> UniqueIDType {
-        self.socket.id()
+        self.stream.id()
     }
 }
 
-// Nothing is encrypted here.
-impl Ssl for Gathered {}
+impl<L> Ssl for Connection<L> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
 
-impl GetTimingDigest for Gathered {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl<L> GetTimingDigest for Connection<L> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.socket.get_timing_digest()
+        self.stream.get_timing_digest()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.socket.get_read_pending_time()
+        self.stream.get_read_pending_time()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.socket.get_write_pending_time()
+        self.stream.get_write_pending_time()
     }
 }
 
-impl GetProxyDigest for Gathered {
+impl<L> GetProxyDigest for Connection<L> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.socket.get_proxy_digest()
+        self.stream.get_proxy_digest()
     }
 
     fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.socket.set_proxy_digest(digest);
+        self.stream.set_proxy_digest(digest);
     }
 }
 
-impl GetSocketDigest for Gathered {
+impl<L> GetSocketDigest for Connection<L> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.socket.get_socket_digest()
+        self.stream.get_socket_digest()
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.socket.set_socket_digest(digest);
+        self.stream.set_socket_digest(digest);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Buf;
+    use pingora::protocols::l4::stream::Stream as Socket;
     use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::net::TcpStream;
 
     use super::*;
 
-    async fn pair() -> (Gathered, TcpStream) {
+    async fn pair() -> (Connection<Arc<Line>>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, served) = tokio::join!(client, listener.accept());
         let socket = Socket::from(served.unwrap().0);
-        (Gathered::new(socket), client.unwrap())
+        let made = Connection::new(Box::new(socket), Arc::default());
+        (made, client.unwrap())
     }
 
     fn arrived(client: &TcpStream) -> String {
@@ -268,7 +288,7 @@ mod tests {
             client.readable().await.unwrap();
             assert_eq!(arrived(&client), "drop", "{round}: at once");
             made.flush().await.unwrap();
-            assert_eq!(made.waiting.capacity(), 0, "{round}: nothing is kept");
+            assert_eq!(made.kept.capacity(), 0, "{round}: nothing is kept");
         }
         made.write_all(b"head alone").await.unwrap();
         made.flush().await.unwrap();
