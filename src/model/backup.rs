@@ -254,6 +254,25 @@ pub struct Page {
     pub limit: u16,
 }
 
+impl Page {
+    /// How many backups decide it: one more than are wanted.
+    #[must_use]
+    pub fn needed(&self) -> usize {
+        usize::from(self.limit.max(1)).saturating_add(1)
+    }
+
+    /// The wanted part of these backups, which are in order of their ids. Only the first [`needed`](Self::needed) of those
+    /// that sort after `after` are looked at.
+    pub fn of(&self, backups: impl IntoIterator<Item = Backup>) -> BackupPage {
+        let wanted = |it: &Backup| self.after.as_ref().is_none_or(|after| it.id > *after);
+        let found = backups.into_iter().filter(wanted);
+        let mut backups: Vec<Backup> = found.take(self.needed()).collect();
+        let more = backups.len() == self.needed();
+        backups.truncate(self.needed().saturating_sub(1));
+        BackupPage { backups, more }
+    }
+}
+
 /// One part of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackupPage {
@@ -261,4 +280,52 @@ pub struct BackupPage {
     pub backups: Vec<Backup>,
     /// Whether there are more after the last of these.
     pub more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(id: &str) -> Backup {
+        Backup {
+            id: BackupId::new(id).unwrap(),
+            identity: Identity::new(id.to_owned()),
+            name: BackupName::new(id).unwrap(),
+            description: None,
+            kind: None,
+            created: Timestamp::default(),
+            tags: Vec::new(),
+            state: BackupState::Available,
+            size: None,
+            protected: false,
+        }
+    }
+
+    #[test]
+    fn a_page_has_what_comes_after_and_tells_whether_there_is_more() {
+        // after, limit, ids, more
+        let rows: [(Option<&str>, u16, &[&str], bool); 8] = [
+            (None, 5, &["a", "b", "c"], false),
+            (None, 3, &["a", "b", "c"], false),
+            (None, 2, &["a", "b"], true),
+            (None, 0, &["a"], true),
+            (Some("a"), 2, &["b", "c"], false),
+            (Some("a"), 1, &["b"], true),
+            (Some("aa"), 1, &["b"], true),
+            (Some("c"), 1, &[], false),
+        ];
+        for (after, limit, ids, more) in rows {
+            let page = Page {
+                after: after.map(|it| BackupId::new(it).unwrap()),
+                limit,
+            };
+            let found = page.of(["a", "b", "c"].map(backup));
+            let found_ids: Vec<&str> = found.backups.iter().map(|it| it.id.as_str()).collect();
+            assert_eq!(
+                (found_ids.as_slice(), found.more),
+                (ids, more),
+                "{after:?} {limit}"
+            );
+        }
+    }
 }

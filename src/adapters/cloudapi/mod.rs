@@ -344,12 +344,7 @@ impl Adapter for CloudApi {
     async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         let all = self.all(vm, by).await?;
         let whole = all.into_iter().filter(|it| !it.half_made);
-        let after = |it: &Backup| page.after.as_ref().is_none_or(|after| it.id > *after);
-        let mut backups: Vec<Backup> = whole.map(|it| it.backup).filter(after).collect();
-        let limit = usize::from(page.limit.max(1));
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        Ok(page.of(whole.map(|it| it.backup)))
     }
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

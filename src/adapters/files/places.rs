@@ -158,7 +158,6 @@ impl Places {
         let Some(shelf) = self.shelf(vm)? else {
             return Ok(BackupPage::default());
         };
-        let limit = usize::from(page.limit);
         let mut backups = Vec::new();
         for id in ids(&shelf)? {
             if page.after.as_ref().is_some_and(|after| id <= *after) {
@@ -171,13 +170,11 @@ impl Places {
             if let Some(backup) = shown(&shelf, &target, |_| None)? {
                 backups.push(backup);
             }
-            if backups.len() > limit {
+            if backups.len() == page.needed() {
                 break;
             }
         }
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        Ok(page.of(backups))
     }
 
     /// One backup.

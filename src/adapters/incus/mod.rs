@@ -300,12 +300,7 @@ impl Adapter for Incus {
     }
 
     async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        let mut backups = self.all(vm, by).await?;
-        backups.retain(|it| page.after.as_ref().is_none_or(|after| it.id > *after));
-        let limit = usize::from(page.limit.max(1));
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        Ok(page.of(self.all(vm, by).await?))
     }
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

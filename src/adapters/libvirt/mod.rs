@@ -299,12 +299,9 @@ impl Adapter for Libvirt {
 
     async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         let domain = self.domain(vm, by).await?;
-        let limit = usize::from(page.limit);
-        let read = self.backups(&domain, page.after.as_ref(), limit.saturating_add(1), by);
-        let mut backups = read.await.map_err(|it| error::from_read(&it))?;
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        let read = self.backups(&domain, page.after.as_ref(), page.needed(), by);
+        let backups = read.await.map_err(|it| error::from_read(&it))?;
+        Ok(page.of(backups))
     }
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

@@ -299,14 +299,7 @@ pub(super) fn page(disks: &[Disk], wanted: &Page, hidden: &[BackupId]) -> Backup
             found.insert(backup.id.clone(), backup);
         }
     }
-    let after = found
-        .into_values()
-        .filter(|it| wanted.after.as_ref().is_none_or(|after| it.id > *after));
-    let limit = usize::from(wanted.limit.max(1));
-    let mut backups: Vec<Backup> = after.take(limit.saturating_add(1)).collect();
-    let more = backups.len() > limit;
-    backups.truncate(limit);
-    BackupPage { backups, more }
+    wanted.of(found.into_values())
 }
 
 #[cfg(test)]
