@@ -1,7 +1,7 @@
 //! Pingora: sockets, HTTP, and the admin port. The only room that knows it.
 //!
 //! A connection's way: `sockets` (bound at start) -> `accept` (bounded number) -> `guard` (handshake of `tls`,
-//! time limits, drain) -> Pingora's
+//! time limits, drain) -> `connection` (HTTP/1: first lines as they came, heads kept for what follows) -> Pingora's
 //! HTTP parser -> `proxy` (one request) -> `body` and the [`Handler`] -> the answer. The admin port goes the same way up to
 //! the guard and then to `admin`.
 

@@ -239,20 +239,11 @@ impl World {
             .after
             .as_ref()
             .map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = vm
+        let rest = vm
             .backups
             .range::<BackupId, _>((from, Bound::Unbounded))
             .filter(|(_, it)| it.whole);
-        let limit = usize::from(page.limit);
-        let backups = rest
-            .by_ref()
-            .take(limit)
-            .map(|(_, it)| it.backup.clone())
-            .collect();
-        Ok(BackupPage {
-            backups,
-            more: rest.next().is_some(),
-        })
+        Ok(page.of(rest.map(|(_, it)| it.backup.clone())))
     }
 
     pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {

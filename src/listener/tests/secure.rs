@@ -1,6 +1,8 @@
 //! Encrypted connections, and HTTP/2 on them.
 
 use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
 
 use h2::client::SendRequest;
 use rustls::ClientConfig;
@@ -10,6 +12,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -143,6 +148,88 @@ async fn http_1_is_spoken_over_tls() {
         gateway.secure(&client, "other.example").await.is_err(),
         "a host that no certificate is for gets none"
     );
+}
+
+/// A connection that keeps a copy of what it reads.
+struct Taped {
+    socket: TcpStream,
+    tape: Vec<u8>,
+}
+
+impl AsyncRead for Taped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        self.tape.extend_from_slice(&buffer.filled()[before..]);
+        read
+    }
+}
+
+impl AsyncWrite for Taped {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+/// Lengths of the records of TLS (RFC 8446, 5.1: a type, a version, a length of two bytes).
+fn records(mut bytes: &[u8]) -> Vec<usize> {
+    let mut found = Vec::new();
+    while let [_, _, _, high, low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        bytes = rest.get(length..).expect("a whole record");
+        found.push(length);
+    }
+    found
+}
+
+#[tokio::test]
+async fn head_and_body_of_an_answer_are_one_record() {
+    let made = made();
+    let gateway = gateway_over(&limits(), Some(&made.tls));
+    let client = client(&made.chain, "http/1.1", None);
+    let socket = Taped {
+        socket: gateway.connect().await,
+        tape: Vec::new(),
+    };
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = client.connect(name, socket).await.unwrap();
+    // The tickets of the handshake come with the first answer.
+    for path in ["/first", "/second", "/third"] {
+        stream.get_mut().0.tape.clear();
+        let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(path.as_bytes()) {
+            let read = in_time("an answer", stream.read_buf(&mut answer)).await;
+            assert_ne!(read.unwrap(), 0, "{path}: the connection goes on");
+        }
+        if path != "/first" {
+            let found = records(&stream.get_ref().0.tape);
+            assert_eq!(found.len(), 1, "{path}: {found:?}");
+        }
+    }
 }
 
 #[tokio::test]
