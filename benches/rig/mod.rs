@@ -139,6 +139,7 @@ impl Service for Instant {
             started: None,
             completed: None,
             uncertain_since: None,
+            resume_expired: false,
             cancel_asked: None,
             acknowledged: None,
             expires: None,

@@ -247,6 +247,10 @@ pub enum Found {
     /// It began, was broken off half-way, and nothing more will come of it. Where the verb is replay-safe calling again
     /// carries it to its end; elsewhere, or when it was called too often, it failed, and this is what to tell then.
     HalfDone(Fault),
+    /// It provably never began, or was undone without a trace, and the VM's disks are no longer those that
+    /// [`Adapter::baseline`] saw. Calling again would overwrite what was done to the VM since, so the operation ends as not
+    /// executed, replay-safe or not.
+    VmChanged,
     /// This is its task.
     Task(TaskRef),
     /// It was done.

@@ -43,6 +43,15 @@ pub(super) struct Span {
     pub(super) max: Duration,
 }
 
+/// A duration with its unit that has the value of another key of the same table when it is absent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SpanLike {
+    /// In words: that of which key.
+    pub(super) absent: &'static str,
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+}
+
 /// A number of bytes with its unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -182,6 +191,13 @@ impl Form for Span {
     fn told(&self) -> (Option<String>, &'static str, String) {
         let form = format!("duration, {} to {}", written(self.min), written(self.max));
         (Some(quoted(&written(self.default))), "", form)
+    }
+}
+
+impl Form for SpanLike {
+    fn told(&self) -> (Option<String>, &'static str, String) {
+        let form = format!("duration, {} to {}", written(self.min), written(self.max));
+        (None, self.absent, form)
     }
 }
 
@@ -412,6 +428,9 @@ table! { operations, "operations", false, "How changes are kept and run.",
         "Unfinished changes in all.";
     ACCEPT_TTL: Span = "accept_ttl", span(limits::ACCEPT_TTL, 1, 24 * 3600), Restart,
         "How long an accepted change may go unstarted beyond its queue before it is given up.";
+    RESUME_TTL: SpanLike = "resume_ttl",
+        SpanLike { absent: "that of `accept_ttl`", min: Duration::from_secs(1), max: Duration::from_secs(24 * 3600) }, Restart,
+        "How long the gateway may have been offline for a change that had begun, and has not touched the VM, to be begun again.";
     PROBE_WINDOW: Span = "probe_window", span(limits::PROBE_WINDOW, 1, 24 * 3600), Restart,
         "How long evidence is looked for before an outcome is called unknown.";
     POLL_MIN: Span = "poll_min",

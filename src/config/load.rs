@@ -264,6 +264,7 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
     let queue_per_vm = section.number(&key::QUEUE_PER_VM);
     let queue_total = section.number(&key::QUEUE_TOTAL);
     let accept_ttl = section.span(&key::ACCEPT_TTL);
+    let resume_ttl = section.span_or(&key::RESUME_TTL, accept_ttl);
     let probe_window = section.span(&key::PROBE_WINDOW);
     let refuse = section.word(&key::WHEN_BUSY) == Some("refuse");
     let store = section.text(&key::STORE)?;
@@ -278,6 +279,7 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
         queue_per_vm,
         queue_total,
         accept_ttl,
+        resume_ttl,
         probe_window,
         poll_min,
         poll_max,

@@ -17,6 +17,7 @@ use crate::config::keys::Flag;
 use crate::config::keys::Key;
 use crate::config::keys::Size;
 use crate::config::keys::Span;
+use crate::config::keys::SpanLike;
 use crate::config::keys::Table;
 use crate::config::keys::Text;
 use crate::config::keys::Texts;
@@ -251,6 +252,17 @@ impl<'a> Section<'a> {
         self.measured(key.name, "a duration", &units, read)
             .filter(|it| self.within(key.name, *it >= min && *it <= max, &bounds))
             .unwrap_or(default)
+    }
+
+    /// [`Self::span`] of a key that has the value of another key when it is absent.
+    pub(super) fn span_or(&self, key: &Key<SpanLike>, default: Duration) -> Duration {
+        let SpanLike { min, max, .. } = key.kind;
+        self.span(&Key {
+            name: key.name,
+            kind: Span { default, min, max },
+            applies: key.applies,
+            help: key.help,
+        })
     }
 
     pub(super) fn size(&self, key: &Key<Size>) -> usize {

@@ -57,6 +57,7 @@ const COMMENTED: &[(&str, &str, &str)] = &[
         "\"https://sso.example.com/protocol/openid-connect/certs\"",
     ),
     ("issuer", "jwks_ca", "\"sso-ca.pem\""),
+    ("operations", "resume_ttl", "\"10m\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
     ("backend", "simulator", "\"unix:/run/simulator.sock\""),

@@ -19,7 +19,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 }
 
 /// Every key outside of backends that needs a restart, and whether it differs.
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 28] {
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 29] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -38,6 +38,7 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 28] {
         ),
         ("operations.queue_total", from.queue_total != to.queue_total),
         ("operations.accept_ttl", from.accept_ttl != to.accept_ttl),
+        ("operations.resume_ttl", from.resume_ttl != to.resume_ttl),
         (
             "operations.probe_window",
             from.probe_window != to.probe_window,

@@ -304,6 +304,10 @@ pub struct Operation {
     /// When it began to be uncertain; evidence is looked for from here on, for a bounded time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertain_since: Option<Timestamp>,
+    /// Whether a gateway found it after an absence longer than `operations.resume_ttl`. From then on what has not touched the
+    /// VM is not called for again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resume_expired: bool,
     /// When somebody asked that it be stopped. Kept through restarts, so that the VM manager is asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_asked: Option<Timestamp>,

@@ -146,6 +146,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        resume_expired: false,
         cancel_asked: None,
         acknowledged: None,
         expires: None,

@@ -29,6 +29,8 @@ pub struct Config {
     pub queue_total: usize,
     /// How long an accepted operation may go unstarted beyond its queue before it is given up.
     pub accept_ttl: Duration,
+    /// How long no gateway may have been running for a change to be begun again that had not touched its VM.
+    pub resume_ttl: Duration,
     /// How long evidence is looked for before an outcome is called unknown.
     pub probe_window: Duration,
     /// Shortest time between two looks at a task; it grows to `poll_max`.
@@ -57,6 +59,7 @@ impl Config {
             queue_per_vm: size(limits::QUEUE_PER_VM),
             queue_total: size(limits::QUEUE_TOTAL),
             accept_ttl: limits::ACCEPT_TTL,
+            resume_ttl: limits::ACCEPT_TTL,
             probe_window: limits::PROBE_WINDOW,
             poll_min: Duration::from_millis(100),
             poll_max: Duration::from_secs(5),

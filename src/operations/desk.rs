@@ -249,6 +249,7 @@ fn acknowledged(
         settle: Duration::ZERO,
         probe_window: Duration::ZERO,
         accept_ttl: Duration::ZERO,
+        resume_ttl: Duration::ZERO,
         retention,
     };
     let step = machine::step(found, Event::Acknowledge, now, &rules)

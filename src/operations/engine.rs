@@ -306,9 +306,12 @@ impl Core {
         found.sort_by_key(|it| (it.phase == Phase::Accepted, it.seq));
         for operation in found {
             self.ledger.adopt(&operation);
-            if operation.phase == Phase::Accepted {
-                self.advance(&operation, Event::Recovered { alive }).await;
-            }
+            let event = if operation.phase == Phase::Accepted {
+                Event::Recovered { alive }
+            } else {
+                Event::Resumed { alive }
+            };
+            self.advance(&operation, event).await;
         }
     }
 
@@ -323,6 +326,7 @@ impl Core {
             settle: capability.map_or(SETTLE_WITHOUT_CAPABILITY, |it| it.settle),
             probe_window: self.config.probe_window,
             accept_ttl: self.config.accept_ttl,
+            resume_ttl: self.config.resume_ttl,
             retention: self.config.retention,
         }
     }

@@ -21,6 +21,7 @@ const RULES: Rules = Rules {
     settle: Duration::from_secs(5),
     probe_window: Duration::from_secs(600),
     accept_ttl: Duration::from_secs(600),
+    resume_ttl: Duration::from_secs(600),
     retention: Duration::from_secs(604_800),
 };
 

@@ -322,6 +322,7 @@ impl Work<'_> {
         let find = adapter.find(&operation.intent, operation.key(), baseline, by);
         Some(match self.until_stop(find).await? {
             Ok(Ok(Found::NotBegun)) => Event::NotBegun,
+            Ok(Ok(Found::VmChanged)) => Event::VmChanged,
             Ok(Ok(Found::HalfDone(fault))) => Event::HalfDone(fault),
             Ok(Ok(Found::Task(task))) => Event::Task(task),
             Ok(Ok(Found::Done)) => Event::Done,

@@ -139,6 +139,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        resume_expired: false,
         cancel_asked: None,
         acknowledged: None,
         expires: None,

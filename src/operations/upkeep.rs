@@ -11,6 +11,10 @@ use crate::operations::store::StoreError;
 const EVERY: Duration = Duration::from_secs(30);
 /// The same while the store takes no writes, so that the end of that is seen soon.
 const EVERY_WHILE_UNWRITABLE: Duration = Duration::from_secs(2);
+/// Signs of life within the shortest of `accept_ttl` and `resume_ttl`.
+const BEATS_PER_TTL: u32 = 8;
+/// Shortest time between two signs of life: each is a durable write.
+const BEAT_EVERY_MIN: Duration = Duration::from_millis(125);
 /// Records dropped in one transaction: longer ones would hold up accepts.
 const EXPIRED_AT_ONCE: u16 = 500;
 
@@ -22,11 +26,26 @@ pub(crate) async fn run(core: Arc<Core>) {
         } else {
             EVERY_WHILE_UNWRITABLE
         };
+        // How long a gateway was away is measured from its last sign of life, so these come several times within the
+        // shortest absence that matters.
+        let config = &core.config;
+        let shortest = config.accept_ttl.min(config.resume_ttl);
+        let beat_every = shortest.checked_div(BEATS_PER_TTL).unwrap_or(shortest);
+        let beats = beat_forever(&core, beat_every.max(BEAT_EVERY_MIN));
         tokio::select! {
             biased;
             () = core.stop.given() => return,
+            () = beats => return,
             () = tokio::time::sleep(pause) => round(&core).await,
         }
+    }
+}
+
+/// Records signs of life in the store, and never returns.
+async fn beat_forever(core: &Core, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        core.beat().await;
     }
 }
 

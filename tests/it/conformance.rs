@@ -518,7 +518,7 @@ async fn found(
         match adapter.find(intent, key(number), baseline, by()).await {
             Ok(Found::Done) => return Ok(()),
             Ok(Found::Failed(fault) | Found::HalfDone(fault)) => return Err(fault.kind),
-            Ok(Found::NotBegun) => return Err(FaultKind::NotExecuted),
+            Ok(Found::NotBegun | Found::VmChanged) => return Err(FaultKind::NotExecuted),
             Ok(Found::Unknowable) => return Err(FaultKind::OutcomeUnknown),
             Ok(Found::NotYet | Found::Task(_)) | Err(_) => {}
         }

@@ -258,6 +258,7 @@ async fn found(
             Ok(Found::NotYet) | Err(_) => {}
             Ok(
                 it @ (Found::NotBegun
+                | Found::VmChanged
                 | Found::HalfDone(_)
                 | Found::Done
                 | Found::Failed(_)

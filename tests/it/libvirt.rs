@@ -429,7 +429,8 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
                 restored += 1;
             }
             Found::NotBegun => assert_eq!(content, 2, "life {life}: nothing was done"),
-            Found::HalfDone(_)
+            Found::VmChanged
+            | Found::HalfDone(_)
             | Found::Task(_)
             | Found::Failed(_)
             | Found::NotYet
@@ -448,7 +449,8 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         match found {
             Found::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
             Found::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
-            Found::HalfDone(_)
+            Found::VmChanged
+            | Found::HalfDone(_)
             | Found::Task(_)
             | Found::Failed(_)
             | Found::NotYet
@@ -558,7 +560,7 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &Found, 
             assert!(told, "life {life}");
         }
         (Found::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
-        (Found::HalfDone(_) | Found::Task(_) | Found::NotYet, _) => {
+        (Found::VmChanged | Found::HalfDone(_) | Found::Task(_) | Found::NotYet, _) => {
             panic!("life {life}: {found:?}")
         }
     }

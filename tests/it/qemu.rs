@@ -544,6 +544,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
         Found::Done => true,
         Found::Failed(_) => false,
         other @ (Found::NotBegun
+        | Found::VmChanged
         | Found::HalfDone(_)
         | Found::Task(_)
         | Found::NotYet

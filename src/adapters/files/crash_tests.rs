@@ -98,7 +98,8 @@ async fn killed_before_every_step_it_is_all_or_nothing_and_known_which() {
             match found {
                 Found::Done => assert!(done, "{verb} at {at}: found done"),
                 Found::NotBegun => assert!(!done, "{verb} at {at}: found not begun"),
-                Found::HalfDone(_)
+                Found::VmChanged
+                | Found::HalfDone(_)
                 | Found::Task(_)
                 | Found::Failed(_)
                 | Found::NotYet

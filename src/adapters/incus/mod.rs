@@ -360,7 +360,8 @@ impl Adapter for Incus {
         let key = key.to_string();
         match self.look_for(intent, &key, baseline, by).await? {
             Found::NotBegun | Found::Failed(_) => {}
-            found @ (Found::HalfDone(_)
+            found @ (Found::VmChanged
+            | Found::HalfDone(_)
             | Found::Task(_)
             | Found::Done
             | Found::NotYet

@@ -480,6 +480,7 @@ impl Adapter for Annotate {
             }
             (
                 Found::NotBegun
+                | Found::VmChanged
                 | Found::HalfDone(_)
                 | Found::Done
                 | Found::Failed(_)

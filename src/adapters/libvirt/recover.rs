@@ -145,6 +145,7 @@ mod tests {
     fn word(found: &Found) -> &'static str {
         match found {
             Found::NotBegun => "not begun",
+            Found::VmChanged => "vm changed",
             Found::HalfDone(_) => "half done",
             Found::Task(_) => "task",
             Found::Done => "done",

@@ -271,7 +271,7 @@ impl Qemu {
         match found {
             Found::Done => Ok(Some(Begun::Done)),
             Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-            Found::NotBegun => Err(AdapterError::refused(
+            Found::NotBegun | Found::VmChanged => Err(AdapterError::refused(
                 FaultKind::Conflict,
                 "The VM was started before it could be restored; nothing was changed. Ask again.",
             )),

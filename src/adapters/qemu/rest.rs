@@ -137,6 +137,7 @@ impl Qemu {
                     Found::Done => Ok(Plan::Done),
                     Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
                     other @ (Found::NotBegun
+                    | Found::VmChanged
                     | Found::HalfDone(_)
                     | Found::Task(_)
                     | Found::NotYet

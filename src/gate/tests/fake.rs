@@ -238,6 +238,7 @@ impl Service for Fake {
                 started: None,
                 completed: None,
                 uncertain_since: None,
+                resume_expired: false,
                 cancel_asked: None,
                 acknowledged: None,
                 expires: None,

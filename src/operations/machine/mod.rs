@@ -31,6 +31,8 @@ pub(crate) struct Rules {
     pub probe_window: Duration,
     /// How long an accepted operation may lie while no gateway was at work.
     pub accept_ttl: Duration,
+    /// How long no gateway may have been running for a call to be repeated that had not touched the VM.
+    pub resume_ttl: Duration,
     /// How long a finished operation is kept.
     pub retention: Duration,
 }
@@ -40,6 +42,11 @@ pub(crate) struct Rules {
 pub(crate) enum Event {
     /// It was found unfinished, and nobody is at work on it. A gateway was last at work on the store at `alive`.
     Recovered {
+        /// When.
+        alive: Timestamp,
+    },
+    /// It was found begun and unfinished when this gateway started. The gateway before was last running at `alive`.
+    Resumed {
         /// When.
         alive: Timestamp,
     },
@@ -68,6 +75,8 @@ pub(crate) enum Event {
     Cancelled,
     /// The settle time is over and evidence shows that it never began.
     NotBegun,
+    /// The settle time is over and evidence shows that it never began, and that the VM's disks changed since.
+    VmChanged,
     /// The settle time is over and evidence shows that it was broken off half-way; what to tell if it stays so.
     HalfDone(Fault),
     /// There is no evidence yet.
@@ -90,12 +99,14 @@ impl Event {
             | Self::Failed(_)
             | Self::Cancelled => true,
             Self::Recovered { .. }
+            | Self::Resumed { .. }
             | Self::Start(_)
             | Self::Refused { first: false, .. }
             | Self::Task(_)
             | Self::Lost
             | Self::Working(_)
             | Self::NotBegun
+            | Self::VmChanged
             | Self::HalfDone(_)
             | Self::NoEvidence
             | Self::Unknowable
@@ -108,6 +119,7 @@ impl Event {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Recovered { .. } => "recovered",
+            Self::Resumed { .. } => "resumed",
             Self::Start(_) => "start",
             Self::NotStarted(_) => "not-started",
             Self::Refused { .. } => "refused",
@@ -118,6 +130,7 @@ impl Event {
             Self::Failed(_) => "failed",
             Self::Cancelled => "cancelled",
             Self::NotBegun => "not-begun",
+            Self::VmChanged => "vm-changed",
             Self::HalfDone(_) => "half-done",
             Self::NoEvidence => "no-evidence",
             Self::Unknowable => "unknowable",
@@ -224,7 +237,8 @@ impl Next<'_> {
             }
             Event::NotStarted(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::CancelAsked => Some(self.end(Phase::Cancelled, Some(never_sent()))),
-            Event::Refused { .. }
+            Event::Resumed { .. }
+            | Event::Refused { .. }
             | Event::Done
             | Event::Task(_)
             | Event::Lost
@@ -232,6 +246,7 @@ impl Next<'_> {
             | Event::Failed(_)
             | Event::Cancelled
             | Event::NotBegun
+            | Event::VmChanged
             | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
@@ -241,7 +256,8 @@ impl Next<'_> {
 
     fn submitting(&self, event: Event) -> Option<Step> {
         match event {
-            Event::Recovered { .. } if self.rules.replay_safe && self.state.calls < CALLS_MAX => {
+            Event::Resumed { alive } => Some(self.resumed(alive)),
+            Event::Recovered { .. } if self.may_repeat() && self.state.calls < CALLS_MAX => {
                 let mut state = self.changed(Phase::Submitting);
                 state.calls = state.calls.saturating_add(1);
                 state.uncertain_since = self.since_now();
@@ -260,6 +276,7 @@ impl Next<'_> {
             | Event::Failed(_)
             | Event::Cancelled
             | Event::NotBegun
+            | Event::VmChanged
             | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
@@ -269,6 +286,7 @@ impl Next<'_> {
 
     fn running(&self, event: Event) -> Option<Step> {
         match event {
+            Event::Resumed { alive } => Some(self.resumed(alive)),
             Event::Recovered { .. } => Some(self.look_anew(Effect::Follow)),
             Event::Working(progress) => Some(self.working(progress)),
             Event::Lost => Some(self.lost()),
@@ -281,6 +299,7 @@ impl Next<'_> {
             | Event::Refused { .. }
             | Event::Task(_)
             | Event::NotBegun
+            | Event::VmChanged
             | Event::HalfDone(_)
             | Event::NoEvidence
             | Event::Unknowable
@@ -290,6 +309,7 @@ impl Next<'_> {
 
     fn uncertain(&self, event: Event) -> Option<Step> {
         match event {
+            Event::Resumed { alive } => Some(self.resumed(alive)),
             Event::Recovered { .. } => Some(self.look_anew(Effect::Settle)),
             Event::Task(task) => Some(self.attach(task)),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
@@ -299,6 +319,10 @@ impl Next<'_> {
             Event::NotBegun if self.rules.replay_safe && self.state.cancel_asked.is_some() => {
                 Some(self.end(Phase::Cancelled, Some(cancelled())))
             }
+            Event::NotBegun if self.rules.replay_safe && self.state.resume_expired => {
+                Some(self.end(Phase::NotExecuted, Some(stale())))
+            }
+            Event::VmChanged => Some(self.end(Phase::NotExecuted, Some(vm_changed()))),
             // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
             Event::NotBegun if self.rules.replay_safe => {
                 Some(self.again(Phase::NotExecuted, dropped()))
@@ -322,6 +346,24 @@ impl Next<'_> {
             | Event::Working(_)
             | Event::Acknowledge => None,
         }
+    }
+
+    /// Whether calling again is right without evidence of what became of the call before.
+    const fn may_repeat(&self) -> bool {
+        self.rules.replay_safe && !self.state.resume_expired
+    }
+
+    /// Records that the gateway was away for too long. What the operation is for may have been done otherwise meanwhile, so
+    /// evidence decides whether anything of it is there to be finished.
+    fn resumed(&self, alive: Timestamp) -> Step {
+        let started = self.state.started.unwrap_or(self.state.created);
+        let away = self.now.since(started.max(alive));
+        if self.state.resume_expired || away <= self.rules.resume_ttl {
+            return self.stay(Effect::Rest);
+        }
+        let mut state = self.changed(self.state.phase);
+        state.resume_expired = true;
+        write(state, Effect::Rest)
     }
 
     fn stay(&self, effect: Effect) -> Step {
@@ -452,7 +494,14 @@ const fn write(state: Operation, effect: Effect) -> Step {
 fn stale() -> Fault {
     Fault::new(
         FaultKind::NotExecuted,
-        "The gateway was away for too long after it accepted this; nothing was changed. Ask again if it is still wanted.",
+        "The gateway was offline too long after accepting this operation; nothing was changed. Resubmit it if it is still needed.",
+    )
+}
+
+fn vm_changed() -> Fault {
+    Fault::new(
+        FaultKind::NotExecuted,
+        "The disks of the VM changed after the gateway stopped, so the operation was not resumed; nothing was changed. Resubmit it if it is still needed.",
     )
 }
 

@@ -10,6 +10,7 @@ const RULES: Rules = Rules {
     settle: Duration::from_secs(10),
     probe_window: Duration::from_secs(100),
     accept_ttl: Duration::from_secs(600),
+    resume_ttl: Duration::from_secs(600),
     retention: Duration::from_secs(1000),
 };
 

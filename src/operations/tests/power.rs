@@ -78,6 +78,7 @@ fn changed(it: &Operation) -> Option<Operation> {
         settle: Duration::ZERO,
         probe_window: Duration::ZERO,
         accept_ttl: Duration::ZERO,
+        resume_ttl: Duration::ZERO,
         retention: Duration::from_secs(1),
     };
     machine::step(it, event, NOW, &rules).unwrap().state

@@ -41,6 +41,7 @@ fn left_in(phase: Phase, seq: u64, backup: &str) -> Operation {
         settle: Duration::ZERO,
         probe_window: Duration::ZERO,
         accept_ttl: Duration::ZERO,
+        resume_ttl: Duration::ZERO,
         retention: Duration::ZERO,
     };
     events.into_iter().fold(accepted, |state, event| {
