@@ -7,7 +7,7 @@ mod operator;
 mod probe;
 
 pub use operator::OperatorAccess;
-pub use operator::trail_acknowledged;
+pub use operator::trail_decision;
 pub use probe::Probed;
 pub use probe::probe;
 

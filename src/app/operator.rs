@@ -139,7 +139,7 @@ fn told(error: &DeskError) -> OperatorError {
     let text = error.to_string();
     match error {
         DeskError::NoSuchOperation(_) => OperatorError::NoSuchOperation(text),
-        DeskError::NotUnknown(..) => OperatorError::NotUnknown(text),
+        DeskError::NotUnknown(..) | DeskError::NotCancellable(..) => OperatorError::Conflict(text),
         DeskError::Absent(_) | DeskError::Open(_) | DeskError::Store(_) => {
             OperatorError::Unavailable(text)
         }
@@ -150,14 +150,14 @@ fn shown(operation: &Operation) -> Value {
     json!(View::from(operation))
 }
 
-/// The line of the audit trail for an acknowledgement. Who gave it is not known but by the right to the store.
-pub fn trail_acknowledged(clock: &dyn Clock, operation: &Operation) {
+/// The record of an operator's decision in the audit trail. Its author is known only as one who may read the store.
+pub fn trail_decision(clock: &dyn Clock, action: &'static str, operation: &Operation) {
     telemetry::audit(&AuditRecord {
         time: clock.now(),
         principal: None,
         token: None,
         client: None,
-        action: "acknowledge",
+        action,
         backend: Some(operation.backend.as_str()),
         vm: operation.target().vm.as_str(),
         backup: Some(operation.target().backup.as_str()),
@@ -198,7 +198,19 @@ impl Operator for Bench {
             .await
             .map_err(|it| told(&it))?;
         if done.is_new {
-            trail_acknowledged(&*self.clock, &done.operation);
+            trail_decision(&*self.clock, "acknowledge", &done.operation);
+        }
+        Ok(shown(&done.operation))
+    }
+
+    async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
+        let done = self
+            .operations
+            .cancel_by_operator(seq)
+            .await
+            .map_err(|error| told(&error))?;
+        if done.is_new {
+            trail_decision(&*self.clock, "cancel", &done.operation);
         }
         Ok(shown(&done.operation))
     }

@@ -21,10 +21,12 @@ use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::listener;
+use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
 use crate::model::limits;
+use crate::operations::Decided;
 use crate::operations::Desk;
 use crate::operations::DeskError;
 use crate::operations::OpenError;
@@ -55,6 +57,13 @@ pub(super) enum Wish {
     },
     /// Show one operation
     Show {
+        #[command(flatten)]
+        place: Place,
+        /// Its number
+        seq: u64,
+    },
+    /// Stop an operation: a queued one ends at once, one that has begun is stopped where its VM manager can do so
+    Cancel {
         #[command(flatten)]
         place: Place,
         /// Its number
@@ -107,6 +116,7 @@ enum Want {
     List(Showing, usize),
     Show(OperationSeq),
     Acknowledge(OperationSeq),
+    Cancel(OperationSeq),
 }
 
 fn other(error: impl std::fmt::Display) -> CliError {
@@ -127,6 +137,7 @@ pub(super) fn run(wish: &Wish, output: &mut Output<'_>) -> Result<(), CliError> 
         } => (place, Want::List((*state).into(), *limit)),
         Wish::Show { place, seq } => (place, Want::Show(number(*seq)?)),
         Wish::Acknowledge { place, seq } => (place, Want::Acknowledge(number(*seq)?)),
+        Wish::Cancel { place, seq } => (place, Want::Cancel(number(*seq)?)),
     };
     let settings = config::load(&place.config, &config::environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -167,7 +178,8 @@ impl From<DeskError> for Refused {
             | DeskError::Open(_)
             | DeskError::Store(_)
             | DeskError::NoSuchOperation(_)
-            | DeskError::NotUnknown(..)) => Self::Other(other(error)),
+            | DeskError::NotUnknown(..)
+            | DeskError::NotCancellable(..)) => Self::Other(other(error)),
         }
     }
 }
@@ -180,36 +192,41 @@ async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> 
     let done = match want {
         Want::List(showing, most) => desk.list(showing, None, most).await,
         Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
-        Want::Acknowledge(seq) => match desk.acknowledge(seq).await {
-            Ok(done) if done.is_new => trail(settings, metrics, &*clock, &done.operation)
-                .map(|()| vec![done.operation])
-                .map_err(DeskError::Store),
-            Ok(done) => Ok(vec![done.operation]),
-            Err(error) => Err(error),
-        },
+        Want::Acknowledge(seq) => {
+            let decided = desk.acknowledge(seq).await;
+            recorded(settings, metrics, &*clock, "acknowledge", decided)
+        }
+        Want::Cancel(seq) => {
+            let decided = desk.cancel(seq).await;
+            recorded(settings, metrics, &*clock, "cancel", decided)
+        }
     };
     desk.close().await;
     Ok(done?.iter().map(|it| View::from(&**it)).collect())
 }
 
-/// Writes the acknowledgement to the audit trail.
-fn trail(
+/// Writes a new decision of the operator to the audit trail.
+fn recorded(
     settings: &Settings,
     metrics: Arc<Metrics>,
     clock: &dyn Clock,
-    found: &crate::model::Operation,
-) -> Result<(), String> {
-    telemetry::init(
-        telemetry::Format::Text,
-        "warn",
-        listener::QUIET,
-        false,
-        settings.logging.audit.clone(),
-        metrics,
-    )
-    .map_err(|error| error.to_string())?;
-    app::trail_acknowledged(clock, found);
-    Ok(())
+    action: &'static str,
+    decided: Result<Decided, DeskError>,
+) -> Result<Vec<Arc<Operation>>, DeskError> {
+    let decided = decided?;
+    if decided.is_new {
+        telemetry::init(
+            telemetry::Format::Text,
+            "warn",
+            listener::QUIET,
+            false,
+            settings.logging.audit.clone(),
+            metrics,
+        )
+        .map_err(|error| DeskError::Store(error.to_string()))?;
+        app::trail_decision(clock, action, &decided.operation);
+    }
+    Ok(vec![decided.operation])
 }
 
 /// Asks the gateway that has the store, through its admin port.
@@ -228,11 +245,8 @@ async fn online(settings: &Settings, want: Want, why: &str) -> Result<Vec<View>,
             let seq = seq.to_string();
             Ok(vec![gateway.ask(Method::GET, &[&seq], &[]).await?])
         }
-        Want::Acknowledge(seq) => {
-            let seq = seq.to_string();
-            let path = [seq.as_str(), "acknowledge"];
-            Ok(vec![gateway.ask(Method::POST, &path, &[]).await?])
-        }
+        Want::Acknowledge(seq) => Ok(vec![gateway.decide(seq, "acknowledge").await?]),
+        Want::Cancel(seq) => Ok(vec![gateway.decide(seq, "cancel").await?]),
     }
 }
 
@@ -285,6 +299,12 @@ impl<'a> Gateway<'a> {
         }
     }
 
+    /// What an operator decides about one operation.
+    async fn decide(&self, seq: OperationSeq, action: &str) -> Result<View, CliError> {
+        let seq = seq.to_string();
+        self.ask(Method::POST, &[seq.as_str(), action], &[]).await
+    }
+
     /// One request below `/operations`.
     async fn ask<T: for<'de> Deserialize<'de>>(
         &self,
@@ -335,6 +355,9 @@ fn line(it: &View) -> String {
         "{} {} {} backend={} vm={:?} backup={:?} by={} created={}",
         it.seq, it.phase, it.verb, it.backend, it.vm, it.backup, it.principal, it.created
     );
+    if let Some(time) = &it.cancel_asked {
+        line = format!("{line} cancel_requested={time}");
+    }
     if let Some(time) = &it.acknowledged {
         line = format!("{line} acknowledged={time}");
     }

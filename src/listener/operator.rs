@@ -30,9 +30,9 @@ pub enum OperatorError {
     /// There is none of that number.
     #[error("{0}")]
     NoSuchOperation(String),
-    /// Its outcome is not an unknown one.
+    /// It is in a phase in which this cannot be done.
     #[error("{0}")]
-    NotUnknown(String),
+    Conflict(String),
     /// The store cannot answer at present.
     #[error("{0}")]
     Unavailable(String),
@@ -57,6 +57,9 @@ pub trait Operator: fmt::Debug + Send + Sync {
 
     /// Notes, durably and in the audit trail, that the unknown outcome was looked into; once, however often it is asked.
     async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
+
+    /// Records, durably and in the audit trail, that the operation is to be stopped.
+    async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
 }
 
 /// What a path names.
@@ -64,6 +67,7 @@ enum Place<'a> {
     All,
     One(&'a str),
     Acknowledge(&'a str),
+    Cancel(&'a str),
 }
 
 impl<'a> Place<'a> {
@@ -72,24 +76,23 @@ impl<'a> Place<'a> {
         if rest.is_empty() {
             return Some(Self::All);
         }
-        let seq = rest.strip_prefix('/')?;
-        let (seq, acknowledge) = seq
-            .strip_suffix("/acknowledge")
-            .map_or((seq, false), |it| (it, true));
-        if seq.is_empty() || seq.contains('/') {
-            return None;
+        let (seq, action) = match rest.strip_prefix('/')?.split_once('/') {
+            Some((seq, action)) => (seq, Some(action)),
+            None => (rest.strip_prefix('/')?, None),
+        };
+        match action {
+            _ if seq.is_empty() => None,
+            None => Some(Self::One(seq)),
+            Some("acknowledge") => Some(Self::Acknowledge(seq)),
+            Some("cancel") => Some(Self::Cancel(seq)),
+            Some(_) => None,
         }
-        Some(if acknowledge {
-            Self::Acknowledge(seq)
-        } else {
-            Self::One(seq)
-        })
     }
 
     const fn allow(&self) -> &'static str {
         match self {
             Self::All | Self::One(_) => "GET",
-            Self::Acknowledge(_) => "POST",
+            Self::Acknowledge(_) | Self::Cancel(_) => "POST",
         }
     }
 }
@@ -127,11 +130,17 @@ pub(super) async fn answer(
                 .map(|found| json!({ "operations": found })),
             Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
         },
-        Place::One(seq) | Place::Acknowledge(seq) => match number("seq", seq) {
-            Ok(seq) if method == Method::POST => operator.acknowledge(seq).await,
-            Ok(seq) => operator.show(seq).await,
-            Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
-        },
+        Place::One(text) | Place::Acknowledge(text) | Place::Cancel(text) => {
+            let seq = match number("seq", text) {
+                Ok(seq) => seq,
+                Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
+            };
+            match place {
+                Place::All | Place::One(_) => operator.show(seq).await,
+                Place::Acknowledge(_) => operator.acknowledge(seq).await,
+                Place::Cancel(_) => operator.cancel(seq).await,
+            }
+        }
     };
     Some(match done {
         Ok(value) => made(
@@ -143,7 +152,7 @@ pub(super) async fn answer(
         Err(error) => {
             let status = match error {
                 OperatorError::NoSuchOperation(_) => StatusCode::NOT_FOUND,
-                OperatorError::NotUnknown(_) => StatusCode::CONFLICT,
+                OperatorError::Conflict(_) => StatusCode::CONFLICT,
                 OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             refusal(status, &error.to_string())
@@ -235,6 +244,9 @@ mod tests {
         async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
             self.says(format!("acknowledge {seq}"))
         }
+        async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
+            self.says(format!("cancel {seq}"))
+        }
     }
 
     async fn ask(echo: &Echo, line: &str, token: &str) -> Option<(u16, String)> {
@@ -261,6 +273,9 @@ mod tests {
             ),
             ("GET /operations/5", 200, r#""show 5""#),
             ("POST /operations/5/acknowledge", 200, r#""acknowledge 5""#),
+            ("POST /operations/5/cancel", 200, r#""cancel 5""#),
+            ("GET /operations/5/cancel", 405, "method"),
+            ("POST /operations/x/cancel", 400, "seq"),
             ("GET /operations?state=lost", 400, "state"),
             ("GET /operations?limit=0", 400, "limit"),
             ("GET /operations?limit=1001", 400, "limit"),
@@ -283,6 +298,9 @@ mod tests {
             "GET /operation",
             "GET /operations/",
             "GET /operations/5/",
+            "POST /operations//cancel",
+            "POST /operations/5/cancel/",
+            "POST /operations/5/restart",
             "GET /metrics",
         ] {
             let found = ask(&echo, line, "Bearer t0").await;
@@ -305,6 +323,7 @@ mod tests {
                 "GET /operations",
                 "GET /operations/5",
                 "POST /operations/5/acknowledge",
+                "POST /operations/5/cancel",
             ] {
                 let (status, body) = ask(&echo, line, token).await.unwrap();
                 assert_eq!(status, 401, "{line} with {token:?}: {body}");
@@ -316,7 +335,7 @@ mod tests {
     async fn what_cannot_be_done_is_told_with_its_status() {
         let rows = [
             (OperatorError::NoSuchOperation("none".to_owned()), 404),
-            (OperatorError::NotUnknown("known".to_owned()), 409),
+            (OperatorError::Conflict("known".to_owned()), 409),
             (OperatorError::Unavailable("busy".to_owned()), 503),
         ];
         for (error, status) in rows {
@@ -325,6 +344,7 @@ mod tests {
                 "GET /operations",
                 "GET /operations/5",
                 "POST /operations/5/acknowledge",
+                "POST /operations/5/cancel",
             ] {
                 let (found, body) = ask(&echo, line, "Bearer t0").await.unwrap();
                 assert_eq!(found, status, "{line}");

@@ -11,10 +11,12 @@ use crate::model::Timestamp;
 use crate::model::limits;
 use crate::operations::Config;
 use crate::operations::Operations;
+use crate::operations::cancel;
 use crate::operations::engine::Core;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
+use crate::operations::service::CancelError;
 use crate::operations::service::ListQuery;
 use crate::operations::store::OpenError;
 use crate::operations::store::SqliteStore;
@@ -44,6 +46,9 @@ pub enum DeskError {
     /// Its outcome is known, or not yet given up.
     #[error("operation {0} is {1}: only an unknown outcome can be acknowledged")]
     NotUnknown(OperationSeq, &'static str),
+    /// It is finished, or the VM manager cannot stop it.
+    #[error("operation {0} is {1} and cannot be cancelled; nothing was changed")]
+    NotCancellable(OperationSeq, &'static str),
 }
 
 impl From<StoreError> for DeskError {
@@ -52,12 +57,12 @@ impl From<StoreError> for DeskError {
     }
 }
 
-/// An operation whose unknown outcome is acknowledged.
+/// An operation on which an operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
+pub struct Decided {
     /// As it is now.
     pub operation: Arc<Operation>,
-    /// Whether it was not before: exactly one of all who acknowledge it is told so.
+    /// Whether this decision changed the record: true for exactly one of several operators who decide the same.
     pub is_new: bool,
 }
 
@@ -123,16 +128,39 @@ impl Desk {
     ///
     /// # Errors
     /// [`DeskError::NotUnknown`] and the like; nothing was changed.
-    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Acknowledged, DeskError> {
+    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
         let operation = self.show(seq).await?;
         let Some(state) = acknowledged(&operation, self.clock.now(), self.retention)? else {
-            return Ok(Acknowledged {
+            return Ok(Decided {
                 operation,
                 is_new: false,
             });
         };
         self.store.update(Arc::clone(&state)).await?;
-        Ok(Acknowledged {
+        Ok(Decided {
+            operation: state,
+            is_new: true,
+        })
+    }
+
+    /// Records that an operation is to be stopped. A queued one ends as cancelled at once. One that had begun is settled by
+    /// the next gateway: it asks the VM manager to stop the task, and begins nothing of it again.
+    ///
+    /// # Errors
+    /// [`DeskError::NotCancellable`] for a finished one, and the like; nothing was changed.
+    pub async fn cancel(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+        let operation = self.show(seq).await?;
+        let rules = offline_rules(self.retention);
+        let step = machine::step(&operation, Event::CancelAsked, self.clock.now(), &rules)
+            .map_err(|_illegal| DeskError::NotCancellable(seq, operation.phase.as_str()))?;
+        let Some(state) = step.state.map(Arc::new) else {
+            return Ok(Decided {
+                operation,
+                is_new: false,
+            });
+        };
+        self.store.update(Arc::clone(&state)).await?;
+        Ok(Decided {
             operation: state,
             is_new: true,
         })
@@ -174,13 +202,13 @@ impl Operations {
     ///
     /// # Errors
     /// [`DeskError::NotUnknown`] and the like; nothing was changed.
-    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Acknowledged, DeskError> {
+    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
         let core = &self.core;
         for _ in 0..TRIES {
             let operation = self.show(seq).await?;
             let now = core.clock.now();
             let Some(state) = acknowledged(&operation, now, core.config.retention)? else {
-                return Ok(Acknowledged {
+                return Ok(Decided {
                     operation,
                     is_new: false,
                 });
@@ -188,7 +216,7 @@ impl Operations {
             match core.update(&state).await {
                 Ok(()) => {
                     core.count_unknown().await;
-                    return Ok(Acknowledged {
+                    return Ok(Decided {
                         operation: state,
                         is_new: true,
                     });
@@ -199,6 +227,25 @@ impl Operations {
             }
         }
         Err(DeskError::Store(StoreError::Conflict.to_string()))
+    }
+
+    /// As [`Desk::cancel`]; an operation that runs is stopped only where its VM manager can do so.
+    ///
+    /// # Errors
+    /// [`DeskError::NotCancellable`] and the like; nothing was changed.
+    pub async fn cancel_by_operator(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+        let before = self.show(seq).await?;
+        match cancel::ask(&self.core, seq).await {
+            Ok(operation) => Ok(Decided {
+                is_new: before.cancel_asked.is_none() && !before.phase.is_final(),
+                operation,
+            }),
+            Err(CancelError::NoSuchOperation) => Err(DeskError::NoSuchOperation(seq)),
+            Err(CancelError::NotCancellable) => {
+                Err(DeskError::NotCancellable(seq, before.phase.as_str()))
+            }
+            Err(CancelError::Store(fault)) => Err(DeskError::Store(fault.to_string())),
+        }
     }
 }
 
@@ -244,15 +291,20 @@ fn acknowledged(
     now: Timestamp,
     retention: Duration,
 ) -> Result<Option<Arc<Operation>>, DeskError> {
-    let rules = Rules {
+    let rules = offline_rules(retention);
+    let step = machine::step(found, Event::Acknowledge, now, &rules)
+        .map_err(|_illegal| DeskError::NotUnknown(found.seq, found.phase.as_str()))?;
+    Ok(step.state.map(Arc::new))
+}
+
+/// What decides about the acts of an operator, none of which depends on a VM manager.
+const fn offline_rules(retention: Duration) -> Rules {
+    Rules {
         replay_safe: false,
         settle: Duration::ZERO,
         probe_window: Duration::ZERO,
         accept_ttl: Duration::ZERO,
         resume_ttl: Duration::ZERO,
         retention,
-    };
-    let step = machine::step(found, Event::Acknowledge, now, &rules)
-        .map_err(|_illegal| DeskError::NotUnknown(found.seq, found.phase.as_str()))?;
-    Ok(step.state.map(Arc::new))
+    }
 }

@@ -174,7 +174,7 @@ impl Operations {
             .map_err(|it| unusable(&config, &it))?;
         let live = store.live().await.map_err(|it| unusable(&config, &it))?;
         let core = Arc::new(Core::new(config, backends, store, shared, highest));
-        core.take_up(live, alive.unwrap_or_default()).await;
+        core.resume(live, alive.unwrap_or_default()).await;
         core.beat().await;
         core.count_unknown().await;
         core.start_turns();
@@ -296,6 +296,18 @@ impl Core {
         }
     }
 
+    /// Takes up what the gateway before left unfinished. It was last running at `alive`.
+    async fn resume(self: &Arc<Self>, found: Vec<Arc<Operation>>, alive: Timestamp) {
+        // Before anything runs: whether a call may be repeated depends on how long no gateway was running.
+        for operation in &found {
+            if operation.phase != Phase::Accepted {
+                self.ledger.adopt(operation);
+                self.advance(operation, Event::Resumed { alive }).await;
+            }
+        }
+        self.take_up(found, alive).await;
+    }
+
     /// Takes up records that were found unfinished. A gateway was last at work on the store at `alive`.
     pub(crate) async fn take_up(
         self: &Arc<Self>,
@@ -306,12 +318,9 @@ impl Core {
         found.sort_by_key(|it| (it.phase == Phase::Accepted, it.seq));
         for operation in found {
             self.ledger.adopt(&operation);
-            let event = if operation.phase == Phase::Accepted {
-                Event::Recovered { alive }
-            } else {
-                Event::Resumed { alive }
-            };
-            self.advance(&operation, event).await;
+            if operation.phase == Phase::Accepted {
+                self.advance(&operation, Event::Recovered { alive }).await;
+            }
         }
     }
 

@@ -26,7 +26,7 @@ mod tests;
 pub use config::Config;
 pub use config::WhenBusy;
 
-pub use desk::Acknowledged;
+pub use desk::Decided;
 pub use desk::Desk;
 pub use desk::DeskError;
 

@@ -201,6 +201,7 @@ pub(super) enum Say {
     Cancelled,
     Gone,
     NotBegun,
+    VmChanged,
     Task,
     NotYet,
     Unknowable,
@@ -398,7 +399,12 @@ impl Adapter for Scripted {
             Say::Cancelled => TaskState::Cancelled,
             Say::Error => return Err(AdapterError::unavailable("not now")),
             Say::Panic => panic!("meant to"),
-            Say::Fail | Say::NotBegun | Say::Task | Say::NotYet | Say::Unknowable => {
+            Say::Fail
+            | Say::NotBegun
+            | Say::VmChanged
+            | Say::Task
+            | Say::NotYet
+            | Say::Unknowable => {
                 TaskState::Failed(AdapterError::refused(FaultKind::StorageFull, "full").fault)
             }
         })
@@ -426,6 +432,7 @@ impl Adapter for Scripted {
         };
         Ok(match say.unwrap_or(Say::NotYet) {
             Say::NotBegun => Found::NotBegun,
+            Say::VmChanged => Found::VmChanged,
             Say::Task | Say::Running(_) => Found::Task(task(intent.target.vm.as_str())),
             Say::Done => Found::Done,
             Say::Fail => Found::Failed(AdapterError::refused(FaultKind::StorageFull, "full").fault),

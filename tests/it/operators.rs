@@ -105,6 +105,8 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
         (&["acknowledge", &running_text], "only an unknown outcome"),
         (&["acknowledge", "1"], "no operation 1"),
         (&["show", "0"], "0 is not a number"),
+        (&["cancel", &lost_text], "cannot be cancelled"),
+        (&["cancel", "1"], "no operation 1"),
     ];
     for (arguments, expected) in refused {
         let (status, out, err) = operations(&config, arguments);
@@ -119,6 +121,18 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
     }
     assert_eq!(acknowledged(&trail), [lost], "one line in the trail");
     assert!(unknown() < 0.1, "nothing is left to look at");
+
+    let (status, out, err) = operations(&config, &["cancel", &running_text]);
+    assert_eq!((status, err.as_str()), (0, ""), "cancel: {out}");
+    eventually("cancelled by the running gateway", || {
+        let (_, out, _) = operations(&config, &["show", "--json", &running_text]);
+        lines(&out)[0]["phase"] == "cancelled"
+    });
+    let trail_text = fs::read_to_string(&trail).unwrap();
+    assert!(
+        trail_text.contains("\"action\":\"cancel\""),
+        "in the trail: {trail_text}"
+    );
 
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(

@@ -68,6 +68,9 @@ impl Operator for Nobody {
     async fn acknowledge(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
     }
+    async fn cancel(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
+        Err(OperatorError::NoSuchOperation(seq.to_string()))
+    }
 }
 
 /// As many pieces as are let go, and then the end; one that panics when asked to.

@@ -348,9 +348,9 @@ impl Next<'_> {
         }
     }
 
-    /// Whether calling again is right without evidence of what became of the call before.
+    /// Whether calling again is right without evidence of what became of the call before: the operation is still wanted.
     const fn may_repeat(&self) -> bool {
-        self.rules.replay_safe && !self.state.resume_expired
+        self.rules.replay_safe && !self.state.resume_expired && self.state.cancel_asked.is_none()
     }
 
     /// Records that the gateway was away for too long. What the operation is for may have been done otherwise meanwhile, so

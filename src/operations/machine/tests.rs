@@ -59,6 +59,7 @@ fn in_phase(phase: Phase) -> Operation {
 fn events() -> Vec<Event> {
     vec![
         Event::Recovered { alive: NOW },
+        Event::Resumed { alive: NOW },
         Event::Start(None),
         Event::NotStarted(fault()),
         Event::Refused {
@@ -76,6 +77,7 @@ fn events() -> Vec<Event> {
         Event::Failed(fault()),
         Event::Cancelled,
         Event::NotBegun,
+        Event::VmChanged,
         Event::HalfDone(fault()),
         Event::NoEvidence,
         Event::Unknowable,
@@ -85,16 +87,25 @@ fn events() -> Vec<Event> {
 
 /// For each phase, what each of [`events`] leads to; `-` is illegal.
 const TABLE: [(Phase, &str); 9] = [
-    // recovered start not-started refused refused-again done task lost working failed cancelled not-begun half-done no-evidence unknowable acknowledge
-    (Phase::Accepted, "queue call F - - - - - - - - - - - - -"),
-    (Phase::Submitting, "U - - F U S R U - - - - - - - -"),
-    (Phase::Running, "follow - - - - S - U R F C - - - - -"),
-    (Phase::Uncertain, "U - - - - S R - - F C N F find K -"),
-    (Phase::Succeeded, "- - - - - - - - - - - - - - - -"),
-    (Phase::Failed, "- - - - - - - - - - - - - - - -"),
-    (Phase::Cancelled, "- - - - - - - - - - - - - - - -"),
-    (Phase::NotExecuted, "- - - - - - - - - - - - - - - -"),
-    (Phase::Unknown, "- - - - - - - - - - - - - - - K"),
+    // recovered resumed start not-started refused refused-again done task lost working failed cancelled not-begun vm-changed half-done no-evidence unknowable acknowledge
+    (
+        Phase::Accepted,
+        "queue - call F - - - - - - - - - - - - - -",
+    ),
+    (Phase::Submitting, "U rest - - F U S R U - - - - - - - - -"),
+    (
+        Phase::Running,
+        "follow rest - - - - S - U R F C - - - - - -",
+    ),
+    (
+        Phase::Uncertain,
+        "U rest - - - - S R - - F C N N F find K -",
+    ),
+    (Phase::Succeeded, "- - - - - - - - - - - - - - - - - -"),
+    (Phase::Failed, "- - - - - - - - - - - - - - - - - -"),
+    (Phase::Cancelled, "- - - - - - - - - - - - - - - - - -"),
+    (Phase::NotExecuted, "- - - - - - - - - - - - - - - - - -"),
+    (Phase::Unknown, "- - - - - - - - - - - - - - - - - K"),
 ];
 
 #[test]
@@ -129,6 +140,7 @@ fn every_event_in_every_phase_does_what_the_table_says() {
                 (None, Effect::Queue) => "queue",
                 (None, Effect::Follow) => "follow",
                 (None, Effect::Find) => "find",
+                (None, Effect::Rest) => "rest",
                 (Some(Phase::Submitting), Effect::Call { first: true }) => "call",
                 (Some(Phase::Running), Effect::Follow) => "R",
                 (Some(Phase::Uncertain), Effect::Settle) => "U",
@@ -446,6 +458,95 @@ fn c3_submitting_is_uncertain_or_called_again_with_the_same_key() {
         Effect::Repeat,
         "proved absent: called again after a pause, not at once"
     );
+}
+
+/// The record after a gateway that was last running at `alive` was followed by one that started at `now`.
+fn resumed(state: &Operation, alive: u64, now: u64) -> Operation {
+    let event = Event::Resumed {
+        alive: after(alive),
+    };
+    let step = step(state, event, after(now), &SAFE).expect("legal");
+    assert_eq!(step.effect, Effect::Rest, "nothing is called yet");
+    step.state.unwrap_or_else(|| state.clone())
+}
+
+#[test]
+fn only_an_absence_longer_than_the_limit_expires_the_resumption() {
+    // Last running at, started again at, and whether that was too long. Operations start one second after NOW.
+    let rows = [
+        ("at once", 1, 2, false),
+        ("just in time", 100, 700, false),
+        ("too late", 100, 701, true),
+        ("no sign of life since it started", 0, 602, true),
+        ("the clock went back", 900, 100, false),
+    ];
+    for phase in [Phase::Submitting, Phase::Running, Phase::Uncertain] {
+        for (name, alive, now, expected) in rows {
+            let state = resumed(&in_phase(phase), alive, now);
+            assert_eq!(state.resume_expired, expected, "{phase:?}: {name}");
+            assert_eq!(state.phase, phase, "{phase:?}: {name}");
+            assert_eq!(check_invariants(&state), Ok(()), "{phase:?}: {name}");
+            let later = resumed(&state, now, now);
+            assert_eq!(
+                later.resume_expired, expected,
+                "{phase:?}: {name}: it stays so"
+            );
+        }
+    }
+}
+
+#[test]
+fn after_a_long_absence_nothing_is_called_for_again_without_evidence() {
+    let expired = resumed(&in_phase(Phase::Submitting), 0, 5000);
+    let expected = (Phase::Uncertain, Effect::Settle);
+    assert_eq!(
+        restart(&expired, 0, 5000, &SAFE),
+        expected,
+        "evidence first"
+    );
+    let lost = step(&expired, Event::Lost, after(5000), &SAFE).unwrap();
+    let uncertain = lost.state.expect("uncertain");
+    let end = |event| {
+        let step = step(&uncertain, event, after(5001), &SAFE).unwrap();
+        step.state.expect("a change")
+    };
+    let rows = [
+        (Event::NotBegun, Phase::NotExecuted),
+        (Event::VmChanged, Phase::NotExecuted),
+        (Event::HalfDone(fault()), Phase::Submitting),
+        (Event::Done, Phase::Succeeded),
+        (Event::Task(task("t")), Phase::Running),
+    ];
+    for (event, expected) in rows {
+        let name = format!("{event:?}");
+        assert_eq!(end(event).phase, expected, "{name}");
+    }
+    let text = end(Event::NotBegun).fault.unwrap().text;
+    assert!(text.contains("nothing was changed"), "{text}");
+}
+
+#[test]
+fn a_vm_that_changed_is_not_overwritten_however_short_the_absence() {
+    for rules in [RULES, SAFE] {
+        let lost = to(&in_phase(Phase::Running), Event::Lost);
+        let step = step(&lost, Event::VmChanged, after(2), &rules).unwrap();
+        let end = step.state.expect("an end");
+        assert_eq!(end.phase, Phase::NotExecuted, "{rules:?}");
+        let text = end.fault.unwrap().text;
+        assert!(text.contains("disks of the VM changed"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_to_be_cancelled_is_not_called_for_again_after_a_restart() {
+    let mut state = in_phase(Phase::Submitting);
+    state.cancel_asked = Some(after(2));
+    let expected = (Phase::Uncertain, Effect::Settle);
+    assert_eq!(restart(&state, 2, 3, &SAFE), expected, "evidence first");
+    let lost = to(&state, Event::Lost);
+    let end = step(&lost, Event::NotBegun, after(4), &SAFE).unwrap().state;
+    let phase = end.map(|end| end.phase);
+    assert_eq!(phase, Some(Phase::Cancelled), "nothing of it is there");
 }
 
 #[test]

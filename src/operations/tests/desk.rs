@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::House;
+use crate::adapters::port::Recovery;
 use crate::model::Phase;
 use crate::model::Showing;
 use crate::operations::Desk;
@@ -85,4 +86,53 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     house.adapter.say("wm", Say::Done);
     let done = house.end(running).await;
     assert_eq!(done.phase, Phase::Succeeded, "and goes on with the rest");
+}
+
+#[tokio::test]
+async fn what_is_cancelled_before_a_start_is_never_begun_again() {
+    let mut house = House::with(Recovery::ReplaySafe, |_| {}).await;
+    house.adapter.begin_with("lost", Begin::Lose);
+    let running = house.accept(restore("vm", "a")).await;
+    let queued = house.accept(restore("vm", "b")).await;
+    let lost = house.accept(restore("lost", "a")).await;
+    house.reaches(running, Phase::Running).await;
+    house.reaches(lost, Phase::Uncertain).await;
+    house.room.stop().await;
+
+    let open = desk(&house).await.expect("the store is free");
+    for (name, seq, phase) in [
+        ("queued", queued, Phase::Cancelled),
+        ("running", running, Phase::Running),
+        ("uncertain", lost, Phase::Uncertain),
+    ] {
+        let decided = open.cancel(seq).await.expect(name);
+        assert!(decided.is_new, "{name}: the first time");
+        assert_eq!(decided.operation.phase, phase, "{name}");
+    }
+    let again = open.cancel(running).await.expect("again");
+    assert!(!again.is_new, "the second time changes nothing");
+    let refused = open.cancel(queued).await;
+    assert!(
+        matches!(refused, Err(DeskError::NotCancellable(_, "cancelled"))),
+        "finished: {refused:?}"
+    );
+    open.close().await;
+
+    let begun = house.adapter.begun().len();
+    house.adapter.say("vm", Say::Gone);
+    house.adapter.find_says(&[Say::NotBegun]);
+    house.room = house.setup.open().await;
+    for (name, seq) in [
+        ("running", running),
+        ("uncertain", lost),
+        ("queued", queued),
+    ] {
+        let end = house.end(seq).await;
+        assert_eq!(end.phase, Phase::Cancelled, "{name}");
+    }
+    assert_eq!(
+        house.adapter.begun().len(),
+        begun,
+        "nothing was begun again"
+    );
 }

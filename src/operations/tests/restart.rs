@@ -139,6 +139,53 @@ async fn what_was_accepted_long_ago_is_not_executed() {
 }
 
 #[tokio::test]
+async fn what_was_begun_before_a_long_absence_is_not_begun_again() {
+    // Phase left, what the evidence says, seconds without a gateway, how it ends, and calls that the VM manager gets.
+    let rows = [
+        (Phase::Submitting, Say::NotBegun, 601, Phase::NotExecuted, 0),
+        (Phase::Running, Say::NotBegun, 601, Phase::NotExecuted, 0),
+        (Phase::Running, Say::NotBegun, 599, Phase::Succeeded, 1),
+        (Phase::Running, Say::VmChanged, 1, Phase::NotExecuted, 0),
+        (Phase::Running, Say::Done, 601, Phase::Succeeded, 0),
+    ];
+    for (phase, evidence, away, expected, calls) in rows {
+        let name = format!("{phase:?}, {evidence:?}, {away} s");
+        let mut house = House::with(Recovery::ReplaySafe, |_| {}).await;
+        house.room.stop().await;
+        let left = left_in(phase, 9, "b");
+        leave(&house.setup, vec![left.clone()]).await;
+        house.setup.clock.advance(Duration::from_secs(away));
+        house.adapter.say("vm", Say::Gone);
+        house.adapter.begin_with("vm", Begin::Done);
+        house.adapter.find_says(&[evidence]);
+        house.room = house.setup.open().await;
+        let end = house.end(left.seq).await;
+        assert_eq!(end.phase, expected, "{name}");
+        assert_eq!(house.adapter.begun().len(), calls, "{name}: calls");
+    }
+}
+
+#[tokio::test]
+async fn the_absence_is_measured_from_the_last_sign_of_life() {
+    let mut house = House::with(Recovery::ReplaySafe, |_| {}).await;
+    let running = house.accept(restore("vm", "a")).await;
+    house.reaches(running, Phase::Running).await;
+    house.setup.clock.advance(Duration::from_secs(3600));
+    upkeep::round(&house.room.core).await;
+    assert!(
+        !house.operation(running).await.resume_expired,
+        "a gateway was running all the time"
+    );
+    house.restart().await;
+    assert!(
+        !house.operation(running).await.resume_expired,
+        "it was away for no time"
+    );
+    house.adapter.say("vm", Say::Done);
+    assert_eq!(house.end(running).await.phase, Phase::Succeeded, "followed");
+}
+
+#[tokio::test]
 async fn waiting_long_in_a_gateway_that_is_at_work_is_not_stale() {
     let mut house = House::new().await;
     let running = house.accept(restore("vm", "a")).await;
