@@ -263,9 +263,8 @@ impl Next<'_> {
                 state.uncertain_since = self.since_now();
                 Some(write(state, Effect::Call { first: false }))
             }
-            Event::Recovered { .. } | Event::Lost | Event::Refused { first: false, .. } => {
-                Some(self.lost())
-            }
+            Event::Recovered { .. } => Some(self.lost_since(self.now)),
+            Event::Lost | Event::Refused { first: false, .. } => Some(self.lost()),
             Event::Refused { fault, first: true } => Some(self.end(Phase::Failed, Some(fault))),
             Event::Done => Some(self.end(Phase::Succeeded, None)),
             Event::Task(task) => Some(self.attach(task)),
@@ -405,8 +404,12 @@ impl Next<'_> {
     /// The time at which it began to be uncertain stays until the task was seen at work again: an adapter that finds
     /// a task and loses it in turn must not go on for ever.
     fn lost(&self) -> Step {
+        self.lost_since(self.state.uncertain_since.unwrap_or(self.now))
+    }
+
+    fn lost_since(&self, since: Timestamp) -> Step {
         let mut state = self.changed(Phase::Uncertain);
-        state.uncertain_since = Some(self.state.uncertain_since.unwrap_or(self.now));
+        state.uncertain_since = Some(since);
         write(state, Effect::Settle)
     }
 

@@ -229,8 +229,10 @@ fn an_unknown_outcome_says_for_each_verb_what_to_check() {
 fn time_in_which_nobody_looked_is_no_part_of_the_window() {
     let away = RULES.settle + RULES.probe_window + Duration::from_secs(1);
     let found = to(&in_phase(Phase::Uncertain), Event::Task(task("t")));
+    let mut repeated = in_phase(Phase::Submitting);
+    repeated.uncertain_since = Some(after(1));
     let back = NOW.plus(away);
-    for state in [in_phase(Phase::Uncertain), found] {
+    for state in [in_phase(Phase::Uncertain), found, repeated] {
         let name = state.phase.as_str();
         let recovered = Event::Recovered { alive: NOW };
         let state = step(&state, recovered, back, &RULES).unwrap().state;

@@ -9,6 +9,8 @@ use crate::adapters::port::Recovery;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::limits;
+use crate::operations::testing::NOW;
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +153,31 @@ fn judge_end(it: &Operation, executions: &[Execution], recovery: Recovery, verdi
     if !true_end {
         let what = format!("{seq} says {:?}, and done is {done}", it.phase);
         verdict.untrue.push(what);
+    }
+}
+
+/// What had begun before a long absence is not begun again after it.
+pub(in crate::operations::tests) fn judge_resumption(
+    records: &[Operation],
+    executions: &[Execution],
+    absences: &[(Duration, Duration)],
+    verdict: &mut Verdict,
+) {
+    for record in records {
+        let Some(started) = record.started else {
+            continue;
+        };
+        let started = started.since(NOW);
+        for (from, to) in absences {
+            let away = *to - *from;
+            let begun_again = executions
+                .iter()
+                .any(|done| done.seq == record.seq && done.begins >= *to);
+            if started <= *from && away > limits::ACCEPT_TTL && begun_again {
+                let what = format!("{} was begun again after {away:?}", record.seq);
+                verdict.untrue.push(what);
+            }
+        }
     }
 }
 

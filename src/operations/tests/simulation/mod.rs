@@ -98,12 +98,16 @@ fn run(seed: u64, nature: Nature) -> Run {
     }
     let things = root.things();
     let records: Vec<_> = things.disk.values().map(|it| (**it).clone()).collect();
-    let verdict = history::judge(
+    let mut verdict = history::judge(
         &things.history,
         &records,
         &things.executions,
         nature.recovery,
     );
+    if !things.clock_was_wrong {
+        let absences = &things.absences;
+        history::judge_resumption(&records, &things.executions, absences, &mut verdict);
+    }
     Run {
         verdict,
         trace: trace(&things.history, &things.executions, &records),
@@ -136,6 +140,7 @@ async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Dur
         0 => it.millis(3_600_000),
         _ => Duration::ZERO,
     });
+    root.things().clock_was_wrong |= wall_is_late > Duration::ZERO;
     let world = root.next_life(begins, wall_is_late);
     let life = root.chance(|it| Duration::from_millis(1) + it.millis(180_000));
     {
@@ -168,7 +173,9 @@ async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Dur
         0 => it.millis(900_000),
         _ => it.millis(2000),
     });
-    world.time() + away
+    let ended = world.time();
+    root.things().absences.push((ended, ended + away));
+    ended + away
 }
 
 async fn open(world: &World, nature: Nature) -> Option<Arc<Operations>> {

@@ -62,6 +62,10 @@ pub(super) struct Things {
     pub beat: Option<Timestamp>,
     pub executions: Vec<Execution>,
     pub history: History,
+    /// From when until when no gateway was running.
+    pub absences: Vec<(Duration, Duration)>,
+    /// Whether the wall clock of some life was wrong, so that gateways cannot measure absences.
+    pub clock_was_wrong: bool,
     /// Nothing goes wrong any more.
     pub calm: bool,
     /// How many places at which the gateway may be killed are left until it is.
@@ -88,6 +92,8 @@ impl World {
             beat: None,
             executions: Vec::new(),
             history: History::default(),
+            absences: Vec::new(),
+            clock_was_wrong: false,
             calm: false,
             steps_to_live: None,
             kills: 0,
