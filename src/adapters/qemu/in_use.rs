@@ -30,6 +30,8 @@ use crate::model::FaultKind;
 
 /// Files of one folder that are looked at for overlays.
 const FOLDER_ENTRIES_MAX: usize = 10_000;
+/// Backing files that are followed from one overlay.
+const CHAIN_MAX: usize = 64;
 /// The byte of an image on which QEMU keeps a lock while it may write: 100, and 1 for the permission to write.
 const WRITE_LOCK: i64 = 101;
 
@@ -243,16 +245,12 @@ async fn is_written(image: &Path) -> Option<bool> {
 /// # Errors
 /// A refusal that names the first image of which that is not so.
 pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result<(), AdapterError> {
-    let mut last = Vec::new();
-    for file in ran_last {
-        last.extend(file_id(file).await);
-    }
     for image in &place.images {
         let Some(configured) = file_id(image).await else {
             return Err(QemuError::Missing(map::file_name(image)).of_read());
         };
         let name = map::file_name(image);
-        if !last.is_empty() && !last.contains(&configured) {
+        if wrote_elsewhere(place, ran_last, configured).await {
             return Err(conflict(format!(
                 "When the VM last ran, it did not write to the image {name}; nothing was changed. \
                  Merge the overlay if there is one, or correct `images`."
@@ -267,6 +265,47 @@ pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether the VM last wrote to another file instead of this image: to an overlay of it, or, where every disk of the VM
+/// is configured, to a file that is none of the images.
+async fn wrote_elsewhere(place: &Place, ran_last: &[PathBuf], image: (u64, u64)) -> bool {
+    let mut configured = Vec::new();
+    for image in &place.images {
+        configured.extend(file_id(image).await);
+    }
+    let mut others = Vec::new();
+    for file in ran_last {
+        match file_id(file).await {
+            Some(id) if id == image => return false,
+            Some(id) if !configured.contains(&id) => others.push(file),
+            Some(_) | None => {}
+        }
+    }
+    if place.disks.is_empty() && !others.is_empty() {
+        return true;
+    }
+    for file in others {
+        if has_below(file, image).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether the image is among the backing files of this file.
+async fn has_below(file: &Path, image: (u64, u64)) -> bool {
+    let mut above = file.to_owned();
+    for _ in 0..CHAIN_MAX {
+        let Some(backing) = backing_of(&above).await else {
+            return false;
+        };
+        if file_id(&backing).await == Some(image) {
+            return true;
+        }
+        above = backing;
+    }
+    false
 }
 
 /// A file beside the image that has it as its backing file.
@@ -287,7 +326,10 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
             }
             let path = entry.path();
             let is_file = fs::metadata(&path).await.is_ok_and(|it| it.is_file());
-            if is_file && is_above(&path, &folder, id).await {
+            if is_file
+                && let Some(backing) = backing_of(&path).await
+                && file_id(&backing).await == Some(id)
+            {
                 return Some(path);
             }
         }
@@ -295,14 +337,11 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
     None
 }
 
-async fn is_above(path: &Path, folder: &Path, id: (u64, u64)) -> bool {
-    let Ok(Some(backing)) = qcow2::backing(path).await else {
-        return false;
-    };
-    let Some(backing) = map::leaf(&backing) else {
-        return false;
-    };
+/// The backing file of an image.
+async fn backing_of(path: &Path) -> Option<PathBuf> {
+    let name = qcow2::backing(path).await.ok()??;
+    let name = map::leaf(&name)?;
     // A name without a leading slash counts from the overlay's own folder.
-    let backing = folder.join(backing.strip_prefix("file:").unwrap_or(&backing));
-    file_id(&backing).await == Some(id)
+    let folder = path.parent()?;
+    Some(folder.join(name.strip_prefix("file:").unwrap_or(&name)))
 }

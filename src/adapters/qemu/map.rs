@@ -75,9 +75,10 @@ impl Disk {
         self.snapshots.iter().filter(move |it| it.name == tag)
     }
 
-    /// The snapshot whose number is this text.
+    /// The snapshot whose number is this text, unless it is one of our own, which go before QEMU is asked.
     pub(super) fn numbered(&self, number: &str) -> Option<&Snapshot> {
-        self.snapshots.iter().find(|it| it.id == number)
+        let mut others = self.snapshots.iter().filter(|it| !it.name.starts_with(OWN));
+        others.find(|it| it.id == number)
     }
 
     /// Whether it has a snapshot of that tag.

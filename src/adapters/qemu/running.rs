@@ -173,7 +173,12 @@ pub(super) async fn begin(
         Verb::Update => return Err(check::unsupported()),
     };
     dismiss_others(monitor, job_id, by).await?;
-    tidy(monitor, disks, by).await;
+    if !tidy(monitor, disks, by).await && verb == Verb::Restore {
+        return Err(AdapterError::refused(
+            FaultKind::BackendFailed,
+            "A snapshot that an earlier restore left could not be removed; nothing was changed. Remove the snapshots `snapgate-before-...` with the tools of QEMU.",
+        ));
+    }
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|it| it.of_command(verb))?;
     Ok(None)
@@ -369,17 +374,20 @@ async fn dismiss_others(monitor: &Monitor, own: &str, by: Deadline) -> Result<()
     Ok(())
 }
 
-/// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. What fails is left.
-async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) {
+/// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. Whether none is left.
+async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) -> bool {
+    let mut is_tidy = true;
     for disk in disks {
         for own in disk.own() {
             let arguments = json!({"device": disk.node, "id": disk.number(own), "name": own});
             let command = "blockdev-snapshot-delete-internal-sync";
             if let Err(error) = monitor.ask(command, arguments, by).await {
                 tracing::warn!(private = %error, "own snapshot not removed");
+                is_tidy = false;
             }
         }
     }
+    is_tidy
 }
 
 /// Whether the state of the VM allows the change: a VM that is migrated has its images elsewhere.
