@@ -56,7 +56,7 @@ pub(super) struct Place {
     pub(super) homes: Vec<Home>,
 }
 
-/// Where an image lies, told from its template: evidence of whether its storage is there and whether the VM exists.
+/// Where an image lies according to its template: evidence of whether its storage is there and whether the VM exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Home {
     /// The path is the same for every VM, so the VM exists by configuration.
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folders_of_an_image_are_told_from_its_template() {
+    fn the_folders_of_an_image_follow_from_its_template() {
         let shared = |path: &str| Home::Shared(PathBuf::from(path));
         let own = |path: &str, below: &str| Home::Own(PathBuf::from(path), PathBuf::from(below));
         let rows = [

@@ -396,7 +396,7 @@ pub(super) fn memory<'a>(disks: &'a [Disk], tag: &'a str) -> impl Iterator<Item 
     disks.iter().filter(holds)
 }
 
-/// A snapshot whose number reads like the tag, with its disk: QEMU may mistake the one for the other.
+/// A snapshot whose number reads like the tag, with its disk: QEMU may confuse the two.
 pub(super) fn numbered_like<'a>(disks: &'a [Disk], tag: &str) -> Option<(&'a Disk, &'a Snapshot)> {
     let found = disks
         .iter()
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_no_device_writes_to_is_told_from_one_in_use() {
+    fn a_disk_that_no_device_writes_to_is_distinguished_from_one_in_use() {
         let rows = [
             ("d0", None, "d0"),
             ("#block7", None, "d3.qcow2"),

@@ -36,7 +36,7 @@ use crate::model::Verb;
 /// What a call comes to: these steps on images that are held; `None` when nothing is left to do.
 type Plan = Option<(Vec<Step>, Holds)>;
 
-/// The images of a VM as they are while nobody else can write to them.
+/// The images of a VM as they are while no other program can write to them.
 struct Guarded {
     held: Holds,
     disks: Vec<Disk>,
@@ -364,13 +364,13 @@ fn told(came: &Came, runs: bool) -> Found {
         Came::Used(split) if split.is_untouched() => Found::VmChanged,
         Came::Half(split) if !runs => Found::HalfDone(broken_off(&format!(
             "{}; the others were not restored. Restore the VM again before it is started.",
-            split.told()
+            split.summary()
         ))),
         Came::Half(split) | Came::Used(split) => Found::Failed(Fault::new(
             FaultKind::Conflict,
             format!(
                 "{}, and the VM was used or an image replaced since: its disks are of two times. Stop the VM and restore it again.",
-                split.told()
+                split.summary()
             ),
         )),
         Came::Unclear => Found::Unknowable,
@@ -534,15 +534,23 @@ fn plan(
 fn steps(act: Act, tag: &str, images: &[PathBuf], place: &Place, guarded: &Guarded) -> Vec<Step> {
     let all = place.images.iter().zip(&guarded.disks).zip(&guarded.stamps);
     let wanted = all.filter(|((image, _), _)| images.contains(image));
-    let each = wanted.map(|((image, disk), stamp)| Step {
-        act,
-        name: match act {
-            Act::Apply => disk.number(tag).unwrap_or_else(|| tag.to_owned()),
-            Act::Create | Act::Delete => tag.to_owned(),
-        },
-        own: false,
-        image: image.clone(),
-        inode: stamp.inode,
+    let each = wanted.flat_map(|((image, disk), stamp)| {
+        let step = Step {
+            act,
+            name: match act {
+                Act::Apply => disk.number(tag).unwrap_or_else(|| tag.to_owned()),
+                Act::Create | Act::Delete => tag.to_owned(),
+            },
+            own: false,
+            image: image.clone(),
+            inode: stamp.inode,
+        };
+        // A tag that is on a disk twice is deleted as often.
+        let times = match act {
+            Act::Delete => disk.tagged(tag).count().max(1),
+            Act::Apply | Act::Create => 1,
+        };
+        std::iter::repeat_n(step, times)
     });
     each.collect()
 }

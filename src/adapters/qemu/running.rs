@@ -162,7 +162,7 @@ pub(super) async fn begin(
             ("snapshot-save", with_memory(first))
         }
         Verb::Restore => {
-            let holder = may_load(monitor, disks, intent, by).await?;
+            let holder = may_load(disks, intent)?;
             ("snapshot-load", with_memory(&holder.node))
         }
         Verb::Delete => {
@@ -178,6 +178,9 @@ pub(super) async fn begin(
             FaultKind::BackendFailed,
             "A snapshot that an earlier restore left could not be removed; nothing was changed. Remove the snapshots `snapgate-before-...` with the tools of QEMU.",
         ));
+    }
+    if verb == Verb::Delete {
+        delete_doubles(monitor, disks, tag, by).await?;
     }
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|it| it.of_command(verb))?;
@@ -224,7 +227,7 @@ pub(super) async fn poll(
     let fault = error::fault(Some(verb), &text);
     let seen = look(monitor, asked.vm, wanted, by).await;
     let seen = seen.map_err(QemuError::of_read)?;
-    let told = match verb {
+    let outcome = match verb {
         Verb::Restore => {
             let rolled = rolled_back(&seen.disks, asked.tag, &text).await;
             after_failed_load(monitor, &rolled, asked.ran, by).await?
@@ -233,7 +236,7 @@ pub(super) async fn poll(
         Verb::Delete => after_failed_delete(&seen, asked.tag),
         Verb::Update => String::new(),
     };
-    let text = format!("{} {told}", fault.text);
+    let text = format!("{} {outcome}", fault.text);
     Ok(TaskState::Failed(Fault::new(fault.kind, text.trim_end())))
 }
 
@@ -318,7 +321,7 @@ async fn after_failed_load(
         (_, _) => format!("The restore put back {restored}, perhaps {unknown}, but not {kept}"),
     };
     Ok(format!(
-        "{data}, and {state}. Remove the cause and restore the VM again before it is resumed."
+        "{data}, and {state}. Remove the cause, restore the VM again, and resume it then."
     ))
 }
 
@@ -374,6 +377,25 @@ async fn dismiss_others(monitor: &Monitor, own: &str, by: Deadline) -> Result<()
     Ok(())
 }
 
+/// The job deletes one snapshot of the tag on each disk: where there are more, the others are deleted before, each by
+/// number and tag.
+async fn delete_doubles(
+    monitor: &Monitor,
+    disks: &[Disk],
+    tag: &str,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    for disk in disks {
+        for double in disk.tagged(tag).skip(1) {
+            let arguments = json!({"device": disk.node, "id": double.id, "name": tag});
+            let command = "blockdev-snapshot-delete-internal-sync";
+            let deleted = monitor.ask(command, arguments, by).await;
+            deleted.map_err(|error| error.of_command(Verb::Delete))?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. Whether none is left.
 async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) -> bool {
     let mut is_tidy = true;
@@ -424,18 +446,31 @@ async fn may_change(
     if status.is_some_and(|status| !MIGRATION_ENDED.contains(&status)) {
         return refused(MIGRATING);
     }
-    if verb == Verb::Create {
-        let jobs: Result<Vec<Value>, _> = ask(monitor, "query-block-jobs", json!({}), by).await;
-        let jobs = jobs.map_err(QemuError::of_read)?;
-        let moves = |job: &Value| {
-            let kind = job.get("type").and_then(Value::as_str);
-            kind.is_some_and(|kind| MOVING_JOBS.contains(&kind))
-        };
-        if jobs.iter().any(moves) {
-            return refused(
-                "A block job moves a disk of the VM to another image; nothing was changed. Wait for its end or cancel it.",
-            );
-        }
+    may_with_block_jobs(monitor, verb, by).await
+}
+
+/// A block job keeps a restore from all disks, and may put another image in the place of one that is backed up.
+async fn may_with_block_jobs(
+    monitor: &Monitor,
+    verb: Verb,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    let jobs: Result<Vec<Value>, _> = ask(monitor, "query-block-jobs", json!({}), by).await;
+    let jobs = jobs.map_err(QemuError::of_read)?;
+    let moves = |job: &Value| {
+        let kind = job.get("type").and_then(Value::as_str);
+        kind.is_some_and(|kind| MOVING_JOBS.contains(&kind))
+    };
+    let is_in_the_way = match verb {
+        Verb::Restore => !jobs.is_empty(),
+        Verb::Create => jobs.iter().any(moves),
+        Verb::Update | Verb::Delete => false,
+    };
+    if is_in_the_way {
+        return Err(AdapterError::refused(
+            FaultKind::Conflict,
+            "A block job runs on a disk of the VM; nothing was changed. Wait for its end or cancel it.",
+        ));
     }
     Ok(())
 }
@@ -446,13 +481,8 @@ const MIGRATION_ENDED: [&str; 4] = ["none", "completed", "failed", "cancelled"];
 /// Block jobs at whose end a disk may be another image, without the snapshots of this one.
 const MOVING_JOBS: [&str; 3] = ["mirror", "commit", "stream"];
 
-/// Everything that would make a load fail, at worst after some disks were rolled back. Gives the disk with the memory.
-async fn may_load<'a>(
-    monitor: &Monitor,
-    disks: &'a [Disk],
-    intent: &'a Intent,
-    by: Deadline,
-) -> Result<&'a Disk, AdapterError> {
+/// What the disks must be, or a load would fail, at worst after some were rolled back. Gives the disk with the memory.
+fn may_load<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
     check::may_restore(disks, intent)?;
     let mut holders = map::memory(disks, intent.target.backup.as_str());
     let holder = match (holders.next(), holders.next()) {
@@ -473,12 +503,5 @@ async fn may_load<'a>(
             ));
         }
     };
-    let jobs: Result<Vec<Value>, _> = ask(monitor, "query-block-jobs", json!({}), by).await;
-    if !jobs.map_err(QemuError::of_read)?.is_empty() {
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
-            "A block job runs on a disk of the VM; wait for its end or cancel it.",
-        ));
-    }
     Ok(holder)
 }

@@ -57,7 +57,7 @@ pub(super) struct Work {
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) act: Act,
-    /// The tag; the number where a snapshot is applied, because a tag could be taken for another one's number.
+    /// The tag; the number where a snapshot is applied, because a tag may read like another one's number.
     pub(super) name: String,
     /// Whether it is about a snapshot of our own: whether that is done or not is no matter.
     pub(super) own: bool,
@@ -188,14 +188,14 @@ impl Works {
                         program,
                         within,
                     };
-                    let told = match work.verb {
+                    let outcome = match work.verb {
                         Verb::Create => after.failed_create(done).await,
                         Verb::Delete => after.failed_delete(done),
                         Verb::Restore => after.failed_restore().await,
                         Verb::Update => String::new(),
                     };
                     let fault = reason(work.verb, &error);
-                    let text = format!("{} {told}", fault.text);
+                    let text = format!("{} {outcome}", fault.text);
                     return State::Failed(Fault::new(fault.kind, text.trim_end()));
                 }
             }
@@ -352,7 +352,7 @@ impl After<'_> {
         }
         format!(
             "{}, and the VM is off. Restore it again before it is started.",
-            split.told()
+            split.summary()
         )
     }
 

@@ -115,7 +115,7 @@ impl Split {
     }
 
     /// What happened, as the first part of a sentence: `The restore put back disk a but not disk b`.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let labels = |images: &[PathBuf]| {
             let names: Vec<String> = images.iter().map(|it| map::file_name(it)).collect();
             check::listed(&names)
@@ -352,7 +352,7 @@ mod tests {
                 left: paths(left),
                 unclear: paths(unclear),
             };
-            assert_eq!(split.told(), expected, "{split:?}");
+            assert_eq!(split.summary(), expected, "{split:?}");
         }
     }
 
