@@ -17,6 +17,7 @@ use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -272,6 +273,14 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Who keeps the name, description, tags and protection of backups.
     fn keeping(&self) -> Keeping {
         Keeping::Native
+    }
+
+    /// Whether an identity that was stored earlier belongs to this backup. Pure.
+    ///
+    /// Adapters whose identities took another form in an earlier version, or lose parts while a backup is being deleted,
+    /// override this, so that names and protection which the gateway keeps stay bound to the backup.
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
     }
 
     /// The id that a new backup will have, fixed when the create is accepted.

@@ -4,7 +4,8 @@
 #
 #   qemu.sh install        the packages, as root on Debian
 #   qemu.sh make DIR       the images: web01.qcow2 to boot from, web01-b.qcow2 beside it
-#   qemu.sh start DIR      the VM: DIR/web01.qmp for the gateway, DIR/web01-test.qmp for the test
+#   qemu.sh start DIR ...  the VM: DIR/web01.qmp for the gateway, DIR/web01-test.qmp for the test; further arguments are
+#                          QEMU's; TOP1 in the environment is the node of the second disk's device
 #   qemu.sh stop DIR       ends the VM; its images stay
 set -eu
 beds=$(cd "$(dirname "$0")" && pwd)
@@ -28,15 +29,17 @@ make_images() {
 }
 
 start() {
+  dir=$1
+  shift
   qemu-system-x86_64 -name web01 -machine q35 -accel tcg -nodefaults -display none -serial none -m 64 \
-    -blockdev driver=file,node-name=disk0-file,filename="$1/web01.qcow2" \
+    -blockdev driver=file,node-name=disk0-file,filename="$dir/web01.qcow2" \
     -blockdev driver=qcow2,node-name=disk0,file=disk0-file \
     -device virtio-blk-pci,drive=disk0,id=vd0 \
-    -blockdev driver=file,node-name=disk1-file,filename="$1/web01-b.qcow2" \
+    -blockdev driver=file,node-name=disk1-file,filename="$dir/web01-b.qcow2" \
     -blockdev driver=qcow2,node-name=disk1,file=disk1-file \
-    -device virtio-blk-pci,drive=disk1,id=vd1 \
-    -qmp unix:"$1/web01.qmp",server=on,wait=off -qmp unix:"$1/web01-test.qmp",server=on,wait=off \
-    -pidfile "$1/web01.pid" -daemonize
+    -device virtio-blk-pci,drive="${TOP1:-disk1}",id=vd1 \
+    -qmp unix:"$dir/web01.qmp",server=on,wait=off -qmp unix:"$dir/web01-test.qmp",server=on,wait=off \
+    -pidfile "$dir/web01.pid" -daemonize "$@"
 }
 
 stop() {
@@ -50,7 +53,7 @@ stop() {
 case ${1:-} in
 install) install_packages ;;
 make) make_images "$2" ;;
-start) start "$2" ;;
+start) shift; start "$@" ;;
 stop) stop "$2" ;;
-*) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
+*) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

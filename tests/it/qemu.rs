@@ -68,7 +68,16 @@ impl Bed {
     }
 
     pub(crate) fn start(&mut self) {
-        script("start", self.folder.path());
+        self.start_with(&[], "disk1");
+    }
+
+    /// Starts it with further arguments of QEMU and another node as the second disk.
+    pub(crate) fn start_with(&mut self, arguments: &[&str], second: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/beds/qemu.sh");
+        let mut start = Command::new("sh");
+        start.arg(script).arg("start").arg(self.folder.path());
+        let done = start.args(arguments).env("TOP1", second).output().unwrap();
+        assert!(done.status.success(), "started: {done:?}");
         self.running = true;
         let end = Instant::now() + Duration::from_secs(60);
         while self.counter().is_none() {
@@ -140,7 +149,7 @@ impl Bed {
         eventually("the images are let go of", || DISKS.iter().all(is_free));
     }
 
-    fn qemu_io(&self, image: &str, command: &str) -> bool {
+    pub(crate) fn qemu_io(&self, image: &str, command: &str) -> bool {
         let mut it = Command::new("qemu-io");
         let done = it
             .args(["-f", "qcow2", "-c", command])
@@ -221,8 +230,13 @@ pub(crate) fn plain(folder: &Path) -> qemu::Qemu {
 }
 
 /// A gateway's adapter on the bed with annotations of its own.
-fn adapter(folder: &Path, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
-    let made = plain(folder);
+pub(crate) fn adapter(folder: &Path, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+    annotated(config(folder), memory)
+}
+
+/// The same, with another configuration.
+pub(crate) fn annotated(config: qemu::Config, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+    let made = qemu::Qemu::new(config, SystemClock::shared(), Tasks::default());
     let backend = BackendName::new("qemu").unwrap();
     let memory: Arc<Memory> = Arc::clone(memory);
     Arc::new(Annotate::new(
@@ -440,6 +454,9 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
         fault.text.contains("stopped") || fault.text.contains("did not run"),
         "{fault:?}"
     );
+    for part in ["put back disk disk0", "but not disk disk1"] {
+        assert!(fault.text.contains(part), "the disks are named: {fault:?}");
+    }
     assert_eq!(bed.status(), "restore-vm", "nobody let it go on");
     bed.ask(
         "block-dirty-bitmap-remove",
@@ -469,7 +486,7 @@ pub(crate) async fn begun(
 }
 
 /// Asks again until there is evidence of the end.
-async fn found(
+pub(crate) async fn found(
     adapter: &dyn Adapter,
     intent: &Intent,
     number: u64,

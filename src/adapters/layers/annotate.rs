@@ -34,6 +34,7 @@ use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::BackupPage;
 use crate::model::BackupPatch;
+use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -119,9 +120,11 @@ impl Annotate {
             return backup;
         };
         match &found.identity {
-            Some(identity) if *identity != backup.identity => return backup,
-            Some(_) => {}
-            None => {
+            Some(stored) if !self.inner.is_identity_of(stored, &backup) => return backup,
+            // A stored identity that lacks parts or has an older form is renewed from a backup that is complete.
+            Some(stored)
+                if *stored == backup.identity || backup.state != BackupState::Available => {}
+            Some(_) | None => {
                 found.identity = Some(backup.identity.clone());
                 // It is shown in any case, and bound at the next look if not at this one.
                 if let Err(error) = self.annotations.put(&self.backend, &found).await {
@@ -310,10 +313,12 @@ impl Annotate {
     async fn read_meant(&self, intent: &Intent, by: Deadline) -> Result<Backup, AdapterError> {
         let backup = self.read_overlaid(&intent.target, by).await?;
         match &intent.identity {
-            Some(identity) if *identity != backup.identity => Err(AdapterError::refused(
-                FaultKind::NoSuchBackup,
-                "The VM has another backup under this id.",
-            )),
+            Some(stored) if !self.inner.is_identity_of(stored, &backup) => {
+                Err(AdapterError::refused(
+                    FaultKind::NoSuchBackup,
+                    "The VM has another backup under this id.",
+                ))
+            }
             Some(_) | None => Ok(backup),
         }
     }
@@ -362,6 +367,10 @@ fn of_write(error: &AnnotationsError) -> AdapterError {
 impl Adapter for Annotate {
     fn capability(&self) -> &Capability {
         &self.capability
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.inner.is_identity_of(stored, backup)
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
@@ -475,7 +484,7 @@ impl Adapter for Annotate {
         match (&found, &intent.change) {
             (Found::Task(task), _) => self.follow(intent, task),
             (Found::Done, Change::Delete) => self.forget(&intent.target).await,
-            (Found::Failed(_) | Found::NotBegun, Change::Create(_)) => {
+            (Found::Failed(_) | Found::NotBegun | Found::VmChanged, Change::Create(_)) => {
                 self.forget(&intent.target).await;
             }
             (

@@ -27,6 +27,7 @@ use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -170,6 +171,10 @@ impl Chaos {
 impl Adapter for Chaos {
     fn capability(&self) -> &Capability {
         self.inner.capability()
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.inner.is_identity_of(stored, backup)
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {

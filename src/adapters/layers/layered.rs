@@ -26,6 +26,7 @@ use crate::model::BackupId;
 use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Evidence;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -189,6 +190,10 @@ impl Layered {
 impl Adapter for Layered {
     fn capability(&self) -> &Capability {
         self.inner.capability()
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.inner.is_identity_of(stored, backup)
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {

@@ -1,5 +1,6 @@
 //! Where the monitors and images of VMs are found.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +52,39 @@ pub(super) struct Place {
     pub(super) disks: Vec<String>,
     /// Its images; empty: it must run.
     pub(super) images: Vec<PathBuf>,
+    /// Where each of these images lies.
+    pub(super) homes: Vec<Home>,
+}
+
+/// Where an image lies according to its template: evidence of whether its storage is there and whether the VM exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The path is the same for every VM, so the VM exists by configuration.
+    Fixed,
+    /// This folder holds the images of all VMs.
+    Shared(PathBuf),
+    /// Below the first folder, which is the same for all VMs, lies the second, which is this VM's own.
+    Own(PathBuf, PathBuf),
+}
+
+impl Home {
+    fn of(template: &str, id: &str) -> Self {
+        let mut shared = PathBuf::new();
+        let mut parts = Path::new(template).components();
+        for part in parts.by_ref() {
+            let text = part.as_os_str().to_string_lossy();
+            if !text.contains(PLACEHOLDER) {
+                shared.push(part);
+                continue;
+            }
+            let own = shared.join(text.replace(PLACEHOLDER, id));
+            return match parts.next() {
+                Some(_below) => Self::Own(shared, own),
+                None => Self::Shared(shared),
+            };
+        }
+        Self::Fixed
+    }
 }
 
 impl Config {
@@ -65,6 +99,7 @@ impl Config {
             qmp: path(&self.qmp),
             disks: self.disks.clone(),
             images: self.images.iter().map(path).collect(),
+            homes: self.images.iter().map(|it| Home::of(it, id)).collect(),
         })
     }
 }
@@ -92,5 +127,20 @@ mod tests {
         }
         let images = config.place(&VmId::new("web7").unwrap()).unwrap().images;
         assert_eq!(images, [PathBuf::from("/img/web7.qcow2")], "images");
+    }
+
+    #[test]
+    fn the_folders_of_an_image_follow_from_its_template() {
+        let shared = |path: &str| Home::Shared(PathBuf::from(path));
+        let own = |path: &str, below: &str| Home::Own(PathBuf::from(path), PathBuf::from(below));
+        let rows = [
+            ("/srv/vms/{vm}.qcow2", shared("/srv/vms")),
+            ("/srv/{vm}/root.qcow2", own("/srv", "/srv/web")),
+            ("/srv/vm-{vm}/a/b.qcow2", own("/srv", "/srv/vm-web")),
+            ("/srv/db/root.qcow2", Home::Fixed),
+        ];
+        for (template, expected) in rows {
+            assert_eq!(Home::of(template, "web"), expected, "{template}");
+        }
     }
 }

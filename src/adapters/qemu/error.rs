@@ -12,6 +12,12 @@ pub(super) enum QemuError {
     /// Nobody listens on the socket: the VM is off.
     #[error("nobody listens on the monitor socket: {0}")]
     Absent(String),
+    /// An image is not there.
+    #[error("an image is missing: {0}")]
+    Missing(String),
+    /// Another file is at the path of an image than before.
+    #[error("an image is another file by now: {0}")]
+    Replaced(String),
     /// The system does not let us.
     #[error("access denied: {0}")]
     Denied(String),
@@ -41,6 +47,13 @@ impl QemuError {
         let refused = AdapterError::refused;
         match &self {
             Self::Absent(_) => refused(FaultKind::Conflict, "The VM is not running."),
+            Self::Missing(_) => AdapterError::unavailable(
+                "An image of the VM is missing; check that its storage is mounted, and try again.",
+            ),
+            Self::Replaced(_) => refused(
+                FaultKind::Conflict,
+                "An image of the VM was replaced meanwhile; check `images`, and try again.",
+            ),
             Self::Denied(_) => refused(
                 FaultKind::BackendDenied,
                 "The gateway may not use the VM's monitor or images.",
@@ -73,7 +86,12 @@ impl QemuError {
                 let fault = fault(Some(verb), text);
                 AdapterError::refused(fault.kind, fault.text).because(&self)
             }
-            Self::Absent(_) | Self::Denied(_) | Self::Held | Self::Blocked => self.of_read(),
+            Self::Absent(_)
+            | Self::Missing(_)
+            | Self::Replaced(_)
+            | Self::Denied(_)
+            | Self::Held
+            | Self::Blocked => self.of_read(),
         }
     }
 }
@@ -87,8 +105,20 @@ fn passing(text: &str) -> AdapterError {
 
 /// Whether a failed load provably touched no disk, so that the guest may run on.
 pub(super) fn touched_nothing(text: &str) -> bool {
-    text.contains("does not exist in one or more devices")
+    const BEFORE_DISKS: [&str; 5] = [
+        "does not exist in one or more devices",
+        "does not support snapshots",
+        "disk-only snapshot",
+        "No block device node",
+        "At least one device is required",
+    ];
+    BEFORE_DISKS.iter().any(|part| text.contains(part))
 }
+
+const IN_USE: &str = "An image of the VM is in use by another program; end it and try again.";
+const NO_SPACE: &str = "There is no space left for the VM's images; free some and try again.";
+const NOT_WRITABLE: &str = "An image of the VM is not writable for the gateway or QEMU; correct its permissions, attributes or mount, and try again.";
+pub(super) const NOT_QCOW2: &str = "An image of the VM is not in qcow2 format and cannot hold snapshots; convert it, or leave it out of `disks` and `images`.";
 
 /// What parts of texts of QEMU and qemu-img mean; the first that fits counts.
 const ROWS: &[(&str, FaultKind, &str)] = &[
@@ -132,21 +162,24 @@ const ROWS: &[(&str, FaultKind, &str)] = &[
         FaultKind::Unsupported,
         "A disk of the VM cannot hold snapshots.",
     ),
+    ("\" lock", FaultKind::Busy, IN_USE),
+    ("Is another process using", FaultKind::Busy, IN_USE),
+    ("Failed to lock byte", FaultKind::Busy, IN_USE),
+    ("No space left", FaultKind::StorageFull, NO_SPACE),
+    ("Disk quota exceeded", FaultKind::StorageFull, NO_SPACE),
+    ("File too large", FaultKind::StorageFull, NO_SPACE),
+    ("Permission denied", FaultKind::BackendDenied, NOT_WRITABLE),
     (
-        "lock",
-        FaultKind::Busy,
-        "The images of the VM are in use by another program.",
-    ),
-    (
-        "No space left",
-        FaultKind::StorageFull,
-        "No room is left for the VM's images.",
-    ),
-    (
-        "Permission denied",
+        "Operation not permitted",
         FaultKind::BackendDenied,
-        "The gateway or QEMU may not write the VM's images.",
+        NOT_WRITABLE,
     ),
+    (
+        "Read-only file system",
+        FaultKind::BackendDenied,
+        NOT_WRITABLE,
+    ),
+    ("not in qcow2 format", FaultKind::Unsupported, NOT_QCOW2),
     (
         "non-migratable",
         FaultKind::Unsupported,
@@ -215,6 +248,23 @@ mod tests {
                 "Could not delete snapshot 'nosuch': snapshot not found",
                 FaultKind::NoSuchBackup,
             ),
+            (
+                "Could not open '/srv/blocks/a.qcow2': Permission denied",
+                FaultKind::BackendDenied,
+            ),
+            (
+                "Could not open '/srv/a.qcow2': Read-only file system",
+                FaultKind::BackendDenied,
+            ),
+            (
+                "Could not open 'a.qcow2': Operation not permitted",
+                FaultKind::BackendDenied,
+            ),
+            (
+                "write failed: No space left on device",
+                FaultKind::StorageFull,
+            ),
+            ("Image is not in qcow2 format", FaultKind::Unsupported),
             (
                 "Error while writing VM state: No space left on device",
                 FaultKind::StorageFull,

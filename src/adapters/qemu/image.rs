@@ -4,15 +4,22 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::adapters::qemu::error::QemuError;
+use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
 use crate::adapters::qemu::map::ImageInfo;
+use crate::adapters::qemu::qcow2;
 
 /// What is done to one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +98,10 @@ impl QemuImg {
     ) -> Result<Vec<Disk>, QemuError> {
         let mut found = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
+            if !qcow2::is_qcow2(image).await? {
+                found.push(map::incapable(number, image));
+                continue;
+            }
             let mut command = Command::new(&self.img);
             command.args(["info", "--output=json", "-f", "qcow2"]);
             if guard == Guard::Shared {
@@ -100,12 +111,36 @@ impl QemuImg {
             let text = run(command, within).await?;
             let info: ImageInfo = serde_json::from_slice(&text)
                 .map_err(|error| QemuError::Nonsense(error.to_string()))?;
-            found.push(info.disk(number));
+            found.push(info.disk(number, image));
         }
         Ok(found)
     }
 
-    /// Makes, applies or deletes the snapshot of that tag on one image.
+    /// Opens the image for writing and keeps it open, so that no other program can, until it is released.
+    ///
+    /// # Errors
+    /// When it cannot be written, or another program has it open.
+    pub(super) async fn hold(&self, image: &Path, within: Duration) -> Result<Held, QemuError> {
+        let mut command = Command::new(&self.io);
+        command.args(["-f", "qcow2"]).arg(image);
+        command
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| not_run(&error))?;
+        let opened = timeout(within, opened(&mut child)).await;
+        if opened.map_err(|_late| QemuError::Late)? {
+            return Ok(Held(child));
+        }
+        let output = timeout(within, child.wait_with_output()).await;
+        let output = output
+            .map_err(|_late| QemuError::Late)?
+            .map_err(|error| QemuError::Lost(error.to_string()))?;
+        Err(complaint(&output))
+    }
+
+    /// Makes, applies or deletes the snapshot of that tag on one image. To apply one, its number may be given instead.
     pub(super) async fn act(
         &self,
         act: Act,
@@ -157,16 +192,115 @@ async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuErro
     let output = timeout(within, command.output()).await;
     let output = output
         .map_err(|_late| QemuError::Late)?
-        .map_err(|error| QemuError::Denied(format!("qemu-img or qemu-io: {error}")))?;
+        .map_err(|error| not_run(&error))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let text = text.trim();
+    Err(complaint(&output))
+}
+
+fn not_run(error: &std::io::Error) -> QemuError {
+    QemuError::Denied(format!("qemu-img or qemu-io: {error}"))
+}
+
+/// What a program that failed said. `qemu-io` writes its errors to either stream.
+fn complaint(output: &Output) -> QemuError {
+    let said = [&output.stderr, &output.stdout].map(|stream| {
+        let text = String::from_utf8_lossy(stream);
+        text.trim().to_owned()
+    });
+    let text = said.join(" ").trim().to_owned();
     if text.contains("No such file or directory") && text.contains("Could not open") {
-        return Err(QemuError::Absent(text.to_owned()));
+        return QemuError::Missing(text);
     }
-    Err(QemuError::Refused(text.to_owned()))
+    if text.is_empty() {
+        return QemuError::Refused(format!("ended with {} and said nothing", output.status));
+    }
+    QemuError::Refused(text)
+}
+
+/// An image that is open for writing in a `qemu-io` of ours, which holds QEMU's lock on it.
+///
+/// It closes the image properly and ends when its commands do: on release, when dropped, and when the gateway dies.
+#[derive(Debug)]
+pub(super) struct Held(Child);
+
+/// The images of one VM, held all together until each is worked on.
+#[derive(Debug, Default)]
+pub(super) struct Holds(Vec<(PathBuf, Held)>);
+
+impl Holds {
+    /// Holds every image.
+    ///
+    /// # Errors
+    /// When one of them cannot be written, or another program has it open; then none is held.
+    pub(super) async fn take(
+        program: &QemuImg,
+        images: &[PathBuf],
+        within: Duration,
+    ) -> Result<Self, QemuError> {
+        let mut holds = Self::default();
+        for image in images {
+            match program.hold(image, within).await {
+                Ok(held) => holds.0.push((image.clone(), held)),
+                Err(error) => {
+                    holds.release_all(within).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(holds)
+    }
+
+    /// Lets go of one image, so that it can be worked on.
+    pub(super) async fn release(&mut self, image: &Path, within: Duration) {
+        let (these, others) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(held, _)| held == image);
+        self.0 = others;
+        Self(these).release_all(within).await;
+    }
+
+    /// Holds one image again, so that no VM starts while others are worked on. It is no harm when that fails.
+    pub(super) async fn take_again(&mut self, program: &QemuImg, image: &Path, within: Duration) {
+        if let Ok(held) = program.hold(image, within).await {
+            self.0.push((image.to_owned(), held));
+        }
+    }
+
+    /// Lets go of every image.
+    pub(super) async fn release_all(self, within: Duration) {
+        for (_image, held) in self.0 {
+            held.release(within).await;
+        }
+    }
+}
+
+impl Held {
+    /// Closes the image. When this returns, another program can open it.
+    pub(super) async fn release(mut self, within: Duration) {
+        // The end of its commands ends it.
+        drop(self.0.stdin.take());
+        if timeout(within, self.0.wait()).await.is_err()
+            && let Err(error) = self.0.kill().await
+        {
+            tracing::warn!(private = %error, "qemu-io did not end");
+        }
+    }
+}
+
+/// Whether `qemu-io` has opened its image: it then answers a command.
+async fn opened(child: &mut Child) -> bool {
+    let (Some(commands), Some(answers)) = (child.stdin.as_mut(), child.stdout.as_mut()) else {
+        return false;
+    };
+    if commands.write_all(b"length\n").await.is_err() || commands.flush().await.is_err() {
+        return false;
+    }
+    let mut line = String::new();
+    let read = BufReader::new(answers).read_line(&mut line).await;
+    // For instance `qemu-io> 64 MiB`.
+    read.is_ok_and(|bytes| bytes > 0) && line.chars().any(|letter| letter.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -196,14 +330,16 @@ mod tests {
             (
                 "gone",
                 "echo \"Could not open 'x': No such file or directory\" >&2; exit 1",
-                "nobody",
+                "an image is missing",
             ),
             ("hangs", "exec sleep 60", "no answer in time"),
             ("nonsense", "echo {", "unexpected answer"),
         ];
         for (name, body, expected) in rows {
             let program = program(script(name, body));
-            let images = [PathBuf::from("x")];
+            let image = folder.path().join("x");
+            std::fs::write(&image, 0x5146_49fb_u32.to_be_bytes()).unwrap();
+            let images = [image];
             let within = Duration::from_millis(if name == "hangs" { 50 } else { 20_000 });
             let error = program.disks(&images, Guard::Shared, within).await;
             let text = error.unwrap_err().to_string();

@@ -1,18 +1,19 @@
 //! What QEMU and qemu-img tell of disks and snapshots, as backups.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::adapters::qemu::error::QemuError;
+use crate::adapters::qemu::identity;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
 use crate::model::BackupState;
-use crate::model::Identity;
 use crate::model::Page;
 use crate::model::RunState;
 use crate::model::Timestamp;
@@ -35,9 +36,22 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Tells it from a later one of the same tag.
-    fn identity(&self) -> String {
+    pub(super) fn part(&self) -> String {
         format!("{}@{}.{}", self.id, self.date_sec, self.date_nsec)
     }
+}
+
+/// Why a disk can be neither backed up nor restored just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// QEMU has no block node of that name.
+    Missing,
+    /// No device of the VM writes to it: an overlay lies above it, or it was detached.
+    NotWritten,
+    /// It is attached read-only.
+    ReadOnly,
+    /// What the VM writes goes to a temporary overlay and is lost when QEMU ends.
+    Temporary,
 }
 
 /// One disk and what is on it.
@@ -45,6 +59,11 @@ impl Snapshot {
 pub(super) struct Disk {
     /// Its node name; the number of its image when the VM is stopped.
     pub(super) node: String,
+    /// How messages call it: by its node name, or by the file name of its image when the VM is stopped.
+    pub(super) label: String,
+    /// Its image, where QEMU names it by an absolute path.
+    pub(super) file: Option<PathBuf>,
+    pub(super) obstacle: Option<Obstacle>,
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) bitmaps: bool,
     /// Whether it is of a format that holds snapshots.
@@ -52,8 +71,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    fn tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
+    pub(super) fn tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
         self.snapshots.iter().filter(move |it| it.name == tag)
+    }
+
+    /// The snapshot whose number is this text, unless it is one of our own, which go before QEMU is asked.
+    pub(super) fn numbered(&self, number: &str) -> Option<&Snapshot> {
+        let mut others = self.snapshots.iter().filter(|it| !it.name.starts_with(OWN));
+        others.find(|it| it.id == number)
     }
 
     /// Whether it has a snapshot of that tag.
@@ -69,7 +94,12 @@ impl Disk {
 
     /// Which snapshot of that tag it has.
     pub(super) fn part(&self, tag: &str) -> Option<String> {
-        self.tagged(tag).next().map(Snapshot::identity)
+        self.tagged(tag).next().map(Snapshot::part)
+    }
+
+    /// The number of the snapshot of that tag.
+    pub(super) fn number(&self, tag: &str) -> Option<String> {
+        self.tagged(tag).next().map(|snapshot| snapshot.id.clone())
     }
 }
 
@@ -77,8 +107,12 @@ impl Disk {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) vm: Vm,
-    /// The disks that are backed up together; the first holds the memory.
+    /// The disks that are backed up together.
     pub(super) disks: Vec<Disk>,
+    /// QEMU's own word for the state of the VM; empty when it is stopped.
+    pub(super) state: String,
+    /// The images that devices of a running VM write to, overlays included.
+    pub(super) written: Vec<PathBuf>,
 }
 
 /// One node of `query-named-block-nodes`.
@@ -165,10 +199,13 @@ struct FormatData {
 }
 
 impl ImageInfo {
-    pub(super) fn disk(self, number: usize) -> Disk {
+    pub(super) fn disk(self, number: usize, image: &Path) -> Disk {
         let bitmaps = self.format_specific.map(|it| it.data.bitmaps);
         Disk {
             node: number.to_string(),
+            label: file_name(image),
+            file: Some(image.to_owned()),
+            obstacle: None,
             snapshots: self.snapshots,
             bitmaps: bitmaps.is_some_and(|it| !it.is_empty()),
             capable: self.format == "qcow2",
@@ -176,50 +213,150 @@ impl ImageInfo {
     }
 }
 
+/// The last part of a path.
+pub(super) fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
+/// A disk in an image that holds no snapshots, whatever its format.
+pub(super) fn incapable(number: usize, image: &Path) -> Disk {
+    Disk {
+        node: number.to_string(),
+        label: file_name(image),
+        file: Some(image.to_owned()),
+        obstacle: None,
+        snapshots: Vec::new(),
+        bitmaps: false,
+        capable: false,
+    }
+}
+
+/// A node that a device of the VM has, below its filters.
+struct Attached {
+    node: String,
+    read_only: bool,
+}
+
 /// The disks of a running VM: those of the configuration, or every writable one that a device of the VM has.
+/// And the images that devices write to.
 pub(super) fn disks(
     wanted: &[String],
     devices: Vec<Device>,
-    nodes: Vec<Node>,
-) -> Result<Vec<Disk>, QemuError> {
-    let mut names = wanted.to_vec();
-    if names.is_empty() {
-        let inserted = devices.into_iter().filter_map(|it| it.inserted);
-        let writable = inserted.filter(|it| !it.ro).filter_map(|it| it.node_name);
-        for name in writable {
-            let name = below_filter(name, &nodes);
-            if !names.contains(&name) {
-                names.push(name);
-            }
+    nodes: &[Node],
+) -> (Vec<Disk>, Vec<PathBuf>) {
+    let inserted = devices.into_iter().filter_map(|device| device.inserted);
+    let attached: Vec<Attached> = inserted
+        .filter_map(|inserted| {
+            Some(Attached {
+                node: below_filter(inserted.node_name?, nodes),
+                read_only: inserted.ro,
+            })
+        })
+        .collect();
+    let mut names: Vec<String> = Vec::new();
+    let writable = attached.iter().filter(|it| !it.read_only);
+    let writable: Vec<String> = writable.map(|it| it.node.clone()).collect();
+    let chosen = if wanted.is_empty() { &writable } else { wanted };
+    for name in chosen {
+        let name = below_filter(name.clone(), nodes);
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    let mut nodes: BTreeMap<String, Node> = nodes
-        .into_iter()
-        .filter_map(|it| Some((it.node_name.clone()?, it)))
-        .collect();
-    let found = names.into_iter().map(|name| {
-        let node = nodes.remove(&name);
-        let node = node.ok_or_else(|| QemuError::Nonsense(format!("no block node {name}")))?;
-        Ok(Disk {
-            capable: node.drv == "qcow2",
-            node: name,
-            bitmaps: !node.dirty_bitmaps.is_empty(),
-            snapshots: node.image.snapshots,
-        })
+    let written = nodes.iter().filter(|node| {
+        let name = node.node_name.as_ref();
+        name.is_some_and(|name| writable.contains(name))
     });
-    found.collect()
+    let written = written.filter_map(|node| absolute(&node.file)).collect();
+    let disks = names.into_iter().map(|name| disk(name, &attached, nodes));
+    (disks.collect(), written)
 }
 
-/// The node that holds the snapshots: a block job puts a filter of another format above it, for the same file.
+fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
+    let found = nodes
+        .iter()
+        .find(|node| node.node_name.as_ref() == Some(&name));
+    let Some(node) = found else {
+        return Disk {
+            label: name.clone(),
+            node: name,
+            file: None,
+            obstacle: Some(Obstacle::Missing),
+            snapshots: Vec::new(),
+            bitmaps: false,
+            capable: true,
+        };
+    };
+    let device = attached.iter().find(|it| it.node == name);
+    let obstacle = match device {
+        None => Some(Obstacle::NotWritten),
+        Some(device) if device.read_only || node.ro => Some(Obstacle::ReadOnly),
+        Some(_) if is_temporary(&node.file) => Some(Obstacle::Temporary),
+        Some(_) => None,
+    };
+    let file = absolute(&node.file);
+    // QEMU's generated names, `#block123`, mean nothing to a person.
+    let label = match &file {
+        Some(file) if name.starts_with('#') => file_name(file),
+        Some(_) | None => name.clone(),
+    };
+    Disk {
+        capable: node.drv == "qcow2",
+        node: name,
+        label,
+        file,
+        obstacle,
+        bitmaps: !node.dirty_bitmaps.is_empty(),
+        snapshots: node.image.snapshots.clone(),
+    }
+}
+
+/// The node that holds the snapshots: throttling, copy-on-read and block jobs put filters of another format above it,
+/// for the same file.
 fn below_filter(name: String, nodes: &[Node]) -> String {
-    let top = nodes.iter().find(|it| it.node_name.as_ref() == Some(&name));
-    let Some(top) = top.filter(|it| it.drv != "qcow2" && !it.file.is_empty()) else {
+    let top = nodes
+        .iter()
+        .find(|node| node.node_name.as_ref() == Some(&name));
+    let Some(file) = top
+        .filter(|top| top.drv != "qcow2")
+        .and_then(|top| leaf(&top.file))
+    else {
         return name;
     };
     let below = nodes
         .iter()
-        .find(|it| it.drv == "qcow2" && !it.ro && it.file == top.file);
-    below.and_then(|it| it.node_name.clone()).unwrap_or(name)
+        .find(|node| node.drv == "qcow2" && !node.ro && leaf(&node.file).as_ref() == Some(&file));
+    below
+        .and_then(|node| node.node_name.clone())
+        .unwrap_or(name)
+}
+
+/// The file at the bottom of what QEMU calls the file of a node: a path, or `json:` with the options of nested nodes.
+pub(super) fn leaf(file: &str) -> Option<String> {
+    let Some(options) = file.strip_prefix("json:") else {
+        return (!file.is_empty()).then(|| file.to_owned());
+    };
+    let options: serde_json::Value = serde_json::from_str(options).ok()?;
+    let mut level = &options;
+    // A filter names its child by either key; a backing file is never followed.
+    while let Some(below) = level.get("file").filter(|below| below.is_object()) {
+        level = below;
+    }
+    let flat = level.get("file.filename");
+    let name = level.get("filename").or(flat)?.as_str()?;
+    Some(name.to_owned())
+}
+
+fn absolute(file: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(leaf(file)?);
+    path.is_absolute().then_some(path)
+}
+
+/// Whether the file is one of the overlays that QEMU makes for `-snapshot`: `vl.` and six characters.
+fn is_temporary(file: &str) -> bool {
+    let name = leaf(file).map(|leaf| file_name(Path::new(&leaf)));
+    name.is_some_and(|name| name.len() == 9 && name.starts_with("vl."))
 }
 
 /// Where a tag is.
@@ -253,10 +390,23 @@ pub(super) fn nodes_with(disks: &[Disk], tag: &str) -> Vec<String> {
     with.map(|it| it.node.clone()).collect()
 }
 
-/// Whether the backup of that tag holds the memory of the VM.
-pub(super) fn has_memory(disks: &[Disk], tag: &str) -> bool {
-    let first = disks.first().and_then(|it| it.tagged(tag).next());
-    first.is_some_and(|it| it.vm_state_size > 0)
+/// The nodes whose snapshot of that tag holds memory of the VM: one, when it was taken of a running VM.
+pub(super) fn memory<'a>(disks: &'a [Disk], tag: &'a str) -> impl Iterator<Item = &'a Disk> + 'a {
+    let holds = move |disk: &&Disk| disk.tagged(tag).any(|snapshot| snapshot.vm_state_size > 0);
+    disks.iter().filter(holds)
+}
+
+/// A snapshot whose number reads like the tag, with its disk: QEMU may confuse the two.
+pub(super) fn numbered_like<'a>(disks: &'a [Disk], tag: &str) -> Option<(&'a Disk, &'a Snapshot)> {
+    let found = disks
+        .iter()
+        .find_map(|disk| Some((disk, disk.numbered(tag)?)));
+    // The one of another tag is the one to name.
+    let others = disks.iter().filter_map(|disk| {
+        let snapshot = disk.numbered(tag).filter(|snapshot| snapshot.name != tag)?;
+        Some((disk, snapshot))
+    });
+    others.chain(found).next()
 }
 
 /// The backup of that tag; `None` when it is on no disk, the tag cannot be an id, or it is one of our own.
@@ -268,16 +418,17 @@ pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
         Whole::Yes => BackupState::Available,
         Whole::Partial | Whole::Twice => BackupState::Error,
     };
-    let first = disks.iter().find_map(|it| it.tagged(tag).next())?;
-    let created =
-        Duration::from_secs(first.date_sec).saturating_add(Duration::from_nanos(first.date_nsec));
+    let dates = disks.iter().flat_map(|disk| disk.tagged(tag)).map(|part| {
+        Duration::from_secs(part.date_sec).saturating_add(Duration::from_nanos(part.date_nsec))
+    });
+    let created = dates.min()?;
     let size = disks
         .iter()
         .flat_map(|it| it.tagged(tag))
         .fold(0_u64, |sum, it| sum.saturating_add(it.vm_state_size));
     Some(Backup {
         id: BackupId::new(tag).ok()?,
-        identity: Identity::new(first.identity()),
+        identity: identity::of(disks, tag),
         name: BackupName::new(tag).ok()?,
         description: None,
         kind: Some(BackupKind::Snapshot),
@@ -321,6 +472,9 @@ mod tests {
         });
         Disk {
             node: node.to_owned(),
+            label: node.to_owned(),
+            file: None,
+            obstacle: None,
             snapshots: snapshots.collect(),
             bitmaps: false,
             capable: true,
@@ -396,50 +550,109 @@ mod tests {
         );
         assert_eq!(first.created.as_millis(), 1_795_438_321_453, "created");
         assert_eq!(
-            (first.size, has_memory(&disks, "b")),
-            (Some(7), false),
+            (first.size, memory(&disks, "b").count()),
+            (Some(7), 0),
             "sizes"
         );
     }
 
+    /// Two plain disks, one of them raw; one below a block job's filter; one below a throttle; a CD; and the base of an
+    /// overlay, of which the overlay is what a device writes to.
+    const NODES: &str = r##"[
+        {"node-name":"d0","drv":"qcow2","file":"/v/d0.qcow2","image":{"filename":"x","snapshots":[
+            {"vm-clock-nsec":1,"name":"b1","date-sec":5,"date-nsec":6,"vm-clock-sec":30,"id":"1","vm-state-size":778686}]}},
+        {"node-name":"d0-file","drv":"file","file":"/v/d0.qcow2","image":{}},
+        {"node-name":"cd","drv":"raw","ro":true,"file":"/v/cd","image":{}},
+        {"node-name":"d1","drv":"raw","file":"/v/d1","dirty-bitmaps":[{"name":"bm"}],"image":{}},
+        {"node-name":"d2","drv":"qcow2","file":"d2","image":{}},
+        {"node-name":"top","drv":"copy-before-write","file":"d2","image":{}},
+        {"node-name":"#block7","drv":"qcow2","file":"/v/d3.qcow2","image":{}},
+        {"node-name":"thr","drv":"throttle","image":{},
+         "file":"json:{\"driver\":\"throttle\",\"file\":{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/v/d3.qcow2\"}}}"},
+        {"node-name":"base","drv":"qcow2","ro":true,"file":"/v/d4.qcow2","image":{}},
+        {"node-name":"over","drv":"qcow2","file":"/v/over.qcow2","image":{}},
+        {"node-name":"temp","drv":"qcow2","image":{},
+         "file":"json:{\"backing\":{\"file\":{\"filename\":\"/v/d5.qcow2\"}},\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/var/tmp/vl.PQCCZ3\"}}"}]"##;
+    const DEVICES: &str = r#"[{"device":"","inserted":{"node-name":"d0","ro":false}},{"device":"cd","inserted":{"node-name":"cd","ro":true}},
+        {"device":"empty"},{"device":"","inserted":{"node-name":"d1","ro":false}},
+        {"device":"","inserted":{"node-name":"top","ro":false}},{"device":"","inserted":{"node-name":"thr","ro":false}},
+        {"device":"","inserted":{"node-name":"over","ro":false}},{"device":"","inserted":{"node-name":"temp","ro":false}}]"#;
+
+    fn found(wanted: &[&str]) -> (Vec<Disk>, Vec<PathBuf>) {
+        let wanted: Vec<String> = wanted.iter().map(|it| (*it).to_owned()).collect();
+        let nodes: Vec<Node> = serde_json::from_str(NODES).unwrap();
+        disks(&wanted, serde_json::from_str(DEVICES).unwrap(), &nodes)
+    }
+
     #[test]
-    fn disks_are_those_named_or_every_writable_one() {
-        let nodes = r#"[{"node-name":"d0","drv":"qcow2","ro":false,"image":{"filename":"x",
-            "snapshots":[{"vm-clock-nsec":1,"name":"b1","date-sec":5,"date-nsec":6,"vm-clock-sec":30,"id":"1","vm-state-size":778686}]}},
-            {"node-name":"d0-file","drv":"file","image":{}},
-            {"node-name":"cd","drv":"raw","image":{}},
-            {"node-name":"d1","drv":"raw","file":"d1","dirty-bitmaps":[{"name":"bm"}],"image":{}},
-            {"node-name":"d2","drv":"qcow2","file":"d2","image":{}},
-            {"node-name":"top","drv":"copy-before-write","file":"d2","image":{}}]"#;
-        let devices = r#"[{"device":"","inserted":{"node-name":"d0","ro":false}},{"device":"cd","inserted":{"node-name":"cd","ro":true}},
-            {"device":"empty"},{"device":"","inserted":{"node-name":"d1","ro":false}},
-            {"device":"","inserted":{"node-name":"top","ro":false}}]"#;
-        let rows: [(&[&str], Option<Nodes<'_>>); 3] = [
-            (
-                &[],
-                Some(&[
-                    ("d0", true, false),
-                    ("d1", false, true),
-                    ("d2", true, false),
-                ]),
-            ),
-            (&["d0"], Some(&[("d0", true, false)])),
-            (&["none"], None),
+    fn disks_are_those_named_or_every_writable_one_below_its_filters() {
+        let every: Nodes<'_> = &[
+            ("d0", true, false),
+            ("d1", false, true),
+            ("d2", true, false),
+            ("#block7", true, false),
+            ("over", true, false),
+            ("temp", true, false),
+        ];
+        let rows: [(&[&str], Nodes<'_>); 3] = [
+            (&[], every),
+            (&["d0"], &[("d0", true, false)]),
+            (&["thr"], &[("#block7", true, false)]),
         ];
         for (wanted, expected) in rows {
-            let wanted: Vec<String> = wanted.iter().map(|it| (*it).to_owned()).collect();
-            let found = disks(
-                &wanted,
-                serde_json::from_str(devices).unwrap(),
-                serde_json::from_str(nodes).unwrap(),
-            );
-            let found = found.ok();
-            let found: Option<Vec<_>> = found.as_ref().map(|it| {
-                let each = it.iter();
-                each.map(|it| (it.node.as_str(), it.capable, it.bitmaps))
-                    .collect()
-            });
-            assert_eq!(found.as_deref(), expected, "{wanted:?}");
+            let (disks, _) = found(wanted);
+            let shown = disks
+                .iter()
+                .map(|it| (it.node.as_str(), it.capable, it.bitmaps));
+            assert_eq!(shown.collect::<Vec<_>>(), expected, "{wanted:?}");
+        }
+        let (_, written) = found(&["d0"]);
+        let expected = [
+            "/v/d0.qcow2",
+            "/v/d1",
+            "/v/d3.qcow2",
+            "/v/over.qcow2",
+            "/var/tmp/vl.PQCCZ3",
+        ];
+        assert_eq!(
+            written,
+            expected.map(PathBuf::from),
+            "what devices write to"
+        );
+    }
+
+    #[test]
+    fn a_disk_that_no_device_writes_to_is_distinguished_from_one_in_use() {
+        let rows = [
+            ("d0", None, "d0"),
+            ("#block7", None, "d3.qcow2"),
+            ("base", Some(Obstacle::NotWritten), "base"),
+            ("cd", Some(Obstacle::ReadOnly), "cd"),
+            ("temp", Some(Obstacle::Temporary), "temp"),
+            ("none", Some(Obstacle::Missing), "none"),
+        ];
+        for (name, obstacle, label) in rows {
+            let (disks, _) = found(&[name]);
+            assert_eq!(disks[0].obstacle, obstacle, "{name}");
+            assert_eq!(disks[0].label, label, "{name}: label");
+        }
+    }
+
+    #[test]
+    fn a_number_that_reads_like_the_tag_is_found_on_any_disk() {
+        let disks = [
+            disk("d0", &[("1", "2", 9), ("3", "x", 0)]),
+            disk("d1", &[("1", "x", 0), ("2", "noon", 0), ("7", "7", 0)]),
+        ];
+        let rows = [
+            ("2", Some("noon")),
+            ("7", Some("7")),
+            ("noon", None),
+            ("9", None),
+        ];
+        for (tag, expected) in rows {
+            let other = numbered_like(&disks, tag).map(|(_, it)| it.name.as_str());
+            assert_eq!(other, expected, "{tag}");
         }
     }
 }

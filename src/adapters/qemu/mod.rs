@@ -3,9 +3,12 @@
 //! See docs/adapters/qemu.md. Jobs carry our own ids and stay in QEMU until the next one begins, so what became of a
 //! request is known for as long as that QEMU lives.
 
+mod check;
 mod config;
 mod error;
+mod identity;
 mod image;
+mod in_use;
 mod map;
 mod qcow2;
 mod qmp;
@@ -17,6 +20,7 @@ mod trail;
 pub use config::Config;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -45,6 +49,7 @@ use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -61,13 +66,18 @@ use config::Place;
 use error::QemuError;
 use image::Guard;
 use image::QemuImg;
+use in_use::Storage;
 use map::Seen;
 use qmp::Monitor;
+use running::Asked;
 use stopped::Works;
 use trail::Trail;
 
 /// VMs whose monitors are remembered before those that are not connected are forgotten.
 const MONITORS_KEPT: usize = 1024;
+
+/// VMs of which it is remembered what they ran on.
+const VMS_KEPT: usize = 10_000;
 
 const fn verb(recovery: Recovery) -> Option<VerbCapability> {
     Some(VerbCapability {
@@ -114,6 +124,8 @@ pub struct Qemu {
     tasks: Tasks,
     monitors: Mutex<BTreeMap<VmId, Slot>>,
     works: Arc<Works>,
+    /// Of each VM that was seen, the images that it wrote to when it ran last; none of one that was only seen stopped.
+    ran_last: Mutex<BTreeMap<VmId, Vec<PathBuf>>>,
 }
 
 /// What must be remembered to find a task again.
@@ -122,6 +134,9 @@ struct Remembered {
     job: String,
     vm: VmId,
     verb: Verb,
+    /// The backup's tag; none in what earlier versions remembered.
+    #[serde(default)]
+    tag: Option<String>,
     /// Whether the guest ran before; `None` when the VM was off.
     ran: Option<bool>,
 }
@@ -152,7 +167,31 @@ impl Qemu {
             tasks,
             monitors: Mutex::default(),
             works: Arc::default(),
+            ran_last: Mutex::default(),
         }
+    }
+
+    /// Notes that there is such a VM, and what it writes to when it runs.
+    fn saw(&self, vm: &VmId, written: Option<&[PathBuf]>) {
+        let mut known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= VMS_KEPT && !known.contains_key(vm) {
+            known.pop_first();
+        }
+        let last = known.entry(vm.clone()).or_default();
+        if let Some(written) = written {
+            *last = written.to_vec();
+        }
+    }
+
+    /// The images that the VM wrote to when it ran last, as far as this gateway saw it run.
+    fn ran_last(&self, vm: &VmId) -> Vec<PathBuf> {
+        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(vm).cloned().unwrap_or_default()
+    }
+
+    fn is_known(&self, vm: &VmId) -> bool {
+        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains_key(vm)
     }
 
     fn place(&self, vm: &VmId) -> Result<Place, AdapterError> {
@@ -204,26 +243,39 @@ impl Qemu {
             Err(error @ QemuError::Absent(_)) => error,
             Err(error) => return Err(error.of_read()),
         };
-        let mut images = !place.images.is_empty();
-        for image in &place.images {
-            images = images && tokio::fs::try_exists(image).await.unwrap_or(false);
+        let has_socket = tokio::fs::try_exists(&place.qmp).await.unwrap_or(false);
+        if place.images.is_empty() {
+            return Err(if has_socket {
+                absent.of_read()
+            } else {
+                no_vm()
+            });
         }
-        if images {
-            Ok(At::Stopped)
-        } else if tokio::fs::try_exists(&place.qmp).await.unwrap_or(false) {
-            Err(absent.of_read())
-        } else {
-            Err(no_vm())
+        let storage = in_use::storage(place, has_socket || self.is_known(vm)).await;
+        match storage.map_err(QemuError::of_read)? {
+            Storage::Complete => Ok(At::Stopped),
+            Storage::Missing => Err(QemuError::Missing("no such file".to_owned()).of_read()),
+            Storage::NoVm => Err(no_vm()),
         }
+    }
+
+    async fn look_running(
+        &self,
+        monitor: &Monitor,
+        vm: &VmId,
+        place: &Place,
+        by: Deadline,
+    ) -> Result<Arc<Seen>, AdapterError> {
+        let seen = running::look(monitor, vm, &place.disks, by).await;
+        let seen = seen.map_err(QemuError::of_read)?;
+        self.saw(vm, Some(&seen.written));
+        Ok(seen)
     }
 
     async fn look(&self, vm: &VmId, by: Deadline) -> Result<Arc<Seen>, AdapterError> {
         let place = self.place(vm)?;
         match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
-                let seen = running::look(&monitor, vm, &place.disks, by).await;
-                seen.map_err(QemuError::of_read)
-            }
+            At::Running(monitor) => self.look_running(&monitor, vm, &place, by).await,
             At::Stopped => self.look_stopped(vm, &place, Guard::Shared, by).await,
         }
     }
@@ -240,6 +292,7 @@ impl Qemu {
             .disks(&place.images, guard, self.left(by))
             .await
             .map_err(QemuError::of_read)?;
+        self.saw(vm, None);
         Ok(Arc::new(Seen {
             vm: Vm {
                 id: vm.clone(),
@@ -248,6 +301,8 @@ impl Qemu {
                 run_state: Some(RunState::Stopped),
             },
             disks,
+            state: String::new(),
+            written: Vec::new(),
         }))
     }
 
@@ -271,10 +326,7 @@ impl Qemu {
         match found {
             Found::Done => Ok(Some(Begun::Done)),
             Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-            Found::NotBegun | Found::VmChanged => Err(AdapterError::refused(
-                FaultKind::Conflict,
-                "The VM was started before it could be restored; nothing was changed. Ask again.",
-            )),
+            Found::NotBegun | Found::VmChanged => Err(rest::changed()),
             Found::HalfDone(_) | Found::Task(_) | Found::NotYet | Found::Unknowable => {
                 Err(AdapterError::uncertain(
                     FaultKind::BackendFailed,
@@ -293,14 +345,23 @@ impl Qemu {
         by: Deadline,
     ) -> Result<Found, AdapterError> {
         let verb = intent.verb();
-        let place = self.place(&intent.target.vm)?;
-        if let Some(trail) = before.and_then(|it| it.trail.as_ref())
+        let vm = &intent.target.vm;
+        let place = self.place(vm)?;
+        let trail = before.and_then(|it| it.trail.as_ref());
+        if let Some(trail) = trail
             && verb == Verb::Restore
         {
             return self.find_started(intent, &place, trail).await;
         }
         let ran = before.is_some_and(|it| it.ran);
-        match running::poll(monitor, job, verb, ran, by).await? {
+        let asked = Asked {
+            job,
+            vm,
+            verb,
+            tag: Some(intent.target.backup.as_str()),
+            ran,
+        };
+        match running::poll(monitor, asked, &place.disks, by).await? {
             TaskState::Running(_) => return remember(job, intent, Some(ran)).map(Found::Task),
             TaskState::Done => return Ok(Found::Done),
             TaskState::Failed(fault) => return Ok(Found::Failed(fault)),
@@ -311,9 +372,21 @@ impl Qemu {
             .map_err(QemuError::of_read)?;
         // Without anything remembered it was never begun.
         let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
-        let seen = running::look(monitor, &intent.target.vm, &place.disks, by).await;
-        let seen = seen.map_err(QemuError::of_read)?;
+        let seen = self.look_running(monitor, vm, &place, by).await?;
+        if trail.is_some() && !is_begun(intent, &seen.disks) {
+            return Ok(Found::VmChanged);
+        }
         Ok(derive(intent, same, &seen.disks))
+    }
+}
+
+/// Whether the disks show anything of a create or a delete.
+fn is_begun(intent: &Intent, disks: &[map::Disk]) -> bool {
+    let whole = map::whole(disks, intent.target.backup.as_str());
+    match intent.verb() {
+        Verb::Create => whole.is_some(),
+        Verb::Delete => whole != Some(map::Whole::Yes),
+        Verb::Update | Verb::Restore => true,
     }
 }
 
@@ -332,7 +405,7 @@ fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> Found {
                 "The work was broken off before the backup was made.",
             )),
         },
-        Verb::Delete => match running::is_there(disks, intent) {
+        Verb::Delete => match check::is_there(disks, intent) {
             Ok(true) if same_life => Found::NotBegun,
             Ok(true) => Found::Failed(broken_off(
                 "The VM was stopped before the backup was deleted.",
@@ -367,6 +440,7 @@ fn remember(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, Ad
         job: job.to_owned(),
         vm: intent.target.vm.clone(),
         verb: intent.verb(),
+        tag: Some(intent.target.backup.as_str().to_owned()),
         ran,
     };
     let text = serde_json::to_string(&remembered).unwrap_or_default();
@@ -388,6 +462,10 @@ impl Adapter for Qemu {
 
     fn keeping(&self) -> Keeping {
         Keeping::Gateway
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        identity::is_of(backup.id.as_str(), stored, &backup.identity)
     }
 
     /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may take for another thing.
@@ -437,9 +515,9 @@ impl Adapter for Qemu {
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let seen = self.look(&target.vm, by).await?;
         if self.works.hidden(&target.vm).contains(&target.backup) {
-            return Err(running::none());
+            return Err(check::none());
         }
-        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(running::none)
+        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(check::none)
     }
 
     async fn baseline(
@@ -452,8 +530,7 @@ impl Adapter for Qemu {
         let place = self.place(vm)?;
         let before = match self.at(vm, &place, by).await? {
             At::Running(monitor) => {
-                let seen = running::look(&monitor, vm, &place.disks, by).await;
-                let seen = seen.map_err(QemuError::of_read)?;
+                let seen = self.look_running(&monitor, vm, &place, by).await?;
                 let life = running::life(&monitor, by).await;
                 Before {
                     life: Some(life.map_err(QemuError::of_read)?),
@@ -507,10 +584,9 @@ impl Adapter for Qemu {
                 {
                     return Ok(done);
                 }
-                let seen = running::look(&monitor, vm, &place.disks, by).await;
-                let seen = seen.map_err(QemuError::of_read)?;
+                let seen = self.look_running(&monitor, vm, &place, by).await?;
                 let ran = seen.vm.run_state == Some(RunState::Started);
-                let begun = running::begin(&monitor, &seen.disks, intent, &job, by).await?;
+                let begun = running::begin(&monitor, &seen, &place, intent, &job, by).await?;
                 (begun, Some(ran))
             }
             At::Stopped => {
@@ -533,7 +609,16 @@ impl Adapter for Qemu {
         };
         let place = self.place(&known.vm)?;
         match self.monitor(&known.vm, &place, by).await {
-            Ok(monitor) => running::poll(&monitor, &known.job, known.verb, ran, by).await,
+            Ok(monitor) => {
+                let asked = Asked {
+                    job: &known.job,
+                    vm: &known.vm,
+                    verb: known.verb,
+                    tag: known.tag.as_deref(),
+                    ran,
+                };
+                running::poll(&monitor, asked, &place.disks, by).await
+            }
             Err(QemuError::Absent(_)) => Ok(TaskState::Gone),
             Err(error) => Err(error.of_read()),
         }

@@ -5,6 +5,7 @@
 //! table. So equal tables are equal disks. The table goes on behind the end of the disk, where memory is kept; a guest
 //! cannot write there. Source: QEMU's docs/interop/qcow2.txt. Nothing is ever written here.
 
+use std::io::ErrorKind;
 use std::io::SeekFrom;
 use std::path::Path;
 
@@ -21,6 +22,8 @@ const TABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const SNAPSHOTS_MAX: u32 = 65_536;
 /// The most bytes QEMU allows beside the fixed part of one snapshot.
 const EXTRA_BYTES_MAX: u64 = 2 * 1024 + 2 * 65_536;
+/// The longest name of a backing file.
+const BACKING_BYTES_MAX: usize = 1023;
 /// Of an entry of the table, the bits that say where the data are.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The bit for longer entries among the features that a reader must know.
@@ -70,7 +73,7 @@ pub(super) async fn kinship(image: &Path, tag: &str) -> Result<Kinship, QemuErro
     };
     let (now, saved) = found
         .await
-        .map_err(|error: std::io::Error| QemuError::Nonsense(format!("qcow2: {error}")))?;
+        .map_err(|error: std::io::Error| of_open(&error))?;
     let mut tagged = saved.iter().filter(|it| it.tag == tag.as_bytes());
     let (Some(it), None) = (tagged.next(), tagged.next()) else {
         return Ok(Kinship::Unclear);
@@ -86,7 +89,53 @@ pub(super) async fn kinship(image: &Path, tag: &str) -> Result<Kinship, QemuErro
 }
 
 fn bad(what: &str) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, what)
+    std::io::Error::new(ErrorKind::InvalidData, what)
+}
+
+/// Whether the file begins as a qcow2 image does. No other format is ever guessed at.
+pub(super) async fn is_qcow2(image: &Path) -> Result<bool, QemuError> {
+    let read = async {
+        let mut file = File::open(image).await?;
+        file.read_u32().await
+    };
+    match read.await {
+        Ok(magic) => Ok(magic == MAGIC),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(of_open(&error)),
+    }
+}
+
+/// The name of the image's backing file as the image gives it; `None` when it has none or is not a qcow2 image.
+pub(super) async fn backing(image: &Path) -> std::io::Result<Option<String>> {
+    let mut file = File::open(image).await?;
+    let Ok(magic) = file.read_u32().await else {
+        return Ok(None);
+    };
+    if magic != MAGIC {
+        return Ok(None);
+    }
+    let _version = file.read_u32().await?;
+    let at = file.read_u64().await?;
+    let length = usize::try_from(file.read_u32().await?).unwrap_or(usize::MAX);
+    if at == 0 || length == 0 || length > BACKING_BYTES_MAX {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::Start(at)).await?;
+    let mut name = vec![0; length];
+    file.read_exact(&mut name).await?;
+    Ok(String::from_utf8(name).ok())
+}
+
+/// Why an image cannot be read.
+pub(super) fn of_open(error: &std::io::Error) -> QemuError {
+    let is = |kind| error.kind() == kind;
+    if is(ErrorKind::NotFound) || is(ErrorKind::NotADirectory) {
+        QemuError::Missing(error.to_string())
+    } else if is(ErrorKind::PermissionDenied) {
+        QemuError::Denied(error.to_string())
+    } else {
+        QemuError::Nonsense(format!("qcow2: {error}"))
+    }
 }
 
 async fn header(file: &mut File) -> std::io::Result<Header> {

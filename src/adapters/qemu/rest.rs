@@ -9,19 +9,23 @@ use crate::adapters::port::Found;
 use crate::adapters::qemu::Before;
 use crate::adapters::qemu::Qemu;
 use crate::adapters::qemu::broken_off;
+use crate::adapters::qemu::check;
 use crate::adapters::qemu::config::Place;
 use crate::adapters::qemu::derive;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::image::Act;
 use crate::adapters::qemu::image::Guard;
+use crate::adapters::qemu::image::Holds;
+use crate::adapters::qemu::in_use;
+use crate::adapters::qemu::in_use::Stamp;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::running;
+use crate::adapters::qemu::qcow2;
+use crate::adapters::qemu::qcow2::Kinship;
 use crate::adapters::qemu::stopped::Step;
 use crate::adapters::qemu::stopped::Work;
 use crate::adapters::qemu::trail;
 use crate::adapters::qemu::trail::Came;
-use crate::adapters::qemu::trail::Restored;
 use crate::adapters::qemu::trail::Trail;
 use crate::model::Deadline;
 use crate::model::Fault;
@@ -29,12 +33,14 @@ use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Verb;
 
-/// What a call comes to.
-enum Plan {
-    /// Nothing is left to do.
-    Done,
-    /// These steps, in this order.
-    Steps(Vec<Step>),
+/// What a call comes to: these steps on images that are held; `None` when nothing is left to do.
+type Plan = Option<(Vec<Step>, Holds)>;
+
+/// The images of a VM as they are while no other program can write to them.
+struct Guarded {
+    held: Holds,
+    disks: Vec<Disk>,
+    stamps: Vec<Stamp>,
 }
 
 impl Qemu {
@@ -49,15 +55,33 @@ impl Qemu {
         let seen = self.look_stopped(vm, place, Guard::Shared, by).await?;
         let parts = trail::parts(&seen.disks, intent.target.backup.as_str());
         let mut own = None;
-        trail::tidy(&self.program, &place.images, &seen.disks, self.left(by)).await;
+        let mut failure = None;
         // What may not begin is left alone, and refused when it is to begin.
-        if intent.verb() == Verb::Restore && running::may_restore(&seen.disks, intent).is_ok() {
-            match trail::mark(&self.program, &place.images, self.left(by)).await {
-                Ok(made) => own = Some(made),
-                Err(error) => tracing::warn!(private = %error, "disks not marked"),
+        let in_use = in_use::check_stopped(place, &self.ran_last(vm)).await;
+        if in_use.is_ok() && check::are_capable(&seen.disks).is_ok() {
+            trail::tidy(&self.program, &place.images, &seen.disks, self.left(by)).await;
+            let snapshots = match intent.verb() {
+                Verb::Create if check::is_distinct(&seen.disks, intent).is_ok() => Some(false),
+                Verb::Restore if check::may_restore(&seen.disks, intent).is_ok() => Some(true),
+                Verb::Create | Verb::Restore | Verb::Update | Verb::Delete => None,
+            };
+            if let Some(snapshots) = snapshots {
+                let within = self.left(by);
+                let made = trail::mark(&self.program, &place.images, snapshots, within).await;
+                match made {
+                    Ok(tag) => own = snapshots.then_some(tag),
+                    Err(error) => failure = Some(unmarked(intent, error)),
+                }
             }
         }
-        Ok(Trail { parts, own })
+        let stamps = in_use::stamps(&place.images).await;
+        let stamps = stamps.map_err(QemuError::of_read)?;
+        Ok(Trail {
+            parts,
+            own,
+            stamps,
+            unmarked: failure,
+        })
     }
 
     pub(super) async fn begin_stopped(
@@ -71,38 +95,84 @@ impl Qemu {
         if self.works.state(job).is_some() {
             return Ok(None);
         }
-        let tag = intent.target.backup.as_str();
-        if tag.parse::<u64>().is_ok() {
-            // qemu-img would take it for the number of a snapshot in one command and for its name in another.
-            return Err(AdapterError::refused(
-                FaultKind::Unsupported,
-                "A backup whose id is a number can be used only while the VM runs.",
-            ));
-        }
         let trail = before.and_then(|it| it.trail.as_ref());
         let plan = if intent.verb() == Verb::Restore {
             self.plan_restore(intent, place, before, by).await?
         } else {
-            // Without the guard a QEMU that has the images open would be overlooked.
-            let vm = &intent.target.vm;
-            let seen = self.look_stopped(vm, place, Guard::Exclusive, by).await?;
-            plan(intent, place, &seen.disks, trail)?
+            let guarded = self.guarded(intent, place, by).await?;
+            let planned = plan(intent, place, &guarded, trail);
+            self.with_images(planned, guarded.held, by).await?
         };
-        let steps = match plan {
-            Plan::Done => return Ok(Some(Begun::Done)),
-            Plan::Steps(steps) => steps,
+        let Some((steps, held)) = plan else {
+            return Ok(Some(Begun::Done));
         };
         let work = Work {
             job: job.to_owned(),
             verb: intent.verb(),
             target: intent.target.clone(),
             steps,
+            images: place.images.clone(),
+            held,
+            before: trail.and_then(|trail| trail.own.clone()),
         };
         let program = self.program.clone();
         let clock = Arc::clone(&self.clock);
         self.works
             .begin(work, program, self.config.image_timeout, clock, &self.tasks);
         Ok(None)
+    }
+
+    /// Opens every image for writing, so that whatever would stop the work half-way is known before it begins, and no
+    /// other program changes them meanwhile. Then looks at them.
+    async fn guarded(
+        &self,
+        intent: &Intent,
+        place: &Place,
+        by: Deadline,
+    ) -> Result<Guarded, AdapterError> {
+        let vm = &intent.target.vm;
+        let held = match Holds::take(&self.program, &place.images, self.left(by)).await {
+            Ok(held) => held,
+            Err(error) => {
+                // Where the disks cannot be used at all, that is the better answer.
+                let seen = self.look_stopped(vm, place, Guard::Shared, by).await?;
+                check::are_capable(&seen.disks)?;
+                return Err(error.of_read());
+            }
+        };
+        let looked = async {
+            in_use::check_stopped(place, &self.ran_last(vm)).await?;
+            let stamps = in_use::stamps(&place.images).await;
+            let stamps = stamps.map_err(QemuError::of_read)?;
+            let seen = self.look_stopped(vm, place, Guard::Shared, by).await?;
+            check::is_distinct(&seen.disks, intent)?;
+            Ok((seen.disks.clone(), stamps))
+        };
+        match looked.await {
+            Ok((disks, stamps)) => Ok(Guarded {
+                held,
+                disks,
+                stamps,
+            }),
+            Err(error) => {
+                held.release_all(self.left(by)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts steps and the hold on their images together; where there are no steps, the images are free when this returns.
+    async fn with_images(
+        &self,
+        planned: Result<Option<Vec<Step>>, AdapterError>,
+        held: Holds,
+        by: Deadline,
+    ) -> Result<Plan, AdapterError> {
+        if let Ok(Some(steps)) = planned {
+            return Ok(Some((steps, held)));
+        }
+        held.release_all(self.left(by)).await;
+        planned.map(|_nothing| None)
     }
 
     async fn plan_restore(
@@ -118,26 +188,33 @@ impl Qemu {
                 "The VM was stopped before it could be restored; nothing was changed. Ask again.",
             ));
         }
-        let vm = &intent.target.vm;
         let trail = before.and_then(|it| it.trail.as_ref());
         let Some((trail, own)) = trail.and_then(|it| Some((it, it.own.as_deref()?))) else {
-            let seen = self.look_stopped(vm, place, Guard::Exclusive, by).await?;
-            running::may_restore(&seen.disks, intent)?;
-            return Err(AdapterError::refused(
-                FaultKind::Busy,
-                "The images of the VM could not be marked for the restore; try again later.",
-            ));
+            let guarded = self.guarded(intent, place, by).await?;
+            let refused = match check::may_restore(&guarded.disks, intent) {
+                Ok(()) => Err(
+                    match before.and_then(|it| it.trail.as_ref()?.unmarked.clone()) {
+                        Some(fault) => AdapterError::refused(fault.kind, fault.text),
+                        None => AdapterError::refused(
+                            FaultKind::Busy,
+                            "The VM changed while its restore was prepared; nothing was changed. Try again.",
+                        ),
+                    },
+                ),
+                Err(error) => Err(error),
+            };
+            return self.with_images(refused, guarded.held, by).await;
         };
-        let came = followed(intent, place, own).await?;
+        let came = self.came(intent, place, trail, own).await?;
         let images = match came {
             Came::Nowhere => place.images.clone(),
-            Came::Half(ref left) => left.clone(),
+            Came::Half(ref split) => split.left.clone(),
             Came::Through | Came::Used(_) | Came::Unclear => {
                 return match told(&came, false) {
-                    Found::Done => Ok(Plan::Done),
+                    Found::Done => Ok(None),
                     Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
+                    Found::VmChanged => Err(changed()),
                     other @ (Found::NotBegun
-                    | Found::VmChanged
                     | Found::HalfDone(_)
                     | Found::Task(_)
                     | Found::NotYet
@@ -145,22 +222,13 @@ impl Qemu {
                 };
             }
         };
-        // Without the guard a QEMU that has the images open would be overlooked.
-        let checked = match self.look_stopped(vm, place, Guard::Exclusive, by).await {
-            Ok(seen) => may_go_on(&seen.disks, intent, trail),
-            Err(error) => Err(error),
+        let planned = async {
+            let guarded = self.guarded(intent, place, by).await?;
+            let planned = restoring(intent, place, &guarded, trail, &images);
+            self.with_images(planned, guarded.held, by).await
         };
-        match checked {
-            Ok(()) => {
-                let tidying = place.images.iter().map(|image| Step {
-                    act: Act::Delete,
-                    own: Some(own.to_owned()),
-                    image: image.clone(),
-                });
-                let mut planned = steps(Act::Apply, images);
-                planned.extend(tidying);
-                Ok(Plan::Steps(planned))
-            }
+        match planned.await {
+            Ok(plan) => Ok(plan),
             // A half is not left by saying that nothing was done.
             Err(error) if matches!(came, Came::Half(_)) => Err(unclear(&error)),
             Err(error) => Err(error),
@@ -175,51 +243,82 @@ impl Qemu {
         before: Option<&Before>,
         by: Deadline,
     ) -> Result<Found, AdapterError> {
-        // A qemu-img of a gateway before us may still be at work: then this is refused, and asked again later.
+        // A qemu-img of a gateway before us may still be running: then this is refused, and asked again later.
         let vm = &intent.target.vm;
         let seen = self.look_stopped(vm, place, Guard::Exclusive, by).await?;
         let Some(trail) = before.and_then(|it| it.trail.as_ref()) else {
             return Ok(derive(intent, before.is_none(), &seen.disks));
         };
+        let now = in_use::stamps(&place.images).await;
+        let now = now.map_err(QemuError::of_read)?;
+        let Some(trail) = trail.aligned(&now) else {
+            return self.find_replaced(intent, place, trail, &seen.disks).await;
+        };
         let tag = intent.target.backup.as_str();
+        let has_changed = (0..now.len()).any(|number| trail.has_changed(number, &now));
         Ok(match intent.verb() {
             Verb::Create => match map::whole(&seen.disks, tag) {
-                Some(map::Whole::Partial) if is_ours(trail) => Found::HalfDone(broken_off(
-                    "The backup was made on some disks only; delete it.",
-                )),
+                Some(map::Whole::Partial) if is_ours(&trail) => {
+                    half_made(place, &seen.disks, &trail, &now, tag).await
+                }
+                None if has_changed => Found::VmChanged,
                 None => Found::NotBegun,
                 Some(_) => derive(intent, false, &seen.disks),
             },
             Verb::Delete => {
                 let had = trail.parts.iter().flatten().count();
-                match left_of(&seen.disks, trail, tag).count() {
+                match left_of(&seen.disks, &trail, tag).count() {
                     0 => Found::Done,
                     left if left == had => Found::NotBegun,
-                    _ => Found::HalfDone(broken_off(
-                        "The backup was deleted on some disks only; delete it again.",
-                    )),
+                    _ => Found::HalfDone(half_deleted(&seen.disks, tag)),
                 }
             }
             Verb::Restore => match &trail.own {
                 // It was never let begin.
+                None if has_changed => Found::VmChanged,
                 None => Found::NotBegun,
                 Some(own) => {
-                    let came = followed(intent, place, own).await?;
+                    let came = self.came(intent, place, &trail, own).await?;
                     // Otherwise they are the only evidence, and go when the next change of this VM begins.
                     if came == Came::Through {
                         let within = self.left(by);
                         trail::tidy(&self.program, &place.images, &seen.disks, within).await;
                     }
-                    match may_go_on(&seen.disks, intent, trail) {
-                        Err(error) if came == Came::Nowhere => Found::Failed(error.fault),
-                        Err(_) if matches!(came, Came::Half(_)) => {
-                            told(&Came::Used(Restored::Some), false)
-                        }
-                        Ok(()) | Err(_) => told(&came, false),
+                    match (may_go_on(&seen.disks, intent, &trail), came) {
+                        (Err(error), Came::Nowhere) => Found::Failed(error.fault),
+                        (Err(_), Came::Half(split)) => told(&Came::Used(split), false),
+                        (Ok(()) | Err(_), came) => told(&came, false),
                     }
                 }
             },
             Verb::Update => Found::NotBegun,
+        })
+    }
+
+    /// The same where an image is another file by now: nothing is done to it for a request that was about the other one.
+    async fn find_replaced(
+        &self,
+        intent: &Intent,
+        place: &Place,
+        trail: &Trail,
+        disks: &[Disk],
+    ) -> Result<Found, AdapterError> {
+        let tag = intent.target.backup.as_str();
+        Ok(match (intent.verb(), map::whole(disks, tag)) {
+            (Verb::Restore, _) => match &trail.own {
+                None => Found::VmChanged,
+                Some(own) => told(&self.came(intent, place, trail, own).await?, false),
+            },
+            (Verb::Create, None) | (Verb::Delete, Some(map::Whole::Yes | map::Whole::Twice)) => {
+                Found::VmChanged
+            }
+            (Verb::Create, Some(map::Whole::Partial)) => Found::Failed(half_created(disks, tag)),
+            (Verb::Create, Some(map::Whole::Yes | map::Whole::Twice)) => {
+                derive(intent, false, disks)
+            }
+            (Verb::Delete, Some(map::Whole::Partial)) => Found::Failed(half_deleted(disks, tag)),
+            (Verb::Delete, None) => Found::Done,
+            (Verb::Update, _) => Found::NotBegun,
         })
     }
 
@@ -231,35 +330,67 @@ impl Qemu {
         trail: &Trail,
     ) -> Result<Found, AdapterError> {
         let Some(own) = &trail.own else {
-            return Ok(Found::NotBegun);
+            return Ok(Found::VmChanged);
         };
-        Ok(told(&followed(intent, place, own).await?, true))
+        Ok(told(&self.came(intent, place, trail, own).await?, true))
     }
-}
 
-async fn followed(intent: &Intent, place: &Place, own: &str) -> Result<Came, AdapterError> {
-    let tag = intent.target.backup.as_str();
-    let came = trail::followed(own, &place.images, tag).await;
-    came.map_err(QemuError::of_read)
+    /// How far the restore came. Images that are other files by now are never restored further.
+    async fn came(
+        &self,
+        intent: &Intent,
+        place: &Place,
+        trail: &Trail,
+        own: &str,
+    ) -> Result<Came, AdapterError> {
+        let tag = intent.target.backup.as_str();
+        let came = trail::followed(own, &place.images, tag).await;
+        let came = came.map_err(QemuError::of_read)?;
+        let now = in_use::stamps(&place.images).await;
+        let now = now.map_err(QemuError::of_read)?;
+        Ok(match trail.aligned(&now) {
+            Some(_same_files) => came,
+            None => came.elsewhere(&place.images),
+        })
+    }
 }
 
 /// What is told of a restore that came so far.
 fn told(came: &Came, runs: bool) -> Found {
-    let conflict = |text| Found::Failed(Fault::new(FaultKind::Conflict, text));
     match came {
         Came::Through => Found::Done,
         Came::Nowhere if !runs => Found::NotBegun,
-        Came::Nowhere | Came::Used(Restored::None) => conflict(
-            "The VM was started before it could be restored; nothing was changed. Ask again if it is still wanted.",
-        ),
-        Came::Half(_) if !runs => Found::HalfDone(broken_off(
-            "Some disks were restored and others were not: restore the VM again before it is started.",
+        Came::Nowhere => Found::VmChanged,
+        Came::Used(split) if split.is_untouched() => Found::VmChanged,
+        Came::Half(split) if !runs => Found::HalfDone(broken_off(&format!(
+            "{}; the others were not restored. Restore the VM again before it is started.",
+            split.summary()
+        ))),
+        Came::Half(split) | Came::Used(split) => Found::Failed(Fault::new(
+            FaultKind::Conflict,
+            format!(
+                "{}, and the VM was used or an image replaced since: its disks are of two times. Stop the VM and restore it again.",
+                split.summary()
+            ),
         )),
-        Came::Half(_) | Came::Used(Restored::Some) => conflict(
-            "The VM was used after some of its disks were restored and before the others were: its disks are of two times. Stop it and restore it again.",
-        ),
         Came::Unclear => Found::Unknowable,
     }
+}
+
+/// The VM's disks are not what they were when the change was asked for.
+pub(super) fn changed() -> AdapterError {
+    AdapterError::refused(
+        FaultKind::Conflict,
+        "The VM was used or its images were replaced before the change began; nothing was changed. Ask again if it is still wanted.",
+    )
+}
+
+/// Why the disks could not be marked: the same thing would have stopped the change itself.
+fn unmarked(intent: &Intent, error: QemuError) -> Fault {
+    let (vm, verb) = (intent.target.vm.as_str(), intent.verb().as_str());
+    tracing::warn!(vm, verb, private = %error, "disks could not be marked");
+    let fault = error.of_read().fault;
+    Fault::new(fault.kind, format!("{} Nothing was changed.", fault.text))
 }
 
 /// An earlier call may have had an effect, which is to be looked for.
@@ -273,41 +404,110 @@ fn unclear(why: &impl std::fmt::Debug) -> AdapterError {
 
 /// Whether the backup is still the one that was there before, and every disk may be restored.
 fn may_go_on(disks: &[Disk], intent: &Intent, trail: &Trail) -> Result<(), AdapterError> {
-    running::may_restore(disks, intent)?;
+    check::may_restore(disks, intent)?;
     if trail::parts(disks, intent.target.backup.as_str()) == trail.parts {
         return Ok(());
     }
-    Err(AdapterError::refused(
-        FaultKind::NoSuchBackup,
-        "The VM has another backup under this id.",
-    ))
+    Err(check::another())
+}
+
+fn labels<'a>(disks: impl Iterator<Item = &'a Disk>) -> String {
+    let labels: Vec<String> = disks.map(|disk| disk.label.clone()).collect();
+    check::listed(&labels)
+}
+
+fn half_created(disks: &[Disk], tag: &str) -> Fault {
+    let with = labels(disks.iter().filter(|disk| disk.has(tag)));
+    broken_off(&format!("The backup was made on {with} only; delete it."))
+}
+
+fn half_deleted(disks: &[Disk], tag: &str) -> Fault {
+    let with = labels(disks.iter().filter(|disk| disk.has(tag)));
+    broken_off(&format!("The backup is still on {with}; delete it again."))
+}
+
+/// A backup that is on some disks: it is made anew where no disk was used since, so that it is of the time it was asked for.
+async fn half_made(
+    place: &Place,
+    disks: &[Disk],
+    trail: &Trail,
+    now: &[Stamp],
+    tag: &str,
+) -> Found {
+    for (number, (disk, image)) in disks.iter().zip(&place.images).enumerate() {
+        let is_used = if disk.has(tag) {
+            !matches!(qcow2::kinship(image, tag).await, Ok(Kinship::Same))
+        } else {
+            trail.has_changed(number, now)
+        };
+        if is_used {
+            return Found::Failed(half_created(disks, tag));
+        }
+    }
+    Found::HalfDone(half_created(disks, tag))
+}
+
+/// What is to be done to the images for a restore: these are restored, and our own snapshots go from all.
+fn restoring(
+    intent: &Intent,
+    place: &Place,
+    guarded: &Guarded,
+    trail: &Trail,
+    images: &[PathBuf],
+) -> Result<Option<Vec<Step>>, AdapterError> {
+    let aligned = trail.aligned(&guarded.stamps).ok_or_else(changed)?;
+    may_go_on(&guarded.disks, intent, &aligned)?;
+    let tag = intent.target.backup.as_str();
+    let mut planned = steps(Act::Apply, tag, images, place, guarded);
+    let own = trail.own.as_deref().unwrap_or_default();
+    let tidying = steps(Act::Delete, own, &place.images, place, guarded);
+    planned.extend(tidying.into_iter().map(|step| Step { own: true, ..step }));
+    Ok(Some(planned))
 }
 
 /// What is to be done to the images for a create or a delete, be it the first call or a later one.
 fn plan(
     intent: &Intent,
     place: &Place,
-    disks: &[Disk],
+    guarded: &Guarded,
     trail: Option<&Trail>,
-) -> Result<Plan, AdapterError> {
+) -> Result<Option<Vec<Step>>, AdapterError> {
     let tag = intent.target.backup.as_str();
+    let disks = guarded.disks.as_slice();
+    let aligned = match trail {
+        Some(trail) => Some(trail.aligned(&guarded.stamps).ok_or_else(changed)?),
+        None => None,
+    };
+    let trail = aligned.as_ref();
     let image = |number: usize| place.images.get(number).cloned();
-    match intent.verb() {
+    let steps = |act, images: &[PathBuf]| steps(act, tag, images, place, guarded);
+    let planned = match intent.verb() {
         Verb::Create => {
-            running::check_disks(disks)?;
+            check::are_capable(disks)?;
             let mut planned = Vec::new();
             match map::whole(disks, tag) {
-                None => {}
-                Some(map::Whole::Yes) => return Ok(Plan::Done),
+                None => {
+                    let numbers = 0..guarded.stamps.len();
+                    let mut each = numbers.map(|number| {
+                        trail.is_some_and(|trail| trail.has_changed(number, &guarded.stamps))
+                    });
+                    if each.any(|has_changed| has_changed) {
+                        return Err(changed());
+                    }
+                    if let Some(fault) = trail.and_then(|trail| trail.unmarked.clone()) {
+                        return Err(AdapterError::refused(fault.kind, fault.text));
+                    }
+                }
+                Some(map::Whole::Yes) => return Ok(None),
                 // Its disks would be of two times: all of it is made anew.
                 Some(map::Whole::Partial) if trail.is_some_and(is_ours) => {
-                    let half = with(disks, tag).filter_map(image);
-                    planned = steps(Act::Delete, half.collect());
+                    let half: Vec<PathBuf> = with(disks, tag).filter_map(image).collect();
+                    planned = steps(Act::Delete, &half);
                 }
-                Some(map::Whole::Partial | map::Whole::Twice) => return Err(running::half()),
+                Some(map::Whole::Partial | map::Whole::Twice) => return Err(check::half()),
             }
-            planned.extend(steps(Act::Create, place.images.clone()));
-            Ok(Plan::Steps(planned))
+            planned.extend(steps(Act::Create, &place.images));
+            planned
         }
         Verb::Delete => {
             let broken = trail.filter(|it| {
@@ -316,30 +516,46 @@ fn plan(
             let numbers: Vec<usize> = match broken {
                 // An earlier call checked which backup is meant, and came half-way.
                 Some(trail) => left_of(disks, trail, tag).collect(),
-                None if running::is_there(disks, intent)? => with(disks, tag).collect(),
-                None => return Err(running::none()),
+                None if check::is_there(disks, intent)? => with(disks, tag).collect(),
+                None => return Err(check::none()),
             };
             if numbers.is_empty() {
-                return Ok(Plan::Done);
+                return Ok(None);
             }
-            let images = numbers.into_iter().filter_map(image).collect();
-            Ok(Plan::Steps(steps(Act::Delete, images)))
+            let images: Vec<PathBuf> = numbers.into_iter().filter_map(image).collect();
+            steps(Act::Delete, &images)
         }
-        Verb::Restore | Verb::Update => Err(running::unsupported()),
-    }
+        Verb::Restore | Verb::Update => return Err(check::unsupported()),
+    };
+    Ok(Some(planned))
 }
 
-fn steps(act: Act, images: Vec<PathBuf>) -> Vec<Step> {
-    let each = images.into_iter();
-    each.map(|image| Step {
-        act,
-        own: None,
-        image,
-    })
-    .collect()
+/// The same act for these images of the VM. Snapshots are applied by their number, which is exact.
+fn steps(act: Act, tag: &str, images: &[PathBuf], place: &Place, guarded: &Guarded) -> Vec<Step> {
+    let all = place.images.iter().zip(&guarded.disks).zip(&guarded.stamps);
+    let wanted = all.filter(|((image, _), _)| images.contains(image));
+    let each = wanted.flat_map(|((image, disk), stamp)| {
+        let step = Step {
+            act,
+            name: match act {
+                Act::Apply => disk.number(tag).unwrap_or_else(|| tag.to_owned()),
+                Act::Create | Act::Delete => tag.to_owned(),
+            },
+            own: false,
+            image: image.clone(),
+            inode: stamp.inode,
+        };
+        // A tag that is on a disk twice is deleted as often.
+        let times = match act {
+            Act::Delete => disk.tagged(tag).count().max(1),
+            Act::Apply | Act::Create => 1,
+        };
+        std::iter::repeat_n(step, times)
+    });
+    each.collect()
 }
 
-/// Whether no disk had the tag before: then whoever has it now has it from this operation.
+/// Whether no disk had the tag before: then a disk that has it now has it from this operation.
 fn is_ours(trail: &Trail) -> bool {
     trail.parts.iter().all(Option::is_none)
 }

@@ -9,20 +9,26 @@ use serde_json::json;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
 use crate::adapters::port::TaskState;
+use crate::adapters::qemu::check;
+use crate::adapters::qemu::config::Place;
 use crate::adapters::qemu::error;
 use crate::adapters::qemu::error::QemuError;
+use crate::adapters::qemu::in_use;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
 use crate::adapters::qemu::map::Job;
 use crate::adapters::qemu::map::Seen;
 use crate::adapters::qemu::map::Status;
 use crate::adapters::qemu::map::Whole;
+use crate::adapters::qemu::qcow2;
+use crate::adapters::qemu::qcow2::Kinship;
 use crate::adapters::qemu::qmp::Monitor;
 use crate::adapters::qemu::qmp::OURS;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
+use crate::model::RunState;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
@@ -62,6 +68,8 @@ pub(super) async fn look(
     )
     .await?;
     let name = name.get("name").and_then(Value::as_str);
+    let nodes: Vec<map::Node> = nodes;
+    let (disks, written) = map::disks(wanted, devices, &nodes);
     let seen = Arc::new(Seen {
         vm: Vm {
             id: vm.clone(),
@@ -69,7 +77,9 @@ pub(super) async fn look(
             description: None,
             run_state: Some(status.run_state()),
         },
-        disks: map::disks(wanted, devices, nodes)?,
+        disks,
+        state: status.status,
+        written,
     });
     monitor.keep(Arc::clone(&seen));
     Ok(seen)
@@ -112,13 +122,15 @@ pub(super) async fn job(
 /// Has the job begun that does it, after everything was checked that would make it fail half-way.
 pub(super) async fn begin(
     monitor: &Monitor,
-    disks: &[Disk],
+    seen: &Seen,
+    place: &Place,
     intent: &Intent,
     job_id: &str,
     by: Deadline,
 ) -> Result<Option<Begun>, AdapterError> {
     let tag = intent.target.backup.as_str();
     let verb = intent.verb();
+    let disks = seen.disks.as_slice();
     if job(monitor, job_id, by)
         .await
         .map_err(QemuError::of_read)?
@@ -126,52 +138,78 @@ pub(super) async fn begin(
     {
         return Ok(None);
     }
+    if verb == Verb::Create && map::whole(disks, tag) == Some(Whole::Yes) {
+        return Ok(Some(Begun::Done));
+    }
+    if verb == Verb::Delete && !check::is_there(disks, intent)? {
+        return Err(check::none());
+    }
+    may_change(monitor, seen, verb, by).await?;
+    in_use::check_running(seen, place).await?;
+    check::is_distinct(disks, intent)?;
     let devices: Vec<&str> = disks.iter().map(|it| it.node.as_str()).collect();
-    let first = disks.first().map(|it| it.node.as_str());
-    let memory = json!({"job-id": job_id, "tag": tag, "vmstate": first, "devices": devices});
+    let with_memory =
+        |disk: &str| json!({"job-id": job_id, "tag": tag, "vmstate": disk, "devices": devices});
     let (command, arguments) = match verb {
         Verb::Create => {
-            check_disks(disks)?;
+            check::are_capable(disks)?;
             match map::whole(disks, tag) {
                 None => {}
                 Some(Whole::Yes) => return Ok(Some(Begun::Done)),
-                Some(Whole::Partial | Whole::Twice) => return Err(half()),
+                Some(Whole::Partial | Whole::Twice) => return Err(check::half()),
             }
-            ("snapshot-save", memory)
+            let first = disks.first().map_or("", |disk| disk.node.as_str());
+            ("snapshot-save", with_memory(first))
         }
         Verb::Restore => {
-            may_load(monitor, disks, intent, by).await?;
-            ("snapshot-load", memory)
+            let holder = may_load(disks, intent)?;
+            ("snapshot-load", with_memory(&holder.node))
         }
         Verb::Delete => {
-            if !is_there(disks, intent)? {
-                return Err(none());
-            }
             let nodes = map::nodes_with(disks, tag);
             let arguments = json!({"job-id": job_id, "tag": tag, "devices": nodes});
             ("snapshot-delete", arguments)
         }
-        Verb::Update => return Err(unsupported()),
+        Verb::Update => return Err(check::unsupported()),
     };
     dismiss_others(monitor, job_id, by).await?;
-    tidy(monitor, disks, by).await;
+    if !tidy(monitor, disks, by).await && verb == Verb::Restore {
+        return Err(AdapterError::refused(
+            FaultKind::BackendFailed,
+            "A snapshot that an earlier restore left could not be removed; nothing was changed. Remove the snapshots `snapgate-before-...` with the tools of QEMU.",
+        ));
+    }
+    if verb == Verb::Delete {
+        delete_doubles(monitor, disks, tag, by).await?;
+    }
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|it| it.of_command(verb))?;
     Ok(None)
 }
 
+/// A job of ours, as far as its end has to be understood.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) job: &'a str,
+    pub(super) vm: &'a VmId,
+    pub(super) verb: Verb,
+    /// The backup's tag; `None` in a task that an earlier version remembered.
+    pub(super) tag: Option<&'a str>,
+    /// Whether the guest ran before.
+    pub(super) ran: bool,
+}
+
 /// How the job is. When it is a load that failed before it touched a disk, the guest runs on if it ran.
 pub(super) async fn poll(
     monitor: &Monitor,
-    id: &str,
-    verb: Verb,
-    ran: bool,
+    asked: Asked<'_>,
+    wanted: &[String],
     by: Deadline,
 ) -> Result<TaskState, AdapterError> {
     if monitor.is_blocked() {
         return Ok(TaskState::Running(None));
     }
-    let found = match job(monitor, id, by).await {
+    let found = match job(monitor, asked.job, by).await {
         Err(QemuError::Blocked) => return Ok(TaskState::Running(None)),
         found => found.map_err(QemuError::of_read)?,
     };
@@ -184,34 +222,147 @@ pub(super) async fn poll(
     let Some(text) = job.error else {
         return Ok(TaskState::Done);
     };
-    tracing::warn!(job = id, verb = verb.as_str(), private = ?text, "job of QEMU failed");
+    let verb = asked.verb;
+    tracing::warn!(job = asked.job, verb = verb.as_str(), private = ?text, "job of QEMU failed");
     let fault = error::fault(Some(verb), &text);
-    if verb != Verb::Restore {
-        return Ok(TaskState::Failed(fault));
-    }
-    let status: Result<Status, _> = ask(monitor, "query-status", json!({}), by).await;
-    let status = status.map_err(QemuError::of_read)?;
-    if status.running {
-        return Ok(TaskState::Failed(fault));
-    }
-    if error::touched_nothing(&text) && ran {
-        let resumed = monitor.ask("cont", json!({}), by).await;
-        resumed.map_err(QemuError::of_read)?;
-        return Ok(TaskState::Failed(fault));
-    }
-    Ok(TaskState::Failed(left_stopped(&fault, ran)))
+    let seen = look(monitor, asked.vm, wanted, by).await;
+    let seen = seen.map_err(QemuError::of_read)?;
+    let outcome = match verb {
+        Verb::Restore => {
+            let rolled = rolled_back(&seen.disks, asked.tag, &text).await;
+            after_failed_load(monitor, &rolled, asked.ran, by).await?
+        }
+        Verb::Create => after_failed_save(&seen, asked.tag),
+        Verb::Delete => after_failed_delete(&seen, asked.tag),
+        Verb::Update => String::new(),
+    };
+    let text = format!("{} {outcome}", fault.text);
+    Ok(TaskState::Failed(Fault::new(fault.kind, text.trim_end())))
 }
 
-/// A failed load may have rolled back some disks and not others: nothing but a person may let the guest go on.
-fn left_stopped(fault: &Fault, ran: bool) -> Fault {
-    let text = if ran {
-        "The restore failed, perhaps after some disks were restored, and the VM was left stopped. \
-         Remove the cause and restore it again before it is resumed."
-    } else {
-        "The restore failed, perhaps after some disks were restored. The VM did not run and was left so. \
-         Remove the cause and restore it again."
+/// What a failed load did to the disks, by their labels.
+#[derive(Debug, Default)]
+struct RolledBack {
+    restored: Vec<String>,
+    kept: Vec<String>,
+    unknown: Vec<String>,
+}
+
+/// QEMU rolls back one disk after the other, then reads the memory, and names the disk that it failed on.
+async fn rolled_back(disks: &[Disk], tag: Option<&str>, text: &str) -> RolledBack {
+    let mut found = RolledBack::default();
+    let is_named = |disk: &Disk| text.contains(&format!("on '{}'", disk.node));
+    let failed_at = disks.iter().position(is_named);
+    for (number, disk) in disks.iter().enumerate() {
+        let label = disk.label.clone();
+        let never = error::touched_nothing(text) || failed_at.is_some_and(|at| number >= at);
+        if never {
+            found.kept.push(label);
+            continue;
+        }
+        let (Some(tag), Some(file)) = (tag, &disk.file) else {
+            found.unknown.push(label);
+            continue;
+        };
+        match qcow2::kinship(file, tag).await {
+            Ok(Kinship::Same) => found.restored.push(label),
+            Ok(Kinship::Descends | Kinship::Unclear) => found.kept.push(label),
+            Err(error) => {
+                tracing::warn!(private = %error, "a disk could not be looked at after a failed load");
+                found.unknown.push(label);
+            }
+        }
+    }
+    found
+}
+
+/// What to say after a load that failed. Only where no disk was touched may the guest go on by itself.
+async fn after_failed_load(
+    monitor: &Monitor,
+    rolled: &RolledBack,
+    ran: bool,
+    by: Deadline,
+) -> Result<String, AdapterError> {
+    let status: Result<Status, _> = ask(monitor, "query-status", json!({}), by).await;
+    let mut running = status.map_err(QemuError::of_read)?.running;
+    let untouched = rolled.restored.is_empty() && rolled.unknown.is_empty();
+    if untouched && ran && !running {
+        match monitor.ask("cont", json!({}), by).await {
+            Ok(_resumed) => running = true,
+            Err(error) => tracing::warn!(private = %error, "the VM could not be resumed"),
+        }
+    }
+    let state = match (running, ran) {
+        (true, _) => "the VM runs",
+        (false, true) => "the VM is stopped",
+        (false, false) => "the VM did not run before and is stopped",
     };
-    Fault::new(fault.kind, format!("{} {text}", fault.text))
+    let restored = check::listed(&rolled.restored);
+    let kept = check::listed(&rolled.kept);
+    let unknown = check::listed(&rolled.unknown);
+    let data = match (rolled.restored.as_slice(), rolled.kept.as_slice()) {
+        _ if untouched && running => {
+            return Ok("No disk was changed, and the VM runs on.".to_owned());
+        }
+        _ if untouched => {
+            return Ok(format!(
+                "No disk was changed, but {state}: resume it with the tools of QEMU, or restore it again."
+            ));
+        }
+        ([], []) => format!("It is not known whether {unknown} were restored"),
+        ([], _) => format!("It is not known whether {unknown} were restored; {kept} not"),
+        (_, []) if rolled.unknown.is_empty() => {
+            format!("The restore put back {restored}, but not the memory")
+        }
+        (_, []) => format!("The restore put back {restored}, perhaps {unknown}"),
+        (_, _) if rolled.unknown.is_empty() => {
+            format!("The restore put back {restored}, but not {kept}")
+        }
+        (_, _) => format!("The restore put back {restored}, perhaps {unknown}, but not {kept}"),
+    };
+    Ok(format!(
+        "{data}, and {state}. Remove the cause, restore the VM again, and resume it then."
+    ))
+}
+
+/// The labels of the disks that have the tag.
+fn having(seen: &Seen, tag: Option<&str>) -> Vec<String> {
+    let disks = seen
+        .disks
+        .iter()
+        .filter(|disk| tag.is_some_and(|tag| disk.has(tag)));
+    disks.map(|disk| disk.label.clone()).collect()
+}
+
+fn state_of(seen: &Seen) -> &'static str {
+    if seen.vm.run_state == Some(RunState::Started) {
+        "the VM runs on"
+    } else {
+        "the VM does not run"
+    }
+}
+
+fn after_failed_save(seen: &Seen, tag: Option<&str>) -> String {
+    let with = having(seen, tag);
+    let state = state_of(seen);
+    if with.is_empty() {
+        return format!("There is no backup, and {state}.");
+    }
+    format!(
+        "A part of it is on {}, and {state}. Delete the backup.",
+        check::listed(&with)
+    )
+}
+
+fn after_failed_delete(seen: &Seen, tag: Option<&str>) -> String {
+    let with = having(seen, tag);
+    if with.len() == seen.disks.len() {
+        return "The backup is still there.".to_owned();
+    }
+    format!(
+        "The backup is still on {}; delete it again.",
+        check::listed(&with)
+    )
 }
 
 /// Removes what is left of earlier jobs of ours. Their outcome was recorded, or this VM's turn would not have come.
@@ -226,119 +377,131 @@ async fn dismiss_others(monitor: &Monitor, own: &str, by: Deadline) -> Result<()
     Ok(())
 }
 
-/// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. What fails is left.
-async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) {
+/// The job deletes one snapshot of the tag on each disk: where there are more, the others are deleted before, each by
+/// number and tag.
+async fn delete_doubles(
+    monitor: &Monitor,
+    disks: &[Disk],
+    tag: &str,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    for disk in disks {
+        for double in disk.tagged(tag).skip(1) {
+            let arguments = json!({"device": disk.node, "id": double.id, "name": tag});
+            let command = "blockdev-snapshot-delete-internal-sync";
+            let deleted = monitor.ask(command, arguments, by).await;
+            deleted.map_err(|error| error.of_command(Verb::Delete))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a restore of the stopped VM has left of our own snapshots: see `trail.rs`. Whether none is left.
+async fn tidy(monitor: &Monitor, disks: &[Disk], by: Deadline) -> bool {
+    let mut is_tidy = true;
     for disk in disks {
         for own in disk.own() {
-            let arguments = json!({"device": disk.node, "name": own});
+            let arguments = json!({"device": disk.node, "id": disk.number(own), "name": own});
             let command = "blockdev-snapshot-delete-internal-sync";
             if let Err(error) = monitor.ask(command, arguments, by).await {
                 tracing::warn!(private = %error, "own snapshot not removed");
+                is_tidy = false;
             }
         }
     }
+    is_tidy
 }
 
-/// Everything that would make a load fail, at worst after some disks were rolled back.
-async fn may_load(
+/// Whether the state of the VM allows the change: a VM that is migrated has its images elsewhere.
+async fn may_change(
     monitor: &Monitor,
-    disks: &[Disk],
-    intent: &Intent,
+    seen: &Seen,
+    verb: Verb,
     by: Deadline,
 ) -> Result<(), AdapterError> {
-    may_restore(disks, intent)?;
-    if !map::has_memory(disks, intent.target.backup.as_str()) {
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
-            "The backup holds no memory: stop the VM and restore it then.",
-        ));
+    let refused = |text: &str| Err(AdapterError::refused(FaultKind::Conflict, text));
+    match (seen.state.as_str(), verb) {
+        ("postmigrate", _) => {
+            return refused(
+                "The VM was migrated away, and its disks belong to where it runs now; nothing was changed. \
+                 Use it there, or resume it here if the migration was only a copy.",
+            );
+        }
+        ("inmigrate", _) => {
+            return refused(
+                "The VM waits for a migration to it; nothing was changed. Try again when the migration has ended.",
+            );
+        }
+        ("finish-migrate", _) => return refused(MIGRATING),
+        ("restore-vm", Verb::Create) => {
+            return refused(
+                "The last restore of the VM failed and left it stopped; nothing was changed. Restore it before a backup is made.",
+            );
+        }
+        (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => {}
     }
+    let migration: Result<Value, _> = ask(monitor, "query-migrate", json!({}), by).await;
+    let migration = migration.map_err(QemuError::of_read)?;
+    let status = migration.get("status").and_then(Value::as_str);
+    if status.is_some_and(|status| !MIGRATION_ENDED.contains(&status)) {
+        return refused(MIGRATING);
+    }
+    may_with_block_jobs(monitor, verb, by).await
+}
+
+/// A block job keeps a restore from all disks, and may put another image in the place of one that is backed up.
+async fn may_with_block_jobs(
+    monitor: &Monitor,
+    verb: Verb,
+    by: Deadline,
+) -> Result<(), AdapterError> {
     let jobs: Result<Vec<Value>, _> = ask(monitor, "query-block-jobs", json!({}), by).await;
-    if !jobs.map_err(QemuError::of_read)?.is_empty() {
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
-            "A block job runs on a disk of the VM; wait for its end or cancel it.",
-        ));
-    }
-    Ok(())
-}
-
-/// What must be so of the disks before a restore, whether the VM runs or not.
-pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), AdapterError> {
-    check_disks(disks)?;
-    if !is_there(disks, intent)? {
-        return Err(none());
-    }
-    match map::whole(disks, intent.target.backup.as_str()) {
-        Some(Whole::Yes) => {}
-        Some(Whole::Partial) => {
-            return Err(AdapterError::refused(
-                FaultKind::NotReady,
-                "The backup is missing on a disk of the VM.",
-            ));
-        }
-        Some(Whole::Twice) => {
-            return Err(AdapterError::refused(
-                FaultKind::NotReady,
-                "A disk of the VM has two snapshots of that id.",
-            ));
-        }
-        None => return Err(none()),
-    }
-    if disks.iter().any(|it| it.bitmaps) {
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
-            "A disk of the VM has dirty bitmaps; remove them first.",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether every disk can be backed up and restored.
-pub(super) fn check_disks(disks: &[Disk]) -> Result<(), AdapterError> {
-    let refused = |text| Err(AdapterError::refused(FaultKind::Unsupported, text));
-    if disks.is_empty() {
-        return refused("The VM has no disk that can be backed up.");
-    }
-    if disks.iter().any(|it| !it.capable) {
-        return refused(
-            "A writable disk of the VM is not in qcow2 format and cannot hold snapshots.",
-        );
-    }
-    Ok(())
-}
-
-/// Whether the very backup that is meant is there.
-///
-/// # Errors
-/// When another one of the same id is.
-pub(super) fn is_there(disks: &[Disk], intent: &Intent) -> Result<bool, AdapterError> {
-    let Some(found) = map::backup(disks, intent.target.backup.as_str()) else {
-        return Ok(false);
+    let jobs = jobs.map_err(QemuError::of_read)?;
+    let moves = |job: &Value| {
+        let kind = job.get("type").and_then(Value::as_str);
+        kind.is_some_and(|kind| MOVING_JOBS.contains(&kind))
     };
-    match &intent.identity {
-        Some(identity) if *identity != found.identity => Err(AdapterError::refused(
-            FaultKind::NoSuchBackup,
-            "The VM has another backup under this id.",
-        )),
-        Some(_) | None => Ok(true),
+    let is_in_the_way = match verb {
+        Verb::Restore => !jobs.is_empty(),
+        Verb::Create => jobs.iter().any(moves),
+        Verb::Update | Verb::Delete => false,
+    };
+    if is_in_the_way {
+        return Err(AdapterError::refused(
+            FaultKind::Conflict,
+            "A block job runs on a disk of the VM; nothing was changed. Wait for its end or cancel it.",
+        ));
     }
+    Ok(())
 }
 
-pub(super) fn none() -> AdapterError {
-    AdapterError::refused(FaultKind::NoSuchBackup, "The VM has no such backup.")
-}
+const MIGRATING: &str =
+    "The VM is being migrated; nothing was changed. Try again when the migration has ended.";
+const MIGRATION_ENDED: [&str; 4] = ["none", "completed", "failed", "cancelled"];
+/// Block jobs at whose end a disk may be another image, without the snapshots of this one.
+const MOVING_JOBS: [&str; 3] = ["mirror", "commit", "stream"];
 
-pub(super) fn half() -> AdapterError {
-    AdapterError::refused(
-        FaultKind::Conflict,
-        "Some disks of the VM have a snapshot of that id.",
-    )
-}
-
-pub(super) fn unsupported() -> AdapterError {
-    AdapterError::refused(
-        FaultKind::Unsupported,
-        "QEMU keeps no names, descriptions or tags.",
-    )
+/// What the disks must be, or a load would fail, at worst after some were rolled back. Gives the disk with the memory.
+fn may_load<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
+    check::may_restore(disks, intent)?;
+    let mut holders = map::memory(disks, intent.target.backup.as_str());
+    let holder = match (holders.next(), holders.next()) {
+        (Some(holder), None) => holder,
+        (Some(one), Some(other)) => {
+            return Err(AdapterError::refused(
+                FaultKind::NotReady,
+                format!(
+                    "Two disks, {} and {}, hold memory under this id, so they were not taken at one time; nothing was changed. Use another backup.",
+                    one.label, other.label
+                ),
+            ));
+        }
+        (None, _) => {
+            return Err(AdapterError::refused(
+                FaultKind::Conflict,
+                "The backup holds no memory: stop the VM and restore it then.",
+            ));
+        }
+    };
+    Ok(holder)
 }

@@ -10,14 +10,19 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::qemu::check;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::image::Act;
+use crate::adapters::qemu::image::Guard;
+use crate::adapters::qemu::image::Holds;
 use crate::adapters::qemu::image::Mark;
 use crate::adapters::qemu::image::QemuImg;
+use crate::adapters::qemu::in_use::Stamp;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
 use crate::adapters::qemu::qcow2;
 use crate::adapters::qemu::qcow2::Kinship;
+use crate::model::Fault;
 
 /// What was seen of a stopped VM before a change, part of the baseline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,44 @@ pub(super) struct Trail {
     pub(super) parts: Vec<Option<String>>,
     /// The tag of our own snapshots, of the disks before a restore. None of another change, or of one that may not begin.
     pub(super) own: Option<String>,
+    /// The image of each disk, in the order of `parts`. Empty in the trails of earlier versions.
+    #[serde(default)]
+    pub(super) stamps: Vec<Stamp>,
+    /// Why the disks could not be marked: the change is refused for that.
+    #[serde(default)]
+    pub(super) unmarked: Option<Fault>,
+}
+
+impl Trail {
+    /// The same in the present order of the images; `None` when one of them is another file by now.
+    pub(super) fn aligned(&self, now: &[Stamp]) -> Option<Self> {
+        if self.stamps.is_empty() {
+            return Some(self.clone());
+        }
+        if self.stamps.len() != now.len() {
+            return None;
+        }
+        let mut aligned = Self {
+            parts: Vec::new(),
+            own: self.own.clone(),
+            stamps: Vec::new(),
+            unmarked: self.unmarked.clone(),
+        };
+        for stamp in now {
+            let was = |it: &Stamp| it.inode == stamp.inode;
+            let at = self.stamps.iter().position(was)?;
+            aligned.parts.push(self.parts.get(at)?.clone());
+            aligned.stamps.push(self.stamps.get(at)?.clone());
+        }
+        Some(aligned)
+    }
+
+    /// Whether the image of that number changed since; `false` where an earlier version did not note it.
+    pub(super) fn has_changed(&self, number: usize, now: &[Stamp]) -> bool {
+        self.stamps
+            .get(number)
+            .is_some_and(|was| Some(was) != now.get(number))
+    }
 }
 
 /// How far a restore came.
@@ -33,21 +76,65 @@ pub(super) struct Trail {
 pub(super) enum Came {
     /// Every disk was restored.
     Through,
-    /// No disk was, and nobody used them.
+    /// No disk was, and none was used.
     Nowhere,
-    /// These disks were not, the others were, and nobody used any of them.
-    Half(Vec<PathBuf>),
-    /// Somebody used the disks before every one was restored. Whether any was.
-    Used(Restored),
+    /// Some disks were restored and others were not, and none was used.
+    Half(Split),
+    /// Disks were used before every one was restored.
+    Used(Split),
     /// There is no telling.
     Unclear,
 }
 
-/// Whether disks were restored before somebody used them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Restored {
-    None,
-    Some,
+impl Came {
+    /// The same where the images are other files by now, whose content says nothing about whether they were used.
+    pub(super) fn elsewhere(self, images: &[PathBuf]) -> Self {
+        match self {
+            Self::Nowhere => Self::Used(Split {
+                left: images.to_vec(),
+                ..Split::default()
+            }),
+            Self::Half(split) => Self::Used(split),
+            Self::Through | Self::Used(_) | Self::Unclear => self,
+        }
+    }
+}
+
+/// Images by what a restore that was broken off did to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Split {
+    pub(super) restored: Vec<PathBuf>,
+    pub(super) left: Vec<PathBuf>,
+    pub(super) unclear: Vec<PathBuf>,
+}
+
+impl Split {
+    /// Whether it is sure that no disk was restored.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.restored.is_empty() && self.unclear.is_empty()
+    }
+
+    /// What happened, as the first part of a sentence: `The restore put back disk a but not disk b`.
+    pub(super) fn summary(&self) -> String {
+        let labels = |images: &[PathBuf]| {
+            let names: Vec<String> = images.iter().map(|it| map::file_name(it)).collect();
+            check::listed(&names)
+        };
+        let (restored, unclear) = (labels(&self.restored), labels(&self.unclear));
+        let back = match (self.restored.is_empty(), self.unclear.is_empty()) {
+            (false, true) => restored,
+            (true, false) => format!("perhaps {unclear}"),
+            (false, false) => format!("{restored}, perhaps {unclear}"),
+            (true, true) => "no disk".to_owned(),
+        };
+        let left = labels(&self.left);
+        let not = if self.left.is_empty() {
+            String::new()
+        } else {
+            format!(" but not {left}")
+        };
+        format!("The restore put back {back}{not}")
+    }
 }
 
 /// One disk after a restore began.
@@ -69,17 +156,34 @@ pub(super) fn parts(disks: &[Disk], tag: &str) -> Vec<Option<String>> {
     disks.iter().map(|it| it.part(tag)).collect()
 }
 
-/// Marks every disk, makes a snapshot of each, and returns its tag. Takes QEMU's own lock on each.
+/// Marks every disk, and returns the tag under which `snapshots` of our own were made as well. Each image is opened for
+/// writing before any is marked.
 pub(super) async fn mark(
     program: &QemuImg,
     images: &[PathBuf],
+    snapshots: bool,
     within: Duration,
 ) -> Result<String, QemuError> {
+    let mut holds = Holds::take(program, images, within).await?;
     let mark = Mark::new()?;
     let own = format!("{}{mark}", map::OWN);
+    let mut marked = Ok(());
     for image in images {
-        program.mark(mark, image, within).await?;
-        program.act(Act::Create, &own, image, within).await?;
+        holds.release(image, within).await;
+        marked = program.mark(mark, image, within).await;
+        if snapshots && marked.is_ok() {
+            marked = program.act(Act::Create, &own, image, within).await;
+        }
+        if marked.is_err() {
+            break;
+        }
+    }
+    holds.release_all(within).await;
+    if let Err(error) = marked {
+        if snapshots && let Ok(disks) = program.disks(images, Guard::Shared, within).await {
+            tidy(program, images, &disks, within).await;
+        }
+        return Err(error);
     }
     Ok(own)
 }
@@ -114,29 +218,32 @@ pub(super) async fn followed(own: &str, images: &[PathBuf], tag: &str) -> Result
 }
 
 fn came(disks: &[Is], images: &[PathBuf]) -> Came {
-    let is_before = |it: &Is| matches!(it, Is::Before | Is::BeforeUsed);
-    let before = disks.iter().filter(|it| is_before(it)).count();
-    if before == 0 {
-        let is_unclear = disks.contains(&Is::Unclear);
-        return if is_unclear {
-            Came::Unclear
-        } else {
+    let mut split = Split::default();
+    for (disk, image) in disks.iter().zip(images) {
+        let side = match disk {
+            Is::Before | Is::BeforeUsed => &mut split.left,
+            Is::After | Is::AfterUsed => &mut split.restored,
+            Is::Unclear => &mut split.unclear,
+        };
+        side.push(image.clone());
+    }
+    if split.left.is_empty() {
+        return if split.unclear.is_empty() {
             Came::Through
+        } else {
+            Came::Unclear
         };
     }
-    let restored = if before == disks.len() {
-        Restored::None
+    let is_unused = disks
+        .iter()
+        .all(|disk| matches!(disk, Is::Before | Is::After));
+    if !is_unused {
+        return Came::Used(split);
+    }
+    if split.is_untouched() {
+        Came::Nowhere
     } else {
-        Restored::Some
-    };
-    let is_unused = disks.iter().all(|it| matches!(it, Is::Before | Is::After));
-    match restored {
-        _ if !is_unused => Came::Used(restored),
-        Restored::None => Came::Nowhere,
-        Restored::Some => {
-            let left = disks.iter().zip(images).filter(|(it, _)| is_before(it));
-            Came::Half(left.map(|(_, image)| image.clone()).collect())
-        }
+        Came::Half(split)
     }
 }
 
@@ -148,10 +255,22 @@ mod tests {
     fn how_far_a_restore_came_is_told_from_each_disk() {
         let (a, b) = (PathBuf::from("a"), PathBuf::from("b"));
         let before = Is::Before;
-        let half = || Came::Half(vec![b.clone()]);
+        let split = |restored: &[&PathBuf], left: &[&PathBuf], unclear: &[&PathBuf]| {
+            let owned = |images: &[&PathBuf]| images.iter().map(|it| (*it).clone()).collect();
+            Split {
+                restored: owned(restored),
+                left: owned(left),
+                unclear: owned(unclear),
+            }
+        };
         let rows = [
             ("none", before, before, Came::Nowhere),
-            ("one", Is::After, before, half()),
+            (
+                "one",
+                Is::After,
+                before,
+                Came::Half(split(&[&a], &[&b], &[])),
+            ),
             ("both", Is::After, Is::After, Came::Through),
             ("both, used since", Is::AfterUsed, Is::After, Came::Through),
             (
@@ -164,25 +283,25 @@ mod tests {
                 "used before",
                 Is::BeforeUsed,
                 before,
-                Came::Used(Restored::None),
+                Came::Used(split(&[], &[&a, &b], &[])),
             ),
             (
                 "first used half-way",
                 Is::AfterUsed,
                 before,
-                Came::Used(Restored::Some),
+                Came::Used(split(&[&a], &[&b], &[])),
             ),
             (
                 "other used half-way",
                 Is::After,
                 Is::BeforeUsed,
-                Came::Used(Restored::Some),
+                Came::Used(split(&[&a], &[&b], &[])),
             ),
             (
                 "half-way, unclear",
                 Is::Unclear,
                 before,
-                Came::Used(Restored::Some),
+                Came::Used(split(&[], &[&b], &[&a])),
             ),
             ("unclear", Is::After, Is::Unclear, Came::Unclear),
         ];
@@ -190,5 +309,84 @@ mod tests {
             let found = came(&[one, two], &[a.clone(), b.clone()]);
             assert_eq!(found, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_split_names_its_disks() {
+        let paths = |names: &[&str]| {
+            names
+                .iter()
+                .map(|it| PathBuf::from("/d").join(it))
+                .collect()
+        };
+        type Names = &'static [&'static str];
+        let rows: [(Names, Names, Names, &str); 4] = [
+            (
+                &["a"],
+                &["b"],
+                &[],
+                "The restore put back disk a but not disk b",
+            ),
+            (
+                &["a", "c"],
+                &["b"],
+                &[],
+                "The restore put back disks a, c but not disk b",
+            ),
+            (
+                &[],
+                &["b"],
+                &["a"],
+                "The restore put back perhaps disk a but not disk b",
+            ),
+            (
+                &["a"],
+                &[],
+                &["b"],
+                "The restore put back disk a, perhaps disk b",
+            ),
+        ];
+        for (restored, left, unclear, expected) in rows {
+            let split = Split {
+                restored: paths(restored),
+                left: paths(left),
+                unclear: paths(unclear),
+            };
+            assert_eq!(split.summary(), expected, "{split:?}");
+        }
+    }
+
+    #[test]
+    fn a_trail_follows_its_images_into_another_order_and_never_to_another_file() {
+        let stamp = |inode: u64, second: i64| {
+            serde_json::from_value::<Stamp>(
+                serde_json::json!({"inode": inode, "size": 1, "changed": [second, 0]}),
+            )
+            .unwrap()
+        };
+        let trail = Trail {
+            parts: vec![Some("1@5.6".to_owned()), None],
+            own: None,
+            stamps: vec![stamp(7, 1), stamp(8, 1)],
+            unmarked: None,
+        };
+        let other_order = trail.aligned(&[stamp(8, 1), stamp(7, 2)]).unwrap();
+        assert_eq!(
+            other_order.parts,
+            [None, Some("1@5.6".to_owned())],
+            "in the present order"
+        );
+        let now = [stamp(8, 1), stamp(7, 2)];
+        assert!(!other_order.has_changed(0, &now), "the same as before");
+        assert!(other_order.has_changed(1, &now), "changed since");
+        assert_eq!(
+            trail.aligned(&[stamp(7, 1), stamp(9, 1)]),
+            None,
+            "another file"
+        );
+        assert_eq!(trail.aligned(&[stamp(7, 1)]), None, "one is gone");
+        let old: Trail = serde_json::from_str(r#"{"parts": [null], "own": null}"#).unwrap();
+        let aligned = old.aligned(&now);
+        assert_eq!(aligned, Some(old), "of an earlier version");
     }
 }

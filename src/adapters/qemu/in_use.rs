@@ -1,0 +1,347 @@
+//! Whether the images of the configuration are those that the VM uses: looked at before every change.
+//!
+//! A change to another image would be lost, or would destroy what lies above it: an external snapshot, for instance,
+//! makes the image of the configuration the base of an overlay, which breaks when its base changes.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::fcntl;
+use nix::libc;
+use serde::Deserialize;
+use serde::Serialize;
+use tokio::fs;
+
+use crate::adapters::port::AdapterError;
+use crate::adapters::qemu::config::Home;
+use crate::adapters::qemu::config::Place;
+use crate::adapters::qemu::error::QemuError;
+use crate::adapters::qemu::map;
+use crate::adapters::qemu::map::Disk;
+use crate::adapters::qemu::map::Obstacle;
+use crate::adapters::qemu::map::Seen;
+use crate::adapters::qemu::qcow2;
+use crate::model::FaultKind;
+
+/// Files of one folder that are looked at for overlays.
+const FOLDER_ENTRIES_MAX: usize = 10_000;
+/// Backing files that are followed from one overlay.
+const CHAIN_MAX: usize = 64;
+/// The byte of an image on which QEMU keeps a lock while it may write: 100, and 1 for the permission to write.
+const WRITE_LOCK: i64 = 101;
+
+/// What a file was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    /// Stays the same for as long as it is the same file. Device numbers do not: they change when a host starts anew.
+    pub(super) inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds of the last change, which no program can set back.
+    changed: (i64, i64),
+}
+
+/// The present stamp of each image.
+pub(super) async fn stamps(images: &[PathBuf]) -> Result<Vec<Stamp>, QemuError> {
+    let mut found = Vec::with_capacity(images.len());
+    for image in images {
+        let metadata = fs::metadata(image).await;
+        let metadata = metadata.map_err(|error| qcow2::of_open(&error))?;
+        found.push(Stamp {
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        });
+    }
+    Ok(found)
+}
+
+/// What there is of a stopped VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// All its images.
+    Complete,
+    /// Some of its images, or none though there is evidence that the VM exists or that the storage is not mounted.
+    Missing,
+    /// Nothing, in folders that hold images of others.
+    NoVm,
+}
+
+/// Whether the images are there. `is_known` says that there is other evidence of the VM.
+pub(super) async fn storage(place: &Place, is_known: bool) -> Result<Storage, QemuError> {
+    let mut missing = 0_usize;
+    for image in &place.images {
+        match fs::metadata(image).await {
+            Ok(_there) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                missing = missing.saturating_add(1);
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(QemuError::Denied(error.to_string()));
+            }
+            Err(error) => return Err(QemuError::Missing(error.to_string())),
+        }
+    }
+    if missing == 0 {
+        return Ok(Storage::Complete);
+    }
+    if is_known || missing < place.images.len() {
+        return Ok(Storage::Missing);
+    }
+    for home in &place.homes {
+        let is_evidence = match home {
+            Home::Fixed => true,
+            Home::Shared(folder) => is_empty(folder).await,
+            Home::Own(shared, own) => {
+                fs::try_exists(own).await.unwrap_or(true) || is_empty(shared).await
+            }
+        };
+        if is_evidence {
+            return Ok(Storage::Missing);
+        }
+    }
+    Ok(Storage::NoVm)
+}
+
+/// Whether the folder holds nothing, as the mount point of a file system that is not mounted, or is not there.
+async fn is_empty(folder: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(folder).await else {
+        return true;
+    };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        if entry.file_name() != "lost+found" {
+            return false;
+        }
+    }
+    true
+}
+
+/// Device and inode.
+async fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path).await.ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+fn conflict(text: String) -> AdapterError {
+    AdapterError::refused(FaultKind::Conflict, text)
+}
+
+/// Whether a running VM writes to these disks, and they are the images of the configuration.
+///
+/// # Errors
+/// A refusal that names the first disk that is not.
+pub(super) async fn check_running(seen: &Seen, place: &Place) -> Result<(), AdapterError> {
+    for disk in &seen.disks {
+        check_obstacle(disk)?;
+    }
+    if place.images.is_empty() {
+        for disk in &seen.disks {
+            if let Some(file) = &disk.file {
+                check_lock(disk, file).await?;
+            }
+        }
+        return Ok(());
+    }
+    let (disks, images) = (seen.disks.len(), place.images.len());
+    if disks != images {
+        return Err(conflict(format!(
+            "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. \
+             Attach or detach disks, or correct `disks` and `images`, so that they agree."
+        )));
+    }
+    for (disk, image) in seen.disks.iter().zip(&place.images) {
+        check_image(disk, image).await?;
+    }
+    Ok(())
+}
+
+fn check_obstacle(disk: &Disk) -> Result<(), AdapterError> {
+    let label = &disk.label;
+    let Some(obstacle) = disk.obstacle else {
+        return Ok(());
+    };
+    Err(conflict(match obstacle {
+        Obstacle::Missing => format!(
+            "The running VM has no disk {label}; nothing was changed. Attach it again, or correct `disks`."
+        ),
+        Obstacle::NotWritten => format!(
+            "The running VM does not write to disk {label}: an overlay lies above it, or it was detached; nothing was changed. \
+             Merge the overlay into it or attach it again, or correct `disks` and `images`."
+        ),
+        Obstacle::ReadOnly => format!(
+            "Disk {label} is attached read-only; nothing was changed. Attach it writable, or leave it out of `disks`."
+        ),
+        Obstacle::Temporary => format!(
+            "The VM writes disk {label} to a temporary overlay, which is lost when it ends; nothing was changed. \
+             Start the VM without `-snapshot`."
+        ),
+    }))
+}
+
+async fn check_image(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
+    let (label, name) = (&disk.label, map::file_name(image));
+    if let Err(error) = fs::metadata(image).await
+        && error.kind() == ErrorKind::NotFound
+    {
+        return Err(conflict(format!(
+            "The image {name} of disk {label} is missing: it was renamed or removed, or its storage is not mounted; nothing was changed. \
+             Put it back, or correct `images`."
+        )));
+    }
+    let used = match &disk.file {
+        Some(file) => file_id(file).await,
+        None => None,
+    };
+    // What cannot be looked at from here is known by its lock alone.
+    if let Some(used) = used
+        && let Some(configured) = file_id(image).await
+        && used != configured
+    {
+        return Err(conflict(format!(
+            "Disk {label} of the running VM is not the image {name}; nothing was changed. \
+             Merge the overlay if there is one, or correct `disks` and `images`."
+        )));
+    }
+    check_lock(disk, image).await
+}
+
+/// A QEMU that writes to an image holds a lock on it: none means that the file at this path is another one by now.
+async fn check_lock(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
+    if is_written(image).await != Some(false) {
+        return Ok(());
+    }
+    Err(conflict(format!(
+        "No program holds the image {} of disk {} open: it was replaced while the VM runs, or image locking is off; nothing was changed. \
+         Put the image back or restart the VM, with locking on.",
+        map::file_name(image),
+        disk.label
+    )))
+}
+
+/// Whether some program holds QEMU's lock for writing on the image; `None` when that cannot be found out.
+async fn is_written(image: &Path) -> Option<bool> {
+    let file = fs::File::open(image).await.ok()?.into_std().await;
+    let short = |value: i32| i16::try_from(value).map_err(|_too_large| Errno::EINVAL);
+    let mut lock = libc::flock {
+        l_type: short(libc::F_WRLCK).ok()?,
+        l_whence: short(libc::SEEK_SET).ok()?,
+        l_start: WRITE_LOCK,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
+    Some(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// Whether the images of a stopped VM are those that it will run on, as far as that can be known: it ran on them
+/// last, and no overlay in their folders lies above one.
+///
+/// # Errors
+/// A refusal that names the first image of which that is not so.
+pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result<(), AdapterError> {
+    for image in &place.images {
+        let Some(configured) = file_id(image).await else {
+            return Err(QemuError::Missing(map::file_name(image)).of_read());
+        };
+        let name = map::file_name(image);
+        if wrote_elsewhere(place, ran_last, configured).await {
+            return Err(conflict(format!(
+                "When the VM last ran, it did not write to the image {name}; nothing was changed. \
+                 Merge the overlay if there is one, or correct `images`."
+            )));
+        }
+        if let Some(overlay) = overlay(image, configured).await {
+            let overlay = map::file_name(&overlay);
+            return Err(conflict(format!(
+                "The image {name} is the backing file of {overlay}, which would be damaged or is what the VM runs on; nothing was changed. \
+                 Merge {overlay} into it, or remove {overlay} if it is no longer used."
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the VM last wrote to another file instead of this image: to an overlay of it, or, where every disk of the VM
+/// is configured, to a file that is none of the images.
+async fn wrote_elsewhere(place: &Place, ran_last: &[PathBuf], image: (u64, u64)) -> bool {
+    let mut configured = Vec::new();
+    for image in &place.images {
+        configured.extend(file_id(image).await);
+    }
+    let mut others = Vec::new();
+    for file in ran_last {
+        match file_id(file).await {
+            Some(id) if id == image => return false,
+            Some(id) if !configured.contains(&id) => others.push(file),
+            Some(_) | None => {}
+        }
+    }
+    if place.disks.is_empty() && !others.is_empty() {
+        return true;
+    }
+    for file in others {
+        if has_below(file, image).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether the image is among the backing files of this file.
+async fn has_below(file: &Path, image: (u64, u64)) -> bool {
+    let mut above = file.to_owned();
+    for _ in 0..CHAIN_MAX {
+        let Some(backing) = backing_of(&above).await else {
+            return false;
+        };
+        if file_id(&backing).await == Some(image) {
+            return true;
+        }
+        above = backing;
+    }
+    false
+}
+
+/// A file beside the image that has it as its backing file.
+async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
+    let mut folders = BTreeSet::new();
+    folders.extend(image.parent().map(Path::to_owned));
+    let target = fs::canonicalize(image).await.ok();
+    folders.extend(target.as_deref().and_then(Path::parent).map(Path::to_owned));
+    for folder in folders {
+        let Ok(mut entries) = fs::read_dir(&folder).await else {
+            continue;
+        };
+        let mut looked_at = 0_usize;
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            looked_at = looked_at.saturating_add(1);
+            if looked_at > FOLDER_ENTRIES_MAX {
+                break;
+            }
+            let path = entry.path();
+            let is_file = fs::metadata(&path).await.is_ok_and(|it| it.is_file());
+            if is_file
+                && let Some(backing) = backing_of(&path).await
+                && file_id(&backing).await == Some(id)
+            {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+/// The backing file of an image.
+async fn backing_of(path: &Path) -> Option<PathBuf> {
+    let name = qcow2::backing(path).await.ok()??;
+    let name = map::leaf(&name)?;
+    // A name without a leading slash counts from the overlay's own folder.
+    let folder = path.parent()?;
+    Some(folder.join(name.strip_prefix("file:").unwrap_or(&name)))
+}
