@@ -784,3 +784,45 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
     );
     assert_eq!(run(adapter, &delete, 6).await, Ok(()), "and deleted");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_part() {
+    let Some(lab) = Lab::start() else { return };
+    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let adapter: &dyn Adapter = adapter.as_ref();
+    let backup = made(adapter, &web02, "two", 1).await;
+    let delete = on(&backup, &web02, Change::Delete);
+    let new = create(adapter, &web02, "lost", 2);
+    let before = adapter.baseline(&new, key(2), by()).await.unwrap();
+    // As libvirtd leaves it that was killed in the middle.
+    lab.run("qemu-img", &["snapshot", "-c", "snapgate-2", BOTH[1]]);
+    lab.virsh(&["snapshot-delete", "web02", "snapgate-1", "--metadata"]);
+    let rows = [(&delete, 1, None), (&new, 2, before.as_ref())];
+    for (intent, number, before) in rows {
+        let found = adapter
+            .find(intent, key(number + 10), before, by())
+            .await
+            .unwrap();
+        let Found::Failed(fault) = &found else {
+            panic!("{number}: {found:?}");
+        };
+        assert!(fault.text.contains("vdb"), "{number}: {fault:?}");
+    }
+    for (disk, tag) in [
+        (BOTH[0], "snapgate-1"),
+        (BOTH[1], "snapgate-1"),
+        (BOTH[1], "snapgate-2"),
+    ] {
+        lab.run("qemu-img", &["snapshot", "-d", tag, disk]);
+    }
+    let found = adapter.find(&delete, key(11), None, by()).await.unwrap();
+    assert!(matches!(found, Found::Done), "nothing is left: {found:?}");
+    let found = adapter
+        .find(&new, key(12), before.as_ref(), by())
+        .await
+        .unwrap();
+    assert!(
+        matches!(found, Found::NotBegun),
+        "nothing is left: {found:?}"
+    );
+}

@@ -180,7 +180,13 @@ fn backing_path(image: &Path, name: &str) -> Option<PathBuf> {
 }
 
 async fn read(path: &Path) -> io::Result<Image> {
-    let file = File::open(path).await?;
+    // Not to wait for the other end of a pipe.
+    let mut options = tokio::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .await?;
     let meta = file.metadata().await?;
     if meta.is_dir() {
         return Err(io::Error::from(ErrorKind::IsADirectory));
