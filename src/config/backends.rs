@@ -55,6 +55,7 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::LIBVIRT_KEEPALIVE.name,
             backend::LIBVIRT_TIMEOUT.name,
             backend::AFTER_RESTORE.name,
+            backend::MANAGED_SAVE.name,
             backend::INSPECT_DISKS.name,
         ],
     ),
@@ -339,11 +340,13 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
         section.span(&backend::LIBVIRT_KEEPALIVE),
         section.span(&backend::LIBVIRT_TIMEOUT),
     );
+    let managed_save = section.word(&backend::MANAGED_SAVE);
     let inspect_disks = section.flag(&backend::INSPECT_DISKS);
     Some(libvirt::Config {
         socket: reader.folder().join(socket?.text),
         uri: uri?.text,
         after_restore: libvirt::AfterRestore::from_word(after_restore?)?,
+        managed_save: libvirt::ManagedSave::from_word(managed_save?)?,
         inspect_disks,
         keepalive,
         operation_timeout,

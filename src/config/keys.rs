@@ -521,8 +521,10 @@ table! { backend, "backend", true, "One VM manager.",
         "`libvirt`: how long one create, restore or delete may take before its outcome counts as unknown.";
     AFTER_RESTORE: Word = "after_restore", Word { default: Some("as-before"), allowed: &["as-before", "running", "paused", "as-saved"] }, Restart,
         "`libvirt`: what a VM does after a restore, unless the request says otherwise.";
+    MANAGED_SAVE: Word = "managed_save", Word { default: Some("refuse"), allowed: &["refuse", "discard"] }, Restart,
+        "`libvirt`: what a restore does when libvirt keeps memory of the VM for its next start (`virsh managedsave`), unless the request says otherwise: refuse, or discard that memory.";
     INSPECT_DISKS: Flag = "inspect_disks", Flag(true), Restart,
-        "`libvirt`: whether QEMU is asked before a restore what its disks hold. libvirt marks the VM as tainted for it.";
+        "`libvirt`: whether QEMU and the disk images are inspected before a restore or delete. libvirt marks a running VM as tainted for it.";
 }
 
 table! { passthrough, "passthrough", true, "What is passed through to a VM manager's own interface. Backup routes never are.",

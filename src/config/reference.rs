@@ -66,6 +66,7 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("backend", "libvirt_keepalive", "\"5s\""),
     ("backend", "libvirt_timeout", "\"1h\""),
     ("backend", "after_restore", "\"as-before\""),
+    ("backend", "managed_save", "\"refuse\""),
     ("backend", "inspect_disks", "true"),
     ("backend", "url", "\"unix:///var/lib/incus/unix.socket\""),
     ("backend", "project", "\"default\""),

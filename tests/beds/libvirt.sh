@@ -21,7 +21,7 @@ if [ "$verb" = install ]; then
   # libvirt-daemon-system would bring systemd and is not needed. Where qemu-utils comes from another suite
   # than qemu-system-x86 the two conflict, so both are taken from the base suite.
   exec apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends --allow-downgrades \
-    qemu-system-x86 qemu-utils/bookworm libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
+    qemu-system-x86 qemu-utils/bookworm libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients e2fsprogs
 fi
 [ $# -eq 2 ] || usage
 mkdir -p "$2"

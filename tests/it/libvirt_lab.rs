@@ -1,6 +1,7 @@
 //! A private libvirtd with two VMs, from tests/beds/libvirt.sh, for as long as the value lives.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -107,7 +108,7 @@ impl Lab {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn try_virsh(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn try_virsh(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().unwrap()
     }
 
@@ -193,7 +194,7 @@ impl Lab {
             .count()
     }
 
-    fn image(&self, disk: &str) -> PathBuf {
+    pub(crate) fn image(&self, disk: &str) -> PathBuf {
         self.folder.path().join(disk)
     }
 
@@ -207,6 +208,63 @@ impl Lab {
         let device = "/machine/peripheral/virtio-disk0/virtio-backend";
         let said = self.monitor("web01", &format!("qemu-io -d {device} \"{command}\""));
         assert!(!said.contains("rror"), "{command}: {said}");
+    }
+
+    /// Defines another VM like `web02`, with this change to its definition; its disks are copies.
+    pub(crate) fn define_like_web02(&self, name: &str, change: impl FnOnce(String) -> String) {
+        for letter in ["a", "b"] {
+            let (from, to) = (
+                format!("web02{letter}.qcow2"),
+                format!("{name}{letter}.qcow2"),
+            );
+            std::fs::copy(self.image(&from), self.image(&to)).unwrap();
+        }
+        let xml = std::fs::read_to_string(self.image("web02.xml")).unwrap();
+        self.define(name, &change(xml.replace("web02", name)));
+    }
+
+    /// Defines a VM, or defines it anew.
+    pub(crate) fn define(&self, name: &str, xml: &str) {
+        let path = self.image(&format!("{name}.xml"));
+        std::fs::write(&path, xml).unwrap();
+        self.virsh(&["define", path.to_str().unwrap()]);
+    }
+
+    /// Runs a program, which must succeed.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(program);
+        let output = command.args(arguments).current_dir(self.folder()).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A program that has an image open and so keeps others from writing to it, until the value is dropped.
+    pub(crate) fn hold(&self, disk: &str) -> Held {
+        let mut program = Command::new("qemu-io");
+        let program = program.args(["-r", "-f", "qcow2"]).arg(self.image(disk));
+        let mut child = program
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Its prompt comes once the image is open.
+        let mut prompt = [0; 8];
+        let read = child.stdout.as_mut().unwrap().read(&mut prompt).unwrap();
+        assert!(read > 0, "{disk} is open");
+        Held(child)
+    }
+
+    /// The names of the snapshots that a disk holds, even while a VM uses it.
+    pub(crate) fn tags(&self, disk: &str) -> Vec<String> {
+        let said = self.run("qemu-img", &["info", "-U", "--output=json", disk]);
+        let info: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let all = info["snapshots"].as_array().cloned().unwrap_or_default();
+        let names = all
+            .iter()
+            .map(|tag| tag["name"].as_str().unwrap().to_owned());
+        names.collect()
     }
 
     /// Writes to a disk of a VM that is off.
@@ -245,6 +303,17 @@ impl Lab {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A program that has an image open.
+#[derive(Debug)]
+pub(crate) struct Held(std::process::Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

@@ -1,16 +1,15 @@
 //! The four changes: what is checked before each, and the call itself as a task.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::libvirt::Libvirt;
 use crate::adapters::libvirt::Loaded;
 use crate::adapters::libvirt::check;
-use crate::adapters::libvirt::check::Plan;
-use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::client::Domain;
 use crate::adapters::libvirt::client::Snapshot;
 use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::inspect::Inspector;
+use crate::adapters::libvirt::inspect::Wanted;
 use crate::adapters::libvirt::jobs::Making;
 use crate::adapters::libvirt::jobs::Outcome;
 use crate::adapters::libvirt::map::Doing;
@@ -18,7 +17,7 @@ use crate::adapters::libvirt::map::Notes;
 use crate::adapters::libvirt::none_such;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::xml;
-use crate::adapters::libvirt::xml::DomainXml;
+use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::XmlError;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Begun;
@@ -34,7 +33,6 @@ use crate::model::NewBackup;
 use crate::model::RequestKey;
 use crate::model::RestoreOptions;
 use crate::model::TaskRef;
-use crate::runtime::Clock;
 
 /// How long `begin` waits for a call that may well be short.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,15 +46,14 @@ enum Call {
     /// Writes this XML of a snapshot back, which is the current one or not.
     Redefine(Domain, String, bool),
     /// Removes the snapshot.
-    Delete(Snapshot),
-    /// Puts the VM back, which did this before.
-    Restore(Snapshot, Plan, Doing),
+    Delete(Box<Loaded>),
+    /// Restores the VM from the snapshot.
+    Restore(Box<Loaded>, Wanted),
 }
 
 /// What a task calls with.
 struct Caller {
-    client: Arc<Client>,
-    clock: Arc<dyn Clock>,
+    inspector: Inspector,
     by: Deadline,
 }
 
@@ -112,15 +109,7 @@ impl Libvirt {
             ));
         }
         self.free_name(domain, &new.name, None, by).await?;
-        let text = self.client.domain_xml(domain, by).await;
-        let text = text.map_err(|it| error::from_read(&it))?;
-        let now = DomainXml::read(&text).map_err(senseless)?;
-        if now.has_flash || now.disks.iter().any(|it| it.is_external) {
-            return Err(AdapterError::refused(
-                FaultKind::Unsupported,
-                "libvirt makes no internal snapshots of a VM with UEFI firmware or with disks set to external snapshots",
-            ));
-        }
+        self.inspector().creatable(domain, by).await?;
         let xml = xml::new_snapshot(id, &Notes::of_new(new).write()).map_err(unwritable)?;
         let making = (domain.uuid, id.to_owned());
         self.run(name, Some(making), Call::Create(domain.clone(), xml));
@@ -139,7 +128,10 @@ impl Libvirt {
         if let Some(new) = &patch.name {
             self.free_name(domain, new, Some(&it), by).await?;
         }
-        let notes = Notes::read(it.xml.description.as_deref()).patched(patch);
+        let mut notes = Notes::read(it.xml.description.as_deref());
+        // As it is shown: it may count as protected although the description does not say so.
+        notes.protected = it.backup.protected;
+        let notes = notes.patched(patch);
         let xml = xml::with_description(&it.text, &notes.write()).map_err(unwritable)?;
         let current = self.client.current(domain, by).await;
         let current = current.map_err(|it| error::from_read(&it))?;
@@ -162,7 +154,8 @@ impl Libvirt {
                 "the backup is protected",
             ));
         }
-        self.run(name, None, Call::Delete(it.snapshot));
+        self.inspector().deletable(&it, by).await?;
+        self.run(name, None, Call::Delete(Box::new(it)));
         Ok(())
     }
 
@@ -174,27 +167,13 @@ impl Libvirt {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let read = |it: RpcError| error::from_read(&it);
-        let after = check::after(options, self.config.after_restore)?;
+        let wanted = Wanted {
+            after: check::after(options, self.config.after_restore)?,
+            managed_save: check::managed_save(options, self.config.managed_save)?,
+        };
         let it = self.ours(domain, intent, by).await?;
-        check::snapshot(&it.xml)?;
-        if self.is_busy(domain, by).await.map_err(read)? {
-            return Err(AdapterError::refused(
-                FaultKind::Busy,
-                "another job of libvirt's occupies the VM",
-            ));
-        }
-        check::checkpoints(&self.client, domain, by).await?;
-        let state = self.client.state(domain, by).await.map_err(read)?;
-        let text = self.client.domain_xml(domain, by).await.map_err(read)?;
-        let now = DomainXml::read(&text).map_err(senseless)?;
-        check::firmware(&now)?;
-        check::same_disks(&it.xml, &now)?;
-        if self.asks_qemu() {
-            check::qemu(&self.client, domain, &it.xml, state, by).await?;
-        }
-        let plan = check::plan(after, state.doing(), it.xml.memory);
-        self.run(name, None, Call::Restore(it.snapshot, plan, state.doing()));
+        self.inspector().restorable(&it, wanted, by).await?;
+        self.run(name, None, Call::Restore(Box::new(it), wanted));
         Ok(())
     }
 
@@ -237,8 +216,7 @@ impl Libvirt {
     /// Runs the call as a task of its own, and makes an outcome of its end.
     fn run(&self, name: &str, making: Option<Making>, call: Call) {
         let caller = Caller {
-            client: Arc::clone(&self.client),
-            clock: Arc::clone(&self.clock),
+            inspector: self.inspector(),
             by: self.clock.deadline(self.config.operation_timeout),
         };
         let operation = name.to_owned();
@@ -246,8 +224,8 @@ impl Libvirt {
             let Err(failure) = caller.make(call).await else {
                 return Outcome::Done;
             };
-            tracing::warn!(operation, error = %failure.error, "libvirt call failed");
-            if failure.error.is_open() {
+            tracing::warn!(operation, error = failure.private, "libvirt call failed");
+            if failure.is_open {
                 Outcome::Open
             } else {
                 Outcome::Failed(failure.fault)
@@ -258,62 +236,181 @@ impl Libvirt {
 
 /// Why a call failed, and what a caller may see of it.
 struct Failure {
-    error: RpcError,
     fault: Fault,
+    /// Whether it may have been carried out all the same.
+    is_open: bool,
+    private: String,
 }
 
 impl From<RpcError> for Failure {
     fn from(error: RpcError) -> Self {
-        let fault = error::fault(&error);
-        Self { error, fault }
+        Self {
+            fault: error::fault(&error),
+            is_open: error.is_open(),
+            private: error.to_string(),
+        }
+    }
+}
+
+impl From<AdapterError> for Failure {
+    /// Of a last look before anything was done.
+    fn from(error: AdapterError) -> Self {
+        Self {
+            private: error.private().to_owned(),
+            fault: error.fault,
+            is_open: false,
+        }
+    }
+}
+
+impl Failure {
+    fn failed(text: impl Into<String>, private: impl Into<String>) -> Self {
+        Self {
+            fault: Fault::new(FaultKind::BackendFailed, text),
+            is_open: false,
+            private: private.into(),
+        }
     }
 }
 
 impl Caller {
     async fn make(&self, call: Call) -> Result<(), Failure> {
-        let client = &self.client;
+        let client = &self.inspector.client;
         match call {
-            Call::Create(domain, xml) => Ok(client.create(&domain, &xml, self.by).await?),
+            Call::Create(domain, xml) => self.create(&domain, &xml).await,
             Call::Redefine(domain, xml, is_current) => {
                 Ok(client.redefine(&domain, &xml, is_current, self.by).await?)
             }
-            Call::Delete(snapshot) => Ok(client.delete(&snapshot, self.by).await?),
-            Call::Restore(to, plan, before) => self.put_back(&to, plan, before).await,
+            Call::Delete(which) => self.delete(&which).await,
+            Call::Restore(from, wanted) => self.restore(&from, wanted).await,
         }
     }
 
-    /// Puts the VM back, and switches it off if it is to be off.
-    async fn put_back(&self, to: &Snapshot, plan: Plan, before: Doing) -> Result<(), Failure> {
-        if let Err(error) = self.client.revert(to, plan.revert, self.by).await {
-            let mut failure = Failure::from(error);
-            if failure.error.code().is_some() && before != Doing::Off && self.is_off(to).await {
-                failure.fault = Fault::new(
-                    FaultKind::BackendFailed,
-                    "the restore failed half-way, and the VM is off",
-                );
-            }
-            return Err(failure);
-        }
-        if !plan.then_off {
+    /// Time to look at the VM after a change failed.
+    fn soon(&self) -> Deadline {
+        self.inspector.clock.deadline(LOOK_TIMEOUT)
+    }
+
+    async fn create(&self, domain: &Domain, xml: &str) -> Result<(), Failure> {
+        let client = &self.inspector.client;
+        let Err(error) = client.create(domain, xml, self.by).await else {
             return Ok(());
+        };
+        let was_on = domain.id >= 0;
+        let mut failure = Failure::from(error);
+        let state = client.state(domain, self.soon()).await;
+        if !failure.is_open && was_on && state.is_ok_and(|state| state.doing() == Doing::Off) {
+            failure.fault.text.push_str("; the VM is off now");
         }
-        self.client
-            .destroy(&to.domain, self.by)
-            .await
-            .map_err(|error| {
-                let fault = Fault::new(
-                    FaultKind::BackendFailed,
-                    "the VM was restored, but is left paused instead of off",
-                );
-                Failure { error, fault }
-            })
+        Err(failure)
     }
 
-    /// Whether the VM is known to be off now.
-    async fn is_off(&self, snapshot: &Snapshot) -> bool {
-        let by = self.clock.deadline(LOOK_TIMEOUT);
-        let state = self.client.state(&snapshot.domain, by).await;
-        state.is_ok_and(|it| it.doing() == Doing::Off)
+    /// Removes the snapshot from every disk. libvirt passes over disks of a VM that is off which it cannot open, and
+    /// forgets the snapshot all the same.
+    async fn delete(&self, which: &Loaded) -> Result<(), Failure> {
+        let inspector = &self.inspector;
+        inspector.deletable(which, self.by).await?;
+        let domain = &which.snapshot.domain;
+        let current = inspector.client.current(domain, self.by).await?;
+        let is_current = current.as_ref() == Some(&which.snapshot.name);
+        let deleted = inspector.client.delete(&which.snapshot, self.by).await;
+        if let Err(error) = &deleted
+            && error.code().is_none()
+        {
+            return Err(Failure::from(error.clone()));
+        }
+        let left = inspector.holders(which, self.soon()).await;
+        let left = left.unwrap_or_default();
+        let named = check::disks_named(left.iter().map(String::as_str));
+        match deleted {
+            Ok(()) if left.is_empty() => Ok(()),
+            Ok(()) => {
+                // Listed again, so that it is seen and can be deleted.
+                let listed = inspector
+                    .client
+                    .redefine(domain, &which.text, is_current, self.by)
+                    .await;
+                Err(Failure::failed(
+                    format!(
+                        "the backup was removed from some disks only and cannot be restored any more: {named} still has \
+                         its part. Delete the backup again"
+                    ),
+                    listed
+                        .err()
+                        .map(|error| error.to_string())
+                        .unwrap_or_default(),
+                ))
+            }
+            Err(error) => {
+                let mut failure = Failure::from(error);
+                let parts = which.xml.disks.iter();
+                let parts = parts.filter(|part| part.place == Place::Internal);
+                if left.len() < parts.count() && !left.is_empty() {
+                    let text = &failure.fault.text;
+                    failure.fault.text = format!(
+                        "{text}; only {named} still has its part of the backup, which cannot be restored any more. \
+                         Delete the backup again"
+                    );
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Restores the VM, and switches it off if it is to be off.
+    async fn restore(&self, from: &Loaded, wanted: Wanted) -> Result<(), Failure> {
+        let (inspector, client) = (&self.inspector, &self.inspector.client);
+        // What was found when this began may have changed since.
+        let ready = inspector.restorable(from, wanted, self.by).await?;
+        let domain = &ready.domain;
+        if ready.has_managed_save {
+            client.remove_managed_save(domain, self.by).await?;
+        }
+        let to = Snapshot {
+            name: from.snapshot.name.clone(),
+            domain: domain.clone(),
+        };
+        if let Err(error) = client.revert(&to, ready.plan.revert, self.by).await {
+            return Err(self.restore_failed(from, domain, error).await);
+        }
+        if ready.plan.then_off
+            && let Err(error) = client.destroy(domain, self.by).await
+        {
+            return Err(Failure::failed(
+                "the VM was restored, but is left paused instead of off; switch it off (virsh destroy)",
+                error.to_string(),
+            ));
+        }
+        if client
+            .has_managed_save(domain, self.by)
+            .await
+            .unwrap_or(false)
+        {
+            return Err(Failure::failed(
+                "the VM was restored, but memory that belongs to its disks before that was saved meanwhile; remove it \
+                 (virsh managedsave-remove) before the VM is started",
+                "",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn restore_failed(&self, from: &Loaded, before: &Domain, error: RpcError) -> Failure {
+        let has_answer = error.code().is_some();
+        let mut failure = Failure::from(error);
+        if !has_answer {
+            return failure;
+        }
+        let inspector = &self.inspector;
+        let now = inspector
+            .aftermath(&from.xml, before, before.id, self.soon())
+            .await;
+        let is_off = now.starts_with("the VM is off");
+        if before.id >= 0 && is_off {
+            failure.fault = Fault::new(FaultKind::BackendFailed, "the restore failed half-way");
+        }
+        failure.fault.text = format!("{}; {now}", failure.fault.text);
+        failure
     }
 }
 

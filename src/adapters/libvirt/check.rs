@@ -1,28 +1,34 @@
-//! Looks for everything that would make a restore fail half-way: libvirt stops a VM before it puts it back, and a
-//! failure after that leaves it off.
+//! What can be judged from libvirt's own records before a change: the VM's state, its definition, its snapshots.
+//!
+//! libvirt stops a running VM before it restores it, and a failure after that leaves it off; of a VM that is off, some
+//! disks may be restored and others not. So whatever would make a restore fail is looked for first.
 
-use serde::Deserialize;
-
-use crate::adapters::libvirt::client::Client;
-use crate::adapters::libvirt::client::Domain;
-use crate::adapters::libvirt::client::DomainState;
 use crate::adapters::libvirt::client::RevertTo;
 use crate::adapters::libvirt::config::AfterRestore;
-use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::config::ManagedSave;
+use crate::adapters::libvirt::map::Condition;
 use crate::adapters::libvirt::map::Doing;
-use crate::adapters::libvirt::xml::DomainXml;
+use crate::adapters::libvirt::xml::Choice;
+use crate::adapters::libvirt::xml::Definition;
+use crate::adapters::libvirt::xml::Disk;
+use crate::adapters::libvirt::xml::Flash;
 use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::SnapshotXml;
 use crate::adapters::port::AdapterError;
-use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::model::RestoreOptions;
 
 /// The option of a restore request that says what the VM does afterwards.
 pub(crate) const AFTER_RESTORE: &str = "after_restore";
 
+/// The option of a restore request that says what becomes of memory that libvirt keeps for the VM's next start.
+pub(crate) const MANAGED_SAVE: &str = "managed_save";
+
 /// Most bytes of a number that qcow2 may take for the id of a snapshot instead of its name.
 const SHORT_NUMBER_BYTES: usize = 9;
+
+/// The first libvirt that makes internal snapshots of VMs with UEFI firmware: 10.10.0.
+const FLASH_SINCE: u64 = 10_010_000;
 
 /// How a restore is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +37,28 @@ pub(crate) struct Plan {
     pub(crate) revert: RevertTo,
     /// Whether the VM is switched off after that: it was off, and the backup holds memory.
     pub(crate) then_off: bool,
+}
+
+impl Plan {
+    /// Whether libvirt starts the VM for it.
+    pub(crate) fn starts(self, memory: Place) -> bool {
+        self.revert != RevertTo::AsSaved || memory != Place::Nowhere
+    }
+}
+
+/// A refusal, before anything was done.
+pub(crate) fn refuse(kind: FaultKind, text: impl Into<String>) -> AdapterError {
+    AdapterError::refused(kind, text)
+}
+
+/// Names of disks as part of a sentence: `disk vda`, `disks vda and vdb`.
+pub(crate) fn disks_named<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let all: Vec<&str> = names.into_iter().collect();
+    match all.split_last() {
+        None => "no disk".to_owned(),
+        Some((one, [])) => format!("disk {one}"),
+        Some((last, others)) => format!("disks {} and {last}", others.join(", ")),
+    }
 }
 
 /// What the VM is to do after the restore.
@@ -78,210 +106,218 @@ pub(crate) const fn plan(after: AfterRestore, now: Doing, memory: Place) -> Plan
     }
 }
 
-/// Everything that can be known without asking.
+/// What becomes of memory that libvirt keeps for the VM's next start.
 ///
 /// # Errors
-/// The reason not to restore.
-pub(crate) fn snapshot(it: &SnapshotXml) -> Result<(), AdapterError> {
-    if it.memory == Place::External || it.disks.contains(&Place::External) {
-        return Err(AdapterError::refused(
-            FaultKind::Unsupported,
-            "the backup is an external snapshot, which libvirt cannot put back",
-        ));
-    }
-    if it.name.len() <= SHORT_NUMBER_BYTES && it.name.bytes().all(|it| it.is_ascii_digit()) {
-        return Err(AdapterError::refused(
-            FaultKind::Unsupported,
-            "the name of the snapshot is a number, which QEMU may take for another snapshot's id",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether the firmware keeps nothing of its own: libvirt would not put that back, and a snapshot from before such
-/// firmware would take it away from the VM.
-///
-/// # Errors
-/// The reason not to restore.
-pub(crate) fn firmware(now: &DomainXml) -> Result<(), AdapterError> {
-    if now.has_flash {
-        return Err(AdapterError::refused(
-            FaultKind::Unsupported,
-            "libvirt puts no internal snapshots back into a VM with UEFI firmware",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether the disks are where they were.
-///
-/// # Errors
-/// The reason not to restore.
-pub(crate) fn same_disks(snapshot: &SnapshotXml, now: &DomainXml) -> Result<(), AdapterError> {
-    let changed = || {
-        AdapterError::refused(
-            FaultKind::Conflict,
-            "the VM's disks are not those it had when the backup was made",
-        )
+/// [`FaultKind::Invalid`] for a word that is none of [`ManagedSave`].
+pub(crate) fn managed_save(
+    options: &RestoreOptions,
+    configured: ManagedSave,
+) -> Result<ManagedSave, AdapterError> {
+    let Some(word) = options.0.get(MANAGED_SAVE) else {
+        return Ok(configured);
     };
-    match &snapshot.definition {
-        None => Ok(()),
-        Some(then) => {
-            let place =
-                |it: &crate::adapters::libvirt::xml::Disk| (it.target.clone(), it.source.clone());
-            let same = then.iter().map(place).eq(now.disks.iter().map(place));
-            if same { Ok(()) } else { Err(changed()) }
-        }
-    }
-}
-
-/// Whether the VM has checkpoints, whose bitmaps would make it fail.
-///
-/// # Errors
-/// The reason not to restore, or whatever keeps libvirt from answering.
-pub(crate) async fn checkpoints(
-    client: &Client,
-    domain: &Domain,
-    by: Deadline,
-) -> Result<(), AdapterError> {
-    let checkpoints = client.checkpoints(domain, by).await;
-    if checkpoints.map_err(|it| error::from_read(&it))? > 0 {
-        return Err(AdapterError::refused(
-            FaultKind::Conflict,
-            "the VM has checkpoints; delete them first, a restore would fail and switch the VM off",
-        ));
-    }
-    Ok(())
-}
-
-/// Whether QEMU knows of anything that would make it fail. Only for a VM that is not off.
-///
-/// # Errors
-/// The reason not to restore, or whatever keeps QEMU from answering.
-pub(crate) async fn qemu(
-    client: &Client,
-    domain: &Domain,
-    snapshot: &SnapshotXml,
-    state: DomainState,
-    by: Deadline,
-) -> Result<(), AdapterError> {
-    if state.doing() == Doing::Off {
-        return Ok(());
-    }
-    let jobs = r#"{"execute":"query-block-jobs"}"#;
-    let reply = client.ask_qemu(domain, jobs, by).await;
-    let running = parse::<Vec<serde_json::Value>>(&reply.map_err(|it| error::from_read(&it))?)?;
-    if !running.is_empty() {
-        return Err(AdapterError::refused(
-            FaultKind::Busy,
-            "a block job of QEMU's occupies the VM's disks",
-        ));
-    }
-    let nodes = nodes(client, domain, by).await?;
-    holds(&nodes, snapshot)
-}
-
-/// Whether a disk of a VM that is not off holds a snapshot of this name, listed by libvirt or not.
-///
-/// # Errors
-/// Whatever keeps QEMU from answering.
-pub(crate) async fn is_on_disk(
-    client: &Client,
-    domain: &Domain,
-    name: &str,
-    by: Deadline,
-) -> Result<bool, AdapterError> {
-    let nodes = nodes(client, domain, by).await?;
-    let mut tags = nodes.iter().flat_map(|it| &it.image.snapshots);
-    Ok(tags.any(|it| it.name == name))
-}
-
-async fn nodes(
-    client: &Client,
-    domain: &Domain,
-    by: Deadline,
-) -> Result<Vec<BlockNode>, AdapterError> {
-    let command = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
-    let reply = client.ask_qemu(domain, command, by).await;
-    parse(&reply.map_err(|it| error::from_read(&it))?)
-}
-
-#[derive(Debug, Deserialize)]
-struct Reply<T> {
-    #[serde(rename = "return")]
-    value: T,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct BlockNode {
-    #[serde(default)]
-    ro: bool,
-    #[serde(default)]
-    dirty_bitmaps: Vec<serde_json::Value>,
-    image: Image,
-}
-
-#[derive(Debug, Deserialize)]
-struct Image {
-    #[serde(default)]
-    snapshots: Vec<Tag>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Tag {
-    name: String,
-    vm_state_size: u64,
-}
-
-fn parse<T: serde::de::DeserializeOwned>(reply: &str) -> Result<T, AdapterError> {
-    match serde_json::from_str::<Reply<T>>(reply) {
-        Ok(reply) => Ok(reply.value),
-        Err(error) => Err(AdapterError::refused(
-            FaultKind::BackendFailed,
-            "QEMU answered something that makes no sense",
+    ManagedSave::from_word(word).ok_or_else(|| {
+        refuse(
+            FaultKind::Invalid,
+            "managed_save is one of refuse and discard",
         )
-        .because(error)),
-    }
+    })
 }
 
-/// Whether the snapshot is on every disk it should be on, exactly once, with the memory on one, and nothing is in
-/// its way.
-fn holds(nodes: &[BlockNode], snapshot: &SnapshotXml) -> Result<(), AdapterError> {
-    let writable = || nodes.iter().filter(|it| !it.ro);
-    if writable().any(|it| !it.dirty_bitmaps.is_empty()) {
-        return Err(AdapterError::refused(
+/// Whether the VM is in a state in which a backup can be made or restored.
+///
+/// # Errors
+/// The reason why not.
+pub(crate) fn condition(now: Condition) -> Result<(), AdapterError> {
+    let (kind, text) = match now {
+        Condition::Settled => return Ok(()),
+        Condition::ShuttingDown => (
+            FaultKind::Busy,
+            "the VM is shutting down; nothing was changed, try again when it is off",
+        ),
+        Condition::Migrating => (
+            FaultKind::Busy,
+            "the VM is being migrated; nothing was changed, try again when the migration has ended",
+        ),
+        Condition::Crashed => (
             FaultKind::Conflict,
-            "a disk of the VM has dirty bitmaps; remove them first, a restore would fail and switch the VM off",
-        ));
-    }
-    let (mut disks, mut with_memory) = (0_usize, false);
-    for node in writable() {
-        let mut tags = node
-            .image
-            .snapshots
-            .iter()
-            .filter(|it| it.name == snapshot.name);
-        let Some(tag) = tags.next() else { continue };
-        if tags.next().is_some() {
-            return Err(AdapterError::refused(
-                FaultKind::Conflict,
-                "a disk of the VM holds two snapshots of this name",
-            ));
-        }
-        disks = disks.saturating_add(1);
-        with_memory = with_memory || tag.vm_state_size > 0;
-    }
-    let wanted = snapshot
+            "the VM has crashed and is kept in memory; nothing was changed, switch it off (virsh destroy) first",
+        ),
+        Condition::Suspended => (
+            FaultKind::Conflict,
+            "the VM's guest is suspended; nothing was changed, wake it (virsh dompmwakeup) or switch it off first",
+        ),
+    };
+    Err(refuse(kind, text))
+}
+
+/// Everything that the snapshot itself says.
+///
+/// # Errors
+/// The reason not to restore.
+pub(crate) fn snapshot(saved: &SnapshotXml) -> Result<(), AdapterError> {
+    let external: Vec<_> = saved
         .disks
         .iter()
-        .filter(|it| **it == Place::Internal)
-        .count();
-    if disks != wanted || (snapshot.memory == Place::Internal && !with_memory) {
-        return Err(AdapterError::refused(
-            FaultKind::Damaged,
-            "the VM's disks do not hold all of the backup; it was renamed or removed behind libvirt's back",
+        .filter(|part| part.place == Place::External)
+        .map(|part| part.target.as_str())
+        .collect();
+    if saved.memory == Place::External || !external.is_empty() {
+        let what = if external.is_empty() {
+            "the VM's memory".to_owned()
+        } else {
+            disks_named(external)
+        };
+        return Err(refuse(
+            FaultKind::Unsupported,
+            format!(
+                "the backup is an external snapshot of {what}, which the gateway does not restore; use virsh for it"
+            ),
+        ));
+    }
+    let name = &saved.name;
+    if name.len() <= SHORT_NUMBER_BYTES && name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(number_as_name(name));
+    }
+    Ok(())
+}
+
+/// The refusal of a snapshot whose name QEMU could read as the id of another one.
+pub(crate) fn number_as_name(name: &str) -> AdapterError {
+    refuse(
+        FaultKind::Unsupported,
+        format!(
+            "QEMU may read the snapshot's name {name} as the id of another snapshot and restore that one; nothing was \
+             changed. Keep what is needed with a new backup, and copy the old data out with qemu-img"
+        ),
+    )
+}
+
+/// Whether a backup of the VM can be made at all.
+///
+/// # Errors
+/// The reason why not.
+pub(crate) fn create(now: &Definition, doing: Doing, version: u64) -> Result<(), AdapterError> {
+    firmware(None, now.flash.as_ref(), version)?;
+    let unsupported = |text| Err(refuse(FaultKind::Unsupported, text));
+    let of = |wanted: &dyn Fn(&Disk) -> bool| -> Option<String> {
+        // An empty source is a drive without a medium.
+        let found = now.disks.iter().filter(|disk| !disk.source.is_empty());
+        let mut found = found.filter(|disk| wanted(disk)).peekable();
+        found.peek()?;
+        Some(disks_named(found.map(|disk| disk.target.as_str())))
+    };
+    if let Some(disks) = of(&|disk| disk.choice == Choice::None) {
+        return unsupported(format!(
+            "libvirt makes internal snapshots of all writable disks or of none, and snapshot='no' is set for {disks} of \
+             the VM; remove that setting, or make read-only what is to be left out"
+        ));
+    }
+    if let Some(disks) = of(&|disk| disk.choice == Choice::External) {
+        return unsupported(format!(
+            "external snapshots are set for {disks} of the VM, which the gateway does not make; remove that setting"
+        ));
+    }
+    if let Some(disks) = of(&|disk| disk.format.as_deref().is_some_and(|it| it != "qcow2")) {
+        return unsupported(format!(
+            "internal snapshots need the format qcow2, which is not that of {disks} of the VM; convert it with qemu-img, \
+             or make it read-only"
+        ));
+    }
+    if doing != Doing::Off
+        && let Some(disks) = of(&|disk| disk.is_transient)
+    {
+        return unsupported(format!(
+            "what the running VM writes to {disks} is thrown away when it stops (<transient/>), and a backup with it; \
+             make the backup while the VM is off"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether libvirt handles the firmware of the VM: the flash memory of `now`, and that of the backup.
+///
+/// A backup from before the VM had such firmware would take it away again, so both must have it or neither.
+///
+/// # Errors
+/// The reason why not.
+pub(crate) fn firmware(
+    then: Option<Option<&Flash>>,
+    now: Option<&Flash>,
+    version: u64,
+) -> Result<(), AdapterError> {
+    let unsupported = |text: &str| Err(refuse(FaultKind::Unsupported, text));
+    if then.is_some_and(|then| then.is_some() != now.is_some()) {
+        return unsupported(
+            "the VM's firmware is of another kind (UEFI or BIOS) than when the backup was made; nothing was changed",
+        );
+    }
+    for flash in then.flatten().into_iter().chain(now) {
+        if version < FLASH_SINCE {
+            return unsupported(
+                "this libvirt makes and restores no internal snapshots of VMs with UEFI firmware; libvirt 10.10 or \
+                 newer does, for VMs whose NVRAM is in the format qcow2",
+            );
+        }
+        if flash.variables_format.as_deref() != Some("qcow2") {
+            return unsupported(
+                "the NVRAM of the VM's UEFI firmware is not in the format qcow2, without which internal snapshots do \
+                 not hold it; convert it with qemu-img, and set format='qcow2' on <nvram>",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether the disks are where they were, and what lies below each.
+///
+/// # Errors
+/// The reason not to restore, naming the disk.
+pub(crate) fn same_disks(
+    then: &Definition,
+    now: &Definition,
+    when: &str,
+) -> Result<(), AdapterError> {
+    let target = |disk: &Disk| disk.target.clone();
+    let mut targets: Vec<String> = then.disks.iter().chain(&now.disks).map(target).collect();
+    targets.sort();
+    targets.dedup();
+    for target in targets {
+        let find = |all: &Definition| all.disks.iter().find(|disk| disk.target == target).cloned();
+        let why = match (find(then), find(now)) {
+            (Some(then), Some(now)) if then.source != now.source => {
+                let is_below = now
+                    .below
+                    .iter()
+                    .flatten()
+                    .any(|image| *image == then.source);
+                if is_below {
+                    "is an overlay of the image it had when the backup was made (an external snapshot); merge it \
+                     first (virsh blockcommit --active --pivot)"
+                } else {
+                    "is another image than when the backup was made; attach that one again first"
+                }
+            }
+            (
+                Some(Disk {
+                    below: Some(then), ..
+                }),
+                Some(Disk {
+                    below: Some(now), ..
+                }),
+            ) if then != now => {
+                "has other images below it than when the backup was made; the backup's data may lie in those"
+            }
+            (Some(_), Some(_)) => continue,
+            (Some(_), None) => {
+                "was there when the backup was made and is not now; attach it again first"
+            }
+            (None, _) => "was not there when the backup was made; detach it first",
+        };
+        return Err(refuse(
+            FaultKind::Conflict,
+            format!("disk {target} of the VM{when} {why}; nothing was changed"),
         ));
     }
     Ok(())
@@ -290,16 +326,37 @@ fn holds(nodes: &[BlockNode], snapshot: &SnapshotXml) -> Result<(), AdapterError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::libvirt::xml::DomainXml;
+    use crate::adapters::libvirt::xml::Part;
 
     fn of(name: &str, memory: Place, disks: &[Place]) -> SnapshotXml {
+        let part = |(target, place): (&&str, &Place)| Part {
+            target: (*target).to_owned(),
+            place: *place,
+        };
         SnapshotXml {
             name: name.to_owned(),
             description: None,
             created: 1,
             memory,
-            disks: disks.to_vec(),
+            disks: ["vda", "vdb"].iter().zip(disks).map(part).collect(),
             definition: None,
+            persistent: None,
         }
+    }
+
+    fn defined(inner: &str) -> Definition {
+        DomainXml::read(&format!("<domain>{inner}</domain>"))
+            .unwrap()
+            .definition
+    }
+
+    /// A disk `vda` with these further attributes, format and elements.
+    fn disk(attributes: &str, format: &str, more: &str) -> String {
+        format!(
+            "<disk type='file' {attributes}><driver type='{format}'/><source file='/vm/a'/>\
+             <target dev='vda'/>{more}</disk>"
+        )
     }
 
     #[test]
@@ -389,53 +446,151 @@ mod tests {
     }
 
     #[test]
-    fn disks_must_hold_the_snapshot_once_each_with_memory_on_one() {
-        let tag = r#"{"name":"a","vm-state-size":9,"id":"1"}"#;
-        let dry = r#"{"name":"a","vm-state-size":0}"#;
-        let node = |snapshots: &str, more: &str| {
-            format!(r#"{{"ro":false,"image":{{"snapshots":[{snapshots}],"x":1}}{more}}}"#)
-        };
-        let base = r#"{"ro":true,"image":{"snapshots":[{"name":"a","vm-state-size":1}]}}"#;
-        let file = r#"{"image":{}}"#;
-        let bitmap = r#","dirty-bitmaps":[{"name":"b"}]"#;
+    fn a_backup_of_a_vm_that_libvirt_cannot_snapshot_is_refused_naming_the_disk() {
         let rows = [
-            ("whole", vec![node(tag, ""), node(dry, "")], None),
+            ("plain", disk("", "qcow2", ""), true, None),
             (
-                "with a base",
-                vec![base.to_owned(), node(tag, ""), node(dry, "")],
+                "left out",
+                disk("snapshot='no'", "qcow2", ""),
+                false,
+                Some("vda"),
+            ),
+            (
+                "external",
+                disk("snapshot='external'", "qcow2", ""),
+                false,
+                Some("vda"),
+            ),
+            ("raw", disk("", "raw", ""), false, Some("vda")),
+            ("raw, read-only", disk("", "raw", "<readonly/>"), true, None),
+            (
+                "left out, read-only",
+                disk("snapshot='no'", "raw", "<readonly/>"),
+                true,
                 None,
             ),
             (
-                "without tag",
-                vec![node(tag, ""), file.to_owned()],
-                Some(FaultKind::Damaged),
-            ),
-            (
-                "without memory",
-                vec![node(dry, ""), node(dry, "")],
-                Some(FaultKind::Damaged),
-            ),
-            (
-                "twice",
-                vec![node(&format!("{tag},{dry}"), ""), node(dry, "")],
-                Some(FaultKind::Conflict),
-            ),
-            (
-                "bitmap",
-                vec![node(tag, ""), node(dry, bitmap)],
-                Some(FaultKind::Conflict),
+                "transient",
+                disk("", "qcow2", "<transient/>"),
+                true,
+                Some("vda"),
             ),
         ];
-        let snapshot = of("a", Place::Internal, &[Place::Internal, Place::Internal]);
-        for (name, nodes, expected) in rows {
-            let reply = format!(r#"{{"return":[{}],"id":"libvirt-1"}}"#, nodes.join(","));
-            let nodes = parse::<Vec<BlockNode>>(&reply).unwrap();
-            let seen = holds(&nodes, &snapshot).err().map(|it| it.fault.kind);
-            assert_eq!(seen, expected, "{name}");
+        for (name, disk, off, named) in rows {
+            let now = defined(&format!("<devices>{disk}</devices>"));
+            let seen = create(&now, Doing::Off, 9_000_000);
+            assert_eq!(seen.is_ok(), off, "{name}, off: {seen:?}");
+            let seen = create(&now, Doing::Running, 9_000_000).err();
+            let text = seen.map(|refused| refused.fault.text).unwrap_or_default();
+            assert_eq!(!text.is_empty(), named.is_some(), "{name}, on: {text}");
+            assert!(text.contains(named.unwrap_or_default()), "{name}: {text}");
         }
-        assert!(
-            parse::<Vec<BlockNode>>(r#"{"error":{}}"#).is_err(),
-            "not an answer"
+    }
+
+    #[test]
+    fn uefi_firmware_is_decided_by_the_version_and_the_format_of_its_variables() {
+        let uefi = |format: &str| {
+            let os = format!("<os><loader type='pflash'/><nvram format='{format}'>/n</nvram></os>");
+            defined(&os).flash
+        };
+        let (raw, qcow2) = (uefi("raw"), uefi("qcow2"));
+        let rows = [
+            ("bios", None, None, 9_000_000, true),
+            (
+                "old libvirt",
+                qcow2.as_ref(),
+                qcow2.as_ref(),
+                9_000_000,
+                false,
+            ),
+            (
+                "just before",
+                qcow2.as_ref(),
+                qcow2.as_ref(),
+                10_009_000,
+                false,
+            ),
+            (
+                "new libvirt",
+                qcow2.as_ref(),
+                qcow2.as_ref(),
+                10_010_000,
+                true,
+            ),
+            (
+                "raw variables",
+                raw.as_ref(),
+                raw.as_ref(),
+                11_003_000,
+                false,
+            ),
+            ("gained since", None, qcow2.as_ref(), 11_003_000, false),
+            ("lost since", qcow2.as_ref(), None, 11_003_000, false),
+        ];
+        for (name, then, now, version, expected) in rows {
+            let seen = firmware(Some(then), now, version);
+            assert_eq!(seen.is_ok(), expected, "{name}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn other_disks_than_those_of_the_backup_are_named_with_a_remedy() {
+        let with = |below: &str, source: &str| {
+            let disk = disk("", "qcow2", below).replacen("/vm/a", source, 1);
+            defined(&format!("<devices>{disk}</devices>"))
+        };
+        let over = |path: &str| {
+            format!(
+                "<backingStore type='file'><source file='{path}'/><backingStore/></backingStore>"
+            )
+        };
+        let plain = with("<backingStore/>", "/vm/a");
+        let rows = [
+            ("the same", with("<backingStore/>", "/vm/a"), None),
+            ("not known what is below", with("", "/vm/a"), None),
+            (
+                "overlay",
+                with(&over("/vm/a"), "/vm/a.snap"),
+                Some("blockcommit"),
+            ),
+            (
+                "another",
+                with("<backingStore/>", "/vm/b"),
+                Some("another image"),
+            ),
+            (
+                "base since",
+                with(&over("/vm/base"), "/vm/a"),
+                Some("below it"),
+            ),
+            ("gone", defined("<devices/>"), Some("attach it again")),
+        ];
+        for (name, now, expected) in rows {
+            let text = same_disks(&plain, &now, "")
+                .err()
+                .map(|refused| refused.fault.text);
+            assert_eq!(text.is_some(), expected.is_some(), "{name}: {text:?}");
+            let text = text.unwrap_or_default();
+            assert!(
+                text.contains(expected.unwrap_or_default()),
+                "{name}: {text}"
+            );
+            assert!(
+                expected.is_none() || text.contains("disk vda"),
+                "{name}: {text}"
+            );
+        }
+        let more = same_disks(&defined("<devices/>"), &plain, "").unwrap_err();
+        assert!(more.fault.text.contains("detach"), "{more:?}");
+    }
+
+    #[test]
+    fn disks_are_named_in_a_sentence() {
+        assert_eq!(disks_named(["vda"]), "disk vda", "one");
+        assert_eq!(
+            disks_named(["vda", "vdb", "vdc"]),
+            "disks vda, vdb and vdc",
+            "three"
         );
     }
 }

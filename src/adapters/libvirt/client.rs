@@ -21,16 +21,27 @@ mod procedure {
     pub(super) const DOMAIN_XML: u32 = 14;
     pub(super) const DOMAIN_BY_NAME: u32 = 23;
     pub(super) const DOMAIN_BY_UUID: u32 = 24;
+    pub(super) const NETWORK_BY_NAME: u32 = 46;
+    pub(super) const POOL_BY_VOLUME: u32 = 86;
+    pub(super) const VOLUME_BY_PATH: u32 = 97;
+    pub(super) const VOLUME_XML: u32 = 99;
+    pub(super) const DOMAIN_IS_PERSISTENT: u32 = 151;
+    pub(super) const NETWORK_IS_ACTIVE: u32 = 152;
     pub(super) const LIBRARY_VERSION: u32 = 157;
     pub(super) const JOB_INFO: u32 = 163;
+    pub(super) const HAS_MANAGED_SAVE: u32 = 183;
+    pub(super) const REMOVE_MANAGED_SAVE: u32 = 184;
     pub(super) const SNAPSHOT_CREATE: u32 = 185;
     pub(super) const SNAPSHOT_XML: u32 = 186;
     pub(super) const SNAPSHOT_BY_NAME: u32 = 189;
     pub(super) const SNAPSHOT_CURRENT: u32 = 191;
     pub(super) const SNAPSHOT_REVERT: u32 = 192;
     pub(super) const SNAPSHOT_DELETE: u32 = 193;
+    pub(super) const BLOCK_INFO: u32 = 194;
     pub(super) const DOMAIN_STATE: u32 = 212;
+    pub(super) const DOMAINS: u32 = 273;
     pub(super) const SNAPSHOTS: u32 = 274;
+    pub(super) const VOLUMES: u32 = 282;
     pub(super) const CHECKPOINTS: u32 = 413;
     /// The one call of the QEMU program.
     pub(super) const MONITOR: u32 = 1;
@@ -56,10 +67,14 @@ pub(crate) mod code {
     pub(crate) const OPERATION_UNSUPPORTED: u32 = 84;
     pub(crate) const RESOURCE_BUSY: u32 = 87;
     pub(crate) const REVERT_RISKY: u32 = 77;
+    pub(crate) const NO_NETWORK: u32 = 43;
 }
 
 /// Most snapshots libvirt lists of one VM (its `REMOTE_DOMAIN_SNAPSHOT_LIST_MAX`).
 const SNAPSHOTS_MAX: u32 = 16_384;
+
+/// Most VMs, pools or volumes libvirt lists (its `REMOTE_DOMAIN_LIST_MAX` and its like).
+const LIST_MAX: u32 = 16_384;
 
 /// Hands out the password of a display or a disk with the XML, so that it is not lost when it is written back.
 const XML_SECURE: u32 = 1;
@@ -215,6 +230,162 @@ impl Client {
         Ok(Reader::new(&reply).string()?)
     }
 
+    /// The VM's definition as it will be after its next start.
+    pub(crate) async fn persistent_xml(
+        &self,
+        of: &Domain,
+        by: Deadline,
+    ) -> Result<String, RpcError> {
+        const INACTIVE: u32 = 2;
+        let arguments = of.write(Writer::default())?.u32(INACTIVE);
+        let reply = self.read(procedure::DOMAIN_XML, arguments, by).await?;
+        Ok(Reader::new(&reply).string()?)
+    }
+
+    /// Whether libvirt keeps the VM when it is off.
+    pub(crate) async fn is_persistent(&self, of: &Domain, by: Deadline) -> Result<bool, RpcError> {
+        let arguments = of.write(Writer::default())?;
+        let reply = self
+            .read(procedure::DOMAIN_IS_PERSISTENT, arguments, by)
+            .await?;
+        Ok(Reader::new(&reply).i32()? != 0)
+    }
+
+    /// Whether libvirt keeps the memory of the VM for its next start; no where the driver knows no such thing.
+    pub(crate) async fn has_managed_save(
+        &self,
+        of: &Domain,
+        by: Deadline,
+    ) -> Result<bool, RpcError> {
+        let arguments = of.write(Writer::default())?.u32(0);
+        match self.read(procedure::HAS_MANAGED_SAVE, arguments, by).await {
+            Ok(reply) => Ok(Reader::new(&reply).i32()? != 0),
+            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Throws away the memory that libvirt keeps for the VM's next start.
+    pub(crate) async fn remove_managed_save(
+        &self,
+        of: &Domain,
+        by: Deadline,
+    ) -> Result<(), RpcError> {
+        let arguments = of.write(Writer::default())?.u32(0);
+        self.change(procedure::REMOVE_MANAGED_SAVE, arguments, by)
+            .await
+    }
+
+    /// Has libvirt open the image of a disk of a VM that is off; an error says that it cannot.
+    pub(crate) async fn open_disk(
+        &self,
+        of: &Domain,
+        target: &str,
+        by: Deadline,
+    ) -> Result<(), RpcError> {
+        let arguments = of
+            .write(Writer::default())?
+            .string(target)
+            .map_err(RpcError::Arguments)?
+            .u32(0);
+        self.read(procedure::BLOCK_INFO, arguments, by)
+            .await
+            .map(drop)
+    }
+
+    /// All VMs of this libvirtd, those that are off included.
+    pub(crate) async fn domains(&self, by: Deadline) -> Result<Vec<Domain>, RpcError> {
+        let arguments = Writer::default().i32(1).u32(0);
+        let reply = self.read(procedure::DOMAINS, arguments, by).await?;
+        let mut reader = Reader::new(&reply);
+        let count = reader.count(LIST_MAX)?;
+        let all: Result<Vec<_>, _> = (0..count).map(|_| Domain::read(&mut reader)).collect();
+        Ok(all?)
+    }
+
+    /// Whether a network of this name is active; `None` where there are no networks to ask about.
+    pub(crate) async fn is_network_active(
+        &self,
+        name: &str,
+        by: Deadline,
+    ) -> Result<Option<bool>, RpcError> {
+        let arguments = Writer::default()
+            .string(name)
+            .map_err(RpcError::Arguments)?;
+        let found = match self.read(procedure::NETWORK_BY_NAME, arguments, by).await {
+            Ok(found) => found,
+            Err(error) if error.code() == Some(code::NO_NETWORK) => return Ok(Some(false)),
+            // The network driver is not there, or is a daemon of its own.
+            Err(error) if error.code().is_some() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let network = Writer::default().fixed(&found);
+        let reply = self.read(procedure::NETWORK_IS_ACTIVE, network, by).await?;
+        Ok(Some(Reader::new(&reply).i32()? != 0))
+    }
+
+    /// What libvirt says of every volume of the pool in which this path is, as XML; none where it is in no pool.
+    pub(crate) async fn volumes_beside(
+        &self,
+        path: &str,
+        by: Deadline,
+    ) -> Result<Vec<String>, RpcError> {
+        let path = Writer::default()
+            .string(path)
+            .map_err(RpcError::Arguments)?;
+        let mut answer = self.read(procedure::VOLUME_BY_PATH, path, by).await;
+        if let Ok(volume) = answer {
+            let volume = Writer::default().fixed(&volume);
+            answer = self.read(procedure::POOL_BY_VOLUME, volume, by).await;
+        }
+        match answer {
+            Ok(pool) => self.volumes_of(Writer::default().fixed(&pool), by).await,
+            // In no pool, or the storage driver is not there, or is a daemon of its own.
+            Err(error) if error.code().is_some() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn volumes_of(&self, pool: Writer, by: Deadline) -> Result<Vec<String>, RpcError> {
+        let mut found = Vec::new();
+        let reply = match self.read(procedure::VOLUMES, pool.i32(1).u32(0), by).await {
+            Ok(reply) => reply,
+            // The pool was stopped since.
+            Err(error) if error.code().is_some() => return Ok(found),
+            Err(error) => return Err(error),
+        };
+        let mut reader = Reader::new(&reply);
+        for _ in 0..reader.count(LIST_MAX)? {
+            let mut volume = Writer::default();
+            // Pool, name and key.
+            for _ in 0..3 {
+                volume = volume
+                    .string(&reader.string()?)
+                    .map_err(RpcError::Arguments)?;
+            }
+            match self.read(procedure::VOLUME_XML, volume.u32(0), by).await {
+                Ok(reply) => found.push(Reader::new(&reply).string()?),
+                // Removed, or not to be read: no image that could be judged.
+                Err(error) if error.code().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The version of libvirt, as one number: millions, thousands, ones.
+    pub(crate) async fn libvirt_version(&self, by: Deadline) -> Result<u64, RpcError> {
+        let reply = self
+            .read(procedure::LIBRARY_VERSION, Writer::default(), by)
+            .await?;
+        Ok(Reader::new(&reply).u64()?)
+    }
+
+    /// Whether libvirtd itself is on this host, and not at the other end of a forwarded socket.
+    pub(crate) async fn is_local(&self, by: Deadline) -> Result<bool, RpcError> {
+        self.reads.is_local(by).await
+    }
+
     /// All snapshots of the VM, in no order. One that is being made may be among them.
     pub(crate) async fn snapshots(
         &self,
@@ -272,16 +443,22 @@ impl Client {
         Ok(Reader::new(&reply).string()?)
     }
 
-    /// How many checkpoints the VM has; none where the driver knows no checkpoints.
-    pub(crate) async fn checkpoints(&self, of: &Domain, by: Deadline) -> Result<u32, RpcError> {
-        let arguments = of.write(Writer::default())?.u32(0).u32(0);
+    /// The names of the VM's checkpoints; none where the driver knows no checkpoints.
+    pub(crate) async fn checkpoints(
+        &self,
+        of: &Domain,
+        by: Deadline,
+    ) -> Result<Vec<String>, RpcError> {
+        let arguments = of.write(Writer::default())?.i32(1).u32(0);
         match self.read(procedure::CHECKPOINTS, arguments, by).await {
             Ok(reply) => {
                 let mut reader = Reader::new(&reply);
-                reader.count(0)?;
-                Ok(reader.u32()?)
+                // A checkpoint is written as a snapshot is: its name and its VM.
+                let count = reader.count(SNAPSHOTS_MAX)?;
+                let all = (0..count).map(|_| Ok(Snapshot::read(&mut reader)?.name));
+                all.collect()
             }
-            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(0),
+            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -296,15 +473,33 @@ impl Client {
             .await;
         match reply {
             Ok(reply) => Ok(Reader::new(&reply).i32()? != NONE),
-            // Not for a VM that is off, nor for a driver without jobs.
-            Err(error)
-                if matches!(
-                    error.code(),
-                    Some(code::OPERATION_INVALID | code::NO_SUPPORT)
-                ) =>
-            {
-                Ok(false)
+            // Not for a VM that is off.
+            Err(error) if error.code() == Some(code::OPERATION_INVALID) => {
+                self.wait_for_jobs(of, by).await.map(|()| false)
             }
+            // Nor for a driver without jobs.
+            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns once no job of libvirt's runs on a VM that is off.
+    async fn wait_for_jobs(&self, of: &Domain, by: Deadline) -> Result<(), RpcError> {
+        // A question for which libvirt takes the VM's lock of jobs; whether there is such a disk does not matter.
+        let arguments = of
+            .write(Writer::default())?
+            .string("vda")
+            .map_err(RpcError::Arguments)?
+            .u32(0)
+            .into_bytes();
+        let reply = self
+            .waits
+            .call(Program::Remote, procedure::BLOCK_INFO, &arguments, by)
+            .await;
+        match reply {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(code::OPERATION_TIMEOUT) => Err(RpcError::TimedOut),
+            Err(error) if error.code().is_some() => Ok(()),
             Err(error) => Err(error),
         }
     }

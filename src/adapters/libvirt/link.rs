@@ -78,6 +78,15 @@ impl Link {
         connection.call(program, procedure, arguments, by).await
     }
 
+    /// Whether the daemon itself is at the other end of the socket, on this host.
+    pub(crate) async fn is_local(&self, by: Deadline) -> Result<bool, RpcError> {
+        let at = tokio::time::Instant::from_std(by.instant());
+        let connection = tokio::time::timeout_at(at, self.connection())
+            .await
+            .unwrap_or(Err(RpcError::NotSent))?;
+        Ok(connection.is_local())
+    }
+
     async fn connection(&self) -> Result<Arc<Connection>, RpcError> {
         let mut state = self.state.lock().await;
         if let Some(connection) = state.connection.as_ref().filter(|it| it.is_open()) {

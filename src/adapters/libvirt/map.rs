@@ -36,6 +36,8 @@ use crate::model::limits;
 const MARK: &str = "[snapgate] ";
 /// Between the description and that line.
 const GAP: &str = "\n\n";
+/// Starts the names of snapshots that we make; a number follows ([`crate::model::RequestKey`]).
+const MINTED: &str = "snapgate-";
 /// The form of that line.
 const VERSION: u32 = 1;
 
@@ -84,30 +86,58 @@ impl Notes {
         let Some(whole) = description else {
             return Self::default();
         };
+        Self::read_last_line(whole).unwrap_or_else(|| Self::read_any_line(whole))
+    }
+
+    /// From a description to which others added text after our line, or removed the line.
+    fn read_any_line(whole: &str) -> Self {
+        let lines: Vec<&str> = whole.split('\n').collect();
+        let found = lines
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(at, line)| Some((at, trailer(line.trim())?)));
+        let Some((at, trailer)) = found else {
+            return Self {
+                text: Some(whole.to_owned()),
+                ..Self::default()
+            };
+        };
+        let (before, rest) = lines.split_at(at);
+        let after = rest.get(1..).unwrap_or_default();
+        let mut kept = before.to_vec();
+        // The gap.
+        if kept.last().is_some_and(|line| line.is_empty()) {
+            kept.pop();
+        }
+        kept.extend(after);
+        while kept.last().is_some_and(|line| line.trim().is_empty()) {
+            kept.pop();
+        }
+        Self {
+            text: Some(kept.join("\n")).filter(|text| !text.is_empty()),
+            name: trailer.name,
+            tags: trailer.tags,
+            protected: trailer.protected,
+        }
+    }
+
+    fn read_last_line(whole: &str) -> Option<Self> {
         let (before, last) = match whole.rfind('\n').and_then(|at| whole.split_at_checked(at)) {
             Some((before, last)) => (before, last.trim_start_matches('\n')),
             None => ("", whole),
         };
-        let trailer = last
-            .strip_prefix(MARK)
-            .and_then(|json| serde_json::from_str::<Trailer>(json).ok())
-            .filter(|it| it.v == VERSION);
-        match trailer {
-            None => Self {
-                text: Some(whole.to_owned()),
-                ..Self::default()
-            },
-            Some(trailer) => Self {
-                // The gap's first line feed; its second was cut off above.
-                text: before
-                    .strip_suffix('\n')
-                    .or_else(|| Some(before).filter(|it| !it.is_empty()))
-                    .map(str::to_owned),
-                name: trailer.name,
-                tags: trailer.tags,
-                protected: trailer.protected,
-            },
-        }
+        let trailer = trailer(last)?;
+        Some(Self {
+            // The gap's first line feed; its second was cut off above.
+            text: before
+                .strip_suffix('\n')
+                .or_else(|| Some(before).filter(|before| !before.is_empty()))
+                .map(str::to_owned),
+            name: trailer.name,
+            tags: trailer.tags,
+            protected: trailer.protected,
+        })
     }
 
     /// libvirt's description that says this.
@@ -137,6 +167,28 @@ impl Notes {
             protected: patch.protected.apply(Some(self.protected)).unwrap_or(false),
         }
     }
+}
+
+/// What our line says; `None` when it is not ours.
+fn trailer(line: &str) -> Option<Trailer> {
+    let json = line.strip_prefix(MARK)?;
+    let trailer = serde_json::from_str::<Trailer>(json).ok()?;
+    (trailer.v == VERSION).then_some(trailer)
+}
+
+/// Whether the snapshot's properties were written by us and removed by another program's edit.
+///
+/// Only we make snapshots of such names, and never without our line.
+pub(crate) fn is_stripped(snapshot: &SnapshotXml) -> bool {
+    let number = snapshot.name.strip_prefix(MINTED);
+    let is_minted = number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    let description = snapshot.description.as_deref().unwrap_or_default();
+    is_minted
+        && !description
+            .lines()
+            .any(|line| trailer(line.trim()).is_some())
 }
 
 /// JSON with every other character than ASCII as an escape: whatever stores it keeps it.
@@ -173,7 +225,8 @@ pub(crate) fn backup(domain: &Domain, snapshot: &SnapshotXml) -> Option<Backup> 
         tags: notes.tags,
         state: BackupState::Available,
         size: None,
-        protected: notes.protected,
+        // Whether it was protected is not known any more, so it is until an update says otherwise.
+        protected: notes.protected || is_stripped(snapshot),
     })
 }
 
@@ -237,7 +290,35 @@ pub(crate) enum Doing {
     Other,
 }
 
+/// Whether the VM is in the middle of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// It is not.
+    Settled,
+    /// Its guest is shutting down.
+    ShuttingDown,
+    /// It moves to or from another host.
+    Migrating,
+    /// It has crashed, and is kept in memory.
+    Crashed,
+    /// Its guest sleeps until it is woken.
+    Suspended,
+}
+
 impl DomainState {
+    /// Whether the VM of this number is in the middle of something.
+    pub(crate) const fn condition(self, id: i32) -> Condition {
+        match (self.state, self.reason) {
+            (4, _) | (3, 8) => Condition::ShuttingDown,
+            // Running while or after a post-copy migration; paused for a migration, or by one that failed.
+            (1, 10 | 11) | (3, 2 | 12 | 13) => Condition::Migrating,
+            (6, _) if id >= 0 => Condition::Crashed,
+            (3, 10) => Condition::Crashed,
+            (7, _) => Condition::Suspended,
+            _ => Condition::Settled,
+        }
+    }
+
     /// In words.
     pub(crate) const fn doing(self) -> Doing {
         match self.state {
@@ -334,6 +415,78 @@ mod tests {
             assert_eq!(after.tags.len(), 1, "{text}: tagged");
         }
         assert_eq!(Notes::read(None), Notes::default(), "none at all");
+    }
+
+    #[test]
+    fn an_edit_by_others_around_our_line_loses_nothing() {
+        let written = notes(Some("before"), &["a"]);
+        let line = written.write();
+        let rows = [
+            ("a line feed after it", format!("{line}\n"), "before"),
+            ("blanks around it", format!("{line}  \n\n"), "before"),
+            ("text after it", format!("{line}\nafter"), "before\nafter"),
+            ("text before it", format!("more\n{line}"), "more\nbefore"),
+        ];
+        for (name, text, expected) in rows {
+            let read = Notes::read(Some(&text));
+            assert_eq!(read.text.as_deref(), Some(expected), "{name}");
+            assert_eq!(read.tags, written.tags, "{name}: tags");
+            assert!(read.protected, "{name}: protected");
+        }
+    }
+
+    #[test]
+    fn a_backup_of_ours_whose_line_was_removed_counts_as_protected() {
+        let domain = Domain {
+            name: "web01".to_owned(),
+            uuid: [7; 16],
+            id: 1,
+        };
+        let plain = Notes {
+            protected: false,
+            ..notes(None, &[])
+        };
+        let rows = [
+            ("snapgate-7", None, true),
+            ("snapgate-7", Some("edited".to_owned()), true),
+            ("snapgate-7", Some(plain.write()), false),
+            ("snapgate-7x", None, false),
+            ("by-hand", None, false),
+        ];
+        for (name, description, expected) in rows {
+            let snapshot = SnapshotXml {
+                name: name.to_owned(),
+                description,
+                created: 1,
+                memory: crate::adapters::libvirt::xml::Place::Nowhere,
+                disks: Vec::new(),
+                definition: None,
+                persistent: None,
+            };
+            let seen = backup(&domain, &snapshot).unwrap();
+            assert_eq!(seen.protected, expected, "{snapshot:?}");
+        }
+    }
+
+    #[test]
+    fn states_in_the_middle_of_something_are_known() {
+        let rows = [
+            ((1, 1), 3, Condition::Settled),
+            ((1, 10), 3, Condition::Migrating),
+            ((3, 2), 3, Condition::Migrating),
+            ((3, 5), 3, Condition::Settled),
+            ((3, 8), 3, Condition::ShuttingDown),
+            ((4, 1), 3, Condition::ShuttingDown),
+            ((5, 1), -1, Condition::Settled),
+            ((5, 2), -1, Condition::Settled),
+            ((6, 1), 3, Condition::Crashed),
+            ((6, 0), -1, Condition::Settled),
+            ((7, 0), 3, Condition::Suspended),
+        ];
+        for ((state, reason), id, expected) in rows {
+            let seen = DomainState { state, reason }.condition(id);
+            assert_eq!(seen, expected, "{state} {reason} {id}");
+        }
     }
 
     #[test]

@@ -7,19 +7,25 @@ mod begin;
 mod check;
 mod client;
 mod config;
+mod disks;
 mod error;
+mod images;
+mod inspect;
 mod jobs;
 mod link;
 mod map;
+mod nodes;
 mod recover;
 mod rpc;
 #[cfg(test)]
 mod tests;
+mod users;
 mod xdr;
 mod xml;
 
 pub use config::AfterRestore;
 pub use config::Config;
+pub use config::ManagedSave;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +48,7 @@ use crate::model::BackupPage;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
+use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
@@ -57,16 +64,13 @@ use client::Client;
 use client::Domain;
 use client::Snapshot;
 use client::code;
+use inspect::Inspector;
 use jobs::Jobs;
 use jobs::Outcome;
-use map::Doing;
 use recover::Seen;
 use rpc::RpcError;
 use xml::DomainXml;
 use xml::SnapshotXml;
-
-/// A VM whose jobs are not told within this time is busy with a snapshot.
-const FREE_WITHIN: Duration = Duration::from_millis(300);
 
 /// A call waits so long for the lock of a VM inside libvirt before it gives up, and a little more.
 const SETTLE: Duration = Duration::from_secs(31);
@@ -85,10 +89,16 @@ static CAPABILITY: Capability = Capability {
     delete: Some(VERB),
     restore: Some(VERB),
     kinds: &[BackupKind::Snapshot],
-    restore_options: &[(
-        check::AFTER_RESTORE,
-        "what the VM does afterwards: as-before, running, paused or as-saved",
-    )],
+    restore_options: &[
+        (
+            check::AFTER_RESTORE,
+            "what the VM does afterwards: as-before, running, paused or as-saved",
+        ),
+        (
+            check::MANAGED_SAVE,
+            "what becomes of memory that libvirt keeps for the VM's next start: refuse or discard",
+        ),
+    ],
     online: true,
     memory: true,
     consistent: true,
@@ -159,13 +169,18 @@ impl Libvirt {
         Ok(names)
     }
 
-    /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or put back.
-    async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
-        let soon = self.clock.deadline(FREE_WITHIN).earlier(by);
-        match self.client.has_job(domain, soon).await {
-            Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
-            answer => answer,
+    /// What looks at VMs before and after changes.
+    fn inspector(&self) -> Inspector {
+        Inspector {
+            client: Arc::clone(&self.client),
+            clock: Arc::clone(&self.clock),
+            looks_at_disks: self.config.inspect_disks && self.config.uri.starts_with("qemu"),
         }
+    }
+
+    /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or restored.
+    async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
+        self.inspector().is_busy(domain, by).await
     }
 
     /// What libvirt keeps of the snapshot, as text and read; `None` when it is gone or makes no sense.
@@ -247,6 +262,7 @@ impl Libvirt {
             current: self.client.current(domain, by).await?,
             then_off: false,
             is_taken: false,
+            disks: None,
         })
     }
 }
@@ -327,6 +343,7 @@ impl Adapter for Libvirt {
             }
             Change::Restore(options) => {
                 let after = check::after(options, self.config.after_restore)?;
+                seen.disks = self.inspector().fingerprint(&domain, by).await;
                 let loaded = self.load(&domain, &intent.target.backup, by).await;
                 let loaded = loaded.map_err(|it| error::from_read(&it))?;
                 if let Some(it) = loaded {
@@ -405,25 +422,6 @@ impl Libvirt {
         }
     }
 
-    /// Whether a disk holds the snapshot although libvirt, which would not finish it any more, does not list it.
-    async fn is_left(
-        &self,
-        domain: &Domain,
-        now: &Seen,
-        name: &str,
-        by: Deadline,
-    ) -> Result<bool, AdapterError> {
-        if !self.asks_qemu() || now.state.doing() == Doing::Off {
-            return Ok(false);
-        }
-        check::is_on_disk(&self.client, domain, name, by).await
-    }
-
-    /// Whether QEMU itself may be asked, and is there.
-    fn asks_qemu(&self) -> bool {
-        self.config.inspect_disks && self.config.uri.starts_with("qemu")
-    }
-
     /// What became of a call that this process knows nothing of.
     async fn look_for(
         &self,
@@ -446,9 +444,11 @@ impl Libvirt {
         if let Change::Create(_) = &intent.change {
             let is_there = self.is_listed(&domain, name, by).await?;
             let found = recover::create(before, &now, is_there);
-            let ended = matches!(found, Found::NotBegun) && !is_there;
-            if ended && self.is_left(&domain, &now, name, by).await? {
-                return Ok(recover::left_over());
+            if matches!(found, Found::NotBegun) && !is_there {
+                let left = self.inspector().tagged(&domain, name, by).await?;
+                if !left.is_empty() {
+                    return Ok(recover::left_over(&left));
+                }
             }
             return Ok(found);
         }
@@ -458,7 +458,7 @@ impl Libvirt {
             .map_err(read)?;
         let ours = loaded.filter(|it| intent.identity.as_ref() == Some(&it.backup.identity));
         Ok(match (&intent.change, ours) {
-            (Change::Delete, None) => Found::Done,
+            (Change::Delete, None) => self.deleted(&domain, name, by).await?,
             (Change::Delete, Some(_)) => Found::NotBegun,
             (Change::Update(patch), Some(it)) => {
                 if patch.applied_to(it.backup.clone()) == it.backup {
@@ -468,10 +468,49 @@ impl Libvirt {
                 }
             }
             (Change::Restore(_), Some(it)) => {
-                recover::restore(before, &now, name, it.xml.disks.len())
+                self.restored(&domain, before, now, &it.xml, by).await
             }
             (Change::Update(_) | Change::Restore(_) | Change::Create(_), None)
             | (Change::Create(_), Some(_)) => Found::Unknowable,
         })
+    }
+
+    /// What became of a delete whose snapshot is not listed any more.
+    async fn deleted(
+        &self,
+        domain: &Domain,
+        name: &str,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        // Another snapshot of this name holds a part of its own.
+        if self.is_listed(domain, name, by).await? {
+            return Ok(Found::Done);
+        }
+        let left = self.inspector().tagged(domain, name, by).await?;
+        Ok(recover::deleted(&left))
+    }
+
+    /// What became of a restore.
+    async fn restored(
+        &self,
+        domain: &Domain,
+        before: Option<&Seen>,
+        mut now: Seen,
+        saved: &SnapshotXml,
+        by: Deadline,
+    ) -> Found {
+        let inspector = self.inspector();
+        now.disks = inspector.fingerprint(domain, by).await;
+        let are_as = inspector.are_as(saved, domain, by).await;
+        // A restore that works on the disks meanwhile would be seen in its middle.
+        if !matches!(inspector.is_busy(domain, by).await, Ok(false)) {
+            return Found::NotYet;
+        }
+        let found = recover::restore(before, &now, &saved.name, saved.disks.len(), are_as);
+        let (Found::Failed(fault), Some(before)) = (&found, before) else {
+            return found;
+        };
+        let now = inspector.aftermath(saved, domain, before.id, by).await;
+        Found::Failed(Fault::new(fault.kind, format!("{}; {now}", fault.text)))
     }
 }

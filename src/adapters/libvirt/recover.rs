@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::libvirt::check;
 use crate::adapters::libvirt::client::DomainState;
 use crate::adapters::libvirt::map::Doing;
 use crate::adapters::port::Found;
@@ -27,6 +28,9 @@ pub(crate) struct Seen {
     /// Whether a snapshot of the new backup's name was there already.
     #[serde(default)]
     pub(crate) is_taken: bool,
+    /// Which disks the VM has and, while it is off, what they hold, as a text to be compared; `None` when not seen.
+    #[serde(default)]
+    pub(crate) disks: Option<String>,
 }
 
 impl Seen {
@@ -68,16 +72,42 @@ pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> Found
     Found::NotBegun
 }
 
-/// A create that left something behind which libvirt does not know.
-pub(crate) fn left_over() -> Found {
+/// A create that left something on these disks which libvirt does not list.
+pub(crate) fn left_over(disks: &[String]) -> Found {
     Found::Failed(Fault::new(
         FaultKind::BackendFailed,
-        "libvirt ended while the backup was made; the VM's disks hold an unlisted snapshot",
+        format!(
+            "libvirt ended while the backup was made; an unlisted snapshot is left on {}, remove it with qemu-img while \
+             the VM is off",
+            check::disks_named(disks.iter().map(String::as_str))
+        ),
     ))
 }
 
-/// Whether the restore was done. `disks`: how many the snapshot holds.
-pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usize) -> Found {
+/// A delete after which libvirt does not list the snapshot; `left`: the disks that still hold it.
+pub(crate) fn deleted(left: &[String]) -> Found {
+    if left.is_empty() {
+        return Found::Done;
+    }
+    Found::Failed(Fault::new(
+        FaultKind::BackendFailed,
+        format!(
+            "the backup was removed from libvirt and from some disks only; its part is left on {}, remove it with \
+             qemu-img while the VM is off",
+            check::disks_named(left.iter().map(String::as_str))
+        ),
+    ))
+}
+
+/// Whether the restore was done. `disks`: how many the snapshot holds; `are_as`: whether all disks of the VM, which is
+/// off, hold its data or none does.
+pub(crate) fn restore(
+    before: Option<&Seen>,
+    now: &Seen,
+    name: &str,
+    disks: usize,
+    are_as: Option<bool>,
+) -> Found {
     let Some(before) = before else {
         return Found::Unknowable;
     };
@@ -86,7 +116,7 @@ pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usiz
         return restore_of_active(before, now, is_current);
     }
     if now.id >= 0 {
-        // It was off: only a restore of memory, or somebody else, can have started it.
+        // It was off: only a restore of memory, or another client of libvirt, can have started it.
         return match (is_current && now.state.is_from_snapshot(), before.then_off) {
             (true, true) => Found::Failed(Fault::new(
                 FaultKind::BackendFailed,
@@ -96,22 +126,55 @@ pub(crate) fn restore(before: Option<&Seen>, now: &Seen, name: &str, disks: usiz
             (false, _) => Found::Unknowable,
         };
     }
+    restore_of_inactive(before, now, name, disks, are_as)
+}
+
+/// The VM was off and is off.
+fn restore_of_inactive(
+    before: &Seen,
+    now: &Seen,
+    name: &str,
+    disks: usize,
+    are_as: Option<bool>,
+) -> Found {
+    let is_current = now.current.as_deref() == Some(name);
     let was_current = before.current.as_deref() == Some(name);
-    match (is_current, was_current) {
-        // Only a restore makes another snapshot the current one.
-        (true, false) if !before.then_off => Found::Done,
-        // Memory was put back and the VM switched off again, or the restore failed on the way.
-        (true, _) => Found::Unknowable,
-        // One disk is put back wholly or not at all; of several, some may have been.
-        (false, _) if disks <= 1 && before == now => Found::NotBegun,
-        (false, _) => Found::Unknowable,
+    if is_current && !was_current {
+        // Only a restore makes another snapshot the current one. With memory, the VM is started for it and then
+        // switched off, and which of both failed is not to be seen.
+        return if before.then_off {
+            Found::Unknowable
+        } else {
+            Found::Done
+        };
+    }
+    let is_alike = before.state == now.state && before.current == now.current;
+    match (&before.disks, &now.disks) {
+        // A restore writes to every disk.
+        (Some(then), Some(now)) if then == now && is_alike => Found::NotBegun,
+        // The disk was written to, or replaced, and is not as the backup. Had it been restored before that, the
+        // snapshot would be the current one; of several disks, some may have been.
+        (Some(then), Some(now))
+            if then != now && are_as == Some(false) && disks <= 1 && !is_current =>
+        {
+            Found::VmChanged
+        }
+        (Some(_), Some(_)) => Found::Unknowable,
+        // One disk is restored wholly or not at all; of several, some may have been.
+        (None, _) | (_, None) if disks <= 1 && is_alike && !is_current && !before.then_off => {
+            Found::NotBegun
+        }
+        (None, _) | (_, None) => Found::Unknowable,
     }
 }
 
 /// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
 fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
     if now.id == before.id {
-        return Found::NotBegun;
+        return match (&before.disks, &now.disks) {
+            (Some(then), Some(now)) if then != now => Found::VmChanged,
+            (Some(_) | None, Some(_) | None) => Found::NotBegun,
+        };
     }
     if is_current && now.state.is_from_snapshot() {
         return Found::Done;
@@ -119,7 +182,7 @@ fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
     if now.state.is_off_by_failure() {
         return Found::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "the restore failed half-way, and the VM is off",
+            "the restore failed half-way",
         ));
     }
     Found::Unknowable
@@ -139,6 +202,7 @@ mod tests {
             current: Some(current.to_owned()).filter(|it| !it.is_empty()),
             then_off: false,
             is_taken: false,
+            disks: None,
         }
     }
 
@@ -215,7 +279,11 @@ mod tests {
             ("off", Some(&on), seen(-1, (5, 1), "a"), "unknowable"),
         ];
         for (name, before, now, expected) in rows {
-            assert_eq!(word(&restore(before, &now, "b", 1)), expected, "{name}");
+            assert_eq!(
+                word(&restore(before, &now, "b", 1, None)),
+                expected,
+                "{name}"
+            );
         }
     }
 
@@ -234,9 +302,82 @@ mod tests {
             ("left paused", &memory, seen(4, (3, 7), "b"), 1, "failed"),
         ];
         for (name, before, now, disks, expected) in rows {
-            let found = restore(Some(before), &now, "b", disks);
+            let found = restore(Some(before), &now, "b", disks, None);
             assert_eq!(word(&found), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_the_disks_hold_decides_where_it_can_be_seen() {
+        let with = |mut seen: Seen, disks: &str| {
+            seen.disks = Some(disks.to_owned());
+            seen
+        };
+        let off = with(seen(-1, (5, 0), "a"), "1");
+        let same = with(seen(-1, (5, 0), "b"), "1");
+        let on = with(seen(3, (1, 1), "a"), "1");
+        let written = with(off.clone(), "2");
+        let again = with(same.clone(), "2");
+        let rows = [
+            ("nothing was written", &off, &off, None, 2, "not begun"),
+            ("not even of two", &same, &same, Some(false), 2, "not begun"),
+            (
+                "written, nothing of it",
+                &off,
+                &written,
+                Some(false),
+                1,
+                "vm changed",
+            ),
+            ("two written", &off, &written, Some(false), 2, "unknowable"),
+            (
+                "written, all of it",
+                &off,
+                &written,
+                Some(true),
+                1,
+                "unknowable",
+            ),
+            (
+                "written, not seen what",
+                &off,
+                &written,
+                None,
+                1,
+                "unknowable",
+            ),
+            (
+                "restored and written?",
+                &same,
+                &again,
+                Some(false),
+                1,
+                "unknowable",
+            ),
+            (
+                "other disks",
+                &on,
+                &with(on.clone(), "2"),
+                None,
+                2,
+                "vm changed",
+            ),
+            ("the same disks", &on, &on, None, 2, "not begun"),
+        ];
+        for (name, before, now, are_as, disks, expected) in rows {
+            let found = restore(Some(before), now, "b", disks, are_as);
+            assert_eq!(word(&found), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_delete_left_behind_is_named() {
+        assert_eq!(word(&deleted(&[])), "done", "nothing left");
+        let left = deleted(&["vdb".to_owned()]);
+        let Found::Failed(fault) = &left else {
+            panic!("{left:?}");
+        };
+        assert!(fault.text.contains("disk vdb"), "{fault:?}");
     }
 
     #[test]

@@ -182,6 +182,15 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     slots: Arc<Semaphore>,
     serial: AtomicU32,
+    is_local: bool,
+}
+
+/// Whether libvirt's daemon itself, or systemd on its behalf, made the socket, and not a program that forwards it.
+fn is_daemon(stream: &UnixStream) -> bool {
+    const DAEMONS: [&str; 4] = ["libvirtd", "virtqemud", "virtproxyd", "systemd"];
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let name = peer.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    name.is_some_and(|name| DAEMONS.contains(&name.trim()))
 }
 
 impl Connection {
@@ -194,7 +203,9 @@ impl Connection {
         keepalive: Duration,
         tasks: &Tasks,
     ) -> io::Result<Self> {
-        let (input, output) = UnixStream::connect(socket).await?.into_split();
+        let stream = UnixStream::connect(socket).await?;
+        let is_local = is_daemon(&stream);
+        let (input, output) = stream.into_split();
         let (frames, queue) = mpsc::channel(FRAMES_MAX);
         let shared = Arc::new(Shared {
             waiting: Mutex::new(Some(BTreeMap::new())),
@@ -221,7 +232,13 @@ impl Connection {
             shared,
             slots: Arc::new(Semaphore::new(CALLS_MAX)),
             serial: AtomicU32::new(1),
+            is_local,
         })
+    }
+
+    /// Whether the daemon itself is at the other end, on this host.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// Whether calls can still be made.

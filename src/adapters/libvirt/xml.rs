@@ -1,5 +1,8 @@
 //! libvirt's XML: what is read of snapshots and VMs, and the little that is written.
 
+use std::path::Path;
+use std::path::PathBuf;
+
 use roxmltree::Document;
 use roxmltree::Node;
 use roxmltree::ParsingOptions;
@@ -42,15 +45,94 @@ impl Place {
     }
 }
 
+/// Every attribute of a source that says where something is, in order.
+pub(crate) type Source = Vec<(String, String)>;
+
+/// What a VM's definition says about snapshots of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Choice {
+    /// Nothing, or that they are kept within the image.
+    Within,
+    /// That there are none.
+    None,
+    /// That they are kept in files of their own.
+    External,
+}
+
 /// A disk that a VM may write to, and where its content is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Disk {
     /// What the VM sees, for instance `vda`.
     pub(crate) target: String,
-    /// Every attribute of its source that says where it is, in order.
-    pub(crate) source: Vec<(String, String)>,
-    /// Whether its snapshots would be kept in files of their own.
-    pub(crate) is_external: bool,
+    /// Where it is.
+    pub(crate) source: Source,
+    /// What the definition says about its snapshots.
+    pub(crate) choice: Choice,
+    /// The format of its image, if the definition says it.
+    pub(crate) format: Option<String>,
+    /// Whether what the VM writes is thrown away when it stops.
+    pub(crate) is_transient: bool,
+    /// The images below it, nearest first; `None` where the definition does not say.
+    pub(crate) below: Option<Vec<Source>>,
+}
+
+impl Disk {
+    /// The path of its image; `None` when it is not in the file system.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        path_of(&self.source)
+    }
+}
+
+/// The path that a source names; `None` when it names none.
+pub(crate) fn path_of(source: &Source) -> Option<&Path> {
+    let named = source
+        .iter()
+        .find(|(name, value)| matches!(name.as_str(), "file" | "dev") && value.starts_with('/'));
+    named.map(|(_, value)| Path::new(value))
+}
+
+/// Firmware with a flash memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flash {
+    /// The format of the image that holds its variables, if the definition says it.
+    pub(crate) variables_format: Option<String>,
+}
+
+/// What a VM needs in order to start, beside its disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Files that must be there, each with a word for callers: media of CD-ROM drives, kernels, firmware.
+    pub(crate) files: Vec<(String, PathBuf)>,
+    /// libvirt's networks.
+    pub(crate) networks: Vec<String>,
+    /// Bridges and network devices of the host.
+    pub(crate) links: Vec<String>,
+    /// Devices of the host that are passed through, each as its source is written.
+    pub(crate) devices: Vec<String>,
+    /// Memory, in KiB.
+    pub(crate) memory_kib: u64,
+}
+
+/// A definition of a VM, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Definition {
+    /// The disks it may write to, in order of their targets.
+    pub(crate) disks: Vec<Disk>,
+    /// Every image it uses, for reading too, each with its target.
+    pub(crate) images: Vec<(String, Source)>,
+    /// Its firmware, if that has a flash memory.
+    pub(crate) flash: Option<Flash>,
+    /// What else it needs.
+    pub(crate) needs: Needs,
+}
+
+/// What a snapshot holds of one disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The disk, as the VM sees it.
+    pub(crate) target: String,
+    /// Where it is kept.
+    pub(crate) place: Place,
 }
 
 /// What is read of a snapshot.
@@ -65,9 +147,11 @@ pub(crate) struct SnapshotXml {
     /// Where the memory is kept.
     pub(crate) memory: Place,
     /// Where each disk is kept.
-    pub(crate) disks: Vec<Place>,
-    /// The disks of the VM as they were, if libvirt remembers.
-    pub(crate) definition: Option<Vec<Disk>>,
+    pub(crate) disks: Vec<Part>,
+    /// The VM as it was, if libvirt remembers.
+    pub(crate) definition: Option<Definition>,
+    /// The VM as it would have been after its next start, where that was something else.
+    pub(crate) persistent: Option<Definition>,
 }
 
 impl SnapshotXml {
@@ -88,9 +172,14 @@ impl SnapshotXml {
             memory: Place::of(child(root, "memory")),
             disks: child(root, "disks").map_or_else(Vec::new, |disks| {
                 let all = disks.children().filter(|it| it.has_tag_name("disk"));
-                all.map(|it| Place::of(Some(it))).collect()
+                let part = |disk: Node<'_, '_>| Part {
+                    target: disk.attribute("name").unwrap_or_default().to_owned(),
+                    place: Place::of(Some(disk)),
+                };
+                all.map(part).collect()
             }),
-            definition: child(root, "domain").map(disks),
+            definition: child(root, "domain").map(definition),
+            persistent: child(root, "inactiveDomain").map(definition),
         })
     }
 }
@@ -100,10 +189,8 @@ impl SnapshotXml {
 pub(crate) struct DomainXml {
     /// Its description.
     pub(crate) description: Option<String>,
-    /// Whether its firmware has a flash of its own, of which libvirt makes no internal snapshots.
-    pub(crate) has_flash: bool,
-    /// The disks it may write to.
-    pub(crate) disks: Vec<Disk>,
+    /// The rest.
+    pub(crate) definition: Definition,
 }
 
 impl DomainXml {
@@ -114,13 +201,37 @@ impl DomainXml {
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
         let root = rooted(&document, "domain")?;
-        let os = child(root, "os");
-        let is_efi = os.is_some_and(|it| it.attribute("firmware") == Some("efi"));
-        let loader = os.and_then(|it| child(it, "loader"));
         Ok(Self {
             description: text(root, "description"),
-            has_flash: is_efi || loader.is_some_and(|it| it.attribute("type") == Some("pflash")),
-            disks: disks(root),
+            definition: definition(root),
+        })
+    }
+}
+
+/// What is read of a volume of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeXml {
+    /// Its name within the pool.
+    pub(crate) name: String,
+    /// Its own path.
+    pub(crate) path: PathBuf,
+    /// The path of the image below it.
+    pub(crate) below: Option<PathBuf>,
+}
+
+impl VolumeXml {
+    /// Reads a `volume`.
+    ///
+    /// # Errors
+    /// [`XmlError`].
+    pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
+        let document = parse(xml)?;
+        let root = rooted(&document, "volume")?;
+        let path = |of: &str| child(root, of).and_then(|node| text(node, "path"));
+        Ok(Self {
+            name: text(root, "name").ok_or(XmlError::Missing("name"))?,
+            path: path("target").ok_or(XmlError::Missing("path"))?.into(),
+            below: path("backingStore").map(PathBuf::from),
         })
     }
 }
@@ -189,29 +300,155 @@ fn text(of: Node<'_, '_>, name: &str) -> Option<String> {
     (!all.is_empty()).then_some(all)
 }
 
-fn disks(domain: Node<'_, '_>) -> Vec<Disk> {
-    let Some(devices) = child(domain, "devices") else {
-        return Vec::new();
+fn definition(domain: Node<'_, '_>) -> Definition {
+    let mut found = Definition {
+        disks: Vec::new(),
+        images: Vec::new(),
+        flash: flash(domain),
+        needs: needs(domain),
     };
-    let mut found: Vec<Disk> = devices
-        .children()
-        .filter(|it| it.has_tag_name("disk") && child(*it, "readonly").is_none())
-        .filter(|it| matches!(it.attribute("device"), None | Some("disk" | "lun")))
-        .map(|it| Disk {
-            target: child(it, "target")
-                .and_then(|target| target.attribute("dev"))
-                .unwrap_or_default()
-                .to_owned(),
-            source: child(it, "source").map_or_else(Vec::new, source),
-            is_external: it.attribute("snapshot") == Some("external"),
-        })
-        .collect();
-    found.sort();
+    for node in all(domain, "disk") {
+        let target = child(node, "target")
+            .and_then(|target| target.attribute("dev"))
+            .unwrap_or_default()
+            .to_owned();
+        let place = child(node, "source").map_or_else(Vec::new, source);
+        let images = std::iter::once(place.clone()).chain(below(node).unwrap_or_default());
+        found
+            .images
+            .extend(images.map(|image| (target.clone(), image)));
+        let is_disk = matches!(node.attribute("device"), None | Some("disk" | "lun"));
+        if is_disk && child(node, "readonly").is_none() {
+            found.disks.push(disk(node, target, place));
+        } else if let (Some(path), true) = (path_of(&place), is_needed(node)) {
+            found.needs.files.push((target, path.to_owned()));
+        }
+    }
+    found.disks.sort();
     found
 }
 
+fn disk(node: Node<'_, '_>, target: String, source: Source) -> Disk {
+    let driver = child(node, "driver");
+    Disk {
+        target,
+        source,
+        choice: match node.attribute("snapshot") {
+            Some("no") => Choice::None,
+            Some("external" | "manual") => Choice::External,
+            Some(_) | None => Choice::Within,
+        },
+        format: driver
+            .and_then(|driver| driver.attribute("type"))
+            .map(str::to_owned),
+        is_transient: child(node, "transient").is_some(),
+        below: below(node),
+    }
+}
+
+/// The images below one, nearest first; `None` where the definition does not say how it goes on.
+fn below(image: Node<'_, '_>) -> Option<Vec<Source>> {
+    let mut found = Vec::new();
+    let mut at = child(image, "backingStore")?;
+    while let Some(next) = child(at, "source") {
+        found.push(source(next));
+        at = child(at, "backingStore")?;
+    }
+    Some(found)
+}
+
+/// Whether the VM does not start without this medium.
+fn is_needed(medium: Node<'_, '_>) -> bool {
+    let policy = child(medium, "source").and_then(|source| source.attribute("startupPolicy"));
+    !matches!(policy, Some("optional" | "requisite"))
+}
+
+fn flash(domain: Node<'_, '_>) -> Option<Flash> {
+    let os = child(domain, "os")?;
+    let loader = child(os, "loader").and_then(|loader| loader.attribute("type"));
+    let has_flash = os.attribute("firmware") == Some("efi") || loader == Some("pflash");
+    let variables = child(os, "nvram").and_then(|nvram| nvram.attribute("format"));
+    has_flash.then(|| Flash {
+        variables_format: variables.map(str::to_owned),
+    })
+}
+
+fn needs(domain: Node<'_, '_>) -> Needs {
+    let mut needs = Needs {
+        memory_kib: memory_kib(domain),
+        ..Needs::default()
+    };
+    for name in ["kernel", "initrd", "dtb", "loader"] {
+        let path = child(domain, "os").and_then(|os| text(os, name));
+        if let Some(path) = path.filter(|path| path.starts_with('/')) {
+            needs.files.push((name.to_owned(), path.into()));
+        }
+    }
+    for node in all(domain, "interface") {
+        let named = |attribute: &str| {
+            let source = child(node, "source")?;
+            source.attribute(attribute).map(str::to_owned)
+        };
+        match node.attribute("type") {
+            Some("network") => needs.networks.extend(named("network")),
+            Some("bridge") => needs.links.extend(named("bridge")),
+            Some("direct") => needs.links.extend(named("dev")),
+            Some(_) | None => {}
+        }
+    }
+    for node in all(domain, "hostdev") {
+        let source = child(node, "source").map(|source| written(source));
+        needs.devices.extend(source);
+    }
+    needs.devices.sort();
+    needs
+}
+
+/// The memory that a definition asks for.
+fn memory_kib(domain: Node<'_, '_>) -> u64 {
+    let Some(memory) = child(domain, "memory") else {
+        return 0;
+    };
+    let number: u64 = memory
+        .text()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    // libvirt itself always writes KiB.
+    match memory.attribute("unit") {
+        Some("b" | "bytes") => number / 1024,
+        Some("MiB" | "M") => number.saturating_mul(1024),
+        Some("GiB" | "G") => number.saturating_mul(1024 * 1024),
+        Some(_) | None => number,
+    }
+}
+
+/// Every element below a node, with its attributes, as a text that is equal for equal elements.
+fn written(node: Node<'_, '_>) -> String {
+    let mut out = String::new();
+    for element in node.descendants().filter(Node::is_element) {
+        out.push_str(element.tag_name().name());
+        let mut attributes: Vec<_> = element
+            .attributes()
+            .map(|attribute| format!(" {}={}", attribute.name(), attribute.value()))
+            .collect();
+        attributes.sort();
+        out.extend(attributes);
+        out.push(';');
+    }
+    out
+}
+
+/// The devices of one kind.
+fn all<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+    let devices = child(domain, "devices");
+    devices
+        .into_iter()
+        .flat_map(|devices| devices.children())
+        .filter(move |node| node.has_tag_name(name))
+}
+
 /// Where a disk is. `index` is a number of the running QEMU, `startupPolicy` and `slices` are no place.
-fn source(node: Node<'_, '_>) -> Vec<(String, String)> {
+fn source(node: Node<'_, '_>) -> Source {
     let mut place: Vec<_> = node
         .attributes()
         .filter(|it| !matches!(it.name(), "index" | "startupPolicy"))
@@ -256,18 +493,47 @@ mod tests {
     #[test]
     fn a_snapshot_is_read() {
         let read = SnapshotXml::read(SNAPSHOT).unwrap();
+        let file = |path: &str| vec![("file".to_owned(), path.to_owned())];
+        let image = |target: &str, path: &str| (target.to_owned(), file(path));
         let disk = Disk {
             target: "vda".to_owned(),
-            source: vec![("file".to_owned(), "/x.qcow2".to_owned())],
-            is_external: false,
+            source: file("/x.qcow2"),
+            choice: Choice::Within,
+            format: None,
+            is_transient: false,
+            below: None,
+        };
+        let part = |target: &str, place| Part {
+            target: target.to_owned(),
+            place,
         };
         let expected = SnapshotXml {
             name: "a&b".to_owned(),
             description: None,
             created: 1_795_484_345,
             memory: Place::Internal,
-            disks: vec![Place::Internal, Place::Nowhere, Place::External],
-            definition: Some(vec![disk]),
+            disks: vec![
+                part("vda", Place::Internal),
+                part("vdb", Place::Nowhere),
+                part("vdc", Place::External),
+            ],
+            definition: Some(Definition {
+                disks: vec![disk],
+                images: vec![
+                    image("vda", "/x.qcow2"),
+                    image("sda", "/c.iso"),
+                    image("vdr", "/r"),
+                ],
+                flash: None,
+                needs: Needs {
+                    files: vec![
+                        ("sda".to_owned(), "/c.iso".into()),
+                        ("vdr".to_owned(), "/r".into()),
+                    ],
+                    ..Needs::default()
+                },
+            }),
+            persistent: None,
         };
         assert_eq!(read, expected, "all of it");
     }
@@ -337,7 +603,57 @@ mod tests {
         ];
         for (os, expected) in rows {
             let read = DomainXml::read(&format!("<domain>{os}</domain>")).unwrap();
-            assert_eq!(read.has_flash, expected, "{os}");
+            assert_eq!(read.definition.flash.is_some(), expected, "{os}");
         }
+        let variables = "<domain><os firmware='efi'><nvram format='qcow2'>/n</nvram></os></domain>";
+        let flash = DomainXml::read(variables).unwrap().definition.flash;
+        let format = flash.and_then(|flash| flash.variables_format);
+        assert_eq!(format.as_deref(), Some("qcow2"), "the variables' format");
+    }
+
+    #[test]
+    fn what_a_start_needs_is_read_and_what_it_can_do_without_is_not() {
+        let xml = "<domain><memory unit='MiB'>64</memory><os><kernel>/k</kernel></os><devices>\
+            <disk type='file' device='cdrom'><source file='/must'/><target dev='sda'/></disk>\
+            <disk type='file' device='cdrom'><source file='/may' startupPolicy='optional'/>\
+            <target dev='sdb'/></disk><disk device='cdrom'><target dev='sdc'/></disk>\
+            <interface type='network'><source network='n'/></interface>\
+            <interface type='bridge'><source bridge='br0'/></interface>\
+            <interface type='direct'><source dev='eth0' mode='vepa'/></interface>\
+            <interface type='user'/><hostdev><source><address bus='1' slot='2'/></source></hostdev>\
+            <disk snapshot='no'><driver type='raw'/><source file='/o'/><backingStore type='file'>\
+            <source file='/b'/><backingStore/></backingStore><target dev='vda'/><transient/></disk>\
+            </devices></domain>";
+        let read = DomainXml::read(xml).unwrap().definition;
+        let files: Vec<_> = read
+            .needs
+            .files
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(files, ["kernel", "sda"], "files");
+        assert_eq!(read.needs.networks, ["n"], "networks");
+        assert_eq!(read.needs.links, ["br0", "eth0"], "devices of the host");
+        assert_eq!(read.needs.devices.len(), 1, "{:?}", read.needs.devices);
+        assert_eq!(read.needs.memory_kib, 65_536, "memory");
+        let disk = read.disks.first().unwrap();
+        assert_eq!(disk.choice, Choice::None, "no snapshots");
+        assert_eq!(disk.format.as_deref(), Some("raw"), "its format");
+        assert!(disk.is_transient, "thrown away");
+        let below = disk.below.as_ref().unwrap();
+        assert_eq!(
+            below.first().and_then(path_of),
+            Some(Path::new("/b")),
+            "its base"
+        );
+    }
+
+    #[test]
+    fn a_volume_and_the_image_below_it_are_read() {
+        let xml = "<volume><name>c</name><target><path>/p/c</path></target>\
+            <backingStore><path>/p/b</path></backingStore></volume>";
+        let read = VolumeXml::read(xml).unwrap();
+        assert_eq!(read.path, Path::new("/p/c"), "itself");
+        assert_eq!(read.below.as_deref(), Some(Path::new("/p/b")), "below it");
     }
 }

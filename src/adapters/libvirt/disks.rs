@@ -1,0 +1,441 @@
+//! The disks of a VM beside a snapshot: whether each holds it, is the one in use, and can be written to.
+//!
+//! Pure: what QEMU and the file system show is gathered by the inspector and judged here.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::adapters::libvirt::check::disks_named;
+use crate::adapters::libvirt::check::number_as_name;
+use crate::adapters::libvirt::check::refuse;
+use crate::adapters::libvirt::images::Image;
+use crate::adapters::libvirt::images::Look;
+use crate::adapters::libvirt::nodes::Node;
+use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::port::AdapterError;
+use crate::model::FaultKind;
+
+/// What is seen of one disk.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// The disk, as the VM sees it.
+    pub(crate) target: String,
+    /// Where its image is; `None` when it is not in the file system.
+    pub(crate) path: Option<PathBuf>,
+    /// The image, as far as the gateway can see it itself; `None` when it may not look.
+    pub(crate) look: Option<Look>,
+}
+
+impl Seen {
+    fn image(&self) -> Option<&Image> {
+        match &self.look {
+            Some(Look::Read(image)) => Some(image),
+            Some(Look::Missing | Look::Unknown(_)) | None => None,
+        }
+    }
+}
+
+/// A snapshot on a disk, from whichever side it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tag {
+    id: String,
+    name: String,
+    has_memory: bool,
+}
+
+/// The snapshots of each disk, by its target; `None` where they cannot be seen.
+fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>)> {
+    let mut all = Vec::new();
+    for disk in disks {
+        let node = nodes.and_then(|nodes| node_of(disk.path.as_deref(), nodes));
+        let tags = match (node, disk.image()) {
+            (Some(node), _) => Some(
+                node.tags()
+                    .iter()
+                    .map(|tag| Tag {
+                        id: tag.id.clone(),
+                        name: tag.name.clone(),
+                        has_memory: tag.has_memory(),
+                    })
+                    .collect(),
+            ),
+            (None, Some(image)) => Some(
+                image
+                    .snapshots
+                    .iter()
+                    .map(|saved| Tag {
+                        id: saved.id.clone(),
+                        name: saved.name.clone(),
+                        has_memory: saved.has_memory,
+                    })
+                    .collect(),
+            ),
+            (None, None) => None,
+        };
+        all.push((disk.target.clone(), tags));
+    }
+    all
+}
+
+fn node_of<'a>(path: Option<&Path>, nodes: &'a [Node]) -> Option<&'a Node> {
+    let path = path?;
+    nodes.iter().find(|node| node.is_image(path))
+}
+
+/// Whether the images are there, can be written to, and are those in use. `is_on`: the VM is not off.
+///
+/// # Errors
+/// The reason not to restore or delete, naming the disk.
+pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError> {
+    for disk in disks {
+        let target = &disk.target;
+        let image = match &disk.look {
+            None | Some(Look::Unknown(_)) => continue,
+            Some(Look::Missing) => {
+                return Err(refuse(
+                    FaultKind::Unavailable,
+                    format!(
+                        "the image of disk {target} is not there; nothing was changed. Mount its storage, or put the \
+                         image back in its place"
+                    ),
+                ));
+            }
+            Some(Look::Read(image)) => image,
+        };
+        if let Some(why) = image.unwritable {
+            return Err(refuse(
+                FaultKind::Conflict,
+                format!(
+                    "the image of disk {target} {why}; nothing was changed, make it writable first"
+                ),
+            ));
+        }
+        if !image.has_room {
+            return Err(refuse(
+                FaultKind::StorageFull,
+                format!(
+                    "the storage of disk {target} is full; nothing was changed, a change of its snapshots needs some \
+                     megabytes"
+                ),
+            ));
+        }
+        match (is_on, image.is_held) {
+            (true, Some(false)) => {
+                return Err(refuse(
+                    FaultKind::Conflict,
+                    format!(
+                        "the running VM does not use the image that is now in the place of disk {target}'s; it was \
+                         replaced or renamed. Nothing was changed, put the image in use back in its place"
+                    ),
+                ));
+            }
+            (false, Some(true)) => {
+                return Err(refuse(
+                    FaultKind::Busy,
+                    format!(
+                        "the image of disk {target} is in use by another program; nothing was changed, stop that \
+                         program first"
+                    ),
+                ));
+            }
+            (true | false, Some(_) | None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether QEMU keeps no record of changes, with which no restore succeeds.
+///
+/// # Errors
+/// The reason not to restore.
+pub(crate) fn without_bitmaps(nodes: &[Node]) -> Result<(), AdapterError> {
+    if nodes.iter().any(Node::has_bitmaps) {
+        return Err(refuse(
+            FaultKind::Conflict,
+            "a disk of the VM has dirty bitmaps; remove them first, a restore would fail and switch the VM off",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the running VM has each disk's image open for writing.
+///
+/// # Errors
+/// The reason not to restore or delete, naming the disk.
+pub(crate) fn in_use(disks: &[Seen], nodes: &[Node]) -> Result<(), AdapterError> {
+    for disk in disks.iter().filter(|disk| disk.path.is_some()) {
+        let target = &disk.target;
+        let why = match node_of(disk.path.as_deref(), nodes) {
+            Some(node) if node.ro => "reads the image of disk {} only, below another one",
+            Some(_) => continue,
+            None => "has another image open for disk {} than its definition names",
+        };
+        return Err(refuse(
+            FaultKind::Conflict,
+            format!(
+                "the running VM {}; nothing was changed. Merge overlays (virsh blockcommit), or switch the VM off and \
+                 look at its disks",
+                why.replace("{}", target)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the snapshot is on every disk that it should be on, once, with the memory on one, and no disk has another
+/// snapshot that QEMU could restore in its stead.
+///
+/// # Errors
+/// The reason not to restore, naming the disk.
+pub(crate) fn hold(
+    saved: &SnapshotXml,
+    disks: &[Seen],
+    nodes: Option<&[Node]>,
+) -> Result<(), AdapterError> {
+    let name = &saved.name;
+    let all = tags(disks, nodes);
+    let known = || {
+        all.iter()
+            .filter_map(|(target, tags)| Some((target, tags.as_ref()?)))
+    };
+    for (target, tags) in known() {
+        if tags.iter().any(|tag| tag.id == *name && tag.name != *name) {
+            return Err(number_as_name(name).because(format!("an id on disk {target}")));
+        }
+        if tags.iter().filter(|tag| tag.name == *name).count() > 1 {
+            return Err(refuse(
+                FaultKind::Conflict,
+                format!(
+                    "disk {target} holds two snapshots named {name}, and QEMU would take either; nothing was changed. \
+                     Remove the wrong one by its id with qemu-img while the VM is off"
+                ),
+            ));
+        }
+    }
+    let internal = |target: &str| {
+        let mut parts = saved.disks.iter();
+        parts.any(|part| part.target == target && part.place == Place::Internal)
+    };
+    let without: Vec<&str> = known()
+        .filter(|(target, tags)| internal(target) && !tags.iter().any(|tag| tag.name == *name))
+        .map(|(target, _)| target.as_str())
+        .collect();
+    if !without.is_empty() {
+        return Err(refuse(
+            FaultKind::Damaged,
+            format!(
+                "the backup is incomplete: it is missing on {}, renamed or removed without libvirt; nothing was \
+                 changed. Delete the backup, or bring back that disk's image",
+                disks_named(without)
+            ),
+        ));
+    }
+    let is_complete = all.iter().all(|(_, tags)| tags.is_some());
+    let has_memory = known().any(|(_, tags)| {
+        let mut tags = tags.iter();
+        tags.any(|tag| tag.name == *name && tag.has_memory)
+    });
+    if saved.memory == Place::Internal && is_complete && !has_memory {
+        return Err(refuse(
+            FaultKind::Damaged,
+            "the backup is incomplete: no disk of the VM holds its memory; nothing was changed",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether every disk holds the backup's data (`Some(true)`) or none does (`Some(false)`), byte for byte.
+///
+/// `None` where some do, or where it cannot be seen. Only for a VM that is off: a running one writes.
+pub(crate) async fn are_as(name: &str, disks: &mut [Seen]) -> Option<bool> {
+    let (restored, others, unknown) = split(name, disks).await;
+    match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
+        (false, true, true) => Some(true),
+        (true, false, true) => Some(false),
+        _ => None,
+    }
+}
+
+/// The disks that hold the backup's data, those that do not, and those of which that cannot be seen.
+async fn split(name: &str, disks: &mut [Seen]) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let (mut restored, mut others, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for disk in disks {
+        let is_as = match &mut disk.look {
+            Some(Look::Read(image)) => image.is_as(name).await,
+            Some(Look::Missing | Look::Unknown(_)) | None => None,
+        };
+        let group = match is_as {
+            Some(true) => &mut restored,
+            Some(false) => &mut others,
+            None => &mut unknown,
+        };
+        group.push(disk.target.clone());
+    }
+    (restored, others, unknown)
+}
+
+/// A clause about what the disks hold after a restore that failed.
+pub(crate) async fn clause(name: &str, disks: &mut [Seen]) -> String {
+    let (restored, others, unknown) = split(name, disks).await;
+    let named = |all: &[String]| disks_named(all.iter().map(String::as_str));
+    match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
+        (false, true, true) => "its disks hold the backup's data".to_owned(),
+        (true, false, true) => "its disks hold what they held before".to_owned(),
+        (false, false, true) => format!(
+            "the backup's data are on {}, and {} was not restored; restore it again before it is started",
+            named(&restored),
+            named(&others)
+        ),
+        _ => "its disks may hold the backup's data or what they held before".to_owned(),
+    }
+}
+
+/// The disks that hold a snapshot of this name, as far as that can be seen.
+pub(crate) fn holders(name: &str, disks: &[Seen], nodes: Option<&[Node]>) -> Vec<String> {
+    let holds = |tags: &Vec<Tag>| tags.iter().any(|tag| tag.name == name);
+    tags(disks, nodes)
+        .into_iter()
+        .filter(|(_, tags)| tags.as_ref().is_some_and(holds))
+        .map(|(target, _)| target)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::libvirt::nodes::parse_for_tests;
+    use crate::adapters::libvirt::xml::Part;
+
+    fn disks() -> Vec<Seen> {
+        let disk = |target: &str| Seen {
+            target: target.to_owned(),
+            path: Some(format!("/{target}").into()),
+            look: None,
+        };
+        vec![disk("vda"), disk("vdb")]
+    }
+
+    fn node(path: &str, more: &str, tags: &str) -> String {
+        format!(
+            r#"{{"ro":false{more},"image":{{"filename":"{path}","format":"qcow2","snapshots":[{tags}]}}}}"#
+        )
+    }
+
+    fn nodes(all: &[String]) -> Vec<Node> {
+        let reply = format!(r#"{{"return":[{}],"id":"libvirt-1"}}"#, all.join(","));
+        parse_for_tests(&reply).unwrap()
+    }
+
+    fn snapshot(name: &str) -> SnapshotXml {
+        let part = |target: &str| Part {
+            target: target.to_owned(),
+            place: Place::Internal,
+        };
+        SnapshotXml {
+            name: name.to_owned(),
+            description: None,
+            created: 1,
+            memory: Place::Internal,
+            disks: vec![part("vda"), part("vdb")],
+            definition: None,
+            persistent: None,
+        }
+    }
+
+    #[test]
+    fn disks_must_hold_the_snapshot_once_each_with_memory_on_one() {
+        let tag = r#"{"name":"a","vm-state-size":9,"id":"1"}"#;
+        let dry = r#"{"name":"a","vm-state-size":0,"id":"1"}"#;
+        let other = r#"{"name":"other","vm-state-size":9,"id":"a"}"#;
+        let base = node("/base", "", tag).replace("false", "true");
+        let rows = [
+            (
+                "whole",
+                vec![node("/vda", "", tag), node("/vdb", "", dry)],
+                None,
+            ),
+            (
+                "with a base",
+                vec![base, node("/vda", "", tag), node("/vdb", "", dry)],
+                None,
+            ),
+            (
+                "missing on one",
+                vec![node("/vda", "", tag), node("/vdb", "", "")],
+                Some((FaultKind::Damaged, "disk vdb")),
+            ),
+            (
+                "without memory",
+                vec![node("/vda", "", dry), node("/vdb", "", dry)],
+                Some((FaultKind::Damaged, "memory")),
+            ),
+            (
+                "twice",
+                vec![
+                    node("/vda", "", &format!("{tag},{dry}")),
+                    node("/vdb", "", dry),
+                ],
+                Some((FaultKind::Conflict, "disk vda")),
+            ),
+            (
+                "an id on the second disk",
+                vec![
+                    node("/vda", "", tag),
+                    node("/vdb", "", &format!("{dry},{other}")),
+                ],
+                Some((FaultKind::Unsupported, "name a as the id")),
+            ),
+        ];
+        for (name, all, expected) in rows {
+            let seen = hold(&snapshot("a"), &disks(), Some(&nodes(&all))).err();
+            let kind = seen.as_ref().map(|refused| refused.fault.kind);
+            assert_eq!(kind, expected.map(|(kind, _)| kind), "{name}: {seen:?}");
+            let text = seen.map(|refused| refused.fault.text).unwrap_or_default();
+            let named = expected.map_or("", |(_, named)| named);
+            assert!(text.contains(named), "{name}: {text}");
+        }
+        assert!(parse_for_tests(r#"{"error":{}}"#).is_err(), "not an answer");
+    }
+
+    #[test]
+    fn disks_in_use_must_be_those_of_the_definition() {
+        let file = r#"{"image":{"filename":"/vda","format":"file"}}"#.to_owned();
+        let both = [node("/vda", "", ""), node("/vdb", "", "")];
+        let rows = [
+            ("the same", both.to_vec(), None),
+            (
+                "read only, below another one",
+                vec![
+                    node("/vda", "", "").replace("false", "true"),
+                    node("/vdb", "", ""),
+                ],
+                Some("disk vda"),
+            ),
+            (
+                "another one",
+                vec![file, node("/vdb", "", "")],
+                Some("disk vda"),
+            ),
+            (
+                "bitmaps",
+                vec![
+                    node("/vda", r#","dirty-bitmaps":[{"name":"b"}]"#, ""),
+                    node("/vdb", "", ""),
+                ],
+                Some("dirty bitmaps"),
+            ),
+        ];
+        for (name, all, expected) in rows {
+            let all = nodes(&all);
+            let seen = without_bitmaps(&all).and_then(|()| in_use(&disks(), &all));
+            let text = seen.err().map(|refused| refused.fault.text);
+            assert_eq!(text.is_some(), expected.is_some(), "{name}: {text:?}");
+            let text = text.unwrap_or_default();
+            assert!(
+                text.contains(expected.unwrap_or_default()),
+                "{name}: {text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,634 @@
+//! Gathers what a change depends on, and refuses it while nothing was done.
+//!
+//! Asked when a change begins, and again right before libvirt is called: what was true minutes ago may not be now.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::libvirt::Loaded;
+use crate::adapters::libvirt::check;
+use crate::adapters::libvirt::check::Plan;
+use crate::adapters::libvirt::check::refuse;
+use crate::adapters::libvirt::client::Client;
+use crate::adapters::libvirt::client::Domain;
+use crate::adapters::libvirt::config::AfterRestore;
+use crate::adapters::libvirt::config::ManagedSave;
+use crate::adapters::libvirt::disks;
+use crate::adapters::libvirt::disks::Seen;
+use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::images;
+use crate::adapters::libvirt::images::Look;
+use crate::adapters::libvirt::map::Doing;
+use crate::adapters::libvirt::nodes;
+use crate::adapters::libvirt::nodes::Node;
+use crate::adapters::libvirt::rpc::RpcError;
+use crate::adapters::libvirt::users;
+use crate::adapters::libvirt::xml::Definition;
+use crate::adapters::libvirt::xml::DomainXml;
+use crate::adapters::libvirt::xml::Needs;
+use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::libvirt::xml::path_of;
+use crate::adapters::port::AdapterError;
+use crate::model::Deadline;
+use crate::model::FaultKind;
+use crate::runtime::Clock;
+
+/// A VM for which libvirt does not answer about jobs within this time is busy with a snapshot.
+const FREE_WITHIN: Duration = Duration::from_millis(300);
+
+/// What a restore is to do beside restoring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// What the VM does afterwards.
+    pub(crate) after: AfterRestore,
+    /// What becomes of memory that libvirt keeps for the VM's next start.
+    pub(crate) managed_save: ManagedSave,
+}
+
+/// A VM that can be restored, as it is right now.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    /// How.
+    pub(crate) plan: Plan,
+    /// The VM, with its present number.
+    pub(crate) domain: Domain,
+    /// Whether libvirt keeps memory of it, which is to be removed first.
+    pub(crate) has_managed_save: bool,
+}
+
+/// Looks at VMs through libvirt, QEMU and the file system. Changes nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    pub(crate) client: Arc<Client>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Whether QEMU and the images are looked at, too.
+    pub(crate) looks_at_disks: bool,
+}
+
+/// The VM and its definitions now.
+struct Now {
+    domain: Domain,
+    doing: Doing,
+    /// As it runs, or would run.
+    live: Definition,
+    /// As it would run after its next start.
+    persistent: Definition,
+}
+
+fn read(failure: &RpcError) -> AdapterError {
+    error::from_read(failure)
+}
+
+impl Inspector {
+    /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or restored.
+    pub(crate) async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
+        let soon = self.clock.deadline(FREE_WITHIN).earlier(by);
+        match self.client.has_job(domain, soon).await {
+            Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
+            answer => answer,
+        }
+    }
+
+    /// Whether the gateway may look at the images itself: they are on this host, and it is wanted.
+    async fn is_local(&self, by: Deadline) -> Result<bool, AdapterError> {
+        if !self.looks_at_disks {
+            return Ok(false);
+        }
+        self.client
+            .is_local(by)
+            .await
+            .map_err(|failure| read(&failure))
+    }
+
+    async fn now(&self, of: &Domain, by: Deadline) -> Result<Now, AdapterError> {
+        // Its number may have changed.
+        let domain = self.client.by_uuid(of.uuid, by).await;
+        let domain = domain.map_err(|failure| read(&failure))?;
+        let state = self.client.state(&domain, by).await;
+        let state = state.map_err(|failure| read(&failure))?;
+        check::condition(state.condition(domain.id))?;
+        let live = self.client.domain_xml(&domain, by).await;
+        let live = definition(&live.map_err(|failure| read(&failure))?)?;
+        let persistent = if domain.id < 0 {
+            live.clone()
+        } else {
+            let text = self.client.persistent_xml(&domain, by).await;
+            definition(&text.map_err(|failure| read(&failure))?)?
+        };
+        Ok(Now {
+            domain,
+            doing: state.doing(),
+            live,
+            persistent,
+        })
+    }
+
+    /// Whether a backup of the VM can be made, and would last.
+    pub(crate) async fn creatable(&self, of: &Domain, by: Deadline) -> Result<(), AdapterError> {
+        let now = self.now(of, by).await?;
+        let version = self.client.libvirt_version(by).await;
+        let version = version.map_err(|failure| read(&failure))?;
+        check::create(&now.live, now.doing, version)?;
+        self.persistent(&now.domain, by).await?;
+        let kept = self.client.has_managed_save(&now.domain, by).await;
+        if now.doing == Doing::Off && kept.map_err(|failure| read(&failure))? {
+            return Err(refuse(
+                FaultKind::Conflict,
+                "libvirt keeps memory of the VM for its next start (virsh managedsave), without which its disks are in \
+                 the middle of their work; no backup was made. Start the VM, or remove that memory (virsh \
+                 managedsave-remove)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// libvirt forgets a VM that it does not keep, and its snapshots with it, as soon as it stops.
+    async fn persistent(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
+        let is_kept = self.client.is_persistent(domain, by).await;
+        if is_kept.map_err(|failure| read(&failure))? {
+            return Ok(());
+        }
+        Err(refuse(
+            FaultKind::Conflict,
+            "the VM is transient: libvirt forgets it and its backups when it stops, which a failed restore does, too. \
+             Nothing was changed; define it first (virsh define)",
+        ))
+    }
+
+    /// Whether the VM can be restored from the snapshot, and how.
+    pub(crate) async fn restorable(
+        &self,
+        from: &Loaded,
+        wanted: Wanted,
+        by: Deadline,
+    ) -> Result<Ready, AdapterError> {
+        let saved = &from.xml;
+        check::snapshot(saved)?;
+        let now = self.now(&from.snapshot.domain, by).await?;
+        self.idle(&now.domain, by).await?;
+        self.persistent(&now.domain, by).await?;
+        let plan = check::plan(wanted.after, now.doing, saved.memory);
+        self.same(saved, &now, by).await?;
+        if plan.starts(saved.memory)
+            && let Some(then) = &saved.definition
+        {
+            self.startable(&then.needs, &now, by).await?;
+        }
+        let disks = self.seen(saved, &now.live, by).await?;
+        let nodes = self.nodes(&now, by).await?;
+        if nodes.is_some() {
+            nodes::no_block_job(&self.client, &now.domain, by).await?;
+        }
+        self.unshared(&now, &disks, by).await?;
+        disks::reachable(&disks, now.doing != Doing::Off)?;
+        if now.doing == Doing::Off {
+            self.openable(&now, by).await?;
+        }
+        if let Some(nodes) = &nodes {
+            disks::in_use(&disks, nodes)?;
+            disks::without_bitmaps(nodes)?;
+        }
+        disks::hold(saved, &disks, nodes.as_deref())?;
+        self.chains(saved, &now, by).await?;
+        let has_managed_save = self.managed_save(&now.domain, wanted, by).await?;
+        Ok(Ready {
+            plan,
+            domain: now.domain,
+            has_managed_save,
+        })
+    }
+
+    async fn idle(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
+        let busy = self.is_busy(domain, by).await;
+        if busy.map_err(|failure| read(&failure))? {
+            return Err(refuse(
+                FaultKind::Busy,
+                "another job of libvirt occupies the VM (virsh domjobinfo); nothing was changed",
+            ));
+        }
+        let checkpoints = self.client.checkpoints(domain, by).await;
+        if let Some(one) = checkpoints.map_err(|failure| read(&failure))?.first() {
+            return Err(refuse(
+                FaultKind::Conflict,
+                format!(
+                    "the VM has checkpoints, such as {one}, and a restore would fail and switch it off. Nothing was \
+                     changed; delete them first (virsh checkpoint-delete), while the VM runs"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn managed_save(
+        &self,
+        domain: &Domain,
+        wanted: Wanted,
+        by: Deadline,
+    ) -> Result<bool, AdapterError> {
+        let kept = self.client.has_managed_save(domain, by).await;
+        let is_kept = kept.map_err(|failure| read(&failure))?;
+        if is_kept && wanted.managed_save == ManagedSave::Refuse {
+            return Err(refuse(
+                FaultKind::Conflict,
+                "libvirt keeps memory of the VM for its next start (virsh managedsave), which would destroy restored \
+                 disks. Nothing was changed; remove it (virsh managedsave-remove), or ask for managed_save = discard",
+            ));
+        }
+        Ok(is_kept)
+    }
+
+    /// Whether the definitions are those of the backup, as far as disks and firmware go.
+    async fn same(&self, saved: &SnapshotXml, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+        let version = self.client.libvirt_version(by).await;
+        let version = version.map_err(|failure| read(&failure))?;
+        let then = saved.definition.as_ref();
+        let flash = then.map(|then| then.flash.as_ref());
+        check::firmware(flash, now.live.flash.as_ref(), version)?;
+        let Some(then) = then else {
+            return Ok(());
+        };
+        check::same_disks(then, &now.live, "")?;
+        // A restore replaces the persistent definition, too.
+        let persistent = saved.persistent.as_ref().unwrap_or(then);
+        check::same_disks(persistent, &now.persistent, " (after its next start)")
+    }
+
+    /// Whether everything but the disks is there that the VM of the backup needs in order to start.
+    async fn startable(&self, needs: &Needs, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+        let missing = |what: String| {
+            refuse(
+                FaultKind::Unavailable,
+                format!(
+                    "{what}, without which the restored VM would not start; nothing was changed"
+                ),
+            )
+        };
+        for network in &needs.networks {
+            let active = self.client.is_network_active(network, by).await;
+            if active.map_err(|failure| read(&failure))? == Some(false) {
+                return Err(missing(format!(
+                    "libvirt's network {network} is not active (virsh net-start)"
+                )));
+            }
+        }
+        let has = &now.live.needs.devices;
+        if now.doing != Doing::Off && needs.devices.iter().any(|device| !has.contains(device)) {
+            return Err(missing(
+                "the backup's definition has a device of the host that the VM has not now; attach it first".to_owned(),
+            ));
+        }
+        if !self.is_local(by).await? {
+            return Ok(());
+        }
+        for (name, path) in &needs.files {
+            if matches!(images::look(path).await, Look::Missing) {
+                return Err(missing(format!(
+                    "the medium or file of {name} in the backup's definition is not there; put it back or mount its \
+                     storage"
+                )));
+            }
+        }
+        for link in &needs.links {
+            let known = Path::new("/sys/class/net").join(link);
+            if known.parent().is_some_and(Path::exists) && !known.exists() {
+                return Err(missing(format!(
+                    "the network device {link} of the host is not there"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be seen of the disks that the snapshot holds.
+    pub(crate) async fn seen(
+        &self,
+        saved: &SnapshotXml,
+        definition: &Definition,
+        by: Deadline,
+    ) -> Result<Vec<Seen>, AdapterError> {
+        let is_local = self.is_local(by).await?;
+        let mut all = Vec::new();
+        for part in saved
+            .disks
+            .iter()
+            .filter(|part| part.place == Place::Internal)
+        {
+            let mut disks = definition.disks.iter();
+            let disk = disks.find(|disk| disk.target == part.target);
+            let path: Option<PathBuf> = disk.and_then(|disk| disk.path()).map(Path::to_owned);
+            let look = match &path {
+                Some(path) if is_local => Some(images::look(path).await),
+                Some(_) | None => None,
+            };
+            if let Some(Look::Unknown(error)) = &look {
+                tracing::warn!(disk = part.target, %error, "the image of a disk cannot be inspected");
+            }
+            all.push(Seen {
+                target: part.target.clone(),
+                path,
+                look,
+            });
+        }
+        Ok(all)
+    }
+
+    async fn nodes(&self, now: &Now, by: Deadline) -> Result<Option<Vec<Node>>, AdapterError> {
+        if !self.looks_at_disks || now.doing == Doing::Off {
+            return Ok(None);
+        }
+        nodes::all(&self.client, &now.domain, by).await.map(Some)
+    }
+
+    /// Whether libvirt itself can open every image of a VM that is off.
+    async fn openable(&self, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+        for disk in &now.live.disks {
+            match self.client.open_disk(&now.domain, &disk.target, by).await {
+                Ok(()) => {}
+                // The driver does not know such a call.
+                Err(failure)
+                    if failure.code()
+                        == Some(crate::adapters::libvirt::client::code::NO_SUPPORT) => {}
+                Err(failure) if failure.code().is_some() => {
+                    return Err(refuse(
+                        FaultKind::Unavailable,
+                        format!(
+                            "libvirt cannot open the image of disk {}; nothing was changed. Mount its storage, or put \
+                             the image back in its place",
+                            disk.target
+                        ),
+                    )
+                    .because(failure));
+                }
+                Err(failure) => return Err(read(&failure)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the images below each disk are still those of the backup, where the definition does not say.
+    async fn chains(
+        &self,
+        saved: &SnapshotXml,
+        now: &Now,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let Some(then) = saved.definition.as_ref() else {
+            return Ok(());
+        };
+        if !self.is_local(by).await? {
+            return Ok(());
+        }
+        for disk in &then.disks {
+            let (Some(below), Some(path)) = (&disk.below, disk.path()) else {
+                continue;
+            };
+            let is_known = now
+                .live
+                .disks
+                .iter()
+                .any(|other| other.target == disk.target && other.below.is_some());
+            let expected: Option<Vec<&Path>> = below.iter().map(path_of).collect();
+            let readable = matches!(images::look(path).await, Look::Read(_));
+            if let (false, true, Some(expected)) = (is_known, readable, expected)
+                && images::chain(path).await != expected
+            {
+                return Err(refuse(
+                    FaultKind::Conflict,
+                    format!(
+                        "disk {} has other images below it than when the backup was made, and the backup's data may \
+                         lie in those; nothing was changed",
+                        disk.target
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn unshared(&self, now: &Now, disks: &[Seen], by: Deadline) -> Result<(), AdapterError> {
+        if !self.looks_at_disks {
+            return Ok(());
+        }
+        let is_local = self.is_local(by).await?;
+        let mut targets = Vec::new();
+        for disk in disks {
+            if let Some(path) = &disk.path {
+                targets.push(users::Target::new(&disk.target, path, is_local).await);
+            }
+        }
+        users::only(&self.client, &now.domain, &targets, is_local, by).await
+    }
+
+    /// Whether the snapshot can be removed from every disk that holds it.
+    pub(crate) async fn deletable(&self, which: &Loaded, by: Deadline) -> Result<(), AdapterError> {
+        let now = self.now_whatever(&which.snapshot.domain, by).await?;
+        let is_on = now.doing != Doing::Off;
+        // Of a VM that is off libvirt takes the disks of the snapshot's own definition.
+        let then = which.xml.definition.as_ref();
+        let used = then.filter(|_| !is_on).unwrap_or(&now.live);
+        let disks = self.seen(&which.xml, used, by).await?;
+        if let (true, Some(then)) = (is_on, then) {
+            self.attached(which, then, &now, by).await?;
+        }
+        disks::reachable(&disks, is_on)?;
+        if let Some(nodes) = self.nodes(&now, by).await? {
+            disks::in_use(&disks, &nodes)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the running VM has the disks that hold the snapshot, which QEMU would otherwise leave as they are.
+    async fn attached(
+        &self,
+        which: &Loaded,
+        then: &Definition,
+        now: &Now,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let is_local = self.is_local(by).await?;
+        let internal = which.xml.disks.iter();
+        for part in internal.filter(|part| part.place == Place::Internal) {
+            let find = |all: &Definition| {
+                let mut disks = all.disks.iter();
+                disks.find(|disk| disk.target == part.target).cloned()
+            };
+            let Some(before) = find(then) else { continue };
+            if find(&now.live).is_some_and(|disk| disk.source == before.source) {
+                continue;
+            }
+            if let (true, Some(path)) = (is_local, before.path())
+                && matches!(images::look(path).await, Look::Missing)
+            {
+                // What it held is gone with it.
+                continue;
+            }
+            return Err(refuse(
+                FaultKind::Conflict,
+                format!(
+                    "disk {} is not the image it was when the backup was made, and that part of the backup would be \
+                     left behind; nothing was changed. Merge overlays (virsh blockcommit) or attach the image again, or \
+                     delete the backup while the VM is off",
+                    part.target
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The VM now, in whatever condition.
+    async fn now_whatever(&self, of: &Domain, by: Deadline) -> Result<Now, AdapterError> {
+        let domain = self.client.by_uuid(of.uuid, by).await;
+        let domain = domain.map_err(|failure| read(&failure))?;
+        let state = self.client.state(&domain, by).await;
+        let live = self.client.domain_xml(&domain, by).await;
+        let live = definition(&live.map_err(|failure| read(&failure))?)?;
+        Ok(Now {
+            domain,
+            doing: state.map_err(|failure| read(&failure))?.doing(),
+            persistent: live.clone(),
+            live,
+        })
+    }
+
+    /// The disks that hold a snapshot of this name now, as far as that can be seen.
+    pub(crate) async fn holders(
+        &self,
+        which: &Loaded,
+        by: Deadline,
+    ) -> Result<Vec<String>, AdapterError> {
+        let now = self.now_whatever(&which.snapshot.domain, by).await?;
+        let then = which.xml.definition.as_ref();
+        let then = then.filter(|_| now.doing == Doing::Off);
+        let disks = self.seen(&which.xml, then.unwrap_or(&now.live), by).await?;
+        let nodes = self.nodes(&now, by).await?;
+        Ok(disks::holders(&which.xml.name, &disks, nodes.as_deref()))
+    }
+
+    /// The disks of the VM that hold a snapshot of this name, listed by libvirt or not.
+    pub(crate) async fn tagged(
+        &self,
+        domain: &Domain,
+        name: &str,
+        by: Deadline,
+    ) -> Result<Vec<String>, AdapterError> {
+        let now = self.now_whatever(domain, by).await?;
+        let disks = self.seen_all(&now.live, by).await?;
+        let nodes = self.nodes(&now, by).await?;
+        Ok(disks::holders(name, &disks, nodes.as_deref()))
+    }
+
+    async fn seen_all(
+        &self,
+        definition: &Definition,
+        by: Deadline,
+    ) -> Result<Vec<Seen>, AdapterError> {
+        let is_local = self.is_local(by).await?;
+        let mut all = Vec::new();
+        for disk in &definition.disks {
+            let path = disk.path().map(Path::to_owned);
+            let look = match &path {
+                Some(path) if is_local => Some(images::look(path).await),
+                Some(_) | None => None,
+            };
+            all.push(Seen {
+                target: disk.target.clone(),
+                path,
+                look,
+            });
+        }
+        Ok(all)
+    }
+
+    /// A short text that is another one when the VM has other disks, or, while it is off, when those were written to.
+    ///
+    /// `None` when the images cannot be seen.
+    pub(crate) async fn fingerprint(&self, domain: &Domain, by: Deadline) -> Option<String> {
+        let now = self.now_whatever(domain, by).await.ok()?;
+        if !self.is_local(by).await.ok()? {
+            return None;
+        }
+        let mut marks = Vec::new();
+        for disk in &now.live.disks {
+            let mark = images::mark(disk.path()?).await?;
+            let mark = if now.doing == Doing::Off {
+                mark
+            } else {
+                mark.without_times()
+            };
+            marks.push((&disk.target, &disk.source, mark));
+        }
+        let text = serde_json::to_vec(&marks).ok()?;
+        Some(blake3::hash(&text).to_hex().to_string())
+    }
+
+    /// Whether all disks of a VM that is off hold the snapshot's data, or none does; `None` where that cannot be seen.
+    pub(crate) async fn are_as(
+        &self,
+        saved: &SnapshotXml,
+        domain: &Domain,
+        by: Deadline,
+    ) -> Option<bool> {
+        let now = self.now_whatever(domain, by).await.ok()?;
+        if now.doing != Doing::Off {
+            return None;
+        }
+        let mut disks = self.seen(saved, &now.live, by).await.ok()?;
+        disks::are_as(&saved.name, &mut disks).await
+    }
+
+    /// A sentence about the VM after a restore of it failed: what it does, and what its disks hold.
+    ///
+    /// `before`: its number before, by which a VM that was not restarted is known.
+    pub(crate) async fn aftermath(
+        &self,
+        saved: &SnapshotXml,
+        of: &Domain,
+        before: i32,
+        by: Deadline,
+    ) -> String {
+        let now = match self.now_whatever(of, by).await {
+            Ok(now) => now,
+            Err(failure) if failure.fault.kind == FaultKind::NoSuchVm => {
+                return "libvirt does not know the VM any more; define it again".to_owned();
+            }
+            Err(_) => return "the state of the VM could not be seen; look at it".to_owned(),
+        };
+        let doing = match now.doing {
+            Doing::Running => "runs",
+            Doing::Paused => "is paused",
+            Doing::Off => "is off",
+            Doing::Other => "is in an unknown state",
+        };
+        if before >= 0 && now.domain.id == before {
+            return format!("the VM {doing} and was not touched");
+        }
+        let disks = match self.seen(saved, &now.live, by).await {
+            Ok(mut disks) if now.doing == Doing::Off => {
+                disks::clause(&saved.name, &mut disks).await
+            }
+            Ok(_) | Err(_) => {
+                "its disks may hold the backup's data or what they held before".to_owned()
+            }
+        };
+        let remedy = if before >= 0 && now.doing == Doing::Off {
+            ". Remove the cause, then start the VM (virsh start) or restore it again"
+        } else {
+            ""
+        };
+        format!("the VM {doing}, and {disks}{remedy}")
+    }
+}
+
+fn definition(text: &str) -> Result<Definition, AdapterError> {
+    let read = DomainXml::read(text).map_err(|error| {
+        refuse(
+            FaultKind::BackendFailed,
+            "libvirt's definition of the VM could not be read",
+        )
+        .because(error)
+    })?;
+    Ok(read.definition)
+}
