@@ -46,10 +46,10 @@ pub(crate) fn bare(
         BackendKind::CloudApi(config) => {
             Arc::new(CloudApi::new(config, clock).map_err(|error| broken(error.to_string()))?)
         }
-        BackendKind::Files(config) => Arc::new(
-            Files::new(config.clone(), clock, tasks.clone())
-                .map_err(|error| broken(error.to_string()))?,
-        ),
+        // What keeps the folders from being opened may pass, and other backends do not depend on it.
+        BackendKind::Files(config) => {
+            Arc::new(Files::when_available(config.clone(), clock, tasks.clone()))
+        }
         BackendKind::Incus(config) => {
             Arc::new(Incus::new(config, clock).map_err(|error| broken(error.to_string()))?)
         }

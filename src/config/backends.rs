@@ -1,7 +1,7 @@
 //! Backends, and which VMs are on them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
 use std::path::PathBuf;
 
 use toml::de::DeTable;
@@ -14,7 +14,9 @@ use crate::adapters::libvirt;
 use crate::adapters::port::Recovery;
 use crate::adapters::qemu;
 use crate::adapters::sim;
+use crate::config::apart;
 use crate::config::keys::backend;
+use crate::config::paths::overlap;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
@@ -134,7 +136,7 @@ pub(super) fn read(
             .word(&backend::KIND)
             .and_then(|it| kind_of(reader, &section, source, it));
         if let (Some(name), Some(kind)) = (name, kind) {
-            keep_apart(&section, &kind, &backends);
+            apart::folders(&section, &kind, &backends);
             placements.extend(patterns.into_iter().map(|pattern| Placement {
                 pattern,
                 backend: name.clone(),
@@ -153,6 +155,7 @@ fn layers_of(section: &Section<'_>) -> layers::Config {
         retries: section.small(&backend::RETRIES),
         breaker_failures: section.small(&backend::BREAKER_FAILURES),
         breaker_pause: section.span(&backend::BREAKER_PAUSE),
+        health_interval: section.span(&backend::HEALTH_INTERVAL),
     }
 }
 
@@ -212,7 +215,7 @@ fn kind_of(
         return libvirt_of(reader, section).map(BackendKind::Libvirt);
     }
     if kind == "incus" {
-        return incus_of(reader, section).map(BackendKind::Incus);
+        return incus_of(reader, section, source).map(BackendKind::Incus);
     }
     if kind == "qemu" {
         return qemu_of(reader, section).map(BackendKind::Qemu);
@@ -311,22 +314,16 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         reader.folder().join(&root_at.text),
         reader.folder().join(&backups_at.text),
     );
-    if !root.is_dir() {
-        let what = format!("{} is not a folder that can be read", root.display());
-        reader.wrong(&root_at, what, "make it, or correct the path");
+    // A folder that is missing may come later, with the file system it is on. A file in its place is wrong for certain.
+    for (found, path) in [(&root_at, &root), (&backups_at, &backups)] {
+        if fs::metadata(path).is_ok_and(|about| !about.is_dir()) {
+            let what = format!("{} is not a folder", path.display());
+            reader.wrong(found, what, "correct the path");
+        }
     }
-    if !backups.is_dir() && !backups.parent().is_some_and(Path::is_dir) {
-        let what = format!("{} has no folder to be made in", backups.display());
-        reader.wrong(&backups_at, what, "make it, or correct the path");
-    }
-    let (images, kept) = (real(&root), real(&backups));
-    let hint = "keep VMs and backups side by side";
-    if images == kept {
-        reader.wrong(&backups_at, "is the same folder as root", hint);
-    } else if kept.starts_with(&images) {
-        reader.wrong(&backups_at, "is below root", hint);
-    } else if images.starts_with(&kept) {
-        reader.wrong(&backups_at, "is above root", hint);
+    if let Some(overlap) = overlap(&backups, &root) {
+        let hint = "keep VMs and backups side by side";
+        reader.wrong(&backups_at, format!("{} root", overlap.in_words()), hint);
     }
     Some(files::Config { root, backups })
 }
@@ -350,7 +347,11 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
     })
 }
 
-fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config> {
+fn incus_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<incus::Config> {
     let path = |found: &Found| reader.folder().join(&found.text);
     let url = section.text(&backend::URL);
     let project = section.text(&backend::PROJECT);
@@ -397,6 +398,7 @@ fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config>
                 reader.wrong(&url, what, "docs/adapters/incus.md shows how to make them");
                 return None;
             };
+            source.holds_secret(&path(&key), "a private key");
             incus::Address::Https {
                 authority,
                 server,
@@ -464,7 +466,10 @@ fn cloudapi_of(
                 return None;
             };
             let identity = match (certificate, key) {
-                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (Some(certificate), Some(key)) => {
+                    source.holds_secret(&key, "a private key");
+                    Some((certificate, key))
+                }
                 (None, None) => None,
                 (Some(_), None) | (None, Some(_)) => {
                     reader.wrong(&url, "needs client_cert and client_key, or neither", "");
@@ -534,41 +539,4 @@ fn credential_of(
     made.map(Some)
         .map_err(|error| reader.wrong(&found, error.to_string(), ""))
         .ok()
-}
-
-/// Notes backups among the VMs of another backend: they would be taken for VMs.
-fn keep_apart(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
-    let BackendKind::Files(mine) = kind else {
-        return;
-    };
-    for other in others {
-        let BackendKind::Files(theirs) = &other.kind else {
-            continue;
-        };
-        let hint = "keep VMs and backups side by side";
-        if overlap(&mine.backups, &theirs.root) {
-            let what = format!("overlaps root of the backend {}", other.name);
-            section.problem_at(backend::BACKUPS.name, what, hint);
-        }
-        if overlap(&mine.root, &theirs.backups) {
-            let what = format!("overlaps backups of the backend {}", other.name);
-            section.problem_at(backend::ROOT.name, what, hint);
-        }
-    }
-}
-
-fn overlap(one: &Path, two: &Path) -> bool {
-    let (one, two) = (real(one), real(two));
-    one.starts_with(&two) || two.starts_with(&one)
-}
-
-/// The path without links as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    if let Ok(found) = path.canonicalize() {
-        return found;
-    }
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => real(parent).join(name),
-        (Some(_) | None, Some(_) | None) => path.to_owned(),
-    }
 }

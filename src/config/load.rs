@@ -1,19 +1,21 @@
 //! From a file to [`Settings`], or to every mistake in it.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
 
 use toml::de::DeTable;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::access;
+use crate::config::addresses;
+use crate::config::addresses::FixedAddresses;
+use crate::config::apart;
+use crate::config::apart::Written;
 use crate::config::backends;
 use crate::config::keys;
 use crate::config::keys::Count;
 use crate::config::keys::Key;
-use crate::config::keys::Text;
+use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::problem::Problem;
 use crate::config::problem::Problems;
@@ -28,7 +30,6 @@ use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
 use crate::gate::Profile;
-use crate::gate::PublicUrl;
 use crate::gate::Specification;
 use crate::gate::TrustedProxies;
 use crate::listener;
@@ -41,6 +42,18 @@ use crate::operations::WhenBusy;
 /// # Errors
 /// Every mistake in it, with its place. What is no TOML is told alone, because the rest cannot be judged then.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Problems> {
+    load_at(path, env, &FixedAddresses::default())
+}
+
+/// [`load`] for a gateway whose ports are known already: they count instead of `server.listen` and `server.admin`.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_at(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    fixed: &FixedAddresses,
+) -> Result<Settings, Problems> {
     let source = Source::new(env);
     let text = match source.read(path) {
         Ok(text) => text,
@@ -64,7 +77,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
         }
         return Err(Problems::new(reader.into_problems(), source.finish().0));
     }
-    let settings = settings(&reader, root.get_ref(), &source);
+    let settings = settings(&reader, root.get_ref(), &source, fixed);
     let problems = reader.into_problems();
     let (files, hash) = source.finish();
     match settings {
@@ -77,7 +90,12 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
     }
 }
 
-fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Option<Settings> {
+fn settings(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &Source<'_>,
+    fixed: &FixedAddresses,
+) -> Option<Settings> {
     reader.refuse_unknown_tables(root);
     let section = |table| reader.sections(root, table).into_iter().next();
     let insecure = section(&keys::insecure::TABLE);
@@ -88,32 +106,69 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
     let limit = section(&keys::limit::TABLE);
     let addresses = server
         .as_ref()
-        .and_then(|it| addresses(reader, it, is_safe));
+        .and_then(|server| addresses::read(reader, server, fixed, is_safe));
+    let listen = addresses.as_ref().map(|found| found.listen);
     let public_url = server
         .as_ref()
-        .and_then(|it| public_url(reader, it, addresses, encryption.is_wanted()));
+        .and_then(|server| addresses::public_url(reader, server, listen, encryption.is_wanted()));
     let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
     let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
     let passes = reader.sections(root, &keys::passthrough::TABLE);
+    let authentication_section = section(&keys::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
-    let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
+    let operations_section = section(&keys::operations::TABLE);
+    let log_section = section(&keys::log::TABLE);
+    let operations = operations_section
+        .as_ref()
+        .and_then(|section| operations(reader, section));
+    let logging = log_section.as_ref().map(|section| logging(reader, section));
     let (backends, placements) = backends::read(reader, root, source);
+    let written = [
+        (
+            operations_section.as_ref(),
+            keys::operations::STORE.name,
+            operations.as_ref().map(|config| config.store.as_path()),
+        ),
+        (
+            log_section.as_ref(),
+            keys::log::AUDIT.name,
+            logging
+                .as_ref()
+                .and_then(|logging| logging.audit.as_deref()),
+        ),
+        (
+            authentication_section.as_ref(),
+            keys::authentication::TOKENS.name,
+            people.tokens_file.as_deref(),
+        ),
+    ];
+    let written: Vec<Written<'_>> = written
+        .into_iter()
+        .filter_map(|(section, key, path)| {
+            Some(Written {
+                section: section?,
+                key,
+                path: path?,
+                is_read: key == keys::authentication::TOKENS.name,
+            })
+        })
+        .collect();
+    apart::files(&written, &source.files(), &backends);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
     let threads = server.number(&keys::server::THREADS);
     let drain = server.span(&keys::server::DRAIN);
     let drain_notice = server.span(&keys::server::DRAIN_NOTICE);
-    let (listen, admin) = addresses?;
+    let addresses = addresses?;
     Some(Settings {
         listener: listener::Config {
-            listen,
-            admin,
+            listen: addresses.listen,
+            admin: addresses.admin,
             tls: encryption.ready(),
             drain,
             drain_notice,
@@ -138,6 +193,8 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         logging: logging?,
         tokens: people.tokens_file,
         threads: threads_or_cores(threads),
+        notes: addresses.notes,
+        secrets: source.secrets(),
         files: Vec::new(),
         hash: String::new(),
     })
@@ -149,64 +206,6 @@ fn threads_or_cores(threads: usize) -> usize {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     cores.min(256)
-}
-
-fn addresses(
-    reader: &Reader<'_>,
-    section: &Section<'_>,
-    is_safe: bool,
-) -> Option<(SocketAddr, SocketAddr)> {
-    let address = |key: &Key<Text>| {
-        let found = section.text(key)?;
-        let address: Option<SocketAddr> = found.text.parse().ok();
-        if address.is_none() {
-            let what = format!("{:?} is not an address and port", found.text);
-            reader.wrong(&found, what, "write \"127.0.0.1:8080\" or \"[::1]:8080\"");
-        }
-        address
-    };
-    let listen = address(&keys::server::LISTEN);
-    let admin = address(&keys::server::ADMIN);
-    let (name, reachable) = (keys::server::LISTEN.name, |it: &SocketAddr| {
-        !it.ip().is_loopback()
-    });
-    if listen.as_ref().is_some_and(reachable) && !is_safe {
-        let what = "lets passwords cross the network readable by all";
-        let hint = "name a [[certificate]], listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
-        section.problem_at(name, what, hint);
-    }
-    let (listen, admin) = (listen?, admin?);
-    if listen == admin && listen.port() != 0 {
-        let what = "is the same as listen";
-        section.problem_at(keys::server::ADMIN.name, what, "choose another port");
-    }
-    Some((listen, admin))
-}
-
-fn public_url(
-    reader: &Reader<'_>,
-    section: &Section<'_>,
-    addresses: Option<(SocketAddr, SocketAddr)>,
-    is_encrypted: bool,
-) -> Option<PublicUrl> {
-    if let Some(found) = section.text(&keys::server::PUBLIC_URL) {
-        let url = PublicUrl::new(&found.text);
-        if url.is_none() {
-            let what = format!("{:?} cannot begin a link", found.text);
-            let hint = "write http:// or https://, a host, perhaps a port and a path; no user, query or fragment";
-            reader.wrong(&found, what, hint);
-        }
-        return url;
-    }
-    let (listen, _) = addresses?;
-    if listen.ip().is_unspecified() {
-        let what = "is missing, and listen is a wildcard address that no link can begin with";
-        let hint = "write public_url = \"https://the-name-clients-use\"";
-        section.problem_at(keys::server::PUBLIC_URL.name, what, hint);
-        return None;
-    }
-    let scheme = if is_encrypted { "https" } else { "http" };
-    PublicUrl::new(&format!("{scheme}://{listen}"))
 }
 
 fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
@@ -301,27 +300,17 @@ fn file_to_write(reader: &Reader<'_>, found: &Found) -> PathBuf {
 }
 
 fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
-    let level = section.text(&keys::log::LEVEL).map_or_else(
-        || "info".to_owned(),
-        |found| {
-            if EnvFilter::builder().parse(&found.text).is_err() {
-                let what = format!("{:?} is not a filter", found.text);
-                reader.wrong(
-                    &found,
-                    what,
-                    "write a level such as \"info\", or \"snapgate=debug,warn\"",
-                );
-            }
-            found.text
-        },
-    );
+    let level = section.text(&keys::log::LEVEL).and_then(|found| {
+        let wrong = |(what, hint): (String, String)| reader.wrong(&found, what, &hint);
+        log_level::checked(&found.text).map_err(wrong).ok()
+    });
     let audit = section.text(&keys::log::AUDIT);
     Logging {
         format: match section.word(&keys::log::FORMAT) {
             Some("json") => LogFormat::Json,
             Some(_) | None => LogFormat::Text,
         },
-        level,
+        level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.flag(&keys::log::ACCESS),
         audit: audit.map(|it| file_to_write(reader, &it)),
     }

@@ -71,6 +71,11 @@ impl<'a> Reader<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// The configuration file.
+    pub(super) const fn file(&self) -> &Path {
+        self.file
+    }
+
     /// The folder that relative paths start from.
     pub(super) fn folder(&self) -> PathBuf {
         let folder = self.file.parent().unwrap_or_else(|| Path::new("/"));

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::config::addresses::is_loopback;
+use crate::config::log_level;
+use crate::config::rights;
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
 use crate::gate::Grantee;
@@ -19,30 +22,30 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 /// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
 pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found = settings.notes.clone();
     let encrypted = settings.listener.tls.is_some();
     for (name, address, safe, what) in [
         (
             "listen",
             settings.listener.listen,
             encrypted,
-            "passwords cross the network readable by all",
+            "passwords are sent in cleartext",
         ),
         (
             "admin",
             settings.listener.admin,
             false,
-            "metrics and health can be read without a password",
+            "metrics and health are served without a password",
         ),
     ] {
-        if !address.ip().is_loopback() && !safe {
+        if !is_loopback(address) && !safe {
             found.push(format!(
-                "server.{name}: {address} is no loopback address: {what}"
+                "server.{name}: other machines may reach {address}: {what}"
             ));
         }
     }
     let listen = settings.listener.listen;
-    if !listen.ip().is_loopback() {
+    if !is_loopback(listen) {
         let all = settings.gate.passthrough.iter().enumerate();
         let open = all.filter(|(_, it)| it.access == PassAccess::Open);
         found.extend(open.map(|(index, it)| {
@@ -53,12 +56,17 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         }));
     }
     let limits = &settings.listener.limits;
-    if !listen.ip().is_loopback() && limits.connections_per_address >= limits.connections {
+    if !is_loopback(listen) && limits.connections_per_address >= limits.connections {
         found.push(format!(
             "limits.connections: one address can take all {}, because limits.connections_per_address is {}",
             limits.connections, limits.connections_per_address
         ));
     }
+    if log_level::is_silent(&settings.logging.level) {
+        let level = &settings.logging.level;
+        found.push(format!("log.level: {level:?} silences every message"));
+    }
+    found.extend(rights::secrets(settings));
     certificates(settings, now, &mut found);
     people(settings, &mut found);
     for (index, grant) in settings.gate.grants.iter().enumerate() {
@@ -72,6 +80,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         }
     }
     backends(settings, &mut found);
+    found.extend(rights::folders(settings));
     found
 }
 
