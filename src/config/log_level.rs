@@ -4,20 +4,17 @@
 //! word is a level or a part that exists.
 
 use crate::config::near;
+use crate::listener::LOG_TARGETS;
 
 /// The levels, least first.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-/// The libraries that write logs, and the program itself.
+/// The program itself, and the libraries that write logs but for those of the listener.
 const CRATES: &[&str] = &[
     "snapgate",
     "h2",
     "hyper",
     "hyper_util",
     "mio",
-    "pingora_core",
-    "pingora_pool",
-    "pingora_proxy",
-    "pingora_rustls",
     "reqwest",
     "rustls",
     "tokio",
@@ -79,16 +76,19 @@ pub(super) fn is_silent(text: &str) -> bool {
     text.split(',').all(level)
 }
 
+fn crates() -> impl Iterator<Item = &'static str> {
+    CRATES.iter().copied().chain(LOG_TARGETS)
+}
+
 fn level_of(word: &str) -> Result<(), (String, String)> {
     if LEVELS.iter().any(|known| known.eq_ignore_ascii_case(word)) {
         return Ok(());
     }
     let what = format!("unknown log level {word:?} (expected error, warn, info, debug or trace)");
-    let crates = CRATES.iter().copied();
-    let hint = if word.contains("::") || CRATES.contains(&word) {
+    let hint = if word.contains("::") || crates().any(|known| known == word) {
         format!("write {word}=debug to set the level of a part of the program")
     } else {
-        let meant = near::nearest(&word.to_lowercase(), LEVELS.into_iter().chain(crates));
+        let meant = near::nearest(&word.to_lowercase(), LEVELS.into_iter().chain(crates()));
         meant.map_or_else(
             || "write a level such as \"info\", or \"snapgate=debug,warn\"".to_owned(),
             |known| format!("did you mean \"{known}\"?"),
@@ -109,8 +109,8 @@ fn target_of(target: &str) -> Result<(), (String, String)> {
         );
         Err((what, hint))
     };
-    if !CRATES.contains(&first) {
-        return unknown(CRATES, first, "");
+    if !crates().any(|known| known == first) {
+        return unknown(&crates().collect::<Vec<_>>(), first, "");
     }
     if first != "snapgate" {
         return Ok(());

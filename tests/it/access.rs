@@ -9,7 +9,6 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
-use crate::harness::eventually;
 use crate::harness::program;
 
 /// Status, standard output, standard error.

@@ -141,7 +141,10 @@ impl Files {
             Ok(_) => {}
             Err(Closed::Error(error)) => return Err(error),
             Err(Closed::Problem(problem)) => {
-                tracing::warn!(?problem, "the directories cannot be opened yet");
+                tracing::warn!(
+                    problem = problem.in_full(),
+                    "the directories cannot be opened yet"
+                );
             }
         }
         Ok(Self {

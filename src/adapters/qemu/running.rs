@@ -184,7 +184,12 @@ pub(super) async fn poll(
     let Some(text) = job.error else {
         return Ok(TaskState::Done);
     };
-    tracing::warn!(job = id, verb = verb.as_str(), private = ?text, "job of QEMU failed");
+    tracing::warn!(
+        job = id,
+        verb = verb.as_str(),
+        private = text,
+        "job of QEMU failed"
+    );
     let fault = error::fault(Some(verb), &text);
     if verb != Verb::Restore {
         return Ok(TaskState::Failed(fault));
