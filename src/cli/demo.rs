@@ -64,18 +64,20 @@ pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliEr
 /// The addresses of inherited sockets, else those of the command line, else the demo's own; the file has none.
 fn addresses(options: &Options, inherited: &Inherited) -> FixedAddresses {
     let held = serve::addresses_of(inherited);
-    let chosen = |address: Option<SocketAddr>, port, origin| {
+    let chosen = |address: Option<SocketAddr>, port, option| {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let address = address.unwrap_or(local);
-        Some(FixedAddress { address, origin })
+        Some(FixedAddress {
+            address: address.unwrap_or(local),
+            origin: address.map_or("the address of the demo", |_given| option),
+        })
     };
+    let (listen, admin) = (
+        "the address given by --listen",
+        "the address given by --admin",
+    );
     FixedAddresses {
-        api: held
-            .api
-            .or_else(|| chosen(options.listen, 8080, "the address given by --listen")),
-        admin: held
-            .admin
-            .or_else(|| chosen(options.admin, 8970, "the address given by --admin")),
+        api: held.api.or_else(|| chosen(options.listen, 8080, listen)),
+        admin: held.admin.or_else(|| chosen(options.admin, 8970, admin)),
     }
 }
 

@@ -159,7 +159,9 @@ pub(super) fn public_url(
     let listen = listen?;
     let scheme = if is_encrypted { "https" } else { "http" };
     let url = PublicUrl::new(&format!("{scheme}://{listen}"));
-    if url.is_none() || is_wildcard(listen) {
+    // The number of an interface means nothing on another machine.
+    let has_scope = matches!(listen, SocketAddr::V6(address) if address.scope_id() != 0);
+    if url.is_none() || is_wildcard(listen) || has_scope {
         let what = format!("is missing, and {listen} is not an address that a link can begin with");
         let hint = "write public_url = \"https://the-name-clients-use\"";
         section.problem_at(keys::server::PUBLIC_URL.name, what, hint);

@@ -10,6 +10,8 @@ mod keys;
 mod load;
 mod log_level;
 mod near;
+#[cfg(test)]
+mod operator_tests;
 mod passthrough;
 mod paths;
 mod problem;

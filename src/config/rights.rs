@@ -32,15 +32,18 @@ const ENTER: u32 = 1;
 /// A sentence for each file with a secret that every user of the machine can read or write.
 pub(super) fn secrets(settings: &Settings) -> Vec<String> {
     let store = &settings.operations.store;
-    let beside = |ending: &str| {
+    let beside = |(ending, holds): (&str, &'static str)| {
         let mut name = store.as_os_str().to_owned();
         name.push(ending);
-        SecretFile {
-            path: name.into(),
-            holds: "the operations of all users",
-        }
+        let path = name.into();
+        SecretFile { path, holds }
     };
-    let stores = ["", "-wal", ".operator"].map(beside);
+    let stores = [
+        ("", "the operations of all users"),
+        ("-wal", "the operations of all users"),
+        (".operator", "the token of the admin port"),
+    ]
+    .map(beside);
     let mut found = Vec::new();
     for SecretFile { path, holds } in settings.secrets.iter().chain(&stores) {
         let Ok(about) = fs::metadata(path) else {

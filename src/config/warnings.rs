@@ -19,6 +19,16 @@ use crate::model::Timestamp;
 /// A certificate that ends earlier than this is warned of.
 const RENEWED_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// The hashes in the examples that come with the program.
+const PUBLISHED_HASHES: [&str; 6] = [
+    "$argon2id$v=19$m=19456,t=2,p=1$smNcpShQKdDea2TX8Skyuw$wTxU4/xg9gJRXylQkUuzUWYIKOY070eXDkRzvfNcm14",
+    "$argon2id$v=19$m=19456,t=2,p=1$mTcYaymFeOGztoo9sE3/Mg$4J3ASrvSgzVA8fSP877G2rQOtMbYM8Rh0DD6VwUcw/E",
+    "$argon2id$v=19$m=19456,t=2,p=1$GGvVaHBQNfkGU5g0exQGsQ$Kv1PiPuMRJ5x1/PpvVbYMs/kD0sfef8wzgUL6yXcMOo",
+    "$argon2id$v=19$m=19456,t=2,p=1$g8LxiEsZA8njh5T+Lae6Cg$gMciO67/+c/kQubM5sqfEGFJHSAi1xQuMJrdkfAE+Js",
+    "$argon2id$v=19$m=19456,t=2,p=1$nH3YZjZa+4x0QsueSnEDQA$jUCbvZ8/W0lkj/yI171hgmyddMQl1dQ38zU3OlpmP4w",
+    "$argon2id$v=19$m=19456,t=2,p=1$8ORd1jZnfQXl8D2+thJwLg$/moHgdgoKa/I0ZhT8/gz5nS8FhEfVmV2o9GAO0QiU+E",
+];
+
 /// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
 pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
@@ -107,6 +117,11 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
         found.push("there is no user: every request will be refused".to_owned());
     }
     for (name, user) in users {
+        if PUBLISHED_HASHES.contains(&user.password.reveal()) {
+            found.push(format!(
+                "the user {name} has the password of a published example, which everyone knows: make another hash with snapgate hash-password"
+            ));
+        }
         let granted = |it: &Grantee| is_for(it, name, user);
         if !grants.iter().flat_map(|it| &it.to).any(granted) {
             found.push(format!("the user {name} has no grant and may do nothing"));
