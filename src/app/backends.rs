@@ -15,6 +15,7 @@ use crate::adapters::qemu::Qemu;
 use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
 use crate::app::StartError;
+use crate::app::health::HealthLooks;
 use crate::config::Backend;
 use crate::config::BackendKind;
 use crate::operations::BackendHandle;
@@ -64,11 +65,17 @@ pub(crate) fn bare(
     })
 }
 
-/// One handle for each backend, in the order of the configuration.
-pub(crate) fn build(
+/// One handle for each backend, in the order of the configuration, and the health checks of all.
+pub(crate) fn start(
     backends: &[Backend],
     around: &Around,
-) -> Result<Vec<BackendHandle>, StartError> {
+) -> Result<(Vec<BackendHandle>, HealthLooks), StartError> {
+    let handles = build(backends, around)?;
+    let looks = HealthLooks::start(backends, &handles, around);
+    Ok((handles, looks))
+}
+
+fn build(backends: &[Backend], around: &Around) -> Result<Vec<BackendHandle>, StartError> {
     let Around {
         annotations,
         clock,

@@ -7,11 +7,11 @@ use tokio::task::JoinHandle;
 
 use crate::adapters::port::Adapter;
 use crate::adapters::port::AdapterError;
+use crate::app::backends::Around;
 use crate::config::Backend;
 use crate::model::BackendName;
 use crate::operations::BackendHandle;
 use crate::runtime::Clock;
-use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
 
 /// The tasks that look, one for each backend. They end when this is dropped.
@@ -20,24 +20,18 @@ pub(crate) struct HealthLooks(Vec<JoinHandle<()>>);
 
 impl HealthLooks {
     /// Begins to look at every backend through its layers.
-    pub(crate) fn start(
-        backends: &[Backend],
-        handles: &[BackendHandle],
-        clock: &Arc<dyn Clock>,
-        metrics: &Arc<Metrics>,
-        tasks: &Tasks,
-    ) -> Self {
+    pub(crate) fn start(backends: &[Backend], handles: &[BackendHandle], around: &Around) -> Self {
         let look = |(backend, handle): (&Backend, &BackendHandle)| {
             let look = Look {
                 name: handle.name.clone(),
                 adapter: Arc::clone(&handle.adapter),
                 timeout: backend.layers.timeout,
                 interval: backend.layers.health_interval,
-                clock: Arc::clone(clock),
-                metrics: Arc::clone(metrics),
+                clock: Arc::clone(&around.clock),
+                metrics: Arc::clone(&around.metrics),
                 last: None,
             };
-            tasks.spawn(look.repeated())
+            around.tasks.spawn(look.repeated())
         };
         Self(backends.iter().zip(handles).map(look).collect())
     }
@@ -132,6 +126,7 @@ mod tests {
     use crate::adapters::sim::Sim;
     use crate::model::FaultKind;
     use crate::runtime::SystemClock;
+    use crate::runtime::Tasks;
 
     fn look(script: &Script) -> (Look, Arc<Metrics>) {
         let clock = SystemClock::shared();

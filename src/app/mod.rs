@@ -128,14 +128,7 @@ pub async fn start_on(
         metrics: Arc::clone(&metrics),
         tasks: Tasks::default(),
     };
-    let backends = backends::build(&settings.backends, &around)?;
-    let looks = HealthLooks::start(
-        &settings.backends,
-        &backends,
-        &clock,
-        &metrics,
-        &around.tasks,
-    );
+    let (backends, looks) = backends::start(&settings.backends, &around)?;
     let operations = Operations::open_on(
         store,
         settings.operations.clone(),

@@ -93,6 +93,7 @@ mod tests {
 
     use crate::config::load;
 
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     #[test]
     fn files_that_are_written_are_nothing_else() {
         let rows = [

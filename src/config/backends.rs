@@ -134,7 +134,7 @@ pub(super) fn read(
         let layers = layers_of(&section);
         let kind = section
             .word(&backend::KIND)
-            .and_then(|it| kind_of(reader, &section, source, it));
+            .and_then(|kind| kind_of(reader, &section, source, (kind, &patterns)));
         if let (Some(name), Some(kind)) = (name, kind) {
             apart::folders(&section, &kind, &backends);
             placements.extend(patterns.into_iter().map(|pattern| Placement {
@@ -192,7 +192,7 @@ fn kind_of(
     reader: &Reader<'_>,
     section: &Section<'_>,
     source: &Source<'_>,
-    kind: &str,
+    (kind, vms): (&str, &[Pattern]),
 ) -> Option<BackendKind> {
     let own = OF_KIND.iter().find(|(it, _)| *it == kind);
     let own = own.map_or(&[][..], |(_, names)| *names);
@@ -218,7 +218,7 @@ fn kind_of(
         return incus_of(reader, section, source).map(BackendKind::Incus);
     }
     if kind == "qemu" {
-        return qemu_of(reader, section).map(BackendKind::Qemu);
+        return qemu_of(reader, section, vms).map(BackendKind::Qemu);
     }
     Some(BackendKind::Sim(sim_of(reader, section)))
 }
@@ -266,7 +266,39 @@ fn recovery(word: Option<&str>) -> Recovery {
     }
 }
 
-fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
+/// Whether patterns stand for one VM at most.
+fn is_one_vm(vms: &[Pattern]) -> bool {
+    vms.len() <= 1 && !vms.iter().any(|pattern| pattern.prefix().1)
+}
+
+/// Notes a path in which nothing stands for the VM, though there are several, or something that means nothing: two VMs would
+/// be one.
+fn check_place_of_vm(reader: &Reader<'_>, found: &Found, vms: &[Pattern]) {
+    let hint = "write {vm} where the id of the VM belongs";
+    let rest = found.text.replace("{vm}", "");
+    if let Some((_, after)) = rest.split_once('{') {
+        let name = after.split('}').next().unwrap_or_default();
+        let what = format!("unknown placeholder \"{{{name}}}\" (expected {{vm}})");
+        reader.wrong(found, what, hint);
+    } else if rest == found.text && !is_one_vm(vms) {
+        reader.wrong(found, "is the same path for every VM of the backend", hint);
+    }
+}
+
+/// Notes items of a list that are there twice.
+fn refuse_twice(reader: &Reader<'_>, list: &[Found]) {
+    for (index, found) in list.iter().enumerate() {
+        if list
+            .iter()
+            .take(index)
+            .any(|other| other.text == found.text)
+        {
+            reader.wrong(found, format!("duplicate {:?}", found.text), "remove one");
+        }
+    }
+}
+
+fn qemu_of(reader: &Reader<'_>, section: &Section<'_>, vms: &[Pattern]) -> Option<qemu::Config> {
     let within = |text: &str| reader.folder().join(text).display().to_string();
     let images = section.texts(&backend::IMAGES);
     let disks = section.texts(&backend::DISKS);
@@ -275,7 +307,12 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
         let hint = "name one image for each disk, in the same order";
         section.problem_at(backend::IMAGES.name, what, hint);
     }
+    refuse_twice(reader, &images);
+    refuse_twice(reader, &disks);
     let qmp = section.text(&backend::QMP);
+    for path in images.iter().chain(&qmp) {
+        check_place_of_vm(reader, path, vms);
+    }
     if qmp.is_none() && !section.has(backend::QMP.name) {
         let what = "is missing in a backend of kind = \"qemu\"";
         section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
@@ -331,6 +368,10 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
 fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {
     let socket = section.text(&backend::LIBVIRT_SOCKET);
     let uri = section.text(&backend::LIBVIRT_URI);
+    if let Some(found) = uri.as_ref().filter(|found| !found.text.contains("://")) {
+        let what = format!("{:?} is not the URI of a driver", found.text);
+        reader.wrong(found, what, "write libvirt_uri = \"qemu:///system\"");
+    }
     let after_restore = section.word(&backend::AFTER_RESTORE);
     let (keepalive, operation_timeout) = (
         section.span(&backend::LIBVIRT_KEEPALIVE),
@@ -492,9 +533,8 @@ fn cloudapi_of(
         recovery,
         connect_timeout,
     };
-    let client = config.client();
     let wrong = |error: cloudapi::ConfigError| reader.wrong(&url, error.to_string(), "");
-    client.map_err(wrong).ok().map(|_| config)
+    config.client().map_err(wrong).ok().map(|_| config)
 }
 
 /// User and password, or a token; `None` after a mistake was noted.

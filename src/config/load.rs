@@ -127,36 +127,15 @@ fn settings(
         .and_then(|section| operations(reader, section));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let (backends, placements) = backends::read(reader, root, source);
-    let written = [
-        (
-            operations_section.as_ref(),
-            keys::operations::STORE.name,
-            operations.as_ref().map(|config| config.store.as_path()),
-        ),
-        (
-            log_section.as_ref(),
-            keys::log::AUDIT.name,
-            logging
-                .as_ref()
-                .and_then(|logging| logging.audit.as_deref()),
-        ),
-        (
-            authentication_section.as_ref(),
-            keys::authentication::TOKENS.name,
-            people.tokens_file.as_deref(),
-        ),
+    let files = [
+        operations.as_ref().map(|config| config.store.as_path()),
+        logging
+            .as_ref()
+            .and_then(|logging| logging.audit.as_deref()),
+        people.tokens_file.as_deref(),
     ];
-    let written: Vec<Written<'_>> = written
-        .into_iter()
-        .filter_map(|(section, key, path)| {
-            Some(Written {
-                section: section?,
-                key,
-                path: path?,
-                is_read: key == keys::authentication::TOKENS.name,
-            })
-        })
-        .collect();
+    let sections = [operations_section, log_section, authentication_section];
+    let written = written(&sections, files);
     apart::files(&written, &source.files(), &backends);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
@@ -198,6 +177,28 @@ fn settings(
         files: Vec::new(),
         hash: String::new(),
     })
+}
+
+/// The files that are written: those of `operations.store`, `log.audit` and `authentication.tokens`.
+fn written<'a>(
+    sections: &'a [Option<Section<'a>>; 3],
+    files: [Option<&'a Path>; 3],
+) -> Vec<Written<'a>> {
+    let keys = [
+        keys::operations::STORE.name,
+        keys::log::AUDIT.name,
+        keys::authentication::TOKENS.name,
+    ];
+    let named = sections.iter().zip(keys).zip(files);
+    let written = named.filter_map(|((section, key), path)| {
+        Some(Written {
+            section: section.as_ref()?,
+            key,
+            path: path?,
+            is_read: key == keys::authentication::TOKENS.name,
+        })
+    });
+    written.collect()
 }
 
 fn threads_or_cores(threads: usize) -> usize {

@@ -330,3 +330,101 @@ fn a_silent_log_is_warned_of() {
         "{found}"
     );
 }
+
+#[test]
+fn values_that_would_mean_nothing_or_another_thing_are_refused() {
+    let qemu = |more: &str| format!("{STORE}[[backend]]\nname = \"q\"\nkind = \"qemu\"\n{more}");
+    let rows = [
+        (
+            "one monitor for many VMs",
+            qemu("vms = [\"q*\"]\nqmp = \"/run/vm.qmp\"\n"),
+            "backend[0].qmp: is the same path for every VM of the backend",
+        ),
+        (
+            "one image for two VMs",
+            qemu("vms = [\"a\", \"b\"]\nqmp = \"/run/{vm}\"\nimages = [\"/srv/disk\"]\n"),
+            "backend[0].images[0]: is the same path for every VM of the backend",
+        ),
+        (
+            "one monitor for one VM",
+            qemu("vms = [\"a\"]\nqmp = \"/run/vm.qmp\"\n"),
+            "",
+        ),
+        (
+            "another placeholder",
+            qemu("vms = [\"a\"]\nqmp = \"/run/{VM}.qmp\"\n"),
+            "backend[0].qmp: unknown placeholder \"{VM}\" (expected {vm})",
+        ),
+        (
+            "a disk twice",
+            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\ndisks = [\"a\", \"a\"]\n"),
+            "backend[0].disks[1]: duplicate \"a\"",
+        ),
+        (
+            "an image twice",
+            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\nimages = [\"{vm}\", \"{vm}\"]\n"),
+            "backend[0].images[1]: duplicate \"{vm}\"",
+        ),
+        (
+            "a disk without a name",
+            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\ndisks = [\"\"]\n"),
+            "backend[0].disks[0]: is empty",
+        ),
+        (
+            "an empty audience",
+            format!(
+                "{STORE}[[issuer]]\nname = \"i\"\nissuer = \"x\"\naudience = [\"\"]\njwks_url = \"https://x/y\"\n"
+            ),
+            "issuer[0].audience[0]: is empty",
+        ),
+        (
+            "a driver",
+            format!(
+                "{STORE}[[backend]]\nname = \"l\"\nkind = \"libvirt\"\nvms = [\"*\"]\nlibvirt_uri = \"system\"\n"
+            ),
+            "backend[0].libvirt_uri: \"system\" is not the URI of a driver",
+        ),
+        (
+            "a level",
+            format!("{STORE}[log]\nlevel = \"verbose\"\n"),
+            "log.level: unknown log level \"verbose\" (expected error, warn, info, debug or trace)",
+        ),
+    ];
+    for (name, text, expected) in rows {
+        let (_folder, file) = folder_with(&text);
+        let found = load(&file, &|_| None);
+        let found = found.map_or_else(|problems| problems.to_string(), |_| String::new());
+        let right = if expected.is_empty() {
+            found.is_empty()
+        } else {
+            found.contains(expected)
+        };
+        assert!(right, "{name}: {found}");
+    }
+}
+
+#[test]
+fn what_is_allowed_but_seldom_meant_is_warned_of() {
+    let rows = [
+        (
+            "[server]\ntrusted_proxies = [\"0.0.0.0/0\"]\n",
+            "",
+            "server.trusted_proxies: 0.0.0.0/0 trusts every machine",
+        ),
+        (
+            "",
+            "[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"*\"]\nurl = \"http://127.0.0.1:8080\"\n",
+            "backend c: its url is this gateway itself",
+        ),
+        (
+            "",
+            "[[backend]]\nname = \"q\"\nkind = \"qemu\"\nvms = [\"*\"]\nqmp = \"{vm}\"\nimages = [\"{vm}.img\"]\nqemu_img = \"qemu-imgg\"\n",
+            "backend q: the program qemu-imgg is not found",
+        ),
+    ];
+    for (before, after, expected) in rows {
+        let (_folder, file) = folder_with(&format!("{before}{STORE}{after}"));
+        let found = warned(&file);
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
+}

@@ -413,6 +413,11 @@ impl<'a> Section<'a> {
         for (index, item) in items.iter().enumerate() {
             let name = format!("{}[{index}]", key.name);
             match item.get_ref().as_str() {
+                Some("") => {
+                    let path = self.path_of(&name);
+                    let at = item.span().start;
+                    self.reader.problem(at, &path, "is empty", &hint);
+                }
                 Some(text) => found.push(self.found(&name, text, item.span())),
                 None => self.mistyped(&name, item, "text", &hint),
             }

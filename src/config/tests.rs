@@ -491,6 +491,7 @@ fn backends_of_lxd_and_incus_tell_what_is_missing() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 #[test]
 fn no_two_folders_of_backends_are_one_place() {
     let backend = |name: &str, root: &str, backups: &str| {

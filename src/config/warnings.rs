@@ -1,12 +1,15 @@
 //! What is allowed in a configuration but is seldom meant.
 
+use std::path::Path;
 use std::time::Duration;
 
+use crate::adapters::cloudapi;
 use crate::config::addresses::is_loopback;
 use crate::config::log_level;
 use crate::config::rights;
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
+use crate::config::source::environment;
 use crate::gate::Grantee;
 use crate::gate::PassAccess;
 use crate::gate::Placement;
@@ -77,6 +80,13 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         found.push(format!("log.level: {level:?} silences every message"));
     }
     found.extend(rights::secrets(settings));
+    for network in settings.gate.trusted_proxies.networks() {
+        if network.prefix_len() == 0 {
+            found.push(format!(
+                "server.trusted_proxies: {network} trusts every machine: clients can choose the address that limits and the audit trail go by"
+            ));
+        }
+    }
     certificates(settings, now, &mut found);
     people(settings, &mut found);
     for (index, grant) in settings.gate.grants.iter().enumerate() {
@@ -160,6 +170,22 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
         found.push("there is no backend: no VM can be reached".to_owned());
     }
     for backend in &settings.backends {
+        if let BackendKind::CloudApi(config) = &backend.kind
+            && config.address == cloudapi::Address::Loopback(settings.listener.listen)
+        {
+            let name = &backend.name;
+            found.push(format!("backend {name}: its url is this gateway itself"));
+        }
+        if let BackendKind::Qemu(config) = &backend.kind
+            && !config.images.is_empty()
+        {
+            let name = &backend.name;
+            let programs = [&config.qemu_img, &config.qemu_io];
+            found.extend(programs.into_iter().filter(|path| !is_found(path)).map(|path| {
+                let path = path.display();
+                format!("backend {name}: the program {path} is not found: nothing can be done to stopped VMs")
+            }));
+        }
         let BackendKind::Sim(sim) = &backend.kind else {
             continue;
         };
@@ -174,6 +200,15 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// Whether a program exists, by its path or in one of the folders of PATH.
+fn is_found(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = environment("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Whether some VM can fit both.
