@@ -3,11 +3,13 @@
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
 use crate::config::access;
 use crate::config::addresses;
+use crate::config::addresses::Addresses;
 use crate::config::addresses::FixedAddresses;
 use crate::config::apart;
 use crate::config::apart::Written;
@@ -30,6 +32,7 @@ use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
 use crate::gate::Profile;
+use crate::gate::PublicUrl;
 use crate::gate::Specification;
 use crate::gate::TrustedProxies;
 use crate::listener;
@@ -100,18 +103,11 @@ fn settings(
     let section = |table| reader.sections(root, table).into_iter().next();
     let insecure = section(&keys::insecure::TABLE);
     let plaintext = insecure.is_some_and(|it| it.flag(&keys::insecure::PLAINTEXT));
-    let server = section(&keys::server::TABLE);
     let encryption = tls::read(reader, root, source);
     let is_safe = plaintext || encryption.is_wanted();
+    let server = section(&keys::server::TABLE)
+        .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
     let limit = section(&keys::limit::TABLE);
-    let addresses = server
-        .as_ref()
-        .and_then(|server| addresses::read(reader, server, fixed, is_safe));
-    let listen = addresses.as_ref().map(|found| found.listen);
-    let public_url = server
-        .as_ref()
-        .and_then(|server| addresses::public_url(reader, server, listen, encryption.is_wanted()));
-    let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
     let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
@@ -127,36 +123,30 @@ fn settings(
         .and_then(|section| operations(reader, section));
     let logging = log_section.as_ref().map(|section| logging(reader, section));
     let (backends, placements) = backends::read(reader, root, source);
-    let files = [
-        operations.as_ref().map(|config| config.store.as_path()),
-        logging
-            .as_ref()
-            .and_then(|logging| logging.audit.as_deref()),
-        people.tokens_file.as_deref(),
-    ];
     let sections = [operations_section, log_section, authentication_section];
-    let written = written(&sections, files);
-    apart::files(&written, &source.files(), &backends);
+    let paths = (
+        operations.as_ref(),
+        logging.as_ref(),
+        people.tokens_file.as_deref(),
+    );
+    apart::files(&written(&sections, paths), &source.files(), &backends);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
-    let threads = server.number(&keys::server::THREADS);
-    let drain = server.span(&keys::server::DRAIN);
-    let drain_notice = server.span(&keys::server::DRAIN_NOTICE);
-    let addresses = addresses?;
+    let addresses = server.addresses?;
     Some(Settings {
         listener: listener::Config {
             listen: addresses.listen,
             admin: addresses.admin,
             tls: encryption.ready(),
-            drain,
-            drain_notice,
+            drain: server.drain,
+            drain_notice: server.drain_notice,
             limits: listener_limits?,
         },
         gate: gate::Config {
-            public_url: public_url?,
+            public_url: server.public_url?,
             specification: specification?,
-            trusted_proxies: trusted_proxies?,
+            trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
             lock_out: lock_out?,
             rates: rates?,
@@ -171,7 +161,7 @@ fn settings(
         backends,
         logging: logging?,
         tokens: people.tokens_file,
-        threads: threads_or_cores(threads),
+        threads: server.threads,
         notes: addresses.notes,
         secrets: source.secrets(),
         files: Vec::new(),
@@ -179,11 +169,48 @@ fn settings(
     })
 }
 
+/// What the table `server` says.
+struct Server {
+    addresses: Option<Addresses>,
+    public_url: Option<PublicUrl>,
+    trusted_proxies: TrustedProxies,
+    threads: usize,
+    drain: Duration,
+    drain_notice: Duration,
+}
+
+fn server(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    fixed: &FixedAddresses,
+    (is_safe, is_encrypted): (bool, bool),
+) -> Server {
+    let addresses = addresses::read(reader, section, fixed, is_safe);
+    let listen = addresses.as_ref().map(|found| found.listen);
+    Server {
+        public_url: addresses::public_url(reader, section, listen, is_encrypted),
+        addresses,
+        trusted_proxies: trusted_proxies(reader, section),
+        threads: threads_or_cores(section.number(&keys::server::THREADS)),
+        drain: section.span(&keys::server::DRAIN),
+        drain_notice: section.span(&keys::server::DRAIN_NOTICE),
+    }
+}
+
 /// The files that are written: those of `operations.store`, `log.audit` and `authentication.tokens`.
 fn written<'a>(
     sections: &'a [Option<Section<'a>>; 3],
-    files: [Option<&'a Path>; 3],
+    (operations, logging, tokens): (
+        Option<&'a operations::Config>,
+        Option<&'a Logging>,
+        Option<&'a Path>,
+    ),
 ) -> Vec<Written<'a>> {
+    let files = [
+        operations.map(|config| config.store.as_path()),
+        logging.and_then(|logging| logging.audit.as_deref()),
+        tokens,
+    ];
     let keys = [
         keys::operations::STORE.name,
         keys::log::AUDIT.name,
