@@ -1,8 +1,11 @@
 //! A folder with two small VMs to try everything on, and the configuration that serves it.
 
 use std::fs;
+use std::fs::TryLockError;
 use std::io;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,6 +46,9 @@ const BLOCK_BYTES: usize = 64;
 const HEADING: &str = "# The configuration of `snapgate demo`.";
 /// Written first: what is in a folder that has it may be made anew.
 const MARKER: &str = ".snapgate-demo";
+const MARKED: &[u8] = b"made by `snapgate demo`\n";
+/// The store of operations.
+const STORE: &str = "operations.db";
 
 /// The folder could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,12 @@ pub enum DemoError {
     /// It holds something else, which would be overwritten or served.
     #[error("{0} is not empty and was not made by the demo; choose another folder with --dir")]
     Foreign(PathBuf),
+    /// A reset was asked for where there is no demo.
+    #[error("{0} holds no demo; nothing was changed")]
+    Absent(PathBuf),
+    /// A reset was asked for while a gateway runs on the folder.
+    #[error("a gateway is running on {0}; nothing was changed; stop it before the reset")]
+    Running(PathBuf),
     /// The first backup could not be made.
     #[error("cannot make the first backup: {0}")]
     Backup(String),
@@ -84,6 +96,50 @@ impl Folder {
     #[must_use]
     pub fn image(&self, vm: &str) -> PathBuf {
         self.0.join("vms").join(vm).join("disk.img")
+    }
+
+    /// Removes what the demo made, so that [`Self::prepare`] makes it anew. Other files and VMs in the folder stay.
+    ///
+    /// # Errors
+    /// [`DemoError::Absent`] and [`DemoError::Running`]: nothing was changed. Otherwise what is left is removed the next time.
+    pub fn reset(&self) -> Result<(), DemoError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |source| DemoError::Io { path, source }
+        };
+        let heads_config = |text: String| text.starts_with(HEADING);
+        let is_ours = self.0.join(MARKER).exists()
+            || fs::read_to_string(self.config()).is_ok_and(heads_config);
+        if !is_ours {
+            return Err(DemoError::Absent(self.0.clone()));
+        }
+        let lock = self.0.join(format!("{STORE}.lock"));
+        let lock_file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock)
+            .map_err(failed(&lock))?;
+        match lock_file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DemoError::Running(self.0.clone())),
+            Err(TryLockError::Error(source)) => return Err(failed(&lock)(source)),
+        }
+        // First the marker, which the remains are known by, and the configuration, which says that the folder is complete.
+        write(&self.0.join(MARKER), MARKED)?;
+        let files = ["", "-wal", "-shm", ".operator"].map(|ending| format!("{STORE}{ending}"));
+        let files = files.iter().map(|name| self.0.join(name));
+        for path in [self.config()].into_iter().chain(files) {
+            remove(fs::remove_file(&path)).map_err(failed(&path))?;
+        }
+        for (vm, _) in VMS {
+            for kept in ["vms", "backups"] {
+                let path = self.0.join(kept).join(vm);
+                remove(fs::remove_dir_all(&path)).map_err(failed(&path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes whatever is missing, and leaves alone what is there. Returns whether anything was made.
@@ -113,7 +169,7 @@ impl Folder {
         if !is_empty && !self.0.join(MARKER).exists() {
             return Err(DemoError::Foreign(self.0.clone()));
         }
-        write(&self.0.join(MARKER), b"made by `snapgate demo`\n")?;
+        write(&self.0.join(MARKER), MARKED)?;
         for folder in ["vms", "backups"] {
             make_folder(&self.0.join(folder))?;
         }
@@ -129,7 +185,7 @@ impl Folder {
         for (vm, _) in VMS {
             write(&self.image(vm), &content(vm, "changed after the backup"))?;
         }
-        write(&config, settings(password_hash).as_bytes())?;
+        write_private(&config, settings(password_hash).as_bytes())?;
         Ok(true)
     }
 
@@ -214,7 +270,7 @@ fn settings(password_hash: &str) -> String {
 # Every key is told in config/reference.toml.
 
 [operations]
-store = "operations.db"
+store = "{STORE}"
 
 [[backend]]
 name = "demo-disks"
@@ -238,6 +294,33 @@ backups = ["*"]
 
 fn make_folder(path: &Path) -> Result<(), DemoError> {
     fs::create_dir_all(path).map_err(|source| DemoError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A file or folder that is gone already needs no removing.
+fn remove(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Writes a file that only its owner may read, because it holds the hash of a password.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DemoError> {
+    let made = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path);
+    let written = made.and_then(|mut file| {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|source| DemoError::Io {
         path: path.to_owned(),
         source,
     })

@@ -190,6 +190,32 @@ impl AdapterError {
         self
     }
 
+    /// Whether it is an answer to what was asked, and no failure of the VM manager or of its storage: there is no such VM, the
+    /// backup is protected, and the like. Callers see it; operators need not act.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        match self.fault.kind {
+            FaultKind::NoSuchVm
+            | FaultKind::NoSuchBackup
+            | FaultKind::NameTaken
+            | FaultKind::Protected
+            | FaultKind::NotReady
+            | FaultKind::Busy
+            | FaultKind::Conflict
+            | FaultKind::Invalid
+            | FaultKind::Unsupported
+            | FaultKind::Cancelled => true,
+            FaultKind::Damaged
+            | FaultKind::StorageFull
+            | FaultKind::BackendDenied
+            | FaultKind::TimedOut
+            | FaultKind::Unavailable
+            | FaultKind::BackendFailed
+            | FaultKind::NotExecuted
+            | FaultKind::OutcomeUnknown => false,
+        }
+    }
+
     /// What the VM manager or the system said. For logs alone: never for a reply, a Status or a metric.
     #[must_use]
     pub fn private(&self) -> &str {

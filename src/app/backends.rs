@@ -15,6 +15,7 @@ use crate::adapters::qemu::Qemu;
 use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
 use crate::app::StartError;
+use crate::app::health::HealthLooks;
 use crate::config::Backend;
 use crate::config::BackendKind;
 use crate::operations::BackendHandle;
@@ -46,10 +47,10 @@ pub(crate) fn bare(
         BackendKind::CloudApi(config) => {
             Arc::new(CloudApi::new(config, clock).map_err(|error| broken(error.to_string()))?)
         }
-        BackendKind::Files(config) => Arc::new(
-            Files::new(config.clone(), clock, tasks.clone())
-                .map_err(|error| broken(error.to_string()))?,
-        ),
+        // What keeps the folders from being opened may pass, and other backends do not depend on it.
+        BackendKind::Files(config) => {
+            Arc::new(Files::when_available(config.clone(), clock, tasks.clone()))
+        }
         BackendKind::Incus(config) => {
             Arc::new(Incus::new(config, clock).map_err(|error| broken(error.to_string()))?)
         }
@@ -64,11 +65,17 @@ pub(crate) fn bare(
     })
 }
 
-/// One handle for each backend, in the order of the configuration.
-pub(crate) fn build(
+/// One handle for each backend, in the order of the configuration, and the health checks of all.
+pub(crate) fn start(
     backends: &[Backend],
     around: &Around,
-) -> Result<Vec<BackendHandle>, StartError> {
+) -> Result<(Vec<BackendHandle>, HealthLooks), StartError> {
+    let handles = build(backends, around)?;
+    let looks = HealthLooks::start(backends, &handles, around);
+    Ok((handles, looks))
+}
+
+fn build(backends: &[Backend], around: &Around) -> Result<Vec<BackendHandle>, StartError> {
     let Around {
         annotations,
         clock,

@@ -2,6 +2,7 @@
 
 mod backends;
 mod handler;
+mod health;
 mod issuers;
 mod operator;
 mod probe;
@@ -19,6 +20,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::app::handler::Front;
+use crate::app::health::HealthLooks;
 use crate::app::issuers::Issuers;
 use crate::app::operator::Bench;
 use crate::config;
@@ -82,6 +84,7 @@ pub enum StartError {
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
+    looks: HealthLooks,
     front: Arc<Front>,
     bench: Arc<Bench>,
     issuers: Issuers,
@@ -125,7 +128,7 @@ pub async fn start_on(
         metrics: Arc::clone(&metrics),
         tasks: Tasks::default(),
     };
-    let backends = backends::build(&settings.backends, &around)?;
+    let (backends, looks) = backends::start(&settings.backends, &around)?;
     let operations = Operations::open_on(
         store,
         settings.operations.clone(),
@@ -171,6 +174,7 @@ pub async fn start_on(
     metrics.certificates(&ends(tls));
     bench.open(admin.address());
     Ok(Running {
+        looks,
         front,
         bench,
         issuers,
@@ -329,6 +333,7 @@ impl Running {
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;
+        self.looks.stop().await;
         self.bench.close();
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);

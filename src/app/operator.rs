@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -115,10 +116,11 @@ impl Bench {
 
     /// Tells operators where to ask. A gateway that cannot (its disk is full, say) works all the same.
     pub(crate) fn open(&self, mut address: SocketAddr) {
-        if address.ip().is_unspecified() {
-            address.set_ip(match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        let ip = address.ip().to_canonical();
+        if ip.is_unspecified() {
+            address.set_ip(match ip {
+                IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
         let token = self.token.clone();

@@ -12,11 +12,11 @@ use crate::cli::output::Output;
 use crate::cli::serve;
 use crate::cli::serve::other;
 use crate::config;
-use crate::config::Problems;
-use crate::config::Settings;
+use crate::config::FixedAddress;
+use crate::config::FixedAddresses;
 use crate::demo::Folder;
 use crate::demo::PASSWORD;
-use crate::gate::PublicUrl;
+use crate::listener::Inherited;
 use crate::model::Secret;
 use crate::runtime::SystemClock;
 
@@ -32,24 +32,53 @@ pub(crate) struct Options {
     pub(crate) listen: Option<SocketAddr>,
     /// The admin port.
     pub(crate) admin: Option<SocketAddr>,
+    /// Whether to make everything anew.
+    pub(crate) reset: bool,
 }
 
 /// Makes whatever is missing in the folder and serves it.
 pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliError> {
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let inherited = Inherited::from_service_manager().map_err(other)?;
+    let fixed = addresses(&options, &inherited);
     let dir = options.dir.unwrap_or_else(|| PathBuf::from(FOLDER));
-    let listen = options.listen.unwrap_or_else(|| local(8080));
-    let admin = options.admin.unwrap_or_else(|| local(9090));
     let folder = Folder::at(dir.clone());
+    if options.reset {
+        folder.reset().map_err(other)?;
+    }
     let made = make(&folder)?;
     let file = folder.config();
-    let load: serve::Load = Arc::new(move || {
-        let settings = config::load(&file, &config::environment)?;
-        Ok::<Settings, Problems>(with_ports(settings, listen, admin))
-    });
-    let what = if made { "made" } else { "opened again" };
+    let load: serve::Load = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
+    let what = if options.reset {
+        "reset"
+    } else if made {
+        "made"
+    } else {
+        "opened again"
+    };
     let advice = format!("demo folder {} {what}\n{}", dir.display(), requests(&dir));
-    serve::serve(load()?, &load, &advice, output)
+    let settings = load()?;
+    serve::warn(&settings, output)?;
+    serve::serve(settings, inherited, &load, &advice, output)
+}
+
+/// The addresses of inherited sockets, else those of the command line, else the demo's own; the file has none.
+fn addresses(options: &Options, inherited: &Inherited) -> FixedAddresses {
+    let held = serve::addresses_of(inherited);
+    let chosen = |address: Option<SocketAddr>, port, option| {
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Some(FixedAddress {
+            address: address.unwrap_or(local),
+            origin: address.map_or("the address of the demo", |_given| option),
+        })
+    };
+    let (listen, admin) = (
+        "the address given by --listen",
+        "the address given by --admin",
+    );
+    FixedAddresses {
+        api: held.api.or_else(|| chosen(options.listen, 8080, listen)),
+        admin: held.admin.or_else(|| chosen(options.admin, 8970, admin)),
+    }
 }
 
 fn make(folder: &Folder) -> Result<bool, CliError> {
@@ -63,23 +92,22 @@ fn make(folder: &Folder) -> Result<bool, CliError> {
     prepared.map_err(other)
 }
 
-fn with_ports(mut settings: Settings, listen: SocketAddr, admin: SocketAddr) -> Settings {
-    settings.listener.listen = listen;
-    settings.listener.admin = admin;
-    if let Some(url) = PublicUrl::new(&format!("http://{listen}")) {
-        settings.gate.public_url = url;
-    }
-    settings
-}
-
 /// The requests of the specification's page, and some more, as command lines. `HOST` stands for where the API is.
 fn requests(dir: &Path) -> String {
     let image = dir.join("vms/33333/disk.img");
     let image = image.display();
+    let reset = if dir == Path::new(FOLDER) {
+        "snapgate demo --reset".to_owned()
+    } else {
+        format!("snapgate demo --reset --dir {}", dir.display())
+    };
     let curl = "curl -si -u demo:demo -H 'X-Cloud-Client-Specification-Version: 0.1'";
     let json = "-H 'Content-Type: application/json'";
     format!(
         r#"
+# There are two VMs, named as in the examples of the specification: 33333 (five digits), and its copy 333333 (six digits).
+# Each has the backup 456. Lines that change something say what they answer the second time.
+
 # Get Backup
 {curl} -H 'Accept: application/vnd.com.sun.cloud.Backup+json' http://HOST/vms/33333/backups/456
 
@@ -89,13 +117,18 @@ fn requests(dir: &Path) -> String {
 # Restore VM From Backup; before and after it look at the disk: head -c 64 {image}
 {curl} {json} -H 'Prefer: wait=10' -d '{{"note": "Restore to known state"}}' http://HOST/vms/33333/backups/456/restore
 
-# Delete Backup
+# Delete Backup, of the copy 333333, so that 33333 keeps its own; the second time 404, because the backup is gone
 {curl} -X DELETE http://HOST/vms/333333/backups/456
 
-# Create a backup, list backups, list your operations
+# Create a backup; the second time 409, because the name is taken: choose another name
 {curl} {json} -d '{{"name": "before-upgrade"}}' 'http://HOST/back_up?vm=33333'
+
+# List backups, list your operations
 {curl} http://HOST/vms/33333/backups
 {curl} http://HOST/statuses
+
+# Put the VMs, the backups and snapgate.toml back as they were at first: stop the gateway (Ctrl-C), then
+{reset}
 
 "#
     )

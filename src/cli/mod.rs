@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod effect;
 mod explain;
 mod hash_password;
 mod operations;
@@ -50,9 +51,12 @@ enum Command {
         /// The address and port of the API; 127.0.0.1:8080 unless given
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
-        /// The address and port of metrics and health; 127.0.0.1:9090 unless given
+        /// The address and port of metrics and health; 127.0.0.1:8970 unless given
         #[arg(long, value_name = "ADDR")]
         admin: Option<SocketAddr>,
+        /// Discard what the demo made in the folder, and make it anew
+        #[arg(long)]
+        reset: bool,
     },
     /// Tell every mistake of a configuration, or what it amounts to
     Check {
@@ -147,9 +151,20 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             false => Err(CliError::No),
         },
         Command::Serve { config } => serve::run(&config, output),
-        Command::Demo { dir, listen, admin } => {
-            demo::run(demo::Options { dir, listen, admin }, output)
-        }
+        Command::Demo {
+            dir,
+            listen,
+            admin,
+            reset,
+        } => demo::run(
+            demo::Options {
+                dir,
+                listen,
+                admin,
+                reset,
+            },
+            output,
+        ),
         Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Operations { wish } => operations::run(&wish, output),
         Command::Token { wish } => token::run(wish, output),

@@ -1,5 +1,7 @@
 //! `snapgate serve`: runs the gateway until it is told to stop.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use crate::app::Running;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
+use crate::config::FixedAddress;
+use crate::config::FixedAddresses;
 use crate::config::LogFormat;
 use crate::config::Problems;
 use crate::config::Settings;
@@ -35,19 +39,40 @@ pub(super) type Load = Arc<dyn Fn() -> Result<Settings, Problems> + Send + Sync>
 
 /// Serves the configuration file until a signal ends it.
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> {
+    let inherited = Inherited::from_service_manager().map_err(other)?;
+    // Each reload is judged by the sockets that are held, too.
+    let fixed = addresses_of(&inherited);
     let file = file.to_owned();
-    let load: Load = Arc::new(move || config::load(&file, &config::environment));
+    let load: Load = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
     let settings = load()?;
-    for it in config::warnings(&settings, SystemClock.now()) {
-        output.complain(&format!("warning: {it}"))?;
+    warn(&settings, output)?;
+    serve(settings, inherited, &load, "", output)
+}
+
+/// Prints what is allowed but seldom meant.
+pub(super) fn warn(settings: &Settings, output: &mut Output<'_>) -> io::Result<()> {
+    for warning in config::warnings(settings, SystemClock.now()) {
+        output.complain(&format!("warning: {warning}"))?;
     }
-    serve(settings, &load, "", output)
+    Ok(())
+}
+
+/// The addresses of inherited sockets, which count instead of those in the file.
+pub(super) fn addresses_of(inherited: &Inherited) -> FixedAddresses {
+    let fixed = |address: Option<SocketAddr>, origin| {
+        address.map(|address| FixedAddress { address, origin })
+    };
+    FixedAddresses {
+        api: fixed(inherited.api(), "the inherited API socket"),
+        admin: fixed(inherited.admin(), "the inherited admin socket"),
+    }
 }
 
 /// Serves until a signal ends it. Prints `advice`, in which `HOST` stands for where the API is, and then where it
 /// listens, when it is ready.
 pub(super) fn serve(
     settings: Settings,
+    inherited: Inherited,
     load: &Load,
     advice: &str,
     output: &mut Output<'_>,
@@ -67,7 +92,6 @@ pub(super) fn serve(
         Arc::clone(&metrics),
     )
     .map_err(other)?;
-    let inherited = Inherited::from_service_manager().map_err(other)?;
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

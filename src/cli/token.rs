@@ -9,6 +9,8 @@ use clap::Subcommand;
 use zeroize::Zeroizing;
 
 use crate::cli::CliError;
+use crate::cli::effect;
+use crate::cli::effect::Effect;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
@@ -99,10 +101,10 @@ pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
             let settings = load(&place)?;
             let scope = (actions, vms, backups);
             let record = record(&settings, &name, &owner, &expires, scope)?;
-            create(&settings, record, output)
+            create(&place, &settings, record, output)
         }
         Wish::List { place, json } => list(&load(&place)?, json, output),
-        Wish::Revoke { place, name } => revoke(&load(&place)?, &name, output),
+        Wish::Revoke { place, name } => revoke(&place, &load(&place)?, &name, output),
     }
 }
 
@@ -180,6 +182,7 @@ fn patterns(all: Vec<String>, option: &str) -> Result<Vec<String>, CliError> {
 }
 
 fn create(
+    place: &Place,
     settings: &Settings,
     mut record: TokenRecord,
     output: &mut Output<'_>,
@@ -206,7 +209,16 @@ fn create(
     output.complain(&format!(
         "token {name} of {owner}, {ends}. It is shown this once; send it as: Authorization: Bearer TOKEN"
     ))?;
-    Ok(output.print(&format!("{}\n", token.reveal()))?)
+    output.print(&format!("{}\n", token.reveal()))?;
+    // The command ends when the token is valid, so that a script can use it at once.
+    let text = match effect::wait(&place.config, settings)? {
+        Effect::InUse => "the running gateway accepts it now".to_owned(),
+        Effect::NoGateway => "no gateway is running: it is valid from the next start on".to_owned(),
+        Effect::Unconfirmed(why) => format!(
+            "the running gateway has not confirmed that it accepts the token: {why}; it reads changed files every second"
+        ),
+    };
+    Ok(output.complain(&text)?)
 }
 
 /// `live`, or why it cannot be used.
@@ -249,7 +261,12 @@ fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), 
     Ok(output.print(&text)?)
 }
 
-fn revoke(settings: &Settings, name: &str, output: &mut Output<'_>) -> Result<(), CliError> {
+fn revoke(
+    place: &Place,
+    settings: &Settings,
+    name: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CliError> {
     config::change_tokens::<_, CliError>(file(settings)?, |all| {
         let before = all.len();
         all.retain(|it| it.name.as_str() != name);
@@ -258,7 +275,12 @@ fn revoke(settings: &Settings, name: &str, output: &mut Output<'_>) -> Result<()
         }
         Ok(())
     })?;
-    Ok(output.complain(&format!(
-        "token {name} revoked; a running gateway notices within a second or two"
-    ))?)
+    let text = match effect::wait(&place.config, settings)? {
+        Effect::InUse => "the running gateway refuses it now".to_owned(),
+        Effect::NoGateway => "no gateway is running".to_owned(),
+        Effect::Unconfirmed(why) => format!(
+            "the running gateway has not confirmed that it refuses the token: {why}; it reads changed files every second"
+        ),
+    };
+    Ok(output.complain(&format!("token {name} revoked; {text}"))?)
 }

@@ -89,6 +89,7 @@ pub(super) fn read(
         }
         if let Some(path) = section.text(&keys::authentication::TOKENS) {
             let file = reader.folder().join(&path.text);
+            source.holds_secret(&file, "the hashes and rights of API tokens");
             tokens = Some(tokens_of(reader, &path, &file, source));
             tokens_file = Some(file);
         }
@@ -256,6 +257,9 @@ impl People<'_> {
     }
 
     fn password(&self, found: &Found, source: &Source<'_>) -> Option<PasswordHash> {
+        if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
+            source.holds_secret(self.reader.file(), "hashes of passwords");
+        }
         let text = source
             .secret(&found.text, &self.reader.folder())
             .map_err(|it| self.reader.wrong(found, it, ""))
@@ -274,6 +278,7 @@ impl People<'_> {
 
     fn add_file(&mut self, path: &Found, source: &Source<'_>) {
         let file = self.reader.folder().join(&path.text);
+        source.holds_secret(&file, "hashes of passwords");
         let text = match source.read(&file) {
             Ok(text) => text,
             Err(what) => {

@@ -1,7 +1,7 @@
 //! Backends, and which VMs are on them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
 use std::path::PathBuf;
 
 use toml::de::DeTable;
@@ -14,7 +14,9 @@ use crate::adapters::libvirt;
 use crate::adapters::port::Recovery;
 use crate::adapters::qemu;
 use crate::adapters::sim;
+use crate::config::apart;
 use crate::config::keys::backend;
+use crate::config::paths::overlap;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
@@ -133,9 +135,9 @@ pub(super) fn read(
         let layers = layers_of(&section);
         let kind = section
             .word(&backend::KIND)
-            .and_then(|it| kind_of(reader, &section, source, it));
+            .and_then(|kind| kind_of(reader, &section, source, (kind, &patterns)));
         if let (Some(name), Some(kind)) = (name, kind) {
-            keep_apart(&section, &kind, &backends);
+            apart::folders(&section, &kind, &backends);
             placements.extend(patterns.into_iter().map(|pattern| Placement {
                 pattern,
                 backend: name.clone(),
@@ -154,6 +156,7 @@ fn layers_of(section: &Section<'_>) -> layers::Config {
         retries: section.small(&backend::RETRIES),
         breaker_failures: section.small(&backend::BREAKER_FAILURES),
         breaker_pause: section.span(&backend::BREAKER_PAUSE),
+        health_interval: section.span(&backend::HEALTH_INTERVAL),
     }
 }
 
@@ -190,7 +193,7 @@ fn kind_of(
     reader: &Reader<'_>,
     section: &Section<'_>,
     source: &Source<'_>,
-    kind: &str,
+    (kind, vms): (&str, &[Pattern]),
 ) -> Option<BackendKind> {
     let own = OF_KIND.iter().find(|(it, _)| *it == kind);
     let own = own.map_or(&[][..], |(_, names)| *names);
@@ -213,10 +216,10 @@ fn kind_of(
         return libvirt_of(reader, section).map(BackendKind::Libvirt);
     }
     if kind == "incus" {
-        return incus_of(reader, section).map(BackendKind::Incus);
+        return incus_of(reader, section, source).map(BackendKind::Incus);
     }
     if kind == "qemu" {
-        return qemu_of(reader, section).map(BackendKind::Qemu);
+        return qemu_of(reader, section, vms).map(BackendKind::Qemu);
     }
     Some(BackendKind::Sim(sim_of(reader, section)))
 }
@@ -264,7 +267,39 @@ fn recovery(word: Option<&str>) -> Recovery {
     }
 }
 
-fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
+/// Whether patterns stand for one VM at most.
+fn is_one_vm(vms: &[Pattern]) -> bool {
+    vms.len() <= 1 && !vms.iter().any(|pattern| pattern.prefix().1)
+}
+
+/// Notes a path in which nothing stands for the VM, though there are several, or something that means nothing: two VMs would
+/// be one.
+fn check_place_of_vm(reader: &Reader<'_>, found: &Found, vms: &[Pattern]) {
+    let hint = "write {vm} where the id of the VM belongs";
+    let rest = found.text.replace("{vm}", "");
+    if let Some((_, after)) = rest.split_once('{') {
+        let name = after.split('}').next().unwrap_or_default();
+        let what = format!("unknown placeholder \"{{{name}}}\" (expected {{vm}})");
+        reader.wrong(found, what, hint);
+    } else if rest == found.text && !is_one_vm(vms) {
+        reader.wrong(found, "is the same path for every VM of the backend", hint);
+    }
+}
+
+/// Notes items of a list that are there twice.
+fn refuse_twice(reader: &Reader<'_>, list: &[Found]) {
+    for (index, found) in list.iter().enumerate() {
+        if list
+            .iter()
+            .take(index)
+            .any(|other| other.text == found.text)
+        {
+            reader.wrong(found, format!("duplicate {:?}", found.text), "remove one");
+        }
+    }
+}
+
+fn qemu_of(reader: &Reader<'_>, section: &Section<'_>, vms: &[Pattern]) -> Option<qemu::Config> {
     let within = |text: &str| reader.folder().join(text).display().to_string();
     let images = section.texts(&backend::IMAGES);
     let disks = section.texts(&backend::DISKS);
@@ -273,7 +308,12 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<qemu::Config> {
         let hint = "name one image for each disk, in the same order";
         section.problem_at(backend::IMAGES.name, what, hint);
     }
+    refuse_twice(reader, &images);
+    refuse_twice(reader, &disks);
     let qmp = section.text(&backend::QMP);
+    for path in images.iter().chain(&qmp) {
+        check_place_of_vm(reader, path, vms);
+    }
     if qmp.is_none() && !section.has(backend::QMP.name) {
         let what = "is missing in a backend of kind = \"qemu\"";
         section.problem_at(backend::QMP.name, what, "write qmp = \"/folder/{vm}.qmp\"");
@@ -312,22 +352,16 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         reader.folder().join(&root_at.text),
         reader.folder().join(&backups_at.text),
     );
-    if !root.is_dir() {
-        let what = format!("{} is not a folder that can be read", root.display());
-        reader.wrong(&root_at, what, "make it, or correct the path");
+    // A folder that is missing may come later, with the file system it is on. A file in its place is wrong for certain.
+    for (found, path) in [(&root_at, &root), (&backups_at, &backups)] {
+        if fs::metadata(path).is_ok_and(|about| !about.is_dir()) {
+            let what = format!("{} is not a folder", path.display());
+            reader.wrong(found, what, "correct the path");
+        }
     }
-    if !backups.is_dir() && !backups.parent().is_some_and(Path::is_dir) {
-        let what = format!("{} has no folder to be made in", backups.display());
-        reader.wrong(&backups_at, what, "make it, or correct the path");
-    }
-    let (images, kept) = (real(&root), real(&backups));
-    let hint = "keep VMs and backups side by side";
-    if images == kept {
-        reader.wrong(&backups_at, "is the same folder as root", hint);
-    } else if kept.starts_with(&images) {
-        reader.wrong(&backups_at, "is below root", hint);
-    } else if images.starts_with(&kept) {
-        reader.wrong(&backups_at, "is above root", hint);
+    if let Some(overlap) = overlap(&backups, &root) {
+        let hint = "keep VMs and backups side by side";
+        reader.wrong(&backups_at, format!("{} root", overlap.in_words()), hint);
     }
     Some(files::Config { root, backups })
 }
@@ -335,6 +369,10 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
 fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {
     let socket = section.text(&backend::LIBVIRT_SOCKET);
     let uri = section.text(&backend::LIBVIRT_URI);
+    if let Some(found) = uri.as_ref().filter(|found| !found.text.contains("://")) {
+        let what = format!("{:?} is not the URI of a driver", found.text);
+        reader.wrong(found, what, "write libvirt_uri = \"qemu:///system\"");
+    }
     let after_restore = section.word(&backend::AFTER_RESTORE);
     let (keepalive, operation_timeout) = (
         section.span(&backend::LIBVIRT_KEEPALIVE),
@@ -353,7 +391,11 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
     })
 }
 
-fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config> {
+fn incus_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<incus::Config> {
     let path = |found: &Found| reader.folder().join(&found.text);
     let url = section.text(&backend::URL);
     let project = section.text(&backend::PROJECT);
@@ -400,6 +442,7 @@ fn incus_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<incus::Config>
                 reader.wrong(&url, what, "docs/adapters/incus.md shows how to make them");
                 return None;
             };
+            source.holds_secret(&path(&key), "a private key");
             incus::Address::Https {
                 authority,
                 server,
@@ -467,7 +510,10 @@ fn cloudapi_of(
                 return None;
             };
             let identity = match (certificate, key) {
-                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (Some(certificate), Some(key)) => {
+                    source.holds_secret(&key, "a private key");
+                    Some((certificate, key))
+                }
                 (None, None) => None,
                 (Some(_), None) | (None, Some(_)) => {
                     reader.wrong(&url, "needs client_cert and client_key, or neither", "");
@@ -490,9 +536,8 @@ fn cloudapi_of(
         recovery,
         connect_timeout,
     };
-    let client = config.client();
     let wrong = |error: cloudapi::ConfigError| reader.wrong(&url, error.to_string(), "");
-    client.map_err(wrong).ok().map(|_| config)
+    config.client().map_err(wrong).ok().map(|_| config)
 }
 
 /// User and password, or a token; `None` after a mistake was noted.
@@ -537,41 +582,4 @@ fn credential_of(
     made.map(Some)
         .map_err(|error| reader.wrong(&found, error.to_string(), ""))
         .ok()
-}
-
-/// Notes backups among the VMs of another backend: they would be taken for VMs.
-fn keep_apart(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
-    let BackendKind::Files(mine) = kind else {
-        return;
-    };
-    for other in others {
-        let BackendKind::Files(theirs) = &other.kind else {
-            continue;
-        };
-        let hint = "keep VMs and backups side by side";
-        if overlap(&mine.backups, &theirs.root) {
-            let what = format!("overlaps root of the backend {}", other.name);
-            section.problem_at(backend::BACKUPS.name, what, hint);
-        }
-        if overlap(&mine.root, &theirs.backups) {
-            let what = format!("overlaps backups of the backend {}", other.name);
-            section.problem_at(backend::ROOT.name, what, hint);
-        }
-    }
-}
-
-fn overlap(one: &Path, two: &Path) -> bool {
-    let (one, two) = (real(one), real(two));
-    one.starts_with(&two) || two.starts_with(&one)
-}
-
-/// The path without links as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    if let Ok(found) = path.canonicalize() {
-        return found;
-    }
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => real(parent).join(name),
-        (Some(_) | None, Some(_) | None) => path.to_owned(),
-    }
 }

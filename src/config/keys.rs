@@ -301,9 +301,9 @@ const fn required(form: &'static str) -> Text {
 
 table! { server, "server", false, "Where the gateway listens, and how it stops.",
     LISTEN: Text = "listen", Text { absent: Absent::Default("127.0.0.1:8080"), form: "address and port" }, Restart,
-        "The API port. Port 0 takes a free one.";
-    ADMIN: Text = "admin", Text { absent: Absent::Default("127.0.0.1:9090"), form: "address and port" }, Restart,
-        "The port of metrics and health.";
+        "The API port. Port 0 takes a free one. Not used when the service manager hands over the socket.";
+    ADMIN: Text = "admin", Text { absent: Absent::Default("127.0.0.1:8970"), form: "address and port" }, Restart,
+        "The port of metrics and health. Not used when the service manager hands over the socket.";
     PUBLIC_URL: Text = "public_url", Text { absent: Absent::Means("`http://` or `https://` and `listen`"), form: "`http://` or `https://` URL" }, AtOnce,
         "What links in replies begin with. Needed when `listen` is a wildcard address.";
     THREADS: Count = "threads", count(0, 0, 256), Restart,
@@ -454,9 +454,11 @@ table! { backend, "backend", true, "One VM manager.",
     RETRIES: Count = "retries", count(2, 0, 10), Restart,
         "How often a read that failed for a passing reason is repeated.";
     BREAKER_FAILURES: Count = "breaker_failures", count(5, 1, 1000), Restart,
-        "After so many failures in a row the backend is taken for down.";
+        "Failures in a row after which the circuit breaker opens.";
     BREAKER_PAUSE: Span = "breaker_pause", span(Duration::from_secs(5), 1, 3600), Restart,
-        "How long no call is made to a backend that is taken for down.";
+        "How long no call is made to the backend while its circuit breaker is open.";
+    HEALTH_INTERVAL: Span = "health_interval", span(limits::HEALTH_INTERVAL, 1, 3600), Restart,
+        "Time between two health checks, which set `snapgate_backend_up`.";
     ROOT: Text = "root", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
         "`files`: the folder with one folder of disk images per VM.";
     BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
@@ -635,8 +637,8 @@ table! { rate, "rate", false, "How much one client may ask for. Clients on loopb
 
 table! { log, "log", false, "What is logged, and where to.",
     FORMAT: Word = "format", Word { default: Some("text"), allowed: &["text", "json"] }, Restart, "The form of log lines.";
-    LEVEL: Text = "level", Text { absent: Absent::Default("info"), form: "filter such as `info` or `snapgate=debug,warn`" }, Restart,
-        "What is logged.";
+    LEVEL: Text = "level", Text { absent: Absent::Default("info"), form: "`error`, `warn`, `info`, `debug`, `trace` or `off`; or a list with levels of parts, such as `snapgate=debug,warn`" }, Restart,
+        "The least important messages that are logged.";
     ACCESS: Flag = "access", Flag(true), Restart, "Whether every request is logged.";
     AUDIT: Text = "audit", Text { absent: Absent::Means("standard error"), form: "path" }, Restart,
         "The file the audit trail is appended to.";
@@ -644,7 +646,7 @@ table! { log, "log", false, "What is logged, and where to.",
 
 table! { insecure, "insecure", false, "Security downgrades; each is off unless it is named here.",
     PLAINTEXT: Flag = "plaintext", Flag(false), AtOnce,
-        "Allows `listen` on an address that other machines reach, where passwords cross the network readable by all.";
+        "Allows `listen` on an address that other machines reach, where passwords are sent in cleartext.";
 }
 
 /// Every table, in the order of the documentation.

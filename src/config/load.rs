@@ -1,19 +1,23 @@
 //! From a file to [`Settings`], or to every mistake in it.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::DeTable;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::access;
+use crate::config::addresses;
+use crate::config::addresses::Addresses;
+use crate::config::addresses::FixedAddresses;
+use crate::config::apart;
+use crate::config::apart::Written;
 use crate::config::backends;
 use crate::config::keys;
 use crate::config::keys::Count;
 use crate::config::keys::Key;
-use crate::config::keys::Text;
+use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::problem::Problem;
 use crate::config::problem::Problems;
@@ -41,6 +45,18 @@ use crate::operations::WhenBusy;
 /// # Errors
 /// Every mistake in it, with its place. What is no TOML is told alone, because the rest cannot be judged then.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Problems> {
+    load_at(path, env, &FixedAddresses::default())
+}
+
+/// [`load`] for a gateway whose ports are known already: they count instead of `server.listen` and `server.admin`.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_at(
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    fixed: &FixedAddresses,
+) -> Result<Settings, Problems> {
     let source = Source::new(env);
     let text = match source.read(path) {
         Ok(text) => text,
@@ -64,7 +80,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
         }
         return Err(Problems::new(reader.into_problems(), source.finish().0));
     }
-    let settings = settings(&reader, root.get_ref(), &source);
+    let settings = settings(&reader, root.get_ref(), &source, fixed);
     let problems = reader.into_problems();
     let (files, hash) = source.finish();
     match settings {
@@ -77,52 +93,60 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
     }
 }
 
-fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Option<Settings> {
+fn settings(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &Source<'_>,
+    fixed: &FixedAddresses,
+) -> Option<Settings> {
     reader.refuse_unknown_tables(root);
     let section = |table| reader.sections(root, table).into_iter().next();
     let insecure = section(&keys::insecure::TABLE);
     let plaintext = insecure.is_some_and(|it| it.flag(&keys::insecure::PLAINTEXT));
-    let server = section(&keys::server::TABLE);
     let encryption = tls::read(reader, root, source);
     let is_safe = plaintext || encryption.is_wanted();
+    let server = section(&keys::server::TABLE)
+        .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
     let limit = section(&keys::limit::TABLE);
-    let addresses = server
-        .as_ref()
-        .and_then(|it| addresses(reader, it, is_safe));
-    let public_url = server
-        .as_ref()
-        .and_then(|it| public_url(reader, it, addresses, encryption.is_wanted()));
-    let trusted_proxies = server.as_ref().map(|it| trusted_proxies(reader, it));
     let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
     let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
     let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
     let passes = reader.sections(root, &keys::passthrough::TABLE);
+    let authentication_section = section(&keys::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations = section(&keys::operations::TABLE).and_then(|it| operations(reader, &it));
-    let logging = section(&keys::log::TABLE).map(|it| logging(reader, &it));
+    let operations_section = section(&keys::operations::TABLE);
+    let log_section = section(&keys::log::TABLE);
+    let operations = operations_section
+        .as_ref()
+        .and_then(|section| operations(reader, section));
+    let logging = log_section.as_ref().map(|section| logging(reader, section));
     let (backends, placements) = backends::read(reader, root, source);
+    let sections = [operations_section, log_section, authentication_section];
+    let paths = (
+        operations.as_ref(),
+        logging.as_ref(),
+        people.tokens_file.as_deref(),
+    );
+    apart::files(&written(&sections, paths), &source.files(), &backends);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
-    let threads = server.number(&keys::server::THREADS);
-    let drain = server.span(&keys::server::DRAIN);
-    let drain_notice = server.span(&keys::server::DRAIN_NOTICE);
-    let (listen, admin) = addresses?;
+    let addresses = server.addresses?;
     Some(Settings {
         listener: listener::Config {
-            listen,
-            admin,
+            listen: addresses.listen,
+            admin: addresses.admin,
             tls: encryption.ready(),
-            drain,
-            drain_notice,
+            drain: server.drain,
+            drain_notice: server.drain_notice,
             limits: listener_limits?,
         },
         gate: gate::Config {
-            public_url: public_url?,
+            public_url: server.public_url?,
             specification: specification?,
-            trusted_proxies: trusted_proxies?,
+            trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
             lock_out: lock_out?,
             rates: rates?,
@@ -137,10 +161,71 @@ fn settings(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Opt
         backends,
         logging: logging?,
         tokens: people.tokens_file,
-        threads: threads_or_cores(threads),
+        threads: server.threads,
+        notes: addresses.notes,
+        secrets: source.secrets(),
         files: Vec::new(),
         hash: String::new(),
     })
+}
+
+/// What the table `server` says.
+struct Server {
+    addresses: Option<Addresses>,
+    public_url: Option<PublicUrl>,
+    trusted_proxies: TrustedProxies,
+    threads: usize,
+    drain: Duration,
+    drain_notice: Duration,
+}
+
+fn server(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    fixed: &FixedAddresses,
+    (is_safe, is_encrypted): (bool, bool),
+) -> Server {
+    let addresses = addresses::read(reader, section, fixed, is_safe);
+    let listen = addresses.as_ref().map(|found| found.listen);
+    Server {
+        public_url: addresses::public_url(reader, section, listen, is_encrypted),
+        addresses,
+        trusted_proxies: trusted_proxies(reader, section),
+        threads: threads_or_cores(section.number(&keys::server::THREADS)),
+        drain: section.span(&keys::server::DRAIN),
+        drain_notice: section.span(&keys::server::DRAIN_NOTICE),
+    }
+}
+
+/// The files that are written: those of `operations.store`, `log.audit` and `authentication.tokens`.
+fn written<'a>(
+    sections: &'a [Option<Section<'a>>; 3],
+    (operations, logging, tokens): (
+        Option<&'a operations::Config>,
+        Option<&'a Logging>,
+        Option<&'a Path>,
+    ),
+) -> Vec<Written<'a>> {
+    let files = [
+        operations.map(|config| config.store.as_path()),
+        logging.and_then(|logging| logging.audit.as_deref()),
+        tokens,
+    ];
+    let keys = [
+        keys::operations::STORE.name,
+        keys::log::AUDIT.name,
+        keys::authentication::TOKENS.name,
+    ];
+    let named = sections.iter().zip(keys).zip(files);
+    let written = named.filter_map(|((section, key), path)| {
+        Some(Written {
+            section: section.as_ref()?,
+            key,
+            path: path?,
+            is_read: key == keys::authentication::TOKENS.name,
+        })
+    });
+    written.collect()
 }
 
 fn threads_or_cores(threads: usize) -> usize {
@@ -149,64 +234,6 @@ fn threads_or_cores(threads: usize) -> usize {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     cores.min(256)
-}
-
-fn addresses(
-    reader: &Reader<'_>,
-    section: &Section<'_>,
-    is_safe: bool,
-) -> Option<(SocketAddr, SocketAddr)> {
-    let address = |key: &Key<Text>| {
-        let found = section.text(key)?;
-        let address: Option<SocketAddr> = found.text.parse().ok();
-        if address.is_none() {
-            let what = format!("{:?} is not an address and port", found.text);
-            reader.wrong(&found, what, "write \"127.0.0.1:8080\" or \"[::1]:8080\"");
-        }
-        address
-    };
-    let listen = address(&keys::server::LISTEN);
-    let admin = address(&keys::server::ADMIN);
-    let (name, reachable) = (keys::server::LISTEN.name, |it: &SocketAddr| {
-        !it.ip().is_loopback()
-    });
-    if listen.as_ref().is_some_and(reachable) && !is_safe {
-        let what = "lets passwords cross the network readable by all";
-        let hint = "name a [[certificate]], listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
-        section.problem_at(name, what, hint);
-    }
-    let (listen, admin) = (listen?, admin?);
-    if listen == admin && listen.port() != 0 {
-        let what = "is the same as listen";
-        section.problem_at(keys::server::ADMIN.name, what, "choose another port");
-    }
-    Some((listen, admin))
-}
-
-fn public_url(
-    reader: &Reader<'_>,
-    section: &Section<'_>,
-    addresses: Option<(SocketAddr, SocketAddr)>,
-    is_encrypted: bool,
-) -> Option<PublicUrl> {
-    if let Some(found) = section.text(&keys::server::PUBLIC_URL) {
-        let url = PublicUrl::new(&found.text);
-        if url.is_none() {
-            let what = format!("{:?} cannot begin a link", found.text);
-            let hint = "write http:// or https://, a host, perhaps a port and a path; no user, query or fragment";
-            reader.wrong(&found, what, hint);
-        }
-        return url;
-    }
-    let (listen, _) = addresses?;
-    if listen.ip().is_unspecified() {
-        let what = "is missing, and listen is a wildcard address that no link can begin with";
-        let hint = "write public_url = \"https://the-name-clients-use\"";
-        section.problem_at(keys::server::PUBLIC_URL.name, what, hint);
-        return None;
-    }
-    let scheme = if is_encrypted { "https" } else { "http" };
-    PublicUrl::new(&format!("{scheme}://{listen}"))
 }
 
 fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
@@ -301,27 +328,17 @@ fn file_to_write(reader: &Reader<'_>, found: &Found) -> PathBuf {
 }
 
 fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
-    let level = section.text(&keys::log::LEVEL).map_or_else(
-        || "info".to_owned(),
-        |found| {
-            if EnvFilter::builder().parse(&found.text).is_err() {
-                let what = format!("{:?} is not a filter", found.text);
-                reader.wrong(
-                    &found,
-                    what,
-                    "write a level such as \"info\", or \"snapgate=debug,warn\"",
-                );
-            }
-            found.text
-        },
-    );
+    let level = section.text(&keys::log::LEVEL).and_then(|found| {
+        let wrong = |(what, hint): (String, String)| reader.wrong(&found, what, &hint);
+        log_level::checked(&found.text).map_err(wrong).ok()
+    });
     let audit = section.text(&keys::log::AUDIT);
     Logging {
         format: match section.word(&keys::log::FORMAT) {
             Some("json") => LogFormat::Json,
             Some(_) | None => LogFormat::Text,
         },
-        level,
+        level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.flag(&keys::log::ACCESS),
         audit: audit.map(|it| file_to_write(reader, &it)),
     }

@@ -1,17 +1,24 @@
 //! From the configuration file to checked, typed configuration for every room.
 
 mod access;
+mod addresses;
+mod apart;
 mod backends;
 mod htpasswd;
 mod issuers;
 mod keys;
 mod load;
+mod log_level;
 mod near;
+#[cfg(test)]
+mod operator_tests;
 mod passthrough;
+mod paths;
 mod problem;
 mod reader;
 mod reference;
 mod reload;
+mod rights;
 mod settings;
 mod source;
 #[cfg(test)]
@@ -21,8 +28,11 @@ mod tokens;
 mod warnings;
 mod watch;
 
+pub use addresses::FixedAddress;
+pub use addresses::FixedAddresses;
 pub use issuers::KeyEndpoint;
 pub use load::load;
+pub use load::load_at;
 pub use problem::Problem;
 pub use problem::Problems;
 pub use reference::keys_as_markdown;
@@ -33,6 +43,7 @@ pub use settings::BackendKind;
 pub use settings::KeySource;
 pub use settings::LogFormat;
 pub use settings::Logging;
+pub use settings::SecretFile;
 pub use settings::Settings;
 pub use source::environment;
 pub use tokens::TokenFileError;

@@ -394,6 +394,8 @@ impl One<'_> {
         let chain = chain
             .map_err(|it| self.reader.wrong(&cert, it.to_string(), ""))
             .ok()?;
+        let path = self.reader.folder().join(&secret.text);
+        self.source.holds_secret(&path, "a private key");
         // What is wrong with a key is not told: the text could hold a part of it.
         let key = PrivateKeyDer::from_pem_slice(self.pem(&secret)?.as_bytes());
         let Ok(key) = key else {

@@ -71,6 +71,11 @@ impl<'a> Reader<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// The configuration file.
+    pub(super) const fn file(&self) -> &Path {
+        self.file
+    }
+
     /// The folder that relative paths start from.
     pub(super) fn folder(&self) -> PathBuf {
         let folder = self.file.parent().unwrap_or_else(|| Path::new("/"));
@@ -408,6 +413,11 @@ impl<'a> Section<'a> {
         for (index, item) in items.iter().enumerate() {
             let name = format!("{}[{index}]", key.name);
             match item.get_ref().as_str() {
+                Some("") => {
+                    let path = self.path_of(&name);
+                    let at = item.span().start;
+                    self.reader.problem(at, &path, "is empty", &hint);
+                }
                 Some(text) => found.push(self.found(&name, text, item.span())),
                 None => self.mistyped(&name, item, "text", &hint),
             }

@@ -38,10 +38,23 @@ pub struct Settings {
     pub tokens: Option<PathBuf>,
     /// Threads that serve requests, 1..=256; the number of cores unless configured.
     pub threads: usize,
+    /// What the operator should know about keys that have no effect, one sentence each.
+    pub notes: Vec<String>,
+    /// Files that were read and hold secrets.
+    pub secrets: Vec<SecretFile>,
     /// The files read: the configuration file and everything it names. A change of any is a reason to reload.
     pub files: Vec<PathBuf>,
     /// A hash over the contents of these files: 64 hexadecimal digits.
     pub hash: String,
+}
+
+/// A file that only the gateway's user and its group should be able to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The secret in it, in words: `a private key`.
+    pub holds: &'static str,
 }
 
 /// Where the keys of one issuer are fetched from.

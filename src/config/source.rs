@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::config::settings::SecretFile;
+
 /// No file of a configuration is larger: 100,000 users with room to spare.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -13,12 +15,35 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(super) struct Source<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     seen: RefCell<Vec<(PathBuf, Option<Vec<u8>>)>>,
+    secrets: RefCell<Vec<SecretFile>>,
 }
 
 impl<'a> Source<'a> {
     pub(super) const fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
         let seen = RefCell::new(Vec::new());
-        Self { env, seen }
+        let secrets = RefCell::new(Vec::new());
+        Self { env, seen, secrets }
+    }
+
+    /// Remembers that a file holds a secret.
+    pub(super) fn holds_secret(&self, path: &Path, holds: &'static str) {
+        let path = path.to_owned();
+        let file = SecretFile { path, holds };
+        let mut secrets = self.secrets.borrow_mut();
+        if !secrets.iter().any(|known| known.path == file.path) {
+            secrets.push(file);
+        }
+    }
+
+    /// The files that hold secrets, each once.
+    pub(super) fn secrets(&self) -> Vec<SecretFile> {
+        self.secrets.borrow().clone()
+    }
+
+    /// The files read so far, in the order of reading.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let seen = self.seen.borrow();
+        seen.iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// The text of a file; what is wrong with it when it cannot be had.
@@ -47,6 +72,7 @@ impl<'a> Source<'a> {
     pub(super) fn secret(&self, text: &str, folder: &Path) -> Result<String, String> {
         if let Some(path) = text.strip_prefix("file:") {
             let path = folder.join(path);
+            self.holds_secret(&path, "a password, token or hash");
             let found = self.read(&path);
             let found =
                 found.map_err(|it| format!("names the file {}, which {it}", path.display()))?;

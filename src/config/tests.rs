@@ -491,51 +491,83 @@ fn backends_of_lxd_and_incus_tell_what_is_missing() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 #[test]
-fn backups_stay_out_of_every_root() {
+fn no_two_folders_of_backends_are_one_place() {
     let backend = |name: &str, root: &str, backups: &str| {
         format!(
             "[[backend]]\nname = \"{name}\"\nkind = \"files\"\nvms = [\"{name}\"]\n\
              root = \"{root}\"\nbackups = \"{backups}\"\n"
         )
     };
+    let more = ("more", "kept2");
     let rows = [
-        ("side by side", ("vms", "kept"), ("vms", "kept2"), ""),
+        ("side by side", ("vms", "kept"), more, ""),
         (
             "same",
             ("vms", "vms"),
-            ("vms", "kept"),
+            more,
             "backend[0].backups: is the same folder as root",
         ),
         (
             "below",
             ("vms", "./vms/kept"),
-            ("vms", "kept"),
+            more,
             "backend[0].backups: is below root",
         ),
         (
             "above",
             ("vms", "."),
-            ("vms", "kept"),
+            more,
             "backend[0].backups: is above root",
         ),
         (
             "link",
             ("vms", "link/kept"),
-            ("vms", "kept"),
+            more,
             "backend[0].backups: is below root",
+        ),
+        (
+            "one root twice",
+            ("vms", "kept"),
+            ("vms", "kept2"),
+            "backend[1].root: is the same folder as root of the backend one",
+        ),
+        (
+            "one root by a link",
+            ("vms", "kept"),
+            ("link", "kept2"),
+            "backend[1].root: is the same folder as root of the backend one",
+        ),
+        (
+            "one root that does not exist yet",
+            ("absent", "kept"),
+            ("./more/../absent/", "kept2"),
+            "backend[1].root: is the same folder as root of the backend one",
+        ),
+        (
+            "a root below the other",
+            ("vms", "kept"),
+            ("link/deeper", "kept2"),
+            "backend[1].root: is below root of the backend one",
+        ),
+        (
+            "one backups folder twice",
+            ("vms", "kept"),
+            ("more", "./kept"),
+            "backend[1].backups: is the same folder as backups of the backend one",
         ),
         (
             "other's root",
             ("vms", "kept"),
             ("more", "vms/kept"),
-            "backend[1].backups: overlaps root of the backend one",
+            "backend[1].backups: is below root of the backend one",
         ),
         (
             "other's backups",
             ("vms", "more/kept"),
             ("more", "kept"),
-            "backend[1].root: overlaps backups of the backend one",
+            "backend[1].root: is above backups of the backend one",
         ),
     ];
     for (name, one, two, expected) in rows {
@@ -548,7 +580,7 @@ fn backups_stay_out_of_every_root() {
         let backends = backend("one", one.0, one.1) + &backend("two", two.0, two.1);
         fs::write(&file, format!("[operations]\nstore = \"s\"\n{backends}")).unwrap();
         let found = load(&file, &no_environment);
-        let found = found.map_or_else(|it| it.to_string(), |_| String::new());
+        let found = found.map_or_else(|problems| problems.to_string(), |_| String::new());
         let right = if expected.is_empty() {
             found.is_empty()
         } else {

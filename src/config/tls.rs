@@ -108,6 +108,7 @@ fn certificate(
     let chain_text = chain.as_ref().and_then(|it| text(reader, it, source));
     let key_text = key.as_ref().and_then(|it| text(reader, it, source));
     let (chain, key) = (chain?, key?);
+    source.holds_secret(&reader.folder().join(&key.text), "a private key");
     let made = Certificate::new(&chain_text?, &Secret::new(key_text?), &names);
     match made {
         Ok(made) => Some(made),

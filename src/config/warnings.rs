@@ -1,9 +1,15 @@
 //! What is allowed in a configuration but is seldom meant.
 
+use std::path::Path;
 use std::time::Duration;
 
+use crate::adapters::cloudapi;
+use crate::config::addresses::is_loopback;
+use crate::config::log_level;
+use crate::config::rights;
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
+use crate::config::source::environment;
 use crate::gate::Grantee;
 use crate::gate::PassAccess;
 use crate::gate::Placement;
@@ -16,33 +22,43 @@ use crate::model::Timestamp;
 /// A certificate that ends earlier than this is warned of.
 const RENEWED_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// The hashes in the examples that come with the program.
+const PUBLISHED_HASHES: [&str; 6] = [
+    "$argon2id$v=19$m=19456,t=2,p=1$smNcpShQKdDea2TX8Skyuw$wTxU4/xg9gJRXylQkUuzUWYIKOY070eXDkRzvfNcm14",
+    "$argon2id$v=19$m=19456,t=2,p=1$mTcYaymFeOGztoo9sE3/Mg$4J3ASrvSgzVA8fSP877G2rQOtMbYM8Rh0DD6VwUcw/E",
+    "$argon2id$v=19$m=19456,t=2,p=1$GGvVaHBQNfkGU5g0exQGsQ$Kv1PiPuMRJ5x1/PpvVbYMs/kD0sfef8wzgUL6yXcMOo",
+    "$argon2id$v=19$m=19456,t=2,p=1$g8LxiEsZA8njh5T+Lae6Cg$gMciO67/+c/kQubM5sqfEGFJHSAi1xQuMJrdkfAE+Js",
+    "$argon2id$v=19$m=19456,t=2,p=1$nH3YZjZa+4x0QsueSnEDQA$jUCbvZ8/W0lkj/yI171hgmyddMQl1dQ38zU3OlpmP4w",
+    "$argon2id$v=19$m=19456,t=2,p=1$8ORd1jZnfQXl8D2+thJwLg$/moHgdgoKa/I0ZhT8/gz5nS8FhEfVmV2o9GAO0QiU+E",
+];
+
 /// One sentence for each thing that is allowed but seldom meant, at this moment.
 #[must_use]
 pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found = settings.notes.clone();
     let encrypted = settings.listener.tls.is_some();
     for (name, address, safe, what) in [
         (
             "listen",
             settings.listener.listen,
             encrypted,
-            "passwords cross the network readable by all",
+            "passwords are sent in cleartext",
         ),
         (
             "admin",
             settings.listener.admin,
             false,
-            "metrics and health can be read without a password",
+            "metrics and health are served without a password",
         ),
     ] {
-        if !address.ip().is_loopback() && !safe {
+        if !is_loopback(address) && !safe {
             found.push(format!(
-                "server.{name}: {address} is no loopback address: {what}"
+                "server.{name}: other machines may reach {address}: {what}"
             ));
         }
     }
     let listen = settings.listener.listen;
-    if !listen.ip().is_loopback() {
+    if !is_loopback(listen) {
         let all = settings.gate.passthrough.iter().enumerate();
         let open = all.filter(|(_, it)| it.access == PassAccess::Open);
         found.extend(open.map(|(index, it)| {
@@ -53,11 +69,23 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         }));
     }
     let limits = &settings.listener.limits;
-    if !listen.ip().is_loopback() && limits.connections_per_address >= limits.connections {
+    if !is_loopback(listen) && limits.connections_per_address >= limits.connections {
         found.push(format!(
             "limits.connections: one address can take all {}, because limits.connections_per_address is {}",
             limits.connections, limits.connections_per_address
         ));
+    }
+    if log_level::is_silent(&settings.logging.level) {
+        let level = &settings.logging.level;
+        found.push(format!("log.level: {level:?} silences every message"));
+    }
+    found.extend(rights::secrets(settings));
+    for network in settings.gate.trusted_proxies.networks() {
+        if network.prefix_len() == 0 {
+            found.push(format!(
+                "server.trusted_proxies: {network} trusts every machine: clients can choose the address that limits and the audit trail go by"
+            ));
+        }
     }
     certificates(settings, now, &mut found);
     people(settings, &mut found);
@@ -72,6 +100,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         }
     }
     backends(settings, &mut found);
+    found.extend(rights::folders(settings));
     found
 }
 
@@ -98,6 +127,11 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
         found.push("there is no user: every request will be refused".to_owned());
     }
     for (name, user) in users {
+        if PUBLISHED_HASHES.contains(&user.password.reveal()) {
+            found.push(format!(
+                "the user {name} has the password of a published example, which everyone knows: make another hash with snapgate hash-password"
+            ));
+        }
         let granted = |it: &Grantee| is_for(it, name, user);
         if !grants.iter().flat_map(|it| &it.to).any(granted) {
             found.push(format!("the user {name} has no grant and may do nothing"));
@@ -136,6 +170,22 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
         found.push("there is no backend: no VM can be reached".to_owned());
     }
     for backend in &settings.backends {
+        if let BackendKind::CloudApi(config) = &backend.kind
+            && config.address == cloudapi::Address::Loopback(settings.listener.listen)
+        {
+            let name = &backend.name;
+            found.push(format!("backend {name}: its url is this gateway itself"));
+        }
+        if let BackendKind::Qemu(config) = &backend.kind
+            && !config.images.is_empty()
+        {
+            let name = &backend.name;
+            let programs = [&config.qemu_img, &config.qemu_io];
+            found.extend(programs.into_iter().filter(|path| !is_found(path)).map(|path| {
+                let path = path.display();
+                format!("backend {name}: the program {path} is not found: nothing can be done to stopped VMs")
+            }));
+        }
         let BackendKind::Sim(sim) = &backend.kind else {
             continue;
         };
@@ -150,6 +200,15 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// Whether a program exists, by its path or in one of the folders of PATH.
+fn is_found(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = environment("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Whether some VM can fit both.

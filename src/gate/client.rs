@@ -34,6 +34,11 @@ impl TrustedProxies {
         network.map(|it| it.trunc())
     }
 
+    /// All of them.
+    pub fn networks(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
     /// Whether the address is one of theirs.
     #[must_use]
     pub fn include(&self, address: IpAddr) -> bool {

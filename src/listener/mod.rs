@@ -58,3 +58,11 @@ pub use tls::TlsError;
 /// Log directives for what Pingora logs of its own accord: every scan of a port and every client that went away as an
 /// error. What matters of it is counted in metrics.
 pub const QUIET: &str = "pingora_core=warn,pingora_proxy=off,pingora_core::services::listening=off,pingora_core::protocols=off";
+
+/// The targets of Pingora's log messages, of which a level can be set.
+pub const LOG_TARGETS: [&str; 4] = [
+    "pingora_core",
+    "pingora_pool",
+    "pingora_proxy",
+    "pingora_rustls",
+];

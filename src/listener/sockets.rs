@@ -82,15 +82,21 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// What the service manager handed over, each with its name.
+/// What the service manager handed over.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(String, TcpListener)>);
+pub struct Inherited {
+    api: Option<Socket>,
+    admin: Option<Socket>,
+}
 
 impl Inherited {
     /// Nothing.
     #[must_use]
     pub const fn none() -> Self {
-        Self(Vec::new())
+        Self {
+            api: None,
+            admin: None,
+        }
     }
 
     /// Takes what was handed over to this very process by the protocol of systemd, and removes the traces of it.
@@ -98,7 +104,7 @@ impl Inherited {
     /// To be called once, before other threads run.
     ///
     /// # Errors
-    /// [`SocketError::Inherited`]: something else than a TCP socket was handed over.
+    /// [`SocketError::Inherited`]: something else than two listening TCP sockets was handed over.
     #[expect(
         clippy::disallowed_methods,
         reason = "the protocol of socket activation is environment variables"
@@ -126,18 +132,56 @@ impl Inherited {
                 .ok_or_else(|| refused("it is gone", None))?;
             taken.push((name, listener));
         }
-        Ok(Self(taken))
+        Self::assigned(taken)
     }
 
-    /// Takes the one of this name, else the first one whose name says nothing.
-    fn take(&mut self, name: &str) -> Option<TcpListener> {
-        let named = self.0.iter().position(|(it, _)| it == name);
-        let place = named.or_else(|| {
-            self.0
-                .iter()
-                .position(|(it, _)| it != "api" && it != "admin")
-        })?;
-        Some(self.0.remove(place).1)
+    /// Where the API port listens, if it was handed over.
+    #[must_use]
+    pub fn api(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(Socket::address)
+    }
+
+    /// Where the admin port listens, if it was handed over.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Socket::address)
+    }
+
+    /// Finds out which is which: by name, and the others in order.
+    fn assigned(taken: Vec<(String, TcpListener)>) -> Result<Self, SocketError> {
+        let mut waiting = Vec::new();
+        for (number, (name, listener)) in (1..).zip(taken) {
+            let refused = |source| SocketError::Inherited {
+                number,
+                reason: "it does not listen",
+                source,
+            };
+            let is_listening = rustix::net::sockopt::socket_acceptconn(&listener)
+                .map_err(|errno| refused(Some(errno.into())))?;
+            if !is_listening {
+                return Err(refused(None));
+            }
+            let socket = Socket::prepared(listener).map_err(|source| refused(Some(source)))?;
+            waiting.push((number, name, socket));
+        }
+        let mut take = |wanted: &str| {
+            let named = waiting.iter().position(|(_, name, _)| name == wanted);
+            let place = named.or_else(|| {
+                waiting
+                    .iter()
+                    .position(|(_, name, _)| name != "api" && name != "admin")
+            })?;
+            Some(waiting.remove(place).2)
+        };
+        let (api, admin) = (take("api"), take("admin"));
+        match waiting.first() {
+            Some((number, _, _)) => Err(SocketError::Inherited {
+                number: *number,
+                reason: "the gateway has two ports, one api and one admin",
+                source: None,
+            }),
+            None => Ok(Self { api, admin }),
+        }
     }
 }
 
@@ -155,36 +199,16 @@ impl Sockets {
     ///
     /// # Errors
     /// [`SocketError`].
-    pub fn bind(config: &Config, mut inherited: Inherited) -> Result<Self, SocketError> {
-        let api = inherited.take("api");
-        let admin = inherited.take("admin");
-        if !inherited.0.is_empty() {
-            return Err(SocketError::Inherited {
-                number: 3,
-                reason: "the gateway has two ports, api and admin",
-                source: None,
-            });
-        }
+    pub fn bind(config: &Config, inherited: Inherited) -> Result<Self, SocketError> {
+        let taken_or_bound = |taken: Option<Socket>, address| match taken {
+            Some(socket) => Ok(socket),
+            None => Socket::bind(address),
+        };
         Ok(Self {
-            api: taken_or_bound(api, config.listen, 1)?,
-            admin: taken_or_bound(admin, config.admin, 2)?,
+            api: taken_or_bound(inherited.api, config.listen)?,
+            admin: taken_or_bound(inherited.admin, config.admin)?,
         })
     }
-}
-
-fn taken_or_bound(
-    inherited: Option<TcpListener>,
-    address: SocketAddr,
-    number: usize,
-) -> Result<Socket, SocketError> {
-    let Some(listener) = inherited else {
-        return Socket::bind(address);
-    };
-    Socket::prepared(listener).map_err(|source| SocketError::Inherited {
-        number,
-        reason: "it does not listen",
-        source: Some(source),
-    })
 }
 
 /// What is wrong, and what helps.
@@ -277,12 +301,14 @@ mod tests {
         for (name, names, expected) in rows {
             let made = [listener(), listener()];
             let addresses = [made[0].0, made[1].0];
-            let inherited = Inherited(
-                names
-                    .iter()
-                    .zip(made)
-                    .map(|(it, (_, listener))| ((*it).to_owned(), listener))
-                    .collect(),
+            let named = names.iter().zip(made);
+            let named = named.map(|(name, (_, listener))| ((*name).to_owned(), listener));
+            let inherited = Inherited::assigned(named.collect()).unwrap();
+            assert_eq!(inherited.api(), Some(addresses[expected[0]]), "{name}: api");
+            assert_eq!(
+                inherited.admin(),
+                Some(addresses[expected[1]]),
+                "{name}: admin"
             );
             let bound = Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), inherited).unwrap();
             assert_eq!(bound.api.address(), addresses[expected[0]], "{name}: api");
@@ -296,17 +322,34 @@ mod tests {
 
     #[test]
     fn a_third_inherited_socket_is_refused() {
-        let three = (0..3).map(|_| (String::new(), listener().1)).collect();
-        let error =
-            Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), Inherited(three)).unwrap_err();
-        assert!(error.to_string().contains("two ports"), "{error}");
+        for names in [
+            ["", "", ""],
+            ["api", "api", "admin"],
+            ["admin", "", "admin"],
+        ] {
+            let three = names.map(|name| (name.to_owned(), listener().1));
+            let error = Inherited::assigned(three.into()).unwrap_err();
+            assert!(
+                error.to_string().contains("two ports"),
+                "{names:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_inherited_socket_that_does_not_listen_is_refused() {
+        let (address, _listener) = listener();
+        let connected = std::net::TcpStream::connect(address).unwrap();
+        let socket = TcpListener::from(OwnedFd::from(connected));
+        let error = Inherited::assigned(vec![("api".to_owned(), socket)]).unwrap_err();
+        assert!(error.to_string().contains("does not listen"), "{error}");
     }
 
     /// Does nothing unless the test below started it.
     #[test]
     fn activated_child() {
         let inherited = Inherited::from_service_manager().unwrap();
-        if inherited.0.is_empty() {
+        if inherited.api().is_none() {
             return;
         }
         let bound = Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), inherited).unwrap();

@@ -204,6 +204,9 @@ pub const STATUSES_KNOWN_MAX: usize = 20;
 pub const HOPS_MAX: u8 = 4;
 /// Time for one call to a backend unless `backend.timeout` says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two health checks of a backend unless `backend.health_interval` says otherwise: an idle backend that breaks is
+/// known to be down before anyone needs it, at a call that costs it nothing.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a finished Status is kept unless `operations.retention` says otherwise.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Shortest retention: a client that sleeps overnight still finds its answer.

@@ -417,14 +417,13 @@ fn longer(than: Duration) -> Duration {
 }
 
 fn log(operation: &Operation, call: &str, error: &AdapterError) {
-    tracing::warn!(
-        seq = %operation.seq,
-        backend = operation.backend.as_str(),
-        call,
-        kind = error.fault.kind.as_str(),
-        private = ?error.private(),
-        "call to a backend failed"
-    );
+    let (seq, backend) = (operation.seq, operation.backend.as_str());
+    let (kind, private) = (error.fault.kind.as_str(), error.private());
+    if error.is_answer() {
+        tracing::info!(%seq, backend, call, kind, private, "backend refused a call");
+    } else {
+        tracing::warn!(%seq, backend, call, kind, private, "call to a backend failed");
+    }
 }
 
 #[cfg(test)]

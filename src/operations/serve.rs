@@ -56,13 +56,13 @@ impl Operations {
 
 /// The fault for the caller; what the VM manager said goes to the log.
 fn public(backend: &BackendName, call: &str, error: AdapterError) -> Fault {
-    tracing::warn!(
-        backend = backend.as_str(),
-        call,
-        kind = error.fault.kind.as_str(),
-        private = ?error.private(),
-        "call to a backend failed"
-    );
+    let (backend, kind, private) = (backend.as_str(), error.fault.kind.as_str(), error.private());
+    // That a client asked for what does not exist is in the access log.
+    if error.is_answer() {
+        tracing::debug!(backend, call, kind, private, "backend refused a call");
+    } else {
+        tracing::warn!(backend, call, kind, private, "call to a backend failed");
+    }
     error.fault
 }
 

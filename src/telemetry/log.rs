@@ -45,8 +45,13 @@ pub enum LogError {
     #[error("the log level is malformed")]
     Level(#[from] tracing_subscriber::filter::ParseError),
     /// The file of the audit trail.
-    #[error("the audit trail cannot be opened")]
-    Audit(#[source] io::Error),
+    #[error("the audit trail {} cannot be opened", .file.display())]
+    Audit {
+        /// Which file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Logging had begun.
     #[error("logging has already begun")]
     Again,
@@ -99,7 +104,9 @@ pub fn init(
     audit: Option<PathBuf>,
     metrics: Arc<Metrics>,
 ) -> Result<(), LogError> {
-    let trail = Arc::new(AuditTrail::open(audit, metrics).map_err(LogError::Audit)?);
+    let file = audit.clone().unwrap_or_default();
+    let failed = |source| LogError::Audit { file, source };
+    let trail = Arc::new(AuditTrail::open(audit, metrics).map_err(failed)?);
     let made = subscriber(format, level, quiet, access, io::stderr, Arc::clone(&trail))?;
     TRAIL.set(trail).map_err(|_trail| LogError::Again)?;
     tracing_subscriber::util::SubscriberInitExt::try_init(made).map_err(|_error| LogError::Again)

@@ -46,6 +46,7 @@ pub struct Metrics {
     backend_calls: IntCounterVec,
     backend_call_seconds: HistogramVec,
     backend_breaker: IntGaugeVec,
+    backend_up: IntGaugeVec,
     store_commit_seconds: HistogramVec,
     store_errors: IntCounterVec,
     credential_checks: IntCounterVec,
@@ -219,6 +220,13 @@ impl Metrics {
                 gauges,
                 "snapgate_backend_breaker_state",
                 "Circuit breaker of a backend: 0 closed, 1 half open, 2 open.",
+                ["backend"]
+            ),
+            backend_up: metric!(
+                r,
+                gauges,
+                "snapgate_backend_up",
+                "Whether the last health check of a backend succeeded: 1, or 0.",
                 ["backend"]
             ),
             store_commit_seconds: metric!(
@@ -473,6 +481,13 @@ impl Metrics {
             .set(i64::from(state));
     }
 
+    /// A health check of a backend ended.
+    pub fn backend_up(&self, backend: &str, is_up: bool) {
+        self.backend_up
+            .with_label_values(&[backend])
+            .set(i64::from(is_up));
+    }
+
     /// One durable commit took so long.
     pub fn store_commit(&self, store: &str, took: Duration) {
         self.store_commit_seconds
@@ -626,6 +641,7 @@ mod tests {
         metrics.operations_set_aside(0);
         metrics.backend_call("b", "read", "ok", took);
         metrics.breaker("b", 0);
+        metrics.backend_up("b", true);
         metrics.store_commit("sqlite", took);
         metrics.store_error("full");
         metrics.credential_check("verified");

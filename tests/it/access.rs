@@ -9,7 +9,6 @@ use crate::client::Client;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
-use crate::harness::eventually;
 use crate::harness::program;
 
 /// Status, standard output, standard error.
@@ -70,9 +69,12 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     assert!(!kept.contains(token), "kept as a hash: {kept}");
 
     let ci = bearer(&process, token);
-    eventually("the gateway knows the token", || {
-        ci.get("/vms/1").status == 200
-    });
+    assert!(err.contains("the running gateway accepts it now"), "{err}");
+    assert_eq!(
+        ci.get("/vms/1").status,
+        200,
+        "valid when the command returns"
+    );
     assert_eq!(ci.get("/vms/2").status, 404, "another VM");
     assert_eq!(
         ci.delete("/vms/1/backups/456").status,
@@ -121,14 +123,14 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "{out}"
     );
 
+    let (status, _, err) = snapgate(&["token", "revoke", "--config", &file, "ci"]);
+    assert_eq!(status, 0, "revoked: {err}");
+    assert!(err.contains("the running gateway refuses it now"), "{err}");
     assert_eq!(
-        snapgate(&["token", "revoke", "--config", &file, "ci"]).0,
-        0,
-        "revoked"
+        ci.get("/vms/1").status,
+        401,
+        "refused when the command returns"
     );
-    eventually("the token counts no more", || {
-        ci.get("/vms/1").status == 401
-    });
     assert_eq!(
         snapgate(&["token", "revoke", "--config", &file, "ci"]).0,
         1,

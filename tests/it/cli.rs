@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
@@ -119,6 +120,8 @@ fn every_command_prints_and_ends_as_documented() {
         "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa\n",
     )
     .unwrap();
+    let mode = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(place.join("ann.hash"), mode).unwrap();
     let rows: [(&str, i32, &[&str]); 13] = [
         ("help", 0, &["help"]),
         ("help-check", 0, &["check", "--help"]),

@@ -190,15 +190,29 @@ impl Process {
             .unwrap_or_else(|printed| panic!("it ended before it was ready: {printed:?}"))
     }
 
+    /// The same, with standard error in a file.
+    pub(crate) fn start_logging(arguments: &[&str], log: fs::File) -> Self {
+        Self::launch_with(arguments, log.into(), |_pid| {})
+            .unwrap_or_else(|printed| panic!("it ended before it was ready: {printed:?}"))
+    }
+
     /// The same with something to do as soon as its process id is known.
     ///
     /// # Errors
     /// What it printed, when it ended before it was ready.
     pub(crate) fn launch(arguments: &[&str], born: impl FnOnce(u32)) -> Result<Self, Vec<String>> {
+        Self::launch_with(arguments, Stdio::null(), born)
+    }
+
+    fn launch_with(
+        arguments: &[&str],
+        log: Stdio,
+        born: impl FnOnce(u32),
+    ) -> Result<Self, Vec<String>> {
         let mut child = program()
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         born(child.id());

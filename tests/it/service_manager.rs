@@ -3,12 +3,14 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -19,6 +21,7 @@ use crate::harness::PATIENCE;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
 use crate::harness::eventually;
+use crate::harness::metric;
 use crate::harness::program;
 
 /// A service manager: it holds both ports and hears what the service says.
@@ -34,18 +37,22 @@ impl Manager {
         let folder = tempfile::tempdir().unwrap();
         let notices = UnixDatagram::bind(folder.path().join("notify")).unwrap();
         notices.set_read_timeout(Some(PATIENCE)).unwrap();
-        let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
-        // Nobody may bind these: it must take the sockets that it is given.
-        let text = format!(
-            "[server]\nlisten = \"192.0.2.1:1\"\nadmin = \"192.0.2.1:2\"\npublic_url = \"http://localhost/\"\n[insecure]\nplaintext = true\n{sim}"
-        );
-        fs::write(folder.path().join("c.toml"), text).unwrap();
-        Self {
+        let manager = Self {
             folder,
             api: TcpListener::bind("127.0.0.1:0").unwrap(),
             admin: TcpListener::bind("127.0.0.1:0").unwrap(),
             notices,
-        }
+        };
+        // Nobody may bind these: it must take the sockets that it is given.
+        manager.configure("[server]\nlisten = \"192.0.2.1:1\"\nadmin = \"192.0.2.1:2\"\n");
+        manager
+    }
+
+    fn configure(&self, settings: &str) -> PathBuf {
+        let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
+        let file = self.folder.path().join("c.toml");
+        fs::write(&file, format!("{settings}{sim}")).unwrap();
+        file
     }
 
     /// Starts the service as a socket unit would: descriptors 3 and 4 by name.
@@ -167,4 +174,99 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
     reader.unwrap().join().unwrap();
+}
+
+/// Status and standard error of a service that ends by itself.
+fn ended(manager: &Manager, config: &Path) -> (Option<i32>, String) {
+    let output = manager.start(config).wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), text)
+}
+
+#[test]
+fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
+    let mut manager = Manager::new();
+    manager.api = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = manager.api.local_addr().unwrap().port();
+    let loopback = "[server]\nlisten = \"127.0.0.1:8080\"\n";
+    let rows = [
+        (
+            loopback.to_owned(),
+            format!(
+                "server.listen: the inherited API socket, 0.0.0.0:{port} would send passwords in cleartext"
+            ),
+        ),
+        (
+            String::new(),
+            format!(
+                "server.listen: the inherited API socket, 0.0.0.0:{port} would send passwords in cleartext"
+            ),
+        ),
+        (
+            format!("{loopback}[insecure]\nplaintext = true\n"),
+            format!(
+                "server.public_url: is missing, and 0.0.0.0:{port} is not an address that a link can begin with"
+            ),
+        ),
+    ];
+    for (settings, expected) in rows {
+        let (status, text) = ended(&manager, &manager.configure(&settings));
+        assert_eq!(status, Some(78), "{settings}: {text}");
+        assert!(text.contains(&expected), "{settings}: {text}");
+    }
+}
+
+#[test]
+fn links_name_the_port_of_the_inherited_socket() {
+    let manager = Manager::new();
+    let config = manager.configure("[server]\nlisten = \"127.0.0.1:1\"\n");
+    let api = manager.api.local_addr().unwrap();
+    let mut child = manager.start(&config);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut printed = Vec::new();
+    while printed
+        .last()
+        .is_none_or(|line: &String| !line.contains("admin on"))
+    {
+        printed.push(lines.next().expect("it starts").unwrap());
+    }
+    let reader = std::thread::Builder::new().spawn(move || lines.for_each(drop));
+    let note =
+        format!("server.listen: \"127.0.0.1:1\" is not used; the inherited API socket is {api}");
+    assert!(
+        printed.iter().any(|line| line.contains(&note)),
+        "{printed:?}"
+    );
+    let alice = Client::new(api, "alice", "secret");
+    let uri = alice.get("/vms/1/backups/456").json()["uri"].clone();
+    let expected = format!("http://{api}/vms/1/backups/456");
+    assert_eq!(uri, expected.as_str(), "the real port");
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
+    reader.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_reload_is_judged_by_the_inherited_socket() {
+    let mut manager = Manager::new();
+    manager.api = TcpListener::bind("0.0.0.0:0").unwrap();
+    let public = "[server]\npublic_url = \"http://localhost/\"\n";
+    let config = manager.configure(&format!("{public}[insecure]\nplaintext = true\n"));
+    let admin = manager.admin.local_addr().unwrap();
+    let mut child = manager.start(&config);
+    let mut said = child.stderr.take().unwrap();
+    let reader = std::thread::Builder::new().spawn(move || {
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(manager.hears(), "READY=1", "it is allowed to");
+    manager.configure(public);
+    eventually("the reload is refused", || {
+        metric(admin, "snapgate_config_reloads_total{result=\"refused\"}") > 0.5
+    });
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
+    let text = reader.unwrap().join().unwrap();
+    assert!(text.contains("would send passwords in cleartext"), "{text}");
 }

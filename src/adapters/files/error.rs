@@ -61,6 +61,17 @@ impl Problem {
         }
     }
 
+    /// The failure and what the system said, for the log.
+    pub(super) fn in_full(&self) -> String {
+        match self {
+            Self::Refused { fault, private } if !private.is_empty() => {
+                format!("{}: {private}", fault.text)
+            }
+            Self::Unsure(private) => format!("{self}: {private}"),
+            Self::Refused { .. } | Self::Cancelled => self.to_string(),
+        }
+    }
+
     /// The same failure after the point from which recovery goes forward only.
     pub(super) fn unsure(self) -> Self {
         match self {

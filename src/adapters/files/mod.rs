@@ -114,6 +114,22 @@ impl Files {
         Self::with_faults(config, clock, tasks, Faults::default())
     }
 
+    /// The same, but it is never an error: whatever keeps the directories from being opened is looked at again with every
+    /// call, and until it passes every call answers [`FaultKind::Unavailable`]. Blocks.
+    #[must_use]
+    pub fn when_available(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+        let disk = Disk::new(config, Faults::default());
+        // Tried at once, so that what an earlier process left is recovered before the first call.
+        drop(disk.open());
+        Self {
+            disk: Arc::new(disk),
+            jobs: Arc::new(Jobs::default()),
+            clock,
+            tasks,
+            capability: CAPABILITY,
+        }
+    }
+
     fn with_faults(
         config: Config,
         clock: Arc<dyn Clock>,
@@ -125,7 +141,10 @@ impl Files {
             Ok(_) => {}
             Err(Closed::Error(error)) => return Err(error),
             Err(Closed::Problem(problem)) => {
-                tracing::warn!(?problem, "the directories cannot be opened yet");
+                tracing::warn!(
+                    problem = problem.in_full(),
+                    "the directories cannot be opened yet"
+                );
             }
         }
         Ok(Self {

@@ -73,7 +73,8 @@ impl Places {
     /// Opens both directories and locks the backups.
     pub(super) fn open(config: &Config, faults: &Faults) -> Result<Self, Closed> {
         let open = |path: &Path, what: &'static str| {
-            Dir::open(path, faults.clone()).map_err(|errno| Closed::Problem(unreached(what, errno)))
+            Dir::open(path, faults.clone())
+                .map_err(|errno| Closed::Problem(unreached(what, path, errno)))
         };
         let root = open(&config.root, "the directory of the VMs is missing")?;
         let backups = open(&config.backups, "the directory of the backups is missing")?;
@@ -205,11 +206,12 @@ pub(super) fn no_such_backup() -> Problem {
     Problem::new(FaultKind::NoSuchBackup, "the VM has no such backup")
 }
 
-fn unreached(what: &'static str, errno: Errno) -> Problem {
+fn unreached(what: &'static str, path: &Path, errno: Errno) -> Problem {
+    let why = format!("opening {}: {errno}", path.display());
     if is_missing(errno) {
-        Problem::new(FaultKind::Unavailable, what).because(errno)
+        Problem::new(FaultKind::Unavailable, what).because(why)
     } else {
-        io("opening a configured directory")(errno)
+        io("opening a configured directory")(errno).because(why)
     }
 }
 
@@ -269,7 +271,7 @@ fn shown<'a>(
         }
         Ok(manifest) => Ok(Some(manifest.backup(BackupState::Error))),
         Err(problem) => {
-            tracing::warn!(vm = %target.vm, backup = %target.backup, ?problem, "damaged backup");
+            tracing::warn!(vm = %target.vm, backup = %target.backup, problem = problem.in_full(), "damaged backup");
             Ok(Some(unreadable(target, &dir)?))
         }
     }

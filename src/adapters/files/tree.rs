@@ -6,6 +6,7 @@ use std::io::Read;
 use std::io::Write;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -92,6 +93,16 @@ impl Dir {
         &self.faults
     }
 
+    /// Names the file that the gateway lacks the rights to: faults that callers see name none.
+    fn log_denied(&self, name: &str, errno: Errno) {
+        if errno != Errno::ACCESS && errno != Errno::PERM && errno != Errno::ROFS {
+            return;
+        }
+        let own = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let file = std::fs::read_link(own).unwrap_or_default().join(name);
+        tracing::warn!(file = %file.display(), %errno, "the gateway lacks the rights to a file");
+    }
+
     fn resolve(&self, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
         if !is_component(name) {
             return Err(Errno::NOENT);
@@ -101,7 +112,7 @@ impl Dir {
         for _ in 0..LOOKUPS_MAX {
             match rustix::fs::openat2(&self.fd, name, flags, mode, how) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                other => return other,
+                other => return other.inspect_err(|errno| self.log_denied(name, *errno)),
             }
         }
         Err(Errno::AGAIN)
@@ -158,7 +169,8 @@ impl Dir {
             return Err(Errno::INVAL);
         }
         self.faults.step("mkdir")?;
-        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)?;
+        rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
+            .inspect_err(|errno| self.log_denied(name, *errno))?;
         self.dir(name)
     }
 
@@ -202,6 +214,7 @@ impl Dir {
         }
         self.faults.step("rename")?;
         rustix::fs::renameat(&from.fd, old, &self.fd, name)
+            .inspect_err(|errno| self.log_denied(name, *errno))
     }
 
     /// Makes the names in this directory last.

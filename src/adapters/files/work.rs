@@ -173,7 +173,7 @@ impl Disk {
                 match restore::recover(&dir) {
                     Ok(()) => restore::is_done(&dir, &request.mark).map(found),
                     Err(problem) => {
-                        tracing::warn!(%vm, ?problem, "a restore cannot be finished yet");
+                        tracing::warn!(%vm, problem = problem.in_full(), "a restore cannot be finished yet");
                         Ok(Found::NotYet)
                     }
                 }
@@ -201,7 +201,7 @@ fn recover_all(places: &Places) {
             Err(_not_a_vm) => Ok(()),
         };
         if let Err(problem) = recovered {
-            tracing::error!(%vm, ?problem, "a VM cannot be recovered yet");
+            tracing::error!(%vm, problem = problem.in_full(), "a VM cannot be recovered yet");
         }
     }
     for vm in ids(vms(&places.backups)) {
@@ -210,7 +210,7 @@ fn recover_all(places: &Places) {
             Ok(None) | Err(_) => Ok(()),
         };
         if let Err(problem) = swept {
-            tracing::error!(%vm, ?problem, "leftovers of a VM cannot be removed yet");
+            tracing::error!(%vm, problem = problem.in_full(), "leftovers of a VM cannot be removed yet");
         }
     }
 }

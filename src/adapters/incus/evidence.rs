@@ -96,7 +96,7 @@ impl Incus {
             },
             CANCELLED => Ok(TaskState::Cancelled),
             _ => {
-                tracing::warn!(operation = %task.id, error = ?task.err, "operation of the VM manager failed");
+                tracing::warn!(operation = %task.id, error = task.err, "operation of the VM manager failed");
                 Ok(TaskState::Failed(error::of_failure(&task.err)))
             }
         }

@@ -19,6 +19,8 @@ pub struct Config {
     pub breaker_failures: u32,
     /// So long no call is made to a backend that is taken for down; then one is tried.
     pub breaker_pause: Duration,
+    /// Time between two health checks.
+    pub health_interval: Duration,
 }
 
 impl Default for Config {
@@ -31,6 +33,7 @@ impl Default for Config {
             retries: 2,
             breaker_failures: 5,
             breaker_pause: Duration::from_secs(5),
+            health_interval: limits::HEALTH_INTERVAL,
         }
     }
 }

@@ -128,7 +128,13 @@ impl Layered {
             }
             match self.retries.pause(nth) {
                 Some(pause) if pause < self.left(by) => {
-                    tracing::debug!(backend = %self.name, call = call.as_str(), ?error, "repeated");
+                    tracing::debug!(
+                        backend = %self.name,
+                        call = call.as_str(),
+                        kind = error.fault.kind.as_str(),
+                        private = error.private(),
+                        "call is repeated"
+                    );
                     last = Some(error);
                     tokio::time::sleep(pause).await;
                 }

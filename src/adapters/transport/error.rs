@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::io;
 
+use rustls::CertificateError;
+
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -70,11 +72,9 @@ impl TransportError {
         if !error.is_connect() {
             return Self::Lost(chain(&error));
         }
-        let text = chain(&error);
-        if is_untrusted(&error) {
-            Self::Untrusted(text)
-        } else {
-            Self::Unreachable(text)
+        match refused_certificate(&error) {
+            Some(why) => Self::Untrusted(in_words(why)),
+            None => Self::Unreachable(chain(&error)),
         }
     }
 
@@ -99,22 +99,54 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-/// Whether the handshake ended because of the server's certificate.
-fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+/// Why the server's certificate was refused, if the handshake ended because of it.
+fn refused_certificate<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e CertificateError> {
     let mut next = Some(error);
-    while let Some(it) = next {
-        if it.downcast_ref::<rustls::Error>().is_some_and(is_of_trust) {
-            return true;
+    while let Some(cause) = next {
+        if let Some(rustls::Error::InvalidCertificate(why)) = cause.downcast_ref() {
+            return Some(why);
         }
         // An I/O error does not name what it wraps as its source, but the source of that.
-        next = match it.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        next = match cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
             Some(inner) => Some(inner),
-            None => it.source(),
+            None => cause.source(),
         };
     }
-    false
+    None
 }
 
-const fn is_of_trust(error: &rustls::Error) -> bool {
-    matches!(error, rustls::Error::InvalidCertificate(_))
+/// What is wrong with the server's certificate, and the key that helps.
+fn in_words(why: &CertificateError) -> String {
+    // Reasons that rustls has no variant for have no type that could be named here, only a text.
+    let text = why.to_string();
+    let remedy = if text.contains("CaUsedAsEndEntity") {
+        "the server's certificate is self-signed and marked as an authority, so that it cannot be checked by `ca`; \
+         name it as `server_cert` instead, or sign a certificate for the server with that authority"
+    } else if text.contains("UnsupportedCertVersion") {
+        "the server's certificate is older than X.509 version 3, so that it cannot be checked by `ca`; \
+         name it as `server_cert` instead"
+    } else if matches!(
+        why,
+        CertificateError::UnknownIssuer | CertificateError::BadSignature
+    ) {
+        "no authority in `ca` signed the server's certificate"
+    } else if matches!(
+        why,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+    ) {
+        "the server's certificate is not for the host in the URL"
+    } else if matches!(
+        why,
+        CertificateError::Expired | CertificateError::ExpiredContext { .. }
+    ) {
+        "the server's certificate has expired"
+    } else if matches!(why, CertificateError::ApplicationVerificationFailure) {
+        "the server has another certificate than the one in `server_cert` or `server_fingerprint`"
+    } else {
+        return text;
+    };
+    format!("{remedy} ({text})")
 }

@@ -188,3 +188,73 @@ fn nothing_secret_is_printed_and_bad_keys_are_refused() {
     let error = Client::new(settings).unwrap_err();
     assert!(matches!(error, BuildError::Certificate(_)), "{error}");
 }
+
+/// A TLS server with a certificate that it signed itself, and the PEM text of that certificate.
+async fn self_signed(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (u16, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    change(&mut params);
+    let certificate = params.self_signed(&key).unwrap();
+    let secret = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let crypto = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(crypto)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], secret)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    Tasks::default().spawn(async move {
+        let (peer, _) = listener.accept().await.unwrap();
+        // The client refuses the certificate.
+        drop(acceptor.accept(peer).await);
+    });
+    (port, certificate.pem())
+}
+
+#[tokio::test]
+async fn a_refused_certificate_names_the_remedy() {
+    let is_ca = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    };
+    let (authority, other) = (self_signed(is_ca).await, self_signed(|_| {}).await);
+    let rows = [
+        (
+            "its own authority",
+            authority.0,
+            Trust::Authorities(authority.1.clone().into_bytes()),
+            "name it as `server_cert` instead",
+        ),
+        (
+            "of another authority",
+            self_signed(|_| {}).await.0,
+            Trust::Authorities(authority.1.into_bytes()),
+            "no authority in `ca` signed the server's certificate",
+        ),
+        (
+            "another than the pinned one",
+            self_signed(|_| {}).await.0,
+            Trust::Pin(Pin::of_pem(other.1.as_bytes()).unwrap()),
+            "another certificate than the one in `server_cert` or `server_fingerprint`",
+        ),
+    ];
+    for (name, port, trust, expected) in rows {
+        let endpoint = Endpoint::Https {
+            authority: format!("localhost:{port}"),
+            trust,
+            identity: None,
+        };
+        let call = Call::new(Method::GET, &["1.0"]);
+        let error = client(endpoint, 100)
+            .call(call, by(5000))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, TransportError::Untrusted(_)),
+            "{name}: {error:?}"
+        );
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+}

@@ -539,7 +539,7 @@ fn the_example_is_what_it_says() {
         .replace("http://127.0.0.1:8006", &http(&upstream))
         .replace("/var/lib/snapgate/", "")
         .replace("127.0.0.1:8080", "127.0.0.1:0")
-        .replace("127.0.0.1:9090", "127.0.0.1:0");
+        .replace("127.0.0.1:8970", "127.0.0.1:0");
     let gateway = Gateway::start_in(folder, &text);
     let alice = Client::bare(gateway.api).with("Authorization", &basic("alice", "example"));
     let reply = alice.get("/manager/echo");
