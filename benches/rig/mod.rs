@@ -127,6 +127,7 @@ impl Service for Instant {
             request: submission.request,
             backend: permit.backend().clone(),
             intent: submission.intent,
+            preconditions: submission.preconditions,
             note: submission.note,
             idempotency: submission.idempotency,
             phase: Phase::Accepted,
@@ -163,7 +164,11 @@ impl Service for Instant {
         Ok(None)
     }
 
-    async fn cancel(&self, _: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        _: OperationSeq,
+        _: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         Err(CancelError::NoSuchOperation)
     }
 

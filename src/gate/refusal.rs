@@ -135,6 +135,7 @@ impl Code {
             FaultKind::NameTaken => Self::NameTaken,
             FaultKind::Protected => Self::BackupProtected,
             FaultKind::NotReady => Self::NotReady,
+            FaultKind::PreconditionFailed => Self::PreconditionFailed,
             FaultKind::Busy => Self::Busy,
             FaultKind::Conflict => Self::Conflict,
             FaultKind::Invalid => Self::InvalidRequest,
@@ -255,6 +256,7 @@ impl From<AcceptError> for Refusal {
             AcceptError::NoSuchBackend => Self::from(Code::NoSuchVm),
             AcceptError::KeyReused(_) => Self::from(Code::IdempotencyKeyReused),
             AcceptError::Busy(_) => Self::from(Code::Busy),
+            AcceptError::PreconditionFailed => Self::from(Code::PreconditionFailed),
             AcceptError::VmQueueFull => {
                 Self::says(Code::QueueFull, "Too many operations wait for this VM.")
             }

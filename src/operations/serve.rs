@@ -24,6 +24,7 @@ use crate::model::Page;
 use crate::model::Permit;
 use crate::model::PrincipalName;
 use crate::model::RequestKey;
+use crate::model::Revision;
 use crate::model::Target;
 use crate::model::Vm;
 use crate::model::VmId;
@@ -36,6 +37,7 @@ use crate::operations::runner;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
 use crate::operations::service::CancelError;
+use crate::operations::service::Glance;
 use crate::operations::service::ListQuery;
 use crate::operations::service::Replay;
 use crate::operations::service::Service;
@@ -115,6 +117,10 @@ impl Service for Operations {
             }
             Err(error) => Err(public(backend, "read", error)),
         }
+    }
+
+    fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+        self.core.ledger.glance(backend, vm)
     }
 
     fn reserve(&self) -> OperationSeq {
@@ -223,12 +229,16 @@ impl Service for Operations {
         }
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         // A task of its own: what was begun is written and shown, whether or not anybody waits for the answer.
         let core = Arc::clone(&self.core);
         let asked = self
             .core
-            .spawn(async move { cancel::ask(&core, seq).await })
+            .spawn(async move { cancel::ask(&core, seq, only_at).await })
             .await;
         asked.unwrap_or_else(|error| {
             tracing::error!(%error, "stopping an operation panicked");

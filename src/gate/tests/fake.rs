@@ -226,6 +226,7 @@ impl Service for Fake {
                 request: submission.request,
                 backend: permit.backend().clone(),
                 intent: submission.intent,
+                preconditions: submission.preconditions,
                 note: submission.note,
                 idempotency: submission.idempotency,
                 phase: Phase::Accepted,
@@ -314,10 +315,17 @@ impl Service for Fake {
         })
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         self.stored(|it| {
             let found = it.operations.iter_mut().find(|it| it.seq == seq);
             let found = found.ok_or(CancelError::NoSuchOperation)?;
+            if only_at.is_some_and(|revision| revision != found.revision) {
+                return Err(CancelError::Changed);
+            }
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }

@@ -436,6 +436,7 @@ fn judge_dying(
     let done = begun.into_iter().map(|seq| Execution {
         seq,
         vm: "vm".to_owned(),
+        changes: None,
         begins: std::time::Duration::ZERO,
         ends: std::time::Duration::ZERO,
         succeeds: true,

@@ -13,7 +13,9 @@ use super::history::Execution;
 use super::history::History;
 use crate::model::Operation;
 use crate::model::OperationSeq;
+use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::Version;
 use crate::operations::testing::NOW;
 use crate::runtime::Clock;
 
@@ -62,6 +64,8 @@ pub(super) struct Things {
     pub beat: Option<Timestamp>,
     pub executions: Vec<Execution>,
     pub history: History,
+    /// The version of each backup that a client holds, old or not.
+    pub held: BTreeMap<Target, Version>,
     /// Nothing goes wrong any more.
     pub calm: bool,
     /// How many places at which the gateway may be killed are left until it is.
@@ -88,6 +92,7 @@ impl World {
             beat: None,
             executions: Vec::new(),
             history: History::default(),
+            held: BTreeMap::new(),
             calm: false,
             steps_to_live: None,
             kills: 0,
