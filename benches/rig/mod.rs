@@ -109,6 +109,7 @@ impl Service for Instant {
     async fn replay(
         &self,
         _: &PrincipalName,
+        _: &KeyScope,
         _: &IdempotencyKey,
         _: Fingerprint,
     ) -> Result<Replay, StoreFault> {

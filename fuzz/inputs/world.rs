@@ -365,6 +365,7 @@ impl Service for Memory {
     async fn replay(
         &self,
         _principal: &PrincipalName,
+        _scope: &KeyScope,
         _key: &IdempotencyKey,
         _fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {

@@ -41,6 +41,7 @@ use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
 use crate::model::Intent;
+use crate::model::KeyScope;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -124,7 +125,8 @@ impl Gate {
         let permit = account
             .rights
             .permit(&account.principal, needed, backend, &target)?;
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = scope_of(Verb::Update, &target);
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -166,7 +168,8 @@ impl Gate {
             .permit(&account.principal, needed, backend, &target)?;
         let media = change_type(call)?;
         self.skip_body(call, body).await?;
-        let idempotency = match self.key(call, account, &[]).await? {
+        let scope = scope_of(Verb::Delete, &target);
+        let idempotency = match self.key(call, account, &scope, &[]).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -234,7 +237,8 @@ impl Gate {
         let encoding = encoding.unwrap_or(Encoding::Json);
         let wanted = bodies::restore(&bytes, encoding, known, call.strict)?;
         call.note(|it| it.note.clone_from(&wanted.note));
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = scope_of(Verb::Restore, &target);
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -277,7 +281,12 @@ impl Gate {
             account.rights.check_vm(&vm, Action::Protect)?;
             needed = needed.with(Action::Protect);
         }
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = KeyScope {
+            verb: Verb::Create,
+            vm: vm.clone(),
+            backup: None,
+        };
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -445,7 +454,13 @@ impl Gate {
         Ok(self.service.list(&query).await?.into_iter().next())
     }
 
-    async fn key(&self, call: &Call<'_>, account: &Account, body: &[u8]) -> Result<Key, Refusal> {
+    async fn key(
+        &self,
+        call: &Call<'_>,
+        account: &Account,
+        scope: &KeyScope,
+        body: &[u8],
+    ) -> Result<Key, Refusal> {
         let malformed = || Refusal::from(Code::MalformedIdempotencyKey).on("Idempotency-Key");
         let mut values = call.head.headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
@@ -464,7 +479,7 @@ impl Gate {
         hash.update(call.head.target).update(b"\0").update(body);
         let fingerprint = Fingerprint(*hash.finalize().as_bytes());
         let name = &account.principal.name;
-        match self.service.replay(name, &key, fingerprint).await? {
+        match self.service.replay(name, scope, &key, fingerprint).await? {
             Replay::Unused => Ok(Key::Fresh(Some(Idempotency { key, fingerprint }))),
             Replay::Same(operation) => Ok(Key::Known(operation)),
             Replay::Other(_) => Err(Refusal::from(Code::IdempotencyKeyReused)),
@@ -546,6 +561,14 @@ impl Gate {
             reply.set(PREFERENCE_APPLIED, &applied);
         }
         Ok(reply)
+    }
+}
+
+fn scope_of(verb: Verb, target: &Target) -> KeyScope {
+    KeyScope {
+        verb,
+        vm: target.vm.clone(),
+        backup: Some(target.backup.clone()),
     }
 }
 

@@ -32,6 +32,7 @@ pub use fault::Fault;
 pub use fault::FaultKind;
 pub use intent::Change;
 pub use intent::Intent;
+pub use intent::KeyScope;
 pub use intent::RestoreOptions;
 pub use intent::Target;
 pub use intent::Verb;

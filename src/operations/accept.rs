@@ -161,7 +161,8 @@ async fn replay(core: &Core, new: &Operation) -> Result<Option<Accepted>, Accept
     let Some(key) = &new.idempotency else {
         return Ok(None);
     };
-    let found = core.store.by_key(&new.principal, key).await;
+    let scope = new.intent.key_scope();
+    let found = core.store.by_key(&new.principal, &scope, key).await;
     match found.map_err(|error| core.fault(&error))? {
         Some(found) if found.idempotency.as_ref() == Some(key) => {
             Ok(Some(Accepted::Existing(found)))

@@ -413,6 +413,7 @@ fn compare(entry: &Entry, new: &Operation) -> Option<Place> {
     if let (Some(one), Some(other)) = (&old.idempotency, &new.idempotency)
         && old.principal == new.principal
         && one.key == other.key
+        && old.intent.key_scope() == new.intent.key_scope()
     {
         let shown = entry.shown.subscribe();
         return Some(if one.fingerprint == other.fingerprint {

@@ -17,6 +17,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -144,6 +145,7 @@ impl Service for Operations {
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
@@ -151,7 +153,7 @@ impl Service for Operations {
             key: key.clone(),
             fingerprint,
         };
-        let found = self.core.store.by_key(principal, &used).await;
+        let found = self.core.store.by_key(principal, scope, &used).await;
         let found = found.map_err(|error| self.core.fault(&error))?;
         Ok(found.map_or(Replay::Unused, |it| {
             if it.idempotency.as_ref() == Some(&used) {

@@ -16,6 +16,7 @@ use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
 use crate::model::Intent;
+use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Operation;
@@ -146,7 +147,7 @@ pub enum CancelError {
 /// What is known of an idempotency key.
 #[derive(Clone, Debug)]
 pub enum Replay {
-    /// Never used by this principal, or so long ago that it was dropped.
+    /// Never used by this principal for this method and target, or so long ago that it was dropped.
     Unused,
     /// Used with the same request: this is its operation.
     Same(Arc<Operation>),
@@ -245,13 +246,14 @@ pub trait Service: fmt::Debug + Send + Sync {
         seq: OperationSeq,
     ) -> Result<BackupId, Fault>;
 
-    /// What is known of an idempotency key of this principal.
+    /// What is known of an idempotency key of this principal, for this method and target.
     ///
     /// # Errors
     /// When the store cannot answer.
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault>;

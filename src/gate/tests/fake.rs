@@ -189,11 +189,16 @@ impl Service for Fake {
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
         self.stored(|it| {
-            for operation in it.operations.iter().filter(|it| it.principal == *principal) {
+            for operation in &it.operations {
+                let in_scope = operation.intent.key_scope() == *scope;
+                if operation.principal != *principal || !in_scope {
+                    continue;
+                }
                 let Some(known) = operation.idempotency.as_ref().filter(|it| it.key == *key) else {
                     continue;
                 };
