@@ -51,11 +51,12 @@ impl Certificate {
             names.to_vec()
         };
         let names = names.iter().map(|it| name(it)).collect::<Result<_, _>>()?;
+        let (not_before, not_after) = validity(&parsed);
         Ok(Self {
             served: Arc::new(served),
             names,
-            not_before: time(parsed.validity().not_before.timestamp()),
-            not_after: time(parsed.validity().not_after.timestamp()),
+            not_before,
+            not_after,
         })
     }
 
@@ -88,6 +89,15 @@ pub(super) fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, TlsError> {
         Ok((_, certificate)) => Ok(certificate),
         Err(error) => Err(TlsError::BadCertificate(error.to_string())),
     }
+}
+
+/// The first and the last second at which it is valid.
+pub(super) fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
+    let validity = certificate.validity();
+    (
+        time(validity.not_before.timestamp()),
+        time(validity.not_after.timestamp()),
+    )
 }
 
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
