@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::HeaderName;
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
@@ -17,6 +18,8 @@ use crate::config::reader::Section;
 use crate::config::source::Source;
 use crate::gate::AuthorizationRule;
 use crate::gate::BodyRule;
+use crate::gate::FieldError;
+use crate::gate::FieldRule;
 use crate::gate::Grantee;
 use crate::gate::HostRule;
 use crate::gate::PASS_METHODS;
@@ -125,6 +128,7 @@ impl One<'_> {
             rate_min: wide(section.size(&key::BODY_RATE)),
         };
         let (hosts, methods) = (self.hosts(), self.methods());
+        let fields = Arc::new(self.fields());
         let strip = section.flag(&key::STRIP_PREFIX);
         let upgrade = section.flag(&key::UPGRADE);
         let host = match section.word(&key::HOST) {
@@ -140,6 +144,7 @@ impl One<'_> {
             methods,
             host,
             authorization: authorization?,
+            fields,
             upgrade,
             body,
             pool: PoolId::default(),
@@ -176,6 +181,32 @@ impl One<'_> {
             }
         }
         methods
+    }
+
+    fn fields(&self) -> FieldRule {
+        let mut rule = FieldRule::default();
+        let lists: [(_, fn(&mut FieldRule, HeaderName) -> Result<(), FieldError>); 2] = [
+            (&key::REMOVE_HEADERS, FieldRule::remove),
+            (&key::KEEP_HEADERS, FieldRule::keep),
+        ];
+        for (list, add) in lists {
+            for found in self.section.texts(list) {
+                let name = HeaderName::from_bytes(found.text.as_bytes());
+                let what = match name.map(|name| add(&mut rule, name)) {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "is not the name of a header field".to_owned(),
+                };
+                let what = format!("{:?} {what}", found.text);
+                self.reader.wrong(&found, what, "remove it");
+            }
+        }
+        if let Some(name) = rule.contradiction() {
+            let what = format!("{:?} is in remove_headers, too", name.as_str());
+            self.section
+                .problem_at(key::KEEP_HEADERS.name, what, "remove one of them");
+        }
+        rule
     }
 
     fn access(&self, allowed: Vec<Grantee>) -> Option<PassAccess> {
