@@ -189,6 +189,8 @@ fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_kil
         r#"[server]
 listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
+# The same for every life: the tag covers the links.
+public_url = "http://backups.example"
 [operations]
 store = "operations.db"
 [[backend]]

@@ -223,6 +223,61 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
     );
 }
 
+#[test]
+fn a_certificate_that_clients_refuse_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    certificate(here, "one", &["one.example", "*.wild.example"]);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "one.example");
+    let bare = params.self_signed(&key).unwrap().pem();
+    fs::write(here.join("bare.pem"), bare).unwrap();
+    fs::write(here.join("bare.key"), key.serialize_pem()).unwrap();
+    let no_name =
+        "certificate[0].chain: the certificate has a common name but no subject alternative name";
+    let other = "certificate[0].names: \"two.example\" is not among the subject alternative names";
+    // The files, the names to serve, and how the warning begins.
+    let rows: [(&str, &str, Option<&str>); 5] = [
+        ("one", "", None),
+        (
+            "one",
+            "names = [\"one.example\", \"a.wild.example\"]\n",
+            None,
+        ),
+        ("one", "names = [\"ONE.example.\"]\n", None),
+        (
+            "one",
+            "names = [\"one.example\", \"two.example\"]\n",
+            Some(other),
+        ),
+        ("bare", "names = [\"one.example\"]\n", Some(no_name)),
+    ];
+    for (files, names, expected) in rows {
+        let settings = format!(
+            "[operations]\nstore = \"o.db\"\n[[certificate]]\nchain = \"{files}.pem\"\nkey = \"{files}.key\"\n{names}"
+        );
+        let file = here.join("checked.toml");
+        fs::write(&file, settings).unwrap();
+        let settings = snapgate::config::load(&file, &|_| None).unwrap();
+        let warnings = snapgate::config::warnings(&settings, snapgate::model::Timestamp::default());
+        let found: Vec<&String> = warnings
+            .iter()
+            .filter(|it| it.contains("subject alternative name"))
+            .collect();
+        assert_eq!(
+            found.len(),
+            usize::from(expected.is_some()),
+            "{files} {names}: {found:?}"
+        );
+        if let Some(expected) = expected {
+            assert!(found[0].starts_with(expected), "{files} {names}: {found:?}");
+        }
+    }
+}
+
 const HOLDERS: &str = r#"
 [[certificate]]
 chain = "one.pem"
