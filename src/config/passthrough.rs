@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::config::keys::Key;
 use crate::config::keys::Text;
+use crate::config::keys::Texts;
 use crate::config::keys::passthrough as key;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
@@ -185,28 +186,27 @@ impl One<'_> {
 
     fn fields(&self) -> FieldRule {
         let mut rule = FieldRule::default();
-        let lists: [(_, fn(&mut FieldRule, HeaderName) -> Result<(), FieldError>); 2] = [
-            (&key::REMOVE_HEADERS, FieldRule::remove),
-            (&key::KEEP_HEADERS, FieldRule::keep),
-        ];
-        for (list, add) in lists {
-            for found in self.section.texts(list) {
-                let name = HeaderName::from_bytes(found.text.as_bytes());
-                let what = match name.map(|name| add(&mut rule, name)) {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "is not the name of a header field".to_owned(),
-                };
-                let what = format!("{:?} {what}", found.text);
-                self.reader.wrong(&found, what, "remove it");
-            }
-        }
+        self.names(&key::REMOVE_HEADERS, |name| rule.remove(name));
+        self.names(&key::KEEP_HEADERS, |name| rule.keep(name));
         if let Some(name) = rule.contradiction() {
             let what = format!("{:?} is in remove_headers, too", name.as_str());
             self.section
                 .problem_at(key::KEEP_HEADERS.name, what, "remove one of them");
         }
         rule
+    }
+
+    /// Hands in every header name of a list, and reports those that cannot be in it.
+    fn names(&self, list: &Key<Texts>, mut add: impl FnMut(HeaderName) -> Result<(), FieldError>) {
+        for found in self.section.texts(list) {
+            let what = match HeaderName::from_bytes(found.text.as_bytes()).map(&mut add) {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "is not the name of a header field".to_owned(),
+            };
+            let what = format!("{:?} {what}", found.text);
+            self.reader.wrong(&found, what, "remove it");
+        }
     }
 
     fn access(&self, allowed: Vec<Grantee>) -> Option<PassAccess> {

@@ -151,8 +151,7 @@ mod tests {
     fn only_trusted_proxies_are_believed_and_only_as_far_as_they_go() {
         let far: Vec<String> = (0..100).map(|it| format!("10.0.0.{it}")).collect();
         let far = format!("203.0.113.9, {}", far.join(", "));
-        let empty = format!("203.0.113.9{}", ",".repeat(100));
-        let rows: [(&str, &str, &[&str], &str); 22] = [
+        let rows: [(&str, &str, &[&str], &str); 16] = [
             ("no proxy", "203.0.113.1", &[], "203.0.113.1"),
             ("a forger", "203.0.113.1", &["198.51.100.1"], "203.0.113.1"),
             ("one proxy", "10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
@@ -214,6 +213,16 @@ mod tests {
                 "198.51.100.1",
             ),
             ("too many hops", "10.0.0.1", &[&far], "10.0.0.1"),
+        ];
+        for (name, peer, forwarded, expected) in rows {
+            assert_eq!(client(peer, forwarded, &[]).0, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn empty_elements_of_a_list_of_proxies_mean_nothing() {
+        let empty = format!("203.0.113.9{}", ",".repeat(100));
+        let rows: [(&str, &str, &[&str], &str); 6] = [
             (
                 "a comma at the end",
                 "10.0.0.1",

@@ -167,104 +167,37 @@ mod tests {
         }
     }
 
+    fn tags(tags: &[&str]) -> Vec<Tag> {
+        tags.iter().map(|tag| Tag::new(tag).unwrap()).collect()
+    }
+
+    type Change = (&'static str, fn(&mut Backup));
+
+    /// Each changes one member.
+    const CHANGES: [Change; 13] = [
+        ("id", |it| it.id = BackupId::new("c").unwrap()),
+        ("identity", |it| it.identity = Identity::new("2".to_owned())),
+        ("name", |it| it.name = BackupName::new("m").unwrap()),
+        ("description", |it| {
+            it.description = Some(Description::new("d").unwrap());
+        }),
+        ("kind", |it| it.kind = Some(BackupKind::Full)),
+        ("created", |it| it.created = Timestamp::from_millis(1)),
+        ("one tag", |it| it.tags = tags(&["ab"])),
+        ("two tags", |it| it.tags = tags(&["a", "b"])),
+        ("creating", |it| it.state = BackupState::Creating),
+        ("error", |it| it.state = BackupState::Error),
+        ("size", |it| it.size = Some(0)),
+        ("another size", |it| it.size = Some(1)),
+        ("protected", |it| it.protected = true),
+    ];
+
     #[test]
     fn every_lasting_member_is_part_of_the_version() {
-        let tags = |tags: &[&str]| tags.iter().map(|tag| Tag::new(tag).unwrap()).collect();
-        let changed: [(&str, Backup); 13] = [
-            (
-                "id",
-                Backup {
-                    id: BackupId::new("c").unwrap(),
-                    ..backup()
-                },
-            ),
-            (
-                "identity",
-                Backup {
-                    identity: Identity::new("2".to_owned()),
-                    ..backup()
-                },
-            ),
-            (
-                "name",
-                Backup {
-                    name: BackupName::new("m").unwrap(),
-                    ..backup()
-                },
-            ),
-            (
-                "description",
-                Backup {
-                    description: Some(Description::new("d").unwrap()),
-                    ..backup()
-                },
-            ),
-            (
-                "kind",
-                Backup {
-                    kind: Some(BackupKind::Full),
-                    ..backup()
-                },
-            ),
-            (
-                "created",
-                Backup {
-                    created: Timestamp::from_millis(1),
-                    ..backup()
-                },
-            ),
-            (
-                "one tag",
-                Backup {
-                    tags: tags(&["ab"]),
-                    ..backup()
-                },
-            ),
-            (
-                "two tags",
-                Backup {
-                    tags: tags(&["a", "b"]),
-                    ..backup()
-                },
-            ),
-            (
-                "creating",
-                Backup {
-                    state: BackupState::Creating,
-                    ..backup()
-                },
-            ),
-            (
-                "error",
-                Backup {
-                    state: BackupState::Error,
-                    ..backup()
-                },
-            ),
-            (
-                "size",
-                Backup {
-                    size: Some(0),
-                    ..backup()
-                },
-            ),
-            (
-                "another size",
-                Backup {
-                    size: Some(1),
-                    ..backup()
-                },
-            ),
-            (
-                "protected",
-                Backup {
-                    protected: true,
-                    ..backup()
-                },
-            ),
-        ];
         let mut seen = vec![("nothing", Version::of_backup(&backup()))];
-        for (name, changed) in changed {
+        for (name, change) in CHANGES {
+            let mut changed = backup();
+            change(&mut changed);
             let version = Version::of_backup(&changed);
             for (other, before) in &seen {
                 assert_ne!(version, *before, "{name} and {other}");

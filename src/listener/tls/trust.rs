@@ -155,6 +155,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use rcgen::BasicConstraints;
     use rcgen::CertificateParams;
     use rcgen::IsCa;
@@ -181,9 +183,9 @@ mod tests {
     }
 
     impl Authority {
-        /// A certificate that is valid from the one to the other second, an hour into 2026.
-        fn signs(&self, from: i64, to: i64) -> CertificateDer<'static> {
-            let second = |number: i64| rcgen::date_time_ymd(2026, 1, 1) + time_of(number);
+        /// A certificate that is valid from the one to the other second of 2026.
+        fn signs(&self, from: u64, to: u64) -> CertificateDer<'static> {
+            let second = |number| UNIX_EPOCH.checked_add(since_1970(number)).unwrap().into();
             let mut params = CertificateParams::new(vec!["ci.example".to_owned()]).unwrap();
             params.not_before = second(from);
             params.not_after = second(to);
@@ -192,13 +194,13 @@ mod tests {
         }
     }
 
-    fn time_of(seconds: i64) -> Duration {
-        Duration::from_secs(seconds.unsigned_abs())
+    /// A second of 2026.
+    fn since_1970(second: u64) -> Duration {
+        Duration::from_secs(1_767_225_600_u64.saturating_add(second))
     }
 
-    fn at(seconds: u64) -> Timestamp {
-        // 2026-01-01.
-        Timestamp::from_millis(1_767_225_600_000 + seconds * 1000)
+    fn at(second: u64) -> Timestamp {
+        Timestamp::default().plus(since_1970(second))
     }
 
     fn tls(clients: ClientCertificates) -> Tls {
@@ -260,15 +262,11 @@ mod tests {
             ),
             (ClientCertificates::Optional(both), "named", "no name"),
             (
-                ClientCertificates::Required(other.pem.clone()),
+                ClientCertificates::Required(other.pem),
                 "refused",
                 "refused",
             ),
-            (
-                ClientCertificates::Required(one.pem.clone()),
-                "named",
-                "refused",
-            ),
+            (ClientCertificates::Required(one.pem), "named", "refused"),
             (ClientCertificates::Off, "no name", "no name"),
         ];
         for (clients, expected, without) in rows {
