@@ -51,6 +51,7 @@ fn operation(seq: u64) -> Operation {
             identity: Some(Identity::new("1764200000000-456".to_owned())),
             change: Change::Update(patch),
         },
+        preconditions: Vec::new(),
         note: None,
         idempotency: None,
         phase: Phase::Accepted,

@@ -109,6 +109,7 @@ impl Service for Instant {
     async fn replay(
         &self,
         _: &PrincipalName,
+        _: &KeyScope,
         _: &IdempotencyKey,
         _: Fingerprint,
     ) -> Result<Replay, StoreFault> {
@@ -127,6 +128,7 @@ impl Service for Instant {
             request: submission.request,
             backend: permit.backend().clone(),
             intent: submission.intent,
+            preconditions: submission.preconditions,
             note: submission.note,
             idempotency: submission.idempotency,
             phase: Phase::Accepted,
@@ -163,7 +165,11 @@ impl Service for Instant {
         Ok(None)
     }
 
-    async fn cancel(&self, _: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        _: OperationSeq,
+        _: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         Err(CancelError::NoSuchOperation)
     }
 

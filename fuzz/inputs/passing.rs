@@ -152,7 +152,19 @@ fn fields(request: &Request, pass: &Pass, promise: &Promise) {
             "x-real-ip",
             "x-original-url",
             "x-http-method-override",
+            "client-cert",
+            "remote-user",
+            "x-remote-user",
+            "x-webauth-user",
         ];
+        for begins in [
+            "x-auth-request-",
+            "x-ssl-",
+            "ssl-client-",
+            "x-authenticated-",
+        ] {
+            assert!(!name.starts_with(begins), "{name}: an identity");
+        }
         assert!(!claims.contains(&name), "{name}: a claim");
         let hop = ["te", "trailer", "keep-alive", "proxy-authorization"].contains(&name);
         assert!(!hop, "{name}: for the gateway alone");

@@ -234,6 +234,7 @@ fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Oper
             identity,
             change,
         },
+        preconditions: Vec::new(),
         note: None,
         idempotency: None,
         phase,
@@ -364,6 +365,7 @@ impl Service for Memory {
     async fn replay(
         &self,
         _principal: &PrincipalName,
+        _scope: &KeyScope,
         _key: &IdempotencyKey,
         _fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
@@ -436,10 +438,17 @@ impl Service for Memory {
         self.operation(seq).await
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         self.with(|it| {
             let found = it.operations.iter().find(|it| it.seq == seq).cloned();
             let found = found.ok_or(CancelError::NoSuchOperation)?;
+            if only_at.is_some_and(|revision| revision != found.revision) {
+                return Err(CancelError::Changed);
+            }
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }

@@ -545,6 +545,10 @@ table! { passthrough, "passthrough", true, "What is passed through to a VM manag
     STRIP_PREFIX: Flag = "strip_prefix", Flag(false), AtOnce, "Whether `path` is taken off before the request is passed on.";
     HOST: Word = "host", Word { default: Some("keep"), allowed: &["keep", "upstream"] }, AtOnce,
         "What the upstream reads as `Host`: what the client sent, or its own.";
+    REMOVE_HEADERS: Texts = "remove_headers", Texts { default: Some(&[]), form: "header names" }, AtOnce,
+        "Header fields of requests that are not passed on, besides those that never are.";
+    KEEP_HEADERS: Texts = "keep_headers", Texts { default: Some(&[]), form: "header names" }, AtOnce,
+        "Fields that say who the client is and are passed on all the same, for instance `X-Forwarded-User`. Any client can set them: only where the upstream does not believe them.";
     CLIENT_AUTHORIZATION: Word = "client_authorization", Word { default: Some("strip"), allowed: &["strip", "keep"] }, AtOnce,
         "Whether the upstream reads the client's `Authorization`.";
     AUTHORIZATION: Text = "authorization", Text { absent: Absent::Means("none"), form: "`file:PATH` or `env:NAME`" }, AtOnce,

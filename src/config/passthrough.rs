@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::HeaderName;
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
@@ -10,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::config::keys::Key;
 use crate::config::keys::Text;
+use crate::config::keys::Texts;
 use crate::config::keys::passthrough as key;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
@@ -17,6 +19,8 @@ use crate::config::reader::Section;
 use crate::config::source::Source;
 use crate::gate::AuthorizationRule;
 use crate::gate::BodyRule;
+use crate::gate::FieldError;
+use crate::gate::FieldRule;
 use crate::gate::Grantee;
 use crate::gate::HostRule;
 use crate::gate::PASS_METHODS;
@@ -125,6 +129,7 @@ impl One<'_> {
             rate_min: wide(section.size(&key::BODY_RATE)),
         };
         let (hosts, methods) = (self.hosts(), self.methods());
+        let fields = Arc::new(self.fields());
         let strip = section.flag(&key::STRIP_PREFIX);
         let upgrade = section.flag(&key::UPGRADE);
         let host = match section.word(&key::HOST) {
@@ -140,6 +145,7 @@ impl One<'_> {
             methods,
             host,
             authorization: authorization?,
+            fields,
             upgrade,
             body,
             pool: PoolId::default(),
@@ -176,6 +182,31 @@ impl One<'_> {
             }
         }
         methods
+    }
+
+    fn fields(&self) -> FieldRule {
+        let mut rule = FieldRule::default();
+        self.names(&key::REMOVE_HEADERS, |name| rule.remove(name));
+        self.names(&key::KEEP_HEADERS, |name| rule.keep(name));
+        if let Some(name) = rule.contradiction() {
+            let what = format!("{:?} is in remove_headers, too", name.as_str());
+            self.section
+                .problem_at(key::KEEP_HEADERS.name, what, "remove one of them");
+        }
+        rule
+    }
+
+    /// Hands in every header name of a list, and reports those that cannot be in it.
+    fn names(&self, list: &Key<Texts>, mut add: impl FnMut(HeaderName) -> Result<(), FieldError>) {
+        for found in self.section.texts(list) {
+            let what = match HeaderName::from_bytes(found.text.as_bytes()).map(&mut add) {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "is not the name of a header field".to_owned(),
+            };
+            let what = format!("{:?} {what}", found.text);
+            self.reader.wrong(&found, what, "remove it");
+        }
     }
 
     fn access(&self, allowed: Vec<Grantee>) -> Option<PassAccess> {

@@ -411,6 +411,30 @@ fn routes_that_cannot_work_are_told() {
         (keyed("hosts = [\"h:1\"]"), "\"h:1\" is no host"),
         (keyed("health_path = \"x\""), "\"x\" is no path"),
         (
+            keyed("remove_headers = [\"a b\"]"),
+            "\"a b\" is not the name of a header field",
+        ),
+        (
+            keyed("remove_headers = [\"Content-Length\"]"),
+            "\"Content-Length\" is written by the gateway itself",
+        ),
+        (
+            keyed("keep_headers = [\"X-Forwarded-For\"]"),
+            "\"X-Forwarded-For\" is written by the gateway itself",
+        ),
+        (
+            keyed("keep_headers = [\"X-Original-URL\"]"),
+            "\"X-Original-URL\" is never passed on",
+        ),
+        (
+            keyed("keep_headers = [\"Accept\"]"),
+            "\"Accept\" is passed on without this",
+        ),
+        (
+            keyed("keep_headers = [\"Remote-User\"]\nremove_headers = [\"remote-user\"]"),
+            "keep_headers: \"remote-user\" is in remove_headers, too",
+        ),
+        (
             format!("{base}[[passthrough]]\n{base}"),
             "the route m is there twice",
         ),

@@ -115,6 +115,17 @@ fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
         } else if ends.since(now) < RENEWED_BEFORE {
             found.push(format!("certificate[{index}]: ends at {ends}"));
         }
+        if !it.has_alternative_names() {
+            found.push(format!(
+                "certificate[{index}].chain: the certificate has a common name but no subject alternative name, so clients refuse it; have it issued with one for each host name"
+            ));
+            continue;
+        }
+        for name in it.unsupported_names() {
+            found.push(format!(
+                "certificate[{index}].names: {name:?} is not among the subject alternative names of the certificate, so clients refuse it for that host"
+            ));
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Deviation D20: DELETE on a `status_uri` asks that the operation be stopped.
 
 use crate::gate::authn::Account;
+use crate::gate::conditional;
+use crate::gate::conditional::Required;
 use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::refusal::Code;
@@ -39,6 +41,7 @@ impl From<CancelError> for Refusal {
         match error {
             CancelError::NoSuchOperation => Self::from(Code::NoSuchStatus),
             CancelError::NotCancellable => Self::from(Code::NotCancellable),
+            CancelError::Changed => Self::from(Code::PreconditionFailed),
             CancelError::Store(fault) => Self::from(fault),
         }
     }
@@ -73,7 +76,12 @@ impl Gate {
         if !may_cancel(account, &found) {
             return Err(Refusal::from(Code::NotPermitted));
         }
-        let operation = self.service.cancel(seq).await?;
+        let tag = || conditional::tag_of_status(&found);
+        let only_at = match conditional::check_change(call.head.headers, tag)? {
+            Required::Nothing | Required::Presence => None,
+            Required::Sameness => Some(found.revision),
+        };
+        let operation = self.service.cancel(seq, only_at).await?;
         call.note(|it| it.outcome = AuditOutcome::Accepted);
         let uri = links::status(&operation);
         let mut reply = Reply::accepted(media, &operation, &uri);

@@ -11,6 +11,7 @@ use crate::gate::authn::Account;
 use crate::gate::authz;
 use crate::gate::bodies;
 use crate::gate::conditional;
+use crate::gate::conditional::Required;
 use crate::gate::framing;
 use crate::gate::links;
 use crate::gate::negotiate;
@@ -40,18 +41,22 @@ use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
 use crate::model::Intent;
+use crate::model::KeyScope;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Page;
 use crate::model::Permit;
+use crate::model::Precondition;
 use crate::model::Target;
 use crate::model::Verb;
+use crate::model::Version;
 use crate::model::VmId;
 use crate::model::limits;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
+use crate::operations::Glance;
 use crate::operations::ListQuery;
 use crate::operations::Replay;
 use crate::operations::Selector;
@@ -66,11 +71,20 @@ enum Key {
     Known(Arc<Operation>),
 }
 
+/// The conditions of a request, which hold now.
+#[derive(Default)]
+struct Conditions {
+    preconditions: Vec<Precondition>,
+    /// Which changes were known before they were judged.
+    seen: Glance,
+}
+
 /// An intent with the proof that it is permitted and what is kept beside it.
 struct Wish {
     permit: Permit,
     intent: Intent,
     seq: Option<OperationSeq>,
+    conditions: Conditions,
     note: Option<Note>,
     idempotency: Option<Idempotency>,
 }
@@ -111,12 +125,12 @@ impl Gate {
         let permit = account
             .rights
             .permit(&account.principal, needed, backend, &target)?;
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = scope_of(Verb::Update, &target);
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
-        let before = self.present(backend, &target).await?;
-        self.check_conditions(call, &target.vm, &before)?;
+        let (before, conditions) = self.present(call, backend, &target).await?;
         check_made(&before)?;
         if let Some(name) = patch.name.as_ref().filter(|it| **it != before.name) {
             self.check_name(backend, &target.vm, name, Some(&target.backup))
@@ -132,6 +146,7 @@ impl Gate {
             permit,
             intent,
             seq: None,
+            conditions,
             note: None,
             idempotency,
         };
@@ -153,16 +168,21 @@ impl Gate {
             .permit(&account.principal, needed, backend, &target)?;
         let media = change_type(call)?;
         self.skip_body(call, body).await?;
-        let idempotency = match self.key(call, account, &[]).await? {
+        let scope = scope_of(Verb::Delete, &target);
+        let idempotency = match self.key(call, account, &scope, &[]).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
         // Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
-        if let Some(operation) = self.running_delete(&target).await? {
+        let running = self.running_delete(&target).await?;
+        if let Some(operation) = running {
+            // A condition is judged all the same: the first delete changed what is shown.
+            if conditional::is_conditional(call.head.headers) {
+                self.present(call, backend, &target).await?;
+            }
             return self.joined(call, media, operation).await;
         }
-        let before = self.present(backend, &target).await?;
-        self.check_conditions(call, &target.vm, &before)?;
+        let (before, conditions) = self.present(call, backend, &target).await?;
         check_made(&before)?;
         if before.protected && before.state != BackupState::Deleting {
             return Err(Refusal::from(Code::BackupProtected));
@@ -177,6 +197,7 @@ impl Gate {
             permit,
             intent,
             seq: None,
+            conditions,
             note: None,
             idempotency,
         };
@@ -216,12 +237,12 @@ impl Gate {
         let encoding = encoding.unwrap_or(Encoding::Json);
         let wanted = bodies::restore(&bytes, encoding, known, call.strict)?;
         call.note(|it| it.note.clone_from(&wanted.note));
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = scope_of(Verb::Restore, &target);
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
-        let before = self.present(backend, &target).await?;
-        self.check_conditions(call, &target.vm, &before)?;
+        let (before, conditions) = self.present(call, backend, &target).await?;
         if matches!(before.state, BackupState::Creating | BackupState::Error) {
             return Err(Refusal::from(Code::NotReady));
         }
@@ -235,6 +256,7 @@ impl Gate {
             permit,
             intent,
             seq: None,
+            conditions,
             note: wanted.note,
             idempotency,
         };
@@ -259,10 +281,16 @@ impl Gate {
             account.rights.check_vm(&vm, Action::Protect)?;
             needed = needed.with(Action::Protect);
         }
-        let idempotency = match self.key(call, account, &bytes).await? {
+        let scope = KeyScope {
+            verb: Verb::Create,
+            vm: vm.clone(),
+            backup: None,
+        };
+        let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
+        let conditions = self.list_conditions(call, account, backend, &vm).await?;
         self.check_name(backend, &vm, &new.name, None).await?;
         let capability = self.able(backend, Verb::Create)?;
         if new.kind.is_some_and(|it| !capability.kinds.contains(&it)) {
@@ -289,21 +317,80 @@ impl Gate {
             permit,
             intent,
             seq: Some(seq),
+            conditions,
             note: None,
             idempotency,
         };
         self.submit(call, account, media, wish).await
     }
 
-    /// The backup that a change is about, as it is now.
-    async fn present(&self, backend: &BackendName, target: &Target) -> Result<Backup, Refusal> {
+    /// The backup that a change is about, as it is now, and the conditions of the request, which it meets.
+    async fn present(
+        &self,
+        call: &Call<'_>,
+        backend: &BackendName,
+        target: &Target,
+    ) -> Result<(Backup, Conditions), Refusal> {
+        let headers = call.head.headers;
+        let seen = self.service.glance(backend, &target.vm);
         let by = self.clock.deadline(limits::READ_DEADLINE);
-        Ok(self.service.backup(backend, target, by).await?)
+        let found = self.service.backup(backend, target, by).await;
+        let before = found.map_err(|fault| {
+            let is_absent = fault.kind == FaultKind::NoSuchBackup;
+            let refusal = Refusal::from(fault);
+            if is_absent {
+                conditional::absent(headers, refusal)
+            } else {
+                refusal
+            }
+        })?;
+        let tag = || conditional::tag_of(&wire::backup(self.base(), &target.vm, &before));
+        let preconditions = match conditional::check_change(headers, tag)? {
+            Required::Nothing => Vec::new(),
+            Required::Presence => vec![Precondition::BackupPresent],
+            Required::Sameness => {
+                vec![Precondition::BackupUnchanged(Version::of_backup(&before))]
+            }
+        };
+        Ok((
+            before,
+            Conditions {
+                preconditions,
+                seen,
+            },
+        ))
     }
 
-    fn check_conditions(&self, call: &Call<'_>, vm: &VmId, before: &Backup) -> Result<(), Refusal> {
-        let tag = || conditional::tag_of(&wire::backup(self.base(), vm, before));
-        conditional::check_change(call.head.headers, tag)
+    /// The conditions of a create: they are about the list of the VM's backups, as it is read without parameters.
+    async fn list_conditions(
+        &self,
+        call: &Call<'_>,
+        account: &Account,
+        backend: &BackendName,
+        vm: &VmId,
+    ) -> Result<Conditions, Refusal> {
+        let headers = call.head.headers;
+        if !conditional::is_conditional(headers) {
+            return Ok(Conditions::default());
+        }
+        let seen = self.service.glance(backend, vm);
+        let page = Page {
+            after: None,
+            limit: limits::PAGE,
+        };
+        let tag = self.list_tag(account, backend, vm, page).await?;
+        let preconditions = match conditional::check_change(headers, || tag)? {
+            // There always is a list.
+            Required::Nothing | Required::Presence => Vec::new(),
+            Required::Sameness => {
+                let all = self.all_backups(backend, vm).await?;
+                vec![Precondition::ListUnchanged(Version::of_backups(&all))]
+            }
+        };
+        Ok(Conditions {
+            preconditions,
+            seen,
+        })
     }
 
     /// Refuses a name that another backup of the VM has.
@@ -314,20 +401,27 @@ impl Gate {
         name: &BackupName,
         own: Option<&BackupId>,
     ) -> Result<(), Refusal> {
+        let all = self.all_backups(backend, vm).await?;
+        let is_taken = |it: &Backup| it.name == *name && Some(&it.id) != own;
+        if all.iter().any(is_taken) {
+            return Err(Refusal::from(Code::NameTaken).on("name"));
+        }
+        Ok(())
+    }
+
+    async fn all_backups(&self, backend: &BackendName, vm: &VmId) -> Result<Vec<Backup>, Refusal> {
         let by = self.clock.deadline(limits::READ_DEADLINE);
         let mut page = Page {
             after: None,
             limit: limits::PAGE_MAX,
         };
+        let mut all = Vec::new();
         loop {
             let found = self.service.backups(backend, vm, &page, by).await?;
-            let is_taken = |it: &Backup| it.name == *name && Some(&it.id) != own;
-            if found.backups.iter().any(is_taken) {
-                return Err(Refusal::from(Code::NameTaken).on("name"));
-            }
             page.after = found.backups.last().map(|it| it.id.clone());
+            all.extend(found.backups);
             if !found.more || page.after.is_none() {
-                return Ok(());
+                return Ok(all);
             }
         }
     }
@@ -360,7 +454,13 @@ impl Gate {
         Ok(self.service.list(&query).await?.into_iter().next())
     }
 
-    async fn key(&self, call: &Call<'_>, account: &Account, body: &[u8]) -> Result<Key, Refusal> {
+    async fn key(
+        &self,
+        call: &Call<'_>,
+        account: &Account,
+        scope: &KeyScope,
+        body: &[u8],
+    ) -> Result<Key, Refusal> {
         let malformed = || Refusal::from(Code::MalformedIdempotencyKey).on("Idempotency-Key");
         let mut values = call.head.headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
@@ -379,7 +479,7 @@ impl Gate {
         hash.update(call.head.target).update(b"\0").update(body);
         let fingerprint = Fingerprint(*hash.finalize().as_bytes());
         let name = &account.principal.name;
-        match self.service.replay(name, &key, fingerprint).await? {
+        match self.service.replay(name, scope, &key, fingerprint).await? {
             Replay::Unused => Ok(Key::Fresh(Some(Idempotency { key, fingerprint }))),
             Replay::Same(operation) => Ok(Key::Known(operation)),
             Replay::Other(_) => Err(Refusal::from(Code::IdempotencyKeyReused)),
@@ -397,6 +497,8 @@ impl Gate {
         let submission = Submission {
             seq: wish.seq.unwrap_or_else(|| self.service.reserve()),
             intent: wish.intent,
+            preconditions: wish.conditions.preconditions,
+            seen: wish.conditions.seen,
             request: call.id.clone(),
             note: wish.note,
             idempotency: wish.idempotency,
@@ -459,6 +561,14 @@ impl Gate {
             reply.set(PREFERENCE_APPLIED, &applied);
         }
         Ok(reply)
+    }
+}
+
+fn scope_of(verb: Verb, target: &Target) -> KeyScope {
+    KeyScope {
+        verb,
+        vm: target.vm.clone(),
+        backup: Some(target.backup.clone()),
     }
 }
 

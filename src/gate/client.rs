@@ -90,9 +90,16 @@ fn forwarded(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
     let mut farthest = None;
     let mut hops = 0_usize;
     for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-        for item in value.to_str().ok()?.rsplit(',') {
+        for item in value.to_str().ok()?.rsplit(',').map(str::trim) {
             hops = hops.saturating_add(1);
-            let address = address(item.trim()).filter(|_| hops <= limits::FORWARDED_HOPS_MAX)?;
+            if hops > limits::FORWARDED_HOPS_MAX {
+                return None;
+            }
+            // Empty elements of a list mean nothing (RFC 9110 section 5.6.1).
+            if item.is_empty() {
+                continue;
+            }
+            let address = address(item)?;
             farthest = Some(address);
             if !trusted.include(address) {
                 return farthest;
@@ -211,6 +218,37 @@ mod tests {
                 "198.51.100.1",
             ),
             ("too many hops", "10.0.0.1", &[&far], "10.0.0.1"),
+        ];
+        for (name, peer, forwarded, expected) in rows {
+            assert_eq!(client(peer, forwarded, &[]).0, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn empty_elements_of_a_list_of_proxies_mean_nothing() {
+        let empty = format!("203.0.113.9{}", ",".repeat(100));
+        let rows: [(&str, &str, &[&str], &str); 6] = [
+            (
+                "a comma at the end",
+                "10.0.0.1",
+                &["198.51.100.1,"],
+                "198.51.100.1",
+            ),
+            (
+                "empty elements",
+                "10.0.0.1",
+                &[", 198.51.100.1 ,\t, 10.2.3.4 , "],
+                "198.51.100.1",
+            ),
+            (
+                "an empty field",
+                "10.0.0.1",
+                &["198.51.100.1", ""],
+                "198.51.100.1",
+            ),
+            ("nothing but commas", "10.0.0.1", &[",,"], "10.0.0.1"),
+            ("empty", "10.0.0.1", &[""], "10.0.0.1"),
+            ("too many empty elements", "10.0.0.1", &[&empty], "10.0.0.1"),
         ];
         for (name, peer, forwarded, expected) in rows {
             assert_eq!(client(peer, forwarded, &[]).0, expected, "{name}");

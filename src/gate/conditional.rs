@@ -31,23 +31,68 @@ pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     })
 }
 
-/// Whether the conditions of a change hold for what is there.
+/// Whether the request has conditions on what is there.
+pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH)
+}
+
+/// What the conditions of a change, which hold now, require to be the same when it is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Required {
+    /// The request has no conditions.
+    Nothing,
+    /// Only that there is something (`If-Match: *`).
+    Presence,
+    /// All of it. Which other tags would do is not known later, so it is what was found.
+    Sameness,
+}
+
+/// Checks the conditions of a change against what is there.
+///
+/// # Errors
+/// 412 when they do not hold.
 pub(super) fn check_change(
     headers: &HeaderMap,
     tag: impl FnOnce() -> String,
-) -> Result<(), Refusal> {
-    let wanted = headers.contains_key(IF_MATCH);
-    let unwanted = headers.contains_key(IF_NONE_MATCH);
-    if !wanted && !unwanted {
-        return Ok(());
+) -> Result<Required, Refusal> {
+    if !is_conditional(headers) {
+        return Ok(Required::Nothing);
     }
+    let unwanted = headers.contains_key(IF_NONE_MATCH);
     let tag = tag();
-    // A weak tag never fits If-Match.
-    let fits = !wanted || lists(headers, &IF_MATCH, |it| it == tag);
-    if fits && !(unwanted && is_known(headers, &tag)) {
+    check_match(headers, &tag)?;
+    if unwanted && is_known(headers, &tag) {
+        return Err(Refusal::from(Code::PreconditionFailed));
+    }
+    let is_any = !unwanted && lists(headers, &IF_MATCH, |_| false);
+    Ok(if is_any {
+        Required::Presence
+    } else {
+        Required::Sameness
+    })
+}
+
+/// Checks `If-Match`, of reads too (RFC 9110 section 13.2.2).
+///
+/// # Errors
+/// 412 when it is there and names another tag. A weak one never fits.
+pub(super) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Refusal> {
+    if !headers.contains_key(IF_MATCH) || lists(headers, &IF_MATCH, |it| it == tag) {
         Ok(())
     } else {
         Err(Refusal::from(Code::PreconditionFailed))
+    }
+}
+
+/// What is refused because nothing is there: any `If-Match` fails then (RFC 9110 section 13.1.1).
+pub(super) fn absent(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
+    if headers.contains_key(IF_MATCH) {
+        Refusal::says(
+            Code::PreconditionFailed,
+            "The backup that the request requires does not exist.",
+        )
+    } else {
+        otherwise
     }
 }
 
@@ -67,6 +112,32 @@ mod tests {
 
     use super::*;
 
+    fn with(fields: &[(http::HeaderName, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_must_stay_the_same_follows_from_the_conditions() {
+        let rows: &[(&[(http::HeaderName, &str)], Required)] = &[
+            (&[], Required::Nothing),
+            (&[(IF_MATCH, "*")], Required::Presence),
+            (&[(IF_MATCH, "\"a\"")], Required::Sameness),
+            (&[(IF_NONE_MATCH, "\"b\"")], Required::Sameness),
+            (
+                &[(IF_MATCH, "*"), (IF_NONE_MATCH, "\"b\"")],
+                Required::Sameness,
+            ),
+        ];
+        for (given, expected) in rows {
+            let found = check_change(&with(given), || "\"a\"".to_owned());
+            assert_eq!(found.ok(), Some(*expected), "{given:?}");
+        }
+    }
+
     #[test]
     fn conditions_are_checked_by_the_tag() {
         let rows: &[(&[(http::HeaderName, &str)], bool)] = &[
@@ -83,11 +154,7 @@ mod tests {
             (&[(IF_NONE_MATCH, "\"b\"")], true),
         ];
         for (given, expected) in rows {
-            let mut headers = HeaderMap::new();
-            for (name, value) in *given {
-                headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
-            }
-            let found = check_change(&headers, || "\"a\"".to_owned()).is_ok();
+            let found = check_change(&with(given), || "\"a\"".to_owned()).is_ok();
             assert_eq!(found, *expected, "{given:?}");
         }
     }

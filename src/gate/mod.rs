@@ -65,6 +65,8 @@ pub use explain::Explanation;
 pub use explain::explain;
 pub use passthrough::AuthorizationRule;
 pub use passthrough::BodyRule;
+pub use passthrough::FieldError;
+pub use passthrough::FieldRule;
 pub use passthrough::HeaderEdit;
 pub use passthrough::HostRule;
 pub use passthrough::PASS_METHODS;

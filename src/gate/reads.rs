@@ -46,6 +46,7 @@ impl Gate {
         let by = self.clock.deadline(limits::READ_DEADLINE);
         let backup = self.service.backup(backend, target, by).await?;
         let written = self.written.reply(target, backup);
+        conditional::check_match(headers, &written.tag)?;
         let is_known = conditional::is_known(headers, &written.tag);
         Ok(Reply::read(media, written.body).tagged(&written.tag, is_known))
     }
@@ -70,6 +71,7 @@ impl Gate {
         let found = self.visible(account, backend, vm, page).await?;
         let bytes = wire::backups(self.base(), vm, &found.backups);
         let tag = conditional::tag_of(&bytes);
+        conditional::check_match(call.head.headers, &tag)?;
         let is_known = conditional::is_known(call.head.headers, &tag);
         let mut reply = Reply::read(media, bytes).tagged(&tag, is_known);
         if let Some(last) = found.backups.last().filter(|_| found.more) {
@@ -101,8 +103,22 @@ impl Gate {
         let backups = self.visible(account, backend, vm, page).await?.backups;
         let bytes = wire::vm(self.base(), &found, &backups);
         let tag = conditional::tag_of(&bytes);
+        conditional::check_match(call.head.headers, &tag)?;
         let is_known = conditional::is_known(call.head.headers, &tag);
         Ok(Reply::read(media, bytes).tagged(&tag, is_known))
+    }
+
+    /// The entity tag of the list of backups that this caller is shown.
+    pub(super) async fn list_tag(
+        &self,
+        account: &Account,
+        backend: &BackendName,
+        vm: &VmId,
+        page: Page,
+    ) -> Result<String, Refusal> {
+        let found = self.visible(account, backend, vm, page).await?;
+        let bytes = wire::backups(self.base(), vm, &found.backups);
+        Ok(conditional::tag_of(&bytes))
     }
 
     pub(super) fn base(&self) -> &str {

@@ -75,6 +75,7 @@ codes! {
     MalformedIdempotencyKey BAD_REQUEST "Malformed idempotency key" "The Idempotency-Key header is not one key of 1 to 255 visible characters.";
     MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of one event of this Status.";
     MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has a value of wait, handling or respond-async that means nothing.";
+    PartialContent BAD_REQUEST "Partial content" "The body must be the whole representation, without Content-Range; nothing was changed.";
     AmbiguousStatus BAD_REQUEST "Ambiguous Status" "The parameters fit operations on several VMs.";
     InvalidRequest BAD_REQUEST "Invalid request" "The VM manager cannot make sense of what was asked for.";
     Unauthenticated UNAUTHORIZED "Authentication required" "The credentials are missing or not valid.";
@@ -94,14 +95,14 @@ codes! {
     NotCancellable CONFLICT "Not cancellable" "The operation is over, or its VM manager cannot stop it any more.";
     Cancelled CONFLICT "Cancelled" "The operation was cancelled.";
     LengthRequired LENGTH_REQUIRED "Length required" "The request needs a body with a Content-Length.";
-    PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The backup is not in the state that the request requires.";
+    PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The resource is no longer as the condition of the request requires; nothing was changed.";
     BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The body is larger than allowed.";
     TargetTooLong URI_TOO_LONG "Request target too long" "The request target is longer than allowed.";
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "The body is of a media type that is not taken here.";
     TooManyAttempts TOO_MANY_REQUESTS "Too many attempts" "Too many wrong passwords came from this address; none is checked for a while.";
     RateLimited TOO_MANY_REQUESTS "Too many requests" "The caller sends requests faster than allowed.";
     TooManyAtOnce TOO_MANY_REQUESTS "Too many requests at once" "Too many requests of the caller are at work.";
-    IdempotencyKeyReused UNPROCESSABLE_ENTITY "Idempotency key reused" "The idempotency key was used for another request.";
+    IdempotencyKeyReused UNPROCESSABLE_ENTITY "Idempotency key reused" "The idempotency key was used for another request with this method and target.";
     HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Header fields too large" "The request has more or longer header fields than allowed.";
     InternalError INTERNAL_SERVER_ERROR "Internal error" "The gateway failed; nothing was accepted.";
     DamagedBackup INTERNAL_SERVER_ERROR "Damaged backup" "What is stored is damaged or cannot be read.";
@@ -135,6 +136,7 @@ impl Code {
             FaultKind::NameTaken => Self::NameTaken,
             FaultKind::Protected => Self::BackupProtected,
             FaultKind::NotReady => Self::NotReady,
+            FaultKind::PreconditionFailed => Self::PreconditionFailed,
             FaultKind::Busy => Self::Busy,
             FaultKind::Conflict => Self::Conflict,
             FaultKind::Invalid => Self::InvalidRequest,
@@ -255,6 +257,7 @@ impl From<AcceptError> for Refusal {
             AcceptError::NoSuchBackend => Self::from(Code::NoSuchVm),
             AcceptError::KeyReused(_) => Self::from(Code::IdempotencyKeyReused),
             AcceptError::Busy(_) => Self::from(Code::Busy),
+            AcceptError::PreconditionFailed => Self::from(Code::PreconditionFailed),
             AcceptError::VmQueueFull => {
                 Self::says(Code::QueueFull, "Too many operations wait for this VM.")
             }

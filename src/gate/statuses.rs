@@ -152,6 +152,7 @@ impl Gate {
         }
         let (operation, waited) = self.poll(call, found).await?;
         let tag = conditional::tag_of_status(&operation);
+        conditional::check_match(call.head.headers, &tag)?;
         let is_known = conditional::is_known(call.head.headers, &tag);
         let mut reply = Reply::read(media, wire::status(&operation)).tagged(&tag, is_known);
         if !operation.phase.is_final() {

@@ -44,8 +44,10 @@ use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::head::Head;
 use crate::listener::head::head_of;
+use crate::listener::tls::NoLongerValid;
 use crate::listener::tls::Peer;
 use crate::model::CertificateName;
+use crate::model::Timestamp;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
@@ -93,16 +95,16 @@ impl Proxy {
         &self,
         head: &Head,
         peer: Option<IpAddr>,
+        certificate: &[CertificateName],
         session: &mut ServerSession,
     ) -> Option<Decision> {
-        let certificate = certificate(session);
         let parts = RequestHead {
             method: &head.method,
             target: &head.target,
             version: head.version,
             headers: &head.headers,
             peer,
-            certificate: &certificate,
+            certificate,
         };
         let mut body = SessionBody::new(session, Pace::of(&self.limits), &*self.clock);
         let handled = self.handler.handle(parts, &mut body);
@@ -288,7 +290,11 @@ impl ProxyHttp for Proxy {
         let session = session.as_downstream_mut();
         let head = head_of(session)?;
         let peer = peer(session);
-        match self.answer(&head, peer, session).await {
+        let certificate = certificate(session, self.clock.now()).map_err(|error| {
+            let unauthorized = ErrorType::HTTPStatus(StatusCode::UNAUTHORIZED.as_u16());
+            Error::explain(unauthorized, error.to_string()).into_down()
+        })?;
+        match self.answer(&head, peer, &certificate, session).await {
             Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
             Some(Decision::Pass(pass)) => {
                 let is_plain = is_plain(session, pass.upgrade);
@@ -489,9 +495,15 @@ fn encrypted(session: &ServerSession) -> Option<&Peer> {
     guard::peer_of(digest)
 }
 
-/// What the certificate of the client says.
-fn certificate(session: &ServerSession) -> Arc<[CertificateName]> {
-    encrypted(session).map_or_else(Arc::default, |it| Arc::clone(&it.names))
+/// What the certificate of the client says, as far as it counts now.
+fn certificate(
+    session: &ServerSession,
+    now: Timestamp,
+) -> Result<Arc<[CertificateName]>, NoLongerValid> {
+    match encrypted(session) {
+        Some(peer) => peer.client.names_at(now),
+        None => Ok(Arc::default()),
+    }
 }
 
 /// The address the connection comes from.

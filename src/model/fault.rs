@@ -17,6 +17,8 @@ pub enum FaultKind {
     Protected,
     /// The backup is not whole: still being made, or known to be damaged.
     NotReady,
+    /// The backup is no longer as the caller required it to be.
+    PreconditionFailed,
     /// The VM or the backup is being used by something that excludes this.
     Busy,
     /// The VM manager refused for a reason that lies in the VM's present state.
@@ -47,12 +49,13 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NoSuchVm,
         Self::NoSuchBackup,
         Self::NameTaken,
         Self::Protected,
         Self::NotReady,
+        Self::PreconditionFailed,
         Self::Busy,
         Self::Conflict,
         Self::Invalid,
@@ -77,6 +80,7 @@ impl FaultKind {
             Self::NameTaken => "name-taken",
             Self::Protected => "protected",
             Self::NotReady => "not-ready",
+            Self::PreconditionFailed => "precondition-failed",
             Self::Busy => "busy",
             Self::Conflict => "conflict",
             Self::Invalid => "invalid",

@@ -82,6 +82,17 @@ impl Change {
     }
 }
 
+/// What an idempotency key is scoped by besides the principal: one key may be used once for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyScope {
+    /// What is asked for: the method.
+    pub verb: Verb,
+    /// The VM.
+    pub vm: VmId,
+    /// The backup, but for a create, whose target is the list of the VM's backups.
+    pub backup: Option<BackupId>,
+}
+
 /// A validated wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
@@ -99,5 +110,21 @@ impl Intent {
     #[must_use]
     pub const fn verb(&self) -> Verb {
         self.change.verb()
+    }
+
+    /// What an idempotency key of this intent is scoped by.
+    #[must_use]
+    pub fn key_scope(&self) -> KeyScope {
+        KeyScope {
+            verb: self.verb(),
+            vm: self.target.vm.clone(),
+            // The id of a backup that is to be made is new with every request.
+            backup: match self.change {
+                Change::Create(_) => None,
+                Change::Update(_) | Change::Delete | Change::Restore(_) => {
+                    Some(self.target.backup.clone())
+                }
+            },
+        }
     }
 }

@@ -88,6 +88,8 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const PAGE_MAX: u16 = 1000;
 /// Entries of one page when the caller does not say.
 pub const PAGE: u16 = 100;
+/// Ended operations that are remembered to judge preconditions: many more than end while one request is judged.
+pub const ENDED_KEPT_MAX: usize = 1024;
 
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;

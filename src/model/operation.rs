@@ -10,6 +10,7 @@ use crate::model::Fault;
 use crate::model::IdempotencyKey;
 use crate::model::Intent;
 use crate::model::Note;
+use crate::model::Precondition;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Target;
@@ -271,6 +272,9 @@ pub struct Operation {
     pub backend: BackendName,
     /// What is to be done.
     pub intent: Intent,
+    /// What must hold right before the VM manager is called. Older records have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preconditions: Vec<Precondition>,
     /// What the caller wants to read in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,

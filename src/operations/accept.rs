@@ -23,6 +23,7 @@ use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
+use crate::operations::service::Glance;
 use crate::operations::service::StoreFault;
 use crate::operations::service::Submission;
 use crate::operations::store::Created;
@@ -60,6 +61,7 @@ pub(crate) async fn admit(
     if !permit.covers(&submission.intent) {
         return Err(AcceptError::NotPermitted);
     }
+    let seen = submission.seen.clone();
     let operation = Arc::new(record(core, permit, submission));
     if let Some(replayed) = replay(core, &operation).await? {
         return Ok((replayed, None));
@@ -73,7 +75,7 @@ pub(crate) async fn admit(
     if backend.capability.verb(operation.verb()).is_none() {
         return Err(AcceptError::Backend(unsupported()));
     }
-    let first = match reserve(core, &operation).await? {
+    let first = match reserve(core, &operation, &seen).await? {
         Reservation::Taken { first } => first,
         Reservation::Needless(existing) => return Ok((Accepted::Existing(existing), None)),
     };
@@ -134,6 +136,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         request: submission.request,
         backend: permit.backend().clone(),
         intent: submission.intent,
+        preconditions: submission.preconditions,
         note: submission.note,
         idempotency: submission.idempotency,
         phase: Phase::Accepted,
@@ -158,7 +161,8 @@ async fn replay(core: &Core, new: &Operation) -> Result<Option<Accepted>, Accept
     let Some(key) = &new.idempotency else {
         return Ok(None);
     };
-    let found = core.store.by_key(&new.principal, key).await;
+    let scope = new.intent.key_scope();
+    let found = core.store.by_key(&new.principal, &scope, key).await;
     match found.map_err(|error| core.fault(&error))? {
         Some(found) if found.idempotency.as_ref() == Some(key) => {
             Ok(Some(Accepted::Existing(found)))
@@ -177,9 +181,13 @@ enum Reservation {
 }
 
 /// Takes a place in the queue of the VM, or finds the operation that makes this one needless.
-async fn reserve(core: &Core, operation: &Arc<Operation>) -> Result<Reservation, AcceptError> {
+async fn reserve(
+    core: &Core,
+    operation: &Arc<Operation>,
+    seen: &Glance,
+) -> Result<Reservation, AcceptError> {
     loop {
-        match core.ledger.reserve(operation) {
+        match core.ledger.reserve(operation, seen) {
             Place::Taken { first } => return Ok(Reservation::Taken { first }),
             // Each of these tries again when the other one, which was about to be accepted, was not.
             Place::Same(mut other) => {
@@ -192,6 +200,12 @@ async fn reserve(core: &Core, operation: &Arc<Operation>) -> Result<Reservation,
                     return Err(AcceptError::KeyReused(seq));
                 }
             }
+            Place::Changing(mut other) => {
+                if settled(&mut other).await.is_some() {
+                    return Err(AcceptError::PreconditionFailed);
+                }
+            }
+            Place::Changed => return Err(AcceptError::PreconditionFailed),
             Place::Busy(mut other) => {
                 if let Some(other) = settled(&mut other).await
                     && !other.phase.is_final()

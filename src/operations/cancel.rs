@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::Revision;
 use crate::operations::engine;
 use crate::operations::engine::Core;
 use crate::operations::machine;
@@ -23,6 +24,7 @@ const TRIES: usize = 3;
 pub(crate) async fn ask(
     core: &Arc<Core>,
     seq: OperationSeq,
+    only_at: Option<Revision>,
 ) -> Result<Arc<Operation>, CancelError> {
     for _ in 0..TRIES {
         let Some(pen) = core.ledger.pen(seq) else {
@@ -40,6 +42,9 @@ pub(crate) async fn ask(
         let Some(operation) = core.ledger.current(seq) else {
             continue;
         };
+        if only_at.is_some_and(|revision| revision != operation.revision) {
+            return Err(CancelError::Changed);
+        }
         if operation.phase != Phase::Accepted && !can_be_stopped(core, &operation) {
             return Err(CancelError::NotCancellable);
         }

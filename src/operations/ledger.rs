@@ -14,12 +14,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 
 use crate::model::BackendName;
+use crate::model::BackupId;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::Precondition;
 use crate::model::Verb;
 use crate::model::VmId;
+use crate::model::limits;
 use crate::operations::config::WhenBusy;
+use crate::operations::service::Glance;
 use crate::telemetry::Metrics;
 
 /// What watchers of an operation see; `None` until it is durable.
@@ -47,6 +51,10 @@ pub(crate) enum Place {
     Same(Shown),
     /// The key belongs to this unfinished one, which is another request. It may not be durable yet.
     OtherRequest(OperationSeq, Shown),
+    /// The preconditions were judged without this unfinished one. It may not be durable yet.
+    Changing(Shown),
+    /// The preconditions were judged without one that has ended since.
+    Changed,
     /// This one is unfinished, and nothing is queued. It may not be durable yet.
     Busy(Shown),
     /// Another one has this number: a defect of the caller.
@@ -80,6 +88,10 @@ struct Books {
     entries: BTreeMap<OperationSeq, Entry>,
     lanes: BTreeMap<LaneKey, VecDeque<OperationSeq>>,
     tallies: BTreeMap<BackendName, Tally>,
+    /// How many operations ended with an effect, or perhaps with one.
+    ended: u64,
+    /// The last of them, oldest first.
+    ended_last: VecDeque<(LaneKey, BackupId, OperationSeq)>,
 }
 
 /// How many entries of one backend wait, and how many have left the queue.
@@ -115,7 +127,7 @@ impl Ledger {
     }
 
     /// Asks for a place in the queue of its VM, behind those that asked before.
-    pub(crate) fn reserve(&self, operation: &Arc<Operation>) -> Place {
+    pub(crate) fn reserve(&self, operation: &Arc<Operation>, seen: &Glance) -> Place {
         let mut books = self.books();
         if books.entries.contains_key(&operation.seq) {
             return Place::NumberInUse;
@@ -133,6 +145,9 @@ impl Ledger {
                 return same;
             }
         }
+        if let Some(changed) = books.changed_since(seen, operation, &before) {
+            return changed;
+        }
         if let (WhenBusy::Refuse, Some(first)) = (self.bounds.when_busy, before.first()) {
             return Place::Busy(first.shown.subscribe());
         }
@@ -145,6 +160,21 @@ impl Ledger {
         let first = before.is_empty();
         books.insert(operation, None);
         Place::Taken { first }
+    }
+
+    /// Which changes of the VM are known now.
+    pub(crate) fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+        let books = self.books();
+        let lane = books.lanes.get(&(backend.clone(), vm.clone()));
+        let shown = |seq: &OperationSeq| Some(books.entries.get(seq)?.shown.borrow().is_some());
+        let unfinished = lane.into_iter().flatten();
+        Glance {
+            unfinished: unfinished
+                .filter(|seq| shown(seq) == Some(true))
+                .copied()
+                .collect(),
+            ended: books.ended,
+        }
     }
 
     /// Gives a place back that came to nothing.
@@ -212,6 +242,7 @@ impl Ledger {
             *count = count.saturating_sub(1);
         });
         let lane = lane_of(&entry.operation);
+        books.note_end(&lane, &entry.operation);
         let mut turn = None;
         if let Some(waiting) = books.lanes.get_mut(&lane) {
             waiting.retain(|it| *it != seq);
@@ -273,6 +304,51 @@ impl Ledger {
 impl Books {
     fn tally(&mut self, backend: &BackendName, change: impl FnOnce(&mut Tally)) {
         change(self.tallies.entry(backend.clone()).or_default());
+    }
+
+    /// Keeps in mind that the operation may have changed something.
+    fn note_end(&mut self, lane: &LaneKey, operation: &Operation) {
+        if !matches!(operation.phase, Phase::Succeeded | Phase::Unknown) {
+            return;
+        }
+        self.ended = self.ended.saturating_add(1);
+        if self.ended_last.len() >= limits::ENDED_KEPT_MAX {
+            self.ended_last.pop_front();
+        }
+        let backup = operation.target().backup.clone();
+        let ended = (lane.clone(), backup, operation.seq);
+        self.ended_last.push_back(ended);
+    }
+
+    /// Whether another change of what the preconditions are about came after they were judged.
+    fn changed_since(
+        &self,
+        seen: &Glance,
+        operation: &Operation,
+        before: &[&Entry],
+    ) -> Option<Place> {
+        if operation.preconditions.is_empty() {
+            return None;
+        }
+        let whole_vm = operation.verb() == Verb::Create;
+        let concerns = |backup: &BackupId| whole_vm || *backup == operation.target().backup;
+        let unseen = before.iter().find(|entry| {
+            let other = &entry.operation;
+            concerns(&other.target().backup) && !seen.unfinished.contains(&other.seq)
+        });
+        if let Some(entry) = unseen {
+            return Some(Place::Changing(entry.shown.subscribe()));
+        }
+        let since = self.ended.saturating_sub(seen.ended);
+        let since = usize::try_from(since).unwrap_or(usize::MAX);
+        // Of more than are kept it is not known what they changed.
+        let is_forgotten = since > self.ended_last.len();
+        let lane = lane_of(operation);
+        let mut ended = self.ended_last.iter().rev().take(since);
+        let changed = ended.any(|(other, backup, seq)| {
+            *other == lane && concerns(backup) && !seen.unfinished.contains(seq)
+        });
+        (is_forgotten || changed).then_some(Place::Changed)
     }
 
     /// Puts the durable state in and wakes who waits for it. Says whether it has left its queue by that.
@@ -337,6 +413,7 @@ fn compare(entry: &Entry, new: &Operation) -> Option<Place> {
     if let (Some(one), Some(other)) = (&old.idempotency, &new.idempotency)
         && old.principal == new.principal
         && one.key == other.key
+        && old.intent.key_scope() == new.intent.key_scope()
     {
         let shown = entry.shown.subscribe();
         return Some(if one.fingerprint == other.fingerprint {
@@ -349,5 +426,15 @@ fn compare(entry: &Entry, new: &Operation) -> Option<Place> {
         && old.verb() == Verb::Delete
         && old.target() == new.target()
         && old.intent.identity == new.intent.identity;
-    same_delete.then(|| Place::Same(entry.shown.subscribe()))
+    if !same_delete {
+        return None;
+    }
+    let shown = entry.shown.subscribe();
+    // The first of several with one entity tag changes what is shown, so the tag of the others no longer fits.
+    let mut conditions = new.preconditions.iter();
+    Some(if conditions.all(|it| *it == Precondition::BackupPresent) {
+        Place::Same(shown)
+    } else {
+        Place::Changing(shown)
+    })
 }

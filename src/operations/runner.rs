@@ -29,6 +29,7 @@ use crate::operations::ledger::Shown;
 use crate::operations::ledger::Turn;
 use crate::operations::machine::Effect;
 use crate::operations::machine::Event;
+use crate::operations::preconditions;
 
 /// Shortest time between two records of progress: each is a durable write.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -103,8 +104,8 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
         }
         happened = match effect {
             Effect::Queue => work.prepare(&operation).await,
-            Effect::Call { first } => work.call(&operation, first).await,
-            Effect::Repeat => work.repeat(&operation).await,
+            Effect::Call { first } => work.call(&operation, first, first).await,
+            Effect::Repeat { half } => work.repeat(&operation, !half).await,
             Effect::Follow => work.follow(&operation).await,
             Effect::Settle => work.settle(&operation).await,
             Effect::Find => work.find_later(&operation).await,
@@ -177,7 +178,12 @@ impl Work<'_> {
     async fn prepare(&self, operation: &Operation) -> Option<Event> {
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
         let adapter = &self.backend.adapter;
-        let look = adapter.baseline(&operation.intent, operation.key(), by);
+        let look = async {
+            // A baseline may leave a mark: what would be refused anyway leaves none.
+            preconditions::check(adapter.as_ref(), operation, by).await?;
+            let key = operation.key();
+            adapter.baseline(&operation.intent, key, by).await
+        };
         Some(match self.until_stop(look).await? {
             Ok(Ok(baseline)) => Event::Start(baseline),
             Ok(Err(error)) => {
@@ -192,14 +198,23 @@ impl Work<'_> {
     }
 
     /// Calls. Once begun it is given a little time even when the gateway stops.
-    async fn call(&self, operation: &Operation, first: bool) -> Option<Event> {
+    ///
+    /// `judged` says whether the preconditions must hold: always, unless the call may be the second for what the first one
+    /// did or half did.
+    async fn call(&self, operation: &Operation, first: bool, judged: bool) -> Option<Event> {
         if self.core.stop.is_given() && !first {
             return None;
         }
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
         let adapter = &self.backend.adapter;
         let baseline = operation.baseline.as_ref();
-        let begin = adapter.begin(&operation.intent, operation.key(), baseline, by);
+        let begin = async {
+            if judged {
+                preconditions::check(adapter.as_ref(), operation, by).await?;
+            }
+            let key = operation.key();
+            adapter.begin(&operation.intent, key, baseline, by).await
+        };
         let begun = tokio::select! {
             biased;
             begun = self.guarded(begin) => begun,
@@ -226,14 +241,14 @@ impl Work<'_> {
     }
 
     /// Calls after a pause that doubles with every call, so that a VM manager that drops it at once is not flooded.
-    async fn repeat(&self, operation: &Operation) -> Option<Event> {
+    async fn repeat(&self, operation: &Operation, judged: bool) -> Option<Event> {
         let doubled = 2_u32.saturating_pow(operation.calls.saturating_sub(2));
         let config = &self.core.config;
         let pause = config.poll_min.saturating_mul(doubled).min(config.poll_max);
         tokio::select! {
             biased;
             () = self.core.stop.given() => None,
-            () = tokio::time::sleep(pause) => self.call(operation, true).await,
+            () = tokio::time::sleep(pause) => self.call(operation, true, judged).await,
         }
     }
 
@@ -417,6 +432,11 @@ fn longer(than: Duration) -> Duration {
 }
 
 fn log(operation: &Operation, call: &str, error: &AdapterError) {
+    if error.fault.kind == FaultKind::PreconditionFailed {
+        // Nothing failed: another writer came first.
+        tracing::info!(seq = %operation.seq, call, "precondition of an operation no longer holds");
+        return;
+    }
     let (seq, backend) = (operation.seq, operation.backend.as_str());
     let (kind, private) = (error.fault.kind.as_str(), error.private());
     if error.is_answer() {

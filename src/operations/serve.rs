@@ -17,6 +17,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -24,6 +25,7 @@ use crate::model::Page;
 use crate::model::Permit;
 use crate::model::PrincipalName;
 use crate::model::RequestKey;
+use crate::model::Revision;
 use crate::model::Target;
 use crate::model::Vm;
 use crate::model::VmId;
@@ -36,6 +38,7 @@ use crate::operations::runner;
 use crate::operations::service::AcceptError;
 use crate::operations::service::Accepted;
 use crate::operations::service::CancelError;
+use crate::operations::service::Glance;
 use crate::operations::service::ListQuery;
 use crate::operations::service::Replay;
 use crate::operations::service::Service;
@@ -117,6 +120,10 @@ impl Service for Operations {
         }
     }
 
+    fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+        self.core.ledger.glance(backend, vm)
+    }
+
     fn reserve(&self) -> OperationSeq {
         self.core.numbers.next(self.core.clock.now())
     }
@@ -138,6 +145,7 @@ impl Service for Operations {
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
@@ -145,7 +153,7 @@ impl Service for Operations {
             key: key.clone(),
             fingerprint,
         };
-        let found = self.core.store.by_key(principal, &used).await;
+        let found = self.core.store.by_key(principal, scope, &used).await;
         let found = found.map_err(|error| self.core.fault(&error))?;
         Ok(found.map_or(Replay::Unused, |it| {
             if it.idempotency.as_ref() == Some(&used) {
@@ -223,12 +231,16 @@ impl Service for Operations {
         }
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         // A task of its own: what was begun is written and shown, whether or not anybody waits for the answer.
         let core = Arc::clone(&self.core);
         let asked = self
             .core
-            .spawn(async move { cancel::ask(&core, seq).await })
+            .spawn(async move { cancel::ask(&core, seq, only_at).await })
             .await;
         asked.unwrap_or_else(|error| {
             tracing::error!(%error, "stopping an operation panicked");

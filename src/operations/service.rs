@@ -16,12 +16,14 @@ use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
 use crate::model::Intent;
+use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Page;
 use crate::model::Permit;
+use crate::model::Precondition;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Revision;
@@ -41,6 +43,16 @@ pub enum StoreFault {
     Failed,
 }
 
+/// Which changes of a VM were known at one moment. Taken before a precondition is judged, it tells at the acceptance whether
+/// another change came in between.
+#[derive(Clone, Debug, Default)]
+pub struct Glance {
+    /// The unfinished operations of the VM that callers could see.
+    pub(crate) unfinished: Vec<OperationSeq>,
+    /// How many operations had ended by then.
+    pub(crate) ended: u64,
+}
+
 /// An intent with all that is kept beside it.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -48,6 +60,10 @@ pub struct Submission {
     pub seq: OperationSeq,
     /// What is to be done.
     pub intent: Intent,
+    /// What must hold right before the VM manager is called, as it held when the request was judged.
+    pub preconditions: Vec<Precondition>,
+    /// What was going on when the preconditions were judged. Without preconditions it means nothing.
+    pub seen: Glance,
     /// The request that asks.
     pub request: RequestId,
     /// What the caller wants to read in the log.
@@ -90,6 +106,9 @@ pub enum AcceptError {
     /// Another operation of the VM is unfinished, and operations are not queued.
     #[error("another operation of the VM is unfinished")]
     Busy(Arc<Operation>),
+    /// Another change came after the preconditions were judged.
+    #[error("a precondition no longer holds")]
+    PreconditionFailed,
     /// Too many operations wait for this VM.
     #[error("too many operations wait for this VM")]
     VmQueueFull,
@@ -117,6 +136,9 @@ pub enum CancelError {
     /// It is final, or its VM manager cannot stop it once it has begun.
     #[error("the operation cannot be stopped")]
     NotCancellable,
+    /// It is no longer at the revision that the caller named.
+    #[error("the operation changed")]
+    Changed,
     /// The wish could not be made durable, and nothing was asked of the VM manager.
     #[error(transparent)]
     Store(#[from] StoreFault),
@@ -125,7 +147,7 @@ pub enum CancelError {
 /// What is known of an idempotency key.
 #[derive(Clone, Debug)]
 pub enum Replay {
-    /// Never used by this principal, or so long ago that it was dropped.
+    /// Never used by this principal for this method and target, or so long ago that it was dropped.
     Unused,
     /// Used with the same request: this is its operation.
     Same(Arc<Operation>),
@@ -204,6 +226,12 @@ pub trait Service: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<Backup, Fault>;
 
+    /// Which changes of the VM are known now; to be taken before what a precondition is about is read.
+    fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+        let _ = (backend, vm);
+        Glance::default()
+    }
+
     /// Takes the number of an operation that may be accepted next. Numbers that are not used are lost.
     fn reserve(&self) -> OperationSeq;
 
@@ -218,13 +246,14 @@ pub trait Service: fmt::Debug + Send + Sync {
         seq: OperationSeq,
     ) -> Result<BackupId, Fault>;
 
-    /// What is known of an idempotency key of this principal.
+    /// What is known of an idempotency key of this principal, for this method and target.
     ///
     /// # Errors
     /// When the store cannot answer.
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault>;
@@ -265,11 +294,16 @@ pub trait Service: fmt::Debug + Send + Sync {
     /// Asks that an operation be stopped. One that is queued ends at once, with nothing called; one that runs is
     /// asked to stop by its VM manager, and its Status tells what came of it. The wish survives a restart.
     ///
-    /// Whether the caller may ask for it is decided before.
+    /// Whether the caller may ask for it is decided before. With `only_at` it is asked only while the operation is at that
+    /// revision.
     ///
     /// # Errors
     /// [`CancelError`]; nothing was asked or kept.
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError>;
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError>;
 
     /// Whether new operations can be accepted: the store takes writes and the gateway is not stopping.
     fn is_ready(&self) -> bool;

@@ -62,6 +62,7 @@ use crate::model::VmId;
 use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
+use crate::operations::service::Glance;
 use crate::operations::service::Submission;
 use crate::runtime::Clock;
 use crate::runtime::ManualClock;
@@ -127,6 +128,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         request: RequestId::new("r-1").unwrap(),
         backend: backend("one"),
         intent: restore(vm, backup),
+        preconditions: Vec::new(),
         note: None,
         idempotency: None,
         phase: Phase::Accepted,
@@ -224,6 +226,7 @@ struct Script {
     deaf: bool,
     found: usize,
     backups: Vec<Backup>,
+    unreadable: bool,
 }
 
 /// An adapter that does as it is told. It outlives the rooms that are made over it, like a VM manager.
@@ -299,6 +302,16 @@ impl Scripted {
         self.script().backups = ids.iter().map(|id| backup(id)).collect();
     }
 
+    /// What the VM manager has from now on.
+    pub(super) fn shows(&self, backups: Vec<Backup>) {
+        self.script().backups = backups;
+    }
+
+    /// From now on no backup can be read.
+    pub(super) fn is_unreadable(&self) {
+        self.script().unreadable = true;
+    }
+
     /// The numbers of what was begun, in order.
     pub(super) fn begun(&self) -> Vec<OperationSeq> {
         self.script().begun.iter().map(|(seq, _)| *seq).collect()
@@ -344,6 +357,10 @@ impl Adapter for Scripted {
 
     async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
         let script = self.script();
+        if script.unreadable {
+            let error = AdapterError::uncertain(FaultKind::Unavailable, "no answer");
+            return Err(error);
+        }
         let found = script.backups.iter().find(|it| it.id == target.backup);
         found
             .cloned()
@@ -480,6 +497,8 @@ pub(super) fn submission(seq: OperationSeq, intent: Intent) -> Submission {
     Submission {
         seq,
         intent,
+        preconditions: Vec::new(),
+        seen: Glance::default(),
         request: RequestId::new("r-1").unwrap(),
         note: None,
         idempotency: None,

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::model::Timestamp;
 use crate::telemetry::Metrics;
+use crate::telemetry::escape;
 
 /// One decision. Text of clients is escaped by the JSON it is written as. Put no secret in.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -60,21 +61,7 @@ fn shown<S: serde::Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Erro
 
 /// The record as one line of JSON in which no character can be mistaken for an end of line or a command to a terminal.
 pub(super) fn line(record: &AuditRecord<'_>) -> Result<String, serde_json::Error> {
-    let json = serde_json::to_string(record)?;
-    // As nearly every record is.
-    if json.bytes().all(|it| it.is_ascii() && it != 0x7f) {
-        return Ok(json);
-    }
-    let mut line = String::with_capacity(json.len());
-    for it in json.chars() {
-        // What JSON itself does not ask to be escaped: DEL and the controls after it, and the line ends of Unicode.
-        if matches!(it, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') {
-            line = format!("{line}\\u{:04x}", u32::from(it));
-        } else {
-            line.push(it);
-        }
-    }
-    Ok(line)
+    Ok(escape::json(serde_json::to_string(record)?))
 }
 
 /// Where the records go.
@@ -167,7 +154,7 @@ mod tests {
         let path = dir.path().join("audit.log");
         let metrics = Arc::new(Metrics::new().unwrap());
         let trail = AuditTrail::open(Some(path.clone()), metrics).unwrap();
-        let hostile = "a\"}\n{\"principal\":\"root\"\r\u{1b}[31m\u{0}\u{85}\u{9b}31m\u{2028}";
+        let hostile = "a\"}\n{\"principal\":\"root\"\r\u{1b}[31m\u{0}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}";
         let record = AuditRecord {
             time: Timestamp::from_millis(0),
             principal: Some("alice"),
@@ -196,7 +183,11 @@ mod tests {
             assert_eq!(value["principal"], "alice", "{name}: nothing is forged");
             assert_eq!(value["time"], "1970-01-01T00:00:00Z", "{name}: time");
             assert!(
-                !text.trim_end().chars().any(char::is_control),
+                !text
+                    .trim_end()
+                    .chars()
+                    .any(|it| it.is_control()
+                        || "\u{2028}\u{2029}\u{202e}\u{2066}\u{61c}".contains(it)),
                 "{name}: {text:?}"
             );
             let mode = std::fs::metadata(&file).unwrap().permissions().mode();

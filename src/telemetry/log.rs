@@ -23,6 +23,7 @@ use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::Metrics;
 use crate::telemetry::audit::line;
+use crate::telemetry::escape::Escaping;
 
 /// The target of audit events: they go to the trail alone, whatever the level of the log.
 const AUDIT: &str = "snapgate::audit";
@@ -129,7 +130,10 @@ where
     let filter = EnvFilter::try_new(filter)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(writer);
+        .with_writer(Escaping {
+            inner: writer,
+            format,
+        });
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
@@ -313,11 +317,11 @@ mod tests {
 
     #[test]
     fn hostile_text_stays_in_its_field_in_both_forms() {
-        let hostile = "/x\" principal=\"root\"\r\n{\"a\":1}\u{1b}[31m\u{0}\u{85}";
+        let hostile = "/x\" principal=\"root\"\r\n{\"a\":1}\u{1b}[31m\u{0}\u{7f}\u{85}\u{9b}31m\u{202e}\u{2066}\u{2028}\u{2029}";
         for format in [Format::Text, Format::Json] {
             let text = logged(format, true, hostile);
             assert_eq!(text.lines().count(), 1, "{format:?}: one line: {text:?}");
-            let raw = |it: char| it.is_ascii_control();
+            let raw = |it: char| it.is_control() || "\u{202e}\u{2066}\u{2028}\u{2029}".contains(it);
             assert!(
                 !text.trim_end().contains(raw),
                 "{format:?}: escaped: {text:?}"

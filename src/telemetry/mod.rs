@@ -1,6 +1,7 @@
 //! What the gateway tells about itself: metrics, logs, the access log and the audit trail.
 
 mod audit;
+mod escape;
 mod log;
 mod metrics;
 

@@ -57,7 +57,84 @@ pub(crate) fn all() -> Vec<Hostile> {
     rows.extend(hosts());
     rows.extend(targets());
     rows.extend(versions_and_methods());
+    rows.extend(conditions_and_codings());
     rows
+}
+
+/// Bodies that are not what they seem, conditions that do not hold, and credentials that no person typed.
+fn conditions_and_codings() -> Vec<Hostile> {
+    use Fate::Refused;
+    use Fate::Taken;
+    let body = "{\"tags\":[]}";
+    let coded = |line: &str| put(&format!("{line}\r\nContent-Length: 11"), body);
+    let as_user = |pair: &str| {
+        let who = WHO.replace("YWxpY2U6c2VjcmV0", pair);
+        format!("GET /vms/1/backups/456 HTTP/1.1\r\n{who}\r\n")
+    };
+    let java = "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2";
+    vec![
+        row("gzip", coded("Content-Encoding: gzip"), Refused(415)),
+        row(
+            "gzip beside identity",
+            coded("Content-Encoding: identity\r\nContent-Encoding: gzip"),
+            Refused(415),
+        ),
+        row("identity", coded("Content-Encoding: identity"), Taken(202)),
+        row(
+            "a part",
+            coded("Content-Range: bytes 0-10/20"),
+            Refused(400),
+        ),
+        row("a part of what", coded("Content-Range: x"), Refused(400)),
+        row(
+            "a PUT for another tag",
+            coded("If-Match: \"x\""),
+            Refused(412),
+        ),
+        row(
+            "a GET for another tag",
+            with("If-Match: \"x\""),
+            Refused(412),
+        ),
+        row(
+            "a GET for a weak tag",
+            with("If-Match: W/\"x\""),
+            Refused(412),
+        ),
+        row("a GET for any tag", with("If-Match: *"), Taken(200)),
+        row("Java before 19", with(java), Taken(200)),
+        row(
+            "Java before 19, strict",
+            with(&format!("{java}\r\nPrefer: handling=strict")),
+            Refused(400),
+        ),
+        // alice:secret, and then a line end; NUL; DEL; U+009B.
+        row(
+            "a line end in a password",
+            as_user("YWxpY2U6c2VjcmV0Cg=="),
+            Refused(401),
+        ),
+        row(
+            "NUL in a password",
+            as_user("YWxpY2U6c2VjcmV0AA=="),
+            Refused(401),
+        ),
+        row(
+            "DEL in a password",
+            as_user("YWxpY2U6c2VjcmV0fw=="),
+            Refused(401),
+        ),
+        row(
+            "a C1 control in a password",
+            as_user("YWxpY2U6c2VjcmV0wps="),
+            Refused(401),
+        ),
+        row(
+            "NUL in a name",
+            as_user("YWxpAGNlOnNlY3JldA=="),
+            Refused(401),
+        ),
+    ]
 }
 
 fn framing() -> Vec<Hostile> {

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use rcgen::CertificateParams;
 use rcgen::KeyPair;
@@ -221,6 +223,61 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
     );
 }
 
+#[test]
+fn a_certificate_that_clients_refuse_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    certificate(here, "one", &["one.example", "*.wild.example"]);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "one.example");
+    let bare = params.self_signed(&key).unwrap().pem();
+    fs::write(here.join("bare.pem"), bare).unwrap();
+    fs::write(here.join("bare.key"), key.serialize_pem()).unwrap();
+    let no_name =
+        "certificate[0].chain: the certificate has a common name but no subject alternative name";
+    let other = "certificate[0].names: \"two.example\" is not among the subject alternative names";
+    // The files, the names to serve, and how the warning begins.
+    let rows: [(&str, &str, Option<&str>); 5] = [
+        ("one", "", None),
+        (
+            "one",
+            "names = [\"one.example\", \"a.wild.example\"]\n",
+            None,
+        ),
+        ("one", "names = [\"ONE.example.\"]\n", None),
+        (
+            "one",
+            "names = [\"one.example\", \"two.example\"]\n",
+            Some(other),
+        ),
+        ("bare", "names = [\"one.example\"]\n", Some(no_name)),
+    ];
+    for (files, names, expected) in rows {
+        let settings = format!(
+            "[operations]\nstore = \"o.db\"\n[[certificate]]\nchain = \"{files}.pem\"\nkey = \"{files}.key\"\n{names}"
+        );
+        let file = here.join("checked.toml");
+        fs::write(&file, settings).unwrap();
+        let settings = snapgate::config::load(&file, &|_| None).unwrap();
+        let warnings = snapgate::config::warnings(&settings, snapgate::model::Timestamp::default());
+        let found: Vec<&String> = warnings
+            .iter()
+            .filter(|it| it.contains("subject alternative name"))
+            .collect();
+        assert_eq!(
+            found.len(),
+            usize::from(expected.is_some()),
+            "{files} {names}: {found:?}"
+        );
+        if let Some(expected) = expected {
+            assert!(found[0].starts_with(expected), "{files} {names}: {found:?}");
+        }
+    }
+}
+
 const HOLDERS: &str = r#"
 [[certificate]]
 chain = "one.pem"
@@ -314,4 +371,140 @@ fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
         gateway.metric("snapgate_credential_checks_total{result=\"certificate\"}") > 0.0,
         "counted"
     );
+}
+
+/// An authority that signs certificates of clients.
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self {
+            pem: params.self_signed(&key).unwrap().pem(),
+            issuer: rcgen::Issuer::new(params, key),
+        }
+    }
+
+    /// What a client needs to show a certificate that is valid for so many seconds, and to resume its sessions.
+    fn client(&self, trusted: &str, host: &str, seconds: u64) -> Arc<ClientConfig> {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - Duration::from_secs(60)).into();
+        params.not_after = (now + Duration::from_secs(seconds)).into();
+        let key = KeyPair::generate().unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
+            .unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![signed.der().clone()], key);
+        Arc::new(config.unwrap())
+    }
+}
+
+/// A connection that stays open, and how it was made.
+struct Kept(StreamOwned<ClientConnection, TcpStream>);
+
+impl Kept {
+    fn open(address: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        let name = ServerName::try_from("one.example").unwrap();
+        let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+        let socket = TcpStream::connect(address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        Self(StreamOwned::new(connection, socket))
+    }
+
+    /// The status of one request without other credentials.
+    fn status(&mut self) -> String {
+        let request = "GET /vms/1/backups/456 HTTP/1.1\r\nHost: one.example\r\n\
+             X-Cloud-Client-Specification-Version: 0.1\r\n\r\n";
+        self.0.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head.split("content-length: ").nth(1);
+        let length = length.and_then(|rest| rest.split("\r\n").next());
+        let mut body = vec![0; length.map_or(0, |text| text.parse().unwrap())];
+        self.0.read_exact(&mut body).unwrap();
+        head.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.0.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < until, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let authority = Authority::new();
+    fs::write(folder.path().join("authority.pem"), &authority.pem).unwrap();
+    let gateway = Gateway::start_in(folder, &format!("{SIM}{HOLDERS}"));
+    for version in ["first", "again"] {
+        let client = authority.client(&one, "ci.example", 4);
+        let mut kept = Kept::open(gateway.api, &client);
+        assert_eq!(kept.status(), "200", "{version}: while it is valid");
+        let mut resumed = Kept::open(gateway.api, &client);
+        assert_eq!(resumed.status(), "200", "{version}: while it is valid");
+        assert!(resumed.is_resumed(), "{version}: without a new handshake");
+        eventually("the kept connection is no proof", || kept.status() == "401");
+        let mut late = Kept::open(gateway.api, &client);
+        assert_eq!(late.status(), "401", "{version}: resumed after the expiry");
+        assert!(late.is_resumed(), "{version}: it was resumed");
+    }
+}
+
+#[test]
+fn a_reload_judges_the_certificates_of_kept_connections_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = certificate(folder.path(), "one", &["one.example"]);
+    let here = folder.path().to_owned();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let trust = |pem: &str| fs::write(here.join("authority.pem"), pem).unwrap();
+    trust(&authority.pem);
+    let settings = format!("{SIM}{HOLDERS}");
+    let gateway = Gateway::start_in(folder, &settings);
+    let client = authority.client(&one, "ci.example", 3600);
+    let mut kept = Kept::open(gateway.api, &client);
+    assert_eq!(kept.status(), "200", "trusted");
+    trust(&other.pem);
+    assert!(gateway.reload(&settings), "another authority");
+    assert_eq!(kept.status(), "401", "its authority is gone");
+    trust(&format!("{}{}", authority.pem, other.pem));
+    assert!(gateway.reload(&settings), "both");
+    assert_eq!(kept.status(), "200", "trusted again");
+    let renamed = settings.replace("dns:CI.example", "dns:other.example");
+    assert!(gateway.reload(&renamed), "another mapping");
+    assert_eq!(kept.status(), "401", "its name means nobody");
+    let mut resumed = Kept::open(gateway.api, &client);
+    assert_eq!(resumed.status(), "401", "on new connections, too");
+    let required = settings.replace("\"optional\"", "\"required\"");
+    trust(&other.pem);
+    assert!(gateway.reload(&required), "required, of another authority");
+    assert_eq!(kept.status(), "401", "no connection would be made now");
 }

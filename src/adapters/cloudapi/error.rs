@@ -196,6 +196,9 @@ pub(super) const fn sentence(kind: FaultKind) -> &'static str {
         FaultKind::NameTaken => "Another backup of the VM has this name.",
         FaultKind::Protected => "The backup is protected against deletion.",
         FaultKind::NotReady => "The backup is not whole and cannot be used for this.",
+        FaultKind::PreconditionFailed => {
+            "The backup is no longer as the request required it to be."
+        }
         FaultKind::Busy => "The VM or the backup is in use by another operation.",
         FaultKind::Conflict => "The server refused: the present state does not allow this.",
         FaultKind::Invalid => "The server cannot make sense of what was asked for.",

@@ -92,6 +92,7 @@ impl Problem {
                     | FaultKind::NameTaken
                     | FaultKind::Protected
                     | FaultKind::NotReady
+                    | FaultKind::PreconditionFailed
                     | FaultKind::Busy
                     | FaultKind::Conflict
                     | FaultKind::Invalid

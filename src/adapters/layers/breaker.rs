@@ -175,6 +175,7 @@ const fn means_down(kind: FaultKind) -> bool {
         | FaultKind::NameTaken
         | FaultKind::Protected
         | FaultKind::NotReady
+        | FaultKind::PreconditionFailed
         | FaultKind::Busy
         | FaultKind::Conflict
         | FaultKind::Invalid

@@ -76,6 +76,7 @@ pub(crate) fn from_read(error: &RpcError) -> AdapterError {
         | FaultKind::NameTaken
         | FaultKind::Protected
         | FaultKind::NotReady
+        | FaultKind::PreconditionFailed
         | FaultKind::Conflict
         | FaultKind::Invalid
         | FaultKind::Unsupported

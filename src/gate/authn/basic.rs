@@ -31,6 +31,10 @@ impl Credentials {
         }
         let pair = Zeroizing::new(STANDARD.decode(token).ok()?);
         let text = str::from_utf8(&pair).ok()?;
+        // RFC 7617 section 2. What a terminal or a log would act on is in no password that was meant.
+        if text.chars().any(char::is_control) {
+            return None;
+        }
         let colon = text.find(':')?;
         (text.len() <= limits::CREDENTIALS_BYTES_MAX).then_some(Self { pair, colon })
     }
@@ -173,6 +177,12 @@ pub(super) mod tests {
                 Some(("\u{e9}", "\u{e8}")),
             ),
             ("empty password", STANDARD.encode("a:"), Some(("a", ""))),
+            ("a line end", STANDARD.encode("ann:secret\n"), None),
+            ("a tab", STANDARD.encode("ann:sec\tret"), None),
+            ("NUL", STANDARD.encode("ann:\0"), None),
+            ("NUL in the name", STANDARD.encode("a\0nn:secret"), None),
+            ("DEL", STANDARD.encode("ann:\u{7f}secret"), None),
+            ("a C1 control", STANDARD.encode("ann:secret\u{9b}"), None),
             ("no colon", STANDARD.encode("ann"), None),
             ("not base64", "!!!".to_owned(), None),
             ("not utf-8", "/zp4".to_owned(), None),

@@ -58,12 +58,12 @@ pub struct Issuer {
 #[derive(Deserialize)]
 struct Header {
     alg: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     kid: Option<String>,
     /// Extensions that must be understood: none is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     crit: Option<Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     b64: Option<Value>,
 }
 
@@ -73,12 +73,21 @@ struct Claims {
     iss: String,
     aud: OneOrMany,
     exp: f64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     nbf: Option<f64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_null")]
     iat: Option<f64>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
+}
+
+/// A member that may be absent but not null: what it would say must not be lost. As a [`Value`] null is a value like others.
+fn not_null<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(from).map(Some)
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,9 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header::ACCEPT;
+use http::header::ACCEPT_ENCODING;
+use http::header::CONTENT_ENCODING;
+use http::header::CONTENT_RANGE;
 use http::header::CONTENT_TYPE;
 
 use crate::gate::refusal::Code;
@@ -62,7 +65,7 @@ pub(super) fn accept(
         sent: JSON,
         aliases: &[],
     };
-    let ranges = ranges(headers.get_all(ACCEPT).iter())?;
+    let ranges = ranges(headers.get_all(ACCEPT).iter(), strict)?;
     let own = Offer { sent, aliases };
     // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
     let is_named = || ranges.iter().any(|it| it.fits(EVENTS) == Some(2));
@@ -82,7 +85,7 @@ pub(super) fn accept(
 /// The type of an error: the problem type only where it is preferred. Errors are sent whatever Accept says.
 pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
     let offers = [MESSAGES, PROBLEM].map(|sent| Offer { sent, aliases: &[] });
-    ranges(accept)
+    ranges(accept, false)
         .ok()
         .and_then(|it| best(&it, &offers))
         .unwrap_or(MESSAGES)
@@ -154,10 +157,16 @@ fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
 const RANGES: usize = 4;
 
 /// The media ranges in the values of `Accept`.
-fn ranges<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> Result<Vec<Range<'a>>, Refusal> {
+fn ranges<'a>(
+    accept: impl Iterator<Item = &'a HeaderValue>,
+    strict: bool,
+) -> Result<Vec<Range<'a>>, Refusal> {
     let mut found = Vec::with_capacity(RANGES);
     for value in accept {
-        let mut list = Scan(value.as_bytes());
+        let mut list = Scan {
+            rest: value.as_bytes(),
+            strict,
+        };
         while let Some(range) = list.element()? {
             found.push(range);
         }
@@ -186,69 +195,92 @@ const fn token_bytes() -> [bool; 256] {
 }
 
 /// What is left to be read of a value of `Accept`. Read byte by byte, each once: this is done for every request.
-struct Scan<'a>(&'a [u8]);
+///
+/// Deviation D23: unless strict, `*` stands for `*/*` and a weight may begin with its point, as Java before 19 sends them.
+struct Scan<'a> {
+    rest: &'a [u8],
+    strict: bool,
+}
 
 impl<'a> Scan<'a> {
     /// The next range; `None` at the end.
     fn element(&mut self) -> Result<Option<Range<'a>>, Refusal> {
-        self.0 = self.0.trim_ascii_start();
+        self.rest = self.rest.trim_ascii_start();
         while self.takes(b',') {
-            self.0 = self.0.trim_ascii_start();
+            self.rest = self.rest.trim_ascii_start();
         }
-        if self.0.is_empty() {
+        if self.rest.is_empty() {
             return Ok(None);
         }
         let range = self.range();
-        let is_whole = self.0.is_empty() || self.takes(b',');
+        let is_whole = self.rest.is_empty() || self.takes(b',');
         let malformed = || Refusal::from(Code::MalformedAccept);
         range.filter(|_| is_whole).map(Some).ok_or_else(malformed)
     }
 
     fn range(&mut self) -> Option<Range<'a>> {
         let main = self.token()?;
-        let sub = self.takes(b'/').then(|| self.token())??;
+        let sub = if self.takes(b'/') {
+            self.token()?
+        } else if main == b"*" && !self.strict {
+            main
+        } else {
+            return None;
+        };
         if main == b"*" && sub != b"*" {
             return None;
         }
-        self.0 = self.0.trim_ascii_start();
+        self.rest = self.rest.trim_ascii_start();
         let mut quality = 1000;
         while self.takes(b';') {
-            self.0 = self.0.trim_ascii_start();
+            self.rest = self.rest.trim_ascii_start();
             let name = self.token()?;
             if !self.takes(b'=') {
                 return None;
             }
             if name.eq_ignore_ascii_case(b"q") {
-                quality = thousandths(self.token()?)?;
-            } else if self.0.starts_with(b"\"") {
+                quality = self.weight()?;
+            } else if self.rest.starts_with(b"\"") {
                 self.skip_quoted()?;
             } else {
                 self.token()?;
             }
-            self.0 = self.0.trim_ascii_start();
+            self.rest = self.rest.trim_ascii_start();
         }
         Some(Range { main, sub, quality })
     }
 
+    fn weight(&mut self) -> Option<u16> {
+        let text = self.token()?;
+        match text {
+            [b'.', decimals @ ..] if !self.strict && !decimals.is_empty() => tenths(decimals),
+            _ => thousandths(text),
+        }
+    }
+
     fn takes(&mut self, byte: u8) -> bool {
-        let after = self.0.strip_prefix(&[byte]);
-        self.0 = after.unwrap_or(self.0);
+        let after = self.rest.strip_prefix(&[byte]);
+        self.rest = after.unwrap_or(self.rest);
         after.is_some()
     }
 
     /// A token (RFC 9110 section 5.6.2), which is never empty.
     fn token(&mut self) -> Option<&'a [u8]> {
         let is_other = |it: &u8| TOKEN_BYTES.get(usize::from(*it)) != Some(&true);
-        let end = self.0.iter().position(is_other).unwrap_or(self.0.len());
-        let (token, rest) = self.0.split_at_checked(end)?;
-        self.0 = rest;
+        let end = self
+            .rest
+            .iter()
+            .position(is_other)
+            .unwrap_or(self.rest.len());
+        let (token, rest) = self.rest.split_at_checked(end)?;
+        self.rest = rest;
         (!token.is_empty()).then_some(token)
     }
 
     /// Past a quoted string of ASCII (section 5.6.4 of the same).
     fn skip_quoted(&mut self) -> Option<()> {
         let mut escaped = false;
-        let inner = self.0.strip_prefix(b"\"")?;
+        let inner = self.rest.strip_prefix(b"\"")?;
         let is_end = |it: &u8| {
             let ends = *it == b'"' && !escaped;
             escaped = *it == b'\\' && !escaped;
@@ -256,7 +288,7 @@ impl<'a> Scan<'a> {
         };
         let end = inner.iter().position(is_end)?;
         let (text, rest) = inner.split_at_checked(end)?;
-        self.0 = rest.strip_prefix(b"\"")?;
+        self.rest = rest.strip_prefix(b"\"")?;
         let is_text = |it: &u8| it.is_ascii_graphic() || matches!(*it, b' ' | b'\t');
         text.iter().all(is_text).then_some(())
     }
@@ -269,6 +301,15 @@ fn thousandths(text: &[u8]) -> Option<u16> {
         [whole, b'.', decimals @ ..] => (*whole, decimals),
         _ => return None,
     };
+    match (whole, tenths(decimals)?) {
+        (b'0', part) => Some(part),
+        (b'1', 0) => Some(1000),
+        _ => None,
+    }
+}
+
+/// The thousandths that at most three digits after a point stand for.
+fn tenths(decimals: &[u8]) -> Option<u16> {
     let mut part = 0_u16;
     let mut scale = 100_u16;
     for digit in decimals {
@@ -276,11 +317,7 @@ fn thousandths(text: &[u8]) -> Option<u16> {
         part = part.saturating_add(u16::from(digit).saturating_mul(scale));
         scale = scale.checked_div(10)?;
     }
-    match (whole, part) {
-        (b'0', _) => Some(part),
-        (b'1', 0) => Some(1000),
-        _ => None,
-    }
+    Some(part)
 }
 
 /// Splits at an ASCII separator that does not stand in a quoted string.
@@ -355,11 +392,26 @@ impl Entity {
 }
 
 /// How the body is written; `None` when it does not say.
+///
+/// # Errors
+/// 415 for a type or coding that is not taken, 400 for a part of a representation: its members would be taken for all.
 pub(super) fn content_type(
     headers: &HeaderMap,
     entity: Entity,
     strict: bool,
 ) -> Result<Option<Encoding>, Refusal> {
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(Refusal::from(Code::PartialContent).on("Content-Range"));
+    }
+    if headers.get_all(CONTENT_ENCODING).iter().any(is_coded) {
+        return Err(Refusal::says(
+            Code::UnsupportedMediaType,
+            "The body has a content coding, and none is supported; nothing was changed.",
+        )
+        .hint("Send the body without Content-Encoding.")
+        .on("Content-Encoding")
+        .with(ACCEPT_ENCODING, "identity"));
+    }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let refusal = || unsupported(entity, strict);
     let Some(value) = values.next() else {
@@ -383,6 +435,15 @@ pub(super) fn content_type(
         .find(|(known, _)| known.eq_ignore_ascii_case(media))
         .map(|(_, encoding)| Some(*encoding))
         .ok_or_else(refusal)
+}
+
+/// Whether a value of `Content-Encoding` names anything but `identity`.
+fn is_coded(value: &HeaderValue) -> bool {
+    let mut codings = value.as_bytes().split(|byte| *byte == b',');
+    codings.any(|coding| {
+        let coding = coding.trim_ascii();
+        !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+    })
 }
 
 /// 415 naming what is taken: in `Accept` for PUT, in `Accept-Post` for POST; which it is the walk knows.

@@ -1,10 +1,13 @@
 //! What is changed in the header fields of a request before it is passed on.
 
+use std::sync::Arc;
+
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
 use crate::gate::passthrough::AuthorizationRule;
+use crate::gate::passthrough::FieldRule;
 use crate::gate::passthrough::PassRoute;
 use crate::gate::reply::REQUEST_ID;
 use crate::gate::request::RequestHead;
@@ -14,42 +17,11 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Fields that no client may set for an upstream: they claim who the client is, or another method or target than the one
-/// that was decided about. What begins with `x-forwarded-` belongs to them.
-const CLAIMS: &[&str] = &[
-    "forwarded",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-remote-user",
-    "remote-user",
-    "x-authenticated-user",
-];
-
-/// Fields between two neighbours only (RFC 9110 section 7.6.1), besides those of framing and upgrades, which whoever writes
-/// the request to the upstream sees to.
-const HOPS: &[&str] = &[
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "http2-settings",
-];
-
 /// What is changed in the header fields of a request before it is passed on.
 #[derive(Clone, Debug)]
 pub struct HeaderEdit {
     keeps_authorization: bool,
+    fields: Arc<FieldRule>,
     /// Set in place of whatever the client sent.
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
@@ -58,13 +30,7 @@ impl HeaderEdit {
     /// Whether a field of the client is left out.
     #[must_use]
     pub fn drops(&self, name: &HeaderName) -> bool {
-        let text = name.as_str();
-        text.starts_with("x-forwarded-")
-            // Some servers read `-` and `_` as the same, and would take such a field for one of those above.
-            || text.contains('_')
-            || CLAIMS.contains(&text)
-            || HOPS.contains(&text)
-            || (*name == header::AUTHORIZATION && !self.keeps_authorization)
+        self.fields.drops(name) || (*name == header::AUTHORIZATION && !self.keeps_authorization)
     }
 
     pub(super) fn of(
@@ -106,6 +72,7 @@ impl HeaderEdit {
             set.push((header::AUTHORIZATION, value.clone()));
         }
         Self {
+            fields: Arc::clone(&route.fields),
             keeps_authorization: route.authorization == AuthorizationRule::Keep,
             set,
         }

@@ -4,6 +4,7 @@
 
 mod decide;
 mod edit;
+mod fields;
 mod paths;
 
 #[cfg(test)]
@@ -12,11 +13,14 @@ mod tests;
 pub use decide::Pass;
 pub use decide::failed;
 pub use edit::HeaderEdit;
+pub use fields::FieldError;
+pub use fields::FieldRule;
 pub use paths::PathPrefix;
 
 pub(super) use decide::Passes;
 pub(super) use decide::ROUTE;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -50,6 +54,8 @@ pub struct PassRoute {
     pub host: HostRule,
     /// What the upstream reads as `Authorization`.
     pub authorization: AuthorizationRule,
+    /// Which fields of a request are left out.
+    pub fields: Arc<FieldRule>,
     /// Whether WebSocket upgrades are passed on.
     pub upgrade: bool,
     /// What a request body is held to.

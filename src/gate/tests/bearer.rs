@@ -251,6 +251,10 @@ async fn whatever_is_wrong_with_a_token_it_is_401() {
             with("exp", json!("9999")),
         ),
         ("not yet", "RS256", good.clone(), with("nbf", json!(66))),
+        ("nbf null", "RS256", good.clone(), with("nbf", json!(null))),
+        ("iat null", "RS256", good.clone(), with("iat", json!(null))),
+        ("exp null", "RS256", good.clone(), with("exp", json!(null))),
+        ("aud null", "RS256", good.clone(), with("aud", json!(null))),
         ("made later", "RS256", good.clone(), with("iat", json!(66))),
         (
             "another issuer",
@@ -334,6 +338,30 @@ async fn whatever_is_wrong_with_a_token_it_is_401() {
             "an extension",
             "RS256",
             json!({ "alg": "RS256", "kid": "rsa", "crit": ["exp"] }),
+            claims(),
+        ),
+        (
+            "crit null",
+            "RS256",
+            json!({ "alg": "RS256", "kid": "rsa", "crit": null }),
+            claims(),
+        ),
+        (
+            "crit empty",
+            "RS256",
+            json!({ "alg": "RS256", "kid": "rsa", "crit": [] }),
+            claims(),
+        ),
+        (
+            "b64 null",
+            "RS256",
+            json!({ "alg": "RS256", "kid": "rsa", "b64": null }),
+            claims(),
+        ),
+        (
+            "kid null",
+            "RS256",
+            json!({ "alg": "RS256", "kid": null }),
             claims(),
         ),
         (

@@ -189,11 +189,16 @@ impl Service for Fake {
     async fn replay(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
         self.stored(|it| {
-            for operation in it.operations.iter().filter(|it| it.principal == *principal) {
+            for operation in &it.operations {
+                let in_scope = operation.intent.key_scope() == *scope;
+                if operation.principal != *principal || !in_scope {
+                    continue;
+                }
                 let Some(known) = operation.idempotency.as_ref().filter(|it| it.key == *key) else {
                     continue;
                 };
@@ -226,6 +231,7 @@ impl Service for Fake {
                 request: submission.request,
                 backend: permit.backend().clone(),
                 intent: submission.intent,
+                preconditions: submission.preconditions,
                 note: submission.note,
                 idempotency: submission.idempotency,
                 phase: Phase::Accepted,
@@ -314,10 +320,17 @@ impl Service for Fake {
         })
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Arc<Operation>, CancelError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        only_at: Option<Revision>,
+    ) -> Result<Arc<Operation>, CancelError> {
         self.stored(|it| {
             let found = it.operations.iter_mut().find(|it| it.seq == seq);
             let found = found.ok_or(CancelError::NoSuchOperation)?;
+            if only_at.is_some_and(|revision| revision != found.revision) {
+                return Err(CancelError::Changed);
+            }
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }

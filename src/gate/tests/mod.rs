@@ -2,6 +2,7 @@
 
 mod bearer;
 mod cancel;
+mod conditions;
 mod events;
 mod fake;
 mod limits;

@@ -21,6 +21,7 @@ fn route(name: &str, prefix: &str) -> PassRoute {
         methods: PASS_METHODS.to_vec(),
         host: HostRule::Keep,
         authorization: AuthorizationRule::Strip,
+        fields: std::sync::Arc::default(),
         upgrade: false,
         body: BodyRule {
             bytes_max: 10,
@@ -226,6 +227,10 @@ async fn header_fields_are_cleaned_and_set() {
         "x-original-url",
         "x-http-method-override",
         "remote-user",
+        "x-webauth-user",
+        "x-auth-request-email",
+        "x-ssl-client-cert",
+        "client-cert",
         "te",
         "proxy-authorization",
         "keep-alive",

@@ -289,6 +289,14 @@ const MISTAKES: &[(&str, &str)] = &[
         "UnknownMember",
     ),
     ("$PUT\nIf-Match: \"x\"$TAGS", "PreconditionFailed"),
+    (
+        "$PUT\nContent-Encoding: gzip\nAccept: text/html$TAGS",
+        "UnsupportedMediaType",
+    ),
+    (
+        "$PUT\nContent-Range: bytes 0-1/9\nAccept: text/html$TAGS",
+        "PartialContent",
+    ),
     ("$PUT\nIdempotency-Key: a b$TAGS", "MalformedIdempotencyKey"),
     ("$PUT\nPrefer: wait=abc$TAGS", "MalformedPrefer"),
     (

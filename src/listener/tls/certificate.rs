@@ -21,6 +21,10 @@ pub struct Certificate {
     pub(super) served: Arc<CertifiedKey>,
     /// In lower case; one that begins with `*.` stands for one label.
     names: Vec<String>,
+    /// Whether it has names of hosts where clients look for them, beside the common name.
+    has_alternative_names: bool,
+    /// Those among its names that it does not hold itself.
+    unsupported_names: Vec<String>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -45,17 +49,24 @@ impl Certificate {
             .keys_match()
             .ok()
             .ok_or(TlsError::KeyOfAnotherCertificate)?;
+        let held = dns_names(&parsed);
+        let has_alternative_names = has_alternative_names(&parsed);
         let names = if names.is_empty() {
-            dns_names(&parsed)
+            held.clone()
         } else {
             names.to_vec()
         };
-        let names = names.iter().map(|it| name(it)).collect::<Result<_, _>>()?;
+        let names: Vec<String> = names.iter().map(|it| name(it)).collect::<Result<_, _>>()?;
+        let unsupported = names.iter().filter(|it| !is_held(it, &held));
+        let unsupported_names = unsupported.cloned().collect();
+        let (not_before, not_after) = validity(&parsed);
         Ok(Self {
             served: Arc::new(served),
             names,
-            not_before: time(parsed.validity().not_before.timestamp()),
-            not_after: time(parsed.validity().not_after.timestamp()),
+            has_alternative_names,
+            unsupported_names,
+            not_before,
+            not_after,
         })
     }
 
@@ -63,6 +74,18 @@ impl Certificate {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Whether it names hosts in its subject alternative names. Clients look at no other (RFC 9110 section 4.3.4).
+    #[must_use]
+    pub const fn has_alternative_names(&self) -> bool {
+        self.has_alternative_names
+    }
+
+    /// The names it was configured to serve that are not among its subject alternative names.
+    #[must_use]
+    pub fn unsupported_names(&self) -> &[String] {
+        &self.unsupported_names
     }
 
     /// The first and the last moment at which it is valid.
@@ -88,6 +111,35 @@ pub(super) fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, TlsError> {
         Ok((_, certificate)) => Ok(certificate),
         Err(error) => Err(TlsError::BadCertificate(error.to_string())),
     }
+}
+
+/// The first and the last second at which it is valid.
+pub(super) fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timestamp) {
+    let validity = certificate.validity();
+    (
+        time(validity.not_before.timestamp()),
+        time(validity.not_after.timestamp()),
+    )
+}
+
+/// Whether there is an alternative name that can be that of a host.
+fn has_alternative_names(certificate: &X509Certificate<'_>) -> bool {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let mut names = names.iter().flat_map(|it| &it.value.general_names);
+    names.any(|it| matches!(it, GeneralName::DNSName(_) | GeneralName::IPAddress(_)))
+}
+
+/// Whether a certificate that holds these DNS names is one for the host name, or for the same wildcard.
+fn is_held(name: &str, held: &[String]) -> bool {
+    let parent = name.split_once('.').map(|(_label, parent)| parent);
+    held.iter().any(|held| {
+        let held = held.trim_end_matches('.');
+        let wildcard = held.strip_prefix("*.");
+        held.eq_ignore_ascii_case(name)
+            || wildcard
+                .zip(parent)
+                .is_some_and(|(held, parent)| held.eq_ignore_ascii_case(parent))
+    })
 }
 
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {

@@ -5,6 +5,7 @@ mod client;
 mod names;
 #[cfg(test)]
 pub(super) mod tests;
+mod trust;
 
 pub use certificate::Certificate;
 pub use client::ClientCertificates;
@@ -25,8 +26,10 @@ use pingora::protocols::tls::TlsStream;
 use rustls::server::danger::ClientCertVerifier;
 
 use crate::listener::guard::Phases;
-use crate::model::CertificateName;
 use names::Names;
+pub(super) use trust::Client;
+pub(super) use trust::NoLongerValid;
+use trust::Trust;
 
 /// Why certificates cannot be used: a lower-case sentence for the operator.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,8 +100,9 @@ impl Tls {
         &self.clients
     }
 
-    fn acceptor(&self) -> pingora::Result<Acceptor> {
-        let mut settings = TlsSettings::with_callbacks(Box::new(Introduction))?;
+    fn acceptor(&self, trust: &Arc<Trust>) -> pingora::Result<Acceptor> {
+        let introduction = Introduction(Arc::clone(trust));
+        let mut settings = TlsSettings::with_callbacks(Box::new(introduction))?;
         settings.set_cert_resolver(Arc::<Names>::clone(&self.names));
         if let Some(verifier) = &self.verifier {
             settings.set_client_cert_verifier(Arc::clone(verifier));
@@ -119,21 +123,31 @@ impl fmt::Debug for Tls {
 }
 
 /// What makes handshakes; can be exchanged while connections come in.
-pub(super) struct Handshakes(ArcSwap<Acceptor>);
+pub(super) struct Handshakes {
+    acceptor: ArcSwap<Acceptor>,
+    trust: Arc<Trust>,
+}
 
 impl Handshakes {
     pub(super) fn new(tls: &Tls) -> pingora::Result<Self> {
-        Ok(Self(ArcSwap::from_pointee(tls.acceptor()?)))
+        let trust = Trust::new(tls);
+        Ok(Self {
+            acceptor: ArcSwap::from_pointee(tls.acceptor(&trust)?),
+            trust,
+        })
     }
 
-    /// Handshakes that begin from now on are made with this.
+    /// Handshakes that begin from now on are made with this, and certificates that clients showed before are judged by it.
+    /// Sessions of before are not resumed: their tickets are known to what made them alone.
     pub(super) fn replace(&self, tls: &Tls) -> pingora::Result<()> {
-        self.0.store(Arc::new(tls.acceptor()?));
+        let acceptor = tls.acceptor(&self.trust)?;
+        self.trust.replace(tls);
+        self.acceptor.store(Arc::new(acceptor));
         Ok(())
     }
 
     pub(super) async fn make(&self, socket: Socket) -> pingora::Result<TlsStream<Socket>> {
-        let acceptor = self.0.load_full();
+        let acceptor = self.acceptor.load_full();
         acceptor.tls_handshake(socket).await
     }
 }
@@ -147,14 +161,14 @@ impl fmt::Debug for Handshakes {
 /// What is kept with an encrypted connection.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// What the certificate of the client says; empty when it showed none.
-    pub(super) names: Arc<[CertificateName]>,
+    /// What the client proved, and whether it still counts.
+    pub(super) client: Client,
     /// What the connection is doing: its requests tell, wherever they run.
     pub(super) phases: Phases,
 }
 
 /// Makes [`Peer`] of what the handshake brought.
-struct Introduction;
+struct Introduction(Arc<Trust>);
 
 #[async_trait]
 impl TlsAccept for Introduction {
@@ -162,9 +176,9 @@ impl TlsAccept for Introduction {
         &self,
         tls: &TlsRef,
     ) -> Option<Arc<dyn Any + Send + Sync>> {
-        let names = tls.peer_certificate_der().map(client::names);
+        let chain = tls.peer_cert_chain_der().unwrap_or_default();
         Some(Arc::new(Peer {
-            names: names.unwrap_or_default().into(),
+            client: Client::new(Arc::clone(&self.0), chain),
             phases: Phases::new(),
         }))
     }

@@ -150,8 +150,11 @@ pub(crate) enum Effect {
         /// Whether no call was made before.
         first: bool,
     },
-    /// Wait a little, longer after each call, then call the adapter: nothing is left of the calls before.
-    Repeat,
+    /// Wait a little, longer after each call, then call the adapter: it is known what is left of the calls before.
+    Repeat {
+        /// Whether a half is left: finishing it needs no precondition, which the half itself may have broken.
+        half: bool,
+    },
     /// Follow the task.
     Follow,
     /// Wait for the settle time, then look for evidence.
@@ -324,11 +327,11 @@ impl Next<'_> {
             Event::VmChanged => Some(self.end(Phase::NotExecuted, Some(vm_changed()))),
             // Nothing of it is left, and calling again is the same as calling once: it is carried out after all.
             Event::NotBegun if self.rules.replay_safe => {
-                Some(self.again(Phase::NotExecuted, dropped()))
+                Some(self.again(Phase::NotExecuted, dropped(), false))
             }
             // Calling again carries it to its end, which is better than half of it even where nobody wants it any more.
             Event::HalfDone(fault) if self.rules.replay_safe => {
-                Some(self.again(Phase::Failed, fault))
+                Some(self.again(Phase::Failed, fault, true))
             }
             Event::HalfDone(fault) => Some(self.end(Phase::Failed, Some(fault))),
             Event::NotBegun if self.state.task.is_none() => {
@@ -347,9 +350,14 @@ impl Next<'_> {
         }
     }
 
-    /// Whether calling again is right without evidence of what became of the call before: the operation is still wanted.
+    /// Whether calling again is right without evidence of what became of the call before: the operation is still wanted, and
+    /// no preconditions were set. Only evidence tells whether those are broken by the operation itself, which may have been
+    /// done.
     const fn may_repeat(&self) -> bool {
-        self.rules.replay_safe && !self.state.resume_expired && self.state.cancel_asked.is_none()
+        self.rules.replay_safe
+            && !self.state.resume_expired
+            && self.state.cancel_asked.is_none()
+            && self.state.preconditions.is_empty()
     }
 
     /// Records that the gateway was away for too long. What the operation is for may have been done otherwise meanwhile, so
@@ -416,14 +424,14 @@ impl Next<'_> {
     /// Calls again, so many times and as long as evidence would be looked for: a VM manager that drops it every time
     /// must not be asked for ever. The evidence says what is left of the calls before, nothing or a half, so to end then
     /// is no unknown outcome, and a refusal of this call is as good as one of the first.
-    fn again(&self, otherwise: Phase, fault: Fault) -> Step {
+    fn again(&self, otherwise: Phase, fault: Fault, half: bool) -> Step {
         if self.window_is_over() || self.state.calls >= CALLS_MAX {
             return self.end(otherwise, Some(fault));
         }
         let mut state = self.changed(Phase::Submitting);
         state.calls = state.calls.saturating_add(1);
         state.task = None;
-        write(state, Effect::Repeat)
+        write(state, Effect::Repeat { half })
     }
 
     fn window_is_over(&self) -> bool {

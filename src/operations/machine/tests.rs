@@ -273,7 +273,7 @@ fn dropped_after(calls: u32, phase: Phase) -> Operation {
 #[test]
 fn replay_safe_work_that_left_no_trace_is_carried_out_so_many_times() {
     let window = (SAFE.settle + SAFE.probe_window).as_secs();
-    let again = (Phase::Submitting, Effect::Repeat);
+    let again = (Phase::Submitting, Effect::Repeat { half: false });
     let given_up = (Phase::NotExecuted, Effect::Rest);
     // Calls so far, the phase it was lost in, seconds since then, what follows, and calls afterwards.
     let rows = [
@@ -457,7 +457,7 @@ fn c3_submitting_is_uncertain_or_called_again_with_the_same_key() {
     let nothing = step(&to(&state, Event::Lost), Event::NotBegun, after(5), &SAFE).unwrap();
     assert_eq!(
         nothing.effect,
-        Effect::Repeat,
+        Effect::Repeat { half: false },
         "proved absent: called again after a pause, not at once"
     );
 }

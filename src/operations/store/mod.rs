@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::model::Idempotency;
+use crate::model::KeyScope;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -25,7 +26,7 @@ pub(crate) enum StoreError {
     /// Not applied: the record is not at the revision the change was made from.
     #[error("the record was changed by somebody else")]
     Conflict,
-    /// Not applied: this principal used the idempotency key for another request.
+    /// Not applied: this principal used the idempotency key for another request with the same method and target.
     #[error("the idempotency key was used for another request")]
     KeyReused(OperationSeq),
     /// Not applied, and it may work later: busy, disk full, a record that this version cannot read.
@@ -116,10 +117,11 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
     /// One record.
     async fn read(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreError>;
 
-    /// The record made with this key by this principal; `Conflict` is never returned.
+    /// The record made with this key by this principal for this target; `Conflict` is never returned.
     async fn by_key(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError>;
 

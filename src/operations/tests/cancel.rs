@@ -6,6 +6,7 @@ use crate::adapters::port::Recovery;
 use crate::model::FaultKind;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::Revision;
 use crate::operations::CancelError;
 use crate::operations::Operations;
 use crate::operations::Service;
@@ -14,12 +15,25 @@ use crate::operations::testing::Say;
 use crate::operations::testing::restore;
 
 async fn refused(room: &Operations, seq: OperationSeq) -> &'static str {
-    match room.cancel(seq).await {
+    match room.cancel(seq, None).await {
         Ok(_) => "taken",
         Err(CancelError::NoSuchOperation) => "none",
         Err(CancelError::NotCancellable) => "too late",
+        Err(CancelError::Changed) => "changed",
         Err(CancelError::Store(_)) => "store",
     }
+}
+
+#[tokio::test]
+async fn a_wish_about_an_older_revision_stops_nothing() {
+    let house = House::new().await;
+    let seq = house.accept(restore("vm", "a")).await;
+    let running = house.reaches(seq, Phase::Running).await;
+    let stale = house.room.cancel(seq, Some(Revision::FIRST)).await;
+    assert!(matches!(stale, Err(CancelError::Changed)), "{stale:?}");
+    assert_eq!(house.operation(seq).await.cancel_asked, None, "not kept");
+    let current = house.room.cancel(seq, Some(running.revision)).await;
+    assert!(current.is_ok(), "{current:?}");
 }
 
 #[tokio::test]
@@ -29,7 +43,7 @@ async fn what_is_queued_ends_with_nothing_called_and_the_next_goes_on() {
     let queued = house.accept(restore("vm", "b")).await;
     let last = house.accept(restore("vm", "c")).await;
     house.reaches(first, Phase::Running).await;
-    let ended = house.room.cancel(queued).await.expect("taken");
+    let ended = house.room.cancel(queued, None).await.expect("taken");
     assert_eq!(ended.phase, Phase::Cancelled, "at once");
     assert_eq!(ended.started, None, "never begun");
     let kind = ended.fault.as_ref().map(|it| it.kind);
@@ -47,7 +61,7 @@ async fn what_runs_is_stopped_by_its_vm_manager() {
     let house = House::new().await;
     let seq = house.accept(restore("vm", "a")).await;
     house.reaches(seq, Phase::Running).await;
-    let asked = house.room.cancel(seq).await.expect("taken");
+    let asked = house.room.cancel(seq, None).await.expect("taken");
     assert!(asked.cancel_asked.is_some(), "the wish is kept");
     assert_eq!(asked.phase, Phase::Running, "nothing is claimed yet");
     assert_eq!(house.end(seq).await.phase, Phase::Cancelled, "stopped");
@@ -60,9 +74,9 @@ async fn a_vm_manager_that_goes_on_is_believed() {
     house.adapter.is_deaf(true);
     let seq = house.accept(restore("vm", "a")).await;
     house.reaches(seq, Phase::Running).await;
-    let one = house.room.cancel(seq).await.expect("taken");
+    let one = house.room.cancel(seq, None).await.expect("taken");
     eventually("asked", || async { !house.adapter.cancelled().is_empty() }).await;
-    let two = house.room.cancel(seq).await.expect("taken again");
+    let two = house.room.cancel(seq, None).await.expect("taken again");
     assert_eq!(one.revision, two.revision, "one wish, however often");
     house.adapter.say("vm", Say::Done);
     assert_eq!(house.end(seq).await.phase, Phase::Succeeded, "the truth");
@@ -74,7 +88,7 @@ async fn c9_the_wish_survives_a_restart() {
     house.adapter.is_deaf(true);
     let seq = house.accept(restore("vm", "a")).await;
     house.reaches(seq, Phase::Running).await;
-    house.room.cancel(seq).await.expect("taken");
+    house.room.cancel(seq, None).await.expect("taken");
     eventually("asked", || async { !house.adapter.cancelled().is_empty() }).await;
     house.adapter.is_deaf(false);
     house.restart().await;
@@ -88,7 +102,7 @@ async fn what_was_never_begun_is_not_begun_again() {
     house.adapter.begin_with("vm", Begin::Lose);
     let seq = house.accept(restore("vm", "a")).await;
     house.reaches(seq, Phase::Uncertain).await;
-    house.room.cancel(seq).await.expect("taken");
+    house.room.cancel(seq, None).await.expect("taken");
     house.adapter.find_says(&[Say::NotBegun]);
     assert_eq!(house.end(seq).await.phase, Phase::Cancelled, "given up");
     assert_eq!(house.adapter.begun(), [seq], "called once");

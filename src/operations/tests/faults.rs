@@ -16,6 +16,7 @@ use super::simulation::history::judge;
 use crate::adapters::port::Recovery;
 use crate::model::Idempotency;
 use crate::model::Intent;
+use crate::model::KeyScope;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
@@ -128,9 +129,10 @@ impl Store for Faulty {
     async fn by_key(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
-        self.inner.by_key(principal, key).await
+        self.inner.by_key(principal, scope, key).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
@@ -436,6 +438,7 @@ fn judge_dying(
     let done = begun.into_iter().map(|seq| Execution {
         seq,
         vm: "vm".to_owned(),
+        changes: None,
         begins: std::time::Duration::ZERO,
         ends: std::time::Duration::ZERO,
         succeeds: true,

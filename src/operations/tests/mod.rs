@@ -8,6 +8,7 @@ mod ends;
 mod faults;
 mod older;
 mod power;
+mod preconditions;
 mod queue;
 mod restart;
 mod simulation;

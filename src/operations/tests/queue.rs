@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use super::House;
 use super::eventually;
 use crate::adapters::port::Recovery;
+use crate::model::Change;
 use crate::model::FaultKind;
+use crate::model::Intent;
 use crate::model::Phase;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
@@ -155,13 +157,64 @@ async fn the_same_key_is_the_same_operation() {
         ("unused", "l", 1, "unused"),
     ] {
         let key = idempotency(key, print);
-        let found = house.room.replay(&ada, &key.key, key.fingerprint).await;
+        let scope = restore("vm", "b").key_scope();
+        let replay = house.room.replay(&ada, &scope, &key.key, key.fingerprint);
+        let found = replay.await;
         let got = match found.unwrap() {
             Replay::Unused => "unused",
             Replay::Same(_) => "same",
             Replay::Other(_) => "other",
         };
         assert_eq!(got, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_scoped_by_method_and_target() {
+    let house = House::new().await;
+    let create = |vm: &str, id: &str| Intent {
+        identity: None,
+        change: Change::Create(new_backup("n")),
+        ..restore(vm, id)
+    };
+    let send = |intent: Intent, print: u8| {
+        let mut it = submission(house.room.reserve(), intent.clone());
+        it.idempotency = Some(idempotency("k", print));
+        house.room.accept(permit(&intent, "one"), it)
+    };
+    // Intent, fingerprint, whether it is another operation than those before.
+    let rows = [
+        (restore("vm", "b"), 1, true),
+        (restore("vm", "c"), 2, true),
+        (restore("wm", "b"), 3, true),
+        (delete("vm", "b"), 4, true),
+        (create("vm", "new-1"), 5, true),
+        (create("wm", "new-2"), 6, true),
+        (create("vm", "new-3"), 5, false),
+        (restore("wm", "b"), 3, false),
+    ];
+    for round in ["at once", "from the store"] {
+        for (intent, print, new) in rows.clone() {
+            let answer = send(intent.clone(), print).await;
+            let is_new = matches!(answer, Ok(Accepted::New(_)));
+            let expected = new && round == "at once";
+            assert_eq!(is_new, expected, "{round}: {intent:?}: {answer:?}");
+            let other = send(intent.clone(), 9).await;
+            let reused = matches!(other, Err(AcceptError::KeyReused(_)));
+            assert!(reused, "{round}: {intent:?} with another body: {other:?}");
+        }
+        for vm in ["vm", "wm"] {
+            house.adapter.say(vm, Say::Done);
+        }
+        let unfinished = ListQuery {
+            unfinished: Some(true),
+            limit: 1,
+            ..ListQuery::default()
+        };
+        eventually("all end", || async {
+            house.room.list(&unfinished).await.unwrap().is_empty()
+        })
+        .await;
     }
 }
 
@@ -260,7 +313,7 @@ async fn what_cannot_be_accepted_is_refused_and_leaves_nothing() {
 async fn a_verb_that_the_backend_has_not_is_unsupported() {
     let house = House::new().await;
     let mut intent = restore("vm", "b");
-    intent.change = crate::model::Change::Update(crate::model::BackupPatch::default());
+    intent.change = Change::Update(crate::model::BackupPatch::default());
     let seq = house.room.reserve();
     let actions = crate::model::ActionSet::NONE.with(crate::model::Action::Update);
     let pass = permit(&intent, "one");

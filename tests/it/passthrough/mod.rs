@@ -191,6 +191,59 @@ fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
 }
 
 #[test]
+fn fields_are_removed_and_kept_by_name() {
+    let upstream = Upstream::start();
+    let rule =
+        "remove_headers = [\"X-Internal\", \"Cookie\"]\nkeep_headers = [\"X-Forwarded-User\"]\n";
+    let routes = [
+        route("plain", "/plain", &[http(&upstream)], ""),
+        route("ruled", "/ruled", &[http(&upstream)], rule),
+    ];
+    let gateway = Gateway::start(&format!("{SIM}{}", routes.concat()));
+    let names = [
+        "X-Webauth-User",
+        "X-Auth-Request-User",
+        "X-Auth-Request-Email",
+        "X-SSL-Client-Cert",
+        "Ssl-Client-Verify",
+        "Client-Cert",
+        "X-Client-Cert",
+        "X-Client-Verify",
+        "X-Forwarded-User",
+        "X-Forwarded-Preferred-Username",
+        "X-Forwarded-Email",
+        "X-Forwarded-Groups",
+        "Remote-User",
+        "X-Remote-User",
+        "X-Authenticated-User",
+    ];
+    let mut alice = gateway.client("alice");
+    for name in names.iter().chain(&["X-Internal", "Cookie", "X-Mine"]) {
+        alice = alice.with(name, "root");
+    }
+    // A plain GET and a POST take two ways to the upstream.
+    for (method, body) in [("GET", None), ("POST", Some(&b"body"[..]))] {
+        for path in ["/plain", "/ruled"] {
+            let reply = alice.send(method, &format!("{path}/echo"), body);
+            assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
+            let seen = upstream.seen().pop().unwrap();
+            let is_ruled = path == "/ruled";
+            for name in names {
+                let kept = is_ruled && name == "X-Forwarded-User";
+                let expected: &[&str] = if kept { &["root"] } else { &[] };
+                let found = seen.field(&name.to_lowercase());
+                assert_eq!(found, expected, "{method} {path}: {name}");
+            }
+            let expected: &[&str] = if is_ruled { &[] } else { &["root"] };
+            for name in ["x-internal", "cookie"] {
+                assert_eq!(seen.field(name), expected, "{method} {path}: {name}");
+            }
+            assert_eq!(seen.field("x-mine"), ["root"], "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn only_who_is_named_gets_through_and_backup_routes_never_do() {
     let upstream = Upstream::start();
     let config = format!("{SIM}{}", route("all", "/", &[http(&upstream)], ""));

@@ -105,6 +105,7 @@ const BODY: &[Code] = &[
     Code::InvalidMember,
     Code::UnknownMember,
     Code::UnsupportedMediaType,
+    Code::PartialContent,
 ];
 
 impl Operation {
@@ -124,8 +125,16 @@ impl Operation {
         if self.body.is_some() {
             codes.extend(BODY);
         }
+        if self.is_conditional() {
+            codes.push(Code::PreconditionFailed);
+        }
         codes.extend(self.refusals);
         codes
+    }
+
+    /// Whether `If-Match` is looked at.
+    const fn is_conditional(&self) -> bool {
+        self.is_tagged || self.changes
     }
 
     /// The names of its parameters.
@@ -141,6 +150,9 @@ impl Operation {
         }
         if self.versioned && self.changes {
             names.push("IdempotencyKey");
+        }
+        if self.is_conditional() {
+            names.push("IfMatch");
         }
         if self.is_tagged {
             names.push("IfNoneMatch");
@@ -211,39 +223,29 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
         (Kind::Backup, &Method::PUT) => Operation {
             id: "updateBackup",
             summary: "Changes the properties that are given; null clears.",
-            own: &["vm", "b", "IfMatch"],
+            own: &["vm", "b"],
             body: Some(("BackupPatch", BACKUPS_TAKEN, true)),
             refusals: &[
                 Code::NoSuchBackup,
                 Code::NothingToUpdate,
                 Code::NameTaken,
                 Code::LengthRequired,
-                Code::PreconditionFailed,
             ],
             ..CHANGED
         },
         (Kind::Backup, &Method::DELETE) => Operation {
             id: "deleteBackup",
             summary: "Removes the backup.",
-            own: &["vm", "b", "IfMatch"],
-            refusals: &[
-                Code::NoSuchBackup,
-                Code::BackupProtected,
-                Code::PreconditionFailed,
-            ],
+            own: &["vm", "b"],
+            refusals: &[Code::NoSuchBackup, Code::BackupProtected],
             ..CHANGED
         },
         (Kind::Restore, _) => Operation {
             id: "restoreBackup",
             summary: "Puts the VM back to what the backup holds.",
-            own: &["vm", "b", "IfMatch"],
+            own: &["vm", "b"],
             body: Some(("Restore", &[negotiate::JSON], false)),
-            refusals: &[
-                Code::NoSuchBackup,
-                Code::NotReady,
-                Code::MalformedForm,
-                Code::PreconditionFailed,
-            ],
+            refusals: &[Code::NoSuchBackup, Code::NotReady, Code::MalformedForm],
             ..CHANGED
         },
         (Kind::Backups, &Method::GET) => Operation {

@@ -83,7 +83,7 @@ pub(super) fn parameters() -> Value {
             `respond-async` to have a change answered as soon as it is durable (with both, `wait` says how long), \
             `handling=strict` to have slips and unknown members refused. Other preferences are ignored.",
             &json!({ "type": "string", "examples": ["wait=1"] })),
-        "IfMatch": parameter("header", "If-Match", false, "Only if the backup is in this state.", &tags),
+        "IfMatch": parameter("header", "If-Match", false, "Only if the ETag is one of these. A change is judged again when its turn comes; a create by the list of the VM's backups.", &tags),
         "IfNoneMatch": parameter("header", "If-None-Match", false, "Only if it is not in this state; what is no tag names none.", &json!({ "type": "string" })),
         "IdempotencyKey": parameter("header", "Idempotency-Key", false, "The same key with the same request is the same operation.",
             &json!({ "type": "string", "pattern": format!("^[!#-~]{{1,{}}}$", limits::IDEMPOTENCY_KEY_BYTES_MAX) })),

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::adapters::annotations::Annotations;
 use crate::model::Idempotency;
+use crate::model::KeyScope;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -180,11 +181,12 @@ impl Store for SqliteStore {
     async fn by_key(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
-        let (principal, key) = (principal.clone(), key.clone());
+        let (principal, scope, key) = (principal.clone(), scope.clone(), key.clone());
         Readers::run(&self.0.readers, move |it, db| {
-            it.by_key(db, &principal, &key)
+            it.by_key(db, &principal, &scope, &key)
         })
         .await
     }

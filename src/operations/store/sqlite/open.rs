@@ -40,6 +40,16 @@ UPDATE meta SET value = 2 WHERE name = 'schema';
 COMMIT;
 ";
 
+/// One key names one operation for each principal, method and target. Stores made before this rule have the index without
+/// the last two; the records are the same, and the versions before read them still, so the format is.
+const SCOPED_KEYS: &str = "
+BEGIN IMMEDIATE;
+DROP INDEX IF EXISTS by_key;
+CREATE UNIQUE INDEX IF NOT EXISTS by_scoped_key ON operations(principal, idem_key, verb, vm,
+    (CASE verb WHEN 'create' THEN '' ELSE backup END)) WHERE idem_key IS NOT NULL;
+COMMIT;
+";
+
 /// Format 1, from which every later one is made. `auto_vacuum` must come before the tables and before the write-ahead log.
 const MAKE: &str = "
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -104,6 +114,9 @@ pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
             .execute_batch(FROM_1)
             .map_err(|error| sqlite_error(file, &error))?;
     }
+    connection
+        .execute_batch(SCOPED_KEYS)
+        .map_err(|error| sqlite_error(file, &error))?;
     Ok((connection, lock))
 }
 
@@ -135,7 +148,7 @@ fn make(file: &Path) -> Result<(), OpenError> {
     }
     private(OpenOptions::new().write(true).create_new(true), &draft)?;
     let connection = connect(&draft).map_err(|error| sqlite_error(&draft, &error))?;
-    for step in [MAKE, FROM_1] {
+    for step in [MAKE, FROM_1, SCOPED_KEYS] {
         connection
             .execute_batch(step)
             .map_err(|error| sqlite_error(&draft, &error))?;

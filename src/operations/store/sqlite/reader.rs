@@ -15,7 +15,9 @@ use rusqlite::ToSql;
 use rusqlite::params;
 use tokio::sync::Semaphore;
 
+use crate::model::BackupId;
 use crate::model::Idempotency;
+use crate::model::KeyScope;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -146,10 +148,19 @@ impl Readers {
         &self,
         db: &Connection,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &Idempotency,
     ) -> Read<Option<Arc<Operation>>> {
-        let sql = "SELECT seq, record FROM operations WHERE principal = ?1 AND idem_key = ?2";
-        one(db, sql, params![principal.as_str(), key.key.as_str()])?
+        let sql = "SELECT seq, record FROM operations WHERE principal = ?1 AND idem_key = ?2
+             AND verb = ?3 AND vm = ?4 AND (?5 IS NULL OR backup = ?5)";
+        let values = params![
+            principal.as_str(),
+            key.key.as_str(),
+            scope.verb.as_str(),
+            scope.vm.as_str(),
+            scope.backup.as_ref().map(BackupId::as_str),
+        ];
+        one(db, sql, values)?
             .map(|row| self.decode(&row))
             .transpose()
     }
@@ -163,11 +174,7 @@ impl Readers {
         let principal = query.principal.as_ref().map(PrincipalName::as_str);
         let verb = query.selector.verb.map(crate::model::Verb::as_str);
         let vm = query.selector.vm.as_ref().map(crate::model::VmId::as_str);
-        let backup = query
-            .selector
-            .backup
-            .as_ref()
-            .map(crate::model::BackupId::as_str);
+        let backup = query.selector.backup.as_ref().map(BackupId::as_str);
         let columns = [
             (" AND principal = ?", &principal),
             (" AND verb = ?", &verb),

@@ -83,7 +83,7 @@ async fn what_was_written_is_there_after_reopening() {
 }
 
 #[tokio::test]
-async fn a_key_is_used_once_per_principal() {
+async fn a_key_is_used_once_per_principal_method_and_target() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let with = |number, print| {
@@ -102,9 +102,20 @@ async fn a_key_is_used_once_per_principal() {
     somebody.principal = PrincipalName::new("bob").unwrap();
     let made = store.create(Arc::new(somebody)).await;
     assert!(matches!(made, Ok(Created::New)), "another principal");
-    assert_eq!(store.live().await.unwrap().len(), 2, "two were made");
+    let mut elsewhere = (*with(5, 8)).clone();
+    elsewhere.intent.target = crate::operations::testing::target("wm", "b");
+    let made = store.create(Arc::new(elsewhere)).await;
+    assert!(matches!(made, Ok(Created::New)), "another VM: {made:?}");
+    let mut method = (*with(6, 8)).clone();
+    method.intent.change = crate::model::Change::Delete;
+    let made = store.create(Arc::new(method)).await;
+    assert!(matches!(made, Ok(Created::New)), "another method: {made:?}");
+    assert_eq!(store.live().await.unwrap().len(), 4, "four were made");
     let ada = PrincipalName::new("ada").unwrap();
-    let found = store.by_key(&ada, &idempotency("k", 8)).await.unwrap();
+    let found = store
+        .by_key(&ada, &with(1, 7).intent.key_scope(), &idempotency("k", 8))
+        .await
+        .unwrap();
     assert_eq!(found.map(|it| it.seq), Some(seq(1)), "by key");
 }
 
@@ -407,6 +418,42 @@ async fn a_store_of_the_format_before_is_opened_and_brought_up() {
         );
         let error = try_open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(expected), "{format}: {error}");
+    }
+}
+
+/// The version before kept one key for all of a principal's targets.
+#[tokio::test]
+async fn keys_of_an_older_store_are_known_and_scoped_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let with = |number, vm: &str, print| {
+        let mut it = operation(number, vm, "b");
+        it.idempotency = Some(idempotency("k", print));
+        Arc::new(it)
+    };
+    store.create(with(1, "vm", 7)).await.unwrap();
+    store.close().await;
+    tamper(
+        folder.path(),
+        "DROP INDEX by_scoped_key;
+         CREATE UNIQUE INDEX by_key ON operations(principal, idem_key) WHERE idem_key IS NOT NULL;",
+    );
+    for round in ["brought up", "once only"] {
+        let store = open(folder.path());
+        let replayed = store.create(with(2, "vm", 7)).await;
+        let is_known = matches!(replayed, Ok(Created::Replayed(_)));
+        assert!(is_known, "{round}: the request made before: {replayed:?}");
+        let reused = store.create(with(3, "vm", 8)).await;
+        assert_eq!(
+            reused.unwrap_err(),
+            StoreError::KeyReused(seq(1)),
+            "{round}"
+        );
+        let vm = format!("vm for {round}");
+        let number = 4 + u64::try_from(vm.len()).unwrap();
+        let made = store.create(with(number, &vm, 9)).await;
+        assert!(matches!(made, Ok(Created::New)), "{round}: {made:?}");
+        store.close().await;
     }
 }
 

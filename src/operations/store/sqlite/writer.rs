@@ -14,6 +14,7 @@ use rusqlite::params;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::model::BackupId;
 use crate::model::Idempotency;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -258,11 +259,18 @@ fn used(
     key: &Idempotency,
 ) -> rusqlite::Result<Option<Result<Created, StoreError>>> {
     let sql = "SELECT seq, idem_fingerprint, record FROM operations
-         WHERE principal = ?1 AND idem_key = ?2";
+         WHERE principal = ?1 AND idem_key = ?2 AND verb = ?3 AND vm = ?4 AND (?5 IS NULL OR backup = ?5)";
+    let scope = operation.intent.key_scope();
     let found = transaction
         .prepare_cached(sql)?
         .query_row(
-            params![operation.principal.as_str(), key.key.as_str()],
+            params![
+                operation.principal.as_str(),
+                key.key.as_str(),
+                scope.verb.as_str(),
+                scope.vm.as_str(),
+                scope.backup.as_ref().map(BackupId::as_str),
+            ],
             |row| {
                 Ok((
                     row.get::<_, i64>(0)?,

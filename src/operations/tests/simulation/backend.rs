@@ -19,6 +19,7 @@ use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
 use crate::model::Deadline;
+use crate::model::Description;
 use crate::model::Evidence;
 use crate::model::FaultKind;
 use crate::model::Intent;
@@ -43,6 +44,8 @@ pub(super) struct Nature {
     pub settle: Duration,
     /// Whether calls return when the work is done, instead of making a task.
     pub waits: bool,
+    /// Whether reads never show a change: a control.
+    pub blind: bool,
 }
 
 /// The adapter of one life.
@@ -137,6 +140,7 @@ impl SimBackend {
         things.executions.push(Execution {
             seq: key.0,
             vm: intent.target.vm.as_str().to_owned(),
+            changes: changes(intent),
             begins,
             ends: begins + length,
             succeeds,
@@ -208,6 +212,12 @@ impl SimBackend {
     }
 }
 
+/// The backup that is another one after this.
+fn changes(intent: &Intent) -> Option<String> {
+    let backup = intent.target.backup.as_str().to_owned();
+    matches!(intent.verb(), Verb::Update | Verb::Delete).then_some(backup)
+}
+
 fn full() -> crate::model::Fault {
     AdapterError::refused(FaultKind::StorageFull, "full").fault
 }
@@ -245,7 +255,25 @@ impl Adapter for SimBackend {
     }
 
     async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
-        Ok(backup(target.backup.as_str()))
+        self.world.delay().await;
+        let now = self.world.time();
+        let id = target.backup.as_str();
+        let mut backup = backup(id);
+        if self.nature.blind {
+            return Ok(backup);
+        }
+        let things = self.world.things();
+        let made = things.executions.iter().filter(|it| {
+            it.has_effect()
+                && it.ends <= now
+                && it.vm == target.vm.as_str()
+                && it.changes.as_deref() == Some(id)
+        });
+        if let Some(last) = made.max_by_key(|it| it.ends) {
+            let text = format!("changed by {}", last.seq);
+            backup.description = Description::new(&text).ok();
+        }
+        Ok(backup)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::adapters::port::Recovery;
+use crate::model::FaultKind;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
@@ -49,6 +50,8 @@ pub(in crate::operations::tests) struct Shown {
 pub(in crate::operations::tests) struct Execution {
     pub seq: OperationSeq,
     pub vm: String,
+    /// The backup that is another one afterwards, if one is.
+    pub changes: Option<String>,
     pub begins: Duration,
     pub ends: Duration,
     pub succeeds: bool,
@@ -61,7 +64,7 @@ pub(in crate::operations::tests) struct Execution {
 }
 
 impl Execution {
-    const fn has_effect(&self) -> bool {
+    pub(in crate::operations::tests) const fn has_effect(&self) -> bool {
         self.succeeds && self.dropped.is_none()
     }
 }
@@ -102,6 +105,8 @@ pub(in crate::operations::tests) struct Verdict {
     pub run_twice: Vec<String>,
     pub untrue: Vec<String>,
     pub out_of_order: Vec<String>,
+    /// Changes made, or refused, against the precondition they were asked for with.
+    pub against_condition: Vec<String>,
 }
 
 impl Verdict {
@@ -131,6 +136,7 @@ pub(in crate::operations::tests) fn judge(
     judge_asks(history, &by_seq, &mut verdict);
     judge_shown(history, executions, &mut verdict);
     judge_order(history, &by_seq, executions, &mut verdict);
+    judge_conditions(records, executions, &mut verdict);
     verdict
 }
 
@@ -177,6 +183,35 @@ pub(in crate::operations::tests) fn judge_resumption(
                 let what = format!("{} was begun again after {away:?}", record.seq);
                 verdict.untrue.push(what);
             }
+        }
+    }
+}
+
+/// Of all that were asked for with one version of a backup at most one changed it, and none was refused over a change that
+/// nobody made.
+fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &mut Verdict) {
+    let mut effective = BTreeMap::<String, OperationSeq>::new();
+    for record in records.iter().filter(|it| !it.preconditions.is_empty()) {
+        let (vm, backup) = (record.target().vm.as_str(), record.target().backup.as_str());
+        let changes = |it: &&Execution| {
+            it.has_effect() && it.vm == vm && it.changes.as_deref() == Some(backup)
+        };
+        let refused = record.fault.as_ref().map(|fault| fault.kind);
+        if refused == Some(FaultKind::PreconditionFailed) {
+            let others = |it: &&Execution| it.seq != record.seq;
+            if !executions.iter().filter(changes).any(|it| others(&it)) {
+                let what = format!("{} was refused, and nothing had changed", record.seq);
+                verdict.against_condition.push(what);
+            }
+        }
+        let done = executions
+            .iter()
+            .filter(changes)
+            .any(|it| it.seq == record.seq);
+        let name = format!("{vm}/{backup} {:?}", record.preconditions);
+        if done && let Some(other) = effective.insert(name, record.seq) {
+            let what = format!("{} and {other} were done with one tag", record.seq);
+            verdict.against_condition.push(what);
         }
     }
 }

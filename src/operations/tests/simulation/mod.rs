@@ -20,16 +20,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::port::Recovery;
+use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
+use crate::model::Precondition;
+use crate::model::Version;
 use crate::operations::AcceptError;
 use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
 use crate::operations::Service;
 use crate::operations::StoreFault;
+use crate::operations::Submission;
 use crate::operations::WaitFor;
 use crate::operations::engine::Shared;
 use crate::operations::machine;
@@ -79,6 +83,7 @@ fn drawn(seed: u64) -> Nature {
         late: Duration::from_secs(18),
         settle: Duration::from_secs(20),
         waits: seed.is_multiple_of(2),
+        blind: false,
     }
 }
 
@@ -206,6 +211,22 @@ fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
             ask(&room, &world).await;
         });
     }
+    // Several writers who hold one version, at the same moment.
+    let (begin, intent) = world.chance(|it| (it.millis(60_000), it.below(3)));
+    for _ in 0..3 {
+        let (room, world) = (Arc::clone(room), world.clone());
+        tasks.spawn(async move {
+            tokio::time::sleep(begin).await;
+            let vm = format!("vm-{intent}");
+            let is_update = world.chance(|it| it.per_mille(700));
+            let change = if is_update {
+                testing::update
+            } else {
+                testing::delete
+            };
+            ask_on_condition(&room, &world, change(&vm, "b-0"), false).await;
+        });
+    }
     for _ in 0..2 {
         let (room, world) = (Arc::clone(room), world.clone());
         tasks.spawn(async move {
@@ -235,7 +256,37 @@ async fn ask(room: &Arc<Operations>, world: &World) {
         Some(key) => testing::restore(&format!("vm-{}", key % 3), "b-0"),
         None => intent(world),
     };
+    let (on_condition, holds) = world.chance(|it| (it.per_mille(300), it.per_mille(500)));
+    if key.is_none() && on_condition {
+        return ask_on_condition(room, world, intent, holds).await;
+    }
     let seq = room.reserve();
+    let mut submission = testing::submission(seq, intent.clone());
+    submission.idempotency = key.map(|it| testing::idempotency(&format!("k-{it}"), 1));
+    submit(room, world, submission, key).await;
+}
+
+/// One request that is meant for one version of its backup: the one that is there, or one that was read before.
+async fn ask_on_condition(room: &Arc<Operations>, world: &World, intent: Intent, holds: bool) {
+    let on = testing::backend("one");
+    let seen = room.glance(&on, &intent.target.vm);
+    let by = world.deadline(Duration::from_secs(60));
+    let Ok(backup) = room.backup(&on, &intent.target, by).await else {
+        return;
+    };
+    let found = Version::of_backup(&backup);
+    let held = world.things().held.insert(intent.target.clone(), found);
+    if holds && held.is_some_and(|held| held != found) {
+        return;
+    }
+    let mut submission = testing::submission(room.reserve(), intent);
+    submission.preconditions = vec![Precondition::BackupUnchanged(found)];
+    submission.seen = seen;
+    submit(room, world, submission, None).await;
+}
+
+async fn submit(room: &Arc<Operations>, world: &World, submission: Submission, key: Option<u64>) {
+    let seq = submission.seq;
     let place = {
         let mut things = world.things();
         let asked = things.history.place();
@@ -247,11 +298,8 @@ async fn ask(room: &Arc<Operations>, world: &World) {
         });
         things.history.asks.len() - 1
     };
-    let mut submission = testing::submission(seq, intent.clone());
-    submission.idempotency = key.map(|it| testing::idempotency(&format!("k-{it}"), 1));
-    let answer = room
-        .accept(testing::permit(&intent, "one"), submission)
-        .await;
+    let permit = testing::permit(&submission.intent, "one");
+    let answer = room.accept(permit, submission).await;
     let mut things = world.things();
     let here = things.history.place();
     things.history.asks[place].answer = Some(match answer {
@@ -340,23 +388,26 @@ fn every_seed_keeps_the_promise() {
         return;
     }
     let seeds = number_from("SNAPGATE_SIM_SEEDS").unwrap_or(SEEDS);
-    let (mut accepted, mut kills) = (0, 0);
+    let (mut accepted, mut kills, mut refused) = (0, 0, 0);
     let mut ends = std::collections::BTreeMap::<_, usize>::new();
     for seed in 0..seeds {
         let run = judged(seed, drawn(seed));
         accepted += run.accepted;
         kills += run.kills;
         for it in &run.records {
+            let kind = it.fault.as_ref().map(|fault| fault.kind);
+            refused += usize::from(kind == Some(FaultKind::PreconditionFailed));
             *ends.entry(it.phase.as_str()).or_default() += 1;
         }
     }
     say(&format!(
         "simulation: {seeds} seeds, {} lives, {} kills, {kills} of them between two steps of a call; {accepted} accepted, \
-         0 lost, 0 run twice, 0 untrue; ends {ends:?}\n",
+         0 lost, 0 run twice, 0 untrue; {refused} refused by their preconditions, 0 against them; ends {ends:?}\n",
         seeds * LIVES,
         seeds * (LIVES - 1)
     ));
     if seeds >= SEEDS {
+        assert!(refused > 0, "some come too late for their precondition");
         let every = [
             Phase::Succeeded,
             Phase::Failed,
@@ -401,6 +452,20 @@ fn the_naive_control_is_caught() {
         "simulation: naive control ran {run_twice} operations twice\n"
     ));
     assert!(run_twice >= 10, "retry on restart runs twice: {run_twice}");
+}
+
+#[test]
+fn preconditions_that_are_not_looked_at_are_caught() {
+    let mut against = 0;
+    for seed in 0..60 {
+        let mut nature = drawn(seed);
+        nature.blind = true;
+        against += run(seed, nature).verdict.against_condition.len();
+    }
+    say(&format!(
+        "simulation: control with blind preconditions changed {against} backups against them\n"
+    ));
+    assert!(against >= 10, "changed against the condition: {against}");
 }
 
 #[test]

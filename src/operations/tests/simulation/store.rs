@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::world::Things;
 use super::world::World;
 use crate::model::Idempotency;
+use crate::model::KeyScope;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
@@ -97,10 +98,13 @@ impl SimStore {
 fn with_key<'a>(
     things: &'a Things,
     principal: &PrincipalName,
+    scope: &KeyScope,
     key: &Idempotency,
 ) -> Option<&'a Arc<Operation>> {
     things.disk.values().find(|it| {
-        it.principal == *principal && it.idempotency.as_ref().map(|it| &it.key) == Some(&key.key)
+        it.principal == *principal
+            && it.intent.key_scope() == *scope
+            && it.idempotency.as_ref().map(|it| &it.key) == Some(&key.key)
     })
 }
 
@@ -109,7 +113,8 @@ impl Store for SimStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
         self.write(move |things| {
             if let Some(key) = &operation.idempotency
-                && let Some(found) = with_key(things, &operation.principal, key)
+                && let scope = operation.intent.key_scope()
+                && let Some(found) = with_key(things, &operation.principal, &scope, key)
             {
                 return if found.idempotency.as_ref() == Some(key) {
                     Ok(Created::Replayed(Arc::clone(found)))
@@ -145,9 +150,10 @@ impl Store for SimStore {
     async fn by_key(
         &self,
         principal: &PrincipalName,
+        scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
-        self.look(|things| with_key(things, principal, key).cloned())
+        self.look(|things| with_key(things, principal, scope, key).cloned())
             .await
     }
 

@@ -13,7 +13,9 @@ use super::history::Execution;
 use super::history::History;
 use crate::model::Operation;
 use crate::model::OperationSeq;
+use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::Version;
 use crate::operations::testing::NOW;
 use crate::runtime::Clock;
 
@@ -66,6 +68,8 @@ pub(super) struct Things {
     pub absences: Vec<(Duration, Duration)>,
     /// Whether the wall clock of some life was wrong, so that gateways cannot measure absences.
     pub clock_was_wrong: bool,
+    /// The version of each backup that a client holds, old or not.
+    pub held: BTreeMap<Target, Version>,
     /// Nothing goes wrong any more.
     pub calm: bool,
     /// How many places at which the gateway may be killed are left until it is.
@@ -94,6 +98,7 @@ impl World {
             history: History::default(),
             absences: Vec::new(),
             clock_was_wrong: false,
+            held: BTreeMap::new(),
             calm: false,
             steps_to_live: None,
             kills: 0,

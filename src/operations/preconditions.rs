@@ -1,0 +1,91 @@
+//! Looks at the preconditions of an operation again, right before the VM manager is called.
+//!
+//! One operation of a VM runs at a time, so nothing that went through this gateway comes between the look and the call. What
+//! others do on the VM manager is seen up to the look.
+
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Effect;
+use crate::model::Backup;
+use crate::model::Deadline;
+use crate::model::FaultKind;
+use crate::model::Operation;
+use crate::model::Page;
+use crate::model::Precondition;
+use crate::model::Target;
+use crate::model::Version;
+use crate::model::VmId;
+use crate::model::limits;
+
+/// Whether every precondition of the operation holds now. Changes nothing.
+///
+/// # Errors
+/// [`FaultKind::PreconditionFailed`] when one does not, or whatever keeps the VM manager from answering; the operation
+/// provably was not begun by this.
+pub(crate) async fn check(
+    adapter: &dyn Adapter,
+    operation: &Operation,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    for precondition in &operation.preconditions {
+        let holds = match precondition {
+            Precondition::BackupUnchanged(version) => {
+                let found = meant(adapter, operation, by).await?;
+                found.is_some_and(|backup| Version::of_backup(&backup) == *version)
+            }
+            Precondition::BackupPresent => meant(adapter, operation, by).await?.is_some(),
+            Precondition::ListUnchanged(version) => {
+                list_version(adapter, &operation.target().vm, by).await? == *version
+            }
+        };
+        if !holds {
+            let fault = precondition.fault();
+            return Err(AdapterError::refused(fault.kind, fault.text));
+        }
+    }
+    Ok(())
+}
+
+/// The very backup that is meant, if it is still there.
+async fn meant(
+    adapter: &dyn Adapter,
+    operation: &Operation,
+    by: Deadline,
+) -> Result<Option<Backup>, AdapterError> {
+    let target: &Target = operation.target();
+    match adapter.read(target, by).await {
+        Ok(found) => {
+            let identity = operation.intent.identity.as_ref();
+            let is_meant = identity.is_none_or(|wanted| *wanted == found.identity);
+            Ok(Some(found).filter(|_| is_meant))
+        }
+        Err(error) if error.fault.kind == FaultKind::NoSuchBackup => Ok(None),
+        Err(error) => Err(without_effect(error)),
+    }
+}
+
+async fn list_version(
+    adapter: &dyn Adapter,
+    vm: &VmId,
+    by: Deadline,
+) -> Result<Version, AdapterError> {
+    let mut page = Page {
+        after: None,
+        limit: limits::PAGE_MAX,
+    };
+    let mut backups = Vec::new();
+    loop {
+        let found = adapter.list(vm, &page, by).await.map_err(without_effect)?;
+        page.after = found.backups.last().map(|backup| backup.id.clone());
+        backups.extend(found.backups);
+        if !found.more || page.after.is_none() {
+            return Ok(Version::of_backups(&backups));
+        }
+    }
+}
+
+/// A read has no effect, whatever its error says: the operation was not begun.
+const fn without_effect(mut error: AdapterError) -> AdapterError {
+    error.effect = Effect::None;
+    error
+}

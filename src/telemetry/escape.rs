@@ -1,0 +1,154 @@
+//! What is escaped in lines of logs and of the audit trail, because terminals, pagers and readers of lines act on it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::io::Write;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::telemetry::Format;
+
+/// Controls of ASCII and Latin 1, marks that change the direction of text or cannot be seen, and ends of lines of Unicode.
+const fn is_unsafe(character: char) -> bool {
+    matches!(
+        character,
+        '\0'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
+/// Whether nothing in the text can need an escape: as in nearly every line.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// One JSON text, still JSON and still the same value, in which nothing of the above is left as it is.
+pub(super) fn json(text: String) -> String {
+    if is_plain(text.as_bytes()) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len().saturating_add(16));
+    for character in text.chars() {
+        if !is_unsafe(character) {
+            escaped.push(character);
+            continue;
+        }
+        // Within JSON these stand in strings only, where an escape of UTF-16 means the same.
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            // Writing to a string does not fail.
+            write!(escaped, "\\u{unit:04x}").unwrap_or_default();
+        }
+    }
+    escaped
+}
+
+/// One line for people.
+fn text(line: &str) -> String {
+    let mut escaped = String::with_capacity(line.len().saturating_add(16));
+    for character in line.chars() {
+        if is_unsafe(character) {
+            escaped.extend(character.escape_unicode());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Makes writers that escape, over writers that do not.
+pub(super) struct Escaping<M> {
+    pub(super) inner: M,
+    pub(super) format: Format,
+}
+
+/// Takes one whole line with each write, as the layer that formats lines writes them.
+pub(super) struct EscapingWriter<W> {
+    inner: W,
+    format: Format,
+}
+
+impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Escaping<M> {
+    type Writer = EscapingWriter<M::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        EscapingWriter {
+            inner: self.inner.make_writer(),
+            format: self.format,
+        }
+    }
+}
+
+impl<W: Write> Write for EscapingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (line, end) = match bytes.strip_suffix(b"\n") {
+            Some(line) => (line, "\n"),
+            None => (bytes, ""),
+        };
+        if is_plain(line) {
+            self.inner.write_all(bytes)?;
+            return Ok(bytes.len());
+        }
+        let line = String::from_utf8_lossy(line);
+        let mut escaped = match self.format {
+            Format::Text => text(&line),
+            Format::Json => json(line.into_owned()),
+        };
+        escaped.push_str(end);
+        self.inner.write_all(escaped.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds of character that are escaped, with neighbours that are not.
+    const UNSAFE: &str = "\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200b}\u{feff}\u{e0041}";
+    const SAFE: &str = "a \u{a0}\u{e9}\u{5d0}\u{4e2d}\u{1f600}\u{2027}\u{202f}";
+
+    #[test]
+    fn json_says_the_same_without_unsafe_characters() {
+        let said = format!("\"{UNSAFE}{SAFE}\n\u{1b}");
+        let made = json(serde_json::to_string(&said).unwrap());
+        assert!(!made.chars().any(is_unsafe), "{made:?}");
+        let read: String = serde_json::from_str(&made).unwrap();
+        assert_eq!(read, said, "the same text");
+        assert!(made.contains(SAFE), "letters stay: {made}");
+    }
+
+    #[test]
+    fn each_write_is_one_line_whatever_is_in_it() {
+        for format in [Format::Text, Format::Json] {
+            let mut kept = Vec::new();
+            let mut writer = EscapingWriter {
+                inner: &mut kept,
+                format,
+            };
+            for character in UNSAFE.chars() {
+                let line = format!("x{character}y\n");
+                writer.write_all(line.as_bytes()).unwrap();
+            }
+            writer.write_all(b"plain\n").unwrap();
+            writer.write_all("one\ntwo\r\t\n".as_bytes()).unwrap();
+            let kept = String::from_utf8(kept).unwrap();
+            let lines = UNSAFE.chars().count() + 2;
+            assert_eq!(kept.split_terminator('\n').count(), lines, "{kept:?}");
+            let left = kept.chars().filter(|it| *it != '\n').any(is_unsafe);
+            assert!(!left, "{format:?}: {kept:?}");
+        }
+    }
+}
