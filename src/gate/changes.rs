@@ -444,6 +444,18 @@ impl Gate {
             Verb::Update => limits::UPDATE_WAIT,
             Verb::Create | Verb::Delete | Verb::Restore => Duration::ZERO,
         };
+        Ok(self.accepted(call, media, operation, usual).await)
+    }
+
+    /// The 202, held as the caller prefers; for `usual` where it says nothing. Whatever goes wrong while waiting, the
+    /// operation is accepted.
+    pub(super) async fn accepted(
+        &self,
+        call: &Call<'_>,
+        media: &'static str,
+        operation: Arc<Operation>,
+        usual: Duration,
+    ) -> Reply {
         let time = call.prefer.hold(usual, self.config.limits.wait);
         let (operation, waited) = if operation.phase.is_final() {
             (operation, None)
@@ -458,7 +470,7 @@ impl Gate {
         if let Some(applied) = call.prefer.applied(waited) {
             reply.set(PREFERENCE_APPLIED, &applied);
         }
-        Ok(reply)
+        reply
     }
 }
 

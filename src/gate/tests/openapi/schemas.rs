@@ -79,7 +79,8 @@ pub(super) fn parameters() -> Value {
             `X-Compute-Client-Specification-Version` or `X-Cloud-Specification-Version`.", &version_schema()),
         "OptionalSpecificationVersion": parameter("header", VERSION, false, "As elsewhere, and not needed here.",
             &json!({ "enum": Specification::default().supported })),
-        "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` seconds for the end of the operation, \
+        "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` holds the answer for at most N seconds until the operation ends \
+            (a GET of a Status with `If-None-Match`: until its next change), \
             `respond-async` to have a change answered as soon as it is durable (with both, `wait` says how long), \
             `handling=strict` to have slips and unknown members refused. Other preferences are ignored.",
             &json!({ "type": "string", "examples": ["wait=1"] })),
