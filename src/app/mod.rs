@@ -7,7 +7,9 @@ mod operator;
 mod probe;
 
 pub use operator::OperatorAccess;
+pub use operator::OperatorName;
 pub use operator::trail_acknowledged;
+pub use operator::trail_before_acknowledging;
 pub use probe::Probed;
 pub use probe::probe;
 
@@ -153,6 +155,7 @@ pub async fn start_on(
     let bench = Arc::new(Bench::new(
         Arc::clone(&operations),
         Arc::clone(&clock),
+        Arc::clone(&metrics),
         settings.operations.operator_file(),
     )?);
     let operator: Arc<dyn Operator> = Arc::<Bench>::clone(&bench);

@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -20,17 +21,22 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use crate::listener::Operator;
+use crate::listener::OperatorCaller;
 use crate::listener::OperatorError;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
+use crate::model::Timestamp;
 use crate::operations::DeskError;
 use crate::operations::Operations;
 use crate::operations::View;
 use crate::runtime::Clock;
 use crate::telemetry;
+use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
+use crate::telemetry::Metrics;
+use crate::telemetry::NotWritten;
 
 /// Where a gateway at work is spoken to, and by what right.
 #[derive(Debug)]
@@ -89,6 +95,7 @@ impl OperatorAccess {
 pub(crate) struct Bench {
     operations: Arc<Operations>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     token: Secret,
     file: PathBuf,
 }
@@ -101,6 +108,7 @@ impl Bench {
     pub(crate) fn new(
         operations: Arc<Operations>,
         clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
         file: PathBuf,
     ) -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
@@ -108,6 +116,7 @@ impl Bench {
         Ok(Self {
             operations,
             clock,
+            metrics,
             token: Secret::new(blake3::Hash::from_bytes(seed).to_hex().to_string()),
             file,
         })
@@ -150,23 +159,75 @@ fn shown(operation: &Operation) -> Value {
     json!(View::from(operation))
 }
 
-/// The line of the audit trail for an acknowledgement. Who gave it is not known but by the right to the store.
-pub fn trail_acknowledged(clock: &dyn Clock, operation: &Operation) {
-    telemetry::audit(&AuditRecord {
-        time: clock.now(),
-        principal: None,
-        token: None,
-        client: None,
-        action: "acknowledge",
+/// Who acts as an operator: the account of the system whose rights to the store that takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorName(String);
+
+impl OperatorName {
+    /// The account that runs this process, for instance `os:root`.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let id = nix::unistd::geteuid();
+        let user = nix::unistd::User::from_uid(id).ok().flatten();
+        Self(user.map_or_else(|| format!("os:{id}"), |user| format!("os:{}", user.name)))
+    }
+
+    /// What `snapgate operations` says of itself to a running gateway. It knows the token, and with that has the right to
+    /// the store: its word counts as much as what it could write there.
+    fn told(name: Option<&str>) -> Self {
+        let name = name.filter(|name| name.starts_with("os:"));
+        Self(name.unwrap_or("operator").to_owned())
+    }
+
+    /// The name, with `os:` before it: no user of the API has such a name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What the audit trail says of an acknowledgement.
+fn acknowledgement<'a>(
+    time: Timestamp,
+    operation: &'a Operation,
+    by: &'a OperatorName,
+    client: AuditClient,
+    outcome: &'a str,
+) -> AuditRecord<'a> {
+    AuditRecord {
+        principal: Some(by.as_str()),
+        client: Some(client),
         backend: Some(operation.backend.as_str()),
-        vm: operation.target().vm.as_str(),
+        vm: Some(operation.target().vm.as_str()),
         backup: Some(operation.target().backup.as_str()),
-        note: None,
-        outcome: "accepted",
-        code: None,
         operation: Some(operation.seq.number()),
-        request: "",
-    });
+        ..AuditRecord::new(time, "acknowledge", outcome)
+    }
+}
+
+/// Writes to the audit trail that a process of this machine acknowledged the operation.
+pub fn trail_acknowledged(clock: &dyn Clock, operation: &Operation, by: &OperatorName) {
+    let local = AuditClient::Local;
+    telemetry::audit(&acknowledgement(
+        clock.now(),
+        operation,
+        by,
+        local,
+        "accepted",
+    ));
+}
+
+/// Writes to the audit trail that the operation is about to be acknowledged, where changes need the trail.
+///
+/// # Errors
+/// [`NotWritten`]: it must not be acknowledged.
+pub fn trail_before_acknowledging(
+    clock: &dyn Clock,
+    operation: &Operation,
+    by: &OperatorName,
+) -> Result<(), NotWritten> {
+    let local = AuditClient::Local;
+    telemetry::audit_before(&acknowledgement(clock.now(), operation, by, local, "asked"))
 }
 
 #[async_trait]
@@ -191,15 +252,50 @@ impl Operator for Bench {
         Ok(shown(&found))
     }
 
-    async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
+    async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        let by = OperatorName::told(caller.name);
+        let client = caller
+            .address
+            .map_or(AuditClient::Local, AuditClient::Address);
+        let before = self.operations.show(seq).await.map_err(|it| told(&it))?;
+        let asked = acknowledgement(self.clock.now(), &before, &by, client, "asked");
+        telemetry::audit_before(&asked)
+            .map_err(|error| OperatorError::Unavailable(format!("{error}: nothing was changed")))?;
         let done = self
             .operations
             .acknowledge(seq)
             .await
             .map_err(|it| told(&it))?;
         if done.is_new {
-            trail_acknowledged(&*self.clock, &done.operation);
+            let now = self.clock.now();
+            telemetry::audit(&acknowledgement(
+                now,
+                &done.operation,
+                &by,
+                client,
+                "accepted",
+            ));
         }
         Ok(shown(&done.operation))
+    }
+
+    fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
+        self.metrics.credentials_refused(reason);
+        tracing::info!(
+            target: "snapgate::authentication",
+            client = client.map(tracing::field::display),
+            reason,
+            "credentials refused on the admin port"
+        );
+        telemetry::audit(&AuditRecord {
+            client: client.map(AuditClient::Address),
+            code: Some("Unauthenticated"),
+            reason: Some(reason),
+            ..AuditRecord::new(self.clock.now(), "operate", "refused")
+        });
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use clap::Subcommand;
 use clap::ValueEnum;
+use http::HeaderValue;
 use http::Method;
 use http::header;
 use serde::Deserialize;
@@ -16,11 +17,14 @@ use serde::Deserialize;
 use crate::adapters::transport;
 use crate::app;
 use crate::app::OperatorAccess;
+use crate::app::OperatorName;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::listener;
+use crate::listener::OPERATOR_NAME;
+use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
@@ -32,6 +36,7 @@ use crate::operations::View;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry;
+use crate::telemetry::LogConfig;
 use crate::telemetry::Metrics;
 
 /// How long a gateway at work may take for one answer.
@@ -58,6 +63,7 @@ pub(super) enum Wish {
         #[command(flatten)]
         place: Place,
         /// Its number
+        #[arg(value_parser = seq)]
         seq: u64,
     },
     /// Tell that the unknown outcome of an operation was looked into; its record may expire then
@@ -65,8 +71,15 @@ pub(super) enum Wish {
         #[command(flatten)]
         place: Place,
         /// Its number
+        #[arg(value_parser = seq)]
         seq: u64,
     },
+}
+
+/// A number as it is printed, within quotes too: JSON has it as text.
+fn seq(text: &str) -> Result<u64, std::num::ParseIntError> {
+    let quoted = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    quoted.unwrap_or(text).parse()
 }
 
 /// Where the store is, and how to print.
@@ -180,36 +193,41 @@ async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> 
     let done = match want {
         Want::List(showing, most) => desk.list(showing, None, most).await,
         Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
-        Want::Acknowledge(seq) => match desk.acknowledge(seq).await {
-            Ok(done) if done.is_new => trail(settings, metrics, &*clock, &done.operation)
-                .map(|()| vec![done.operation])
-                .map_err(DeskError::Store),
-            Ok(done) => Ok(vec![done.operation]),
-            Err(error) => Err(error),
-        },
+        Want::Acknowledge(seq) => acknowledge(settings, metrics, &*clock, &desk, seq)
+            .await
+            .map(|operation| vec![operation]),
     };
     desk.close().await;
     Ok(done?.iter().map(|it| View::from(&**it)).collect())
 }
 
-/// Writes the acknowledgement to the audit trail.
-fn trail(
+/// Acknowledges an unknown outcome in the store itself, and in the audit trail.
+async fn acknowledge(
     settings: &Settings,
     metrics: Arc<Metrics>,
     clock: &dyn Clock,
-    found: &crate::model::Operation,
-) -> Result<(), String> {
-    telemetry::init(
-        telemetry::Format::Text,
-        "warn",
-        listener::QUIET,
-        false,
-        settings.logging.audit.clone(),
-        metrics,
-    )
-    .map_err(|error| error.to_string())?;
-    app::trail_acknowledged(clock, found);
-    Ok(())
+    desk: &Desk,
+    seq: OperationSeq,
+) -> Result<Arc<Operation>, DeskError> {
+    // Opened first: what cannot be written is not done.
+    let log = LogConfig {
+        format: telemetry::Format::Text,
+        level: "warn".to_owned(),
+        quiet: listener::QUIET,
+        access: false,
+        audit: settings.logging.audit.clone(),
+        audit_required: settings.logging.audit_required,
+    };
+    telemetry::init(log, metrics).map_err(|error| DeskError::Store(error.to_string()))?;
+    let by = OperatorName::of_this_process();
+    let before = desk.show(seq).await?;
+    app::trail_before_acknowledging(clock, &before, &by)
+        .map_err(|error| DeskError::Store(format!("{error}: nothing was changed")))?;
+    let done = desk.acknowledge(seq).await?;
+    if done.is_new {
+        app::trail_acknowledged(clock, &done.operation, &by);
+    }
+    Ok(done.operation)
 }
 
 /// Asks the gateway that has the store, through its admin port.
@@ -300,6 +318,11 @@ impl<'a> Gateway<'a> {
             .query(query)
             .secret_header(header::AUTHORIZATION, &token)
             .map_err(other)?;
+        let call = match HeaderValue::from_str(OperatorName::of_this_process().as_str()) {
+            Ok(name) => call.header(OPERATOR_NAME, name),
+            // An account whose name is no header: the gateway writes `operator`.
+            Err(_) => call,
+        };
         let by = SystemClock.deadline(PATIENCE);
         let reply = self.client.call(call, by).await.map_err(|error| {
             other(format!(

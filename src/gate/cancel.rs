@@ -73,8 +73,10 @@ impl Gate {
         if !may_cancel(account, &found) {
             return Err(Refusal::from(Code::NotPermitted));
         }
+        self.trail_before(call, seq)?;
         let operation = self.service.cancel(seq).await?;
         call.note(|it| it.outcome = AuditOutcome::Accepted);
+        self.trail_now(call);
         Ok(self.accepted(call, media, operation, Duration::ZERO).await)
     }
 }

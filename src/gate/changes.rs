@@ -20,6 +20,7 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::Reply;
+use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::statuses::may_see;
@@ -53,10 +54,12 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
 use crate::operations::ListQuery;
+use crate::operations::Origin;
 use crate::operations::Replay;
 use crate::operations::Selector;
 use crate::operations::Submission;
 use crate::operations::WaitFor;
+use crate::telemetry;
 
 /// What `Idempotency-Key` led to.
 enum Key {
@@ -386,6 +389,34 @@ impl Gate {
         }
     }
 
+    /// Writes what is about to be changed, where changes need the audit trail.
+    pub(super) fn trail_before(
+        &self,
+        call: &mut Call<'_>,
+        seq: OperationSeq,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = &call.audit else {
+            return Ok(());
+        };
+        let asked = AuditEntry {
+            outcome: AuditOutcome::Asked,
+            operation: Some(seq),
+            ..entry.clone()
+        };
+        let written = telemetry::audit_before(&asked.record(self.clock.now()));
+        written.map_err(|_not_written| Refusal::from(Code::AuditUnavailable))
+    }
+
+    /// Writes what was decided, before the answer waits for anything.
+    pub(super) fn trail_now(&self, call: &mut Call<'_>) {
+        let now = self.clock.now();
+        call.note(|entry| {
+            if !std::mem::replace(&mut entry.written, true) {
+                telemetry::audit(&entry.record(now));
+            }
+        });
+    }
+
     /// The last step: what comes after it is told by the Status.
     async fn submit(
         &self,
@@ -394,12 +425,17 @@ impl Gate {
         media: &'static str,
         wish: Wish,
     ) -> Result<Reply, Refusal> {
+        let seq = wish.seq.unwrap_or_else(|| self.service.reserve());
         let submission = Submission {
-            seq: wish.seq.unwrap_or_else(|| self.service.reserve()),
+            seq,
             intent: wish.intent,
             request: call.id.clone(),
             note: wish.note,
             idempotency: wish.idempotency,
+            origin: Origin {
+                token: account.token.clone(),
+                client: call.client.address,
+            },
         };
         let accepted = self.service.accept(wish.permit, submission).await;
         let accepted = accepted.map_err(|error| {
@@ -412,7 +448,11 @@ impl Gate {
         match accepted {
             Accepted::Existing(operation) => self.joined(call, media, operation).await,
             Accepted::New(operation) => {
-                call.note(|it| it.outcome = AuditOutcome::Accepted);
+                // Written where it became durable.
+                call.note(|entry| {
+                    entry.outcome = AuditOutcome::Accepted;
+                    entry.written = true;
+                });
                 self.answer(call, media, operation).await
             }
         }
@@ -440,6 +480,7 @@ impl Gate {
             it.operation = Some(operation.seq);
             it.backup = Some(operation.target().backup.clone());
         });
+        self.trail_now(call);
         let usual = match operation.verb() {
             Verb::Update => limits::UPDATE_WAIT,
             Verb::Create | Verb::Delete | Verb::Restore => Duration::ZERO,

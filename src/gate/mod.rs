@@ -36,6 +36,8 @@ mod written;
 mod tests;
 
 pub use authn::Algorithm;
+pub use authn::ClaimedName;
+pub use authn::DenialReason;
 pub use authn::Issuer;
 pub use authn::KeyRing;
 pub use authn::KeySet;

@@ -27,6 +27,7 @@ use crate::operations::service::StoreFault;
 use crate::operations::service::Submission;
 use crate::operations::store::Created;
 use crate::operations::store::StoreError;
+use crate::operations::trail;
 
 /// A place in the ledger that is given back unless it was opened.
 struct Reserved<'a> {
@@ -60,6 +61,7 @@ pub(crate) async fn admit(
     if !permit.covers(&submission.intent) {
         return Err(AcceptError::NotPermitted);
     }
+    let origin = submission.origin.clone();
     let operation = Arc::new(record(core, permit, submission));
     if let Some(replayed) = replay(core, &operation).await? {
         return Ok((replayed, None));
@@ -85,6 +87,7 @@ pub(crate) async fn admit(
         Some((begun, slot)) => (begun, Some(slot)),
         None => (operation, None),
     };
+    trail::asked(&operation, &origin).map_err(|_not_written| AcceptError::NotRecorded)?;
     match create(core, &operation).await {
         Ok(Created::New) => {}
         Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
@@ -95,6 +98,7 @@ pub(crate) async fn admit(
         }
     }
     reserved.seq = None;
+    trail::accepted(&operation, &origin);
     core.tell(&operation);
     let turn = core.ledger.open(&operation).map(|turn| Turn {
         begun: slot,

@@ -15,6 +15,7 @@ mod runner;
 mod serve;
 pub mod service;
 mod store;
+mod trail;
 mod upkeep;
 mod view;
 
@@ -38,6 +39,7 @@ pub use service::AcceptError;
 pub use service::Accepted;
 pub use service::CancelError;
 pub use service::ListQuery;
+pub use service::Origin;
 pub use service::Replay;
 pub use service::Selector;
 pub use service::Service;

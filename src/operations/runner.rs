@@ -422,7 +422,7 @@ fn log(operation: &Operation, call: &str, error: &AdapterError) {
         backend = operation.backend.as_str(),
         call,
         kind = error.fault.kind.as_str(),
-        private = ?error.private(),
+        private = error.private(),
         "call to a backend failed"
     );
 }

@@ -60,7 +60,7 @@ fn public(backend: &BackendName, call: &str, error: AdapterError) -> Fault {
         backend = backend.as_str(),
         call,
         kind = error.fault.kind.as_str(),
-        private = ?error.private(),
+        private = error.private(),
         "call to a backend failed"
     );
     error.fault

@@ -62,6 +62,7 @@ use crate::model::VmId;
 use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
+use crate::operations::Origin;
 use crate::operations::service::Submission;
 use crate::runtime::Clock;
 use crate::runtime::ManualClock;
@@ -476,6 +477,7 @@ pub(super) fn submission(seq: OperationSeq, intent: Intent) -> Submission {
         request: RequestId::new("r-1").unwrap(),
         note: None,
         idempotency: None,
+        origin: Origin::default(),
     }
 }
 
