@@ -66,10 +66,16 @@ impl Verified {
         }
     }
 
+    fn remark(&mut self, remark: String) {
+        if self.remarks.len() < PROBLEMS_MAX {
+            self.remarks.push(remark);
+        }
+    }
+
     /// One line, which is at this place.
     fn line(&mut self, line: &[u8], place: &str) {
         let Some(link) = link(line) else {
-            self.remarks.push(format!(
+            self.remark(format!(
                 "{place}: not a record; the write of this line broke off"
             ));
             return;
@@ -79,7 +85,7 @@ impl Verified {
             (Some(_), Some(_)) => self.problem(format!(
                 "{place}: does not follow the record before it: a record was changed, removed or moved"
             )),
-            (Some(_), None) => self.remarks.push(format!(
+            (Some(_), None) => self.remark(format!(
                 "{place}: follows a record in an older file, which was not given"
             )),
             (None, None) => {}
@@ -120,9 +126,7 @@ fn verify_one(path: &Path, found: &mut Verified) -> io::Result<()> {
         let place = format!("{}:{number}", path.display());
         let is_whole = line.pop_if(|last| *last == b'\n').is_some();
         if !is_whole && is_record(&line) {
-            found
-                .remarks
-                .push(format!("{place}: the last line has no end"));
+            found.remark(format!("{place}: the last line has no end"));
         }
         found.line(&line, &place);
     }
