@@ -2,6 +2,7 @@
 
 mod bearer;
 mod cancel;
+mod denials;
 mod events;
 mod fake;
 mod limits;
