@@ -139,6 +139,7 @@ impl Service for Instant {
             started: None,
             completed: None,
             uncertain_since: None,
+            ignored: snapgate::model::IgnoredMembers::default(),
             resume_expired: false,
             cancel_asked: None,
             acknowledged: None,

@@ -40,6 +40,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::IgnoredMembers;
 use crate::model::Intent;
 use crate::model::Note;
 use crate::model::Operation;
@@ -76,6 +77,7 @@ struct Wish {
     seq: Option<OperationSeq>,
     note: Option<Note>,
     idempotency: Option<Idempotency>,
+    ignored: IgnoredMembers,
 }
 
 /// What the VM is busy with is told to those who may see it.
@@ -109,7 +111,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let patch = bodies::update(&bytes, call.strict)?;
+        let (patch, ignored) = bodies::update(&bytes, call.strict)?;
         let needed = actions_of(&patch);
         let permit = account
             .rights
@@ -137,6 +139,7 @@ impl Gate {
             seq: None,
             note: None,
             idempotency,
+            ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -182,6 +185,7 @@ impl Gate {
             seq: None,
             note: None,
             idempotency,
+            ignored: IgnoredMembers::default(),
         };
         self.submit(call, account, media, wish).await
     }
@@ -240,6 +244,7 @@ impl Gate {
             seq: None,
             note: wanted.note,
             idempotency,
+            ignored: wanted.ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -256,7 +261,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let new = bodies::create(&bytes, call.strict)?;
+        let (new, ignored) = bodies::create(&bytes, call.strict)?;
         let mut needed = ActionSet::NONE.with(Action::Create);
         if new.protected {
             account.rights.check_vm(&vm, Action::Protect)?;
@@ -294,6 +299,7 @@ impl Gate {
             seq: Some(seq),
             note: None,
             idempotency,
+            ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -432,6 +438,7 @@ impl Gate {
             request: call.id.clone(),
             note: wish.note,
             idempotency: wish.idempotency,
+            ignored: wish.ignored,
             origin: Origin {
                 token: account.token.clone(),
                 client: call.client.address,

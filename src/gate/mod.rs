@@ -14,6 +14,7 @@ mod framing;
 mod json;
 mod limiter;
 mod links;
+mod near;
 mod negotiate;
 mod passthrough;
 mod password;

@@ -150,6 +150,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: submission.ignored,
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,

@@ -16,6 +16,7 @@ use crate::model::Fault;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::IgnoredMembers;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Note;
@@ -56,6 +57,8 @@ pub struct Submission {
     pub note: Option<Note>,
     /// The caller's own key.
     pub idempotency: Option<Idempotency>,
+    /// What the request said that means nothing here.
+    pub ignored: IgnoredMembers,
     /// What the audit trail says of where the request came from.
     pub origin: Origin,
 }

@@ -140,6 +140,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: crate::model::IgnoredMembers::default(),
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,
@@ -477,6 +478,7 @@ pub(super) fn submission(seq: OperationSeq, intent: Intent) -> Submission {
         request: RequestId::new("r-1").unwrap(),
         note: None,
         idempotency: None,
+        ignored: crate::model::IgnoredMembers::default(),
         origin: Origin::default(),
     }
 }

@@ -240,6 +240,7 @@ impl Service for Fake {
                 started: None,
                 completed: None,
                 uncertain_since: None,
+                ignored: submission.ignored,
                 resume_expired: false,
                 cancel_asked: None,
                 acknowledged: None,
