@@ -139,7 +139,7 @@ impl Service for Instant {
             started: None,
             completed: None,
             uncertain_since: None,
-            ignored: snapgate::model::IgnoredMembers::default(),
+            ignored: IgnoredMembers::default(),
             resume_expired: false,
             cancel_asked: None,
             acknowledged: None,

@@ -246,7 +246,7 @@ fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Oper
         started: None,
         completed: None,
         uncertain_since: None,
-        ignored: snapgate::model::IgnoredMembers::default(),
+        ignored: IgnoredMembers::default(),
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,

@@ -329,6 +329,7 @@ impl Running {
             (settings.listener.drain_notice, settings.listener.drain)
         };
         self.front.draining();
+        self.api.leave();
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;
