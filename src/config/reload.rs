@@ -19,6 +19,7 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 }
 
 /// Every key outside of backends that needs a restart, and whether it differs.
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 30] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);

@@ -10,9 +10,11 @@ pub(super) fn escaped(json: String) -> String {
     let mut line = String::with_capacity(json.len());
     for character in json.chars() {
         if is_misleading(character) {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                line.push_str(&format!("\\u{unit:04x}"));
-            }
+            // All of them are below 2^16: one unit each.
+            let code = u32::from(character);
+            let digits = [12_u32, 8, 4, 0].map(|bits| char::from_digit((code >> bits) & 15, 16));
+            line.push_str("\\u");
+            line.extend(digits.into_iter().flatten());
         } else {
             line.push(character);
         }

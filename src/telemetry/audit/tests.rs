@@ -45,7 +45,7 @@ impl Write for Disk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         held.extend_from_slice(&bytes[..count]);
-        *room -= count;
+        *room = room.saturating_sub(count);
         Ok(count)
     }
 
@@ -237,9 +237,10 @@ fn a_trail_is_verified_over_rotated_files() {
 
 #[test]
 fn a_changed_missing_or_moved_record_is_found() {
-    let changes: [(&str, fn(&mut Vec<String>)); 6] = [
+    type Change = fn(&mut Vec<String>);
+    let changes: [(&str, Change); 6] = [
         ("changed", |lines| {
-            lines[1] = lines[1].replace("alice", "carol")
+            lines[1] = lines[1].replace("alice", "carol");
         }),
         ("removed", |lines| drop(lines.remove(1))),
         ("first removed, second forged", |lines| {
