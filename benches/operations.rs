@@ -64,6 +64,7 @@ fn operation(seq: u64) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: IgnoredMembers::default(),
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,

@@ -141,6 +141,7 @@ impl Service for Instant {
             started: None,
             completed: None,
             uncertain_since: None,
+            ignored: IgnoredMembers::default(),
             resume_expired: false,
             cancel_asked: None,
             acknowledged: None,

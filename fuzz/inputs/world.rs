@@ -247,6 +247,7 @@ fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Oper
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: IgnoredMembers::default(),
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,

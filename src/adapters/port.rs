@@ -204,6 +204,7 @@ impl AdapterError {
             | FaultKind::Conflict
             | FaultKind::Invalid
             | FaultKind::Unsupported
+            | FaultKind::PreconditionFailed
             | FaultKind::Cancelled => true,
             FaultKind::Damaged
             | FaultKind::StorageFull

@@ -9,7 +9,6 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use crate::gate;
-use crate::gate::AuditEntry;
 use crate::gate::Body;
 use crate::gate::Code;
 use crate::gate::Decision;
@@ -26,7 +25,6 @@ use crate::operations::Service;
 use crate::runtime::Clock;
 use crate::telemetry;
 use crate::telemetry::AccessRecord;
-use crate::telemetry::AuditRecord;
 use crate::telemetry::Metrics;
 
 /// The gate in force, and all that outlives it.
@@ -86,24 +84,6 @@ impl Front {
     pub(crate) fn release(&self) {
         self.shared.release();
     }
-
-    fn audit(&self, entry: &AuditEntry) {
-        telemetry::audit(&AuditRecord {
-            time: self.clock.now(),
-            principal: entry.principal.as_ref().map(|it| it.as_str()),
-            token: entry.token.as_ref().map(|it| it.as_str()),
-            client: entry.client,
-            action: entry.action.as_str(),
-            backend: entry.backend.as_ref().map(|it| it.as_str()),
-            vm: entry.vm.as_ref().map_or("", |it| it.as_str()),
-            backup: entry.backup.as_ref().map(|it| it.as_str()),
-            note: entry.note.as_ref().map(|it| it.as_str()),
-            outcome: entry.outcome.as_str(),
-            code: entry.refusal,
-            operation: entry.operation.map(|it| it.number()),
-            request: entry.request.as_str(),
-        });
-    }
 }
 
 #[async_trait]
@@ -115,8 +95,8 @@ impl Handler for Front {
             Decision::Pass(pass) => return Decision::Pass(pass),
         };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
-        if let Some(entry) = &exchange.audit {
-            self.audit(entry);
+        if let Some(entry) = exchange.audit.as_ref().filter(|entry| !entry.written) {
+            telemetry::audit(&entry.record(self.clock.now()));
         }
         Decision::Answer(exchange)
     }

@@ -7,8 +7,10 @@ mod issuers;
 mod operator;
 mod probe;
 
+pub use operator::Decision;
 pub use operator::OperatorAccess;
-pub use operator::trail_decision;
+pub use operator::OperatorAction;
+pub use operator::OperatorName;
 pub use probe::Probed;
 pub use probe::probe;
 
@@ -156,6 +158,7 @@ pub async fn start_on(
     let bench = Arc::new(Bench::new(
         Arc::clone(&operations),
         Arc::clone(&clock),
+        Arc::clone(&metrics),
         settings.operations.operator_file(),
     )?);
     let operator: Arc<dyn Operator> = Arc::<Bench>::clone(&bench);
@@ -330,6 +333,7 @@ impl Running {
             (settings.listener.drain_notice, settings.listener.drain)
         };
         self.front.draining();
+        self.api.leave();
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;

@@ -21,17 +21,22 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 
 use crate::listener::Operator;
+use crate::listener::OperatorCaller;
 use crate::listener::OperatorError;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
+use crate::model::Timestamp;
 use crate::operations::DeskError;
 use crate::operations::Operations;
 use crate::operations::View;
 use crate::runtime::Clock;
 use crate::telemetry;
+use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
+use crate::telemetry::Metrics;
+use crate::telemetry::NotWritten;
 
 /// Where a gateway at work is spoken to, and by what right.
 #[derive(Debug)]
@@ -90,6 +95,7 @@ impl OperatorAccess {
 pub(crate) struct Bench {
     operations: Arc<Operations>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     token: Secret,
     file: PathBuf,
 }
@@ -102,6 +108,7 @@ impl Bench {
     pub(crate) fn new(
         operations: Arc<Operations>,
         clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
         file: PathBuf,
     ) -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
@@ -109,6 +116,7 @@ impl Bench {
         Ok(Self {
             operations,
             clock,
+            metrics,
             token: Secret::new(blake3::Hash::from_bytes(seed).to_hex().to_string()),
             file,
         })
@@ -152,23 +160,141 @@ fn shown(operation: &Operation) -> Value {
     json!(View::from(operation))
 }
 
-/// The record of an operator's decision in the audit trail. Its author is known only as one who may read the store.
-pub fn trail_decision(clock: &dyn Clock, action: &'static str, operation: &Operation) {
-    telemetry::audit(&AuditRecord {
-        time: clock.now(),
-        principal: None,
-        token: None,
-        client: None,
-        action,
-        backend: Some(operation.backend.as_str()),
-        vm: operation.target().vm.as_str(),
-        backup: Some(operation.target().backup.as_str()),
-        note: None,
-        outcome: "accepted",
-        code: None,
-        operation: Some(operation.seq.number()),
-        request: "",
-    });
+/// Who acts as an operator: the account of the system whose rights to the store that takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorName(String);
+
+impl OperatorName {
+    /// The account that runs this process, for instance `os:root`.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let id = nix::unistd::geteuid();
+        let user = nix::unistd::User::from_uid(id).ok().flatten();
+        Self(user.map_or_else(|| format!("os:{id}"), |user| format!("os:{}", user.name)))
+    }
+
+    /// What `snapgate operations` says of itself to a running gateway. It knows the token, and with that has the right to
+    /// the store: its word counts as much as what it could write there.
+    fn told(name: Option<&str>) -> Self {
+        let name = name.filter(|name| name.starts_with("os:"));
+        Self(name.unwrap_or("operator").to_owned())
+    }
+
+    /// The name, with `os:` before it: no user of the API has such a name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What an operator can decide about an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorAction {
+    /// Its unknown outcome was looked into.
+    Acknowledge,
+    /// It is to be stopped.
+    Cancel,
+}
+
+impl OperatorAction {
+    /// The word of the audit trail, and of the path on the admin port.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "acknowledge",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// What an operator decided about an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<'a> {
+    /// What is decided.
+    pub action: OperatorAction,
+    /// Who decided.
+    pub by: &'a OperatorName,
+    /// From where.
+    pub client: AuditClient,
+}
+
+impl<'a> Decision<'a> {
+    /// A decision that was made on this machine.
+    #[must_use]
+    pub const fn local(action: OperatorAction, by: &'a OperatorName) -> Self {
+        Self {
+            action,
+            by,
+            client: AuditClient::Local,
+        }
+    }
+
+    /// Writes to the audit trail that the operation was decided about.
+    pub fn record(&self, clock: &dyn Clock, operation: &Operation) {
+        telemetry::audit(&self.audit_record(clock.now(), operation, "accepted"));
+    }
+
+    /// Writes to the audit trail that the operation is about to be decided about, where changes need the trail.
+    ///
+    /// # Errors
+    /// [`NotWritten`]: the decision must not be carried out.
+    pub fn record_before(
+        &self,
+        clock: &dyn Clock,
+        operation: &Operation,
+    ) -> Result<(), NotWritten> {
+        telemetry::audit_before(&self.audit_record(clock.now(), operation, "asked"))
+    }
+
+    fn audit_record(
+        &self,
+        time: Timestamp,
+        operation: &'a Operation,
+        outcome: &'a str,
+    ) -> AuditRecord<'a> {
+        AuditRecord {
+            principal: Some(self.by.as_str()),
+            client: Some(self.client),
+            backend: Some(operation.backend.as_str()),
+            vm: Some(operation.target().vm.as_str()),
+            backup: Some(operation.target().backup.as_str()),
+            operation: Some(operation.seq.number()),
+            ..AuditRecord::new(time, self.action.as_str(), outcome)
+        }
+    }
+}
+
+impl Bench {
+    /// Carries out what an operator decides, with the audit trail before and after it.
+    async fn decide(
+        &self,
+        action: OperatorAction,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        let by = OperatorName::told(caller.name);
+        let decision = Decision {
+            action,
+            by: &by,
+            client: caller
+                .address
+                .map_or(AuditClient::Local, AuditClient::Address),
+        };
+        let before = self.operations.show(seq).await;
+        let before = before.map_err(|error| told(&error))?;
+        decision
+            .record_before(&*self.clock, &before)
+            .map_err(|error| OperatorError::Unavailable(format!("{error}: nothing was changed")))?;
+        let decided = match action {
+            OperatorAction::Acknowledge => self.operations.acknowledge(seq).await,
+            OperatorAction::Cancel => self.operations.cancel_by_operator(seq).await,
+        };
+        let decided = decided.map_err(|error| told(&error))?;
+        if decided.is_new {
+            decision.record(&*self.clock, &decided.operation);
+        }
+        Ok(shown(&decided.operation))
+    }
 }
 
 #[async_trait]
@@ -193,27 +319,35 @@ impl Operator for Bench {
         Ok(shown(&found))
     }
 
-    async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
-        let done = self
-            .operations
-            .acknowledge(seq)
-            .await
-            .map_err(|it| told(&it))?;
-        if done.is_new {
-            trail_decision(&*self.clock, "acknowledge", &done.operation);
-        }
-        Ok(shown(&done.operation))
+    async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        self.decide(OperatorAction::Acknowledge, seq, caller).await
     }
 
-    async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
-        let done = self
-            .operations
-            .cancel_by_operator(seq)
-            .await
-            .map_err(|error| told(&error))?;
-        if done.is_new {
-            trail_decision(&*self.clock, "cancel", &done.operation);
-        }
-        Ok(shown(&done.operation))
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError> {
+        self.decide(OperatorAction::Cancel, seq, caller).await
+    }
+
+    fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
+        self.metrics.credentials_refused(reason);
+        tracing::info!(
+            target: "snapgate::authentication",
+            client = client.map(tracing::field::display),
+            reason,
+            "credentials refused on the admin port"
+        );
+        telemetry::audit(&AuditRecord {
+            client: client.map(AuditClient::Address),
+            code: Some("Unauthenticated"),
+            reason: Some(reason),
+            ..AuditRecord::new(self.clock.now(), "operate", "refused")
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and which status it ends with.
 
+mod audit;
 mod check;
 mod demo;
 mod effect;
@@ -73,6 +74,11 @@ enum Command {
     Operations {
         #[command(subcommand)]
         wish: operations::Wish,
+    },
+    /// Check an audit trail
+    Audit {
+        #[command(subcommand)]
+        task: audit::Task,
     },
     /// Make, list and revoke API tokens
     Token {
@@ -166,6 +172,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
             output,
         ),
         Command::Check { config, probe } => check::run(&config, probe, output),
+        Command::Audit { task } => audit::run(&task, output),
         Command::Operations { wish } => operations::run(&wish, output),
         Command::Token { wish } => token::run(wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),

@@ -9,24 +9,28 @@ use bytes::Bytes;
 use clap::Args;
 use clap::Subcommand;
 use clap::ValueEnum;
+use http::HeaderValue;
 use http::Method;
 use http::header;
 use serde::Deserialize;
 
 use crate::adapters::transport;
 use crate::app;
+use crate::app::Decision;
 use crate::app::OperatorAccess;
+use crate::app::OperatorAction;
+use crate::app::OperatorName;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::listener;
+use crate::listener::OPERATOR_NAME;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
 use crate::model::limits;
-use crate::operations::Decided;
 use crate::operations::Desk;
 use crate::operations::DeskError;
 use crate::operations::OpenError;
@@ -34,6 +38,7 @@ use crate::operations::View;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry;
+use crate::telemetry::LogConfig;
 use crate::telemetry::Metrics;
 
 /// How long a gateway at work may take for one answer.
@@ -60,6 +65,7 @@ pub(super) enum Wish {
         #[command(flatten)]
         place: Place,
         /// Its number
+        #[arg(value_parser = seq)]
         seq: u64,
     },
     /// Stop an operation: a queued one ends at once, one that has begun is stopped where its VM manager can do so
@@ -67,6 +73,7 @@ pub(super) enum Wish {
         #[command(flatten)]
         place: Place,
         /// Its number
+        #[arg(value_parser = seq)]
         seq: u64,
     },
     /// Tell that the unknown outcome of an operation was looked into; its record may expire then
@@ -74,8 +81,15 @@ pub(super) enum Wish {
         #[command(flatten)]
         place: Place,
         /// Its number
+        #[arg(value_parser = seq)]
         seq: u64,
     },
+}
+
+/// A number as it is printed, within quotes too: JSON has it as text.
+fn seq(text: &str) -> Result<u64, std::num::ParseIntError> {
+    let quoted = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    quoted.unwrap_or(text).parse()
 }
 
 /// Where the store is, and how to print.
@@ -193,38 +207,49 @@ async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> 
         Want::List(showing, most) => desk.list(showing, None, most).await,
         Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
         Want::Acknowledge(seq) => {
-            let decided = desk.acknowledge(seq).await;
-            recorded(settings, metrics, &*clock, "acknowledge", decided)
+            let action = OperatorAction::Acknowledge;
+            decide(settings, metrics, &*clock, &desk, action, seq).await
         }
         Want::Cancel(seq) => {
-            let decided = desk.cancel(seq).await;
-            recorded(settings, metrics, &*clock, "cancel", decided)
+            let action = OperatorAction::Cancel;
+            decide(settings, metrics, &*clock, &desk, action, seq).await
         }
     };
     desk.close().await;
     Ok(done?.iter().map(|it| View::from(&**it)).collect())
 }
 
-/// Writes a new decision of the operator to the audit trail.
-fn recorded(
+/// Carries out what an operator decides in the store itself, with the audit trail before and after it.
+async fn decide(
     settings: &Settings,
     metrics: Arc<Metrics>,
     clock: &dyn Clock,
-    action: &'static str,
-    decided: Result<Decided, DeskError>,
+    desk: &Desk,
+    action: OperatorAction,
+    seq: OperationSeq,
 ) -> Result<Vec<Arc<Operation>>, DeskError> {
-    let decided = decided?;
+    // Opened first: what cannot be written is not done.
+    let log = LogConfig {
+        format: telemetry::Format::Text,
+        level: "warn".to_owned(),
+        quiet: listener::QUIET,
+        access: false,
+        audit: settings.logging.audit.clone(),
+        audit_required: settings.logging.audit_required,
+    };
+    telemetry::init(log, metrics).map_err(|error| DeskError::Store(error.to_string()))?;
+    let by = OperatorName::of_this_process();
+    let decision = Decision::local(action, &by);
+    let before = desk.show(seq).await?;
+    decision
+        .record_before(clock, &before)
+        .map_err(|error| DeskError::Store(format!("{error}: nothing was changed")))?;
+    let decided = match action {
+        OperatorAction::Acknowledge => desk.acknowledge(seq).await?,
+        OperatorAction::Cancel => desk.cancel(seq).await?,
+    };
     if decided.is_new {
-        telemetry::init(
-            telemetry::Format::Text,
-            "warn",
-            listener::QUIET,
-            false,
-            settings.logging.audit.clone(),
-            metrics,
-        )
-        .map_err(|error| DeskError::Store(error.to_string()))?;
-        app::trail_decision(clock, action, &decided.operation);
+        decision.record(clock, &decided.operation);
     }
     Ok(vec![decided.operation])
 }
@@ -320,6 +345,11 @@ impl<'a> Gateway<'a> {
             .query(query)
             .secret_header(header::AUTHORIZATION, &token)
             .map_err(other)?;
+        let call = match HeaderValue::from_str(OperatorName::of_this_process().as_str()) {
+            Ok(name) => call.header(OPERATOR_NAME, name),
+            // An account whose name is no header: the gateway writes `operator`.
+            Err(_) => call,
+        };
         let by = SystemClock.deadline(PATIENCE);
         let reply = self.client.call(call, by).await.map_err(|error| {
             other(format!(

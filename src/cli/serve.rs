@@ -27,6 +27,7 @@ use crate::runtime::Signals;
 use crate::runtime::SystemClock;
 use crate::runtime::notify;
 use crate::telemetry;
+use crate::telemetry::LogConfig;
 use crate::telemetry::Metrics;
 
 /// How often the configuration files are looked at.
@@ -83,15 +84,15 @@ pub(super) fn serve(
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
-    telemetry::init(
+    let log = LogConfig {
         format,
-        &logging.level,
-        listener::QUIET,
-        logging.access,
-        logging.audit.clone(),
-        Arc::clone(&metrics),
-    )
-    .map_err(other)?;
+        level: logging.level.clone(),
+        quiet: listener::QUIET,
+        access: logging.access,
+        audit: logging.audit.clone(),
+        audit_required: logging.audit_required,
+    };
+    telemetry::init(log, Arc::clone(&metrics)).map_err(other)?;
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -116,7 +117,8 @@ pub(super) fn serve(
         tracing::info!("stopping");
         tokio::select! {
             drained = running.drain() => {
-                tracing::info!(cut = drained.cut, took_ms = drained.took.as_millis(), "stopped");
+                let took_ms = u64::try_from(drained.took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(cut = drained.cut, took_ms, "stopped");
             }
             () = another_stop(&mut signals) => tracing::warn!("stopped at once"),
         }

@@ -646,6 +646,8 @@ table! { log, "log", false, "What is logged, and where to.",
     ACCESS: Flag = "access", Flag(true), Restart, "Whether every request is logged.";
     AUDIT: Text = "audit", Text { absent: Absent::Means("standard error"), form: "path" }, Restart,
         "The file the audit trail is appended to.";
+    AUDIT_REQUIRED: Flag = "audit_required", Flag(false), Restart,
+        "Whether changes are refused (503 `AuditUnavailable`) while the audit trail cannot be written.";
 }
 
 table! { insecure, "insecure", false, "Security downgrades; each is off unless it is named here.",

@@ -341,6 +341,7 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
         level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.flag(&keys::log::ACCESS),
         audit: audit.map(|it| file_to_write(reader, &it)),
+        audit_required: section.flag(&keys::log::AUDIT_REQUIRED),
     }
 }
 

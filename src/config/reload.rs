@@ -19,7 +19,8 @@ pub fn restart_needed(old: &Settings, new: &Settings) -> Vec<String> {
 }
 
 /// Every key outside of backends that needs a restart, and whether it differs.
-fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 29] {
+#[expect(clippy::too_many_lines, reason = "it is a table")]
+fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 30] {
     let (one, two) = (&old.listener, &new.listener);
     let (from, to) = (&old.operations, &new.operations);
     let (was, is) = (&old.logging, &new.logging);
@@ -86,6 +87,10 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 29] {
         ("log.level", was.level != is.level),
         ("log.access", was.access != is.access),
         ("log.audit", was.audit != is.audit),
+        (
+            "log.audit_required",
+            was.audit_required != is.audit_required,
+        ),
     ]
 }
 

@@ -132,4 +132,6 @@ pub struct Logging {
     pub access: bool,
     /// Where the audit trail is appended; standard error when absent.
     pub audit: Option<PathBuf>,
+    /// Whether changes are refused while the audit trail cannot be written.
+    pub audit_required: bool,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::gate::json::Json;
 use crate::gate::json::object;
+use crate::gate::near;
 use crate::gate::negotiate::Encoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -12,6 +13,7 @@ use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
 use crate::model::Description;
+use crate::model::IgnoredMembers;
 use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Patch;
@@ -20,6 +22,8 @@ use crate::model::Tag;
 use crate::model::TextError;
 use crate::model::limits;
 
+/// Members of a Backup that every change may write.
+const WRITABLE: &[&str] = &["name", "description", "tags", "protected"];
 /// Members of a Backup that only the server writes.
 const READ_ONLY: &[&str] = &["uri", "restore", "vm", "created", "state", "size"];
 
@@ -78,16 +82,51 @@ fn kind(value: &Json) -> Result<BackupKind, Refusal> {
         .ok_or_else(|| invalid("type", "The value must be snapshot, full or incremental."))
 }
 
+/// What is not known in a body: refused in the strict profile and where another name is probably meant, else ignored.
+struct Strangers<'a> {
+    /// The names that may be written here.
+    known: Vec<&'a str>,
+    strict: bool,
+    ignored: IgnoredMembers,
+}
+
+impl Strangers<'_> {
+    fn meet(&mut self, name: &str) -> Result<(), Refusal> {
+        let refused = |text: String| {
+            let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
+            Err(Refusal::says(Code::UnknownMember, text).on(field))
+        };
+        if let Some(near) = near::nearest(name, &self.known) {
+            return refused(format!("The member is not known; did you mean \"{near}\"?"));
+        }
+        if self.strict {
+            return refused("The member is not known.".to_owned());
+        }
+        self.ignored.push(name);
+        Ok(())
+    }
+}
+
 /// Everything a client may write, from POST and PUT alike.
 struct Draft {
     patch: BackupPatch,
     kind: Option<BackupKind>,
+    ignored: IgnoredMembers,
 }
 
 /// Reads a Backup. `creating` tells whether `type` may be written.
 fn draft(body: &[u8], creating: bool, strict: bool) -> Result<Draft, Refusal> {
     let mut patch = BackupPatch::default();
     let mut wanted = None;
+    let mut known = WRITABLE.to_vec();
+    if creating {
+        known.push("type");
+    }
+    let mut strangers = Strangers {
+        known,
+        strict,
+        ignored: IgnoredMembers::default(),
+    };
     for (name, value) in object(body)? {
         match name.as_str() {
             "name" => patch.name = Some(text_of("name", &value, BackupName::new)?),
@@ -100,46 +139,50 @@ fn draft(body: &[u8], creating: bool, strict: bool) -> Result<Draft, Refusal> {
             "type" if creating => {
                 wanted = (value != Json::Null).then(|| kind(&value)).transpose()?;
             }
-            other if strict => {
-                let read_only = READ_ONLY.contains(&other) || other == "type";
-                let text = if read_only {
-                    "The member cannot be written."
-                } else {
-                    "The member is not known."
-                };
-                return Err(Refusal::says(Code::UnknownMember, text).on(name));
+            // What a GET says comes back with a PUT. It is no sign that the client meant to change it.
+            other if READ_ONLY.contains(&other) || other == "type" => {
+                if strict {
+                    let text = "The member cannot be written.";
+                    return Err(Refusal::says(Code::UnknownMember, text).on(name));
+                }
             }
-            _ => {}
+            other => strangers.meet(other)?,
         }
     }
     Ok(Draft {
         patch,
         kind: wanted,
+        ignored: strangers.ignored,
     })
 }
 
 /// The body of a PUT.
-pub(super) fn update(body: &[u8], strict: bool) -> Result<BackupPatch, Refusal> {
-    let patch = draft(body, false, strict)?.patch;
+pub(super) fn update(body: &[u8], strict: bool) -> Result<(BackupPatch, IgnoredMembers), Refusal> {
+    let Draft { patch, ignored, .. } = draft(body, false, strict)?;
     if patch.is_empty() {
         return Err(Refusal::from(Code::NothingToUpdate));
     }
-    Ok(patch)
+    Ok((patch, ignored))
 }
 
 /// The body of a create.
-pub(super) fn create(body: &[u8], strict: bool) -> Result<NewBackup, Refusal> {
-    let Draft { patch, kind } = draft(body, true, strict)?;
+pub(super) fn create(body: &[u8], strict: bool) -> Result<(NewBackup, IgnoredMembers), Refusal> {
+    let Draft {
+        patch,
+        kind,
+        ignored,
+    } = draft(body, true, strict)?;
     let name = patch
         .name
         .ok_or_else(|| Refusal::from(Code::MissingMember).on("name"))?;
-    Ok(NewBackup {
+    let new = NewBackup {
         name,
         description: patch.description.apply(None),
         kind,
         tags: patch.tags.apply(None).unwrap_or_default(),
         protected: patch.protected.apply(None).unwrap_or_default(),
-    })
+    };
+    Ok((new, ignored))
 }
 
 /// What a restore asks for.
@@ -147,6 +190,7 @@ pub(super) fn create(body: &[u8], strict: bool) -> Result<NewBackup, Refusal> {
 pub(super) struct Restore {
     pub(super) note: Option<Note>,
     pub(super) options: RestoreOptions,
+    pub(super) ignored: IgnoredMembers,
 }
 
 /// The body of a restore. `known` are the options of the adapter; other pairs are ignored unless strict.
@@ -169,6 +213,13 @@ pub(super) fn restore(
     }
     let mut note = None;
     let mut options = BTreeMap::new();
+    let mut strangers = Strangers {
+        known: std::iter::once("note")
+            .chain(known.iter().map(|(name, _)| *name))
+            .collect(),
+        strict,
+        ignored: IgnoredMembers::default(),
+    };
     for (name, value) in pairs {
         if name == "note" {
             note = Some(text_of("note", &value, Note::new)?);
@@ -185,13 +236,14 @@ pub(super) fn restore(
                 }
             };
             options.insert(name, text);
-        } else if strict {
-            return Err(Refusal::says(Code::UnknownMember, "The member is not known.").on(name));
+        } else {
+            strangers.meet(&name)?;
         }
     }
     Ok(Restore {
         note,
         options: RestoreOptions(options),
+        ignored: strangers.ignored,
     })
 }
 
@@ -220,6 +272,7 @@ mod tests {
 
     fn patched(body: &str, strict: bool) -> Result<BackupPatch, (Code, Option<String>)> {
         update(body.as_bytes(), strict)
+            .map(|(patch, _)| patch)
             .map_err(|it| (it.code(), it.field.map(std::borrow::Cow::into_owned)))
     }
 
@@ -294,6 +347,109 @@ mod tests {
         }
     }
 
+    /// What becomes of a member beside a good one: ignored, passed over in silence, or another name is probably meant.
+    #[test]
+    fn a_member_that_is_not_known_is_named_and_a_near_miss_is_refused() {
+        // member, in an update, in a create
+        let meant = |name: &str| Err(Some(format!("did you mean \"{name}\"?")));
+        let ignored = || Ok(true);
+        let silent = || Ok(false);
+        let rows = [
+            ("nam", meant("name"), meant("name")),
+            ("Name", meant("name"), meant("name")),
+            ("tag", meant("tags"), meant("tags")),
+            ("Tags", meant("tags"), meant("tags")),
+            ("TAGS", meant("tags"), meant("tags")),
+            ("tasg", meant("tags"), meant("tags")),
+            ("descripton", meant("description"), meant("description")),
+            ("desription ", meant("description"), meant("description")),
+            ("protectd", meant("protected"), meant("protected")),
+            ("protect", meant("protected"), meant("protected")),
+            ("typ", ignored(), meant("type")),
+            ("type", silent(), silent()),
+            ("uri", silent(), silent()),
+            ("restore", silent(), silent()),
+            ("vm", silent(), silent()),
+            ("created", silent(), silent()),
+            ("state", silent(), silent()),
+            ("size", silent(), silent()),
+            ("note", ignored(), ignored()),
+            ("owner", ignored(), ignored()),
+            ("id", ignored(), ignored()),
+            ("desc", ignored(), ignored()),
+            ("", ignored(), ignored()),
+            ("x\u{202e}", ignored(), ignored()),
+        ];
+        for (member, updated, created) in rows {
+            let value = if member == "type" { "full" } else { "v" };
+            let good = r#""name":"good","tags":[]"#;
+            let body = format!("{{{good},{}:\"{value}\"}}", serde_json::json!(member));
+            let outcome = |found: Result<IgnoredMembers, Refusal>| match found {
+                Ok(ignored) => {
+                    let names: Vec<&str> = ignored.iter().collect();
+                    assert!(names.is_empty() || names == [member], "{member}: {names:?}");
+                    Ok(!names.is_empty())
+                }
+                Err(refusal) => {
+                    assert_eq!(refusal.code(), Code::UnknownMember, "{member}");
+                    assert_eq!(refusal.field.as_deref(), Some(member), "{member}: named");
+                    let told = refusal.text.split_once("; ");
+                    Err(told.map(|(_, meant)| meant.to_owned()))
+                }
+            };
+            let found = outcome(update(body.as_bytes(), false).map(|(_, ignored)| ignored));
+            assert_eq!(found, updated, "{member} in an update");
+            let found = outcome(create(body.as_bytes(), false).map(|(_, ignored)| ignored));
+            assert_eq!(found, created, "{member} in a create");
+        }
+        let many: String = (0..100)
+            .map(|it| format!(",\"x{}{it}\":1", "y".repeat(200)))
+            .collect();
+        let body = format!("{{\"tags\":[]{many}}}");
+        let (_, ignored) = update(body.as_bytes(), false).unwrap();
+        assert_eq!(
+            ignored.iter().count(),
+            limits::IGNORED_MAX,
+            "so many are named"
+        );
+        let longest = ignored.iter().map(|it| it.chars().count()).max();
+        assert_eq!(
+            longest,
+            Some(limits::IGNORED_NAME_CHARS_MAX),
+            "each so long"
+        );
+    }
+
+    #[test]
+    fn pairs_of_a_restore_are_treated_in_the_same_way_in_both_forms() {
+        let known = [("power_on", "")];
+        for (member, expected) in [
+            ("not", Err("note")),
+            ("Note", Err("note")),
+            ("poweron", Err("power_on")),
+            ("reason", Ok(())),
+        ] {
+            let bodies = [
+                (Encoding::Json, format!("{{\"{member}\":\"v\"}}")),
+                (Encoding::Form, format!("{member}=v")),
+            ];
+            for (encoding, body) in bodies {
+                let found = restore(body.as_bytes(), encoding, &known, false);
+                match (found, expected) {
+                    (Ok(found), Ok(())) => {
+                        let names: Vec<&str> = found.ignored.iter().collect();
+                        assert_eq!(names, [member], "{body}");
+                    }
+                    (Err(refusal), Err(meant)) => {
+                        assert!(refusal.text.contains(meant), "{body}: {}", refusal.text);
+                        assert_eq!(refusal.code(), Code::UnknownMember, "{body}");
+                    }
+                    (found, _) => panic!("{body}: {found:?}"),
+                }
+            }
+        }
+    }
+
     #[test]
     fn creates_need_a_name_and_may_choose_a_type() {
         let rows = [
@@ -308,7 +464,7 @@ mod tests {
             ("[]", Err(Code::MalformedJson)),
         ];
         for (body, expected) in rows {
-            let found = create(body.as_bytes(), false).map(|it| it.kind);
+            let found = create(body.as_bytes(), false).map(|(new, _)| new.kind);
             assert_eq!(found.map_err(|it| it.code()), expected, "{body}");
         }
     }

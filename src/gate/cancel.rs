@@ -1,13 +1,13 @@
 //! Deviation D20: DELETE on a `status_uri` asks that the operation be stopped.
 
+use std::time::Duration;
+
 use crate::gate::authn::Account;
 use crate::gate::conditional;
 use crate::gate::conditional::Required;
-use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::Reply;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
@@ -81,13 +81,10 @@ impl Gate {
             Required::Nothing | Required::Presence => None,
             Required::Sameness => Some(found.revision),
         };
+        self.trail_before(call, seq)?;
         let operation = self.service.cancel(seq, only_at).await?;
         call.note(|it| it.outcome = AuditOutcome::Accepted);
-        let uri = links::status(&operation);
-        let mut reply = Reply::accepted(media, &operation, &uri);
-        if let Some(applied) = call.prefer.applied(None) {
-            reply.set(PREFERENCE_APPLIED, &applied);
-        }
-        Ok(reply)
+        self.trail_now(call);
+        Ok(self.accepted(call, media, operation, Duration::ZERO).await)
     }
 }

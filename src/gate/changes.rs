@@ -21,6 +21,7 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
 use crate::gate::reply::Reply;
+use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::statuses::may_see;
@@ -40,6 +41,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::IgnoredMembers;
 use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::Note;
@@ -58,10 +60,12 @@ use crate::operations::Accepted;
 use crate::operations::Capability;
 use crate::operations::Glance;
 use crate::operations::ListQuery;
+use crate::operations::Origin;
 use crate::operations::Replay;
 use crate::operations::Selector;
 use crate::operations::Submission;
 use crate::operations::WaitFor;
+use crate::telemetry;
 
 /// What `Idempotency-Key` led to.
 enum Key {
@@ -87,6 +91,7 @@ struct Wish {
     conditions: Conditions,
     note: Option<Note>,
     idempotency: Option<Idempotency>,
+    ignored: IgnoredMembers,
 }
 
 /// What the VM is busy with is told to those who may see it.
@@ -120,7 +125,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let patch = bodies::update(&bytes, call.strict)?;
+        let (patch, ignored) = bodies::update(&bytes, call.strict)?;
         let needed = actions_of(&patch);
         let permit = account
             .rights
@@ -149,6 +154,7 @@ impl Gate {
             conditions,
             note: None,
             idempotency,
+            ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -200,6 +206,7 @@ impl Gate {
             conditions,
             note: None,
             idempotency,
+            ignored: IgnoredMembers::default(),
         };
         self.submit(call, account, media, wish).await
     }
@@ -259,6 +266,7 @@ impl Gate {
             conditions,
             note: wanted.note,
             idempotency,
+            ignored: wanted.ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -275,7 +283,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let new = bodies::create(&bytes, call.strict)?;
+        let (new, ignored) = bodies::create(&bytes, call.strict)?;
         let mut needed = ActionSet::NONE.with(Action::Create);
         if new.protected {
             account.rights.check_vm(&vm, Action::Protect)?;
@@ -320,6 +328,7 @@ impl Gate {
             conditions,
             note: None,
             idempotency,
+            ignored,
         };
         self.submit(call, account, media, wish).await
     }
@@ -486,6 +495,34 @@ impl Gate {
         }
     }
 
+    /// Writes what is about to be changed, where changes need the audit trail.
+    pub(super) fn trail_before(
+        &self,
+        call: &mut Call<'_>,
+        seq: OperationSeq,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = &call.audit else {
+            return Ok(());
+        };
+        let asked = AuditEntry {
+            outcome: AuditOutcome::Asked,
+            operation: Some(seq),
+            ..entry.clone()
+        };
+        let written = telemetry::audit_before(&asked.record(self.clock.now()));
+        written.map_err(|_not_written| Refusal::from(Code::AuditUnavailable))
+    }
+
+    /// Writes what was decided, before the answer waits for anything.
+    pub(super) fn trail_now(&self, call: &mut Call<'_>) {
+        let now = self.clock.now();
+        call.note(|entry| {
+            if !std::mem::replace(&mut entry.written, true) {
+                telemetry::audit(&entry.record(now));
+            }
+        });
+    }
+
     /// The last step: what comes after it is told by the Status.
     async fn submit(
         &self,
@@ -494,14 +531,20 @@ impl Gate {
         media: &'static str,
         wish: Wish,
     ) -> Result<Reply, Refusal> {
+        let seq = wish.seq.unwrap_or_else(|| self.service.reserve());
         let submission = Submission {
-            seq: wish.seq.unwrap_or_else(|| self.service.reserve()),
+            seq,
             intent: wish.intent,
             preconditions: wish.conditions.preconditions,
             seen: wish.conditions.seen,
             request: call.id.clone(),
             note: wish.note,
             idempotency: wish.idempotency,
+            ignored: wish.ignored,
+            origin: Origin {
+                token: account.token.clone(),
+                client: call.client.address,
+            },
         };
         let accepted = self.service.accept(wish.permit, submission).await;
         let accepted = accepted.map_err(|error| {
@@ -514,7 +557,11 @@ impl Gate {
         match accepted {
             Accepted::Existing(operation) => self.joined(call, media, operation).await,
             Accepted::New(operation) => {
-                call.note(|it| it.outcome = AuditOutcome::Accepted);
+                // Written where it became durable.
+                call.note(|entry| {
+                    entry.outcome = AuditOutcome::Accepted;
+                    entry.written = true;
+                });
                 self.answer(call, media, operation).await
             }
         }
@@ -542,10 +589,23 @@ impl Gate {
             it.operation = Some(operation.seq);
             it.backup = Some(operation.target().backup.clone());
         });
+        self.trail_now(call);
         let usual = match operation.verb() {
             Verb::Update => limits::UPDATE_WAIT,
             Verb::Create | Verb::Delete | Verb::Restore => Duration::ZERO,
         };
+        Ok(self.accepted(call, media, operation, usual).await)
+    }
+
+    /// The 202, held as the caller prefers; for `usual` where it says nothing. Whatever goes wrong while waiting, the
+    /// operation is accepted.
+    pub(super) async fn accepted(
+        &self,
+        call: &Call<'_>,
+        media: &'static str,
+        operation: Arc<Operation>,
+        usual: Duration,
+    ) -> Reply {
         let time = call.prefer.hold(usual, self.config.limits.wait);
         let (operation, waited) = if operation.phase.is_final() {
             (operation, None)
@@ -560,7 +620,7 @@ impl Gate {
         if let Some(applied) = call.prefer.applied(waited) {
             reply.set(PREFERENCE_APPLIED, &applied);
         }
-        Ok(reply)
+        reply
     }
 }
 

@@ -14,6 +14,7 @@ mod framing;
 mod json;
 mod limiter;
 mod links;
+mod near;
 mod negotiate;
 mod passthrough;
 mod password;
@@ -36,6 +37,8 @@ mod written;
 mod tests;
 
 pub use authn::Algorithm;
+pub use authn::ClaimedName;
+pub use authn::DenialReason;
 pub use authn::Issuer;
 pub use authn::KeyRing;
 pub use authn::KeySet;

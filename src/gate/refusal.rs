@@ -115,6 +115,7 @@ codes! {
     NoUpstream SERVICE_UNAVAILABLE "No upstream" "No server behind the gateway is able to answer at present.";
     KeysUnavailable SERVICE_UNAVAILABLE "Keys unavailable" "The keys of the token's issuer cannot be had at present.";
     StoreUnavailable SERVICE_UNAVAILABLE "Not ready" "The gateway cannot read or keep operations at present.";
+    AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The gateway cannot record changes at present, so it makes none; nothing was changed.";
     Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is stopping and accepts no new operations.";
     QueueFull SERVICE_UNAVAILABLE "Queue full" "Too many operations wait already.";
     NotExecuted SERVICE_UNAVAILABLE "Not executed" "The operation was given up before it began; nothing was changed.";
@@ -264,6 +265,7 @@ impl From<AcceptError> for Refusal {
             AcceptError::QueueFull => Self::from(Code::QueueFull),
             AcceptError::Backend(fault) => Self::from(fault),
             AcceptError::Stopping => Self::from(Code::Stopping),
+            AcceptError::NotRecorded => Self::from(Code::AuditUnavailable),
             AcceptError::Store(fault) => Self::from(fault),
         }
     }

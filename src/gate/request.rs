@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::gate::authn::ClaimedName;
+use crate::gate::authn::DenialReason;
 use crate::gate::passthrough::Pass;
 use crate::model::BackendName;
 use crate::model::BackupId;
@@ -14,9 +16,12 @@ use crate::model::Note;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::Timestamp;
 use crate::model::TokenName;
 use crate::model::Verb;
 use crate::model::VmId;
+use crate::telemetry::AuditClient;
+use crate::telemetry::AuditRecord;
 
 /// The head of a request, as received.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +98,8 @@ pub struct Exchange {
     pub operation: Option<OperationSeq>,
     /// Whether the connection must be closed after the answer: the body was not read to its end.
     pub close: bool,
-    /// What the audit trail is to say: present for every request that would have changed something.
+    /// What the audit trail is to say: present for every request that would have changed something, and for every one whose
+    /// caller is not known.
     pub audit: Option<Box<AuditEntry>>,
 }
 
@@ -117,6 +123,10 @@ pub enum AuditAction {
     Change(Verb),
     /// To stop an operation.
     Cancel,
+    /// To read something.
+    Read,
+    /// To have a request passed on.
+    Pass,
 }
 
 impl AuditAction {
@@ -126,6 +136,8 @@ impl AuditAction {
         match self {
             Self::Change(verb) => verb.as_str(),
             Self::Cancel => "cancel",
+            Self::Read => "read",
+            Self::Pass => "pass",
         }
     }
 }
@@ -133,6 +145,8 @@ impl AuditAction {
 /// What became of a change that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditOutcome {
+    /// The change is about to be made.
+    Asked,
     /// A new operation was accepted.
     Accepted,
     /// The request was answered with an operation that existed.
@@ -146,6 +160,7 @@ impl AuditOutcome {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Asked => "asked",
             Self::Accepted => "accepted",
             Self::Joined => "joined",
             Self::Refused => "refused",
@@ -180,4 +195,32 @@ pub struct AuditEntry {
     pub refusal: Option<&'static str>,
     /// The operation.
     pub operation: Option<OperationSeq>,
+    /// Why the caller is not known.
+    pub denial: Option<DenialReason>,
+    /// The name that was tried by a caller who is not known.
+    pub claimed: Option<ClaimedName>,
+    /// Whether the trail says this already.
+    pub written: bool,
+}
+
+impl AuditEntry {
+    /// The line of the trail.
+    #[must_use]
+    pub fn record(&self, now: Timestamp) -> AuditRecord<'_> {
+        AuditRecord {
+            principal: self.principal.as_ref().map(|name| name.as_str()),
+            token: self.token.as_ref().map(|name| name.as_str()),
+            claimed: self.claimed.as_ref().map(ClaimedName::as_str),
+            client: self.client.map(AuditClient::Address),
+            backend: self.backend.as_ref().map(|name| name.as_str()),
+            vm: self.vm.as_ref().map(|id| id.as_str()),
+            backup: self.backup.as_ref().map(|id| id.as_str()),
+            note: self.note.as_ref().map(|note| note.as_str()),
+            code: self.refusal,
+            reason: self.denial.map(DenialReason::as_str),
+            operation: self.operation.map(OperationSeq::number),
+            request: Some(self.request.as_str()),
+            ..AuditRecord::new(now, self.action.as_str(), self.outcome.as_str())
+        }
+    }
 }

@@ -12,9 +12,12 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use crate::gate::authn::TokenDigest;
 use crate::gate::limiter::Flight;
 use crate::gate::limiter::Limiter;
+use crate::model::PrincipalName;
 use crate::model::RequestId;
+use crate::model::TokenName;
 use crate::model::limits;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
@@ -52,6 +55,8 @@ pub struct Shared {
     pub(super) released: Stop,
     pub(super) checks: Arc<Semaphore>,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
+    /// Every API token that this process has known, so that a revoked one can be named.
+    tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
 }
 
 impl fmt::Debug for Shared {
@@ -76,6 +81,7 @@ impl Shared {
             released,
             checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
             remembered: Mutex::default(),
+            tokens: Mutex::default(),
         })
     }
 
@@ -136,6 +142,27 @@ impl Shared {
             remembered.pop_first();
         }
         remembered.insert(key, until);
+    }
+
+    /// Keeps in mind which tokens there are, for the time after they are revoked.
+    pub(super) fn know_tokens<'a>(
+        &self,
+        tokens: impl Iterator<Item = (TokenDigest, &'a TokenName, &'a PrincipalName)>,
+    ) {
+        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        for (digest, name, owner) in tokens {
+            if known.len() >= limits::PRINCIPALS_MAX.saturating_mul(2) {
+                // The keys are hashes, so the first one is a random one.
+                known.pop_first();
+            }
+            known.insert(digest, (name.clone(), owner.clone()));
+        }
+    }
+
+    /// A token that was known earlier in the life of this process.
+    pub(super) fn former_token(&self, digest: &TokenDigest) -> Option<(TokenName, PrincipalName)> {
+        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(digest).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {

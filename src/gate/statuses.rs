@@ -225,7 +225,8 @@ impl Gate {
         Ok(reply)
     }
 
-    /// Waits for a change of an unfinished operation if the caller wants to and knows its present state.
+    /// Holds the answer of an unfinished operation as the caller prefers: without `If-None-Match` until its end, with it
+    /// until the next change after the state that the caller knows. Every way to ask for one Status comes through here.
     async fn poll(
         &self,
         call: &Call<'_>,
@@ -235,13 +236,19 @@ impl Gate {
             return Ok((operation, None));
         };
         let headers = call.head.headers;
-        let tag = conditional::tag_of_status(&operation);
-        let is_new =
-            headers.contains_key(header::IF_NONE_MATCH) && !conditional::is_known(headers, &tag);
-        if operation.phase.is_final() || is_new {
+        let until = if headers.contains_key(header::IF_NONE_MATCH) {
+            let tag = conditional::tag_of_status(&operation);
+            // The caller knows another state: this one is news already.
+            if !conditional::is_known(headers, &tag) {
+                return Ok((operation, None));
+            }
+            WaitFor::ChangeAfter(operation.revision)
+        } else {
+            WaitFor::End
+        };
+        if operation.phase.is_final() {
             return Ok((operation, None));
         }
-        let until = WaitFor::ChangeAfter(operation.revision);
         self.wait(call, operation, until, time.min(self.config.limits.wait))
             .await
     }

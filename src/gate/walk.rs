@@ -13,6 +13,8 @@ use http::header;
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
+use crate::gate::authn::ClaimedName;
+use crate::gate::authn::Denied;
 use crate::gate::client::Client;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
@@ -113,6 +115,32 @@ impl Call<'_> {
         self.principal = Some(name);
     }
 
+    fn denied(&mut self, denied: Denied) {
+        tracing::info!(
+            target: "snapgate::authentication",
+            request = self.id.as_str(),
+            client = self.client.address.map(tracing::field::display),
+            reason = denied.reason.as_str(),
+            claimed = denied.claimed.as_ref().map(ClaimedName::as_str),
+            token = denied.token.as_ref().map(|name| name.as_str()),
+            "credentials refused"
+        );
+        let is_pass = self.route == passthrough::ROUTE;
+        let action = if is_pass {
+            AuditAction::Pass
+        } else {
+            AuditAction::Read
+        };
+        let entry = self.audit.take();
+        let entry = entry.unwrap_or_else(|| entry_of(self, action, &Place::None));
+        self.audit = Some(AuditEntry {
+            denial: Some(denied.reason),
+            claimed: denied.claimed,
+            token: denied.token,
+            ..entry
+        });
+    }
+
     pub(super) fn note(&mut self, change: impl FnOnce(&mut AuditEntry)) {
         if let Some(entry) = &mut self.audit {
             change(entry);
@@ -206,15 +234,7 @@ impl Gate {
         call.route = passthrough::ROUTE;
         route.check_method(head.method)?;
         if route.access != PassAccess::Open {
-            let account = self
-                .callers
-                .identify(
-                    head.headers,
-                    head.certificate,
-                    self.around(call.client.address),
-                )
-                .await?;
-            call.identified(&account);
+            let account = self.identify(call).await?;
             // What is behind a route knows nothing of scopes.
             if !account.rights.is_whole() {
                 return Err(Refusal::from(Code::NotPermitted));
@@ -268,15 +288,7 @@ impl Gate {
             return Ok(Reply::read(media, body));
         }
         let headers = call.head.headers;
-        let account = self
-            .callers
-            .identify(
-                headers,
-                call.head.certificate,
-                self.around(call.client.address),
-            )
-            .await?;
-        call.identified(&account);
+        let account = self.identify(call).await?;
         let rule = &self.config.specification;
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
         preferred?;
@@ -316,6 +328,27 @@ impl Gate {
             .shared
             .waiter(self.config.limits.waiters, &self.metrics)?;
         Some(place.with(own.ok()?))
+    }
+
+    /// Check 4: who calls. Why a caller is not known goes to the log and the audit trail.
+    async fn identify(&self, call: &mut Call<'_>) -> Result<Arc<Account>, Refusal> {
+        let head = &call.head;
+        let around = self.around(call.client.address);
+        let found = self
+            .callers
+            .identify(head.headers, head.certificate, around)
+            .await;
+        match found {
+            Ok(account) => {
+                call.identified(&account);
+                Ok(account)
+            }
+            Err(denied) => {
+                let refusal = self.callers.refusal(&denied, &self.metrics);
+                call.denied(denied);
+                Err(refusal)
+            }
+        }
     }
 
     fn around(&self, client: Option<IpAddr>) -> Around<'_> {
@@ -506,12 +539,16 @@ fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
         ("POST", _) => AuditAction::Change(Verb::Create),
         _ => return None,
     };
-    let (vm, backup) = match &route.place {
+    Some(entry_of(call, action, &route.place))
+}
+
+fn entry_of(call: &Call<'_>, action: AuditAction, place: &Place) -> AuditEntry {
+    let (vm, backup) = match place {
         Place::None => (None, None),
         Place::Vm(vm) => (Some(vm.clone()), None),
         Place::Backup(target) => (Some(target.vm.clone()), Some(target.backup.clone())),
     };
-    Some(AuditEntry {
+    AuditEntry {
         request: call.id.clone(),
         principal: None,
         token: None,
@@ -524,7 +561,10 @@ fn audit_of(call: &Call<'_>, route: &Route) -> Option<AuditEntry> {
         outcome: AuditOutcome::Refused,
         refusal: None,
         operation: None,
-    })
+        denial: None,
+        claimed: None,
+        written: false,
+    }
 }
 
 pub(super) fn method_word(method: &Method) -> &'static str {

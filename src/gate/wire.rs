@@ -10,6 +10,7 @@ use crate::gate::links;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::Backup;
+use crate::model::IgnoredMembers;
 use crate::model::Operation;
 use crate::model::Phase;
 use crate::model::Tag;
@@ -116,7 +117,7 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
     })
 }
 
-/// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `state` and the times are not in the source.
+/// Deviation D8: `status` and `message` are there at 100 only. Deviation D11: `state`, `ignored` and the times are not in the source.
 #[derive(Serialize)]
 struct StatusShape {
     op: &'static str,
@@ -128,6 +129,8 @@ struct StatusShape {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
     state: &'static str,
+    #[serde(skip_serializing_if = "IgnoredMembers::is_empty")]
+    ignored: IgnoredMembers,
     created: Shown<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<Shown<Timestamp>>,
@@ -190,6 +193,7 @@ fn status_shape(operation: &Operation) -> StatusShape {
         status,
         message,
         state: state(operation.phase),
+        ignored: operation.ignored.clone(),
         created: Shown(operation.created),
         started: operation.started.map(Shown),
         completed: operation.completed.map(Shown),

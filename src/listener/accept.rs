@@ -65,8 +65,8 @@ where
             drop((place, permit));
         }));
     }
+    // Pingora's own clean-up would end idle connections in the middle of what their clients send: the guard ends them.
     drop(listener);
-    app.cleanup().await;
 }
 
 /// Room for one more connection; `None` when it is time to stop.

@@ -112,7 +112,15 @@ impl ServeHttp for Pages {
         session.set_write_timeout(Some(self.limits.write_timeout));
         let head = session.req_header();
         let head_only = head.method == Method::HEAD;
-        let operators = operator::answer(&*self.operator, &head.method, &head.uri, &head.headers);
+        let peer = session.client_addr().and_then(|address| address.as_inet());
+        let peer = peer.map(std::net::SocketAddr::ip);
+        let operators = operator::answer(
+            &*self.operator,
+            &head.method,
+            &head.uri,
+            &head.headers,
+            peer,
+        );
         let mut response = match operators.await {
             Some(response) => response,
             None => self.answer(&head.method, head.uri.path()),

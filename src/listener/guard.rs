@@ -38,7 +38,8 @@ use crate::telemetry::Metrics;
 
 /// Requests of one connection before it is closed: frees what its buffers grew to.
 pub(super) const REQUESTS_PER_CONNECTION: u32 = 10_000;
-/// How long an idle HTTP/2 connection may take to say good-bye when the gateway stops.
+/// How long an idle connection stays when the gateway stops. A request that is on its way by then is answered, and the client
+/// is told to come back on another connection; HTTP/2 says good-bye.
 const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
@@ -241,7 +242,9 @@ pub(super) struct Guard {
     pub(super) crowd: Option<Arc<Crowd>>,
     /// Present where connections are encrypted.
     pub(super) tls: Option<Handshakes>,
-    /// No more requests.
+    /// Each connection of HTTP/1 ends with its next answer; those of HTTP/2 are asked to end.
+    pub(super) leaving: Stop,
+    /// No more connections; what is idle ends soon.
     pub(super) stop: Stop,
     /// Not even those being handled.
     pub(super) cut: Stop,
@@ -332,7 +335,7 @@ impl Guard {
         let shutdown = if many {
             phases.0.enough.subscribe()
         } else {
-            self.stop.receiver()
+            self.leaving.receiver()
         };
         let stream: Stream = if many {
             stream
@@ -378,23 +381,30 @@ impl Guard {
 
     /// Returns when the gateway stops and the connection has nothing to finish, or is not to finish it.
     async fn told_to_stop(&self, phases: &Phases, many: bool) -> End {
+        // A connection of HTTP/2 that is made while others leave is as good as theirs was until the gateway stops.
+        if !self.leaving.is_given() {
+            self.leaving.given().await;
+            if many {
+                phases.0.enough.send_replace(true);
+            }
+        }
         self.stop.given().await;
         if many {
             phases.0.enough.send_replace(true);
         }
-        // HTTP/2 has a little time more, to tell the client which requests were not taken.
-        let goodbye = if many {
-            GOODBYE_TIME_MAX
-        } else {
-            Duration::ZERO
-        };
         loop {
             let changed = phases.0.changed.notified();
-            let is_busy = phases.now().phase == Phase::Busy;
+            // A head of which a part has come is waited for, as long as heads may take.
+            let is_busy = || phases.now().phase == Phase::Busy || phases.0.line.has_begun();
+            let was_busy = is_busy();
             tokio::select! {
                 () = changed => {}
-                () = self.cut.given(), if is_busy => return End::Cut,
-                () = tokio::time::sleep(goodbye), if !is_busy => return End::Stopping,
+                () = self.cut.given() => return if was_busy { End::Cut } else { End::Stopping },
+                () = tokio::time::sleep(GOODBYE_TIME_MAX), if !was_busy => {
+                    if !is_busy() {
+                        return End::Stopping;
+                    }
+                }
             }
         }
     }

@@ -36,6 +36,11 @@ impl Line {
         self.set(Seen::default());
     }
 
+    /// Whether something of the request has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.seen().part != Part::Before
+    }
+
     /// Whether there was a space or a control character within the target.
     pub(super) fn is_broken(&self) -> bool {
         self.seen().broken

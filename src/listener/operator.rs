@@ -5,9 +5,11 @@
 //! being asked first (`OPTIONS`, which is refused), a way to send the header it goes in.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use http::HeaderMap;
+use http::HeaderName;
 use http::Method;
 use http::Response;
 use http::StatusCode;
@@ -23,6 +25,19 @@ use crate::model::Showing;
 use crate::model::limits;
 
 const JSON: &str = "application/json";
+/// The header in which `snapgate operations` names the account of the system that runs it.
+pub const OPERATOR_NAME: HeaderName = HeaderName::from_static("x-snapgate-operator");
+/// Longest name of an operator.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Who asks, as far as that is known: the token has been checked.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorCaller<'a> {
+    /// What the caller says its name is.
+    pub name: Option<&'a str>,
+    /// Where the connection comes from.
+    pub address: Option<IpAddr>,
+}
 
 /// Why an operator's wish was not fulfilled, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,10 +71,22 @@ pub trait Operator: fmt::Debug + Send + Sync {
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
 
     /// Notes, durably and in the audit trail, that the unknown outcome was looked into; once, however often it is asked.
-    async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
+    async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError>;
 
     /// Records, durably and in the audit trail, that the operation is to be stopped.
-    async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        caller: OperatorCaller<'_>,
+    ) -> Result<Value, OperatorError>;
+
+    /// Notes, in the log and the audit trail, that a request came without the token: `missing`, `malformed` or
+    /// `unknown_token`.
+    fn denied(&self, reason: &'static str, client: Option<IpAddr>);
 }
 
 /// What a path names.
@@ -103,6 +130,7 @@ pub(super) async fn answer(
     method: &Method,
     uri: &http::Uri,
     headers: &HeaderMap,
+    peer: Option<IpAddr>,
 ) -> Option<Response<Vec<u8>>> {
     let place = Place::of(uri.path())?;
     if method.as_str() != place.allow() {
@@ -111,7 +139,8 @@ pub(super) async fn answer(
         refused.headers_mut().insert(header::ALLOW, allow);
         return Some(refused);
     }
-    if !bearer(headers).is_some_and(|it| operator.is_token(it)) {
+    if let Err(reason) = check_token(operator, headers) {
+        operator.denied(reason, peer);
         let mut refused = refusal(
             StatusCode::UNAUTHORIZED,
             "the token of this process is needed: `snapgate operations` reads it from the file beside the store",
@@ -135,10 +164,16 @@ pub(super) async fn answer(
                 Ok(seq) => seq,
                 Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
             };
+            let name = headers.get(OPERATOR_NAME);
+            let name = name.and_then(|value| value.to_str().ok());
+            let caller = OperatorCaller {
+                name: name.filter(|name| name.len() <= NAME_BYTES_MAX),
+                address: peer,
+            };
             match place {
                 Place::All | Place::One(_) => operator.show(seq).await,
-                Place::Acknowledge(_) => operator.acknowledge(seq).await,
-                Place::Cancel(_) => operator.cancel(seq).await,
+                Place::Acknowledge(_) => operator.acknowledge(seq, caller).await,
+                Place::Cancel(_) => operator.cancel(seq, caller).await,
             }
         }
     };
@@ -163,6 +198,19 @@ pub(super) async fn answer(
 fn refusal(status: StatusCode, why: &str) -> Response<Vec<u8>> {
     let body = format!("{}\n", json!({ "error": why }));
     made(status, JSON, body.into_bytes(), true)
+}
+
+/// Why the request may not be answered.
+fn check_token(operator: &dyn Operator, headers: &HeaderMap) -> Result<(), &'static str> {
+    if !headers.contains_key(header::AUTHORIZATION) {
+        return Err("missing");
+    }
+    let token = bearer(headers).ok_or("malformed")?;
+    if operator.is_token(token) {
+        Ok(())
+    } else {
+        Err("unknown_token")
+    }
 }
 
 /// The token of the one `Authorization` header.
@@ -215,7 +263,9 @@ mod tests {
 
     /// Says what it was asked.
     #[derive(Debug, Default)]
-    struct Echo(Mutex<Option<OperatorError>>);
+    struct Echo(Mutex<Option<OperatorError>>, Mutex<Vec<&'static str>>);
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     impl Echo {
         fn says(&self, text: String) -> Result<Value, OperatorError> {
@@ -241,10 +291,24 @@ mod tests {
         async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
             self.says(format!("show {seq}"))
         }
-        async fn acknowledge(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
-            self.says(format!("acknowledge {seq}"))
+        async fn acknowledge(
+            &self,
+            seq: OperationSeq,
+            caller: OperatorCaller<'_>,
+        ) -> Result<Value, OperatorError> {
+            assert_eq!(caller.address, Some(PEER), "where it comes from");
+            let by = caller.name.map(|name| format!(" by {name}"));
+            self.says(format!("acknowledge {seq}{}", by.unwrap_or_default()))
         }
-        async fn cancel(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
+        fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
+            assert_eq!(client, Some(PEER), "where it comes from");
+            self.1.lock().unwrap().push(reason);
+        }
+        async fn cancel(
+            &self,
+            seq: OperationSeq,
+            _caller: OperatorCaller<'_>,
+        ) -> Result<Value, OperatorError> {
             self.says(format!("cancel {seq}"))
         }
     }
@@ -256,7 +320,7 @@ mod tests {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
         }
         let (method, uri) = (method.parse().unwrap(), uri.parse().unwrap());
-        let found = answer(echo, &method, &uri, &headers).await?;
+        let found = answer(echo, &method, &uri, &headers, Some(PEER)).await?;
         let body = String::from_utf8(found.body().clone()).unwrap();
         Some((found.status().as_u16(), body.trim_end().to_owned()))
     }
@@ -311,13 +375,13 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_told_or_done_without_the_token() {
         let echo = Echo::default();
-        for token in [
-            "",
-            "Bearer t1",
-            "Bearer ",
-            "t0",
-            "Basic t0",
-            "Bearer t0|Bearer t0",
+        for (token, reason) in [
+            ("", "missing"),
+            ("Bearer t1", "unknown_token"),
+            ("Bearer ", "unknown_token"),
+            ("t0", "malformed"),
+            ("Basic t0", "malformed"),
+            ("Bearer t0|Bearer t0", "malformed"),
         ] {
             for line in [
                 "GET /operations",
@@ -327,6 +391,8 @@ mod tests {
             ] {
                 let (status, body) = ask(&echo, line, token).await.unwrap();
                 assert_eq!(status, 401, "{line} with {token:?}: {body}");
+                let noted = echo.1.lock().unwrap().pop();
+                assert_eq!(noted, Some(reason), "{line} with {token:?}: noted");
             }
         }
     }
@@ -339,7 +405,7 @@ mod tests {
             (OperatorError::Unavailable("busy".to_owned()), 503),
         ];
         for (error, status) in rows {
-            let echo = Echo(Mutex::new(Some(error.clone())));
+            let echo = Echo(Mutex::new(Some(error.clone())), Mutex::default());
             for line in [
                 "GET /operations",
                 "GET /operations/5",

@@ -104,6 +104,7 @@ fn many_at_once(limits: &Limits) -> H2Options {
 pub struct Port {
     address: SocketAddr,
     guard: Arc<Guard>,
+    leave: Stopper,
     stop: Stopper,
     cut: Stopper,
     tasks: Tasks,
@@ -145,7 +146,7 @@ impl Port {
                     limits: guard.limits.clone(),
                     clock: Arc::clone(clock),
                     metrics: Arc::clone(metrics),
-                    stop: guard.stop.clone(),
+                    leaving: guard.leaving.clone(),
                 },
             );
             let mut options = HttpServerOptions::default();
@@ -206,6 +207,7 @@ impl Port {
         let address = socket.address();
         let listener = tokio::net::TcpListener::from_std(socket.into_std())
             .map_err(|source| StartError::Socket { address, source })?;
+        let (leaver, leaving) = stop_pair();
         let (stopper, stop) = stop_pair();
         let (cutter, cut) = stop_pair();
         let guard = Arc::new(Guard {
@@ -215,6 +217,7 @@ impl Port {
             counted: serves.counted,
             crowd: serves.crowd,
             tls: serves.tls,
+            leaving,
             stop,
             cut,
             open: AtomicUsize::new(0),
@@ -230,6 +233,7 @@ impl Port {
         Ok(Self {
             address,
             guard,
+            leave: leaver,
             stop: stopper,
             cut: cutter,
             tasks,
@@ -260,10 +264,18 @@ impl Port {
         self.guard.open.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Takes the port out of service: nothing more is accepted, idle connections end at once, and requests that are being
-    /// handled are waited for, but no longer than `patience`. What is left then is cut off.
+    /// Asks clients to go elsewhere, while everything is still accepted: every answer of HTTP/1 is the last one of its
+    /// connection, and HTTP/2 connections that are open now are told to end (GOAWAY).
+    pub fn leave(&self) {
+        self.leave.stop();
+    }
+
+    /// Takes the port out of service: nothing more is accepted, idle connections end after a moment in which a request that is
+    /// on its way is still answered, and requests that are being handled are waited for, but no longer than `patience`.
+    /// What is left then is cut off.
     pub async fn drain(self, patience: Duration) -> Drained {
         let began = self.guard.clock.instant();
+        self.leave.stop();
         self.stop.stop();
         let in_time = tokio::time::timeout(patience, self.tasks.ended()).await;
         let cut = if in_time.is_ok() {

@@ -64,7 +64,8 @@ pub(super) struct Proxy {
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) stop: Stop,
+    /// Connections end with their answer.
+    pub(super) leaving: Stop,
 }
 
 /// One request on its way.
@@ -124,7 +125,7 @@ impl Proxy {
         exchange: Option<&mut Exchange>,
         pieces: Option<Box<dyn Pieces>>,
     ) -> bool {
-        let close = exchange.as_ref().is_none_or(|it| it.close) || self.stop.is_given();
+        let close = exchange.as_ref().is_none_or(|it| it.close) || self.leaving.is_given();
         let (mut header, body) = match exchange {
             // What is told of it afterwards is beside the answer itself.
             Some(exchange) => response(
@@ -305,7 +306,7 @@ impl ProxyHttp for Proxy {
                         upstreams: &self.upstreams,
                         direct: &self.direct,
                         clock: &*self.clock,
-                        stop: &self.stop,
+                        leaving: &self.leaving,
                     };
                     // Boxed: answers of our own need not carry its room.
                     Box::pin(carry.ask(around)).await?;
@@ -394,7 +395,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
-        if self.stop.is_given() {
+        if self.leaving.is_given() {
             session.set_keepalive(None);
         }
         let now = self.clock.instant();

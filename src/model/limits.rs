@@ -34,6 +34,10 @@ pub const PATTERN_STARS_MAX: usize = 8;
 pub const SPECIFICATION_VERSION_BYTES_MAX: usize = 64;
 /// Deepest nesting of a JSON body: deeper ones are attacks on the parser.
 pub const JSON_DEPTH_MAX: usize = 32;
+/// Most names of ignored members that a Status holds: enough to see what was misunderstood.
+pub const IGNORED_MAX: usize = 16;
+/// Characters of such a name: more than any name that could be meant.
+pub const IGNORED_NAME_CHARS_MAX: usize = 64;
 /// Most name/value pairs of a restore request.
 pub const RESTORE_OPTIONS_MAX: usize = 32;
 

@@ -39,6 +39,7 @@ pub use intent::Verb;
 pub use operation::Evidence;
 pub use operation::Fingerprint;
 pub use operation::Idempotency;
+pub use operation::IgnoredMembers;
 pub use operation::Operation;
 pub use operation::OperationSeq;
 pub use operation::Phase;

@@ -257,6 +257,33 @@ pub struct Idempotency {
     pub fingerprint: Fingerprint,
 }
 
+/// Names in the body of a request that mean nothing here: so many, each cut to so many characters. They are as the client
+/// chose them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IgnoredMembers(Vec<String>);
+
+impl IgnoredMembers {
+    /// Adds a name, while there is room.
+    pub fn push(&mut self, name: &str) {
+        if self.0.len() < limits::IGNORED_MAX {
+            let kept = name.chars().take(limits::IGNORED_NAME_CHARS_MAX);
+            self.0.push(kept.collect());
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The names, in the order in which they were sent.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
 /// The durable record of one accepted change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -278,6 +305,9 @@ pub struct Operation {
     /// What the caller wants to read in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
+    /// What the request said that means nothing here.
+    #[serde(default, skip_serializing_if = "IgnoredMembers::is_empty")]
+    pub ignored: IgnoredMembers,
     /// The caller's own key, if one was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,

@@ -28,6 +28,7 @@ use crate::operations::service::StoreFault;
 use crate::operations::service::Submission;
 use crate::operations::store::Created;
 use crate::operations::store::StoreError;
+use crate::operations::trail;
 
 /// A place in the ledger that is given back unless it was opened.
 struct Reserved<'a> {
@@ -62,6 +63,7 @@ pub(crate) async fn admit(
         return Err(AcceptError::NotPermitted);
     }
     let seen = submission.seen.clone();
+    let origin = submission.origin.clone();
     let operation = Arc::new(record(core, permit, submission));
     if let Some(replayed) = replay(core, &operation).await? {
         return Ok((replayed, None));
@@ -87,6 +89,7 @@ pub(crate) async fn admit(
         Some((begun, slot)) => (begun, Some(slot)),
         None => (operation, None),
     };
+    trail::asked(&operation, &origin).map_err(|_not_written| AcceptError::NotRecorded)?;
     match create(core, &operation).await {
         Ok(Created::New) => {}
         Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
@@ -97,6 +100,7 @@ pub(crate) async fn admit(
         }
     }
     reserved.seq = None;
+    trail::accepted(&operation, &origin);
     core.tell(&operation);
     let turn = core.ledger.open(&operation).map(|turn| Turn {
         begun: slot,
@@ -149,6 +153,7 @@ fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: submission.ignored,
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,

@@ -235,13 +235,13 @@ impl Operations {
     /// [`DeskError::NotCancellable`] and the like; nothing was changed.
     pub async fn cancel_by_operator(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
         let before = self.show(seq).await?;
-        match cancel::ask(&self.core, seq).await {
+        match cancel::ask(&self.core, seq, None).await {
             Ok(operation) => Ok(Decided {
                 is_new: before.cancel_asked.is_none() && !before.phase.is_final(),
                 operation,
             }),
             Err(CancelError::NoSuchOperation) => Err(DeskError::NoSuchOperation(seq)),
-            Err(CancelError::NotCancellable) => {
+            Err(CancelError::NotCancellable | CancelError::Changed) => {
                 Err(DeskError::NotCancellable(seq, before.phase.as_str()))
             }
             Err(CancelError::Store(fault)) => Err(DeskError::Store(fault.to_string())),

@@ -37,6 +37,7 @@ use crate::operations::store::OpenError;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
+use crate::operations::trail;
 use crate::operations::upkeep;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
@@ -507,19 +508,20 @@ impl Core {
         }
         tracing::info!(
             target: "snapgate::operations",
-            seq = it.seq.number(),
+            seq = %it.seq,
             phase = it.phase.as_str(),
             verb = it.verb().as_str(),
             backend = it.backend.as_str(),
-            vm = ?it.target().vm.as_str(),
-            backup = ?it.target().backup.as_str(),
+            vm = it.target().vm.as_str(),
+            backup = it.target().backup.as_str(),
             principal = it.principal.as_str(),
             request = it.request.as_str(),
-            note = it.note.as_ref().map(|it| tracing::field::debug(it.as_str())),
+            note = it.note.as_ref().map(|it| it.as_str()),
             fault = it.fault.as_ref().map(|it| it.kind.as_str()),
             "operation"
         );
         if let Some(completed) = it.completed {
+            trail::ended(it);
             let took = completed.since(it.created);
             self.metrics.operation(
                 it.backend.as_str(),

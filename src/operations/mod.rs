@@ -16,6 +16,7 @@ mod runner;
 mod serve;
 pub mod service;
 mod store;
+mod trail;
 mod upkeep;
 mod view;
 
@@ -40,6 +41,7 @@ pub use service::Accepted;
 pub use service::CancelError;
 pub use service::Glance;
 pub use service::ListQuery;
+pub use service::Origin;
 pub use service::Replay;
 pub use service::Selector;
 pub use service::Service;

@@ -1,6 +1,7 @@
 //! What the operations room offers to the gate: reads through the adapters, and operations.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +16,7 @@ use crate::model::Fault;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::IgnoredMembers;
 use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::NewBackup;
@@ -28,6 +30,7 @@ use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Revision;
 use crate::model::Target;
+use crate::model::TokenName;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
@@ -70,6 +73,19 @@ pub struct Submission {
     pub note: Option<Note>,
     /// The caller's own key.
     pub idempotency: Option<Idempotency>,
+    /// What the request said that means nothing here.
+    pub ignored: IgnoredMembers,
+    /// What the audit trail says of where the request came from.
+    pub origin: Origin,
+}
+
+/// Where a request came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The API token with which it came, if it was one.
+    pub token: Option<TokenName>,
+    /// The address of the client.
+    pub client: Option<IpAddr>,
 }
 
 /// The operation, durable.
@@ -121,6 +137,9 @@ pub enum AcceptError {
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
+    /// The audit trail is required and cannot be written.
+    #[error("the audit trail cannot be written")]
+    NotRecorded,
     /// It could not be made durable, and will not run. The one exception is a store that failed for good in that very
     /// moment ([`StoreFault::Failed`]): what it had written may run after the restart; an idempotency key finds it.
     #[error(transparent)]

@@ -62,6 +62,7 @@ use crate::model::VmId;
 use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
+use crate::operations::Origin;
 use crate::operations::service::Glance;
 use crate::operations::service::Submission;
 use crate::runtime::Clock;
@@ -141,6 +142,7 @@ pub(super) fn operation(seq: u64, vm: &str, backup: &str) -> Operation {
         started: None,
         completed: None,
         uncertain_since: None,
+        ignored: crate::model::IgnoredMembers::default(),
         resume_expired: false,
         cancel_asked: None,
         acknowledged: None,
@@ -502,6 +504,8 @@ pub(super) fn submission(seq: OperationSeq, intent: Intent) -> Submission {
         request: RequestId::new("r-1").unwrap(),
         note: None,
         idempotency: None,
+        ignored: crate::model::IgnoredMembers::default(),
+        origin: Origin::default(),
     }
 }
 

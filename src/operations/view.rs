@@ -1,7 +1,9 @@
 //! A stored operation as operators see it: offline, through the admin port, and printed as JSON.
 
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::Serializer;
 
 use crate::model::Operation;
 use crate::model::Timestamp;
@@ -10,7 +12,8 @@ use crate::model::Timestamp;
 /// terminal sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Its number.
+    /// Its number; text in JSON, because JSON numbers lose digits beyond 2^53.
+    #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub seq: u64,
     /// Where in its life it is.
     pub phase: String,
@@ -38,6 +41,28 @@ pub struct View {
     pub fault: Option<String>,
     /// The sentence of the fault; of an unknown outcome, what to check.
     pub message: Option<String>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands in a reference"
+)]
+fn as_text<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(number)
+}
+
+/// Reads the number that a gateway of an older version sends, too.
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Text(String),
+        Number(u64),
+    }
+    match Number::deserialize(from)? {
+        Number::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        Number::Number(number) => Ok(number),
+    }
 }
 
 impl From<&Operation> for View {

@@ -1,32 +1,23 @@
 //! Log lines and the access log, for people or as JSON, and the process-wide audit trail.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tracing::Event;
 use tracing::Subscriber;
-use tracing::field::Field;
-use tracing::field::Visit;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::Metrics;
-use crate::telemetry::audit::line;
+use crate::telemetry::NotWritten;
 use crate::telemetry::escape::Escaping;
-
-/// The target of audit events: they go to the trail alone, whatever the level of the log.
-const AUDIT: &str = "snapgate::audit";
+use crate::telemetry::json::JsonLines;
 
 static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
 
@@ -91,80 +82,63 @@ pub struct AccessRecord<'a> {
     pub upstream: Option<&'a str>,
 }
 
+/// What is logged, and where the audit trail is.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The form of log lines.
+    pub format: Format,
+    /// A filter of `tracing-subscriber`.
+    pub level: String,
+    /// Directives for noisy libraries, which `level` can override; may be empty.
+    pub quiet: &'static str,
+    /// Whether every request is logged.
+    pub access: bool,
+    /// The file of the audit trail; standard error when absent.
+    pub audit: Option<PathBuf>,
+    /// Whether changes are refused while the audit trail cannot be written.
+    pub audit_required: bool,
+}
+
 /// Sends logs to standard error and the audit trail to its file, once per process. Records of the `log` crate too.
-///
-/// `quiet` holds directives for noisy libraries, which `level` can override; it may be empty.
 ///
 /// # Errors
 /// [`LogError`]; nothing is set up then.
-pub fn init(
-    format: Format,
-    level: &str,
-    quiet: &str,
-    access: bool,
-    audit: Option<PathBuf>,
-    metrics: Arc<Metrics>,
-) -> Result<(), LogError> {
-    let file = audit.clone().unwrap_or_default();
-    let failed = |source| LogError::Audit { file, source };
-    let trail = Arc::new(AuditTrail::open(audit, metrics).map_err(failed)?);
-    let made = subscriber(format, level, quiet, access, io::stderr, Arc::clone(&trail))?;
-    TRAIL.set(trail).map_err(|_trail| LogError::Again)?;
-    tracing_subscriber::util::SubscriberInitExt::try_init(made).map_err(|_error| LogError::Again)
+pub fn init(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
+    let made = subscriber(&config, io::stderr)?;
+    // First, so that what is wrong with the last line of the trail is logged.
+    tracing_subscriber::util::SubscriberInitExt::try_init(made)
+        .map_err(|_error| LogError::Again)?;
+    let file = config.audit.clone().unwrap_or_default();
+    let trail = AuditTrail::open(config.audit, config.audit_required, metrics);
+    let trail = trail.map_err(|source| LogError::Audit { file, source })?;
+    TRAIL.set(Arc::new(trail)).map_err(|_trail| LogError::Again)
 }
 
 /// What is logged in which form, to the given place.
 fn subscriber<W>(
-    format: Format,
-    level: &str,
-    quiet: &str,
-    access: bool,
+    config: &LogConfig,
     writer: W,
-    trail: Arc<AuditTrail>,
 ) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let access = if access { "info" } else { "off" };
-    let filter = format!("{quiet},{level},snapgate::access={access},{AUDIT}=off");
+    let access = if config.access { "info" } else { "off" };
+    let LogConfig { quiet, level, .. } = config;
+    let filter = format!("{quiet},{level},snapgate::access={access}");
     let filter = EnvFilter::try_new(filter)?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(Escaping {
             inner: writer,
-            format,
+            format: config.format,
         });
-    let lines = match format {
+    let lines = match config.format {
         Format::Text => lines.boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        Format::Json => lines.event_format(JsonLines).boxed(),
     };
-    // Without the hint every record of the `log` crate would be made, only to be thrown away.
-    let audited = filter_fn(|event| event.target() == AUDIT).with_max_level_hint(LevelFilter::INFO);
     Ok(Box::new(
-        tracing_subscriber::registry()
-            .with(lines.with_filter(filter))
-            .with(ToTrail(trail).with_filter(audited)),
+        tracing_subscriber::registry().with(lines.with_filter(filter)),
     ))
-}
-
-/// Hands audit events on to the trail.
-struct ToTrail(Arc<AuditTrail>);
-
-impl<S: Subscriber> Layer<S> for ToTrail {
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        event.record(&mut Record(&self.0));
-    }
-}
-
-/// Takes the line out of an audit event.
-struct Record<'a>(&'a AuditTrail);
-
-impl Visit for Record<'_> {
-    fn record_str(&mut self, _field: &Field, line: &str) {
-        self.0.append(line);
-    }
-
-    fn record_debug(&mut self, _field: &Field, _value: &dyn fmt::Debug) {}
 }
 
 /// Whether there is an access log, for whoever can save the work that a line takes.
@@ -188,18 +162,30 @@ pub fn access(record: &AccessRecord<'_>) {
         principal = record.principal,
         path = record.target,
         user_agent = record.user_agent,
-        operation = record.operation,
+        operation = record.operation.map(tracing::field::display),
         passthrough = record.passthrough,
         upstream = record.upstream,
         "request"
     );
 }
 
-/// Writes one record of the audit trail; nothing before [`init`].
+/// Writes one record of the audit trail; nothing before [`init`]. What cannot be written is counted and logged.
 pub fn audit(record: &AuditRecord<'_>) {
-    match line(record) {
-        Ok(rendered) => tracing::info!(target: AUDIT, rendered),
-        Err(error) => tracing::error!(%error, "audit record lost"),
+    if let Some(trail) = TRAIL.get()
+        && let Err(error) = trail.append(record)
+    {
+        tracing::trace!(%error, "record of the audit trail");
+    }
+}
+
+/// Writes a record before the change that it is about, where changes need the audit trail (`log.audit_required`).
+///
+/// # Errors
+/// [`NotWritten`]: the change must not be made.
+pub fn audit_before(record: &AuditRecord<'_>) -> Result<(), NotWritten> {
+    match TRAIL.get() {
+        Some(trail) if trail.is_required() => trail.append(record),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -231,62 +217,70 @@ mod tests {
         }
     }
 
-    fn trail(kept: &Kept) -> Arc<AuditTrail> {
-        let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(AuditTrail::to(Box::new(kept.clone()), metrics))
+    fn config(format: Format, level: &str, access: bool) -> LogConfig {
+        LogConfig {
+            format,
+            level: level.to_owned(),
+            quiet: "noisy=off",
+            access,
+            audit: None,
+            audit_required: false,
+        }
+    }
+
+    /// What a log in JSON says of events.
+    fn json(events: impl FnOnce()) -> serde_json::Value {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let made = subscriber(&config(Format::Json, "info", true), move || writer.clone());
+        tracing::subscriber::with_default(made.unwrap(), events);
+        let bytes = kept.0.lock().unwrap().clone();
+        serde_json::from_slice(&bytes).unwrap()
     }
 
     #[test]
-    fn audit_events_go_to_the_trail_alone_at_any_level() {
-        for level in ["off", "info", "trace"] {
-            let (log, audited) = (Kept::default(), Kept::default());
-            let writer = log.clone();
-            let made = subscriber(
-                Format::Text,
-                level,
-                "",
-                true,
-                move || writer.clone(),
-                trail(&audited),
+    fn values_are_written_as_what_they_are() {
+        let name = "web\"01";
+        let value = json(|| {
+            tracing::warn!(
+                target: "snapgate::x",
+                text = name,
+                displayed = %name,
+                debugged = ?name,
+                debugged_field = tracing::field::debug(name),
+                small = 7_u64,
+                exact = 9_007_199_254_740_991_u64,
+                large = 118_529_990_416_400_384_u64,
+                negative = -9_007_199_254_740_992_i64,
+                took_ms = Duration::from_millis(12).as_millis(),
+                wide = u128::MAX,
+                yes = true,
+                half = 0.5,
+                absent = None::<&str>,
+                list = ?[1, 2],
+                "message"
             );
-            tracing::subscriber::with_default(made.unwrap(), || {
-                audit(&AuditRecord {
-                    time: crate::model::Timestamp::default(),
-                    principal: Some("alice"),
-                    token: None,
-                    client: None,
-                    action: "delete",
-                    backend: None,
-                    vm: "1",
-                    backup: None,
-                    note: None,
-                    outcome: "refused",
-                    code: None,
-                    operation: None,
-                    request: "r",
-                });
-            });
-            let text = String::from_utf8(audited.0.lock().unwrap().clone()).unwrap();
-            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(value["principal"], "alice", "{level}: in the trail");
-            assert!(
-                log.0.lock().unwrap().is_empty(),
-                "{level}: and nowhere else"
-            );
+        });
+        for member in ["text", "displayed", "debugged", "debugged_field"] {
+            assert_eq!(value[member], name, "{member}: without quotes of its own");
         }
+        let expected = serde_json::json!({
+            "level": "WARN", "target": "snapgate::x", "message": "message", "small": 7, "took_ms": 12, "yes": true,
+            "half": 0.5, "list": "[1, 2]", "exact": 9_007_199_254_740_991_u64, "large": "118529990416400384",
+            "negative": "-9007199254740992", "wide": u128::MAX.to_string(),
+        });
+        for (member, expected) in expected.as_object().unwrap() {
+            assert_eq!(&value[member], expected, "{member}");
+        }
+        assert_eq!(value.get("absent"), None, "what is absent is left out");
+        let time = value["timestamp"].as_str().unwrap();
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
     }
 
     fn logged(format: Format, access_log: bool, hostile: &str) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let made = subscriber(
-            format,
-            "info",
-            "",
-            access_log,
-            move || writer.clone(),
-            trail(&Kept::default()),
-        );
+        let made = subscriber(&config(format, "info", access_log), move || writer.clone());
         let made = made.unwrap();
         tracing::subscriber::with_default(made, || {
             assert_eq!(
@@ -306,7 +300,7 @@ mod tests {
                 principal: Some("alice"),
                 target: hostile,
                 user_agent: Some(hostile),
-                operation: None,
+                operation: Some(118_529_990_416_400_384),
                 passthrough: None,
                 upstream: None,
             });
@@ -335,19 +329,16 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["path"], hostile, "nothing is lost");
         assert_eq!(value["principal"], "alice", "nothing is forged");
+        assert_eq!(
+            value["operation"], "118529990416400384",
+            "to the last digit"
+        );
         assert_eq!(logged(Format::Text, false, "/"), "", "off when not wanted");
     }
 
     #[test]
     fn a_malformed_level_is_an_error() {
-        let made = subscriber(
-            Format::Text,
-            "snapgate=loud",
-            "noisy=off",
-            true,
-            io::stderr,
-            trail(&Kept::default()),
-        );
+        let made = subscriber(&config(Format::Text, "snapgate=loud", true), io::stderr);
         assert!(
             matches!(made, Err(LogError::Level(_))),
             "not taken for another one"

@@ -67,6 +67,8 @@ pub struct Metrics {
     build_info: IntGaugeVec,
     panics: IntCounterVec,
     audit_errors: IntCounterVec,
+    audit_records_lost: IntCounterVec,
+    credentials_refused: IntCounterVec,
 }
 
 /// Registers what was just made. A catalogue with two equal names is a mistake in this file that the tests find;
@@ -365,8 +367,22 @@ impl Metrics {
                 r,
                 counter,
                 "snapgate_audit_errors_total",
-                "Failures of the audit trail, each a record lost or a file not opened.",
+                "Failures of the audit trail: a record not written or the file not opened.",
                 ["kind"]
+            ),
+            audit_records_lost: metric!(
+                r,
+                counter,
+                "snapgate_audit_records_lost_total",
+                "Records that are missing from the audit trail.",
+                []
+            ),
+            credentials_refused: metric!(
+                r,
+                counter,
+                "snapgate_credentials_refused_total",
+                "Requests refused for their credentials, by reason.",
+                ["reason"]
             ),
             registry: r,
         };
@@ -380,6 +396,7 @@ impl Metrics {
         for kind in ["open", "write"] {
             made.audit_errors.with_label_values(&[kind]).inc_by(0);
         }
+        made.audit_record_lost(0);
         Ok(made)
     }
 
@@ -611,6 +628,18 @@ impl Metrics {
         self.audit_errors.with_label_values(&[kind]).inc();
     }
 
+    /// So many more records are missing from the audit trail.
+    pub fn audit_record_lost(&self, count: u64) {
+        self.audit_records_lost
+            .with_label_values::<&str>(&[])
+            .inc_by(count);
+    }
+
+    /// A request was refused for its credentials; `reason` is a word of ours.
+    pub fn credentials_refused(&self, reason: &str) {
+        self.credentials_refused.with_label_values(&[reason]).inc();
+    }
+
     /// A panic was caught in this room.
     pub fn panic(&self, room: &str) {
         self.panics.with_label_values(&[room]).inc();
@@ -657,6 +686,8 @@ mod tests {
         metrics.config_reload("ok");
         metrics.panic("listener");
         metrics.audit_error("write");
+        metrics.audit_record_lost(1);
+        metrics.credentials_refused("expired");
         metrics
     }
 

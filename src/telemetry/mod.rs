@@ -2,17 +2,25 @@
 
 mod audit;
 mod escape;
+mod json;
 mod log;
 mod metrics;
 
+pub use audit::AuditClient;
 pub use audit::AuditRecord;
 pub use audit::AuditTrail;
+pub use audit::NotWritten;
+pub use audit::Verified;
+pub use audit::VerifyError;
+pub use audit::verify;
 pub use log::AccessRecord;
 pub use log::Format;
+pub use log::LogConfig;
 pub use log::LogError;
 pub use log::access;
 pub use log::access_is_logged;
 pub use log::audit;
+pub use log::audit_before;
 pub use log::init;
 pub use log::reopen;
 pub use metrics::Metrics;

@@ -39,7 +39,14 @@ fn acknowledged(trail: &Path) -> Vec<u64> {
     lines(&fs::read_to_string(trail).unwrap())
         .iter()
         .filter(|it| it["action"] == "acknowledge")
-        .map(|it| it["operation"].as_u64().unwrap())
+        .map(|it| {
+            assert!(
+                it["principal"].as_str().unwrap().starts_with("os:"),
+                "which account of the system: {it}"
+            );
+            assert_eq!(it["client"], "127.0.0.1", "from where: {it}");
+            it["operation"].as_str().unwrap().parse().unwrap()
+        })
         .collect()
 }
 
@@ -79,24 +86,26 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
     let file = folder.path().join("operations.db.operator");
     let (gateway, lost, running) = gateway_with_an_unknown_outcome(&config);
     let (lost_text, running_text) = (lost.to_string(), running.to_string());
+    let lost_quoted = format!("\"{lost}\"");
     let unknown = || metric(gateway.admin, "snapgate_operations_unknown");
     assert!((unknown() - 1.0).abs() < 0.1, "it is counted");
 
     // arguments, numbers of the operations that are printed
-    let rows: [(&[&str], Vec<u64>); 6] = [
+    let rows: [(&[&str], Vec<u64>); 7] = [
         (&["list", "--json"], vec![running, lost]),
         (&["list", "--json", "--limit", "1"], vec![running]),
         (&["list", "--json", "--limit", "0"], vec![]),
         (&["list", "--json", "--state", "unknown"], vec![lost]),
         (&["list", "--json", "--state", "unfinished"], vec![running]),
         (&["show", "--json", &lost_text], vec![lost]),
+        (&["show", "--json", &lost_quoted], vec![lost]),
     ];
     for (arguments, expected) in rows {
         let (status, out, err) = operations(&config, arguments);
         assert_eq!((status, err.as_str()), (0, ""), "{arguments:?}: {out}");
         let found: Vec<_> = lines(&out)
             .iter()
-            .map(|it| it["seq"].as_u64().unwrap())
+            .map(|it| it["seq"].as_str().unwrap().parse::<u64>().unwrap())
             .collect();
         assert_eq!(found, expected, "{arguments:?}");
     }
@@ -159,6 +168,28 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
     assert_eq!((status, err.as_str()), (0, ""), "offline: {out}");
     assert_eq!(lines(&out)[0]["phase"], "unknown", "the same operation");
     assert_eq!(acknowledged(&trail), [lost], "and still one line");
+}
+
+#[test]
+fn an_acknowledgement_without_a_gateway_names_the_account_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("snapgate.toml");
+    let (gateway, lost, _) = gateway_with_an_unknown_outcome(&config);
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait(), Some(0), "stopped");
+    let (status, out, err) = operations(&config, &["acknowledge", &lost.to_string()]);
+    assert_eq!((status, err.as_str()), (0, ""), "done: {out}");
+    let trail = lines(&fs::read_to_string(folder.path().join("audit.jsonl")).unwrap());
+    let last = trail.last().unwrap();
+    assert_eq!(last["action"], "acknowledge", "{last}");
+    assert_eq!(last["client"], "local", "on this machine: {last}");
+    let name = last["principal"].as_str().unwrap();
+    assert!(name.starts_with("os:") && name.len() > 3, "who: {last}");
+    let verified = program()
+        .args(["audit", "verify"])
+        .arg(folder.path().join("audit.jsonl"))
+        .status();
+    assert!(verified.unwrap().success(), "in the same chain");
 }
 
 #[test]

@@ -663,3 +663,52 @@ fn the_other_resources() {
     );
     assert_eq!(head.header("etag"), get.header("etag"), "HEAD is GET");
 }
+
+#[test]
+fn what_a_change_ignored_is_in_its_status_for_as_long_as_that_is_kept() {
+    let gateway = Gateway::start(SIM);
+    let alice = gateway.client("alice");
+    let backup = "/vms/1/backups/456";
+    let changes = [
+        alice.put(backup, r#"{"tags":["t"],"owner":"me","x":{"y":1}}"#),
+        alice.post("/vms/1/backups", r#"{"name":"n","owner":"me","x":1}"#),
+        alice.post(&format!("{backup}/restore"), r#"{"owner":"me","x":1}"#),
+    ];
+    for reply in changes {
+        assert_eq!(reply.status, 202, "{reply:?}");
+        let expected = json!(["owner", "x"]);
+        assert_eq!(reply.json()["ignored"], expected, "in the 202: {reply:?}");
+        let status = alice.finished(&reply.status_uri());
+        assert_eq!(status["ignored"], expected, "and later: {status}");
+    }
+    let own = alice.get("/statuses").json();
+    let first = &own["statuses"][0];
+    assert_eq!(first["ignored"], json!(["owner", "x"]), "in lists: {own}");
+}
+
+#[test]
+fn a_backup_that_was_read_can_be_edited_and_sent_back() {
+    let gateway = Gateway::start(SIM);
+    let alice = gateway.client("alice");
+    let backup = "/vms/1/backups/456";
+    let mut read = alice.get(backup).json();
+    read["tags"] = json!(["edited"]);
+    let reply = alice.put(backup, &read.to_string());
+    assert_eq!(reply.status, 202, "{reply:?}");
+    let status = alice.finished(&reply.status_uri());
+    assert_eq!(status["state"], "SUCCESS", "{status}");
+    assert_eq!(status.get("ignored"), None, "nothing was lost: {status}");
+    assert_eq!(alice.get(backup).json(), read, "as it was sent");
+    read["Tags"] = json!([]);
+    let reply = alice.put(backup, &read.to_string());
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (400, "UnknownMember")
+    );
+    let message = &reply.json()["message"][0];
+    assert_eq!(message["field"], "Tags", "{message}");
+    assert!(
+        message["text"].as_str().unwrap().contains("\"tags\""),
+        "{message}"
+    );
+}

@@ -223,7 +223,12 @@ pub(super) async fn poll(
         return Ok(TaskState::Done);
     };
     let verb = asked.verb;
-    tracing::warn!(job = asked.job, verb = verb.as_str(), private = text, "job of QEMU failed");
+    tracing::warn!(
+        job = asked.job,
+        verb = verb.as_str(),
+        private = text,
+        "job of QEMU failed"
+    );
     let fault = error::fault(Some(verb), &text);
     let seen = look(monitor, asked.vm, wanted, by).await;
     let seen = seen.map_err(QemuError::of_read)?;

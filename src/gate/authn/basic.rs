@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
 use crate::gate::authn::Callers;
+use crate::gate::authn::DenialReason;
 use crate::gate::authn::Denied;
 use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
@@ -52,10 +53,11 @@ impl Callers {
         credentials: &Credentials,
         around: Around<'_>,
     ) -> Result<Arc<Account>, Denied> {
-        let (name, password) = credentials.parts().ok_or(Denied::Wrong)?;
+        let malformed = || Denied::wrong(DenialReason::Malformed);
+        let (name, password) = credentials.parts().ok_or_else(malformed)?;
+        let denied = |reason| Denied::wrong(reason).of(name);
         if token::is_token(password) {
-            let found = self.tokens.find_as_password(name, password, around);
-            return found.ok_or(Denied::Wrong);
+            return self.tokens.find_as_password(name, password, around);
         }
         let standing = standing(name, around);
         let user = self.users.get(name);
@@ -67,7 +69,7 @@ impl Callers {
             return Ok(Arc::clone(&user.account));
         }
         if let Standing::Locked(after) | Standing::Barred(after) = standing {
-            return Err(Denied::Later(after));
+            return Err(Denied::later(after).of(name));
         }
         let _ticket = around.shared.checks.acquire().await;
         // Somebody else may have verified the same password while this request stood in line, or failed once too often.
@@ -77,7 +79,7 @@ impl Callers {
             return Ok(Arc::clone(&user.account));
         }
         if let Standing::Locked(after) | Standing::Barred(after) = self::standing(name, around) {
-            return Err(Denied::Later(after));
+            return Err(Denied::later(after).of(name));
         }
         // An unknown name costs what a wrong password costs. Which hash stands in depends on the name alone.
         let decoy = || {
@@ -90,7 +92,10 @@ impl Callers {
         };
         let Some((user, key)) = key.filter(|_| fits) else {
             self.note_failure(name, around);
-            return Err(Denied::Wrong);
+            return Err(denied(match user {
+                Some(_) => DenialReason::WrongPassword,
+                None => DenialReason::UnknownUser,
+            }));
         };
         around.metrics.credential_check("verified");
         let now = around.clock.instant();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
+use crate::gate::authn::DenialReason;
+use crate::gate::authn::Denied;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::model::CertificateName;
@@ -27,19 +29,25 @@ impl Holders {
         )
     }
 
-    /// The caller whom the names of a certificate belong to. Nobody when they belong to several: which one is meant cannot
+    /// The caller whom the names of a certificate belong to. None when they belong to several: which one is meant cannot
     /// be known.
     pub(super) fn find(
         &self,
         names: &[CertificateName],
         around: Around<'_>,
-    ) -> Option<Arc<Account>> {
-        let mut known = names.iter().filter_map(|it| self.0.get(it));
-        let one = known.next()?;
-        if known.any(|it| it.principal.name != one.principal.name) {
-            return None;
+    ) -> Result<Arc<Account>, Denied> {
+        let Some(first) = names.first() else {
+            return Err(Denied::wrong(DenialReason::Missing));
+        };
+        let denied = |reason| Denied::wrong(reason).of(first.as_str());
+        let mut known = names.iter().filter_map(|name| self.0.get(name));
+        let one = known
+            .next()
+            .ok_or_else(|| denied(DenialReason::UnknownCertificate))?;
+        if known.any(|other| other.principal.name != one.principal.name) {
+            return Err(denied(DenialReason::AmbiguousCertificate));
         }
         around.metrics.credential_check("certificate");
-        Some(Arc::clone(one))
+        Ok(Arc::clone(one))
     }
 }

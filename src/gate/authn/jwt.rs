@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
+use crate::gate::authn::DenialReason;
 use crate::gate::authn::Denied;
 use crate::gate::authn::jwks::Algorithm;
 use crate::gate::authn::keyring::KeyRing;
@@ -143,7 +144,7 @@ struct Proven {
 /// Why it proves nothing.
 enum Unproven<'a> {
     /// It is not valid here, whatever keys there are.
-    Wrong,
+    Wrong(DenialReason),
     /// It names a key that is not in the set.
     NoKey(&'a KeyRing),
     /// There are no keys of its issuer.
@@ -176,17 +177,17 @@ impl Issuers {
         around: Around<'_>,
     ) -> Result<Arc<Account>, Denied> {
         if self.is_empty() || text.len() > limits::BEARER_BYTES_MAX {
-            return Err(Denied::Wrong);
+            return Err(Denied::wrong(DenialReason::Malformed));
         }
         let digest = digest::digest(&digest::SHA256, text.as_bytes());
         let Ok(digest) = <[u8; 32]>::try_from(digest.as_ref()) else {
-            return Err(Denied::Wrong);
+            return Err(Denied::wrong(DenialReason::Malformed));
         };
         if let Some(account) = self.remembered(&digest, around) {
             around.metrics.credential_check("remembered");
             return Ok(account);
         }
-        let token = Token::read(text).ok_or(Denied::Wrong)?;
+        let token = Token::read(text).ok_or(Denied::wrong(DenialReason::Malformed))?;
         let mut found = self.prove(&token, around);
         if let Err(Unproven::NoKey(keys) | Unproven::NoKeys(keys)) = &found
             && keys.newer(around.clock.instant()).await
@@ -195,8 +196,24 @@ impl Issuers {
         }
         match found {
             Ok(proven) => Ok(self.remember(digest, proven, around)),
-            Err(Unproven::Wrong | Unproven::NoKey(_)) => Err(Denied::Wrong),
-            Err(Unproven::NoKeys(_)) => Err(Denied::NoKeys),
+            Err(Unproven::Wrong(reason)) => Err(self.claiming(&token, Denied::wrong(reason))),
+            Err(Unproven::NoKey(_)) => {
+                Err(self.claiming(&token, Denied::wrong(DenialReason::UnknownKey)))
+            }
+            Err(Unproven::NoKeys(_)) => Err(self.claiming(&token, Denied::no_keys())),
+        }
+    }
+
+    /// The same with the name that the token claims, which nothing proves.
+    fn claiming(&self, token: &Token<'_>, denied: Denied) -> Denied {
+        let claims = &token.claims;
+        let issuer = self.all.iter().find(|issuer| issuer.issuer == claims.iss);
+        let claim = issuer.map_or("sub", |issuer| &issuer.subject_claim);
+        let subject = claims.others.get(claim).and_then(Value::as_str);
+        let subject = subject.unwrap_or_default();
+        match issuer {
+            Some(issuer) => denied.of(&format!("{}:{subject}", issuer.name)),
+            None => denied.of(subject),
         }
     }
 
@@ -241,15 +258,22 @@ impl Issuers {
 
     /// Who, and until when. Keys come last: only a token that would be taken with the right one asks for newer ones.
     fn prove(&self, token: &Token<'_>, around: Around<'_>) -> Result<Proven, Unproven<'_>> {
-        let wrong = || Unproven::Wrong;
+        let wrong = |reason| move || Unproven::Wrong(reason);
         let Token { header, claims, .. } = token;
         let mut all = self.all.iter().enumerate();
-        let (index, issuer) = all.find(|it| it.1.issuer == claims.iss).ok_or_else(wrong)?;
+        let (index, issuer) = all
+            .find(|it| it.1.issuer == claims.iss)
+            .ok_or_else(wrong(DenialReason::UnknownIssuer))?;
         let algorithm = Algorithm::named(&header.alg)
             .filter(|it| issuer.algorithms.contains(it))
-            .ok_or_else(wrong)?;
-        let until = claims.until(issuer, around.clock.now()).ok_or_else(wrong)?;
-        let principal = claims.principal(issuer).ok_or_else(wrong)?;
+            .ok_or_else(wrong(DenialReason::WrongAlgorithm))?;
+        let now = around.clock.now();
+        let until = claims
+            .until(issuer, now)
+            .ok_or_else(|| Unproven::Wrong(claims.why_not(issuer, now)))?;
+        let principal = claims
+            .principal(issuer)
+            .ok_or_else(wrong(DenialReason::UnusableSubject))?;
         let ring = &*issuer.keys;
         let held = ring.current(around.clock.instant());
         let held = held.ok_or(Unproven::NoKeys(ring))?;
@@ -257,11 +281,11 @@ impl Issuers {
             // Without an id every forged token would be one whose key may have come since.
             return Err(match header.kid {
                 Some(_) => Unproven::NoKey(ring),
-                None => Unproven::Wrong,
+                None => Unproven::Wrong(DenialReason::UnknownKey),
             });
         };
         if !key.verifies(algorithm, token.signed.as_bytes(), &token.signature) {
-            return Err(Unproven::Wrong);
+            return Err(Unproven::Wrong(DenialReason::BadSignature));
         }
         Ok(Proven {
             principal,
@@ -316,6 +340,19 @@ impl Claims {
             None => true,
         };
         (now < until && has_begun(self.nbf) && has_begun(self.iat)).then_some(until)
+    }
+
+    /// Why [`Claims::until`] found none: a word for the operator, which decides nothing.
+    fn why_not(&self, issuer: &Issuer, now: Timestamp) -> DenialReason {
+        let audience = self.aud.as_slice();
+        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+            return DenialReason::WrongAudience;
+        }
+        match time(self.exp).map(|end| end.plus(issuer.leeway)) {
+            Some(until) if until <= now => DenialReason::Expired,
+            Some(_) => DenialReason::NotYetValid,
+            None => DenialReason::Malformed,
+        }
     }
 
     fn principal(&self, issuer: &Issuer) -> Option<Principal> {

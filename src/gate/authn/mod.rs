@@ -2,6 +2,7 @@
 
 mod basic;
 mod certificate;
+mod denial;
 mod jwks;
 mod jwt;
 mod keyring;
@@ -17,6 +18,8 @@ use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
 use crate::gate::authn::certificate::Holders;
+use crate::gate::authn::denial::Answered;
+pub(super) use crate::gate::authn::denial::Denied;
 use crate::gate::authn::jwt::Issuers;
 use crate::gate::authn::token::Tokens;
 use crate::gate::authz::Rights;
@@ -34,6 +37,8 @@ use crate::model::TokenName;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
+pub use denial::ClaimedName;
+pub use denial::DenialReason;
 pub use jwks::Algorithm;
 pub use jwks::KeySet;
 pub use jwt::Issuer;
@@ -116,9 +121,11 @@ impl Callers {
             })
             .collect();
         let issuers = Issuers::new(config);
+        let tokens = Tokens::new(config, |name| Some(&users.get(name.as_str())?.account));
+        shared.know_tokens(tokens.all());
         Self {
             decoys: users.values().map(|it| it.password.clone()).collect(),
-            tokens: Tokens::new(config, |name| Some(&users.get(name.as_str())?.account)),
+            tokens,
             holders: Holders::new(config),
             users,
             takes_bearer: config.credentials.tokens.is_some() || !issuers.is_empty(),
@@ -128,37 +135,39 @@ impl Callers {
         }
     }
 
-    /// Tells who calls. Whatever is wrong with the credentials, the refusal is the same.
+    /// Tells who calls. Whatever is wrong with the credentials, the answer is the same; why is for the operator alone.
     pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
         certificate: &[CertificateName],
         around: Around<'_>,
-    ) -> Result<Arc<Account>, Refusal> {
-        let found = match Offered::of(headers) {
-            Some(Offered::Basic(credentials)) => self.basic(&credentials, around).await,
-            Some(Offered::Bearer(text)) => match self.tokens.find(text, around) {
-                Some(found) => Ok(found),
-                None => self.issuers.find(text, around).await,
+    ) -> Result<Arc<Account>, Denied> {
+        match Offered::of(headers) {
+            Some(Ok(Offered::Basic(credentials))) => self.basic(&credentials, around).await,
+            Some(Ok(Offered::Bearer(text))) => match self.tokens.find(text, around) {
+                Ok(found) => Ok(found),
+                Err(denied) if self.issuers.is_empty() || token::has_form(text) => Err(denied),
+                Err(_) => self.issuers.find(text, around).await,
             },
             // Who sends credentials is judged by them alone, whatever certificate comes with them.
-            None if headers.contains_key(AUTHORIZATION) => Err(Denied::Wrong),
-            None => self.holders.find(certificate, around).ok_or(Denied::Wrong),
-        };
-        found.map_err(|denied| self.refusal(denied, around.metrics))
+            Some(Err(reason)) => Err(Denied::wrong(reason)),
+            None => self.holders.find(certificate, around),
+        }
     }
 
-    fn refusal(&self, denied: Denied, metrics: &Metrics) -> Refusal {
-        match denied {
-            Denied::Later(after) => {
+    /// What the client is answered.
+    pub(super) fn refusal(&self, denied: &Denied, metrics: &Metrics) -> Refusal {
+        metrics.credentials_refused(denied.reason.as_str());
+        match denied.answer {
+            Answered::Later(after) => {
                 metrics.credential_check("locked_out");
                 Refusal::from(Code::TooManyAttempts).retry_after(after)
             }
-            Denied::NoKeys => {
+            Answered::NoKeys => {
                 metrics.credential_check("no_keys");
                 Refusal::from(Code::KeysUnavailable)
             }
-            Denied::Wrong => {
+            Answered::Unauthenticated => {
                 metrics.credential_check("refused");
                 let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
                 if self.takes_bearer {
@@ -171,17 +180,6 @@ impl Callers {
     }
 }
 
-/// Why nobody was identified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Denied {
-    /// What came is not valid, or nothing came.
-    Wrong,
-    /// It was not looked at: the client is locked out for so long.
-    Later(Duration),
-    /// It cannot be judged: there are no keys of the token's issuer.
-    NoKeys,
-}
-
 /// What a request brings to prove who sends it.
 enum Offered<'a> {
     /// RFC 7617.
@@ -191,20 +189,27 @@ enum Offered<'a> {
 }
 
 impl<'a> Offered<'a> {
-    /// Reads the header; `None` for whatever is not exactly one well-formed set of credentials of a known scheme.
-    fn of(headers: &'a HeaderMap) -> Option<Self> {
+    /// Reads the header; `None` when there is none. Anything but exactly one well-formed set of credentials of a known scheme
+    /// is an error.
+    fn of(headers: &'a HeaderMap) -> Option<Result<Self, DenialReason>> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return None;
-        };
-        let (scheme, rest) = scheme(value)?;
+        let value = values.next()?;
+        if values.next().is_some() {
+            return Some(Err(DenialReason::Malformed));
+        }
+        Some(Self::read(value))
+    }
+
+    fn read(value: &'a HeaderValue) -> Result<Self, DenialReason> {
+        let (scheme, rest) = scheme(value).ok_or(DenialReason::Malformed)?;
         if scheme.eq_ignore_ascii_case("basic") {
-            return basic::Credentials::parse(rest).map(Self::Basic);
+            let read = basic::Credentials::parse(rest).map(Self::Basic);
+            return read.ok_or(DenialReason::Malformed);
         }
         if scheme.eq_ignore_ascii_case("bearer") {
-            return Some(Self::Bearer(rest));
+            return Ok(Self::Bearer(rest));
         }
-        None
+        Err(DenialReason::UnsupportedScheme)
     }
 }
 
@@ -228,7 +233,7 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        match Offered::of(&headers)? {
+        match Offered::of(&headers)?.ok()? {
             Offered::Basic(it) => {
                 let (name, password) = it.parts()?;
                 Some((name.to_owned(), password.to_vec()))

@@ -14,11 +14,14 @@ use zeroize::Zeroizing;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
+use crate::gate::authn::DenialReason;
+use crate::gate::authn::Denied;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
 use crate::model::PrincipalName;
 use crate::model::Secret;
 use crate::model::Timestamp;
+use crate::model::TokenName;
 
 /// What every token begins with.
 const PREFIX: &str = "sg_";
@@ -126,14 +129,29 @@ impl Tokens {
     }
 
     /// Whose token this is.
-    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Option<Arc<Account>> {
-        let held = self.0.get(&TokenDigest::of(text)?)?;
+    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Result<Arc<Account>, Denied> {
+        let Some(digest) = TokenDigest::of(text) else {
+            return Err(Denied::wrong(DenialReason::UnknownToken));
+        };
+        let Some(held) = self.0.get(&digest) else {
+            return Err(match around.shared.former_token(&digest) {
+                Some((name, owner)) => Denied::wrong(DenialReason::Revoked)
+                    .of(owner.as_str())
+                    .with_token(&name),
+                None => Denied::wrong(DenialReason::UnknownToken),
+            });
+        };
         let now = around.clock.now();
-        if held.expires.is_some_and(|it| it <= now) {
-            return None;
+        if held.expires.is_some_and(|end| end <= now) {
+            let denied = Denied::wrong(DenialReason::Expired);
+            let denied = denied.of(held.account.principal.name.as_str());
+            return Err(match &held.account.token {
+                Some(name) => denied.with_token(name),
+                None => denied,
+            });
         }
         around.metrics.credential_check("token");
-        Some(Arc::clone(&held.account))
+        Ok(Arc::clone(&held.account))
     }
 
     /// The same when it was sent as the password of Basic credentials, for clients that know nothing else.
@@ -142,12 +160,34 @@ impl Tokens {
         name: &str,
         password: &[u8],
         around: Around<'_>,
-    ) -> Option<Arc<Account>> {
-        let text = str::from_utf8(password).ok()?;
-        let found = self.find(text, around)?;
+    ) -> Result<Arc<Account>, Denied> {
+        let unreadable = |_not_utf_8| Denied::wrong(DenialReason::Malformed).of(name);
+        let text = str::from_utf8(password).map_err(unreadable)?;
+        // The name that came with it is the one that was tried.
+        let found = self.find(text, around).map_err(|denied| denied.of(name))?;
         let is_owner = found.principal.name.as_str() == name;
-        (is_owner || name == ANY_USER).then_some(found)
+        if is_owner || name == ANY_USER {
+            return Ok(found);
+        }
+        let denied = Denied::wrong(DenialReason::WrongOwner).of(name);
+        Err(match &found.token {
+            Some(token) => denied.with_token(token),
+            None => denied,
+        })
     }
+
+    /// The tokens, each with its name and owner.
+    pub(super) fn all(&self) -> impl Iterator<Item = (TokenDigest, &TokenName, &PrincipalName)> {
+        self.0.iter().filter_map(|(digest, held)| {
+            let name = held.account.token.as_ref()?;
+            Some((*digest, name, &held.account.principal.name))
+        })
+    }
+}
+
+/// Whether a text can only be meant as an API token.
+pub(super) fn has_form(text: &str) -> bool {
+    TokenDigest::of(text).is_some()
 }
 
 /// Whether a password can only be meant as a token.

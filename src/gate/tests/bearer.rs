@@ -36,7 +36,7 @@ fn url(bytes: &[u8]) -> String {
 }
 
 /// The private halves.
-struct Keys {
+pub(super) struct Keys {
     rsa: RsaKeyPair,
     p256: EcdsaKeyPair,
     p384: EcdsaKeyPair,
@@ -45,7 +45,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let random = SystemRandom::new();
         let ec = |how: &'static signature::EcdsaSigningAlgorithm| {
             let pkcs8 = EcdsaKeyPair::generate_pkcs8(how, &random).unwrap();
@@ -80,7 +80,7 @@ impl Keys {
     }
 
     /// Signs with the key that the header names, whatever algorithm the header claims.
-    fn sign(&self, key: &str, header: &Value, claims: &Value) -> String {
+    pub(super) fn sign(&self, key: &str, header: &Value, claims: &Value) -> String {
         let part = |it: &Value| url(it.to_string().as_bytes());
         let signed = format!("{}.{}", part(header), part(claims));
         let bytes = signed.as_bytes();
@@ -118,7 +118,7 @@ impl Keys {
 }
 
 /// The clock of the rig stands at 5 s after 1970.
-fn claims() -> Value {
+pub(super) fn claims() -> Value {
     json!({ "iss": "https://sso.example.com", "aud": "snapgate", "sub": "4711", "exp": 605, "nbf": 5, "iat": 5,
         "groups": ["restorers", "unheard-of"] })
 }
@@ -127,11 +127,11 @@ fn set(all: &Value) -> KeySet {
     KeySet::parse(&all.to_string()).unwrap()
 }
 
-fn rig(keys: &Keys) -> Rig {
+pub(super) fn rig(keys: &Keys) -> Rig {
     rig_of(KeyRing::fixed(set(&keys.set())))
 }
 
-fn rig_of(ring: Arc<KeyRing>) -> Rig {
+pub(super) fn rig_of(ring: Arc<KeyRing>) -> Rig {
     let mut rig = Rig::new();
     let ops = GroupName::new("ops").unwrap();
     rig.reload(|it| {

@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) not_ready: bool,
     /// Waiting takes until something changes, instead of no time.
     pub(super) patient: bool,
+    /// A cancellation is accepted, and nothing has come of it yet.
+    pub(super) slow_to_cancel: bool,
     changed: Arc<Notify>,
 }
 
@@ -244,6 +246,7 @@ impl Service for Fake {
                 started: None,
                 completed: None,
                 uncertain_since: None,
+                ignored: submission.ignored,
                 resume_expired: false,
                 cancel_asked: None,
                 acknowledged: None,
@@ -333,6 +336,9 @@ impl Service for Fake {
             }
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
+            }
+            if it.slow_to_cancel {
+                return Ok(Arc::clone(found));
             }
             *found = Arc::new(Operation {
                 phase: Phase::Cancelled,

@@ -3,6 +3,7 @@
 mod bearer;
 mod cancel;
 mod conditions;
+mod denials;
 mod events;
 mod fake;
 mod limits;

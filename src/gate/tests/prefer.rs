@@ -1,10 +1,15 @@
 //! Preferences, profiles and conditions as the whole walk honours them.
 
+use std::pin::Pin;
+use std::task::Poll;
+
+use crate::gate::Exchange;
 use crate::gate::Profile;
 use crate::gate::tests::rig::Rig;
 use crate::gate::tests::rig::header;
 use crate::gate::tests::rig::json;
 use crate::gate::tests::rig::status;
+use crate::model::Phase;
 
 const B: &str = "/vms/33333/backups/456";
 
@@ -29,6 +34,90 @@ async fn waiting_is_capped_bounded_and_told() {
     let found = rig.send(&format!("{restore}\nPrefer: wait=5")).await;
     assert_eq!(json(&found)["progress"], 0, "no place to wait");
     assert_eq!(header(&found, "preference-applied"), "", "and not told");
+}
+
+/// The answer if it is there without waiting.
+async fn at_once(asked: Pin<&mut impl Future<Output = Exchange>>) -> Option<Exchange> {
+    match futures_util::poll!(asked) {
+        Poll::Ready(found) => Some(found),
+        Poll::Pending => None,
+    }
+}
+
+/// A Status that is queued (revision 1), makes progress (2) and ends (3), asked for in every way.
+#[tokio::test]
+async fn a_wait_is_for_the_end_and_with_a_tag_for_the_next_change() {
+    // name, method, selector, If-None-Match, tag of the answer, its status
+    let rows = [
+        ("by number", "GET", "seq=1", None, "\"1-3\"", 200),
+        ("by backup", "GET", "vm=33333&b=456", None, "\"1-3\"", 200),
+        ("HEAD", "HEAD", "seq=1", None, "\"1-3\"", 200),
+        ("known", "GET", "seq=1", Some("\"1-1\""), "\"1-2\"", 200),
+        (
+            "by backup, known",
+            "GET",
+            "vm=33333&b=456",
+            Some("\"1-1\""),
+            "\"1-2\"",
+            200,
+        ),
+        (
+            "HEAD, known",
+            "HEAD",
+            "seq=1",
+            Some("\"1-1\""),
+            "\"1-2\"",
+            200,
+        ),
+        ("any", "GET", "seq=1", Some("*"), "\"1-2\"", 304),
+        ("not known", "GET", "seq=1", Some("\"1-0\""), "\"1-1\"", 200),
+    ];
+    for (name, method, selector, tag, expected, code) in rows {
+        let rig = Rig::new();
+        rig.fake.0.lock().unwrap().patient = true;
+        rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
+        let tag = tag.map_or_else(String::new, |tag| format!("\nIf-None-Match: {tag}"));
+        let request = format!("{method} /statuses?{selector}\nas: ann\nPrefer: wait=40{tag}");
+        let asked = rig.send(&request);
+        tokio::pin!(asked);
+        let mut found = at_once(asked.as_mut()).await;
+        for phase in [Phase::Running, Phase::Succeeded] {
+            if found.is_none() {
+                rig.fake.change(1, phase, 40);
+                found = at_once(asked.as_mut()).await;
+            }
+        }
+        let found = found.unwrap_or_else(|| panic!("{name}: answered at the end"));
+        assert_eq!(
+            header(&found, "etag"),
+            expected,
+            "{name}: what it waited for"
+        );
+        assert_eq!(status(&found), code, "{name}: status");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_a_cancellation_waits_for_the_end_too() {
+    let rig = Rig::new();
+    {
+        let mut state = rig.fake.0.lock().unwrap();
+        state.patient = true;
+        state.slow_to_cancel = true;
+    }
+    rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
+    let cancel = "DELETE /statuses?seq=1\nas: ann";
+    let found = rig.send(cancel).await;
+    assert_eq!(json(&found)["state"], "QUEUED", "no wait was asked for");
+    let request = format!("{cancel}\nPrefer: wait=40");
+    let asked = rig.send(&request);
+    tokio::pin!(asked);
+    assert!(at_once(asked.as_mut()).await.is_none(), "held");
+    rig.fake.change(1, Phase::Cancelled, 0);
+    let found = at_once(asked.as_mut()).await.expect("answered at the end");
+    assert_eq!(status(&found), 202, "as every change");
+    assert_eq!(json(&found)["state"], "CANCELLED", "the end");
+    assert_eq!(header(&found, "preference-applied"), "wait=40", "named");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::gate::tests::fake::target;
 use crate::gate::*;
 use crate::model::Action;
 use crate::model::BackendName;
+use crate::model::CertificateName;
 use crate::model::Pattern;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
@@ -32,6 +33,7 @@ pub(super) struct Rig {
     pub(super) shared: Arc<Shared>,
     pub(super) config: Config,
     pub(super) peer: Option<std::net::IpAddr>,
+    pub(super) certificate: Vec<CertificateName>,
 }
 
 pub(super) struct Text(pub(super) Option<Bytes>, pub(super) Option<BodyError>);
@@ -115,6 +117,7 @@ impl Rig {
             shared,
             config,
             peer: None,
+            certificate: Vec::new(),
         }
     }
 
@@ -184,7 +187,7 @@ impl Rig {
             version: http::Version::HTTP_11,
             headers: &headers,
             peer: self.peer,
-            certificate: &[],
+            certificate: &self.certificate,
         };
         self.gate.handle(head, &mut Text(body, error)).await
     }

@@ -17,7 +17,7 @@ use crate::model::Timestamp;
 use crate::model::TokenName;
 
 /// A token and what the gate knows of it.
-fn token(number: u8, owner: &str, actions: &[Action], vms: &str) -> (String, ApiToken) {
+pub(super) fn token(number: u8, owner: &str, actions: &[Action], vms: &str) -> (String, ApiToken) {
     let text = new_token(&Zeroizing::new([number; 32])).reveal().to_owned();
     let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
     let token = ApiToken {
@@ -34,7 +34,7 @@ fn token(number: u8, owner: &str, actions: &[Action], vms: &str) -> (String, Api
     (text, token)
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub(super) fn basic(user: &str, password: &str) -> String {
     use base64::Engine;
     let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {pair}")

@@ -371,6 +371,7 @@ async fn faults() -> BTreeSet<&'static str> {
         (AcceptError::NotPermitted, "InternalError"),
         (AcceptError::VmQueueFull, "QueueFull"),
         (AcceptError::Stopping, "Stopping"),
+        (AcceptError::NotRecorded, "AuditUnavailable"),
         (AcceptError::Store(StoreFault::Failed), "StoreUnavailable"),
     ];
     let delete = format!("DELETE {B}\nas: ann\nv");

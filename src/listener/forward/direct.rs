@@ -104,7 +104,7 @@ pub(in crate::listener) struct Around<'a> {
     pub(in crate::listener) upstreams: &'a Upstreams,
     pub(in crate::listener) direct: &'a Direct,
     pub(in crate::listener) clock: &'a dyn Clock,
-    pub(in crate::listener) stop: &'a Stop,
+    pub(in crate::listener) leaving: &'a Stop,
 }
 
 impl Carry {
@@ -224,7 +224,7 @@ impl Carry {
             frame(&mut head)?;
         }
         let session = &mut *around.session;
-        if around.stop.is_given() {
+        if around.leaving.is_given() {
             session.set_keepalive(None);
         }
         self.arrived(&head, around.clock.instant());

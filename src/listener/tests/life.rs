@@ -2,16 +2,19 @@
 
 use super::*;
 
+const ASK: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+
 #[tokio::test]
-async fn a_drain_ends_idle_connections_at_once_and_waits_for_busy_ones() {
+async fn a_drain_answers_what_is_on_its_way_and_waits_for_busy_connections() {
     let gateway = gateway();
     let address = gateway.port.address();
     let mut idle = gateway.connect().await;
-    idle.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    answer(&mut idle).await;
+    idle.write_all(ASK).await.unwrap();
+    assert!(!closes(&answer(&mut idle).await), "kept");
     let mut fresh = gateway.connect().await;
+    let mut begun = gateway.connect().await;
+    begun.write_all(&ASK[..20]).await.unwrap();
+    let mut silent = gateway.connect().await;
     let mut busy = gateway.connect().await;
     busy.write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
@@ -20,16 +23,28 @@ async fn a_drain_ends_idle_connections_at_once_and_waits_for_busy_ones() {
         gateway.script.begun.load(Ordering::SeqCst) == 2
     })
     .await;
-    until("all accepted", || gateway.port.connections() == 3).await;
+    until("all accepted", || gateway.port.connections() == 5).await;
     let (script, port) = (gateway.script, gateway.port);
     let drained = tokio::join!(port.drain(PATIENCE), async {
-        assert_eq!(rest(&mut idle).await, "", "idle one closed");
-        assert_eq!(rest(&mut fresh).await, "", "fresh one closed");
-        assert!(TcpStream::connect(address).await.is_err(), "port closed");
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        // The gateway stops by now, and the clients do not know.
+        for (name, kept) in [("idle", &mut idle), ("fresh", &mut fresh)] {
+            kept.write_all(ASK).await.unwrap();
+            let last = rest(kept).await;
+            assert_eq!(body(&last), "/a", "{name}: answered");
+            assert!(closes(&last), "{name}: and the last: {last:?}");
+        }
+        assert_eq!(rest(&mut silent).await, "", "nothing came: closed");
+        begun.write_all(&ASK[20..]).await.unwrap();
+        let last = rest(&mut begun).await;
+        assert_eq!(body(&last), "/a", "a head that had begun is waited for");
+        assert!(closes(&last), "and the last: {last:?}");
         script.go.notify_one();
-        let answer = rest(&mut busy).await;
-        assert_eq!(body(&answer), "waited", "the busy one is answered");
-        assert!(closes(&answer), "and told that it is the last: {answer:?}");
+        let last = rest(&mut busy).await;
+        assert_eq!(body(&last), "waited", "the busy one is answered");
+        assert!(closes(&last), "and told that it is the last: {last:?}");
     })
     .0;
     assert_eq!(drained.cut, 0, "nothing cut");
@@ -38,6 +53,27 @@ async fn a_drain_ends_idle_connections_at_once_and_waits_for_busy_ones() {
         "no longer than needed: {:?}",
         drained.took
     );
+}
+
+#[tokio::test]
+async fn before_a_drain_every_answer_is_the_last_of_its_connection() {
+    let gateway = gateway();
+    let mut kept = gateway.connect().await;
+    kept.write_all(ASK).await.unwrap();
+    assert!(!closes(&answer(&mut kept).await), "kept");
+    gateway.port.leave();
+    for path in ["/a", "/refuse", "/none", "/large", "/panic"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut stream = if path == "/a" {
+            std::mem::replace(&mut kept, gateway.connect().await)
+        } else {
+            gateway.connect().await
+        };
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let found = rest(&mut stream).await;
+        assert!(closes(&found), "{path}: {:?}", found.lines().next());
+    }
+    assert_eq!(gateway.port.drain(PATIENCE).await.cut, 0, "all end");
 }
 
 #[tokio::test]

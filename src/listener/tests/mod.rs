@@ -65,12 +65,21 @@ impl Operator for Nobody {
     async fn show(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
     }
-    async fn acknowledge(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
+    async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+        _caller: OperatorCaller<'_>,
+    ) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
     }
-    async fn cancel(&self, seq: OperationSeq) -> Result<serde_json::Value, OperatorError> {
+    async fn cancel(
+        &self,
+        seq: OperationSeq,
+        _caller: OperatorCaller<'_>,
+    ) -> Result<serde_json::Value, OperatorError> {
         Err(OperatorError::NoSuchOperation(seq.to_string()))
     }
+    fn denied(&self, _reason: &'static str, _client: Option<IpAddr>) {}
 }
 
 /// As many pieces as are let go, and then the end; one that panics when asked to.

@@ -356,9 +356,15 @@ async fn a_stop_ends_idle_connections_of_http_2_and_waits_for_busy_ones() {
         gateway.script.begun.load(Ordering::SeqCst) == 2
     })
     .await;
+    gateway.port.leave();
+    drop(in_time("the idle one is told to go", idle_end).await);
+    let (mut late, _late_end) = gateway.many(&made).await;
+    let (answer, _) = late.send_request(request("/late"), true).unwrap();
+    let answer = in_time("a new one is served", answer).await.unwrap();
+    assert_eq!(text_of(answer).await, "/late", "whole");
+    drop(late);
     let script = Arc::clone(&gateway.script);
     let (drained, ()) = tokio::join!(gateway.port.drain(PATIENCE), async {
-        drop(in_time("the idle one", idle_end).await);
         script.go.notify_one();
         let waited = in_time("the busy one", waits).await.unwrap();
         assert_eq!(text_of(waited).await, "waited", "whole");

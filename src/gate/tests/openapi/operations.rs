@@ -94,6 +94,7 @@ const CHANGE: &[Code] = &[
     Code::Conflict,
     Code::Cancelled,
     Code::StoreUnavailable,
+    Code::AuditUnavailable,
     Code::Stopping,
     Code::QueueFull,
     Code::StorageFull,
@@ -329,6 +330,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
                 Code::NotCancellable,
                 Code::MissingParameter,
                 Code::InvalidParameter,
+                Code::AuditUnavailable,
                 Code::StoreUnavailable,
             ],
             ..CHANGED

@@ -79,7 +79,8 @@ pub(super) fn parameters() -> Value {
             `X-Compute-Client-Specification-Version` or `X-Cloud-Specification-Version`.", &version_schema()),
         "OptionalSpecificationVersion": parameter("header", VERSION, false, "As elsewhere, and not needed here.",
             &json!({ "enum": Specification::default().supported })),
-        "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` seconds for the end of the operation, \
+        "Prefer": parameter("header", "Prefer", false, "RFC 7240: `wait=N` holds the answer for at most N seconds until the operation ends \
+            (a GET of a Status with `If-None-Match`: until its next change), \
             `respond-async` to have a change answered as soon as it is durable (with both, `wait` says how long), \
             `handling=strict` to have slips and unknown members refused. Other preferences are ignored.",
             &json!({ "type": "string", "examples": ["wait=1"] })),
@@ -159,6 +160,10 @@ fn backup() -> Value {
     json!({ "type": "object", "properties": members, "required": required, "additionalProperties": false })
 }
 
+/// What becomes of members that are not described.
+const OTHERS: &str = "Members that only the server writes are passed over. Others are named in `ignored` of the Status, or \
+    refused where their name is nearly one of these, and always with `Prefer: handling=strict`.";
+
 fn status() -> Value {
     let time = json!({ "type": "string", "format": "date-time" });
     json!({
@@ -171,6 +176,11 @@ fn status() -> Value {
             "status": { "type": "integer", "minimum": 200, "maximum": 599, "description": "The outcome as an HTTP status; at 100 only." },
             "message": { "type": "string", "description": "The outcome as a sentence; at 100 only." },
             "state": { "enum": ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "CANCELLED", "UNKNOWN"] },
+            "ignored": {
+                "type": "array", "minItems": 1, "maxItems": limits::IGNORED_MAX,
+                "items": { "type": "string", "maxLength": limits::IGNORED_NAME_CHARS_MAX },
+                "description": "Members of the request that mean nothing here; absent when there are none. The first of many, each cut.",
+            },
             "created": time,
             "started": time,
             "completed": time,
@@ -244,8 +254,8 @@ pub(super) fn schemas() -> Value {
     json!({
         "Tag": { "type": "string", "minLength": 1, "maxLength": limits::TAG_BYTES_MAX, "pattern": LINE },
         "Backup": backup(),
-        "NewBackup": { "type": "object", "properties": new, "required": ["name"], "description": "Other members are ignored, or refused with `Prefer: handling=strict`." },
-        "BackupPatch": { "type": "object", "properties": writable(true), "description": "Other members are ignored, or refused with `Prefer: handling=strict`.",
+        "NewBackup": { "type": "object", "properties": new, "required": ["name"], "description": OTHERS },
+        "BackupPatch": { "type": "object", "properties": writable(true), "description": OTHERS,
             "anyOf": one_of_these },
         "Restore": {
             "type": "object",
