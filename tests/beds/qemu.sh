@@ -13,6 +13,8 @@ beds=$(cd "$(dirname "$0")" && pwd)
 install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   get() { apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "$@"; }
+  # chattr and mount, for images that cannot be written.
+  get e2fsprogs mount
   # Both packages must be of one suite. Where qemu-utils came from backports, the other one has to as well; where
   # backports are not configured, qemu-utils goes back to the base suite.
   get qemu-system-x86 qemu-utils && return
