@@ -815,7 +815,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     // The password of the example is published, and other users must not read a file with hashes.
     let lines = text.lines().map(|line| {
         if line.starts_with("password_hash = ") {
-            format!("password_hash = \"{}\"\n", SECRET_HASH)
+            format!("password_hash = \"{SECRET_HASH}\"\n")
         } else {
             format!("{line}\n")
         }
