@@ -1,4 +1,4 @@
-//! Looks at every backend at the start and then now and again, so that one that nobody uses is known to be down.
+//! Looks at every backend soon after the start and then now and again, so that one that is not used is known to be down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use crate::model::BackendName;
 use crate::operations::BackendHandle;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
+
+/// Longest time from the start to the first look.
+const FIRST: Duration = Duration::from_secs(5);
 
 /// The tasks that look, one for each backend. They end when this is dropped.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ struct Look {
 
 impl Look {
     async fn repeated(mut self) {
+        // A start is busy enough, and the first requests of clients say as much as a look.
+        tokio::time::sleep(self.interval.min(FIRST)).await;
         loop {
             self.once().await;
             tokio::time::sleep(self.interval).await;

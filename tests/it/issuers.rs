@@ -812,8 +812,18 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     fs::create_dir_all(folder.path().join("srv/backups")).unwrap();
     let text = text.replace("/srv/", &format!("{place}/srv/"));
     let text = text.replace("/var/lib/snapgate/", &format!("{place}/"));
+    // The password of the example is published, and other users must not read a file with hashes.
+    let lines = text.lines().map(|line| {
+        if line.starts_with("password_hash = ") {
+            format!("password_hash = \"{SECRET_HASH}\"\n")
+        } else {
+            format!("{line}\n")
+        }
+    });
     let file = folder.path().join("snapgate.toml");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, lines.collect::<String>()).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&file, private).unwrap();
     let set = Keys::new().set(&["a"]);
     fs::write(folder.path().join("ci.jwks.json"), set).unwrap();
     let (status, told) = check(&file);
