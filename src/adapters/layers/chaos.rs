@@ -19,6 +19,7 @@ use crate::adapters::port::Capability;
 use crate::adapters::port::Effect;
 use crate::adapters::port::Found;
 use crate::adapters::port::Health;
+use crate::adapters::port::Keeping;
 use crate::adapters::port::Retry;
 use crate::adapters::port::TaskState;
 use crate::model::Backup;
@@ -170,6 +171,10 @@ impl Chaos {
 impl Adapter for Chaos {
     fn capability(&self) -> &Capability {
         self.inner.capability()
+    }
+
+    fn keeping(&self) -> Keeping {
+        self.inner.keeping()
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {

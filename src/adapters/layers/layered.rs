@@ -18,6 +18,7 @@ use crate::adapters::port::Begun;
 use crate::adapters::port::Capability;
 use crate::adapters::port::Found;
 use crate::adapters::port::Health;
+use crate::adapters::port::Keeping;
 use crate::adapters::port::Retry;
 use crate::adapters::port::TaskState;
 use crate::model::BackendName;
@@ -189,6 +190,10 @@ impl Layered {
 impl Adapter for Layered {
     fn capability(&self) -> &Capability {
         self.inner.capability()
+    }
+
+    fn keeping(&self) -> Keeping {
+        self.inner.keeping()
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
