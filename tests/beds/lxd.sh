@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A real LXD for tests: one daemon of its own below a folder, as root, without systemd, network or images from elsewhere.
+# A real LXD or Incus for tests: one daemon of its own below a folder, as root, without systemd, network or images from elsewhere.
+# FLAVOR=incus in the environment selects Incus; both can be installed and run side by side.
 #
-#   lxd.sh install        the packages (Debian 12)
+#   lxd.sh install        the packages (Debian 12; Incus comes from its backports)
 #   lxd.sh up FOLDER      starts it and makes what tests need; does nothing where it is up
 #   lxd.sh env FOLDER     prints the line that tells tests where it is
 #   lxd.sh start FOLDER   starts a daemon that was stopped or killed
@@ -20,21 +21,49 @@ set -euo pipefail
 command=${1:?which command}
 fail() { echo "lxd.sh: $*" >&2; exit 1; }
 
+flavor=${FLAVOR:-lxd}
+case $flavor in
+lxd) group=lxd; init="lxd init" ;;
+incus) group=root; init="incus admin init" ;;
+*) fail "FLAVOR is lxd or incus" ;;
+esac
+
+# Backports are seen by the one call that needs them: they would change what other packages are installed as.
+backports() { # apt-get arguments
+  local apt
+  apt=$(mktemp -d)
+  chmod 755 "$apt"
+  cp -r /var/lib/apt/lists "$apt/lists"
+  cp -r /etc/apt/sources.list.d "$apt/parts"
+  [ ! -e /etc/apt/sources.list ] || cp /etc/apt/sources.list "$apt/parts/main.list"
+  printf 'Types: deb\nURIs: %s\nSuites: bookworm-backports\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' \
+    "$(apt-get indextargets --format '$(SITE)' | awk '/\/debian\/*$/ { site = $0 } END { print site }')" >"$apt/parts/backports.sources"
+  local options=(-qq -o DPkg::Lock::Timeout=600 -o "Dir::Etc::SourceParts=$apt/parts" -o Dir::Etc::SourceList=/dev/null -o "Dir::State::Lists=$apt/lists")
+  apt-get "${options[@]}" update
+  apt-get "${options[@]}" "$@" >/dev/null
+  rm -rf "$apt"
+}
+
 if [ "$command" = install ]; then
   export DEBIAN_FRONTEND=noninteractive
-  # Packages must not start services: there is nobody to stop them.
+  # Packages must not start services: nothing would stop them.
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
     chmod +x /usr/sbin/policy-rc.d
   fi
   apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends \
-    lxd lxd-client iproute2 busybox-static curl jq openssl >/dev/null
+    iproute2 busybox-static curl jq openssl rsync >/dev/null
+  if [ "$flavor" = incus ]; then
+    [ -x /usr/libexec/incus/incusd ] || backports install -y --no-install-recommends -t bookworm-backports incus-base incus-client
+  else
+    apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends lxd lxd-client >/dev/null
+  fi
   exit 0
 fi
 
 folder=$(readlink -f "${2:?which folder}")
 socket=$folder/var/unix.socket
-export LXD_DIR=$folder/var HOME=$folder/home
+export LXD_DIR=$folder/var INCUS_DIR=$folder/var HOME=$folder/home
 
 api() { # METHOD PATH [curl options]
   local method=$1 path=$2
@@ -58,7 +87,7 @@ is_up() { [ -S "$socket" ] && curl -fsS --max-time 5 --unix-socket "$socket" htt
 runs() { # whether the process of the pid file is alive and is the daemon of this folder; all of it is read, for else
   # a writer that is cut short would count as a failure
   [ -s "$folder/pid" ] || return 1
-  tr '\0' '\n' <"/proc/$(cat "$folder/pid")/environ" 2>/dev/null | grep -x "LXD_DIR=$folder/var" >/dev/null
+  tr '\0' '\n' <"/proc/$(cat "$folder/pid")/environ" 2>/dev/null | grep -x "${flavor^^}_DIR=$folder/var" >/dev/null
 }
 
 waiting_rsync() { # the program by which LXD copies, in front of the real one
@@ -85,9 +114,11 @@ start() {
   mkdir -p "$folder/var" "$folder/home"
   chmod 711 "$folder/var"
   waiting_rsync
-  PATH="$folder/bin:$PATH" setsid lxd --group lxd --logfile="$folder/daemon.log" >"$folder/daemon.out" 2>&1 </dev/null &
+  local program=lxd
+  [ "$flavor" = lxd ] || program=/usr/libexec/incus/incusd
+  PATH="$folder/bin:$PATH" setsid "$program" --group "$group" --logfile="$folder/daemon.log" >"$folder/daemon.out" 2>&1 </dev/null &
   echo $! >"$folder/pid"
-  lxd waitready --timeout=60
+  "$program" waitready --timeout=60
 }
 
 ended() { # waits until the process is gone; a zombie is
@@ -139,14 +170,15 @@ vm() { # NAME [MIB]; one that is left of an earlier run goes first
 
 case $command in
 up)
-  command -v lxd >/dev/null || fail "lxd is not installed: run $0 install"
+  [ "$flavor" != lxd ] || command -v lxd >/dev/null || fail "lxd is not installed: run $0 install"
+  [ "$flavor" != incus ] || [ -x /usr/libexec/incus/incusd ] || fail "Incus is not installed: run FLAVOR=incus $0 install"
   start
   [ ! -e "$folder/ready" ] || exit 0
   # One where nobody listens, below those that the system gives to clients.
   for port in $(shuf -i 20000-32000 -n 50); do
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
   done
-  lxd init --preseed >/dev/null <<PRESEED
+  $init --preseed >/dev/null <<PRESEED
 config:
   core.https_address: 127.0.0.1:$port
   images.auto_update_interval: "0"
@@ -170,7 +202,7 @@ PRESEED
   image
   touch "$folder/ready"
   ;;
-env) echo "export SNAPGATE_BED_LXD=$folder" ;;
+env) echo "export SNAPGATE_BED_${flavor^^}=$folder" ;;
 start) start ;;
 stop) signal TERM ;;
 kill) signal KILL ;;

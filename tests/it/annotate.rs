@@ -193,11 +193,10 @@ async fn a_create_is_written_first_and_removed_with_its_failure() {
 #[tokio::test]
 async fn what_is_left_over_goes_only_when_it_was_missed_for_long() {
     let lab = Lab::new();
-    for id in ["455", "999"] {
-        lab.memory
-            .put(&backend(), &said(id, Some("x"), "gone"))
-            .await
-            .unwrap();
+    for (id, protected) in [("455", false), ("458", true), ("999", false)] {
+        let mut gone = said(id, Some("x"), "gone");
+        gone.annotation.protected = protected;
+        lab.memory.put(&backend(), &gone).await.unwrap();
     }
     lab.memory
         .put(&backend(), &said("456", None, "there"))
@@ -214,4 +213,9 @@ async fn what_is_left_over_goes_only_when_it_was_missed_for_long() {
     lab.list(100).await;
     assert!(lab.kept("999").await.is_none(), "missed for long");
     assert!(lab.kept("456").await.is_some(), "it is there");
+    // Storage that was away for days may come back.
+    assert!(
+        lab.kept("458").await.is_some(),
+        "protection is kept for good"
+    );
 }

@@ -15,10 +15,13 @@ use crate::conformance_kills::Moments;
 use crate::conformance_kills::kill;
 use crate::conformance_kills::kills;
 use crate::conformance_kills::kills_of;
+use crate::conformance_texts;
 use crate::harness::PATIENCE;
 use crate::harness::eventually;
+use crate::incus::Flavor;
 use crate::incus::Lxd;
 use crate::incus::Way;
+use crate::incus_failures::Mount;
 use crate::libvirt_lab::Lab;
 
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
@@ -56,6 +59,14 @@ pub(crate) trait Bed {
     fn settle(&self) -> Option<Duration> {
         None
     }
+    /// Makes restores fail after they have begun, for as long as what is returned lives; `None` where that cannot be done.
+    fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
+        None
+    }
+    /// Whether every refusal ends with what to do.
+    fn names_remedies(&self) -> bool {
+        false
+    }
     /// How long evidence is looked for, other than the gateway's default, where the bed leaves none.
     fn window(&self) -> Option<Duration> {
         None
@@ -88,6 +99,13 @@ impl Bed for SimBed {
     }
     fn moments(&self) -> Moments {
         Moments::All
+    }
+    fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
+        self.0.control().fail_next_task(FaultKind::BackendFailed);
+        Some(Box::new(()))
+    }
+    fn names_remedies(&self) -> bool {
+        true
     }
 }
 
@@ -311,24 +329,32 @@ fn a_gateway_killed_between_libvirts_restore_and_its_answer_settles() {
 
 struct LxdBed {
     lxd: Lxd,
+    flavor: Flavor,
     way: Way,
     vm: VmId,
 }
 
 impl LxdBed {
-    /// `None`, and the test counts as skipped, where no LXD was started.
-    fn new(way: Way, name: &str) -> Option<Self> {
-        let lxd = Lxd::shared()?;
+    /// `None`, and the test counts as skipped, where none of that flavor was started.
+    fn new(flavor: Flavor, way: Way, name: &str) -> Option<Self> {
+        let lxd = Lxd::of(flavor)?;
         let vm = lxd.vm(name, 0);
-        Some(Self { lxd, way, vm })
+        Some(Self {
+            lxd,
+            flavor,
+            way,
+            vm,
+        })
     }
 }
 
 impl Bed for LxdBed {
     fn name(&self) -> &'static str {
-        match self.way {
-            Way::Socket => "incus on LXD, unix socket",
-            Way::Tls => "incus on LXD, TLS",
+        match (self.flavor, self.way) {
+            (Flavor::Lxd, Way::Socket) => "incus on LXD, unix socket",
+            (Flavor::Lxd, Way::Tls) => "incus on LXD, TLS",
+            (Flavor::Incus, Way::Socket) => "incus on Incus, unix socket",
+            (Flavor::Incus, Way::Tls) => "incus on Incus, TLS",
         }
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
@@ -344,6 +370,14 @@ impl Bed for LxdBed {
         let text = std::fs::read_to_string(self.lxd.file(&self.vm)).unwrap();
         text.parse().unwrap()
     }
+    fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
+        let file = self.lxd.file(&self.vm);
+        let this = file.to_str()?.to_owned();
+        Some(Box::new(Mount::new(&["--bind", &this], &file)))
+    }
+    fn names_remedies(&self) -> bool {
+        true
+    }
 }
 
 #[tokio::test]
@@ -357,21 +391,24 @@ async fn incus_behaves_over_tls_with_a_restricted_certificate() {
 }
 
 async fn lxd_behaves(way: Way, name: &str) {
-    let Some(bed) = LxdBed::new(way, name) else {
-        return;
-    };
-    suite(&bed).await;
+    for flavor in Flavor::ALL {
+        if let Some(bed) = LxdBed::new(flavor, way, name) {
+            suite(&bed).await;
+        }
+    }
 }
 
 /// Each change on a VM of its own: they spend their time waiting for LXD to settle.
 #[test]
 fn incus_is_left_by_a_gateway_killed_between_any_two_steps() {
     std::thread::scope(|scope| {
-        for verb in Verb::ALL {
-            let name = format!("killed-{}", verb.as_str());
-            let Some(bed) = LxdBed::new(Way::Socket, &name) else {
-                return;
-            };
+        let beds = Flavor::ALL.into_iter().flat_map(|flavor| {
+            Verb::ALL.into_iter().filter_map(move |verb| {
+                let name = format!("killed-{}", verb.as_str());
+                Some((verb, LxdBed::new(flavor, Way::Socket, &name)?))
+            })
+        });
+        for (verb, bed) in beds {
             let body = move || kills_of(&bed, verb);
             drop(
                 std::thread::Builder::new()
@@ -474,14 +511,25 @@ pub(crate) async fn run_from(
     number: u64,
     baseline: Option<&Evidence>,
 ) -> Result<(), FaultKind> {
+    let ended = fault_of(adapter, intent, number, baseline).await;
+    ended.map_err(|fault| fault.kind)
+}
+
+/// The same, with what a caller reads.
+pub(crate) async fn fault_of(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+    baseline: Option<&Evidence>,
+) -> Result<(), Fault> {
     let begun = adapter.begin(intent, key(number), baseline, by()).await;
-    let task = match begun.map_err(|it| {
+    let task = match begun.map_err(|error| {
         assert_eq!(
-            it.effect,
+            error.effect,
             Effect::None,
-            "{number}: a refusal has no effect: {it:?}"
+            "{number}: a refusal has no effect: {error:?}"
         );
-        it.fault.kind
+        error.fault
     })? {
         Begun::Done => return Ok(()),
         Begun::Task(task) => task,
@@ -495,8 +543,8 @@ pub(crate) async fn run_from(
                 last = now;
             }
             TaskState::Done => return Ok(()),
-            TaskState::Failed(fault) => return Err(fault.kind),
-            TaskState::Cancelled => return Err(FaultKind::Cancelled),
+            TaskState::Failed(fault) => return Err(fault),
+            TaskState::Cancelled => return Err(Fault::new(FaultKind::Cancelled, "")),
             // What the gateway does then.
             TaskState::Gone => return found(adapter, intent, number, baseline).await,
         }
@@ -511,15 +559,16 @@ async fn found(
     intent: &Intent,
     number: u64,
     baseline: Option<&Evidence>,
-) -> Result<(), FaultKind> {
+) -> Result<(), Fault> {
+    let only = |kind| Err(Fault::new(kind, ""));
     let settle = adapter.capability().verb(intent.verb()).unwrap().settle;
     let end = SystemClock.deadline(settle + Duration::from_secs(20));
     while SystemClock.instant() < end.instant() {
         match adapter.find(intent, key(number), baseline, by()).await {
             Ok(Found::Done) => return Ok(()),
-            Ok(Found::Failed(fault) | Found::HalfDone(fault)) => return Err(fault.kind),
-            Ok(Found::NotBegun | Found::VmChanged) => return Err(FaultKind::NotExecuted),
-            Ok(Found::Unknowable) => return Err(FaultKind::OutcomeUnknown),
+            Ok(Found::Failed(fault) | Found::HalfDone(fault)) => return Err(fault),
+            Ok(Found::NotBegun | Found::VmChanged) => return only(FaultKind::NotExecuted),
+            Ok(Found::Unknowable) => return only(FaultKind::OutcomeUnknown),
             Ok(Found::NotYet | Found::Task(_)) | Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -652,6 +701,11 @@ async fn restores(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &
     let outcome = run_from(adapter, &restore, 5, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: restore");
     assert_eq!(bed.content(), 1, "{name}: content is back");
+    let broken = bed.break_restores();
+    let row = "a restore that fails says what it left";
+    if rows.due_if(row, broken.is_some()) {
+        conformance_texts::fails(bed, adapter, &restore, broken).await;
+    }
     let replays = rows.replays(Verb::Restore);
     if rows.due_if("the same restore again does nothing", replays) {
         bed.write(3);
@@ -678,9 +732,23 @@ async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mu
     let expected = [Tag::new("new").unwrap()];
     assert_eq!(after.tags, expected, "{name}: replaced, not merged");
     if rows.due("a protected backup is not deleted", &[Verb::Delete]) {
+        let page = Page {
+            after: None,
+            limit: 9,
+        };
+        let before = adapter.list(&vm, &page, by()).await.unwrap();
         let delete = on(&after, &vm, Change::Delete);
         let outcome = run(adapter, &delete, 7).await;
         assert_eq!(outcome, Err(FaultKind::Protected), "{name}: protected");
+        let now = adapter.list(&vm, &page, by()).await.unwrap();
+        assert_eq!(now, before, "{name}: a refused delete changes nothing");
+        let read = adapter.read(&delete.target, by()).await.unwrap();
+        assert_eq!(read, after, "{name}: a refused delete changes nothing");
+        if rows.due_if("refusals say what to do", bed.names_remedies()) {
+            let taken = create(adapter, &vm, "one", 32);
+            conformance_texts::names_remedy(bed, adapter, &delete, 33).await;
+            conformance_texts::names_remedy(bed, adapter, &taken, 32).await;
+        }
     }
     let patch = BackupPatch {
         protected: Patch::Clear,

@@ -44,9 +44,28 @@ use crate::skip::skipped;
 
 const SCRIPT: &str = "tests/beds/lxd.sh";
 
-/// A running LXD. One that a test may stop or kill is its own, and removed with it.
+/// Which daemon: the same bed starts either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavor {
+    Lxd,
+    Incus,
+}
+
+impl Flavor {
+    pub(crate) const ALL: [Self; 2] = [Self::Lxd, Self::Incus];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lxd => "lxd",
+            Self::Incus => "incus",
+        }
+    }
+}
+
+/// A running LXD or Incus. One that a test may stop or kill is its own, and removed with it.
 pub(crate) struct Lxd {
     folder: PathBuf,
+    flavor: Flavor,
     own: Option<tempfile::TempDir>,
 }
 
@@ -60,22 +79,33 @@ pub(crate) enum Way {
 impl Lxd {
     /// The one that was started for the tests; `None` when there is none, which is told.
     pub(crate) fn shared() -> Option<Self> {
-        let Ok(folder) = env::var("SNAPGATE_BED_LXD") else {
-            skipped("LXD, started by tests/beds/lxd.sh");
+        Self::of(Flavor::Lxd)
+    }
+
+    /// The one of that flavor that was started for the tests.
+    pub(crate) fn of(flavor: Flavor) -> Option<Self> {
+        let variable = match flavor {
+            Flavor::Lxd => "SNAPGATE_BED_LXD",
+            Flavor::Incus => "SNAPGATE_BED_INCUS",
+        };
+        let Ok(folder) = env::var(variable) else {
+            skipped(&format!("{flavor:?}, started by tests/beds/lxd.sh"));
             return None;
         };
         Some(Self {
             folder: PathBuf::from(folder),
+            flavor,
             own: None,
         })
     }
 
     /// Another one, to be stopped and killed; `None` when none was started for the tests.
-    fn own() -> Option<Self> {
-        Self::shared()?;
+    pub(crate) fn own(flavor: Flavor) -> Option<Self> {
+        Self::of(flavor)?;
         let own = tempfile::tempdir().unwrap();
         let lxd = Self {
             folder: own.path().join("lxd"),
+            flavor,
             own: Some(own),
         };
         fs::create_dir(&lxd.folder).unwrap();
@@ -83,10 +113,12 @@ impl Lxd {
         Some(lxd)
     }
 
-    fn run(&self, arguments: &[&str]) {
+    pub(crate) fn run(&self, arguments: &[&str]) {
         let mut all = vec![arguments[0], self.folder.to_str().unwrap()];
         all.extend(&arguments[1..]);
-        let ended = Command::new(SCRIPT).args(&all).status().unwrap();
+        let mut script = Command::new(SCRIPT);
+        script.args(&all).env("FLAVOR", self.flavor.name());
+        let ended = script.status().unwrap();
         assert!(ended.success(), "{SCRIPT} {all:?}");
     }
 
@@ -103,6 +135,39 @@ impl Lxd {
         drop(fs::remove_file(&held));
         fs::write(&hold, "").unwrap();
         Hold { hold, held }
+    }
+
+    /// Calls the daemon itself, as another client does, and waits for the end of what it begins.
+    pub(crate) fn call(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
+        let answer = self.ask(method, path, body);
+        if answer["type"] != "async" {
+            return answer;
+        }
+        let operation = answer["operation"].as_str().unwrap().split('?').next();
+        self.ask("GET", &format!("{}/wait?", operation.unwrap()), "")
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
+        let project = if path.contains('?') {
+            ""
+        } else {
+            "?project=tenant"
+        };
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "60", "-X", method, "--unix-socket"])
+            .arg(self.folder.join("var/unix.socket"))
+            .args(["-H", "Content-Type: application/json"])
+            .arg(format!("http://daemon{path}{project}"));
+        if !body.is_empty() {
+            curl.args(["-d", body]);
+        }
+        let said = curl.output().unwrap();
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{method} {path}: {said:?}"))
+    }
+
+    /// Where a pool is mounted.
+    pub(crate) fn pool(&self, name: &str) -> PathBuf {
+        self.folder.join("var/storage-pools").join(name)
     }
 
     /// What is in the VM, straight from its storage.
@@ -161,24 +226,28 @@ impl Drop for Lxd {
     fn drop(&mut self) {
         if self.own.is_some() {
             let folder = self.folder.to_str().unwrap();
-            let ended = Command::new(SCRIPT).args(["down", folder]).status();
+            let mut script = Command::new(SCRIPT);
+            script
+                .args(["down", folder])
+                .env("FLAVOR", self.flavor.name());
+            let ended = script.status();
             assert!(ended.is_ok_and(|it| it.success()), "{SCRIPT} down");
         }
     }
 }
 
-fn by() -> Deadline {
+pub(crate) fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(30))
 }
 
 /// A key that no other test and no earlier run used.
-fn key() -> RequestKey {
+pub(crate) fn key() -> RequestKey {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = SystemClock.now().as_millis() * 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
     RequestKey(OperationSeq::new(number).unwrap())
 }
 
-fn create(adapter: &Incus, vm: &VmId, name: &str, key: RequestKey) -> Intent {
+pub(crate) fn create(adapter: &Incus, vm: &VmId, name: &str, key: RequestKey) -> Intent {
     let new = NewBackup {
         name: BackupName::new(name).unwrap(),
         description: None,
@@ -196,7 +265,7 @@ fn create(adapter: &Incus, vm: &VmId, name: &str, key: RequestKey) -> Intent {
     }
 }
 
-fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
+pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     Intent {
         target: Target {
             vm: vm.clone(),
@@ -207,12 +276,16 @@ fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     }
 }
 
-fn restore(backup: &Backup, vm: &VmId) -> Intent {
+pub(crate) fn restore(backup: &Backup, vm: &VmId) -> Intent {
     on(backup, vm, Change::Restore(RestoreOptions::default()))
 }
 
 /// Begins, and gives the task and what was seen before.
-async fn begin(adapter: &Incus, intent: &Intent, key: RequestKey) -> (TaskRef, Option<Evidence>) {
+pub(crate) async fn begin(
+    adapter: &Incus,
+    intent: &Intent,
+    key: RequestKey,
+) -> (TaskRef, Option<Evidence>) {
     let before = adapter.baseline(intent, key, by()).await.unwrap();
     let begun = adapter.begin(intent, key, before.as_ref(), by()).await;
     match begun.unwrap() {
@@ -222,7 +295,7 @@ async fn begin(adapter: &Incus, intent: &Intent, key: RequestKey) -> (TaskRef, O
 }
 
 /// Follows to the end as the gateway does: what cannot be reached is asked again.
-async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
+pub(crate) async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
     let end = SystemClock.deadline(Duration::from_secs(60));
     while SystemClock.instant() < end.instant() {
         match adapter.poll(task, by()).await {
@@ -272,7 +345,7 @@ async fn found(
     panic!("{intent:?} is never found")
 }
 
-async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
+pub(crate) async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
     let key = key();
     let intent = create(adapter, vm, name, key);
     let (task, _) = begin(adapter, &intent, key).await;
@@ -281,7 +354,7 @@ async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
     adapter.read(&intent.target, by()).await.unwrap()
 }
 
-fn write(file: &Path, text: &str) {
+pub(crate) fn write(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
@@ -548,7 +621,9 @@ async fn two_gateways_do_not_run_into_each_other() {
 
 #[tokio::test]
 async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
-    let Some(lxd) = Lxd::own() else { return };
+    let Some(lxd) = Lxd::own(Flavor::Lxd) else {
+        return;
+    };
     let vm = lxd.vm("web01", 1);
     let adapter = lxd.adapter(Way::Socket);
     write(&lxd.file(&vm), "one");

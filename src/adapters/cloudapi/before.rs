@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::cloudapi::map;
+use crate::adapters::port::Adapter;
 use crate::adapters::port::AdapterError;
+use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -27,6 +29,9 @@ pub(super) struct Before {
     at: Timestamp,
     /// The links of the Statuses that were there; `None` where the server does not list them.
     pub(super) known: Option<Vec<String>>,
+    /// Whether the VM ran before a restore, in the words of the API; `None` where that was not learned.
+    #[serde(default)]
+    pub(super) run_state: Option<String>,
 }
 
 impl Before {
@@ -65,8 +70,20 @@ impl CloudApi {
             nonce: format!("{:016x}", u64::from_le_bytes(bytes)),
             at: self.clock.now(),
             known,
+            run_state: self.run_state(intent, by).await,
         };
         Ok(Evidence::new(serde_json::json!(before).to_string()))
+    }
+
+    /// Whether the VM runs, before a restore. The server may not say: then later changes of it are not noticed.
+    async fn run_state(&self, intent: &Intent, by: Deadline) -> Option<String> {
+        match intent.change {
+            Change::Restore(_) => {
+                let vm = self.vm(&intent.target.vm, by).await.ok()?;
+                Some(vm.run_state?.as_str().to_owned())
+            }
+            Change::Create(_) | Change::Update(_) | Change::Delete => None,
+        }
     }
 
     /// Whether the server still knows what became of it by key and Status.

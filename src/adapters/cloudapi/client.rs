@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::adapters::cloudapi::config::Config;
 use crate::adapters::cloudapi::config::ConfigError;
 use crate::adapters::cloudapi::config::Credential;
+use crate::adapters::cloudapi::error;
 use crate::adapters::cloudapi::error::NativeError;
 use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::link::Link;
@@ -241,10 +242,12 @@ impl Api {
             return Err(NativeError::Redirect(status.as_u16()));
         }
         let messages: Option<wire::Messages> = serde_json::from_slice(&reply.body).ok();
-        let first = messages.and_then(|it| it.message.into_iter().next());
+        let first = messages.and_then(|all| all.message.into_iter().next());
+        let (code, text_of_message) = first.map(|one| (one.code, one.text)).unwrap_or_default();
         Err(NativeError::Refused {
             status: status.as_u16(),
-            code: first.and_then(|it| it.code).map(|it| short(&it)),
+            code: code.map(|code| short(&code)),
+            said: text_of_message.and_then(|text| error::sayable(&text)),
             request: text(&reply.headers, &REQUEST_ID).map(short),
         })
     }

@@ -13,12 +13,14 @@ pub(super) enum NativeError {
     #[error("transport: {0}")]
     Transport(#[from] TransportError),
     /// It was refused.
-    #[error("status {status} {code:?}, request {request:?}")]
+    #[error("status {status} {code:?}, request {request:?}, said {said:?}")]
     Refused {
         /// The HTTP status.
         status: u16,
         /// The code of the first message, if there is one.
         code: Option<String>,
+        /// The sentence of the first message, where it may be passed on.
+        said: Option<String>,
         /// The server's `X-Request-Id`.
         request: Option<String>,
     },
@@ -79,7 +81,16 @@ impl NativeError {
     pub(super) fn of_write(self, missing: FaultKind) -> AdapterError {
         let error = match &self {
             Self::Transport(error) => of_transport(error),
-            Self::Refused { status, code, .. } => of_refusal(*status, code.as_deref(), missing),
+            Self::Refused {
+                status, code, said, ..
+            } => {
+                let mut error = of_refusal(*status, code.as_deref(), missing);
+                // Only a server that speaks this API, which its codes show, writes its sentences for callers.
+                if let Some(said) = said.as_ref().filter(|_| code.is_some()) {
+                    error.fault.text = with_words(&error.fault.text, said);
+                }
+                error
+            }
             // After a POST, 303 says that it was done: what a redirect means here cannot be known.
             Self::Redirect(_) => lasting(AdapterError::uncertain(
                 FaultKind::BackendFailed,
@@ -188,32 +199,66 @@ fn of_refusal(status: u16, code: Option<&str>, missing: FaultKind) -> AdapterErr
     }
 }
 
-/// What a caller is told.
+/// Most characters of a server's sentence that are passed on.
+const SAID_CHARS_MAX: usize = 400;
+
+/// The sentence of a server as callers may read it: one line, and nothing in it that looks like a path, a link or markup.
+pub(super) fn sayable(text: &str) -> Option<String> {
+    let text = text.trim();
+    let is_plain =
+        |c: char| !c.is_control() && !matches!(c, '/' | '\\' | '<' | '>' | '\u{2028}' | '\u{2029}');
+    let fits = text.chars().count() <= SAID_CHARS_MAX && text.chars().all(is_plain);
+    (fits && !text.is_empty()).then(|| text.to_owned())
+}
+
+/// Our sentence, and what the server said of it.
+pub(super) fn with_words(sentence: &str, said: &str) -> String {
+    if sentence == said {
+        return sentence.to_owned();
+    }
+    format!("{sentence} The server reports: {said}")
+}
+
+/// The sentence of a kind of fault, which callers see.
 pub(super) const fn sentence(kind: FaultKind) -> &'static str {
     match kind {
-        FaultKind::NoSuchVm => "The server knows no such VM.",
-        FaultKind::NoSuchBackup => "The VM has no such backup.",
-        FaultKind::NameTaken => "Another backup of the VM has this name.",
-        FaultKind::Protected => "The backup is protected against deletion.",
-        FaultKind::NotReady => "The backup is not whole and cannot be used for this.",
+        FaultKind::NoSuchVm => "The server knows no such VM: check its id.",
+        FaultKind::NoSuchBackup => "The VM has no such backup: list its backups.",
+        FaultKind::NameTaken => "Another backup of the VM has this name: choose another name.",
+        FaultKind::Protected => {
+            "The backup is protected, so it was not deleted. Remove its protection first."
+        }
+        FaultKind::NotReady => {
+            "The backup is incomplete and cannot be restored: wait until it is made, or delete it."
+        }
         FaultKind::PreconditionFailed => {
-            "The backup is no longer as the request required it to be."
+            "The backup is no longer as the request required it to be: read it again."
         }
-        FaultKind::Busy => "The VM or the backup is in use by another operation.",
-        FaultKind::Conflict => "The server refused: the present state does not allow this.",
-        FaultKind::Invalid => "The server cannot make sense of what was asked for.",
-        FaultKind::Unsupported => "The server cannot do that.",
-        FaultKind::Damaged => "What the server has stored is damaged or cannot be read.",
-        FaultKind::StorageFull => "The server has no room left.",
+        FaultKind::Busy => "The VM or the backup is in use by another operation: try again later.",
+        FaultKind::Conflict => {
+            "The server refused because of the present state of the VM or the backup: look at both, then try again."
+        }
+        FaultKind::Invalid => "The server rejected the request as invalid: correct it.",
+        FaultKind::Unsupported => {
+            "The server does not support that: ask for something that it supports."
+        }
+        FaultKind::Damaged => "The stored backup is damaged or cannot be read: use another backup.",
+        FaultKind::StorageFull => {
+            "The storage of the server is full: free some space, then try again."
+        }
         FaultKind::BackendDenied => {
-            "The server does not accept the gateway's credentials, or grants it no right to do that."
+            "The server does not accept the gateway's credentials, or grants it no right to do that: have its access corrected."
         }
-        FaultKind::Unavailable => "The server cannot do that at present.",
+        FaultKind::Unavailable => "The server is unavailable at present: try again later.",
         FaultKind::TimedOut => TIMED_OUT,
-        FaultKind::BackendFailed => "The server failed.",
-        FaultKind::Cancelled => "It was stopped on request.",
-        FaultKind::NotExecuted => "The server never began it.",
-        FaultKind::OutcomeUnknown => "The server itself does not know whether it took place.",
+        FaultKind::BackendFailed => "The server failed: have its log looked at.",
+        FaultKind::Cancelled => "The operation was cancelled.",
+        FaultKind::NotExecuted => {
+            "The server never began the operation, and nothing was changed: submit it again."
+        }
+        FaultKind::OutcomeUnknown => {
+            "The server could not determine whether the operation took place: look at the VM and its backups."
+        }
     }
 }
 
@@ -259,6 +304,7 @@ mod tests {
             let native = || NativeError::Refused {
                 status,
                 code: code.map(str::to_owned),
+                said: None,
                 request: Some("r-1".to_owned()),
             };
             let error = native().of_write(FaultKind::NoSuchBackup);
@@ -273,5 +319,44 @@ mod tests {
         }
         let error = NativeError::Redirect(303).of_write(FaultKind::NoSuchBackup);
         assert_eq!(error.effect, may, "a redirect may follow what was done");
+    }
+    #[test]
+    fn sentences_of_a_server_are_passed_on_unless_they_hold_more_than_words() {
+        let long = "a".repeat(401);
+        let rows = [
+            ("The data was restored. The VM is off now.", true),
+            ("failed to open /etc/passwd", false),
+            ("see C:\\vm", false),
+            ("two\nlines", false),
+            ("<b>bold</b>", false),
+            ("", false),
+            (long.as_str(), false),
+        ];
+        for (text, expected) in rows {
+            let said = sayable(text);
+            assert_eq!(said.is_some(), expected, "{text}");
+            for (code, passed_on) in [(Some("Conflict".to_owned()), expected), (None, false)] {
+                let refusal = NativeError::Refused {
+                    status: 409,
+                    code,
+                    said: said.clone(),
+                    request: None,
+                };
+                let error = refusal.of_write(FaultKind::NoSuchBackup);
+                let has = !text.is_empty() && error.fault.text.contains(text);
+                assert_eq!(has, passed_on, "{text}: {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_sentence_about_a_refusal_says_what_to_do() {
+        for kind in FaultKind::ALL {
+            let text = sentence(kind);
+            let remedy = text.split_once([':', '.']).map_or("", |(_, rest)| rest);
+            let is_enough = remedy.split_whitespace().count() >= 2;
+            let needs_none = matches!(kind, FaultKind::Cancelled | FaultKind::TimedOut);
+            assert!(is_enough || needs_none, "{kind:?}: {text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::map;
 use crate::adapters::cloudapi::map::Outcome;
 use crate::adapters::cloudapi::wire;
+use crate::adapters::port::Adapter;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Found;
 use crate::model::BackupState;
@@ -45,7 +46,7 @@ impl CloudApi {
             let is_new = |it: &&wire::Status| !known.contains(&it.status_uri) && fits(it, intent);
             let mut new = listed.iter().filter(is_new);
             match (new.next(), new.next()) {
-                (Some(status), None) => return Ok(self.told(status)),
+                (Some(status), None) => return self.told(status, by).await,
                 // Somebody else uses the gateway's user.
                 (Some(_), Some(_)) => {}
                 (None, _) => is_absent = self.is_remembered(before),
@@ -54,23 +55,43 @@ impl CloudApi {
         Ok(match self.state_after(intent, by).await? {
             State::AsWanted => Found::Done,
             State::AtWork => Found::NotYet,
-            State::Otherwise | State::Silent if is_absent => Found::NotBegun,
+            State::Otherwise | State::Silent if is_absent => {
+                if self.has_changed(intent, before, by).await? {
+                    Found::VmChanged
+                } else {
+                    Found::NotBegun
+                }
+            }
             State::Otherwise => Found::NotYet,
             State::Silent => Found::Unknowable,
         })
     }
 
-    fn told(&self, status: &wire::Status) -> Found {
-        match map::outcome(status) {
+    async fn told(&self, status: &wire::Status, by: Deadline) -> Result<Found, AdapterError> {
+        Ok(match map::outcome(status) {
             Outcome::Running(_) | Outcome::Cancelled => {
                 let task = self.task(&status.status_uri);
                 task.map_or(Found::NotYet, Found::Task)
             }
             Outcome::Done => Found::Done,
-            Outcome::Failed(fault) => Found::Failed(fault),
+            Outcome::Failed(fault) => Found::Failed(self.with_run_state(fault, status, by).await),
             // The server itself does not know: nobody does.
             Outcome::Unknown => Found::Unknowable,
-        }
+        })
+    }
+
+    /// Whether the VM was started or stopped since the baseline of a restore: what it wrote since would be lost.
+    async fn has_changed(
+        &self,
+        intent: &Intent,
+        before: Option<&Before>,
+        by: Deadline,
+    ) -> Result<bool, AdapterError> {
+        let Some(was) = before.and_then(|before| before.run_state.as_deref()) else {
+            return Ok(false);
+        };
+        let now = self.vm(&intent.target.vm, by).await?.run_state;
+        Ok(now.is_some_and(|now| now.as_str() != was))
     }
 
     async fn state_after(&self, intent: &Intent, by: Deadline) -> Result<State, AdapterError> {

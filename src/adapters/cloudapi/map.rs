@@ -262,27 +262,49 @@ pub(super) fn outcome(told: &wire::Status) -> Outcome {
     match (told.state.as_deref(), told.status) {
         (Some("CANCELLED"), _) => Outcome::Cancelled,
         (Some("SUCCESS"), None) | (Some("SUCCESS") | None, Some(200..=299)) => Outcome::Done,
-        (Some("FAILED"), None) => failed(FaultKind::BackendFailed),
-        (Some("FAILED") | None, Some(status @ 400..=599)) => failed(match status {
-            404 => FaultKind::NoSuchBackup,
-            400..=499 => FaultKind::Conflict,
-            501 => FaultKind::Unsupported,
-            503 => FaultKind::Unavailable,
-            504 => FaultKind::TimedOut,
-            507 => FaultKind::StorageFull,
-            _ => FaultKind::BackendFailed,
-        }),
+        (Some("FAILED"), None) => failed(told, FaultKind::BackendFailed),
+        (Some("FAILED") | None, Some(status @ 400..=599)) => failed(
+            told,
+            match status {
+                404 => FaultKind::NoSuchBackup,
+                400..=499 => FaultKind::Conflict,
+                501 => FaultKind::Unsupported,
+                503 => FaultKind::Unavailable,
+                504 => FaultKind::TimedOut,
+                507 => FaultKind::StorageFull,
+                _ => FaultKind::BackendFailed,
+            },
+        ),
         (Some(_) | None, Some(_) | None) => Outcome::Unknown,
     }
 }
 
-fn failed(kind: FaultKind) -> Outcome {
-    Outcome::Failed(Fault::new(kind, error::sentence(kind)))
+fn failed(told: &wire::Status, kind: FaultKind) -> Outcome {
+    let sentence = error::sentence(kind);
+    let said = told.message.as_deref().and_then(error::sayable);
+    let text = said.map_or_else(
+        || sentence.to_owned(),
+        |said| error::with_words(sentence, &said),
+    );
+    Outcome::Failed(Fault::new(kind, text))
+}
+
+/// The VM of a Status about a restore.
+pub(super) fn restored_vm(told: &wire::Status) -> Option<VmId> {
+    let is_restore = told.op.eq_ignore_ascii_case(op(Verb::Restore));
+    let (vm, _) = link::backup_of(&told.target_uri).filter(|_| is_restore)?;
+    Some(vm)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plain() -> wire::Status {
+        let told =
+            json!({"op": "restore-Backup", "progress": 100, "status_uri": "/statuses?seq=1"});
+        serde_json::from_value(told).unwrap()
+    }
 
     fn told(id: &str, tags: &[&str]) -> wire::Backup {
         let told = json!({
@@ -404,7 +426,7 @@ mod tests {
 
     #[test]
     fn statuses_say_how_it_ended_and_contradictions_say_nothing() {
-        let bad = |kind| failed(kind);
+        let bad = |kind| failed(&plain(), kind);
         let rows = [
             (json!({"progress": 0}), Outcome::Running(Progress::NONE)),
             (
@@ -458,5 +480,22 @@ mod tests {
             let told = serde_json::from_value(text.clone()).unwrap();
             assert_eq!(outcome(&told), expected, "{text}");
         }
+    }
+    #[test]
+    fn a_failed_status_keeps_the_sentence_of_the_server() {
+        let said = "The data was restored, but the VM could not be started. It is off now.";
+        let told = json!({
+            "op": "restore-Backup", "progress": 100, "status": 502, "state": "FAILED", "message": said,
+            "status_uri": "/statuses?seq=1", "target_uri": "/vms/7/backups/8",
+        });
+        let told: wire::Status = serde_json::from_value(told).unwrap();
+        match outcome(&told) {
+            Outcome::Failed(fault) => assert!(fault.text.contains(said), "{fault:?}"),
+            other @ (Outcome::Running(_)
+            | Outcome::Done
+            | Outcome::Cancelled
+            | Outcome::Unknown) => panic!("{other:?}"),
+        }
+        assert_eq!(restored_vm(&told), VmId::new("7").ok(), "of a restore");
     }
 }

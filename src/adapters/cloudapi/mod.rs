@@ -47,11 +47,13 @@ use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
+use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
 use crate::model::RequestKey;
+use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
@@ -166,7 +168,8 @@ impl CloudApi {
             return Ok(None);
         };
         let seen = map::seen(inner, told).ok_or_else(|| {
-            let text = "The server tells of the backup in a way that makes no sense.";
+            let text =
+                "The server describes the backup in an invalid way: have the server repaired.";
             AdapterError::refused(FaultKind::BackendFailed, text)
         })?;
         Ok(Some((seen, tag)).filter(|(it, _)| it.backup.id == target.backup))
@@ -275,6 +278,34 @@ impl CloudApi {
         self.task(&status.status_uri).map(Begun::Task)
     }
 
+    /// The fault of a restore that failed, with whether the VM runs now and what the server left unsaid.
+    async fn with_run_state(&self, mut fault: Fault, status: &wire::Status, by: Deadline) -> Fault {
+        let Some(vm) = map::restored_vm(status) else {
+            return fault;
+        };
+        let run_state = match self.vm(&vm, by).await {
+            Ok(vm) => vm.run_state,
+            Err(error) => {
+                tracing::debug!(%vm, ?error, "VM not looked at after a failed restore");
+                None
+            }
+        };
+        let state = match run_state {
+            Some(RunState::Started) => "The VM is running now.",
+            Some(RunState::Stopped) => "The VM is off now.",
+            Some(RunState::Sleeping) => "The VM is suspended now.",
+            None => "Whether the VM runs could not be determined.",
+        };
+        let data = match status.message.as_deref().and_then(error::sayable) {
+            Some(_said) => "",
+            None => {
+                " Whether its data was changed the server does not say: check it, or restore the VM again."
+            }
+        };
+        fault.text = format!("{} {state}{data}", fault.text);
+        fault
+    }
+
     /// How a Status is found again. Links to elsewhere are not taken.
     fn task(&self, uri: &str) -> Result<TaskRef, AdapterError> {
         let known = self
@@ -290,7 +321,7 @@ fn refused(kind: FaultKind) -> AdapterError {
 }
 
 fn no_room() -> AdapterError {
-    let text = "At most 63 tags fit, and none may begin with snapgate-id=.";
+    let text = "The tags do not fit: give at most 63, none of which begins with snapgate-id=.";
     AdapterError::refused(FaultKind::Invalid, text)
 }
 
@@ -411,7 +442,9 @@ impl Adapter for CloudApi {
                 TaskState::Running(Some(progress))
             }
             Outcome::Done => TaskState::Done,
-            Outcome::Failed(fault) => TaskState::Failed(fault),
+            Outcome::Failed(fault) => {
+                TaskState::Failed(self.with_run_state(fault, &told.status, by).await)
+            }
             Outcome::Cancelled => TaskState::Cancelled,
             // What the server does not know is looked for, and not found.
             Outcome::Unknown => TaskState::Gone,
@@ -447,7 +480,7 @@ impl Adapter for CloudApi {
 
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         let not_offered = || {
-            let text = "The server cannot stop that, or no longer.";
+            let text = "The server cannot stop that operation, or no longer: wait for its end.";
             AdapterError::refused(FaultKind::Unsupported, text)
         };
         let link = self.api.link(task.as_str()).ok_or_else(not_offered)?;

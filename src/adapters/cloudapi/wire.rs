@@ -52,6 +52,8 @@ pub(super) struct Status {
     pub(super) status: Option<u16>,
     #[serde(default)]
     pub(super) state: Option<String>,
+    #[serde(default)]
+    pub(super) message: Option<String>,
 }
 
 /// Statuses of one caller, the newest first.
@@ -80,4 +82,6 @@ pub(super) struct Messages {
 pub(super) struct Message {
     #[serde(default)]
     pub(super) code: Option<String>,
+    #[serde(default)]
+    pub(super) text: Option<String>,
 }

@@ -1,14 +1,22 @@
 //! The four changes. Before each, something is written that tells later whether it was begun.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::Job;
 use crate::adapters::incus::Make;
 use crate::adapters::incus::Seen;
+use crate::adapters::incus::aftermath::Doing;
+use crate::adapters::incus::aftermath::What;
+use crate::adapters::incus::aftermath::is_restored;
+use crate::adapters::incus::aftermath::is_running;
 use crate::adapters::incus::client::Sent;
 use crate::adapters::incus::client::VolumePath;
 use crate::adapters::incus::error;
 use crate::adapters::incus::error::NativeError;
 use crate::adapters::incus::evidence::Before;
+use crate::adapters::incus::guard::is_settled;
 use crate::adapters::incus::map;
 use crate::adapters::incus::map::Label;
 use crate::adapters::incus::no_such;
@@ -70,32 +78,33 @@ impl Incus {
         by: Deadline,
     ) -> Result<Begun, AdapterError> {
         if let Some(BackupKind::Full | BackupKind::Incremental) = new.kind {
-            let text = "This VM manager makes snapshots only.";
+            let text =
+                "This VM manager makes snapshots only: leave the type out or ask for a snapshot.";
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         }
         if !map::is_strict(target.backup.as_str()) {
-            let text = "The VM manager cannot use that id.";
+            let text = "The VM manager cannot use that id: use letters, digits, dots, dashes and underscores.";
             return Err(AdapterError::refused(FaultKind::Invalid, text));
         }
         if let Some(seen) = self.seen(target, by).await? {
             if seen.label.made.as_deref() == Some(key) {
                 return Ok(Begun::Done);
             }
-            let text = "The VM has another backup of that id.";
+            let text = "The VM manager has another snapshot under the id of the new backup: rename that snapshot there, or try again.";
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
         self.is_free(&target.vm, &new.name, None, by).await?;
+        is_settled(&self.instance(&target.vm, by).await?.0)?;
+        self.storage_is_mounted(&target.vm, by).await?;
         self.is_idle(&target.vm, by).await?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.create(vm, id, by).await;
-        begun(
-            sent,
-            Some(Make {
-                target: target.clone(),
-                new: new.clone(),
-                key: key.to_owned(),
-            }),
-        )
+        let make = Make {
+            target: target.clone(),
+            new: new.clone(),
+            key: key.to_owned(),
+        };
+        begun(sent, Some(make), None)
     }
 
     async fn update(
@@ -109,16 +118,33 @@ impl Incus {
         if let Some(name) = &patch.name {
             self.is_free(&target.vm, name, Some(target), by).await?;
         }
-        self.relabel(seen, target, by, |label| {
-            if label.changed.as_deref() == Some(key) {
-                return false;
+        let mut after = seen.label.clone();
+        after.patch(patch);
+        // Before the label says so: a backup that is shown as protected is not removed by the daemon.
+        let expired = if after.protected {
+            self.keep(target, &seen.snapshot, by).await?
+        } else {
+            None
+        };
+        let labelled = self
+            .relabel(seen, target, by, |label| {
+                if label.changed.as_deref() == Some(key) {
+                    return false;
+                }
+                label.patch(patch);
+                label.changed = Some(key.to_owned());
+                true
+            })
+            .await;
+        match (labelled, expired) {
+            (Ok(()), _) => Ok(Begun::Done),
+            // Refused: it expires as it did before.
+            (Err(error), Some(at)) if error.effect == Effect::None => {
+                self.expire(target, &at, by).await?;
+                Err(error)
             }
-            label.patch(patch);
-            label.changed = Some(key.to_owned());
-            true
-        })
-        .await?;
-        Ok(Begun::Done)
+            (Err(error), _) => Err(error),
+        }
     }
 
     async fn delete(
@@ -129,22 +155,34 @@ impl Incus {
         by: Deadline,
     ) -> Result<Begun, AdapterError> {
         if seen.label.protected {
-            let text = "The backup is protected.";
-            return Err(AdapterError::refused(FaultKind::Protected, text));
+            return Err(protected());
         }
+        self.storage_is_mounted(&target.vm, by).await?;
         self.is_idle(&target.vm, by).await?;
+        self.is_same(target, seen, by).await?;
+        let is_protected = AtomicBool::new(false);
         self.relabel(seen, target, by, |label| {
+            // Looked at again with the write: another gateway may have protected it since.
+            is_protected.store(label.protected, Ordering::Relaxed);
             let stale = label.removing.as_deref() != Some(key);
             label.removing = Some(key.to_owned());
-            stale
+            stale && !label.protected
         })
         .await?;
+        if is_protected.load(Ordering::Relaxed) {
+            return Err(protected());
+        }
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.delete(vm, id, by).await;
         if sent.as_ref().is_err_and(NativeError::is_missing) {
             return Ok(Begun::Done);
         }
-        let result = begun(sent, None);
+        let before = seen.label.removing.clone();
+        let result = begun(
+            sent,
+            None,
+            Some(doing(target, key, What::Delete { before })),
+        );
         if result.as_ref().is_err_and(|it| it.effect == Effect::None) {
             // Nothing was removed: it is as whole as it was before.
             self.relabel(seen, target, by, |label| {
@@ -169,6 +207,8 @@ impl Incus {
         if !seen.label.is_whole(id) {
             return Err(not_ready());
         }
+        self.may_restore(target, seen, by).await?;
+        self.storage_is_mounted(&target.vm, by).await?;
         self.is_idle(&target.vm, by).await?;
         let before = Before::of(baseline);
         match &before.generation {
@@ -180,6 +220,7 @@ impl Incus {
                 self.settled(&sent, by).await?;
             }
         }
+        self.keep_for_restore(target, &seen.snapshot, by).await?;
         // After the marker: a label that names this request proves that the marker was set.
         self.relabel(seen, target, by, |label| {
             let stale = label.restoring.as_deref() != Some(key);
@@ -187,8 +228,58 @@ impl Incus {
             stale
         })
         .await?;
+        self.restore_as_seen(target, seen, &before, key, by).await
+    }
+
+    /// Looks once more at everything that was checked, and restores the VM only if none of it changed until then.
+    async fn restore_as_seen(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        before: &Before,
+        key: &str,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let stateful = seen.snapshot.stateful;
-        begun(self.api.restore(vm, id, stateful, by).await, None)
+        let mut tries = 1..=TRIES;
+        loop {
+            let is_last = tries.next().is_none_or(|nth| nth == TRIES);
+            self.is_same(target, seen, by).await?;
+            self.may_restore(target, seen, by).await?;
+            let found = self.api.tagged_instance(vm, by).await;
+            let (instance, etag) = found.map_err(|it| it.of_read(FaultKind::NoSuchVm))?;
+            is_settled(&instance)?;
+            if instance.created_at != seen.instance.created_at
+                || is_restored(&instance, before.generation.as_deref(), key)
+            {
+                return Err(error::busy());
+            }
+            let what = What::Restore {
+                generation: before.generation.clone(),
+                ran: is_running(&instance),
+            };
+            self.is_idle(&target.vm, by).await?;
+            let sent = self.api.restore(vm, id, stateful, etag, by).await;
+            if is_last || !sent.as_ref().is_err_and(NativeError::is_stale) {
+                return begun(sent, None, Some(doing(target, key, what)));
+            }
+        }
+    }
+
+    /// Whether the snapshot is still the one that was looked at.
+    async fn is_same(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let (vm, id) = (target.vm.as_str(), target.backup.as_str());
+        let now = self.api.snapshot(vm, id, by).await;
+        let now = now.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
+        now.filter(|now| now.created_at == seen.snapshot.created_at)
+            .map(|_same| ())
+            .ok_or_else(|| no_such(FaultKind::NoSuchBackup))
     }
 
     /// Whether no other backup of the VM has that name.
@@ -202,7 +293,7 @@ impl Incus {
         let all = self.all(vm, by).await?;
         let other = |id| but.is_none_or(|it| it.backup != id);
         if all.into_iter().any(|it| it.name == *name && other(it.id)) {
-            let text = "Another backup of the VM has that name.";
+            let text = "Another backup of the VM has that name: choose another name.";
             return Err(AdapterError::refused(FaultKind::NameTaken, text));
         }
         Ok(())
@@ -217,7 +308,7 @@ impl Incus {
         Ok(())
     }
 
-    async fn relabel(
+    pub(super) async fn relabel(
         &self,
         seen: &Seen,
         target: &Target,
@@ -255,12 +346,13 @@ impl Incus {
                 Err(error) => return Err(error.of_write(missing)),
             }
         }
-        let text = "The backup is being changed by somebody else.";
+        let text =
+            "Another client keeps changing the backup, so it was not changed. Try again later.";
         Err(AdapterError::refused(FaultKind::Conflict, text))
     }
 
     /// Waits for the end of a short operation, whatever it is.
-    async fn settled(&self, sent: &Sent, by: Deadline) -> Result<(), AdapterError> {
+    pub(super) async fn settled(&self, sent: &Sent, by: Deadline) -> Result<(), AdapterError> {
         let Sent::Operation(id) = sent else {
             return Ok(());
         };
@@ -275,7 +367,11 @@ impl Incus {
     }
 }
 
-fn begun(sent: Result<Sent, NativeError>, make: Option<Make>) -> Result<Begun, AdapterError> {
+fn begun(
+    sent: Result<Sent, NativeError>,
+    make: Option<Make>,
+    doing: Option<Doing>,
+) -> Result<Begun, AdapterError> {
     match sent.map_err(|error| error.of_write(FaultKind::NoSuchBackup))? {
         Sent::Done => Ok(Begun::Done),
         Sent::Operation(operation) => {
@@ -283,15 +379,30 @@ fn begun(sent: Result<Sent, NativeError>, make: Option<Make>) -> Result<Begun, A
                 operation,
                 doubtful: false,
                 make,
+                doing,
             };
             job.task().map(Begun::Task)
         }
     }
 }
 
+fn doing(target: &Target, key: &str, what: What) -> Doing {
+    Doing {
+        target: target.clone(),
+        key: key.to_owned(),
+        what,
+    }
+}
+
+fn protected() -> AdapterError {
+    let text = "The backup is protected, so it was not deleted. Remove its protection first.";
+    AdapterError::refused(FaultKind::Protected, text)
+}
+
 fn not_ready() -> AdapterError {
     AdapterError::refused(
         FaultKind::NotReady,
-        "The backup is not whole: it is still being made, or making or removing it was cut short.",
+        "The backup is incomplete: it is still being made, or making or removing it was interrupted. Wait until it is made, or \
+         delete it.",
     )
 }

@@ -17,6 +17,9 @@ use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
 use crate::model::Deadline;
 
+/// The expiry of snapshots that the daemon never removes by itself.
+pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// The volume of an instance's root disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct VolumePath {
@@ -57,6 +60,43 @@ impl Api {
 
     pub(super) async fn instance(&self, vm: &str, by: Deadline) -> Answer<wire::Instance> {
         self.look(&["1.0", "instances", vm], false, by).await
+    }
+
+    /// An instance, and the tag by which a later change of it is noticed.
+    pub(super) async fn tagged_instance(
+        &self,
+        vm: &str,
+        by: Deadline,
+    ) -> Answer<(wire::Instance, Option<HeaderValue>)> {
+        let path = ["1.0", "instances", vm];
+        let (envelope, etag) = self.ask(Method::GET, &path, &[], None, by).await?;
+        Ok((read(envelope)?, etag))
+    }
+
+    /// A storage pool.
+    pub(super) async fn pool(&self, name: &str, by: Deadline) -> Answer<wire::Pool> {
+        self.look(&["1.0", "storage-pools", name], false, by).await
+    }
+
+    /// Has the daemon read a file from the storage of the instance, which fails where that storage cannot be mounted.
+    pub(super) async fn read_storage(&self, vm: &str, by: Deadline) -> Answer<()> {
+        let path = ["1.0", "instances", vm, "metadata"];
+        self.ask(Method::GET, &path, &[], None, by)
+            .await
+            .map(|_metadata| ())
+    }
+
+    /// Sets the time at which the daemon removes a snapshot by itself.
+    pub(super) async fn set_expiry(
+        &self,
+        vm: &str,
+        snapshot: &str,
+        at: &str,
+        by: Deadline,
+    ) -> Answer<Sent> {
+        let path = ["1.0", "instances", vm, "snapshots", snapshot];
+        let body = json!({ "expires_at": at });
+        self.change(Method::PUT, &path, Some(&body), by).await
     }
 
     pub(super) async fn snapshots(&self, vm: &str, by: Deadline) -> Answer<Vec<wire::Snapshot>> {
@@ -139,7 +179,8 @@ impl Api {
 
     pub(super) async fn create(&self, vm: &str, snapshot: &str, by: Deadline) -> Answer<Sent> {
         let path = ["1.0", "instances", vm, "snapshots"];
-        let body = json!({ "name": snapshot, "stateful": false });
+        // Without an expiry of its own the snapshot would get the one of `snapshots.expiry`.
+        let body = json!({ "name": snapshot, "stateful": false, "expires_at": NEVER });
         self.change(Method::POST, &path, Some(&body), by).await
     }
 
@@ -148,13 +189,14 @@ impl Api {
         self.change(Method::DELETE, &path, None, by).await
     }
 
-    /// Restores an instance. Without the name of a snapshot the same call would wipe the instance's configuration,
-    /// so that a name is checked here once more, whoever checked it before.
+    /// Restores an instance, unless its configuration was changed since the tag was read. Without the name of a snapshot
+    /// the same call would wipe the instance's configuration, so the name is checked here once more.
     pub(super) async fn restore(
         &self,
         vm: &str,
         snapshot: &str,
         stateful: bool,
+        etag: Option<HeaderValue>,
         by: Deadline,
     ) -> Answer<Sent> {
         if !map::is_strict(snapshot) {
@@ -168,8 +210,15 @@ impl Api {
         } else {
             json!({ "restore": snapshot })
         };
-        self.change(Method::PUT, &["1.0", "instances", vm], Some(&body), by)
-            .await
+        let query = [("project", self.project.as_str())];
+        let path = ["1.0", "instances", vm];
+        let mut call = Call::new(Method::PUT, &path)
+            .query(&query)
+            .json(body.to_string().into_bytes());
+        if let Some(etag) = etag {
+            call = call.header(IF_MATCH, etag);
+        }
+        sent(&self.send(call, by).await?.0)
     }
 
     /// Every operation of the project that is still known, running or not.

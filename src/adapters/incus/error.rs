@@ -1,5 +1,6 @@
 //! What LXD and Incus say when something goes wrong, and what of it a caller is told.
 
+use crate::adapters::incus::map;
 use crate::adapters::port::AdapterError;
 use crate::adapters::port::Effect;
 use crate::adapters::port::Retry;
@@ -136,9 +137,14 @@ pub(super) const fn absent(what: FaultKind) -> &'static str {
     }
 }
 
-/// Parts of the text of a failed operation, and what they mean. The first that is found counts.
-const FAILURES: [(&str, FaultKind, &str); 9] = [
+/// Parts of the text of a failed operation, and their meaning. The first that is found counts.
+const FAILURES: [(&str, FaultKind, &str); 10] = [
     ("is busy running a", FaultKind::Busy, BUSY),
+    (
+        "torage pool is unavailable",
+        FaultKind::Unavailable,
+        "The storage that holds the VM is not available to the VM manager.",
+    ),
     (
         "is \"Frozen\"",
         FaultKind::Conflict,
@@ -147,7 +153,7 @@ const FAILURES: [(&str, FaultKind, &str); 9] = [
     (
         "rotect",
         FaultKind::Conflict,
-        "The VM manager protects the VM against that.",
+        "The VM manager protects the VM against that: remove its protection there first.",
     ),
     ("already exists", FaultKind::Conflict, TAKEN),
     ("already in use", FaultKind::Conflict, TAKEN),
@@ -157,28 +163,55 @@ const FAILURES: [(&str, FaultKind, &str); 9] = [
     ("not found", FaultKind::NoSuchBackup, GONE),
 ];
 
-const BUSY: &str = "The VM manager is busy with that VM: ask again later.";
-const TAKEN: &str = "The VM manager has something else under that id.";
-const FULL: &str = "The storage of the VM manager is full.";
-const GONE: &str = "What is needed for that no longer exists.";
+const BUSY: &str = "The VM manager is busy with that VM: try again later.";
+const TAKEN: &str =
+    "The VM manager has something else under that id: remove or rename it there first.";
+const FULL: &str = "The storage of the VM manager is full: free some space first.";
+const GONE: &str = "A part that is needed for it no longer exists: list the backups again.";
 
-/// What a caller is told of a failed operation; the text itself is for the log.
+/// What a caller may read of a failed operation; the text itself is for the log.
 pub(super) fn of_failure(text: &str) -> Fault {
     FAILURES
         .iter()
         .find(|(part, _, _)| text.contains(part))
         .map_or_else(
-            || {
-                Fault::new(
-                    FaultKind::BackendFailed,
-                    "The VM manager began it and failed.",
-                )
-            },
-            |(_, kind, told)| Fault::new(*kind, *told),
+            || Fault::new(FaultKind::BackendFailed, "The VM manager failed."),
+            |(_, kind, sentence)| Fault::new(*kind, *sentence),
         )
 }
 
-/// Something else is at work on the VM.
+/// Parts of the texts of restores that failed before the data was touched.
+const BEFORE_DATA: [&str; 9] = [
+    "is busy running a",
+    "torage pool is unavailable",
+    "Failed to create mount directory",
+    "Failed stopping",
+    "Failed to stop",
+    "subsequent snapshot",
+    "Storage volume not found",
+    "nstance snapshot not found",
+    "does not exist",
+];
+
+/// Whether a restore that failed with that text failed before it touched the data.
+pub(super) fn is_before_data(text: &str) -> bool {
+    // What rsync says of single files comes while the data is written.
+    !text.contains("rsync") && BEFORE_DATA.iter().any(|part| text.contains(part))
+}
+
+/// Whether a failed operation with a fault of that kind was refused before it began.
+pub(super) const fn is_refusal(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::Busy | FaultKind::Conflict)
+}
+
+/// The device of the VM that the text of a failure names.
+pub(super) fn device(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("device \"")?;
+    let (name, _) = rest.split_once('"')?;
+    map::is_strict(name).then_some(name)
+}
+
+/// Something else is being done to the VM.
 pub(super) fn busy() -> AdapterError {
     passing(AdapterError::refused(FaultKind::Busy, BUSY))
 }
@@ -261,7 +294,35 @@ mod tests {
         for (text, kind) in rows {
             let fault = of_failure(text);
             assert_eq!(fault.kind, kind, "{text}");
+            let words = fault.text.split(' ').count();
+            assert!(
+                kind == FaultKind::BackendFailed || words > 6,
+                "{text}: with a remedy"
+            );
             assert!(!fault.text.contains(text), "{text}: kept from callers");
+        }
+    }
+    #[test]
+    fn a_failure_names_the_device_and_says_whether_data_was_touched() {
+        let rows = [
+            (
+                "Failed start validation for device \"extra\": Missing source path \"/gone\" for disk \"extra\"",
+                Some("extra"),
+                false,
+            ),
+            ("Failed to start device \"a/b\": no", None, false),
+            ("Storage pool is unavailable on this server", None, true),
+            (
+                "Instance is busy running a \"restore\" operation",
+                None,
+                true,
+            ),
+            ("rsync: link_stat failed: does not exist", None, false),
+            ("Failed to run: zfs rollback: cannot", None, false),
+        ];
+        for (text, name, untouched) in rows {
+            assert_eq!(device(text), name, "{text}");
+            assert_eq!(is_before_data(text), untouched, "{text}");
         }
     }
 }

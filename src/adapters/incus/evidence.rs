@@ -10,8 +10,11 @@ use crate::adapters::incus::Incus;
 use crate::adapters::incus::Job;
 use crate::adapters::incus::Make;
 use crate::adapters::incus::Seen;
-use crate::adapters::incus::begin::MARKER;
-use crate::adapters::incus::error;
+use crate::adapters::incus::aftermath::Data;
+use crate::adapters::incus::aftermath::is_restored;
+use crate::adapters::incus::aftermath::is_running;
+use crate::adapters::incus::aftermath::of_restore;
+use crate::adapters::incus::aftermath::run_state;
 use crate::adapters::incus::map;
 use crate::adapters::incus::wire;
 use crate::adapters::port::AdapterError;
@@ -42,6 +45,8 @@ pub(super) struct Before {
     pub(super) generation: Option<String>,
     /// A hash over the label.
     label: String,
+    /// Whether the instance was running.
+    pub(super) ran: bool,
 }
 
 impl Before {
@@ -68,6 +73,7 @@ impl Incus {
         };
         let before = Before {
             label: hash(&seen),
+            ran: is_running(&seen.instance),
             generation: map::generation(&seen.instance).map(str::to_owned),
             created: seen.instance.created_at,
         };
@@ -97,7 +103,10 @@ impl Incus {
             CANCELLED => Ok(TaskState::Cancelled),
             _ => {
                 tracing::warn!(operation = %task.id, error = task.err, "operation of the VM manager failed");
-                Ok(TaskState::Failed(error::of_failure(&task.err)))
+                let making = job.make.as_ref().map(|make| &make.target);
+                let doing = job.doing.as_ref();
+                let fault = self.aftermath(doing, making, &task.err, by).await?;
+                Ok(TaskState::Failed(fault))
             }
         }
     }
@@ -105,10 +114,14 @@ impl Incus {
     /// Labels a snapshot as whole once the operation that made it ended well. Doing it again changes nothing.
     async fn label_made(&self, make: &Make, by: Deadline) -> Result<TaskState, AdapterError> {
         let Some(seen) = self.seen(&make.target, by).await? else {
-            let text = "The backup was made and then removed by somebody else.";
+            let text = "The backup was made, and then removed by another client. The data of the VM was not changed. Create \
+                        the backup again.";
             return Ok(TaskState::Failed(Fault::new(FaultKind::NoSuchBackup, text)));
         };
         let (id, made) = (make.target.backup.as_str(), &seen.snapshot.created_at);
+        if make.new.protected {
+            self.keep(&make.target, &seen.snapshot, by).await?;
+        }
         self.write_label(&seen.path, id, made, by, |label| {
             if label.made.is_some() {
                 return false;
@@ -164,6 +177,7 @@ fn doubtful(task: &wire::Task) -> Result<Found, AdapterError> {
         operation: task.id.clone(),
         doubtful: true,
         make: None,
+        doing: None,
     };
     job.task().map(Found::Task)
 }
@@ -181,8 +195,8 @@ fn created(
         if tasks.iter().any(|it| map::is_making(it, vm)) {
             return Ok(Found::NotYet);
         }
-        let text =
-            "The backup was not made, and nothing is left of it. It can safely be asked for again.";
+        let text = "The backup was not made, and nothing is left of it. The data of the VM was not changed. Create the \
+                    backup again.";
         return Ok(Found::Failed(Fault::new(FaultKind::NotExecuted, text)));
     };
     if seen.label.made.as_deref() == Some(key) {
@@ -197,7 +211,11 @@ fn created(
         .max_by_key(|it| map::timestamp(&it.created_at));
     let Some(maker) = maker else {
         // It may be whole: its operation may have ended and been forgotten while no gateway was there to label it.
-        let text = "Whether all of the backup was made can no longer be told. It cannot be restored: remove it.";
+        let text = format!(
+            "Whether the backup is complete can no longer be determined, so it cannot be restored. The data of the VM was \
+             not changed. {} Delete the backup, and create it again.",
+            run_state(&seen.instance)
+        );
         return Ok(Found::Failed(Fault::new(FaultKind::BackendFailed, text)));
     };
     let job = Job {
@@ -208,6 +226,7 @@ fn created(
             new: new.clone(),
             key: key.to_owned(),
         }),
+        doing: None,
     };
     job.task().map(Found::Task)
 }
@@ -226,7 +245,11 @@ fn deleted(seen: Option<&Seen>, key: &str) -> Found {
     match seen {
         None => Found::Done,
         Some(seen) if seen.label.removing.as_deref() == Some(key) => {
-            let text = "Removing the backup was cut short. It cannot be restored any more: remove it again.";
+            let text = format!(
+                "Removing the backup was interrupted: it can no longer be restored. The data of the VM was not changed. {} \
+                 Delete the backup again.",
+                run_state(&seen.instance)
+            );
             Found::Failed(Fault::new(FaultKind::BackendFailed, text))
         }
         Some(_) => Found::NotBegun,
@@ -245,13 +268,15 @@ fn restored(seen: Option<&Seen>, key: &str, before: &Before) -> Found {
     if seen.label.restoring.as_deref() != Some(key) {
         return Found::NotBegun;
     }
-    let is_done = match &before.generation {
-        Some(before) => map::generation(&seen.instance).is_some_and(|it| it != before),
-        None => seen.instance.config.get(MARKER).is_none_or(|it| it != key),
+    let instance = &seen.instance;
+    let data = if is_restored(instance, before.generation.as_deref(), key) {
+        Data::Restored
+    } else {
+        Data::Mixed
     };
-    if is_done {
+    if data == Data::Restored && (!before.ran || is_running(instance)) {
         return Found::Done;
     }
-    let text = "The restore was cut short before its end. What the VM holds may be a mixture: restore it again.";
-    Found::Failed(Fault::new(FaultKind::BackendFailed, text))
+    let unseen = Fault::new(FaultKind::BackendFailed, "");
+    Found::Failed(of_restore(data, before.ran, instance, &unseen, None))
 }

@@ -81,7 +81,7 @@ pub(super) fn vm(id: &VmId, instance: wire::Instance) -> Vm {
     Vm {
         id: id.clone(),
         run_state: match instance.status.as_str() {
-            "Running" => Some(RunState::Started),
+            "Running" | "Ready" => Some(RunState::Started),
             "Stopped" => Some(RunState::Stopped),
             "Frozen" => Some(RunState::Sleeping),
             _ => None,
@@ -114,7 +114,20 @@ pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
 
 /// Whether an operation on the VM is at work that excludes ours. Consoles and commands in it do not.
 pub(super) fn is_at_work(task: &wire::Task, vm: &str) -> bool {
-    task.status_code < 200 && task.class == "task" && concerns(task, vm)
+    task.status_code < 200 && task.class == "task" && may_concern(task, vm)
+}
+
+/// Whether the operation works on the VM, or may do so: what the daemon does by its own schedule names no instance.
+fn may_concern(task: &wire::Task, vm: &str) -> bool {
+    let names_nothing = task
+        .resources
+        .as_ref()
+        .is_none_or(|all| all.values().all(Vec::is_empty));
+    if names_nothing {
+        let text = task.description.as_str();
+        return text == MAKING || text.contains("expired instance snapshots");
+    }
+    concerns(task, vm)
 }
 
 /// Whether a snapshot of the VM is being made.
@@ -145,7 +158,7 @@ pub(super) fn is_half_made(snapshot: &wire::Snapshot, tasks: &[wire::Task], vm: 
     let is_ours = is_minted(wire::last_segment(&snapshot.name));
     tasks
         .iter()
-        .filter(|it| it.description == MAKING && concerns(it, vm))
+        .filter(|it| it.description == MAKING && may_concern(it, vm))
         .filter(|it| is_ours || is_at_work(it, vm))
         .any(|it| made >= timestamp(&it.created_at))
 }
@@ -373,6 +386,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_daemon_does_by_schedule_names_no_vm_and_may_be_about_any() {
+        for (text, expected) in [
+            (MAKING, true),
+            ("Cleaning up expired instance snapshots", true),
+            ("Cleaning up expired instance backups", false),
+        ] {
+            for resources in [None, Some(BTreeMap::new())] {
+                let mut scheduled = task(text, 103, "");
+                scheduled.resources = resources;
+                assert_eq!(
+                    is_at_work(&scheduled, "web01"),
+                    expected,
+                    "{text}, by schedule"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn only_what_works_on_the_vm_itself_is_in_the_way() {
         let rows = [
             ("itself", "/1.0/instances/web01", 103, true),
@@ -438,6 +470,8 @@ mod tests {
             name: name.to_owned(),
             created_at: created_at.to_owned(),
             stateful: false,
+            ephemeral: false,
+            expires_at: String::new(),
             size: -1,
         }
     }

@@ -5,11 +5,14 @@
 //! protection; before Incus 7 a restore empties the description of the instance. Not offered: snapshots whose names
 //! some version misreads. See docs/adapters/incus.md, also for the versions tested.
 
+mod aftermath;
 mod begin;
 mod client;
 mod config;
 mod error;
 mod evidence;
+mod expiry;
+mod guard;
 mod map;
 mod wire;
 
@@ -23,7 +26,9 @@ pub use config::Place;
 pub use config::Server;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -55,6 +60,7 @@ use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::runtime::Clock;
+use aftermath::Doing;
 use client::Api;
 use client::VolumePath;
 use map::Label;
@@ -97,6 +103,10 @@ static CAPABILITY: Capability = Capability {
 pub struct Incus {
     api: Api,
     clock: Arc<dyn Clock>,
+    /// Whether operations that name no project are shown: to clients of the socket they are.
+    sees_all_operations: bool,
+    /// Protected backups that expire, of which a warning was logged.
+    warned: Mutex<BTreeSet<String>>,
 }
 
 /// How an operation is found again.
@@ -110,6 +120,9 @@ struct Job {
     /// What is left to do when a snapshot was made.
     #[serde(default)]
     make: Option<Make>,
+    /// What it does otherwise.
+    #[serde(default)]
+    doing: Option<Doing>,
 }
 
 /// A snapshot that is being made, and what it is to be labelled with.
@@ -152,6 +165,11 @@ impl Incus {
         Ok(Self {
             api: Api::new(config.client()?, config.project.clone()),
             clock,
+            sees_all_operations: match config.address {
+                Address::Unix(_) => true,
+                Address::Https { .. } => false,
+            },
+            warned: Mutex::default(),
         })
     }
 
@@ -169,7 +187,7 @@ impl Incus {
             .await
             .map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
         let path = map::volume_path(&instance).ok_or_else(|| {
-            let text = "The VM has no root disk.";
+            let text = "The VM has no root disk, so it has no backups: give it a root disk.";
             AdapterError::refused(FaultKind::Unsupported, text)
         })?;
         Ok((instance, path))
@@ -181,6 +199,7 @@ impl Incus {
         if !map::is_strict(target.backup.as_str()) {
             return Ok(None);
         }
+        self.storage(&path, by).await?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let snapshot = self.api.snapshot(vm, id, by).await;
         let Some(snapshot) = snapshot.map_err(|it| it.of_read(FaultKind::NoSuchVm))? else {
@@ -190,7 +209,8 @@ impl Incus {
         let mut half_made = false;
         if label.made.is_none() {
             // Asked after the snapshot was seen: one that is no longer being made by then is whole.
-            half_made = map::is_half_made(&snapshot, &self.tasks(by).await?, vm);
+            half_made = map::is_half_made(&snapshot, &self.tasks(by).await?, vm)
+                || self.may_be_scheduled(&instance, &snapshot);
             if !half_made && map::is_minted(id) {
                 // Its operation is forgotten, so that whoever asked for it had the time to label it.
                 label = self.label(&path, &snapshot, by).await?;
@@ -225,7 +245,8 @@ impl Incus {
 
     /// Every backup of the VM in order of their ids.
     async fn all(&self, vm: &VmId, by: Deadline) -> Result<Vec<Backup>, AdapterError> {
-        let (_, path) = self.instance(vm, by).await?;
+        let (instance, path) = self.instance(vm, by).await?;
+        self.storage(&path, by).await?;
         let id = vm.as_str();
         let missing = FaultKind::NoSuchVm;
         let snapshots = self.api.snapshots(id, by).await;
@@ -248,7 +269,9 @@ impl Incus {
                 let name = wire::last_segment(&it.name);
                 let text = descriptions.get(name).copied().unwrap_or_default();
                 let label = Label::of(&it.created_at, text);
-                let half_made = label.made.is_none() && map::is_half_made(it, &tasks, id);
+                let half_made = label.made.is_none()
+                    && (map::is_half_made(it, &tasks, id) || self.may_be_scheduled(&instance, it));
+                self.warn_of_expiry(vm, it, &label);
                 map::backup(it, &label).filter(|_| !half_made)
             })
             .collect();
@@ -281,7 +304,7 @@ impl Adapter for Incus {
         let Some(environment) = environment else {
             return Err(AdapterError::refused(
                 FaultKind::BackendDenied,
-                "The VM manager does not trust the gateway's certificate.",
+                "The VM manager does not trust the gateway's certificate: add it to the trusted certificates there.",
             ));
         };
         let product = match environment.server.as_str() {
@@ -305,6 +328,9 @@ impl Adapter for Incus {
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let seen = self.seen(target, by).await?;
+        if let Some(seen) = &seen {
+            self.warn_of_expiry(&target.vm, &seen.snapshot, &seen.label);
+        }
         seen.filter(|it| !it.half_made)
             .and_then(|it| map::backup(&it.snapshot, &it.label))
             .ok_or_else(|| no_such(FaultKind::NoSuchBackup))
@@ -375,7 +401,7 @@ impl Adapter for Incus {
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
-        let text = "This VM manager cannot stop what it has begun.";
+        let text = "This VM manager cannot stop an operation that has begun: wait for its end.";
         Err(AdapterError::refused(FaultKind::Unsupported, text))
     }
 }

@@ -46,6 +46,14 @@ struct Daemon {
     meanwhile: Option<String>,
     /// What deletions and restores are answered with instead.
     refusal: Option<(u16, &'static str)>,
+    /// The status of the storage pool.
+    pool: &'static str,
+    /// What reading the storage of the instance is answered with instead.
+    storage: Option<(u16, &'static str)>,
+    /// When the daemon removes the snapshot.
+    expires_at: String,
+    /// Whether an expiry that is set is not kept.
+    stubborn: bool,
     /// Every change that was asked for, with its body.
     changes: Vec<String>,
 }
@@ -58,21 +66,14 @@ fn sync(metadata: &serde_json::Value) -> String {
     format!(r#"{{"type":"sync","metadata":{metadata}}}"#)
 }
 
+fn begun() -> String {
+    format!(r#"{{"type":"async","operation":"/1.0/operations/{OPERATION}"}}"#)
+}
+
 impl Daemon {
-    fn answer(&mut self, method: &str, path: &str, body: &str) -> String {
-        if method != "GET" {
-            self.changes.push(format!("{method} {path} {body}"));
-        }
-        let begun = format!(r#"{{"type":"async","operation":"/1.0/operations/{OPERATION}"}}"#);
-        let is_label = path.contains("/storage-pools/");
-        let name = if self.name.is_empty() {
-            "s"
-        } else {
-            &self.name
-        };
-        let snapshot =
-            serde_json::json!({"name": name, "created_at": MADE, "stateful": self.stateful});
-        match (method, path) {
+    /// About the instance, storage and expiry; `None` for everything else.
+    fn answer_of_instance(&mut self, method: &str, path: &str, body: &str) -> Option<String> {
+        Some(match (method, path) {
             ("GET", "/1.0/instances/web01") => sync(&serde_json::json!({
                 "name": "web01", "type": "container", "created_at": MADE,
                 "config": self.generation.map_or_else(
@@ -81,6 +82,44 @@ impl Daemon {
                 ),
                 "expanded_devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
             })),
+            ("GET", "/1.0/instances/web01/metadata") => match self.storage {
+                Some((code, text)) => error(code, text),
+                None => sync(&serde_json::json!({})),
+            },
+            ("GET", "/1.0/storage-pools/default") => {
+                sync(&serde_json::json!({"driver": "dir", "status": self.pool}))
+            }
+            ("PUT", "/1.0/instances/web01/snapshots/s") => {
+                let body: serde_json::Value = serde_json::from_str(body).unwrap();
+                if !self.stubborn {
+                    body["expires_at"]
+                        .as_str()
+                        .unwrap()
+                        .clone_into(&mut self.expires_at);
+                }
+                begun()
+            }
+            _ => return None,
+        })
+    }
+
+    fn answer(&mut self, method: &str, path: &str, body: &str) -> String {
+        if method != "GET" {
+            self.changes.push(format!("{method} {path} {body}"));
+        }
+        if let Some(answer) = self.answer_of_instance(method, path, body) {
+            return answer;
+        }
+        let is_label = path.contains("/storage-pools/");
+        let name = if self.name.is_empty() {
+            "s"
+        } else {
+            &self.name
+        };
+        let snapshot = serde_json::json!({
+            "name": name, "created_at": MADE, "stateful": self.stateful, "expires_at": self.expires_at,
+        });
+        match (method, path) {
             ("GET", "/1.0/instances/web01/snapshots") => sync(&serde_json::json!([snapshot])),
             ("GET", path) if path == format!("/1.0/instances/web01/snapshots/{name}") => {
                 sync(&snapshot)
@@ -119,12 +158,14 @@ impl Daemon {
                     .unwrap()
                     .clone_into(&mut self.label);
                 if self.slow_labels {
-                    begun
+                    begun()
                 } else {
                     sync(&serde_json::json!({}))
                 }
             }
-            ("PUT" | "DELETE", _) => self.refusal.map_or(begun, |(code, text)| error(code, text)),
+            ("PUT" | "DELETE", _) => self
+                .refusal
+                .map_or_else(begun, |(code, text)| error(code, text)),
             _ => error(404, "not found"),
         }
     }
@@ -429,4 +470,159 @@ async fn memory_is_put_back_when_the_snapshot_holds_it_and_only_then() {
         let changes = daemon.lock().unwrap().changes.clone();
         assert_eq!(changes[1], expected, "{stateful}");
     }
+}
+
+fn protect() -> Intent {
+    intent(Change::Update(BackupPatch {
+        protected: Patch::Set(true),
+        ..BackupPatch::default()
+    }))
+}
+
+#[tokio::test]
+async fn a_backup_that_becomes_protected_no_longer_expires() {
+    let never = client::NEVER;
+    let soon = "2030-01-01T00:00:00Z";
+    let rows = [
+        ("never expired", never, 0, false, None, never),
+        ("expired", soon, 0, false, None, never),
+        (
+            "label refused",
+            soon,
+            9,
+            false,
+            Some(FaultKind::Conflict),
+            soon,
+        ),
+        (
+            "expiry kept",
+            soon,
+            0,
+            true,
+            Some(FaultKind::Conflict),
+            soon,
+        ),
+    ];
+    for (name, expires_at, stale, stubborn, fault, expected) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            expires_at: expires_at.to_owned(),
+            stale,
+            stubborn,
+            ..Daemon::default()
+        };
+        let (adapter, daemon) = start(folder.path(), daemon);
+        let result = adapter.begin(&protect(), key(), None, by()).await;
+        assert_eq!(result.err().map(|it| it.fault.kind), fault, "{name}");
+        let daemon = daemon.lock().unwrap();
+        assert_eq!(daemon.expires_at, expected, "{name}");
+        let is_protected = daemon.label.contains(r#""protected":true"#);
+        assert_eq!(is_protected, fault.is_none(), "{name}: the label follows");
+    }
+}
+
+#[tokio::test]
+async fn a_new_backup_is_asked_for_without_an_expiry() {
+    let folder = tempfile::tempdir().unwrap();
+    let (adapter, daemon) = start(folder.path(), Daemon::default());
+    let new = NewBackup {
+        name: crate::model::BackupName::new("n").unwrap(),
+        description: None,
+        kind: None,
+        tags: Vec::new(),
+        protected: false,
+    };
+    let mut create = intent(Change::Create(new));
+    create.target.backup = BackupId::new("snapgate-7").unwrap();
+    create.identity = None;
+    drop(adapter.begin(&create, key(), None, by()).await);
+    let changes = daemon.lock().unwrap().changes.clone();
+    let asked = changes.first().map(String::as_str).unwrap_or_default();
+    assert!(
+        asked.contains(r#""expires_at":"0001-01-01T00:00:00Z""#),
+        "{changes:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_backup_about_to_expire_is_kept_while_it_is_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let soon = SystemClock.now().plus(Duration::from_secs(60));
+    let daemon = Daemon {
+        generation: Some(1),
+        expires_at: soon.to_string(),
+        ..Daemon::default()
+    };
+    let (adapter, daemon) = start(folder.path(), daemon);
+    let restore = intent(Change::Restore(RestoreOptions::default()));
+    let before = adapter.baseline(&restore, key(), by()).await.unwrap();
+    let begun = adapter.begin(&restore, key(), before.as_ref(), by()).await;
+    assert!(matches!(begun, Ok(Begun::Task(_))), "{begun:?}");
+    let until = map::timestamp(&daemon.lock().unwrap().expires_at).unwrap();
+    let day = Duration::from_secs(23 * 3600);
+    assert!(until > SystemClock.now().plus(day), "kept until {until}");
+}
+
+#[tokio::test]
+async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
+    let text = "Failed to create mount directory";
+    let rows = [
+        ("known to the daemon", "Unavailable", None, true),
+        ("not noticed", "Created", Some((404, text)), false),
+    ];
+    for (name, pool, storage, reads_too) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = Daemon {
+            pool,
+            storage,
+            generation: Some(1),
+            ..Daemon::default()
+        };
+        let (adapter, daemon) = start(folder.path(), daemon);
+        let page = Page {
+            after: None,
+            limit: 9,
+        };
+        let vm = VmId::new("web01").unwrap();
+        let listed = adapter.list(&vm, &page, by()).await;
+        let listed = listed.err().map(|it| it.fault.kind);
+        assert_eq!(
+            listed,
+            reads_too.then_some(FaultKind::Unavailable),
+            "{name}"
+        );
+        for change in [Change::Delete, Change::Restore(RestoreOptions::default())] {
+            let change = intent(change);
+            let before = Evidence::new(r#"{"generation":"1"}"#.to_owned());
+            let error = adapter.begin(&change, key(), before.as_ref(), by()).await;
+            let error = error.unwrap_err();
+            let seen = (error.fault.kind, error.effect);
+            assert_eq!(seen, (FaultKind::Unavailable, Effect::None), "{name}");
+        }
+        let changes = daemon.lock().unwrap().changes.clone();
+        assert!(changes.is_empty(), "{name}: {changes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_protected_by_another_gateway_meanwhile_is_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut label = Label::of(MADE, "");
+    label.protected = true;
+    let daemon = Daemon {
+        meanwhile: Some(label.text()),
+        ..Daemon::default()
+    };
+    let mut made = Label::of(MADE, "");
+    made.made = Some("snapgate-1".to_owned());
+    let daemon = Daemon {
+        label: made.text(),
+        ..daemon
+    };
+    let (adapter, daemon) = start(folder.path(), daemon);
+    let delete = intent(Change::Delete);
+    let error = adapter.begin(&delete, key(), None, by()).await.unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::Protected, "{error:?}");
+    let changes = daemon.lock().unwrap().changes.clone();
+    assert!(changes.is_empty(), "{changes:?}");
 }

@@ -75,6 +75,15 @@ pub(super) struct Instance {
     /// Its own configuration.
     #[serde(default)]
     pub(super) config: BTreeMap<String, String>,
+    /// Its configuration, that of profiles included.
+    #[serde(default)]
+    pub(super) expanded_config: BTreeMap<String, String>,
+    /// Whether it is removed, with its snapshots, when it stops.
+    #[serde(default)]
+    pub(super) ephemeral: bool,
+    /// Whether its memory was saved when it was stopped, to be resumed at the next start.
+    #[serde(default)]
+    pub(super) stateful: bool,
     /// Its devices, those of profiles included.
     #[serde(default)]
     pub(super) expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
@@ -90,6 +99,12 @@ pub(super) struct Snapshot {
     /// Whether it holds the memory.
     #[serde(default)]
     pub(super) stateful: bool,
+    /// Whether the instance was ephemeral when it was made.
+    #[serde(default)]
+    pub(super) ephemeral: bool,
+    /// When the VM manager removes it by itself; the year 1 means never.
+    #[serde(default)]
+    pub(super) expires_at: String,
     /// Bytes, or -1.
     #[serde(default = "unknown")]
     pub(super) size: i64,
@@ -107,6 +122,17 @@ pub(super) struct Volume {
     /// Free text: the label.
     #[serde(default)]
     pub(super) description: String,
+}
+
+/// `GET /1.0/storage-pools/{pool}`
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Pool {
+    /// The storage driver, for instance `dir` or `zfs`.
+    #[serde(default)]
+    pub(super) driver: String,
+    /// For instance `Created` or `Unavailable`.
+    #[serde(default)]
+    pub(super) status: String,
 }
 
 /// `GET /1.0/operations/{id}`

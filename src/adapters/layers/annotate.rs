@@ -178,7 +178,9 @@ impl Annotate {
             page.after.as_ref().is_none_or(|it| id > it)
                 && (!listed.more || last.as_ref().is_some_and(|it| id < it))
         };
-        for orphan in said.into_values().filter(|it| within(&it.target.backup)) {
+        // Storage that is away for a day may read as empty: what is protected is never forgotten.
+        let may_go = |kept: &Annotated| within(&kept.target.backup) && !kept.annotation.protected;
+        for orphan in said.into_values().filter(may_go) {
             self.miss(&orphan.target).await;
         }
         Ok(BackupPage {
@@ -232,7 +234,7 @@ impl Annotate {
             if others.any(|it| it.name == *name) {
                 return Err(AdapterError::refused(
                     FaultKind::NameTaken,
-                    "Another backup of the VM has this name.",
+                    "Another backup of the VM has this name: choose another name.",
                 ));
             }
             match found.backups.last() {
@@ -316,7 +318,7 @@ impl Annotate {
             Some(stored) if !self.inner.is_identity_of(stored, &backup) => {
                 Err(AdapterError::refused(
                     FaultKind::NoSuchBackup,
-                    "The VM has another backup under this id.",
+                    "The VM has another backup under this id now: list its backups.",
                 ))
             }
             Some(_) | None => Ok(backup),
@@ -349,7 +351,8 @@ impl Annotate {
 }
 
 fn of_read(error: &AnnotationsError) -> AdapterError {
-    AdapterError::unavailable("The gateway's own store does not answer.").because(error)
+    AdapterError::unavailable("The gateway's own store does not answer: try again later.")
+        .because(error)
 }
 
 fn of_write(error: &AnnotationsError) -> AdapterError {
@@ -357,7 +360,7 @@ fn of_write(error: &AnnotationsError) -> AdapterError {
         AnnotationsError::Unavailable(_) => of_read(error),
         AnnotationsError::Indeterminate(_) => AdapterError::uncertain(
             FaultKind::Unavailable,
-            "The gateway's own store does not answer.",
+            "The gateway's own store does not answer: try again later.",
         )
         .because(error),
     }
@@ -431,7 +434,7 @@ impl Adapter for Annotate {
                     Ok(backup) if backup.protected => {
                         return Err(AdapterError::refused(
                             FaultKind::Protected,
-                            "The backup is protected.",
+                            "The backup is protected, so it was not deleted. Remove its protection first.",
                         ));
                     }
                     // What is left of one that is half deleted may look like another one: the VM manager's adapter knows.

@@ -18,6 +18,7 @@ use crate::adapters::port::Begun;
 use crate::adapters::port::Capability;
 use crate::adapters::port::Found;
 use crate::adapters::port::Health;
+use crate::adapters::port::Keeping;
 use crate::adapters::port::Retry;
 use crate::adapters::port::TaskState;
 use crate::model::BackendName;
@@ -200,6 +201,10 @@ impl Adapter for Layered {
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
         self.inner.is_identity_of(stored, backup)
+    }
+
+    fn keeping(&self) -> Keeping {
+        self.inner.keeping()
     }
 
     fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {

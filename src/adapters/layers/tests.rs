@@ -273,3 +273,18 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
     let result = bed.adapter.read(&bed.intent.target, bed.by).await;
     assert!(result.is_ok(), "tried again: {result:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_layers_keep_what_an_adapter_says_of_a_failure() {
+    for kind in FaultKind::ALL {
+        for effect in [Effect::None, Effect::Possible] {
+            let bed = bed(Config::default()).await;
+            let trouble = Trouble::Fail(kind, effect, Retry::Permanent);
+            bed.script.add(Call::Begin, trouble);
+            let begun = bed.adapter.begin(&bed.intent, key(), None, bed.by).await;
+            let error = begun.unwrap_err();
+            let seen = (error.fault.kind, error.effect, error.fault.text.as_str());
+            assert_eq!(seen, (kind, effect, "injected failure"), "{error:?}");
+        }
+    }
+}

@@ -85,7 +85,11 @@ fn capability(config: &Config) -> Capability {
 /// `b<number of the operation>`, which no backup of the start is called.
 fn mint(key: RequestKey) -> Result<BackupId, AdapterError> {
     BackupId::new(&format!("b{}", key.0)).map_err(|error| {
-        AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+        AdapterError::refused(
+            FaultKind::Invalid,
+            "The name cannot be used: choose another name.",
+        )
+        .because(error)
     })
 }
 

@@ -160,18 +160,26 @@ impl Remote {
     /// Asks once. Without a connection nothing was sent; after that, an answer that does not come says nothing.
     async fn ask(&self, request: &Request<'_>) -> Result<Answer, AdapterError> {
         let mut line = serde_json::to_vec(request).map_err(|error| {
-            AdapterError::refused(FaultKind::Invalid, "it cannot be put in words").because(error)
+            AdapterError::refused(
+                FaultKind::Invalid,
+                "The request cannot be sent to the simulator: shorten its texts.",
+            )
+            .because(error)
         })?;
         line.push(b'\n');
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            AdapterError::unavailable("the simulator is not there").because(error)
+            AdapterError::unavailable("The simulator cannot be reached: start it, then try again.")
+                .because(error)
         })?;
         let answer = exchange(stream, &line).await.map_err(|error| {
             let text = "the simulator gave no answer";
             AdapterError::uncertain(FaultKind::Unavailable, text).because(error)
         })?;
         if let Answer::Refused(kind) = answer {
-            return Err(AdapterError::refused(kind, "the simulator refused it"));
+            return Err(AdapterError::refused(
+                kind,
+                "The simulator refused the request, and nothing was changed: try again later.",
+            ));
         }
         Ok(answer)
     }
@@ -342,13 +350,16 @@ impl Adapter for Remote {
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
-        let text = "tasks of a simulator over a socket cannot be stopped";
+        let text = "Tasks of a simulator over a socket cannot be stopped: wait for the end.";
         Err(AdapterError::refused(FaultKind::Unsupported, text))
     }
 }
 
 fn failed(kind: FaultKind) -> Fault {
-    Fault::new(kind, "the task failed half way")
+    Fault::new(
+        kind,
+        "The task failed part-way, and the simulator does not say what it left: look at the VM and its backups, then try again.",
+    )
 }
 
 #[cfg(test)]

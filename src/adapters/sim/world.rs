@@ -110,16 +110,37 @@ enum End {
     Cancelled,
 }
 
+/// What a task that failed left. Every simulated VM runs, and no failure changes one.
+pub(super) const fn left_by(change: &Change) -> &'static str {
+    match change {
+        Change::Create(_) => {
+            "Making the backup failed part-way, and an incomplete backup is left: delete it. The data of the VM was not \
+             changed, and the VM is running."
+        }
+        Change::Update(_) | Change::Delete => {
+            "The change failed, and the backup is as it was before: try again. The data of the VM was not changed, and the VM \
+             is running."
+        }
+        Change::Restore(_) => {
+            "The restore failed before it changed anything: restore the VM again. The data of the VM was not changed, and the \
+             VM is running."
+        }
+    }
+}
+
 fn refused(kind: FaultKind, text: &str) -> AdapterError {
     AdapterError::refused(kind, text)
 }
 
 fn no_vm() -> AdapterError {
-    refused(FaultKind::NoSuchVm, "there is no such VM")
+    refused(FaultKind::NoSuchVm, "There is no such VM: check its id.")
 }
 
 fn no_backup() -> AdapterError {
-    refused(FaultKind::NoSuchBackup, "there is no such backup")
+    refused(
+        FaultKind::NoSuchBackup,
+        "The VM has no such backup: list its backups.",
+    )
 }
 
 fn task_of(key: u64) -> Result<Begun, AdapterError> {
@@ -332,7 +353,7 @@ impl World {
             Some(End::Failed(fault)) => Found::Failed(fault.clone()),
             Some(End::Cancelled) => Found::Failed(Fault::new(
                 FaultKind::Cancelled,
-                "the operation was cancelled",
+                "The operation was cancelled. The data of the VM was not changed.",
             )),
             None if job.forgotten => Found::NotYet,
             None => TaskRef::new(key.0.number().to_string()).map_or(Found::NotYet, Found::Task),
@@ -341,7 +362,12 @@ impl World {
 
     pub(super) fn cancel(&self, task: &TaskRef) -> Result<(), AdapterError> {
         let mut state = self.change();
-        let gone = || refused(FaultKind::Conflict, "the task has ended");
+        let gone = || {
+            refused(
+                FaultKind::Conflict,
+                "The operation has ended already: look at its result.",
+            )
+        };
         let number = number(task).ok_or_else(gone)?;
         state.running.remove(&number).ok_or_else(gone)?;
         state.finish(number, &End::Cancelled);
@@ -371,10 +397,11 @@ impl State {
         due.sort_unstable();
         for (_, number) in due {
             self.running.remove(&number);
-            let fails = self.jobs.get(&number).and_then(|job| job.fails);
-            let end = fails.map_or(End::Done, |kind| {
-                End::Failed(Fault::new(kind, "the task failed half way"))
+            let failed = self.jobs.get(&number).and_then(|job| {
+                let text = left_by(&job.change);
+                job.fails.map(|kind| Fault::new(kind, text))
             });
+            let end = failed.map_or(End::Done, End::Failed);
             self.finish(number, &end);
         }
     }
@@ -426,24 +453,30 @@ impl State {
             if vm.backups.iter().any(other) {
                 return Err(refused(
                     FaultKind::NameTaken,
-                    "another backup has this name",
+                    "Another backup of the VM has this name: choose another name.",
                 ));
             }
             Ok(())
         };
         if vm.busy {
-            let mut busy = refused(FaultKind::Busy, "the VM is being backed up or restored");
+            let mut busy = refused(
+                FaultKind::Busy,
+                "The VM is being backed up or restored: try again later.",
+            );
             busy.retry = Retry::Temporary;
             return Err(busy);
         }
         if let Change::Create(new) = &intent.change {
             if vm.backups.contains_key(&intent.target.backup) {
-                return Err(refused(FaultKind::Conflict, "there is a backup of this id"));
+                return Err(refused(
+                    FaultKind::Conflict,
+                    "The VM has another backup under this id: create it under another one.",
+                ));
             }
             if new.kind == Some(BackupKind::Incremental) {
                 return Err(refused(
                     FaultKind::Unsupported,
-                    "backups cannot be incremental",
+                    "The simulator makes no incremental backups: ask for a full backup or a snapshot.",
                 ));
             }
             return taken(&new.name);
@@ -456,12 +489,16 @@ impl State {
             return Err(no_backup());
         }
         if !found.whole {
-            return Err(refused(FaultKind::NotReady, "the backup is not whole"));
+            return Err(refused(
+                FaultKind::NotReady,
+                "The backup is incomplete: wait until it is made, or delete it.",
+            ));
         }
         match &intent.change {
-            Change::Delete if found.backup.protected => {
-                Err(refused(FaultKind::Protected, "the backup is protected"))
-            }
+            Change::Delete if found.backup.protected => Err(refused(
+                FaultKind::Protected,
+                "The backup is protected, so it was not deleted. Remove its protection first.",
+            )),
             Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), taken),
             Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
         }

@@ -1,0 +1,269 @@
+//! What must hold before a step that cannot be undone: storage that is there, a VM in a state that survives the step.
+
+use std::time::Duration;
+
+use crate::adapters::incus::Incus;
+use crate::adapters::incus::Seen;
+use crate::adapters::incus::client::VolumePath;
+use crate::adapters::incus::error;
+use crate::adapters::incus::error::NativeError;
+use crate::adapters::incus::map;
+use crate::adapters::incus::wire;
+use crate::adapters::port::AdapterError;
+use crate::model::Deadline;
+use crate::model::FaultKind;
+use crate::model::Target;
+use crate::model::Timestamp;
+use crate::model::VmId;
+
+/// How many backups a refusal names.
+const NAMED_MAX: usize = 5;
+/// For how long a snapshot made on schedule counts as unfinished where its operation is not visible.
+const SCHEDULED: Duration = Duration::from_secs(10 * 60);
+
+const STORAGE_GONE: &str = "The storage that holds the VM is not available to the VM manager; nothing was changed. \
+     Mount or repair that storage, then try again.";
+
+impl Incus {
+    /// The pool of the VM, unless the daemon reports it as unavailable: its records would be answered without its data.
+    pub(super) async fn storage(
+        &self,
+        path: &VolumePath,
+        by: Deadline,
+    ) -> Result<wire::Pool, AdapterError> {
+        let pool = match self.api.pool(&path.pool, by).await {
+            Ok(pool) => pool,
+            // Not every version shows pools to restricted clients; then the calls themselves fail.
+            Err(NativeError::Refused {
+                code: 403 | 404, ..
+            }) => wire::Pool::default(),
+            Err(error) => return Err(error.of_read(FaultKind::NoSuchVm)),
+        };
+        match pool.status.as_str() {
+            "Unavailable" | "Errored" => Err(AdapterError::unavailable(STORAGE_GONE)
+                .because(format!("storage pool status {}", pool.status))),
+            _ => Ok(pool),
+        }
+    }
+
+    /// Whether the daemon can read the storage of the VM. A pool whose mount has vanished since the daemon started is still
+    /// reported as available: snapshots deleted then vanish from the records, and their data stays behind.
+    pub(super) async fn storage_is_mounted(
+        &self,
+        vm: &VmId,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        match self.api.read_storage(vm.as_str(), by).await {
+            Ok(()) => Ok(()),
+            Err(error @ NativeError::Refused { code: 403, .. }) => {
+                Err(error.of_read(FaultKind::NoSuchVm))
+            }
+            Err(error @ NativeError::Refused { .. }) => {
+                Err(AdapterError::unavailable(STORAGE_GONE).because(error))
+            }
+            Err(error @ (NativeError::Transport(_) | NativeError::Nonsense(_))) => {
+                Err(error.of_read(FaultKind::NoSuchVm))
+            }
+        }
+    }
+
+    /// Whether restoring the VM from the backup leaves a VM that is what the backup says, and no other backup harmed.
+    pub(super) async fn may_restore(
+        &self,
+        target: &Target,
+        seen: &Seen,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        is_settled(&seen.instance)?;
+        is_restorable(&seen.instance, &seen.snapshot)?;
+        if self.storage(&seen.path, by).await?.driver != "zfs" {
+            return Ok(());
+        }
+        let all = self.api.snapshots(target.vm.as_str(), by).await;
+        let all = all.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
+        is_latest(&seen.snapshot, &all)
+    }
+
+    /// Whether the snapshot may still be in the making, made on schedule by an operation that is not visible.
+    ///
+    /// Such operations name no project, so clients with a restricted certificate are not shown them.
+    pub(super) fn may_be_scheduled(
+        &self,
+        instance: &wire::Instance,
+        snapshot: &wire::Snapshot,
+    ) -> bool {
+        if self.sees_all_operations {
+            return false;
+        }
+        is_fresh_by_schedule(instance, snapshot, self.clock.now())
+    }
+}
+
+fn is_fresh_by_schedule(
+    instance: &wire::Instance,
+    snapshot: &wire::Snapshot,
+    now: Timestamp,
+) -> bool {
+    let schedule = instance.expanded_config.get("snapshots.schedule");
+    let is_ours = map::is_minted(wire::last_segment(&snapshot.name));
+    schedule.is_some_and(|it| !it.is_empty())
+        && !is_ours
+        && map::timestamp(&snapshot.created_at).is_some_and(|made| now.since(made) < SCHEDULED)
+}
+
+/// Whether the VM is in a state that lasts.
+pub(super) fn is_settled(instance: &wire::Instance) -> Result<(), AdapterError> {
+    match instance.status.as_str() {
+        "Running" | "Stopped" | "Frozen" | "Ready" | "" => Ok(()),
+        "Error" | "Aborting" => Err(AdapterError::refused(
+            FaultKind::Conflict,
+            "The VM manager reports the VM as faulty, so nothing was changed. Stop the VM by force or repair it, \
+             then try again.",
+        )),
+        _ => Err(error::busy()),
+    }
+}
+
+/// Whether nothing that the VM manager keeps beside the disks would undo or outlive the restore.
+fn is_restorable(instance: &wire::Instance, snapshot: &wire::Snapshot) -> Result<(), AdapterError> {
+    let conflict = |text: &str| Err(AdapterError::refused(FaultKind::Conflict, text));
+    if instance.ephemeral {
+        // The restore also puts back the configuration of before where such an instance runs.
+        return conflict(
+            "The VM is ephemeral: the VM manager removes it with all its backups when it stops, and a restore stops it. \
+             Nothing was changed. Make the VM persistent, then restore it.",
+        );
+    }
+    if snapshot.ephemeral {
+        return conflict(
+            "The backup is of a time when the VM was ephemeral, and restoring it would make it so again: the VM manager \
+             would then remove it with all its backups when it stops. Nothing was changed. Copy the backup to a new VM \
+             instead.",
+        );
+    }
+    if instance.stateful && !snapshot.stateful {
+        return conflict(
+            "The VM was stopped with its memory saved, which its next start would resume on the restored disk. Nothing was \
+             changed. Start the VM and stop it without saving its memory, then restore it.",
+        );
+    }
+    Ok(())
+}
+
+/// ZFS restores the latest snapshot only, or removes the later ones: which of the two, restricted clients are not shown.
+fn is_latest(snapshot: &wire::Snapshot, all: &[wire::Snapshot]) -> Result<(), AdapterError> {
+    let made = map::timestamp(&snapshot.created_at);
+    let later: Vec<&str> = all
+        .iter()
+        .filter(|other| map::timestamp(&other.created_at) > made)
+        .map(|other| wire::last_segment(&other.name))
+        .take(NAMED_MAX)
+        .collect();
+    if later.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "The storage of the VM can restore the latest backup only, and there are later ones ({}). Nothing was changed. \
+         Delete the later backups if they are no longer needed, then restore this one.",
+        later.join(", ")
+    );
+    Err(AdapterError::refused(FaultKind::Conflict, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(members: &serde_json::Value) -> wire::Instance {
+        let mut all = serde_json::json!({
+            "name": "web01", "type": "container", "status": "Stopped", "created_at": "2026-11-23T12:00:00Z",
+        });
+        for (name, value) in members.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    fn snapshot(name: &str, created_at: &str, members: &serde_json::Value) -> wire::Snapshot {
+        let mut all = serde_json::json!({ "name": name, "created_at": created_at });
+        for (name, value) in members.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    const MADE: &str = "2026-11-23T12:00:00Z";
+
+    #[test]
+    fn a_vm_that_would_vanish_or_resume_other_memory_is_not_restored() {
+        let (none, stateful) = (serde_json::json!({}), serde_json::json!({"stateful": true}));
+        let ephemeral = serde_json::json!({"ephemeral": true});
+        let rows = [
+            ("plain", &none, &none, true),
+            ("ephemeral VM", &ephemeral, &none, false),
+            ("ephemeral in the backup", &none, &ephemeral, false),
+            ("memory saved", &stateful, &none, false),
+            (
+                "memory saved, memory in the backup",
+                &stateful,
+                &stateful,
+                true,
+            ),
+        ];
+        for (name, vm, backup, expected) in rows {
+            let found = is_restorable(&instance(vm), &snapshot("s", MADE, backup));
+            assert_eq!(found.is_ok(), expected, "{name}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_in_a_passing_state_is_busy_and_a_faulty_one_is_a_conflict() {
+        let rows = [
+            ("Running", None),
+            ("Stopped", None),
+            ("Frozen", None),
+            ("Starting", Some(FaultKind::Busy)),
+            ("Stopping", Some(FaultKind::Busy)),
+            ("Error", Some(FaultKind::Conflict)),
+        ];
+        for (status, expected) in rows {
+            let found = is_settled(&instance(&serde_json::json!({"status": status})));
+            assert_eq!(found.err().map(|it| it.fault.kind), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn on_zfs_only_the_latest_backup_is_restored() {
+        let none = serde_json::json!({});
+        let all = [
+            snapshot("web01/first", "2026-11-23T12:00:00.1Z", &none),
+            snapshot("second", "2026-11-23T12:00:00.2Z", &none),
+        ];
+        let refusal = is_latest(&all[0], &all).unwrap_err();
+        assert!(
+            refusal.fault.text.contains("(second)"),
+            "named: {refusal:?}"
+        );
+        assert!(is_latest(&all[1], &all).is_ok(), "the latest");
+    }
+
+    #[test]
+    fn fresh_snapshots_of_a_vm_with_a_schedule_may_be_unfinished() {
+        let now = map::timestamp("2026-11-23T12:05:00Z").unwrap();
+        let (plain, scheduled) = (
+            serde_json::json!({}),
+            serde_json::json!({"expanded_config": {"snapshots.schedule": "@hourly"}}),
+        );
+        let rows = [
+            ("no schedule", &plain, "snap0", MADE, false),
+            ("fresh", &scheduled, "snap0", MADE, true),
+            ("old", &scheduled, "snap0", "2026-11-23T11:00:00Z", false),
+            ("of a gateway", &scheduled, "snapgate-7", MADE, false),
+        ];
+        for (name, vm, id, made, expected) in rows {
+            let one = snapshot(id, made, &serde_json::json!({}));
+            let found = is_fresh_by_schedule(&instance(vm), &one, now);
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+}
