@@ -15,6 +15,7 @@ use crate::adapters::port::Recovery;
 use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::keys::backend;
+use crate::config::proxmox;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
@@ -68,6 +69,20 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SERVER_CERT.name,
             backend::SERVER_FINGERPRINT.name,
             backend::CA.name,
+            backend::CONNECT_TIMEOUT.name,
+        ],
+    ),
+    (
+        "proxmox",
+        &[
+            backend::URLS.name,
+            backend::TOKEN.name,
+            backend::CA.name,
+            backend::SERVER_FINGERPRINTS.name,
+            backend::STORAGES.name,
+            backend::SNAPSHOT_MEMORY.name,
+            backend::BACKUP_MODE.name,
+            backend::AFTER_RESTORE.name,
             backend::CONNECT_TIMEOUT.name,
         ],
     ),
@@ -214,6 +229,9 @@ fn kind_of(
     if kind == "incus" {
         return incus_of(reader, section).map(BackendKind::Incus);
     }
+    if kind == "proxmox" {
+        return proxmox::config_of(reader, section, source).map(BackendKind::Proxmox);
+    }
     if kind == "qemu" {
         return qemu_of(reader, section).map(BackendKind::Qemu);
     }
@@ -340,10 +358,17 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
         section.span(&backend::LIBVIRT_TIMEOUT),
     );
     let inspect_disks = section.flag(&backend::INSPECT_DISKS);
+    let after_restore = after_restore?;
+    let Some(after_restore) = libvirt::AfterRestore::from_word(after_restore) else {
+        let what = format!("\"{after_restore}\" is not possible with libvirt");
+        let hint = "write \"as-before\", \"running\", \"paused\" or \"as-saved\"";
+        section.problem_at(backend::AFTER_RESTORE.name, what, hint);
+        return None;
+    };
     Some(libvirt::Config {
         socket: reader.folder().join(socket?.text),
         uri: uri?.text,
-        after_restore: libvirt::AfterRestore::from_word(after_restore?)?,
+        after_restore,
         inspect_disks,
         keepalive,
         operation_timeout,

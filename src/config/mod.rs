@@ -9,6 +9,7 @@ mod load;
 mod near;
 mod passthrough;
 mod problem;
+mod proxmox;
 mod reader;
 mod reference;
 mod reload;
