@@ -10,6 +10,7 @@ pub mod incus;
 pub mod layers;
 pub mod libvirt;
 pub mod port;
+pub mod proxmox;
 pub mod qemu;
 pub mod sim;
 pub mod transport;

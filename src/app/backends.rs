@@ -11,6 +11,7 @@ use crate::adapters::layers::Annotate;
 use crate::adapters::libvirt::Libvirt;
 use crate::adapters::port::Adapter;
 use crate::adapters::port::Keeping;
+use crate::adapters::proxmox::Proxmox;
 use crate::adapters::qemu::Qemu;
 use crate::adapters::sim::Remote;
 use crate::adapters::sim::Sim;
@@ -56,6 +57,9 @@ pub(crate) fn bare(
         }
         BackendKind::Libvirt(config) => {
             Arc::new(Libvirt::new(config.clone(), clock, tasks.clone()))
+        }
+        BackendKind::Proxmox(config) => {
+            Arc::new(Proxmox::new(config.clone()).map_err(|error| broken(error.to_string()))?)
         }
         BackendKind::Qemu(config) => Arc::new(Qemu::new(config.clone(), clock, tasks.clone())),
         BackendKind::Sim(config) => match Remote::new(config) {

@@ -122,6 +122,7 @@ const fn kind(backend: &Backend) -> &'static str {
         BackendKind::Files(_) => "files",
         BackendKind::Libvirt(_) => "libvirt",
         BackendKind::Incus(_) => "incus",
+        BackendKind::Proxmox(_) => "proxmox",
         BackendKind::Sim(_) => "sim",
         BackendKind::Qemu(_) => "qemu",
     }

@@ -17,6 +17,7 @@ use crate::adapters::sim;
 use crate::config::apart;
 use crate::config::keys::backend;
 use crate::config::paths::overlap;
+use crate::config::proxmox;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
@@ -71,6 +72,20 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SERVER_CERT.name,
             backend::SERVER_FINGERPRINT.name,
             backend::CA.name,
+            backend::CONNECT_TIMEOUT.name,
+        ],
+    ),
+    (
+        "proxmox",
+        &[
+            backend::URLS.name,
+            backend::TOKEN.name,
+            backend::CA.name,
+            backend::SERVER_FINGERPRINTS.name,
+            backend::STORAGES.name,
+            backend::SNAPSHOT_MEMORY.name,
+            backend::BACKUP_MODE.name,
+            backend::AFTER_RESTORE.name,
             backend::CONNECT_TIMEOUT.name,
         ],
     ),
@@ -217,6 +232,9 @@ fn kind_of(
     }
     if kind == "incus" {
         return incus_of(reader, section, source).map(BackendKind::Incus);
+    }
+    if kind == "proxmox" {
+        return proxmox::config_of(reader, section, source).map(BackendKind::Proxmox);
     }
     if kind == "qemu" {
         return qemu_of(reader, section, vms).map(BackendKind::Qemu);
@@ -380,10 +398,17 @@ fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Con
     );
     let managed_save = section.word(&backend::MANAGED_SAVE);
     let inspect_disks = section.flag(&backend::INSPECT_DISKS);
+    let after_restore = after_restore?;
+    let Some(after_restore) = libvirt::AfterRestore::from_word(after_restore) else {
+        let what = format!("\"{after_restore}\" is not possible with libvirt");
+        let hint = "write \"as-before\", \"running\", \"paused\" or \"as-saved\"";
+        section.problem_at(backend::AFTER_RESTORE.name, what, hint);
+        return None;
+    };
     Some(libvirt::Config {
         socket: reader.folder().join(socket?.text),
         uri: uri?.text,
-        after_restore: libvirt::AfterRestore::from_word(after_restore?)?,
+        after_restore,
         managed_save: libvirt::ManagedSave::from_word(managed_save?)?,
         inspect_disks,
         keepalive,

@@ -444,8 +444,8 @@ table! { operations, "operations", false, "How changes are kept and run.",
 table! { backend, "backend", true, "One VM manager.",
     NAME: Text = "name", required(super::NAME), Restart,
         "Its name. Keep it: stored operations refer to it.";
-    KIND: Word = "kind", Word { default: None, allowed: &["cloudapi", "files", "incus", "libvirt", "qemu", "sim"] }, Restart,
-        "`cloudapi`: a server that speaks this API itself. `files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
+    KIND: Word = "kind", Word { default: None, allowed: &["cloudapi", "files", "incus", "libvirt", "proxmox", "qemu", "sim"] }, Restart,
+        "`cloudapi`: a server that speaks this API itself. `files`: VMs are folders of disk images. `incus`: instances of LXD or Incus. `libvirt`: the VMs of a libvirtd. `proxmox`: guests of Proxmox VE. `qemu`: VMs of QEMU. `sim`: VMs in memory, for demos and tests.";
     VMS: Texts = "vms", Texts { default: None, form: "exact ids, or prefixes followed by one `*`" }, AtOnce,
         "The VMs it has. An exact id wins over prefixes, a longer prefix over a shorter one.";
     TIMEOUT: Span = "timeout", span(limits::CALL_TIMEOUT, 1, 3600), Restart, "Time for one call.";
@@ -476,15 +476,25 @@ table! { backend, "backend", true, "One VM manager.",
     SERVER_FINGERPRINT: Text = "server_fingerprint", Text { absent: Absent::Means("one of three if `https`"), form: "64 hexadecimal digits" }, Restart,
         "`incus`, `cloudapi`: the SHA-256 of the one certificate that the server may have.";
     CA: Text = "ca", Text { absent: Absent::Means("one of three if `https`"), form: "path" }, Restart,
-        "`incus`, `cloudapi`: the authority (PEM) that signed the server's certificate for the host in `url`.";
+        "`incus`, `cloudapi`, `proxmox`: the authority (PEM) that signed the server's certificate for the host in its URL.";
+    URLS: Texts = "urls", Texts { default: Some(&[]), form: "`https://host:8006`" }, Restart,
+        "`proxmox`: the nodes of one cluster, in order of preference.";
+    SERVER_FINGERPRINTS: Texts = "server_fingerprints", Texts { default: Some(&[]), form: "64 hexadecimal digits" }, Restart,
+        "`proxmox`: the SHA-256 of the certificate of each node, in the order of `urls`; instead of `ca`.";
+    STORAGES: Texts = "storages", Texts { default: Some(&[]), form: "names" }, Restart,
+        "`proxmox`: the storages with full backups; new ones go to the first. None: snapshots only.";
+    SNAPSHOT_MEMORY: Flag = "snapshot_memory", Flag(false), Restart,
+        "`proxmox`: whether snapshots of running VMs hold their memory.";
+    BACKUP_MODE: Word = "backup_mode", Word { default: Some("snapshot"), allowed: &["snapshot", "suspend", "stop"] }, Restart,
+        "`proxmox`: how full backups of running guests are made.";
     CONNECT_TIMEOUT: Span = "connect_timeout", span(Duration::from_secs(5), 1, 60), Restart,
-        "`incus`, `cloudapi`: time for making a connection.";
+        "`incus`, `cloudapi`, `proxmox`: time for making a connection.";
     USERNAME: Text = "username", Text { absent: Absent::Means("none"), form: "name without a colon" }, Restart,
         "`cloudapi`: the user that the gateway is there. It must be the gateway's alone.";
     PASSWORD: Text = "password", Text { absent: Absent::Means("required with `username`"), form: "`file:PATH` or `env:NAME`" }, Restart,
         "`cloudapi`: the password of `username`.";
     TOKEN: Text = "token", Text { absent: Absent::Means("none"), form: "`file:PATH` or `env:NAME`" }, Restart,
-        "`cloudapi`: the token to send instead of name and password.";
+        "`cloudapi`: the token to send instead of name and password. `proxmox`: the API token, `USER@REALM!TOKENID=SECRET`.";
     SERVER_VERSION: Text = "server_version", Text { absent: Absent::Default("0.1"), form: "version such as `0.1`" }, Restart,
         "`cloudapi`: the version of the specification that is asked for.";
     SERVER_RECOVERY: Word = "server_recovery", Word { default: Some("listable"), allowed: &["replay-safe", "listable", "no-trace"] }, Restart,
@@ -521,8 +531,8 @@ table! { backend, "backend", true, "One VM manager.",
         "`libvirt`: how often the daemon is asked for a sign of life; after four without one the connection is lost.";
     LIBVIRT_TIMEOUT: Span = "libvirt_timeout", span(Duration::from_secs(3600), 60, 24 * 3600), Restart,
         "`libvirt`: how long one create, restore or delete may take before its outcome counts as unknown.";
-    AFTER_RESTORE: Word = "after_restore", Word { default: Some("as-before"), allowed: &["as-before", "running", "paused", "as-saved"] }, Restart,
-        "`libvirt`: what a VM does after a restore, unless the request says otherwise.";
+    AFTER_RESTORE: Word = "after_restore", Word { default: Some("as-before"), allowed: &["as-before", "running", "paused", "as-saved", "stopped"] }, Restart,
+        "`libvirt`, `proxmox`: what a VM does after a restore, unless the request says otherwise. `libvirt` has no `stopped`, `proxmox` neither `paused` nor `as-saved`.";
     MANAGED_SAVE: Word = "managed_save", Word { default: Some("refuse"), allowed: &["refuse", "discard"] }, Restart,
         "`libvirt`: what a restore does when libvirt keeps memory of the VM for its next start (`virsh managedsave`), unless the request says otherwise: refuse, or discard that memory.";
     INSPECT_DISKS: Flag = "inspect_disks", Flag(true), Restart,

@@ -15,6 +15,7 @@ mod operator_tests;
 mod passthrough;
 mod paths;
 mod problem;
+mod proxmox;
 mod reader;
 mod reference;
 mod reload;

@@ -8,6 +8,7 @@ use crate::adapters::files;
 use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
+use crate::adapters::proxmox;
 use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::issuers::KeyEndpoint;
@@ -106,6 +107,8 @@ pub enum BackendKind {
     Libvirt(libvirt::Config),
     /// Instances of LXD or Incus.
     Incus(incus::Config),
+    /// Guests of Proxmox VE.
+    Proxmox(proxmox::Config),
     /// In memory.
     Sim(sim::Config),
     /// QEMU, running or not.

@@ -237,6 +237,7 @@ fn files_of_the_repository_can_be_loaded() {
     }
     let secret = folder.path().join("manager.authorization");
     fs::write(secret, "Bearer token\n").unwrap();
+    fs::write(folder.path().join("pve.token"), "gate@pve!t1=secret\n").unwrap();
     let keys = "{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}";
     for name in ["sso.jwks.json", "ci.jwks.json"] {
         fs::write(folder.path().join(name), keys).unwrap();
@@ -303,6 +304,7 @@ fn every_declared_key_is_read() {
         "\"files\"",
         "\"incus\"",
         "\"libvirt\"",
+        "\"proxmox\"",
         "\"qemu\"",
         "\"sim\"",
     ] {

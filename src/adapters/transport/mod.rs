@@ -172,6 +172,8 @@ impl<'a> Call<'a> {
 pub struct Reply {
     /// The status.
     pub status: StatusCode,
+    /// The text beside the status, where the server sent one of its own. Proxmox VE says there why it refused.
+    pub reason: Option<String>,
     /// The header fields.
     pub headers: HeaderMap,
     /// The body.
@@ -253,6 +255,8 @@ impl Client {
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Reply, TransportError> {
         let mut answer = request.send().await.map_err(TransportError::of)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
+        let reason = answer.extensions().get::<hyper::ext::ReasonPhrase>();
+        let reason = reason.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
         let mut body = BytesMut::new();
         while let Some(part) = answer.chunk().await.map_err(TransportError::broken)? {
             if body.len().saturating_add(part.len()) > self.body_bytes_max {
@@ -262,6 +266,7 @@ impl Client {
         }
         Ok(Reply {
             status,
+            reason,
             headers,
             body: body.freeze(),
         })

@@ -1,0 +1,400 @@
+//! The native calls. Every one names its node; reads are tried at every configured node of the cluster.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use http::header::AUTHORIZATION;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::adapters::proxmox::error::NativeError;
+use crate::adapters::proxmox::wire;
+use crate::adapters::transport::Call;
+use crate::adapters::transport::Client;
+use crate::adapters::transport::Reply;
+use crate::model::Deadline;
+use crate::model::Secret;
+
+type Answer<T> = Result<T, NativeError>;
+
+/// Which kind of guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuestKind {
+    /// A virtual machine.
+    Qemu,
+    /// A container.
+    Lxc,
+}
+
+impl GuestKind {
+    /// The segment of paths.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Lxc => "lxc",
+        }
+    }
+}
+
+/// A guest, and the node that has it at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub(super) node: String,
+    pub(super) kind: GuestKind,
+    /// Its number in decimal digits.
+    pub(super) vmid: String,
+    pub(super) is_template: bool,
+}
+
+/// The API of one cluster.
+#[derive(Debug)]
+pub(super) struct Api {
+    nodes: Vec<Client>,
+    /// The whole value of `Authorization`.
+    authorization: Secret,
+}
+
+/// One request, for whichever node.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    method: &'a Method,
+    path: &'a [&'a str],
+    query: &'a [(&'a str, &'a str)],
+    body: Option<&'a BTreeMap<&'a str, &'a str>>,
+}
+
+impl<'a> Request<'a> {
+    const fn new(method: &'a Method, path: &'a [&'a str]) -> Self {
+        Self {
+            method,
+            path,
+            query: &[],
+            body: None,
+        }
+    }
+
+    const fn query(self, query: &'a [(&'a str, &'a str)]) -> Self {
+        Self { query, ..self }
+    }
+
+    const fn body(self, body: &'a BTreeMap<&'a str, &'a str>) -> Self {
+        Self {
+            body: Some(body),
+            ..self
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    data: Value,
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    errors: Option<BTreeMap<String, Value>>,
+}
+
+impl Api {
+    pub(super) fn new(nodes: Vec<Client>, token: &Secret) -> Self {
+        Self {
+            nodes,
+            authorization: Secret::new(format!("PVEAPIToken={}", token.reveal())),
+        }
+    }
+
+    pub(super) async fn version(&self, by: Deadline) -> Answer<wire::Version> {
+        self.get(&["version"], &[], by).await
+    }
+
+    /// Every guest that the token may see.
+    pub(super) async fn guests(&self, by: Deadline) -> Answer<Vec<wire::Resource>> {
+        self.get(&["cluster", "resources"], &[("type", "vm")], by)
+            .await
+    }
+
+    pub(super) async fn status(&self, guest: &Guest, by: Deadline) -> Answer<wire::Status> {
+        self.get(&guest.path(&["status", "current"]), &[], by).await
+    }
+
+    pub(super) async fn config(&self, guest: &Guest, by: Deadline) -> Answer<wire::GuestConfig> {
+        self.get(&guest.path(&["config"]), &[], by).await
+    }
+
+    /// The snapshots, without the entry that stands for the present state.
+    pub(super) async fn snapshots(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> Answer<Vec<wire::Snapshot>> {
+        let all: Vec<wire::Snapshot> = self.get(&guest.path(&["snapshot"]), &[], by).await?;
+        let real = all.into_iter().filter(|entry| entry.name != "current");
+        Ok(real.collect())
+    }
+
+    pub(super) async fn create_snapshot(
+        &self,
+        guest: &Guest,
+        name: &str,
+        description: &str,
+        with_memory: bool,
+        by: Deadline,
+    ) -> Answer<String> {
+        let mut body = BTreeMap::from([("snapname", name), ("description", description)]);
+        if with_memory {
+            body.insert("vmstate", "1");
+        }
+        let path = guest.path(&["snapshot"]);
+        self.begin(Request::new(&Method::POST, &path).body(&body), by)
+            .await
+    }
+
+    pub(super) async fn describe_snapshot(
+        &self,
+        guest: &Guest,
+        name: &str,
+        description: &str,
+        by: Deadline,
+    ) -> Answer<()> {
+        let body = BTreeMap::from([("description", description)]);
+        let path = guest.path(&["snapshot", name, "config"]);
+        self.change(Request::new(&Method::PUT, &path).body(&body), by)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_snapshot(
+        &self,
+        guest: &Guest,
+        name: &str,
+        by: Deadline,
+    ) -> Answer<String> {
+        // A body of DELETE is answered with 501.
+        let path = guest.path(&["snapshot", name]);
+        self.begin(
+            Request::new(&Method::DELETE, &path).query(&[("force", "0")]),
+            by,
+        )
+        .await
+    }
+
+    pub(super) async fn roll_back(
+        &self,
+        guest: &Guest,
+        name: &str,
+        start: bool,
+        by: Deadline,
+    ) -> Answer<String> {
+        let body = BTreeMap::from([("start", if start { "1" } else { "0" })]);
+        let path = guest.path(&["snapshot", name, "rollback"]);
+        self.begin(Request::new(&Method::POST, &path).body(&body), by)
+            .await
+    }
+
+    /// The archives of one guest on one storage, as its node sees them.
+    pub(super) async fn archives(
+        &self,
+        guest: &Guest,
+        storage: &str,
+        by: Deadline,
+    ) -> Answer<Vec<wire::Volume>> {
+        let path = ["nodes", &guest.node, "storage", storage, "content"];
+        let query = [("content", "backup"), ("vmid", guest.vmid.as_str())];
+        self.get(&path, &query, by).await
+    }
+
+    /// One archive with all of its notes.
+    pub(super) async fn archive(
+        &self,
+        guest: &Guest,
+        storage: &str,
+        volume: &str,
+        by: Deadline,
+    ) -> Answer<wire::Volume> {
+        let path = ["nodes", &guest.node, "storage", storage, "content", volume];
+        self.get(&path, &[], by).await
+    }
+
+    pub(super) async fn change_archive(
+        &self,
+        guest: &Guest,
+        storage: &str,
+        volume: &str,
+        body: &BTreeMap<&str, &str>,
+        by: Deadline,
+    ) -> Answer<()> {
+        let path = ["nodes", &guest.node, "storage", storage, "content", volume];
+        self.change(Request::new(&Method::PUT, &path).body(body), by)
+            .await?;
+        Ok(())
+    }
+
+    /// `None`: it is removed already.
+    pub(super) async fn delete_archive(
+        &self,
+        guest: &Guest,
+        storage: &str,
+        volume: &str,
+        by: Deadline,
+    ) -> Answer<Option<String>> {
+        let path = ["nodes", &guest.node, "storage", storage, "content", volume];
+        let data = self
+            .change(
+                Request::new(&Method::DELETE, &path).query(&[("delay", "2")]),
+                by,
+            )
+            .await?;
+        Ok(data.as_str().map(str::to_owned))
+    }
+
+    pub(super) async fn back_up(
+        &self,
+        guest: &Guest,
+        body: &BTreeMap<&str, &str>,
+        by: Deadline,
+    ) -> Answer<String> {
+        let path = ["nodes", &guest.node, "vzdump"];
+        self.begin(Request::new(&Method::POST, &path).body(body), by)
+            .await
+    }
+
+    /// Makes the guest anew from an archive, over the present one.
+    pub(super) async fn restore_archive(
+        &self,
+        guest: &Guest,
+        body: &BTreeMap<&str, &str>,
+        by: Deadline,
+    ) -> Answer<String> {
+        let path = ["nodes", &guest.node, guest.kind.as_str()];
+        self.begin(Request::new(&Method::POST, &path).body(body), by)
+            .await
+    }
+
+    /// The tasks of one guest on one node, newest first.
+    pub(super) async fn tasks(
+        &self,
+        node: &str,
+        query: &[(&str, &str)],
+        by: Deadline,
+    ) -> Answer<Vec<wire::Task>> {
+        self.get(&["nodes", node, "tasks"], query, by).await
+    }
+
+    pub(super) async fn task(&self, node: &str, upid: &str, by: Deadline) -> Answer<wire::Task> {
+        self.get(&["nodes", node, "tasks", upid, "status"], &[], by)
+            .await
+    }
+
+    /// The last lines of the log of a task.
+    pub(super) async fn log(
+        &self,
+        node: &str,
+        upid: &str,
+        by: Deadline,
+    ) -> Answer<Vec<wire::LogLine>> {
+        let query = [("start", "0"), ("limit", "5000")];
+        self.get(&["nodes", node, "tasks", upid, "log"], &query, by)
+            .await
+    }
+
+    pub(super) async fn stop_task(&self, node: &str, upid: &str, by: Deadline) -> Answer<()> {
+        let path = ["nodes", node, "tasks", upid];
+        self.change(Request::new(&Method::DELETE, &path), by)
+            .await?;
+        Ok(())
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        by: Deadline,
+    ) -> Answer<T> {
+        let request = Request::new(&Method::GET, path).query(query);
+        let data = self.ask_each(request, NativeError::is_passing, by).await?;
+        serde_json::from_value(data).map_err(|error| NativeError::Nonsense(error.to_string()))
+    }
+
+    /// A change that becomes a task: its UPID.
+    async fn begin(&self, request: Request<'_>, by: Deadline) -> Answer<String> {
+        let data = self.change(request, by).await?;
+        data.as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| NativeError::Nonsense(format!("no task id: {data}")))
+    }
+
+    /// A change. Another node is asked only where the one before provably began nothing.
+    async fn change(&self, request: Request<'_>, by: Deadline) -> Answer<Value> {
+        self.ask_each(request, NativeError::is_of_one_node, by)
+            .await
+    }
+
+    /// Asks the nodes in turn, as long as the failure allows it.
+    async fn ask_each(
+        &self,
+        request: Request<'_>,
+        goes_on: impl Fn(&NativeError) -> bool + Send,
+        by: Deadline,
+    ) -> Answer<Value> {
+        let mut last = None;
+        for node in &self.nodes {
+            match self.ask(node, request, by).await {
+                Err(error) if goes_on(&error) => last = Some(error),
+                other => return other,
+            }
+        }
+        Err(last.unwrap_or_else(|| NativeError::Nonsense("no node".to_owned())))
+    }
+
+    async fn ask(&self, node: &Client, request: Request<'_>, by: Deadline) -> Answer<Value> {
+        let mut path = vec!["api2", "json"];
+        path.extend(request.path);
+        let mut call = Call::new(request.method.clone(), &path)
+            .query(request.query)
+            .secret_header(AUTHORIZATION, &self.authorization)?;
+        if let Some(body) = request.body {
+            // A body of known length: chunked ones are answered with 501.
+            let json = serde_json::to_vec(body)
+                .map_err(|error| NativeError::Nonsense(error.to_string()))?;
+            call = call.json(json);
+        }
+        let reply = node.call(call, by).await?;
+        let envelope = serde_json::from_slice::<Envelope>(&reply.body);
+        if reply.status.is_success() {
+            return envelope
+                .map(|envelope| envelope.data)
+                .map_err(|error| NativeError::Nonsense(error.to_string()));
+        }
+        Err(refusal(reply, envelope.ok()))
+    }
+}
+
+/// What a refusal says. Its body may be empty; older servers say it beside the status only.
+fn refusal(reply: Reply, envelope: Option<Envelope>) -> NativeError {
+    let (message, errors) =
+        envelope.map_or((None, None), |envelope| (envelope.message, envelope.errors));
+    let text = |value: Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
+    };
+    let fields = errors.unwrap_or_default().into_iter();
+    NativeError::Refused {
+        status: reply.status.as_u16(),
+        text: message
+            .or(reply.reason)
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        fields: fields.map(|(name, value)| (name, text(value))).collect(),
+    }
+}
+
+impl Guest {
+    fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
+        let mut path = vec!["nodes", &self.node, self.kind.as_str(), &self.vmid];
+        path.extend(rest);
+        path
+    }
+}

@@ -1,0 +1,354 @@
+//! How the outcome of a change is learned when its answer was lost: by the task list of the guest and by its state.
+//!
+//! A task id names the verb, the guest and the token, but not the snapshot. So the token must belong to this gateway
+//! alone, and the tasks that were there before the call are remembered: what is new and of the right type is ours.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Found;
+use crate::adapters::proxmox::Proxmox;
+use crate::adapters::proxmox::changes;
+use crate::adapters::proxmox::client::Guest;
+use crate::adapters::proxmox::error::NativeError;
+use crate::adapters::proxmox::items::Item;
+use crate::adapters::proxmox::kind_of;
+use crate::adapters::proxmox::task_type;
+use crate::adapters::proxmox::tasks;
+use crate::adapters::proxmox::tasks::TaskEnd;
+use crate::adapters::proxmox::wire;
+use crate::model::BackupKind;
+use crate::model::BackupPatch;
+use crate::model::Change;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::Fault;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::TaskRef;
+
+/// How many tasks of one type and guest are looked at: new ones come first.
+const TASKS: &str = "50";
+
+/// What was seen before the call.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Before {
+    /// The node that had the guest.
+    node: String,
+    /// The type of the task that the call becomes.
+    task_type: String,
+    /// The newest tasks of that type.
+    seen: Vec<String>,
+    /// Which kind of backup it is about.
+    full: bool,
+    /// Changes with each rollback and restore.
+    vmgenid: Option<String>,
+    /// The snapshot that the guest descended from.
+    parent: Option<String>,
+}
+
+impl Before {
+    /// For the record of the operation.
+    pub(super) fn to_evidence(&self) -> Option<Evidence> {
+        serde_json::to_string(self).ok().and_then(Evidence::new)
+    }
+
+    /// From the record of the operation.
+    pub(super) fn from_evidence(evidence: &Evidence) -> Option<Self> {
+        serde_json::from_str(evidence.as_str()).ok()
+    }
+}
+
+/// What the task list says about a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Trace {
+    /// No task of it is there.
+    None,
+    /// One task, with its end.
+    One(String, TaskEnd),
+    /// More than one, so none of them can be called ours.
+    Many,
+}
+
+impl Proxmox {
+    /// Looks at the guest before a call.
+    pub(super) async fn look_before(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Before, AdapterError> {
+        let guest = self.locate(&intent.target.vm, by).await?;
+        let item = match intent.change {
+            Change::Create(_) => None,
+            Change::Update(_) | Change::Delete | Change::Restore(_) => {
+                self.item(&guest, &intent.target.backup, by).await?
+            }
+        };
+        let kind = kind_of(intent, item.as_ref());
+        let task_type = task_type(intent.verb(), kind, guest.kind);
+        let seen = self
+            .own_tasks(&guest.node, &guest.vmid, task_type, by)
+            .await?;
+        let config = self.api.config(&guest, by).await;
+        let config = config.map_err(NativeError::of_read)?;
+        Ok(Before {
+            node: guest.node,
+            task_type: task_type.to_owned(),
+            seen: seen.into_iter().map(|task| task.upid).collect(),
+            full: kind == BackupKind::Full,
+            vmgenid: config.vmgenid,
+            parent: config.parent,
+        })
+    }
+
+    /// The newest tasks of one type that this gateway began for one guest.
+    async fn own_tasks(
+        &self,
+        node: &str,
+        vmid: &str,
+        task_type: &str,
+        by: Deadline,
+    ) -> Result<Vec<wire::Task>, AdapterError> {
+        // Removals of archives are not tasks of the guest: their id also names the storage.
+        let is_of_guest = task_type != tasks::REMOVAL;
+        let mut query = vec![
+            ("source", "all"),
+            ("typefilter", task_type),
+            ("limit", TASKS),
+        ];
+        if is_of_guest {
+            query.push(("vmid", vmid));
+        }
+        let tasks = self.api.tasks(node, &query, by).await;
+        let mut tasks = tasks.map_err(NativeError::of_read)?;
+        tasks.retain(|task| self.is_own(task) && tasks::guest_of(&task.upid) == Some(vmid));
+        Ok(tasks)
+    }
+
+    /// What became of the call, by the tasks that are new since it.
+    async fn trace(
+        &self,
+        guest: &Guest,
+        before: &Before,
+        by: Deadline,
+    ) -> Result<Trace, AdapterError> {
+        let mut new = Vec::new();
+        // The guest may have migrated since; its tasks stay with the node that ran them.
+        let mut nodes = vec![before.node.as_str()];
+        if guest.node != before.node {
+            nodes.push(&guest.node);
+        }
+        for node in nodes {
+            let found = self
+                .own_tasks(node, &guest.vmid, &before.task_type, by)
+                .await?;
+            new.extend(
+                found
+                    .into_iter()
+                    .filter(|task| !before.seen.contains(&task.upid)),
+            );
+        }
+        Ok(match new.as_slice() {
+            [] => Trace::None,
+            [task] => Trace::One(task.upid.clone(), TaskEnd::of_entry(task)),
+            [_, _, ..] => Trace::Many,
+        })
+    }
+
+    /// What became of a create, delete or restore.
+    pub(super) async fn find_task(
+        &self,
+        guest: &Guest,
+        intent: &Intent,
+        before: &Before,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let trace = self.trace(guest, before, by).await?;
+        if let Trace::One(upid, TaskEnd::Running) = &trace {
+            return Ok(TaskRef::new(upid.clone()).map_or(Found::NotYet, Found::Task));
+        }
+        let items = self.items(guest, by).await?;
+        let mut same_id = items
+            .into_iter()
+            .filter(|(id, _)| *id == intent.target.backup);
+        let item = same_id.next().map(|(_, item)| item);
+        match &intent.change {
+            Change::Create(_) => self.find_create(guest, item.as_ref(), trace, by).await,
+            Change::Delete => {
+                self.find_delete(guest, intent, item.as_ref(), trace, by)
+                    .await
+            }
+            Change::Restore(_) => self.find_restore(guest, intent, before, trace, by).await,
+            Change::Update(_) => Ok(Found::Unknowable),
+        }
+    }
+
+    async fn find_create(
+        &self,
+        guest: &Guest,
+        item: Option<&Item>,
+        trace: Trace,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        Ok(match (item, trace) {
+            (Some(item), _) if item.is_unfinished() => {
+                Found::Failed(self.left_over(guest, by).await?)
+            }
+            (Some(_), _) => Found::Done,
+            (None, Trace::None) => Found::NotBegun,
+            (None, Trace::One(upid, TaskEnd::Failed(text))) => {
+                Found::Failed(self.failure(&upid, &text, by).await)
+            }
+            (None, Trace::One(_, TaskEnd::Interrupted)) => Found::NotBegun,
+            (None, Trace::One(upid, TaskEnd::Died)) => {
+                Found::Failed(self.failure(&upid, "the task died", by).await)
+            }
+            // It ended well and was removed by others since, or there is no telling which one is ours.
+            (None, Trace::One(_, TaskEnd::Succeeded(_))) => Found::Done,
+            (None, Trace::One(_, TaskEnd::Running)) => Found::NotYet,
+            (None, Trace::Many) => Found::Unknowable,
+        })
+    }
+
+    async fn find_delete(
+        &self,
+        guest: &Guest,
+        intent: &Intent,
+        item: Option<&Item>,
+        trace: Trace,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let same = item.filter(|item| {
+            let identity = intent.identity.as_ref();
+            identity.is_none_or(|identity| *identity == item.identity(guest))
+        });
+        Ok(match (same, trace) {
+            (None, _) => Found::Done,
+            (Some(item), _) if item.is_unfinished() => {
+                Found::Failed(self.left_over(guest, by).await?)
+            }
+            (Some(_), Trace::None) => Found::NotBegun,
+            (Some(_), Trace::One(upid, TaskEnd::Failed(text))) => {
+                Found::Failed(self.failure(&upid, &text, by).await)
+            }
+            // Nothing of it was removed, else it would be marked as unfinished.
+            (Some(Item::Snapshot(_)), Trace::One(_, TaskEnd::Died | TaskEnd::Interrupted)) => {
+                Found::NotBegun
+            }
+            (
+                Some(Item::Archive { .. }),
+                Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted),
+            ) => Found::Failed(self.failure(&upid, "the task died", by).await),
+            (Some(_), Trace::One(_, TaskEnd::Running)) => Found::NotYet,
+            (Some(_), Trace::One(_, TaskEnd::Succeeded(_)) | Trace::Many) => Found::Unknowable,
+        })
+    }
+
+    async fn find_restore(
+        &self,
+        guest: &Guest,
+        intent: &Intent,
+        before: &Before,
+        trace: Trace,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let config = self.api.config(guest, by).await;
+        let config = config.map_err(NativeError::of_read)?;
+        // The generation changes at the very end of a rollback and of a restore from an archive.
+        let is_new = config.vmgenid.is_some() && config.vmgenid != before.vmgenid;
+        let descends = config.parent.as_deref() == Some(intent.target.backup.as_str());
+        let shows_end = config.lock.is_none() && is_new && (before.full || descends);
+        Ok(match trace {
+            Trace::One(_, TaskEnd::Succeeded(_)) => Found::Done,
+            Trace::One(upid, TaskEnd::Failed(text)) => {
+                Found::Failed(self.failure(&upid, &text, by).await)
+            }
+            Trace::One(_, TaskEnd::Running) => Found::NotYet,
+            Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted) => {
+                if shows_end {
+                    Found::Done
+                } else if config.lock.is_some() {
+                    Found::Failed(self.failure(&upid, "the task died", by).await)
+                } else if !before.full && !is_new && config.vmgenid.is_some() {
+                    // A rollback locks the guest before it touches a disk.
+                    Found::NotBegun
+                } else {
+                    Found::Unknowable
+                }
+            }
+            Trace::None if config.lock.as_deref() == Some("rollback") => {
+                Found::Failed(self.left_over(guest, by).await?)
+            }
+            Trace::None => Found::NotBegun,
+            Trace::Many => Found::Unknowable,
+        })
+    }
+
+    /// The failure of a change whose task died and left the guest locked.
+    async fn left_over(&self, guest: &Guest, by: Deadline) -> Result<Fault, AdapterError> {
+        let status = self.api.status(guest, by).await;
+        let status = status.map_err(NativeError::of_read)?;
+        let text = match &status.lock {
+            Some(lock) => format!(
+                "The task of the VM manager was interrupted and left the change half done. {}",
+                changes::locked(guest, lock).text
+            ),
+            None => "The task of the VM manager was interrupted and left the backup incomplete. Delete it.".to_owned(),
+        };
+        Ok(Fault::new(FaultKind::BackendFailed, text))
+    }
+
+    /// What became of an update: it is there or not.
+    pub(super) async fn find_update(
+        &self,
+        guest: &Guest,
+        intent: &Intent,
+        patch: &BackupPatch,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let Some(item) = self.item(guest, &intent.target.backup, by).await? else {
+            let fault = Fault::new(
+                FaultKind::NoSuchBackup,
+                "The VM has no such backup any more.",
+            );
+            return Ok(Found::Failed(fault));
+        };
+        let now = item.notes();
+        let wanted = changes::wanted_protection(patch);
+        let is_done = match &item {
+            Item::Snapshot(_) => now.clone().patched(patch) == now,
+            Item::Archive { volume, .. } => {
+                let mut patched = now.clone().patched(patch);
+                patched.protected = now.protected;
+                patched == now && wanted.is_none_or(|protected| protected == volume.protected)
+            }
+        };
+        Ok(if is_done {
+            Found::Done
+        } else {
+            Found::NotBegun
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_before_is_read_again() {
+        let before = Before {
+            node: "pve1".to_owned(),
+            task_type: "qmrollback".to_owned(),
+            seen: vec!["UPID:pve1:1:1:1:qmrollback:100:gate@pve!t1:".to_owned()],
+            full: false,
+            vmgenid: Some("g".to_owned()),
+            parent: None,
+        };
+        let evidence = before.to_evidence().unwrap();
+        let read = Before::from_evidence(&evidence).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{before:?}"));
+        assert!(Before::from_evidence(&Evidence::new("{}".to_owned()).unwrap()).is_none());
+    }
+}

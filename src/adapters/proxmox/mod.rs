@@ -1,0 +1,439 @@
+//! Virtual machines and containers of Proxmox VE, through its HTTP API with an API token.
+//!
+//! A VM is a guest by its number. Snapshots are backups of the type `snapshot`, `vzdump` archives on the configured
+//! storages are backups of the type `full`. The node of a guest is looked up with each call, since guests migrate.
+//! Changes are tasks of Proxmox VE: a 200 with a task id says nothing about success, the end of the task does.
+//! `docs/adapters/proxmox.md` has what maps to what, the rights that are needed, and what is lossy.
+
+mod changes;
+mod client;
+mod config;
+mod error;
+mod evidence;
+mod items;
+mod notes;
+mod tasks;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::adapters::port::Adapter;
+use crate::adapters::port::AdapterError;
+use crate::adapters::port::Begun;
+use crate::adapters::port::Capability;
+use crate::adapters::port::Found;
+use crate::adapters::port::Health;
+use crate::adapters::port::Recovery;
+use crate::adapters::port::TaskState;
+use crate::adapters::port::VerbCapability;
+use crate::adapters::proxmox::client::Api;
+use crate::adapters::proxmox::client::Guest;
+use crate::adapters::proxmox::client::GuestKind;
+use crate::adapters::proxmox::error::NativeError;
+use crate::adapters::proxmox::evidence::Before;
+use crate::adapters::proxmox::items::Item;
+use crate::adapters::proxmox::tasks::TaskEnd;
+use crate::model::Backup;
+use crate::model::BackupId;
+use crate::model::BackupKind;
+use crate::model::BackupPage;
+use crate::model::Change;
+use crate::model::Deadline;
+use crate::model::Evidence;
+use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::NewBackup;
+use crate::model::Page;
+use crate::model::RequestKey;
+use crate::model::RunState;
+use crate::model::Target;
+use crate::model::TaskRef;
+use crate::model::Verb;
+use crate::model::Vm;
+use crate::model::VmId;
+
+pub use config::AfterRestore;
+pub use config::BackupMode;
+pub use config::Config;
+pub use config::ConfigError;
+pub use config::ServerTrust;
+
+/// A request whose connection was dropped at once is carried out within a tenth of a second; this is fifty times that.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The adapter for one cluster.
+#[derive(Debug)]
+pub struct Proxmox {
+    api: Api,
+    config: Arc<Config>,
+    /// User and token id, by which tasks of this gateway are recognised.
+    author: (String, String),
+    capability: Capability,
+}
+
+impl Proxmox {
+    /// Reads the certificates; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when something in the configuration cannot be used.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let api = Api::new(config.clients()?, &config.token);
+        let author = config.user_and_token().ok_or(ConfigError::Token)?;
+        Ok(Self {
+            api,
+            author,
+            capability: capability(&config),
+            config: Arc::new(config),
+        })
+    }
+
+    /// The guest and the node that has it now.
+    async fn locate(&self, vm: &VmId, by: Deadline) -> Result<Guest, AdapterError> {
+        if !items::is_vmid(vm) {
+            return Err(no_such_vm());
+        }
+        let guests = self.api.guests(by).await.map_err(NativeError::of_read)?;
+        let found = guests
+            .into_iter()
+            .find(|guest| guest.vmid.to_string() == vm.as_str())
+            .ok_or_else(no_such_vm)?;
+        let kind = match found.kind.as_str() {
+            "qemu" => GuestKind::Qemu,
+            "lxc" => GuestKind::Lxc,
+            _ => return Err(no_such_vm()),
+        };
+        Ok(Guest {
+            node: found.node,
+            kind,
+            vmid: vm.as_str().to_owned(),
+            is_template: found.template,
+        })
+    }
+
+    /// Every backup of a guest, in order of the ids, unfinished snapshots included. Notes of archives may be cut.
+    async fn items(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> Result<Vec<(BackupId, Item)>, AdapterError> {
+        let snapshots = self.api.snapshots(guest, by).await;
+        let snapshots = snapshots.map_err(NativeError::of_read)?;
+        let mut items: Vec<Item> = snapshots.into_iter().map(Item::Snapshot).collect();
+        for storage in &self.config.storages {
+            let volumes = self.api.archives(guest, storage, by).await;
+            let volumes = volumes.map_err(NativeError::of_read)?;
+            items.extend(volumes.into_iter().map(|volume| Item::Archive {
+                storage: storage.clone(),
+                volume,
+            }));
+        }
+        let mut named: Vec<(BackupId, Item)> = items
+            .into_iter()
+            .filter_map(|item| item.id().map(|id| (id, item)))
+            .collect();
+        named.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(named)
+    }
+
+    /// The same as callers may see it: without what a task is making or removing at this moment.
+    async fn shown(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> Result<Vec<(BackupId, Item)>, AdapterError> {
+        let mut items = self.items(guest, by).await?;
+        if items.iter().any(|(_, item)| item.is_unfinished()) {
+            let query = [("vmid", guest.vmid.as_str()), ("source", "active")];
+            let active = self.api.tasks(&guest.node, &query, by).await;
+            if !active.map_err(NativeError::of_read)?.is_empty() {
+                items.retain(|(_, item)| !item.is_unfinished());
+            }
+        }
+        Ok(items)
+    }
+
+    /// The item with all of its notes.
+    async fn whole(&self, guest: &Guest, item: Item, by: Deadline) -> Result<Item, AdapterError> {
+        let Item::Archive { storage, volume } = item else {
+            return Ok(item);
+        };
+        // Only the notes: the answer about one volume lacks what the list has.
+        let notes = if volume.notes.is_some() {
+            let one = self.api.archive(guest, &storage, &volume.volid, by).await;
+            one.map_err(NativeError::of_read)?.notes
+        } else {
+            None
+        };
+        Ok(Item::Archive {
+            storage,
+            volume: wire::Volume { notes, ..volume },
+        })
+    }
+
+    /// The one item of that id. Two of them are told apart by nobody, so neither is touched.
+    async fn item(
+        &self,
+        guest: &Guest,
+        id: &BackupId,
+        by: Deadline,
+    ) -> Result<Option<Item>, AdapterError> {
+        let mut found = self.shown(guest, by).await?;
+        found.retain(|(other, _)| other == id);
+        if found.len() > 1 {
+            let text = "The VM has two backups with this id, a snapshot and an archive. Rename the snapshot or change the notes of the archive.";
+            return Err(AdapterError::refused(FaultKind::Conflict, text));
+        }
+        match found.pop() {
+            Some((_, item)) => self.whole(guest, item, by).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a task was begun with the token of this gateway.
+    fn is_own(&self, task: &wire::Task) -> bool {
+        let (user, token) = &self.author;
+        // Older servers put the token into the user.
+        let whole = format!("{user}!{token}");
+        (task.user == *user && task.tokenid.as_deref() == Some(token)) || task.user == whole
+    }
+}
+
+fn capability(config: &Config) -> Capability {
+    let verb = |recovery, settle, cancel, progress| VerbCapability {
+        recovery,
+        settle,
+        cancel,
+        progress,
+    };
+    let kinds: &'static [BackupKind] = if config.storages.is_empty() {
+        &[BackupKind::Snapshot]
+    } else {
+        &[BackupKind::Snapshot, BackupKind::Full]
+    };
+    Capability {
+        kind: "proxmox",
+        create: Some(verb(Recovery::Listable, SETTLE, true, true)),
+        update: Some(verb(Recovery::ReplaySafe, Duration::ZERO, false, false)),
+        delete: Some(verb(Recovery::Listable, SETTLE, false, false)),
+        restore: Some(verb(Recovery::Listable, SETTLE, false, true)),
+        kinds,
+        restore_options: &[
+            (
+                changes::AFTER_RESTORE,
+                "`as-before`, `running` or `stopped`: whether the VM runs afterwards",
+            ),
+            (
+                changes::STORAGE,
+                "of a full backup: the storage for the restored disks; by default where they were",
+            ),
+            (
+                changes::DISCARD_SNAPSHOTS,
+                "of a full backup: `true` allows that the restore deletes the snapshots of the VM",
+            ),
+        ],
+        online: true,
+        memory: config.snapshot_memory,
+        consistent: true,
+    }
+}
+
+fn no_such_vm() -> AdapterError {
+    AdapterError::refused(
+        FaultKind::NoSuchVm,
+        "The VM manager has no such VM, or does not show it to the gateway's token.",
+    )
+}
+
+fn no_such_backup() -> AdapterError {
+    AdapterError::refused(FaultKind::NoSuchBackup, "The VM has no such backup.")
+}
+
+#[async_trait]
+impl Adapter for Proxmox {
+    fn capability(&self) -> &Capability {
+        &self.capability
+    }
+
+    /// `snapgate-<operation>`: a name that snapshots may have.
+    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        BackupId::new(&key.to_string()).map_err(|error| {
+            AdapterError::refused(FaultKind::Invalid, "The id cannot be used.").because(error)
+        })
+    }
+
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        let version = self.api.version(by).await.map_err(NativeError::of_read)?;
+        Ok(Health {
+            product: format!("Proxmox VE {}", version.version),
+        })
+    }
+
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        let guest = self.locate(vm, by).await?;
+        // The list of guests shows `unknown` while the statistics of a node hang.
+        let status = self.api.status(&guest, by).await;
+        let status = status.map_err(NativeError::of_read)?;
+        let config = self.api.config(&guest, by).await;
+        let config = config.map_err(NativeError::of_read)?;
+        Ok(Vm {
+            id: vm.clone(),
+            name: status
+                .name
+                .clone()
+                .unwrap_or_else(|| vm.as_str().to_owned()),
+            description: config.description,
+            run_state: Some(run_state(&status)),
+        })
+    }
+
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        let guest = self.locate(vm, by).await?;
+        let mut backups = Vec::new();
+        for (id, item) in self.shown(&guest, by).await? {
+            if page.after.as_ref().is_some_and(|after| id <= *after) {
+                continue;
+            }
+            if backups.len() == page.needed() {
+                break;
+            }
+            let item = self.whole(&guest, item, by).await?;
+            backups.extend(item.backup(&guest));
+        }
+        Ok(page.of(backups))
+    }
+
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let guest = self.locate(&target.vm, by).await?;
+        let item = self.item(&guest, &target.backup, by).await?;
+        item.and_then(|item| item.backup(&guest))
+            .ok_or_else(no_such_backup)
+    }
+
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        match intent.change {
+            Change::Update(_) => false,
+            Change::Create(_) | Change::Delete | Change::Restore(_) => true,
+        }
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        _key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        if matches!(intent.change, Change::Update(_)) {
+            return Ok(None);
+        }
+        let before = self.look_before(intent, by).await?;
+        Ok(before.to_evidence())
+    }
+
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        _baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Begun, AdapterError> {
+        let guest = self.locate(&intent.target.vm, by).await?;
+        match &intent.change {
+            Change::Create(new) => self.create(&guest, intent, new, key, by).await,
+            Change::Update(patch) => self.update(&guest, intent, patch, by).await,
+            Change::Delete => self.delete(&guest, intent, by).await,
+            Change::Restore(options) => self.restore(&guest, intent, options, by).await,
+        }
+    }
+
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        let upid = task.as_str();
+        let Some(node) = tasks::node_of(upid) else {
+            return Ok(TaskState::Gone);
+        };
+        let found = match self.api.task(node, upid, by).await {
+            Err(error) if error.is_missing() => return Ok(TaskState::Gone),
+            other => other.map_err(NativeError::of_read)?,
+        };
+        Ok(match TaskEnd::of_status(&found) {
+            TaskEnd::Running => TaskState::Running(self.progress(node, upid, by).await),
+            TaskEnd::Succeeded(warnings) => {
+                if warnings > 0 {
+                    tracing::warn!(upid, warnings, "a task succeeded with warnings");
+                }
+                TaskState::Done
+            }
+            TaskEnd::Failed(text) => TaskState::Failed(self.failure(upid, &text, by).await),
+            TaskEnd::Interrupted if is_create(upid) => TaskState::Cancelled,
+            TaskEnd::Interrupted | TaskEnd::Died => TaskState::Gone,
+        })
+    }
+
+    async fn find(
+        &self,
+        intent: &Intent,
+        _key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<Found, AdapterError> {
+        let guest = self.locate(&intent.target.vm, by).await?;
+        if let Change::Update(patch) = &intent.change {
+            return self.find_update(&guest, intent, patch, by).await;
+        }
+        match baseline.and_then(Before::from_evidence) {
+            Some(before) => self.find_task(&guest, intent, &before, by).await,
+            None => Ok(Found::Unknowable),
+        }
+    }
+
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        let upid = task.as_str();
+        let node = tasks::node_of(upid).filter(|_| is_create(upid));
+        let Some(node) = node else {
+            let text = "This change cannot be cancelled once it has begun.";
+            return Err(AdapterError::refused(FaultKind::Unsupported, text));
+        };
+        match self.api.stop_task(node, upid, by).await {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other.map_err(NativeError::of_write),
+        }
+    }
+}
+
+/// Whether a task makes a backup: the only tasks that undo what they began when they are stopped.
+fn is_create(upid: &str) -> bool {
+    matches!(
+        tasks::type_of(upid),
+        Some("qmsnapshot" | "vzsnapshot" | "vzdump")
+    )
+}
+
+/// Whether a guest runs.
+fn run_state(status: &wire::Status) -> RunState {
+    let is_paused = matches!(
+        status.qmpstatus.as_deref(),
+        Some("paused" | "suspended" | "prelaunch")
+    );
+    match status.status.as_str() {
+        "running" if is_paused => RunState::Sleeping,
+        "running" => RunState::Started,
+        _ => RunState::Stopped,
+    }
+}
+
+/// The kind of backup that an intent makes or uses.
+fn kind_of(intent: &Intent, item: Option<&Item>) -> BackupKind {
+    match &intent.change {
+        Change::Create(new) => new.kind.unwrap_or(BackupKind::Snapshot),
+        Change::Update(_) | Change::Delete | Change::Restore(_) => {
+            item.map_or(BackupKind::Snapshot, Item::kind)
+        }
+    }
+}
+
+/// Whether an intent has tasks at all.
+const fn task_type(verb: Verb, kind: BackupKind, guest: GuestKind) -> &'static str {
+    tasks::type_for(verb, kind, guest)
+}

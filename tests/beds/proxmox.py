@@ -1,0 +1,878 @@
+#!/usr/bin/env python3
+"""The part of Proxmox VE's API that a gateway for backups meets, with real disks, for tests. Own code, Python 3.11 alone and qemu-img.
+
+    pve.py up FOLDER [PORT]     TLS on 127.0.0.1:PORT, FOLDER/tls.crt; VMs 100 and 101 with two qcow2 disks each; FOLDER/lab.json tells all
+    pve.py kill|start FOLDER    the daemon alone, as a crash does; tasks that run go on, as those of Proxmox VE do
+    pve.py unlock FOLDER VM     what `qm unlock` does
+    pve.py down FOLDER
+
+It was held row by row against the server code of Proxmox VE 8.4 (verbs.py, crash.py): texts, statuses, locks and what is left
+when a task is killed. Tasks are processes. While FOLDER/hold exists they stand still before the first disk; FOLDER/held says that one does.
+VMs lie in FOLDER/vms/ID.json: the node of one can be changed there (it migrated), its lock removed (`qm unlock`).
+Tokens: `gate@pve!t1` may do what is needed on VM 100 and the storage `local`; `gate@pve!all` on all VMs.
+"""
+
+import fcntl, glob, http.server, json, os, re, shutil, signal, ssl, subprocess, sys, tarfile, time, urllib.parse, uuid
+
+T1 = "11111111-2222-3333-4444-555555555555"
+SNAP = [
+    "VM.Audit",
+    "VM.Snapshot",
+    "VM.Snapshot.Rollback",
+    "VM.Backup",
+    "VM.PowerMgmt",
+    "Datastore.AllocateSpace",
+    "Datastore.Audit",
+]
+TOKENS = {
+    "gate@pve!t1": (T1, {"/vms/100": SNAP, "/storage/local": SNAP}),
+    "gate@pve!all": (T1, {"/vms": SNAP, "/storage": SNAP, "/nodes": ["Sys.Audit"]}),
+}
+NODES = ("pve1", "pve2")
+
+
+class Die(Exception):
+    def __init__(self, text, status=500, errors=None):
+        super().__init__(text)
+        self.status, self.errors = status, errors
+
+
+def put(path, data):
+    with open(path + ".new", "w") as f:
+        json.dump(data, f)
+        f.flush()
+        os.fsync(f.fileno())
+    os.rename(path + ".new", path)
+
+
+def notes_of(template, values):
+    """As the schema says: a single line with `\\n` and `\\\\` escaped, and `{{name}}` replaced."""
+
+    def special(found):
+        if found[1] not in "n\\":
+            raise Die(f"unexpected escape character '{found[1]}'")
+        return "\n" if found[1] == "n" else "\\"
+
+    def variable(found):
+        if found[1] not in values:
+            raise Die(f"unexpected variable name '{found[1]}'")
+        return values[found[1]]
+
+    return re.sub(r"\\(.)", special, re.sub(r"\{\{([^{}]+)\}\}", variable, template))
+
+
+class World:
+    def __init__(self, d):
+        self.d = d
+
+    def path(self, vm):
+        return f"{self.d}/vms/{vm}.json"
+
+    def vm(self, vm, node=None):
+        try:
+            c = json.load(open(self.path(vm)))
+        except FileNotFoundError:
+            c = None
+        if c is None or (node and c["node"] != node):
+            raise Die(f"Configuration file 'nodes/{node}/qemu-server/{vm}.conf' does not exist")
+        return c
+
+    def change(self, vm, f):
+        with open(self.path(vm) + ".lock", "a") as l:
+            fcntl.flock(l, fcntl.LOCK_EX)
+            c = self.vm(vm)
+            r = f(c)
+            put(self.path(vm), c)
+            return r
+
+    def disks(self, c):
+        return [c["config"][k].split(",")[0].split(":")[1] for k in sorted(c["config"]) if re.match(r"scsi\d+$", k)]
+
+    def img(self, *a):
+        r = subprocess.run(["qemu-img", *a], capture_output=True, text=True)
+        if r.returncode:
+            raise Die(f"command '/usr/bin/qemu-img {' '.join(a)}' failed: exit code {r.returncode}")
+
+    def stand(self):
+        while os.path.exists(self.d + "/hold"):
+            open(self.d + "/held", "w").close()
+            time.sleep(0.02)
+
+    # tasks: processes that outlive the daemon; the last line of the log is the end
+    def pstart(self, pid):
+        try:
+            return int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    def log(self, upid):
+        return f"{self.d}/tasks/{upid}"
+
+    def fork(self, node, kind, ident, user, work):
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(r)
+            upid = f"UPID:{node}:{pid:08X}:{self.pstart(pid):08X}:{int(time.time()):08X}:{kind}:{ident}:{user}:"
+            open(self.log(upid), "w").close()
+            with open(self.d + "/tasks/index", "a") as f:
+                f.write(upid + "\n")
+            os.write(w, upid.encode())
+            os.close(w)
+            return upid
+        os.close(w)
+        upid = os.read(r, 4096).decode()
+        if upid:
+            os.closerange(3, 4096)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            f = open(self.log(upid), "a", buffering=1)
+            end = "OK"
+            signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(Die("received interrupt")))
+            try:
+                work(lambda t: print(t, file=f))
+            except Die as e:
+                end = "ERROR: " + str(e).replace("\n", " ")
+            except Exception as e:
+                end = "ERROR: " + repr(e)
+            print("TASK " + end, file=f)
+        os._exit(0)
+
+    def task(self, upid):
+        m = re.match(
+            r"^UPID:([^:]+):([0-9A-F]{8}):([0-9A-F]{8,9}):([0-9A-F]{8}):([^:\s/]+):([^:\s/]*):([^:\s/]+):$", upid
+        )
+        if not m:
+            raise Die("Parameter verification failed.", 400, {"upid": "unable to parse worker upid"})
+        if not os.path.exists(self.log(upid)):
+            raise Die("Parameter verification failed.", 400, {"upid": "no such task"})
+        pid, ps = int(m[2], 16), int(m[3], 16)
+        user, _, tok = m[7].partition("!")
+        t = {
+            "upid": upid,
+            "node": m[1],
+            "pid": pid,
+            "pstart": ps,
+            "starttime": int(m[4], 16),
+            "type": m[5],
+            "id": m[6],
+            "user": user,
+            **({"tokenid": tok} if tok else {}),
+        }
+        zombie = self.pstart(pid) == ps and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] == "Z"
+        t["status"] = "running" if self.pstart(pid) == ps and not zombie else "stopped"
+        if t["status"] == "stopped":
+            x = open(self.log(upid)).read()
+            last = x.rstrip("\n").rsplit("\n", 1)[-1]
+            t["exitstatus"] = (
+                "unable to read tail (got 0 bytes)"
+                if not x
+                else (
+                    "OK" if last == "TASK OK" else last[12:] if last.startswith("TASK ERROR: ") else "unexpected status"
+                )
+            )
+        return t
+
+    # the work itself
+    def unlocked(self, c):
+        if c["config"].get("lock"):
+            raise Die(f"VM is locked ({c['config']['lock']})")
+
+    def snapshot(self, vm, name, text):
+        def begin(c):
+            self.unlocked(c)
+            if name in c["snapshots"]:
+                raise Die(f"snapshot name '{name}' already used")
+            c["config"]["lock"] = "snapshot"
+            c["snapshots"][name] = {
+                **{k: v for k, v in c["config"].items() if k != "lock"},
+                "snapstate": "prepare",
+                "snaptime": int(time.time()),
+                **({"description": text} if text else {}),
+            }
+            return self.disks(c)
+
+        def end(c):
+            c["snapshots"][name].pop("snapstate")
+            c["config"].pop("lock")
+            c["config"]["parent"] = name
+
+        def undo(c):
+            c["snapshots"].pop(name, None)
+            c["config"].pop("lock", None)
+
+        made = []
+        disks = self.change(vm, begin)
+        try:
+            for disk in disks:
+                self.stand()
+                self.img("snapshot", "-c", name, f"{self.d}/images/{disk}")
+                made.append(disk)
+        except Die:
+            for disk in made:
+                self.img("snapshot", "-d", name, f"{self.d}/images/{disk}")
+            self.change(vm, undo)
+            raise
+        self.change(vm, end)
+
+    def snap(self, c, name):
+        if name not in c["snapshots"]:
+            raise Die(f"snapshot '{name}' does not exist")
+        return c["snapshots"][name]
+
+    def rollback(self, vm, name):
+        def begin(c):
+            s = self.snap(c, name)
+            if s.get("snapstate"):
+                raise Die(f"unable to rollback to incomplete snapshot (snapstate = {s['snapstate']})")
+            self.unlocked(c)
+            c["config"]["lock"] = "rollback"
+            return self.disks(c)
+
+        def end(c):
+            s = self.snap(c, name)
+            c["config"] = {k: v for k, v in s.items() if k not in ("snapstate", "snaptime", "description")}
+            c["config"].update(parent=name, **({"vmgenid": str(uuid.uuid4())} if "vmgenid" in c["config"] else {}))
+
+        for disk in self.change(vm, begin):
+            self.stand()
+            self.img("snapshot", "-a", name, f"{self.d}/images/{disk}")
+        self.change(vm, end)
+
+    def delsnapshot(self, vm, name, force):
+        def begin(c):
+            self.snap(c, name)
+            self.unlocked(c)
+            c["config"]["lock"] = "snapshot-delete"
+            c["snapshots"][name]["snapstate"] = "delete"
+            return self.disks(c)
+
+        def end(c):
+            s = c["snapshots"].pop(name)
+            c["config"].pop("lock")
+            for x in [c["config"], *c["snapshots"].values()]:
+                if x.get("parent") == name:
+                    x.pop("parent")
+                    s.get("parent") and x.update(parent=s["parent"])
+
+        for disk in self.change(vm, begin):
+            self.stand()
+            try:
+                self.img("snapshot", "-d", name, f"{self.d}/images/{disk}")
+            except Die:
+                if not force:
+                    raise
+        self.change(vm, end)
+
+    def vzdump(self, vm, say, notes, protected):
+        c = self.change(
+            vm, lambda c: (self.unlocked(c), c["config"].update(lock="backup"), json.loads(json.dumps(c)))[2]
+        )
+        name = time.strftime(f"vzdump-qemu-{vm}-%Y_%m_%d-%H_%M_%S")
+        at = f"{self.d}/dump/{name}"
+        say(f"INFO: starting new backup job: vzdump {vm} --storage local")
+        say(f"INFO: Starting Backup of VM {vm} (qemu)")
+        try:
+            self.stand()
+            with tarfile.open(at + ".vma.dat", "w") as t:
+                for disk in self.disks(c):
+                    t.add(f"{self.d}/images/{disk}", disk.replace("/", "+"))
+                put(at + ".conf", {k: v for k, v in c["config"].items() if k not in ("lock", "parent")})
+                t.add(at + ".conf", "conf")
+                os.unlink(at + ".conf")
+            say("INFO: 100% (32.0 MiB of 32.0 MiB) in 0s, read: 32.0 MiB/s, write: 128.0 KiB/s")
+            os.rename(at + ".vma.dat", at + ".vma.zst")
+            if notes:
+                open(at + ".vma.zst.notes", "w").write(notes_of(notes, {"guestname": c["config"]["name"], "vmid": str(vm), "node": c["node"], "cluster": "lab"}))
+            if protected:
+                open(at + ".vma.zst.protected", "w").close()
+        finally:
+            self.change(vm, lambda c: c["config"].pop("lock", None))
+        say("INFO: Backup job finished successfully")
+
+    def restore(self, vm, archive, say):
+        def begin(c):
+            if c.get("running"):
+                raise Die(f"unable to restore VM {vm} - vm is running")
+            self.unlocked(c)
+            c["config"]["lock"] = "create"
+
+        self.change(vm, begin)
+        self.stand()
+        try:
+            t = tarfile.open(archive)
+            conf = json.load(t.extractfile("conf"))
+        except Exception:
+            say(
+                "error before or during data restore, some or all disks were not completely restored. VM 100 state is NOT cleaned up."
+            )
+            self.change(vm, lambda c: c["config"].pop("lock", None))
+            raise Die("command 'vma extract' failed: got timeout reading VMA header - corrupted?")
+        for m in t.getmembers():
+            if m.name != "conf":
+                open(f"{self.d}/images/{m.name.replace('+', '/')}", "wb").write(t.extractfile(m).read())
+
+        def end(c):
+            c["config"] = {**conf, **({"vmgenid": str(uuid.uuid4())} if "vmgenid" in conf else {})}
+            c["snapshots"] = {}
+
+        self.change(vm, end)
+        say("progress 100% (read 33554432 bytes, duration 0 sec)")
+
+
+CONFIGID = r"[A-Za-z][A-Za-z0-9_-]+"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    world = None
+    server_version = "pve-api-daemon/3.0"
+
+    def log_message(self, *a):
+        pass
+
+    def reply(self, status, reason, body):
+        b = json.dumps(body).encode()
+        self.send_response(status, reason)
+        self.send_header("Content-Type", "application/json;charset=UTF-8")
+        self.send_header("Content-Length", str(len(b)))
+        if status >= 400:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(b)
+
+    def need(self, path, *privs, any_=False):
+        held = set()
+        parts = path.strip("/").split("/")
+        for i in range(len(parts) + 1):
+            held |= set(self.acl.get("/" + "/".join(parts[:i]), []))
+        ok = [p in held for p in privs]
+        if not (any(ok) if any_ else all(ok)):
+            raise Die(f"Permission check failed ({path}, {'|'.join(privs)})", 403)
+
+    def may(self, path, *privs):
+        try:
+            self.need(path, *privs)
+            return True
+        except Die:
+            return False
+
+    def any(self):
+        t0 = time.time()
+        try:
+            te = self.headers.get("Transfer-Encoding")
+            if te:
+                raise Die("chunked transfer encoding not supported", 501)
+            n = int(self.headers.get("Content-Length") or 0)
+            raw = self.rfile.read(n).decode() if n else ""
+            u = urllib.parse.urlsplit(self.path)
+            p = dict(urllib.parse.parse_qsl(u.query, keep_blank_values=True))
+            auth = self.headers.get("Authorization", "")
+            tid, _, secret = auth.removeprefix("PVEAPIToken=").partition("=")
+            if not auth.startswith("PVEAPIToken="):
+                raise Die("No ticket", 401)
+            if tid not in TOKENS:
+                raise Die("no such token", 401)
+            if TOKENS[tid][0] != secret:
+                raise Die("invalid token value!", 401)
+            self.acl, self.user = TOKENS[tid][1], tid
+            if raw and self.command in ("GET", "DELETE"):
+                raise Die(f"Unexpected content for method '{self.command}'", 501)
+            if raw:
+                p.update(
+                    json.loads(raw)
+                    if "json" in self.headers.get("Content-Type", "")
+                    else dict(urllib.parse.parse_qsl(raw, keep_blank_values=True))
+                )
+            with open(self.world.d + "/calls.jsonl", "a") as calls:
+                calls.write(json.dumps({"method": self.command, "path": u.path, "parameters": p}) + "\n")
+            path = [urllib.parse.unquote(x) for x in u.path.split("/")]
+            if path[1:3] != ["api2", "json"]:
+                raise Die("no such file", 404)
+            total, data = self.route(path[3:], p)
+            self.reply(200, "OK", {"data": data, **({"total": total} if total is not None else {})})
+        except Die as e:
+            if e.status == 401:
+                time.sleep(max(0, 3 - (time.time() - t0)))
+            self.reply(
+                e.status,
+                str(e).replace("\n", " "),
+                {"data": None, "message": str(e) + "\n", **({"errors": e.errors} if e.errors else {})},
+            )
+
+    do_GET = do_POST = do_PUT = do_DELETE = any
+
+    def checked(self, p, **known):
+        errors = {
+            k: "property is not defined in schema and the schema does not allow additional properties"
+            for k in p
+            if k not in known
+        }
+        for k, rule in known.items():
+            if k not in p:
+                if rule == "name!":
+                    errors[k] = "property is missing and it is not optional"
+            elif rule.startswith("name"):
+                if len(p[k]) > 40:
+                    errors[k] = "value may only be 40 characters long"
+                elif not re.fullmatch(CONFIGID, p[k]):
+                    errors[k] = f"invalid format - invalid configuration ID '{p[k]}'\n"
+            elif rule == "bool" and str(p[k]).lower() not in ("0", "1", "true", "false", "on", "off", "yes", "no"):
+                errors[k] = f"type check ('boolean') failed - got '{p[k]}'"
+            elif rule == "int" and not re.fullmatch(r"-?\d+", str(p[k])):
+                errors[k] = f"type check ('integer') failed - got '{p[k]}'"
+        if errors:
+            raise Die("Parameter verification failed.", 400, errors)
+        return {k: str(v).lower() in ("1", "true", "on", "yes") if known[k] == "bool" else v for k, v in p.items()}
+
+    def route(self, r, p):
+        w, m = self.world, self.command
+        none = lambda x=None: (None, x)
+        if r == ["version"]:
+            return none({"version": "8.4.1", "release": "8.4", "repoid": "d0ea9d2b"})
+        if r == ["cluster", "resources"]:
+            vms = [json.load(open(f)) for f in sorted(glob.glob(w.d + "/vms/*.json"))]
+            return none(
+                [
+                    {
+                        "id": f"qemu/{c['vmid']}",
+                        "type": "qemu",
+                        "vmid": c["vmid"],
+                        "node": c["node"],
+                        "name": c["config"]["name"],
+                        "status": "running" if c.get("running") else "stopped",
+                        **({"lock": c["config"]["lock"]} if c["config"].get("lock") else {}),
+                    }
+                    for c in vms
+                    if self.may(f"/vms/{c['vmid']}", "VM.Audit")
+                ]
+            )
+        if r[:1] != ["nodes"] or len(r) < 3:
+            raise Die(f"Method '{m} /{'/'.join(r)}' not implemented", 501)
+        node = r[1]
+        if node not in NODES:
+            raise Die(
+                f"hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
+            )
+        if r[2] == "tasks":
+            if len(r) == 3:
+                p = self.checked(
+                    p,
+                    vmid="int",
+                    source="str",
+                    limit="int",
+                    start="int",
+                    typefilter="str",
+                    since="int",
+                    until="int",
+                    userfilter="str",
+                    errors="bool",
+                    statusfilter="str",
+                )
+                all_ = []
+                for l in reversed(open(w.d + "/tasks/index").read().split()):
+                    t = w.task(l)
+                    mine = t["user"] + ("!" + t["tokenid"] if "tokenid" in t else "") == self.user
+                    if t["node"] != node or not (mine or self.may(f"/nodes/{node}", "Sys.Audit")):
+                        continue
+                    if (
+                        p.get("vmid")
+                        and t["id"] != str(p["vmid"])
+                        or p.get("typefilter")
+                        and t["type"] != p["typefilter"]
+                        or t["starttime"] < int(p.get("since", 0))
+                    ):
+                        continue
+                    run = t.pop("status") == "running"
+                    end = t.pop("exitstatus", None)
+                    if run and p.get("source", "archive") == "archive" or not run and p.get("source") == "active":
+                        continue
+                    all_.append(
+                        {**t, "status": "RUNNING"}
+                        if run
+                        else {**t, "endtime": int(os.path.getmtime(w.log(l))), "status": end}
+                    )
+                s, n = int(p.get("start", 0)), int(p.get("limit", 50))
+                return len(all_), all_[s : s + n]
+            t = w.task(r[3])
+            if t["user"] + ("!" + t["tokenid"] if "tokenid" in t else "") != self.user:
+                self.need(f"/nodes/{node}", "Sys.Audit")
+            if m == "DELETE":
+                if t["status"] == "running":
+                    os.kill(t["pid"], signal.SIGTERM)
+                return none()
+            if r[4] == "status":
+                return none(t)
+            lines = open(w.log(r[3])).read().splitlines()
+            s, n = int(p.get("start", 0)), int(p.get("limit", 50))
+            return len(lines), [{"n": i + 1, "t": x} for i, x in enumerate(lines)][s : s + n]
+        if r[2] == "storage" and r[4:5] == ["content"]:
+            if r[3] != "local":
+                raise Die(f"storage '{r[3]}' does not exist")
+            if len(r) == 5:
+                if not self.may("/storage/local", "Datastore.Audit") and not self.may(
+                    "/storage/local", "Datastore.AllocateSpace"
+                ):
+                    raise Die("Permission check failed (/storage/local, Datastore.Audit|Datastore.AllocateSpace)", 403)
+                out = []
+                for f in sorted(glob.glob(w.d + "/dump/*.vma.zst")):
+                    x = re.match(r"vzdump-qemu-(\d+)-(.*)\.vma\.zst$", os.path.basename(f))
+                    if p.get("vmid") and x[1] != str(p["vmid"]) or not self.may(f"/vms/{x[1]}", "VM.Backup"):
+                        continue
+                    out.append(
+                        {
+                            "volid": "local:backup/" + os.path.basename(f),
+                            "content": "backup",
+                            "format": "vma.zst",
+                            "subtype": "qemu",
+                            "vmid": int(x[1]),
+                            "size": os.path.getsize(f),
+                            "ctime": int(time.mktime(time.strptime(x[2], "%Y_%m_%d-%H_%M_%S"))),
+                            **(
+                                {"notes": open(f + ".notes").read().split("\n")[0]}
+                                if os.path.exists(f + ".notes")
+                                else {}
+                            ),
+                            **({"protected": 1} if os.path.exists(f + ".protected") else {}),
+                        }
+                    )
+                return none(out)
+            vol = r[5].removeprefix("local:")
+            x = re.fullmatch(r"backup/(vzdump-qemu-(\d+)-.*\.vma\.zst)", vol)
+            if not x:
+                raise Die(f"unable to parse directory volume name '{vol}'\n".strip())
+            f = f"{w.d}/dump/{x[1]}"
+            self.need("/storage/local", "Datastore.AllocateSpace")
+            self.need(f"/vms/{x[2]}", "VM.Backup")
+            if m == "DELETE":
+                p = self.checked(p, delay="int")
+                if os.path.exists(f + ".protected"):
+                    raise Die(f"cannot remove protected volume '{vol}' on 'local'")
+
+                def rm(say):
+                    w.stand()
+                    for g in glob.glob(f + "*"):
+                        os.unlink(g)
+                    say(f"Removed volume 'local:{vol}'")
+
+                upid = w.fork(node, "imgdel", f"{x[2]}@local", self.user, rm)
+                e = time.time() + int(p.get("delay", 0))
+                while time.time() < e:
+                    t = w.task(upid)
+                    if t["status"] == "stopped":
+                        if t["exitstatus"] != "OK":
+                            raise Die(t["exitstatus"])
+                        return none()
+                    time.sleep(0.05)
+                return none(upid)
+            if not os.path.exists(f):
+                raise Die(f"volume_size_info on 'local:{vol}' failed - no format")
+            if m == "PUT":
+                p = self.checked(p, notes="str", protected="bool")
+                if "notes" in p:
+                    (
+                        open(f + ".notes", "w").write(p["notes"])
+                        if p["notes"]
+                        else os.path.exists(f + ".notes") and os.unlink(f + ".notes")
+                    )
+                if "protected" in p:
+                    (
+                        open(f + ".protected", "w").close()
+                        if p["protected"]
+                        else os.path.exists(f + ".protected") and os.unlink(f + ".protected")
+                    )
+                return none()
+            return none(
+                {
+                    "path": f,
+                    "size": os.path.getsize(f),
+                    "used": os.stat(f).st_blocks * 512,
+                    "format": "raw",
+                    "protected": int(os.path.exists(f + ".protected")),
+                    **({"notes": open(f + ".notes").read()} if os.path.exists(f + ".notes") else {}),
+                }
+            )
+        if r[2] == "vzdump":
+            p = self.checked(
+                p,
+                vmid="int",
+                storage="str",
+                mode="str",
+                compress="str",
+                **{"notes-template": "str"},
+                protected="bool",
+                remove="bool",
+            )
+            vm = str(p["vmid"])
+            self.need("/storage/local", "Datastore.AllocateSpace")
+            self.need(f"/vms/{vm}", "VM.Backup")
+            w.vm(vm, node)
+            return none(
+                w.fork(
+                    node,
+                    "vzdump",
+                    vm,
+                    self.user,
+                    lambda say: w.vzdump(vm, say, p.get("notes-template"), p.get("protected")),
+                )
+            )
+        if r[2] != "qemu":
+            raise Die(f"Method '{m} /{'/'.join(r)}' not implemented", 501)
+        if len(r) == 3 and m == "POST":
+            p = self.checked(p, vmid="int", archive="str", force="bool", storage="str", start="bool", unique="bool")
+            vm = str(p["vmid"])
+            self.need("/storage/local", "Datastore.AllocateSpace")
+            self.need(f"/vms/{vm}", "VM.Backup")
+            if not p.get("force"):
+                raise Die("Permission check failed", 403)
+            f = f"{w.d}/dump/" + p["archive"].removeprefix("local:backup/")
+            return none(w.fork(node, "qmrestore", vm, self.user, lambda say: w.restore(vm, f, say)))
+        if len(r) == 3:
+            return none(
+                [
+                    {"vmid": c["vmid"], "name": c["config"]["name"], "status": "stopped"}
+                    for c in (json.load(open(f)) for f in sorted(glob.glob(w.d + "/vms/*.json")))
+                    if c["node"] == node and self.may(f"/vms/{c['vmid']}", "VM.Audit")
+                ]
+            )
+        vm, rest = r[3], r[4:]
+        at = f"/vms/{vm}"
+        if rest == ["config"] and m == "GET":
+            self.need(at, "VM.Audit")
+            c = w.vm(vm, node)
+            return none({**c["config"], "digest": str(abs(hash(json.dumps(c))))})
+        if rest == ["status", "current"]:
+            self.need(at, "VM.Audit")
+            c = w.vm(vm, node)
+            s = "running" if c.get("running") else "stopped"
+            return none(
+                {
+                    "vmid": c["vmid"],
+                    "name": c["config"]["name"],
+                    "status": s,
+                    "qmpstatus": s,
+                    **({"lock": c["config"]["lock"]} if c["config"].get("lock") else {}),
+                }
+            )
+        if rest[:1] == ["status"] and m == "POST":
+            self.need(at, "VM.PowerMgmt")
+            w.vm(vm, node)
+            return none(
+                w.fork(
+                    node,
+                    "qm" + rest[1],
+                    vm,
+                    self.user,
+                    lambda say: w.change(vm, lambda c: (w.unlocked(c), c.update(running=rest[1] == "start"))),
+                )
+            )
+        if rest == ["snapshot"] and m == "GET":
+            self.need(at, "VM.Audit")
+            c = w.vm(vm, node)
+            return none(
+                [
+                    {
+                        "name": n,
+                        "snaptime": s["snaptime"],
+                        "vmstate": 0,
+                        "description": s.get("description", ""),
+                        **{k: s[k] for k in ("parent", "snapstate") if s.get(k)},
+                    }
+                    for n, s in c["snapshots"].items()
+                ]
+                + [
+                    {
+                        "name": "current",
+                        "digest": str(abs(hash(json.dumps(c)))),
+                        "running": int(bool(c.get("running"))),
+                        "description": "You are here!",
+                        **({"parent": c["config"]["parent"]} if c["config"].get("parent") else {}),
+                    }
+                ]
+            )
+        if rest == ["snapshot"] and m == "POST":
+            self.need(at, "VM.Snapshot")
+            p = self.checked(p, snapname="name!", description="str", vmstate="bool")
+            w.vm(vm, node)
+            n = p["snapname"]
+            if n == "current" or n.lower() == "pending":
+                raise Die(f"unable to use snapshot name '{n.lower()}' (reserved name)")
+            return none(w.fork(node, "qmsnapshot", vm, self.user, lambda say: w.snapshot(vm, n, p.get("description"))))
+        if rest[:1] == ["snapshot"] and len(rest) > 1:
+            n = rest[1]
+            self.checked({"snapname": n}, snapname="name!")
+            if m == "DELETE" and len(rest) == 2:
+                self.need(at, "VM.Snapshot")
+                p = self.checked(p, force="bool")
+                w.vm(vm, node)
+                return none(
+                    w.fork(node, "qmdelsnapshot", vm, self.user, lambda say: w.delsnapshot(vm, n, p.get("force")))
+                )
+            if rest[2:] == ["rollback"] and m == "POST":
+                self.need(at, "VM.Snapshot", "VM.Snapshot.Rollback", any_=True)
+                p = self.checked(p, start="bool")
+                w.vm(vm, node)
+                if p.get("start"):
+                    self.need(at, "VM.PowerMgmt")
+                return none(
+                    w.fork(
+                        node,
+                        "qmrollback",
+                        vm,
+                        self.user,
+                        lambda say: (
+                            (
+                                w.change(vm, lambda c: c.update(running=False))
+                                if not w.vm(vm)["config"].get("lock")
+                                else None
+                            ),
+                            w.rollback(vm, n),
+                            w.change(vm, lambda c: c.update(running=bool(p.get("start")))),
+                        ),
+                    )
+                )
+            if rest[2:] == ["config"] and m == "GET":
+                self.need(at, "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit", any_=True)
+                return none(w.snap(w.vm(vm, node), n))
+            if rest[2:] == ["config"] and m == "PUT":
+                self.need(at, "VM.Snapshot")
+                p = self.checked(p, description="str")
+                w.vm(vm, node)
+
+                def edit(c):
+                    w.unlocked(c)
+                    w.snap(c, n).update(p)
+
+                w.change(vm, edit)
+                return none()
+        if rest == ["config"] and m in ("PUT", "POST"):
+            raise Die(
+                f"Permission check failed (/vms/{vm}, VM.Config.Disk|VM.Config.CDROM|VM.Config.CPU|VM.Config.Memory|VM.Config.Network|VM.Config.HWType|VM.Config.Options|VM.Config.Cloudinit)",
+                403,
+            )
+        raise Die(f"Method '{m} /{'/'.join(r)}' not implemented", 501)
+
+
+def serve(d, port):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    Handler.world = World(d)
+    s = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    # Port 0 takes a free one, which stays through restarts.
+    lab = json.load(open(d + "/lab.json"))
+    lab["port"] = s.server_address[1]
+    lab["url"] = f"https://127.0.0.1:{lab['port']}"
+    put(d + "/lab.json", lab)
+    ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ctx.load_cert_chain(d + "/tls.crt", d + "/tls.key")
+    s.socket = ctx.wrap_socket(s.socket, server_side=True, do_handshake_on_connect=False)
+    open(d + "/ready", "w").close()
+    s.serve_forever()
+
+
+def main():
+    cmd, d = sys.argv[1], os.path.abspath(sys.argv[2])
+
+    def start():
+        lab = json.load(open(d + "/lab.json"))
+        os.path.exists(d + "/ready") and os.unlink(d + "/ready")
+        p = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), "serve", d, str(lab["port"])],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=open(d + "/log", "a"),
+            stderr=subprocess.STDOUT,
+        )
+        open(d + "/pid", "w").write(str(p.pid))
+        for _ in range(200):
+            if os.path.exists(d + "/ready"):
+                return
+            time.sleep(0.05)
+        sys.exit("pve.py: did not start: " + open(d + "/log").read()[-500:])
+
+    def kill():
+        try:
+            os.kill(int(open(d + "/pid").read()), signal.SIGKILL)
+        except (ProcessLookupError, FileNotFoundError):
+            pass
+
+    if cmd == "unlock":
+        return World(d).change(sys.argv[3], lambda c: c["config"].pop("lock", None))
+    if cmd == "serve":
+        return serve(d, int(sys.argv[3]))
+    if cmd == "up":
+        port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+        for x in ("vms", "images/100", "images/101", "tasks", "dump"):
+            os.makedirs(f"{d}/{x}", exist_ok=True)
+        open(d + "/tasks/index", "a").close()
+        subprocess.run(
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "3650",
+                "-subj",
+                "/CN=pve1",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+                d + "/tls.key",
+                "-out",
+                d + "/tls.crt",
+            ],
+            check=True,
+            capture_output=True,
+        )
+        for vm in (100, 101):
+            for i in (0, 1):
+                subprocess.run(
+                    ["qemu-img", "create", "-q", "-f", "qcow2", f"{d}/images/{vm}/vm-{vm}-disk-{i}.qcow2", "16M"],
+                    check=True,
+                )
+            put(
+                f"{d}/vms/{vm}.json",
+                {
+                    "vmid": vm,
+                    "node": "pve1",
+                    "running": False,
+                    "snapshots": {},
+                    "config": {
+                        "name": f"web{vm}",
+                        "memory": "64",
+                        "cores": 1,
+                        "vmgenid": str(uuid.uuid4()),
+                        **{f"scsi{i}": f"local:{vm}/vm-{vm}-disk-{i}.qcow2,size=16M" for i in (0, 1)},
+                    },
+                },
+            )
+        put(
+            d + "/lab.json",
+            {
+                "url": f"https://127.0.0.1:{port}",
+                "port": port,
+                "ca": d + "/tls.crt",
+                "node": "pve1",
+                "token": f"gate@pve!t1={T1}",
+                "token_all": f"gate@pve!all={T1}",
+                "images": d + "/images",
+                "dump": d + "/dump",
+                "hold": d + "/hold",
+                "held": d + "/held",
+                "unlock": f"{sys.executable} {os.path.abspath(__file__)} unlock {d} 100",
+            },
+        )
+        return start()
+    kill()
+    if cmd == "start":
+        start()
+    if cmd == "down":
+        shutil.rmtree(d, ignore_errors=True)
+
+
+main()
