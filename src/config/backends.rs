@@ -1,6 +1,7 @@
 //! Backends, and which VMs are on them.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -46,7 +47,14 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SERVER_RECOVERY.name,
         ],
     ),
-    ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
+    (
+        "files",
+        &[
+            backend::ROOT.name,
+            backend::BACKUPS.name,
+            backend::NEW_FOLDERS.name,
+        ],
+    ),
     (
         "libvirt",
         &[
@@ -328,7 +336,11 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
     } else if images.starts_with(&kept) {
         reader.wrong(&backups_at, "is above root", hint);
     }
-    Some(files::Config { root, backups })
+    Some(files::Config {
+        root,
+        backups,
+        new_folders: section.flag(&backend::NEW_FOLDERS),
+    })
 }
 
 fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {
@@ -546,6 +558,15 @@ fn keep_apart(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
             continue;
         };
         let hint = "keep VMs and backups side by side";
+        let apart = "give each backend folders of its own, or make them one backend";
+        if overlap(&mine.root, &theirs.root) {
+            let what = format!("overlaps root of the backend {}", other.name);
+            section.problem_at(backend::ROOT.name, what, apart);
+        }
+        if overlap(&mine.backups, &theirs.backups) {
+            let what = format!("overlaps backups of the backend {}", other.name);
+            section.problem_at(backend::BACKUPS.name, what, apart);
+        }
         if overlap(&mine.backups, &theirs.root) {
             let what = format!("overlaps root of the backend {}", other.name);
             section.problem_at(backend::BACKUPS.name, what, hint);
@@ -558,6 +579,12 @@ fn keep_apart(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
 }
 
 fn overlap(one: &Path, two: &Path) -> bool {
+    // Bind mounts give one folder several paths.
+    if let (Ok(one), Ok(two)) = (one.metadata(), two.metadata())
+        && (one.dev(), one.ino()) == (two.dev(), two.ino())
+    {
+        return true;
+    }
     let (one, two) = (real(one), real(two));
     one.starts_with(&two) || two.starts_with(&one)
 }

@@ -500,7 +500,19 @@ fn backups_stay_out_of_every_root() {
         )
     };
     let rows = [
-        ("side by side", ("vms", "kept"), ("vms", "kept2"), ""),
+        ("side by side", ("vms", "kept"), ("more", "kept2"), ""),
+        (
+            "one root twice",
+            ("vms", "kept"),
+            ("link", "kept2"),
+            "backend[1].root: overlaps root of the backend one",
+        ),
+        (
+            "one folder of backups twice",
+            ("vms", "kept"),
+            ("more", "./kept"),
+            "backend[1].backups: overlaps backups of the backend one",
+        ),
         (
             "same",
             ("vms", "vms"),
