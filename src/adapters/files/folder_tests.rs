@@ -344,8 +344,7 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
             ..BackupPatch::default()
         };
         assert_eq!(
-            kit.failure(&about(&backup, Change::Update(patch)), 2)
-                .await,
+            kit.failure(&about(&backup, Change::Update(patch)), 2).await,
             None,
             "protected"
         );

@@ -288,7 +288,7 @@ async fn no_change_of_a_directory_is_missed() {
             "all backups of the VM moved, a link in their place",
             |_| {},
             |kit| symlink(away(kit, &kit.shelf()), kit.shelf()).unwrap(),
-            gone,
+            Err(FaultKind::Conflict),
         ),
         (
             "the VM's directory gone",

@@ -103,12 +103,19 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<Found, Problem> {
 
 /// Removes what a process that was killed left beside the disks, unless a half-done restore needs it. The VM must be locked.
 pub(super) fn sweep(vm: &Dir) -> Result<(), Problem> {
-    match Journal::read(vm)?.filter(|journal| journal.phase == Phase::Swap) {
-        // No disk was touched, and nobody else did: it is as if it had not begun.
-        Some(journal) if journal.standing(vm)? == (Standing::Untouched { changed: false }) => {
-            swap::discard(vm, &journal)?;
+    if let Some(journal) = Journal::read(vm)? {
+        match journal.standing(vm)? {
+            Standing::Clear => swap::sweep_left(vm, None),
+            // Every disk is in place; only the record of that is missing.
+            Standing::Complete => swap::complete(vm, &journal)?,
+            // No disk was touched, by us or by others: it is as if it had not begun.
+            Standing::Untouched { changed: false } => swap::discard(vm, &journal)?,
+            Standing::Untouched { changed: true } | Standing::Half(_) | Standing::Broken(_) => {
+                swap::sweep_left(vm, Some(&journal));
+            }
         }
-        journal => swap::sweep_left(vm, journal.as_ref()),
+    } else {
+        swap::sweep_left(vm, None);
     }
     let doing = io("removing what an interrupted restore left");
     checks::sweep(vm).map_err(&doing)?;
