@@ -314,6 +314,17 @@ impl Journal {
     }
 }
 
+/// What the request has left half done, if it has.
+pub(super) fn left_half(vm: &Dir, request: &str) -> Result<Option<Fault>, Problem> {
+    let Some(journal) = Journal::read(vm)?.filter(|journal| journal.request == request) else {
+        return Ok(None);
+    };
+    Ok(match journal.standing(vm)? {
+        Standing::Half(fault) | Standing::Broken(fault) => Some(fault),
+        Standing::Clear | Standing::Untouched { .. } | Standing::Complete => None,
+    })
+}
+
 /// Makes a small file last, from which the journal is made later by a rename alone.
 pub(super) fn prepared(dir: &Dir, name: &str, journal: &Journal) -> Result<(), Problem> {
     let doing = io("writing the journal of a restore");

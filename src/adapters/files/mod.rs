@@ -340,21 +340,27 @@ impl Adapter for Files {
         _by: Deadline,
     ) -> Result<Found, AdapterError> {
         let request = Request::new(intent, key, baseline);
-        if let Some(job) = self.jobs.job(&request.mark) {
-            match job.end() {
+        let end = match self.jobs.job(&request.mark) {
+            Some(job) => match job.end() {
                 None => return task(&request.mark).map(Found::Task),
                 Some(End::Done) => return Ok(Found::Done),
-                Some(End::Failed(fault)) => return Ok(Found::Failed(fault)),
-                Some(End::Cancelled | End::Lost) => {}
-            }
-        }
+                Some(end) => Some(end),
+            },
+            None => None,
+        };
         let Some(hold) = self.jobs.hold(&intent.target.vm) else {
             return Ok(Found::NotYet);
         };
         self.look(move |disk| {
             let found = disk.find(&request);
             drop(hold);
-            found
+            match (end, found) {
+                // How the last call ended does not say what those before it have left.
+                (Some(End::Failed(_)), Ok(Found::HalfDone(fault))) => Ok(Found::HalfDone(fault)),
+                (Some(End::Failed(_)), Ok(Found::Done)) => Ok(Found::Done),
+                (Some(End::Failed(fault)), _) => Ok(Found::Failed(fault)),
+                (Some(End::Done | End::Cancelled | End::Lost) | None, found) => found,
+            }
         })
         .await
     }

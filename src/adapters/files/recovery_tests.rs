@@ -195,14 +195,24 @@ async fn nothing_is_finished_over_disks_that_are_not_those_that_were_left() {
 }
 
 #[tokio::test]
+async fn a_finish_that_fails_says_what_is_left() {
+    let (kit, _, intent) = half_done().await;
+    // Every step fails, those that would undo the swap too.
+    kit.faults.set(Mode::DieAt(0));
+    let fault = fault(&kit, &intent, 7).await;
+    kit.faults.set(Mode::Never);
+    let expected = "(restored: `a.raw`; not restored: `b.raw`)";
+    assert!(fault.text.contains(expected), "{}", fault.text);
+    let found = find(&kit, &intent, 7).await;
+    assert!(matches!(found, Found::HalfDone(_)), "{found:?}");
+}
+
+#[tokio::test]
 async fn a_new_disk_whose_contents_changed_unseen_is_not_finished_either() {
     let (kit, _, intent) = half_done().await;
     write_unseen(&kit.disk("a.raw"), 9);
-    assert_eq!(
-        kit.failure(&intent, 7).await,
-        Some(FaultKind::Damaged),
-        "the checksum"
-    );
+    let fault = fault(&kit, &intent, 7).await;
+    assert!(fault.text.contains("`b.raw`"), "half done: {}", fault.text);
     let b = fs::read(kit.disk("b.raw")).unwrap();
     assert_eq!(b[128 << 10], 2, "the other disk is left alone");
 }

@@ -168,8 +168,9 @@ pub(super) fn start(
     if let Some(journal) = ours {
         match journal.standing(&vm)? {
             Standing::Half(_) => {
+                let resumed = swap::take_up(&vm, &journal)?;
                 return Ok(Started::Work(Box::new(move |job| {
-                    swap::resume(&vm, &journal, job)
+                    swap::resume(&vm, &journal, resumed, job)
                 })));
             }
             Standing::Broken(fault) => return Err(Problem::new(fault.kind, fault.text)),

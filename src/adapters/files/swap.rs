@@ -14,6 +14,7 @@ use crate::adapters::files::journal::Journal;
 use crate::adapters::files::journal::Phase;
 use crate::adapters::files::journal::STAGING;
 use crate::adapters::files::lock::Use;
+use crate::adapters::files::loops;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::places;
 use crate::adapters::files::stamp::Stamp;
@@ -174,9 +175,17 @@ fn undone(failed: &DiskName, why: Problem) -> Problem {
     }
 }
 
-/// Takes up a half-done swap whose disks are exactly as they were left: under their locks, and once every new image, in place or not,
-/// was read and is what the backup holds.
-pub(super) fn resume(vm: &Dir, journal: &Journal, job: &Job) -> Result<Replaced, Problem> {
+/// A half-done swap that is going to be finished: its images, in place or not, are locked.
+pub(super) struct Resumed {
+    staging: Dir,
+    locked: Replaced,
+}
+
+/// Takes the locks of every image of a half-done swap.
+///
+/// # Errors
+/// `Busy` while another program uses one of them.
+pub(super) fn take_up(vm: &Dir, journal: &Journal) -> Result<Resumed, Problem> {
     let staging = journal.staging_of(vm)?.ok_or_else(|| {
         let text = "the new disk images are no longer there";
         Problem::new(FaultKind::Conflict, text)
@@ -188,13 +197,42 @@ pub(super) fn resume(vm: &Dir, journal: &Journal, job: &Job) -> Result<Replaced,
                 locked.push(places::lock_disk(dir, &entry.name, Use::Replace)?);
             }
         }
+        loops::refuse(vm, &entry.name, Use::Replace)?;
     }
+    Ok(Resumed { staging, locked })
+}
+
+/// Finishes a half-done swap whose disks are exactly as they were left, once every new image, in place or not, was read and is what
+/// the backup holds.
+///
+/// # Errors
+/// `Half` while disks of two times are left.
+pub(super) fn resume(
+    vm: &Dir,
+    journal: &Journal,
+    resumed: Resumed,
+    job: &Job,
+) -> Result<Replaced, Problem> {
+    let Resumed { staging, locked } = resumed;
+    match finish_half(vm, journal, &staging, job) {
+        Ok(()) => Ok(locked),
+        Err(problem) => Err(match journal::left_half(vm, &journal.request) {
+            Ok(Some(fault)) => Problem::Half {
+                fault,
+                private: format!("{problem:?}"),
+            },
+            Ok(None) | Err(_) => problem,
+        }),
+    }
+}
+
+fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<(), Problem> {
     let sizes = journal.disks.iter().map(|entry| entry.new.size());
     job.expect(sizes.fold(0, u64::saturating_add));
     let waiting = journal.waiting(vm)?;
     for entry in &journal.disks {
         let is_waiting = waiting.iter().any(|other| other.name == entry.name);
-        let dir = if is_waiting { &staging } else { vm };
+        let dir = if is_waiting { staging } else { vm };
         let image = places::open_disk(dir, &entry.name)?;
         let digest = copy::digest(&image, entry.new.size(), job, vm.faults())?;
         if digest.checksum != entry.checksum {
@@ -214,10 +252,10 @@ pub(super) fn resume(vm: &Dir, journal: &Journal, job: &Job) -> Result<Replaced,
     tracing::warn!(request = %journal.request, "finishing an interrupted restore");
     let swap = Swap {
         vm,
-        staging: &staging,
+        staging,
         journal,
     };
-    swap.run(&waiting).map(|()| locked)
+    swap.run(&waiting)
 }
 
 /// Ends a swap of which every disk is new.
