@@ -313,6 +313,7 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         }
         found
     };
+    let new_folders = section.flag(&backend::NEW_FOLDERS);
     let (root, backups) = (path(&backend::ROOT), path(&backend::BACKUPS));
     let (root_at, backups_at) = (root?, backups?);
     let (root, backups) = (
@@ -339,7 +340,7 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
     Some(files::Config {
         root,
         backups,
-        new_folders: section.flag(&backend::NEW_FOLDERS),
+        new_folders,
     })
 }
 

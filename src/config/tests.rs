@@ -492,6 +492,7 @@ fn backends_of_lxd_and_incus_tell_what_is_missing() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn backups_stay_out_of_every_root() {
     let backend = |name: &str, root: &str, backups: &str| {
         format!(

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::skip::skipped;
 
 /// Runs a program; whether it ended well, and what it said.
@@ -25,17 +27,19 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A file system of its own, in a file beside the place where it is mounted.
+/// A file system of its own.
 pub(crate) struct Volume {
     at: PathBuf,
-    image: PathBuf,
+    /// With the file that the file system is in.
+    folder: TempDir,
     is_mounted: bool,
 }
 
 impl Volume {
     /// `None`, said aloud, where that is not possible.
     pub(crate) fn new(kind: &str, at: &Path, mebibytes: u64) -> Option<Self> {
-        let image = at.with_extension("volume");
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("volume");
         fs::File::create(&image)
             .unwrap()
             .set_len(mebibytes << 20)
@@ -48,7 +52,7 @@ impl Volume {
         }
         let mut volume = Self {
             at: at.to_owned(),
-            image,
+            folder,
             is_mounted: false,
         };
         fs::create_dir_all(at).unwrap();
@@ -61,7 +65,15 @@ impl Volume {
     }
 
     fn try_mount(&mut self) -> bool {
-        let (mounted, _) = ran("mount", &["-o", "loop", text(&self.image), text(&self.at)]);
+        let (mounted, _) = ran(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                text(&self.folder.path().join("volume")),
+                text(&self.at),
+            ],
+        );
         self.is_mounted = mounted;
         mounted
     }
@@ -76,7 +88,7 @@ impl Volume {
         assert!(done, "{options}: {said}");
     }
 
-    /// Unmounts it whoever uses it, and leaves the empty folder.
+    /// Unmounts it even while it is in use, and leaves the empty folder.
     pub(crate) fn unmount(&mut self) {
         let (done, said) = ran("umount", &["-l", text(&self.at)]);
         assert!(done, "unmounted: {said}");

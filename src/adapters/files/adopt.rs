@@ -98,7 +98,10 @@ pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderE
         Problem::Refused { fault, .. } if fault.kind == FaultKind::NoSuchVm => {
             refused(format!("there is no VM `{to}` in `root`"))
         }
-        other => other.into(),
+        other @ (Problem::Refused { .. }
+        | Problem::Half { .. }
+        | Problem::Cancelled
+        | Problem::Unsure(_)) => other.into(),
     })?;
     let shelf = match (places.shelf(from)?, locked.shelf) {
         (None, None) => return Err(refused(format!("neither `{from}` nor `{to}` has backups"))),

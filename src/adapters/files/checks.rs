@@ -38,7 +38,8 @@ fn obstacle(attributes: StatxAttributes) -> Option<&'static str> {
 /// Refuses a folder in which nothing can be renamed. That it is a mount point does not matter.
 pub(super) fn folder(dir: &Dir, what: &str) -> Result<(), Problem> {
     let doing = io("looking at the attributes of a folder");
-    let attributes = dir.own_attributes().map_err(doing)? - StatxAttributes::MOUNT_ROOT;
+    let attributes = dir.own_attributes().map_err(doing)?;
+    let attributes = attributes.difference(StatxAttributes::MOUNT_ROOT);
     match obstacle(attributes) {
         Some(obstacle) => Err(conflict(format!("{what} {obstacle}; nothing was changed"))),
         None => Ok(()),
@@ -63,7 +64,7 @@ pub(super) fn replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem> {
             "is on another file system than the VM's folder; move it there",
         ));
     }
-    // Some file systems tell of their attributes by this call only.
+    // Some file systems show their attributes by this call only.
     let file = places::open_disk(vm, disk)?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&file)
         && flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND)

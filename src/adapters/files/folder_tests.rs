@@ -110,14 +110,14 @@ async fn a_folder_that_lost_its_contents_is_unavailable() {
         kit.backup(1).await;
         let (dir, config, faults) = closed(kit).await;
         change(dir.path());
-        let told = health(&config, &faults).await;
-        match (told, refused) {
+        let outcome = health(&config, &faults).await;
+        match (outcome, refused) {
             (Ok(()), None) => {}
             (Err(fault), Some(part)) => {
                 assert_eq!(fault.kind, FaultKind::Unavailable, "{name}");
                 assert!(fault.text.contains(part), "{name}: {}", fault.text);
             }
-            (told, _) => panic!("{name}: {told:?}"),
+            (outcome, _) => panic!("{name}: {outcome:?}"),
         }
     }
 }
@@ -158,8 +158,8 @@ async fn folders_of_earlier_versions_are_recognised_and_new_ones_are_not() {
             fs::remove_file(dir.path().join(folder).join(MARK)).unwrap();
         }
         change(dir.path());
-        let told = health(&config, &faults).await;
-        assert_eq!(told.is_ok(), is_used, "{name}: {told:?}");
+        let outcome = health(&config, &faults).await;
+        assert_eq!(outcome.is_ok(), is_used, "{name}: {outcome:?}");
         for folder in ["root", "backups"] {
             let is_marked = dir.path().join(folder).join(MARK).exists();
             assert_eq!(is_marked, is_used, "{name}: {folder}");
@@ -334,6 +334,7 @@ async fn refusals_name_the_thing_and_the_remedy() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is one story")]
 #[tokio::test]
 async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
     for both_folders in [true, false] {

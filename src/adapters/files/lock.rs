@@ -77,7 +77,7 @@ fn in_use() -> Problem {
     Problem::new(FaultKind::Busy, text)
 }
 
-/// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, nobody else holds any.
+/// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, no other program holds any.
 fn take_flock(file: &File, purpose: Use) -> Result<(), Problem> {
     let operation = match purpose {
         Use::Read => FlockOperation::NonBlockingLockShared,

@@ -1,4 +1,4 @@
-//! A mark in each of the two folders, by which a folder that is not mounted is told from one that is empty.
+//! A mark in each of the two folders, by which a folder that is not mounted differs from one that is empty.
 //!
 //! The mark of `backups` names that of `root`: once both are written, neither folder is used without its mark, nor with that of
 //! another one. They are written in an order in which every state between is recognised.

@@ -1,6 +1,6 @@
 //! Folders of single VMs that are file systems of their own: recorded once, and missed when they are not mounted.
 //!
-//! The record of `root/<vm>` or `backups/<vm>` is an empty file in `backups/.snapgate-mounts/root/` or `…/backups/`.
+//! The record of `root/<vm>` or `backups/<vm>` is an empty file in `root/` or `backups/` of `backups/.snapgate-mounts/`.
 
 use rustix::fs::StatxAttributes;
 use rustix::io::Errno;

@@ -486,7 +486,7 @@ pub(super) fn lock_disk(dir: &Dir, name: &DiskName, purpose: Use) -> Result<File
     }
 }
 
-/// The refusal of a disk that somebody else uses.
+/// The refusal of a disk that another program uses.
 pub(super) fn in_use(name: &DiskName) -> Problem {
     let text = format!(
         "the disk `{}` of the VM is in use; shut the VM down first",

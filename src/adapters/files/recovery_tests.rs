@@ -160,7 +160,7 @@ async fn nothing_is_finished_over_disks_that_are_not_those_that_were_left() {
             fs::rename(kit.disk(".new"), kit.disk("b.raw")).unwrap();
         }),
         ("it was removed", |kit| {
-            fs::remove_file(kit.disk("b.raw")).unwrap()
+            fs::remove_file(kit.disk("b.raw")).unwrap();
         }),
         ("the new disk was written to", |kit| {
             let file = fs::OpenOptions::new().write(true).open(kit.disk("a.raw"));
@@ -218,7 +218,7 @@ async fn a_new_disk_whose_contents_changed_unseen_is_not_finished_either() {
 }
 
 #[tokio::test]
-async fn a_half_done_restore_of_an_earlier_version_is_told_and_not_finished() {
+async fn a_half_done_restore_of_an_earlier_version_is_reported_and_not_finished() {
     let kit = Kit::new();
     let backup = kit.backup(1).await;
     kit.fill(2);
@@ -407,7 +407,7 @@ async fn locks_that_come_during_a_restore_are_seen() {
         l_pid: 0,
     };
     nix::fcntl::fcntl(&image, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-    let problem = work(&Job::new(request.mark.clone(), true)).unwrap_err();
+    let problem = work(&Job::new(request.mark, true)).unwrap_err();
     assert!(
         problem.to_string().contains("`b.raw`"),
         "names it: {problem}"

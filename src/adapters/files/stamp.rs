@@ -1,4 +1,4 @@
-//! What tells one disk image, in one state, from every other: which file it is, how long, and when it was changed.
+//! The identity of one disk image in one state: which file it is, how long, and when it was changed.
 
 use std::fs::File;
 
@@ -13,8 +13,8 @@ use crate::adapters::files::tree::Dir;
 /// One file in one state.
 ///
 /// The time of change (`ctime`) cannot be set by a program, unlike that of modification. Linux gives no counter of changes
-/// to programs (`STATX_CHANGE_COOKIE` stays in the kernel); since 6.13 the times of the usual file systems tell apart any
-/// two changes between which they were read.
+/// to programs (`STATX_CHANGE_COOKIE` stays in the kernel); since 6.13 the times of the usual file systems differ between any
+/// two changes if they were read in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     /// The file system. Another number after a restart of the machine: see [`Stamp::moved`].

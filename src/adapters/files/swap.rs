@@ -138,7 +138,7 @@ impl Swap<'_> {
                 None => sweep_own(self.vm),
             },
             Err(errno) => {
-                tracing::warn!(%errno, "new disk images stay until the next change of the VM")
+                tracing::warn!(%errno, "new disk images stay until the next change of the VM");
             }
         }
     }

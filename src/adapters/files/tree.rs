@@ -243,6 +243,10 @@ impl Dir {
     ///
     /// # Errors
     /// `WOULDBLOCK` when it is locked already.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is called on threads that may block, and waits for a moment"
+    )]
     pub(super) fn lock(&self) -> Result<(), Errno> {
         for _ in 0..LOCK_ATTEMPTS {
             match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
