@@ -128,7 +128,9 @@ async fn outcome(files: &dyn Adapter, intent: &Intent, number: u64) -> Result<()
     match files.poll(&task, by()).await.unwrap() {
         TaskState::Done => Ok(()),
         TaskState::Failed(fault) => Err(fault),
-        other => panic!("{other:?}"),
+        other @ (TaskState::Running(_) | TaskState::Cancelled | TaskState::Gone) => {
+            panic!("{other:?}")
+        }
     }
 }
 
@@ -159,7 +161,8 @@ async fn list(files: &dyn Adapter) -> Result<usize, FaultKind> {
 type Obstacle = fn(&Site) -> Option<Box<dyn Any>>;
 
 fn boxed<T: Any>(guard: Option<T>) -> Option<Box<dyn Any>> {
-    guard.map(|guard| Box::new(guard) as Box<dyn Any>)
+    let guard: Box<dyn Any> = Box::new(guard?);
+    Some(guard)
 }
 
 #[tokio::test]

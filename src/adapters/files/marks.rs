@@ -115,10 +115,25 @@ impl Mark {
 }
 
 /// Whether there is nothing in a folder but hidden names and what file systems make by themselves.
-fn is_empty(dir: &Dir) -> Result<bool, Problem> {
-    let names = dir.names().map_err(io("listing a configured folder"))?;
+fn is_empty(dir: &Dir) -> Result<bool, Errno> {
+    let names = dir.names()?;
     let is_visible = |name: &std::ffi::CString| name.to_str().map_or(true, is_visible);
     Ok(!names.iter().any(is_visible))
+}
+
+/// Whether there is nothing in the folder of the backups but folders for VMs that are empty too, for instance mounted in advance.
+fn has_no_backups(backups: &Dir) -> Result<bool, Errno> {
+    for name in backups.names()? {
+        match name.to_str() {
+            Ok(name) if !is_visible(name) => {}
+            Ok(name)
+                if backups
+                    .dir(name)
+                    .is_ok_and(|shelf| is_empty(&shelf) == Ok(true)) => {}
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Whether an earlier version has used it for backups.
@@ -143,7 +158,11 @@ fn holds_backups(backups: &Dir) -> Result<bool, Problem> {
 
 /// Whether a folder without a mark is taken.
 fn may_take(dir: &Dir, role: Role, take: Take) -> Result<(), Problem> {
-    let is_empty = is_empty(dir)?;
+    let is_empty = match role {
+        Role::Root => is_empty(dir),
+        Role::Backups => has_no_backups(dir),
+    }
+    .map_err(io("listing a configured folder"))?;
     let is_used = match role {
         Role::Root => !is_empty,
         Role::Backups => holds_backups(dir)?,
