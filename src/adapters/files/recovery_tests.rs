@@ -195,6 +195,33 @@ async fn nothing_is_finished_over_disks_that_are_not_those_that_were_left() {
 }
 
 #[tokio::test]
+async fn a_restore_that_was_killed_before_its_first_exchange_spares_disks_that_changed_since() {
+    let (first, _) = exchanges().await;
+    let kit = Kit::new();
+    let backup = kit.backup(1).await;
+    kit.fill(2);
+    let intent = restore(&backup);
+    kit.faults.set(Mode::DieAt(first));
+    drop(kit.run(&intent, 7).await);
+    // Before the next process looks at it.
+    write_unseen(&kit.disk("b.raw"), 9);
+    let repaired = fs::read(kit.disk("b.raw")).unwrap();
+    let kit = kit.reopen().await;
+    let found = find(&kit, &intent, 7).await;
+    assert!(matches!(found, Found::VmChanged), "{found:?}");
+    let refused = kit.failure(&intent, 7).await;
+    assert_eq!(refused, Some(FaultKind::Conflict), "called again");
+    assert!(fs::read(kit.disk("b.raw")).unwrap() == repaired, "spared");
+    assert_eq!(
+        kit.failure(&create("vm", 8, "x"), 8).await,
+        None,
+        "a backup"
+    );
+    assert_eq!(kit.failure(&restore(&backup), 9).await, None, "restored");
+    assert_eq!(kit.leftovers(), Vec::<String>::new(), "nothing is left");
+}
+
+#[tokio::test]
 async fn a_finish_that_fails_says_what_is_left() {
     let (kit, _, intent) = half_done().await;
     // Every step fails, those that would undo the swap too.

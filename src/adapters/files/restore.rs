@@ -71,6 +71,11 @@ fn is_expected(vm: &Dir, request: &Request) -> Result<bool, Problem> {
     }
 }
 
+fn changed_since() -> Problem {
+    let text = "the disks of the VM were changed after this restore was asked for, so it was not begun; ask again if it is still wanted";
+    Problem::new(FaultKind::Conflict, text)
+}
+
 /// What became of the request. Changes nothing.
 pub(super) fn find(vm: &Dir, request: &Request) -> Result<Found, Problem> {
     let not_begun = |changed: bool| match changed {
@@ -182,7 +187,8 @@ pub(super) fn start(
                 vm.sync().map_err(io("syncing the folder of a VM"))?;
                 return Ok(Started::Done);
             }
-            Standing::Clear | Standing::Untouched { .. } => {}
+            Standing::Untouched { changed: true } => return Err(changed_since()),
+            Standing::Clear | Standing::Untouched { changed: false } => {}
         }
     }
     if !options.0.is_empty() {
@@ -190,8 +196,7 @@ pub(super) fn start(
         return Err(Problem::new(FaultKind::Invalid, text));
     }
     if !is_expected(&vm, request)? {
-        let text = "the disks of the VM were changed after this restore was asked for, so it was not begun; ask again if it is still wanted";
-        return Err(Problem::new(FaultKind::Conflict, text));
+        return Err(changed_since());
     }
     let before = unsettled(&vm)?.map(|(journal, _)| journal);
     let shelf = places
