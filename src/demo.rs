@@ -196,6 +196,7 @@ impl Folder {
         let folders = files::Config {
             root: self.0.join("vms"),
             backups: self.0.join("backups"),
+            new_folders: true,
         };
         let adapter = Files::new(folders, Arc::clone(clock), Tasks::default())
             .map_err(|error| DemoError::Backup(error.to_string()))?;

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod effect;
 mod explain;
+mod folders;
 mod hash_password;
 mod operations;
 mod output;
@@ -70,6 +71,10 @@ enum Command {
     },
     /// Tell which grant allows a request, or why none does; the status is 1 when it is denied
     Explain(explain::Question),
+    /// Take the folders of every backend of kind `files` as new: make that of the backups, and mark both
+    Init(folders::Init),
+    /// Give a VM of a backend of kind `files` the backups that it had under another name
+    AdoptBackups(folders::Adopt),
     /// Look at stored operations, and acknowledge unknown outcomes, of a gateway that runs or not
     Operations {
         #[command(subcommand)]
@@ -173,6 +178,8 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         ),
         Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Audit { task } => audit::run(&task, output),
+        Command::Init(wanted) => folders::init(&wanted, output),
+        Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { wish } => operations::run(&wish, output),
         Command::Token { wish } => token::run(wish, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),

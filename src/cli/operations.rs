@@ -15,7 +15,6 @@ use http::header;
 use serde::Deserialize;
 
 use crate::adapters::transport;
-use crate::app;
 use crate::app::Decision;
 use crate::app::OperatorAccess;
 use crate::app::OperatorAction;

@@ -49,7 +49,14 @@ const OF_KIND: &[(&str, &[&str])] = &[
             backend::SERVER_RECOVERY.name,
         ],
     ),
-    ("files", &[backend::ROOT.name, backend::BACKUPS.name]),
+    (
+        "files",
+        &[
+            backend::ROOT.name,
+            backend::BACKUPS.name,
+            backend::NEW_FOLDERS.name,
+        ],
+    ),
     (
         "libvirt",
         &[
@@ -364,6 +371,7 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         }
         found
     };
+    let new_folders = section.flag(&backend::NEW_FOLDERS);
     let (root, backups) = (path(&backend::ROOT), path(&backend::BACKUPS));
     let (root_at, backups_at) = (root?, backups?);
     let (root, backups) = (
@@ -381,7 +389,11 @@ fn files_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<files::Config>
         let hint = "keep VMs and backups side by side";
         reader.wrong(&backups_at, format!("{} root", overlap.in_words()), hint);
     }
-    Some(files::Config { root, backups })
+    Some(files::Config {
+        root,
+        backups,
+        new_folders,
+    })
 }
 
 fn libvirt_of(reader: &Reader<'_>, section: &Section<'_>) -> Option<libvirt::Config> {

@@ -463,6 +463,8 @@ table! { backend, "backend", true, "One VM manager.",
         "`files`: the folder with one folder of disk images per VM.";
     BACKUPS: Text = "backups", Text { absent: Absent::Means("required if `files`"), form: "path" }, Restart,
         "`files`: where backups are kept; neither below `root` nor above it.";
+    NEW_FOLDERS: Flag = "new_folders", Flag(false), Restart,
+        "`files`: whether an empty folder that no gateway has used before is used at the start. Otherwise it counts as not mounted, and `snapgate init` takes it once.";
     URL: Text = "url", Text { absent: Absent::Means("required if `incus` or `cloudapi`"), form: "`unix:///path/of/the/socket` or `https://host:port`" }, Restart,
         "`incus`, `cloudapi`: where it listens. `cloudapi`: a path may follow, and `http://127.0.0.1:port` is taken too.";
     PROJECT: Text = "project", Text { absent: Absent::Default("default"), form: "name" }, Restart,

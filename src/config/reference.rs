@@ -60,6 +60,7 @@ const COMMENTED: &[(&str, &str, &str)] = &[
     ("operations", "resume_ttl", "\"10m\""),
     ("backend", "root", "\"/srv/vms\""),
     ("backend", "backups", "\"/srv/backups\""),
+    ("backend", "new_folders", "false"),
     ("backend", "simulator", "\"unix:/run/simulator.sock\""),
     ("backend", "libvirt_socket", "\"/run/libvirt/libvirt-sock\""),
     ("backend", "libvirt_uri", "\"qemu:///system\""),

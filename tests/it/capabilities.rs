@@ -38,6 +38,7 @@ fn all() -> Vec<Capability> {
     let config = files::Config {
         root: folder.path().join("vms"),
         backups: folder.path().join("backups"),
+        new_folders: true,
     };
     fs::create_dir(&config.root).unwrap();
     fs::create_dir(&config.backups).unwrap();

@@ -272,7 +272,7 @@ fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/web01")).unwrap();
     fs::create_dir(folder.path().join("backups")).unwrap();
-    let good = "[operations]\nstore = \"o.db\"\n\n[[backend]]\nname = \"disks\"\nkind = \"files\"\nroot = \"vms\"\nbackups = \"backups\"\nvms = [\"web01\"]\n";
+    let good = "[operations]\nstore = \"o.db\"\n\n[[backend]]\nname = \"disks\"\nkind = \"files\"\nroot = \"vms\"\nbackups = \"backups\"\nnew_folders = true\nvms = [\"web01\"]\n";
     let dead = "\n[[backend]]\nname = \"hosts\"\nkind = \"libvirt\"\nlibvirt_socket = \"nowhere.sock\"\nvms = [\"vm-*\"]\n";
     let file = folder.path().join("c.toml");
     let check = |text: &str| {

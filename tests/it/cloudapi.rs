@@ -167,6 +167,7 @@ name = "images"
 kind = "files"
 root = "vms"
 backups = "backups"
+new_folders = true
 vms = ["*"]
 [[user]]
 name = "gate"

@@ -465,6 +465,7 @@ name = "images"
 kind = "files"
 root = "vms"
 backups = "backups"
+new_folders = true
 vms = ["*"]
 [[user]]
 name = "gate"

@@ -184,6 +184,7 @@ impl Bed for FilesBed {
             let config = files::Config {
                 root: self.0.path().join("vms"),
                 backups: self.0.path().join("backups"),
+                new_folders: true,
             };
             match files::Files::new(config, SystemClock::shared(), Tasks::default()) {
                 Ok(made) => return Arc::<files::Files>::clone(place.insert(Arc::new(made))),

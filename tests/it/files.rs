@@ -63,6 +63,7 @@ impl Place {
         let config = Config {
             root: self.root(),
             backups: self.backups(),
+            new_folders: true,
         };
         Arc::new(Files::new(config, SystemClock::shared(), Tasks::default()).unwrap())
     }

@@ -38,6 +38,7 @@ name = "disks"
 kind = "files"
 root = "vms"
 backups = "backups"
+new_folders = true
 vms = ["*"]
 [[user]]
 name = "alice"

@@ -1,5 +1,6 @@
 //! Changes and deletes backups: each is seen by readers at one instant.
 
+use crate::adapters::files::checks;
 use crate::adapters::files::create::UNFINISHED;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io;
@@ -71,6 +72,7 @@ pub(super) fn update(
     if let Some(name) = &patch.name {
         places::refuse_taken(&shelf, target, name)?;
     }
+    checks::folder(&dir, "the folder of the backup")?;
     let before = manifest.clone().backup(BackupState::Available);
     manifest.take(patch.applied_to(before));
     manifest.changed_by = Some(request.mark.clone());
@@ -107,11 +109,13 @@ pub(super) fn delete(places: &Places, request: &Request) -> Result<Started, Prob
         shelf.sync().map_err(io("syncing the backups of a VM"))?;
         return Ok(Started::Done);
     }
-    let (_, manifest) = seen(&shelf, request)?;
+    let (dir, manifest) = seen(&shelf, request)?;
     if manifest.protected {
         let text = "the backup is protected; remove its protection first";
         return Err(Problem::new(FaultKind::Protected, text));
     }
+    checks::folder(&shelf, "the folder of the VM's backups")?;
+    checks::removable(&dir)?;
     let doing = io("deleting a backup");
     for old in gone(&shelf)? {
         shelf.remove_tree(&old).map_err(&doing)?;

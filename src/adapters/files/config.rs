@@ -9,4 +9,7 @@ pub struct Config {
     pub root: PathBuf,
     /// Where backups are kept, one directory per VM. Must not be below `root`.
     pub backups: PathBuf,
+    /// Whether folders that are empty and bear no mark of ours are used. Otherwise they may be mount points whose file system is
+    /// not mounted, and are refused.
+    pub new_folders: bool,
 }

@@ -78,6 +78,26 @@ pub(super) fn copy(
     // A clone is what will be used later, so it is what gets hashed.
     let source = if cloned { to } else { from };
     let target = (!cloned).then_some(to);
+    pass(source, target, size, job, faults)
+}
+
+/// Reads so many bytes of a file for their checksum.
+pub(super) fn digest(
+    file: &File,
+    size: u64,
+    job: &Job,
+    faults: &Faults,
+) -> Result<Digest, Problem> {
+    pass(file, None, size, job, faults)
+}
+
+fn pass(
+    source: &File,
+    target: Option<&File>,
+    size: u64,
+    job: &Job,
+    faults: &Faults,
+) -> Result<Digest, Problem> {
     if let Err(errno) = rustix::fs::fadvise(source, 0, None, Advice::Sequential) {
         tracing::trace!(%errno, "no more read ahead than usual");
     }

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use crate::adapters::files::checks;
 use crate::adapters::files::copy;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io;
 use crate::adapters::files::jobs::Job;
-use crate::adapters::files::lock;
 use crate::adapters::files::lock::Use;
+use crate::adapters::files::loops;
 use crate::adapters::files::manifest::DISKS;
 use crate::adapters::files::manifest::Disk;
 use crate::adapters::files::manifest::DiskName;
@@ -16,6 +17,7 @@ use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::places;
 use crate::adapters::files::places::Places;
+use crate::adapters::files::stamp::Stamp;
 use crate::adapters::files::tree::Dir;
 use crate::adapters::files::tree::is_visible;
 use crate::adapters::files::work::Request;
@@ -35,19 +37,30 @@ struct Source {
     before: Stamp,
 }
 
-#[derive(PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: (i64, u64),
-}
+impl Source {
+    fn open(vm: &Dir, name: DiskName) -> Result<Self, Problem> {
+        let doing = io("looking at a disk image");
+        loops::refuse(vm, &name, Use::Read)?;
+        let file = places::lock_disk(vm, &name, Use::Read)?;
+        // What a program wrote through a memory map before is written back here; what it writes later changes the times.
+        rustix::fs::fdatasync(&file).map_err(io("writing back a disk image"))?;
+        let before = Stamp::of(&file).map_err(doing)?;
+        Ok(Self { name, file, before })
+    }
 
-impl Stamp {
-    fn of(file: &File) -> Result<Self, Problem> {
-        let stat = rustix::fs::fstat(file).map_err(io("looking at a disk image"))?;
-        Ok(Self {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (stat.st_mtime, stat.st_mtime_nsec),
-        })
+    /// Refuses what was written to, or replaced under its name, since it was opened.
+    fn refuse_changed(&self, vm: &Dir) -> Result<(), Problem> {
+        let doing = io("looking at a disk image");
+        let opened = Stamp::of(&self.file).map_err(&doing)?;
+        let in_place = Stamp::at(vm, &self.name).map_err(&doing)?;
+        if opened == self.before && in_place == Some(self.before) {
+            return Ok(());
+        }
+        let text = format!(
+            "the disk `{}` was changed or replaced while it was copied; shut the VM down first",
+            self.name.as_str()
+        );
+        Err(Problem::new(FaultKind::Busy, text))
     }
 }
 
@@ -70,12 +83,12 @@ pub(super) fn is_done(places: &Places, request: &Request) -> Result<bool, Proble
 /// Checks all that can be checked, and takes the locks of the disks.
 pub(super) fn start(
     places: &Arc<Places>,
+    vm: Dir,
     request: &Request,
     new: &NewBackup,
     now: Timestamp,
 ) -> Result<Started, Problem> {
     let target = &request.intent.target;
-    let vm = places.vm(&target.vm)?;
     if new.kind.is_some_and(|kind| kind != BackupKind::Full) {
         let text = "this backend makes backups of the kind `full` only";
         return Err(Problem::new(FaultKind::Unsupported, text));
@@ -93,16 +106,19 @@ pub(super) fn start(
         return Err(Problem::new(FaultKind::Conflict, text));
     }
     places::refuse_taken(&shelf, target, &new.name)?;
+    checks::folder(&shelf, "the folder of the VM's backups")?;
     let sources = sources(&vm)?;
     let mut manifest = Manifest::new(target, new.name.clone(), now, token()?);
     manifest.made_by.clone_from(&request.mark);
     manifest.description.clone_from(&new.description);
     manifest.tags.clone_from(&new.tags);
     manifest.protected = new.protected;
-    let id = target.backup.clone();
+    let (id, places) = (target.backup.clone(), Arc::clone(places));
     Ok(Started::Work(Box::new(move |job| {
-        let made = make(&shelf, &sources, manifest, job);
-        let made = made.and_then(|()| show(&shelf, id.as_str(), job));
+        let made = make(&shelf, &sources, manifest, job)
+            .and_then(|()| refuse_changed(&vm, &sources))
+            .and_then(|()| places.refuse_replaced())
+            .and_then(|()| show(&shelf, id.as_str(), job));
         clean_up(&shelf, made).map(|()| Vec::new())
     })))
 }
@@ -110,6 +126,11 @@ pub(super) fn start(
 fn shelf(places: &Places, target: &Target) -> Result<Dir, Problem> {
     let shelf = match places.shelf(&target.vm)? {
         Some(shelf) => shelf,
+        None if places.backups.stat(target.vm.as_str()).is_ok() => {
+            let text =
+                "what has the name of the VM's folder of backups is not a folder; move it away";
+            return Err(Problem::new(FaultKind::Conflict, text));
+        }
         None => places
             .backups
             .make_dir(target.vm.as_str())
@@ -126,10 +147,7 @@ fn shelf(places: &Places, target: &Target) -> Result<Dir, Problem> {
 fn sources(vm: &Dir) -> Result<Vec<Source>, Problem> {
     let mut sources = Vec::new();
     for name in places::disks(vm)? {
-        let file = places::open_disk(vm, &name)?;
-        lock::take(&file, Use::Read)?;
-        let before = Stamp::of(&file)?;
-        sources.push(Source { name, file, before });
+        sources.push(Source::open(vm, name)?);
     }
     if sources.is_empty() {
         let text = "the VM has no disk images, so there is nothing to back up";
@@ -151,20 +169,16 @@ fn token() -> Result<String, Problem> {
 }
 
 fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> Result<(), Problem> {
-    let sizes = sources.iter().map(|source| source.before.size);
+    let sizes = sources.iter().map(|source| source.before.size());
     job.expect(sizes.fold(0, u64::saturating_add));
     let doing = io("making a backup");
     let dir = shelf.make_dir(UNFINISHED).map_err(&doing)?;
     let disks = dir.make_dir(DISKS).map_err(&doing)?;
     let mut files = Vec::new();
     for source in sources {
-        let size = source.before.size;
+        let size = source.before.size();
         let to = disks.create(source.name.as_str()).map_err(&doing)?;
         let digest = copy::copy(&source.file, &to, size, job, disks.faults())?;
-        if Stamp::of(&source.file)? != source.before {
-            let text = "a disk image changed while it was copied; shut the VM down first";
-            return Err(Problem::new(FaultKind::Busy, text));
-        }
         manifest.disks.push(Disk {
             name: source.name.clone(),
             size,
@@ -183,6 +197,21 @@ fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> R
     dir.sync().map_err(&doing)
 }
 
+/// All disks again: one may have been written to while another one was copied.
+fn refuse_changed(vm: &Dir, sources: &[Source]) -> Result<(), Problem> {
+    let names = places::disks(vm)?;
+    if !names.iter().eq(sources.iter().map(|source| &source.name)) {
+        let text =
+            "disks of the VM were added or removed while it was copied; shut the VM down first";
+        return Err(Problem::new(FaultKind::Busy, text));
+    }
+    for source in sources {
+        source.refuse_changed(vm)?;
+        loops::refuse(vm, &source.name, Use::Read)?;
+    }
+    Ok(())
+}
+
 fn show(shelf: &Dir, id: &str, job: &Job) -> Result<(), Problem> {
     job.commit()?;
     let doing = io("showing a backup");
@@ -192,7 +221,7 @@ fn show(shelf: &Dir, id: &str, job: &Job) -> Result<(), Problem> {
 
 fn clean_up(shelf: &Dir, made: Result<(), Problem>) -> Result<(), Problem> {
     match &made {
-        Ok(()) | Err(Problem::Unsure(_)) => {}
+        Ok(()) | Err(Problem::Unsure(_) | Problem::Half { .. }) => {}
         Err(Problem::Refused { .. } | Problem::Cancelled) => {
             if let Err(errno) = shelf.remove_tree(UNFINISHED) {
                 tracing::warn!(%errno, "an unfinished backup stays until the next recovery");

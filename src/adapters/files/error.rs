@@ -14,9 +14,11 @@ pub enum FilesError {
     /// The two directories are the same, or one is below the other.
     #[error("`root` and `backups` must be two directories, neither of them below the other")]
     Nested,
-    /// Another process, or another backend of this one, uses the same backups.
-    #[error("the backups directory is in use by another gateway")]
-    InUse,
+    /// Another process, or another backend of this one, uses the same folder.
+    #[error(
+        "the folder in `{0}` is in use by another gateway or another backend; stop it, or give each its own folders"
+    )]
+    InUse(&'static str),
     /// The kernel is older than Linux 5.6, or a sandbox forbids the call.
     #[error("this system lacks openat2, by which paths are kept inside their directories")]
     NoOpenat2,
@@ -28,6 +30,14 @@ pub(super) enum Problem {
     /// It failed, and what it had begun was taken back.
     #[error("{}", fault.text)]
     Refused {
+        /// What a caller may see.
+        fault: Fault,
+        /// What the system said.
+        private: String,
+    },
+    /// It failed, and half of it is left.
+    #[error("{}", fault.text)]
+    Half {
         /// What a caller may see.
         fault: Fault,
         /// What the system said.
@@ -57,6 +67,10 @@ impl Problem {
                 fault,
                 private: why.to_string(),
             },
+            Self::Half { fault, .. } => Self::Half {
+                fault,
+                private: why.to_string(),
+            },
             Self::Cancelled | Self::Unsure(_) => self,
         }
     }
@@ -64,11 +78,13 @@ impl Problem {
     /// The failure and what the system said, for the log.
     pub(super) fn in_full(&self) -> String {
         match self {
-            Self::Refused { fault, private } if !private.is_empty() => {
+            Self::Refused { fault, private } | Self::Half { fault, private }
+                if !private.is_empty() =>
+            {
                 format!("{}: {private}", fault.text)
             }
             Self::Unsure(private) => format!("{self}: {private}"),
-            Self::Refused { .. } | Self::Cancelled => self.to_string(),
+            Self::Refused { .. } | Self::Half { .. } | Self::Cancelled => self.to_string(),
         }
     }
 
@@ -77,7 +93,7 @@ impl Problem {
         match self {
             Self::Refused { fault, private } => Self::Unsure(format!("{}: {private}", fault.text)),
             Self::Cancelled => Self::Unsure("cancelled too late".to_owned()),
-            Self::Unsure(_) => self,
+            Self::Half { .. } | Self::Unsure(_) => self,
         }
     }
 
@@ -108,6 +124,9 @@ impl Problem {
                 };
                 error.because(private)
             }
+            Self::Half { fault, private } => {
+                AdapterError::uncertain(fault.kind, fault.text).because(private)
+            }
             Self::Cancelled => AdapterError::refused(FaultKind::Cancelled, "it was cancelled"),
             Self::Unsure(private) => AdapterError::uncertain(
                 FaultKind::BackendFailed,
@@ -126,10 +145,20 @@ pub(super) fn io(doing: &'static str) -> impl Fn(Errno) -> Problem {
                 FaultKind::StorageFull,
                 "no room is left on the storage; nothing was changed",
             )
-        } else if errno == Errno::ACCESS || errno == Errno::PERM || errno == Errno::ROFS {
+        } else if errno == Errno::ROFS {
             (
                 FaultKind::BackendDenied,
-                "the gateway lacks the rights to these files",
+                "the storage is mounted read-only; mount it for writing",
+            )
+        } else if errno == Errno::ACCESS || errno == Errno::PERM {
+            (
+                FaultKind::BackendDenied,
+                "the gateway lacks the rights to these files, or they are immutable",
+            )
+        } else if errno == Errno::BUSY {
+            (
+                FaultKind::Conflict,
+                "a file or folder is a mount point or in use by the system",
             )
         } else if errno == Errno::NOSYS {
             (

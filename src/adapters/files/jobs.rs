@@ -45,6 +45,10 @@ impl From<Problem> for End {
                 tracing::warn!(fault = %fault.text, error = %private, "work on a VM failed");
                 Self::Failed(fault)
             }
+            Problem::Half { fault, private } => {
+                tracing::error!(fault = %fault.text, error = %private, "work on a VM was left half done");
+                Self::Failed(fault)
+            }
             Problem::Cancelled => Self::Cancelled,
             Problem::Unsure(private) => {
                 tracing::error!(error = %private, "work on a VM was interrupted; the disk will tell");

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::fcntl;
 use nix::libc;
+use rustix::fs::FlockOperation;
 
 use crate::adapters::files::error::Problem;
 use crate::model::FaultKind;
@@ -59,18 +60,38 @@ fn is_held(file: &File, kind: i32, start: i64, length: i64) -> Result<bool, Errn
 /// # Errors
 /// `Busy` when the image is used by someone else in a way that excludes this.
 pub(super) fn take(file: &File, purpose: Use) -> Result<(), Problem> {
+    take_flock(file, purpose)?;
     match try_take(file, purpose) {
         Ok(true) => Ok(()),
-        Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(Problem::new(
-            FaultKind::Busy,
-            "a disk image of the VM is in use; shut the VM down first",
-        )),
+        Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(in_use()),
         Err(errno) => Err(Problem::new(
             FaultKind::BackendFailed,
             "the storage takes no locks, without which disk images are not safe to touch",
         )
         .because(errno)),
     }
+}
+
+fn in_use() -> Problem {
+    let text = "a disk image of the VM is in use; shut the VM down first";
+    Problem::new(FaultKind::Busy, text)
+}
+
+/// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, no other program holds any.
+fn take_flock(file: &File, purpose: Use) -> Result<(), Problem> {
+    let operation = match purpose {
+        Use::Read => FlockOperation::NonBlockingLockShared,
+        Use::Replace => FlockOperation::NonBlockingLockExclusive,
+    };
+    match rustix::fs::flock(file, operation) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether anybody else's lock is on an image that we hold to replace it.
+pub(super) fn is_shared(file: &File) -> Result<bool, Errno> {
+    is_held(file, libc::F_WRLCK, 0, 0)
 }
 
 fn try_take(file: &File, purpose: Use) -> Result<bool, Errno> {

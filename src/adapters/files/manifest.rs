@@ -132,6 +132,12 @@ impl Manifest {
             let text = "the manifest of the backup is missing or damaged";
             Problem::new(FaultKind::Damaged, text)
         };
+        let foreign = |vm: &VmId| {
+            let text = format!(
+                "the backup says that it is of the VM `{vm}`; if that VM was renamed, run `snapgate adopt-backups`"
+            );
+            Problem::new(FaultKind::Damaged, text)
+        };
         let bytes = dir.read_small(MANIFEST, BYTES_MAX).map_err(|errno| {
             if [rustix::io::Errno::INVAL, rustix::io::Errno::FBIG].contains(&errno) {
                 damaged().because(errno)
@@ -143,8 +149,29 @@ impl Manifest {
         let manifest: Self =
             serde_json::from_slice(&bytes).map_err(|error| damaged().because(error))?;
         match manifest.mistake(target) {
+            None if manifest.vm != target.vm => Err(foreign(&manifest.vm)),
             None => Ok(manifest),
             Some(mistake) => Err(damaged().because(mistake)),
+        }
+    }
+
+    /// The manifest in a directory, whatever backup it says that it is of; `None` when it cannot be read.
+    pub(super) fn salvage(dir: &Dir) -> Option<Self> {
+        let bytes = dir.read_small(MANIFEST, BYTES_MAX).ok().flatten()?;
+        let manifest: Self = serde_json::from_slice(&bytes).ok()?;
+        (manifest.format == FORMAT).then_some(manifest)
+    }
+
+    /// The VM that it says that it is of.
+    pub(super) const fn vm(&self) -> &VmId {
+        &self.vm
+    }
+
+    /// The same as of another VM.
+    pub(super) fn adopted_by(self, vm: &VmId) -> Self {
+        Self {
+            vm: vm.clone(),
+            ..self
         }
     }
 
@@ -155,7 +182,7 @@ impl Manifest {
         };
         if self.format != FORMAT {
             Some("written by another version")
-        } else if self.vm != target.vm || self.id != target.backup {
+        } else if self.id != target.backup {
             Some("of another backup")
         } else if self.algorithm != copy::ALGORITHM {
             Some("with an unknown checksum")

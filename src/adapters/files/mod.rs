@@ -6,18 +6,26 @@
 //! Lossy: only images that nobody writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
+mod adopt;
 mod change;
+mod checks;
 mod config;
 mod copy;
 mod create;
 mod error;
 mod faults;
 mod jobs;
+mod journal;
 mod lock;
+mod loops;
 mod manifest;
+mod marks;
+mod mounts;
 mod places;
 mod recall;
 mod restore;
+mod stamp;
+mod swap;
 mod table;
 mod tree;
 mod watch;
@@ -52,6 +60,7 @@ use crate::adapters::port::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -65,8 +74,13 @@ use crate::model::VmId;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 
+pub use adopt::Adopted;
+pub use adopt::FolderError;
+pub use adopt::adopt;
+pub use adopt::prepare_folders;
 pub use config::Config;
 pub use error::FilesError;
+pub use marks::Take;
 
 /// Everything is keyed on the disk by the request, so every verb may be sent again.
 const fn verb(cancel: bool) -> VerbCapability {
@@ -102,9 +116,9 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens the directories, locks the backups and recovers what an earlier process left. Blocks.
+    /// Opens the directories, locks them and removes what an earlier process left of no use. Blocks.
     ///
-    /// A directory that is missing just now is no error: it is looked for again with every call, and until
+    /// A directory that is missing or not mounted just now is no error: it is looked for again with every call, and until
     /// then every call answers [`FaultKind::Unavailable`].
     ///
     /// # Errors
@@ -143,7 +157,7 @@ impl Files {
             Err(Closed::Problem(problem)) => {
                 tracing::warn!(
                     problem = problem.in_full(),
-                    "the directories cannot be opened yet"
+                    "the folders of a backend cannot be opened yet"
                 );
             }
         }
@@ -278,10 +292,11 @@ impl Adapter for Files {
             .await
     }
 
-    /// Random, so that a request of the same number in a store that was made anew is another request.
+    /// Random, so that a request of the same number in a store that was made anew is another request. Before a restore the state of
+    /// the VM's disks as well, so that it is not begun again over what was done to them since.
     async fn baseline(
         &self,
-        _intent: &Intent,
+        intent: &Intent,
         _key: RequestKey,
         _by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
@@ -289,7 +304,13 @@ impl Adapter for Files {
         getrandom::fill(&mut bytes).map_err(|error| {
             AdapterError::unavailable("the system gives no random numbers").because(error)
         })?;
-        Ok(Evidence::new(u128::from_le_bytes(bytes).to_string()))
+        let random = u128::from_le_bytes(bytes).to_string();
+        let Change::Restore(_) = &intent.change else {
+            return Ok(Evidence::new(random));
+        };
+        let vm = intent.target.vm.clone();
+        let fingerprint = self.look(move |disk| disk.fingerprint(&vm)).await?;
+        Ok(Evidence::new(work::evidence(&random, &fingerprint)))
     }
 
     async fn begin(
@@ -338,21 +359,27 @@ impl Adapter for Files {
         _by: Deadline,
     ) -> Result<Found, AdapterError> {
         let request = Request::new(intent, key, baseline);
-        if let Some(job) = self.jobs.job(&request.mark) {
-            match job.end() {
+        let end = match self.jobs.job(&request.mark) {
+            Some(job) => match job.end() {
                 None => return task(&request.mark).map(Found::Task),
                 Some(End::Done) => return Ok(Found::Done),
-                Some(End::Failed(fault)) => return Ok(Found::Failed(fault)),
-                Some(End::Cancelled | End::Lost) => {}
-            }
-        }
+                Some(end) => Some(end),
+            },
+            None => None,
+        };
         let Some(hold) = self.jobs.hold(&intent.target.vm) else {
             return Ok(Found::NotYet);
         };
         self.look(move |disk| {
             let found = disk.find(&request);
             drop(hold);
-            found
+            match (end, found) {
+                // How the last call ended does not say what those before it have left.
+                (Some(End::Failed(_)), Ok(Found::HalfDone(fault))) => Ok(Found::HalfDone(fault)),
+                (Some(End::Failed(_)), Ok(Found::Done)) => Ok(Found::Done),
+                (Some(End::Failed(fault)), _) => Ok(Found::Failed(fault)),
+                (Some(End::Done | End::Cancelled | End::Lost) | None, found) => found,
+            }
         })
         .await
     }
@@ -372,8 +399,12 @@ impl Adapter for Files {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod folder_tests;
+#[cfg(test)]
 mod integrity_tests;
 #[cfg(test)]
 mod recall_tests;
+#[cfg(test)]
+mod recovery_tests;
 #[cfg(test)]
 mod tests;

@@ -15,13 +15,20 @@ use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io;
 use crate::adapters::files::faults::Faults;
 use crate::adapters::files::lock;
+use crate::adapters::files::lock::Use;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::manifest::VM_JSON;
+use crate::adapters::files::marks;
+use crate::adapters::files::marks::LOCK;
+use crate::adapters::files::marks::Role;
+use crate::adapters::files::marks::Take;
+use crate::adapters::files::mounts;
 use crate::adapters::files::recall::Reading;
 use crate::adapters::files::recall::Recall;
 use crate::adapters::files::table::Held;
 use crate::adapters::files::tree::Dir;
+use crate::adapters::files::tree::LOST_AND_FOUND;
 use crate::adapters::files::tree::is_missing;
 use crate::adapters::files::tree::is_visible;
 use crate::model::Backup;
@@ -38,19 +45,19 @@ use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
 
-const LOCK: &str = ".snapgate-lock";
 /// Largest `vm.json` in bytes.
 const VM_JSON_BYTES_MAX: u64 = 64 << 10;
 /// The identity of a backup whose manifest cannot be read: nothing can be done to it.
 const UNREADABLE: &str = "unreadable";
 
-/// The two directories, held open; the backups are locked against other gateways.
+/// The two directories, held open and locked against other gateways.
 #[derive(Debug)]
 pub(super) struct Places {
     /// Directories of VMs.
     pub(super) root: Dir,
     /// Directories of backups.
     pub(super) backups: Dir,
+    config: Config,
     recall: Recall,
     _lock: File,
 }
@@ -70,55 +77,101 @@ pub(super) enum Closed {
 }
 
 impl Places {
-    /// Opens both directories and locks the backups.
-    pub(super) fn open(config: &Config, faults: &Faults) -> Result<Self, Closed> {
+    /// Opens both directories, locks them and checks their marks.
+    pub(super) fn open(config: &Config, take: Take, faults: &Faults) -> Result<Self, Closed> {
         let open = |path: &Path, what: &'static str| {
             Dir::open(path, faults.clone())
                 .map_err(|errno| Closed::Problem(unreached(what, path, errno)))
         };
-        let root = open(&config.root, "the directory of the VMs is missing")?;
-        let backups = open(&config.backups, "the directory of the backups is missing")?;
+        let root = open(
+            &config.root,
+            "The folder in `root` is missing; mount its file system, or make it.",
+        )?;
+        let backups = open(
+            &config.backups,
+            "The folder in `backups` is missing; mount its file system, or make it.",
+        )?;
         if let (Ok(one), Ok(two)) = (config.root.canonicalize(), config.backups.canonicalize())
             && (one.starts_with(&two) || two.starts_with(&one))
         {
             return Err(Closed::Error(FilesError::Nested));
         }
-        let lock = backups.lock_file(LOCK).map_err(|errno| match errno {
-            Errno::NOSYS => Closed::Error(FilesError::NoOpenat2),
-            other => Closed::Problem(io("opening the lock of the backups")(other)),
-        })?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Closed::Error(FilesError::InUse)),
-            Err(errno) => return Err(Closed::Problem(io("locking the backups")(errno))),
-        }
+        lock_folder(&root, Role::Root)?;
+        lock_folder(&backups, Role::Backups)?;
+        marks::check(&root, &backups, take).map_err(Closed::Problem)?;
+        let lock = lock_backups(&backups)?;
         let held = Held::new(&config.root, &root).zip(Held::new(&config.backups, &backups));
         Ok(Self {
             root,
             backups,
+            config: config.clone(),
             recall: Recall::new(held.map(<[Held; 2]>::from), faults.clone()),
             _lock: lock,
         })
     }
 
-    /// Whether the configured paths still lead to these very directories.
-    pub(super) fn are_current(&self, config: &Config) -> bool {
-        let same = |path: &Path, dir: &Dir| match (rustix::fs::stat(path), dir.stat_self()) {
-            (Ok(now), Ok(then)) => now.st_dev == then.st_dev && now.st_ino == then.st_ino,
-            _ => false,
-        };
-        same(&config.root, &self.root) && same(&config.backups, &self.backups)
+    /// Refuses when a configured path leads to another folder than the one that was opened: what would be read there is not what
+    /// was there, and what would be written might vanish under the next mount.
+    pub(super) fn refuse_replaced(&self) -> Result<(), Problem> {
+        let folders = [
+            (&self.config.root, &self.root, Role::Root),
+            (&self.config.backups, &self.backups, Role::Backups),
+        ];
+        for (path, dir, role) in folders {
+            let found = rustix::fs::stat(path);
+            let is_same = match (&found, dir.stat_self()) {
+                (Ok(now), Ok(then)) => now.st_dev == then.st_dev && now.st_ino == then.st_ino,
+                _ => false,
+            };
+            if !is_same {
+                let text = format!(
+                    "The folder in `{}` is not the one that the gateway opened at its start: it was unmounted, moved or replaced.                      Put it back, or restart the gateway if the new one is meant.",
+                    role.key()
+                );
+                let problem = Problem::new(FaultKind::Unavailable, text);
+                return Err(match found {
+                    Ok(_) => problem,
+                    Err(errno) => problem.because(errno),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The directory of a VM.
     pub(super) fn vm(&self, vm: &VmId) -> Result<Dir, Problem> {
-        visible(&self.root, vm.as_str(), "opening the directory of a VM")?
-            .ok_or_else(|| Problem::new(FaultKind::NoSuchVm, "there is no such VM"))
+        let found = visible(&self.root, vm.as_str(), "opening the directory of a VM")?;
+        mounts::refuse_missing(&self.backups, Role::Root, vm.as_str(), found.as_ref())?;
+        found.ok_or_else(|| Problem::new(FaultKind::NoSuchVm, "there is no such VM"))
     }
 
     /// The directory of a VM's backups, once it has any.
     pub(super) fn shelf(&self, vm: &VmId) -> Result<Option<Dir>, Problem> {
-        visible(&self.backups, vm.as_str(), "opening the backups of a VM")
+        let found = visible(&self.backups, vm.as_str(), "opening the backups of a VM")?;
+        let is_link = |stat: rustix::fs::Stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink
+        };
+        if found.is_none() && self.backups.stat(vm.as_str()).is_ok_and(is_link) {
+            let text = format!(
+                "The folder of the backups of the VM `{vm}` is a symbolic link, which is not followed; put the folder itself there, or mount it there (`mount --bind`)."
+            );
+            return Err(Problem::new(FaultKind::Conflict, text));
+        }
+        mounts::refuse_missing(&self.backups, Role::Backups, vm.as_str(), found.as_ref())?;
+        Ok(found)
+    }
+
+    /// Locks what a change of the VM is going to touch, until it is dropped, and remembers which of it is mounted.
+    pub(super) fn lock_vm(&self, vm: &VmId) -> Result<Locked, Problem> {
+        let dir = self.vm(vm)?;
+        let shelf = self.shelf(vm)?;
+        mounts::record(&self.backups, Role::Root, vm.as_str(), &dir)?;
+        lock_exclusively(&dir)?;
+        if let Some(shelf) = &shelf {
+            mounts::record(&self.backups, Role::Backups, vm.as_str(), shelf)?;
+            lock_exclusively(shelf)?;
+        }
+        Ok(Locked { vm: dir, shelf })
     }
 
     /// What is known of a VM.
@@ -206,6 +259,56 @@ pub(super) fn no_such_backup() -> Problem {
     Problem::new(FaultKind::NoSuchBackup, "the VM has no such backup")
 }
 
+/// The folders of one VM, locked until they are closed.
+#[derive(Debug)]
+pub(super) struct Locked {
+    /// Its disks.
+    pub(super) vm: Dir,
+    /// Its backups, once there were any.
+    pub(super) shelf: Option<Dir>,
+}
+
+/// Another gateway may have the same folder elsewhere, by a bind mount.
+fn lock_exclusively(dir: &Dir) -> Result<(), Problem> {
+    match dir.lock() {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            let text = "the folder of the VM or of its backups is in use by another process";
+            Err(Problem::new(FaultKind::Busy, text))
+        }
+        Err(errno) => {
+            tracing::debug!(%errno, "the file system locks no folders");
+            Ok(())
+        }
+    }
+}
+
+/// Locks one of the two folders itself: that leaves no file behind, works where nothing can be written, and holds by whatever path
+/// another gateway comes.
+fn lock_folder(dir: &Dir, role: Role) -> Result<(), Closed> {
+    match dir.lock() {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(Closed::Error(FilesError::InUse(role.key()))),
+        Err(errno) => {
+            tracing::warn!(%errno, folder = role.key(), "the file system locks no folders: make sure that no other gateway uses it");
+            Ok(())
+        }
+    }
+}
+
+/// The lock by which versions before this one know that the backups are in use.
+fn lock_backups(backups: &Dir) -> Result<File, Closed> {
+    let lock = backups.lock_file(LOCK).map_err(|errno| match errno {
+        Errno::NOSYS => Closed::Error(FilesError::NoOpenat2),
+        other => Closed::Problem(io("opening the lock of the backups")(other)),
+    })?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(Closed::Error(FilesError::InUse(Role::Backups.key()))),
+        Err(errno) => Err(Closed::Problem(io("locking the backups")(errno))),
+    }
+}
+
 fn unreached(what: &'static str, path: &Path, errno: Errno) -> Problem {
     let why = format!("opening {}: {errno}", path.display());
     if is_missing(errno) {
@@ -235,7 +338,7 @@ pub(super) fn backup_dir(shelf: &Dir, id: &BackupId) -> Result<Option<Dir>, Prob
 pub(super) fn ids(shelf: &Dir) -> Result<Vec<BackupId>, Problem> {
     let names = shelf.names().map_err(io("listing backups"))?;
     let id = |name: &CString| {
-        let text = name.to_str().ok().filter(|it| is_visible(it))?;
+        let text = name.to_str().ok().filter(|text| is_visible(text))?;
         BackupId::new(text).ok()
     };
     Ok(names.iter().filter_map(id).collect())
@@ -286,6 +389,14 @@ fn is_named(above: &Dir, name: &str, dir: &Dir) -> bool {
 }
 
 fn unreadable(target: &Target, dir: &Dir) -> Result<Backup, Problem> {
+    // It may be that of a VM with another name before: what it says is shown, and nothing can be done to it.
+    if let Some(manifest) = Manifest::salvage(dir) {
+        return Ok(Backup {
+            id: target.backup.clone(),
+            identity: Identity::new(UNREADABLE.to_owned()),
+            ..manifest.backup(BackupState::Error)
+        });
+    }
     let stat = dir.stat_self().map_err(io("looking at a backup"))?;
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
     let name = BackupName::new(target.backup.as_str()).map_err(|error| {
@@ -310,29 +421,80 @@ fn unreadable(target: &Target, dir: &Dir) -> Result<Backup, Problem> {
 /// # Errors
 /// `Conflict` when there is anything that is neither a disk nor `vm.json` nor hidden.
 pub(super) fn disks(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
-    let strange = || {
-        Problem::new(
-            FaultKind::Conflict,
-            "the directory of the VM holds something other than regular files",
-        )
-    };
     let mut disks = Vec::new();
     for name in vm.names().map_err(io("listing the disks of a VM"))? {
         if name.to_bytes().starts_with(b".") {
             continue;
         }
-        let text = name.to_str().map_err(|error| strange().because(error))?;
+        let strange = |what: &str| {
+            let text = format!(
+                "`{}` in the folder of the VM {what}; move it out of the folder, or hide it by a name that begins with a dot",
+                name.to_string_lossy()
+            );
+            Problem::new(FaultKind::Conflict, text)
+        };
+        let Ok(text) = name.to_str() else {
+            return Err(strange("has a name that is not UTF-8"));
+        };
         if text == VM_JSON {
             continue;
         }
         let stat = vm.stat(text).map_err(io("looking at a disk of a VM"))?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-            return Err(strange().because(text));
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if text == LOST_AND_FOUND && kind == rustix::fs::FileType::Directory {
+            match found_by_fsck(vm) {
+                Ok(true) => return Err(strange("holds files that a file system check has found")),
+                Ok(false) | Err(Errno::ACCESS) => continue,
+                Err(errno) => return Err(io("looking at what a file system check found")(errno)),
+            }
+        }
+        if kind != rustix::fs::FileType::RegularFile {
+            return Err(strange(&format!(
+                "is {}, not a disk image",
+                kind_name(kind)
+            )));
         }
         let disk = DiskName::try_from(text.to_owned());
-        disks.push(disk.map_err(|error| strange().because(error))?);
+        disks.push(
+            disk.map_err(|error| strange("has a name that no disk can have").because(error))?,
+        );
     }
     Ok(disks)
+}
+
+/// Whether a file system check has put anything into its folder.
+fn found_by_fsck(vm: &Dir) -> Result<bool, Errno> {
+    Ok(!vm.dir(LOST_AND_FOUND)?.names()?.is_empty())
+}
+
+const fn kind_name(kind: rustix::fs::FileType) -> &'static str {
+    use rustix::fs::FileType;
+    match kind {
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::RegularFile | FileType::Unknown => "something else",
+    }
+}
+
+/// One disk of a VM, open and locked.
+pub(super) fn lock_disk(dir: &Dir, name: &DiskName, purpose: Use) -> Result<File, Problem> {
+    let file = open_disk(dir, name)?;
+    match lock::take(&file, purpose) {
+        Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::Busy => Err(in_use(name)),
+        other => other.map(|()| file),
+    }
+}
+
+/// The refusal of a disk that another program uses.
+pub(super) fn in_use(name: &DiskName) -> Problem {
+    let text = format!(
+        "the disk `{}` of the VM is in use; shut the VM down first",
+        name.as_str()
+    );
+    Problem::new(FaultKind::Busy, text)
 }
 
 /// One disk of a VM, open for reading.
@@ -341,7 +503,7 @@ pub(super) fn open_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
         Ok(Some(file)) => Ok(file),
         Ok(None) => Err(Problem::new(
             FaultKind::Conflict,
-            "a disk image is not a regular file",
+            format!("the disk `{}` is not a regular file", name.as_str()),
         )),
         Err(errno) => Err(io("opening a disk image")(errno)),
     }

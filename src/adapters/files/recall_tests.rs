@@ -288,7 +288,7 @@ async fn no_change_of_a_directory_is_missed() {
             "all backups of the VM moved, a link in their place",
             |_| {},
             |kit| symlink(away(kit, &kit.shelf()), kit.shelf()).unwrap(),
-            gone,
+            Err(FaultKind::Conflict),
         ),
         (
             "the VM's directory gone",
@@ -349,6 +349,7 @@ async fn no_change_of_the_way_is_missed() {
             Config {
                 root: dir.join("root"),
                 backups: dir.join(path),
+                new_folders: true,
             }
         })
         .await;
@@ -363,7 +364,7 @@ async fn no_change_of_the_way_is_missed() {
         }
         assert_eq!(recalled(&kit), None, "{path}: still relied upon");
         let read = read(&kit).await;
-        assert_eq!(read, Err(FaultKind::NoSuchBackup), "{path}: another one");
+        assert_eq!(read, Err(FaultKind::Unavailable), "{path}: another one");
     }
 }
 

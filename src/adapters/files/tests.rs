@@ -56,7 +56,7 @@ pub(super) async fn open_soon_at(
     for _ in 0..100 {
         let clock = Arc::<ManualClock>::clone(&clock);
         match Files::with_faults(config.clone(), clock, Tasks::default(), faults.clone()) {
-            Err(FilesError::InUse) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(FilesError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other.expect("the directories are good"),
         }
     }
@@ -224,6 +224,7 @@ pub(super) fn config(dir: &tempfile::TempDir) -> Config {
     Config {
         root: dir.path().join("root"),
         backups: dir.path().join("backups"),
+        new_folders: true,
     }
 }
 
@@ -539,12 +540,13 @@ async fn lists_are_paged_in_order_of_ids() {
 async fn a_second_gateway_and_nested_directories_are_refused() {
     let kit = Kit::new();
     let second = open(config(&kit.dir), &Faults::default()).unwrap_err();
-    assert_eq!(second.to_string(), FilesError::InUse.to_string(), "locked");
+    assert!(matches!(second, FilesError::InUse(_)), "locked: {second}");
     let Kit { dir, files, .. } = kit;
     drop(files);
     let nested = Config {
         root: dir.path().join("root"),
         backups: dir.path().join("root/vm"),
+        new_folders: true,
     };
     let nested = open(nested, &Faults::default()).unwrap_err();
     assert_eq!(nested.to_string(), FilesError::Nested.to_string(), "nested");

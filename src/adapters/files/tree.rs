@@ -10,14 +10,19 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::Advice;
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
+use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::RenameFlags;
 use rustix::fs::ResolveFlags;
 use rustix::fs::Stat;
+use rustix::fs::StatxAttributes;
+use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 
 use crate::adapters::files::error::Problem;
@@ -38,6 +43,14 @@ const DEPTH_MAX: u8 = 4;
 /// memory: no look waits for a network. ext4, XFS, Btrfs, tmpfs, F2FS (`statfs(2)`).
 const LOCAL: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
+/// How often, and how far apart, a folder that is locked is tried again: a program that this process is starting holds
+/// copies of all its descriptors for some milliseconds.
+const LOCK_ATTEMPTS: u8 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What `fsck` makes in the top folder of a file system. Never the name of a VM or of a backup.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
 /// Whether a text can only be a name within a directory, never a path or a special name.
 pub(super) fn is_component(name: &str) -> bool {
     !name.is_empty()
@@ -49,7 +62,7 @@ pub(super) fn is_component(name: &str) -> bool {
 
 /// Whether an id from outside may name a directory: one component, and none of the hidden ones.
 pub(super) fn is_visible(name: &str) -> bool {
-    is_component(name) && !name.starts_with('.')
+    is_component(name) && !name.starts_with('.') && name != LOST_AND_FOUND
 }
 
 /// Whether this error says that there is nothing of that kind under that name.
@@ -215,6 +228,64 @@ impl Dir {
         self.faults.step("rename")?;
         rustix::fs::renameat(&from.fd, old, &self.fd, name)
             .inspect_err(|errno| self.log_denied(name, *errno))
+    }
+
+    /// Gives a name that nothing has to what has a name in another directory.
+    ///
+    /// # Errors
+    /// `EXIST` when something has it.
+    pub(super) fn take_free(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
+        if !is_component(name) || !is_component(old) {
+            return Err(Errno::INVAL);
+        }
+        self.faults.step("rename")?;
+        rustix::fs::renameat_with(&from.fd, old, &self.fd, name, RenameFlags::NOREPLACE)
+    }
+
+    /// Exchanges what two names stand for, at one instant.
+    pub(super) fn exchange(&self, name: &str, other: &Self, its: &str) -> Result<(), Errno> {
+        if !is_component(name) || !is_component(its) {
+            return Err(Errno::INVAL);
+        }
+        self.faults.step("exchange")?;
+        rustix::fs::renameat_with(&other.fd, its, &self.fd, name, RenameFlags::EXCHANGE)
+    }
+
+    /// Locks this directory until it is closed, against every other process and every other opening of it, by whatever
+    /// path, link or bind mount. Needs no right to write and leaves nothing behind.
+    ///
+    /// # Errors
+    /// `WOULDBLOCK` when it is locked already.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is called on threads that may block, and waits for a moment"
+    )]
+    pub(super) fn lock(&self) -> Result<(), Errno> {
+        for _ in 0..LOCK_ATTEMPTS {
+            match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::WOULDBLOCK)
+    }
+
+    /// Attributes of what has a name in this directory, links not followed; those that the file system does not know are unset.
+    pub(super) fn attributes(&self, name: &str) -> Result<StatxAttributes, Errno> {
+        if !is_component(name) {
+            return Err(Errno::NOENT);
+        }
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = rustix::fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS)?;
+        Ok(found.stx_attributes & found.stx_attributes_mask)
+    }
+
+    /// Attributes of this directory.
+    pub(super) fn own_attributes(&self) -> Result<StatxAttributes, Errno> {
+        let flags = AtFlags::EMPTY_PATH;
+        let found = rustix::fs::statx(&self.fd, "", flags, StatxFlags::BASIC_STATS)?;
+        Ok(found.stx_attributes & found.stx_attributes_mask)
     }
 
     /// Makes the names in this directory last.

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::adapters::files::Config;
 use crate::adapters::files::change;
@@ -13,10 +15,13 @@ use crate::adapters::files::error::FilesError;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::faults::Faults;
 use crate::adapters::files::jobs::Job;
+use crate::adapters::files::marks::Take;
 use crate::adapters::files::places::Closed;
+use crate::adapters::files::places::Locked;
 use crate::adapters::files::places::Places;
 use crate::adapters::files::restore;
 use crate::adapters::files::tree::Dir;
+use crate::adapters::files::tree::is_visible;
 use crate::adapters::port::Found;
 use crate::model::Backup;
 use crate::model::Change;
@@ -28,6 +33,9 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
 
+/// Between the random part of a baseline and the fingerprint of the disks.
+const SEPARATOR: char = '.';
+
 /// A wish with what it is known by on the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -35,6 +43,7 @@ pub(super) struct Request {
     pub(super) intent: Intent,
     /// The request key and what the baseline adds; letters, digits, `-` and `.` only.
     pub(super) mark: String,
+    disks_before: Option<String>,
 }
 
 impl Request {
@@ -47,10 +56,17 @@ impl Request {
             }
             None => key.to_string(),
         };
+        let disks_before = baseline.and_then(|evidence| evidence.as_str().split_once(SEPARATOR));
         Self {
             intent: intent.clone(),
             mark,
+            disks_before: disks_before.map(|(_, fingerprint)| fingerprint.to_owned()),
         }
+    }
+
+    /// What the baseline saw of the disks, if it looked at them.
+    pub(super) fn disks_before(&self) -> Option<&str> {
+        self.disks_before.as_deref()
     }
 }
 
@@ -84,6 +100,7 @@ pub(super) struct Disk {
     config: Config,
     faults: Faults,
     places: Mutex<Option<Arc<Places>>>,
+    reported: AtomicBool,
 }
 
 impl Disk {
@@ -93,23 +110,43 @@ impl Disk {
             config,
             faults,
             places: Mutex::new(None),
+            reported: AtomicBool::new(false),
         }
     }
 
-    /// Opens the directories, and recovers everything, unless that was done.
+    /// Opens the directories, and removes what is left in them of no use, unless that was done.
     pub(super) fn open(&self) -> Result<Arc<Places>, Closed> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = places.as_ref()
-            && open.are_current(&self.config)
-        {
-            return Ok(Arc::clone(open));
+        if let Some(open) = places.as_ref() {
+            let replaced = open.refuse_replaced();
+            self.report(replaced.as_ref().err());
+            return replaced.map_err(Closed::Problem).map(|()| Arc::clone(open));
         }
-        // Lets go of the lock, should these be directories that were moved.
-        *places = None;
-        let open = Arc::new(Places::open(&self.config, &self.faults)?);
-        recover_all(&open);
+        let take = match self.config.new_folders {
+            true => Take::Empty,
+            false => Take::Used,
+        };
+        let opened = Places::open(&self.config, take, &self.faults);
+        if let Err(Closed::Problem(problem)) = &opened {
+            self.report(Some(problem));
+        }
+        let open = Arc::new(opened?);
+        self.report(None);
+        sweep_all(&open);
         *places = Some(Arc::clone(&open));
         Ok(open)
+    }
+
+    /// Logs once that the folders are not to be used, and once that they are again.
+    fn report(&self, problem: Option<&Problem>) {
+        let was_reported = self.reported.swap(problem.is_some(), Ordering::Relaxed);
+        match problem {
+            Some(problem) if !was_reported => {
+                tracing::error!(error = %problem, "a backend's folders cannot be used");
+            }
+            None if was_reported => tracing::info!("a backend's folders can be used again"),
+            Some(_) | None => {}
+        }
     }
 
     /// A backup that was read lately, unless anything of it has changed. Does not wait for a disk.
@@ -125,7 +162,7 @@ impl Disk {
             Closed::Problem(problem) => problem,
             Closed::Error(error) => {
                 let text = match error {
-                    FilesError::InUse => "the backups are in use by another gateway",
+                    FilesError::InUse(_) => "the folders are in use by another gateway or backend",
                     FilesError::Nested => "the directories of VMs and backups are nested",
                     FilesError::NoOpenat2 => "this system lacks a call that keeps paths safe",
                 };
@@ -134,83 +171,105 @@ impl Disk {
         })
     }
 
-    /// Recovers the VM, checks the request and starts it.
+    /// Checks the request and starts it.
     pub(super) fn start(&self, request: &Request, now: Timestamp) -> Result<Started, Problem> {
         let places = self.places()?;
-        let vm = &request.intent.target.vm;
-        if let Some(shelf) = places.shelf(vm)? {
-            change::sweep(&shelf)?;
+        let locked = places.lock_vm(&request.intent.target.vm)?;
+        if let Some(shelf) = &locked.shelf {
+            change::sweep(shelf)?;
         }
-        let recovered = places.vm(vm).and_then(|dir| restore::recover(&dir));
-        match &request.intent.change {
+        let Locked { vm, shelf } = locked;
+        let started = match &request.intent.change {
             Change::Create(new) => {
-                recovered?;
-                create::start(&places, request, new, now)
+                restore::settle(&vm)?;
+                restore::sweep(&vm)?;
+                create::start(&places, vm, request, new, now)
             }
             Change::Restore(options) => {
-                recovered?;
-                restore::start(&places, request, options)
+                restore::sweep(&vm)?;
+                restore::start(&places, vm, request, options)
             }
             Change::Update(patch) => change::update(&places, request, patch),
             Change::Delete => change::delete(&places, request),
-        }
+        }?;
+        Ok(match started {
+            Started::Done => Started::Done,
+            // The folder of the backups stays locked as long.
+            Started::Work(work) => Started::Work(Box::new(move |job| {
+                let worked = work(job);
+                drop(shelf);
+                worked
+            })),
+        })
     }
 
-    /// Recovers the VM and looks what became of a request.
+    /// What a restore is compared with before it is begun again: the state of the VM's disks.
+    pub(super) fn fingerprint(&self, vm: &VmId) -> Result<String, Problem> {
+        restore::fingerprint(&self.places()?.vm(vm)?)
+    }
+
+    /// What became of a request. Changes nothing.
     pub(super) fn find(&self, request: &Request) -> Result<Found, Problem> {
         let places = self.places()?;
-        let vm = &request.intent.target.vm;
         let found = |done| if done { Found::Done } else { Found::NotBegun };
-        if let Some(shelf) = places.shelf(vm)? {
-            change::sweep(&shelf)?;
-        }
         match &request.intent.change {
             Change::Create(_) => create::is_done(&places, request).map(found),
             Change::Update(_) => change::is_updated(&places, request).map(found),
             Change::Delete => change::is_deleted(&places, request).map(found),
-            Change::Restore(_) => {
-                let dir = places.vm(vm)?;
-                match restore::recover(&dir) {
-                    Ok(()) => restore::is_done(&dir, &request.mark).map(found),
-                    Err(problem) => {
-                        tracing::warn!(%vm, problem = problem.in_full(), "a restore cannot be finished yet");
-                        Ok(Found::NotYet)
-                    }
+            Change::Restore(_) => match places.vm(&request.intent.target.vm) {
+                Ok(vm) => restore::find(&vm, request),
+                // It was removed as a whole.
+                Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {
+                    Ok(Found::VmChanged)
                 }
-            }
+                Err(problem) => Err(problem),
+            },
         }
     }
 }
 
-fn recover_all(places: &Places) {
-    let vms = |dir: &Dir| match dir.names() {
+/// The part of a baseline about one restore.
+pub(super) fn evidence(random: &str, fingerprint: &str) -> String {
+    format!("{random}{SEPARATOR}{fingerprint}")
+}
+
+/// Removes what interrupted requests left of no use. Nothing of a swap is done or undone: that is for the request that it belongs to.
+fn sweep_all(places: &Places) {
+    let names = |dir: &Dir| match dir.names() {
         Ok(names) => names,
         Err(errno) => {
-            tracing::error!(%errno, "directories cannot be listed for recovery");
+            tracing::error!(%errno, "the folders cannot be listed for what was left in them");
             Vec::new()
         }
     };
     let ids = |names: Vec<std::ffi::CString>| {
-        let text = names.into_iter().filter_map(|name| name.into_string().ok());
-        text.filter_map(|name| VmId::new(&name).ok())
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
+        let names = names.filter(|name| is_visible(name));
+        names
+            .filter_map(|name| VmId::new(&name).ok())
             .collect::<Vec<_>>()
     };
-    for vm in ids(vms(&places.root)) {
-        let recovered = match places.vm(&vm) {
-            Ok(dir) => restore::recover(&dir),
-            Err(_not_a_vm) => Ok(()),
-        };
-        if let Err(problem) = recovered {
-            tracing::error!(%vm, problem = problem.in_full(), "a VM cannot be recovered yet");
+    let mut vms = ids(names(&places.root));
+    vms.extend(ids(names(&places.backups)));
+    vms.sort();
+    vms.dedup();
+    for vm in vms {
+        if let Err(problem) = sweep_one(places, &vm) {
+            tracing::warn!(%vm, problem = problem.in_full(), "what was left of an interrupted change stays for now");
         }
     }
-    for vm in ids(vms(&places.backups)) {
-        let swept = match places.shelf(&vm) {
-            Ok(Some(shelf)) => change::sweep(&shelf),
-            Ok(None) | Err(_) => Ok(()),
-        };
-        if let Err(problem) = swept {
-            tracing::error!(%vm, problem = problem.in_full(), "leftovers of a VM cannot be removed yet");
+}
+
+fn sweep_one(places: &Places, vm: &VmId) -> Result<(), Problem> {
+    match places.lock_vm(vm) {
+        Ok(Locked { vm, shelf }) => {
+            restore::sweep(&vm)?;
+            shelf.as_ref().map_or(Ok(()), change::sweep)
         }
+        // Backups of a VM that is gone.
+        Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {
+            places.shelf(vm)?.as_ref().map_or(Ok(()), change::sweep)
+        }
+        Err(problem) => Err(problem),
     }
 }

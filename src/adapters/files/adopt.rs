@@ -1,0 +1,171 @@
+//! What an operator does to the folders while no gateway uses them: prepares new ones, and gives a renamed VM its backups back.
+
+use rustix::io::Errno;
+
+use crate::adapters::files::Config;
+use crate::adapters::files::error::FilesError;
+use crate::adapters::files::error::Problem;
+use crate::adapters::files::error::io;
+use crate::adapters::files::faults::Faults;
+use crate::adapters::files::manifest::MANIFEST;
+use crate::adapters::files::manifest::Manifest;
+use crate::adapters::files::marks::Take;
+use crate::adapters::files::places;
+use crate::adapters::files::places::Closed;
+use crate::adapters::files::places::Places;
+use crate::adapters::files::tree::Dir;
+use crate::model::FaultKind;
+use crate::model::VmId;
+
+/// Why an operator's command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The folders can never be used so.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Something about the folders as they are; what the system said follows.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Problem> for FolderError {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(match problem {
+            Problem::Refused { fault, private } | Problem::Half { fault, private } => {
+                if private.is_empty() {
+                    fault.text
+                } else {
+                    format!("{} ({private})", fault.text)
+                }
+            }
+            Problem::Cancelled => "it was cancelled".to_owned(),
+            Problem::Unsure(private) => format!("the storage failed: {private}"),
+        })
+    }
+}
+
+impl From<Closed> for FolderError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Problem(problem) => problem.into(),
+            Closed::Error(error) => error.into(),
+        }
+    }
+}
+
+/// What was adopted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Backups that were of the other name and are of the new one now.
+    pub changed: usize,
+    /// Backups that were of the new name already.
+    pub kept: usize,
+}
+
+/// Makes the folder of the backups if it is missing, and marks both folders as those of a gateway.
+///
+/// # Errors
+/// [`FolderError`] when a gateway uses them, or when they hold other things than `take` allows.
+pub fn prepare_folders(config: &Config, take: Take) -> Result<(), FolderError> {
+    match rustix::fs::mkdir(&config.backups, rustix::fs::Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(io("making the folder of the backups")(errno).into()),
+    }
+    Places::open(config, take, &Faults::default())?;
+    Ok(())
+}
+
+fn refused(text: String) -> FolderError {
+    FolderError::Refused(text)
+}
+
+/// Gives the backups of a VM that was renamed to its new name. Doing it again does what is left.
+///
+/// # Errors
+/// [`FolderError`] when a gateway uses the folders, or when two VMs might be mixed up; nothing was changed then.
+pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderError> {
+    let places = Places::open(config, Take::Used, &Faults::default())?;
+    match places.vm(from) {
+        Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {}
+        Err(problem) => return Err(problem.into()),
+        Ok(_there) => {
+            return Err(refused(format!(
+                "there is still a VM `{from}`: its backups stay with it. Rename its folder in `root` to `{to}` first."
+            )));
+        }
+    }
+    let locked = places.lock_vm(to).map_err(|problem| match problem {
+        Problem::Refused { fault, .. } if fault.kind == FaultKind::NoSuchVm => {
+            refused(format!("there is no VM `{to}` in `root`"))
+        }
+        other @ (Problem::Refused { .. }
+        | Problem::Half { .. }
+        | Problem::Cancelled
+        | Problem::Unsure(_)) => other.into(),
+    })?;
+    let shelf = match (places.shelf(from)?, locked.shelf) {
+        (None, None) => return Err(refused(format!("neither `{from}` nor `{to}` has backups"))),
+        (None, Some(shelf)) => shelf,
+        (Some(shelf), None) => {
+            let doing = io("renaming the folder of a VM's backups");
+            check(&shelf, from, to)?;
+            let (name, old) = (to.as_str(), from.as_str());
+            let renamed = places.backups.take_free(name, &places.backups, old);
+            renamed.map_err(&doing).map_err(FolderError::from)?;
+            places.backups.sync().map_err(doing)?;
+            shelf
+        }
+        (Some(_), Some(_)) => {
+            return Err(refused(format!(
+                "both `{from}` and `{to}` have a folder in `backups`: move the backups of `{from}` into that of `{to}`, or the empty one away, and ask again"
+            )));
+        }
+    };
+    check(&shelf, from, to)?;
+    let mut adopted = Adopted::default();
+    for (dir, manifest) in manifests(&shelf)? {
+        if manifest.vm() == to {
+            adopted.kept = adopted.kept.saturating_add(1);
+            continue;
+        }
+        let bytes = manifest.adopted_by(to).to_bytes()?;
+        dir.replace(MANIFEST, &bytes)?;
+        adopted.changed = adopted.changed.saturating_add(1);
+    }
+    Ok(adopted)
+}
+
+/// Refuses backups of a third VM, and two of one name.
+fn check(shelf: &Dir, from: &VmId, to: &VmId) -> Result<(), FolderError> {
+    let mut names = Vec::new();
+    for (_, manifest) in manifests(shelf)? {
+        let vm = manifest.vm();
+        if vm != from && vm != to {
+            return Err(refused(format!(
+                "the backup `{}` is of the VM `{vm}`, neither of `{from}` nor of `{to}`; nothing was changed",
+                manifest.name
+            )));
+        }
+        if names.contains(&manifest.name) {
+            return Err(refused(format!(
+                "two backups have the name `{}`; nothing was changed. Rename one before its VM is renamed",
+                manifest.name
+            )));
+        }
+        names.push(manifest.name);
+    }
+    Ok(())
+}
+
+/// Those that can be read; the others stay as they are.
+fn manifests(shelf: &Dir) -> Result<Vec<(Dir, Manifest)>, Problem> {
+    let mut found = Vec::new();
+    for id in places::ids(shelf)? {
+        if let Some(dir) = places::backup_dir(shelf, &id)?
+            && let Some(manifest) = Manifest::salvage(&dir)
+        {
+            found.push((dir, manifest));
+        }
+    }
+    Ok(found)
+}

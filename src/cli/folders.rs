@@ -1,0 +1,113 @@
+//! `snapgate init` and `snapgate adopt-backups`: what an operator does to the folders of backends of kind `files`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::adapters::files;
+use crate::adapters::files::FolderError;
+use crate::adapters::files::Take;
+use crate::cli::CliError;
+use crate::cli::output::Output;
+use crate::config;
+use crate::config::BackendKind;
+use crate::config::Settings;
+use crate::model::BackendName;
+use crate::model::VmId;
+
+/// What `init` is asked for.
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// One backend; every one of kind `files` unless given
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Take folders that hold other files too
+    #[arg(long)]
+    accept_contents: bool,
+}
+
+/// What `adopt-backups` is asked for.
+#[derive(Debug, Args)]
+pub(super) struct Adopt {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The backend, of kind `files`
+    #[arg(long, value_name = "NAME")]
+    backend: String,
+    /// The id that the VM had when the backups were made
+    #[arg(long, value_name = "VM")]
+    from: String,
+    /// The id that the VM has now
+    #[arg(long, value_name = "VM")]
+    to: String,
+}
+
+fn other(error: impl std::fmt::Display) -> CliError {
+    CliError::Other(error.to_string())
+}
+
+/// The backends of kind `files`, or the one of that name.
+fn chosen<'a>(
+    settings: &'a Settings,
+    name: Option<&str>,
+) -> Result<Vec<(&'a BackendName, &'a files::Config)>, CliError> {
+    let backends = settings.backends.iter().filter_map(|backend| {
+        let BackendKind::Files(config) = &backend.kind else {
+            return None;
+        };
+        let is_meant = name.is_none_or(|name| backend.name.as_str() == name);
+        is_meant.then_some((&backend.name, config))
+    });
+    let chosen: Vec<_> = backends.collect();
+    match (name, chosen.is_empty()) {
+        (Some(name), true) => Err(other(format!(
+            "there is no backend {name} of kind \"files\" in the configuration"
+        ))),
+        (None, true) => Err(other(
+            "there is no backend of kind \"files\" in the configuration",
+        )),
+        (Some(_) | None, false) => Ok(chosen),
+    }
+}
+
+fn failed(name: &BackendName, error: &FolderError) -> CliError {
+    other(format!("backend {name}: {error}"))
+}
+
+/// Marks the folders.
+pub(super) fn init(wanted: &Init, output: &mut Output<'_>) -> Result<(), CliError> {
+    let settings = config::load(&wanted.config, &config::environment)?;
+    let take = if wanted.accept_contents {
+        Take::Any
+    } else {
+        Take::Empty
+    };
+    for (name, folders) in chosen(&settings, wanted.backend.as_deref())? {
+        files::prepare_folders(folders, take).map_err(|error| failed(name, &error))?;
+        output.print(&format!(
+            "backend {name}: {} and {} are ready\n",
+            folders.root.display(),
+            folders.backups.display()
+        ))?;
+    }
+    Ok(())
+}
+
+/// Gives the backups of a renamed VM its new name.
+pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliError> {
+    let settings = config::load(&wanted.config, &config::environment)?;
+    let id = |text: &str| VmId::new(text).map_err(|error| other(format!("{text}: {error}")));
+    let (from, to) = (id(&wanted.from)?, id(&wanted.to)?);
+    for (name, folders) in chosen(&settings, Some(&wanted.backend))? {
+        let adopted = files::adopt(folders, &from, &to).map_err(|error| failed(name, &error))?;
+        output.print(&format!(
+            "{} backups of {from} are of {to} now; {} were already\n",
+            adopted.changed, adopted.kept
+        ))?;
+    }
+    Ok(())
+}
