@@ -4,6 +4,7 @@
 //! connected to, `probe` looks up names and asks after health, `carry` follows one request, `direct` passes on what has no
 //! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
 
+mod answer;
 mod carry;
 mod config;
 mod direct;
