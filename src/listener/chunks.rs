@@ -183,7 +183,18 @@ fn extension(part: Part, byte: u8) -> Option<Part> {
             _ => is_text(byte).then_some(part),
         },
         Part::QuotedPair => is_text(byte).then_some(Part::QuotedValue),
-        _ => None,
+        Part::Size
+        | Part::BeforeSemicolon
+        | Part::SizeLineFeed
+        | Part::Data
+        | Part::DataCarriageReturn
+        | Part::DataLineFeed
+        | Part::TrailerStart
+        | Part::TrailerName
+        | Part::TrailerValue
+        | Part::TrailerLineFeed
+        | Part::LastLineFeed
+        | Part::End => None,
     }
 }
 
@@ -196,7 +207,21 @@ fn trailer(part: Part, byte: u8) -> Option<Part> {
         Part::TrailerValue => is_text(byte).then_some(part),
         Part::TrailerLineFeed => (byte == b'\n').then_some(Part::TrailerStart),
         Part::LastLineFeed => (byte == b'\n').then_some(Part::End),
-        _ => None,
+        Part::Size
+        | Part::BeforeSemicolon
+        | Part::AfterSemicolon
+        | Part::ExtensionName
+        | Part::AfterExtensionName
+        | Part::BeforeExtensionValue
+        | Part::ExtensionValue
+        | Part::QuotedValue
+        | Part::QuotedPair
+        | Part::AfterQuotedValue
+        | Part::SizeLineFeed
+        | Part::Data
+        | Part::DataCarriageReturn
+        | Part::DataLineFeed
+        | Part::End => None,
     }
 }
 
@@ -233,11 +258,11 @@ mod tests {
 
     fn read(bytes: &[u8], piece: usize) -> Progress {
         let mut chunks = Chunks::default();
-        let mut before = 0;
+        let mut before = 0_usize;
         for part in bytes.chunks(piece) {
             match chunks.read(part) {
-                Progress::Within => before += part.len(),
-                Progress::Ended(count) => return Progress::Ended(before + count),
+                Progress::Within => before = before.saturating_add(part.len()),
+                Progress::Ended(count) => return Progress::Ended(before.saturating_add(count)),
                 Progress::Malformed => return Progress::Malformed,
             }
         }

@@ -323,93 +323,94 @@ mod tests {
         assert_eq!(intake.target(), b"/b", "the second");
     }
 
+    /// Name, framing, read with the head, read later, kept of that, malformed, overread, and what waits.
+    type Row = (
+        &'static str,
+        Framing,
+        &'static [u8],
+        &'static [u8],
+        Verdict,
+        bool,
+        bool,
+        &'static [u8],
+    );
+    const BODIES: [Row; 7] = [
+        (
+            "a length, later",
+            Framing::Length(3),
+            b"",
+            b"abcGET",
+            Verdict::Keep(3),
+            false,
+            false,
+            b"GET",
+        ),
+        (
+            "a length, half and half",
+            Framing::Length(3),
+            b"a",
+            b"bcG",
+            Verdict::Keep(2),
+            false,
+            false,
+            b"G",
+        ),
+        (
+            "a length, with the head",
+            Framing::Length(3),
+            b"abcGET",
+            b"",
+            Verdict::Keep(0),
+            false,
+            true,
+            b"",
+        ),
+        (
+            "no body",
+            Framing::Length(0),
+            b"GET",
+            b"",
+            Verdict::Keep(0),
+            false,
+            true,
+            b"",
+        ),
+        (
+            "chunks",
+            Framing::Chunked,
+            b"1\r\n",
+            b"a\r\n0\r\n\r\nGET",
+            Verdict::Keep(8),
+            false,
+            false,
+            b"GET",
+        ),
+        (
+            "malformed chunks, later",
+            Framing::Chunked,
+            b"1\r\n",
+            b"a\n0\r\n\r\nGET",
+            Verdict::Malformed,
+            true,
+            false,
+            b"",
+        ),
+        (
+            "malformed chunks, with the head",
+            Framing::Chunked,
+            b"2;\nxx\r\n39\r\n0\r\n\r\n",
+            b"",
+            Verdict::Keep(0),
+            true,
+            false,
+            b"",
+        ),
+    ];
+
     #[test]
     fn bodies_end_where_their_framing_says_and_the_rest_waits() {
         let head = b"PUT / HTTP/1.1\r\n\r\n";
-        // name, framing, read with the head, read later, kept of that, malformed, overread, waits
-        type Row = (
-            &'static str,
-            Framing,
-            &'static [u8],
-            &'static [u8],
-            Verdict,
-            bool,
-            bool,
-            &'static [u8],
-        );
-        let rows: [Row; 7] = [
-            (
-                "a length, later",
-                Framing::Length(3),
-                b"",
-                b"abcGET",
-                Verdict::Keep(3),
-                false,
-                false,
-                b"GET",
-            ),
-            (
-                "a length, half and half",
-                Framing::Length(3),
-                b"a",
-                b"bcG",
-                Verdict::Keep(2),
-                false,
-                false,
-                b"G",
-            ),
-            (
-                "a length, with the head",
-                Framing::Length(3),
-                b"abcGET",
-                b"",
-                Verdict::Keep(0),
-                false,
-                true,
-                b"",
-            ),
-            (
-                "no body",
-                Framing::Length(0),
-                b"GET",
-                b"",
-                Verdict::Keep(0),
-                false,
-                true,
-                b"",
-            ),
-            (
-                "chunks",
-                Framing::Chunked,
-                b"1\r\n",
-                b"a\r\n0\r\n\r\nGET",
-                Verdict::Keep(8),
-                false,
-                false,
-                b"GET",
-            ),
-            (
-                "malformed chunks, later",
-                Framing::Chunked,
-                b"1\r\n",
-                b"a\n0\r\n\r\nGET",
-                Verdict::Malformed,
-                true,
-                false,
-                b"",
-            ),
-            (
-                "malformed chunks, with the head",
-                Framing::Chunked,
-                b"2;\nxx\r\n39\r\n0\r\n\r\n",
-                b"",
-                Verdict::Keep(0),
-                true,
-                false,
-                b"",
-            ),
-        ];
-        for (name, framing, with, later, verdict, malformed, overread, waits) in rows {
+        for (name, framing, with, later, verdict, malformed, overread, waits) in BODIES {
             let intake = Intake::default();
             intake.see(&[head.as_slice(), with].concat());
             intake.head_ended(head, framing);

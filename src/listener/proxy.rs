@@ -92,11 +92,11 @@ enum WriteError {
     Panic,
 }
 
-/// What came of the handler.
-enum Answer {
-    Decided(Decision),
+/// Why the handler decided nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Undecided {
     Panicked,
-    /// Nobody waits for an answer any more.
+    /// The client waits for no answer any more.
     ClientGone,
 }
 
@@ -107,7 +107,7 @@ impl Proxy {
         head: &Head,
         peer: Option<IpAddr>,
         session: &mut ServerSession,
-    ) -> Answer {
+    ) -> Result<Decision, Undecided> {
         let certificate = certificate(session);
         let parts = RequestHead {
             method: &head.method,
@@ -128,14 +128,14 @@ impl Proxy {
         let handled = tokio::select! {
             biased;
             handled = handled => handled,
-            () = body::gone(&session, &received), if is_read => return Answer::ClientGone,
+            () = body::gone(&session, &received), if is_read => return Err(Undecided::ClientGone),
         };
         if let Ok(decision) = handled {
-            return Answer::Decided(decision);
+            return Ok(decision);
         }
         self.metrics.panic("listener");
         tracing::error!("panic while a request was handled");
-        Answer::Panicked
+        Err(Undecided::Panicked)
     }
 
     /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
@@ -328,8 +328,8 @@ impl ProxyHttp for Proxy {
         let answered = self.answer(&head, peer, session).await;
         context.target = head.target;
         match answered {
-            Answer::Decided(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Answer::Decided(Decision::Pass(pass)) => {
+            Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
+            Ok(Decision::Pass(pass)) => {
                 let is_plain = is_plain(session, pass.upgrade);
                 let carry = context.carry.insert(Carry::new(pass));
                 if is_plain {
@@ -350,12 +350,12 @@ impl ProxyHttp for Proxy {
                 session.set_read_timeout(Some(carry.patience(&self.upstreams)));
                 return Ok(false);
             }
-            Answer::ClientGone => {
+            Err(Undecided::ClientGone) => {
                 self.tell(session, context, false);
                 let error = Error::explain(ErrorType::ConnectionClosed, "the client is gone");
                 return Err(error.into_down());
             }
-            Answer::Panicked => {}
+            Err(Undecided::Panicked) => {}
         }
         let pieces = context.exchange.as_mut().and_then(|it| it.pieces.take());
         let unended = pieces.is_some();
