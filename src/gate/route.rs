@@ -141,8 +141,8 @@ pub(super) struct Parts<'a> {
 /// Takes the target apart: origin form, absolute form with http or https, or `*`.
 pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedTarget);
-    let visible = target.iter().all(|it| it.is_ascii_graphic() && *it != b'#');
-    let text = str::from_utf8(target).ok().filter(|_| visible);
+    let is_allowed = target.iter().all(|byte| is_target_byte(*byte));
+    let text = str::from_utf8(target).ok().filter(|_| is_allowed);
     let text = text.ok_or_else(malformed)?;
     if !is_well_encoded(text.as_bytes()) {
         return Err(malformed());
@@ -168,8 +168,21 @@ pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
         path
     };
     let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
+    // Brackets belong to IPv6 addresses. Browsers leave those of forms in queries as they are.
+    if path.contains(['[', ']']) {
+        return Err(malformed());
+    }
     let path = if path.is_empty() { "/" } else { path };
     Ok(Parts { path, query })
+}
+
+/// Whether the byte may be in a target (RFC 3986 appendix A). Fragments are never sent.
+const fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(
+            byte,
+            b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+        )
 }
 
 /// Whether the text is a host with perhaps a port, and nothing else.
@@ -364,6 +377,23 @@ mod tests {
             ("/vms/%zz", Err(Code::MalformedTarget)),
             ("/vms/\u{e9}", Err(Code::MalformedTarget)),
             ("/vms/1#x", Err(Code::MalformedTarget)),
+            ("/vms/1?#", Err(Code::MalformedTarget)),
+            ("http://h#x", Err(Code::MalformedTarget)),
+            ("http://h/#", Err(Code::MalformedTarget)),
+            ("/vms\\1", Err(Code::MalformedTarget)),
+            ("/vms/\"1\"", Err(Code::MalformedTarget)),
+            ("/vms/<1>", Err(Code::MalformedTarget)),
+            ("/vms/1^", Err(Code::MalformedTarget)),
+            ("/vms/`1", Err(Code::MalformedTarget)),
+            ("/vms/{1}", Err(Code::MalformedTarget)),
+            ("/vms/1|2", Err(Code::MalformedTarget)),
+            ("/vms/[1]", Err(Code::MalformedTarget)),
+            ("/vms/1?a={}", Err(Code::MalformedTarget)),
+            ("/vms/1?a[]=1", Ok(("vm", vm("1")))),
+            ("http://[::1]/vms/1", Ok(("vm", vm("1")))),
+            ("http://[::1/vms/1", Err(Code::MalformedTarget)),
+            ("*x", Err(Code::MalformedTarget)),
+            ("h:443", Err(Code::MalformedTarget)),
             ("/vms/1 2", Err(Code::MalformedTarget)),
             ("vms/1", Err(Code::MalformedTarget)),
             ("ftp://h/vms/1", Err(Code::MalformedTarget)),

@@ -1,5 +1,7 @@
 //! The body of a request, read from a Pingora session within limits.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,6 +9,7 @@ use bytes::Bytes;
 use bytes::BytesMut;
 use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
+use tokio::sync::Mutex;
 
 use crate::gate::Body;
 use crate::gate::BodyError;
@@ -18,6 +21,9 @@ use crate::runtime::Clock;
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 /// Longest time spent on that.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a request is handled before anybody looks whether its client is still there.
+const GONE_CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// How fast a body has to come.
 #[derive(Clone, Copy, Debug)]
@@ -49,61 +55,44 @@ impl Pace {
     }
 }
 
+/// A session that is shared by those who read the body of its request and those who look whether its client is there.
+pub(super) type Shared<'a> = Mutex<&'a mut ServerSession>;
+
 /// The body of the request a session is at.
-pub(super) struct SessionBody<'a> {
-    session: &'a mut ServerSession,
+pub(super) struct SessionBody<'a, 's> {
+    session: &'a Shared<'s>,
     pace: Pace,
     clock: &'a dyn Clock,
     present: bool,
+    /// Whether all of the request was read.
+    received: &'a AtomicBool,
 }
 
-impl<'a> SessionBody<'a> {
-    pub(super) fn new(session: &'a mut ServerSession, pace: Pace, clock: &'a dyn Clock) -> Self {
-        let present = !session.is_body_empty();
+impl<'a, 's> SessionBody<'a, 's> {
+    /// `received` says whether there is no body, and is set once it was read.
+    pub(super) fn new(
+        session: &'a Shared<'s>,
+        pace: Pace,
+        clock: &'a dyn Clock,
+        received: &'a AtomicBool,
+    ) -> Self {
         Self {
             session,
             pace,
             clock,
-            present,
+            present: !received.load(Ordering::Relaxed),
+            received,
         }
     }
 
-    /// Tells the client to go on, if it waits to be told.
-    async fn invite(&mut self) -> Result<(), BodyError> {
-        let head = self.session.req_header();
-        let waits = head.version == http::Version::HTTP_11
-            && head
-                .headers
-                .get(http::header::EXPECT)
-                .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        if !waits {
-            return Ok(());
-        }
-        // Pingora would take the interim answer for an answer before the end of the body, and close the connection for it.
-        self.session
-            .set_close_on_response_before_downstream_finish(false);
-        let written =
-            tokio::time::timeout(self.pace.patience, self.session.write_continue_response()).await;
-        self.session
-            .set_close_on_response_before_downstream_finish(true);
-        match written {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "interim answer not written");
-                Err(BodyError::Broken)
-            }
-            Err(_) => Err(BodyError::TooSlow),
-        }
-    }
-
-    async fn collect(&mut self, limit: usize) -> Result<Bytes, BodyError> {
+    async fn collect(&self, session: &mut ServerSession, limit: usize) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
         let began = self.clock.instant();
         loop {
             let took = self.clock.instant().saturating_duration_since(began);
             let left = self.pace.allowed(whole.len()).saturating_sub(took);
             // What has come already is read even when no time is left: it may be us who took it.
-            let read = tokio::time::timeout(left, self.session.read_request_body()).await;
+            let read = tokio::time::timeout(left, session.read_request_body()).await;
             let Ok(read) = read else {
                 return Err(BodyError::TooSlow);
             };
@@ -125,26 +114,69 @@ impl<'a> SessionBody<'a> {
     }
 }
 
+/// Asks the client to go on, if it waits for that.
+async fn invite(session: &mut ServerSession, patience: Duration) -> Result<(), BodyError> {
+    let head = session.req_header();
+    // HTTP/1.0 knows no interim answers.
+    let waits = head.version >= http::Version::HTTP_11
+        && head
+            .headers
+            .get(http::header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !waits {
+        return Ok(());
+    }
+    // Pingora would take the interim answer for an answer before the end of the body, and close the connection for it.
+    session.set_close_on_response_before_downstream_finish(false);
+    let written = tokio::time::timeout(patience, session.write_continue_response()).await;
+    session.set_close_on_response_before_downstream_finish(true);
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "interim answer not written");
+            Err(BodyError::Broken)
+        }
+        Err(_) => Err(BodyError::TooSlow),
+    }
+}
+
 #[async_trait]
-impl Body for SessionBody<'_> {
+impl Body for SessionBody<'_, '_> {
     async fn read(&mut self, limit: usize) -> Result<Bytes, BodyError> {
         if !self.present {
             return Ok(Bytes::new());
         }
+        let mut session = self.session.lock().await;
+        let session = &mut **session;
         // Refused before the client is invited: it then never sends what nobody wants.
-        if announced(&self.session.req_header().headers).is_some_and(|it| it > limit) {
+        if announced(&session.req_header().headers).is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge);
         }
-        self.invite().await?;
         let patience = self.pace.patience;
-        self.session
-            .set_read_timeout(Some(patience.checked_div(2).unwrap_or(patience)));
-        let read = tokio::time::timeout(patience, self.collect(limit)).await;
-        read.unwrap_or(Err(BodyError::TooSlow))
+        invite(session, patience).await?;
+        session.set_read_timeout(Some(patience.checked_div(2).unwrap_or(patience)));
+        let read = tokio::time::timeout(patience, self.collect(session, limit)).await;
+        let read = read.unwrap_or(Err(BodyError::TooSlow));
+        self.received.store(read.is_ok(), Ordering::Relaxed);
+        read
     }
 
     fn is_present(&self) -> bool {
         self.present
+    }
+}
+
+/// Returns when the client has gone away after it sent the whole request.
+pub(super) async fn gone(session: &Shared<'_>, received: &AtomicBool) {
+    // Most answers are made before that.
+    tokio::time::sleep(GONE_CHECK_PAUSE).await;
+    while !received.load(Ordering::Relaxed) {
+        tokio::time::sleep(GONE_CHECK_PAUSE).await;
+    }
+    let mut session = session.lock().await;
+    match session.read_body_or_idle(true).await {
+        Ok(_) => std::future::pending().await,
+        Err(error) => tracing::debug!(%error, "client gone"),
     }
 }
 

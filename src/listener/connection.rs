@@ -1,4 +1,4 @@
-//! A connection of HTTP/1: the first lines of what comes are looked at, and the head of an answer leaves with what follows it.
+//! A connection of HTTP/1: what comes is checked before Pingora reads it, and the head of an answer leaves with what follows it.
 //!
 //! Pingora writes head and body apart and flushes at the end of an answer. Its own connections have a buffer for that where
 //! Pingora itself accepts them, and its HTTP parser flushes accordingly; there is no other way to get one. Only the first
@@ -32,17 +32,25 @@ use pingora::protocols::tls::SslDigest;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::time::Sleep;
 
-use crate::listener::line::Line;
+use crate::listener::intake::Intake;
+use crate::listener::intake::Verdict;
 
 /// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
 const KEPT_BYTES_MAX: usize = 4096;
+/// How long a client that has closed its side may wait for an answer. Some close it right after the request; most have gone away.
+const LEAVING_TIME_MAX: Duration = Duration::from_millis(500);
+/// Bytes read at once of what has to wait.
+const EARLY_PIECE_BYTES: usize = 1024;
 
 /// A connection, plain or encrypted, with a buffer that takes no memory while there is nothing in it.
 #[derive(Debug)]
 pub(super) struct Connection<L> {
     stream: Stream,
-    line: L,
+    intake: L,
+    /// Runs out after the client has closed its side while its request is handled.
+    leaving: Option<Pin<Box<Sleep>>>,
     /// What was written and did not leave.
     kept: Vec<u8>,
     /// How much of it left.
@@ -52,11 +60,12 @@ pub(super) struct Connection<L> {
 }
 
 impl<L> Connection<L> {
-    /// `line` is told every byte that comes.
-    pub(super) const fn new(stream: Stream, line: L) -> Self {
+    /// `intake` sees every byte that comes.
+    pub(super) const fn new(stream: Stream, intake: L) -> Self {
         Self {
             stream,
-            line,
+            intake,
+            leaving: None,
             kept: Vec::new(),
             left: 0,
             begun: false,
@@ -130,17 +139,62 @@ impl<L> Drop for Connection<L> {
     }
 }
 
-impl<L: AsRef<Line> + Unpin> AsyncRead for Connection<L> {
+impl<L: AsRef<Intake> + Unpin> Connection<L> {
+    /// Reads what comes after a request that is still being handled, to see whether the client has gone away. Ready at the
+    /// end of the connection alone, a while after it.
+    fn poll_early(&mut self, context: &mut Context<'_>, mut room: usize) -> Poll<io::Result<()>> {
+        while self.leaving.is_none() {
+            let mut piece = [0; EARLY_PIECE_BYTES];
+            let Some(space) = piece.get_mut(..room.min(EARLY_PIECE_BYTES)) else {
+                return Poll::Pending;
+            };
+            if space.is_empty() {
+                // The client sends without waiting for answers. It is read again when it was answered.
+                return Poll::Pending;
+            }
+            let mut buffer = ReadBuf::new(space);
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                self.leaving = Some(Box::pin(tokio::time::sleep(LEAVING_TIME_MAX)));
+            }
+            room = room.saturating_sub(buffer.filled().len());
+            self.intake.as_ref().keep_early(buffer.filled());
+        }
+        match &mut self.leaving {
+            Some(leaving) => leaving.as_mut().poll(context).map(Ok),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<L: AsRef<Intake> + Unpin> AsyncRead for Connection<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(room) = self.intake.as_ref().room_for_early() {
+            return self.poll_early(context, room);
+        }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let early = self.intake.as_ref().take_early(buffer.remaining());
+        if early.is_empty() {
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        } else {
+            buffer.put_slice(&early);
+        }
         let came = buffer.filled().get(before..).unwrap_or_default();
-        self.line.as_ref().see(came);
-        read
+        match self.intake.as_ref().see(came) {
+            Verdict::Keep(count) => {
+                buffer.set_filled(before.saturating_add(count));
+                Poll::Ready(Ok(()))
+            }
+            Verdict::Malformed => {
+                buffer.set_filled(before);
+                let message = "the chunked body is malformed";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)))
+            }
+        }
     }
 }
 
@@ -257,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Connection<Arc<Line>>, TcpStream) {
+    async fn pair() -> (Connection<Arc<Intake>>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, served) = tokio::join!(client, listener.accept());

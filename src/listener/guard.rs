@@ -29,7 +29,8 @@ use crate::listener::connection::Connection;
 use crate::listener::crowd::Crowd;
 use crate::listener::crowd::Crowded;
 use crate::listener::crowd::Member;
-use crate::listener::line::Line;
+use crate::listener::intake::Framing;
+use crate::listener::intake::Intake;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Peer;
 use crate::runtime::Clock;
@@ -66,8 +67,8 @@ struct Doing {
     requests: AtomicU32,
     /// No more of them.
     enough: watch::Sender<bool>,
-    /// The first line of its request of HTTP/1.
-    line: Line,
+    /// What came of its request of HTTP/1.
+    intake: Intake,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +96,7 @@ impl Phases {
             changed: Notify::new(),
             requests: AtomicU32::new(0),
             enough: watch::Sender::new(false),
-            line: Line::default(),
+            intake: Intake::default(),
         }))
     }
 
@@ -109,7 +110,7 @@ impl Phases {
 
     fn enter(&self, phase: Phase) {
         if phase == Phase::Next {
-            self.0.line.begin();
+            self.0.intake.begin();
         }
         self.change(|now| now.phase = phase);
     }
@@ -142,9 +143,9 @@ impl Phases {
     }
 }
 
-impl AsRef<Line> for Phases {
-    fn as_ref(&self) -> &Line {
-        &self.0.line
+impl AsRef<Intake> for Phases {
+    fn as_ref(&self) -> &Intake {
+        &self.0.intake
     }
 }
 
@@ -173,12 +174,34 @@ pub(super) fn request_ended() {
     enter(Phase::Next);
 }
 
-/// Whether the target of the request of HTTP/1 was sent with a space or a control character in it. For the task of the
-/// connection.
-pub(super) fn target_is_broken() -> bool {
-    PHASES
-        .try_with(|it| it.as_ref().is_broken())
-        .unwrap_or_default()
+/// Pingora read this head of a request of HTTP/1, and what follows is framed like this. For the task of the connection, as are
+/// the functions below.
+pub(super) fn head_ended(head: &[u8], framing: Framing) {
+    of_intake(|intake| intake.head_ended(head, framing));
+}
+
+/// What follows is not HTTP/1 any more, or may not be.
+pub(super) fn open() {
+    of_intake(Intake::open);
+}
+
+/// The target of the request of HTTP/1 as it was sent; `None` outside a guarded connection.
+pub(super) fn target() -> Option<Vec<u8>> {
+    of_intake(Intake::target)
+}
+
+/// Whether the body of the request of HTTP/1 is known not to be what its framing says.
+pub(super) fn is_malformed() -> bool {
+    of_intake(Intake::is_malformed).unwrap_or_default()
+}
+
+/// Whether the connection of HTTP/1 has to end with this request, because bytes behind it were lost.
+pub(super) fn is_overread() -> bool {
+    of_intake(Intake::is_overread).unwrap_or_default()
+}
+
+fn of_intake<R>(ask: impl FnOnce(&Intake) -> R) -> Option<R> {
+    PHASES.try_with(|phases| ask(phases.as_ref())).ok()
 }
 
 fn enter(phase: Phase) {
@@ -395,7 +418,7 @@ impl Guard {
         loop {
             let changed = phases.0.changed.notified();
             // A head of which a part has come is waited for, as long as heads may take.
-            let is_busy = || phases.now().phase == Phase::Busy || phases.0.line.has_begun();
+            let is_busy = || phases.now().phase == Phase::Busy || phases.0.intake.has_begun();
             let was_busy = is_busy();
             tokio::select! {
                 () = changed => {}

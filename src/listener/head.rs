@@ -11,6 +11,7 @@ use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::guard;
+use crate::listener::intake::Framing;
 
 /// What the handler reads of the head of a request, while the session reads its body.
 #[derive(Debug)]
@@ -42,18 +43,33 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
     {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
-    let mut target = head.raw_path().to_vec();
-    // Pingora encodes what must not be there, so that it can no longer be told from what the client encoded: here is the
-    // mistake again, if not in its place.
-    if !session.is_http2() && guard::target_is_broken() {
-        target.push(b' ');
+    // Framing that the body contradicts is refused like framing that contradicts itself: this is a second coding.
+    if !session.is_http2() && guard::is_malformed() {
+        headers.append(header::TRANSFER_ENCODING, field(b"malformed")?);
     }
+    // Pingora encodes what must not be in a target, and keeps a part of it alone.
+    let sent = if session.is_http2() {
+        None
+    } else {
+        guard::target()
+    };
+    let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
     Ok(Head {
         method: head.method.clone(),
         target,
         version: head.version,
         headers,
     })
+}
+
+/// How the body of a request of HTTP/1 is framed, as Pingora reads it. Framing of two meanings is refused before that.
+pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Framing::Chunked;
+    }
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Framing::Length(length.unwrap_or(0))
 }
 
 /// The value of the first `Content-Length`.

@@ -8,6 +8,7 @@
 mod accept;
 mod admin;
 mod body;
+mod chunks;
 mod config;
 mod connection;
 mod crowd;
@@ -15,7 +16,7 @@ mod forward;
 mod guard;
 mod handler;
 mod head;
-mod line;
+mod intake;
 mod operator;
 mod port;
 mod proxy;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -23,6 +24,7 @@ use pingora::proxy::FailToProxy;
 use pingora::proxy::ProxyHttp;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
+use tokio::sync::Mutex;
 
 use crate::gate::Decision;
 use crate::gate::Exchange;
@@ -43,6 +45,7 @@ use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::head::Head;
+use crate::listener::head::framing_of;
 use crate::listener::head::head_of;
 use crate::listener::tls::NoLongerValid;
 use crate::listener::tls::Peer;
@@ -75,6 +78,8 @@ pub(super) struct Context {
     exchange: Option<Exchange>,
     carry: Option<Carry>,
     told: bool,
+    /// The request target as it was sent.
+    target: Vec<u8>,
     /// Present for HTTP/2: the connection is busy as long as it is there.
     one_of_many: Option<OneOfMany>,
 }
@@ -90,15 +95,23 @@ enum WriteError {
     Panic,
 }
 
+/// Why the handler decided nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Undecided {
+    Panicked,
+    /// The client waits for no answer any more.
+    ClientGone,
+}
+
 impl Proxy {
-    /// Calls the handler. `None` when it panicked.
+    /// Calls the handler. Reads end when the client has gone away; changes run to their end.
     async fn answer(
         &self,
         head: &Head,
         peer: Option<IpAddr>,
         certificate: &[CertificateName],
         session: &mut ServerSession,
-    ) -> Option<Decision> {
+    ) -> Result<Decision, Undecided> {
         let parts = RequestHead {
             method: &head.method,
             target: &head.target,
@@ -107,15 +120,25 @@ impl Proxy {
             peer,
             certificate,
         };
-        let mut body = SessionBody::new(session, Pace::of(&self.limits), &*self.clock);
+        let received = AtomicBool::new(session.is_body_empty());
+        let session = Mutex::new(session);
+        let pace = Pace::of(&self.limits);
+        let mut body = SessionBody::new(&session, pace, &*self.clock, &received);
         let handled = self.handler.handle(parts, &mut body);
         // Nothing of the request is used after a panic but its head, which the handler cannot change.
-        let handled = std::panic::AssertUnwindSafe(handled).catch_unwind().await;
-        if handled.is_err() {
-            self.metrics.panic("listener");
-            tracing::error!("panic while a request was handled");
+        let handled = std::panic::AssertUnwindSafe(handled).catch_unwind();
+        let is_read = head.method == Method::GET || head.method == Method::HEAD;
+        let handled = tokio::select! {
+            biased;
+            handled = handled => handled,
+            () = body::gone(&session, &received), if is_read => return Err(Undecided::ClientGone),
+        };
+        if let Ok(decision) = handled {
+            return Ok(decision);
         }
-        handled.ok()
+        self.metrics.panic("listener");
+        tracing::error!("panic while a request was handled");
+        Err(Undecided::Panicked)
     }
 
     /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
@@ -125,7 +148,7 @@ impl Proxy {
         exchange: Option<&mut Exchange>,
         pieces: Option<Box<dyn Pieces>>,
     ) -> bool {
-        let close = exchange.as_ref().is_none_or(|it| it.close) || self.leaving.is_given();
+        let close = exchange.as_ref().is_none_or(|it| it.close) || self.is_last();
         let (mut header, body) = match exchange {
             // What is told of it afterwards is beside the answer itself.
             Some(exchange) => response(
@@ -152,6 +175,11 @@ impl Proxy {
                 false
             }
         }
+    }
+
+    /// Whether the connection takes no other request after this one.
+    fn is_last(&self) -> bool {
+        self.leaving.is_given() || guard::is_overread() || guard::is_malformed()
     }
 
     async fn write(
@@ -218,7 +246,7 @@ impl Proxy {
         let head = session.req_header();
         let access = Access {
             method: &head.method,
-            target: bounded(head.raw_path()),
+            target: bounded(&context.target),
             version: head.version,
             user_agent: head
                 .headers
@@ -258,6 +286,7 @@ impl ProxyHttp for Proxy {
             exchange: None,
             carry: None,
             told: false,
+            target: Vec::new(),
             one_of_many: None,
         }
     }
@@ -267,6 +296,14 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         context: &mut Context,
     ) -> pingora::Result<()> {
+        if let Some(session) = session.as_downstream().as_http1() {
+            let framing = framing_of(&session.req_header().headers);
+            guard::head_ended(&session.get_headers_raw_bytes(), framing);
+        }
+        if session.req_header().version < http::Version::HTTP_11 {
+            // HTTP/1.0 knows no interim answers.
+            session.set_ignore_info_resp(true);
+        }
         if session.is_http2() {
             context.one_of_many = encrypted(session).map(|it| it.phases.request());
         }
@@ -278,8 +315,8 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(self.limits.body_timeout));
         session.set_write_timeout(Some(self.limits.write_timeout));
         session.set_total_drain_timeout(Some(self.limits.body_timeout));
-        // A client that closes its side after the request still wants the answer.
-        session.set_abort_on_close(false);
+        // A client that closed its side a while ago wants no answer (see `connection.rs`).
+        session.set_abort_on_close(true);
         Ok(())
     }
 
@@ -295,9 +332,11 @@ impl ProxyHttp for Proxy {
             let unauthorized = ErrorType::HTTPStatus(StatusCode::UNAUTHORIZED.as_u16());
             Error::explain(unauthorized, error.to_string()).into_down()
         })?;
-        match self.answer(&head, peer, &certificate, session).await {
-            Some(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Some(Decision::Pass(pass)) => {
+        let answered = self.answer(&head, peer, &certificate, session).await;
+        context.target = head.target;
+        match answered {
+            Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
+            Ok(Decision::Pass(pass)) => {
                 let is_plain = is_plain(session, pass.upgrade);
                 let carry = context.carry.insert(Carry::new(pass));
                 if is_plain {
@@ -312,10 +351,18 @@ impl ProxyHttp for Proxy {
                     Box::pin(carry.ask(around)).await?;
                     return Ok(true);
                 }
+                if carry.pass.upgrade {
+                    guard::open();
+                }
                 session.set_read_timeout(Some(carry.patience(&self.upstreams)));
                 return Ok(false);
             }
-            None => {}
+            Err(Undecided::ClientGone) => {
+                self.tell(session, context, false);
+                let error = Error::explain(ErrorType::ConnectionClosed, "the client is gone");
+                return Err(error.into_down());
+            }
+            Err(Undecided::Panicked) => {}
         }
         let pieces = context.exchange.as_mut().and_then(|it| it.pieces.take());
         let unended = pieces.is_some();
@@ -395,7 +442,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora::Result<()> {
-        if self.leaving.is_given() {
+        if self.is_last() {
             session.set_keepalive(None);
         }
         let now = self.clock.instant();

@@ -53,6 +53,7 @@ fn line(request_line: &str) -> String {
 /// Every row.
 pub(crate) fn all() -> Vec<Hostile> {
     let mut rows = framing();
+    rows.extend(chunk_grammar());
     rows.extend(heads());
     rows.extend(hosts());
     rows.extend(targets());
@@ -259,6 +260,79 @@ fn framing() -> Vec<Hostile> {
     ]
 }
 
+/// Chunks and trailers that one reader ends elsewhere than another.
+fn chunk_grammar() -> Vec<Hostile> {
+    let chunked = |body: &str| put("Transfer-Encoding: chunked", body);
+    let content = "{\"tags\":[]}";
+    let head = |it: &str| chunked(&format!("{it}{content}\r\n0\r\n\r\n"));
+    let end = |it: &str| chunked(&format!("b\r\n{content}\r\n{it}"));
+    let bytes = |it: &[u8]| {
+        let rest = format!("{content}\r\n0\r\n\r\n{}", hidden());
+        let framing = put("Transfer-Encoding: chunked", "");
+        let framing = framing.strip_suffix(&hidden()).unwrap().as_bytes();
+        [framing, it, rest.as_bytes()].concat()
+    };
+    let refused = |name, bytes: Vec<u8>| row(name, bytes, Fate::Refused(400));
+    let taken = |name, bytes: Vec<u8>| row(name, bytes, Fate::Taken(202));
+    vec![
+        refused("an extension that ends at a line feed", head("b;\n").into()),
+        refused(
+            "a chunk hidden behind a line feed",
+            chunked("2;\nxx\r\n39\r\n0\r\n\r\n").into(),
+        ),
+        refused("an extension without a name", head("b;\r\n").into()),
+        refused("NUL in an extension", bytes(b"b;a\0\r\n")),
+        refused("0x80 in an extension", bytes(b"b;\x80\r\n")),
+        refused("no token in an extension", head("b;a/b\r\n").into()),
+        refused("an extension without its value", head("b;a=\r\n").into()),
+        refused("an open quotation", head("b;a=\"b\r\n").into()),
+        refused(
+            "a carriage return in an extension",
+            head("b;a\rb\r\n").into(),
+        ),
+        refused("a space behind the size", head("b \r\n").into()),
+        refused("a space before the size", head(" b\r\n").into()),
+        refused("NUL behind the size", bytes(b"b\0\r\n")),
+        refused("a prefix of the size", head("0xb\r\n").into()),
+        refused("an empty size", end("\r\n\r\n").into()),
+        refused("an empty first size", chunked("\r\n\r\n").into()),
+        refused("an extension in place of a size", end(";a\r\n\r\n").into()),
+        refused(
+            "no line end behind the content",
+            chunked("b\r\n{\"tags\":[]}0\r\n\r\n").into(),
+        ),
+        refused(
+            "a line feed behind the content",
+            chunked("b\r\n{\"tags\":[]}\n0\r\n\r\n").into(),
+        ),
+        refused("a trailer without a colon", end("0\r\nX-A\r\n\r\n").into()),
+        refused("a trailer without a name", end("0\r\n: a\r\n\r\n").into()),
+        refused(
+            "a trailer with a space before the colon",
+            end("0\r\nX-A : a\r\n\r\n").into(),
+        ),
+        refused("a folded trailer", end("0\r\nX-A: a\r\n b\r\n\r\n").into()),
+        refused(
+            "a trailer that ends at a line feed",
+            end("0\r\nX-A: a\n\r\n").into(),
+        ),
+        refused(
+            "a carriage return in a trailer",
+            end("0\r\nX-A: a\rb\r\n\r\n").into(),
+        ),
+        refused("an end at a line feed", end("0\r\n\n").into()),
+        taken(
+            "an extension with space around it",
+            head("b ; a = \"b;\\\"\" \t;c\r\n").into(),
+        ),
+        taken(
+            "an extension of the last chunk",
+            end("000;a\r\n\r\n").into(),
+        ),
+        taken("zeros before the size", head("0000b\r\n").into()),
+    ]
+}
+
 fn heads() -> Vec<Hostile> {
     use Fate::Refused;
     use Fate::Taken;
@@ -454,7 +528,7 @@ fn targets() -> Vec<Hostile> {
             Refused(404),
         ),
         row("a trailing slash", get("/vms/1/backups/456/"), Refused(404)),
-        row("a backslash", get("/vms\\1\\backups\\456"), Refused(404)),
+        row("a backslash", get("/vms\\1\\backups\\456"), Refused(400)),
         row("NUL, encoded", get("/vms/1/backups/45%006"), Refused(404)),
         row(
             "a line end, encoded",
@@ -507,7 +581,33 @@ fn targets() -> Vec<Hostile> {
         row(
             "a quotation mark",
             get("/vms/1/backups/\"456"),
-            Refused(404),
+            Refused(400),
+        ),
+        row("a fragment", get("/vms/1/backups/456#x"), Refused(400)),
+        row(
+            "an empty fragment",
+            get("/vms/1/backups/456#"),
+            Refused(400),
+        ),
+        row(
+            "a fragment of the absolute form",
+            get("http://gateway.example/vms/1/backups/456#x"),
+            Refused(400),
+        ),
+        row("a brace", get("/vms/1/backups/{456}"), Refused(400)),
+        row("a bar", get("/vms/1/backups/456|x"), Refused(400)),
+        row("a circumflex", get("/vms/1/backups/456^x"), Refused(400)),
+        row("a grave accent", get("/vms/1/backups/`456"), Refused(400)),
+        row("a bracket", get("/vms/1/backups/[456]"), Refused(400)),
+        row(
+            "a quotation mark in the query",
+            get("/vms/1/backups/456?a=\"b\""),
+            Refused(400),
+        ),
+        row(
+            "the authority form for a GET",
+            get("gateway.example:443"),
+            Refused(400),
         ),
         row("no slash", get("vms/1/backups/456"), Refused(400)),
         row("an asterisk", get("*"), Refused(400)),

@@ -197,14 +197,28 @@ impl PassRoute {
     }
 }
 
-/// Whether the client asks for a WebSocket (RFC 6455 section 4.1).
+/// Whether the client asks for a WebSocket (RFC 6455 section 4.1): with `Connection: upgrade`, and without a body.
 fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
+    let field = |name| head.headers.get_all(name).iter();
+    let mut upgrades = field(header::UPGRADE);
+    let is_websocket = upgrades
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && upgrades.next().is_none();
+    let is_named = || {
+        let mut names = field(header::CONNECTION)
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    };
+    let has_body = || {
+        head.headers.contains_key(header::TRANSFER_ENCODING)
+            || field(header::CONTENT_LENGTH).any(|length| length.as_bytes() != b"0")
+    };
     head.version == http::Version::HTTP_11
         && *head.method == Method::GET
-        && head
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && is_websocket
+        && is_named()
+        && !has_body()
 }
 
 /// The answer when a request that was to be passed on could not be.

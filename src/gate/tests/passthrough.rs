@@ -306,18 +306,51 @@ async fn upgrades_are_passed_on_only_where_allowed() {
     console.upgrade = true;
     let rig = rig(&[console, route("plain", "/plain")]);
     let rows = [
-        ("GET /console\nUpgrade: websocket", true),
-        ("GET /console\nUpgrade: WebSocket", true),
+        (
+            "GET /console\nConnection: keep-alive, Upgrade\nUpgrade: websocket",
+            true,
+        ),
+        (
+            "GET /console\nConnection: UPGRADE\nUpgrade: WebSocket",
+            true,
+        ),
+        (
+            "GET /console\nConnection: Upgrade\nUpgrade: websocket\nContent-Length: 0",
+            true,
+        ),
+        (
+            "GET /console\nConnection: Upgrade\nUpgrade: websocket\nContent-Length: 3",
+            false,
+        ),
+        (
+            "GET /console\nConnection: Upgrade\nUpgrade: websocket\nTransfer-Encoding: chunked",
+            false,
+        ),
+        ("GET /console\nUpgrade: websocket", false),
+        (
+            "GET /console\nConnection: Upgrade\nUpgrade: h2c, websocket",
+            false,
+        ),
         ("GET /console\nUpgrade: h2c", false),
-        ("POST /console\nUpgrade: websocket", false),
+        (
+            "POST /console\nConnection: keep-alive, Upgrade\nUpgrade: websocket",
+            false,
+        ),
         ("GET /console", false),
-        ("GET /plain\nUpgrade: websocket", false),
+        (
+            "GET /plain\nConnection: keep-alive, Upgrade\nUpgrade: websocket",
+            false,
+        ),
     ];
     for (request, expected) in rows {
         let found = pass(&rig, &format!("{request}\nas: ann")).await;
         assert_eq!(found.upgrade, expected, "{request}");
     }
-    let refused = decide(&rig, "GET /console\nUpgrade: websocket").await;
+    let refused = decide(
+        &rig,
+        "GET /console\nConnection: keep-alive, Upgrade\nUpgrade: websocket",
+    )
+    .await;
     assert_eq!(refused, Err("Unauthenticated"), "not before credentials");
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderName;
+use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Version;
@@ -13,6 +14,7 @@ use http::header;
 use pingora::Error;
 use pingora::ErrorSource;
 use pingora::ErrorType;
+use pingora::OrErr as _;
 use pingora::http::RequestHeader;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Stream;
@@ -24,21 +26,13 @@ use crate::gate::Code;
 use crate::gate::HostRule;
 use crate::gate::Pass;
 use crate::listener::Way;
+use crate::listener::forward::answer;
 use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::peer::peer;
 use crate::listener::forward::pool::Ticket;
 use crate::listener::forward::pool::Upstreams;
+use crate::listener::guard;
 
-/// Fields of an answer that are between two neighbours only, or tell what nobody needs to know.
-static DROPPED: [HeaderName; 7] = [
-    header::SERVER,
-    HeaderName::from_static("x-powered-by"),
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("keep-alive"),
-    header::TE,
-    header::TRAILER,
-];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One request on its way to an upstream and back.
@@ -174,6 +168,7 @@ impl Carry {
         for (name, value) in &pass.edit.set {
             request.insert_header(name.clone(), value.clone())?;
         }
+        join_cookies(request)?;
         let is_old = session.req_header().version < Version::HTTP_11;
         if is_old {
             // A client of HTTP/1.0 understands no interim answer.
@@ -225,9 +220,9 @@ impl Carry {
         response: &mut ResponseHeader,
         now: Instant,
     ) -> pingora::Result<()> {
-        let is_upgrade = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        answer::check(response, self.pass.upgrade)?;
         self.arrived(response, now);
-        clean(response, is_upgrade);
+        answer::clean(response)?;
         self.sign(session, response)
     }
 
@@ -296,7 +291,11 @@ impl Carry {
 
     /// What to answer when the request was given up; `None` when there is nobody to answer.
     pub(in crate::listener) fn code(&mut self, error: &Error) -> Option<Code> {
-        let code = self.why.or_else(|| code_of(error));
+        let is_malformed = *error.esource() == ErrorSource::Downstream && guard::is_malformed();
+        let code = self.why.or_else(|| match is_malformed {
+            true => Some(Code::UnreadableBody),
+            false => code_of(error),
+        });
         self.refusal = code.map(Code::as_str);
         code
     }
@@ -316,6 +315,18 @@ impl Carry {
     }
 }
 
+/// HTTP/2 sends each cookie in a field of its own, HTTP/1.1 all of them in one (RFC 9113 section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
+    let cookies = request.headers.get_all(header::COOKIE).iter();
+    let cookies: Vec<&[u8]> = cookies.map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+        let joined = joined.or_err(ErrorType::InvalidHTTPHeader, "cookies")?;
+        request.insert_header(header::COOKIE, joined)?;
+    }
+    Ok(())
+}
+
 /// Pingora writes the end of a chunked body twice when the last piece is there and empty, as the end of an HTTP/2 stream
 /// often is, and the connection to the upstream then carries an answer that nobody asked for (Pingora issue 935).
 fn without_empty_end(body: &mut Option<Bytes>, end: bool) {
@@ -326,43 +337,6 @@ fn without_empty_end(body: &mut Option<Bytes>, end: bool) {
 
 fn is_final(response: &ResponseHeader) -> bool {
     !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
-}
-
-/// Which fields of an answer are left out: what is between the upstream and the gateway only, and what tells too much.
-pub(super) struct Left {
-    named: Vec<HeaderName>,
-    is_upgrade: bool,
-}
-
-impl Left {
-    pub(super) fn of(response: &ResponseHeader, is_upgrade: bool) -> Self {
-        let named = response.headers.get_all(header::CONNECTION).iter();
-        let named = named
-            .filter_map(|it| it.to_str().ok())
-            .flat_map(|it| it.split(','))
-            .filter_map(|it| it.trim().parse().ok())
-            .filter(|it: &HeaderName| {
-                *it != header::CONTENT_LENGTH && *it != header::TRANSFER_ENCODING
-            });
-        Self {
-            named: named.collect(),
-            is_upgrade,
-        }
-    }
-
-    pub(super) fn out(&self, name: &HeaderName) -> bool {
-        let is_hop = *name == header::CONNECTION || *name == header::UPGRADE;
-        DROPPED.contains(name) || (!self.is_upgrade && (is_hop || self.named.contains(name)))
-    }
-}
-
-fn clean(response: &mut ResponseHeader, is_upgrade: bool) {
-    let left = Left::of(response, is_upgrade);
-    let all = response.headers.keys();
-    let there: Vec<HeaderName> = all.filter(|it| left.out(it)).cloned().collect();
-    for name in &there {
-        response.remove_header(name);
-    }
 }
 
 fn code_of(error: &Error) -> Option<Code> {
@@ -418,26 +392,23 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_cleaned() {
-        let mut response = ResponseHeader::build(200, None).unwrap();
-        for (name, value) in [
-            ("Server", "Secret/1.0"),
-            ("X-Powered-By", "x"),
-            ("Connection", "close, X-Hop, Content-Length"),
-            ("X-Hop", "y"),
-            ("Keep-Alive", "timeout=5"),
-            ("Trailer", "X"),
-            ("Upgrade", "h2c"),
-            ("Proxy-Authenticate", "Basic"),
-            ("Content-Length", "3"),
-            ("ETag", "\"1\""),
-        ] {
-            response.append_header(name, value).unwrap();
+    fn cookies_of_http_2_become_one_field() {
+        // what was sent, what is passed on
+        let rows: [(&[&str], &[&str]); 3] = [
+            (&[], &[]),
+            (&["a=1"], &["a=1"]),
+            (&["a=1", "b=2; c=3", "d=4"], &["a=1; b=2; c=3; d=4"]),
+        ];
+        for (sent, expected) in rows {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            for cookie in sent {
+                request.append_header(header::COOKIE, *cookie).unwrap();
+            }
+            join_cookies(&mut request).unwrap();
+            let all = request.headers.get_all(header::COOKIE).iter();
+            let all: Vec<&str> = all.map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(all, expected, "{sent:?}");
         }
-        clean(&mut response, false);
-        let mut left: Vec<&str> = response.headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["content-length", "etag"], "what is for the client");
     }
 
     #[test]

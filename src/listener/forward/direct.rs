@@ -11,8 +11,6 @@ use bytes::Bytes;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::StatusCode;
-use http::Version;
 use http::header;
 use pingora::Error;
 use pingora::ErrorType;
@@ -26,9 +24,11 @@ use pingora::protocols::http::v1::client::HttpSession;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::gate::HostRule;
+use crate::listener::forward::answer;
+use crate::listener::forward::answer::Left;
 use crate::listener::forward::carry::Carry;
-use crate::listener::forward::carry::Left;
 use crate::listener::forward::pool::Upstreams;
+use crate::listener::guard;
 use crate::listener::port::NO_AUTHORITIES;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
@@ -131,8 +131,11 @@ impl Carry {
             pass_piece(around.session, Bytes::new(), true).await?;
         }
         while !ended {
-            let piece = upstream.read_body_bytes().await;
-            let piece = piece.map_err(|it| it.into_up())?;
+            let piece = tokio::select! {
+                biased;
+                piece = upstream.read_body_bytes() => piece.map_err(|error| error.into_up())?,
+                error = gone(around.session) => return Err(error),
+            };
             ended = piece.is_none() || upstream.is_body_done();
             pass_piece(around.session, piece.unwrap_or_default(), ended).await?;
         }
@@ -207,24 +210,24 @@ impl Carry {
         upstream: &mut HttpSession,
         around: &mut Around<'_>,
     ) -> pingora::Result<bool> {
-        let read = upstream.read_response().await;
-        read.map_err(|it| it.into_up())?;
+        tokio::select! {
+            biased;
+            read = upstream.read_response() => read.map_err(|error| error.into_up())?,
+            error = gone(around.session) => return Err(error),
+        };
         let is_over = upstream.is_body_done();
         let Some(told) = upstream.resp_header() else {
             let error = Error::explain(ErrorType::InternalError, "no answer was read");
             return Err(error.into_in());
         };
+        answer::check(told, false)?;
         let mut head = copied(told)?;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let error = Error::explain(ErrorType::InvalidHTTPHeader, "nobody asked for an upgrade");
-            return Err(error.into_up());
-        }
         let interim = head.status.is_informational();
         if !interim && !is_over {
             frame(&mut head)?;
         }
         let session = &mut *around.session;
-        if around.leaving.is_given() {
+        if around.leaving.is_given() || guard::is_overread() {
             session.set_keepalive(None);
         }
         self.arrived(&head, around.clock.instant());
@@ -235,21 +238,29 @@ impl Carry {
     }
 }
 
+/// Returns when the client has gone away.
+async fn gone(session: &mut ServerSession) -> Box<Error> {
+    match session.read_body_or_idle(true).await {
+        Ok(_) => std::future::pending().await,
+        Err(error) => error.into_down(),
+    }
+}
+
 /// An answer without what is not for the client.
 fn copied(told: &ResponseHeader) -> pingora::Result<ResponseHeader> {
     let more = 3;
     let room = told.headers.len().saturating_add(more);
     let mut head = ResponseHeader::build_no_case(told.status, Some(room))?;
-    head.set_version(told.version);
     if let Some(reason) = told.get_reason_phrase() {
         head.set_reason_phrase(Some(reason))?;
     }
-    let left = Left::of(told, false);
+    let left = Left::of(told);
     for (name, value) in &told.headers {
         if !left.out(name) {
             head.append_header(name, value.clone())?;
         }
     }
+    answer::finish(&mut head)?;
     Ok(head)
 }
 
@@ -258,7 +269,6 @@ fn frame(head: &mut ResponseHeader) -> pingora::Result<()> {
     let is_framed = head.headers.contains_key(header::CONTENT_LENGTH)
         || head.headers.contains_key(header::TRANSFER_ENCODING);
     if !is_framed {
-        head.set_version(Version::HTTP_11);
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
@@ -274,6 +284,8 @@ mod tests {
     use pingora::protocols::l4::stream::Stream as Socket;
     use tokio::net::TcpListener;
     use tokio::net::TcpStream;
+
+    use http::Version;
 
     use super::*;
 

@@ -1,9 +1,10 @@
 //! Passing requests on: the upstreams of every route, which of them is asked, and what is done on the way.
 //!
 //! `config` says what a route's upstreams are, `pool` chooses one and remembers how it did, `peer` says how it is
-//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `direct` passes on what has no
+//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `answer` makes heads of answers anew, `direct` passes on what has no
 //! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
 
+mod answer;
 mod carry;
 mod config;
 mod direct;

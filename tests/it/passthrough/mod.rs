@@ -392,16 +392,168 @@ fn clients_that_wait_to_be_invited_are_told_by_the_upstream() {
 }
 
 #[test]
-fn a_client_that_has_said_all_it_wants_still_gets_its_answer() {
+fn a_client_that_closes_its_side_gets_an_answer_that_comes_at_once() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
-    for path in ["/echo", "/slow"] {
-        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
+    for method in ["POST", "GET"] {
+        let request =
+            format!("{method} /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
         let mut stream = send(gateway.api, &request);
         stream.shutdown(Shutdown::Write).unwrap();
         let all = rest(&mut stream);
-        assert!(all.starts_with("HTTP/1.1 200"), "{path}: {all:?}");
+        assert!(all.starts_with("HTTP/1.1 200"), "{method}: {all:?}");
     }
+}
+
+#[test]
+fn clients_that_went_away_free_their_place_within_a_second() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "read_timeout = \"1m\"");
+    let requests = [
+        "GET /parts HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /parts HTTP/1.1\r\nHost: x\r\n\r\nGET /parts HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD /parts HTTP/1.1\r\nHost: x\r\n\r\n",
+        "POST /parts HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+        "POST /parts HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ];
+    for request in requests {
+        let before = upstream.seen().len();
+        let streams: Vec<TcpStream> = (0..10).map(|_| send(gateway.api, request)).collect();
+        eventually("all are asked", || upstream.seen().len() >= before + 10);
+        assert!(gateway.metric("snapgate_connections") >= 10.0, "open");
+        for stream in streams {
+            stream.shutdown(Shutdown::Write).unwrap();
+        }
+        let since = std::time::Instant::now();
+        eventually("their places are free", || {
+            gateway.metric("snapgate_connections") < 1.0
+        });
+        assert!(since.elapsed().as_secs() < 5, "{request:?}: {since:?}");
+    }
+    upstream.record.parts.store(3, Ordering::SeqCst);
+}
+
+#[test]
+fn answers_are_made_anew_both_ways() {
+    let upstream = Upstream::start();
+    let gateway = open(&upstream, "eject_failures = 1000");
+    // name, what the upstream says, status, in the answer, not in the answer
+    let rows = [
+        (
+            "HTTP/1.0",
+            "HTTP/1.0 200 OK\r\n\r\nabc",
+            200,
+            "HTTP/1.1 200",
+            "HTTP/1.0",
+        ),
+        (
+            "chunks of HTTP/1.0",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            502,
+            "",
+            "",
+        ),
+        (
+            "a length twice",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+            502,
+            "",
+            "",
+        ),
+        (
+            "a list of lengths",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\n\r\nabc",
+            502,
+            "",
+            "",
+        ),
+        (
+            "no number",
+            "HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\nabc",
+            502,
+            "",
+            "",
+        ),
+        (
+            "an empty coding",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: , chunked\r\n\r\n0\r\n\r\n",
+            502,
+            "",
+            "",
+        ),
+        (
+            "no content",
+            "HTTP/1.1 204 OK\r\nContent-Length: 0\r\n\r\n",
+            204,
+            "",
+            "ontent-",
+        ),
+        (
+            "no content in chunks",
+            "HTTP/1.1 204 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            204,
+            "",
+            "ransfer-",
+        ),
+        (
+            "not modified",
+            "HTTP/1.1 304 OK\r\nContent-Length: 7\r\n\r\n",
+            304,
+            "",
+            "ontent-",
+        ),
+        (
+            "an upgrade",
+            "HTTP/1.1 101 OK\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+            502,
+            "",
+            " 101",
+        ),
+        (
+            "two types",
+            "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Type: c/d\r\nContent-Length: 0\r\n\r\n",
+            502,
+            "",
+            "",
+        ),
+        (
+            "a status of three digits",
+            "HTTP/1.1 999 OK\r\nContent-Length: 0\r\n\r\n",
+            502,
+            "",
+            "",
+        ),
+    ];
+    for (name, said, status, has, lacks) in rows {
+        let said: String = said.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        // Without a body directly, with one through Pingora.
+        for framing in ["", "Content-Length: 0\r\n"] {
+            let request = format!(
+                "GET /raw?{said} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}\r\n"
+            );
+            let all = rest(&mut send(gateway.api, &request));
+            let head = all.split("\r\n\r\n").next().unwrap();
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}")),
+                "{name} {framing:?}: {all}"
+            );
+            assert!(head.contains(has), "{name} {framing:?}: {all}");
+            assert!(
+                lacks.is_empty() || !head.contains(lacks),
+                "{name} {framing:?}: {all}"
+            );
+        }
+    }
+    // Interim answers are not for HTTP/1.0.
+    for framing in ["", "Content-Length: 0\r\n"] {
+        let request = format!("GET /hints HTTP/1.0\r\nHost: x\r\n{framing}\r\n");
+        let all = rest(&mut send(gateway.api, &request));
+        assert!(
+            all.starts_with("HTTP/1.1 200") && !all.contains(" 103"),
+            "{framing:?}: {all}"
+        );
+    }
+    assert_eq!(gateway.bare().get("/x").status, 200, "others go on");
 }
 
 #[test]

@@ -284,6 +284,11 @@ fn answer<S: Read + Write>(
             let body = if is_head { "" } else { "3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-Trailer: t\r\n\r\n" };
             (format!("{head}{body}").into_bytes(), true)
         }
+        // The answer is the query.
+        "/raw" => {
+            let query = seen.target.split_once('?').unwrap_or_default().1;
+            (percent_encoding::percent_decode_str(query).collect(), false)
+        }
         "/until-close" => (b"HTTP/1.1 200 OK\r\n\r\nabcdefg".to_vec(), false),
         "/reset" | "/refuse-reset" => (Vec::new(), false),
         "/short" => (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc".to_vec(), false),

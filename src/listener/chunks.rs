@@ -1,0 +1,402 @@
+//! The grammar of a chunked body, to the letter of RFC 9112 section 7.1.
+//!
+//! Pingora reads anything after the size of a chunk, and any lines after the last one. A server or proxy that ends these lines
+//! elsewhere sees another body and other requests behind it, so the bytes are checked before Pingora reads them.
+
+/// Bytes of extensions, trailers and other framing that a body may have beyond twice its content and 16 for each chunk.
+const EXCESS_BYTES_MAX: u64 = 16 * 1024;
+/// Digits of a size.
+const DIGITS_MAX: u8 = 16;
+
+/// The next byte expected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Size,
+    /// White space that only a semicolon may follow.
+    BeforeSemicolon,
+    AfterSemicolon,
+    ExtensionName,
+    AfterExtensionName,
+    BeforeExtensionValue,
+    ExtensionValue,
+    QuotedValue,
+    QuotedPair,
+    AfterQuotedValue,
+    SizeLineFeed,
+    Data,
+    DataCarriageReturn,
+    DataLineFeed,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLineFeed,
+    LastLineFeed,
+    End,
+}
+
+/// What became of a piece of a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it belongs to the body, and there is more to come.
+    Within,
+    /// The body ended after so many of its bytes.
+    Ended(usize),
+    /// It is no chunked body.
+    Malformed,
+}
+
+/// A chunked body as far as it was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Chunks {
+    part: Part,
+    digits: u8,
+    /// The size of the chunk, and then what is left of it.
+    size: u64,
+    /// Framing beyond what the content justifies.
+    excess: u64,
+}
+
+impl Chunks {
+    /// Reads the next piece of the body.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Progress {
+        let mut rest = bytes;
+        while let Some((first, after)) = rest.split_first() {
+            if self.part == Part::Data {
+                rest = self.skip(rest);
+                continue;
+            }
+            let Some(next) = self.next(*first) else {
+                return Progress::Malformed;
+            };
+            self.part = next;
+            self.excess = self.excess.saturating_add(1);
+            if self.excess > EXCESS_BYTES_MAX {
+                return Progress::Malformed;
+            }
+            rest = after;
+            if next == Part::End {
+                return Progress::Ended(bytes.len().saturating_sub(rest.len()));
+            }
+        }
+        Progress::Within
+    }
+
+    /// Passes over the content of the chunk.
+    fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let left = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let count = left.min(bytes.len());
+        let rest = bytes.get(count..).unwrap_or_default();
+        let counted = u64::try_from(count).unwrap_or(u64::MAX);
+        self.size = self.size.saturating_sub(counted);
+        self.excess = self.excess.saturating_sub(counted.saturating_mul(2));
+        if self.size == 0 {
+            self.part = Part::DataCarriageReturn;
+        }
+        rest
+    }
+
+    /// The part after this byte; `None` where it may not be.
+    fn next(&mut self, byte: u8) -> Option<Part> {
+        match self.part {
+            Part::Size => self.size(byte),
+            Part::BeforeSemicolon
+            | Part::AfterSemicolon
+            | Part::ExtensionName
+            | Part::AfterExtensionName
+            | Part::BeforeExtensionValue
+            | Part::ExtensionValue
+            | Part::QuotedValue
+            | Part::QuotedPair
+            | Part::AfterQuotedValue => extension(self.part, byte),
+            Part::SizeLineFeed => (byte == b'\n').then_some(if self.size == 0 {
+                Part::TrailerStart
+            } else {
+                Part::Data
+            }),
+            Part::DataCarriageReturn => (byte == b'\r').then_some(Part::DataLineFeed),
+            Part::DataLineFeed => {
+                self.digits = 0;
+                self.excess = self.excess.saturating_sub(16);
+                (byte == b'\n').then_some(Part::Size)
+            }
+            Part::TrailerStart
+            | Part::TrailerName
+            | Part::TrailerValue
+            | Part::TrailerLineFeed
+            | Part::LastLineFeed => trailer(self.part, byte),
+            // Content is passed over, and nothing comes after the end.
+            Part::Data | Part::End => None,
+        }
+    }
+
+    fn size(&mut self, byte: u8) -> Option<Part> {
+        if let Some(digit) = char::from(byte).to_digit(16) {
+            if self.digits == DIGITS_MAX {
+                return None;
+            }
+            self.digits = self.digits.saturating_add(1);
+            self.size = self.size.checked_mul(16)?.checked_add(u64::from(digit))?;
+            return Some(Part::Size);
+        }
+        if self.digits == 0 {
+            return None;
+        }
+        after_value(byte)
+    }
+}
+
+/// What may follow a size or the value of an extension.
+const fn after_value(byte: u8) -> Option<Part> {
+    match byte {
+        b'\r' => Some(Part::SizeLineFeed),
+        b';' => Some(Part::AfterSemicolon),
+        b' ' | b'\t' => Some(Part::BeforeSemicolon),
+        _ => None,
+    }
+}
+
+fn extension(part: Part, byte: u8) -> Option<Part> {
+    let is_space = matches!(byte, b' ' | b'\t');
+    match part {
+        Part::BeforeSemicolon if byte == b';' => Some(Part::AfterSemicolon),
+        Part::BeforeSemicolon | Part::AfterSemicolon | Part::BeforeExtensionValue if is_space => {
+            Some(part)
+        }
+        Part::AfterSemicolon => is_token(byte).then_some(Part::ExtensionName),
+        Part::ExtensionName if is_token(byte) => Some(part),
+        Part::ExtensionName if is_space => Some(Part::AfterExtensionName),
+        Part::ExtensionName if byte == b'\r' => Some(Part::SizeLineFeed),
+        Part::AfterExtensionName if is_space => Some(part),
+        Part::ExtensionName | Part::AfterExtensionName => match byte {
+            b'=' => Some(Part::BeforeExtensionValue),
+            b';' => Some(Part::AfterSemicolon),
+            _ => None,
+        },
+        Part::BeforeExtensionValue if byte == b'"' => Some(Part::QuotedValue),
+        Part::BeforeExtensionValue => is_token(byte).then_some(Part::ExtensionValue),
+        Part::ExtensionValue if is_token(byte) => Some(part),
+        Part::ExtensionValue | Part::AfterQuotedValue => after_value(byte),
+        Part::QuotedValue => match byte {
+            b'"' => Some(Part::AfterQuotedValue),
+            b'\\' => Some(Part::QuotedPair),
+            _ => is_text(byte).then_some(part),
+        },
+        Part::QuotedPair => is_text(byte).then_some(Part::QuotedValue),
+        Part::Size
+        | Part::BeforeSemicolon
+        | Part::SizeLineFeed
+        | Part::Data
+        | Part::DataCarriageReturn
+        | Part::DataLineFeed
+        | Part::TrailerStart
+        | Part::TrailerName
+        | Part::TrailerValue
+        | Part::TrailerLineFeed
+        | Part::LastLineFeed
+        | Part::End => None,
+    }
+}
+
+fn trailer(part: Part, byte: u8) -> Option<Part> {
+    match part {
+        Part::TrailerStart if byte == b'\r' => Some(Part::LastLineFeed),
+        Part::TrailerName if byte == b':' => Some(Part::TrailerValue),
+        Part::TrailerStart | Part::TrailerName => is_token(byte).then_some(Part::TrailerName),
+        Part::TrailerValue if byte == b'\r' => Some(Part::TrailerLineFeed),
+        Part::TrailerValue => is_text(byte).then_some(part),
+        Part::TrailerLineFeed => (byte == b'\n').then_some(Part::TrailerStart),
+        Part::LastLineFeed => (byte == b'\n').then_some(Part::End),
+        Part::Size
+        | Part::BeforeSemicolon
+        | Part::AfterSemicolon
+        | Part::ExtensionName
+        | Part::AfterExtensionName
+        | Part::BeforeExtensionValue
+        | Part::ExtensionValue
+        | Part::QuotedValue
+        | Part::QuotedPair
+        | Part::AfterQuotedValue
+        | Part::SizeLineFeed
+        | Part::Data
+        | Part::DataCarriageReturn
+        | Part::DataLineFeed
+        | Part::End => None,
+    }
+}
+
+/// A byte of a token (RFC 9110 section 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// A byte of a field value or of a quoted string.
+const fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..=0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], piece: usize) -> Progress {
+        let mut chunks = Chunks::default();
+        let mut before = 0_usize;
+        for part in bytes.chunks(piece) {
+            match chunks.read(part) {
+                Progress::Within => before = before.saturating_add(part.len()),
+                Progress::Ended(count) => return Progress::Ended(before.saturating_add(count)),
+                Progress::Malformed => return Progress::Malformed,
+            }
+        }
+        Progress::Within
+    }
+
+    #[test]
+    fn only_bodies_of_the_grammar_are_read_to_their_end() {
+        let rows: [(&str, &[u8]); 17] = [
+            ("plain", b"3\r\nabc\r\n0\r\n\r\n"),
+            ("empty", b"0\r\n\r\n"),
+            ("capital digits", b"A\r\n0123456789\r\n0\r\n\r\n"),
+            ("leading zeros", b"003\r\nabc\r\n000\r\n\r\n"),
+            ("a name", b"3;a\r\nabc\r\n0;b\r\n\r\n"),
+            ("a value", b"3;a=b\r\nabc\r\n0\r\n\r\n"),
+            ("several", b"3;a=b;c;d=\"e\"\r\nabc\r\n0\r\n\r\n"),
+            ("space", b"3 ; a = b ;\tc\r\nabc\r\n0\r\n\r\n"),
+            ("quoted", b"3;a=\"; \\\" \x80=\"\r\nabc\r\n0\r\n\r\n"),
+            ("quoted, empty", b"3;a=\"\"\r\nabc\r\n0\r\n\r\n"),
+            ("a trailer", b"0\r\nX-A: b c\r\n\r\n"),
+            ("an empty trailer", b"0\r\nX-A:\r\n\r\n"),
+            ("two trailers", b"0\r\nX-A: b\r\nX-B:\tc\r\n\r\n"),
+            ("obs-text", b"0\r\nX-A: \xe9\r\n\r\n"),
+            ("line ends in content", b"4\r\n\r\n\r\n\r\n0\r\n\r\n"),
+            ("digits in content", b"5\r\n0\r\n\r\n\r\n0\r\n\r\n"),
+            ("two chunks", b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
+        ];
+        for (name, bytes) in rows {
+            let followed = [bytes, b"GET /"].concat();
+            for piece in [1, 2, 3, 5, followed.len()] {
+                assert_eq!(
+                    read(&followed, piece),
+                    Progress::Ended(bytes.len()),
+                    "{name}, {piece} at a time"
+                );
+            }
+            for end in 0..bytes.len() {
+                assert_eq!(read(&bytes[..end], 7), Progress::Within, "{name}, {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_is_malformed() {
+        let heads: [&[u8]; 40] = [
+            b"\r\n",
+            b"\n",
+            b";a\r\n",
+            b" 3\r\n",
+            b"\t3\r\n",
+            b"+3\r\n",
+            b"-3\r\n",
+            b"0x3\r\n",
+            b"3_0\r\n",
+            b"g\r\n",
+            b"3\n",
+            b"3\rX",
+            b"3\r\r\n",
+            b"3 \r\n",
+            b"3\t\r\n",
+            b"3 3\r\n",
+            b"3\0\r\n",
+            b"3\x80\r\n",
+            b"3,\r\n",
+            b"3;\n",
+            b"3;\r\n",
+            b"3;;\r\n",
+            b"3;a;\r\n",
+            b"3;a\n",
+            b"3;a\rb\r\n",
+            b"3;a\0\r\n",
+            b"3;\x80\r\n",
+            b"3;a\x80\r\n",
+            b"3;a/b\r\n",
+            b"3;a =\r\n",
+            b"3;a=\r\n",
+            b"3;a=;b\r\n",
+            b"3;a=b c\r\n",
+            b"3;a=b \r\n",
+            b"3;a=\"b\r\n",
+            b"3;a=\"b\"c\r\n",
+            b"3;a=\"\\\n\"\r\n",
+            b"3;a=\"\x7f\"\r\n",
+            b"ffffffffffffffff0\r\n",
+            b"00000000000000003\r\n",
+        ];
+        for head in heads {
+            for piece in [1, 64] {
+                let name = String::from_utf8_lossy(head);
+                assert_eq!(read(head, piece), Progress::Malformed, "{name:?}");
+            }
+        }
+        let bodies: [&[u8]; 14] = [
+            b"3\r\nabcd",
+            b"3\r\nabc\n",
+            b"3\r\nabc\r3",
+            b"3\r\nabc0\r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nX-A\r\n\r\n",
+            b"0\r\n: b\r\n\r\n",
+            b"0\r\nX-A : b\r\n\r\n",
+            b"0\r\n X-A: b\r\n\r\n",
+            b"0\r\nX-A: b\n\r\n",
+            b"0\r\nX-A: b\r\n c\r\n\r\n",
+            b"0\r\nX-A: b\0\r\n\r\n",
+            b"0\r\nX-A: b\rc\r\n\r\n",
+            b"0\r\n\rX",
+        ];
+        for body in bodies {
+            for piece in [1, 64] {
+                let name = String::from_utf8_lossy(body);
+                assert_eq!(read(body, piece), Progress::Malformed, "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn framing_is_bounded_by_the_content() {
+        let long = [b"1;a=".as_slice(), &vec![b'a'; 20_000]].concat();
+        assert_eq!(read(&long, 512), Progress::Malformed, "one extension");
+        let trailers = b"X-A: b\r\n".repeat(3000);
+        let trailers = [b"0\r\n".as_slice(), &trailers].concat();
+        assert_eq!(read(&trailers, 512), Progress::Malformed, "trailers");
+        let small = b"1;a=bcdefghijklmnopqrstuvwxyz\r\nx\r\n".repeat(3000);
+        assert_eq!(
+            read(&small, 512),
+            Progress::Malformed,
+            "many small extensions"
+        );
+        let signed = [b"400;chunk-signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n".as_slice(), &[b'x'; 1024], b"\r\n"]
+            .concat()
+            .repeat(3000);
+        assert_eq!(read(&signed, 4096), Progress::Within, "signed chunks");
+        let bytewise = b"1\r\nx\r\n".repeat(30_000);
+        assert_eq!(read(&bytewise, 4096), Progress::Within, "single bytes");
+    }
+}
