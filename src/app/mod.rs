@@ -145,14 +145,7 @@ pub async fn start_on(
     // Nor is who fetches keys: an issuer that is down keeps nothing from starting or stopping.
     let issuers = Issuers::new(Arc::clone(&clock), Arc::clone(&metrics), Tasks::default());
     issuers.prepare(&mut settings);
-    let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
-    let front = Arc::new(Front::new(
-        settings.gate.clone(),
-        Shared::random()?,
-        service,
-        Arc::clone(&clock),
-        Metrics::clone(&metrics),
-    ));
+    let front = front_of(&settings, &operations, &clock, &metrics)?;
     let readiness: Arc<dyn Readiness> = Arc::<Front>::clone(&front);
     let handler: Arc<dyn Handler> = Arc::<Front>::clone(&front);
     let bench = Arc::new(Bench::new(
@@ -190,6 +183,23 @@ pub async fn start_on(
         metrics,
         tasks,
     })
+}
+
+/// The gate over the operations, as the listener and the probes of readiness see it.
+fn front_of(
+    settings: &Settings,
+    operations: &Arc<Operations>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Arc<Front>, StartError> {
+    let service: Arc<dyn Service> = Arc::<Operations>::clone(operations);
+    Ok(Arc::new(Front::new(
+        settings.gate.clone(),
+        Shared::random()?,
+        service,
+        Arc::clone(clock),
+        Metrics::clone(metrics),
+    )))
 }
 
 /// When each certificate ends, in seconds since 1970.
