@@ -132,6 +132,15 @@ pub enum Retry {
     Exhausted,
 }
 
+/// What a failure concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The backend as a whole, as far as is known. Several in a row open its circuit breaker.
+    Backend,
+    /// One VM or its storage. Other VMs of the backend are not affected, and its circuit breaker is not either.
+    OneVm,
+}
+
 /// What went wrong in a call to an adapter.
 ///
 /// `fault` may be shown to callers. The native message is kept apart, has no `Display` and reaches the log only.
@@ -142,6 +151,8 @@ pub struct AdapterError {
     pub effect: Effect,
     /// Whether calling again may help.
     pub retry: Retry,
+    /// What it concerns.
+    pub scope: Scope,
     private: String,
 }
 
@@ -153,6 +164,7 @@ impl AdapterError {
             fault: Fault::new(kind, text),
             effect: Effect::None,
             retry: Retry::Permanent,
+            scope: Scope::Backend,
             private: String::new(),
         }
     }
@@ -180,6 +192,13 @@ impl AdapterError {
     #[must_use]
     pub fn because(mut self, private: impl fmt::Display) -> Self {
         self.private = private.to_string();
+        self
+    }
+
+    /// The same, concerning one VM or its storage alone.
+    #[must_use]
+    pub const fn of_one_vm(mut self) -> Self {
+        self.scope = Scope::OneVm;
         self
     }
 
@@ -230,6 +249,7 @@ impl fmt::Debug for AdapterError {
             .field("fault", &self.fault)
             .field("effect", &self.effect)
             .field("retry", &self.retry)
+            .field("scope", &self.scope)
             .field("private", &self.private)
             .finish()
     }

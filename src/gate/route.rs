@@ -169,7 +169,8 @@ pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
     };
     let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
     // Brackets belong to IPv6 addresses. Browsers leave those of forms in queries as they are.
-    if path.contains(['[', ']']) {
+    // By bytes, which is quicker: every request passes here.
+    if path.as_bytes().contains(&b'[') || path.as_bytes().contains(&b']') {
         return Err(malformed());
     }
     let path = if path.is_empty() { "/" } else { path };

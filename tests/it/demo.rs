@@ -163,6 +163,11 @@ fn the_smallest_configuration_has_the_password_it_says() {
         .replace("/srv/backups", &at("backups"));
     let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
     fs::write(at("c.toml"), format!("{ports}{text}")).unwrap();
+    let init = program()
+        .args(["init", "--config", &at("c.toml"), "--accept-contents"])
+        .output()
+        .unwrap();
+    assert!(init.status.success(), "{init:?}");
     let process = Process::start(&["serve", "--config", &at("c.toml")]);
     let admin = Client::new(process.api, "admin", "example");
     assert_eq!(

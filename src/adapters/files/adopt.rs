@@ -31,7 +31,7 @@ pub enum FolderError {
 impl From<Problem> for FolderError {
     fn from(problem: Problem) -> Self {
         Self::Refused(match problem {
-            Problem::Refused { fault, private } | Problem::Half { fault, private } => {
+            Problem::Refused { fault, private, .. } | Problem::Half { fault, private } => {
                 if private.is_empty() {
                     fault.text
                 } else {

@@ -5,6 +5,7 @@ use std::fmt;
 use rustix::io::Errno;
 
 use crate::adapters::port::AdapterError;
+use crate::adapters::port::Scope;
 use crate::model::Fault;
 use crate::model::FaultKind;
 
@@ -34,6 +35,8 @@ pub(super) enum Problem {
         fault: Fault,
         /// What the system said.
         private: String,
+        /// What it concerns.
+        scope: Scope,
     },
     /// It failed, and half of it is left.
     #[error("{}", fault.text)]
@@ -57,15 +60,25 @@ impl Problem {
         Self::Refused {
             fault: Fault::new(kind, text),
             private: String::new(),
+            scope: Scope::Backend,
         }
+    }
+
+    /// The same, concerning one VM alone.
+    pub(super) fn of_one_vm(mut self) -> Self {
+        if let Self::Refused { scope, .. } = &mut self {
+            *scope = Scope::OneVm;
+        }
+        self
     }
 
     /// The same with what the system said.
     pub(super) fn because(self, why: impl fmt::Display) -> Self {
         match self {
-            Self::Refused { fault, .. } => Self::Refused {
+            Self::Refused { fault, scope, .. } => Self::Refused {
                 fault,
                 private: why.to_string(),
+                scope,
             },
             Self::Half { fault, .. } => Self::Half {
                 fault,
@@ -78,7 +91,7 @@ impl Problem {
     /// The failure and what the system said, for the log.
     pub(super) fn in_full(&self) -> String {
         match self {
-            Self::Refused { fault, private } | Self::Half { fault, private }
+            Self::Refused { fault, private, .. } | Self::Half { fault, private }
                 if !private.is_empty() =>
             {
                 format!("{}: {private}", fault.text)
@@ -91,7 +104,9 @@ impl Problem {
     /// The same failure after the point from which recovery goes forward only.
     pub(super) fn unsure(self) -> Self {
         match self {
-            Self::Refused { fault, private } => Self::Unsure(format!("{}: {private}", fault.text)),
+            Self::Refused { fault, private, .. } => {
+                Self::Unsure(format!("{}: {private}", fault.text))
+            }
             Self::Cancelled => Self::Unsure("cancelled too late".to_owned()),
             Self::Half { .. } | Self::Unsure(_) => self,
         }
@@ -100,8 +115,12 @@ impl Problem {
     /// What `begin` answers.
     pub(super) fn into_adapter_error(self) -> AdapterError {
         match self {
-            Self::Refused { fault, private } => {
-                let error = match fault.kind {
+            Self::Refused {
+                fault,
+                private,
+                scope,
+            } => {
+                let mut error = match fault.kind {
                     FaultKind::Unavailable => AdapterError::unavailable(fault.text),
                     kind @ (FaultKind::NoSuchVm
                     | FaultKind::NoSuchBackup
@@ -122,6 +141,7 @@ impl Problem {
                     | FaultKind::NotExecuted
                     | FaultKind::OutcomeUnknown) => AdapterError::refused(kind, fault.text),
                 };
+                error.scope = scope;
                 error.because(private)
             }
             Self::Half { fault, private } => {

@@ -41,7 +41,7 @@ pub(super) enum End {
 impl From<Problem> for End {
     fn from(problem: Problem) -> Self {
         match problem {
-            Problem::Refused { fault, private } => {
+            Problem::Refused { fault, private, .. } => {
                 tracing::warn!(fault = %fault.text, error = %private, "work on a VM failed");
                 Self::Failed(fault)
             }

@@ -46,7 +46,7 @@ pub(super) fn refuse_missing(
          in the folder `{MOUNTS}/{key}` of `backups`.",
         key = role.key()
     );
-    Err(Problem::new(FaultKind::Unavailable, text))
+    Err(Problem::new(FaultKind::Unavailable, text).of_one_vm())
 }
 
 /// Remembers that the folder of a VM is a file system of its own, if it is.

@@ -159,7 +159,7 @@ impl Swap<'_> {
 fn undone(failed: &DiskName, why: Problem) -> Problem {
     let name = failed.as_str();
     match why {
-        Problem::Refused { fault, private } => {
+        Problem::Refused { fault, private, .. } => {
             let text = format!(
                 "The disk `{name}` could not be replaced ({}). Every disk of the VM is as it was before the restore.",
                 fault.text

@@ -41,7 +41,8 @@ impl Incus {
         };
         match pool.status.as_str() {
             "Unavailable" | "Errored" => Err(AdapterError::unavailable(STORAGE_GONE)
-                .because(format!("storage pool status {}", pool.status))),
+                .because(format!("storage pool status {}", pool.status))
+                .of_one_vm()),
             _ => Ok(pool),
         }
     }
@@ -59,7 +60,9 @@ impl Incus {
                 Err(error.of_read(FaultKind::NoSuchVm))
             }
             Err(error @ NativeError::Refused { .. }) => {
-                Err(AdapterError::unavailable(STORAGE_GONE).because(error))
+                Err(AdapterError::unavailable(STORAGE_GONE)
+                    .because(error)
+                    .of_one_vm())
             }
             Err(error @ (NativeError::Transport(_) | NativeError::Nonsense(_))) => {
                 Err(error.of_read(FaultKind::NoSuchVm))

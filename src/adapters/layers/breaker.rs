@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::adapters::layers::Call;
 use crate::adapters::port::AdapterError;
+use crate::adapters::port::Scope;
 use crate::model::BackendName;
 use crate::model::FaultKind;
 use crate::runtime::Clock;
@@ -142,9 +143,12 @@ pub(super) struct Admitted<'a> {
 
 impl Admitted<'_> {
     /// How the call ended: `None` when the backend did what was asked.
-    pub(super) fn ended(mut self, fault: Option<FaultKind>) {
+    pub(super) fn ended(mut self, error: Option<&AdapterError>) {
         self.told = true;
-        if fault.is_some_and(means_down) {
+        // One VM whose storage is not mounted, asked about again and again, must not take the others with it.
+        let is_down =
+            |error: &AdapterError| error.scope == Scope::Backend && means_down(error.fault.kind);
+        if error.is_some_and(is_down) {
             self.breaker.failed(self.trial);
         } else {
             self.breaker.answered();
@@ -199,17 +203,23 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Fail(Call),
+        /// The call fails for a reason that lies in one VM.
+        OneVm(Call),
         Answer(Call),
         Refused(Call),
         Drop(Call),
         Pass(u64),
     }
 
+    fn failure(kind: FaultKind) -> AdapterError {
+        AdapterError::refused(kind, "it failed")
+    }
+
     #[expect(clippy::too_many_lines, reason = "it is a table")]
     #[test]
     fn opens_after_failures_tries_once_and_closes() {
-        use Step::{Answer, Drop, Fail, Pass, Refused};
-        let rows: [(&str, &[Step], u8); 11] = [
+        use Step::{Answer, Drop, Fail, OneVm, Pass, Refused};
+        let rows: [(&str, &[Step], u8); 12] = [
             ("below the limit", &[Fail(Call::Read), Fail(Call::Read)], 0),
             (
                 "at the limit",
@@ -313,6 +323,17 @@ mod tests {
                 0,
             ),
             (
+                "failures of one VM say nothing about the others",
+                &[
+                    OneVm(Call::Read),
+                    OneVm(Call::Read),
+                    OneVm(Call::Read),
+                    OneVm(Call::Read),
+                    Answer(Call::Begin),
+                ],
+                0,
+            ),
+            (
                 "dropped calls say nothing",
                 &[Drop(Call::Read), Drop(Call::Read), Drop(Call::Read)],
                 0,
@@ -326,11 +347,15 @@ mod tests {
                     Fail(call) => breaker
                         .admit(call)
                         .unwrap()
-                        .ended(Some(FaultKind::Unavailable)),
+                        .ended(Some(&failure(FaultKind::Unavailable))),
                     Answer(call) => breaker
                         .admit(call)
                         .unwrap()
-                        .ended(Some(FaultKind::NoSuchVm)),
+                        .ended(Some(&failure(FaultKind::NoSuchVm))),
+                    OneVm(call) => breaker
+                        .admit(call)
+                        .unwrap()
+                        .ended(Some(&failure(FaultKind::Unavailable).of_one_vm())),
                     Drop(call) => drop(breaker.admit(call).unwrap()),
                     Pass(seconds) => clock.advance(Duration::from_secs(seconds)),
                     Refused(call) => {
@@ -359,7 +384,7 @@ mod tests {
             breaker
                 .admit(Call::Read)
                 .unwrap()
-                .ended(Some(FaultKind::TimedOut));
+                .ended(Some(&failure(FaultKind::TimedOut)));
         }
         clock.advance(Duration::from_secs(5));
         let trial = breaker.admit(Call::Read).unwrap();
@@ -367,7 +392,7 @@ mod tests {
         breaker
             .admit(Call::Poll)
             .unwrap()
-            .ended(Some(FaultKind::TimedOut));
+            .ended(Some(&failure(FaultKind::TimedOut)));
         assert!(
             breaker.admit(Call::Read).is_err(),
             "a failed poll does not decide the trial"

@@ -184,8 +184,9 @@ impl Layered {
         };
         let result = deadline::limited(call, within, work(by)).await;
         let took = self.clock.instant().saturating_duration_since(begun);
-        let fault = result.as_ref().err().map(|error| error.fault.kind);
-        admitted.ended(fault);
+        let failure = result.as_ref().err();
+        admitted.ended(failure);
+        let fault = failure.map(|error| error.fault.kind);
         let word = fault.map_or("ok", |kind| kind.as_str());
         self.metrics
             .backend_call(self.name.as_str(), call.as_str(), word, took);

@@ -48,7 +48,7 @@ impl Plan {
 
 /// A refusal, before anything was done.
 pub(crate) fn refuse(kind: FaultKind, text: impl Into<String>) -> AdapterError {
-    AdapterError::refused(kind, text)
+    AdapterError::refused(kind, text).of_one_vm()
 }
 
 /// Names of disks as part of a sentence: `disk vda`, `disks vda and vdb`.

@@ -136,6 +136,7 @@ fn of_refusal(status: u16, text: &str) -> AdapterError {
         ),
         NODE_UNREACHABLE => {
             AdapterError::unavailable("The node of the VM cannot be reached; nothing was changed.")
+                .of_one_vm()
         }
         NODE_SILENT | 503 => AdapterError::uncertain(
             FaultKind::Unavailable,

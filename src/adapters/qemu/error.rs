@@ -72,6 +72,8 @@ impl QemuError {
             }
         }
         .because(&self)
+        // Each VM has a monitor and images of its own.
+        .of_one_vm()
     }
 
     /// As the error of a command with an effect, once it may have been sent.
@@ -81,7 +83,8 @@ impl QemuError {
                 FaultKind::BackendFailed,
                 "The connection to the VM was lost while it was asked.",
             )
-            .because(&self),
+            .because(&self)
+            .of_one_vm(),
             Self::Refused(text) => {
                 let fault = fault(Some(verb), text);
                 AdapterError::refused(fault.kind, fault.text).because(&self)
