@@ -31,6 +31,9 @@ fn schemathesis() -> Option<String> {
     found.map(str::to_owned)
 }
 
+/// How a request may be refused that does not fit the document. An `If-Match` that is no tag matches nothing.
+const REFUSED: &str = "\"400\", \"401\", \"403\", \"404\", \"405\", \"406\", \"409\", \"412\", \"415\", \"422\", \"428\", \"429\", \"5xx\"";
+
 /// What the settings of schemathesis are: who calls, and what exists, so that not all is 404. A request that fits the document
 /// may meet a backup in another state, and a VM manager that makes no backups of that type.
 fn settings(api: &str) -> String {
@@ -38,9 +41,17 @@ fn settings(api: &str) -> String {
         "base-url = \"http://{api}\"\nseed = 1\n\
          [checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"3xx\", \"4xx\", \"501\"]\n\
          [checks.positive_data_acceptance]\nexpected-statuses = [\"2xx\", \"3xx\", \"403\", \"404\", \"409\", \"412\", \"422\", \"501\"]\n\
+         [checks.negative_data_rejection]\nexpected-statuses = [{REFUSED}]\n\
          [auth.openapi.basic]\nusername = \"alice\"\npassword = \"secret\"\n\
          [dictionaries.vms]\nvalues = [\"1\", \"2\"]\n[dictionaries.backups]\nvalues = [\"456\"]\n"
     );
+    // Parameters that are not known are ignored, unless strictness is asked for.
+    write!(
+        text,
+        "[[operations]]\ninclude-operation-id = \"readStatuses\"\n\
+         checks.negative_data_rejection.expected-statuses = [\"200\", {REFUSED}]\n"
+    )
+    .unwrap();
     for (place, of) in [
         ("path.vm", "vms"),
         ("query.vm", "vms"),

@@ -198,6 +198,7 @@ name = "disks"
 kind = "files"
 root = "vms"
 backups = "backups"
+new_folders = true
 vms = ["*"]
 [[user]]
 name = "alice"

@@ -125,13 +125,14 @@ impl Places {
             };
             if !is_same {
                 let text = format!(
-                    "The folder in `{}` is not the one that the gateway opened at its start: it was unmounted, moved or replaced.                      Put it back, or restart the gateway if the new one is meant.",
+                    "The folder in `{}` is not the one that the gateway opened at its start: it was unmounted, moved or replaced. Put it back, or restart the gateway if the new one is meant.",
                     role.key()
                 );
                 let problem = Problem::new(FaultKind::Unavailable, text);
+                let path = path.display();
                 return Err(match found {
-                    Ok(_) => problem,
-                    Err(errno) => problem.because(errno),
+                    Ok(_) => problem.because(format!("{path} is another folder now")),
+                    Err(errno) => problem.because(format!("opening {path}: {errno}")),
                 });
             }
         }
