@@ -38,27 +38,27 @@ const LENGTH_DIGITS_MAX: usize = 18;
 ///
 /// # Errors
 /// Of the upstream: the client gets a 502.
-pub(super) fn check(told: &ResponseHeader, may_upgrade: bool) -> pingora::Result<()> {
-    match fault(told, may_upgrade) {
+pub(super) fn check(received: &ResponseHeader, may_upgrade: bool) -> pingora::Result<()> {
+    match fault(received, may_upgrade) {
         None => Ok(()),
         Some(fault) => Err(Error::explain(ErrorType::InvalidHTTPHeader, fault).into_up()),
     }
 }
 
 /// What is wrong with an answer.
-fn fault(told: &ResponseHeader, may_upgrade: bool) -> Option<&'static str> {
-    if !(100..600).contains(&told.status.as_u16()) {
+fn fault(received: &ResponseHeader, may_upgrade: bool) -> Option<&'static str> {
+    if !(100..600).contains(&received.status.as_u16()) {
         return Some("the status is none of HTTP");
     }
-    if told.status == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade {
+    if received.status == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade {
         return Some("an upgrade that was not requested");
     }
-    if told.version != Version::HTTP_10 && told.version != Version::HTTP_11 {
+    if received.version != Version::HTTP_10 && received.version != Version::HTTP_11 {
         return Some("the version is none of HTTP/1");
     }
-    framing_fault(told).or_else(|| {
+    framing_fault(received).or_else(|| {
         let is_doubled = |name: &HeaderName| {
-            let mut values = told.headers.get_all(name).iter();
+            let mut values = received.headers.get_all(name).iter();
             let first = values.next();
             values.any(|value| Some(value) != first)
         };
@@ -67,8 +67,8 @@ fn fault(told: &ResponseHeader, may_upgrade: bool) -> Option<&'static str> {
     })
 }
 
-fn framing_fault(told: &ResponseHeader) -> Option<&'static str> {
-    let mut lengths = told.headers.get_all(header::CONTENT_LENGTH).iter();
+fn framing_fault(received: &ResponseHeader) -> Option<&'static str> {
+    let mut lengths = received.headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
         let is_number = !digits.is_empty()
@@ -78,10 +78,10 @@ fn framing_fault(told: &ResponseHeader) -> Option<&'static str> {
             return Some("not one length");
         }
     }
-    let mut codings = told.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = received.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if !is_chunked || codings.next().is_some() || told.version == Version::HTTP_10 {
+        if !is_chunked || codings.next().is_some() || received.version == Version::HTTP_10 {
             return Some("a coding other than chunked");
         }
     }
@@ -103,8 +103,8 @@ pub(super) struct Left {
 }
 
 impl Left {
-    pub(super) fn of(told: &ResponseHeader) -> Self {
-        let named = told.headers.get_all(header::CONNECTION).iter();
+    pub(super) fn of(received: &ResponseHeader) -> Self {
+        let named = received.headers.get_all(header::CONNECTION).iter();
         let named = named
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
@@ -114,8 +114,8 @@ impl Left {
             });
         Self {
             named: named.collect(),
-            is_upgrade: told.status == StatusCode::SWITCHING_PROTOCOLS,
-            is_bodiless: is_bodiless(told.status),
+            is_upgrade: received.status == StatusCode::SWITCHING_PROTOCOLS,
+            is_bodiless: is_bodiless(received.status),
         }
     }
 
@@ -163,7 +163,7 @@ pub(super) fn finish(response: &mut ResponseHeader) -> pingora::Result<()> {
 mod tests {
     use super::*;
 
-    fn told(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
+    fn received(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
         let mut response = ResponseHeader::build(status, None).unwrap();
         for (name, value) in fields {
             response.append_header(*name, *value).unwrap();
@@ -190,7 +190,7 @@ mod tests {
             ("hints", 103, &[("Link", "x")]),
         ];
         for (name, status, fields) in good {
-            assert_eq!(fault(&told(status, fields), false), None, "{name}");
+            assert_eq!(fault(&received(status, fields), false), None, "{name}");
         }
     }
 
@@ -246,12 +246,16 @@ mod tests {
             ("two places", 302, &[("Location", "/a"), ("Location", "/b")]),
         ];
         for (name, status, fields) in bad {
-            assert!(fault(&told(status, fields), false).is_some(), "{name}");
+            assert!(fault(&received(status, fields), false).is_some(), "{name}");
         }
-        let mut old = told(200, &[("Transfer-Encoding", "chunked")]);
+        let mut old = received(200, &[("Transfer-Encoding", "chunked")]);
         old.set_version(Version::HTTP_10);
         assert!(fault(&old, false).is_some(), "chunks of HTTP/1.0");
-        assert_eq!(fault(&told(101, &[]), true), None, "a requested upgrade");
+        assert_eq!(
+            fault(&received(101, &[]), true),
+            None,
+            "a requested upgrade"
+        );
     }
 
     #[test]
@@ -278,7 +282,7 @@ mod tests {
             (101, &["connection", "content-type", "upgrade"]),
         ];
         for (status, expected) in rows {
-            let mut response = told(status, &fields);
+            let mut response = received(status, &fields);
             response.set_version(Version::HTTP_10);
             clean(&mut response).unwrap();
             let mut left: Vec<&str> = response
