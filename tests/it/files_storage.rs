@@ -33,6 +33,8 @@ use crate::disks::Attribute;
 use crate::disks::Bind;
 use crate::disks::Loop;
 use crate::disks::Volume;
+use crate::disks::ran;
+use crate::skip::skipped;
 
 const MIB: usize = 1 << 20;
 
@@ -605,4 +607,53 @@ async fn one_vm_that_two_roots_share_is_changed_by_one_gateway_at_a_time() {
     );
     files.stirred(&task).await;
     drop(backup);
+}
+
+/// Limits all users, root too, to this much in the whole file system.
+fn limit(site: &Path, size: &str) -> bool {
+    let at = site.to_str().unwrap();
+    let (enabled, said) = ran("btrfs", &["quota", "enable", at]);
+    let (limited, more) = ran("btrfs", &["qgroup", "limit", size, "0/5", at]);
+    if !(enabled && limited) {
+        skipped(&format!("quotas of Btrfs: {said}{more}"));
+    }
+    enabled && limited
+}
+
+#[tokio::test]
+async fn beyond_a_quota_nothing_is_changed_and_nothing_is_left() {
+    for folder in ["vms", "backups"] {
+        let site = Site::new();
+        let path = site.0.path().join(folder);
+        let Some(_volume) = Volume::new("btrfs", &path, 160) else {
+            return;
+        };
+        site.fill(1);
+        let files = site.files();
+        let files = files.as_ref();
+        let backup = back_up(files, "one", 1).await;
+        site.fill(2);
+        if !limit(&path, "3M") {
+            return;
+        }
+        let intent = match folder {
+            "vms" => to_restore(&backup),
+            _backups => create(files, &vm(), "two", 2),
+        };
+        let fault = outcome(files, &intent, 2).await.unwrap_err();
+        assert_eq!(
+            fault.kind,
+            FaultKind::StorageFull,
+            "{folder}: {}",
+            fault.text
+        );
+        assert!(fault.text.contains("nothing was changed"), "{}", fault.text);
+        assert_eq!(site.contents(), [2, 2], "{folder}");
+        assert_eq!(site.leftovers(), Vec::<String>::new(), "{folder}");
+        assert_eq!(list(files).await, Ok(1), "{folder}");
+        let left = site.backups().join("1/.snapgate-new");
+        assert!(!left.exists(), "{folder}: no unfinished backup is left");
+        assert!(limit(&path, "none"), "lifted");
+        assert_eq!(outcome(files, &intent, 3).await, Ok(()), "{folder}: lifted");
+    }
 }

@@ -42,7 +42,13 @@ pub(super) fn folder(dir: &Dir, what: &str) -> Result<(), Problem> {
     let attributes = attributes.difference(StatxAttributes::MOUNT_ROOT);
     match obstacle(attributes) {
         Some(obstacle) => Err(conflict(format!("{what} {obstacle}; nothing was changed"))),
-        None => Ok(()),
+        None if dir.is_writable() => Ok(()),
+        None => {
+            let text = format!(
+                "the gateway's user must not write to {what}; give it the rights to write and search it. Nothing was changed"
+            );
+            Err(Problem::new(FaultKind::BackendDenied, text))
+        }
     }
 }
 

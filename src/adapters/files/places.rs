@@ -326,6 +326,12 @@ fn visible(parent: &Dir, name: &str, doing: &'static str) -> Result<Option<Dir>,
     match parent.dir(name) {
         Ok(dir) => Ok(Some(dir)),
         Err(errno) if is_missing(errno) => Ok(None),
+        Err(Errno::ACCESS) => {
+            let text = format!(
+                "the gateway's user must not read the folder `{name}` in `root` or `backups`; give it the rights to read, write and search that folder. Nothing was changed"
+            );
+            Err(Problem::new(FaultKind::BackendDenied, text).because(doing))
+        }
         Err(errno) => Err(io(doing)(errno)),
     }
 }
@@ -505,6 +511,13 @@ pub(super) fn open_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
         Ok(None) => Err(Problem::new(
             FaultKind::Conflict,
             format!("the disk `{}` is not a regular file", name.as_str()),
+        )),
+        Err(Errno::ACCESS | Errno::PERM) => Err(Problem::new(
+            FaultKind::BackendDenied,
+            format!(
+                "the gateway's user must not read the disk `{}`; give it that right. Nothing was changed",
+                name.as_str()
+            ),
         )),
         Err(errno) => Err(io("opening a disk image")(errno)),
     }

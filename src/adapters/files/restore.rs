@@ -10,6 +10,7 @@ use rustix::fs::Gid;
 use rustix::fs::Mode;
 use rustix::fs::Stat;
 use rustix::fs::Uid;
+use rustix::io::Errno;
 
 use crate::adapters::files::change;
 use crate::adapters::files::checks;
@@ -294,19 +295,27 @@ impl Restore {
 
     /// Makes the new images and proves them.
     fn stage(&self, staging: &Dir, job: &Job) -> Result<Vec<File>, Problem> {
+        let images = self.empty_images(staging)?;
+        for (disk, to) in self.manifest.disks.iter().zip(&images) {
+            let source = places::open_disk(&self.from, &disk.name)?;
+            let digest = copy::copy(&source, to, disk.size, job, staging.faults())?;
+            prove(disk, &digest)?;
+        }
+        Ok(images)
+    }
+
+    /// The new images, locked, with owner and mode: a lack of rights is known before anything is copied.
+    fn empty_images(&self, staging: &Dir) -> Result<Vec<File>, Problem> {
         let doing = io("making the new disk images");
         let mut images = Vec::new();
         for disk in &self.manifest.disks {
             let to = staging.create(disk.name.as_str()).map_err(&doing)?;
             lock::take(&to, Use::Replace)?;
-            let source = places::open_disk(&self.from, &disk.name)?;
-            let digest = copy::copy(&source, &to, disk.size, job, staging.faults())?;
-            prove(disk, &digest)?;
             match self.old.iter().find(|old| old.name == disk.name) {
-                Some(old) => dress(staging, &to, &old.stat, true)?,
+                Some(old) => dress(staging, disk, &to, &old.stat, true)?,
                 None => {
                     let like = self.vm.stat_self().map_err(&doing)?;
-                    dress(staging, &to, &like, false)?;
+                    dress(staging, disk, &to, &like, false)?;
                 }
             }
             images.push(to);
@@ -403,14 +412,28 @@ fn prove(disk: &Disk, digest: &copy::Digest) -> Result<(), Problem> {
     }
 }
 
+fn not_ours(disk: &Disk, like: &Stat) -> Problem {
+    let text = format!(
+        "the new image of the disk `{}` must belong to user {} and group {}, which the gateway's user must not give it; \
+         run the gateway as that user, or change the owner of the image. Nothing was changed",
+        disk.name.as_str(),
+        like.st_uid,
+        like.st_gid
+    );
+    Problem::new(FaultKind::BackendDenied, text)
+}
+
 /// Gives a new image the owner, and the mode if wanted, of what is given.
-fn dress(dir: &Dir, file: &File, like: &Stat, mode: bool) -> Result<(), Problem> {
+fn dress(dir: &Dir, disk: &Disk, file: &File, like: &Stat, mode: bool) -> Result<(), Problem> {
     let doing = io("giving a disk image its owner and mode");
     let now = rustix::fs::fstat(file).map_err(&doing)?;
     if now.st_uid != like.st_uid || now.st_gid != like.st_gid {
         dir.faults().step("owner").map_err(&doing)?;
         let (owner, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-        rustix::fs::fchown(file, Some(owner), Some(group)).map_err(&doing)?;
+        match rustix::fs::fchown(file, Some(owner), Some(group)) {
+            Err(Errno::PERM) => return Err(not_ours(disk, like)),
+            other => other.map_err(&doing)?,
+        }
     }
     if mode {
         dir.faults().step("mode").map_err(&doing)?;

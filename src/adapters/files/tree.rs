@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use rustix::fs::Advice;
 use rustix::fs::AtFlags;
 use rustix::fs::FileType;
@@ -286,6 +287,13 @@ impl Dir {
         let flags = AtFlags::EMPTY_PATH;
         let found = rustix::fs::statx(&self.fd, "", flags, StatxFlags::BASIC_STATS)?;
         Ok(found.stx_attributes & found.stx_attributes_mask)
+    }
+
+    /// Whether this process may make, rename and remove names in this directory. `false` for a lack of rights alone.
+    pub(super) fn is_writable(&self) -> bool {
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
+        let allowed = rustix::fs::accessat(&self.fd, ".", wanted, AtFlags::EACCESS);
+        !matches!(allowed, Err(Errno::ACCESS | Errno::PERM))
     }
 
     /// Makes the names in this directory last.
