@@ -449,6 +449,31 @@ fn requests() -> Vec<Row> {
             Answered(200),
         ),
         row(
+            "a path with a tab",
+            path("/vms/1/backups/4\t56"),
+            Reset(PROTOCOL),
+        ),
+        row(
+            "a path with NUL",
+            path("/vms/1/backups/4\0"),
+            Reset(PROTOCOL),
+        ),
+        row(
+            "a path with DEL",
+            path("/vms/1/backups/4\u{7f}"),
+            Reset(PROTOCOL),
+        ),
+        row(
+            "a path beyond ASCII",
+            path("/vms/1/backups/4\u{e9}"),
+            Answered(400),
+        ),
+        row(
+            "a query beyond ASCII",
+            path("/vms/1/backups/456?\u{e9}"),
+            Answered(400),
+        ),
+        row(
             "a path with dots",
             path("/vms/1/x/../backups/456"),
             Answered(404),

@@ -1,5 +1,6 @@
 //! What is passed through, over whole programs and real upstreams.
 
+mod away;
 mod balance;
 mod hostile;
 mod idle;
@@ -403,34 +404,6 @@ fn a_client_that_closes_its_side_gets_an_answer_that_comes_at_once() {
         let all = rest(&mut stream);
         assert!(all.starts_with("HTTP/1.1 200"), "{method}: {all:?}");
     }
-}
-
-#[test]
-fn clients_that_went_away_free_their_place_within_a_second() {
-    let upstream = Upstream::start();
-    let gateway = open(&upstream, "read_timeout = \"1m\"");
-    let requests = [
-        "GET /parts HTTP/1.1\r\nHost: x\r\n\r\n",
-        "GET /parts HTTP/1.1\r\nHost: x\r\n\r\nGET /parts HTTP/1.1\r\nHost: x\r\n\r\n",
-        "HEAD /parts HTTP/1.1\r\nHost: x\r\n\r\n",
-        "POST /parts HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
-        "POST /parts HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    ];
-    for request in requests {
-        let before = upstream.seen().len();
-        let streams: Vec<TcpStream> = (0..10).map(|_| send(gateway.api, request)).collect();
-        eventually("all are asked", || upstream.seen().len() >= before + 10);
-        assert!(gateway.metric("snapgate_connections") >= 10.0, "open");
-        for stream in streams {
-            stream.shutdown(Shutdown::Write).unwrap();
-        }
-        let since = std::time::Instant::now();
-        eventually("their places are free", || {
-            gateway.metric("snapgate_connections") < 1.0
-        });
-        assert!(since.elapsed().as_secs() < 5, "{request:?}: {since:?}");
-    }
-    upstream.record.parts.store(3, Ordering::SeqCst);
 }
 
 #[test]
