@@ -25,6 +25,7 @@ use crate::config::settings::Backend;
 use crate::config::settings::BackendKind;
 use crate::config::source::Source;
 use crate::gate::Placement;
+use crate::gate::Specification;
 use crate::model::BackendName;
 use crate::model::Pattern;
 use crate::model::Secret;
@@ -507,7 +508,15 @@ fn cloudapi_of(
 ) -> Option<cloudapi::Config> {
     let path = |found: Found| reader.folder().join(found.text);
     let url = section.text(&backend::URL);
-    let version = section.text(&backend::SERVER_VERSION);
+    let version = section.text(&backend::SERVER_VERSION).filter(|found| {
+        let known = Specification::default().supported;
+        let is_known = known.contains(&found.text);
+        if !is_known {
+            let what = format!("the gateway does not speak version \"{}\"", found.text);
+            reader.wrong(found, what, &format!("expected {}", known.join(", ")));
+        }
+        is_known
+    });
     let connect_timeout = section.span(&backend::CONNECT_TIMEOUT);
     let recovery = recovery(section.word(&backend::SERVER_RECOVERY));
     let certificate = section.text(&backend::CLIENT_CERT).map(path);

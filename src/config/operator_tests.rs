@@ -371,6 +371,13 @@ fn values_that_would_mean_nothing_or_another_thing_are_refused() {
             "backend[0].disks[0]: is empty",
         ),
         (
+            "a version that the gateway does not speak",
+            format!(
+                "{STORE}[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"c\"]\nurl = \"unix:///run/x\"\nserver_version = \"0.3\"\n"
+            ),
+            "backend[0].server_version: the gateway does not speak version \"0.3\"",
+        ),
+        (
             "an empty audience",
             format!(
                 "{STORE}[[issuer]]\nname = \"i\"\nissuer = \"x\"\naudience = [\"\"]\njwks_url = \"https://x/y\"\n"

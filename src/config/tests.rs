@@ -690,7 +690,7 @@ fn a_server_that_speaks_this_api_is_configured() {
             "url = \"https://lab.example\"\nca = \"a\"\nclient_cert = \"b\"",
             "client_cert and client_key, or neither",
         ),
-        ("server_version = \"new\"", "is not a version"),
+        ("server_version = \"new\"", "does not speak version"),
         ("username = \"a\"", "must be there with password"),
         (
             "username = \"a\"\npassword = \"secret\"",

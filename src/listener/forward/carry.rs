@@ -275,8 +275,7 @@ impl Carry {
         let is_theirs = *error.esource() == ErrorSource::Upstream && self.why.is_none();
         if is_theirs && let Some(ticket) = &self.ticket {
             ticket.report(false);
-            let (route, upstream) = (&self.pass.route.name, self.label());
-            tracing::debug!(%route, upstream, %error, "upstream failed");
+            ticket.log_failure(error.etype().as_str(), &error.to_string());
         }
         let retry = is_theirs
             && is_safe

@@ -134,6 +134,8 @@ struct Health {
     failures: u32,
     /// Left alone until then.
     until: Option<Instant>,
+    /// The cause of failure that was logged last, until a request succeeds.
+    logged: Option<String>,
 }
 
 /// A request's place at an upstream, given back when dropped.
@@ -160,6 +162,11 @@ impl Ticket {
     /// Tells how the request fared.
     pub(super) fn report(&self, good: bool) {
         self.pool.report(self.index, good);
+    }
+
+    /// Logs why the request failed: `cause` is the kind of failure, `details` what the system says.
+    pub(super) fn log_failure(&self, cause: &str, details: &str) {
+        self.pool.log_failure(self.index, cause, details);
     }
 }
 
@@ -255,6 +262,25 @@ impl Pool {
         })
     }
 
+    /// Logs the cause of a failure once, until a request succeeds or the cause changes: one that lasts would fill the log.
+    fn log_failure(&self, index: usize, cause: &str, details: &str) {
+        let Some(member) = self.members.get(index) else {
+            return;
+        };
+        let (route, upstream) = (&self.config.route, &*member.upstream.label);
+        let is_logged = member.health().logged.replace(cause.to_owned());
+        if is_logged.as_deref() == Some(cause) {
+            tracing::debug!(%route, upstream, cause, details, "upstream failed");
+            return;
+        }
+        match remedy(details) {
+            Some(remedy) => {
+                tracing::warn!(%route, upstream, cause, details, remedy, "upstream failed");
+            }
+            None => tracing::warn!(%route, upstream, cause, details, "upstream failed"),
+        }
+    }
+
     pub(super) fn report(&self, index: usize, good: bool) {
         let Some(member) = self.members.get(index) else {
             return;
@@ -265,6 +291,7 @@ impl Pool {
         if good {
             health.failures = 0;
             health.until = None;
+            health.logged = None;
         } else {
             health.failures = health.failures.saturating_add(1);
             if health.failures >= self.config.failures {
@@ -350,4 +377,28 @@ fn literal(place: &Place) -> Vec<Address> {
             address.into_iter().collect()
         }
     }
+}
+/// What to do about the certificate of an upstream, by what TLS says of it.
+fn remedy(details: &str) -> Option<&'static str> {
+    const REMEDIES: [(&str, &str); 4] = [
+        (
+            "CaUsedAsEndEntity",
+            "the certificate of the upstream is self-signed and marked as an authority, so `ca` cannot check it: set \
+             `server_fingerprint` instead",
+        ),
+        (
+            "UnknownIssuer",
+            "no authority in `ca` signed the certificate of the upstream: correct `ca`, or set `server_fingerprint`",
+        ),
+        (
+            "NotValidForName",
+            "the certificate of the upstream is not for the host in `upstreams`: name that host, or set `server_fingerprint`",
+        ),
+        (
+            "Expired",
+            "the certificate of the upstream has expired: renew it",
+        ),
+    ];
+    let found = REMEDIES.iter().find(|(part, _)| details.contains(part));
+    found.map(|(_, remedy)| *remedy)
 }

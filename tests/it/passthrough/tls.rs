@@ -16,9 +16,12 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 
+use crate::client::Client;
 use crate::client::Reply;
 use crate::harness::Gateway;
 use crate::harness::PATIENCE;
+use crate::harness::Process;
+use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Record;
@@ -205,4 +208,39 @@ fn an_upstream_may_ask_for_the_gateways_certificate() {
     let reply = ask(folder, port, "ca = \"$ca.crt\"");
     assert_eq!(reply.status, 502, "without one: {reply:?}");
     assert_eq!(record.seen.lock().unwrap().len(), 2, "what it read");
+}
+
+#[test]
+fn a_self_signed_upstream_that_ca_cannot_check_is_logged_once_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    if !certificates(folder.path()) {
+        return skipped("openssl");
+    }
+    // A self-signed certificate as OpenSSL makes it by default: marked as an authority, and for this host.
+    let made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=self \
+                -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.crt";
+    let words = made.split_whitespace().collect::<Vec<_>>().join(" ");
+    openssl(folder.path(), &words);
+    let (port, _record) = serve(folder.path(), false);
+    let ca = folder.path().join("server.crt").display().to_string();
+    let keys = format!("authentication = \"none\"\nca = \"{ca}\"\n");
+    let upstreams = [format!("https://127.0.0.1:{port}")];
+    let passed = route("tls", "/manager", &upstreams, &keys);
+    let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
+    let ports = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    let config = folder.path().join("c.toml");
+    fs::write(&config, format!("{ports}{sim}{passed}")).unwrap();
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    let arguments = ["serve", "--config", config.to_str().unwrap()];
+    let gateway = Process::start_logging(&arguments, log);
+    for _ in 0..3 {
+        let reply = Client::bare(gateway.api).get("/manager/x");
+        assert_eq!(reply.status, 502, "not trusted: {reply:?}");
+    }
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    let is_failure = |line: &&str| line.contains("WARN") && line.contains("upstream failed");
+    let lines: Vec<&str> = log.lines().filter(is_failure).collect();
+    assert_eq!(lines.len(), 1, "once for each cause: {log}");
+    let remedy = "set `server_fingerprint`";
+    assert!(lines[0].contains(remedy), "{}", lines[0]);
 }
