@@ -501,14 +501,9 @@ fn incus_of(
     Some(config)
 }
 
-fn cloudapi_of(
-    reader: &Reader<'_>,
-    section: &Section<'_>,
-    source: &Source<'_>,
-) -> Option<cloudapi::Config> {
-    let path = |found: Found| reader.folder().join(found.text);
-    let url = section.text(&backend::URL);
-    let version = section.text(&backend::SERVER_VERSION).filter(|found| {
+/// The version to ask a server for: one that the gateway itself speaks.
+fn server_version(reader: &Reader<'_>, section: &Section<'_>) -> Option<Found> {
+    section.text(&backend::SERVER_VERSION).filter(|found| {
         let known = Specification::default().supported;
         let is_known = known.contains(&found.text);
         if !is_known {
@@ -516,7 +511,17 @@ fn cloudapi_of(
             reader.wrong(found, what, &format!("expected {}", known.join(", ")));
         }
         is_known
-    });
+    })
+}
+
+fn cloudapi_of(
+    reader: &Reader<'_>,
+    section: &Section<'_>,
+    source: &Source<'_>,
+) -> Option<cloudapi::Config> {
+    let path = |found: Found| reader.folder().join(found.text);
+    let url = section.text(&backend::URL);
+    let version = server_version(reader, section);
     let connect_timeout = section.span(&backend::CONNECT_TIMEOUT);
     let recovery = recovery(section.word(&backend::SERVER_RECOVERY));
     let certificate = section.text(&backend::CLIENT_CERT).map(path);

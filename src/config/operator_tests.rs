@@ -331,6 +331,7 @@ fn a_silent_log_is_warned_of() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 #[test]
 fn values_that_would_mean_nothing_or_another_thing_are_refused() {
     let qemu = |more: &str| format!("{STORE}[[backend]]\nname = \"q\"\nkind = \"qemu\"\n{more}");
