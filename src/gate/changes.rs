@@ -184,7 +184,12 @@ impl Gate {
         if let Some(operation) = running {
             // A condition is judged all the same: the first delete changed what is shown.
             if conditional::is_conditional(call.head.headers) {
-                self.present(call, backend, &target).await?;
+                let (_, conditions) = self.present(call, backend, &target).await?;
+                // The first one may not be shown yet. No tag fits beside it all the same.
+                let mut conditions = conditions.preconditions.iter();
+                if !conditions.all(|condition| *condition == Precondition::BackupPresent) {
+                    return Err(Refusal::from(Code::PreconditionFailed));
+                }
             }
             return self.joined(call, media, operation).await;
         }

@@ -72,6 +72,8 @@ pub(crate) struct Inspector {
 struct Now {
     domain: Domain,
     doing: Doing,
+    /// libvirt has paused it for a snapshot or a save, so that `doing` says nothing about before and afterwards.
+    is_saving: bool,
     /// As it runs, or would run.
     live: Definition,
     /// As it would run after its next start.
@@ -121,6 +123,7 @@ impl Inspector {
         Ok(Now {
             domain,
             doing: state.doing(),
+            is_saving: state.is_saving(),
             live,
             persistent,
         })
@@ -169,6 +172,14 @@ impl Inspector {
         check::snapshot(saved)?;
         let now = self.now(&from.snapshot.domain, by).await?;
         self.idle(&now.domain, by).await?;
+        if now.is_saving {
+            // It may have ended since: a restore would then leave a VM paused that ran before.
+            return Err(refuse(
+                FaultKind::Busy,
+                "the VM is paused while a snapshot of it is made or it is saved; nothing was changed, try again later, or resume the VM \
+                 (virsh resume) if nothing is under way",
+            ));
+        }
         self.persistent(&now.domain, by).await?;
         let plan = check::plan(wanted.after, now.doing, saved.memory);
         self.same(saved, &now, by).await?;
@@ -483,11 +494,13 @@ impl Inspector {
         let domain = self.client.by_uuid(of.uuid, by).await;
         let domain = domain.map_err(|failure| read(&failure))?;
         let state = self.client.state(&domain, by).await;
+        let state = state.map_err(|failure| read(&failure))?;
         let live = self.client.domain_xml(&domain, by).await;
         let live = definition(&live.map_err(|failure| read(&failure))?)?;
         Ok(Now {
             domain,
-            doing: state.map_err(|failure| read(&failure))?.doing(),
+            doing: state.doing(),
+            is_saving: state.is_saving(),
             persistent: live.clone(),
             live,
         })
