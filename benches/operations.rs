@@ -18,9 +18,9 @@ use criterion::criterion_group;
 use criterion::criterion_main;
 use futures_util::future::join_all;
 use snapgate::model::*;
-use snapgate::operations::measured::Happens;
-use snapgate::operations::measured::Stored;
-use snapgate::operations::measured::transition;
+use snapgate::operations::bench_support::BenchStore;
+use snapgate::operations::bench_support::LifeCycle;
+use snapgate::operations::bench_support::transition;
 use snapgate::telemetry::Metrics;
 
 /// That of the program.
@@ -72,24 +72,24 @@ fn operation(seq: u64) -> Operation {
     }
 }
 
-fn next(state: &Operation, what: Happens) -> Operation {
+fn next(state: &Operation, what: LifeCycle) -> Operation {
     transition(state, what, NOW).unwrap()
 }
 
 fn machine(criterion: &mut Criterion) {
     let accepted = operation(1);
     let task = TaskRef::new("task-1".to_owned()).unwrap();
-    let submitting = next(&accepted, Happens::Start);
-    let running = next(&submitting, Happens::Task(task.clone()));
+    let submitting = next(&accepted, LifeCycle::Start);
+    let running = next(&submitting, LifeCycle::Task(task.clone()));
     let mut group = criterion.benchmark_group("machine");
     group.bench_function("accepted to submitting", |bencher| {
-        bencher.iter(|| next(black_box(&accepted), Happens::Start));
+        bencher.iter(|| next(black_box(&accepted), LifeCycle::Start));
     });
     group.bench_function("submitting to running", |bencher| {
-        bencher.iter(|| next(black_box(&submitting), Happens::Task(task.clone())));
+        bencher.iter(|| next(black_box(&submitting), LifeCycle::Task(task.clone())));
     });
     group.bench_function("running to succeeded", |bencher| {
-        bencher.iter(|| next(black_box(&running), Happens::Done));
+        bencher.iter(|| next(black_box(&running), LifeCycle::Done));
     });
     group.finish();
 }
@@ -99,7 +99,7 @@ fn store(criterion: &mut Criterion) {
     let folder = std::env::var("SNAPGATE_BENCH_FOLDER").unwrap_or(default);
     let folder = tempfile::tempdir_in(folder).unwrap();
     let file = folder.path().join("operations.sqlite");
-    let store = Stored::open(file, Metrics::new().unwrap()).unwrap();
+    let store = BenchStore::open(file, Metrics::new().unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -113,7 +113,8 @@ fn store(criterion: &mut Criterion) {
         assert!(all.into_iter().all(|it| it), "durable");
     };
     let update = async |them: &[Arc<Operation>]| {
-        let ended = |it: &Arc<Operation>| Arc::new(next(&next(it, Happens::Start), Happens::Done));
+        let ended =
+            |it: &Arc<Operation>| Arc::new(next(&next(it, LifeCycle::Start), LifeCycle::Done));
         let them: Vec<_> = them
             .iter()
             .map(ended)

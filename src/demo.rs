@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::files;
 use crate::adapters::files::Files;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::TaskState;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::Change;
@@ -207,14 +207,14 @@ impl Folder {
                 continue;
             }
             let begun = adapter.begin(&intent, key, None, by()).await;
-            let Begun::Task(task) = begun.map_err(failed)? else {
+            let BeginOutcome::Task(task) = begun.map_err(failed)? else {
                 continue;
             };
             loop {
                 match adapter.poll(&task, by()).await.map_err(failed)? {
                     TaskState::Running(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                     TaskState::Done => break,
-                    TaskState::Failed(fault) => return Err(DemoError::Backup(fault.text)),
+                    TaskState::Failed(fault) => return Err(DemoError::Backup(fault.text.into())),
                     TaskState::Cancelled | TaskState::Gone => {
                         return Err(DemoError::Backup("it was interrupted".to_owned()));
                     }

@@ -67,7 +67,7 @@ fn capability() -> Arc<Capability> {
 }
 
 #[async_trait]
-impl Service for Instant {
+impl OperationsApi for Instant {
     fn capability(&self, _: &BackendName) -> Option<Arc<Capability>> {
         Some(capability())
     }
@@ -102,7 +102,12 @@ impl Service for Instant {
         OperationSeq::new(1).unwrap()
     }
 
-    fn mint(&self, _: &BackendName, _: &NewBackup, seq: OperationSeq) -> Result<BackupId, Fault> {
+    fn mint_backup_id(
+        &self,
+        _: &BackendName,
+        _: &NewBackup,
+        seq: OperationSeq,
+    ) -> Result<BackupId, Fault> {
         Ok(BackupId::new(&format!("new-{seq}")).unwrap())
     }
 
@@ -291,7 +296,7 @@ impl Rig {
     pub fn new(grants: usize) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp::from_millis(5_000)));
         let metrics = Metrics::new().unwrap();
-        let shared = Shared::new([7; 32]);
+        let shared = ProcessState::new([7; 32]);
         Self {
             gate: Gate::new(
                 config(grants),
@@ -305,7 +310,7 @@ impl Rig {
     }
 
     /// Sends the request and counts it as the listener does.
-    pub async fn send(&self, request: &Request) -> Exchange {
+    pub async fn send(&self, request: &Request) -> HandledRequest {
         let head = RequestHead {
             method: &request.method,
             target: request.target.as_bytes(),

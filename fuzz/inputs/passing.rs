@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::HeaderName;
 use http::Method;
-use snapgate::gate::Pass;
+use snapgate::gate::PassThrough;
 
 use super::invariants;
 use super::invariants::Caller;
@@ -85,7 +85,7 @@ pub(crate) fn passing(data: &[u8]) {
     }
 }
 
-fn passed(request: &Request, pass: &Pass) {
+fn passed(request: &Request, pass: &PassThrough) {
     let promise = promise(pass.route.name.as_str());
     let method = request.method.as_str();
     assert!(
@@ -137,7 +137,7 @@ fn passed(request: &Request, pass: &Pass) {
 }
 
 /// What the upstream reads of the fields of the client, and what the gateway says itself.
-fn fields(request: &Request, pass: &Pass, promise: &Promise) {
+fn fields(request: &Request, pass: &PassThrough, promise: &Promise) {
     let kept: Vec<&HeaderName> = request
         .headers
         .keys()

@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
 use snapgate::gate::Decision;
-use snapgate::gate::Exchange;
 use snapgate::gate::Gate;
-use snapgate::gate::Pass;
+use snapgate::gate::HandledRequest;
+use snapgate::gate::PassThrough;
+use snapgate::gate::ProcessState;
 use snapgate::gate::RequestHead;
-use snapgate::gate::Shared;
 use snapgate::model::*;
 use snapgate::operations::*;
 use snapgate::runtime::ManualClock;
@@ -84,7 +84,7 @@ pub(crate) const BACKEND: &str = "hidden-backend";
 /// What became of one request.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: HandledRequest,
     /// What was accepted, with its proof.
     pub(crate) accepted: Vec<(Permit, Submission)>,
     /// What was asked to be stopped.
@@ -112,7 +112,7 @@ pub(crate) fn answer_by_keys(request: &Request, keys: gate::KeySet) -> Outcome {
 #[derive(Debug)]
 pub(crate) enum Fate {
     Answered(Box<Outcome>),
-    Passed(Box<Pass>),
+    Passed(Box<PassThrough>),
 }
 
 /// Decides about the request where there are routes to other servers.
@@ -138,13 +138,13 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     /// Costs much to make, and decides nothing.
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let memory = Arc::new(Memory::new());
-    let service: Arc<dyn Service> = Arc::<Memory>::clone(&memory);
+    let service: Arc<dyn OperationsApi> = Arc::<Memory>::clone(&memory);
     let gate = Gate::new(
         config,
         service,
         Arc::new(ManualClock::new(Timestamp::from_millis(u64::from(NOW)))),
         METRICS.get_or_init(|| Metrics::new().unwrap()).clone(),
-        Shared::new([7; 32]),
+        ProcessState::new([7; 32]),
     );
     let head = RequestHead {
         method: &request.method,
@@ -159,7 +159,7 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     let state = memory.0.lock().unwrap();
     let reads = body.reads.into_inner().unwrap();
     match decision {
-        Decision::Pass(pass) => {
+        Decision::PassThrough(pass) => {
             assert!(reads.is_empty(), "what is passed on is read by others");
             assert!(state.accepted.is_empty(), "and has no effect here");
             Fate::Passed(pass)
@@ -285,7 +285,7 @@ impl Memory {
 }
 
 #[async_trait]
-impl Service for Memory {
+impl OperationsApi for Memory {
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
         assert_eq!(backend.as_str(), BACKEND, "only what is configured");
         let able = VerbCapability {
@@ -354,7 +354,7 @@ impl Service for Memory {
         OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
     }
 
-    fn mint(
+    fn mint_backup_id(
         &self,
         _backend: &BackendName,
         _new: &NewBackup,

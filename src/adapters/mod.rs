@@ -3,13 +3,13 @@
 //! One folder per kind; no adapter knows another. `layers/` wraps any adapter; `transport/` is what those share that
 //! speak HTTP.
 
+pub mod adapter;
 pub mod annotations;
 pub mod cloudapi;
 pub mod files;
 pub mod incus;
 pub mod layers;
 pub mod libvirt;
-pub mod port;
 pub mod proxmox;
 pub mod qemu;
 pub mod sim;

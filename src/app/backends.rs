@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::files::Files;
@@ -9,8 +11,6 @@ use crate::adapters::incus::Incus;
 use crate::adapters::layers;
 use crate::adapters::layers::Annotate;
 use crate::adapters::libvirt::Libvirt;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::Keeping;
 use crate::adapters::proxmox::Proxmox;
 use crate::adapters::qemu::Qemu;
 use crate::adapters::sim::Remote;
@@ -88,9 +88,9 @@ fn build(backends: &[Backend], around: &Around) -> Result<Vec<BackendHandle>, St
     } = around;
     let one = |backend: &Backend| {
         let adapter = bare(backend, clock, tasks)?;
-        let adapter = match adapter.keeping() {
-            Keeping::Native => adapter,
-            Keeping::Gateway => Arc::new(Annotate::new(
+        let adapter = match adapter.metadata_owner() {
+            MetadataOwner::Native => adapter,
+            MetadataOwner::Gateway => Arc::new(Annotate::new(
                 backend.name.clone(),
                 adapter,
                 Arc::clone(annotations),

@@ -12,16 +12,16 @@ use crate::gate;
 use crate::gate::Body;
 use crate::gate::Code;
 use crate::gate::Decision;
-use crate::gate::Exchange;
 use crate::gate::Gate;
-use crate::gate::Pass;
+use crate::gate::HandledRequest;
+use crate::gate::PassThrough;
+use crate::gate::ProcessState;
 use crate::gate::RequestHead;
-use crate::gate::Shared;
-use crate::listener::Access;
 use crate::listener::Handler;
 use crate::listener::Readiness;
-use crate::listener::Way;
-use crate::operations::Service;
+use crate::listener::SentResponse;
+use crate::listener::UpstreamResult;
+use crate::operations::OperationsApi;
 use crate::runtime::Clock;
 use crate::telemetry;
 use crate::telemetry::AccessRecord;
@@ -29,20 +29,20 @@ use crate::telemetry::Metrics;
 
 /// The gate in force, and all that outlives it.
 #[derive(Debug)]
-pub(crate) struct Front {
+pub(crate) struct GatewayHandler {
     gate: ArcSwap<Gate>,
-    shared: Arc<Shared>,
-    service: Arc<dyn Service>,
+    shared: Arc<ProcessState>,
+    service: Arc<dyn OperationsApi>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     draining: AtomicBool,
 }
 
-impl Front {
+impl GatewayHandler {
     pub(crate) fn new(
         config: gate::Config,
-        shared: Arc<Shared>,
-        service: Arc<dyn Service>,
+        shared: Arc<ProcessState>,
+        service: Arc<dyn OperationsApi>,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Self {
@@ -87,12 +87,12 @@ impl Front {
 }
 
 #[async_trait]
-impl Handler for Front {
+impl Handler for GatewayHandler {
     async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let gate = self.gate.load_full();
         let exchange = match gate.handle(head, body).await {
             Decision::Answer(exchange) => exchange,
-            Decision::Pass(pass) => return Decision::Pass(pass),
+            Decision::PassThrough(pass) => return Decision::PassThrough(pass),
         };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
         if let Some(entry) = exchange.audit.as_ref().filter(|entry| !entry.written) {
@@ -101,7 +101,7 @@ impl Handler for Front {
         Decision::Answer(exchange)
     }
 
-    fn failed(&self, pass: &Pass, code: Code) -> Exchange {
+    fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
         self.metrics.refusal(code.as_str());
         gate::failed(pass, code)
     }
@@ -110,7 +110,7 @@ impl Handler for Front {
         self.gate.load().is_shared(peer)
     }
 
-    fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>) {
+    fn passed(&self, pass: &PassThrough, way: &UpstreamResult<'_>, access: &SentResponse<'_>) {
         let status = access.status.unwrap_or(499);
         let route = pass.route.name.as_str();
         self.metrics
@@ -144,7 +144,7 @@ impl Handler for Front {
         });
     }
 
-    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {
+    fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>) {
         let (route, method) = exchange.map_or(("none", "OTHER"), |it| (it.route, it.method));
         // A client that went away before the answer: the status that nginx made customary.
         let status = access.status.unwrap_or(499);
@@ -175,7 +175,7 @@ impl Handler for Front {
     }
 }
 
-impl Readiness for Front {
+impl Readiness for GatewayHandler {
     fn readiness(&self) -> Result<(), String> {
         if self.draining.load(Ordering::Acquire) {
             return Err("the gateway is stopping".to_owned());

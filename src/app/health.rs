@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
 use crate::app::backends::Around;
 use crate::config::Backend;
 use crate::model::BackendName;
@@ -102,7 +102,7 @@ impl Look {
             Err(error) if before != Some(Condition::Unavailable) => self.log(&error),
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(backend = %self.name, reason = error.fault.text, "backend is still unavailable");
+                tracing::debug!(backend = %self.name, reason = %error.fault.text, "backend is still unavailable");
             }
         }
     }
@@ -111,7 +111,7 @@ impl Look {
         tracing::warn!(
             backend = %self.name,
             kind = error.fault.kind.as_str(),
-            reason = error.fault.text,
+            reason = %error.fault.text,
             cause = error.private(),
             "backend is unavailable"
         );
@@ -121,12 +121,12 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::adapter::Effect;
+    use crate::adapters::adapter::Retry;
     use crate::adapters::layers::Call;
     use crate::adapters::layers::Chaos;
     use crate::adapters::layers::Script;
     use crate::adapters::layers::Trouble;
-    use crate::adapters::port::Effect;
-    use crate::adapters::port::Retry;
     use crate::adapters::sim;
     use crate::adapters::sim::Sim;
     use crate::model::FaultKind;

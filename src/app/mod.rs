@@ -21,21 +21,21 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::app::handler::Front;
+use crate::app::handler::GatewayHandler;
 use crate::app::health::HealthLooks;
 use crate::app::issuers::Issuers;
-use crate::app::operator::Bench;
+use crate::app::operator::OperatorApi;
 use crate::config;
 use crate::config::Problems;
 use crate::config::Settings;
+use crate::gate::ProcessState;
 use crate::gate::PublicUrl;
-use crate::gate::Shared;
 use crate::listener::Drained;
 use crate::listener::Handler;
 use crate::listener::Inherited;
 use crate::listener::Operator;
-use crate::listener::Port;
 use crate::listener::Readiness;
+use crate::listener::Server;
 use crate::listener::SocketError;
 use crate::listener::Sockets;
 use crate::listener::Tls;
@@ -44,7 +44,7 @@ use crate::model::BackendName;
 use crate::operations::OpenError;
 use crate::operations::OpenStore;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::runtime::Tasks;
@@ -63,7 +63,7 @@ pub enum StartError {
     Socket(#[from] SocketError),
     /// A port cannot be served.
     #[error("cannot start to serve")]
-    Port(#[from] crate::listener::StartError),
+    Server(#[from] crate::listener::StartError),
     /// The store of operations cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -87,14 +87,14 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     looks: HealthLooks,
-    front: Arc<Front>,
-    bench: Arc<Bench>,
+    front: Arc<GatewayHandler>,
+    bench: Arc<OperatorApi>,
     issuers: Issuers,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
     operations: Arc<Operations>,
-    api: Port,
-    admin: Port,
+    api: Server,
+    admin: Server,
     /// What is in force, restart-bound parts as they were at the start.
     settings: Mutex<Settings>,
     metrics: Arc<Metrics>,
@@ -146,17 +146,17 @@ pub async fn start_on(
     let issuers = Issuers::new(Arc::clone(&clock), Arc::clone(&metrics), Tasks::default());
     issuers.prepare(&mut settings);
     let front = front_of(&settings, &operations, &clock, &metrics)?;
-    let readiness: Arc<dyn Readiness> = Arc::<Front>::clone(&front);
-    let handler: Arc<dyn Handler> = Arc::<Front>::clone(&front);
-    let bench = Arc::new(Bench::new(
+    let readiness: Arc<dyn Readiness> = Arc::<GatewayHandler>::clone(&front);
+    let handler: Arc<dyn Handler> = Arc::<GatewayHandler>::clone(&front);
+    let bench = Arc::new(OperatorApi::new(
         Arc::clone(&operations),
         Arc::clone(&clock),
         Arc::clone(&metrics),
         settings.operations.operator_file(),
     )?);
-    let operator: Arc<dyn Operator> = Arc::<Bench>::clone(&bench);
+    let operator: Arc<dyn Operator> = Arc::<OperatorApi>::clone(&bench);
     let limits = &settings.listener.limits;
-    let admin = Port::admin(
+    let admin = Server::admin(
         sockets.admin,
         (readiness, operator),
         limits,
@@ -165,7 +165,7 @@ pub async fn start_on(
     )?;
     let tls = settings.listener.tls.as_ref();
     let its = (handler, Arc::clone(&upstreams));
-    let api = Port::api(sockets.api, its, limits, tls, &metrics, &clock)?;
+    let api = Server::api(sockets.api, its, limits, tls, &metrics, &clock)?;
     metrics.config_in_force(&settings.hash, false);
     metrics.certificates(&ends(tls));
     bench.open(admin.address());
@@ -191,11 +191,11 @@ fn front_of(
     operations: &Arc<Operations>,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-) -> Result<Arc<Front>, StartError> {
-    let service: Arc<dyn Service> = Arc::<Operations>::clone(operations);
-    Ok(Arc::new(Front::new(
+) -> Result<Arc<GatewayHandler>, StartError> {
+    let service: Arc<dyn OperationsApi> = Arc::<Operations>::clone(operations);
+    Ok(Arc::new(GatewayHandler::new(
         settings.gate.clone(),
-        Shared::random()?,
+        ProcessState::random()?,
         service,
         Arc::clone(clock),
         Metrics::clone(metrics),

@@ -28,15 +28,15 @@ use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
 use crate::model::Timestamp;
-use crate::operations::DeskError;
+use crate::operations::OfflineStoreError;
+use crate::operations::OperationSummary;
 use crate::operations::Operations;
-use crate::operations::View;
 use crate::runtime::Clock;
 use crate::telemetry;
 use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
+use crate::telemetry::AuditWriteError;
 use crate::telemetry::Metrics;
-use crate::telemetry::NotWritten;
 
 /// Where a gateway at work is spoken to, and by what right.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl OperatorAccess {
 
 /// The operator's side of a running gateway.
 #[derive(Debug)]
-pub(crate) struct Bench {
+pub(crate) struct OperatorApi {
     operations: Arc<Operations>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -100,7 +100,7 @@ pub(crate) struct Bench {
     file: PathBuf,
 }
 
-impl Bench {
+impl OperatorApi {
     /// Draws a token.
     ///
     /// # Errors
@@ -145,19 +145,21 @@ impl Bench {
     }
 }
 
-fn told(error: &DeskError) -> OperatorError {
+fn told(error: &OfflineStoreError) -> OperatorError {
     let text = error.to_string();
     match error {
-        DeskError::NoSuchOperation(_) => OperatorError::NoSuchOperation(text),
-        DeskError::NotUnknown(..) | DeskError::NotCancellable(..) => OperatorError::Conflict(text),
-        DeskError::Absent(_) | DeskError::Open(_) | DeskError::Store(_) => {
+        OfflineStoreError::NoSuchOperation(_) => OperatorError::NoSuchOperation(text),
+        OfflineStoreError::NotUnknown(..) | OfflineStoreError::NotCancellable(..) => {
+            OperatorError::Conflict(text)
+        }
+        OfflineStoreError::Absent(_) | OfflineStoreError::Open(_) | OfflineStoreError::Store(_) => {
             OperatorError::Unavailable(text)
         }
     }
 }
 
 fn shown(operation: &Operation) -> Value {
-    json!(View::from(operation))
+    json!(OperationSummary::from(operation))
 }
 
 /// Who acts as an operator: the account of the system whose rights to the store that takes.
@@ -237,12 +239,12 @@ impl<'a> Decision<'a> {
     /// Writes to the audit trail that the operation is about to be decided about, where changes need the trail.
     ///
     /// # Errors
-    /// [`NotWritten`]: the decision must not be carried out.
+    /// [`AuditWriteError`]: the decision must not be carried out.
     pub fn record_before(
         &self,
         clock: &dyn Clock,
         operation: &Operation,
-    ) -> Result<(), NotWritten> {
+    ) -> Result<(), AuditWriteError> {
         telemetry::audit_before(&self.audit_record(clock.now(), operation, "asked"))
     }
 
@@ -264,7 +266,7 @@ impl<'a> Decision<'a> {
     }
 }
 
-impl Bench {
+impl OperatorApi {
     /// Carries out what an operator decides, with the audit trail before and after it.
     async fn decide(
         &self,
@@ -298,7 +300,7 @@ impl Bench {
 }
 
 #[async_trait]
-impl Operator for Bench {
+impl Operator for OperatorApi {
     fn is_token(&self, token: &[u8]) -> bool {
         self.token.reveal().as_bytes().ct_eq(token).into()
     }

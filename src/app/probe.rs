@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::layers;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Keeping;
 use crate::app::backends;
 use crate::app::issuers;
 use crate::config::Backend;
@@ -75,7 +75,7 @@ async fn look(
     found: &mut Probed,
 ) {
     let name = &backend.name;
-    let keeping = adapter.keeping();
+    let metadata_owner = adapter.metadata_owner();
     let adapter = layers::wrap(
         name.clone(),
         adapter,
@@ -89,7 +89,9 @@ async fn look(
             .push(format!("backend {name}: {}", health.product)),
         Err(error) => found.failed(format!("backend {name}: {}", said(&error))),
     }
-    found.lines.extend(abilities(adapter.capability(), keeping));
+    found
+        .lines
+        .extend(abilities(adapter.capability(), metadata_owner));
     let placed = settings.gate.placements.iter();
     let vms = placed
         .filter(|it| it.backend == *name && !it.pattern.prefix().1)
@@ -108,14 +110,15 @@ async fn look(
 /// For the operator, who may know what the VM manager itself said.
 fn said(error: &AdapterError) -> String {
     match error.private() {
-        "" => error.fault.text.clone(),
+        "" => error.fault.text.to_string(),
         private => format!("{} ({private})", error.fault.text),
     }
 }
 
-fn abilities(it: &Capability, keeping: Keeping) -> Vec<String> {
+fn abilities(it: &Capability, metadata_owner: MetadataOwner) -> Vec<String> {
     let can = |verb: Verb| {
-        it.verb(verb).is_some() || (verb == Verb::Update && keeping == Keeping::Gateway)
+        it.verb(verb).is_some()
+            || (verb == Verb::Update && metadata_owner == MetadataOwner::Gateway)
     };
     let verbs = |wanted: bool| -> String {
         let verbs = Verb::ALL.into_iter().filter(|verb| can(*verb) == wanted);

@@ -30,10 +30,10 @@ use crate::model::OperationSeq;
 use crate::model::Secret;
 use crate::model::Showing;
 use crate::model::limits;
-use crate::operations::Desk;
-use crate::operations::DeskError;
+use crate::operations::OfflineStore;
+use crate::operations::OfflineStoreError;
 use crate::operations::OpenError;
-use crate::operations::View;
+use crate::operations::OperationSummary;
 use crate::runtime::Clock;
 use crate::runtime::SystemClock;
 use crate::telemetry;
@@ -183,25 +183,25 @@ enum Refused {
     Other(CliError),
 }
 
-impl From<DeskError> for Refused {
-    fn from(error: DeskError) -> Self {
+impl From<OfflineStoreError> for Refused {
+    fn from(error: OfflineStoreError) -> Self {
         match error {
-            DeskError::Open(OpenError::InUse(_)) => Self::InUse(error.to_string()),
-            error @ (DeskError::Absent(_)
-            | DeskError::Open(_)
-            | DeskError::Store(_)
-            | DeskError::NoSuchOperation(_)
-            | DeskError::NotUnknown(..)
-            | DeskError::NotCancellable(..)) => Self::Other(other(error)),
+            OfflineStoreError::Open(OpenError::InUse(_)) => Self::InUse(error.to_string()),
+            error @ (OfflineStoreError::Absent(_)
+            | OfflineStoreError::Open(_)
+            | OfflineStoreError::Store(_)
+            | OfflineStoreError::NoSuchOperation(_)
+            | OfflineStoreError::NotUnknown(..)
+            | OfflineStoreError::NotCancellable(..)) => Self::Other(other(error)),
         }
     }
 }
 
-async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> {
+async fn offline(settings: &Settings, want: Want) -> Result<Vec<OperationSummary>, Refused> {
     let metrics = Arc::new(Metrics::new().map_err(|it| Refused::Other(other(it)))?);
     let clock = SystemClock::shared();
     let its_metrics = Metrics::clone(&metrics);
-    let desk = Desk::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
+    let desk = OfflineStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
     let done = match want {
         Want::List(showing, most) => desk.list(showing, None, most).await,
         Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
@@ -215,7 +215,10 @@ async fn offline(settings: &Settings, want: Want) -> Result<Vec<View>, Refused> 
         }
     };
     desk.close().await;
-    Ok(done?.iter().map(|it| View::from(&**it)).collect())
+    Ok(done?
+        .iter()
+        .map(|it| OperationSummary::from(&**it))
+        .collect())
 }
 
 /// Carries out what an operator decides in the store itself, with the audit trail before and after it.
@@ -223,10 +226,10 @@ async fn decide(
     settings: &Settings,
     metrics: Arc<Metrics>,
     clock: &dyn Clock,
-    desk: &Desk,
+    desk: &OfflineStore,
     action: OperatorAction,
     seq: OperationSeq,
-) -> Result<Vec<Arc<Operation>>, DeskError> {
+) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
     // Opened first: what cannot be written is not done.
     let log = LogConfig {
         format: telemetry::Format::Text,
@@ -236,13 +239,13 @@ async fn decide(
         audit: settings.logging.audit.clone(),
         audit_required: settings.logging.audit_required,
     };
-    telemetry::init(log, metrics).map_err(|error| DeskError::Store(error.to_string()))?;
+    telemetry::init(log, metrics).map_err(|error| OfflineStoreError::Store(error.to_string()))?;
     let by = OperatorName::of_this_process();
     let decision = Decision::local(action, &by);
     let before = desk.show(seq).await?;
     decision
         .record_before(clock, &before)
-        .map_err(|error| DeskError::Store(format!("{error}: nothing was changed")))?;
+        .map_err(|error| OfflineStoreError::Store(format!("{error}: nothing was changed")))?;
     let decided = match action {
         OperatorAction::Acknowledge => desk.acknowledge(seq).await?,
         OperatorAction::Cancel => desk.cancel(seq).await?,
@@ -254,7 +257,11 @@ async fn decide(
 }
 
 /// Asks the gateway that has the store, through its admin port.
-async fn online(settings: &Settings, want: Want, why: &str) -> Result<Vec<View>, CliError> {
+async fn online(
+    settings: &Settings,
+    want: Want,
+    why: &str,
+) -> Result<Vec<OperationSummary>, CliError> {
     let file = settings.operations.operator_file();
     let access = OperatorAccess::read(&file).map_err(|error| {
         other(format!(
@@ -282,7 +289,7 @@ struct Gateway<'a> {
 
 #[derive(Deserialize)]
 struct Listed {
-    operations: Vec<View>,
+    operations: Vec<OperationSummary>,
 }
 
 #[derive(Deserialize)]
@@ -301,8 +308,8 @@ impl<'a> Gateway<'a> {
         Ok(Self { client, access })
     }
 
-    async fn list(&self, showing: Showing, most: usize) -> Result<Vec<View>, CliError> {
-        let mut found = Vec::<View>::new();
+    async fn list(&self, showing: Showing, most: usize) -> Result<Vec<OperationSummary>, CliError> {
+        let mut found = Vec::<OperationSummary>::new();
         loop {
             let left = most.saturating_sub(found.len());
             let limit = left.min(usize::from(limits::PAGE_MAX));
@@ -324,7 +331,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// What an operator decides about one operation.
-    async fn decide(&self, seq: OperationSeq, action: &str) -> Result<View, CliError> {
+    async fn decide(&self, seq: OperationSeq, action: &str) -> Result<OperationSummary, CliError> {
         let seq = seq.to_string();
         self.ask(Method::POST, &[seq.as_str(), action], &[]).await
     }
@@ -379,7 +386,7 @@ fn unlike(error: &serde_json::Error) -> CliError {
 }
 
 /// What clients chose is shown escaped.
-fn line(it: &View) -> String {
+fn line(it: &OperationSummary) -> String {
     let mut line = format!(
         "{} {} {} backend={} vm={:?} backup={:?} by={} created={}",
         it.seq, it.phase, it.verb, it.backend, it.vm, it.backup, it.principal, it.created

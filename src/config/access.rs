@@ -10,14 +10,14 @@ use toml::de::DeTable;
 
 use crate::config::htpasswd;
 use crate::config::issuers;
-use crate::config::keys;
-use crate::config::near;
 use crate::config::problem::Problem;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
+use crate::config::schema;
+use crate::config::secret_source::Source;
 use crate::config::settings::KeySource;
-use crate::config::source::Source;
+use crate::config::suggest;
 use crate::config::tokens;
 use crate::gate::ApiToken;
 use crate::gate::CredentialRule;
@@ -77,17 +77,17 @@ pub(super) fn read(
         issuer_names: BTreeSet::new(),
         groups: BTreeSet::new(),
     };
-    for section in reader.sections(root, &keys::user::TABLE) {
+    for section in reader.sections(root, &schema::user::TABLE) {
         people.add_user(&section, source);
     }
     let mut remember = limits::CREDENTIALS_REMEMBERED;
     let (mut tokens, mut tokens_file) = (None, None);
-    for section in reader.sections(root, &keys::authentication::TABLE) {
-        remember = section.span(&keys::authentication::REMEMBER);
-        if let Some(path) = section.text(&keys::authentication::HTPASSWD) {
+    for section in reader.sections(root, &schema::authentication::TABLE) {
+        remember = section.span(&schema::authentication::REMEMBER);
+        if let Some(path) = section.text(&schema::authentication::HTPASSWD) {
             people.add_file(&path, source);
         }
-        if let Some(path) = section.text(&keys::authentication::TOKENS) {
+        if let Some(path) = section.text(&schema::authentication::TOKENS) {
             let file = reader.folder().join(&path.text);
             source.holds_secret(&file, "the hashes and rights of API tokens");
             tokens = Some(tokens_of(reader, &path, &file, source));
@@ -95,19 +95,19 @@ pub(super) fn read(
         }
     }
     let mut holders = BTreeMap::new();
-    for section in reader.sections(root, &keys::client_certificate::TABLE) {
+    for section in reader.sections(root, &schema::client_certificate::TABLE) {
         people.add_certificate(&section, &mut holders);
     }
     let mut named = BTreeSet::new();
-    for section in reader.sections(root, &keys::group::TABLE) {
+    for section in reader.sections(root, &schema::group::TABLE) {
         people.add_group(&section, &mut named);
     }
-    for section in reader.sections(root, &keys::issuer::TABLE) {
+    for section in reader.sections(root, &schema::issuer::TABLE) {
         people.add_issuer(&section, source);
     }
-    let grants = people.grants(&reader.sections(root, &keys::grant::TABLE));
+    let grants = people.grants(&reader.sections(root, &schema::grant::TABLE));
     let allowed = passes.iter().map(|section| {
-        let all = section.texts(&keys::passthrough::ALLOW);
+        let all = section.texts(&schema::passthrough::ALLOW);
         all.iter().filter_map(|it| people.grantee(it)).collect()
     });
     let allowed = allowed.collect();
@@ -172,11 +172,11 @@ impl People<'_> {
     }
 
     fn add_user(&mut self, section: &Section<'_>, source: &Source<'_>) {
-        let name = section.text(&keys::user::NAME);
-        let hash = section.text(&keys::user::PASSWORD_HASH);
+        let name = section.text(&schema::user::NAME);
+        let hash = section.text(&schema::user::PASSWORD_HASH);
         let password = hash.and_then(|it| self.password(&it, source));
         let mut groups = BTreeSet::new();
-        for item in section.texts(&keys::user::GROUPS) {
+        for item in section.texts(&schema::user::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
@@ -194,7 +194,7 @@ impl People<'_> {
         match self.users.entry(name) {
             Entry::Occupied(it) => {
                 let what = format!("the user {} is there twice", it.key());
-                section.problem_at(keys::user::NAME.name, what, "remove one");
+                section.problem_at(schema::user::NAME.name, what, "remove one");
             }
             Entry::Vacant(it) => {
                 it.insert((password, groups));
@@ -207,10 +207,10 @@ impl People<'_> {
         section: &Section<'_>,
         holders: &mut BTreeMap<CertificateName, PrincipalName>,
     ) {
-        let user = section.text(&keys::client_certificate::USER);
+        let user = section.text(&schema::client_certificate::USER);
         let user = user.and_then(|it| self.checked(&it, PrincipalName::new));
         let mut groups = BTreeSet::new();
-        for item in section.texts(&keys::client_certificate::GROUPS) {
+        for item in section.texts(&schema::client_certificate::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
@@ -218,7 +218,7 @@ impl People<'_> {
             let (_, its) = self.users.entry(user.clone()).or_default();
             its.extend(groups);
         }
-        for found in section.texts(&keys::client_certificate::NAMES) {
+        for found in section.texts(&schema::client_certificate::NAMES) {
             let hint = "write for instance \"dns:ci.example.com\"";
             let name = match CertificateName::new(&found.text) {
                 Ok(name) => name,
@@ -311,14 +311,14 @@ impl People<'_> {
     }
 
     fn add_group(&mut self, section: &Section<'_>, named: &mut BTreeSet<GroupName>) {
-        let members = section.texts(&keys::group::MEMBERS);
-        let name = section.text(&keys::group::NAME);
+        let members = section.texts(&schema::group::MEMBERS);
+        let name = section.text(&schema::group::NAME);
         let Some(name) = name.and_then(|it| self.checked(&it, GroupName::new)) else {
             return;
         };
         if !named.insert(name.clone()) {
             let what = format!("the group {name} is there twice");
-            section.problem_at(keys::group::NAME.name, what, "write all members into one");
+            section.problem_at(schema::group::NAME.name, what, "write all members into one");
         }
         self.groups.insert(name.clone());
         for item in members {
@@ -332,7 +332,7 @@ impl People<'_> {
     }
 
     fn add_issuer(&mut self, section: &Section<'_>, source: &Source<'_>) {
-        use keys::issuer as key;
+        use schema::issuer as key;
         let found = issuers::read(self.reader, section, source);
         if let Some(name) = &found.name
             && !self.issuer_names.insert(name.clone())
@@ -364,7 +364,7 @@ impl People<'_> {
 
     fn unknown_user(&self, found: &Found, name: &str) {
         let known = self.users.keys().map(PrincipalName::as_str);
-        self.unknown(found, "user", near::nearest(name, known));
+        self.unknown(found, "user", suggest::nearest(name, known));
     }
 
     fn unknown(&self, found: &Found, what: &str, near: Option<&str>) {
@@ -377,10 +377,10 @@ impl People<'_> {
     }
 
     fn grant(&self, section: &Section<'_>) -> Grant {
-        let to = section.texts(&keys::grant::TO);
-        let actions = section.texts(&keys::grant::ACTIONS);
-        let vms = section.texts(&keys::grant::VMS);
-        let backups = section.texts(&keys::grant::BACKUPS);
+        let to = section.texts(&schema::grant::TO);
+        let actions = section.texts(&schema::grant::ACTIONS);
+        let vms = section.texts(&schema::grant::VMS);
+        let backups = section.texts(&schema::grant::BACKUPS);
         let patterns = |all: Vec<Found>| -> Vec<Pattern> {
             all.iter()
                 .filter_map(|it| self.checked(it, Pattern::new))
@@ -411,7 +411,7 @@ impl People<'_> {
             let known = GroupName::new(name).ok();
             let known = known.filter(|it| self.groups.contains(it));
             if known.is_none() {
-                let near = near::nearest(name, self.groups.iter().map(GroupName::as_str));
+                let near = suggest::nearest(name, self.groups.iter().map(GroupName::as_str));
                 self.unknown(found, "group", near);
             }
             return known.map(Grantee::Group);

@@ -6,11 +6,11 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
-use crate::config::keys;
-use crate::config::keys::Key;
-use crate::config::keys::Text;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
+use crate::config::schema;
+use crate::config::schema::Key;
+use crate::config::schema::Text;
 use crate::gate::PublicUrl;
 
 /// An address that is used instead of the one in the file.
@@ -70,14 +70,14 @@ pub(super) fn read(
     let listen = address(
         reader,
         section,
-        &keys::server::LISTEN,
+        &schema::server::LISTEN,
         fixed.api,
         &mut notes,
     );
     let admin = address(
         reader,
         section,
-        &keys::server::ADMIN,
+        &schema::server::ADMIN,
         fixed.admin,
         &mut notes,
     );
@@ -91,7 +91,7 @@ pub(super) fn read(
             .unwrap_or_default();
         let what = format!("{origin}{listen} would send passwords in cleartext");
         let hint = "name a [[certificate]], listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
-        section.problem_at(keys::server::LISTEN.name, what, hint);
+        section.problem_at(schema::server::LISTEN.name, what, hint);
     }
     let (listen, admin) = (listen?, admin?);
     let are_bound = fixed.api.is_some() && fixed.admin.is_some();
@@ -101,7 +101,7 @@ pub(super) fn read(
         } else {
             format!("{admin} collides with listen, {listen}: both cannot be bound")
         };
-        section.problem_at(keys::server::ADMIN.name, what, "choose another port");
+        section.problem_at(schema::server::ADMIN.name, what, "choose another port");
     }
     Some(Addresses {
         listen,
@@ -147,7 +147,7 @@ pub(super) fn public_url(
     listen: Option<SocketAddr>,
     is_encrypted: bool,
 ) -> Option<PublicUrl> {
-    if let Some(found) = section.text(&keys::server::PUBLIC_URL) {
+    if let Some(found) = section.text(&schema::server::PUBLIC_URL) {
         let url = PublicUrl::new(&found.text);
         if url.is_none() {
             let what = format!("{:?} cannot begin a link", found.text);
@@ -164,7 +164,7 @@ pub(super) fn public_url(
     if url.is_none() || is_wildcard(listen) || has_scope {
         let what = format!("is missing, and {listen} is not an address that a link can begin with");
         let hint = "write public_url = \"https://the-name-clients-use\"";
-        section.problem_at(keys::server::PUBLIC_URL.name, what, hint);
+        section.problem_at(schema::server::PUBLIC_URL.name, what, hint);
         return None;
     }
     url

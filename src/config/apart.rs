@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::config::keys::backend;
 use crate::config::paths::Overlap;
 use crate::config::paths::overlap;
 use crate::config::reader::Section;
+use crate::config::schema::backend;
 use crate::config::settings::Backend;
 use crate::config::settings::BackendKind;
 

@@ -6,24 +6,24 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
+use crate::adapters::adapter::Recovery;
 use crate::adapters::cloudapi;
 use crate::adapters::files;
 use crate::adapters::incus;
 use crate::adapters::layers;
 use crate::adapters::libvirt;
-use crate::adapters::port::Recovery;
 use crate::adapters::qemu;
 use crate::adapters::sim;
 use crate::config::apart;
-use crate::config::keys::backend;
 use crate::config::paths::overlap;
 use crate::config::proxmox;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
+use crate::config::schema::backend;
+use crate::config::secret_source::Source;
 use crate::config::settings::Backend;
 use crate::config::settings::BackendKind;
-use crate::config::source::Source;
 use crate::gate::Placement;
 use crate::gate::Specification;
 use crate::model::BackendName;

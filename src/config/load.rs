@@ -14,9 +14,6 @@ use crate::config::addresses::FixedAddresses;
 use crate::config::apart;
 use crate::config::apart::Written;
 use crate::config::backends;
-use crate::config::keys;
-use crate::config::keys::Count;
-use crate::config::keys::Key;
 use crate::config::log_level;
 use crate::config::passthrough;
 use crate::config::problem::Problem;
@@ -24,10 +21,13 @@ use crate::config::problem::Problems;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
+use crate::config::schema;
+use crate::config::schema::Count;
+use crate::config::schema::Key;
+use crate::config::secret_source::Source;
 use crate::config::settings::LogFormat;
 use crate::config::settings::Logging;
 use crate::config::settings::Settings;
-use crate::config::source::Source;
 use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
@@ -101,23 +101,23 @@ fn settings(
 ) -> Option<Settings> {
     reader.refuse_unknown_tables(root);
     let section = |table| reader.sections(root, table).into_iter().next();
-    let insecure = section(&keys::insecure::TABLE);
-    let plaintext = insecure.is_some_and(|it| it.flag(&keys::insecure::PLAINTEXT));
+    let insecure = section(&schema::insecure::TABLE);
+    let plaintext = insecure.is_some_and(|it| it.flag(&schema::insecure::PLAINTEXT));
     let encryption = tls::read(reader, root, source);
     let is_safe = plaintext || encryption.is_wanted();
-    let server = section(&keys::server::TABLE)
+    let server = section(&schema::server::TABLE)
         .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
-    let limit = section(&keys::limit::TABLE);
-    let specification = section(&keys::specification::TABLE).map(|it| specification(reader, &it));
-    let lock_out = section(&keys::lockout::TABLE).map(|it| lock_out(&it));
-    let rates = section(&keys::rate::TABLE).map(|it| rates(&it));
-    let passes = reader.sections(root, &keys::passthrough::TABLE);
-    let authentication_section = section(&keys::authentication::TABLE);
+    let limit = section(&schema::limit::TABLE);
+    let specification = section(&schema::specification::TABLE).map(|it| specification(reader, &it));
+    let lock_out = section(&schema::lockout::TABLE).map(|it| lock_out(&it));
+    let rates = section(&schema::rate::TABLE).map(|it| rates(&it));
+    let passes = reader.sections(root, &schema::passthrough::TABLE);
+    let authentication_section = section(&schema::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations_section = section(&keys::operations::TABLE);
-    let log_section = section(&keys::log::TABLE);
+    let operations_section = section(&schema::operations::TABLE);
+    let log_section = section(&schema::log::TABLE);
     let operations = operations_section
         .as_ref()
         .and_then(|section| operations(reader, section));
@@ -191,9 +191,9 @@ fn server(
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
         trusted_proxies: trusted_proxies(reader, section),
-        threads: threads_or_cores(section.number(&keys::server::THREADS)),
-        drain: section.span(&keys::server::DRAIN),
-        drain_notice: section.span(&keys::server::DRAIN_NOTICE),
+        threads: threads_or_cores(section.number(&schema::server::THREADS)),
+        drain: section.span(&schema::server::DRAIN),
+        drain_notice: section.span(&schema::server::DRAIN_NOTICE),
     }
 }
 
@@ -212,9 +212,9 @@ fn written<'a>(
         tokens,
     ];
     let keys = [
-        keys::operations::STORE.name,
-        keys::log::AUDIT.name,
-        keys::authentication::TOKENS.name,
+        schema::operations::STORE.name,
+        schema::log::AUDIT.name,
+        schema::authentication::TOKENS.name,
     ];
     let named = sections.iter().zip(keys).zip(files);
     let written = named.filter_map(|((section, key), path)| {
@@ -222,7 +222,7 @@ fn written<'a>(
             section: section.as_ref()?,
             key,
             path: path?,
-            is_read: key == keys::authentication::TOKENS.name,
+            is_read: key == schema::authentication::TOKENS.name,
         })
     });
     written.collect()
@@ -238,7 +238,7 @@ fn threads_or_cores(threads: usize) -> usize {
 
 fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
     let mut networks = Vec::new();
-    for it in section.texts(&keys::server::TRUSTED_PROXIES) {
+    for it in section.texts(&schema::server::TRUSTED_PROXIES) {
         match TrustedProxies::network(&it.text) {
             Some(network) => networks.push(network),
             None => {
@@ -252,7 +252,7 @@ fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies
 
 fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
     let known = Specification::default().supported;
-    let found = section.texts(&keys::specification::SUPPORTED);
+    let found = section.texts(&schema::specification::SUPPORTED);
     for it in found.iter().filter(|it| !known.contains(&it.text)) {
         let what = format!("{:?} is no version this gateway speaks", it.text);
         reader.wrong(
@@ -261,8 +261,8 @@ fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
             &format!("known versions are {}", known.join(", ")),
         );
     }
-    let on_missing = section.word(&keys::specification::ON_MISSING);
-    let profile = section.word(&keys::specification::PROFILE);
+    let on_missing = section.word(&schema::specification::ON_MISSING);
+    let profile = section.word(&schema::specification::PROFILE);
     let wanted = |version: &String| found.iter().any(|it| it.text == *version);
     Specification {
         supported: known.into_iter().filter(wanted).collect(),
@@ -280,11 +280,11 @@ fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
 }
 
 fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::Config> {
-    use keys::operations as key;
+    use schema::operations as key;
     let poll_min = section.span(&key::POLL_MIN);
     let poll_max = section.span(&key::POLL_MAX);
     if poll_min > poll_max {
-        let what = format!("is longer than poll_max, {}", keys::written(poll_max));
+        let what = format!("is longer than poll_max, {}", schema::written(poll_max));
         section.problem_at(key::POLL_MIN.name, what, "make it shorter");
     }
     let retention = section.span(&key::RETENTION);
@@ -328,33 +328,33 @@ fn file_to_write(reader: &Reader<'_>, found: &Found) -> PathBuf {
 }
 
 fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
-    let level = section.text(&keys::log::LEVEL).and_then(|found| {
+    let level = section.text(&schema::log::LEVEL).and_then(|found| {
         let wrong = |(what, hint): (String, String)| reader.wrong(&found, what, &hint);
         log_level::checked(&found.text).map_err(wrong).ok()
     });
-    let audit = section.text(&keys::log::AUDIT);
+    let audit = section.text(&schema::log::AUDIT);
     Logging {
-        format: match section.word(&keys::log::FORMAT) {
+        format: match section.word(&schema::log::FORMAT) {
             Some("json") => LogFormat::Json,
             Some(_) | None => LogFormat::Text,
         },
         level: level.unwrap_or_else(|| "info".to_owned()),
-        access: section.flag(&keys::log::ACCESS),
+        access: section.flag(&schema::log::ACCESS),
         audit: audit.map(|it| file_to_write(reader, &it)),
-        audit_required: section.flag(&keys::log::AUDIT_REQUIRED),
+        audit_required: section.flag(&schema::log::AUDIT_REQUIRED),
     }
 }
 
 fn lock_out(section: &Section<'_>) -> gate::LockOut {
     gate::LockOut {
-        attempts: section.small(&keys::lockout::ATTEMPTS),
-        address_attempts: section.small(&keys::lockout::ADDRESS_ATTEMPTS),
-        longest: section.span(&keys::lockout::LONGEST),
+        attempts: section.small(&schema::lockout::ATTEMPTS),
+        address_attempts: section.small(&schema::lockout::ADDRESS_ATTEMPTS),
+        longest: section.span(&schema::lockout::LONGEST),
     }
 }
 
 fn rates(section: &Section<'_>) -> gate::RateLimits {
-    use keys::rate as key;
+    use schema::rate as key;
     let rate = |per_second: &Key<Count>, burst: &Key<Count>| {
         let (number, written) = (section.small(per_second), section.small(burst));
         if number == 0 && written != 0 {
@@ -378,27 +378,27 @@ fn rates(section: &Section<'_>) -> gate::RateLimits {
 
 fn gate_limits(section: &Section<'_>) -> gate::Limits {
     gate::Limits {
-        body_bytes: section.size(&keys::limit::BODY),
-        target_bytes: section.size(&keys::limit::TARGET),
-        header_bytes: section.size(&keys::limit::HEADER),
-        header_count: section.number(&keys::limit::HEADER_COUNT),
-        wait: section.span(&keys::limit::WAIT),
-        stream: section.span(&keys::limit::STREAM),
-        waiters: section.number(&keys::limit::WAITERS),
+        body_bytes: section.size(&schema::limit::BODY),
+        target_bytes: section.size(&schema::limit::TARGET),
+        header_bytes: section.size(&schema::limit::HEADER),
+        header_count: section.number(&schema::limit::HEADER_COUNT),
+        wait: section.span(&schema::limit::WAIT),
+        stream: section.span(&schema::limit::STREAM),
+        waiters: section.number(&schema::limit::WAITERS),
     }
 }
 
 fn listener_limits(section: &Section<'_>) -> listener::Limits {
     listener::Limits {
-        connections: section.number(&keys::limit::CONNECTIONS),
-        connections_per_address: section.number(&keys::limit::CONNECTIONS_PER_ADDRESS),
-        handshake_timeout: section.span(&keys::limit::HANDSHAKE_TIMEOUT),
-        streams: section.small(&keys::limit::STREAMS),
-        header_timeout: section.span(&keys::limit::HEADER_TIMEOUT),
-        body_timeout: section.span(&keys::limit::BODY_TIMEOUT),
-        body_rate: u64::try_from(section.size(&keys::limit::BODY_RATE)).unwrap_or(u64::MAX),
-        body_grace: section.span(&keys::limit::BODY_GRACE),
-        idle_timeout: section.span(&keys::limit::IDLE_TIMEOUT),
-        write_timeout: section.span(&keys::limit::WRITE_TIMEOUT),
+        connections: section.number(&schema::limit::CONNECTIONS),
+        connections_per_address: section.number(&schema::limit::CONNECTIONS_PER_ADDRESS),
+        handshake_timeout: section.span(&schema::limit::HANDSHAKE_TIMEOUT),
+        streams: section.small(&schema::limit::STREAMS),
+        header_timeout: section.span(&schema::limit::HEADER_TIMEOUT),
+        body_timeout: section.span(&schema::limit::BODY_TIMEOUT),
+        body_rate: u64::try_from(section.size(&schema::limit::BODY_RATE)).unwrap_or(u64::MAX),
+        body_grace: section.span(&schema::limit::BODY_GRACE),
+        idle_timeout: section.span(&schema::limit::IDLE_TIMEOUT),
+        write_timeout: section.span(&schema::limit::WRITE_TIMEOUT),
     }
 }

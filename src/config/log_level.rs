@@ -3,7 +3,7 @@
 //! The filter behind it takes any word for the name of a part, so that a misspelt level would silence everything. Here a
 //! word is a level or a part that exists.
 
-use crate::config::near;
+use crate::config::suggest;
 use crate::listener::LOG_TARGETS;
 
 /// The levels, least first.
@@ -88,7 +88,7 @@ fn level_of(word: &str) -> Result<(), (String, String)> {
     let hint = if word.contains("::") || crates().any(|known| known == word) {
         format!("write {word}=debug to set the level of a part of the program")
     } else {
-        let meant = near::nearest(&word.to_lowercase(), LEVELS.into_iter().chain(crates()));
+        let meant = suggest::nearest(&word.to_lowercase(), LEVELS.into_iter().chain(crates()));
         meant.map_or_else(
             || "write a level such as \"info\", or \"snapgate=debug,warn\"".to_owned(),
             |known| format!("did you mean \"{known}\"?"),
@@ -103,7 +103,7 @@ fn target_of(target: &str) -> Result<(), (String, String)> {
     let second = segments.next();
     let unknown = |known: &[&'static str], word: &str, prefix: &str| {
         let what = format!("unknown log target {target:?}");
-        let hint = near::nearest(word, known.iter().copied()).map_or_else(
+        let hint = suggest::nearest(word, known.iter().copied()).map_or_else(
             || format!("known targets are {}", known.join(", ")),
             |meant| format!("did you mean \"{prefix}{meant}\"?"),
         );

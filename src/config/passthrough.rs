@@ -9,34 +9,34 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::keys::Key;
-use crate::config::keys::Text;
-use crate::config::keys::Texts;
-use crate::config::keys::passthrough as key;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
-use crate::config::source::Source;
+use crate::config::schema::Key;
+use crate::config::schema::Text;
+use crate::config::schema::Texts;
+use crate::config::schema::passthrough as key;
+use crate::config::secret_source::Source;
 use crate::gate::AuthorizationRule;
 use crate::gate::BodyRule;
 use crate::gate::FieldError;
 use crate::gate::FieldRule;
 use crate::gate::Grantee;
 use crate::gate::HostRule;
-use crate::gate::PASS_METHODS;
-use crate::gate::PassAccess;
-use crate::gate::PassRoute;
+use crate::gate::PASS_THROUGH_METHODS;
+use crate::gate::PassThroughAccess;
+use crate::gate::PassThroughRoute;
 use crate::gate::PathPrefix;
 use crate::gate::PoolId;
 use crate::listener::Authorities;
 use crate::listener::Balance;
 use crate::listener::Identity;
-use crate::listener::Place;
 use crate::listener::PoolConfig;
 use crate::listener::Probe;
 use crate::listener::Timeouts;
 use crate::listener::Trust;
 use crate::listener::Upstream;
+use crate::listener::UpstreamAddress;
 use crate::model::PassName;
 use crate::model::limits;
 
@@ -57,8 +57,8 @@ pub(super) fn read(
     sections: &[Section<'_>],
     allowed: Vec<Vec<Grantee>>,
     source: &Source<'_>,
-) -> (Vec<PassRoute>, Vec<PoolConfig>) {
-    let mut routes: Vec<PassRoute> = Vec::new();
+) -> (Vec<PassThroughRoute>, Vec<PoolConfig>) {
+    let mut routes: Vec<PassThroughRoute> = Vec::new();
     let mut pools = Vec::new();
     for (section, allowed) in sections.iter().zip(allowed) {
         if routes.len() >= limits::PASSTHROUGH_MAX {
@@ -80,7 +80,8 @@ pub(super) fn read(
             let what = format!("the route {} is there twice", route.name);
             section.problem_at(key::NAME.name, what, "choose another name");
         }
-        let same = |it: &&PassRoute| it.prefix == route.prefix && overlap(&it.hosts, &route.hosts);
+        let same =
+            |it: &&PassThroughRoute| it.prefix == route.prefix && overlap(&it.hosts, &route.hosts);
         if let Some(other) = routes.iter().find(same) {
             let what = format!("is taken by the route {} already", other.name);
             section.problem_at(key::PATH.name, what, "choose another path, or other hosts");
@@ -110,7 +111,7 @@ impl One<'_> {
             .ok()
     }
 
-    fn route(&self, name: Option<PassName>, allowed: Vec<Grantee>) -> Option<PassRoute> {
+    fn route(&self, name: Option<PassName>, allowed: Vec<Grantee>) -> Option<PassThroughRoute> {
         let section = self.section;
         let found = section.text(&key::PATH);
         let prefix = found.and_then(|found| {
@@ -136,7 +137,7 @@ impl One<'_> {
             Some("upstream") => HostRule::Upstream,
             Some(_) | None => HostRule::Keep,
         };
-        Some(PassRoute {
+        Some(PassThroughRoute {
             name: name?,
             prefix: prefix?,
             hosts,
@@ -172,11 +173,11 @@ impl One<'_> {
     fn methods(&self) -> Vec<&'static str> {
         let mut methods = Vec::new();
         for found in self.section.texts(&key::METHODS) {
-            match PASS_METHODS.iter().find(|it| **it == found.text) {
+            match PASS_THROUGH_METHODS.iter().find(|it| **it == found.text) {
                 Some(it) => methods.push(*it),
                 None => {
                     let what = format!("{:?} cannot be passed on", found.text);
-                    let hint = format!("known methods are {}", PASS_METHODS.join(", "));
+                    let hint = format!("known methods are {}", PASS_THROUGH_METHODS.join(", "));
                     self.reader.wrong(&found, what, &hint);
                 }
             }
@@ -209,7 +210,7 @@ impl One<'_> {
         }
     }
 
-    fn access(&self, allowed: Vec<Grantee>) -> Option<PassAccess> {
+    fn access(&self, allowed: Vec<Grantee>) -> Option<PassThroughAccess> {
         let section = self.section;
         let open = section.word(&key::AUTHENTICATION)? == "none";
         if open && section.has(key::ALLOW.name) {
@@ -221,9 +222,9 @@ impl One<'_> {
             section.problem_at(key::ALLOW.name, what, "write allow = [\"group:NAME\"]");
         }
         Some(if open {
-            PassAccess::Open
+            PassThroughAccess::Open
         } else {
-            PassAccess::Allowed(allowed)
+            PassThroughAccess::Allowed(allowed)
         })
     }
 
@@ -457,7 +458,7 @@ fn wide(size: usize) -> u64 {
 fn upstream(text: &str) -> Option<Upstream> {
     if let Some(path) = text.strip_prefix("unix://") {
         return path.starts_with('/').then(|| Upstream {
-            place: Place::Socket(PathBuf::from(path)),
+            place: UpstreamAddress::Socket(PathBuf::from(path)),
             tls: false,
             label: Arc::from("localhost"),
         });
@@ -486,7 +487,7 @@ fn upstream(text: &str) -> Option<Upstream> {
         return None;
     }
     Some(Upstream {
-        place: Place::Host(plain.to_owned(), port),
+        place: UpstreamAddress::Host(plain.to_owned(), port),
         tls,
         label: Arc::from(authority.as_str()),
     })

@@ -4,11 +4,11 @@ use crate::adapters::proxmox::AfterRestore;
 use crate::adapters::proxmox::BackupMode;
 use crate::adapters::proxmox::Config;
 use crate::adapters::proxmox::ServerTrust;
-use crate::config::keys::backend;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
-use crate::config::source::Source;
+use crate::config::schema::backend;
+use crate::config::secret_source::Source;
 use crate::model::Secret;
 
 /// Reads the keys of a cluster; `None` after a problem was noted.

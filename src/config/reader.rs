@@ -10,20 +10,20 @@ use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
-use crate::config::keys;
-use crate::config::keys::Absent;
-use crate::config::keys::Count;
-use crate::config::keys::Flag;
-use crate::config::keys::Key;
-use crate::config::keys::Size;
-use crate::config::keys::Span;
-use crate::config::keys::SpanLike;
-use crate::config::keys::Table;
-use crate::config::keys::Text;
-use crate::config::keys::Texts;
-use crate::config::keys::Word;
-use crate::config::near;
 use crate::config::problem::Problem;
+use crate::config::schema;
+use crate::config::schema::Absent;
+use crate::config::schema::Count;
+use crate::config::schema::Flag;
+use crate::config::schema::Key;
+use crate::config::schema::Size;
+use crate::config::schema::Span;
+use crate::config::schema::SpanLike;
+use crate::config::schema::Table;
+use crate::config::schema::Text;
+use crate::config::schema::Texts;
+use crate::config::schema::Word;
+use crate::config::suggest;
 
 /// One file, and the mistakes found in it.
 pub(super) struct Reader<'a> {
@@ -140,8 +140,8 @@ impl<'a> Reader<'a> {
     pub(super) fn refuse_unknown_tables(&self, root: &DeTable<'_>) {
         for (key, _) in root {
             let name: &str = key.get_ref();
-            if !keys::TABLES.iter().any(|it| it.name == name) {
-                let hint = hint_near(name, keys::TABLES.iter().map(|it| it.name), "tables");
+            if !schema::TABLES.iter().any(|it| it.name == name) {
+                let hint = hint_near(name, schema::TABLES.iter().map(|it| it.name), "tables");
                 self.problem(key.span().start, name, "is not a known table", &hint);
             }
         }
@@ -250,8 +250,8 @@ impl<'a> Section<'a> {
 
     pub(super) fn span(&self, key: &Key<Span>) -> Duration {
         let Span { default, min, max } = key.kind;
-        let example = keys::written(default);
-        let bounds = format!("{} to {}", keys::written(min), keys::written(max));
+        let example = schema::written(default);
+        let bounds = format!("{} to {}", schema::written(min), schema::written(max));
         let units = format!("write a number and a unit such as ms, s, m, h or d: \"{example}\"");
         let read = |text: &str| humantime::parse_duration(text).ok();
         self.measured(key.name, "a duration", &units, read)
@@ -272,8 +272,12 @@ impl<'a> Section<'a> {
 
     pub(super) fn size(&self, key: &Key<Size>) -> usize {
         let Size { default, min, max } = key.kind;
-        let example = keys::written_size(default);
-        let bounds = format!("{} to {}", keys::written_size(min), keys::written_size(max));
+        let example = schema::written_size(default);
+        let bounds = format!(
+            "{} to {}",
+            schema::written_size(min),
+            schema::written_size(max)
+        );
         let units = format!("write a number and a unit such as B, KiB or MiB: \"{example}\"");
         let read = |text: &str| {
             text.parse::<bytesize::ByteSize>()
@@ -435,7 +439,7 @@ fn heading(table: &Table) -> String {
 }
 
 fn hint_near<'k>(name: &str, known: impl Iterator<Item = &'k str> + Clone, what: &str) -> String {
-    near::nearest(name, known.clone()).map_or_else(
+    suggest::nearest(name, known.clone()).map_or_else(
         || format!("known {what} are {}", known.collect::<Vec<_>>().join(", ")),
         |it| format!("did you mean \"{it}\"?"),
     )

@@ -1,9 +1,9 @@
 //! The declarations of all keys as documentation: tables for `docs/configuration.md`, and `config/reference.toml`.
 
-use crate::config::keys::Applies;
-use crate::config::keys::Description;
-use crate::config::keys::TABLES;
-use crate::config::keys::Table;
+use crate::config::schema::Applies;
+use crate::config::schema::Description;
+use crate::config::schema::TABLES;
+use crate::config::schema::Table;
 
 /// What the reference file holds for keys without a default: table, key, value.
 const SAMPLES: &[(&str, &str, &str)] = &[

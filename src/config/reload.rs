@@ -115,9 +115,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::keys::Applies;
-    use crate::config::keys::TABLES;
     use crate::config::load::load;
+    use crate::config::schema::Applies;
+    use crate::config::schema::TABLES;
 
     const BASE: &str =
         "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"a*\"]\n";

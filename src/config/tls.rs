@@ -2,11 +2,11 @@
 
 use toml::de::DeTable;
 
-use crate::config::keys;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
-use crate::config::source::Source;
+use crate::config::schema;
+use crate::config::secret_source::Source;
 use crate::listener::Certificate;
 use crate::listener::ClientCertificates;
 use crate::listener::Tls;
@@ -42,12 +42,12 @@ impl Encryption {
 
 /// Reads `[[certificate]]` and `[tls]`.
 pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Encryption {
-    let sections = reader.sections(root, &keys::certificate::TABLE);
+    let sections = reader.sections(root, &schema::certificate::TABLE);
     let read: Vec<_> = sections
         .iter()
         .map(|it| certificate(reader, it, source))
         .collect();
-    let tls = reader.sections(root, &keys::tls::TABLE);
+    let tls = reader.sections(root, &schema::tls::TABLE);
     let tls = tls.first();
     let clients = tls.and_then(|it| clients(reader, it, source, !sections.is_empty()));
     if sections.is_empty() {
@@ -77,7 +77,7 @@ fn unusable(sections: &[Section<'_>], tls: Option<&Section<'_>>, error: &TlsErro
         TlsError::BadAuthority(_) => {
             if let Some(section) = tls {
                 let hint = "name a file with the authorities' certificates in PEM form";
-                section.problem_at(keys::tls::CLIENT_CA.name, error.to_string(), hint);
+                section.problem_at(schema::tls::CLIENT_CA.name, error.to_string(), hint);
             }
         }
         TlsError::NoCertificate
@@ -97,7 +97,7 @@ fn certificate(
     section: &Section<'_>,
     source: &Source<'_>,
 ) -> Option<Certificate> {
-    use keys::certificate as name;
+    use schema::certificate as name;
     let names: Vec<String> = section
         .texts(&name::NAMES)
         .into_iter()
@@ -141,8 +141,8 @@ fn clients(
     source: &Source<'_>,
     has_certificates: bool,
 ) -> Option<ClientCertificates> {
-    let found = section.text(&keys::tls::CLIENT_CA);
-    let wanted = section.word(&keys::tls::CLIENT_CERTIFICATES)?;
+    let found = section.text(&schema::tls::CLIENT_CA);
+    let wanted = section.word(&schema::tls::CLIENT_CERTIFICATES)?;
     if wanted == "off" {
         if let Some(found) = found {
             let hint = "write client_certificates = \"optional\" or \"required\", or remove it";
@@ -158,12 +158,12 @@ fn clients(
     if !has_certificates {
         let what = "has no meaning without TLS";
         let hint = "add a [[certificate]] for the API port";
-        section.problem_at(keys::tls::CLIENT_CERTIFICATES.name, what, hint);
+        section.problem_at(schema::tls::CLIENT_CERTIFICATES.name, what, hint);
         return None;
     }
     let Some(found) = found else {
         let hint = "name a file with the authorities' certificates in PEM form";
-        section.problem_at(keys::tls::CLIENT_CA.name, "is missing", hint);
+        section.problem_at(schema::tls::CLIENT_CA.name, "is missing", hint);
         return None;
     };
     let pem = text(reader, &found, source)?;

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::config::problem::Problem;
-use crate::config::source::reason;
+use crate::config::secret_source::reason;
 use crate::gate::ApiToken;
 use crate::gate::Scope;
 use crate::gate::TokenDigest;

@@ -7,11 +7,11 @@ use crate::adapters::cloudapi;
 use crate::config::addresses::is_loopback;
 use crate::config::log_level;
 use crate::config::rights;
+use crate::config::secret_source::environment;
 use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
-use crate::config::source::environment;
 use crate::gate::Grantee;
-use crate::gate::PassAccess;
+use crate::gate::PassThroughAccess;
 use crate::gate::Placement;
 use crate::gate::User;
 use crate::listener::Tls;
@@ -60,7 +60,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     let listen = settings.listener.listen;
     if !is_loopback(listen) {
         let all = settings.gate.passthrough.iter().enumerate();
-        let open = all.filter(|(_, it)| it.access == PassAccess::Open);
+        let open = all.filter(|(_, it)| it.access == PassThroughAccess::Open);
         found.extend(open.map(|(index, it)| {
             format!(
                 "passthrough[{index}].authentication: whoever reaches {listen} is passed on by {} without a password",

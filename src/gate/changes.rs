@@ -9,7 +9,6 @@ use http::header;
 
 use crate::gate::authn::Account;
 use crate::gate::authz;
-use crate::gate::bodies;
 use crate::gate::conditional;
 use crate::gate::conditional::Required;
 use crate::gate::framing;
@@ -17,6 +16,8 @@ use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::negotiate::Encoding;
 use crate::gate::negotiate::Entity;
+use crate::gate::pipeline::Call;
+use crate::gate::pipeline::Gate;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
@@ -24,9 +25,8 @@ use crate::gate::reply::Reply;
 use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
+use crate::gate::request_bodies;
 use crate::gate::statuses::may_see;
-use crate::gate::walk::Call;
-use crate::gate::walk::Gate;
 use crate::gate::wire;
 use crate::model::Action;
 use crate::model::ActionSet;
@@ -58,7 +58,7 @@ use crate::model::limits;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
-use crate::operations::Glance;
+use crate::operations::KnownChanges;
 use crate::operations::ListQuery;
 use crate::operations::Origin;
 use crate::operations::Replay;
@@ -80,7 +80,7 @@ enum Key {
 struct Conditions {
     preconditions: Vec<Precondition>,
     /// Which changes were known before they were judged.
-    seen: Glance,
+    seen: KnownChanges,
 }
 
 /// An intent with the proof that it is permitted and what is kept beside it.
@@ -125,7 +125,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let (patch, ignored) = bodies::update(&bytes, call.strict)?;
+        let (patch, ignored) = request_bodies::update(&bytes, call.strict)?;
         let needed = actions_of(&patch);
         let permit = account
             .rights
@@ -247,7 +247,7 @@ impl Gate {
         let capability = self.service.capability(backend);
         let known = capability.as_ref().map_or(&[][..], |it| it.restore_options);
         let encoding = encoding.unwrap_or(Encoding::Json);
-        let wanted = bodies::restore(&bytes, encoding, known, call.strict)?;
+        let wanted = request_bodies::restore(&bytes, encoding, known, call.strict)?;
         call.note(|it| it.note.clone_from(&wanted.note));
         let scope = scope_of(Verb::Restore, &target);
         let idempotency = match self.key(call, account, &scope, &bytes).await? {
@@ -288,7 +288,7 @@ impl Gate {
         check_length(call, Entity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let (new, ignored) = bodies::create(&bytes, call.strict)?;
+        let (new, ignored) = request_bodies::create(&bytes, call.strict)?;
         let mut needed = ActionSet::NONE.with(Action::Create);
         if new.protected {
             account.rights.check_vm(&vm, Action::Protect)?;
@@ -314,7 +314,7 @@ impl Gate {
             .on("type"));
         }
         let seq = self.service.reserve();
-        let backup = self.service.mint(backend, &new, seq)?;
+        let backup = self.service.mint_backup_id(backend, &new, seq)?;
         call.note(|it| it.backup = Some(backup.clone()));
         let target = Target { vm, backup };
         // Only now is the id known that the patterns of the grants speak of.
@@ -346,7 +346,7 @@ impl Gate {
         target: &Target,
     ) -> Result<(Backup, Conditions), Refusal> {
         let headers = call.head.headers;
-        let seen = self.service.glance(backend, &target.vm);
+        let seen = self.service.known_changes(backend, &target.vm);
         let by = self.clock.deadline(limits::READ_DEADLINE);
         let found = self.service.backup(backend, target, by).await;
         let before = found.map_err(|fault| {
@@ -387,7 +387,7 @@ impl Gate {
         if !conditional::is_conditional(headers) {
             return Ok(Conditions::default());
         }
-        let seen = self.service.glance(backend, vm);
+        let seen = self.service.known_changes(backend, vm);
         let page = Page {
             after: None,
             limit: limits::PAGE,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::gate::authn::Issuer;
 use crate::gate::authn::TokenDigest;
-use crate::gate::client::TrustedProxies;
-use crate::gate::passthrough::PassRoute;
+use crate::gate::client_address::TrustedProxies;
+use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::password;
 use crate::model::ActionSet;
 use crate::model::BackendName;
@@ -41,7 +41,7 @@ pub struct Config {
     /// Which VM is on which backend.
     pub placements: Vec<Placement>,
     /// What is passed through to VM managers' own interfaces.
-    pub passthrough: Vec<PassRoute>,
+    pub passthrough: Vec<PassThroughRoute>,
     /// Sizes and times.
     pub limits: Limits,
 }

@@ -15,21 +15,21 @@ use http::StatusCode;
 use http::header;
 
 use crate::gate::negotiate;
+use crate::gate::pipeline::Call;
+use crate::gate::pipeline::Gate;
+use crate::gate::process_state::ProcessState;
+use crate::gate::process_state::Waiter;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::Reply;
-use crate::gate::request::Pieces;
-use crate::gate::shared::Shared;
-use crate::gate::shared::Waiter;
-use crate::gate::walk::Call;
-use crate::gate::walk::Gate;
+use crate::gate::request::BodyStream;
 use crate::gate::wire;
 use crate::model::Deadline;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Revision;
 use crate::model::limits;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::WaitFor;
 use crate::runtime::Clock;
 
@@ -120,8 +120,8 @@ enum Stage {
 
 #[derive(Debug)]
 struct Events {
-    service: Arc<dyn Service>,
-    shared: Arc<Shared>,
+    service: Arc<dyn OperationsApi>,
+    shared: Arc<ProcessState>,
     clock: Arc<dyn Clock>,
     ends: Deadline,
     stage: Stage,
@@ -186,7 +186,7 @@ fn event(operation: &Operation) -> String {
 }
 
 #[async_trait]
-impl Pieces for Events {
+impl BodyStream for Events {
     async fn next(&mut self) -> Option<Bytes> {
         let piece = match self.stage {
             Stage::Greeting { told } => Some(self.greeting(told)),

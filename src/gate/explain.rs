@@ -11,16 +11,16 @@ use crate::gate::authz::Rights;
 use crate::gate::authz::need;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
-use crate::gate::passthrough::PassAccess;
-use crate::gate::passthrough::PassRoute;
+use crate::gate::passthrough::PassThroughAccess;
+use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::passthrough::Passes;
+use crate::gate::pipeline;
 use crate::gate::placement::Placements;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request::RequestHead;
 use crate::gate::route;
 use crate::gate::route::Place;
-use crate::gate::walk;
 use crate::model::Action;
 use crate::model::BackupId;
 use crate::model::Principal;
@@ -105,7 +105,7 @@ impl Telling<'_> {
             return Err(Refusal::from(Code::MethodNotAllowed));
         }
         let place = match (need(found.spec.kind, method), found.place) {
-            (Need::Vm(_), Place::None) => Place::Vm(walk::vm_parameter(parts.query)?),
+            (Need::Vm(_), Place::None) => Place::Vm(pipeline::vm_parameter(parts.query)?),
             (_, place) => place,
         };
         match (need(found.spec.kind, method), place) {
@@ -200,7 +200,7 @@ impl Telling<'_> {
         &self,
         method: &Method,
         path: &str,
-    ) -> Result<Option<std::sync::Arc<PassRoute>>, Refusal> {
+    ) -> Result<Option<std::sync::Arc<PassThroughRoute>>, Refusal> {
         let mut headers = HeaderMap::new();
         let url: Option<http::Uri> = self.config.public_url.as_str().parse().ok();
         let host = url.and_then(|it| it.authority()?.as_str().parse().ok());
@@ -216,12 +216,12 @@ impl Telling<'_> {
         Passes::new(&self.config.passthrough).find(&head, path)
     }
 
-    fn passing(&mut self, method: &Method, route: &PassRoute) -> Result<(), Refusal> {
+    fn passing(&mut self, method: &Method, route: &PassThroughRoute) -> Result<(), Refusal> {
         let name = &route.name;
         self.lines
             .push(format!("it is passed through by the route {name}"));
         route.check_method(method)?;
-        if route.access != PassAccess::Open && !self.rights.is_whole() {
+        if route.access != PassThroughAccess::Open && !self.rights.is_whole() {
             self.lines.push(
                 "a token with a scope is not taken on routes that are passed through".to_owned(),
             );

@@ -233,7 +233,7 @@ impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let code = Code::of_fault(fault.kind);
         // What does not exist reads the same as what may not be seen: never the backend's own words.
-        if code.status() == StatusCode::NOT_FOUND || fault.text.is_empty() {
+        if code.status() == StatusCode::NOT_FOUND || fault.text.as_str().is_empty() {
             Self::from(code)
         } else {
             Self::says(code, fault.text)

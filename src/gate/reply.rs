@@ -9,7 +9,7 @@ use http::header;
 
 use crate::gate::negotiate::ACCEPT_POST;
 use crate::gate::refusal::Refusal;
-use crate::gate::request::Pieces;
+use crate::gate::request::BodyStream;
 use crate::gate::wire;
 use crate::model::Operation;
 
@@ -33,7 +33,7 @@ pub(super) struct Reply {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     /// The body, where it comes in pieces.
-    pub(super) pieces: Option<Box<dyn Pieces>>,
+    pub(super) pieces: Option<Box<dyn BodyStream>>,
 }
 
 impl Reply {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::gate::authn::ClaimedName;
 use crate::gate::authn::DenialReason;
-use crate::gate::passthrough::Pass;
+use crate::gate::passthrough::PassThrough;
 use crate::model::BackendName;
 use crate::model::BackupId;
 use crate::model::CertificateName;
@@ -69,19 +69,19 @@ pub trait Body: Send {
 
 /// A body that comes to be while it is sent.
 #[async_trait]
-pub trait Pieces: fmt::Debug + Send + Sync {
+pub trait BodyStream: fmt::Debug + Send + Sync {
     /// The next piece, never empty; `None` at the end and ever after. Each is to be sent at once.
     async fn next(&mut self) -> Option<Bytes>;
 }
 
 /// The answer to a request, with what the access log wants to know.
 #[derive(Debug)]
-pub struct Exchange {
+pub struct HandledRequest {
     /// The answer. Has `Content-Length` unless its status forbids one or the body comes in pieces; for HEAD the body
     /// is empty and the `Content-Length` that of the GET.
     pub response: http::Response<Bytes>,
     /// The body, where it comes in pieces; that of `response` is empty then.
-    pub pieces: Option<Box<dyn Pieces>>,
+    pub pieces: Option<Box<dyn BodyStream>>,
     /// The id of the request, which is also in the response.
     pub request: RequestId,
     /// Whose request it was: the address of the connection, or what a trusted proxy said.
@@ -111,9 +111,9 @@ pub struct Exchange {
 )]
 pub enum Decision {
     /// It is answered.
-    Answer(Exchange),
+    Answer(HandledRequest),
     /// It is passed on to a VM manager's own interface. Its body has not been touched.
-    Pass(Box<Pass>),
+    PassThrough(Box<PassThrough>),
 }
 
 /// What a request wanted to do.
@@ -126,7 +126,7 @@ pub enum AuditAction {
     /// To read something.
     Read,
     /// To have a request passed on.
-    Pass,
+    PassThrough,
 }
 
 impl AuditAction {
@@ -137,7 +137,7 @@ impl AuditAction {
             Self::Change(verb) => verb.as_str(),
             Self::Cancel => "cancel",
             Self::Read => "read",
-            Self::Pass => "pass",
+            Self::PassThrough => "pass",
         }
     }
 }
@@ -177,7 +177,7 @@ pub struct AuditEntry {
     pub principal: Option<PrincipalName>,
     /// With which API token, if it was one.
     pub token: Option<TokenName>,
-    /// From which address, as in [`Exchange::client`].
+    /// From which address, as in [`HandledRequest::client`].
     pub client: Option<IpAddr>,
     /// What was asked for.
     pub action: AuditAction,

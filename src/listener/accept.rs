@@ -9,7 +9,7 @@ use pingora::protocols::l4::listener::Listener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
-use crate::listener::guard::Guard;
+use crate::listener::connection_lifecycle::Guard;
 use crate::runtime::Stop;
 use crate::runtime::Tasks;
 

@@ -13,7 +13,7 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::Limits;
-use crate::listener::guard;
+use crate::listener::connection_lifecycle;
 use crate::listener::operator;
 use crate::listener::operator::Operator;
 use crate::telemetry::Metrics;
@@ -106,7 +106,7 @@ pub(super) fn made(
 #[async_trait]
 impl ServeHttp for Pages {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        guard::request_began();
+        connection_lifecycle::request_began();
         // One request a connection: a scrape every few seconds needs no more, and nothing is idle when the gateway stops.
         session.set_keepalive(None);
         session.set_write_timeout(Some(self.limits.write_timeout));

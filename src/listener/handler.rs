@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use crate::gate::Body;
 use crate::gate::Code;
 use crate::gate::Decision;
-use crate::gate::Exchange;
-use crate::gate::Pass;
+use crate::gate::HandledRequest;
+use crate::gate::PassThrough;
 use crate::gate::RequestHead;
 
 /// Most bytes of a request target or user agent that are handed on for the log.
@@ -18,7 +18,7 @@ pub(super) const LOGGED_BYTES_MAX: usize = 1024;
 
 /// What became of an answer, for the access log and the metrics.
 #[derive(Clone, Copy, Debug)]
-pub struct Access<'a> {
+pub struct SentResponse<'a> {
     /// The method as sent.
     pub method: &'a http::Method,
     /// The first 1024 bytes of the request target as sent: any bytes, to be escaped by the log.
@@ -41,7 +41,7 @@ pub struct Access<'a> {
 
 /// How a request was passed on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Way<'a> {
+pub struct UpstreamResult<'a> {
     /// The host and port of the upstream that was asked last; `None` when there was none to ask.
     pub upstream: Option<&'a str>,
     /// Time from the choice of that upstream to the head of its answer; `None` without one.
@@ -61,14 +61,14 @@ pub trait Handler: fmt::Debug + Send + Sync {
 
     /// Called once for each request after its answer was sent. The exchange is `None` when there is none: the handler
     /// panicked, or Pingora gave the request up.
-    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>);
+    fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>);
 
     /// The answer to a request that could not be passed on, for this reason.
-    fn failed(&self, pass: &Pass, code: Code) -> Exchange;
+    fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest;
 
     /// Whether many clients may connect from this address, so that it has no limit of its own.
     fn is_shared(&self, peer: IpAddr) -> bool;
 
     /// Called once for each request that was to be passed on, in place of [`Handler::done`].
-    fn passed(&self, pass: &Pass, way: &Way<'_>, access: &Access<'_>);
+    fn passed(&self, pass: &PassThrough, way: &UpstreamResult<'_>, access: &SentResponse<'_>);
 }

@@ -90,14 +90,14 @@ pub trait Operator: fmt::Debug + Send + Sync {
 }
 
 /// What a path names.
-enum Place<'a> {
+enum UpstreamAddress<'a> {
     All,
     One(&'a str),
     Acknowledge(&'a str),
     Cancel(&'a str),
 }
 
-impl<'a> Place<'a> {
+impl<'a> UpstreamAddress<'a> {
     fn of(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/operations")?;
         if rest.is_empty() {
@@ -132,7 +132,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     peer: Option<IpAddr>,
 ) -> Option<Response<Vec<u8>>> {
-    let place = Place::of(uri.path())?;
+    let place = UpstreamAddress::of(uri.path())?;
     if method.as_str() != place.allow() {
         let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
         let allow = HeaderValue::from_static(place.allow());
@@ -152,14 +152,16 @@ pub(super) async fn answer(
         return Some(refused);
     }
     let done = match place {
-        Place::All => match query(uri.query().unwrap_or_default()) {
+        UpstreamAddress::All => match query(uri.query().unwrap_or_default()) {
             Ok((showing, before, limit)) => operator
                 .list(showing, before, limit)
                 .await
                 .map(|found| json!({ "operations": found })),
             Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
         },
-        Place::One(text) | Place::Acknowledge(text) | Place::Cancel(text) => {
+        UpstreamAddress::One(text)
+        | UpstreamAddress::Acknowledge(text)
+        | UpstreamAddress::Cancel(text) => {
             let seq = match number("seq", text) {
                 Ok(seq) => seq,
                 Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
@@ -171,9 +173,9 @@ pub(super) async fn answer(
                 address: peer,
             };
             match place {
-                Place::All | Place::One(_) => operator.show(seq).await,
-                Place::Acknowledge(_) => operator.acknowledge(seq, caller).await,
-                Place::Cancel(_) => operator.cancel(seq, caller).await,
+                UpstreamAddress::All | UpstreamAddress::One(_) => operator.show(seq).await,
+                UpstreamAddress::Acknowledge(_) => operator.acknowledge(seq, caller).await,
+                UpstreamAddress::Cancel(_) => operator.cancel(seq, caller).await,
             }
         }
     };

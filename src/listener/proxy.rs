@@ -26,27 +26,27 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::Mutex;
 
+use crate::gate::BodyStream;
 use crate::gate::Decision;
-use crate::gate::Exchange;
-use crate::gate::Pieces;
+use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
 use crate::listener::body;
 use crate::listener::body::Pace;
 use crate::listener::body::SessionBody;
+use crate::listener::connection_lifecycle;
+use crate::listener::connection_lifecycle::OneOfMany;
 use crate::listener::forward::Around;
 use crate::listener::forward::Carry;
 use crate::listener::forward::Direct;
 use crate::listener::forward::Upstreams;
 use crate::listener::forward::is_plain;
-use crate::listener::guard;
-use crate::listener::guard::OneOfMany;
-use crate::listener::handler::Access;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
-use crate::listener::head::Head;
-use crate::listener::head::framing_of;
-use crate::listener::head::head_of;
+use crate::listener::handler::SentResponse;
+use crate::listener::request_head::Head;
+use crate::listener::request_head::framing_of;
+use crate::listener::request_head::head_of;
 use crate::listener::tls::NoLongerValid;
 use crate::listener::tls::Peer;
 use crate::model::CertificateName;
@@ -75,7 +75,7 @@ pub(super) struct Proxy {
 #[derive(Debug)]
 pub(super) struct Context {
     began: Instant,
-    exchange: Option<Exchange>,
+    exchange: Option<HandledRequest>,
     carry: Option<Carry>,
     told: bool,
     /// The request target as it was sent.
@@ -145,8 +145,8 @@ impl Proxy {
     async fn reply(
         &self,
         session: &mut ServerSession,
-        exchange: Option<&mut Exchange>,
-        pieces: Option<Box<dyn Pieces>>,
+        exchange: Option<&mut HandledRequest>,
+        pieces: Option<Box<dyn BodyStream>>,
     ) -> bool {
         let close = exchange.as_ref().is_none_or(|it| it.close) || self.is_last();
         let (mut header, body) = match exchange {
@@ -179,7 +179,9 @@ impl Proxy {
 
     /// Whether the connection takes no other request after this one.
     fn is_last(&self) -> bool {
-        self.leaving.is_given() || guard::is_overread() || guard::is_malformed()
+        self.leaving.is_given()
+            || connection_lifecycle::is_overread()
+            || connection_lifecycle::is_malformed()
     }
 
     async fn write(
@@ -206,7 +208,7 @@ impl Proxy {
         &self,
         session: &mut ServerSession,
         header: ResponseHeader,
-        mut pieces: Box<dyn Pieces>,
+        mut pieces: Box<dyn BodyStream>,
     ) -> Result<(), WriteError> {
         self.in_time(session.write_response_header(Box::new(header)))
             .await?;
@@ -244,7 +246,7 @@ impl Proxy {
             return;
         }
         let head = session.req_header();
-        let access = Access {
+        let access = SentResponse {
             method: &head.method,
             target: bounded(&context.target),
             version: head.version,
@@ -280,7 +282,7 @@ impl ProxyHttp for Proxy {
 
     /// Pingora calls this once the head of the request is complete.
     fn new_ctx(&self) -> Context {
-        guard::request_began();
+        connection_lifecycle::request_began();
         Context {
             began: self.clock.instant(),
             exchange: None,
@@ -298,7 +300,7 @@ impl ProxyHttp for Proxy {
     ) -> pingora::Result<()> {
         if let Some(session) = session.as_downstream().as_http1() {
             let framing = framing_of(&session.req_header().headers);
-            guard::head_ended(&session.get_headers_raw_bytes(), framing);
+            connection_lifecycle::head_ended(&session.get_headers_raw_bytes(), framing);
         }
         if session.req_header().version < http::Version::HTTP_11 {
             // HTTP/1.0 knows no interim answers.
@@ -336,7 +338,7 @@ impl ProxyHttp for Proxy {
         context.target = head.target;
         match answered {
             Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Ok(Decision::Pass(pass)) => {
+            Ok(Decision::PassThrough(pass)) => {
                 let is_plain = is_plain(session, pass.upgrade);
                 let carry = context.carry.insert(Carry::new(pass));
                 if is_plain {
@@ -352,7 +354,7 @@ impl ProxyHttp for Proxy {
                     return Ok(true);
                 }
                 if carry.pass.upgrade {
-                    guard::open();
+                    connection_lifecycle::open();
                 }
                 session.set_read_timeout(Some(carry.patience(&self.upstreams)));
                 return Ok(false);
@@ -526,7 +528,7 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         self.tell(session.as_downstream(), context, error.is_none());
-        guard::request_ended();
+        connection_lifecycle::request_ended();
     }
 }
 
@@ -540,7 +542,7 @@ fn keepalive_seconds(limits: &Limits) -> u64 {
 /// What is kept with the connection if it is encrypted.
 fn encrypted(session: &ServerSession) -> Option<&Peer> {
     let digest = session.digest()?.ssl_digest.as_ref()?;
-    guard::peer_of(digest)
+    connection_lifecycle::peer_of(digest)
 }
 
 /// What the certificate of the client says, as far as it counts now.

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::model::PublicText;
+
 /// The kinds of failure a caller can tell apart. The gate turns each into an HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -103,14 +105,14 @@ impl FaultKind {
 pub struct Fault {
     /// Which kind.
     pub kind: FaultKind,
-    /// One sentence for a person: what happened and what to do; no paths, host names or native messages.
-    pub text: String,
+    /// Whole sentences: what happened, what was changed or not, and what to do.
+    pub text: PublicText,
 }
 
 impl Fault {
     /// A fault with its sentence.
     #[must_use]
-    pub fn new(kind: FaultKind, text: impl Into<String>) -> Self {
+    pub fn new(kind: FaultKind, text: impl Into<PublicText>) -> Self {
         Self {
             kind,
             text: text.into(),

@@ -12,6 +12,7 @@ mod operation;
 mod pattern;
 mod permit;
 mod precondition;
+mod public_text;
 mod secret;
 mod text;
 mod time;
@@ -55,6 +56,9 @@ pub use permit::Permit;
 pub use permit::Principal;
 pub use precondition::Precondition;
 pub use precondition::Version;
+pub use public_text::PublicText;
+#[doc(hidden)]
+pub use public_text::check_public_template;
 pub use secret::Secret;
 pub use text::BackendName;
 pub use text::BackupId;

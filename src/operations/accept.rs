@@ -13,19 +13,19 @@ use crate::model::Phase;
 use crate::model::Progress;
 use crate::model::Revision;
 use crate::model::Verb;
-use crate::operations::engine;
-use crate::operations::engine::Backend;
-use crate::operations::engine::Core;
-use crate::operations::ledger::Place;
-use crate::operations::ledger::Shown;
-use crate::operations::ledger::Turn;
+use crate::operations::api::AcceptError;
+use crate::operations::api::Accepted;
+use crate::operations::api::KnownChanges;
+use crate::operations::api::StoreFault;
+use crate::operations::api::Submission;
+use crate::operations::core;
+use crate::operations::core::Backend;
+use crate::operations::core::Core;
+use crate::operations::live_operations::Place;
+use crate::operations::live_operations::Shown;
+use crate::operations::live_operations::Turn;
 use crate::operations::machine;
 use crate::operations::machine::Event;
-use crate::operations::service::AcceptError;
-use crate::operations::service::Accepted;
-use crate::operations::service::Glance;
-use crate::operations::service::StoreFault;
-use crate::operations::service::Submission;
 use crate::operations::store::Created;
 use crate::operations::store::StoreError;
 use crate::operations::trail;
@@ -96,7 +96,7 @@ pub(crate) async fn admit(
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
         Err(error) => {
             tracing::warn!(seq = %operation.seq, %error, "operation not accepted");
-            return Err(AcceptError::Store(engine::told(&error)));
+            return Err(AcceptError::Store(core::told(&error)));
         }
     }
     reserved.seq = None;
@@ -189,7 +189,7 @@ enum Reservation {
 async fn reserve(
     core: &Core,
     operation: &Arc<Operation>,
-    seen: &Glance,
+    seen: &KnownChanges,
 ) -> Result<Reservation, AcceptError> {
     loop {
         match core.ledger.reserve(operation, seen) {

@@ -7,12 +7,12 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Revision;
-use crate::operations::engine;
-use crate::operations::engine::Core;
+use crate::operations::api::CancelError;
+use crate::operations::api::StoreFault;
+use crate::operations::core;
+use crate::operations::core::Core;
 use crate::operations::machine;
 use crate::operations::machine::Event;
-use crate::operations::service::CancelError;
-use crate::operations::service::StoreFault;
 use crate::operations::store::StoreError;
 
 /// How long a wish waits for a write of the same operation that is under way.
@@ -67,7 +67,7 @@ pub(crate) async fn ask(
                 return Ok(state);
             }
             Err(StoreError::Conflict) => {}
-            Err(error) => return Err(CancelError::Store(engine::told(&error))),
+            Err(error) => return Err(CancelError::Store(core::told(&error))),
         }
     }
     Err(CancelError::Store(StoreFault::Unavailable))

@@ -1,24 +1,24 @@
 //! The durable life of an accepted change: accept, queue, run, follow, recover, expire.
 
 mod accept;
+pub mod api;
+mod api_impl;
+#[doc(hidden)]
+pub mod bench_support;
 mod cancel;
 mod config;
-mod desk;
-mod engine;
-mod ledger;
+mod core;
+mod live_operations;
 mod machine;
-#[doc(hidden)]
-pub mod measured;
-mod numbers;
-mod overlay;
+mod maintenance;
+mod offline_store;
+mod operation_summary;
+mod pending_state;
 mod preconditions;
 mod runner;
-mod serve;
-pub mod service;
+mod sequence;
 mod store;
 mod trail;
-mod upkeep;
-mod view;
 
 #[cfg(test)]
 mod testing;
@@ -28,31 +28,31 @@ mod tests;
 pub use config::Config;
 pub use config::WhenBusy;
 
-pub use desk::Decided;
-pub use desk::Desk;
-pub use desk::DeskError;
+pub use offline_store::OfflineStore;
+pub use offline_store::OfflineStoreError;
+pub use offline_store::OperatorDecision;
 
-pub use engine::BackendHandle;
-pub use engine::OpenStore;
-pub use engine::Operations;
+pub use core::BackendHandle;
+pub use core::OpenStore;
+pub use core::Operations;
 
-pub use service::AcceptError;
-pub use service::Accepted;
-pub use service::CancelError;
-pub use service::Glance;
-pub use service::ListQuery;
-pub use service::Origin;
-pub use service::Replay;
-pub use service::Selector;
-pub use service::Service;
-pub use service::StoreFault;
-pub use service::Submission;
-pub use service::WaitFor;
+pub use api::AcceptError;
+pub use api::Accepted;
+pub use api::CancelError;
+pub use api::KnownChanges;
+pub use api::ListQuery;
+pub use api::OperationsApi;
+pub use api::Origin;
+pub use api::Replay;
+pub use api::Selector;
+pub use api::StoreFault;
+pub use api::Submission;
+pub use api::WaitFor;
 
 pub use store::OpenError;
 
-pub use view::View;
+pub use operation_summary::OperationSummary;
 
-pub use crate::adapters::port::Capability;
-pub use crate::adapters::port::Recovery;
-pub use crate::adapters::port::VerbCapability;
+pub use crate::adapters::adapter::Capability;
+pub use crate::adapters::adapter::Recovery;
+pub use crate::adapters::adapter::VerbCapability;

@@ -3,9 +3,9 @@
 //! One operation of a VM runs at a time, so nothing that went through this gateway comes between the look and the call. What
 //! others do on the VM manager is seen up to the look.
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Effect;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Effect;
 use crate::model::Backup;
 use crate::model::Deadline;
 use crate::model::FaultKind;

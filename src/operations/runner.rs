@@ -9,12 +9,12 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Effect as CallEffect;
-use crate::adapters::port::Found;
-use crate::adapters::port::Retry;
-use crate::adapters::port::TaskState;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Effect as CallEffect;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Retry;
+use crate::adapters::adapter::TaskState;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Operation;
@@ -23,10 +23,10 @@ use crate::model::Phase;
 use crate::model::Progress;
 use crate::model::TaskRef;
 use crate::model::limits;
-use crate::operations::engine::Backend;
-use crate::operations::engine::Core;
-use crate::operations::ledger::Shown;
-use crate::operations::ledger::Turn;
+use crate::operations::core::Backend;
+use crate::operations::core::Core;
+use crate::operations::live_operations::Shown;
+use crate::operations::live_operations::Turn;
 use crate::operations::machine::Effect;
 use crate::operations::machine::Event;
 use crate::operations::preconditions;
@@ -224,8 +224,8 @@ impl Work<'_> {
             } => return None,
         };
         Some(match begun {
-            Ok(Ok(Begun::Done)) => Event::Done,
-            Ok(Ok(Begun::Task(task))) => Event::Task(task),
+            Ok(Ok(BeginOutcome::Done)) => Event::Done,
+            Ok(Ok(BeginOutcome::Task(task))) => Event::Task(task),
             Ok(Err(error)) => {
                 log(operation, "begin", &error);
                 match error.effect {
@@ -336,14 +336,14 @@ impl Work<'_> {
         let baseline = operation.baseline.as_ref();
         let find = adapter.find(&operation.intent, operation.key(), baseline, by);
         Some(match self.until_stop(find).await? {
-            Ok(Ok(Found::NotBegun)) => Event::NotBegun,
-            Ok(Ok(Found::VmChanged)) => Event::VmChanged,
-            Ok(Ok(Found::HalfDone(fault))) => Event::HalfDone(fault),
-            Ok(Ok(Found::Task(task))) => Event::Task(task),
-            Ok(Ok(Found::Done)) => Event::Done,
-            Ok(Ok(Found::Failed(fault))) => Event::Failed(fault),
-            Ok(Ok(Found::NotYet)) => Event::NoEvidence,
-            Ok(Ok(Found::Unknowable)) => Event::Unknowable,
+            Ok(Ok(FindOutcome::NotBegun)) => Event::NotBegun,
+            Ok(Ok(FindOutcome::VmChanged)) => Event::VmChanged,
+            Ok(Ok(FindOutcome::HalfDone(fault))) => Event::HalfDone(fault),
+            Ok(Ok(FindOutcome::Task(task))) => Event::Task(task),
+            Ok(Ok(FindOutcome::Done)) => Event::Done,
+            Ok(Ok(FindOutcome::Failed(fault))) => Event::Failed(fault),
+            Ok(Ok(FindOutcome::NotYet)) => Event::NoEvidence,
+            Ok(Ok(FindOutcome::Unknowable)) => Event::Unknowable,
             Ok(Err(error)) => {
                 log(operation, "find", &error);
                 Event::NoEvidence
@@ -356,11 +356,11 @@ impl Work<'_> {
     async fn pause(&mut self, task: Option<&TaskRef>) -> Option<()> {
         let heeded_in = self.stirs.heeded_in(self.core.clock.instant());
         let (pace, heeded_in) = (self.pace, heeded_in.min(self.pace));
-        let stirred = async {
+        let changed = async {
             match task {
                 Some(task) => {
                     if self
-                        .guarded(self.backend.adapter.stirred(task))
+                        .guarded(self.backend.adapter.changed(task))
                         .await
                         .is_err()
                     {
@@ -387,7 +387,7 @@ impl Work<'_> {
             () = self.core.stop.given() => return None,
             () = cancel => (true, false),
             () = tokio::time::sleep(pace) => (false, false),
-            () = async { tokio::join!(tokio::time::sleep(heeded_in), stirred); } => (true, true),
+            () = async { tokio::join!(tokio::time::sleep(heeded_in), changed); } => (true, true),
         };
         if is_stirred {
             self.stirs.heeded(self.core.clock.instant());

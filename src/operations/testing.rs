@@ -11,15 +11,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Action;
 use crate::model::ActionSet;
 use crate::model::BackendName;
@@ -63,8 +63,8 @@ use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
 use crate::operations::Origin;
-use crate::operations::service::Glance;
-use crate::operations::service::Submission;
+use crate::operations::api::KnownChanges;
+use crate::operations::api::Submission;
 use crate::runtime::Clock;
 use crate::runtime::ManualClock;
 use crate::runtime::SystemClock;
@@ -236,7 +236,7 @@ struct Script {
 pub(super) struct Scripted {
     capability: Capability,
     script: Mutex<Script>,
-    stirred: Notify,
+    changed: Notify,
 }
 
 impl Scripted {
@@ -272,7 +272,7 @@ impl Scripted {
                 consistent: true,
             },
             script: Mutex::default(),
-            stirred: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
@@ -293,7 +293,7 @@ impl Scripted {
     /// What is said of tasks of that VM from now on; looked at once.
     pub(super) fn say(&self, vm: &str, say: Say) {
         self.script().poll.insert(vm.to_owned(), say);
-        self.stirred.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     pub(super) fn find_says(&self, says: &[Say]) {
@@ -389,7 +389,7 @@ impl Adapter for Scripted {
         key: RequestKey,
         baseline: Option<&Evidence>,
         _: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let vm = intent.target.vm.as_str().to_owned();
         let seen = baseline.map(Evidence::as_str).map(str::to_owned);
         let expected = self.needs_baseline(intent).then(|| key.to_string());
@@ -400,8 +400,8 @@ impl Adapter for Scripted {
             script.begin.get(&vm).copied().unwrap_or(Begin::Task)
         };
         match begin {
-            Begin::Task => Ok(Begun::Task(task(&vm))),
-            Begin::Done => Ok(Begun::Done),
+            Begin::Task => Ok(BeginOutcome::Task(task(&vm))),
+            Begin::Done => Ok(BeginOutcome::Done),
             Begin::Refuse => Err(AdapterError::refused(FaultKind::Busy, "the VM is busy")),
             Begin::Lose => Err(AdapterError::uncertain(FaultKind::TimedOut, "no answer")),
             Begin::Panic => panic!("meant to"),
@@ -429,8 +429,8 @@ impl Adapter for Scripted {
         })
     }
 
-    async fn stirred(&self, _: &TaskRef) {
-        self.stirred.notified().await;
+    async fn changed(&self, _: &TaskRef) {
+        self.changed.notified().await;
     }
 
     async fn find(
@@ -439,7 +439,7 @@ impl Adapter for Scripted {
         _: RequestKey,
         _: Option<&Evidence>,
         _: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let say = {
             let mut script = self.script();
             script.found = script.found.saturating_add(1);
@@ -450,13 +450,15 @@ impl Adapter for Scripted {
             }
         };
         Ok(match say.unwrap_or(Say::NotYet) {
-            Say::NotBegun => Found::NotBegun,
-            Say::VmChanged => Found::VmChanged,
-            Say::Task | Say::Running(_) => Found::Task(task(intent.target.vm.as_str())),
-            Say::Done => Found::Done,
-            Say::Fail => Found::Failed(AdapterError::refused(FaultKind::StorageFull, "full").fault),
-            Say::NotYet | Say::Gone | Say::Cancelled => Found::NotYet,
-            Say::Unknowable => Found::Unknowable,
+            Say::NotBegun => FindOutcome::NotBegun,
+            Say::VmChanged => FindOutcome::VmChanged,
+            Say::Task | Say::Running(_) => FindOutcome::Task(task(intent.target.vm.as_str())),
+            Say::Done => FindOutcome::Done,
+            Say::Fail => {
+                FindOutcome::Failed(AdapterError::refused(FaultKind::StorageFull, "full").fault)
+            }
+            Say::NotYet | Say::Gone | Say::Cancelled => FindOutcome::NotYet,
+            Say::Unknowable => FindOutcome::Unknowable,
             Say::Error => return Err(AdapterError::unavailable("not now")),
             Say::Panic => panic!("meant to"),
         })
@@ -500,7 +502,7 @@ pub(super) fn submission(seq: OperationSeq, intent: Intent) -> Submission {
         seq,
         intent,
         preconditions: Vec::new(),
-        seen: Glance::default(),
+        seen: KnownChanges::default(),
         request: RequestId::new("r-1").unwrap(),
         note: None,
         idempotency: None,

@@ -1,11 +1,11 @@
 //! What the audit trail says of operations: that one was accepted, and how it ended.
 
 use crate::model::Operation;
-use crate::operations::service::Origin;
+use crate::operations::api::Origin;
 use crate::telemetry;
 use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
-use crate::telemetry::NotWritten;
+use crate::telemetry::AuditWriteError;
 
 /// What both records have in common.
 fn record<'a>(of: &'a Operation, outcome: &'a str) -> AuditRecord<'a> {
@@ -31,7 +31,7 @@ fn request<'a>(of: &'a Operation, origin: &'a Origin, outcome: &'a str) -> Audit
 }
 
 /// Written before anything is durable, where changes need the audit trail.
-pub(super) fn asked(operation: &Operation, origin: &Origin) -> Result<(), NotWritten> {
+pub(super) fn asked(operation: &Operation, origin: &Origin) -> Result<(), AuditWriteError> {
     telemetry::audit_before(&request(operation, origin, "asked"))
 }
 

@@ -6,7 +6,7 @@ mod signals;
 mod stop;
 mod tasks;
 
-pub mod hops;
+pub mod hop_count;
 
 pub use clock::Clock;
 pub use clock::ManualClock;

@@ -14,8 +14,8 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
+use crate::telemetry::AuditWriteError;
 use crate::telemetry::Metrics;
-use crate::telemetry::NotWritten;
 use crate::telemetry::escape::Escaping;
 use crate::telemetry::json::JsonLines;
 
@@ -181,8 +181,8 @@ pub fn audit(record: &AuditRecord<'_>) {
 /// Writes a record before the change that it is about, where changes need the audit trail (`log.audit_required`).
 ///
 /// # Errors
-/// [`NotWritten`]: the change must not be made.
-pub fn audit_before(record: &AuditRecord<'_>) -> Result<(), NotWritten> {
+/// [`AuditWriteError`]: the change must not be made.
+pub fn audit_before(record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
     match TRAIL.get() {
         Some(trail) if trail.is_required() => trail.append(record),
         Some(_) | None => Ok(()),

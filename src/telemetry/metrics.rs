@@ -104,9 +104,9 @@ macro_rules! metric {
 
 /// A request that waits for a Status; counted until dropped.
 #[derive(Debug)]
-pub struct Waiting(IntGauge);
+pub struct WaiterGuard(IntGauge);
 
-impl Drop for Waiting {
+impl Drop for WaiterGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -568,9 +568,9 @@ impl Metrics {
 
     /// A request waits for a Status until the result is dropped.
     #[must_use]
-    pub fn waiting(&self) -> Waiting {
+    pub fn waiting(&self) -> WaiterGuard {
         self.waiters.inc();
-        Waiting(self.waiters.clone())
+        WaiterGuard(self.waiters.clone())
     }
 
     /// One request was passed on to an upstream, whose answer began after so long; or to `none`.

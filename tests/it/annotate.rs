@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::annotations::{Annotated, Annotation, Annotations};
 use snapgate::adapters::layers::Annotate;
-use snapgate::adapters::port::*;
 use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, ManualClock, SystemClock, Tasks};
@@ -100,7 +100,7 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     assert_eq!(run(adapter, &update, 1).await, Ok(()), "updated");
     assert_eq!(run(adapter, &update, 1).await, Ok(()), "the same again");
     let found = adapter.find(&update, key(1), None, by()).await.unwrap();
-    assert!(matches!(found, Found::Done), "found: {found:?}");
+    assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
     let shown = adapter.read(&target("456"), by()).await.unwrap();
     assert_eq!(shown.name.as_str(), "mine", "shown");
     assert_eq!(
@@ -158,7 +158,7 @@ async fn a_create_is_written_first_and_removed_with_its_failure() {
         .begin(&making, key(1), None, by())
         .await
         .unwrap();
-    assert!(matches!(begun, Begun::Task(_)), "a task: {begun:?}");
+    assert!(matches!(begun, BeginOutcome::Task(_)), "a task: {begun:?}");
     assert_eq!(
         lab.kept(id).await.unwrap().identity,
         None,

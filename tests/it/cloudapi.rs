@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::cloudapi::Address;
 use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::cloudapi::Config;
 use snapgate::adapters::cloudapi::Credential;
-use snapgate::adapters::port::*;
 use snapgate::model::*;
 use snapgate::runtime::Clock;
 use snapgate::runtime::ManualClock;
@@ -471,8 +471,8 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
         let adapter = script.adapter(Recovery::ReplaySafe, SystemClock::shared());
         let begun = adapter.begin(&restore(), key(9), None, by(20_000)).await;
         let found = match &begun {
-            Ok(Begun::Done) => Ok("done"),
-            Ok(Begun::Task(_)) => Ok("task"),
+            Ok(BeginOutcome::Done) => Ok("done"),
+            Ok(BeginOutcome::Task(_)) => Ok("task"),
             Err(error) => {
                 assert!(
                     !error.fault.text.contains("/etc"),
@@ -665,7 +665,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
         .await;
     let found = found.unwrap();
     assert!(
-        matches!(found, Found::Unknowable),
+        matches!(found, FindOutcome::Unknowable),
         "a day later it may be forgotten: {found:?}"
     );
     let error = adapter
@@ -689,7 +689,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::Unknowable),
+        matches!(found, FindOutcome::Unknowable),
         "a restore leaves no trace: {found:?}"
     );
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use snapgate::adapters::port::Adapter;
-use snapgate::adapters::port::Found;
-use snapgate::adapters::port::Recovery;
-use snapgate::adapters::port::TaskState;
+use snapgate::adapters::adapter::Adapter;
+use snapgate::adapters::adapter::FindOutcome;
+use snapgate::adapters::adapter::Recovery;
+use snapgate::adapters::adapter::TaskState;
 use snapgate::model::OperationSeq;
 use snapgate::model::RequestKey;
 use snapgate::model::TaskRef;
@@ -85,12 +85,12 @@ async fn a_restore_that_never_began_is_not_repeated_over_a_vm_that_was_started_m
             .await;
         let found = found.unwrap();
         assert_eq!(
-            matches!(found, Found::VmChanged),
+            matches!(found, FindOutcome::VmChanged),
             was_started,
             "{was_started}: {found:?}"
         );
         assert_eq!(
-            matches!(found, Found::NotBegun),
+            matches!(found, FindOutcome::NotBegun),
             !was_started,
             "{was_started}: {found:?}"
         );

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::files;
 use snapgate::adapters::libvirt;
-use snapgate::adapters::port::*;
 use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
@@ -471,7 +471,7 @@ pub(crate) fn create(adapter: &dyn Adapter, vm: &VmId, name: &str, number: u64) 
         tags: vec![Tag::new("old").unwrap()],
         protected: false,
     };
-    let backup = adapter.mint(&new, key(number)).unwrap();
+    let backup = adapter.mint_backup_id(&new, key(number)).unwrap();
     let target = Target {
         vm: vm.clone(),
         backup,
@@ -532,8 +532,8 @@ pub(crate) async fn fault_of(
         );
         error.fault
     })? {
-        Begun::Done => return Ok(()),
-        Begun::Task(task) => task,
+        BeginOutcome::Done => return Ok(()),
+        BeginOutcome::Task(task) => task,
     };
     let (mut last, end) = (Progress::NONE, by());
     while SystemClock.instant() < end.instant() {
@@ -566,11 +566,13 @@ async fn found(
     let end = SystemClock.deadline(settle + Duration::from_secs(20));
     while SystemClock.instant() < end.instant() {
         match adapter.find(intent, key(number), baseline, by()).await {
-            Ok(Found::Done) => return Ok(()),
-            Ok(Found::Failed(fault) | Found::HalfDone(fault)) => return Err(fault),
-            Ok(Found::NotBegun | Found::VmChanged) => return only(FaultKind::NotExecuted),
-            Ok(Found::Unknowable) => return only(FaultKind::OutcomeUnknown),
-            Ok(Found::NotYet | Found::Task(_)) | Err(_) => {}
+            Ok(FindOutcome::Done) => return Ok(()),
+            Ok(FindOutcome::Failed(fault) | FindOutcome::HalfDone(fault)) => return Err(fault),
+            Ok(FindOutcome::NotBegun | FindOutcome::VmChanged) => {
+                return only(FaultKind::NotExecuted);
+            }
+            Ok(FindOutcome::Unknowable) => return only(FaultKind::OutcomeUnknown),
+            Ok(FindOutcome::NotYet | FindOutcome::Task(_)) | Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -623,7 +625,7 @@ async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backu
     assert_eq!(error.fault.kind, unknown, "{name}: unknown backup");
     let found = adapter.find(&first, key(1), None, by()).await.unwrap();
     assert!(
-        !matches!(found, Found::Done | Found::Task(_)),
+        !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
     );
     bed.write(1);
@@ -633,7 +635,7 @@ async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backu
     let found = adapter.find(&first, key(1), seen.as_ref(), by()).await;
     let found = found.unwrap();
     assert!(
-        matches!(found, Found::Done),
+        matches!(found, FindOutcome::Done),
         "{name}: found after done: {found:?}"
     );
     let backup = adapter.read(&first.target, by()).await.unwrap();
@@ -695,7 +697,7 @@ async fn restores(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &
     assert_eq!(bed.content(), 2, "{name}: nothing restored");
     let found = adapter.find(&restore, key(5), None, by()).await.unwrap();
     assert!(
-        !matches!(found, Found::Done | Found::Task(_)),
+        !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
     );
     let seen = adapter.baseline(&restore, key(5), by()).await.unwrap();
@@ -772,6 +774,6 @@ async fn deletes(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &m
     if rows.due_if("a deleted backup is found deleted", replays) {
         let found = adapter.find(&delete, key(9), seen.as_ref(), by()).await;
         let found = found.unwrap();
-        assert!(matches!(found, Found::Done), "{name}: {found:?}");
+        assert!(matches!(found, FindOutcome::Done), "{name}: {found:?}");
     }
 }

@@ -17,23 +17,23 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::layers::Annotate;
-use snapgate::adapters::port::*;
 use snapgate::config;
 use snapgate::gate::Body;
 use snapgate::gate::BodyError;
 use snapgate::gate::Decision;
-use snapgate::gate::Exchange;
 use snapgate::gate::Gate;
+use snapgate::gate::HandledRequest;
+use snapgate::gate::ProcessState;
 use snapgate::gate::RequestHead;
-use snapgate::gate::Shared;
 use snapgate::model::*;
 use snapgate::operations::BackendHandle;
 use snapgate::operations::Config;
 use snapgate::operations::ListQuery;
 use snapgate::operations::OpenStore;
 use snapgate::operations::Operations;
-use snapgate::operations::Service;
+use snapgate::operations::OperationsApi;
 use snapgate::operations::WaitFor;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
@@ -173,11 +173,11 @@ impl Adapter for Mortal {
     fn capability(&self) -> &Capability {
         &self.capability
     }
-    fn keeping(&self) -> Keeping {
-        self.inner.keeping()
+    fn metadata_owner(&self) -> MetadataOwner {
+        self.inner.metadata_owner()
     }
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        self.inner.mint(new, key)
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
     }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)
@@ -211,7 +211,7 @@ impl Adapter for Mortal {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let (before, after) = match self.beneath {
             false => ("before begin", "after begin"),
             true => (
@@ -234,8 +234,8 @@ impl Adapter for Mortal {
         self.moment(after).await;
         answer
     }
-    async fn stirred(&self, task: &TaskRef) {
-        self.inner.stirred(task).await;
+    async fn changed(&self, task: &TaskRef) {
+        self.inner.changed(task).await;
     }
     async fn find(
         &self,
@@ -243,7 +243,7 @@ impl Adapter for Mortal {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         self.moment("before find").await;
         let answer = self.inner.find(intent, key, baseline, by).await;
         self.moment("after find").await;
@@ -285,14 +285,14 @@ impl Life {
             .unwrap();
         let operations = runtime.block_on(open(folder, &adapter, bed, death));
         let clock = SystemClock::shared();
-        let service: Arc<dyn Service> = Arc::<Operations>::clone(&operations);
+        let service: Arc<dyn OperationsApi> = Arc::<Operations>::clone(&operations);
         let metrics = Metrics::new().unwrap();
         let gate = Gate::new(
             gate_config(folder, &vm),
             service,
             clock,
             metrics,
-            Shared::new([3; 32]),
+            ProcessState::new([3; 32]),
         );
         Self {
             runtime,
@@ -308,11 +308,11 @@ impl Life {
         capability.verb(verb).map(|it| it.recovery)
     }
 
-    fn send(&self, method: &Method, path: &str) -> Exchange {
+    fn send(&self, method: &Method, path: &str) -> HandledRequest {
         self.runtime.block_on(self.ask(method, path, ""))
     }
 
-    async fn ask(&self, method: &Method, path: &str, body: &str) -> Exchange {
+    async fn ask(&self, method: &Method, path: &str, body: &str) -> HandledRequest {
         let mut headers = HeaderMap::new();
         let mut add = |name: &'static str, value: &str| {
             headers.insert(name, HeaderValue::from_str(value).unwrap());
@@ -335,7 +335,7 @@ impl Life {
         let mut body = Whole(Bytes::copy_from_slice(body.as_bytes()));
         match self.gate.handle(head, &mut body).await {
             Decision::Answer(exchange) => exchange,
-            Decision::Pass(_) => panic!("{method} {path}: nothing is passed on here"),
+            Decision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
         }
     }
 
@@ -435,9 +435,9 @@ async fn open(
             }
         };
         let name = BackendName::new("bed").unwrap();
-        let adapter: Arc<dyn Adapter> = match adapter.keeping() {
-            Keeping::Native => Arc::clone(adapter),
-            Keeping::Gateway => Arc::new(Annotate::new(
+        let adapter: Arc<dyn Adapter> = match adapter.metadata_owner() {
+            MetadataOwner::Native => Arc::clone(adapter),
+            MetadataOwner::Gateway => Arc::new(Annotate::new(
                 name.clone(),
                 Arc::new(Mortal::around(Arc::clone(adapter), true, death)),
                 store.annotations(),
@@ -734,7 +734,7 @@ impl Adapter for Liar {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.0.begin(intent, key, baseline, by).await
     }
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
@@ -746,8 +746,8 @@ impl Adapter for Liar {
         _key: RequestKey,
         _baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Found, AdapterError> {
-        Ok(Found::Done)
+    ) -> Result<FindOutcome, AdapterError> {
+        Ok(FindOutcome::Done)
     }
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.0.cancel(task, by).await

@@ -1,6 +1,6 @@
 //! Rows of the conformance suite about what callers read when something was refused or failed.
 
-use snapgate::adapters::port::Adapter;
+use snapgate::adapters::adapter::Adapter;
 use snapgate::model::Intent;
 
 use crate::conformance::Bed;

@@ -9,11 +9,11 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use snapgate::adapters::adapter::Adapter;
+use snapgate::adapters::adapter::BeginOutcome;
+use snapgate::adapters::adapter::TaskState;
 use snapgate::adapters::files::Config;
 use snapgate::adapters::files::Files;
-use snapgate::adapters::port::Adapter;
-use snapgate::adapters::port::Begun;
-use snapgate::adapters::port::TaskState;
 use snapgate::model::Backup;
 use snapgate::model::Change;
 use snapgate::model::FaultKind;
@@ -267,7 +267,7 @@ async fn qemu_is_kept_out_while_we_work() {
     ];
     for (number, (name, intent, tool)) in (10..).zip(rows) {
         let begun = files.begin(&intent, key(number), None, by()).await.unwrap();
-        let Begun::Task(task) = begun else {
+        let BeginOutcome::Task(task) = begun else {
             panic!("{name}: done at once");
         };
         let (refused, afterwards) = meanwhile(files, &task, tool).await;

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::Adapter;
+use snapgate::adapters::adapter::BeginOutcome;
+use snapgate::adapters::adapter::TaskState;
 use snapgate::adapters::files::Config;
 use snapgate::adapters::files::Files;
 use snapgate::adapters::files::FilesError;
-use snapgate::adapters::port::Adapter;
-use snapgate::adapters::port::Begun;
-use snapgate::adapters::port::TaskState;
 use snapgate::model::Backup;
 use snapgate::model::Change;
 use snapgate::model::Fault;
@@ -123,10 +123,10 @@ fn vm() -> VmId {
 async fn outcome(files: &dyn Adapter, intent: &Intent, number: u64) -> Result<(), Fault> {
     let begun = files.begin(intent, key(number), None, by()).await;
     let task = match begun.map_err(|error| error.fault)? {
-        Begun::Done => return Ok(()),
-        Begun::Task(task) => task,
+        BeginOutcome::Done => return Ok(()),
+        BeginOutcome::Task(task) => task,
     };
-    files.stirred(&task).await;
+    files.changed(&task).await;
     match files.poll(&task, by()).await.unwrap() {
         TaskState::Done => Ok(()),
         TaskState::Failed(fault) => Err(fault),
@@ -590,7 +590,7 @@ async fn one_vm_that_two_roots_share_is_changed_by_one_gateway_at_a_time() {
     let begun = files
         .begin(&create(files.as_ref(), &vm(), "two", 2), key(2), None, by())
         .await;
-    let Ok(Begun::Task(task)) = begun else {
+    let Ok(BeginOutcome::Task(task)) = begun else {
         panic!("{begun:?}");
     };
     let refused = outcome(others.as_ref(), &to_restore(&theirs), 3).await;
@@ -605,7 +605,7 @@ async fn one_vm_that_two_roots_share_is_changed_by_one_gateway_at_a_time() {
                 .is_err_and(|fault| fault.kind == FaultKind::Busy),
         "beside a create: {refused:?}"
     );
-    files.stirred(&task).await;
+    files.changed(&task).await;
     drop(backup);
 }
 

@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::Adapter;
+use snapgate::adapters::adapter::BeginOutcome;
+use snapgate::adapters::adapter::Effect;
+use snapgate::adapters::adapter::FindOutcome;
+use snapgate::adapters::adapter::TaskState;
 use snapgate::adapters::incus::Address;
 use snapgate::adapters::incus::Config;
 use snapgate::adapters::incus::Incus;
 use snapgate::adapters::incus::Server;
-use snapgate::adapters::port::Adapter;
-use snapgate::adapters::port::Begun;
-use snapgate::adapters::port::Effect;
-use snapgate::adapters::port::Found;
-use snapgate::adapters::port::TaskState;
 use snapgate::model::Backup;
 use snapgate::model::BackupId;
 use snapgate::model::BackupName;
@@ -258,7 +258,7 @@ pub(crate) fn create(adapter: &Incus, vm: &VmId, name: &str, key: RequestKey) ->
     Intent {
         target: Target {
             vm: vm.clone(),
-            backup: adapter.mint(&new, key).unwrap(),
+            backup: adapter.mint_backup_id(&new, key).unwrap(),
         },
         identity: None,
         change: Change::Create(new),
@@ -289,8 +289,8 @@ pub(crate) async fn begin(
     let before = adapter.baseline(intent, key, by()).await.unwrap();
     let begun = adapter.begin(intent, key, before.as_ref(), by()).await;
     match begun.unwrap() {
-        Begun::Task(task) => (task, before),
-        Begun::Done => panic!("{intent:?} is a task"),
+        BeginOutcome::Task(task) => (task, before),
+        BeginOutcome::Done => panic!("{intent:?} is a task"),
     }
 }
 
@@ -305,7 +305,7 @@ pub(crate) async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
         }
         let pause = tokio::time::sleep(Duration::from_millis(200));
         tokio::select! {
-            () = adapter.stirred(task) => {}
+            () = adapter.changed(task) => {}
             () = pause => {}
         }
     }
@@ -318,24 +318,24 @@ async fn found(
     intent: &Intent,
     key: RequestKey,
     before: Option<&Evidence>,
-) -> Found {
+) -> FindOutcome {
     let end = SystemClock.deadline(Duration::from_secs(60));
     while SystemClock.instant() < end.instant() {
         match adapter.find(intent, key, before, by()).await {
-            Ok(Found::Task(task)) => match followed(adapter, &task).await {
+            Ok(FindOutcome::Task(task)) => match followed(adapter, &task).await {
                 TaskState::Gone => {}
-                TaskState::Done => return Found::Done,
-                TaskState::Failed(fault) => return Found::Failed(fault),
+                TaskState::Done => return FindOutcome::Done,
+                TaskState::Failed(fault) => return FindOutcome::Failed(fault),
                 state @ (TaskState::Running(_) | TaskState::Cancelled) => panic!("{state:?}"),
             },
-            Ok(Found::NotYet) | Err(_) => {}
+            Ok(FindOutcome::NotYet) | Err(_) => {}
             Ok(
-                it @ (Found::NotBegun
-                | Found::VmChanged
-                | Found::HalfDone(_)
-                | Found::Done
-                | Found::Failed(_)
-                | Found::Unknowable),
+                it @ (FindOutcome::NotBegun
+                | FindOutcome::VmChanged
+                | FindOutcome::HalfDone(_)
+                | FindOutcome::Done
+                | FindOutcome::Failed(_)
+                | FindOutcome::Unknowable),
             ) => {
                 return it;
             }
@@ -548,14 +548,14 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         .await
         .unwrap();
     assert!(
-        matches!(found_early, Found::NotBegun),
+        matches!(found_early, FindOutcome::NotBegun),
         "not begun: {found_early:?}"
     );
     let (_task, before) = begin(&adapter, &intent, key).await;
     drop(adapter);
     let next = lxd.adapter(Way::Tls);
     let end = found(&next, &intent, key, before.as_ref()).await;
-    assert!(matches!(end, Found::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done), "{end:?}");
     assert_eq!(
         fs::read_to_string(lxd.file(&vm)).unwrap(),
         "one",
@@ -567,7 +567,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         .find(&intent, key, before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(end, Found::Done), "by evidence: {end:?}");
+    assert!(matches!(end, FindOutcome::Done), "by evidence: {end:?}");
 }
 
 #[tokio::test]
@@ -640,7 +640,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     let end = found(&adapter, &intent, again, before.as_ref()).await;
-    assert!(matches!(end, Found::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done), "{end:?}");
     assert_eq!(
         fs::read_to_string(lxd.file(&vm)).unwrap(),
         "one",
@@ -658,7 +658,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     let end = found(&adapter, &intent, killed, before.as_ref()).await;
-    assert!(matches!(end, Found::Failed(_)), "{end:?}");
+    assert!(matches!(end, FindOutcome::Failed(_)), "{end:?}");
     let repaired = key();
     let (task, _) = begin(&adapter, &intent, repaired).await;
     let state = followed(&adapter, &task).await;
@@ -676,7 +676,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     let end = found(&adapter, &intent, half, None).await;
-    assert!(matches!(end, Found::Failed(_)), "{end:?}");
+    assert!(matches!(end, FindOutcome::Failed(_)), "{end:?}");
     let left = adapter.read(&intent.target, by()).await.unwrap();
     assert_eq!(left.state, BackupState::Error, "{left:?}");
     let refused = restore(&left, &vm);
@@ -694,5 +694,5 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let state = followed(&adapter, &task).await;
     assert!(matches!(state, TaskState::Done), "{state:?}");
     let end = found(&adapter, &intent, removal, None).await;
-    assert!(matches!(end, Found::Done), "{end:?}");
+    assert!(matches!(end, FindOutcome::Done), "{end:?}");
 }

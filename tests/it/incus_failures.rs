@@ -5,10 +5,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use snapgate::adapters::adapter::Adapter;
+use snapgate::adapters::adapter::Effect;
+use snapgate::adapters::adapter::TaskState;
 use snapgate::adapters::incus::Incus;
-use snapgate::adapters::port::Adapter;
-use snapgate::adapters::port::Effect;
-use snapgate::adapters::port::TaskState;
 use snapgate::model::Backup;
 use snapgate::model::BackupPatch;
 use snapgate::model::BackupState;

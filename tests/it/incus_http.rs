@@ -233,7 +233,7 @@ enum Moment {
     /// So many milliseconds after the 202.
     After(u64),
     /// So many milliseconds after LXD has begun the restore.
-    Begun(u64),
+    BeginOutcome(u64),
     /// While LXD copies; it goes on when the gateway is dead.
     Copying,
 }
@@ -244,7 +244,7 @@ impl Moment {
         let wait = |it| std::thread::sleep(Duration::from_millis(it));
         match self {
             Self::After(time) => wait(time),
-            Self::Begun(time) => {
+            Self::BeginOutcome(time) => {
                 eventually("LXD begins", || watch.begun(RESTORING) > before);
                 wait(time);
             }
@@ -340,9 +340,9 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         Moment::After(16),
         Moment::After(30),
         Moment::After(44),
-        Moment::Begun(0),
+        Moment::BeginOutcome(0),
         Moment::Copying,
-        Moment::Begun(100),
+        Moment::BeginOutcome(100),
         Moment::After(300),
         Moment::After(2000),
     ];

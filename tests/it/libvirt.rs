@@ -5,9 +5,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::libvirt::Config;
 use snapgate::adapters::libvirt::Libvirt;
-use snapgate::adapters::port::*;
 use snapgate::model::*;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
@@ -378,15 +378,15 @@ async fn found(
     intent: &Intent,
     number: u64,
     before: Option<&Evidence>,
-) -> Found {
+) -> FindOutcome {
     let end = SystemClock.deadline(PATIENCE);
     loop {
         match adapter.find(intent, key(number), before, by()).await {
-            Ok(Found::NotYet) | Err(_) => {}
+            Ok(FindOutcome::NotYet) | Err(_) => {}
             // It does not know yet that the daemon died: followed, as the gateway does.
-            Ok(Found::Task(task)) => match adapter.poll(&task, by()).await {
-                Ok(TaskState::Done) => return Found::Done,
-                Ok(TaskState::Failed(fault)) => return Found::Failed(fault),
+            Ok(FindOutcome::Task(task)) => match adapter.poll(&task, by()).await {
+                Ok(TaskState::Done) => return FindOutcome::Done,
+                Ok(TaskState::Failed(fault)) => return FindOutcome::Failed(fault),
                 Ok(TaskState::Running(_) | TaskState::Gone | TaskState::Cancelled) | Err(_) => {}
             },
             Ok(found) => return found,
@@ -424,17 +424,17 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let found = found(adapter, &intent, number, before.as_ref()).await;
         let content = lab.read("web01.qcow2");
         match found {
-            Found::Done => {
+            FindOutcome::Done => {
                 assert_eq!(content, 1, "life {life}: done means put back");
                 restored += 1;
             }
-            Found::NotBegun => assert_eq!(content, 2, "life {life}: nothing was done"),
-            Found::VmChanged
-            | Found::HalfDone(_)
-            | Found::Task(_)
-            | Found::Failed(_)
-            | Found::NotYet
-            | Found::Unknowable => {
+            FindOutcome::NotBegun => assert_eq!(content, 2, "life {life}: nothing was done"),
+            FindOutcome::VmChanged
+            | FindOutcome::HalfDone(_)
+            | FindOutcome::Task(_)
+            | FindOutcome::Failed(_)
+            | FindOutcome::NotYet
+            | FindOutcome::Unknowable => {
                 panic!("life {life}: {found:?}")
             }
         }
@@ -447,14 +447,14 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let found = self::found(adapter, &intent, number, before.as_ref()).await;
         let read = adapter.read(&intent.target, by()).await;
         match found {
-            Found::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
-            Found::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
-            Found::VmChanged
-            | Found::HalfDone(_)
-            | Found::Task(_)
-            | Found::Failed(_)
-            | Found::NotYet
-            | Found::Unknowable => {
+            FindOutcome::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
+            FindOutcome::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
+            FindOutcome::VmChanged
+            | FindOutcome::HalfDone(_)
+            | FindOutcome::Task(_)
+            | FindOutcome::Failed(_)
+            | FindOutcome::NotYet
+            | FindOutcome::Unknowable => {
                 panic!("life {life}: {found:?}")
             }
         }
@@ -514,7 +514,7 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
         let found = match begun {
             Err(error) => {
                 assert_eq!(error.effect, Effect::None, "life {life}: {error:?}");
-                Found::NotBegun
+                FindOutcome::NotBegun
             }
             Ok(_) => found(adapter, &intent, number, before.as_ref()).await,
         };
@@ -526,14 +526,14 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
 }
 
 /// Holds what was found against what is there.
-async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &Found, life: u64) {
+async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOutcome, life: u64) {
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
-        (Found::Done, true) => {
+        (FindOutcome::Done, true) => {
             let read = adapter.read(&intent.target, by()).await;
             assert!(read.is_ok(), "life {life}: {read:?}");
         }
-        (Found::NotBegun, true) => {
+        (FindOutcome::NotBegun, true) => {
             let read = adapter.read(&intent.target, by()).await;
             assert!(read.is_err(), "life {life}: {read:?}");
             assert_ne!(
@@ -542,8 +542,10 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &Found, 
                 "life {life}: nothing was done"
             );
         }
-        (Found::Done, false) => assert_eq!(lab.read("web01.qcow2"), 1, "life {life}: put back"),
-        (Found::NotBegun, false) => {
+        (FindOutcome::Done, false) => {
+            assert_eq!(lab.read("web01.qcow2"), 1, "life {life}: put back");
+        }
+        (FindOutcome::NotBegun, false) => {
             assert_eq!(lab.read("web01.qcow2"), 2, "life {life}: nothing was done");
             assert_eq!(
                 lab.state("web01"),
@@ -552,15 +554,21 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &Found, 
             );
         }
         // Both admit that something went wrong, which an operator can see.
-        (Found::Failed(_), _) => {
+        (FindOutcome::Failed(_), _) => {
             let id = intent.target.backup.as_str();
             let is_stopped = lab.state("web01") != "running";
             let told =
                 is_stopped || (is_create && lab.monitor("web01", "info snapshots").contains(id));
             assert!(told, "life {life}");
         }
-        (Found::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
-        (Found::VmChanged | Found::HalfDone(_) | Found::Task(_) | Found::NotYet, _) => {
+        (FindOutcome::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
+        (
+            FindOutcome::VmChanged
+            | FindOutcome::HalfDone(_)
+            | FindOutcome::Task(_)
+            | FindOutcome::NotYet,
+            _,
+        ) => {
             panic!("life {life}: {found:?}")
         }
     }

@@ -1,9 +1,9 @@
 //! The libvirt adapter on disks as they really are: held, moved, shared, replaced, half gone; and beside what libvirt keeps.
 
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::libvirt::Config;
 use snapgate::adapters::libvirt::Libvirt;
 use snapgate::adapters::libvirt::ManagedSave;
-use snapgate::adapters::port::*;
 use snapgate::model::*;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
@@ -46,13 +46,13 @@ async fn failure(adapter: &dyn Adapter, intent: &Intent, number: u64) -> String 
         .begin(intent, key(number), None, by())
         .await
         .unwrap();
-    let Begun::Task(task) = begun else {
+    let BeginOutcome::Task(task) = begun else {
         panic!("{number}: it was done");
     };
     loop {
         match adapter.poll(&task, by()).await.unwrap() {
-            TaskState::Running(_) => adapter.stirred(&task).await,
-            TaskState::Failed(fault) => return fault.text,
+            TaskState::Running(_) => adapter.changed(&task).await,
+            TaskState::Failed(fault) => return fault.text.to_string(),
             other @ (TaskState::Done | TaskState::Cancelled | TaskState::Gone) => {
                 panic!("{number}: {other:?}")
             }
@@ -694,7 +694,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::NotBegun),
+        matches!(found, FindOutcome::NotBegun),
         "nothing was written to two disks: {found:?}"
     );
     lab.run("qemu-img", &["snapshot", "-a", "snapgate-1", BOTH[0]]);
@@ -702,7 +702,10 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
         .find(&to, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, Found::Unknowable), "half of it: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::Unknowable),
+        "half of it: {found:?}"
+    );
 
     let web01 = vm("web01");
     let backup = made(adapter, &web01, "one disk", 3).await;
@@ -717,7 +720,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::VmChanged),
+        matches!(found, FindOutcome::VmChanged),
         "replaced by others: {found:?}"
     );
     lab.virsh(&["destroy", "web01"]);
@@ -729,7 +732,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::VmChanged),
+        matches!(found, FindOutcome::VmChanged),
         "written by others: {found:?}"
     );
 }
@@ -803,7 +806,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
             .find(intent, key(number + 10), before, by())
             .await
             .unwrap();
-        let Found::Failed(fault) = &found else {
+        let FindOutcome::Failed(fault) = &found else {
             panic!("{number}: {found:?}");
         };
         assert!(fault.text.contains("vdb"), "{number}: {fault:?}");
@@ -816,13 +819,16 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
         lab.run("qemu-img", &["snapshot", "-d", tag, disk]);
     }
     let found = adapter.find(&delete, key(11), None, by()).await.unwrap();
-    assert!(matches!(found, Found::Done), "nothing is left: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::Done),
+        "nothing is left: {found:?}"
+    );
     let found = adapter
         .find(&new, key(12), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::NotBegun),
+        matches!(found, FindOutcome::NotBegun),
         "nothing is left: {found:?}"
     );
 }

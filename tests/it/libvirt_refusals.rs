@@ -1,6 +1,6 @@
 //! The libvirt adapter where somebody or something else is at the VM: block jobs, firmware, other clients, starts and stops.
 
-use snapgate::adapters::port::*;
+use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
 use crate::conformance::by;
@@ -142,7 +142,7 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
     assert_eq!(refused.fault.kind, FaultKind::Busy, "restore: {refused:?}");
     assert_eq!(refused.effect, Effect::None, "restore: {refused:?}");
     assert!(
-        matches!(begun, Ok(Begun::Task(_))),
+        matches!(begun, Ok(BeginOutcome::Task(_))),
         "it waits for its turn: {begun:?}"
     );
     // The same request again follows what was begun.

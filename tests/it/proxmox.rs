@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use snapgate::adapters::port::*;
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::proxmox::AfterRestore;
 use snapgate::adapters::proxmox::BackupMode;
 use snapgate::adapters::proxmox::Config;
@@ -256,8 +256,8 @@ impl Adapter for OfKind {
     fn capability(&self) -> &Capability {
         &self.capability
     }
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        self.inner.mint(new, key)
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
     }
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.inner.health(by).await
@@ -288,7 +288,7 @@ impl Adapter for OfKind {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let intent = self.of_kind(intent);
         if let Change::Create(new) = &intent.change
             && new.kind != Some(self.kind)
@@ -307,7 +307,7 @@ impl Adapter for OfKind {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let intent = self.of_kind(intent);
         self.inner.find(&intent, key, baseline, by).await
     }

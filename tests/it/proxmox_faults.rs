@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
-use snapgate::adapters::port::*;
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::proxmox::Config;
 use snapgate::adapters::proxmox::ConfigError;
 use snapgate::adapters::proxmox::Proxmox;
@@ -67,7 +67,11 @@ fn restore(backup: &Backup, options: &[(&str, &str)]) -> Intent {
     about(backup, Change::Restore(RestoreOptions(pairs.collect())))
 }
 
-async fn begun(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<Begun, AdapterError> {
+async fn begun(
+    adapter: &Proxmox,
+    intent: &Intent,
+    number: u64,
+) -> Result<BeginOutcome, AdapterError> {
     let before = adapter.baseline(intent, key(number), by()).await?;
     adapter
         .begin(intent, key(number), before.as_ref(), by())
@@ -75,8 +79,8 @@ async fn begun(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<Begun,
 }
 
 /// The end of a task.
-async fn end(adapter: &Proxmox, begun: Begun) -> TaskState {
-    let Begun::Task(task) = begun else {
+async fn end(adapter: &Proxmox, begun: BeginOutcome) -> TaskState {
+    let BeginOutcome::Task(task) = begun else {
         return TaskState::Done;
     };
     let until = SystemClock.instant() + Duration::from_secs(60);
@@ -361,7 +365,7 @@ async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy(
             .await
             .unwrap();
         assert!(
-            matches!(found, Found::Task(_)),
+            matches!(found, FindOutcome::Task(_)),
             "{name}: it runs: {found:?}"
         );
         lab.kill_worker();
@@ -372,7 +376,7 @@ async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy(
             .find(&intent, key(number), before.as_ref(), by())
             .await
             .unwrap();
-        let Found::Failed(fault) = found else {
+        let FindOutcome::Failed(fault) = found else {
             panic!("{name}: {found:?}");
         };
         assert!(
@@ -406,7 +410,7 @@ async fn a_create_is_cancelled_cleanly_and_a_restore_is_not() {
     let adapter = lab.adapter();
     let base = made(&adapter, 1, BackupKind::Snapshot).await;
     lab.hold();
-    let Begun::Task(task) = begun(&adapter, &create(2, BackupKind::Snapshot), 2)
+    let BeginOutcome::Task(task) = begun(&adapter, &create(2, BackupKind::Snapshot), 2)
         .await
         .unwrap()
     else {
@@ -415,7 +419,7 @@ async fn a_create_is_cancelled_cleanly_and_a_restore_is_not() {
     lab.wait_until_held();
     adapter.cancel(&task, by()).await.unwrap();
     lab.release();
-    let state = end(&adapter, Begun::Task(task)).await;
+    let state = end(&adapter, BeginOutcome::Task(task)).await;
     assert!(matches!(state, TaskState::Cancelled), "{state:?}");
     assert_eq!(
         lab.guest()["config"]["lock"],
@@ -427,7 +431,7 @@ async fn a_create_is_cancelled_cleanly_and_a_restore_is_not() {
         Value::Null,
         "nothing is left"
     );
-    let Begun::Task(task) = begun(&adapter, &restore(&base, &[]), 3).await.unwrap() else {
+    let BeginOutcome::Task(task) = begun(&adapter, &restore(&base, &[]), 3).await.unwrap() else {
         panic!("a task");
     };
     let refused = adapter.cancel(&task, by()).await.unwrap_err();
@@ -444,7 +448,7 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
     lab.hold();
     let intent = restore(&base, &[]);
     let before = adapter.baseline(&intent, key(2), by()).await.unwrap();
-    let Begun::Task(task) = adapter
+    let BeginOutcome::Task(task) = adapter
         .begin(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap()
@@ -473,14 +477,14 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
     );
     lab.release();
     lab.run(&["start"], &[]);
-    let state = end(&adapter, Begun::Task(task)).await;
+    let state = end(&adapter, BeginOutcome::Task(task)).await;
     assert!(matches!(state, TaskState::Done), "{state:?}");
     assert_eq!((lab.byte(0), lab.byte(1)), (1, 1), "restored once");
     let found = adapter
         .find(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, Found::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done), "{found:?}");
 }
 
 #[tokio::test]
@@ -500,7 +504,7 @@ async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_
         .find(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, Found::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done), "{found:?}");
     assert_eq!(
         run(&adapter, &restore(&base, &[]), 3).await,
         Ok(()),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::layers::Annotate;
-use snapgate::adapters::port::*;
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
@@ -446,7 +446,7 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
     let load = json!({"job-id": "snapgate-2", "tag": taken.id.as_str(), "vmstate": "disk0", "devices": ["disk0", "disk1"]});
     bed.ask("snapshot-load", load);
     let found = found(adapter, &restore(&taken), 2, None).await;
-    let Found::Failed(fault) = found else {
+    let FindOutcome::Failed(fault) = found else {
         panic!("failed: {found:?}");
     };
     assert_eq!(fault.kind, FaultKind::Conflict, "{fault:?}");
@@ -480,8 +480,8 @@ pub(crate) async fn begun(
         .begin(intent, key(number), baseline.as_ref(), by())
         .await;
     match begun.unwrap() {
-        Begun::Task(task) => (baseline, task),
-        Begun::Done => panic!("{number}: it is a task"),
+        BeginOutcome::Task(task) => (baseline, task),
+        BeginOutcome::Done => panic!("{number}: it is a task"),
     }
 }
 
@@ -491,11 +491,11 @@ pub(crate) async fn found(
     intent: &Intent,
     number: u64,
     before: Option<&Evidence>,
-) -> Found {
+) -> FindOutcome {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         match adapter.find(intent, key(number), before, by()).await {
-            Ok(Found::Task(_) | Found::NotYet) | Err(_) => {}
+            Ok(FindOutcome::Task(_) | FindOutcome::NotYet) | Err(_) => {}
             Ok(found) => return found,
         }
         assert!(Instant::now() < end, "{number}: found");
@@ -527,7 +527,7 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
         .find(&intent, key(1), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, Found::Done), "found: {found:?}");
+    assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
     let named = second.read(&intent.target, by()).await.unwrap();
     assert_eq!(named.name.as_str(), "named", "it never lacks its name");
     // The same call again makes nothing twice.
@@ -558,14 +558,14 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     let (before, task) = begun(adapter, &intent, 2).await;
     bed.kill();
     let made = match found(adapter, &intent, 2, before.as_ref()).await {
-        Found::Done => true,
-        Found::Failed(_) => false,
-        other @ (Found::NotBegun
-        | Found::VmChanged
-        | Found::HalfDone(_)
-        | Found::Task(_)
-        | Found::NotYet
-        | Found::Unknowable) => {
+        FindOutcome::Done => true,
+        FindOutcome::Failed(_) => false,
+        other @ (FindOutcome::NotBegun
+        | FindOutcome::VmChanged
+        | FindOutcome::HalfDone(_)
+        | FindOutcome::Task(_)
+        | FindOutcome::NotYet
+        | FindOutcome::Unknowable) => {
             panic!("the image tells: {other:?}")
         }
     };
@@ -580,11 +580,14 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     let (before, _) = begun(adapter, &restore(&kept), 3).await;
     bed.kill();
     let at_rest = found(adapter, &restore(&kept), 3, before.as_ref()).await;
-    assert!(matches!(at_rest, Found::Unknowable), "off: {at_rest:?}");
+    assert!(
+        matches!(at_rest, FindOutcome::Unknowable),
+        "off: {at_rest:?}"
+    );
     bed.start();
     let restarted = found(adapter, &restore(&kept), 3, before.as_ref()).await;
     assert!(
-        matches!(restarted, Found::Unknowable),
+        matches!(restarted, FindOutcome::Unknowable),
         "restarted: {restarted:?}"
     );
 
@@ -595,7 +598,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
         .await
         .unwrap();
     assert!(
-        matches!(never, Found::NotBegun),
+        matches!(never, FindOutcome::NotBegun),
         "the same QEMU knows of none: {never:?}"
     );
     let delete = on(&kept, &vm(), Change::Delete);

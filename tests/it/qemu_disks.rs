@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::json;
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::annotations::{Annotated, Annotations};
-use snapgate::adapters::port::*;
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
@@ -461,13 +461,16 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
         let (before, task) = begun(&adapter, intent, number).await;
         loop {
             match adapter.poll(&task, by()).await.unwrap() {
-                TaskState::Running(_) => adapter.stirred(&task).await,
+                TaskState::Running(_) => adapter.changed(&task).await,
                 TaskState::Failed(fault) => {
                     assert_eq!(fault.kind, FaultKind::StorageFull, "{act}: {fault:?}");
                     let found = adapter
                         .find(intent, key(number), before.as_ref(), by())
                         .await;
-                    assert!(matches!(found.unwrap(), Found::Failed(_)), "{act}: found");
+                    assert!(
+                        matches!(found.unwrap(), FindOutcome::Failed(_)),
+                        "{act}: found"
+                    );
                     return fault.text;
                 }
                 other @ (TaskState::Done | TaskState::Cancelled | TaskState::Gone) => {
@@ -679,7 +682,7 @@ async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_
     let load = json!({"job-id": "snapgate-2", "tag": "none", "vmstate": "disk0", "devices": ["disk0", "disk1"]});
     bed.ask("snapshot-load", load);
     let lost = found(&adapter, &intent, 2, before.as_ref()).await;
-    let Found::Failed(fault) = lost else {
+    let FindOutcome::Failed(fault) = lost else {
         panic!("failed: {lost:?}");
     };
     assert!(
@@ -732,12 +735,12 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     let before = adapter.baseline(&intent, key(10), by()).await.unwrap();
     let untouched = find(&intent, 10, &before).await;
     assert!(
-        matches!(untouched, Found::NotBegun),
+        matches!(untouched, FindOutcome::NotBegun),
         "create: {untouched:?}"
     );
     bed.fill(1, 3);
     let used = find(&intent, 10, &before).await;
-    assert!(matches!(used, Found::VmChanged), "create: {used:?}");
+    assert!(matches!(used, FindOutcome::VmChanged), "create: {used:?}");
     let refused = adapter.begin(&intent, key(10), before.as_ref(), by()).await;
     let error = refused.expect_err("create is refused");
     assert_eq!(
@@ -750,10 +753,13 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     let before = adapter.baseline(&intent, key(11), by()).await.unwrap();
     bed.img(&["snapshot", "-c", intent.target.backup.as_str()], DISKS[0]);
     let half = find(&intent, 11, &before).await;
-    assert!(matches!(half, Found::HalfDone(_)), "half made: {half:?}");
+    assert!(
+        matches!(half, FindOutcome::HalfDone(_)),
+        "half made: {half:?}"
+    );
     bed.fill(1, 4);
     let used = find(&intent, 11, &before).await;
-    let Found::Failed(fault) = used else {
+    let FindOutcome::Failed(fault) = used else {
         panic!("half made and used: {used:?}");
     };
     assert!(fault.text.contains("disk web01.qcow2 only"), "{fault:?}");
@@ -766,7 +772,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     std::fs::rename(&copy, &image).unwrap();
     let replaced = find(&intent, 12, &before).await;
     assert!(
-        matches!(replaced, Found::VmChanged),
+        matches!(replaced, FindOutcome::VmChanged),
         "restore: {replaced:?}"
     );
     let refused = adapter.begin(&intent, key(12), before.as_ref(), by()).await;
@@ -781,7 +787,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     std::fs::copy(&image, &copy).unwrap();
     std::fs::rename(&copy, &image).unwrap();
     let replaced = find(&intent, 13, &before).await;
-    let Found::Failed(fault) = replaced else {
+    let FindOutcome::Failed(fault) = replaced else {
         panic!("half restored and replaced: {replaced:?}");
     };
     for part in ["disk web01.qcow2", "not disk web01-b.qcow2"] {
@@ -794,7 +800,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     bed.fill(0, 5);
     let used = find(&intent, 14, &before).await;
     assert!(
-        matches!(used, Found::NotBegun),
+        matches!(used, FindOutcome::NotBegun),
         "a delete throws nothing away: {used:?}"
     );
 }

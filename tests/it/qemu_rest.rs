@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
-use snapgate::adapters::port::*;
+use snapgate::adapters::adapter::*;
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
@@ -94,7 +94,12 @@ fn a_gateway_killed_between_the_disks_of_a_stopped_vm_has_its_work_finished() {
 }
 
 /// Asks what became of the request, as a gateway that has just started.
-async fn find(folder: &Path, intent: &Intent, number: u64, before: Option<&Evidence>) -> Found {
+async fn find(
+    folder: &Path,
+    intent: &Intent,
+    number: u64,
+    before: Option<&Evidence>,
+) -> FindOutcome {
     let adapter = plain(folder);
     let found = adapter.find(intent, key(number), before, by());
     found.await.unwrap()
@@ -176,16 +181,16 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         let half = restored == 1 && told.is_none();
         match (&found, told) {
             // Never begun, and the VM was used since: not begun again.
-            (Found::VmChanged, Some("")) => {}
-            (Found::Failed(fault), Some(told)) => {
+            (FindOutcome::VmChanged, Some("")) => {}
+            (FindOutcome::Failed(fault), Some(told)) => {
                 assert_eq!(fault.kind, FaultKind::Conflict, "{number}: {fault:?}");
                 assert!(fault.text.contains(told), "{number}: {fault:?}");
             }
-            (Found::NotBegun, None) if restored == 0 => {}
-            (Found::HalfDone(fault), None) if half => {
+            (FindOutcome::NotBegun, None) if restored == 0 => {}
+            (FindOutcome::HalfDone(fault), None) if half => {
                 assert!(fault.text.contains("others were not"), "{fault:?}");
             }
-            (Found::Done, None) if restored == 2 => {}
+            (FindOutcome::Done, None) if restored == 2 => {}
             other => panic!("{number}: {other:?}"),
         }
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
@@ -201,7 +206,10 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         );
         if told.is_none() {
             let found = find(folder, &intent, number + 1, before.as_ref()).await;
-            assert!(matches!(found, Found::Done), "{number}: at last: {found:?}");
+            assert!(
+                matches!(found, FindOutcome::Done),
+                "{number}: at last: {found:?}"
+            );
             assert_eq!(own(&bed), 0, "{number}: what was left for this is gone");
         }
     }
@@ -211,7 +219,10 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
     bed.img(&["snapshot", "-a", &tag], DISKS[0]);
     bed.img(&["snapshot", "-d", &tag], DISKS[1]);
     let found = find(folder, &intent, 91, before.as_ref()).await;
-    assert!(matches!(found, Found::Failed(_)), "not whole: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::Failed(_)),
+        "not whole: {found:?}"
+    );
     assert_eq!((bed.filled(0), bed.filled(1)), (1, 2), "left alone");
 
     // Another snapshot put on by hand is not taken for this one.
@@ -222,7 +233,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         bed.img(&["snapshot", "-a", other.id.as_str()], disk);
     }
     let found = find(folder, &intent, 101, before.as_ref()).await;
-    assert!(!matches!(found, Found::Done), "by hand: {found:?}");
+    assert!(!matches!(found, FindOutcome::Done), "by hand: {found:?}");
 
     started_meanwhile(&mut bed).await;
 }
@@ -245,11 +256,11 @@ async fn started_meanwhile(bed: &mut Bed) {
         let held = (bed.filled(0), bed.filled(1));
         let found = find(folder, &intent, number + 1, before.as_ref()).await;
         match (&found, told) {
-            (Found::VmChanged, Some("")) => {}
-            (Found::Failed(fault), Some(told)) => {
+            (FindOutcome::VmChanged, Some("")) => {}
+            (FindOutcome::Failed(fault), Some(told)) => {
                 assert!(fault.text.contains(told), "{number}: {fault:?}");
             }
-            (Found::Done, None) => {}
+            (FindOutcome::Done, None) => {}
             other => panic!("{number}: {other:?}"),
         }
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
@@ -315,7 +326,10 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let shown = adapter.read(&intent.target, by()).await.unwrap();
     assert_eq!(shown.state, BackupState::Error, "shown as no good");
     let found = find(folder, &intent, 1, before.as_ref()).await;
-    assert!(matches!(found, Found::HalfDone(_)), "half made: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::HalfDone(_)),
+        "half made: {found:?}"
+    );
     bed.write(2);
     assert_eq!(
         again(folder, &intent, 1, before.as_ref()).await,
@@ -331,10 +345,16 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let delete = on(&made, &vm(), Change::Delete);
     let before = adapter.baseline(&delete, key(3), by()).await.unwrap();
     let found = find(folder, &delete, 3, before.as_ref()).await;
-    assert!(matches!(found, Found::NotBegun), "not begun: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::NotBegun),
+        "not begun: {found:?}"
+    );
     bed.img(&["snapshot", "-d", tag], DISKS[0]);
     let found = find(folder, &delete, 3, before.as_ref()).await;
-    assert!(matches!(found, Found::HalfDone(_)), "half gone: {found:?}");
+    assert!(
+        matches!(found, FindOutcome::HalfDone(_)),
+        "half gone: {found:?}"
+    );
     assert_eq!(
         again(folder, &delete, 3, before.as_ref()).await,
         Ok(()),
@@ -343,7 +363,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let gone = adapter.read(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "gone");
     let found = find(folder, &delete, 3, before.as_ref()).await;
-    assert!(matches!(found, Found::Done), "found gone: {found:?}");
+    assert!(matches!(found, FindOutcome::Done), "found gone: {found:?}");
 
     // Somebody else's half of that very name is not touched.
     bed.img(&["snapshot", "-c", "snapgate-9"], DISKS[1]);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::cloudapi::map;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;

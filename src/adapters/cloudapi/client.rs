@@ -23,7 +23,7 @@ use crate::model::BackupId;
 use crate::model::Deadline;
 use crate::model::VmId;
 use crate::model::limits;
-use crate::runtime::hops;
+use crate::runtime::hop_count;
 
 const VERSION: HeaderName = HeaderName::from_static("x-cloud-client-specification-version");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -215,7 +215,7 @@ impl Api {
         query: &[(&str, &str)],
         by: Deadline,
     ) -> Answer<Reply> {
-        let passed = hops::current();
+        let passed = hop_count::current();
         if passed >= limits::HOPS_MAX {
             return Err(NativeError::Loop(passed));
         }
@@ -227,7 +227,7 @@ impl Api {
             .header(VERSION, self.version.clone())
             .header(header::ACCEPT, HeaderValue::from_static("application/json"))
             .header(
-                hops::HEADER,
+                hop_count::HEADER,
                 HeaderValue::from(u16::from(passed.saturating_add(1))),
             );
         if let Some(credential) = &self.credential {

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::adapters::transport::BuildError;
 use crate::adapters::transport::Client;
 use crate::adapters::transport::ClientIdentity;

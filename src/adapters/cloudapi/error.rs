@@ -1,8 +1,8 @@
 //! What servers say when something goes wrong, and what of it a caller is told.
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Retry;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::Retry;
 use crate::adapters::transport::TransportError;
 use crate::model::FaultKind;
 
@@ -87,7 +87,7 @@ impl NativeError {
                 let mut error = of_refusal(*status, code.as_deref(), missing);
                 // Only a server that speaks this API, which its codes show, writes its sentences for callers.
                 if let Some(said) = said.as_ref().filter(|_| code.is_some()) {
-                    error.fault.text = with_words(&error.fault.text, said);
+                    error.fault.text = with_words(error.fault.text.as_str(), said).into();
                 }
                 error
             }

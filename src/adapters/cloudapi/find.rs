@@ -3,15 +3,15 @@
 //! The server's own list of Statuses tells first: what was not there before and fits is ours, because the gateway has a
 //! user of its own there and asks for one change of a VM at a time. Then the state of the backup does.
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::cloudapi::before::Before;
 use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::map;
 use crate::adapters::cloudapi::map::Outcome;
 use crate::adapters::cloudapi::wire;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Found;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -37,7 +37,7 @@ impl CloudApi {
         intent: &Intent,
         before: Option<&Before>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let mut is_absent = false;
         if let Some((before, known)) = before.and_then(|it| Some((it, it.known.as_ref()?))) {
             let (op, vm) = (map::op(intent.verb()), &intent.target.vm);
@@ -53,30 +53,32 @@ impl CloudApi {
             }
         }
         Ok(match self.state_after(intent, by).await? {
-            State::AsWanted => Found::Done,
-            State::AtWork => Found::NotYet,
+            State::AsWanted => FindOutcome::Done,
+            State::AtWork => FindOutcome::NotYet,
             State::Otherwise | State::Silent if is_absent => {
                 if self.has_changed(intent, before, by).await? {
-                    Found::VmChanged
+                    FindOutcome::VmChanged
                 } else {
-                    Found::NotBegun
+                    FindOutcome::NotBegun
                 }
             }
-            State::Otherwise => Found::NotYet,
-            State::Silent => Found::Unknowable,
+            State::Otherwise => FindOutcome::NotYet,
+            State::Silent => FindOutcome::Unknowable,
         })
     }
 
-    async fn told(&self, status: &wire::Status, by: Deadline) -> Result<Found, AdapterError> {
+    async fn told(&self, status: &wire::Status, by: Deadline) -> Result<FindOutcome, AdapterError> {
         Ok(match map::outcome(status) {
             Outcome::Running(_) | Outcome::Cancelled => {
                 let task = self.task(&status.status_uri);
-                task.map_or(Found::NotYet, Found::Task)
+                task.map_or(FindOutcome::NotYet, FindOutcome::Task)
             }
-            Outcome::Done => Found::Done,
-            Outcome::Failed(fault) => Found::Failed(self.with_run_state(fault, status, by).await),
+            Outcome::Done => FindOutcome::Done,
+            Outcome::Failed(fault) => {
+                FindOutcome::Failed(self.with_run_state(fault, status, by).await)
+            }
             // The server itself does not know: nobody does.
-            Outcome::Unknown => Found::Unknowable,
+            Outcome::Unknown => FindOutcome::Unknowable,
         })
     }
 

@@ -30,15 +30,15 @@ use http::Method;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -207,7 +207,7 @@ impl CloudApi {
         name: &str,
         key: Option<&str>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let vm = intent.target.vm.as_str();
         let mut tries = 1..=TRIES;
         loop {
@@ -251,7 +251,7 @@ impl CloudApi {
         name: &str,
         key: Option<&str>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let path = ["vms", target.vm.as_str(), "backups"];
         let asked = Asked {
             method: Method::POST,
@@ -267,15 +267,15 @@ impl CloudApi {
     }
 
     /// What an accepted change became. What cannot be followed may have been begun all the same.
-    fn begun(&self, told: &Told, op: &str) -> Result<Begun, AdapterError> {
+    fn begun(&self, told: &Told, op: &str) -> Result<BeginOutcome, AdapterError> {
         let status = &told.status;
         if !status.op.eq_ignore_ascii_case(op) {
             return Err(astray(format!("Status of {:.40}", status.op)));
         }
         if map::outcome(status) == Outcome::Done {
-            return Ok(Begun::Done);
+            return Ok(BeginOutcome::Done);
         }
-        self.task(&status.status_uri).map(Begun::Task)
+        self.task(&status.status_uri).map(BeginOutcome::Task)
     }
 
     /// The fault of a restore that failed, with whether the VM runs now and what the server left unsaid.
@@ -302,7 +302,7 @@ impl CloudApi {
                 " Whether its data was changed the server does not say: check it, or restore the VM again."
             }
         };
-        fault.text = format!("{} {state}{data}", fault.text);
+        fault.text = format!("{} {state}{data}", fault.text).into();
         fault
     }
 
@@ -337,7 +337,7 @@ impl Adapter for CloudApi {
     }
 
     /// `via-<number of the operation>`, which the new backup carries as a tag.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&map::minted(key.0))
             .map_err(|error| refused(FaultKind::Invalid).because(error))
     }
@@ -400,7 +400,7 @@ impl Adapter for CloudApi {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let before = Before::read(baseline);
         let name = key.to_string();
         let key = match self.recovery {
@@ -451,7 +451,7 @@ impl Adapter for CloudApi {
         })
     }
 
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         let uri = task.as_str();
         if let Some(link) = self.api.link(uri) {
             let by = self.clock.deadline(WAIT_DEADLINE);
@@ -473,7 +473,7 @@ impl Adapter for CloudApi {
         _key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         self.look_for(intent, Before::read(baseline).as_ref(), by)
             .await
     }

@@ -33,7 +33,7 @@ impl From<Problem> for FolderError {
         Self::Refused(match problem {
             Problem::Refused { fault, private, .. } | Problem::Half { fault, private } => {
                 if private.is_empty() {
-                    fault.text
+                    fault.text.to_string()
                 } else {
                     format!("{} ({private})", fault.text)
                 }

@@ -12,13 +12,14 @@ use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::places;
 use crate::adapters::files::tree::Dir;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 
 /// Exchanged with each other in the VM's folder and the staging folder.
 const PROBE: &str = ".snapgate-probe";
 /// `CAP_FOWNER` as the number of its bit in `/proc/self/status`.
 const CAP_FOWNER: u32 = 3;
 
-fn conflict(text: impl Into<String>) -> Problem {
+fn conflict(text: impl Into<PublicText>) -> Problem {
     Problem::new(FaultKind::Conflict, text)
 }
 

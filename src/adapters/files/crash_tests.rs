@@ -94,9 +94,9 @@ async fn killed_before_every_step_it_is_all_or_nothing_and_known_which() {
                 .unwrap();
             let done = was_done(&kit, verb).await;
             match (found, done) {
-                (Found::Done, Some(true)) => outcomes[1] += 1,
-                (Found::NotBegun, Some(false)) => outcomes[0] += 1,
-                (Found::HalfDone(fault), None) if verb == "restore" => {
+                (FindOutcome::Done, Some(true)) => outcomes[1] += 1,
+                (FindOutcome::NotBegun, Some(false)) => outcomes[0] += 1,
+                (FindOutcome::HalfDone(fault), None) if verb == "restore" => {
                     let expected = "(restored: `a.raw`; not restored: `b.raw`)";
                     assert!(fault.text.contains(expected), "{at}: {}", fault.text);
                     assert_eq!(
@@ -167,7 +167,7 @@ async fn killed_while_a_half_done_restore_is_finished_it_still_ends_whole() {
             .await
             .unwrap();
         match (&found, kit.generations()) {
-            (Found::HalfDone(_), Some((1, 2))) | (Found::Done, Some((1, 1))) => {}
+            (FindOutcome::HalfDone(_), Some((1, 2))) | (FindOutcome::Done, Some((1, 1))) => {}
             (found, generations) => panic!("{at}: {found:?} {generations:?}"),
         }
         assert_eq!(kit.failure(&intent, NUMBER).await, None, "{at}: finished");
@@ -210,7 +210,7 @@ async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
             let done = done.unwrap_or_else(|| panic!("{verb} at {at}: neither old nor new"));
             assert_eq!(told.unwrap_or(done), done, "{verb} at {at}: told {end:?}");
             assert_eq!(
-                matches!(found, Found::Done),
+                matches!(found, FindOutcome::Done),
                 done,
                 "{verb} at {at}: found {found:?}"
             );
@@ -278,7 +278,10 @@ async fn a_disk_in_use_keeps_a_half_done_restore_from_being_finished() {
             .find(&intent, key(NUMBER), None, by())
             .await
             .unwrap();
-        assert!(matches!(found, Found::HalfDone(_)), "{name}: {found:?}");
+        assert!(
+            matches!(found, FindOutcome::HalfDone(_)),
+            "{name}: {found:?}"
+        );
         kit = kit.reopen().await;
     }
     drop(image);

@@ -4,10 +4,11 @@ use std::fmt;
 
 use rustix::io::Errno;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Scope;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Scope;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 
 /// Why the adapter cannot be made at all.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,7 @@ pub(super) enum Problem {
 
 impl Problem {
     /// A refusal with its sentence.
-    pub(super) fn new(kind: FaultKind, text: impl Into<String>) -> Self {
+    pub(super) fn new(kind: FaultKind, text: impl Into<PublicText>) -> Self {
         Self::Refused {
             fault: Fault::new(kind, text),
             private: String::new(),

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
+use crate::adapters::adapter::TaskState;
 use crate::adapters::files::error::Problem;
-use crate::adapters::port::TaskState;
 use crate::model::Fault;
 use crate::model::Progress;
 use crate::model::VmId;

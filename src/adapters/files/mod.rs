@@ -37,6 +37,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::faults::Faults;
 use crate::adapters::files::jobs::End;
@@ -47,16 +57,6 @@ use crate::adapters::files::places::Closed;
 use crate::adapters::files::work::Disk;
 use crate::adapters::files::work::Request;
 use crate::adapters::files::work::Started;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
@@ -182,7 +182,11 @@ impl Files {
     }
 
     /// Runs a request to its end, whoever waits; the receiver learns how it started.
-    fn run(&self, request: Request, hold: Hold) -> oneshot::Receiver<Result<Begun, AdapterError>> {
+    fn run(
+        &self,
+        request: Request,
+        hold: Hold,
+    ) -> oneshot::Receiver<Result<BeginOutcome, AdapterError>> {
         let (told, start) = oneshot::channel();
         let verb = self.capability.verb(request.intent.verb());
         let cancellable = verb.is_some_and(|it| it.cancel);
@@ -207,12 +211,12 @@ fn drive(
     job: &Job,
     mark: &str,
     hold: Hold,
-    told: oneshot::Sender<Result<Begun, AdapterError>>,
+    told: oneshot::Sender<Result<BeginOutcome, AdapterError>>,
 ) -> End {
     // Nobody listens when the caller gave up: the job then is found by its mark.
     match started {
         Ok(Started::Work(work)) => {
-            drop(told.send(task(mark).map(Begun::Task)));
+            drop(told.send(task(mark).map(BeginOutcome::Task)));
             let worked = work(job);
             drop(hold);
             match worked {
@@ -227,7 +231,7 @@ fn drive(
         Ok(Started::Done) => {
             drop(hold);
             job.finish(End::Done);
-            drop(told.send(Ok(Begun::Done)));
+            drop(told.send(Ok(BeginOutcome::Done)));
             End::Done
         }
         Err(problem) => {
@@ -319,12 +323,12 @@ impl Adapter for Files {
         key: RequestKey,
         baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let request = Request::new(intent, key, baseline);
         if let Some(job) = self.jobs.job(&request.mark) {
             match job.end() {
-                None => return task(&request.mark).map(Begun::Task),
-                Some(End::Done) => return Ok(Begun::Done),
+                None => return task(&request.mark).map(BeginOutcome::Task),
+                Some(End::Done) => return Ok(BeginOutcome::Done),
                 Some(End::Failed(_) | End::Cancelled | End::Lost) => {}
             }
         }
@@ -344,7 +348,7 @@ impl Adapter for Files {
         Ok(job.map_or(TaskState::Gone, |job| job.state()))
     }
 
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         match self.jobs.job(task.as_str()) {
             Some(job) => job.ended().await,
             None => std::future::pending().await,
@@ -357,27 +361,29 @@ impl Adapter for Files {
         key: RequestKey,
         baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let request = Request::new(intent, key, baseline);
         let end = match self.jobs.job(&request.mark) {
             Some(job) => match job.end() {
-                None => return task(&request.mark).map(Found::Task),
-                Some(End::Done) => return Ok(Found::Done),
+                None => return task(&request.mark).map(FindOutcome::Task),
+                Some(End::Done) => return Ok(FindOutcome::Done),
                 Some(end) => Some(end),
             },
             None => None,
         };
         let Some(hold) = self.jobs.hold(&intent.target.vm) else {
-            return Ok(Found::NotYet);
+            return Ok(FindOutcome::NotYet);
         };
         self.look(move |disk| {
             let found = disk.find(&request);
             drop(hold);
             match (end, found) {
                 // How the last call ended does not say what those before it have left.
-                (Some(End::Failed(_)), Ok(Found::HalfDone(fault))) => Ok(Found::HalfDone(fault)),
-                (Some(End::Failed(_)), Ok(Found::Done)) => Ok(Found::Done),
-                (Some(End::Failed(fault)), _) => Ok(Found::Failed(fault)),
+                (Some(End::Failed(_)), Ok(FindOutcome::HalfDone(fault))) => {
+                    Ok(FindOutcome::HalfDone(fault))
+                }
+                (Some(End::Failed(_)), Ok(FindOutcome::Done)) => Ok(FindOutcome::Done),
+                (Some(End::Failed(fault)), _) => Ok(FindOutcome::Failed(fault)),
                 (Some(End::Done | End::Cancelled | End::Lost) | None, found) => found,
             }
         })

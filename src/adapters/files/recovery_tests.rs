@@ -26,7 +26,7 @@ async fn fault(kit: &Kit, intent: &Intent, number: u64) -> Fault {
     }
 }
 
-async fn find(kit: &Kit, intent: &Intent, number: u64) -> Found {
+async fn find(kit: &Kit, intent: &Intent, number: u64) -> FindOutcome {
     kit.files
         .find(intent, key(number), None, by())
         .await
@@ -65,7 +65,7 @@ async fn a_swap_that_cannot_be_finished_is_undone() {
         );
         let kit = kit.reopen().await;
         let found = find(&kit, &restore(&backup), 7).await;
-        assert!(matches!(found, Found::Failed(_)), "{disk}: {found:?}");
+        assert!(matches!(found, FindOutcome::Failed(_)), "{disk}: {found:?}");
         assert_eq!(
             kit.failure(&create("vm", 8, "x"), 8).await,
             None,
@@ -176,7 +176,7 @@ async fn nothing_is_finished_over_disks_that_are_not_those_that_were_left() {
         let seen = || ["a.raw", "b.raw"].map(|disk| fs::read(kit.disk(disk)).ok());
         let before = seen();
         let found = find(&kit, &intent, 7).await;
-        let Found::Failed(fault) = found else {
+        let FindOutcome::Failed(fault) = found else {
             panic!("{name}: {found:?}");
         };
         for disk in ["`a.raw`", "`b.raw`"] {
@@ -208,7 +208,7 @@ async fn a_restore_that_was_killed_before_its_first_exchange_spares_disks_that_c
     let repaired = fs::read(kit.disk("b.raw")).unwrap();
     let kit = kit.reopen().await;
     let found = find(&kit, &intent, 7).await;
-    assert!(matches!(found, Found::VmChanged), "{found:?}");
+    assert!(matches!(found, FindOutcome::VmChanged), "{found:?}");
     let refused = kit.failure(&intent, 7).await;
     assert_eq!(refused, Some(FaultKind::Conflict), "called again");
     assert!(fs::read(kit.disk("b.raw")).unwrap() == repaired, "spared");
@@ -231,7 +231,7 @@ async fn a_finish_that_fails_says_what_is_left() {
     let expected = "(restored: `a.raw`; not restored: `b.raw`)";
     assert!(fault.text.contains(expected), "{}", fault.text);
     let found = find(&kit, &intent, 7).await;
-    assert!(matches!(found, Found::HalfDone(_)), "{found:?}");
+    assert!(matches!(found, FindOutcome::HalfDone(_)), "{found:?}");
 }
 
 #[tokio::test]
@@ -266,7 +266,7 @@ async fn a_half_done_restore_of_an_earlier_version_is_reported_and_not_finished(
         "the request of that journal"
     );
     let found = find(&kit, &intent, 7).await;
-    assert!(matches!(found, Found::Failed(_)), "{found:?}");
+    assert!(matches!(found, FindOutcome::Failed(_)), "{found:?}");
     assert_eq!(kit.generations(), Some((1, 2)), "left alone");
     assert_eq!(kit.failure(&intent, 9).await, None, "restored again");
     assert_eq!(kit.generations(), Some((1, 1)), "all new");
@@ -311,11 +311,11 @@ async fn a_restore_is_not_begun_again_over_disks_that_changed() {
             .begin(&intent, key(7), baseline.as_ref(), by())
             .await;
         if change.is_none() {
-            assert!(matches!(found, Found::NotBegun), "{name}: {found:?}");
+            assert!(matches!(found, FindOutcome::NotBegun), "{name}: {found:?}");
             assert!(begun.is_ok(), "{name}: {begun:?}");
             continue;
         }
-        assert!(matches!(found, Found::VmChanged), "{name}: {found:?}");
+        assert!(matches!(found, FindOutcome::VmChanged), "{name}: {found:?}");
         let error = begun.unwrap_err();
         assert_eq!(
             (error.fault.kind, error.effect),

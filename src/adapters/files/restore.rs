@@ -12,6 +12,7 @@ use rustix::fs::Stat;
 use rustix::fs::Uid;
 use rustix::io::Errno;
 
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::files::change;
 use crate::adapters::files::checks;
 use crate::adapters::files::copy;
@@ -39,7 +40,6 @@ use crate::adapters::files::tree::Dir;
 use crate::adapters::files::tree::TEMPORARY;
 use crate::adapters::files::work::Request;
 use crate::adapters::files::work::Started;
-use crate::adapters::port::Found;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::RestoreOptions;
@@ -78,10 +78,10 @@ fn changed_since() -> Problem {
 }
 
 /// What became of the request. Changes nothing.
-pub(super) fn find(vm: &Dir, request: &Request) -> Result<Found, Problem> {
+pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> {
     let not_begun = |changed: bool| match changed {
-        true => Found::VmChanged,
-        false => Found::NotBegun,
+        true => FindOutcome::VmChanged,
+        false => FindOutcome::NotBegun,
     };
     let journal = Journal::read(vm)?.filter(|journal| journal.request == request.mark);
     let Some(journal) = journal else {
@@ -90,19 +90,22 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<Found, Problem> {
     let synced = || vm.sync().map_err(io("syncing the folder of a VM"));
     match journal.phase {
         // It may have been killed before its last sync.
-        Phase::Done => synced().map(|()| Found::Done),
+        Phase::Done => synced().map(|()| FindOutcome::Done),
         Phase::Undone => {
             let text = "A disk of the VM could not be replaced. Every disk is as it was before the restore.";
-            Ok(Found::Failed(Fault::new(FaultKind::BackendFailed, text)))
+            Ok(FindOutcome::Failed(Fault::new(
+                FaultKind::BackendFailed,
+                text,
+            )))
         }
         Phase::Swap => Ok(match journal.standing(vm)? {
             Standing::Complete | Standing::Clear => {
                 synced()?;
-                Found::Done
+                FindOutcome::Done
             }
             Standing::Untouched { changed } => not_begun(changed || !is_expected(vm, request)?),
-            Standing::Half(fault) => Found::HalfDone(fault),
-            Standing::Broken(fault) => Found::Failed(fault),
+            Standing::Half(fault) => FindOutcome::HalfDone(fault),
+            Standing::Broken(fault) => FindOutcome::Failed(fault),
         }),
     }
 }

@@ -158,10 +158,10 @@ impl Kit {
     pub(super) async fn run(&self, intent: &Intent, number: u64) -> Result<TaskState, Fault> {
         let begun = self.files.begin(intent, key(number), None, by()).await;
         match begun.map_err(|error| error.fault)? {
-            Begun::Done => Ok(TaskState::Done),
-            Begun::Task(task) => {
+            BeginOutcome::Done => Ok(TaskState::Done),
+            BeginOutcome::Task(task) => {
                 let ended =
-                    tokio::time::timeout(Duration::from_secs(60), self.files.stirred(&task));
+                    tokio::time::timeout(Duration::from_secs(60), self.files.changed(&task));
                 ended.await.expect("the task ends");
                 Ok(self.files.poll(&task, by()).await.unwrap())
             }
@@ -497,7 +497,7 @@ async fn updates_protect_and_deletes_are_final_and_remembered() {
     let again = kit.files.begin(&delete, key(5), None, by()).await.unwrap();
     assert_eq!(
         again,
-        Begun::Done,
+        BeginOutcome::Done,
         "the same delete again, by a new process"
     );
     assert_eq!(
@@ -591,10 +591,13 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
             "{number}: nothing left"
         );
         let found = kit.files.find(&intent, key(number), None, by()).await;
-        assert!(matches!(found, Ok(Found::NotBegun)), "{number}: {found:?}");
+        assert!(
+            matches!(found, Ok(FindOutcome::NotBegun)),
+            "{number}: {found:?}"
+        );
     }
     assert!(fs::read(kit.disk("a.raw")).unwrap() == image, "old image");
-    let Begun::Task(task) = kit
+    let BeginOutcome::Task(task) = kit
         .files
         .begin(&create("vm", 5, "y"), key(5), None, by())
         .await
@@ -603,7 +606,7 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
         panic!("a task")
     };
     kit.files.cancel(&task, by()).await.unwrap();
-    kit.files.stirred(&task).await;
+    kit.files.changed(&task).await;
     let state = kit.files.poll(&task, by()).await.unwrap();
     let shown = kit.list().await.len();
     let agree = matches!(
@@ -658,18 +661,18 @@ async fn a_store_that_counts_anew_makes_other_requests() {
     let fresh = kit.files.baseline(&intent, key(1), by()).await.unwrap();
     let found = kit.files.find(&intent, key(1), fresh.as_ref(), by()).await;
     assert!(
-        matches!(found, Ok(Found::NotBegun)),
+        matches!(found, Ok(FindOutcome::NotBegun)),
         "not this request's: {found:?}"
     );
     let first = restore(&backup);
     assert_eq!(kit.failure(&first, 2).await, None, "restored");
     kit.fill(2);
     let again = kit.files.begin(&first, key(2), None, by()).await.unwrap();
-    assert_eq!(again, Begun::Done, "the same request");
+    assert_eq!(again, BeginOutcome::Done, "the same request");
     assert_eq!(kit.generations(), Some((2, 2)), "is not done twice");
     let kit = kit.reopen().await;
     let again = kit.files.begin(&first, key(2), None, by()).await.unwrap();
-    assert_eq!(again, Begun::Done, "nor by a new process");
+    assert_eq!(again, BeginOutcome::Done, "nor by a new process");
     assert_eq!(kit.generations(), Some((2, 2)), "is not done twice");
     let begun = kit
         .files
@@ -677,7 +680,7 @@ async fn a_store_that_counts_anew_makes_other_requests() {
         .await
         .unwrap();
     assert!(
-        matches!(begun, Begun::Task(_)),
+        matches!(begun, BeginOutcome::Task(_)),
         "another store's request is another one"
     );
 }

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::files::Config;
 use crate::adapters::files::change;
 use crate::adapters::files::create;
@@ -22,7 +23,6 @@ use crate::adapters::files::places::Places;
 use crate::adapters::files::restore;
 use crate::adapters::files::tree::Dir;
 use crate::adapters::files::tree::is_visible;
-use crate::adapters::port::Found;
 use crate::model::Backup;
 use crate::model::Change;
 use crate::model::Evidence;
@@ -209,9 +209,15 @@ impl Disk {
     }
 
     /// What became of a request. Changes nothing.
-    pub(super) fn find(&self, request: &Request) -> Result<Found, Problem> {
+    pub(super) fn find(&self, request: &Request) -> Result<FindOutcome, Problem> {
         let places = self.places()?;
-        let found = |done| if done { Found::Done } else { Found::NotBegun };
+        let found = |done| {
+            if done {
+                FindOutcome::Done
+            } else {
+                FindOutcome::NotBegun
+            }
+        };
         match &request.intent.change {
             Change::Create(_) => create::is_done(&places, request).map(found),
             Change::Update(_) => change::is_updated(&places, request).map(found),
@@ -220,7 +226,7 @@ impl Disk {
                 Ok(vm) => restore::find(&vm, request),
                 // It was removed as a whole.
                 Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {
-                    Ok(Found::VmChanged)
+                    Ok(FindOutcome::VmChanged)
                 }
                 Err(problem) => Err(problem),
             },

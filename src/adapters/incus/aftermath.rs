@@ -3,13 +3,13 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::begin::MARKER;
 use crate::adapters::incus::error;
 use crate::adapters::incus::map;
 use crate::adapters::incus::no_such;
 use crate::adapters::incus::wire;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::FaultKind;

@@ -3,6 +3,9 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Effect;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::Job;
 use crate::adapters::incus::Make;
@@ -20,9 +23,6 @@ use crate::adapters::incus::guard::is_settled;
 use crate::adapters::incus::map;
 use crate::adapters::incus::map::Label;
 use crate::adapters::incus::no_such;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Effect;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -49,7 +49,7 @@ impl Incus {
         key: &str,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let target = &intent.target;
         if let Change::Create(new) = &intent.change {
             return self.create(target, new, key, by).await;
@@ -76,7 +76,7 @@ impl Incus {
         new: &NewBackup,
         key: &str,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         if let Some(BackupKind::Full | BackupKind::Incremental) = new.kind {
             let text =
                 "This VM manager makes snapshots only: leave the type out or ask for a snapshot.";
@@ -88,7 +88,7 @@ impl Incus {
         }
         if let Some(seen) = self.seen(target, by).await? {
             if seen.label.made.as_deref() == Some(key) {
-                return Ok(Begun::Done);
+                return Ok(BeginOutcome::Done);
             }
             let text = "The VM manager has another snapshot under the id of the new backup: rename that snapshot there, or try again.";
             return Err(AdapterError::refused(FaultKind::Conflict, text));
@@ -114,7 +114,7 @@ impl Incus {
         patch: &BackupPatch,
         key: &str,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         if let Some(name) = &patch.name {
             self.is_free(&target.vm, name, Some(target), by).await?;
         }
@@ -137,7 +137,7 @@ impl Incus {
             })
             .await;
         match (labelled, expired) {
-            (Ok(()), _) => Ok(Begun::Done),
+            (Ok(()), _) => Ok(BeginOutcome::Done),
             // Refused: it expires as it did before.
             (Err(error), Some(at)) if error.effect == Effect::None => {
                 self.expire(target, &at, by).await?;
@@ -153,7 +153,7 @@ impl Incus {
         seen: &Seen,
         key: &str,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         if seen.label.protected {
             return Err(protected());
         }
@@ -175,7 +175,7 @@ impl Incus {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.delete(vm, id, by).await;
         if sent.as_ref().is_err_and(NativeError::is_missing) {
-            return Ok(Begun::Done);
+            return Ok(BeginOutcome::Done);
         }
         let before = seen.label.removing.clone();
         let result = begun(
@@ -202,7 +202,7 @@ impl Incus {
         key: &str,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         if !seen.label.is_whole(id) {
             return Err(not_ready());
@@ -239,7 +239,7 @@ impl Incus {
         before: &Before,
         key: &str,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let stateful = seen.snapshot.stateful;
         let mut tries = 1..=TRIES;
@@ -371,9 +371,9 @@ fn begun(
     sent: Result<Sent, NativeError>,
     make: Option<Make>,
     doing: Option<Doing>,
-) -> Result<Begun, AdapterError> {
+) -> Result<BeginOutcome, AdapterError> {
     match sent.map_err(|error| error.of_write(FaultKind::NoSuchBackup))? {
-        Sent::Done => Ok(Begun::Done),
+        Sent::Done => Ok(BeginOutcome::Done),
         Sent::Operation(operation) => {
             let job = Job {
                 operation,
@@ -381,7 +381,7 @@ fn begun(
                 make,
                 doing,
             };
-            job.task().map(Begun::Task)
+            job.task().map(BeginOutcome::Task)
         }
     }
 }

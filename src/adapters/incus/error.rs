@@ -1,9 +1,9 @@
 //! What LXD and Incus say when something goes wrong, and what of it a caller is told.
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::Retry;
 use crate::adapters::incus::map;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Retry;
 use crate::adapters::transport::TransportError;
 use crate::model::Fault;
 use crate::model::FaultKind;

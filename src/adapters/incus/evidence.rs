@@ -6,6 +6,9 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::Job;
 use crate::adapters::incus::Make;
@@ -17,9 +20,6 @@ use crate::adapters::incus::aftermath::of_restore;
 use crate::adapters::incus::aftermath::run_state;
 use crate::adapters::incus::map;
 use crate::adapters::incus::wire;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Found;
-use crate::adapters::port::TaskState;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -140,13 +140,15 @@ impl Incus {
         key: &str,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let target = &intent.target;
         // Asked first: what is no longer at work by now has left its evidence when the snapshot is looked at.
         let tasks = self.tasks(by).await?;
         let seen = match self.seen(target, by).await {
             // Without the VM nothing about it can be told.
-            Err(error) if error.fault.kind == FaultKind::NoSuchVm => return Ok(Found::Unknowable),
+            Err(error) if error.fault.kind == FaultKind::NoSuchVm => {
+                return Ok(FindOutcome::Unknowable);
+            }
             seen => seen?,
         };
         if let Change::Create(new) = &intent.change {
@@ -159,7 +161,7 @@ impl Incus {
             return doubtful(task);
         }
         Ok(match &intent.change {
-            Change::Create(_) => Found::Unknowable,
+            Change::Create(_) => FindOutcome::Unknowable,
             Change::Update(_) => updated(seen.as_ref(), key, &Before::of(baseline)),
             Change::Delete => deleted(seen.as_ref(), key),
             Change::Restore(_) => restored(seen.as_ref(), key, &Before::of(baseline)),
@@ -172,14 +174,14 @@ fn hash(seen: &Seen) -> String {
 }
 
 /// An operation that may be ours: it is followed, and when it ends evidence is looked for again.
-fn doubtful(task: &wire::Task) -> Result<Found, AdapterError> {
+fn doubtful(task: &wire::Task) -> Result<FindOutcome, AdapterError> {
     let job = Job {
         operation: task.id.clone(),
         doubtful: true,
         make: None,
         doing: None,
     };
-    job.task().map(Found::Task)
+    job.task().map(FindOutcome::Task)
 }
 
 /// The snapshot carries the key in its name, so that it is ours or not there.
@@ -189,18 +191,21 @@ fn created(
     target: &Target,
     new: &NewBackup,
     key: &str,
-) -> Result<Found, AdapterError> {
+) -> Result<FindOutcome, AdapterError> {
     let vm = target.vm.as_str();
     let Some(seen) = seen else {
         if tasks.iter().any(|it| map::is_making(it, vm)) {
-            return Ok(Found::NotYet);
+            return Ok(FindOutcome::NotYet);
         }
         let text = "The backup was not made, and nothing is left of it. The data of the VM was not changed. Create the \
                     backup again.";
-        return Ok(Found::Failed(Fault::new(FaultKind::NotExecuted, text)));
+        return Ok(FindOutcome::Failed(Fault::new(
+            FaultKind::NotExecuted,
+            text,
+        )));
     };
     if seen.label.made.as_deref() == Some(key) {
-        return Ok(Found::Done);
+        return Ok(FindOutcome::Done);
     }
     // One at a time makes snapshots of a VM, so that the last one begun before the snapshot is the one that made it.
     let made = map::timestamp(&seen.snapshot.created_at);
@@ -216,7 +221,10 @@ fn created(
              not changed. {} Delete the backup, and create it again.",
             run_state(&seen.instance)
         );
-        return Ok(Found::Failed(Fault::new(FaultKind::BackendFailed, text)));
+        return Ok(FindOutcome::Failed(Fault::new(
+            FaultKind::BackendFailed,
+            text,
+        )));
     };
     let job = Job {
         operation: maker.id.clone(),
@@ -228,45 +236,45 @@ fn created(
         }),
         doing: None,
     };
-    job.task().map(Found::Task)
+    job.task().map(FindOutcome::Task)
 }
 
-fn updated(seen: Option<&Seen>, key: &str, before: &Before) -> Found {
+fn updated(seen: Option<&Seen>, key: &str, before: &Before) -> FindOutcome {
     match seen {
-        Some(seen) if seen.label.changed.as_deref() == Some(key) => Found::Done,
-        Some(seen) if hash(seen) == before.label => Found::NotBegun,
+        Some(seen) if seen.label.changed.as_deref() == Some(key) => FindOutcome::Done,
+        Some(seen) if hash(seen) == before.label => FindOutcome::NotBegun,
         // Somebody changed it since: before or after us cannot be told.
-        Some(_) | None => Found::Unknowable,
+        Some(_) | None => FindOutcome::Unknowable,
     }
 }
 
 /// The label names the request before the snapshot is removed.
-fn deleted(seen: Option<&Seen>, key: &str) -> Found {
+fn deleted(seen: Option<&Seen>, key: &str) -> FindOutcome {
     match seen {
-        None => Found::Done,
+        None => FindOutcome::Done,
         Some(seen) if seen.label.removing.as_deref() == Some(key) => {
             let text = format!(
                 "Removing the backup was interrupted: it can no longer be restored. The data of the VM was not changed. {} \
                  Delete the backup again.",
                 run_state(&seen.instance)
             );
-            Found::Failed(Fault::new(FaultKind::BackendFailed, text))
+            FindOutcome::Failed(Fault::new(FaultKind::BackendFailed, text))
         }
-        Some(_) => Found::NotBegun,
+        Some(_) => FindOutcome::NotBegun,
     }
 }
 
 /// The label names the request before the VM is restored; the VM itself shows that it was.
-fn restored(seen: Option<&Seen>, key: &str, before: &Before) -> Found {
+fn restored(seen: Option<&Seen>, key: &str, before: &Before) -> FindOutcome {
     let Some(seen) = seen else {
-        return Found::Unknowable;
+        return FindOutcome::Unknowable;
     };
     let same_vm = before.created.is_empty() || before.created == seen.instance.created_at;
     if !same_vm {
-        return Found::Unknowable;
+        return FindOutcome::Unknowable;
     }
     if seen.label.restoring.as_deref() != Some(key) {
-        return Found::NotBegun;
+        return FindOutcome::NotBegun;
     }
     let instance = &seen.instance;
     let data = if is_restored(instance, before.generation.as_deref(), key) {
@@ -275,8 +283,8 @@ fn restored(seen: Option<&Seen>, key: &str, before: &Before) -> Found {
         Data::Mixed
     };
     if data == Data::Restored && (!before.ran || is_running(instance)) {
-        return Found::Done;
+        return FindOutcome::Done;
     }
     let unseen = Fault::new(FaultKind::BackendFailed, "");
-    Found::Failed(of_restore(data, before.ran, instance, &unseen, None))
+    FindOutcome::Failed(of_restore(data, before.ran, instance, &unseen, None))
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::client::NEVER;
 use crate::adapters::incus::map;
 use crate::adapters::incus::map::Label;
 use crate::adapters::incus::no_such;
 use crate::adapters::incus::wire;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::model::Target;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::incus::Incus;
 use crate::adapters::incus::Seen;
 use crate::adapters::incus::client::VolumePath;
@@ -9,7 +10,6 @@ use crate::adapters::incus::error;
 use crate::adapters::incus::error::NativeError;
 use crate::adapters::incus::map;
 use crate::adapters::incus::wire;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::model::Target;

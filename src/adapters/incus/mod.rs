@@ -35,15 +35,15 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -291,7 +291,7 @@ impl Adapter for Incus {
     }
 
     /// `snapgate-<number of the operation>`, so that what became of a request is found by its name.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
             AdapterError::refused(FaultKind::Invalid, "The name cannot be used.").because(error)
         })
@@ -351,7 +351,7 @@ impl Adapter for Incus {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.begin_it(intent, &key.to_string(), baseline, by).await
     }
 
@@ -359,7 +359,7 @@ impl Adapter for Incus {
         self.follow(task, by).await
     }
 
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         if let Ok(job) = serde_json::from_str::<Job>(task.as_str()) {
             loop {
                 let by = self.clock.deadline(WAIT_DEADLINE);
@@ -382,16 +382,16 @@ impl Adapter for Incus {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let key = key.to_string();
         match self.look_for(intent, &key, baseline, by).await? {
-            Found::NotBegun | Found::Failed(_) => {}
-            found @ (Found::VmChanged
-            | Found::HalfDone(_)
-            | Found::Task(_)
-            | Found::Done
-            | Found::NotYet
-            | Found::Unknowable) => {
+            FindOutcome::NotBegun | FindOutcome::Failed(_) => {}
+            found @ (FindOutcome::VmChanged
+            | FindOutcome::HalfDone(_)
+            | FindOutcome::Task(_)
+            | FindOutcome::Done
+            | FindOutcome::NotYet
+            | FindOutcome::Unknowable) => {
                 return Ok(found);
             }
         }

@@ -12,7 +12,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 
-use crate::adapters::port::Effect;
+use crate::adapters::adapter::Effect;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::Change;
@@ -245,9 +245,9 @@ fn key() -> RequestKey {
 #[tokio::test]
 async fn labels_are_written_over_nobody_and_finished_by_operations() {
     let rows = [
-        ("at once", 0, false, Ok(Begun::Done)),
-        ("as an operation", 0, true, Ok(Begun::Done)),
-        ("at the third try", 2, false, Ok(Begun::Done)),
+        ("at once", 0, false, Ok(BeginOutcome::Done)),
+        ("as an operation", 0, true, Ok(BeginOutcome::Done)),
+        ("at the third try", 2, false, Ok(BeginOutcome::Done)),
         (
             "given up",
             3,
@@ -274,7 +274,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
             .await
             .unwrap();
         assert!(
-            matches!(found, Found::NotBegun),
+            matches!(found, FindOutcome::NotBegun),
             "{name}: before: {found:?}"
         );
         let result = adapter.begin(&update, key(), before.as_ref(), by()).await;
@@ -285,7 +285,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
             .await
             .unwrap();
         assert_eq!(
-            matches!(found, Found::Done),
+            matches!(found, FindOutcome::Done),
             result.is_ok(),
             "{name}: {found:?}"
         );
@@ -295,7 +295,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
             .await
             .unwrap();
         assert!(
-            matches!(found, Found::Unknowable),
+            matches!(found, FindOutcome::Unknowable),
             "{name}: overwritten: {found:?}"
         );
     }
@@ -334,9 +334,9 @@ async fn a_removal_that_was_refused_leaves_the_backup_whole() {
         assert_eq!(label.contains("removing"), marked, "{name}: {label}");
         let found = adapter.find(&delete, key(), None, by()).await.unwrap();
         let right = if marked {
-            matches!(found, Found::Failed(_))
+            matches!(found, FindOutcome::Failed(_))
         } else {
-            matches!(found, Found::NotBegun)
+            matches!(found, FindOutcome::NotBegun)
         };
         assert!(right, "{name}: {found:?}");
     }
@@ -356,12 +356,12 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         .find(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(found, Found::NotBegun), "before: {found:?}");
+    assert!(matches!(found, FindOutcome::NotBegun), "before: {found:?}");
     let begun = adapter
         .begin(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
-    assert!(matches!(begun, Begun::Task(_)), "{begun:?}");
+    assert!(matches!(begun, BeginOutcome::Task(_)), "{begun:?}");
     let changes = daemon.lock().unwrap().changes.clone();
     assert_eq!(
         changes.len(),
@@ -377,7 +377,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::Failed(_)),
+        matches!(found, FindOutcome::Failed(_)),
         "the same generation: {found:?}"
     );
     daemon.lock().unwrap().generation = Some(2);
@@ -386,7 +386,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         .await
         .unwrap();
     assert!(
-        matches!(found, Found::Done),
+        matches!(found, FindOutcome::Done),
         "another generation: {found:?}"
     );
     let error = adapter
@@ -466,7 +466,10 @@ async fn memory_is_put_back_when_the_snapshot_holds_it_and_only_then() {
         let restore = intent(Change::Restore(RestoreOptions::default()));
         let before = adapter.baseline(&restore, key(), by()).await.unwrap();
         let begun = adapter.begin(&restore, key(), before.as_ref(), by()).await;
-        assert!(matches!(begun, Ok(Begun::Task(_))), "{stateful}: {begun:?}");
+        assert!(
+            matches!(begun, Ok(BeginOutcome::Task(_))),
+            "{stateful}: {begun:?}"
+        );
         let changes = daemon.lock().unwrap().changes.clone();
         assert_eq!(changes[1], expected, "{stateful}");
     }
@@ -557,7 +560,7 @@ async fn a_backup_about_to_expire_is_kept_while_it_is_restored() {
     let restore = intent(Change::Restore(RestoreOptions::default()));
     let before = adapter.baseline(&restore, key(), by()).await.unwrap();
     let begun = adapter.begin(&restore, key(), before.as_ref(), by()).await;
-    assert!(matches!(begun, Ok(Begun::Task(_))), "{begun:?}");
+    assert!(matches!(begun, Ok(BeginOutcome::Task(_))), "{begun:?}");
     let until = map::timestamp(&daemon.lock().unwrap().expires_at).unwrap();
     let day = Duration::from_secs(23 * 3600);
     assert!(until > SystemClock.now().plus(day), "kept until {until}");

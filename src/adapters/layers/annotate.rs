@@ -14,20 +14,20 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -251,7 +251,7 @@ impl Annotate {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let target = &intent.target;
         self.name_is_free(target, &new.name, by).await?;
         let before = self.annotations.get(&self.backend, target).await;
@@ -278,7 +278,7 @@ impl Annotate {
         intent: &Intent,
         patch: &BackupPatch,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let backup = self.read_meant(intent, by).await?;
         if let Some(name) = patch.name.as_ref().filter(|it| **it != backup.name) {
             self.name_is_free(&intent.target, name, by).await?;
@@ -292,7 +292,7 @@ impl Annotate {
         };
         self.write(&intent.target, Some(after.identity), annotation)
             .await?;
-        Ok(Begun::Done)
+        Ok(BeginOutcome::Done)
     }
 
     async fn write(
@@ -376,8 +376,8 @@ impl Adapter for Annotate {
         self.inner.is_identity_of(stored, backup)
     }
 
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        self.inner.mint(new, key)
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {
@@ -425,7 +425,7 @@ impl Adapter for Annotate {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let begun = match &intent.change {
             Change::Create(new) => self.begin_create(intent, new, key, baseline, by).await?,
             Change::Update(patch) => return self.update(intent, patch, by).await,
@@ -446,9 +446,11 @@ impl Adapter for Annotate {
             Change::Restore(_) => self.inner.begin(intent, key, baseline, by).await?,
         };
         match &begun {
-            Begun::Task(task) => self.follow(intent, task),
-            Begun::Done if intent.change == Change::Delete => self.forget(&intent.target).await,
-            Begun::Done => {}
+            BeginOutcome::Task(task) => self.follow(intent, task),
+            BeginOutcome::Done if intent.change == Change::Delete => {
+                self.forget(&intent.target).await;
+            }
+            BeginOutcome::Done => {}
         }
         Ok(begun)
     }
@@ -464,8 +466,8 @@ impl Adapter for Annotate {
         Ok(state)
     }
 
-    async fn stirred(&self, task: &TaskRef) {
-        self.inner.stirred(task).await;
+    async fn changed(&self, task: &TaskRef) {
+        self.inner.changed(task).await;
     }
 
     async fn find(
@@ -474,30 +476,33 @@ impl Adapter for Annotate {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         if let Change::Update(patch) = &intent.change {
             let now = self.read_meant(intent, by).await?;
             return Ok(if patch.applied_to(now.clone()) == now {
-                Found::Done
+                FindOutcome::Done
             } else {
-                Found::NotBegun
+                FindOutcome::NotBegun
             });
         }
         let found = self.inner.find(intent, key, baseline, by).await?;
         match (&found, &intent.change) {
-            (Found::Task(task), _) => self.follow(intent, task),
-            (Found::Done, Change::Delete) => self.forget(&intent.target).await,
-            (Found::Failed(_) | Found::NotBegun | Found::VmChanged, Change::Create(_)) => {
+            (FindOutcome::Task(task), _) => self.follow(intent, task),
+            (FindOutcome::Done, Change::Delete) => self.forget(&intent.target).await,
+            (
+                FindOutcome::Failed(_) | FindOutcome::NotBegun | FindOutcome::VmChanged,
+                Change::Create(_),
+            ) => {
                 self.forget(&intent.target).await;
             }
             (
-                Found::NotBegun
-                | Found::VmChanged
-                | Found::HalfDone(_)
-                | Found::Done
-                | Found::Failed(_)
-                | Found::NotYet
-                | Found::Unknowable,
+                FindOutcome::NotBegun
+                | FindOutcome::VmChanged
+                | FindOutcome::HalfDone(_)
+                | FindOutcome::Done
+                | FindOutcome::Failed(_)
+                | FindOutcome::NotYet
+                | FindOutcome::Unknowable,
                 _,
             ) => {}
         }

@@ -7,9 +7,9 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Scope;
 use crate::adapters::layers::Call;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Scope;
 use crate::model::BackendName;
 use crate::model::FaultKind;
 use crate::runtime::Clock;
@@ -361,10 +361,14 @@ mod tests {
                     Refused(call) => {
                         let error = breaker.admit(call).unwrap_err();
                         assert_eq!(error.fault.kind, FaultKind::Unavailable, "{name}: {step:?}");
-                        assert_eq!(error.effect, crate::adapters::port::Effect::None, "{name}");
+                        assert_eq!(
+                            error.effect,
+                            crate::adapters::adapter::Effect::None,
+                            "{name}"
+                        );
                         assert_eq!(
                             error.retry,
-                            crate::adapters::port::Retry::Temporary,
+                            crate::adapters::adapter::Retry::Temporary,
                             "{name}"
                         );
                     }

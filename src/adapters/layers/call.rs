@@ -3,23 +3,23 @@
 /// One method of the port that reaches the VM manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
-    /// [`crate::adapters::port::Adapter::health`]
+    /// [`crate::adapters::adapter::Adapter::health`]
     Health,
-    /// [`crate::adapters::port::Adapter::vm`]
+    /// [`crate::adapters::adapter::Adapter::vm`]
     Vm,
-    /// [`crate::adapters::port::Adapter::list`]
+    /// [`crate::adapters::adapter::Adapter::list`]
     List,
-    /// [`crate::adapters::port::Adapter::read`]
+    /// [`crate::adapters::adapter::Adapter::read`]
     Read,
-    /// [`crate::adapters::port::Adapter::baseline`]
+    /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
-    /// [`crate::adapters::port::Adapter::begin`]
+    /// [`crate::adapters::adapter::Adapter::begin`]
     Begin,
-    /// [`crate::adapters::port::Adapter::poll`]
+    /// [`crate::adapters::adapter::Adapter::poll`]
     Poll,
-    /// [`crate::adapters::port::Adapter::find`]
+    /// [`crate::adapters::adapter::Adapter::find`]
     Find,
-    /// [`crate::adapters::port::Adapter::cancel`]
+    /// [`crate::adapters::adapter::Adapter::cancel`]
     Cancel,
 }
 

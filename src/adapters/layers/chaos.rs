@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
+use crate::adapters::adapter::Retry;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::layers::Call;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Keeping;
-use crate::adapters::port::Retry;
-use crate::adapters::port::TaskState;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
@@ -178,12 +178,12 @@ impl Adapter for Chaos {
         self.inner.is_identity_of(stored, backup)
     }
 
-    fn keeping(&self) -> Keeping {
-        self.inner.keeping()
+    fn metadata_owner(&self) -> MetadataOwner {
+        self.inner.metadata_owner()
     }
 
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        self.inner.mint(new, key)
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {
@@ -227,7 +227,7 @@ impl Adapter for Chaos {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.script
             .play(Call::Begin, self.inner.begin(intent, key, baseline, by))
             .await
@@ -239,8 +239,8 @@ impl Adapter for Chaos {
             .await
     }
 
-    async fn stirred(&self, task: &TaskRef) {
-        self.inner.stirred(task).await;
+    async fn changed(&self, task: &TaskRef) {
+        self.inner.changed(task).await;
     }
 
     async fn find(
@@ -249,7 +249,7 @@ impl Adapter for Chaos {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         self.script
             .play(Call::Find, self.inner.find(intent, key, baseline, by))
             .await

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Retry;
 use crate::adapters::layers::Call;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Retry;
 use crate::model::FaultKind;
 
 const LATE: &str = "the backend took longer than allowed";

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
+use crate::adapters::adapter::Retry;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Config;
 use crate::adapters::layers::breaker::Breaker;
 use crate::adapters::layers::deadline;
 use crate::adapters::layers::limit::Limit;
 use crate::adapters::layers::retry::Retries;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Keeping;
-use crate::adapters::port::Retry;
-use crate::adapters::port::TaskState;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -204,12 +204,12 @@ impl Adapter for Layered {
         self.inner.is_identity_of(stored, backup)
     }
 
-    fn keeping(&self) -> Keeping {
-        self.inner.keeping()
+    fn metadata_owner(&self) -> MetadataOwner {
+        self.inner.metadata_owner()
     }
 
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        self.inner.mint(new, key)
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {
@@ -254,7 +254,7 @@ impl Adapter for Layered {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.effect_call(Call::Begin, by, |by| {
             self.inner.begin(intent, key, baseline, by)
         })
@@ -266,8 +266,8 @@ impl Adapter for Layered {
             .await
     }
 
-    async fn stirred(&self, task: &TaskRef) {
-        self.inner.stirred(task).await;
+    async fn changed(&self, task: &TaskRef) {
+        self.inner.changed(task).await;
     }
 
     async fn find(
@@ -276,7 +276,7 @@ impl Adapter for Layered {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         self.read_call(Call::Find, by, |by| {
             self.inner.find(intent, key, baseline, by)
         })

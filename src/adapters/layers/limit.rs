@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::adapters::port::AdapterError;
+use crate::adapters::adapter::AdapterError;
 
 /// Lets so many in at once.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub use layered::Layered;
 
 use std::sync::Arc;
 
-use crate::adapters::port::Adapter;
+use crate::adapters::adapter::Adapter;
 use crate::model::BackendName;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;

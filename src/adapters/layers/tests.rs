@@ -2,8 +2,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::*;
-use crate::adapters::port::Effect;
-use crate::adapters::port::Retry;
+use crate::adapters::adapter::Effect;
+use crate::adapters::adapter::Retry;
 use crate::adapters::sim;
 use crate::adapters::sim::Sim;
 use crate::model::BackupId;

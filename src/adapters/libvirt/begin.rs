@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::libvirt::Libvirt;
 use crate::adapters::libvirt::Loaded;
 use crate::adapters::libvirt::check;
@@ -19,8 +21,6 @@ use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::xml;
 use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::XmlError;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -30,6 +30,7 @@ use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::RestoreOptions;
 use crate::model::TaskRef;
@@ -64,7 +65,7 @@ impl Libvirt {
         intent: &Intent,
         key: RequestKey,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let name = key.to_string();
         if self.jobs.outcome(&name).is_none() {
             let domain = self.domain(&intent.target.vm, by).await?;
@@ -80,9 +81,9 @@ impl Libvirt {
         let patience = self.clock.deadline(PATIENCE).earlier(by);
         self.jobs.ended_by(&name, patience).await;
         if self.jobs.outcome(&name) == Some(Some(Outcome::Done)) {
-            return Ok(Begun::Done);
+            return Ok(BeginOutcome::Done);
         }
-        TaskRef::new(name).map(Begun::Task).ok_or_else(|| {
+        TaskRef::new(name).map(BeginOutcome::Task).ok_or_else(|| {
             AdapterError::uncertain(FaultKind::BackendFailed, "the task cannot be named")
         })
     }
@@ -264,7 +265,7 @@ impl From<AdapterError> for Failure {
 }
 
 impl Failure {
-    fn failed(text: impl Into<String>, private: impl Into<String>) -> Self {
+    fn failed(text: impl Into<PublicText>, private: impl Into<String>) -> Self {
         Self {
             fault: Fault::new(FaultKind::BackendFailed, text),
             is_open: false,
@@ -300,7 +301,7 @@ impl Caller {
         let mut failure = Failure::from(error);
         let state = client.state(domain, self.soon()).await;
         if !failure.is_open && was_on && state.is_ok_and(|state| state.doing() == Doing::Off) {
-            failure.fault.text.push_str("; the VM is off now");
+            failure.fault.text = format!("{}; the VM is off now", failure.fault.text).into();
         }
         Err(failure)
     }
@@ -350,7 +351,8 @@ impl Caller {
                     failure.fault.text = format!(
                         "{text}; only {named} still has its part of the backup, which cannot be restored any more. \
                          Delete the backup again"
-                    );
+                    )
+                    .into();
                 }
                 Err(failure)
             }
@@ -409,7 +411,7 @@ impl Caller {
         if before.id >= 0 && is_off {
             failure.fault = Fault::new(FaultKind::BackendFailed, "the restore failed half-way");
         }
-        failure.fault.text = format!("{}; {now}", failure.fault.text);
+        failure.fault.text = format!("{}; {now}", failure.fault.text).into();
         failure
     }
 }

@@ -3,6 +3,7 @@
 //! libvirt stops a running VM before it restores it, and a failure after that leaves it off; of a VM that is off, some
 //! disks may be restored and others not. So whatever would make a restore fail is looked for first.
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::client::RevertTo;
 use crate::adapters::libvirt::config::AfterRestore;
 use crate::adapters::libvirt::config::ManagedSave;
@@ -14,8 +15,8 @@ use crate::adapters::libvirt::xml::Disk;
 use crate::adapters::libvirt::xml::Flash;
 use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::SnapshotXml;
-use crate::adapters::port::AdapterError;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 use crate::model::RestoreOptions;
 
 /// The option of a restore request that says what the VM does afterwards.
@@ -47,7 +48,7 @@ impl Plan {
 }
 
 /// A refusal, before anything was done.
-pub(crate) fn refuse(kind: FaultKind, text: impl Into<String>) -> AdapterError {
+pub(crate) fn refuse(kind: FaultKind, text: impl Into<PublicText>) -> AdapterError {
     AdapterError::refused(kind, text).of_one_vm()
 }
 

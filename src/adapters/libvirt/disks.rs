@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::check::disks_named;
 use crate::adapters::libvirt::check::number_as_name;
 use crate::adapters::libvirt::check::refuse;
@@ -13,7 +14,6 @@ use crate::adapters::libvirt::images::Look;
 use crate::adapters::libvirt::nodes::Node;
 use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::SnapshotXml;
-use crate::adapters::port::AdapterError;
 use crate::model::FaultKind;
 
 /// What is seen of one disk.

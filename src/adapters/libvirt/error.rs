@@ -1,9 +1,9 @@
 //! From libvirt's failures to what a caller may see.
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Retry;
 use crate::adapters::libvirt::client::code;
 use crate::adapters::libvirt::rpc::RpcError;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Retry;
 use crate::model::Fault;
 use crate::model::FaultKind;
 

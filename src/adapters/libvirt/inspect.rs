@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::Loaded;
 use crate::adapters::libvirt::check;
 use crate::adapters::libvirt::check::Plan;
@@ -31,7 +32,6 @@ use crate::adapters::libvirt::xml::Needs;
 use crate::adapters::libvirt::xml::Place;
 use crate::adapters::libvirt::xml::SnapshotXml;
 use crate::adapters::libvirt::xml::path_of;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::runtime::Clock;

@@ -32,15 +32,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -278,7 +278,7 @@ impl Adapter for Libvirt {
     }
 
     /// Never a number alone: QEMU takes those for ids of its own.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
             AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
         })
@@ -362,7 +362,7 @@ impl Adapter for Libvirt {
         key: RequestKey,
         _baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.begin_now(intent, key, by).await
     }
 
@@ -375,7 +375,7 @@ impl Adapter for Libvirt {
         })
     }
 
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         match self.jobs.outcome(task.as_str()) {
             Some(None) => self.jobs.ended(task.as_str()).await,
             Some(Some(_)) | None => std::future::pending().await,
@@ -388,12 +388,14 @@ impl Adapter for Libvirt {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let name = key.to_string();
         match self.jobs.outcome(&name) {
-            Some(None) => return Ok(TaskRef::new(name).map_or(Found::NotYet, Found::Task)),
-            Some(Some(Outcome::Done)) => return Ok(Found::Done),
-            Some(Some(Outcome::Failed(fault))) => return Ok(Found::Failed(fault)),
+            Some(None) => {
+                return Ok(TaskRef::new(name).map_or(FindOutcome::NotYet, FindOutcome::Task));
+            }
+            Some(Some(Outcome::Done)) => return Ok(FindOutcome::Done),
+            Some(Some(Outcome::Failed(fault))) => return Ok(FindOutcome::Failed(fault)),
             Some(Some(Outcome::Open)) | None => {}
         }
         self.look_for(intent, Seen::of(baseline).as_ref(), by).await
@@ -428,23 +430,23 @@ impl Libvirt {
         intent: &Intent,
         before: Option<&Seen>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let read = |it: RpcError| error::from_read(&it);
         let domain = self.domain(&intent.target.vm, by).await?;
         if self.is_busy(&domain, by).await.map_err(read)? {
-            return Ok(Found::NotYet);
+            return Ok(FindOutcome::NotYet);
         }
         // Its number may have changed while that waited.
         let domain = self.domain(&intent.target.vm, by).await?;
         let now = self.seen(&domain, by).await.map_err(read)?;
         if self.is_busy(&domain, by).await.map_err(read)? {
-            return Ok(Found::NotYet);
+            return Ok(FindOutcome::NotYet);
         }
         let name = intent.target.backup.as_str();
         if let Change::Create(_) = &intent.change {
             let is_there = self.is_listed(&domain, name, by).await?;
             let found = recover::create(before, &now, is_there);
-            if matches!(found, Found::NotBegun) && !is_there {
+            if matches!(found, FindOutcome::NotBegun) && !is_there {
                 let left = self.inspector().tagged(&domain, name, by).await?;
                 if !left.is_empty() {
                     return Ok(recover::left_over(&left));
@@ -459,19 +461,19 @@ impl Libvirt {
         let ours = loaded.filter(|it| intent.identity.as_ref() == Some(&it.backup.identity));
         Ok(match (&intent.change, ours) {
             (Change::Delete, None) => self.deleted(&domain, name, by).await?,
-            (Change::Delete, Some(_)) => Found::NotBegun,
+            (Change::Delete, Some(_)) => FindOutcome::NotBegun,
             (Change::Update(patch), Some(it)) => {
                 if patch.applied_to(it.backup.clone()) == it.backup {
-                    Found::Done
+                    FindOutcome::Done
                 } else {
-                    Found::NotBegun
+                    FindOutcome::NotBegun
                 }
             }
             (Change::Restore(_), Some(it)) => {
                 self.restored(&domain, before, now, &it.xml, by).await
             }
             (Change::Update(_) | Change::Restore(_) | Change::Create(_), None)
-            | (Change::Create(_), Some(_)) => Found::Unknowable,
+            | (Change::Create(_), Some(_)) => FindOutcome::Unknowable,
         })
     }
 
@@ -481,10 +483,10 @@ impl Libvirt {
         domain: &Domain,
         name: &str,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         // Another snapshot of this name holds a part of its own.
         if self.is_listed(domain, name, by).await? {
-            return Ok(Found::Done);
+            return Ok(FindOutcome::Done);
         }
         let left = self.inspector().tagged(domain, name, by).await?;
         Ok(recover::deleted(&left))
@@ -498,19 +500,19 @@ impl Libvirt {
         mut now: Seen,
         saved: &SnapshotXml,
         by: Deadline,
-    ) -> Found {
+    ) -> FindOutcome {
         let inspector = self.inspector();
         now.disks = inspector.fingerprint(domain, by).await;
         let are_as = inspector.are_as(saved, domain, by).await;
         // A restore that works on the disks meanwhile would be seen in its middle.
         if !matches!(inspector.is_busy(domain, by).await, Ok(false)) {
-            return Found::NotYet;
+            return FindOutcome::NotYet;
         }
         let found = recover::restore(before, &now, &saved.name, saved.disks.len(), are_as);
-        let (Found::Failed(fault), Some(before)) = (&found, before) else {
+        let (FindOutcome::Failed(fault), Some(before)) = (&found, before) else {
             return found;
         };
         let now = inspector.aftermath(saved, domain, before.id, by).await;
-        Found::Failed(Fault::new(fault.kind, format!("{}; {now}", fault.text)))
+        FindOutcome::Failed(Fault::new(fault.kind, format!("{}; {now}", fault.text)))
     }
 }

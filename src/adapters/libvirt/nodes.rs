@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::check::refuse;
 use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::client::Domain;
 use crate::adapters::libvirt::error;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 

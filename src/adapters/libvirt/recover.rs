@@ -5,10 +5,10 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::libvirt::check;
 use crate::adapters::libvirt::client::DomainState;
 use crate::adapters::libvirt::map::Doing;
-use crate::adapters::port::Found;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
@@ -46,35 +46,35 @@ impl Seen {
 }
 
 /// Whether the create was done. `is_there`: a snapshot of its name is listed, and none is being made.
-pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> Found {
+pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> FindOutcome {
     if before.is_some_and(|it| it.is_taken) {
         // It was refused for that very reason, and the snapshot is not ours.
-        return Found::NotBegun;
+        return FindOutcome::NotBegun;
     }
     if is_there {
-        return Found::Done;
+        return FindOutcome::Done;
     }
     let Some(before) = before else {
-        return Found::NotBegun;
+        return FindOutcome::NotBegun;
     };
     if now.state.is_saving() && !before.state.is_saving() {
-        return Found::Failed(Fault::new(
+        return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
             "libvirt ended while the backup was made; the VM is left paused, and its disks may hold an unlisted snapshot",
         ));
     }
     if before.state.doing() != Doing::Off && now.state.is_off_by_failure() {
-        return Found::Failed(Fault::new(
+        return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
             "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
         ));
     }
-    Found::NotBegun
+    FindOutcome::NotBegun
 }
 
 /// A create that left something on these disks which libvirt does not list.
-pub(crate) fn left_over(disks: &[String]) -> Found {
-    Found::Failed(Fault::new(
+pub(crate) fn left_over(disks: &[String]) -> FindOutcome {
+    FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
         format!(
             "libvirt ended while the backup was made; an unlisted snapshot is left on {}, remove it with qemu-img while \
@@ -85,11 +85,11 @@ pub(crate) fn left_over(disks: &[String]) -> Found {
 }
 
 /// A delete after which libvirt does not list the snapshot; `left`: the disks that still hold it.
-pub(crate) fn deleted(left: &[String]) -> Found {
+pub(crate) fn deleted(left: &[String]) -> FindOutcome {
     if left.is_empty() {
-        return Found::Done;
+        return FindOutcome::Done;
     }
-    Found::Failed(Fault::new(
+    FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
         format!(
             "the backup was removed from libvirt and from some disks only; its part is left on {}, remove it with \
@@ -107,9 +107,9 @@ pub(crate) fn restore(
     name: &str,
     disks: usize,
     are_as: Option<bool>,
-) -> Found {
+) -> FindOutcome {
     let Some(before) = before else {
-        return Found::Unknowable;
+        return FindOutcome::Unknowable;
     };
     let is_current = now.current.as_deref() == Some(name);
     if before.id >= 0 {
@@ -118,12 +118,12 @@ pub(crate) fn restore(
     if now.id >= 0 {
         // It was off: only a restore of memory, or another client of libvirt, can have started it.
         return match (is_current && now.state.is_from_snapshot(), before.then_off) {
-            (true, true) => Found::Failed(Fault::new(
+            (true, true) => FindOutcome::Failed(Fault::new(
                 FaultKind::BackendFailed,
                 "the VM was restored, but is left paused instead of off",
             )),
-            (true, false) => Found::Done,
-            (false, _) => Found::Unknowable,
+            (true, false) => FindOutcome::Done,
+            (false, _) => FindOutcome::Unknowable,
         };
     }
     restore_of_inactive(before, now, name, disks, are_as)
@@ -136,56 +136,56 @@ fn restore_of_inactive(
     name: &str,
     disks: usize,
     are_as: Option<bool>,
-) -> Found {
+) -> FindOutcome {
     let is_current = now.current.as_deref() == Some(name);
     let was_current = before.current.as_deref() == Some(name);
     if is_current && !was_current {
         // Only a restore makes another snapshot the current one. With memory, the VM is started for it and then
         // switched off, and which of both failed is not to be seen.
         return if before.then_off {
-            Found::Unknowable
+            FindOutcome::Unknowable
         } else {
-            Found::Done
+            FindOutcome::Done
         };
     }
     let is_alike = before.state == now.state && before.current == now.current;
     match (&before.disks, &now.disks) {
         // A restore writes to every disk.
-        (Some(then), Some(now)) if then == now && is_alike => Found::NotBegun,
+        (Some(then), Some(now)) if then == now && is_alike => FindOutcome::NotBegun,
         // The disk was written to, or replaced, and is not as the backup. Had it been restored before that, the
         // snapshot would be the current one; of several disks, some may have been.
         (Some(then), Some(now))
             if then != now && are_as == Some(false) && disks <= 1 && !is_current =>
         {
-            Found::VmChanged
+            FindOutcome::VmChanged
         }
-        (Some(_), Some(_)) => Found::Unknowable,
+        (Some(_), Some(_)) => FindOutcome::Unknowable,
         // One disk is restored wholly or not at all; of several, some may have been.
         (None, _) | (_, None) if disks <= 1 && is_alike && !is_current && !before.then_off => {
-            Found::NotBegun
+            FindOutcome::NotBegun
         }
-        (None, _) | (_, None) => Found::Unknowable,
+        (None, _) | (_, None) => FindOutcome::Unknowable,
     }
 }
 
 /// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
-fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> Found {
+fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> FindOutcome {
     if now.id == before.id {
         return match (&before.disks, &now.disks) {
-            (Some(then), Some(now)) if then != now => Found::VmChanged,
-            (Some(_) | None, Some(_) | None) => Found::NotBegun,
+            (Some(then), Some(now)) if then != now => FindOutcome::VmChanged,
+            (Some(_) | None, Some(_) | None) => FindOutcome::NotBegun,
         };
     }
     if is_current && now.state.is_from_snapshot() {
-        return Found::Done;
+        return FindOutcome::Done;
     }
     if now.state.is_off_by_failure() {
-        return Found::Failed(Fault::new(
+        return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
             "the restore failed half-way",
         ));
     }
-    Found::Unknowable
+    FindOutcome::Unknowable
 }
 
 #[cfg(test)]
@@ -206,16 +206,16 @@ mod tests {
         }
     }
 
-    fn word(found: &Found) -> &'static str {
+    fn word(found: &FindOutcome) -> &'static str {
         match found {
-            Found::NotBegun => "not begun",
-            Found::VmChanged => "vm changed",
-            Found::HalfDone(_) => "half done",
-            Found::Task(_) => "task",
-            Found::Done => "done",
-            Found::Failed(_) => "failed",
-            Found::NotYet => "not yet",
-            Found::Unknowable => "unknowable",
+            FindOutcome::NotBegun => "not begun",
+            FindOutcome::VmChanged => "vm changed",
+            FindOutcome::HalfDone(_) => "half done",
+            FindOutcome::Task(_) => "task",
+            FindOutcome::Done => "done",
+            FindOutcome::Failed(_) => "failed",
+            FindOutcome::NotYet => "not yet",
+            FindOutcome::Unknowable => "unknowable",
         }
     }
 
@@ -374,7 +374,7 @@ mod tests {
     fn what_a_delete_left_behind_is_named() {
         assert_eq!(word(&deleted(&[])), "done", "nothing left");
         let left = deleted(&["vdb".to_owned()]);
-        let Found::Failed(fault) = &left else {
+        let FindOutcome::Failed(fault) = &left else {
             panic!("{left:?}");
         };
         assert!(fault.text.contains("disk vdb"), "{fault:?}");

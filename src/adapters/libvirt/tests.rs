@@ -333,7 +333,7 @@ fn minted_ids_are_never_numbers() {
     };
     let key = RequestKey(OperationSeq::new(7).unwrap());
     assert_eq!(
-        adapter.mint(&new, key).unwrap().as_str(),
+        adapter.mint_backup_id(&new, key).unwrap().as_str(),
         "snapgate-7",
         "ours"
     );

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::check::refuse;
 use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::client::Domain;
@@ -13,7 +14,6 @@ use crate::adapters::libvirt::images::Mark;
 use crate::adapters::libvirt::xml;
 use crate::adapters::libvirt::xml::DomainXml;
 use crate::adapters::libvirt::xml::VolumeXml;
-use crate::adapters::port::AdapterError;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 

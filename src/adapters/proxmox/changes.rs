@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Effect;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Effect;
 use crate::adapters::proxmox::Proxmox;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
@@ -138,7 +138,7 @@ impl Proxmox {
         new: &NewBackup,
         key: RequestKey,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let status = self.ready(guest, by).await?;
         let id = intent.target.backup.as_str();
         if self.item(guest, &intent.target.backup, by).await?.is_some() {
@@ -191,7 +191,7 @@ impl Proxmox {
         new: &NewBackup,
         id: &str,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let Some(storage) = self.config.storages.first() else {
             let text =
                 "No storage for full backups is configured for this backend (key `storages`).";
@@ -219,7 +219,7 @@ impl Proxmox {
         intent: &Intent,
         patch: &BackupPatch,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let item = self.seen(guest, intent, by).await?;
         if let Some(name) = &patch.name {
             self.refuse_taken(guest, name, item.id().as_ref(), by)
@@ -248,7 +248,9 @@ impl Proxmox {
                     .await
             }
         };
-        changed.map(|()| Begun::Done).map_err(NativeError::of_write)
+        changed
+            .map(|()| BeginOutcome::Done)
+            .map_err(NativeError::of_write)
     }
 
     pub(super) async fn delete(
@@ -256,7 +258,7 @@ impl Proxmox {
         guest: &Guest,
         intent: &Intent,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let item = self.seen(guest, intent, by).await?;
         if item.backup(guest).is_some_and(|backup| backup.protected) {
             let text = "The backup is protected. Remove its protection first.";
@@ -273,8 +275,8 @@ impl Proxmox {
                     .delete_archive(guest, &storage, &volume.volid, by)
                     .await;
                 match deleted.map_err(NativeError::of_write)? {
-                    Some(upid) => task(&upid).map(Begun::Task),
-                    None => Ok(Begun::Done),
+                    Some(upid) => task(&upid).map(BeginOutcome::Task),
+                    None => Ok(BeginOutcome::Done),
                 }
             }
         }
@@ -286,7 +288,7 @@ impl Proxmox {
         intent: &Intent,
         options: &RestoreOptions,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let options = Options::read(options, self.config.after_restore)?;
         let item = self.seen(guest, intent, by).await?;
         if item.is_unfinished() {
@@ -453,9 +455,9 @@ pub(super) fn wanted_protection(patch: &BackupPatch) -> Option<bool> {
     }
 }
 
-fn begun_task(begun: Result<String, NativeError>) -> Result<Begun, AdapterError> {
+fn begun_task(begun: Result<String, NativeError>) -> Result<BeginOutcome, AdapterError> {
     let upid = begun.map_err(NativeError::of_write)?;
-    task(&upid).map(Begun::Task)
+    task(&upid).map(BeginOutcome::Task)
 }
 
 fn task(upid: &str) -> Result<TaskRef, AdapterError> {

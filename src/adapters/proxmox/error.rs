@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Effect;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Effect;
 use crate::adapters::transport::TransportError;
 use crate::model::Fault;
 use crate::model::FaultKind;

@@ -6,8 +6,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Found;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::proxmox::Proxmox;
 use crate::adapters::proxmox::changes;
 use crate::adapters::proxmox::client::Guest;
@@ -163,10 +163,10 @@ impl Proxmox {
         intent: &Intent,
         before: &Before,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let trace = self.trace(guest, before, by).await?;
         if let Trace::One(upid, TaskEnd::Running) = &trace {
-            return Ok(TaskRef::new(upid.clone()).map_or(Found::NotYet, Found::Task));
+            return Ok(TaskRef::new(upid.clone()).map_or(FindOutcome::NotYet, FindOutcome::Task));
         }
         let items = self.items(guest, by).await?;
         let mut same_id = items
@@ -180,7 +180,7 @@ impl Proxmox {
                     .await
             }
             Change::Restore(_) => self.find_restore(guest, intent, before, trace, by).await,
-            Change::Update(_) => Ok(Found::Unknowable),
+            Change::Update(_) => Ok(FindOutcome::Unknowable),
         }
     }
 
@@ -190,24 +190,24 @@ impl Proxmox {
         item: Option<&Item>,
         trace: Trace,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         Ok(match (item, trace) {
             (Some(item), _) if item.is_unfinished() => {
-                Found::Failed(self.left_over(guest, by).await?)
+                FindOutcome::Failed(self.left_over(guest, by).await?)
             }
-            (Some(_), _) => Found::Done,
-            (None, Trace::None) => Found::NotBegun,
+            (Some(_), _) => FindOutcome::Done,
+            (None, Trace::None) => FindOutcome::NotBegun,
             (None, Trace::One(upid, TaskEnd::Failed(text))) => {
-                Found::Failed(self.failure(&upid, &text, by).await)
+                FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
-            (None, Trace::One(_, TaskEnd::Interrupted)) => Found::NotBegun,
+            (None, Trace::One(_, TaskEnd::Interrupted)) => FindOutcome::NotBegun,
             (None, Trace::One(upid, TaskEnd::Died)) => {
-                Found::Failed(self.failure(&upid, "the task died", by).await)
+                FindOutcome::Failed(self.failure(&upid, "the task died", by).await)
             }
             // It ended well and was removed by others since, or there is no telling which one is ours.
-            (None, Trace::One(_, TaskEnd::Succeeded(_))) => Found::Done,
-            (None, Trace::One(_, TaskEnd::Running)) => Found::NotYet,
-            (None, Trace::Many) => Found::Unknowable,
+            (None, Trace::One(_, TaskEnd::Succeeded(_))) => FindOutcome::Done,
+            (None, Trace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
+            (None, Trace::Many) => FindOutcome::Unknowable,
         })
     }
 
@@ -218,30 +218,32 @@ impl Proxmox {
         item: Option<&Item>,
         trace: Trace,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let same = item.filter(|item| {
             let identity = intent.identity.as_ref();
             identity.is_none_or(|identity| *identity == item.identity(guest))
         });
         Ok(match (same, trace) {
-            (None, _) => Found::Done,
+            (None, _) => FindOutcome::Done,
             (Some(item), _) if item.is_unfinished() => {
-                Found::Failed(self.left_over(guest, by).await?)
+                FindOutcome::Failed(self.left_over(guest, by).await?)
             }
-            (Some(_), Trace::None) => Found::NotBegun,
+            (Some(_), Trace::None) => FindOutcome::NotBegun,
             (Some(_), Trace::One(upid, TaskEnd::Failed(text))) => {
-                Found::Failed(self.failure(&upid, &text, by).await)
+                FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
             // Nothing of it was removed, else it would be marked as unfinished.
             (Some(Item::Snapshot(_)), Trace::One(_, TaskEnd::Died | TaskEnd::Interrupted)) => {
-                Found::NotBegun
+                FindOutcome::NotBegun
             }
             (
                 Some(Item::Archive { .. }),
                 Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted),
-            ) => Found::Failed(self.failure(&upid, "the task died", by).await),
-            (Some(_), Trace::One(_, TaskEnd::Running)) => Found::NotYet,
-            (Some(_), Trace::One(_, TaskEnd::Succeeded(_)) | Trace::Many) => Found::Unknowable,
+            ) => FindOutcome::Failed(self.failure(&upid, "the task died", by).await),
+            (Some(_), Trace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
+            (Some(_), Trace::One(_, TaskEnd::Succeeded(_)) | Trace::Many) => {
+                FindOutcome::Unknowable
+            }
         })
     }
 
@@ -252,7 +254,7 @@ impl Proxmox {
         before: &Before,
         trace: Trace,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let config = self.api.config(guest, by).await;
         let config = config.map_err(NativeError::of_read)?;
         // The generation changes at the very end of a rollback and of a restore from an archive.
@@ -260,28 +262,28 @@ impl Proxmox {
         let descends = config.parent.as_deref() == Some(intent.target.backup.as_str());
         let shows_end = config.lock.is_none() && is_new && (before.full || descends);
         Ok(match trace {
-            Trace::One(_, TaskEnd::Succeeded(_)) => Found::Done,
+            Trace::One(_, TaskEnd::Succeeded(_)) => FindOutcome::Done,
             Trace::One(upid, TaskEnd::Failed(text)) => {
-                Found::Failed(self.failure(&upid, &text, by).await)
+                FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
-            Trace::One(_, TaskEnd::Running) => Found::NotYet,
+            Trace::One(_, TaskEnd::Running) => FindOutcome::NotYet,
             Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted) => {
                 if shows_end {
-                    Found::Done
+                    FindOutcome::Done
                 } else if config.lock.is_some() {
-                    Found::Failed(self.failure(&upid, "the task died", by).await)
+                    FindOutcome::Failed(self.failure(&upid, "the task died", by).await)
                 } else if !before.full && !is_new && config.vmgenid.is_some() {
                     // A rollback locks the guest before it touches a disk.
-                    Found::NotBegun
+                    FindOutcome::NotBegun
                 } else {
-                    Found::Unknowable
+                    FindOutcome::Unknowable
                 }
             }
             Trace::None if config.lock.as_deref() == Some("rollback") => {
-                Found::Failed(self.left_over(guest, by).await?)
+                FindOutcome::Failed(self.left_over(guest, by).await?)
             }
-            Trace::None => Found::NotBegun,
-            Trace::Many => Found::Unknowable,
+            Trace::None => FindOutcome::NotBegun,
+            Trace::Many => FindOutcome::Unknowable,
         })
     }
 
@@ -306,13 +308,13 @@ impl Proxmox {
         intent: &Intent,
         patch: &BackupPatch,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let Some(item) = self.item(guest, &intent.target.backup, by).await? else {
             let fault = Fault::new(
                 FaultKind::NoSuchBackup,
                 "The VM has no such backup any more.",
             );
-            return Ok(Found::Failed(fault));
+            return Ok(FindOutcome::Failed(fault));
         };
         let now = item.notes();
         let wanted = changes::wanted_protection(patch);
@@ -325,9 +327,9 @@ impl Proxmox {
             }
         };
         Ok(if is_done {
-            Found::Done
+            FindOutcome::Done
         } else {
-            Found::NotBegun
+            FindOutcome::NotBegun
         })
     }
 }

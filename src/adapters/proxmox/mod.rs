@@ -20,15 +20,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::adapters::proxmox::client::Api;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
@@ -258,7 +258,7 @@ impl Adapter for Proxmox {
     }
 
     /// `snapgate-<operation>`: a name that snapshots may have.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
             AdapterError::refused(FaultKind::Invalid, "The id cannot be used.").because(error)
         })
@@ -338,7 +338,7 @@ impl Adapter for Proxmox {
         key: RequestKey,
         _baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let guest = self.locate(&intent.target.vm, by).await?;
         match &intent.change {
             Change::Create(new) => self.create(&guest, intent, new, key, by).await,
@@ -377,14 +377,14 @@ impl Adapter for Proxmox {
         _key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let guest = self.locate(&intent.target.vm, by).await?;
         if let Change::Update(patch) = &intent.change {
             return self.find_update(&guest, intent, patch, by).await;
         }
         match baseline.and_then(Before::from_evidence) {
             Some(before) => self.find_task(&guest, intent, &before, by).await,
-            None => Ok(Found::Unknowable),
+            None => Ok(FindOutcome::Unknowable),
         }
     }
 

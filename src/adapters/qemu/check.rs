@@ -1,6 +1,6 @@
 //! What must be so before a change, whether the VM runs or not.
 
-use crate::adapters::port::AdapterError;
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::qemu::identity;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;

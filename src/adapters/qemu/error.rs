@@ -1,7 +1,7 @@
 //! What goes wrong with a monitor or with qemu-img, and what a caller is told of it.
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Retry;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Retry;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Verb;
@@ -217,7 +217,7 @@ const fn failed(verb: Option<Verb>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::port::Effect;
+    use crate::adapters::adapter::Effect;
 
     #[test]
     fn texts_of_qemu_become_kinds_and_stay_private() {

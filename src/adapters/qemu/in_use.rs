@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use tokio::fs;
 
-use crate::adapters::port::AdapterError;
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::qemu::config::Home;
 use crate::adapters::qemu::config::Place;
 use crate::adapters::qemu::error::QemuError;
@@ -170,7 +170,7 @@ fn check_obstacle(disk: &Disk) -> Result<(), AdapterError> {
         Obstacle::Missing => format!(
             "The running VM has no disk {label}; nothing was changed. Attach it again, or correct `disks`."
         ),
-        Obstacle::NotWritten => format!(
+        Obstacle::AuditWriteError => format!(
             "The running VM does not write to disk {label}: an overlay lies above it, or it was detached; nothing was changed. \
              Merge the overlay into it or attach it again, or correct `disks` and `images`."
         ),

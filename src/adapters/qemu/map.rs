@@ -47,7 +47,7 @@ pub(super) enum Obstacle {
     /// QEMU has no block node of that name.
     Missing,
     /// No device of the VM writes to it: an overlay lies above it, or it was detached.
-    NotWritten,
+    AuditWriteError,
     /// It is attached read-only.
     ReadOnly,
     /// What the VM writes goes to a temporary overlay and is lost when QEMU ends.
@@ -290,7 +290,7 @@ fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
     };
     let device = attached.iter().find(|it| it.node == name);
     let obstacle = match device {
-        None => Some(Obstacle::NotWritten),
+        None => Some(Obstacle::AuditWriteError),
         Some(device) if device.read_only || node.ro => Some(Obstacle::ReadOnly),
         Some(_) if is_temporary(&node.file) => Some(Obstacle::Temporary),
         Some(_) => None,
@@ -626,7 +626,7 @@ mod tests {
         let rows = [
             ("d0", None, "d0"),
             ("#block7", None, "d3.qcow2"),
-            ("base", Some(Obstacle::NotWritten), "base"),
+            ("base", Some(Obstacle::AuditWriteError), "base"),
             ("cd", Some(Obstacle::ReadOnly), "cd"),
             ("temp", Some(Obstacle::Temporary), "temp"),
             ("none", Some(Obstacle::Missing), "none"),

@@ -30,16 +30,16 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Keeping;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -314,25 +314,26 @@ impl Qemu {
         place: &Place,
         before: &Before,
         by: Deadline,
-    ) -> Result<Option<Begun>, AdapterError> {
+    ) -> Result<Option<BeginOutcome>, AdapterError> {
         let life = running::planted(monitor, by).await;
         if before.life.is_some() && before.life == life.map_err(QemuError::of_read)? {
             return Ok(None);
         }
         let found = match &before.trail {
             Some(trail) => self.find_started(intent, place, trail).await?,
-            None => Found::Unknowable,
+            None => FindOutcome::Unknowable,
         };
         match found {
-            Found::Done => Ok(Some(Begun::Done)),
-            Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-            Found::NotBegun | Found::VmChanged => Err(rest::changed()),
-            Found::HalfDone(_) | Found::Task(_) | Found::NotYet | Found::Unknowable => {
-                Err(AdapterError::uncertain(
-                    FaultKind::BackendFailed,
-                    "The VM was stopped and started before it could be restored.",
-                ))
-            }
+            FindOutcome::Done => Ok(Some(BeginOutcome::Done)),
+            FindOutcome::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
+            FindOutcome::NotBegun | FindOutcome::VmChanged => Err(rest::changed()),
+            FindOutcome::HalfDone(_)
+            | FindOutcome::Task(_)
+            | FindOutcome::NotYet
+            | FindOutcome::Unknowable => Err(AdapterError::uncertain(
+                FaultKind::BackendFailed,
+                "The VM was stopped and started before it could be restored.",
+            )),
         }
     }
 
@@ -343,7 +344,7 @@ impl Qemu {
         job: &str,
         before: Option<&Before>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let verb = intent.verb();
         let vm = &intent.target.vm;
         let place = self.place(vm)?;
@@ -362,9 +363,11 @@ impl Qemu {
             ran,
         };
         match running::poll(monitor, asked, &place.disks, by).await? {
-            TaskState::Running(_) => return remember(job, intent, Some(ran)).map(Found::Task),
-            TaskState::Done => return Ok(Found::Done),
-            TaskState::Failed(fault) => return Ok(Found::Failed(fault)),
+            TaskState::Running(_) => {
+                return remember(job, intent, Some(ran)).map(FindOutcome::Task);
+            }
+            TaskState::Done => return Ok(FindOutcome::Done),
+            TaskState::Failed(fault) => return Ok(FindOutcome::Failed(fault)),
             TaskState::Cancelled | TaskState::Gone => {}
         }
         let life = running::planted(monitor, by)
@@ -374,7 +377,7 @@ impl Qemu {
         let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
         let seen = self.look_running(monitor, vm, &place, by).await?;
         if trail.is_some() && !is_begun(intent, &seen.disks) {
-            return Ok(Found::VmChanged);
+            return Ok(FindOutcome::VmChanged);
         }
         Ok(derive(intent, same, &seen.disks))
     }
@@ -391,35 +394,37 @@ fn is_begun(intent: &Intent, disks: &[map::Disk]) -> bool {
 }
 
 /// What the state of the backup tells of a request that left no other trace.
-fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> Found {
+fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> FindOutcome {
     let whole = map::whole(disks, intent.target.backup.as_str());
     match intent.verb() {
         Verb::Create => match whole {
-            Some(map::Whole::Yes) => Found::Done,
-            Some(map::Whole::Partial | map::Whole::Twice) => Found::Failed(Fault::new(
+            Some(map::Whole::Yes) => FindOutcome::Done,
+            Some(map::Whole::Partial | map::Whole::Twice) => FindOutcome::Failed(Fault::new(
                 FaultKind::BackendFailed,
                 "The backup was made on some disks only; delete it.",
             )),
-            None if same_life => Found::NotBegun,
-            None => Found::Failed(broken_off(
+            None if same_life => FindOutcome::NotBegun,
+            None => FindOutcome::Failed(broken_off(
                 "The work was broken off before the backup was made.",
             )),
         },
         Verb::Delete => match check::is_there(disks, intent) {
-            Ok(true) if same_life => Found::NotBegun,
-            Ok(true) => Found::Failed(broken_off(
+            Ok(true) if same_life => FindOutcome::NotBegun,
+            Ok(true) => FindOutcome::Failed(broken_off(
                 "The VM was stopped before the backup was deleted.",
             )),
             // Without some of its disks it shows as another one.
-            Ok(false) | Err(_) if matches!(whole, Some(map::Whole::Partial)) => Found::Failed(
-                broken_off("The backup was deleted on some disks only; delete it again."),
-            ),
+            Ok(false) | Err(_) if matches!(whole, Some(map::Whole::Partial)) => {
+                FindOutcome::Failed(broken_off(
+                    "The backup was deleted on some disks only; delete it again.",
+                ))
+            }
             // Another one of that id is a newer one: the one that was meant is gone.
-            Ok(false) | Err(_) => Found::Done,
+            Ok(false) | Err(_) => FindOutcome::Done,
         },
-        Verb::Restore if same_life => Found::NotBegun,
-        Verb::Restore => Found::Unknowable,
-        Verb::Update => Found::NotBegun,
+        Verb::Restore if same_life => FindOutcome::NotBegun,
+        Verb::Restore => FindOutcome::Unknowable,
+        Verb::Update => FindOutcome::NotBegun,
     }
 }
 
@@ -460,8 +465,8 @@ impl Adapter for Qemu {
         &CAPABILITY
     }
 
-    fn keeping(&self) -> Keeping {
-        Keeping::Gateway
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Gateway
     }
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
@@ -469,7 +474,7 @@ impl Adapter for Qemu {
     }
 
     /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may take for another thing.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
             AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
         })
@@ -554,7 +559,7 @@ impl Adapter for Qemu {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         if let Change::Create(new) = &intent.change
             && new.kind.is_some_and(|kind| kind != BackupKind::Snapshot)
         {
@@ -567,7 +572,7 @@ impl Adapter for Qemu {
         let place = self.place(vm)?;
         let job = key.to_string();
         if self.works.state(&job).is_some() {
-            return remember(&job, intent, None).map(Begun::Task);
+            return remember(&job, intent, None).map(BeginOutcome::Task);
         }
         if self.works.is_at_work(vm) {
             return Err(QemuError::Blocked.of_read());
@@ -596,7 +601,7 @@ impl Adapter for Qemu {
         };
         match begun {
             Some(done) => Ok(done),
-            None => remember(&job, intent, ran).map(Begun::Task),
+            None => remember(&job, intent, ran).map(BeginOutcome::Task),
         }
     }
 
@@ -624,18 +629,18 @@ impl Adapter for Qemu {
         }
     }
 
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         let Some(known) = recall(task) else {
             return std::future::pending().await;
         };
         if known.ran.is_none() {
-            return self.works.stirred().await;
+            return self.works.changed().await;
         }
         let open = self.slot(&known.vm).lock().await.clone();
         match open.filter(|it| !it.is_closed()) {
             // What was told before we listen is told at once.
             Some(monitor) if monitor.job(&known.job).as_deref() == Some("concluded") => {}
-            Some(monitor) => monitor.stirred().await,
+            Some(monitor) => monitor.changed().await,
             None => std::future::pending().await,
         }
     }
@@ -646,12 +651,14 @@ impl Adapter for Qemu {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let job = key.to_string();
         match self.works.state(&job) {
-            Some(TaskState::Running(_)) => return remember(&job, intent, None).map(Found::Task),
-            Some(TaskState::Done) => return Ok(Found::Done),
-            Some(TaskState::Failed(fault)) => return Ok(Found::Failed(fault)),
+            Some(TaskState::Running(_)) => {
+                return remember(&job, intent, None).map(FindOutcome::Task);
+            }
+            Some(TaskState::Done) => return Ok(FindOutcome::Done),
+            Some(TaskState::Failed(fault)) => return Ok(FindOutcome::Failed(fault)),
             Some(TaskState::Cancelled | TaskState::Gone) | None => {}
         }
         let vm = &intent.target.vm;

@@ -86,7 +86,7 @@ struct Shared {
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Result<Value, QemuError>>>>,
     /// The last state of each job of ours that an event told.
     jobs: Mutex<BTreeMap<String, String>>,
-    stirred: Notify,
+    changed: Notify,
     closed: watch::Sender<bool>,
     /// What was last seen of the VM, for when it cannot answer.
     seen: Mutex<Option<Arc<Seen>>>,
@@ -119,7 +119,7 @@ impl Monitor {
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             jobs: Mutex::default(),
-            stirred: Notify::new(),
+            changed: Notify::new(),
             closed: watch::Sender::new(false),
             seen: Mutex::default(),
         });
@@ -175,7 +175,7 @@ impl Monitor {
         let work = async {
             let mut answer = self.send(command, arguments).await?;
             loop {
-                let changed = self.shared.stirred.notified();
+                let changed = self.shared.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
                 if self.job(job).is_some() {
@@ -205,8 +205,8 @@ impl Monitor {
     }
 
     /// Returns when an event tells that some job has changed.
-    pub(super) async fn stirred(&self) {
-        self.shared.stirred.notified().await;
+    pub(super) async fn changed(&self) {
+        self.shared.changed.notified().await;
     }
 
     /// Keeps what was seen of the VM.
@@ -338,7 +338,7 @@ impl Shared {
                     jobs.insert(change.id, change.status);
                 }
                 drop(jobs);
-                self.stirred.notify_waiters();
+                self.changed.notify_waiters();
             }
             return;
         }
@@ -364,6 +364,6 @@ impl Shared {
     fn close(&self) {
         self.closed.send_replace(true);
         lock(&self.waiting).clear();
-        self.stirred.notify_waiters();
+        self.changed.notify_waiters();
     }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Found;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::FindOutcome;
 use crate::adapters::qemu::Before;
 use crate::adapters::qemu::Qemu;
 use crate::adapters::qemu::broken_off;
@@ -91,7 +91,7 @@ impl Qemu {
         job: &str,
         before: Option<&Before>,
         by: Deadline,
-    ) -> Result<Option<Begun>, AdapterError> {
+    ) -> Result<Option<BeginOutcome>, AdapterError> {
         if self.works.state(job).is_some() {
             return Ok(None);
         }
@@ -104,7 +104,7 @@ impl Qemu {
             self.with_images(planned, guarded.held, by).await?
         };
         let Some((steps, held)) = plan else {
-            return Ok(Some(Begun::Done));
+            return Ok(Some(BeginOutcome::Done));
         };
         let work = Work {
             job: job.to_owned(),
@@ -211,14 +211,16 @@ impl Qemu {
             Came::Half(ref split) => split.left.clone(),
             Came::Through | Came::Used(_) | Came::Unclear => {
                 return match told(&came, false) {
-                    Found::Done => Ok(None),
-                    Found::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-                    Found::VmChanged => Err(changed()),
-                    other @ (Found::NotBegun
-                    | Found::HalfDone(_)
-                    | Found::Task(_)
-                    | Found::NotYet
-                    | Found::Unknowable) => Err(unclear(&other)),
+                    FindOutcome::Done => Ok(None),
+                    FindOutcome::Failed(fault) => {
+                        Err(AdapterError::refused(fault.kind, fault.text))
+                    }
+                    FindOutcome::VmChanged => Err(changed()),
+                    other @ (FindOutcome::NotBegun
+                    | FindOutcome::HalfDone(_)
+                    | FindOutcome::Task(_)
+                    | FindOutcome::NotYet
+                    | FindOutcome::Unknowable) => Err(unclear(&other)),
                 };
             }
         };
@@ -242,7 +244,7 @@ impl Qemu {
         place: &Place,
         before: Option<&Before>,
         by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         // A qemu-img of a gateway before us may still be running: then this is refused, and asked again later.
         let vm = &intent.target.vm;
         let seen = self.look_stopped(vm, place, Guard::Exclusive, by).await?;
@@ -261,22 +263,22 @@ impl Qemu {
                 Some(map::Whole::Partial) if is_ours(&trail) => {
                     half_made(place, &seen.disks, &trail, &now, tag).await
                 }
-                None if has_changed => Found::VmChanged,
-                None => Found::NotBegun,
+                None if has_changed => FindOutcome::VmChanged,
+                None => FindOutcome::NotBegun,
                 Some(_) => derive(intent, false, &seen.disks),
             },
             Verb::Delete => {
                 let had = trail.parts.iter().flatten().count();
                 match left_of(&seen.disks, &trail, tag).count() {
-                    0 => Found::Done,
-                    left if left == had => Found::NotBegun,
-                    _ => Found::HalfDone(half_deleted(&seen.disks, tag)),
+                    0 => FindOutcome::Done,
+                    left if left == had => FindOutcome::NotBegun,
+                    _ => FindOutcome::HalfDone(half_deleted(&seen.disks, tag)),
                 }
             }
             Verb::Restore => match &trail.own {
                 // It was never let begin.
-                None if has_changed => Found::VmChanged,
-                None => Found::NotBegun,
+                None if has_changed => FindOutcome::VmChanged,
+                None => FindOutcome::NotBegun,
                 Some(own) => {
                     let came = self.came(intent, place, &trail, own).await?;
                     // Otherwise they are the only evidence, and go when the next change of this VM begins.
@@ -285,13 +287,13 @@ impl Qemu {
                         trail::tidy(&self.program, &place.images, &seen.disks, within).await;
                     }
                     match (may_go_on(&seen.disks, intent, &trail), came) {
-                        (Err(error), Came::Nowhere) => Found::Failed(error.fault),
+                        (Err(error), Came::Nowhere) => FindOutcome::Failed(error.fault),
                         (Err(_), Came::Half(split)) => told(&Came::Used(split), false),
                         (Ok(()) | Err(_), came) => told(&came, false),
                     }
                 }
             },
-            Verb::Update => Found::NotBegun,
+            Verb::Update => FindOutcome::NotBegun,
         })
     }
 
@@ -302,23 +304,27 @@ impl Qemu {
         place: &Place,
         trail: &Trail,
         disks: &[Disk],
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let tag = intent.target.backup.as_str();
         Ok(match (intent.verb(), map::whole(disks, tag)) {
             (Verb::Restore, _) => match &trail.own {
-                None => Found::VmChanged,
+                None => FindOutcome::VmChanged,
                 Some(own) => told(&self.came(intent, place, trail, own).await?, false),
             },
             (Verb::Create, None) | (Verb::Delete, Some(map::Whole::Yes | map::Whole::Twice)) => {
-                Found::VmChanged
+                FindOutcome::VmChanged
             }
-            (Verb::Create, Some(map::Whole::Partial)) => Found::Failed(half_created(disks, tag)),
+            (Verb::Create, Some(map::Whole::Partial)) => {
+                FindOutcome::Failed(half_created(disks, tag))
+            }
             (Verb::Create, Some(map::Whole::Yes | map::Whole::Twice)) => {
                 derive(intent, false, disks)
             }
-            (Verb::Delete, Some(map::Whole::Partial)) => Found::Failed(half_deleted(disks, tag)),
-            (Verb::Delete, None) => Found::Done,
-            (Verb::Update, _) => Found::NotBegun,
+            (Verb::Delete, Some(map::Whole::Partial)) => {
+                FindOutcome::Failed(half_deleted(disks, tag))
+            }
+            (Verb::Delete, None) => FindOutcome::Done,
+            (Verb::Update, _) => FindOutcome::NotBegun,
         })
     }
 
@@ -328,9 +334,9 @@ impl Qemu {
         intent: &Intent,
         place: &Place,
         trail: &Trail,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let Some(own) = &trail.own else {
-            return Ok(Found::VmChanged);
+            return Ok(FindOutcome::VmChanged);
         };
         Ok(told(&self.came(intent, place, trail, own).await?, true))
     }
@@ -356,24 +362,24 @@ impl Qemu {
 }
 
 /// What is told of a restore that came so far.
-fn told(came: &Came, runs: bool) -> Found {
+fn told(came: &Came, runs: bool) -> FindOutcome {
     match came {
-        Came::Through => Found::Done,
-        Came::Nowhere if !runs => Found::NotBegun,
-        Came::Nowhere => Found::VmChanged,
-        Came::Used(split) if split.is_untouched() => Found::VmChanged,
-        Came::Half(split) if !runs => Found::HalfDone(broken_off(&format!(
+        Came::Through => FindOutcome::Done,
+        Came::Nowhere if !runs => FindOutcome::NotBegun,
+        Came::Nowhere => FindOutcome::VmChanged,
+        Came::Used(split) if split.is_untouched() => FindOutcome::VmChanged,
+        Came::Half(split) if !runs => FindOutcome::HalfDone(broken_off(&format!(
             "{}; the others were not restored. Restore the VM again before it is started.",
             split.summary()
         ))),
-        Came::Half(split) | Came::Used(split) => Found::Failed(Fault::new(
+        Came::Half(split) | Came::Used(split) => FindOutcome::Failed(Fault::new(
             FaultKind::Conflict,
             format!(
                 "{}, and the VM was used or an image replaced since: its disks are of two times. Stop the VM and restore it again.",
                 split.summary()
             ),
         )),
-        Came::Unclear => Found::Unknowable,
+        Came::Unclear => FindOutcome::Unknowable,
     }
 }
 
@@ -433,7 +439,7 @@ async fn half_made(
     trail: &Trail,
     now: &[Stamp],
     tag: &str,
-) -> Found {
+) -> FindOutcome {
     for (number, (disk, image)) in disks.iter().zip(&place.images).enumerate() {
         let is_used = if disk.has(tag) {
             !matches!(qcow2::kinship(image, tag).await, Ok(Kinship::Same))
@@ -441,10 +447,10 @@ async fn half_made(
             trail.has_changed(number, now)
         };
         if is_used {
-            return Found::Failed(half_created(disks, tag));
+            return FindOutcome::Failed(half_created(disks, tag));
         }
     }
-    Found::HalfDone(half_created(disks, tag))
+    FindOutcome::HalfDone(half_created(disks, tag))
 }
 
 /// What is to be done to the images for a restore: these are restored, and our own snapshots go from all.

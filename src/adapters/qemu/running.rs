@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::TaskState;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::qemu::check;
 use crate::adapters::qemu::config::Place;
 use crate::adapters::qemu::error;
@@ -127,7 +127,7 @@ pub(super) async fn begin(
     intent: &Intent,
     job_id: &str,
     by: Deadline,
-) -> Result<Option<Begun>, AdapterError> {
+) -> Result<Option<BeginOutcome>, AdapterError> {
     let tag = intent.target.backup.as_str();
     let verb = intent.verb();
     let disks = seen.disks.as_slice();
@@ -139,7 +139,7 @@ pub(super) async fn begin(
         return Ok(None);
     }
     if verb == Verb::Create && map::whole(disks, tag) == Some(Whole::Yes) {
-        return Ok(Some(Begun::Done));
+        return Ok(Some(BeginOutcome::Done));
     }
     if verb == Verb::Delete && !check::is_there(disks, intent)? {
         return Err(check::none());
@@ -155,7 +155,7 @@ pub(super) async fn begin(
             check::are_capable(disks)?;
             match map::whole(disks, tag) {
                 None => {}
-                Some(Whole::Yes) => return Ok(Some(Begun::Done)),
+                Some(Whole::Yes) => return Ok(Some(BeginOutcome::Done)),
                 Some(Whole::Partial | Whole::Twice) => return Err(check::half()),
             }
             let first = disks.first().map_or("", |disk| disk.node.as_str());

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::adapters::port::TaskState;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::qemu::check;
 use crate::adapters::qemu::error;
 use crate::adapters::qemu::error::QemuError;
@@ -118,7 +118,7 @@ impl Works {
             .any(|it| matches!(it.state, State::Running(_)) && it.target.vm == *vm)
     }
 
-    pub(super) async fn stirred(&self) {
+    pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 

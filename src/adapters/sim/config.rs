@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::VmId;
 
 /// What the simulated VM manager holds and how it behaves.

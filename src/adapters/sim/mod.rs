@@ -15,17 +15,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Script;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -83,7 +83,7 @@ fn capability(config: &Config) -> Capability {
 }
 
 /// `b<number of the operation>`, which no backup of the start is called.
-fn mint(key: RequestKey) -> Result<BackupId, AdapterError> {
+fn mint_backup_id(key: RequestKey) -> Result<BackupId, AdapterError> {
     BackupId::new(&format!("b{}", key.0)).map_err(|error| {
         AdapterError::refused(
             FaultKind::Invalid,
@@ -177,8 +177,8 @@ impl Adapter for Sim {
     }
 
     /// `b<number of the operation>`, which no backup of the start is called.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        mint(key)
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        mint_backup_id(key)
     }
 
     /// It knows every request by its key.
@@ -219,7 +219,7 @@ impl Adapter for Sim {
         key: RequestKey,
         _baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         if self.world.script.is_empty() {
             // Done at once, so there is nothing that could outlive the caller.
             return self.world.begin(intent, key);
@@ -241,8 +241,8 @@ impl Adapter for Sim {
         self.world.script.play(Call::Poll, work).await
     }
 
-    async fn stirred(&self, task: &TaskRef) {
-        self.world.stirred(task).await;
+    async fn changed(&self, task: &TaskRef) {
+        self.world.changed(task).await;
     }
 
     async fn find(
@@ -251,11 +251,11 @@ impl Adapter for Sim {
         key: RequestKey,
         _baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         let work = async {
             Ok(match self.world.recovery {
                 Recovery::ReplaySafe | Recovery::Listable => self.world.find(key),
-                Recovery::NoTrace => Found::Unknowable,
+                Recovery::NoTrace => FindOutcome::Unknowable,
             })
         };
         self.world.script.play(Call::Find, work).await

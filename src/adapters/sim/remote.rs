@@ -16,14 +16,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::sim;
 use crate::adapters::sim::Config;
 use crate::model::Backup;
@@ -185,7 +185,7 @@ impl Remote {
     }
 
     /// The one task of the log since the baseline that can be this request.
-    async fn search(&self, intent: &Intent, since: u64) -> Result<Found, AdapterError> {
+    async fn search(&self, intent: &Intent, since: u64) -> Result<FindOutcome, AdapterError> {
         let answer = self.ask(&Request::Log { since }).await?;
         let Answer::Log(log) = answer else {
             return Err(nonsense(&answer));
@@ -197,9 +197,9 @@ impl Remote {
         };
         let mut fitting = log.into_iter().filter(fits);
         Ok(match (fitting.next(), fitting.next()) {
-            (None, _) => Found::NotBegun,
-            (Some(entry), None) => Found::Task(task(entry.task)?),
-            (Some(_), Some(_)) => Found::Unknowable,
+            (None, _) => FindOutcome::NotBegun,
+            (Some(entry), None) => FindOutcome::Task(task(entry.task)?),
+            (Some(_), Some(_)) => FindOutcome::Unknowable,
         })
     }
 }
@@ -239,8 +239,8 @@ impl Adapter for Remote {
     }
 
     /// `b<number of the operation>`, as in memory.
-    fn mint(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        sim::mint(key)
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        sim::mint_backup_id(key)
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
@@ -300,11 +300,11 @@ impl Adapter for Remote {
         key: RequestKey,
         _baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         let key = key.0.number();
         match self.ask(&Request::Begin { key, intent }).await? {
-            Answer::Done => Ok(Begun::Done),
-            Answer::Task(name) => task(name).map(Begun::Task),
+            Answer::Done => Ok(BeginOutcome::Done),
+            Answer::Task(name) => task(name).map(BeginOutcome::Task),
             answer => Err(nonsense(&answer)),
         }
     }
@@ -326,15 +326,15 @@ impl Adapter for Remote {
         key: RequestKey,
         baseline: Option<&Evidence>,
         _by: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         match self.recovery {
             Recovery::ReplaySafe => {
                 let key = key.0.number();
                 match self.ask(&Request::Find { key }).await? {
-                    Answer::Task(name) => task(name).map(Found::Task),
-                    Answer::Done => Ok(Found::Done),
-                    Answer::Failed(kind) => Ok(Found::Failed(failed(kind))),
-                    Answer::Gone => Ok(Found::NotBegun),
+                    Answer::Task(name) => task(name).map(FindOutcome::Task),
+                    Answer::Done => Ok(FindOutcome::Done),
+                    Answer::Failed(kind) => Ok(FindOutcome::Failed(failed(kind))),
+                    Answer::Gone => Ok(FindOutcome::NotBegun),
                     answer => Err(nonsense(&answer)),
                 }
             }
@@ -342,10 +342,10 @@ impl Adapter for Remote {
                 let since = baseline.and_then(|it| u64::from_str(it.as_str()).ok());
                 match since {
                     Some(since) => self.search(intent, since).await,
-                    None => Ok(Found::Unknowable),
+                    None => Ok(FindOutcome::Unknowable),
                 }
             }
-            Recovery::NoTrace => Ok(Found::Unknowable),
+            Recovery::NoTrace => Ok(FindOutcome::Unknowable),
         }
     }
 
@@ -370,7 +370,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::adapters::port::Effect;
+    use crate::adapters::adapter::Effect;
     use crate::model::Change;
     use crate::model::OperationSeq;
     use crate::model::RestoreOptions;
@@ -479,6 +479,9 @@ mod tests {
         }
         let remote = remote(PathBuf::from("/nowhere/socket"), Recovery::Listable);
         let found = remote.find(&intent(), key, None, by).await.unwrap();
-        assert!(matches!(found, Found::Unknowable), "no baseline: {found:?}");
+        assert!(
+            matches!(found, FindOutcome::Unknowable),
+            "no baseline: {found:?}"
+        );
     }
 }

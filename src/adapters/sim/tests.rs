@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::adapters::adapter::Effect;
 use crate::adapters::layers::Trouble;
-use crate::adapters::port::Effect;
 use crate::model::Change;
 use crate::model::OperationSeq;
 use crate::model::RestoreOptions;
@@ -43,10 +43,10 @@ async fn bed() -> (Sim, Arc<ManualClock>, VmId, Intent, Deadline) {
     )
 }
 
-fn task(begun: Begun) -> TaskRef {
+fn task(begun: BeginOutcome) -> TaskRef {
     match begun {
-        Begun::Task(task) => task,
-        Begun::Done => panic!("a restore is a task"),
+        BeginOutcome::Task(task) => task,
+        BeginOutcome::Done => panic!("a restore is a task"),
     }
 }
 
@@ -86,7 +86,7 @@ async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
         Trouble::Fail(
             FaultKind::Unavailable,
             Effect::None,
-            crate::adapters::port::Retry::Temporary,
+            crate::adapters::adapter::Retry::Temporary,
         ),
     );
     control.script().add(Call::Begin, Trouble::LoseAnswer);
@@ -94,11 +94,11 @@ async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
     let never = sim.begin(&intent, key(1), None, by).await.unwrap_err();
     assert_eq!(never.effect, Effect::None, "not made");
     let found = sim.find(&intent, key(1), None, by).await.unwrap();
-    assert!(matches!(found, Found::NotBegun), "{found:?}");
+    assert!(matches!(found, FindOutcome::NotBegun), "{found:?}");
     let lost = sim.begin(&intent, key(2), None, by).await.unwrap_err();
     assert_eq!(lost.effect, Effect::Possible, "made");
     let found = sim.find(&intent, key(2), None, by).await.unwrap();
-    assert!(matches!(found, Found::Task(_)), "{found:?}");
+    assert!(matches!(found, FindOutcome::Task(_)), "{found:?}");
     let panicked = sim.begin(&intent, key(3), None, by).await.unwrap_err();
     assert_eq!(panicked.effect, Effect::Possible, "nobody knows");
 }
@@ -126,7 +126,7 @@ async fn forgotten_cancelled_and_failed_tasks_say_so() {
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     clock.advance(Duration::from_secs(1));
     let found = sim.find(&intent, key(3), None, by).await.unwrap();
-    assert!(matches!(found, Found::Done), "{found:?}");
+    assert!(matches!(found, FindOutcome::Done), "{found:?}");
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn the_oldest_of_many_ended_requests_is_forgotten() {
     intent.change = Change::Update(crate::model::BackupPatch::default());
     for number in 1..=10_001 {
         let begun = sim.begin(&intent, key(number), None, by).await.unwrap();
-        assert_eq!(begun, Begun::Done, "update {number}");
+        assert_eq!(begun, BeginOutcome::Done, "update {number}");
     }
     assert_eq!(control.executions(key(1)), 0, "forgotten");
     assert_eq!(control.executions(key(2)), 1, "remembered");

@@ -13,14 +13,14 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::Retry;
+use crate::adapters::adapter::TaskState;
 use crate::adapters::layers::Script;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::Retry;
-use crate::adapters::port::TaskState;
 use crate::adapters::sim;
 use crate::adapters::sim::Config;
 use crate::model::Backup;
@@ -143,9 +143,9 @@ fn no_backup() -> AdapterError {
     )
 }
 
-fn task_of(key: u64) -> Result<Begun, AdapterError> {
+fn task_of(key: u64) -> Result<BeginOutcome, AdapterError> {
     TaskRef::new(key.to_string())
-        .map(Begun::Task)
+        .map(BeginOutcome::Task)
         .ok_or_else(|| refused(FaultKind::BackendFailed, "the task has no name"))
 }
 
@@ -274,12 +274,16 @@ impl World {
         found.map(|it| it.backup.clone()).ok_or_else(no_backup)
     }
 
-    pub(super) fn begin(&self, intent: &Intent, key: RequestKey) -> Result<Begun, AdapterError> {
+    pub(super) fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+    ) -> Result<BeginOutcome, AdapterError> {
         let (number, now) = (key.0.number(), self.clock.instant());
         let mut state = self.change();
         if let Some(job) = state.jobs.get(&number) {
             return match &job.end {
-                Some(End::Done) => Ok(Begun::Done),
+                Some(End::Done) => Ok(BeginOutcome::Done),
                 Some(End::Failed(_) | End::Cancelled) | None => task_of(number),
             };
         }
@@ -299,7 +303,7 @@ impl World {
                 job.end = Some(End::Done);
                 state.jobs.insert(number, job);
                 state.remember_end(number);
-                Ok(Begun::Done)
+                Ok(BeginOutcome::Done)
             }
             Change::Create(_) | Change::Delete | Change::Restore(_) => {
                 job.fails = state.fail_next.take();
@@ -331,7 +335,7 @@ impl World {
     }
 
     /// Returns at the end of the task, or when a hand behind the scenes changed something.
-    pub(super) async fn stirred(&self, task: &TaskRef) {
+    pub(super) async fn changed(&self, task: &TaskRef) {
         let changed = self.changed.notified();
         let end = number(task).and_then(|it| self.look().running.get(&it).copied());
         let left = end.map_or(Duration::ZERO, |it| {
@@ -343,20 +347,21 @@ impl World {
         }
     }
 
-    pub(super) fn find(&self, key: RequestKey) -> Found {
+    pub(super) fn find(&self, key: RequestKey) -> FindOutcome {
         let state = self.look();
         let Some(job) = state.jobs.get(&key.0.number()) else {
-            return Found::NotBegun;
+            return FindOutcome::NotBegun;
         };
         match &job.end {
-            Some(End::Done) => Found::Done,
-            Some(End::Failed(fault)) => Found::Failed(fault.clone()),
-            Some(End::Cancelled) => Found::Failed(Fault::new(
+            Some(End::Done) => FindOutcome::Done,
+            Some(End::Failed(fault)) => FindOutcome::Failed(fault.clone()),
+            Some(End::Cancelled) => FindOutcome::Failed(Fault::new(
                 FaultKind::Cancelled,
                 "The operation was cancelled. The data of the VM was not changed.",
             )),
-            None if job.forgotten => Found::NotYet,
-            None => TaskRef::new(key.0.number().to_string()).map_or(Found::NotYet, Found::Task),
+            None if job.forgotten => FindOutcome::NotYet,
+            None => TaskRef::new(key.0.number().to_string())
+                .map_or(FindOutcome::NotYet, FindOutcome::Task),
         }
     }
 

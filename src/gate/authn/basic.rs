@@ -8,14 +8,14 @@ use zeroize::Zeroizing;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
-use crate::gate::authn::Callers;
+use crate::gate::authn::Authenticator;
 use crate::gate::authn::DenialReason;
 use crate::gate::authn::Denied;
 use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
 use crate::gate::limiter::Standing;
 use crate::gate::password;
-use crate::gate::shared::CredentialKey;
+use crate::gate::process_state::CredentialKey;
 use crate::model::limits;
 
 /// A name and a password as sent.
@@ -56,7 +56,7 @@ fn has_control(text: &str) -> bool {
     }
 }
 
-impl Callers {
+impl Authenticator {
     /// Whose name and password these are. A client that is locked out costs no hash, whether the name exists or not.
     pub(super) async fn basic(
         &self,

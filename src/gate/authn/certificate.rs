@@ -13,9 +13,9 @@ use crate::model::CertificateName;
 
 /// The callers that are known by a name in their certificate.
 #[derive(Debug)]
-pub(super) struct Holders(BTreeMap<CertificateName, Arc<Account>>);
+pub(super) struct CertificateIdentities(BTreeMap<CertificateName, Arc<Account>>);
 
-impl Holders {
+impl CertificateIdentities {
     pub(super) fn new(config: &Config) -> Self {
         let all = config.credentials.certificates.iter();
         let account = |principal: &crate::model::Principal| Account {

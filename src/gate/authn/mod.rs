@@ -17,7 +17,7 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
-use crate::gate::authn::certificate::Holders;
+use crate::gate::authn::certificate::CertificateIdentities;
 use crate::gate::authn::denial::Answered;
 pub(super) use crate::gate::authn::denial::Denied;
 use crate::gate::authn::jwt::Issuers;
@@ -27,10 +27,10 @@ use crate::gate::config::Config;
 use crate::gate::config::LockOut;
 use crate::gate::config::PasswordHash;
 use crate::gate::limiter::Network;
+use crate::gate::process_state::ProcessState;
+use crate::gate::process_state::UserKey;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::shared::Shared;
-use crate::gate::shared::UserKey;
 use crate::model::CertificateName;
 use crate::model::Principal;
 use crate::model::TokenName;
@@ -52,7 +52,7 @@ pub(super) use basic::tests::VERIFIED;
 const BASIC: &str = r#"Basic realm="snapgate", charset="UTF-8""#;
 const BEARER: &str = r#"Bearer realm="snapgate""#;
 
-/// One caller with what the caller may do: the proof of authentication when it comes out of [`Callers::identify`].
+/// One caller with what the caller may do: the proof of authentication when it comes out of [`Authenticator::identify`].
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) principal: Principal,
@@ -72,10 +72,10 @@ struct User {
 
 /// Everybody who may call.
 #[derive(Debug)]
-pub(super) struct Callers {
+pub(super) struct Authenticator {
     users: BTreeMap<String, User>,
     tokens: Tokens,
-    holders: Holders,
+    holders: CertificateIdentities,
     issuers: Issuers,
     /// Whether Deviation D22 is in use: bearer tokens beside Basic.
     takes_bearer: bool,
@@ -89,15 +89,15 @@ pub(super) struct Callers {
 /// What a method of authentication works with besides the request.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) shared: &'a ProcessState,
     pub(super) clock: &'a dyn Clock,
     pub(super) metrics: &'a Metrics,
     /// The client, if it can be told from others: lock-outs go by it.
     pub(super) network: Option<Network>,
 }
 
-impl Callers {
-    pub(super) fn new(config: &Config, shared: &Shared) -> Self {
+impl Authenticator {
+    pub(super) fn new(config: &Config, shared: &ProcessState) -> Self {
         let users: BTreeMap<_, _> = config
             .credentials
             .users
@@ -126,7 +126,7 @@ impl Callers {
         Self {
             decoys: users.values().map(|it| it.password.clone()).collect(),
             tokens,
-            holders: Holders::new(config),
+            holders: CertificateIdentities::new(config),
             users,
             takes_bearer: config.credentials.tokens.is_some() || !issuers.is_empty(),
             issuers,

@@ -72,7 +72,7 @@ pub(in crate::gate) enum Standing {
 
 /// What a failure led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gate) struct Begun {
+pub(in crate::gate) struct BeginOutcome {
     pub(in crate::gate) user: bool,
     pub(in crate::gate) address: bool,
 }
@@ -149,7 +149,7 @@ impl LockOuts {
         network: Network,
         now: Instant,
         rule: &LockOut,
-    ) -> Begun {
+    ) -> BeginOutcome {
         let began = *self.began.get_or_init(|| now);
         let add = |table: &Table<Failures>, hash, allowed: u32| {
             if allowed == 0 {
@@ -163,7 +163,7 @@ impl LockOuts {
                 .fetch_max(Self::millis(began, until), Ordering::AcqRel);
             locked
         };
-        Begun {
+        BeginOutcome {
             user: add(&self.users, self.of_user(user, network), rule.attempts),
             address: add(
                 &self.addresses,
@@ -222,7 +222,7 @@ mod tests {
             self.all.knock(user, network(from), self.clock.instant())
         }
 
-        fn fail(&self, user: &str, from: &str) -> Begun {
+        fn fail(&self, user: &str, from: &str) -> BeginOutcome {
             let now = self.clock.instant();
             self.all.failed(user, network(from), now, &self.rule)
         }
@@ -284,7 +284,7 @@ mod tests {
         bench.fail("ann", "192.0.2.1");
         bench.all.succeeded("ann", network("192.0.2.1"), now);
         let begun = bench.fail("ann", "192.0.2.1");
-        let expected = Begun {
+        let expected = BeginOutcome {
             user: false,
             address: true,
         };

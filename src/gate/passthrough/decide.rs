@@ -12,18 +12,18 @@ use crate::gate::config::Grantee;
 use crate::gate::limiter::Admitted;
 use crate::gate::negotiate;
 use crate::gate::passthrough::HeaderEdit;
-use crate::gate::passthrough::PassAccess;
-use crate::gate::passthrough::PassRoute;
+use crate::gate::passthrough::PassThroughAccess;
+use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::passthrough::paths;
 use crate::gate::passthrough::paths::Folded;
+use crate::gate::pipeline;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::REQUEST_ID;
 use crate::gate::reply::Reply;
-use crate::gate::request::Exchange;
+use crate::gate::request::HandledRequest;
 use crate::gate::request::RequestHead;
 use crate::gate::route;
-use crate::gate::walk;
 use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
@@ -33,12 +33,12 @@ pub(in crate::gate) const ROUTE: &str = "passthrough";
 
 /// A request that is to be passed on: everything that whoever carries it needs to know.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct PassThrough {
     /// The route that took it.
-    pub route: Arc<PassRoute>,
+    pub route: Arc<PassThroughRoute>,
     /// The id of the request.
     pub request: RequestId,
-    /// From which address, as in [`Exchange::client`].
+    /// From which address, as in [`HandledRequest::client`].
     pub client: Option<IpAddr>,
     /// The method as a bounded word.
     pub method: &'static str,
@@ -56,7 +56,7 @@ pub struct Pass {
     admitted: Option<Arc<Admitted>>,
 }
 
-impl Pass {
+impl PassThrough {
     pub(in crate::gate) fn admitted(mut self, place: Arc<Admitted>) -> Self {
         self.admitted = Some(place);
         self
@@ -65,10 +65,10 @@ impl Pass {
 
 /// The routes, in the order in which they are tried: those for a host first, the longer prefix first.
 #[derive(Debug)]
-pub(in crate::gate) struct Passes(Vec<Arc<PassRoute>>);
+pub(in crate::gate) struct Passes(Vec<Arc<PassThroughRoute>>);
 
 impl Passes {
-    pub(in crate::gate) fn new(routes: &[PassRoute]) -> Self {
+    pub(in crate::gate) fn new(routes: &[PassThroughRoute]) -> Self {
         let mut all: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
         all.sort_by_key(|it| {
             let length = it.prefix.as_str().len();
@@ -85,7 +85,7 @@ impl Passes {
         &self,
         head: &RequestHead<'_>,
         path: &str,
-    ) -> Result<Option<Arc<PassRoute>>, Refusal> {
+    ) -> Result<Option<Arc<PassThroughRoute>>, Refusal> {
         if self.0.is_empty() || path == "*" {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl Passes {
         } else {
             String::new()
         };
-        let fits = |it: &&Arc<PassRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
+        let fits = |it: &&Arc<PassThroughRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
         let found = candidates.find(|it| it.prefix.rest(path).is_some());
         let mut again = self.0.iter().filter(fits);
@@ -127,7 +127,7 @@ fn host_of(head: &RequestHead<'_>) -> String {
     host.trim_end_matches('.').to_owned()
 }
 
-impl PassRoute {
+impl PassThroughRoute {
     /// Whether the method is passed on.
     pub(in crate::gate) fn check_method(&self, method: &Method) -> Result<(), Refusal> {
         if self.methods.contains(&method.as_str()) {
@@ -144,10 +144,12 @@ impl PassRoute {
             Grantee::Group(name) => principal.groups.contains(name),
         };
         match (&self.access, caller) {
-            (PassAccess::Open, _) => Ok(()),
-            (PassAccess::Allowed(all), Some(it)) if all.iter().any(|to| is_for(to, it)) => Ok(()),
-            (PassAccess::Allowed(_), Some(_)) => Err(Refusal::from(Code::NotPermitted)),
-            (PassAccess::Allowed(_), None) => Err(Refusal::from(Code::Unauthenticated)),
+            (PassThroughAccess::Open, _) => Ok(()),
+            (PassThroughAccess::Allowed(all), Some(it)) if all.iter().any(|to| is_for(to, it)) => {
+                Ok(())
+            }
+            (PassThroughAccess::Allowed(_), Some(_)) => Err(Refusal::from(Code::NotPermitted)),
+            (PassThroughAccess::Allowed(_), None) => Err(Refusal::from(Code::Unauthenticated)),
         }
     }
 
@@ -162,7 +164,7 @@ impl PassRoute {
         request: RequestId,
         caller: Option<PrincipalName>,
         scheme: &'static str,
-    ) -> Result<Pass, Refusal> {
+    ) -> Result<PassThrough, Refusal> {
         let path = if self.strip {
             self.prefix.rest(parts.path).unwrap_or(parts.path)
         } else {
@@ -177,11 +179,11 @@ impl PassRoute {
         } else {
             format!("{path}?{}", parts.query)
         };
-        Ok(Pass {
+        Ok(PassThrough {
             edit: HeaderEdit::of(self, head, &request, scheme),
             request,
             client: head.peer,
-            method: walk::method_word(head.method),
+            method: pipeline::method_word(head.method),
             principal: caller,
             target,
             upgrade: self.upgrade && asks_for_websocket(head),
@@ -223,7 +225,7 @@ fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
 
 /// The answer when a request that was to be passed on could not be.
 #[must_use]
-pub fn failed(pass: &Pass, code: Code) -> Exchange {
+pub fn failed(pass: &PassThrough, code: Code) -> HandledRequest {
     let refusal = Refusal::from(code);
     let method = if pass.method == "HEAD" {
         Method::HEAD
@@ -239,7 +241,7 @@ pub fn failed(pass: &Pass, code: Code) -> Exchange {
     let mut response = http::Response::new(if is_head { Bytes::new() } else { reply.body });
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
-    Exchange {
+    HandledRequest {
         response,
         pieces: None,
         request: pass.request.clone(),

@@ -8,7 +8,7 @@ use http::header;
 
 use crate::gate::passthrough::AuthorizationRule;
 use crate::gate::passthrough::FieldRule;
-use crate::gate::passthrough::PassRoute;
+use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::reply::REQUEST_ID;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
@@ -34,7 +34,7 @@ impl HeaderEdit {
     }
 
     pub(super) fn of(
-        route: &PassRoute,
+        route: &PassThroughRoute,
         head: &RequestHead<'_>,
         request: &RequestId,
         scheme: &'static str,

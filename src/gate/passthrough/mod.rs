@@ -10,7 +10,7 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-pub use decide::Pass;
+pub use decide::PassThrough;
 pub use decide::failed;
 pub use edit::HeaderEdit;
 pub use fields::FieldError;
@@ -29,7 +29,8 @@ use crate::gate::config::Grantee;
 use crate::model::PassName;
 
 /// The methods that a route may pass on, and the default of `methods`. Never CONNECT and TRACE.
-pub const PASS_METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+pub const PASS_THROUGH_METHODS: &[&str] =
+    &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Names the upstreams of a route among all that were ever configured in this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +38,7 @@ pub struct PoolId(pub u64);
 
 /// One `[[passthrough]]`, as far as it decides about requests. Where they go is the listener's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassRoute {
+pub struct PassThroughRoute {
     /// Its name, for logs and metrics.
     pub name: PassName,
     /// The paths it takes: this one and what is below it.
@@ -47,8 +48,8 @@ pub struct PassRoute {
     /// Whether the prefix is taken off the path before it is passed on.
     pub strip: bool,
     /// Who may use it.
-    pub access: PassAccess,
-    /// The methods it passes on, out of [`PASS_METHODS`].
+    pub access: PassThroughAccess,
+    /// The methods it passes on, out of [`PASS_THROUGH_METHODS`].
     pub methods: Vec<&'static str>,
     /// What the upstream reads as `Host`.
     pub host: HostRule,
@@ -66,7 +67,7 @@ pub struct PassRoute {
 
 /// Who may use a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PassAccess {
+pub enum PassThroughAccess {
     /// Everybody who reaches the gateway, without credentials.
     Open,
     /// Callers who are authenticated and named here, or in a group named here.

@@ -13,8 +13,8 @@ use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
 use crate::operations::ListQuery;
+use crate::operations::OperationsApi;
 use crate::operations::Replay;
-use crate::operations::Service;
 use crate::operations::StoreFault;
 use crate::operations::Submission;
 use crate::operations::VerbCapability;
@@ -110,7 +110,7 @@ fn finished(operation: &Operation) -> Operation {
 }
 
 #[async_trait]
-impl Service for Fake {
+impl OperationsApi for Fake {
     fn capability(&self, _backend: &BackendName) -> Option<Arc<Capability>> {
         let able = VerbCapability {
             recovery: crate::operations::Recovery::ReplaySafe,
@@ -179,7 +179,7 @@ impl Service for Fake {
         OperationSeq::new(u64::try_from(count).unwrap().saturating_add(1)).unwrap()
     }
 
-    fn mint(
+    fn mint_backup_id(
         &self,
         _backend: &BackendName,
         _new: &NewBackup,

@@ -10,7 +10,7 @@ mod limits;
 mod names;
 mod openapi;
 mod passthrough;
+mod pipeline;
 mod prefer;
 mod rig;
 mod tokens;
-mod walk;

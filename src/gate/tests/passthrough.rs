@@ -11,14 +11,14 @@ use crate::model::GroupName;
 use crate::model::PassName;
 use crate::model::PrincipalName;
 
-fn route(name: &str, prefix: &str) -> PassRoute {
-    PassRoute {
+fn route(name: &str, prefix: &str) -> PassThroughRoute {
+    PassThroughRoute {
         name: PassName::new(name).unwrap(),
         prefix: PathPrefix::new(prefix).unwrap(),
         hosts: Vec::new(),
         strip: false,
-        access: PassAccess::Allowed(vec![Grantee::User(PrincipalName::new("ann").unwrap())]),
-        methods: PASS_METHODS.to_vec(),
+        access: PassThroughAccess::Allowed(vec![Grantee::User(PrincipalName::new("ann").unwrap())]),
+        methods: PASS_THROUGH_METHODS.to_vec(),
         host: HostRule::Keep,
         authorization: AuthorizationRule::Strip,
         fields: std::sync::Arc::default(),
@@ -32,7 +32,7 @@ fn route(name: &str, prefix: &str) -> PassRoute {
     }
 }
 
-fn rig(routes: &[PassRoute]) -> Rig {
+fn rig(routes: &[PassThroughRoute]) -> Rig {
     let mut rig = Rig::new();
     rig.reload(|it| it.passthrough = routes.to_vec());
     rig
@@ -41,7 +41,7 @@ fn rig(routes: &[PassRoute]) -> Rig {
 /// The name of the route and the target, or the code of the refusal.
 async fn decide(rig: &Rig, request: &str) -> Result<(String, String), &'static str> {
     match rig.decide(request, None).await {
-        Decision::Pass(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
+        Decision::PassThrough(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
         Decision::Answer(exchange) => Err(exchange.refusal.unwrap_or("answered")),
     }
 }
@@ -99,9 +99,9 @@ async fn routes_are_found_by_host_and_longest_prefix() {
 #[tokio::test]
 async fn our_own_paths_are_never_passed_on() {
     let mut open = route("open", "/");
-    open.access = PassAccess::Open;
+    open.access = PassThroughAccess::Open;
     let mut strip = route("strip", "/x");
-    strip.access = PassAccess::Open;
+    strip.access = PassThroughAccess::Open;
     strip.strip = true;
     let rig = rig(&[open, strip]);
     let spellings = [
@@ -142,11 +142,11 @@ async fn our_own_paths_are_never_passed_on() {
 #[tokio::test]
 async fn nobody_may_pass_who_is_not_named() {
     let mut open = route("open", "/open");
-    open.access = PassAccess::Open;
+    open.access = PassThroughAccess::Open;
     let mut group = route("group", "/group");
-    group.access = PassAccess::Allowed(vec![Grantee::Group(GroupName::new("ops").unwrap())]);
+    group.access = PassThroughAccess::Allowed(vec![Grantee::Group(GroupName::new("ops").unwrap())]);
     let mut nobody = route("nobody", "/nobody");
-    nobody.access = PassAccess::Allowed(Vec::new());
+    nobody.access = PassThroughAccess::Allowed(Vec::new());
     let mut rig = rig(&[open, group, nobody, route("ann", "/ann")]);
     rig.reload(|it| {
         let reader = PrincipalName::new("reader").unwrap();
@@ -202,9 +202,9 @@ async fn bodies_and_methods_keep_to_the_route() {
     assert_eq!(refused.route, "passthrough", "counted as such");
 }
 
-async fn pass(rig: &Rig, request: &str) -> Box<Pass> {
+async fn pass(rig: &Rig, request: &str) -> Box<PassThrough> {
     match rig.decide(request, None).await {
-        Decision::Pass(pass) => pass,
+        Decision::PassThrough(pass) => pass,
         Decision::Answer(exchange) => panic!("{request}: {exchange:?}"),
     }
 }
@@ -263,12 +263,12 @@ async fn header_fields_are_cleaned_and_set() {
     }
 }
 
-fn drops(pass: &Pass, name: &str) -> bool {
+fn drops(pass: &PassThrough, name: &str) -> bool {
     pass.edit.drops(&HeaderName::try_from(name).unwrap())
 }
 
 /// The values that a field is set to.
-fn set(pass: &Pass, name: &str) -> Vec<String> {
+fn set(pass: &PassThrough, name: &str) -> Vec<String> {
     let all = pass.edit.set.iter().filter(|it| it.0 == name);
     all.map(|it| it.1.to_str().unwrap().to_owned()).collect()
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::Poll;
 
-use crate::gate::Exchange;
+use crate::gate::HandledRequest;
 use crate::gate::Profile;
 use crate::gate::tests::rig::Rig;
 use crate::gate::tests::rig::header;
@@ -37,7 +37,7 @@ async fn waiting_is_capped_bounded_and_told() {
 }
 
 /// The answer if it is there without waiting.
-async fn at_once(asked: Pin<&mut impl Future<Output = Exchange>>) -> Option<Exchange> {
+async fn at_once(asked: Pin<&mut impl Future<Output = HandledRequest>>) -> Option<HandledRequest> {
     match futures_util::poll!(asked) {
         Poll::Ready(found) => Some(found),
         Poll::Pending => None,

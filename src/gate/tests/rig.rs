@@ -30,7 +30,7 @@ pub(super) struct Rig {
     pub(super) gate: Gate,
     pub(super) fake: Arc<Fake>,
     pub(super) clock: Arc<ManualClock>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ProcessState>,
     pub(super) config: Config,
     pub(super) peer: Option<std::net::IpAddr>,
     pub(super) certificate: Vec<CertificateName>,
@@ -107,7 +107,7 @@ impl Rig {
             all.backups
                 .insert(target(vm, "456"), backup("456", "web01_YYYYMMDD"));
         }
-        let shared = Shared::new([1; 32]);
+        let shared = ProcessState::new([1; 32]);
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(5_000)));
         let gate = Self::gate(config.clone(), &fake, &clock, &shared);
         Self {
@@ -131,7 +131,7 @@ impl Rig {
         config: Config,
         fake: &Arc<Fake>,
         clock: &Arc<ManualClock>,
-        shared: &Arc<Shared>,
+        shared: &Arc<ProcessState>,
     ) -> Gate {
         let (fake, clock) = (Arc::clone(fake), Arc::clone(clock));
         let metrics = Metrics::new().unwrap();
@@ -140,14 +140,18 @@ impl Rig {
 
     /// `request` is `METHOD target`, then headers as lines, then perhaps an empty line and a body.
     /// Host is added; `as: name` becomes credentials; `v` becomes the version header.
-    pub(super) async fn send(&self, request: &str) -> Exchange {
+    pub(super) async fn send(&self, request: &str) -> HandledRequest {
         self.send_body(request, None).await
     }
 
-    pub(super) async fn send_body(&self, request: &str, error: Option<BodyError>) -> Exchange {
+    pub(super) async fn send_body(
+        &self,
+        request: &str,
+        error: Option<BodyError>,
+    ) -> HandledRequest {
         match self.decide(request, error).await {
             Decision::Answer(exchange) => exchange,
-            Decision::Pass(pass) => panic!("passed on: {pass:?}"),
+            Decision::PassThrough(pass) => panic!("passed on: {pass:?}"),
         }
     }
 
@@ -193,11 +197,11 @@ impl Rig {
     }
 }
 
-pub(super) fn json(exchange: &Exchange) -> serde_json::Value {
+pub(super) fn json(exchange: &HandledRequest) -> serde_json::Value {
     serde_json::from_slice(exchange.response.body()).unwrap()
 }
 
-pub(super) fn header<'a>(exchange: &'a Exchange, name: &str) -> &'a str {
+pub(super) fn header<'a>(exchange: &'a HandledRequest, name: &str) -> &'a str {
     exchange
         .response
         .headers()
@@ -205,6 +209,6 @@ pub(super) fn header<'a>(exchange: &'a Exchange, name: &str) -> &'a str {
         .map_or("", |it| it.to_str().unwrap())
 }
 
-pub(super) fn status(exchange: &Exchange) -> u16 {
+pub(super) fn status(exchange: &HandledRequest) -> u16 {
     exchange.response.status().as_u16()
 }

@@ -60,7 +60,7 @@ pub struct PoolConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Where it is.
-    pub place: Place,
+    pub place: UpstreamAddress,
     /// Whether it speaks TLS.
     pub tls: bool,
     /// How it is called in metrics and logs, and as `Host`: host and port, as configured.
@@ -69,7 +69,7 @@ pub struct Upstream {
 
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum UpstreamAddress {
     /// A host, by name or address, and a port.
     Host(String, u16),
     /// A unix socket.

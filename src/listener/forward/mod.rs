@@ -5,13 +5,13 @@
 //! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
 
 mod answer;
-mod carry;
 mod config;
-mod direct;
+mod fast_path;
+mod forwarded_request;
+mod health_check;
 mod idle;
 mod peer;
 mod pool;
-mod probe;
 mod upgrade;
 
 #[cfg(test)]
@@ -20,16 +20,16 @@ mod tests;
 pub use config::Authorities;
 pub use config::Balance;
 pub use config::Identity;
-pub use config::Place;
 pub use config::PoolConfig;
 pub use config::Probe;
 pub use config::Timeouts;
 pub use config::Trust;
 pub use config::TrustError;
 pub use config::Upstream;
+pub use config::UpstreamAddress;
 pub use pool::Upstreams;
 
-pub(super) use carry::Carry;
-pub(super) use direct::Around;
-pub(super) use direct::Direct;
-pub(super) use direct::is_plain;
+pub(super) use fast_path::Around;
+pub(super) use fast_path::Direct;
+pub(super) use fast_path::is_plain;
+pub(super) use forwarded_request::Carry;

@@ -12,10 +12,10 @@ use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 
 use crate::gate::PoolId;
 use crate::listener::forward::config::Authorities;
-use crate::listener::forward::config::Place;
 use crate::listener::forward::config::PoolConfig;
 use crate::listener::forward::config::Trust;
 use crate::listener::forward::config::Upstream;
+use crate::listener::forward::config::UpstreamAddress;
 use crate::listener::forward::upgrade::Patient;
 
 /// Where exactly one upstream is, after names were looked up.
@@ -43,9 +43,9 @@ pub(super) fn peer(
 ) -> Result<HttpPeer, Box<Error>> {
     // Never empty where there is TLS: without a name to check Pingora checks nothing.
     let name = match (&upstream.place, upstream.tls) {
-        (Place::Host(host, _), true) => host.clone(),
-        (Place::Host(..) | Place::Socket(_), false) => String::new(),
-        (Place::Socket(_), true) => "localhost".to_owned(),
+        (UpstreamAddress::Host(host, _), true) => host.clone(),
+        (UpstreamAddress::Host(..) | UpstreamAddress::Socket(_), false) => String::new(),
+        (UpstreamAddress::Socket(_), true) => "localhost".to_owned(),
     };
     let mut peer = match address {
         Address::Inet(address) => HttpPeer::new(*address, upstream.tls, name),

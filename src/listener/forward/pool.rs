@@ -14,13 +14,13 @@ use arc_swap::ArcSwap;
 
 use crate::gate::PoolId;
 use crate::listener::forward::config::Balance;
-use crate::listener::forward::config::Place;
 use crate::listener::forward::config::PoolConfig;
 use crate::listener::forward::config::Upstream;
+use crate::listener::forward::config::UpstreamAddress;
+use crate::listener::forward::health_check;
+use crate::listener::forward::health_check::Prober;
 use crate::listener::forward::idle::Idle;
 use crate::listener::forward::peer::Address;
-use crate::listener::forward::probe;
-use crate::listener::forward::probe::Prober;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
@@ -82,7 +82,7 @@ impl Upstreams {
         }
         for pool in &fresh {
             pool.tell();
-            probe::begin(pool, &self.prober, &self.tasks);
+            health_check::begin(pool, &self.prober, &self.tasks);
         }
         let ids = made.iter().map(|it| it.id).collect();
         let before = std::mem::replace(&mut pools.current, made);
@@ -368,10 +368,10 @@ impl Pool {
 }
 
 /// What need not be looked up.
-fn literal(place: &Place) -> Vec<Address> {
+fn literal(place: &UpstreamAddress) -> Vec<Address> {
     match place {
-        Place::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
-        Place::Host(host, port) => {
+        UpstreamAddress::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
+        UpstreamAddress::Host(host, port) => {
             let address = host.parse().ok();
             let address = address.map(|it| Address::Inet(std::net::SocketAddr::new(it, *port)));
             address.into_iter().collect()

@@ -21,7 +21,7 @@ use crate::telemetry::Metrics;
 
 fn config(balance: Balance) -> PoolConfig {
     let upstream = |port: u16| Upstream {
-        place: Place::Host("192.0.2.1".to_owned(), port),
+        place: UpstreamAddress::Host("192.0.2.1".to_owned(), port),
         tls: false,
         label: Arc::from(format!("192.0.2.1:{port}")),
     };

@@ -16,7 +16,7 @@ async fn the_admin_port_answers_until_the_very_end() {
     let switch = Arc::new(Switch(Mutex::new(Ok(()))));
     let metrics = Arc::new(Metrics::new().unwrap());
     let readiness: Arc<dyn Readiness> = Arc::<Switch>::clone(&switch);
-    let port = Port::admin(
+    let port = Server::admin(
         any_port(),
         (readiness, Arc::new(Nobody)),
         &limits(),

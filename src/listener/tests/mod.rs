@@ -26,11 +26,11 @@ use tokio::sync::Notify;
 use super::*;
 use crate::gate::Body;
 use crate::gate::BodyError;
+use crate::gate::BodyStream;
 use crate::gate::Code;
 use crate::gate::Decision;
-use crate::gate::Exchange;
-use crate::gate::Pass;
-use crate::gate::Pieces;
+use crate::gate::HandledRequest;
+use crate::gate::PassThrough;
 use crate::gate::RequestHead;
 use crate::model::OperationSeq;
 use crate::model::RequestId;
@@ -91,7 +91,7 @@ struct Drops {
 }
 
 #[async_trait]
-impl Pieces for Drops {
+impl BodyStream for Drops {
     async fn next(&mut self) -> Option<Bytes> {
         self.left = self.left.checked_sub(1)?;
         self.go.notified().await;
@@ -114,7 +114,7 @@ impl Handler for Script {
     async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let (mut status, mut text, mut close) = (200, String::new(), false);
-        let mut pieces: Option<Box<dyn Pieces>> = None;
+        let mut pieces: Option<Box<dyn BodyStream>> = None;
         match head.target {
             b"/wait" => {
                 self.go.notified().await;
@@ -160,7 +160,7 @@ impl Handler for Script {
             response = response.header("content-length", text.len());
             text.clear();
         }
-        Decision::Answer(Exchange {
+        Decision::Answer(HandledRequest {
             response: response.body(Bytes::from(text)).unwrap(),
             pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
@@ -175,7 +175,7 @@ impl Handler for Script {
         })
     }
 
-    fn failed(&self, pass: &Pass, code: Code) -> Exchange {
+    fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
         crate::gate::failed(pass, code)
     }
 
@@ -183,11 +183,11 @@ impl Handler for Script {
         peer == IpAddr::from([127, 0, 0, 1])
     }
 
-    fn passed(&self, pass: &Pass, _: &Way<'_>, _: &Access<'_>) {
+    fn passed(&self, pass: &PassThrough, _: &UpstreamResult<'_>, _: &SentResponse<'_>) {
         panic!("nothing here is passed on: {pass:?}");
     }
 
-    fn done(&self, exchange: Option<&Exchange>, access: &Access<'_>) {
+    fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>) {
         self.told.lock().unwrap().push((
             access.method.to_string(),
             String::from_utf8_lossy(access.target).into_owned(),
@@ -217,7 +217,7 @@ fn limits() -> Limits {
 struct Gateway {
     script: Arc<Script>,
     metrics: Arc<Metrics>,
-    port: Port,
+    port: Server,
 }
 
 fn any_port() -> Socket {
@@ -236,7 +236,7 @@ fn gateway_over(limits: &Limits, tls: Option<&Tls>) -> Gateway {
     let tasks = crate::runtime::Tasks::default();
     let upstreams = Upstreams::new(Arc::clone(&clock), Arc::clone(&metrics), tasks);
     let its = (handler, upstreams);
-    let port = Port::api(any_port(), its, limits, tls, &metrics, &clock).unwrap();
+    let port = Server::api(any_port(), its, limits, tls, &metrics, &clock).unwrap();
     Gateway {
         script,
         metrics,

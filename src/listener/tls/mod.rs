@@ -25,7 +25,7 @@ use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::TlsStream;
 use rustls::server::danger::ClientCertVerifier;
 
-use crate::listener::guard::Phases;
+use crate::listener::connection_lifecycle::Phases;
 use names::Names;
 pub(super) use trust::Client;
 pub(super) use trust::NoLongerValid;

@@ -16,7 +16,7 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
-use crate::operations::service::ListQuery;
+use crate::operations::api::ListQuery;
 
 pub(crate) use sqlite::SqliteStore;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::House;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Intent;
 use crate::model::Phase;
 use crate::operations::Operations;

@@ -2,14 +2,14 @@
 
 use super::House;
 use super::eventually;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::FaultKind;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Revision;
 use crate::operations::CancelError;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::testing::Begin;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;

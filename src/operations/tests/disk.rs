@@ -7,15 +7,15 @@ use std::process::Command;
 
 use super::House;
 use super::eventually;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Phase;
 use crate::operations::AcceptError;
 use crate::operations::ListQuery;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::StoreFault;
+use crate::operations::maintenance;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;
-use crate::operations::upkeep;
 
 /// A small file system that is gone with the test.
 struct Small {
@@ -116,7 +116,7 @@ async fn a_full_disk_refuses_changes_answers_reads_and_is_forgotten_when_there_i
     small.free();
     assert_eq!(house.end(running).await.phase, Phase::Succeeded, "recorded");
     eventually("ready again", || async {
-        upkeep::round(&house.room.core).await;
+        maintenance::round(&house.room.core).await;
         house.room.is_ready()
     })
     .await;

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use super::House;
 use super::eventually;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::FaultKind;
 use crate::model::Phase;
-use crate::operations::DeskError;
-use crate::operations::Service;
+use crate::operations::OfflineStoreError;
+use crate::operations::OperationsApi;
 use crate::operations::WaitFor;
+use crate::operations::maintenance;
 use crate::operations::testing::Begin;
 use crate::operations::testing::NOW;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;
 use crate::operations::testing::soon;
-use crate::operations::upkeep;
 
 /// A name, what the call does, what is found afterwards, and the end of it.
 type Row = (
@@ -184,7 +184,7 @@ async fn without_evidence_it_is_unknown_only_after_the_window() {
     let next = house.accept(restore("vm", "c")).await;
     house.reaches(next, Phase::Uncertain).await;
     house.setup.clock.advance(house.setup.config.retention * 2);
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     assert_eq!(
         house.operation(seq).await.phase,
         Phase::Unknown,
@@ -205,7 +205,7 @@ async fn without_evidence_it_is_unknown_only_after_the_window() {
     let again = house.room.acknowledge(seq).await.unwrap();
     assert_eq!((again.operation, again.is_new), (seen, false), "once");
     house.setup.clock.advance(house.setup.config.retention);
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     assert_eq!(house.room.operation(seq).await.unwrap(), None, "dropped");
 }
 
@@ -217,14 +217,14 @@ async fn finished_operations_are_kept_for_the_retention() {
     let end = house.end(seq).await;
     let expires = NOW.plus(house.setup.config.retention);
     assert_eq!(end.expires, Some(expires), "from its end on");
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     assert_eq!(house.operation(seq).await, end, "kept");
     house.setup.clock.advance(house.setup.config.retention);
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     assert_eq!(house.room.operation(seq).await.unwrap(), None, "dropped");
     let gone = house.room.acknowledge(seq).await;
     assert!(
-        matches!(gone, Err(DeskError::NoSuchOperation(_))),
+        matches!(gone, Err(OfflineStoreError::NoSuchOperation(_))),
         "nothing to acknowledge: {gone:?}"
     );
 }

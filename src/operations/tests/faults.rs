@@ -13,7 +13,7 @@ use super::simulation::history::Ask;
 use super::simulation::history::Execution;
 use super::simulation::history::History;
 use super::simulation::history::judge;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Idempotency;
 use crate::model::Intent;
 use crate::model::KeyScope;
@@ -26,10 +26,11 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::ListQuery;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::StoreFault;
 use crate::operations::WaitFor;
-use crate::operations::engine::Shared;
+use crate::operations::core::Shared;
+use crate::operations::maintenance;
 use crate::operations::store::Counts;
 use crate::operations::store::Created;
 use crate::operations::store::SqliteStore;
@@ -44,7 +45,6 @@ use crate::operations::testing::restore;
 use crate::operations::testing::soon;
 use crate::operations::testing::submission;
 use crate::operations::testing::update;
-use crate::operations::upkeep;
 use crate::runtime::Tasks;
 
 /// How a write goes wrong.
@@ -271,7 +271,7 @@ async fn accepts_are_what_the_store_holds(at_once: bool) {
         );
         assert_eq!(it.room.is_ready(), expected.is_ok(), "{name}: ready");
         if expected == Err(StoreFault::Unavailable) {
-            upkeep::round(&it.room.core).await;
+            maintenance::round(&it.room.core).await;
             assert!(
                 it.room.is_ready(),
                 "{name}: ready when the store takes writes again"
@@ -317,7 +317,7 @@ async fn a_conflict_leaves_the_operation_to_the_next_round() {
     it.adapter.find_says(&[Say::Task]);
     eventually("it was called", || async { it.adapter.begun().len() == 1 }).await;
     eventually("and taken up again", || async {
-        upkeep::round(&it.room.core).await;
+        maintenance::round(&it.room.core).await;
         let seen = it.room.operation(it.seq).await.unwrap().unwrap();
         seen.phase == Phase::Succeeded
     })

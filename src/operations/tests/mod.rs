@@ -2,10 +2,10 @@
 
 mod at_once;
 mod cancel;
-mod desk;
 mod disk;
 mod ends;
 mod faults;
+mod offline_store;
 mod older;
 mod power;
 mod preconditions;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Intent;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -28,7 +28,7 @@ use crate::model::Phase;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::WaitFor;
 use crate::operations::testing::PATIENCE;
 use crate::operations::testing::Scripted;

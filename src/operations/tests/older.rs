@@ -6,7 +6,7 @@ use super::House;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::operations::ListQuery;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::House;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Backup;
 use crate::model::BackupName;
 use crate::model::BackupState;
@@ -20,7 +20,7 @@ use crate::model::Version;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::Submission;
 use crate::operations::testing;
 use crate::operations::testing::Begin;
@@ -83,7 +83,7 @@ fn unchanged(intent: &Intent, found: &Backup) -> Precondition {
 fn judged(room: &Operations, intent: &Intent, found: &Backup) -> Submission {
     let mut made = submission(room.reserve(), intent.clone());
     made.preconditions = vec![unchanged(intent, found)];
-    made.seen = room.glance(&testing::backend("one"), &intent.target.vm);
+    made.seen = room.known_changes(&testing::backend("one"), &intent.target.vm);
     made
 }
 

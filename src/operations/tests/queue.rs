@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::House;
 use super::eventually;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Change;
 use crate::model::FaultKind;
 use crate::model::Intent;
@@ -14,8 +14,8 @@ use crate::model::Phase;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::ListQuery;
+use crate::operations::OperationsApi;
 use crate::operations::Replay;
-use crate::operations::Service;
 use crate::operations::WhenBusy;
 use crate::operations::testing::Begin;
 use crate::operations::testing::Say;
@@ -291,7 +291,7 @@ async fn what_cannot_be_accepted_is_refused_and_leaves_nothing() {
         .await;
     assert!(matches!(twice, Err(AcceptError::Store(_))), "{twice:?}");
     assert!(house.room.is_ready(), "no fault of the store");
-    let minted = house.room.mint(
+    let minted = house.room.mint_backup_id(
         &crate::operations::testing::backend("one"),
         &new_backup("n"),
         seq,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::House;
 use super::eventually;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Operation;
 use crate::model::Phase;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::machine;
 use crate::operations::machine::Event;
+use crate::operations::maintenance;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::testing::Begin;
@@ -19,7 +20,6 @@ use crate::operations::testing::Setup;
 use crate::operations::testing::operation;
 use crate::operations::testing::restore;
 use crate::operations::testing::task;
-use crate::operations::upkeep;
 
 /// What a gateway that was killed left in its store.
 fn left_in(phase: Phase, seq: u64, backup: &str) -> Operation {
@@ -171,7 +171,7 @@ async fn the_absence_is_measured_from_the_last_sign_of_life() {
     let running = house.accept(restore("vm", "a")).await;
     house.reaches(running, Phase::Running).await;
     house.setup.clock.advance(Duration::from_secs(3600));
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     assert!(
         !house.operation(running).await.resume_expired,
         "a gateway was running all the time"
@@ -231,7 +231,7 @@ async fn a_round_takes_up_what_nobody_is_at_work_on() {
     house.adapter.say("vm", Say::Done);
     let store = Arc::clone(&house.room.core.store);
     store.create(Arc::new(left.clone())).await.unwrap();
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     let end = house.end(left.seq).await;
     assert_eq!(end.phase, Phase::Succeeded, "taken up without a restart");
 }
@@ -244,7 +244,7 @@ async fn operations_of_a_backend_that_is_not_configured_wait_for_it() {
     left.backend = crate::operations::testing::backend("gone");
     leave(&house.setup, vec![left.clone()]).await;
     house.room = house.setup.open().await;
-    upkeep::round(&house.room.core).await;
+    maintenance::round(&house.room.core).await;
     let kept = house.operation(left.seq).await;
     assert_eq!(*kept, left, "as it was");
     house.adapter.begin_with("vm", Begin::Done);

@@ -8,7 +8,7 @@ use crate::model::Intent;
 use crate::model::Page;
 use crate::model::Phase;
 use crate::model::VmId;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::testing::Say;
 use crate::operations::testing::backend;
 use crate::operations::testing::delete;

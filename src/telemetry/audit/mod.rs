@@ -148,7 +148,7 @@ fn hash(line: &[u8]) -> String {
 /// The record was not written, which is counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the audit trail cannot be written")]
-pub struct NotWritten;
+pub struct AuditWriteError;
 
 /// The audit trail of a process.
 pub struct AuditTrail {
@@ -285,8 +285,8 @@ impl AuditTrail {
     /// Appends one record.
     ///
     /// # Errors
-    /// [`NotWritten`]: it is lost, or only a part of it was written so far; the rest follows as soon as that is possible.
-    pub fn append(&self, record: &AuditRecord<'_>) -> Result<(), NotWritten> {
+    /// [`AuditWriteError`]: it is lost, or only a part of it was written so far; the rest follows as soon as that is possible.
+    pub fn append(&self, record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
         let mut sink = self.lock();
         let written = sink
             .write_gap(record.time)
@@ -311,7 +311,7 @@ impl AuditTrail {
         } else {
             tracing::debug!(%error, "audit record lost");
         }
-        Err(NotWritten)
+        Err(AuditWriteError)
     }
 
     /// Opens the file again by its path, after it was moved away. Keeps the old one when that fails. The chain of hashes goes

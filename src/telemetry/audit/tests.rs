@@ -123,7 +123,7 @@ fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
         assert_eq!(first.is_ok(), room == whole, "{room}: said");
         assert_eq!(
             trail.append(&record(Some("lost"))),
-            Err(NotWritten),
+            Err(AuditWriteError),
             "{room}"
         );
         disk.room(10_000);

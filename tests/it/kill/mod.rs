@@ -55,7 +55,7 @@ const WITH_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::Begun,
+    Point::BeginOutcome,
     Point::Told,
     Point::Polling,
     Point::Done,
@@ -66,7 +66,7 @@ const WITHOUT_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::Begun,
+    Point::BeginOutcome,
     Point::Told,
 ];
 

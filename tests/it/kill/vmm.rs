@@ -56,7 +56,7 @@ pub(crate) enum Point {
     /// The call was made and is carried out later.
     Called,
     /// The call was carried out, and nobody was told.
-    Begun,
+    BeginOutcome,
     /// The call was answered; the answer is on its way to the store.
     Told,
     /// A look at a task that is at work.
@@ -245,7 +245,7 @@ impl State {
         due.sort_by_key(|it| it.due);
         for request in due {
             let reply = self.carry_out(&request);
-            if self.reached(Point::Begun) {
+            if self.reached(Point::BeginOutcome) {
                 continue;
             }
             answer(&request.caller, &reply);

@@ -23,7 +23,7 @@ use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
-use crate::operations::service::ListQuery;
+use crate::operations::api::ListQuery;
 use crate::operations::store::Counts;
 use crate::operations::store::StoreError;
 use crate::operations::store::record;

@@ -16,7 +16,7 @@ use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Verb;
 use crate::model::VmId;
-use crate::operations::service::Selector;
+use crate::operations::api::Selector;
 use crate::operations::testing::NOW;
 use crate::operations::testing::delete;
 use crate::operations::testing::idempotency;

@@ -6,15 +6,15 @@ use async_trait::async_trait;
 
 use super::history::Execution;
 use super::world::World;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Begun;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Found;
-use crate::adapters::port::Health;
-use crate::adapters::port::Recovery;
-use crate::adapters::port::TaskState;
-use crate::adapters::port::VerbCapability;
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::FindOutcome;
+use crate::adapters::adapter::Health;
+use crate::adapters::adapter::Recovery;
+use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::VerbCapability;
 use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
@@ -156,13 +156,13 @@ impl SimBackend {
     }
 
     /// Waits for the end, but not beyond the deadline.
-    async fn finished(&self, at: usize, by: Deadline) -> Result<Begun, AdapterError> {
+    async fn finished(&self, at: usize, by: Deadline) -> Result<BeginOutcome, AdapterError> {
         let Some(it) = self.execution(at) else {
             return Err(AdapterError::unavailable("no such work"));
         };
         let end = tokio::time::sleep(it.ends.saturating_sub(self.world.time()));
         match tokio::time::timeout_at(by.instant().into(), end).await {
-            Ok(()) if it.succeeds => Ok(Begun::Done),
+            Ok(()) if it.succeeds => Ok(BeginOutcome::Done),
             Ok(()) => Err(AdapterError::refused(FaultKind::StorageFull, "full")),
             Err(_) => Err(AdapterError::uncertain(FaultKind::TimedOut, "no answer")),
         }
@@ -181,7 +181,7 @@ impl SimBackend {
         Ok(())
     }
 
-    fn found(&self, key: RequestKey) -> Found {
+    fn found(&self, key: RequestKey) -> FindOutcome {
         let now = self.world.time();
         let things = self.world.things();
         let its = things.executions.iter().enumerate();
@@ -191,23 +191,25 @@ impl SimBackend {
             .collect();
         let Some((at, it)) = begun.first() else {
             return match self.nature.recovery {
-                Recovery::ReplaySafe | Recovery::Listable => Found::NotBegun,
-                Recovery::NoTrace if key.0.number().is_multiple_of(2) => Found::Unknowable,
-                Recovery::NoTrace => Found::NotYet,
+                Recovery::ReplaySafe | Recovery::Listable => FindOutcome::NotBegun,
+                Recovery::NoTrace if key.0.number().is_multiple_of(2) => FindOutcome::Unknowable,
+                Recovery::NoTrace => FindOutcome::NotYet,
             };
         };
         if self.nature.recovery == Recovery::NoTrace {
             return match (it.visible, now >= it.ends && it.succeeds) {
-                (true, true) => Found::Done,
-                (true, false) => Found::NotYet,
-                (false, _) => Found::Unknowable,
+                (true, true) => FindOutcome::Done,
+                (true, false) => FindOutcome::NotYet,
+                (false, _) => FindOutcome::Unknowable,
             };
         }
         match (now >= it.ends, it.succeeds) {
-            (true, true) => Found::Done,
-            (true, false) => Found::Failed(full()),
-            (false, _) if it.forgotten.is_some_and(|forgotten| forgotten <= now) => Found::NotYet,
-            (false, _) => Found::Task(task(*at)),
+            (true, true) => FindOutcome::Done,
+            (true, false) => FindOutcome::Failed(full()),
+            (false, _) if it.forgotten.is_some_and(|forgotten| forgotten <= now) => {
+                FindOutcome::NotYet
+            }
+            (false, _) => FindOutcome::Task(task(*at)),
         }
     }
 }
@@ -296,7 +298,7 @@ impl Adapter for SimBackend {
         key: RequestKey,
         _: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError> {
+    ) -> Result<BeginOutcome, AdapterError> {
         self.world.step().await;
         let way = self.way();
         let lost = || AdapterError::uncertain(FaultKind::TimedOut, "no answer");
@@ -322,7 +324,7 @@ impl Adapter for SimBackend {
         let begun = if self.nature.waits {
             self.finished(at, by).await
         } else {
-            Ok(Begun::Task(task(at)))
+            Ok(BeginOutcome::Task(task(at)))
         };
         self.world.step().await;
         begun
@@ -358,7 +360,7 @@ impl Adapter for SimBackend {
         key: RequestKey,
         _: Option<&Evidence>,
         _: Deadline,
-    ) -> Result<Found, AdapterError> {
+    ) -> Result<FindOutcome, AdapterError> {
         self.look().await?;
         let found = self.found(key);
         self.world.step().await;

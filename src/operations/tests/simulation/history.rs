@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::FaultKind;
 use crate::model::Operation;
 use crate::model::OperationSeq;

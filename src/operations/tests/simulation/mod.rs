@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Operation;
@@ -31,11 +31,11 @@ use crate::operations::AcceptError;
 use crate::operations::BackendHandle;
 use crate::operations::Config;
 use crate::operations::Operations;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::operations::StoreFault;
 use crate::operations::Submission;
 use crate::operations::WaitFor;
-use crate::operations::engine::Shared;
+use crate::operations::core::Shared;
 use crate::operations::machine;
 use crate::operations::testing;
 use crate::runtime::Clock;
@@ -269,7 +269,7 @@ async fn ask(room: &Arc<Operations>, world: &World) {
 /// One request that is meant for one version of its backup: the one that is there, or one that was read before.
 async fn ask_on_condition(room: &Arc<Operations>, world: &World, intent: Intent, holds: bool) {
     let on = testing::backend("one");
-    let seen = room.glance(&on, &intent.target.vm);
+    let seen = room.known_changes(&on, &intent.target.vm);
     let by = world.deadline(Duration::from_secs(60));
     let Ok(backup) = room.backup(&on, &intent.target, by).await else {
         return;

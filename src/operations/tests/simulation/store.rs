@@ -15,7 +15,7 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
-use crate::operations::service::ListQuery;
+use crate::operations::api::ListQuery;
 use crate::operations::store::Counts;
 use crate::operations::store::Created;
 use crate::operations::store::Store;

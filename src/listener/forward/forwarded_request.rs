@@ -24,21 +24,21 @@ use pingora::upstreams::peer::HttpPeer;
 
 use crate::gate::Code;
 use crate::gate::HostRule;
-use crate::gate::Pass;
-use crate::listener::Way;
+use crate::gate::PassThrough;
+use crate::listener::UpstreamResult;
+use crate::listener::connection_lifecycle;
 use crate::listener::forward::answer;
 use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::peer::peer;
 use crate::listener::forward::pool::Ticket;
 use crate::listener::forward::pool::Upstreams;
-use crate::listener::guard;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One request on its way to an upstream and back.
 #[derive(Debug)]
 pub(in crate::listener) struct Carry {
-    pub(in crate::listener) pass: Box<Pass>,
+    pub(in crate::listener) pass: Box<PassThrough>,
     ticket: Option<Ticket>,
     tries: u8,
     chosen: Option<Instant>,
@@ -57,7 +57,7 @@ struct BodyCount {
 }
 
 impl Carry {
-    pub(in crate::listener) fn new(pass: Box<Pass>) -> Self {
+    pub(in crate::listener) fn new(pass: Box<PassThrough>) -> Self {
         Self {
             pass,
             ticket: None,
@@ -290,7 +290,8 @@ impl Carry {
 
     /// What to answer when the request was given up; `None` when there is nobody to answer.
     pub(in crate::listener) fn code(&mut self, error: &Error) -> Option<Code> {
-        let is_malformed = *error.esource() == ErrorSource::Downstream && guard::is_malformed();
+        let is_malformed =
+            *error.esource() == ErrorSource::Downstream && connection_lifecycle::is_malformed();
         let code = self.why.or_else(|| match is_malformed {
             true => Some(Code::UnreadableBody),
             false => code_of(error),
@@ -299,8 +300,8 @@ impl Carry {
         code
     }
 
-    pub(in crate::listener) fn way(&self) -> Way<'_> {
-        Way {
+    pub(in crate::listener) fn way(&self) -> UpstreamResult<'_> {
+        UpstreamResult {
             upstream: self.label(),
             waited: self.waited,
             retried: self.tries > 1,

@@ -21,13 +21,13 @@ use crate::listener::Socket;
 use crate::listener::accept::accept;
 use crate::listener::admin::Pages;
 use crate::listener::admin::Readiness;
-use crate::listener::crowd::Crowd;
+use crate::listener::connection_lifecycle::Guard;
+use crate::listener::connection_lifecycle::REQUESTS_PER_CONNECTION;
 use crate::listener::forward::Direct;
 use crate::listener::forward::Upstreams;
-use crate::listener::guard::Guard;
-use crate::listener::guard::REQUESTS_PER_CONNECTION;
 use crate::listener::handler::Handler;
 use crate::listener::operator::Operator;
+use crate::listener::per_ip_limit::ConnectionsPerAddress;
 use crate::listener::proxy::Proxy;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
@@ -82,7 +82,7 @@ pub struct Drained {
 /// How the connections of a port differ from those of another.
 struct Serves {
     counted: bool,
-    crowd: Option<Arc<Crowd>>,
+    crowd: Option<Arc<ConnectionsPerAddress>>,
     tls: Option<Handshakes>,
 }
 
@@ -101,7 +101,7 @@ fn many_at_once(limits: &Limits) -> H2Options {
 
 /// A port in service. Dropping it closes everything at once.
 #[derive(Debug)]
-pub struct Port {
+pub struct Server {
     address: SocketAddr,
     guard: Arc<Guard>,
     leave: Stopper,
@@ -110,7 +110,7 @@ pub struct Port {
     tasks: Tasks,
 }
 
-impl Port {
+impl Server {
     /// Puts the API port into service on the current runtime.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl Port {
         let tls = tls.map(Handshakes::new).transpose();
         let serves = Serves {
             counted: true,
-            crowd: Crowd::new(limits.connections_per_address, Arc::clone(&handler)),
+            crowd: ConnectionsPerAddress::new(limits.connections_per_address, Arc::clone(&handler)),
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, serves, |guard| {

@@ -22,8 +22,8 @@ use crate::model::Precondition;
 use crate::model::Verb;
 use crate::model::VmId;
 use crate::model::limits;
+use crate::operations::api::KnownChanges;
 use crate::operations::config::WhenBusy;
-use crate::operations::service::Glance;
 use crate::telemetry::Metrics;
 
 /// What watchers of an operation see; `None` until it is durable.
@@ -103,7 +103,7 @@ struct Tally {
 
 /// What is unfinished.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct LiveOperations {
     books: Mutex<Books>,
     bounds: Bounds,
     metrics: Metrics,
@@ -113,7 +113,7 @@ fn lane_of(operation: &Operation) -> LaneKey {
     (operation.backend.clone(), operation.target().vm.clone())
 }
 
-impl Ledger {
+impl LiveOperations {
     pub(crate) fn new(bounds: Bounds, metrics: Metrics) -> Self {
         Self {
             books: Mutex::default(),
@@ -127,7 +127,7 @@ impl Ledger {
     }
 
     /// Asks for a place in the queue of its VM, behind those that asked before.
-    pub(crate) fn reserve(&self, operation: &Arc<Operation>, seen: &Glance) -> Place {
+    pub(crate) fn reserve(&self, operation: &Arc<Operation>, seen: &KnownChanges) -> Place {
         let mut books = self.books();
         if books.entries.contains_key(&operation.seq) {
             return Place::NumberInUse;
@@ -163,12 +163,12 @@ impl Ledger {
     }
 
     /// Which changes of the VM are known now.
-    pub(crate) fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+    pub(crate) fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
         let books = self.books();
         let lane = books.lanes.get(&(backend.clone(), vm.clone()));
         let shown = |seq: &OperationSeq| Some(books.entries.get(seq)?.shown.borrow().is_some());
         let unfinished = lane.into_iter().flatten();
-        Glance {
+        KnownChanges {
             unfinished: unfinished
                 .filter(|seq| shown(seq) == Some(true))
                 .copied()
@@ -323,7 +323,7 @@ impl Books {
     /// Whether another change of what the preconditions are about came after they were judged.
     fn changed_since(
         &self,
-        seen: &Glance,
+        seen: &KnownChanges,
         operation: &Operation,
         before: &[&Entry],
     ) -> Option<Place> {

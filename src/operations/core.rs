@@ -13,32 +13,32 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Level;
 
+use crate::adapters::adapter::Adapter;
+use crate::adapters::adapter::Capability;
+use crate::adapters::adapter::Recovery;
 use crate::adapters::annotations::Annotations;
-use crate::adapters::port::Adapter;
-use crate::adapters::port::Capability;
-use crate::adapters::port::Recovery;
 use crate::model::BackendName;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Timestamp;
 use crate::operations::Config;
-use crate::operations::ledger::Bounds;
-use crate::operations::ledger::Ledger;
-use crate::operations::ledger::Turn;
+use crate::operations::api::StoreFault;
+use crate::operations::live_operations::Bounds;
+use crate::operations::live_operations::LiveOperations;
+use crate::operations::live_operations::Turn;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
-use crate::operations::numbers::Numbers;
+use crate::operations::maintenance;
 use crate::operations::runner;
-use crate::operations::service::StoreFault;
+use crate::operations::sequence::SequenceNumbers;
 use crate::operations::store::Counts;
 use crate::operations::store::OpenError;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 use crate::operations::trail;
-use crate::operations::upkeep;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
@@ -97,7 +97,7 @@ impl OpenStore {
     }
 }
 
-/// The durable life of accepted changes. See [`crate::operations::Service`] for what it offers.
+/// The durable life of accepted changes. See [`crate::operations::OperationsApi`] for what it offers.
 #[derive(Debug)]
 pub struct Operations {
     pub(crate) core: Arc<Core>,
@@ -109,8 +109,8 @@ pub(crate) struct Core {
     pub config: Config,
     pub backends: BTreeMap<BackendName, Backend>,
     pub store: Arc<dyn Store>,
-    pub ledger: Ledger,
-    pub numbers: Numbers,
+    pub ledger: LiveOperations,
+    pub numbers: SequenceNumbers,
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     pub stop: Stop,
@@ -179,7 +179,7 @@ impl Operations {
         core.beat().await;
         core.count_unknown().await;
         core.start_turns();
-        core.spawn(upkeep::run(Arc::clone(&core)));
+        core.spawn(maintenance::run(Arc::clone(&core)));
         Ok(Arc::new(Self { core }))
     }
 
@@ -254,8 +254,8 @@ impl Core {
             config,
             backends: backends.collect(),
             store,
-            ledger: Ledger::new(bounds, shared.metrics.clone()),
-            numbers: Numbers::above(highest),
+            ledger: LiveOperations::new(bounds, shared.metrics.clone()),
+            numbers: SequenceNumbers::above(highest),
             clock: shared.clock,
             metrics: shared.metrics,
             stop,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::adapters::port::AdapterError;
-use crate::adapters::port::Capability;
+use crate::adapters::adapter::AdapterError;
+use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -30,21 +30,21 @@ use crate::model::Target;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::accept;
+use crate::operations::api::AcceptError;
+use crate::operations::api::Accepted;
+use crate::operations::api::CancelError;
+use crate::operations::api::KnownChanges;
+use crate::operations::api::ListQuery;
+use crate::operations::api::OperationsApi;
+use crate::operations::api::Replay;
+use crate::operations::api::StoreFault;
+use crate::operations::api::Submission;
+use crate::operations::api::WaitFor;
 use crate::operations::cancel;
-use crate::operations::engine::Backend;
-use crate::operations::engine::Operations;
-use crate::operations::overlay;
+use crate::operations::core::Backend;
+use crate::operations::core::Operations;
+use crate::operations::pending_state;
 use crate::operations::runner;
-use crate::operations::service::AcceptError;
-use crate::operations::service::Accepted;
-use crate::operations::service::CancelError;
-use crate::operations::service::Glance;
-use crate::operations::service::ListQuery;
-use crate::operations::service::Replay;
-use crate::operations::service::Service;
-use crate::operations::service::StoreFault;
-use crate::operations::service::Submission;
-use crate::operations::service::WaitFor;
 
 impl Operations {
     fn backend(&self, name: &BackendName) -> Result<&Backend, Fault> {
@@ -77,7 +77,7 @@ fn fits(operation: &Operation, until: WaitFor) -> bool {
 }
 
 #[async_trait]
-impl Service for Operations {
+impl OperationsApi for Operations {
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
         let found = self.core.backends.get(backend)?;
         Some(Arc::clone(&found.capability))
@@ -100,7 +100,7 @@ impl Service for Operations {
         let unfinished = self.core.ledger.of_vm(backend, vm);
         let found = adapter.list(vm, page, by).await;
         let found = found.map_err(|error| public(backend, "list", error))?;
-        Ok(overlay::merged(page, found, &unfinished))
+        Ok(pending_state::merged(page, found, &unfinished))
     }
 
     async fn backup(
@@ -112,23 +112,23 @@ impl Service for Operations {
         let adapter = &self.backend(backend)?.adapter;
         let unfinished = self.core.ledger.of_vm(backend, &target.vm);
         match adapter.read(target, by).await {
-            Ok(found) => Ok(overlay::overlaid(found, &unfinished)),
+            Ok(found) => Ok(pending_state::overlaid(found, &unfinished)),
             Err(error) if error.fault.kind == FaultKind::NoSuchBackup => {
-                overlay::in_the_making(&target.backup, &unfinished).ok_or(error.fault)
+                pending_state::in_the_making(&target.backup, &unfinished).ok_or(error.fault)
             }
             Err(error) => Err(public(backend, "read", error)),
         }
     }
 
-    fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
-        self.core.ledger.glance(backend, vm)
+    fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
+        self.core.ledger.known_changes(backend, vm)
     }
 
     fn reserve(&self) -> OperationSeq {
         self.core.numbers.next(self.core.clock.now())
     }
 
-    fn mint(
+    fn mint_backup_id(
         &self,
         backend: &BackendName,
         new: &NewBackup,
@@ -138,7 +138,7 @@ impl Service for Operations {
         if found.capability.create.is_none() {
             return Err(accept::unsupported());
         }
-        let minted = found.adapter.mint(new, RequestKey(seq));
+        let minted = found.adapter.mint_backup_id(new, RequestKey(seq));
         minted.map_err(|error| public(backend, "mint", error))
     }
 

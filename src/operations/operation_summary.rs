@@ -11,7 +11,7 @@ use crate::model::Timestamp;
 /// One operation, for operators. Times are RFC 3339. Text is as clients and VM managers chose it: escape it before a
 /// terminal sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct OperationSummary {
     /// Its number; text in JSON, because JSON numbers lose digits beyond 2^53.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub seq: u64,
@@ -65,7 +65,7 @@ fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     }
 }
 
-impl From<&Operation> for View {
+impl From<&Operation> for OperationSummary {
     fn from(it: &Operation) -> Self {
         let time = |it: Timestamp| it.to_string();
         let target = it.target();
@@ -83,7 +83,7 @@ impl From<&Operation> for View {
             cancel_asked: it.cancel_asked.map(time),
             acknowledged: it.acknowledged.map(time),
             fault: it.fault.as_ref().map(|it| it.kind.as_str().to_owned()),
-            message: it.fault.as_ref().map(|it| it.text.clone()),
+            message: it.fault.as_ref().map(|fault| fault.text.to_string()),
         }
     }
 }

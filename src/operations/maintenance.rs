@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::Timestamp;
-use crate::operations::engine::Core;
+use crate::operations::core::Core;
 use crate::operations::store::StoreError;
 
 /// Time between two rounds.

@@ -12,10 +12,10 @@ use http::header;
 
 use crate::gate::authn::Account;
 use crate::gate::authn::Around;
-use crate::gate::authn::Callers;
+use crate::gate::authn::Authenticator;
 use crate::gate::authn::ClaimedName;
 use crate::gate::authn::Denied;
-use crate::gate::client::Client;
+use crate::gate::client_address::ClientAddress;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
 use crate::gate::framing;
@@ -25,11 +25,13 @@ use crate::gate::limiter::Quota;
 use crate::gate::limiter::Reached;
 use crate::gate::negotiate;
 use crate::gate::passthrough;
-use crate::gate::passthrough::Pass;
-use crate::gate::passthrough::PassAccess;
+use crate::gate::passthrough::PassThrough;
+use crate::gate::passthrough::PassThroughAccess;
 use crate::gate::passthrough::Passes;
 use crate::gate::placement::Placements;
 use crate::gate::prefer::Preferences;
+use crate::gate::process_state::ProcessState;
+use crate::gate::process_state::Waiter;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
@@ -44,38 +46,36 @@ use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::request::BodyError;
 use crate::gate::request::Decision;
-use crate::gate::request::Exchange;
+use crate::gate::request::HandledRequest;
 use crate::gate::request::RequestHead;
+use crate::gate::response_cache::Written;
 use crate::gate::route;
 use crate::gate::route::Kind;
 use crate::gate::route::Place;
 use crate::gate::route::Route;
-use crate::gate::shared::Shared;
-use crate::gate::shared::Waiter;
 use crate::gate::version;
 use crate::gate::version::SpecVersion;
 use crate::gate::wire;
-use crate::gate::written::Written;
 use crate::model::BackendName;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Verb;
 use crate::model::VmId;
-use crate::operations::Service;
+use crate::operations::OperationsApi;
 use crate::runtime::Clock;
-use crate::runtime::hops;
+use crate::runtime::hop_count;
 use crate::telemetry::Metrics;
 
 /// Decides about requests by one configuration. A reload makes a new one and keeps what is shared.
 #[derive(Debug)]
 pub struct Gate {
     pub(super) config: Config,
-    pub(super) service: Arc<dyn Service>,
+    pub(super) service: Arc<dyn OperationsApi>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
-    pub(super) shared: Arc<Shared>,
-    callers: Callers,
+    pub(super) shared: Arc<ProcessState>,
+    callers: Authenticator,
     placements: Placements,
     passes: Passes,
     pub(super) written: Written,
@@ -91,7 +91,7 @@ pub(super) struct Call<'a> {
     parts: Option<route::Parts<'a>>,
     pub(super) query: &'a str,
     pub(super) id: RequestId,
-    pub(super) client: Client,
+    pub(super) client: ClientAddress,
     pub(super) prefer: Preferences,
     pub(super) strict: bool,
     pub(super) operation: Option<OperationSeq>,
@@ -127,7 +127,7 @@ impl Call<'_> {
         );
         let is_pass = self.route == passthrough::ROUTE;
         let action = if is_pass {
-            AuditAction::Pass
+            AuditAction::PassThrough
         } else {
             AuditAction::Read
         };
@@ -153,16 +153,16 @@ impl Gate {
     #[must_use]
     pub fn new(
         config: Config,
-        service: Arc<dyn Service>,
+        service: Arc<dyn OperationsApi>,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
-        shared: Arc<Shared>,
+        shared: Arc<ProcessState>,
     ) -> Self {
         let versions = config.specification.supported.iter();
         let versions = versions.filter_map(|it| HeaderValue::from_str(it).ok());
         Self {
             versions: versions.collect(),
-            callers: Callers::new(&config, &shared),
+            callers: Authenticator::new(&config, &shared),
             placements: Placements::new(&config.placements),
             passes: Passes::new(&config.passthrough),
             written: Written::new(config.public_url.as_str()),
@@ -186,7 +186,7 @@ impl Gate {
     pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
         let (prefer, preferred) = Preferences::of(head.headers);
         let has_body = body.is_present();
-        let client = Client::of(&head, &self.config.trusted_proxies);
+        let client = ClientAddress::of(&head, &self.config.trusted_proxies);
         let id = client.request_id(head.headers);
         let mut call = Call {
             parts: route::parts(head.target).ok(),
@@ -206,10 +206,10 @@ impl Gate {
             body_was_read: false,
         };
         let result = match self.pass(&mut call).await {
-            Ok(Some(pass)) => return Decision::Pass(Box::new(pass)),
+            Ok(Some(pass)) => return Decision::PassThrough(Box::new(pass)),
             Ok(None) => {
-                let passed = hops::of(call.head.headers);
-                hops::within(passed, self.walk(&mut call, preferred, body)).await
+                let passed = hop_count::of(call.head.headers);
+                hop_count::within(passed, self.walk(&mut call, preferred, body)).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -218,7 +218,7 @@ impl Gate {
     }
 
     /// What is passed on of the request; `None` when it is answered here.
-    async fn pass(&self, call: &mut Call<'_>) -> Result<Option<Pass>, Refusal> {
+    async fn pass(&self, call: &mut Call<'_>) -> Result<Option<PassThrough>, Refusal> {
         // What is passed on names the client as it is known here.
         let head = RequestHead {
             peer: call.client.address,
@@ -233,7 +233,7 @@ impl Gate {
         };
         call.route = passthrough::ROUTE;
         route.check_method(head.method)?;
-        if route.access != PassAccess::Open {
+        if route.access != PassThroughAccess::Open {
             let account = self.identify(call).await?;
             // What is behind a route knows nothing of scopes.
             if !account.rights.is_whole() {
@@ -454,7 +454,12 @@ impl Gate {
         Ok(())
     }
 
-    fn finish(&self, mut call: Call<'_>, result: Result<Reply, Refusal>, close: bool) -> Exchange {
+    fn finish(
+        &self,
+        mut call: Call<'_>,
+        result: Result<Reply, Refusal>,
+        close: bool,
+    ) -> HandledRequest {
         let code = result.as_ref().err().map(|it| it.code().as_str());
         let method = call.head.method;
         let mut reply = result.unwrap_or_else(|refusal| {
@@ -497,7 +502,7 @@ impl Gate {
         let mut response = http::Response::new(if is_head { Bytes::new() } else { reply.body });
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;
-        Exchange {
+        HandledRequest {
             response,
             pieces: reply.pieces.filter(|_| !is_head),
             request: call.id,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::adapters::port::Capability;
+use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -49,7 +49,7 @@ pub enum StoreFault {
 /// Which changes of a VM were known at one moment. Taken before a precondition is judged, it tells at the acceptance whether
 /// another change came in between.
 #[derive(Clone, Debug, Default)]
-pub struct Glance {
+pub struct KnownChanges {
     /// The unfinished operations of the VM that callers could see.
     pub(crate) unfinished: Vec<OperationSeq>,
     /// How many operations had ended by then.
@@ -59,14 +59,14 @@ pub struct Glance {
 /// An intent with all that is kept beside it.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// The number taken by [`Service::reserve`].
+    /// The number taken by [`OperationsApi::reserve`].
     pub seq: OperationSeq,
     /// What is to be done.
     pub intent: Intent,
     /// What must hold right before the VM manager is called, as it held when the request was judged.
     pub preconditions: Vec<Precondition>,
     /// What was going on when the preconditions were judged. Without preconditions it means nothing.
-    pub seen: Glance,
+    pub seen: KnownChanges,
     /// The request that asks.
     pub request: RequestId,
     /// What the caller wants to read in the log.
@@ -211,7 +211,7 @@ pub enum WaitFor {
 
 /// What the operations room offers to the gate.
 #[async_trait]
-pub trait Service: fmt::Debug + Send + Sync {
+pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// What the backend can do; `None` when there is none of that name.
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>>;
 
@@ -246,9 +246,9 @@ pub trait Service: fmt::Debug + Send + Sync {
     ) -> Result<Backup, Fault>;
 
     /// Which changes of the VM are known now; to be taken before what a precondition is about is read.
-    fn glance(&self, backend: &BackendName, vm: &VmId) -> Glance {
+    fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
         let _ = (backend, vm);
-        Glance::default()
+        KnownChanges::default()
     }
 
     /// Takes the number of an operation that may be accepted next. Numbers that are not used are lost.
@@ -258,7 +258,7 @@ pub trait Service: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The fault a caller may see: the backend makes no backups, or not under that name.
-    fn mint(
+    fn mint_backup_id(
         &self,
         backend: &BackendName,
         new: &NewBackup,

@@ -16,7 +16,7 @@ const SITE_BITS: u32 = 64;
 
 /// The connections of each client address. Holds no more addresses than there are connections.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(super) struct ConnectionsPerAddress {
     most: NonZeroUsize,
     handler: Arc<dyn Handler>,
     open: Mutex<BTreeMap<IpAddr, usize>>,
@@ -25,15 +25,15 @@ pub(super) struct Crowd {
 /// One connection of an address, until dropped.
 #[derive(Debug)]
 pub(super) struct Member {
-    crowd: Arc<Crowd>,
+    crowd: Arc<ConnectionsPerAddress>,
     client: IpAddr,
 }
 
 /// The address has as many connections as it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Crowded;
+pub(super) struct TooManyConnections;
 
-impl Crowd {
+impl ConnectionsPerAddress {
     /// So many connections for each address that the handler does not know to be shared; `None` for any number.
     pub(super) fn new(most: usize, handler: Arc<dyn Handler>) -> Option<Arc<Self>> {
         let most = NonZeroUsize::new(most)?;
@@ -48,14 +48,14 @@ impl Crowd {
     /// configuration.
     ///
     /// # Errors
-    /// [`Crowded`]; nothing is counted then.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Member, Crowded> {
+    /// [`TooManyConnections`]; nothing is counted then.
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Member, TooManyConnections> {
         let shared = self.handler.is_shared(peer);
         let client = client(peer);
         let mut open = self.lock();
         let count = open.entry(client).or_default();
         if *count >= self.most.get() && !shared {
-            return Err(Crowded);
+            return Err(TooManyConnections);
         }
         *count = count.saturating_add(1);
         drop(open);
@@ -96,8 +96,8 @@ mod tests {
     use super::*;
     use crate::listener::tests::Script;
 
-    fn crowd(most: usize) -> Arc<Crowd> {
-        Crowd::new(most, Arc::new(Script::default())).unwrap()
+    fn crowd(most: usize) -> Arc<ConnectionsPerAddress> {
+        ConnectionsPerAddress::new(most, Arc::new(Script::default())).unwrap()
     }
 
     fn address(text: &str) -> IpAddr {
@@ -110,11 +110,15 @@ mod tests {
         let one = address("192.0.2.1");
         let first = crowd.enter(one).unwrap();
         let _second = crowd.enter(one).unwrap();
-        assert_eq!(crowd.enter(one).err(), Some(Crowded), "no third");
+        assert_eq!(crowd.enter(one).err(), Some(TooManyConnections), "no third");
         let _other = crowd.enter(address("192.0.2.2")).unwrap();
         drop(first);
         let _third = crowd.enter(one).unwrap();
-        assert_eq!(crowd.enter(one).err(), Some(Crowded), "again two");
+        assert_eq!(
+            crowd.enter(one).err(),
+            Some(TooManyConnections),
+            "again two"
+        );
     }
 
     #[test]
@@ -123,7 +127,11 @@ mod tests {
         let one = address("192.0.2.1");
         let only = crowd.enter(one).unwrap();
         for _ in 0..100 {
-            assert_eq!(crowd.enter(one).err(), Some(Crowded), "one is there");
+            assert_eq!(
+                crowd.enter(one).err(),
+                Some(TooManyConnections),
+                "one is there"
+            );
         }
         drop(only);
         assert!(crowd.lock().is_empty(), "nothing is remembered");
@@ -155,6 +163,6 @@ mod tests {
     #[test]
     fn none_counts_where_any_number_is_allowed() {
         let handler: Arc<dyn Handler> = Arc::new(Script::default());
-        assert!(Crowd::new(0, handler).is_none(), "no limit");
+        assert!(ConnectionsPerAddress::new(0, handler).is_none(), "no limit");
     }
 }

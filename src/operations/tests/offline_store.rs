@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use super::House;
-use crate::adapters::port::Recovery;
+use crate::adapters::adapter::Recovery;
 use crate::model::Phase;
 use crate::model::Showing;
-use crate::operations::Desk;
-use crate::operations::DeskError;
+use crate::operations::OfflineStore;
+use crate::operations::OfflineStoreError;
 use crate::operations::testing::Begin;
 use crate::operations::testing::Say;
 use crate::operations::testing::restore;
 use crate::runtime::Clock;
 
-async fn desk(house: &House) -> Result<Desk, DeskError> {
+async fn desk(house: &House) -> Result<OfflineStore, OfflineStoreError> {
     let clock: Arc<dyn Clock> = Arc::<crate::runtime::ManualClock>::clone(&house.setup.clock);
     let metrics = crate::telemetry::Metrics::new().unwrap();
-    Desk::open(&house.setup.config, clock, metrics).await
+    OfflineStore::open(&house.setup.config, clock, metrics).await
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     house.reaches(running, Phase::Running).await;
     let refused = desk(&house).await.map(drop);
     assert!(
-        matches!(refused, Err(DeskError::Open(_))),
+        matches!(refused, Err(OfflineStoreError::Open(_))),
         "not beside a gateway: {refused:?}"
     );
     house.room.stop().await;
@@ -50,13 +50,13 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     }
     let refused = open.acknowledge(running).await;
     assert!(
-        matches!(refused, Err(DeskError::NotUnknown(_, "running"))),
+        matches!(refused, Err(OfflineStoreError::NotUnknown(_, "running"))),
         "only the unknown: {refused:?}"
     );
     let none = house.room.core.numbers.next(house.setup.clock.now());
     let refused = open.show(none).await;
     assert!(
-        matches!(refused, Err(DeskError::NoSuchOperation(_))),
+        matches!(refused, Err(OfflineStoreError::NoSuchOperation(_))),
         "never was: {refused:?}"
     );
     let older = open.list(Showing::All, Some(running), 9).await.unwrap();
@@ -113,7 +113,10 @@ async fn what_is_cancelled_before_a_start_is_never_begun_again() {
     assert!(!again.is_new, "the second time changes nothing");
     let refused = open.cancel(queued).await;
     assert!(
-        matches!(refused, Err(DeskError::NotCancellable(_, "cancelled"))),
+        matches!(
+            refused,
+            Err(OfflineStoreError::NotCancellable(_, "cancelled"))
+        ),
         "finished: {refused:?}"
     );
     open.close().await;

@@ -22,6 +22,7 @@ use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -105,7 +106,7 @@ impl Capability {
 
 /// Who keeps the name, description, tags and protection of backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
+pub enum MetadataOwner {
     /// The VM manager, through a restore too.
     Native,
     /// The gateway: [`crate::adapters::layers::Annotate`] must be around the adapter.
@@ -159,7 +160,7 @@ pub struct AdapterError {
 impl AdapterError {
     /// A failure that provably had no effect and will happen again.
     #[must_use]
-    pub fn refused(kind: FaultKind, text: impl Into<String>) -> Self {
+    pub fn refused(kind: FaultKind, text: impl Into<PublicText>) -> Self {
         Self {
             fault: Fault::new(kind, text),
             effect: Effect::None,
@@ -171,7 +172,7 @@ impl AdapterError {
 
     /// A failure that provably had no effect and may pass.
     #[must_use]
-    pub fn unavailable(text: impl Into<String>) -> Self {
+    pub fn unavailable(text: impl Into<PublicText>) -> Self {
         Self {
             retry: Retry::Temporary,
             ..Self::refused(FaultKind::Unavailable, text)
@@ -180,7 +181,7 @@ impl AdapterError {
 
     /// A failure after which it is not known whether there was an effect.
     #[must_use]
-    pub fn uncertain(kind: FaultKind, text: impl Into<String>) -> Self {
+    pub fn uncertain(kind: FaultKind, text: impl Into<PublicText>) -> Self {
         Self {
             effect: Effect::Possible,
             retry: Retry::Temporary,
@@ -264,7 +265,7 @@ pub struct Health {
 
 /// What became of a request to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Begun {
+pub enum BeginOutcome {
     /// It is done.
     Done,
     /// The VM manager works on it.
@@ -288,7 +289,7 @@ pub enum TaskState {
 
 /// What can be found out about a request whose answer was lost.
 #[derive(Debug)]
-pub enum Found {
+pub enum FindOutcome {
     /// It provably never began, or was undone without a trace, and nothing more will come of it. Where the verb is
     /// replay-safe it is begun again, a bounded number of times; elsewhere the operation ends as not executed.
     NotBegun,
@@ -318,8 +319,8 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     fn capability(&self) -> &Capability;
 
     /// Who keeps the name, description, tags and protection of backups.
-    fn keeping(&self) -> Keeping {
-        Keeping::Native
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
     }
 
     /// Whether an identity that was stored earlier belongs to this backup. Pure.
@@ -336,7 +337,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When the id cannot be made from that name.
-    fn mint(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         let _ = new;
         BackupId::new(&key.0.to_string()).map_err(|error| {
             AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
@@ -403,7 +404,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Begun, AdapterError>;
+    ) -> Result<BeginOutcome, AdapterError>;
 
     /// How the task is. No effect.
     ///
@@ -414,7 +415,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// Returns when asking [`Adapter::poll`] again is worth while, or never; a hint only.
     ///
     /// Adapters that are told of changes override this, so that the end of a task is seen at once.
-    async fn stirred(&self, task: &TaskRef) {
+    async fn changed(&self, task: &TaskRef) {
         let _ = task;
         std::future::pending::<()>().await;
     }
@@ -429,7 +430,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
-    ) -> Result<Found, AdapterError>;
+    ) -> Result<FindOutcome, AdapterError>;
 
     /// Asks the task to stop; [`Adapter::poll`] tells whether it did.
     ///

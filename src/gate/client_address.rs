@@ -48,7 +48,7 @@ impl TrustedProxies {
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientAddress {
     /// The address of the client, or of the nearest hop that is not trusted. An IPv4 address mapped into IPv6 is told as
     /// the IPv4 address. `None` when the connection has no address.
     pub address: Option<IpAddr>,
@@ -56,7 +56,7 @@ pub struct Client {
     pub by_proxy: bool,
 }
 
-impl Client {
+impl ClientAddress {
     /// Where the request comes from. What peers that are not trusted say of others is ignored, and so is a list with
     /// anything in it, from the right to the answer, that is no address.
     #[must_use]
@@ -146,7 +146,7 @@ mod tests {
             peer: Some(peer.parse().unwrap()),
             certificate: &[],
         };
-        let client = Client::of(&head, &trusted);
+        let client = ClientAddress::of(&head, &trusted);
         let id = client.request_id(&headers);
         let id = id.map(|it| it.as_str().to_owned());
         (client.address.unwrap().to_string(), id)

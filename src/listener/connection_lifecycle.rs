@@ -26,11 +26,11 @@ use tokio::time::Instant;
 
 use crate::listener::Limits;
 use crate::listener::connection::Connection;
-use crate::listener::crowd::Crowd;
-use crate::listener::crowd::Crowded;
-use crate::listener::crowd::Member;
 use crate::listener::intake::Framing;
 use crate::listener::intake::Intake;
+use crate::listener::per_ip_limit::ConnectionsPerAddress;
+use crate::listener::per_ip_limit::Member;
+use crate::listener::per_ip_limit::TooManyConnections;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Peer;
 use crate::runtime::Clock;
@@ -262,7 +262,7 @@ pub(super) struct Guard {
     /// Whether connections are counted in the metrics: those of the API port are.
     pub(super) counted: bool,
     /// Present where the connections of one address are limited.
-    pub(super) crowd: Option<Arc<Crowd>>,
+    pub(super) crowd: Option<Arc<ConnectionsPerAddress>>,
     /// Present where connections are encrypted.
     pub(super) tls: Option<Handshakes>,
     /// Each connection of HTTP/1 ends with its next answer; those of HTTP/2 are asked to end.
@@ -307,8 +307,8 @@ impl Guard {
     /// A place for the connection among those of its address; `None` where places are not limited.
     ///
     /// # Errors
-    /// [`Crowded`], counted: the connection is to be closed.
-    pub(super) fn place(&self, socket: &Socket) -> Result<Option<Member>, Crowded> {
+    /// [`TooManyConnections`], counted: the connection is to be closed.
+    pub(super) fn place(&self, socket: &Socket) -> Result<Option<Member>, TooManyConnections> {
         let Some(crowd) = &self.crowd else {
             return Ok(None);
         };

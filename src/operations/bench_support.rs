@@ -27,7 +27,7 @@ const RULES: Rules = Rules {
 
 /// What happens to an operation from its acceptance to its end.
 #[derive(Clone, Debug)]
-pub enum Happens {
+pub enum LifeCycle {
     /// It is about to be called for.
     Start,
     /// The call began this task.
@@ -38,20 +38,20 @@ pub enum Happens {
 
 /// The state after one transition of the machine; `None` where the event is not possible.
 #[must_use]
-pub fn transition(state: &Operation, what: Happens, now: Timestamp) -> Option<Operation> {
+pub fn transition(state: &Operation, what: LifeCycle, now: Timestamp) -> Option<Operation> {
     let event = match what {
-        Happens::Start => Event::Start(None),
-        Happens::Task(task) => Event::Task(task),
-        Happens::Done => Event::Done,
+        LifeCycle::Start => Event::Start(None),
+        LifeCycle::Task(task) => Event::Task(task),
+        LifeCycle::Done => Event::Done,
     };
     machine::step(state, event, now, &RULES).ok()?.state
 }
 
 /// A store of operations, without anybody at work on it.
 #[derive(Debug)]
-pub struct Stored(SqliteStore);
+pub struct BenchStore(SqliteStore);
 
-impl Stored {
+impl BenchStore {
     /// Opens the file, or makes it. Blocks.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::runtime::Stop;
 use crate::runtime::Stopper;
 use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
-use crate::telemetry::Waiting;
+use crate::telemetry::WaiterGuard;
 
 /// A keyed hash over a user and the stored hash: says nothing without the key of this process.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl UserKey {
 }
 
 /// What outlives a reload. Made once per process.
-pub struct Shared {
+pub struct ProcessState {
     key: [u8; 32],
     prefix: String,
     requests: AtomicU64,
@@ -59,13 +59,13 @@ pub struct Shared {
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for ProcessState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl ProcessState {
     /// A fresh one; `seed` must be random: it keys the memory of credentials and starts the request ids.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Arc<Self> {
@@ -193,10 +193,10 @@ impl Shared {
 /// A place among those who wait; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    shared: Arc<Shared>,
+    shared: Arc<ProcessState>,
     /// The place among those of the same caller.
     own: Option<Flight>,
-    _counted: Waiting,
+    _counted: WaiterGuard,
 }
 
 impl Waiter {
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_ends() {
-        let shared = Shared::new([7; 32]);
+        let shared = ProcessState::new([7; 32]);
         let now = ManualClock::new(Timestamp::default()).instant();
         let until = now + Duration::from_secs(10);
         for number in 0..=limits::CREDENTIALS_CACHED_MAX {
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn waiters_are_bounded_and_request_ids_differ() {
-        let shared = Shared::new([7; 32]);
+        let shared = ProcessState::new([7; 32]);
         let metrics = Metrics::new().unwrap();
         let first = shared.waiter(1, &metrics);
         assert!(first.is_some(), "one place");

@@ -24,12 +24,12 @@ use pingora::protocols::http::v1::client::HttpSession;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::gate::HostRule;
+use crate::listener::connection_lifecycle;
 use crate::listener::forward::answer;
 use crate::listener::forward::answer::Left;
-use crate::listener::forward::carry::Carry;
+use crate::listener::forward::forwarded_request::Carry;
 use crate::listener::forward::pool::Upstreams;
-use crate::listener::guard;
-use crate::listener::port::NO_AUTHORITIES;
+use crate::listener::server::NO_AUTHORITIES;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 
@@ -227,7 +227,7 @@ impl Carry {
             frame(&mut head)?;
         }
         let session = &mut *around.session;
-        if around.leaving.is_given() || guard::is_overread() {
+        if around.leaving.is_given() || connection_lifecycle::is_overread() {
             session.set_keepalive(None);
         }
         self.arrived(&head, around.clock.instant());

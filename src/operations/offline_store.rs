@@ -11,13 +11,13 @@ use crate::model::Timestamp;
 use crate::model::limits;
 use crate::operations::Config;
 use crate::operations::Operations;
+use crate::operations::api::CancelError;
+use crate::operations::api::ListQuery;
 use crate::operations::cancel;
-use crate::operations::engine::Core;
+use crate::operations::core::Core;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
-use crate::operations::service::CancelError;
-use crate::operations::service::ListQuery;
 use crate::operations::store::OpenError;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
@@ -30,7 +30,7 @@ const TRIES: usize = 3;
 
 /// Why an operator's wish was not fulfilled. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
-pub enum DeskError {
+pub enum OfflineStoreError {
     /// Nothing was ever stored; none is made for looking at.
     #[error("there is no store of operations at {0}")]
     Absent(String),
@@ -51,7 +51,7 @@ pub enum DeskError {
     NotCancellable(OperationSeq, &'static str),
 }
 
-impl From<StoreError> for DeskError {
+impl From<StoreError> for OfflineStoreError {
     fn from(error: StoreError) -> Self {
         Self::Store(error.to_string())
     }
@@ -59,7 +59,7 @@ impl From<StoreError> for DeskError {
 
 /// An operation on which an operator decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
+pub struct OperatorDecision {
     /// As it is now.
     pub operation: Arc<Operation>,
     /// Whether this decision changed the record: true for exactly one of several operators who decide the same.
@@ -68,33 +68,33 @@ pub struct Decided {
 
 /// The open store.
 #[derive(Debug)]
-pub struct Desk {
+pub struct OfflineStore {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     retention: Duration,
 }
 
-impl Desk {
-    /// Opens the store, which keeps a gateway from starting until [`Desk::close`].
+impl OfflineStore {
+    /// Opens the store, which keeps a gateway from starting until [`OfflineStore::close`].
     ///
     /// # Errors
-    /// [`DeskError`]; the store was left as it is.
+    /// [`OfflineStoreError`]; the store was left as it is.
     pub async fn open(
         config: &Config,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
-    ) -> Result<Self, DeskError> {
+    ) -> Result<Self, OfflineStoreError> {
         let (file, its_clock) = (config.store.clone(), Arc::clone(&clock));
         let opened = tokio::task::spawn_blocking(move || {
             if file.exists() {
                 Ok(SqliteStore::open(file, its_clock, metrics)?)
             } else {
-                Err(DeskError::Absent(file.display().to_string()))
+                Err(OfflineStoreError::Absent(file.display().to_string()))
             }
         });
         let store = opened
             .await
-            .map_err(|error| DeskError::Store(error.to_string()))??;
+            .map_err(|error| OfflineStoreError::Store(error.to_string()))??;
         Ok(Self {
             store: Arc::new(store),
             clock,
@@ -111,33 +111,36 @@ impl Desk {
         showing: Showing,
         before: Option<OperationSeq>,
         most: usize,
-    ) -> Result<Vec<Arc<Operation>>, DeskError> {
+    ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
         Ok(list(&*self.store, showing, before, most).await?)
     }
 
     /// One operation.
     ///
     /// # Errors
-    /// [`DeskError::NoSuchOperation`], or when the store cannot be read.
-    pub async fn show(&self, seq: OperationSeq) -> Result<Arc<Operation>, DeskError> {
+    /// [`OfflineStoreError::NoSuchOperation`], or when the store cannot be read.
+    pub async fn show(&self, seq: OperationSeq) -> Result<Arc<Operation>, OfflineStoreError> {
         let found = self.store.read(seq).await?;
-        found.ok_or(DeskError::NoSuchOperation(seq))
+        found.ok_or(OfflineStoreError::NoSuchOperation(seq))
     }
 
     /// Keeps in mind that an operator has seen the unknown outcome: the record may expire from now on.
     ///
     /// # Errors
-    /// [`DeskError::NotUnknown`] and the like; nothing was changed.
-    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+    /// [`OfflineStoreError::NotUnknown`] and the like; nothing was changed.
+    pub async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+    ) -> Result<OperatorDecision, OfflineStoreError> {
         let operation = self.show(seq).await?;
         let Some(state) = acknowledged(&operation, self.clock.now(), self.retention)? else {
-            return Ok(Decided {
+            return Ok(OperatorDecision {
                 operation,
                 is_new: false,
             });
         };
         self.store.update(Arc::clone(&state)).await?;
-        Ok(Decided {
+        Ok(OperatorDecision {
             operation: state,
             is_new: true,
         })
@@ -147,20 +150,20 @@ impl Desk {
     /// the next gateway: it asks the VM manager to stop the task, and begins nothing of it again.
     ///
     /// # Errors
-    /// [`DeskError::NotCancellable`] for a finished one, and the like; nothing was changed.
-    pub async fn cancel(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+    /// [`OfflineStoreError::NotCancellable`] for a finished one, and the like; nothing was changed.
+    pub async fn cancel(&self, seq: OperationSeq) -> Result<OperatorDecision, OfflineStoreError> {
         let operation = self.show(seq).await?;
         let rules = offline_rules(self.retention);
         let step = machine::step(&operation, Event::CancelAsked, self.clock.now(), &rules)
-            .map_err(|_illegal| DeskError::NotCancellable(seq, operation.phase.as_str()))?;
+            .map_err(|_illegal| OfflineStoreError::NotCancellable(seq, operation.phase.as_str()))?;
         let Some(state) = step.state.map(Arc::new) else {
-            return Ok(Decided {
+            return Ok(OperatorDecision {
                 operation,
                 is_new: false,
             });
         };
         self.store.update(Arc::clone(&state)).await?;
-        Ok(Decided {
+        Ok(OperatorDecision {
             operation: state,
             is_new: true,
         })
@@ -174,7 +177,7 @@ impl Desk {
 
 /// The same for the operations of a gateway at work.
 impl Operations {
-    /// As [`Desk::list`].
+    /// As [`OfflineStore::list`].
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -183,32 +186,35 @@ impl Operations {
         showing: Showing,
         before: Option<OperationSeq>,
         most: usize,
-    ) -> Result<Vec<Arc<Operation>>, DeskError> {
+    ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
         let found = list(&*self.core.store, showing, before, most).await;
         found.map_err(|error| unread(&self.core, &error))
     }
 
-    /// As [`Desk::show`].
+    /// As [`OfflineStore::show`].
     ///
     /// # Errors
-    /// [`DeskError::NoSuchOperation`], or when the store cannot be read.
-    pub async fn show(&self, seq: OperationSeq) -> Result<Arc<Operation>, DeskError> {
+    /// [`OfflineStoreError::NoSuchOperation`], or when the store cannot be read.
+    pub async fn show(&self, seq: OperationSeq) -> Result<Arc<Operation>, OfflineStoreError> {
         let found = self.core.store.read(seq).await;
         let found = found.map_err(|error| unread(&self.core, &error))?;
-        found.ok_or(DeskError::NoSuchOperation(seq))
+        found.ok_or(OfflineStoreError::NoSuchOperation(seq))
     }
 
-    /// As [`Desk::acknowledge`].
+    /// As [`OfflineStore::acknowledge`].
     ///
     /// # Errors
-    /// [`DeskError::NotUnknown`] and the like; nothing was changed.
-    pub async fn acknowledge(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+    /// [`OfflineStoreError::NotUnknown`] and the like; nothing was changed.
+    pub async fn acknowledge(
+        &self,
+        seq: OperationSeq,
+    ) -> Result<OperatorDecision, OfflineStoreError> {
         let core = &self.core;
         for _ in 0..TRIES {
             let operation = self.show(seq).await?;
             let now = core.clock.now();
             let Some(state) = acknowledged(&operation, now, core.config.retention)? else {
-                return Ok(Decided {
+                return Ok(OperatorDecision {
                     operation,
                     is_new: false,
                 });
@@ -216,7 +222,7 @@ impl Operations {
             match core.update(&state).await {
                 Ok(()) => {
                     core.count_unknown().await;
-                    return Ok(Decided {
+                    return Ok(OperatorDecision {
                         operation: state,
                         is_new: true,
                     });
@@ -226,31 +232,34 @@ impl Operations {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(DeskError::Store(StoreError::Conflict.to_string()))
+        Err(OfflineStoreError::Store(StoreError::Conflict.to_string()))
     }
 
-    /// As [`Desk::cancel`]; an operation that runs is stopped only where its VM manager can do so.
+    /// As [`OfflineStore::cancel`]; an operation that runs is stopped only where its VM manager can do so.
     ///
     /// # Errors
-    /// [`DeskError::NotCancellable`] and the like; nothing was changed.
-    pub async fn cancel_by_operator(&self, seq: OperationSeq) -> Result<Decided, DeskError> {
+    /// [`OfflineStoreError::NotCancellable`] and the like; nothing was changed.
+    pub async fn cancel_by_operator(
+        &self,
+        seq: OperationSeq,
+    ) -> Result<OperatorDecision, OfflineStoreError> {
         let before = self.show(seq).await?;
         match cancel::ask(&self.core, seq, None).await {
-            Ok(operation) => Ok(Decided {
+            Ok(operation) => Ok(OperatorDecision {
                 is_new: before.cancel_asked.is_none() && !before.phase.is_final(),
                 operation,
             }),
-            Err(CancelError::NoSuchOperation) => Err(DeskError::NoSuchOperation(seq)),
-            Err(CancelError::NotCancellable | CancelError::Changed) => {
-                Err(DeskError::NotCancellable(seq, before.phase.as_str()))
-            }
-            Err(CancelError::Store(fault)) => Err(DeskError::Store(fault.to_string())),
+            Err(CancelError::NoSuchOperation) => Err(OfflineStoreError::NoSuchOperation(seq)),
+            Err(CancelError::NotCancellable | CancelError::Changed) => Err(
+                OfflineStoreError::NotCancellable(seq, before.phase.as_str()),
+            ),
+            Err(CancelError::Store(fault)) => Err(OfflineStoreError::Store(fault.to_string())),
         }
     }
 }
 
-fn unread(core: &Core, error: &StoreError) -> DeskError {
-    DeskError::Store(core.fault(error).to_string())
+fn unread(core: &Core, error: &StoreError) -> OfflineStoreError {
+    OfflineStoreError::Store(core.fault(error).to_string())
 }
 
 async fn list(
@@ -290,10 +299,10 @@ fn acknowledged(
     found: &Operation,
     now: Timestamp,
     retention: Duration,
-) -> Result<Option<Arc<Operation>>, DeskError> {
+) -> Result<Option<Arc<Operation>>, OfflineStoreError> {
     let rules = offline_rules(retention);
     let step = machine::step(found, Event::Acknowledge, now, &rules)
-        .map_err(|_illegal| DeskError::NotUnknown(found.seq, found.phase.as_str()))?;
+        .map_err(|_illegal| OfflineStoreError::NotUnknown(found.seq, found.phase.as_str()))?;
     Ok(step.state.map(Arc::new))
 }
 

@@ -14,9 +14,9 @@ const MILLIS_MAX: u64 = (1 << 41) - 1;
 
 /// Gives numbers.
 #[derive(Debug)]
-pub(crate) struct Numbers(Mutex<u64>);
+pub(crate) struct SequenceNumbers(Mutex<u64>);
 
-impl Numbers {
+impl SequenceNumbers {
     /// Gives only higher ones than `highest`, whatever the clock says.
     pub(crate) fn above(highest: Option<OperationSeq>) -> Self {
         Self(Mutex::new(highest.map_or(0, OperationSeq::number)))
@@ -59,7 +59,7 @@ mod tests {
             ("the end of time", None, u64::MAX, MILLIS_MAX << 22),
         ];
         for (name, highest, millis, expected) in rows {
-            let numbers = Numbers::above(highest);
+            let numbers = SequenceNumbers::above(highest);
             let now = Timestamp::from_millis(millis);
             let first = numbers.next(now);
             assert_eq!(first.number(), expected, "{name}: first");

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::gate::json::Json;
 use crate::gate::json::object;
-use crate::gate::near;
 use crate::gate::negotiate::Encoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::route::form_value;
+use crate::gate::suggest;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -96,7 +96,7 @@ impl Strangers<'_> {
             let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
             Err(Refusal::says(Code::UnknownMember, text).on(field))
         };
-        if let Some(near) = near::nearest(name, &self.known) {
+        if let Some(near) = suggest::nearest(name, &self.known) {
             return refused(format!("The member is not known; did you mean \"{near}\"?"));
         }
         if self.strict {

@@ -10,7 +10,7 @@ use pingora::ErrorType;
 use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
-use crate::listener::guard;
+use crate::listener::connection_lifecycle;
 use crate::listener::intake::Framing;
 
 /// What the handler reads of the head of a request, while the session reads its body.
@@ -44,14 +44,14 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
     // Framing that the body contradicts is refused like framing that contradicts itself: this is a second coding.
-    if !session.is_http2() && guard::is_malformed() {
+    if !session.is_http2() && connection_lifecycle::is_malformed() {
         headers.append(header::TRANSFER_ENCODING, field(b"malformed")?);
     }
     // Pingora encodes what must not be in a target, and keeps a part of it alone.
     let sent = if session.is_http2() {
         None
     } else {
-        guard::target()
+        connection_lifecycle::target()
     };
     let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
     Ok(Head {

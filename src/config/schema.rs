@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::gate::PASS_METHODS;
+use crate::gate::PASS_THROUGH_METHODS;
 use crate::model::limits;
 
 /// When a changed value counts.
@@ -553,7 +553,7 @@ table! { passthrough, "passthrough", true, "What is passed through to a VM manag
         "Whether callers must say who they are.";
     ALLOW: Texts = "allow", Texts { default: Some(&[]), form: "`user:NAME` or `group:NAME`" }, AtOnce,
         "Who may use it; nobody else may. Needed unless `authentication` is `none`.";
-    METHODS: Texts = "methods", Texts { default: Some(PASS_METHODS), form: "methods" }, AtOnce, "What is passed on.";
+    METHODS: Texts = "methods", Texts { default: Some(PASS_THROUGH_METHODS), form: "methods" }, AtOnce, "What is passed on.";
     STRIP_PREFIX: Flag = "strip_prefix", Flag(false), AtOnce, "Whether `path` is taken off before the request is passed on.";
     HOST: Word = "host", Word { default: Some("keep"), allowed: &["keep", "upstream"] }, AtOnce,
         "What the upstream reads as `Host`: what the client sent, or its own.";

@@ -13,13 +13,13 @@ use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v1::Connector;
 use pingora::http::RequestHeader;
 
-use crate::listener::forward::config::Place;
 use crate::listener::forward::config::Probe;
+use crate::listener::forward::config::UpstreamAddress;
 use crate::listener::forward::peer::Address;
 use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::peer::peer;
 use crate::listener::forward::pool::Pool;
-use crate::listener::port::NO_AUTHORITIES;
+use crate::listener::server::NO_AUTHORITIES;
 use crate::model::limits;
 use crate::runtime::Tasks;
 
@@ -36,7 +36,7 @@ impl fmt::Debug for Prober {
 /// Begins to look after the upstreams of a pool, until it is dropped or retired.
 pub(super) fn begin(pool: &Arc<Pool>, prober: &Prober, tasks: &Tasks) {
     for (index, member) in pool.members.iter().enumerate() {
-        if let Place::Host(host, port) = &member.upstream.place
+        if let UpstreamAddress::Host(host, port) = &member.upstream.place
             && host.parse::<IpAddr>().is_err()
         {
             let work = look_up(Arc::downgrade(pool), index, host.clone(), *port);
