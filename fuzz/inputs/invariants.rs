@@ -182,7 +182,10 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
     assert!(effects <= 1, "one request, one effect at most");
     let caller = caller(request);
     assert_eq!(
-        exchange.principal.as_ref().map(|it| it.as_str()),
+        exchange
+            .principal
+            .as_ref()
+            .map(snapgate::model::PrincipalName::as_str),
         exchange
             .principal
             .as_ref()

@@ -71,11 +71,14 @@ pub(crate) fn bodies(data: &[u8]) {
     match &submission.intent.change {
         Change::Create(new) => {
             assert_eq!(text("name"), Some(new.name.as_str()), "name");
-            let description = new.description.as_ref().map(|it| it.as_str());
+            let description = new
+                .description
+                .as_ref()
+                .map(snapgate::model::Description::as_str);
             assert_eq!(text("description"), description, "description");
         }
         Change::Update(patch) => {
-            let name = patch.name.as_ref().map(|it| it.as_str());
+            let name = patch.name.as_ref().map(snapgate::model::BackupName::as_str);
             assert_eq!(text("name"), name, "name");
             assert_eq!(
                 members.contains_key("description"),
@@ -85,7 +88,7 @@ pub(crate) fn bodies(data: &[u8]) {
             assert_eq!(members.contains_key("tags"), !patch.tags.is_keep(), "tags");
         }
         Change::Restore(options) => {
-            let note = submission.note.as_ref().map(|it| it.as_str());
+            let note = submission.note.as_ref().map(snapgate::model::Note::as_str);
             assert_eq!(text("note"), note, "note");
             assert!(
                 options.0.keys().all(|it| it == "mode"),
