@@ -54,7 +54,9 @@ impl ProxyHttp for Bare {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|it| !it.starts_with("--"));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"));
     // Without arguments cargo runs every benchmark: there is nothing to measure alone.
     let (Some(port), Some(upstream), Some(body)) =
         (arguments.next(), arguments.next(), arguments.next())

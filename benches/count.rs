@@ -17,7 +17,9 @@ use rig::Rig;
 const DEFAULT: (&str, u32) = ("get", 100);
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|it| !it.starts_with("--"));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with("--"));
     let path = arguments.next().unwrap_or_else(|| DEFAULT.0.to_owned());
     let times = arguments.next().map_or(DEFAULT.1, |it| it.parse().unwrap());
     let (rig, request, expected) = match path.as_str() {

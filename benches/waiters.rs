@@ -73,7 +73,7 @@ backups = ["*"]
 "#;
 
 fn main() {
-    if std::env::args().any(|it| it == "--peer") {
+    if std::env::args().any(|arg| arg == "--peer") {
         runtime().block_on(peer());
         return;
     }
@@ -167,7 +167,7 @@ impl Server {
     fn memory(&self) -> usize {
         let file = format!("/proc/{}/status", self.0.id());
         let text = std::fs::read_to_string(file).unwrap();
-        let line = text.lines().find_map(|it| it.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.unwrap().split_whitespace().next().unwrap();
         number.parse().unwrap()
     }
@@ -197,7 +197,7 @@ async fn waits(
     };
     let mut seen = Vec::new();
     let mut buffer = [0; 2048];
-    while !seen.windows(text.len()).any(|it| it == text) {
+    while !seen.windows(text.len()).any(|window| window == text) {
         let count = stream.read(&mut buffer).await.ok()?;
         if count == 0 {
             return None;
@@ -282,7 +282,7 @@ fn gateway(count: usize) -> Figures {
             let text = whole(admin, request("GET", "/metrics", "")).await;
             let line = text
                 .lines()
-                .find_map(|it| it.strip_prefix("snapgate_waiters "));
+                .find_map(|line| line.strip_prefix("snapgate_waiters "));
             line.unwrap().parse().unwrap()
         };
         let wake = async || drop(whole(api, request("DELETE", &uri, "")).await);

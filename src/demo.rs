@@ -232,7 +232,7 @@ fn first_backup(vm: &str, number: u64, now: Timestamp) -> Result<(Intent, Reques
         .to_string()
         .chars()
         .take(10)
-        .filter(|it| *it != '-')
+        .filter(|character| *character != '-')
         .collect();
     let new = NewBackup {
         name: BackupName::new(&format!("web01_{date}")).map_err(invalid)?,

@@ -275,7 +275,7 @@ impl Request {
             method,
             target: target.to_owned(),
             headers,
-            body: body.map(|it| Bytes::from_static(it.as_bytes())),
+            body: body.map(|body| Bytes::from_static(body.as_bytes())),
         }
     }
 

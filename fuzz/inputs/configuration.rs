@@ -31,7 +31,7 @@ pub(crate) fn config(data: &[u8]) {
         (Err(one), Err(two)) => {
             assert_eq!(one, two, "the same file, the same mistakes");
             assert!(!one.list().is_empty(), "a mistake is told");
-            let lines = data.split(|it| *it == b'\n').count();
+            let lines = data.split(|data| *data == b'\n').count();
             for it in one.list().iter().filter(|it| it.file == path) {
                 let place = it.place.map_or(1, |(line, _)| line);
                 assert!((1..=lines).contains(&place), "a place in the file: {it:?}");

@@ -170,7 +170,9 @@ fn framing_is_exact(request: &Request, outcome: &Outcome) {
     );
     for (name, value) in headers {
         let bytes = value.as_bytes();
-        let clean = bytes.iter().all(|it| *it == b' ' || it.is_ascii_graphic());
+        let clean = bytes
+            .iter()
+            .all(|byte| *byte == b' ' || byte.is_ascii_graphic());
         assert!(clean, "{name}: visible ASCII");
     }
 }
@@ -201,7 +203,7 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
         let audit = exchange.audit.as_ref().unwrap();
         assert_eq!(audit.outcome, AuditOutcome::Accepted, "and in the trail");
     } else if changes && exchange.refusal.is_none() && request.method != Method::OPTIONS {
-        let outcome = exchange.audit.as_ref().map(|it| it.outcome);
+        let outcome = exchange.audit.as_ref().map(|audit| audit.outcome);
         assert_eq!(outcome, Some(AuditOutcome::Joined), "no effect, no 202");
     }
     for (permit, submission) in &outcome.accepted {
@@ -228,7 +230,7 @@ fn bodies_are_read_once_and_bounded(request: &Request, outcome: &Outcome) {
     let reads = &outcome.reads;
     assert!(reads.len() <= 1, "a body is read once");
     assert!(
-        reads.iter().all(|it| *it == 64 * 1024),
+        reads.iter().all(|read| *read == 64 * 1024),
         "within its limit: {reads:?}"
     );
     if request.body.is_some() && reads.is_empty() {

@@ -119,7 +119,7 @@ fn passed(request: &Request, pass: &PassThrough) {
     let visible = pass
         .target
         .bytes()
-        .all(|it| it.is_ascii_graphic() && it != b'#');
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
     assert!(
         visible,
         "nothing that ends a target early: {:?}",
@@ -141,7 +141,7 @@ fn fields(request: &Request, pass: &PassThrough, promise: &Promise) {
     let kept: Vec<&HeaderName> = request
         .headers
         .keys()
-        .filter(|it| !pass.edit.drops(it))
+        .filter(|key| !pass.edit.drops(key))
         .collect();
     for name in &kept {
         let name = name.as_str();
@@ -176,7 +176,9 @@ fn fields(request: &Request, pass: &PassThrough, promise: &Promise) {
     for (name, value) in &pass.edit.set {
         assert!(names.insert(name.as_str()), "{name}: set once");
         let bytes = value.as_bytes();
-        let clean = bytes.iter().all(|it| *it == b' ' || it.is_ascii_graphic());
+        let clean = bytes
+            .iter()
+            .all(|byte| *byte == b' ' || byte.is_ascii_graphic());
         assert!(clean, "{name}: visible ASCII: {value:?}");
     }
     for name in ["x-forwarded-proto", "forwarded", "via", "x-request-id"] {
@@ -191,7 +193,7 @@ fn fields(request: &Request, pass: &PassThrough, promise: &Promise) {
 /// Path and query of a target in origin form or absolute form.
 fn parts(target: &str) -> (&str, &str) {
     let rest = match target.split_once("://") {
-        Some((scheme, rest)) if scheme.bytes().all(|it| it.is_ascii_alphabetic()) => {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
             let at = rest.find(['/', '?']);
             at.and_then(|at| rest.get(at..)).unwrap_or_default()
         }
@@ -228,8 +230,8 @@ fn decoded(bytes: &[u8]) -> Vec<u8> {
     let (mut out, mut at) = (Vec::new(), 0);
     while let Some(byte) = bytes.get(at) {
         let escape = bytes.get(at + 1..at + 3).filter(|_| *byte == b'%');
-        let escape = escape.and_then(|it| str::from_utf8(it).ok());
-        match escape.and_then(|it| u8::from_str_radix(it, 16).ok()) {
+        let escape = escape.and_then(|escape| str::from_utf8(escape).ok());
+        match escape.and_then(|escape| u8::from_str_radix(escape, 16).ok()) {
             Some(value) => {
                 out.push(value);
                 at += 3;

@@ -95,7 +95,7 @@ impl Request {
         }
         let announced = headers
             .get(header::CONTENT_LENGTH)
-            .is_some_and(|it| it.as_bytes() != b"0")
+            .is_some_and(|content_length| content_length.as_bytes() != b"0")
             || headers.contains_key(header::TRANSFER_ENCODING);
         Some(Self {
             method: Method::from_bytes(method).ok()?,
@@ -108,7 +108,7 @@ impl Request {
 }
 
 fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
-    let at = bytes.iter().position(|it| *it == at)?;
+    let at = bytes.iter().position(|byte| *byte == at)?;
     Some((bytes.get(..at)?, bytes.get(at + 1..)?))
 }
 

@@ -71,8 +71,10 @@ pub(crate) fn holder(text: &str) -> Option<String> {
     }
     let audience = &claims["aud"];
     let is_ours = |it: &Value| *it == "snapgate";
-    let is_for_us =
-        is_ours(audience) || audience.as_array().is_some_and(|it| it.iter().any(is_ours));
+    let is_for_us = is_ours(audience)
+        || audience
+            .as_array()
+            .is_some_and(|audience| audience.iter().any(is_ours));
     let now = f64::from(NOW) / 1000.0;
     let ends = claims["exp"].as_f64()?;
     let has_begun = |it: &Value| it.is_null() || it.as_f64().is_some_and(|it| it <= now + LEEWAY);
@@ -127,7 +129,7 @@ pub(crate) fn jwt(data: &[u8]) {
         let mut other = token.clone().into_bytes();
         other[at] = if other[at] == b'A' { b'B' } else { b'A' };
         if URL_SAFE_NO_PAD
-            .decode(other.rsplit(|it| *it == b'.').next().unwrap())
+            .decode(other.rsplit(|other| *other == b'.').next().unwrap())
             .is_err()
         {
             continue;

@@ -91,7 +91,7 @@ pub(crate) fn bodies(data: &[u8]) {
             let note = submission.note.as_ref().map(snapgate::model::Note::as_str);
             assert_eq!(text("note"), note, "note");
             assert!(
-                options.0.keys().all(|it| it == "mode"),
+                options.0.keys().all(|key| key == "mode"),
                 "known options only"
             );
         }
@@ -107,7 +107,7 @@ pub(crate) fn bodies(data: &[u8]) {
             "note",
             "mode",
         ];
-        let all = members.keys().all(|it| known.contains(&it.as_str()));
+        let all = members.keys().all(|key| known.contains(&key.as_str()));
         assert!(all, "nothing unknown when strict");
     }
 }

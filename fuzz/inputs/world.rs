@@ -185,7 +185,7 @@ fn loaded(settings: &str) -> gate::Config {
     std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
     std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
     let loaded = config::load(&path, &|_| None);
-    loaded.unwrap_or_else(|it| panic!("{it}")).gate
+    loaded.unwrap_or_else(|error| panic!("{error}")).gate
 }
 
 #[derive(Debug, Default)]
@@ -399,7 +399,13 @@ impl OperationsApi for Memory {
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.with(|it| Ok(it.operations.iter().find(|it| it.seq == seq).cloned()))
+        self.with(|it| {
+            Ok(it
+                .operations
+                .iter()
+                .find(|operation| operation.seq == seq)
+                .cloned())
+        })
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
@@ -445,7 +451,11 @@ impl OperationsApi for Memory {
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
         self.with(|it| {
-            let found = it.operations.iter().find(|it| it.seq == seq).cloned();
+            let found = it
+                .operations
+                .iter()
+                .find(|operation| operation.seq == seq)
+                .cloned();
             let found = found.ok_or(CancelError::NoSuchOperation)?;
             if only_at.is_some_and(|revision| revision != found.revision) {
                 return Err(CancelError::Changed);

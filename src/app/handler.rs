@@ -124,7 +124,7 @@ impl Handler for GatewayHandler {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
-        let client = pass.client.map(|it| it.to_string());
+        let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::access(&AccessRecord {
             request: pass.request.as_str(),
@@ -135,7 +135,7 @@ impl Handler for GatewayHandler {
             status,
             bytes: u64::try_from(access.bytes).unwrap_or(u64::MAX),
             took: access.took,
-            principal: pass.principal.as_ref().map(|it| it.as_str()),
+            principal: pass.principal.as_ref().map(|principal| principal.as_str()),
             target: &String::from_utf8_lossy(access.target),
             user_agent: agent.as_deref(),
             operation: None,
@@ -153,8 +153,10 @@ impl Handler for GatewayHandler {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
-        let client = exchange.and_then(|it| it.client).or(access.peer);
-        let client = client.map(|it| it.to_string());
+        let client = exchange
+            .and_then(|exchange| exchange.client)
+            .or(access.peer);
+        let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::access(&AccessRecord {
             request: exchange.map_or("", |it| it.request.as_str()),
@@ -165,10 +167,16 @@ impl Handler for GatewayHandler {
             status,
             bytes: u64::try_from(access.bytes).unwrap_or(u64::MAX),
             took: access.took,
-            principal: exchange.and_then(|it| it.principal.as_ref().map(|it| it.as_str())),
+            principal: exchange.and_then(|exchange| {
+                exchange
+                    .principal
+                    .as_ref()
+                    .map(|principal| principal.as_str())
+            }),
             target: &String::from_utf8_lossy(access.target),
             user_agent: agent.as_deref(),
-            operation: exchange.and_then(|it| it.operation.map(|it| it.number())),
+            operation: exchange
+                .and_then(|exchange| exchange.operation.map(|operation| operation.number())),
             passthrough: None,
             upstream: None,
         });

@@ -312,12 +312,16 @@ impl Operator for OperatorApi {
         limit: u16,
     ) -> Result<Vec<Value>, OperatorError> {
         let found = self.operations.look(showing, before, limit.into()).await;
-        let found = found.map_err(|it| told(&it))?;
+        let found = found.map_err(|error| told(&error))?;
         Ok(found.iter().map(|it| shown(it)).collect())
     }
 
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
-        let found = self.operations.show(seq).await.map_err(|it| told(&it))?;
+        let found = self
+            .operations
+            .show(seq)
+            .await
+            .map_err(|error| told(&error))?;
         Ok(shown(&found))
     }
 

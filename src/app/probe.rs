@@ -94,7 +94,7 @@ async fn look(
         .extend(abilities(adapter.capability(), metadata_owner));
     let placed = settings.gate.placements.iter();
     let vms = placed
-        .filter(|it| it.backend == *name && !it.pattern.prefix().1)
+        .filter(|placed| placed.backend == *name && !placed.pattern.prefix().1)
         .filter_map(|it| VmId::new(it.pattern.as_str()).ok());
     for vm in vms.take(VMS_MAX) {
         match adapter.vm(&vm, clock.deadline(PATIENCE)).await {

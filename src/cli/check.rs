@@ -31,7 +31,7 @@ pub(super) fn run(file: &Path, probe: bool, output: &mut Output<'_>) -> Result<(
 }
 
 fn probed(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> {
-    let metrics = Arc::new(Metrics::new().map_err(|it| CliError::Other(it.to_string()))?);
+    let metrics = Arc::new(Metrics::new().map_err(|error| CliError::Other(error.to_string()))?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -69,8 +69,8 @@ fn summary(settings: &Settings) -> String {
             .gate
             .placements
             .iter()
-            .filter(|it| it.backend == backend.name)
-            .map(|it| it.pattern.as_str())
+            .filter(|placement| placement.backend == backend.name)
+            .map(|placement| placement.pattern.as_str())
             .collect();
         lines.push(format!(
             "backend   {} ({}): {}",

@@ -84,7 +84,7 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
         return Ok(Caller { principal, token });
     }
     let text = question.caller.as_deref().unwrap_or_default();
-    let name = PrincipalName::new(text).map_err(|it| other(format!("the name {it}")))?;
+    let name = PrincipalName::new(text).map_err(|error| other(format!("the name {error}")))?;
     let principal = match (user(&name), question.groups.is_empty()) {
         (Some(_), false) => {
             let what = format!(
@@ -99,9 +99,9 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
             return Err(other(what));
         }
         (None, false) => {
-            let groups = question.groups.iter().map(|it| GroupName::new(it));
+            let groups = question.groups.iter().map(|group| GroupName::new(group));
             let groups: Result<std::collections::BTreeSet<_>, _> = groups.collect();
-            let groups = groups.map_err(|it| other(format!("a group {it}")))?;
+            let groups = groups.map_err(|error| other(format!("a group {error}")))?;
             let groups = groups.into_iter().collect();
             Principal { name, groups }
         }

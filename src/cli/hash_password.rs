@@ -41,11 +41,11 @@ pub(super) fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
     }
     if bcrypt {
         let hash = bcrypt::non_truncating_hash(text, BCRYPT_COST);
-        return hash.map_err(|it| format!("no bcrypt hash can be made: {it}"));
+        return hash.map_err(|error| format!("no bcrypt hash can be made: {error}"));
     }
     let hash = Argon2::default().hash_password(text.as_bytes());
-    hash.map(|it| it.to_string())
-        .map_err(|it| format!("no argon2id hash can be made: {it}"))
+    hash.map(|hash| hash.to_string())
+        .map_err(|error| format!("no argon2id hash can be made: {error}"))
 }
 
 /// One line; asked for without echo when there is a terminal.

@@ -87,7 +87,9 @@ pub(super) enum Wish {
 
 /// A number as it is printed, within quotes too: JSON has it as text.
 fn seq(text: &str) -> Result<u64, std::num::ParseIntError> {
-    let quoted = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     quoted.unwrap_or(text).parse()
 }
 
@@ -198,7 +200,7 @@ impl From<OfflineStoreError> for Refused {
 }
 
 async fn offline(settings: &Settings, want: Want) -> Result<Vec<OperationSummary>, Refused> {
-    let metrics = Arc::new(Metrics::new().map_err(|it| Refused::Other(other(it)))?);
+    let metrics = Arc::new(Metrics::new().map_err(|error| Refused::Other(other(error)))?);
     let clock = SystemClock::shared();
     let its_metrics = Metrics::clone(&metrics);
     let desk = OfflineStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;

@@ -153,7 +153,7 @@ async fn watch(running: &Running, load: &Load, signals: &mut Signals) -> Result<
             let again = loaded
                 .as_ref()
                 .err()
-                .map(|it| Watch::from_now(it.files().to_vec()));
+                .map(|loaded| Watch::from_now(loaded.files().to_vec()));
             (loaded, again)
         });
         match loaded.await {

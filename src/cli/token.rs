@@ -126,7 +126,7 @@ fn record(
     expires: &str,
     (actions, vms, backups): (Vec<String>, Vec<String>, Vec<String>),
 ) -> Result<TokenRecord, CliError> {
-    let name = TokenName::new(name).map_err(|it| other(format!("the name {it}")))?;
+    let name = TokenName::new(name).map_err(|error| other(format!("the name {error}")))?;
     let known = PrincipalName::new(owner).ok();
     let known = known.filter(|it| settings.gate.credentials.users.contains_key(it));
     let owner = known.ok_or_else(|| other(format!("{owner:?} is no user of the configuration")))?;
@@ -189,10 +189,10 @@ fn create(
 ) -> Result<(), CliError> {
     let file = file(settings)?;
     let mut random = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *random).map_err(|it| other(it.to_string()))?;
+    getrandom::fill(&mut *random).map_err(|error| other(error.to_string()))?;
     let token = gate::new_token(&random);
     let digest = TokenDigest::of(token.reveal());
-    record.sha256 = digest.map(|it| it.to_string()).unwrap_or_default();
+    record.sha256 = digest.map(|digest| digest.to_string()).unwrap_or_default();
     let (name, owner) = (record.name.clone(), record.owner.clone());
     let ends = record.expires.clone();
     config::change_tokens::<_, CliError>(file, |all| {
@@ -225,7 +225,7 @@ fn create(
 fn state(record: &TokenRecord, settings: &Settings) -> &'static str {
     if !settings.gate.credentials.users.contains_key(&record.owner) {
         "no owner"
-    } else if record.ends().is_some_and(|it| it <= SystemClock.now()) {
+    } else if record.ends().is_some_and(|end| end <= SystemClock.now()) {
         "expired"
     } else {
         "live"
@@ -244,7 +244,7 @@ fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), 
             });
             told.to_string()
         } else {
-            let actions: Vec<&str> = it.actions.iter().map(|it| it.as_str()).collect();
+            let actions: Vec<&str> = it.actions.iter().map(|action| action.as_str()).collect();
             let ends = it.expires.as_deref().unwrap_or("never");
             format!(
                 "{}  owner {}  {state}  expires {ends}  may {}  vms {}  backups {}",

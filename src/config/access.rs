@@ -174,17 +174,17 @@ impl People<'_> {
     fn add_user(&mut self, section: &Section<'_>, source: &Source<'_>) {
         let name = section.text(&schema::user::NAME);
         let hash = section.text(&schema::user::PASSWORD_HASH);
-        let password = hash.and_then(|it| self.password(&it, source));
+        let password = hash.and_then(|hash| self.password(&hash, source));
         let mut groups = BTreeSet::new();
         for item in section.texts(&schema::user::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
-        if let Some(found) = name.as_ref().filter(|it| it.text.contains(':')) {
+        if let Some(found) = name.as_ref().filter(|name| name.text.contains(':')) {
             let what = "must not contain ':', which is for callers of an issuer";
             return self.reader.wrong(found, what, "");
         }
-        let Some(name) = name.and_then(|it| self.checked(&it, PrincipalName::new)) else {
+        let Some(name) = name.and_then(|name| self.checked(&name, PrincipalName::new)) else {
             return;
         };
         if self.users.len() >= limits::PRINCIPALS_MAX {
@@ -208,7 +208,7 @@ impl People<'_> {
         holders: &mut BTreeMap<CertificateName, PrincipalName>,
     ) {
         let user = section.text(&schema::client_certificate::USER);
-        let user = user.and_then(|it| self.checked(&it, PrincipalName::new));
+        let user = user.and_then(|user| self.checked(&user, PrincipalName::new));
         let mut groups = BTreeSet::new();
         for item in section.texts(&schema::client_certificate::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
@@ -246,7 +246,7 @@ impl People<'_> {
             let groups = self
                 .users
                 .get(&name)
-                .map(|it| it.1.iter().cloned().collect());
+                .map(|user| user.1.iter().cloned().collect());
             Principal {
                 groups: groups.unwrap_or_default(),
                 name,
@@ -262,17 +262,17 @@ impl People<'_> {
         }
         let text = source
             .secret(&found.text, &self.reader.folder())
-            .map_err(|it| self.reader.wrong(found, it, ""))
+            .map_err(|error| self.reader.wrong(found, error, ""))
             .ok()?;
         let hint = "make one with: snapgate hash-password";
         PasswordHash::new(text)
-            .map_err(|it| self.reader.wrong(found, it, hint))
+            .map_err(|error| self.reader.wrong(found, error, hint))
             .ok()
     }
 
     fn checked<T>(&self, found: &Found, make: fn(&str) -> Result<T, TextError>) -> Option<T> {
         make(&found.text)
-            .map_err(|it| self.reader.wrong(found, it.to_string(), ""))
+            .map_err(|error| self.reader.wrong(found, error.to_string(), ""))
             .ok()
     }
 
@@ -313,7 +313,7 @@ impl People<'_> {
     fn add_group(&mut self, section: &Section<'_>, named: &mut BTreeSet<GroupName>) {
         let members = section.texts(&schema::group::MEMBERS);
         let name = section.text(&schema::group::NAME);
-        let Some(name) = name.and_then(|it| self.checked(&it, GroupName::new)) else {
+        let Some(name) = name.and_then(|name| self.checked(&name, GroupName::new)) else {
             return;
         };
         if !named.insert(name.clone()) {
@@ -323,7 +323,7 @@ impl People<'_> {
         self.groups.insert(name.clone());
         for item in members {
             let user = PrincipalName::new(&item.text).ok();
-            if let Some((_, groups)) = user.and_then(|it| self.users.get_mut(&it)) {
+            if let Some((_, groups)) = user.and_then(|user| self.users.get_mut(&user)) {
                 groups.insert(name.clone());
             } else {
                 self.unknown_user(&item, &item.text);
@@ -359,7 +359,7 @@ impl People<'_> {
     /// Whether it is a name that an issuer can give.
     fn is_of_issuer(&self, name: &PrincipalName) -> bool {
         let issuer = name.as_str().split_once(':').map(|it| it.0);
-        issuer.is_some_and(|it| self.issuer_names.iter().any(|name| name.as_str() == it))
+        issuer.is_some_and(|issuer| self.issuer_names.iter().any(|name| name.as_str() == issuer))
     }
 
     fn unknown_user(&self, found: &Found, name: &str) {
@@ -390,7 +390,7 @@ impl People<'_> {
             to: to.iter().filter_map(|it| self.grantee(it)).collect(),
             actions: actions
                 .iter()
-                .filter_map(|it| self.action(it))
+                .filter_map(|action| self.action(action))
                 .collect::<ActionSet>(),
             vms: patterns(vms),
             backups: patterns(backups),

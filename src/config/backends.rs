@@ -142,10 +142,10 @@ pub(super) fn read(
     for section in reader.sections(root, &backend::TABLE) {
         let name = section.text(&backend::NAME).and_then(|found| {
             BackendName::new(&found.text)
-                .map_err(|it| reader.wrong(&found, it.to_string(), ""))
+                .map_err(|error| reader.wrong(&found, error.to_string(), ""))
                 .ok()
         });
-        if let Some(twice) = name.as_ref().filter(|it| names.contains(it)) {
+        if let Some(twice) = name.as_ref().filter(|name| names.contains(name)) {
             let what = format!("the backend {twice} is there twice");
             section.problem_at(backend::NAME.name, what, "choose another name");
         }
@@ -153,7 +153,7 @@ pub(super) fn read(
         let vms = section.texts(&backend::VMS);
         let patterns = vms
             .iter()
-            .filter_map(|it| placement(reader, it, &section, &mut claimed));
+            .filter_map(|vm| placement(reader, vm, &section, &mut claimed));
         let patterns: Vec<Pattern> = patterns.collect();
         let layers = layers_of(&section);
         let kind = section
@@ -190,7 +190,7 @@ fn placement(
     claimed: &mut BTreeMap<Pattern, String>,
 ) -> Option<Pattern> {
     let pattern = Pattern::new(&found.text)
-        .map_err(|it| reader.wrong(found, it.to_string(), ""))
+        .map_err(|error| reader.wrong(found, error.to_string(), ""))
         .ok()?;
     let (prefix, starred) = pattern.prefix();
     if starred && prefix.len().saturating_add(1) != pattern.as_str().len() {
@@ -223,7 +223,7 @@ fn kind_of(
     for (other, names) in OF_KIND.iter().filter(|(it, _)| *it != kind) {
         for name in names
             .iter()
-            .filter(|it| section.has(it) && !own.contains(it))
+            .filter(|name| section.has(name) && !own.contains(name))
         {
             let what = format!("belongs to backends of kind = \"{other}\"");
             section.problem_at(name, what, "remove it");
@@ -261,7 +261,7 @@ fn sim_of(reader: &Reader<'_>, section: &Section<'_>) -> sim::Config {
     }
     let simulator = section.text(&backend::SIMULATOR).and_then(|found| {
         let path = found.text.strip_prefix("unix:");
-        match path.filter(|it| !it.is_empty()) {
+        match path.filter(|path| !path.is_empty()) {
             Some(path) => Some(reader.folder().join(path)),
             None => {
                 let hint = "write simulator = \"unix:/folder/socket\"";
@@ -350,8 +350,8 @@ fn qemu_of(reader: &Reader<'_>, section: &Section<'_>, vms: &[Pattern]) -> Optio
     let image_timeout = section.span(&backend::IMAGE_TIMEOUT);
     Some(qemu::Config {
         qmp: within(&qmp?.text),
-        disks: disks.into_iter().map(|it| it.text).collect(),
-        images: images.iter().map(|it| within(&it.text)).collect(),
+        disks: disks.into_iter().map(|disk| disk.text).collect(),
+        images: images.iter().map(|image| within(&image.text)).collect(),
         qemu_img: PathBuf::from(qemu_img?.text),
         qemu_io: PathBuf::from(qemu_io?.text),
         greeting_timeout,
@@ -443,13 +443,13 @@ fn incus_of(
     let servers = [
         section
             .text(&backend::SERVER_CERT)
-            .map(|it| incus::Server::Certificate(path(&it))),
+            .map(|text| incus::Server::Certificate(path(&text))),
         section
             .text(&backend::SERVER_FINGERPRINT)
-            .map(|it| incus::Server::Fingerprint(it.text)),
+            .map(|text| incus::Server::Fingerprint(text.text)),
         section
             .text(&backend::CA)
-            .map(|it| incus::Server::Authority(path(&it))),
+            .map(|text| incus::Server::Authority(path(&text))),
     ];
     let Some(url) = url else {
         if !section.has(backend::URL.name) {
@@ -529,13 +529,13 @@ fn cloudapi_of(
     let servers = [
         section
             .text(&backend::SERVER_CERT)
-            .map(|it| cloudapi::Server::Certificate(path(it))),
+            .map(|text| cloudapi::Server::Certificate(path(text))),
         section
             .text(&backend::SERVER_FINGERPRINT)
-            .map(|it| cloudapi::Server::Fingerprint(it.text)),
+            .map(|text| cloudapi::Server::Fingerprint(text.text)),
         section
             .text(&backend::CA)
-            .map(|it| cloudapi::Server::Authority(path(it))),
+            .map(|text| cloudapi::Server::Authority(path(text))),
     ];
     let credential = credential_of(reader, section, source)?;
     let Some(url) = url else {

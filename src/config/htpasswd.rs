@@ -42,9 +42,9 @@ fn entry(line: usize, text: &str) -> Result<Entry, (String, &'static str)> {
         return Err(("has no colon".to_owned(), "write user:hash"));
     };
     let name = PrincipalName::new(name)
-        .map_err(|it| (format!("the user name {it}"), "choose another name"))?;
-    let password = PasswordHash::new(hash.to_owned()).map_err(|it| {
-        let what = format!("the password hash of {name} {it}");
+        .map_err(|error| (format!("the user name {error}"), "choose another name"))?;
+    let password = PasswordHash::new(hash.to_owned()).map_err(|error| {
+        let what = format!("the password hash of {name} {error}");
         (
             what,
             "make one with: htpasswd -nB USER, or snapgate hash-password",
@@ -71,12 +71,12 @@ mod tests {
         let (entries, problems) = read(Path::new("p"), &text);
         let names: Vec<(usize, &str)> = entries
             .iter()
-            .map(|it| (it.line, it.name.as_str()))
+            .map(|entry| (entry.line, entry.name.as_str()))
             .collect();
         assert_eq!(names, [(3, "ann"), (8, "zoe")], "good lines");
         let lines: Vec<usize> = problems
             .iter()
-            .filter_map(|it| it.place.map(|at| at.0))
+            .filter_map(|problem| problem.place.map(|at| at.0))
             .collect();
         assert_eq!(lines, [4, 6, 7], "bad lines");
         assert!(

@@ -46,19 +46,23 @@ pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &Source<'
     };
     let name = section.text(&key::NAME).and_then(|found| {
         let name = IssuerName::new(&found.text);
-        name.map_err(|it| reader.wrong(&found, it.to_string(), ""))
+        name.map_err(|error| reader.wrong(&found, error.to_string(), ""))
             .ok()
     });
-    let text = |key| section.text(key).map(|it| it.text);
+    let text = |key| section.text(key).map(|text| text.text);
     let issuer = text(&key::ISSUER);
     let (subject_claim, groups_claim) = (text(&key::SUBJECT_CLAIM), text(&key::GROUPS_CLAIM));
     let audience = section.texts(&key::AUDIENCE);
     let algorithms = section.texts(&key::ALGORITHMS);
-    let algorithms = algorithms.iter().filter_map(|it| here.algorithm(it));
+    let algorithms = algorithms
+        .iter()
+        .filter_map(|algorithm| here.algorithm(algorithm));
     let algorithms = algorithms.collect();
     let groups = section.texts(&key::GROUPS);
-    let groups: BTreeMap<String, GroupName> =
-        groups.iter().filter_map(|it| here.mapped(it)).collect();
+    let groups: BTreeMap<String, GroupName> = groups
+        .iter()
+        .filter_map(|group| here.mapped(group))
+        .collect();
     let leeway = section.span(&key::LEEWAY);
     let keys = here.keys(name.as_ref());
     let made = (name.clone(), issuer, keys, subject_claim, groups_claim);
@@ -174,7 +178,7 @@ impl Reading<'_> {
             authorities: Arc::from(authorities),
         };
         made.client()
-            .map_err(|it| problem(format!("cannot be used: {it}")))
+            .map_err(|error| problem(format!("cannot be used: {error}")))
             .ok()?;
         Some(made)
     }
@@ -215,7 +219,7 @@ impl Reading<'_> {
             return None;
         };
         let ours = GroupName::new(ours);
-        let ours = ours.map_err(|it| self.reader.wrong(found, format!("the group {it}"), ""));
+        let ours = ours.map_err(|error| self.reader.wrong(found, format!("the group {error}"), ""));
         Some((theirs.to_owned(), ours.ok()?))
     }
 }
@@ -298,9 +302,9 @@ fn address(text: &str) -> Result<(Address, String), Wrong> {
         let host = authority.host().trim_start_matches('[');
         let address = host.trim_end_matches(']').parse().ok();
         let port = authority.port_u16().unwrap_or(80);
-        let address = address.map(|it| SocketAddr::new(it, port));
+        let address = address.map(|address| SocketAddr::new(address, port));
         let address = address
-            .filter(|it| it.ip().is_loopback())
+            .filter(|address| address.ip().is_loopback())
             .ok_or(PLAINTEXT)?;
         Address::Loopback(address)
     } else {

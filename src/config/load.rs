@@ -108,9 +108,10 @@ fn settings(
     let server = section(&schema::server::TABLE)
         .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
     let limit = section(&schema::limit::TABLE);
-    let specification = section(&schema::specification::TABLE).map(|it| specification(reader, &it));
-    let lock_out = section(&schema::lockout::TABLE).map(|it| lock_out(&it));
-    let rates = section(&schema::rate::TABLE).map(|it| rates(&it));
+    let specification =
+        section(&schema::specification::TABLE).map(|section| specification(reader, &section));
+    let lock_out = section(&schema::lockout::TABLE).map(|section| lock_out(&section));
+    let rates = section(&schema::rate::TABLE).map(|section| rates(&section));
     let passes = reader.sections(root, &schema::passthrough::TABLE);
     let authentication_section = section(&schema::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
@@ -340,7 +341,7 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
         },
         level: level.unwrap_or_else(|| "info".to_owned()),
         access: section.flag(&schema::log::ACCESS),
-        audit: audit.map(|it| file_to_write(reader, &it)),
+        audit: audit.map(|audit| file_to_write(reader, &audit)),
         audit_required: section.flag(&schema::log::AUDIT_REQUIRED),
     }
 }

@@ -107,7 +107,7 @@ impl One<'_> {
     fn name(&self) -> Option<PassName> {
         let found = self.section.text(&key::NAME)?;
         PassName::new(&found.text)
-            .map_err(|it| self.reader.wrong(&found, it.to_string(), ""))
+            .map_err(|error| self.reader.wrong(&found, error.to_string(), ""))
             .ok()
     }
 
@@ -116,8 +116,8 @@ impl One<'_> {
         let found = section.text(&key::PATH);
         let prefix = found.and_then(|found| {
             PathPrefix::new(&found.text)
-                .map_err(|it| {
-                    let what = format!("{:?} {it}", found.text);
+                .map_err(|error| {
+                    let what = format!("{:?} {error}", found.text);
                     self.reader.wrong(&found, what, "write path = \"/manager\"");
                 })
                 .ok()
@@ -158,7 +158,7 @@ impl One<'_> {
         for found in self.section.texts(&key::HOSTS) {
             let plain = |it: char| it.is_ascii_alphanumeric() || ".-_[]:".contains(it);
             let host: Option<http::uri::Authority> = found.text.parse().ok();
-            match host.filter(|it| it.port().is_none() && found.text.chars().all(plain)) {
+            match host.filter(|host| host.port().is_none() && found.text.chars().all(plain)) {
                 Some(it) => hosts.push(it.host().to_ascii_lowercase()),
                 None => {
                     let what = format!("{:?} is no host", found.text);
@@ -173,7 +173,10 @@ impl One<'_> {
     fn methods(&self) -> Vec<&'static str> {
         let mut methods = Vec::new();
         for found in self.section.texts(&key::METHODS) {
-            match PASS_THROUGH_METHODS.iter().find(|it| **it == found.text) {
+            match PASS_THROUGH_METHODS
+                .iter()
+                .find(|pass_through_method| **pass_through_method == found.text)
+            {
                 Some(it) => methods.push(*it),
                 None => {
                     let what = format!("{:?} cannot be passed on", found.text);
@@ -251,7 +254,7 @@ impl One<'_> {
         }
         let secret = self.source.secret(&found.text, &self.reader.folder());
         let secret = secret
-            .map_err(|it| self.reader.wrong(&found, it, ""))
+            .map_err(|error| self.reader.wrong(&found, error, ""))
             .ok()?;
         let value = HeaderValue::from_str(&secret)
             .ok()
@@ -269,8 +272,8 @@ impl One<'_> {
     fn pool(&self, route: Option<PassName>) -> Option<PoolConfig> {
         let section = self.section;
         let upstreams = self.upstreams();
-        let tls = upstreams.iter().any(|it| it.tls);
-        let is_mixed = upstreams.iter().any(|it| it.tls != tls);
+        let tls = upstreams.iter().any(|upstream| upstream.tls);
+        let is_mixed = upstreams.iter().any(|upstream| upstream.tls != tls);
         if is_mixed {
             let what = "are partly https and partly not";
             section.problem_at(key::UPSTREAMS.name, what, "make two routes of it");
@@ -314,7 +317,7 @@ impl One<'_> {
         let rise = section.small(&key::HEALTH_RISE);
         let fall = section.small(&key::HEALTH_FALL);
         let found = section.text(&key::HEALTH_PATH)?;
-        let visible = found.text.bytes().all(|it| it.is_ascii_graphic());
+        let visible = found.text.bytes().all(|byte| byte.is_ascii_graphic());
         let good =
             found.text.starts_with('/') && visible && found.text.parse::<http::Uri>().is_ok();
         if !good {
@@ -391,9 +394,9 @@ impl One<'_> {
         };
         let pem = self.source.read(&path).map_err(problem).ok()?;
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        let all = all.map_err(|it| problem(it.to_string())).ok()?;
+        let all = all.map_err(|error| problem(error.to_string())).ok()?;
         let all = Authorities::new(&all);
-        all.map_err(|it| problem(it.to_string()))
+        all.map_err(|error| problem(error.to_string()))
             .ok()
             .map(Trust::Authorities)
     }
@@ -424,7 +427,7 @@ impl One<'_> {
         let chain = self.pem(&cert)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
         let chain = chain
-            .map_err(|it| self.reader.wrong(&cert, it.to_string(), ""))
+            .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
             .ok()?;
         let path = self.reader.folder().join(&secret.text);
         self.source.holds_secret(&path, "a private key");
@@ -436,15 +439,15 @@ impl One<'_> {
             return None;
         };
         Identity::new(&chain, &key)
-            .map_err(|it| self.reader.wrong(&cert, it.to_string(), ""))
+            .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
             .ok()
     }
 
     fn pem(&self, found: &Found) -> Option<String> {
         let path = self.reader.folder().join(&found.text);
         let text = self.source.read(&path);
-        text.map_err(|it| {
-            let what = format!("{} {it}", path.display());
+        text.map_err(|error| {
+            let what = format!("{} {error}", path.display());
             self.reader.wrong(found, what, "");
         })
         .ok()
@@ -481,7 +484,7 @@ fn upstream(text: &str) -> Option<Upstream> {
     }
     let is_name = |it: &str| {
         it.bytes()
-            .all(|it| it.is_ascii_alphanumeric() || b".-_".contains(&it))
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
     };
     if plain.parse::<std::net::IpAddr>().is_err() && !is_name(plain) {
         return None;
@@ -496,9 +499,9 @@ fn upstream(text: &str) -> Option<Upstream> {
 fn fingerprint(text: &str) -> Option<[u8; 32]> {
     let digits: Vec<u8> = text
         .bytes()
-        .filter(|it| *it != b':')
-        .map(|it| {
-            char::from(it)
+        .filter(|byte| *byte != b':')
+        .map(|byte| {
+            char::from(byte)
                 .to_digit(16)
                 .and_then(|it| u8::try_from(it).ok())
         })

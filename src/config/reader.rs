@@ -140,8 +140,12 @@ impl<'a> Reader<'a> {
     pub(super) fn refuse_unknown_tables(&self, root: &DeTable<'_>) {
         for (key, _) in root {
             let name: &str = key.get_ref();
-            if !schema::TABLES.iter().any(|it| it.name == name) {
-                let hint = hint_near(name, schema::TABLES.iter().map(|it| it.name), "tables");
+            if !schema::TABLES.iter().any(|table| table.name == name) {
+                let hint = hint_near(
+                    name,
+                    schema::TABLES.iter().map(|table| table.name),
+                    "tables",
+                );
                 self.problem(key.span().start, name, "is not a known table", &hint);
             }
         }
@@ -184,7 +188,7 @@ impl<'a> Section<'a> {
     }
 
     fn value_of(&self, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.value.and_then(|it| it.get(name))
+        self.value.and_then(|value| value.get(name))
     }
 
     fn path_of(&self, name: &str) -> String {
@@ -194,8 +198,8 @@ impl<'a> Section<'a> {
     fn refuse_unknown(&self, table: &Table) {
         for (key, _) in self.value.into_iter().flatten() {
             let name: &str = key.get_ref();
-            if !table.keys.iter().any(|it| it.name() == name) {
-                let hint = hint_near(name, table.keys.iter().map(|it| it.name()), "keys");
+            if !table.keys.iter().any(|key| key.name() == name) {
+                let hint = hint_near(name, table.keys.iter().map(|key| key.name()), "keys");
                 let path = self.path_of(name);
                 self.reader
                     .problem(key.span().start, &path, "is not a known key", &hint);
@@ -410,7 +414,7 @@ impl<'a> Section<'a> {
             self.mistyped(key.name, value, "a list", &hint);
             return Vec::new();
         };
-        if items.is_empty() && key.kind.default.is_none_or(|it| !it.is_empty()) {
+        if items.is_empty() && key.kind.default.is_none_or(|default| !default.is_empty()) {
             self.problem_at(key.name, "is empty", &hint);
         }
         let mut found = Vec::new();

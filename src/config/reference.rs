@@ -137,7 +137,7 @@ pub fn keys_as_markdown() -> String {
 
 fn markdown_of(table: &Table) -> String {
     let heading = heading(table);
-    let rows: String = table.keys.iter().map(|it| row(&it.describe())).collect();
+    let rows: String = table.keys.iter().map(|key| row(&key.describe())).collect();
     format!(
         "### `{heading}`\n\n{}\n\n| key | value | default | applies | meaning |\n|---|---|---|---|---|\n{rows}\n",
         table.help
@@ -183,12 +183,12 @@ fn toml_of(table: &Table) -> String {
     let (help, heading) = (table.help, heading(table));
     // A table that nobody needs stays a comment as a whole.
     let commented = |key: &str| sample(COMMENTED, table.name, key).is_some();
-    let idle = table.repeated && table.keys.iter().all(|it| commented(it.name()));
+    let idle = table.repeated && table.keys.iter().all(|key| commented(key.name()));
     let mark = if idle { "#" } else { "" };
     let keys: String = table
         .keys
         .iter()
-        .map(|it| toml_key(table.name, &it.describe()))
+        .map(|key| toml_key(table.name, &key.describe()))
         .collect();
     format!("\n# {help}\n{mark}{heading}\n{keys}")
 }

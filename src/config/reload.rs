@@ -173,8 +173,8 @@ mod tests {
         let one = settings(folder.path(), BASE);
         let mut compared: Vec<&str> = fixed(&one, &one).iter().map(|it| it.0).collect();
         let mut declared = Vec::new();
-        for table in TABLES.iter().filter(|it| it.name != "backend") {
-            for key in table.keys.iter().map(|it| it.describe()) {
+        for table in TABLES.iter().filter(|table| table.name != "backend") {
+            for key in table.keys.iter().map(|key| key.describe()) {
                 if key.applies == Applies::Restart {
                     declared.push(format!("{}.{}", table.name, key.name));
                 }

@@ -51,9 +51,9 @@ impl<'a> Source<'a> {
         let bytes = bytes_of(path);
         let contents = bytes.as_ref().ok().cloned();
         self.seen.borrow_mut().push((path.to_owned(), contents));
-        let bytes = bytes.map_err(|it| format!("cannot be read: {}", reason(&it)))?;
-        String::from_utf8(bytes).map_err(|it| {
-            let valid = it.utf8_error().valid_up_to();
+        let bytes = bytes.map_err(|error| format!("cannot be read: {}", reason(&error)))?;
+        String::from_utf8(bytes).map_err(|error| {
+            let valid = error.utf8_error().valid_up_to();
             format!("is not UTF-8 text: byte {valid} cannot be decoded")
         })
     }
@@ -74,8 +74,8 @@ impl<'a> Source<'a> {
             let path = folder.join(path);
             self.holds_secret(&path, "a password, token or hash");
             let found = self.read(&path);
-            let found =
-                found.map_err(|it| format!("names the file {}, which {it}", path.display()))?;
+            let found = found
+                .map_err(|error| format!("names the file {}, which {error}", path.display()))?;
             return Ok(found.trim_end_matches(['\r', '\n']).to_owned());
         }
         if let Some(name) = text.strip_prefix("env:") {
@@ -104,7 +104,7 @@ impl<'a> Source<'a> {
 
 /// The hash over the present contents of files, as in [`Settings::hash`](crate::config::Settings::hash).
 pub(super) fn hash_files(files: &[PathBuf]) -> String {
-    let contents: Vec<Option<Vec<u8>>> = files.iter().map(|it| bytes_of(it).ok()).collect();
+    let contents: Vec<Option<Vec<u8>>> = files.iter().map(|file| bytes_of(file).ok()).collect();
     hash_of(contents.iter().map(Option::as_deref))
 }
 

@@ -36,9 +36,9 @@ fn loaded(text: &str) -> Result<Settings, String> {
     fs::create_dir(folder.path().join("vms")).unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, text).unwrap();
-    load(&file, &no_environment).map_err(|it| {
+    load(&file, &no_environment).map_err(|error| {
         let place = format!("{}/", folder.path().display());
-        it.to_string().replace(&place, "")
+        error.to_string().replace(&place, "")
     })
 }
 
@@ -736,12 +736,12 @@ fn credentials_of_servers_come_from_files_and_the_environment() {
     for (more, expected) in rows {
         fs::write(&file, format!("{base}{more}\n")).unwrap();
         let env = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
-        let found = load(&file, &env).unwrap_or_else(|it| panic!("{it}"));
+        let found = load(&file, &env).unwrap_or_else(|error| panic!("{error}"));
         let BackendKind::CloudApi(config) = &found.backends[0].kind else {
             panic!("a server")
         };
         assert_eq!(config.credential.as_ref(), Some(&expected), "{more}");
-        let read = found.files.iter().any(|it| it.ends_with("p"));
+        let read = found.files.iter().any(|file| file.ends_with("p"));
         assert_eq!(read, more.contains("file:"), "{more}: files are watched");
     }
 }

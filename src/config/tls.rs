@@ -45,11 +45,11 @@ pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>)
     let sections = reader.sections(root, &schema::certificate::TABLE);
     let read: Vec<_> = sections
         .iter()
-        .map(|it| certificate(reader, it, source))
+        .map(|section| certificate(reader, section, source))
         .collect();
     let tls = reader.sections(root, &schema::tls::TABLE);
     let tls = tls.first();
-    let clients = tls.and_then(|it| clients(reader, it, source, !sections.is_empty()));
+    let clients = tls.and_then(|tls| clients(reader, tls, source, !sections.is_empty()));
     if sections.is_empty() {
         return Encryption::None;
     }
@@ -101,12 +101,12 @@ fn certificate(
     let names: Vec<String> = section
         .texts(&name::NAMES)
         .into_iter()
-        .map(|it| it.text)
+        .map(|text| text.text)
         .collect();
     let chain = section.text(&name::CHAIN);
     let key = section.text(&name::KEY);
-    let chain_text = chain.as_ref().and_then(|it| text(reader, it, source));
-    let key_text = key.as_ref().and_then(|it| text(reader, it, source));
+    let chain_text = chain.as_ref().and_then(|chain| text(reader, chain, source));
+    let key_text = key.as_ref().and_then(|key| text(reader, key, source));
     let (chain, key) = (chain?, key?);
     source.holds_secret(&reader.folder().join(&key.text), "a private key");
     let made = Certificate::new(&chain_text?, &Secret::new(key_text?), &names);

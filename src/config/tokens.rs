@@ -66,7 +66,7 @@ impl TokenRecord {
         let patterns = |all: &[String], what: &str| {
             let made = all.iter().map(|it| Pattern::new(it));
             let made: Result<Vec<_>, _> = made.collect();
-            made.map_err(|it| format!("a pattern in {what} {it}"))
+            made.map_err(|error| format!("a pattern in {what} {error}"))
         };
         let expires = self.expires.as_deref().map(time).transpose()?;
         Ok(ApiToken {
@@ -86,7 +86,9 @@ impl TokenRecord {
     /// When it ends; never when `None`.
     #[must_use]
     pub fn ends(&self) -> Option<Timestamp> {
-        self.expires.as_deref().and_then(|it| time(it).ok())
+        self.expires
+            .as_deref()
+            .and_then(|expires| time(expires).ok())
     }
 }
 
@@ -101,7 +103,7 @@ fn parse(text: &str) -> Result<Vec<TokenRecord>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let found: Document = serde_json::from_str(text).map_err(|it| it.to_string())?;
+    let found: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if found.format != FORMAT {
         let format = found.format;
         return Err(format!("has format {format}, and only {FORMAT} is known"));

@@ -91,7 +91,12 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     people(settings, &mut found);
     for (index, grant) in settings.gate.grants.iter().enumerate() {
         for vms in &grant.vms {
-            if !settings.gate.placements.iter().any(|it| overlap(vms, it)) {
+            if !settings
+                .gate
+                .placements
+                .iter()
+                .any(|placement| overlap(vms, placement))
+            {
                 let text = vms.as_str();
                 found.push(format!(
                     "grant[{index}].vms: {text:?} matches no VM of any backend"
@@ -144,7 +149,7 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
             ));
         }
         let granted = |it: &Grantee| is_for(it, name, user);
-        if !grants.iter().flat_map(|it| &it.to).any(granted) {
+        if !grants.iter().flat_map(|grant| &grant.to).any(granted) {
             found.push(format!("the user {name} has no grant and may do nothing"));
         }
     }
@@ -158,7 +163,7 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
     }
     for (index, grant) in grants.iter().enumerate() {
         for to in &grant.to {
-            let mut mapped = issuers.iter().flat_map(|it| it.groups.values());
+            let mut mapped = issuers.iter().flat_map(|issuer| issuer.groups.values());
             if let Grantee::Group(group) = to
                 && !mapped.any(|it| it == group)
                 && !users.iter().any(|(name, user)| is_for(to, name, user))
@@ -205,7 +210,7 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
             let mut all = settings.gate.placements.iter();
             all.any(|it| it.backend == *name && it.pattern.matches(id))
         };
-        for vm in sim.vms.iter().filter(|it| !placed(it.as_str())) {
+        for vm in sim.vms.iter().filter(|vm| !placed(vm.as_str())) {
             found.push(format!(
                 "backend {name}: no pattern in vms matches the simulated VM {vm}"
             ));

@@ -38,7 +38,7 @@ impl Watch {
     /// Does blocking reads of metadata.
     #[must_use]
     pub fn from_now(files: Vec<PathBuf>) -> Self {
-        let seen = files.iter().map(|it| stamp(it)).collect();
+        let seen = files.iter().map(|file| stamp(file)).collect();
         Self {
             files,
             loaded: None,
@@ -48,7 +48,7 @@ impl Watch {
 
     /// Looks once, with blocking reads: whether anything changed since the last look.
     pub fn look(&mut self) -> bool {
-        let now: Vec<Stamp> = self.files.iter().map(|it| stamp(it)).collect();
+        let now: Vec<Stamp> = self.files.iter().map(|file| stamp(file)).collect();
         let changed = self
             .loaded
             .take()

@@ -97,7 +97,7 @@ impl Rule {
 }
 
 fn fits(patterns: &[Pattern], text: &str) -> bool {
-    patterns.iter().any(|it| it.matches(text))
+    patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 impl Rights {
@@ -142,7 +142,7 @@ impl Rights {
             return ActionSet::ALL;
         };
         let is_on = fits(&scope.vms, vm.as_str())
-            && backup.is_none_or(|it| fits(&scope.backups, it.as_str()));
+            && backup.is_none_or(|backup| fits(&scope.backups, backup.as_str()));
         if is_on {
             scope.actions
         } else {
@@ -160,7 +160,7 @@ impl Rights {
             it.is_on_vm(vm) && backup.is_none_or(|backup| it.is_on_backup(backup))
         };
         let candidates = self.rules.by_vm.candidates(vm.as_str());
-        let rules = candidates.filter_map(|it| self.rules.all.get(it));
+        let rules = candidates.filter_map(|candidate| self.rules.all.get(candidate));
         rules.filter(is_on)
     }
 
@@ -172,11 +172,11 @@ impl Rights {
         action: Action,
     ) -> impl Iterator<Item = Judged> {
         let rules = self.rules.all.iter();
-        let rules = rules.filter(move |it| it.actions.contains(action));
-        rules.map(move |it| Judged {
-            grant: it.grant,
-            is_on_vm: it.is_on_vm(vm),
-            is_on_backup: backup.is_none_or(|backup| it.is_on_backup(backup)),
+        let rules = rules.filter(move |rule| rule.actions.contains(action));
+        rules.map(move |rule| Judged {
+            grant: rule.grant,
+            is_on_vm: rule.is_on_vm(vm),
+            is_on_backup: backup.is_none_or(|backup| rule.is_on_backup(backup)),
         })
     }
 
@@ -197,7 +197,7 @@ impl Rights {
     /// Whether any action is allowed anywhere.
     pub(super) fn includes(&self, action: Action) -> bool {
         let scope = self.scope.as_ref();
-        scope.is_none_or(|it| it.actions.contains(action))
+        scope.is_none_or(|scope| scope.actions.contains(action))
             && self.rules.all.iter().any(|it| it.actions.contains(action))
     }
 

@@ -67,11 +67,11 @@ impl Gate {
             .filter(|it| may_see(account, it) || may_cancel(account, it))
             .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
         call.operation = Some(seq);
-        call.note(|it| {
-            it.operation = Some(seq);
-            it.backend = Some(found.backend.clone());
-            it.vm = Some(found.target().vm.clone());
-            it.backup = Some(found.target().backup.clone());
+        call.note(|call| {
+            call.operation = Some(seq);
+            call.backend = Some(found.backend.clone());
+            call.vm = Some(found.target().vm.clone());
+            call.backup = Some(found.target().backup.clone());
         });
         if !may_cancel(account, &found) {
             return Err(Refusal::from(Code::NotPermitted));
@@ -83,7 +83,7 @@ impl Gate {
         };
         self.trail_before(call, seq)?;
         let operation = self.service.cancel(seq, only_at).await?;
-        call.note(|it| it.outcome = AuditOutcome::Accepted);
+        call.note(|call| call.outcome = AuditOutcome::Accepted);
         self.trail_now(call);
         Ok(self.accepted(call, media, operation, Duration::ZERO).await)
     }

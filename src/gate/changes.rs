@@ -137,7 +137,7 @@ impl Gate {
         };
         let (before, conditions) = self.present(call, backend, &target).await?;
         check_made(&before)?;
-        if let Some(name) = patch.name.as_ref().filter(|it| **it != before.name) {
+        if let Some(name) = patch.name.as_ref().filter(|name| **name != before.name) {
             self.check_name(backend, &target.vm, name, Some(&target.backup))
                 .await?;
         }
@@ -248,7 +248,7 @@ impl Gate {
         let known = capability.as_ref().map_or(&[][..], |it| it.restore_options);
         let encoding = encoding.unwrap_or(Encoding::Json);
         let wanted = request_bodies::restore(&bytes, encoding, known, call.strict)?;
-        call.note(|it| it.note.clone_from(&wanted.note));
+        call.note(|call| call.note.clone_from(&wanted.note));
         let scope = scope_of(Verb::Restore, &target);
         let idempotency = match self.key(call, account, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
@@ -306,7 +306,10 @@ impl Gate {
         let conditions = self.list_conditions(call, account, backend, &vm).await?;
         self.check_name(backend, &vm, &new.name, None).await?;
         let capability = self.able(backend, Verb::Create)?;
-        if new.kind.is_some_and(|it| !capability.kinds.contains(&it)) {
+        if new
+            .kind
+            .is_some_and(|kind| !capability.kinds.contains(&kind))
+        {
             return Err(Refusal::says(
                 Code::Unsupported,
                 "The VM manager of this VM makes no backups of this type.",
@@ -315,7 +318,7 @@ impl Gate {
         }
         let seq = self.service.reserve();
         let backup = self.service.mint_backup_id(backend, &new, seq)?;
-        call.note(|it| it.backup = Some(backup.clone()));
+        call.note(|call| call.backup = Some(backup.clone()));
         let target = Target { vm, backup };
         // Only now is the id known that the patterns of the grants speak of.
         let permit = account
@@ -432,7 +435,7 @@ impl Gate {
         let mut all = Vec::new();
         loop {
             let found = self.service.backups(backend, vm, &page, by).await?;
-            page.after = found.backups.last().map(|it| it.id.clone());
+            page.after = found.backups.last().map(|backup| backup.id.clone());
             all.extend(found.backups);
             if !found.more || page.after.is_none() {
                 return Ok(all);
@@ -484,7 +487,7 @@ impl Gate {
             return Err(malformed());
         }
         let text = value.to_str().map_err(|_not_ascii| malformed())?.trim();
-        let quoted = text.strip_prefix('"').map(|it| it.strip_suffix('"'));
+        let quoted = text.strip_prefix('"').map(|rest| rest.strip_suffix('"'));
         let bare = quoted.unwrap_or(Some(text)).ok_or_else(malformed)?;
         let key = IdempotencyKey::new(bare).map_err(|_why| malformed())?;
         let mut hash = blake3::Hasher::new();
@@ -578,7 +581,7 @@ impl Gate {
         media: &'static str,
         operation: Arc<Operation>,
     ) -> Result<Reply, Refusal> {
-        call.note(|it| it.outcome = AuditOutcome::Joined);
+        call.note(|call| call.outcome = AuditOutcome::Joined);
         self.answer(call, media, operation).await
     }
 
@@ -590,9 +593,9 @@ impl Gate {
         operation: Arc<Operation>,
     ) -> Result<Reply, Refusal> {
         call.operation = Some(operation.seq);
-        call.note(|it| {
-            it.operation = Some(operation.seq);
-            it.backup = Some(operation.target().backup.clone());
+        call.note(|call| {
+            call.operation = Some(operation.seq);
+            call.backup = Some(operation.target().backup.clone());
         });
         self.trail_now(call);
         let usual = match operation.verb() {

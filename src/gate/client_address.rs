@@ -31,7 +31,7 @@ impl TrustedProxies {
     pub fn network(text: &str) -> Option<IpNet> {
         let address: Option<IpAddr> = text.parse().ok();
         let network = address.map_or_else(|| text.parse().ok(), |it| Some(IpNet::from(it)));
-        network.map(|it| it.trunc())
+        network.map(|network| network.trunc())
     }
 
     /// All of them.
@@ -61,8 +61,8 @@ impl ClientAddress {
     /// anything in it, from the right to the answer, that is no address.
     #[must_use]
     pub fn of(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
-        let peer = head.peer.map(|it| it.to_canonical());
-        let by_proxy = peer.is_some_and(|it| trusted.include(it));
+        let peer = head.peer.map(|peer| peer.to_canonical());
+        let by_proxy = peer.is_some_and(|peer| trusted.include(peer));
         let address = if by_proxy {
             forwarded(head.headers, trusted).or(peer)
         } else {
@@ -117,7 +117,9 @@ fn address(text: &str) -> Option<IpAddr> {
         .unwrap_or(text);
     let address: Option<IpAddr> = bare.parse().ok();
     let with_port = || text.parse().ok().map(|it: std::net::SocketAddr| it.ip());
-    address.or_else(with_port).map(|it| it.to_canonical())
+    address
+        .or_else(with_port)
+        .map(|address| address.to_canonical())
 }
 
 #[cfg(test)]
@@ -148,7 +150,7 @@ mod tests {
         };
         let client = ClientAddress::of(&head, &trusted);
         let id = client.request_id(&headers);
-        let id = id.map(|it| it.as_str().to_owned());
+        let id = id.map(|id| id.as_str().to_owned());
         (client.address.unwrap().to_string(), id)
     }
 
@@ -284,7 +286,7 @@ mod tests {
             ("proxy.example.com", None),
             ("", None),
         ] {
-            let found = TrustedProxies::network(text).map(|it| it.to_string());
+            let found = TrustedProxies::network(text).map(|network| network.to_string());
             assert_eq!(found.as_deref(), expected, "{text:?}");
         }
     }

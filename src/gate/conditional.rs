@@ -100,7 +100,7 @@ fn lists(headers: &HeaderMap, name: &http::HeaderName, fits: impl Fn(&str) -> bo
     headers
         .get_all(name)
         .iter()
-        .filter_map(|it| it.to_str().ok())
+        .filter_map(|value| value.to_str().ok())
         .flat_map(|it| split_outside_quotes(it, b','))
         .map(str::trim)
         .any(|it| it == "*" || fits(it))

@@ -50,7 +50,7 @@ pub(super) fn last_id(headers: &HeaderMap) -> Result<Option<(OperationSeq, Revis
         return Ok(None);
     };
     let text = value.to_str().ok().filter(|_| values.next().is_none());
-    let parts = text.and_then(|it| it.trim().split_once('-'));
+    let parts = text.and_then(|text| text.trim().split_once('-'));
     let read = parts.and_then(|(seq, revision)| {
         Some((
             OperationSeq::new(number(seq)?)?,
@@ -61,7 +61,7 @@ pub(super) fn last_id(headers: &HeaderMap) -> Result<Option<(OperationSeq, Revis
 }
 
 fn number(text: &str) -> Option<u64> {
-    let digits = text.bytes().all(|it| it.is_ascii_digit());
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 

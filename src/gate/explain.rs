@@ -46,7 +46,7 @@ pub struct Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lines.iter().try_for_each(|it| writeln!(f, "{it}"))
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
@@ -203,8 +203,8 @@ impl Telling<'_> {
     ) -> Result<Option<std::sync::Arc<PassThroughRoute>>, Refusal> {
         let mut headers = HeaderMap::new();
         let url: Option<http::Uri> = self.config.public_url.as_str().parse().ok();
-        let host = url.and_then(|it| it.authority()?.as_str().parse().ok());
-        headers.extend(host.map(|it| (HOST, it)));
+        let host = url.and_then(|url| url.authority()?.as_str().parse().ok());
+        headers.extend(host.map(|host| (HOST, host)));
         let head = RequestHead {
             method,
             target: path.as_bytes(),

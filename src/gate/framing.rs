@@ -29,7 +29,7 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
     for (name, value) in head.headers {
         let text = name.as_str();
         bytes = bytes.saturating_add(text.len()).saturating_add(value.len());
-        has_underscore |= text.bytes().any(|it| it == b'_');
+        has_underscore |= text.bytes().any(|byte| byte == b'_');
         if *name == HOST {
             hosts = hosts.saturating_add(1);
         } else if *name == CONNECTION {
@@ -56,7 +56,7 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
         1 => head
             .headers
             .get(HOST)
-            .is_some_and(|it| it.to_str().is_ok_and(route::is_authority)),
+            .is_some_and(|header| header.to_str().is_ok_and(route::is_authority)),
         _ => false,
     };
     if !is_good {
@@ -74,7 +74,7 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
 
 /// Refuses a body that is announced to be larger than allowed.
 pub(super) fn check_length(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
-    if content_length(headers)?.is_some_and(|it| it > bytes_max) {
+    if content_length(headers)?.is_some_and(|content_length| content_length > bytes_max) {
         return Err(Refusal::from(Code::BodyTooLarge));
     }
     Ok(())
@@ -105,7 +105,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
         return Err(malformed());
     }
     let text = value.to_str().map_err(|_not_ascii| malformed())?;
-    if text.is_empty() || !text.bytes().all(|it| it.is_ascii_digit()) {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(malformed());
     }
     // So many digits that it does not fit is larger than any limit.
@@ -119,5 +119,6 @@ pub(super) fn has_length(headers: &HeaderMap) -> bool {
 
 /// Whether the framing announces a body that certainly holds something.
 pub(super) fn is_not_empty(headers: &HeaderMap) -> bool {
-    content_length(headers).is_ok_and(|it| it.is_some_and(|length| length > 0))
+    content_length(headers)
+        .is_ok_and(|content_length| content_length.is_some_and(|length| length > 0))
 }

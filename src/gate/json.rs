@@ -30,7 +30,7 @@ pub(super) fn object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let says = |text: Cow<'static, str>| Refusal::says(Code::MalformedJson, text);
     let mut source = serde_json::Deserializer::from_slice(body);
     let value = Level(limits::JSON_DEPTH_MAX).deserialize(&mut source);
-    let value = value.and_then(|it| source.end().map(|()| it));
+    let value = value.and_then(|value| source.end().map(|()| value));
     match value {
         Ok(Json::Object(members)) => Ok(members),
         Ok(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) | Json::Array(_)) => {

@@ -159,7 +159,7 @@ impl Gate {
         shared: Arc<ProcessState>,
     ) -> Self {
         let versions = config.specification.supported.iter();
-        let versions = versions.filter_map(|it| HeaderValue::from_str(it).ok());
+        let versions = versions.filter_map(|version| HeaderValue::from_str(version).ok());
         Self {
             versions: versions.collect(),
             callers: Authenticator::new(&config, &shared),
@@ -259,7 +259,7 @@ impl Gate {
         framing::check_length(call.head.headers, bytes_max)?;
         let method = call.head.method;
         if *method == Method::CONNECT || *method == Method::TRACE {
-            let known = call.parts.and_then(|it| route::find(it.path).ok());
+            let known = call.parts.and_then(|part| route::find(part.path).ok());
             return Err(not_allowed(known.map_or("OPTIONS", |it| it.spec.allow)));
         }
         let malformed = || Refusal::from(Code::MalformedTarget);
@@ -389,7 +389,7 @@ impl Gate {
             (Kind::Vm, Place::Vm(vm)) => self.read_vm(call, account, &vm, body).await,
             (Kind::BackUp, Place::None) => {
                 let vm = vm_parameter(call.query)?;
-                call.note(|it| it.vm = Some(vm.clone()));
+                call.note(|call| call.vm = Some(vm.clone()));
                 Box::pin(self.create(call, account, vm, body)).await
             }
             (Kind::Statuses, Place::None) if *method == Method::DELETE => {
@@ -413,7 +413,7 @@ impl Gate {
     /// Where the VM is; asked only after the caller is known to see it.
     pub(super) fn place(&self, call: &mut Call<'_>, vm: &VmId) -> Result<&BackendName, Refusal> {
         let backend = self.placements.find(vm);
-        call.note(|it| it.backend = backend.cloned());
+        call.note(|call| call.backend = backend.cloned());
         backend.ok_or_else(|| Refusal::from(Code::NoSuchVm))
     }
 
@@ -469,9 +469,9 @@ impl Gate {
             Reply::refused(&refusal, media, call.id.as_str(), method)
         });
         if let Some(code) = code {
-            call.note(|it| {
-                it.outcome = AuditOutcome::Refused;
-                it.refusal = Some(code);
+            call.note(|call| {
+                call.outcome = AuditOutcome::Refused;
+                call.refusal = Some(code);
             });
         }
         let is_head = *method == Method::HEAD;
@@ -489,7 +489,9 @@ impl Gate {
             reply.set(RATE_LIMIT, &quota.left());
         }
         reply.set(REQUEST_ID, call.id.as_str());
-        let version = call.version.and_then(|it| self.versions.get(it.0));
+        let version = call
+            .version
+            .and_then(|version| self.versions.get(version.0));
         if let Some(version) = version.or_else(|| self.versions.last()) {
             reply.headers.insert(version::ECHO, version.clone());
         }

@@ -75,7 +75,7 @@ impl Preferences {
 
     /// The value of `Preference-Applied` in a 202, which is what `respond-async` asks for even after `waited`.
     pub(super) fn applied(self, waited: Option<Duration>) -> Option<String> {
-        let waited = waited.map(|it| format!("wait={}", it.as_secs()));
+        let waited = waited.map(|waited| format!("wait={}", waited.as_secs()));
         match (self.is_async, waited) {
             (true, Some(waited)) => Some(format!("{RESPOND_ASYNC}, {waited}")),
             (true, None) => Some(RESPOND_ASYNC.to_owned()),
@@ -91,7 +91,9 @@ fn malformed(rule: &str) -> Refusal {
 }
 
 fn unquoted(text: &str) -> &str {
-    let inner = text.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    let inner = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     inner.unwrap_or(text)
 }
 
@@ -105,7 +107,7 @@ fn strict(value: &str) -> Option<bool> {
 
 /// Digits, however many: more than a number holds is as long as can be.
 fn seconds(value: &str) -> Option<Duration> {
-    let digits = !value.is_empty() && value.bytes().all(|it| it.is_ascii_digit());
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| Duration::from_secs(value.parse().unwrap_or(u64::MAX)))
 }
 
@@ -189,7 +191,7 @@ mod tests {
             let (found, whole) = Preferences::of(&headers);
             let name: Vec<_> = values
                 .iter()
-                .map(|it| it.escape_ascii().to_string())
+                .map(|value| value.escape_ascii().to_string())
                 .collect();
             assert_eq!(found, expected, "{name:?}");
             assert_eq!(whole.is_ok(), *meant, "{name:?}: means something");

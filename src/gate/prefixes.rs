@@ -33,8 +33,8 @@ impl Prefixes {
     pub(super) fn candidates<'a>(&'a self, text: &'a str) -> impl Iterator<Item = usize> {
         let lengths = self.lengths.iter();
         // Within a character no prefix ends.
-        let beginnings = lengths.filter_map(|it| text.get(..*it));
-        let found = beginnings.filter_map(|it| self.rules.get(it));
+        let beginnings = lengths.filter_map(|length| text.get(..*length));
+        let found = beginnings.filter_map(|beginning| self.rules.get(beginning));
         found.flatten().copied()
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     fn whatever_fits_is_found() {
         let patterns: Vec<Pattern> = texts(&['a', '\u{e9}', '*'], 4)
             .iter()
-            .map(|it| Pattern::new(it).unwrap())
+            .map(|text| Pattern::new(text).unwrap())
             .collect();
         // Rules of one, two and three patterns, every pattern in each kind.
         for size in 1..=3 {

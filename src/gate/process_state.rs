@@ -106,8 +106,8 @@ impl ProcessState {
         text.push_str(&self.prefix);
         text.push('-');
         let digits = (0..64_u32).step_by(4).rev().map(|it| (number >> it) & 15);
-        let digits = digits.filter_map(|it| char::from_digit(u32::try_from(it).ok()?, 16));
-        text.extend(digits.skip_while(|it| *it == '0'));
+        let digits = digits.filter_map(|digit| char::from_digit(u32::try_from(digit).ok()?, 16));
+        text.extend(digits.skip_while(|digit| *digit == '0'));
         RequestId::new(&text).expect("short visible ASCII")
     }
 

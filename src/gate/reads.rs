@@ -138,7 +138,7 @@ impl Gate {
         let mut backups = Vec::new();
         loop {
             let found = self.service.backups(backend, vm, &page, by).await?;
-            page.after = found.backups.last().map(|it| it.id.clone());
+            page.after = found.backups.last().map(|backup| backup.id.clone());
             for backup in found.backups {
                 let held = account.rights.on_backup(vm, &backup.id);
                 if !held.contains(Action::Read) {
@@ -169,7 +169,7 @@ pub(super) fn limit(query: &str) -> Result<u16, Refusal> {
     };
     text.parse()
         .ok()
-        .filter(|it| (1..=limits::PAGE_MAX).contains(it))
+        .filter(|value| (1..=limits::PAGE_MAX).contains(value))
         .ok_or_else(|| {
             Refusal::says(Code::InvalidParameter, "The value must be 1 to 1000.").on("limit")
         })

@@ -251,7 +251,7 @@ fn form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedForm);
     let text = str::from_utf8(body).map_err(|_not_utf_8| malformed())?;
     let mut pairs: Vec<(String, Json)> = Vec::new();
-    for pair in text.split('&').filter(|it| !it.is_empty()) {
+    for pair in text.split('&').filter(|part| !part.is_empty()) {
         if pairs.len() > limits::RESTORE_OPTIONS_MAX {
             return Err(malformed());
         }
@@ -273,7 +273,7 @@ mod tests {
     fn patched(body: &str, strict: bool) -> Result<BackupPatch, (Code, Option<String>)> {
         update(body.as_bytes(), strict)
             .map(|(patch, _)| patch)
-            .map_err(|it| (it.code(), it.field.map(std::borrow::Cow::into_owned)))
+            .map_err(|error| (error.code(), error.field.map(std::borrow::Cow::into_owned)))
     }
 
     #[test]
@@ -465,7 +465,7 @@ mod tests {
         ];
         for (body, expected) in rows {
             let found = create(body.as_bytes(), false).map(|(new, _)| new.kind);
-            assert_eq!(found.map_err(|it| it.code()), expected, "{body}");
+            assert_eq!(found.map_err(|error| error.code()), expected, "{body}");
         }
     }
 
@@ -504,12 +504,12 @@ mod tests {
         ];
         for (body, encoding, strict, expected) in rows {
             let found = restore(body.as_bytes(), encoding, &known, strict);
-            let found = found.map_err(|it| it.code()).map(|it| {
-                let pairs = it.options.0.iter();
+            let found = found.map_err(|error| error.code()).map(|restore| {
+                let pairs = restore.options.0.iter();
                 let pairs: String = pairs
                     .map(|(name, value)| format!("{name}={value} "))
                     .collect();
-                (it.note.map(|it| it.as_str().to_owned()), pairs)
+                (restore.note.map(|note| note.as_str().to_owned()), pairs)
             });
             let expected =
                 expected.map(|(note, pairs)| (note.map(str::to_owned), pairs.to_owned()));

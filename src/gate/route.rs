@@ -188,10 +188,11 @@ const fn is_target_byte(byte: u8) -> bool {
 
 /// Whether the text is a host with perhaps a port, and nothing else.
 pub(super) fn is_authority(text: &str) -> bool {
-    let is_port = |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|it| it.is_ascii_digit());
+    let is_port =
+        |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|byte| byte.is_ascii_digit());
     // Most are a name or an IPv4 address, which need no parser.
     let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || it == b'.';
-    let colon = text.bytes().position(|it| it == b':');
+    let colon = text.bytes().position(|byte| byte == b':');
     let (host, port) = text
         .split_at_checked(colon.unwrap_or(text.len()))
         .unwrap_or_default();
@@ -255,7 +256,7 @@ fn capture<'a>(template: &str, path: &'a str) -> Option<[Option<&'a str>; 2]> {
     let mut rest = path;
     for wanted in template.split('/').skip(1) {
         let after = rest.strip_prefix('/')?;
-        let end = after.bytes().position(|it| it == b'/');
+        let end = after.bytes().position(|byte| byte == b'/');
         let (segment, left) = after.split_at_checked(end.unwrap_or(after.len()))?;
         rest = left;
         if wanted.starts_with('{') {
@@ -325,8 +326,8 @@ mod tests {
     use super::*;
 
     fn walk(target: &str) -> Result<(&'static str, Place), Code> {
-        let parts = parts(target.as_bytes()).map_err(|it| it.code())?;
-        let route = find(parts.path).map_err(|it| it.code())?;
+        let parts = parts(target.as_bytes()).map_err(|error| error.code())?;
+        let route = find(parts.path).map_err(|error| error.code())?;
         Ok((route.spec.name, route.place))
     }
 
@@ -418,7 +419,7 @@ mod tests {
             ("vm=%ff", Err(Code::InvalidParameter)),
         ];
         for (query, expected) in rows {
-            let found = parameter(query, "vm").map_err(|it| it.code());
+            let found = parameter(query, "vm").map_err(|error| error.code());
             assert_eq!(
                 found.as_ref().map(Option::as_deref),
                 expected.as_ref().copied(),

@@ -45,15 +45,15 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(query: &str) -> Result<Self, Refusal> {
         let invalid = |field, error: &_| Refusal::text(Code::InvalidParameter, field, error);
-        let vm = route::parameter(query, "vm")?.map(|it| VmId::new(&it));
+        let vm = route::parameter(query, "vm")?.map(|parameter| VmId::new(&parameter));
         let (name, backup) = match route::parameter(query, "backup")? {
             Some(text) => ("backup", Some(text)),
             None => ("b", route::parameter(query, "b")?),
         };
-        let backup = backup.map(|it| BackupId::new(&it)).transpose();
+        let backup = backup.map(|backup| BackupId::new(&backup)).transpose();
         Ok(Self {
             seq: number(query, "seq")?,
-            verb: route::parameter(query, "op")?.map(|it| verb(&it)),
+            verb: route::parameter(query, "op")?.map(|parameter| verb(&parameter)),
             vm: vm.transpose().map_err(|error| invalid("vm", &error))?,
             backup: backup.map_err(|error| invalid(name, &error))?,
         })
@@ -61,16 +61,19 @@ impl Wanted {
 
     pub(super) fn agrees(&self, operation: &Operation) -> bool {
         let target = operation.target();
-        self.verb.is_none_or(|it| it == Some(operation.verb()))
-            && self.vm.as_ref().is_none_or(|it| *it == target.vm)
-            && self.backup.as_ref().is_none_or(|it| *it == target.backup)
+        self.verb.is_none_or(|verb| verb == Some(operation.verb()))
+            && self.vm.as_ref().is_none_or(|vm| *vm == target.vm)
+            && self
+                .backup
+                .as_ref()
+                .is_none_or(|backup| *backup == target.backup)
     }
 
     fn selector(&self) -> Result<Selector, Refusal> {
         let unknown =
             || Refusal::says(Code::InvalidParameter, "The value names no operation.").on("op");
         Ok(Selector {
-            verb: self.verb.map(|it| it.ok_or_else(unknown)).transpose()?,
+            verb: self.verb.map(|verb| verb.ok_or_else(unknown)).transpose()?,
             vm: self.vm.clone(),
             backup: self.backup.clone(),
         })
@@ -88,7 +91,7 @@ fn number(query: &str, name: &'static str) -> Result<Option<OperationSeq>, Refus
     let Some(text) = route::parameter(query, name)? else {
         return Ok(None);
     };
-    let digits = text.bytes().all(|it| it.is_ascii_digit());
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse()
         .ok()
         .filter(|_| digits)
@@ -181,7 +184,7 @@ impl Gate {
         let all = self.service.list(&query).await?;
         let mut seen = all.into_iter().filter(|it| may_see(account, it));
         let newest = seen.next();
-        let vm = newest.as_ref().map(|it| it.target().vm.clone());
+        let vm = newest.as_ref().map(|newest| newest.target().vm.clone());
         if seen.any(|it| Some(&it.target().vm) != vm.as_ref()) {
             return Err(Refusal::from(Code::AmbiguousStatus).on("vm"));
         }

@@ -32,7 +32,9 @@ pub(super) fn choose(
     required: bool,
 ) -> Result<SpecVersion, Refusal> {
     let newest = rule.supported.len().saturating_sub(1);
-    let mut found = versions(headers)?.into_iter().filter(|it| !it.is_empty());
+    let mut found = versions(headers)?
+        .into_iter()
+        .filter(|version| !version.is_empty());
     let first = found.next();
     if found.any(|it| Some(&it) != first.as_ref()) {
         return Err(Refusal::from(Code::ConflictingSpecificationVersion));
@@ -127,7 +129,7 @@ mod tests {
         let rule = Specification::default();
         choose(&headers, &rule, required)
             .map(|it| rule.supported[it.0].clone())
-            .map_err(|it| it.code())
+            .map_err(|error| error.code())
     }
 
     #[test]

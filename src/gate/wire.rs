@@ -66,8 +66,11 @@ fn backup_shape<'a>(base: &str, vm: &VmId, backup: &'a Backup) -> BackupShape<'a
         restore: [&uri, "/restore"].concat(),
         uri,
         vm: links::vm(base, vm),
-        description: backup.description.as_ref().map(|it| it.as_str()),
-        kind: backup.kind.map(|it| it.as_str()),
+        description: backup
+            .description
+            .as_ref()
+            .map(|description| description.as_str()),
+        kind: backup.kind.map(|kind| kind.as_str()),
         created: Shown(backup.created),
         tags: backup.tags.iter().map(Tag::as_str).collect(),
         state: backup.state.as_str(),
@@ -111,7 +114,7 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
         name: &vm.name,
         uri: links::vm(base, &vm.id),
         description: vm.description.as_deref(),
-        run_status: vm.run_state.map(|it| it.as_str()),
+        run_status: vm.run_state.map(|run_state| run_state.as_str()),
         back_up: format!("{base}/back_up?vm={}", links::encoded(vm.id.as_str())),
         backups: backups.iter().map(shape).collect(),
     })
@@ -170,7 +173,7 @@ fn outcome(operation: &Operation) -> (u16, String) {
         (_, Some(fault)) => Code::of_fault(fault.kind),
         (_, None) => Code::InternalError,
     };
-    let told = operation.fault.as_ref().map(|it| it.text.as_str());
+    let told = operation.fault.as_ref().map(|fault| fault.text.as_str());
     let text = told
         .filter(|it| !it.is_empty())
         .unwrap_or_else(|| code.sentence());

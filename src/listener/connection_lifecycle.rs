@@ -313,7 +313,9 @@ impl Guard {
             return Ok(None);
         };
         let digest = socket.get_socket_digest();
-        let peer = digest.as_ref().and_then(|it| it.peer_addr()?.as_inet());
+        let peer = digest
+            .as_ref()
+            .and_then(|digest| digest.peer_addr()?.as_inet());
         let Some(peer) = peer else {
             return Ok(None);
         };

@@ -226,7 +226,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 /// `state`, `before` and `limit`; a sentence that names what is wrong.
 fn query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
     let (mut showing, mut before, mut limit) = (Showing::All, None, limits::PAGE);
-    for pair in text.split('&').filter(|it| !it.is_empty()) {
+    for pair in text.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value).decode_utf8_lossy();
         match name {
@@ -237,7 +237,7 @@ fn query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
             "before" => before = Some(number("before", &value)?),
             "limit" => {
                 let range = 1..=limits::PAGE_MAX;
-                let read = value.parse().ok().filter(|it| range.contains(it));
+                let read = value.parse().ok().filter(|value| range.contains(value));
                 limit = read.ok_or_else(|| format!("limit is 1 to {}", limits::PAGE_MAX))?;
             }
             _ => {
@@ -251,7 +251,7 @@ fn query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
 }
 
 fn number(name: &str, text: &str) -> Result<OperationSeq, String> {
-    let digits = text.bytes().all(|it| it.is_ascii_digit());
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let read = text.parse().ok().filter(|_| digits);
     read.and_then(OperationSeq::new)
         .ok_or_else(|| format!("{name} is not the number of an operation: {text:?}"))
@@ -318,7 +318,7 @@ mod tests {
     async fn ask(echo: &Echo, line: &str, token: &str) -> Option<(u16, String)> {
         let (method, uri) = line.split_once(' ').unwrap();
         let mut headers = HeaderMap::new();
-        for value in token.split('|').filter(|it| !it.is_empty()) {
+        for value in token.split('|').filter(|part| !part.is_empty()) {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
         }
         let (method, uri) = (method.parse().unwrap(), uri.parse().unwrap());

@@ -148,7 +148,7 @@ impl Proxy {
         exchange: Option<&mut HandledRequest>,
         pieces: Option<Box<dyn BodyStream>>,
     ) -> bool {
-        let close = exchange.as_ref().is_none_or(|it| it.close) || self.is_last();
+        let close = exchange.as_ref().is_none_or(|exchange| exchange.close) || self.is_last();
         let (mut header, body) = match exchange {
             // What is told of it afterwards is beside the answer itself.
             Some(exchange) => response(
@@ -253,11 +253,11 @@ impl Proxy {
             user_agent: head
                 .headers
                 .get(header::USER_AGENT)
-                .map(|it| bounded(it.as_bytes())),
+                .map(|user_agent| bounded(user_agent.as_bytes())),
             peer: peer(session),
             status: session
                 .response_written()
-                .map(|it| it.status.as_u16())
+                .map(|response_written| response_written.status.as_u16())
                 .filter(|it| *it >= 200 || *it == 101),
             bytes: session.body_bytes_sent(),
             took: self
@@ -366,7 +366,10 @@ impl ProxyHttp for Proxy {
             }
             Err(Undecided::Panicked) => {}
         }
-        let pieces = context.exchange.as_mut().and_then(|it| it.pieces.take());
+        let pieces = context
+            .exchange
+            .as_mut()
+            .and_then(|exchange| exchange.pieces.take());
         let unended = pieces.is_some();
         let delivered = self.reply(session, context.exchange.as_mut(), pieces).await;
         self.tell(session, context, delivered);
@@ -407,7 +410,7 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> pingora::Result<()> {
         context.carry.as_ref().map_or(Ok(()), |it| {
-            it.connected(digest.and_then(|it| it.ssl_digest.as_deref()))
+            it.connected(digest.and_then(|digest| digest.ssl_digest.as_deref()))
         })
     }
 
@@ -488,7 +491,9 @@ impl ProxyHttp for Proxy {
     ) -> FailToProxy {
         if let Some(carry) = &mut context.carry {
             let written = session.response_written();
-            let sent = written.map(|it| it.status.as_u16()).filter(|it| *it >= 200);
+            let sent = written
+                .map(|written| written.status.as_u16())
+                .filter(|it| *it >= 200);
             let code = carry.code(error).filter(|_| sent.is_none());
             let mut error_code = sent.unwrap_or(0);
             if let Some(code) = code {
@@ -577,7 +582,7 @@ fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, 
         header::UPGRADE,
     ];
     // Hardly ever: nobody who makes answers says such a thing.
-    if parts.headers.keys().any(|it| hops.contains(it)) {
+    if parts.headers.keys().any(|key| hops.contains(key)) {
         for hop in hops {
             parts.headers.remove(hop);
         }
@@ -606,7 +611,7 @@ fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, 
 fn told_length(headers: &http::HeaderMap) -> Option<usize> {
     let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
     let text = all.next()?.to_str().ok()?;
-    let is_exact = all.next().is_none() && text.bytes().all(|it| it.is_ascii_digit());
+    let is_exact = all.next().is_none() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_exact)
 }
 
@@ -691,7 +696,12 @@ mod tests {
             }
             let answer = answer.body(Bytes::from(body)).unwrap();
             let (header, body) = response(answer, head_only);
-            let field = |it| header.headers.get(it).map(|it| it.to_str().unwrap());
+            let field = |it| {
+                header
+                    .headers
+                    .get(it)
+                    .map(|header| header.to_str().unwrap())
+            };
             assert_eq!(header.status, status, "{name}: status");
             assert_eq!(field("content-length"), length, "{name}: length");
             assert_eq!(body, sent, "{name}: body");

@@ -74,7 +74,7 @@ pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
 
 /// The value of the first `Content-Length`.
 fn length_of(raw: &[u8]) -> Option<&[u8]> {
-    raw.split(|it| *it == b'\n').find_map(|line| {
+    raw.split(|byte| *byte == b'\n').find_map(|line| {
         let colon = line.iter().position(|it| *it == b':')?;
         let (name, rest) = line.split_at_checked(colon)?;
         name.trim_ascii()

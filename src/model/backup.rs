@@ -320,7 +320,11 @@ mod tests {
                 limit,
             };
             let found = page.of(["a", "b", "c"].map(backup));
-            let found_ids: Vec<&str> = found.backups.iter().map(|it| it.id.as_str()).collect();
+            let found_ids: Vec<&str> = found
+                .backups
+                .iter()
+                .map(|backup| backup.id.as_str())
+                .collect();
             assert_eq!(
                 (found_ids.as_slice(), found.more),
                 (ids, more),

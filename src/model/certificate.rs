@@ -40,7 +40,7 @@ impl CertificateName {
     #[must_use]
     pub fn email(address: &str) -> Option<Self> {
         let (local, host) = address.rsplit_once('@')?;
-        let is_good = is_bounded(address) && address.bytes().all(|it| it.is_ascii_graphic());
+        let is_good = is_bounded(address) && address.bytes().all(|byte| byte.is_ascii_graphic());
         (is_good && !local.is_empty() && !host.is_empty())
             .then(|| Self(format!("email:{local}@{}", host.to_ascii_lowercase())))
     }
@@ -48,7 +48,7 @@ impl CertificateName {
     /// A URI, to the letter.
     #[must_use]
     pub fn uri(uri: &str) -> Option<Self> {
-        let is_good = is_bounded(uri) && uri.bytes().all(|it| it.is_ascii_graphic());
+        let is_good = is_bounded(uri) && uri.bytes().all(|byte| byte.is_ascii_graphic());
         (is_good && uri.contains(':')).then(|| Self(format!("uri:{uri}")))
     }
 

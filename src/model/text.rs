@@ -79,7 +79,7 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
         Alphabet::Free => {
             if text
                 .chars()
-                .any(|it| it.is_control() && it != '\n' && it != '\t')
+                .any(|character| character.is_control() && character != '\n' && character != '\t')
             {
                 Err(TextError::Character(
                     "control characters other than line feed and tab",
@@ -90,7 +90,7 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
         }
         Alphabet::Any => Ok(()),
         Alphabet::Visible => {
-            if text.bytes().all(|it| it.is_ascii_graphic()) {
+            if text.bytes().all(|byte| byte.is_ascii_graphic()) {
                 Ok(())
             } else {
                 Err(TextError::Character("anything but visible ASCII"))

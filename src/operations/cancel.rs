@@ -77,6 +77,6 @@ pub(crate) async fn ask(
 fn can_be_stopped(core: &Core, operation: &Operation) -> bool {
     core.backends
         .get(&operation.backend)
-        .and_then(|it| it.capability.verb(operation.verb()))
+        .and_then(|backend| backend.capability.verb(operation.verb()))
         .is_some_and(|it| it.cancel)
 }

@@ -168,12 +168,18 @@ impl Operations {
         store: Arc<dyn Store>,
         shared: Shared,
     ) -> Result<Arc<Self>, OpenError> {
-        let highest = store.highest().await.map_err(|it| unusable(&config, &it))?;
+        let highest = store
+            .highest()
+            .await
+            .map_err(|error| unusable(&config, &error))?;
         let alive = store
             .last_beat()
             .await
-            .map_err(|it| unusable(&config, &it))?;
-        let live = store.live().await.map_err(|it| unusable(&config, &it))?;
+            .map_err(|error| unusable(&config, &error))?;
+        let live = store
+            .live()
+            .await
+            .map_err(|error| unusable(&config, &error))?;
         let core = Arc::new(Core::new(config, backends, store, shared, highest));
         core.resume(live, alive.unwrap_or_default()).await;
         core.beat().await;
@@ -330,9 +336,10 @@ impl Core {
         let capability = self
             .backends
             .get(&operation.backend)
-            .and_then(|it| it.capability.verb(operation.verb()));
+            .and_then(|backend| backend.capability.verb(operation.verb()));
         Rules {
-            replay_safe: capability.is_some_and(|it| it.recovery == Recovery::ReplaySafe),
+            replay_safe: capability
+                .is_some_and(|capability| capability.recovery == Recovery::ReplaySafe),
             settle: capability.map_or(SETTLE_WITHOUT_CAPABILITY, |it| it.settle),
             probe_window: self.config.probe_window,
             accept_ttl: self.config.accept_ttl,
@@ -516,8 +523,8 @@ impl Core {
             backup = it.target().backup.as_str(),
             principal = it.principal.as_str(),
             request = it.request.as_str(),
-            note = it.note.as_ref().map(|it| it.as_str()),
-            fault = it.fault.as_ref().map(|it| it.kind.as_str()),
+            note = it.note.as_ref().map(|note| note.as_str()),
+            fault = it.fault.as_ref().map(|fault| fault.kind.as_str()),
             "operation"
         );
         if let Some(completed) = it.completed {

@@ -432,9 +432,11 @@ fn compare(entry: &Entry, new: &Operation) -> Option<Place> {
     let shown = entry.shown.subscribe();
     // The first of several with one entity tag changes what is shown, so the tag of the others no longer fits.
     let mut conditions = new.preconditions.iter();
-    Some(if conditions.all(|it| *it == Precondition::BackupPresent) {
-        Place::Same(shown)
-    } else {
-        Place::Changing(shown)
-    })
+    Some(
+        if conditions.all(|condition| *condition == Precondition::BackupPresent) {
+            Place::Same(shown)
+        } else {
+            Place::Changing(shown)
+        },
+    )
 }

@@ -82,7 +82,10 @@ impl From<&Operation> for OperationSummary {
             completed: it.completed.map(time),
             cancel_asked: it.cancel_asked.map(time),
             acknowledged: it.acknowledged.map(time),
-            fault: it.fault.as_ref().map(|it| it.kind.as_str().to_owned()),
+            fault: it
+                .fault
+                .as_ref()
+                .map(|fault| fault.kind.as_str().to_owned()),
             message: it.fault.as_ref().map(|fault| fault.text.to_string()),
         }
     }

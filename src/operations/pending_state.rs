@@ -36,17 +36,17 @@ pub(crate) fn merged(
     found: BackupPage,
     unfinished: &[Arc<Operation>],
 ) -> BackupPage {
-    let last = found.backups.last().map(|it| it.id.clone());
+    let last = found.backups.last().map(|backup| backup.id.clone());
     let mut backups: Vec<Backup> = found
         .backups
         .into_iter()
-        .map(|it| overlaid(it, unfinished))
+        .map(|backup| overlaid(backup, unfinished))
         .collect();
     for planned in unfinished.iter().filter_map(|it| planned(it)) {
         let after = wanted.after.as_ref().is_none_or(|it| planned.id > *it);
         // What sorts behind a page that is followed by another one belongs to that one.
         let within = !found.more || last.as_ref().is_some_and(|it| planned.id < *it);
-        if after && within && !backups.iter().any(|it| it.id == planned.id) {
+        if after && within && !backups.iter().any(|backup| backup.id == planned.id) {
             backups.push(planned);
         }
     }
@@ -213,7 +213,11 @@ mod tests {
                 more,
             };
             let merged = merged(&page, found, &creates);
-            let ids: Vec<_> = merged.backups.iter().map(|it| it.id.as_str()).collect();
+            let ids: Vec<_> = merged
+                .backups
+                .iter()
+                .map(|backup| backup.id.as_str())
+                .collect();
             assert_eq!(ids, expected, "{name}: ids");
             assert_eq!(merged.more, more_expected, "{name}: more");
         }

@@ -147,7 +147,7 @@ struct Stirs {
 impl Stirs {
     /// How long it is not heeded.
     fn heeded_in(&self, now: Instant) -> Duration {
-        let from = self.due.and_then(|it| it.checked_sub(LOOKS_AHEAD));
+        let from = self.due.and_then(|due| due.checked_sub(LOOKS_AHEAD));
         from.map_or(Duration::ZERO, |it| it.saturating_duration_since(now))
     }
 
@@ -283,7 +283,7 @@ impl Work<'_> {
     /// Whether somebody wants it stopped and the VM manager was not asked yet, by this process at least.
     fn is_cancel_due(&self) -> bool {
         let shown = self.shown.as_ref();
-        !self.cancel_settled && shown.is_some_and(|it| wants_cancel(it.borrow().as_ref()))
+        !self.cancel_settled && shown.is_some_and(|shown| wants_cancel(shown.borrow().as_ref()))
     }
 
     /// Asks the VM manager to stop the task; what comes of it is seen by looking. Asking twice does no harm.
@@ -303,12 +303,12 @@ impl Work<'_> {
     }
 
     fn worth_writing(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
-        let news = progress.is_some_and(|it| it > operation.progress)
+        let news = progress.is_some_and(|progress| progress > operation.progress)
             || operation.uncertain_since.is_some();
         let now = self.core.clock.instant();
         let early = self
             .written
-            .is_some_and(|it| now.saturating_duration_since(it) < PROGRESS_EVERY);
+            .is_some_and(|written| now.saturating_duration_since(written) < PROGRESS_EVERY);
         if news && !early {
             self.written = Some(now);
         }
@@ -376,7 +376,10 @@ impl Work<'_> {
             // Asked already: the pace of the looks is the pace of the tries.
             let waits = |it: &&mut Shown| due && !wants_cancel(it.borrow().as_ref());
             if let Some(shown) = shown.as_mut().filter(waits)
-                && shown.wait_for(|it| wants_cancel(it.as_ref())).await.is_ok()
+                && shown
+                    .wait_for(|shown| wants_cancel(shown.as_ref()))
+                    .await
+                    .is_ok()
             {
                 return;
             }
@@ -423,7 +426,7 @@ impl Work<'_> {
 }
 
 fn wants_cancel(shown: Option<&Arc<Operation>>) -> bool {
-    shown.is_some_and(|it| it.cancel_asked.is_some())
+    shown.is_some_and(|shown| shown.cancel_asked.is_some())
 }
 
 /// 1.6 times as long.

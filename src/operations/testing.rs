@@ -363,7 +363,10 @@ impl Adapter for Scripted {
             let error = AdapterError::uncertain(FaultKind::Unavailable, "no answer");
             return Err(error);
         }
-        let found = script.backups.iter().find(|it| it.id == target.backup);
+        let found = script
+            .backups
+            .iter()
+            .find(|backup| backup.id == target.backup);
         found
             .cloned()
             .ok_or_else(|| AdapterError::refused(FaultKind::NoSuchBackup, "no such backup"))

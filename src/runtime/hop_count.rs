@@ -15,8 +15,8 @@ tokio::task_local! {
 /// The number that a request carries; 0 when it carries none that can be read.
 #[must_use]
 pub fn of(headers: &HeaderMap) -> u8 {
-    let value = headers.get(HEADER).and_then(|it| it.to_str().ok());
-    value.and_then(|it| it.parse().ok()).unwrap_or(0)
+    let value = headers.get(HEADER).and_then(|header| header.to_str().ok());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 /// Does the work as part of a request that so many gateways passed on.

@@ -147,7 +147,10 @@ mod tests {
             let kept = String::from_utf8(kept).unwrap();
             let lines = UNSAFE.chars().count() + 2;
             assert_eq!(kept.split_terminator('\n').count(), lines, "{kept:?}");
-            let left = kept.chars().filter(|it| *it != '\n').any(is_unsafe);
+            let left = kept
+                .chars()
+                .filter(|character| *character != '\n')
+                .any(is_unsafe);
             assert!(!left, "{format:?}: {kept:?}");
         }
     }

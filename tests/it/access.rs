@@ -312,7 +312,7 @@ fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
     let guesser = "198.51.100.1";
     // Some seconds of lock-out, so that a slow machine does not see the end of it.
     let mut answers = Vec::new();
-    while answers.iter().filter(|it| **it == 429).count() < 4 {
+    while answers.iter().filter(|answer| **answer == 429).count() < 4 {
         answers.push(from(guesser, "alice", "guess"));
         assert!(answers.len() < 10_000, "never locked out");
     }

@@ -76,7 +76,7 @@ impl Lab {
 fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
     Annotated {
         target: target(id),
-        identity: identity.map(|it| Identity::new(it.to_owned())),
+        identity: identity.map(|identity| Identity::new(identity.to_owned())),
         annotation: Annotation {
             name: Some(BackupName::new(name).unwrap()),
             protected: true,

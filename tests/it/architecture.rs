@@ -84,7 +84,12 @@ fn layers_import_only_downwards() {
     for dir in fs::read_dir("src/adapters")
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir() && !SHARED_BY_ADAPTERS.iter().any(|it| path.ends_with(it)))
+        .filter(|path| {
+            path.is_dir()
+                && !SHARED_BY_ADAPTERS
+                    .iter()
+                    .any(|shared| path.ends_with(shared))
+        })
     {
         adapters.insert(dir.file_name().unwrap().to_str().unwrap().to_owned(), dir);
     }
@@ -129,7 +134,7 @@ fn rust_files(root: &Path) -> Vec<PathBuf> {
                     .unwrap()
                     .map(|entry| entry.unwrap().path()),
             );
-        } else if path.extension().is_some_and(|it| it == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }

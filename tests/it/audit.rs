@@ -70,7 +70,14 @@ fn every_permitted_or_refused_change_is_one_line() {
     let lines = records(&trail);
     let told: Vec<(&Value, &Value, &Value, &Value)> = lines
         .iter()
-        .map(|it| (&it["principal"], &it["action"], &it["outcome"], &it["code"]))
+        .map(|line| {
+            (
+                &line["principal"],
+                &line["action"],
+                &line["outcome"],
+                &line["code"],
+            )
+        })
         .collect();
     let null = Value::Null;
     let word = |it: &str| Value::from(it);

@@ -172,7 +172,7 @@ pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
     let mut received = Vec::new();
     let mut chunk = [0; 4096];
     let end = loop {
-        if let Some(at) = received.windows(4).position(|it| it == b"\r\n\r\n") {
+        if let Some(at) = received.windows(4).position(|window| window == b"\r\n\r\n") {
             break at;
         }
         let count = read_some(stream, &mut chunk).unwrap();

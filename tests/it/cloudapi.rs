@@ -581,7 +581,7 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
         for _ in 0..2 {
             let state = adapter.poll(&task, by(20_000)).await;
             found = state.map_or_else(
-                |it| format!("Err({:?})", it.fault.kind),
+                |state| format!("Err({:?})", state.fault.kind),
                 |it| format!("{it:?}"),
             );
             assert!(found.contains(expected), "{name}: {found}");
@@ -592,7 +592,9 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
             "{name}: {requests:?}"
         );
         let looks = if found.starts_with("Running") { 1 } else { 2 };
-        let asked = requests.iter().filter(|it| it.starts_with("GET /statuses"));
+        let asked = requests
+            .iter()
+            .filter(|request| request.starts_with("GET /statuses"));
         assert_eq!(asked.count(), looks, "{name}: Retry-After is respected");
     }
 }
@@ -680,7 +682,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
     let posts = script
         .requests()
         .iter()
-        .filter(|it| it.starts_with("POST"))
+        .filter(|request| request.starts_with("POST"))
         .count();
     assert_eq!(posts, 0, "nothing was sent");
     let no_trace = script.adapter(Recovery::NoTrace, SystemClock::shared());

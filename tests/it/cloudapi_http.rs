@@ -59,7 +59,9 @@ impl Relay {
                     let client = client.unwrap();
                     let address = *target.lock().unwrap();
                     // Dropped when nobody is there.
-                    if let Some(server) = address.and_then(|it| TcpStream::connect(it).ok()) {
+                    if let Some(server) =
+                        address.and_then(|address| TcpStream::connect(address).ok())
+                    {
                         join(client, server, Arc::clone(&loses), Arc::clone(&requests));
                     }
                 }
@@ -188,7 +190,7 @@ impl Chain {
     /// What the disk holds, if it is one thing.
     fn content(&self) -> Option<u8> {
         let bytes = fs::read(self.folder.path().join("inner/vms/db/disk.img")).unwrap();
-        bytes.iter().all(|it| *it == bytes[0]).then(|| bytes[0])
+        bytes.iter().all(|byte| *byte == bytes[0]).then(|| bytes[0])
     }
 }
 
@@ -631,7 +633,7 @@ fn gateways_in_a_circle_stop_at_once() {
     );
     let asked: usize = relays
         .iter()
-        .map(|it| it.requests.load(Ordering::SeqCst))
+        .map(|relay| relay.requests.load(Ordering::SeqCst))
         .sum();
     assert_eq!(asked, 4, "so often a request is passed on");
     let reply = client.post("/vms/db/backups", r#"{"name": "a"}"#);
@@ -682,7 +684,7 @@ fn the_example_server_survives_its_own_end_in_the_middle() {
         let expected = if away { b'n' } else { b'o' };
         assert!(away || status["state"] == "SUCCESS", "{life:?}: {status}");
         assert!(
-            bytes.iter().all(|it| *it == expected),
+            bytes.iter().all(|byte| *byte == expected),
             "{life:?}: whole: {status}"
         );
     }

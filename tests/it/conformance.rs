@@ -430,7 +430,9 @@ struct Rows {
 impl Rows {
     /// Whether to run a row that needs these verbs.
     fn due(&mut self, row: &str, verbs: &[Verb]) -> bool {
-        let able = verbs.iter().all(|it| self.capability.verb(*it).is_some());
+        let able = verbs
+            .iter()
+            .all(|verb| self.capability.verb(*verb).is_some());
         self.due_if(row, able)
     }
 
@@ -441,7 +443,7 @@ impl Rows {
 
     fn replays(&self, verb: Verb) -> bool {
         let verb = self.capability.verb(verb);
-        verb.is_some_and(|it| it.recovery == Recovery::ReplaySafe)
+        verb.is_some_and(|verb| verb.recovery == Recovery::ReplaySafe)
     }
 
     /// Straight to the terminal: the test runner swallows what passing tests print.

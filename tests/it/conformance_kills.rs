@@ -112,9 +112,9 @@ impl Death {
             if self.left.fetch_update(order, order, one_less).is_ok() {
                 return;
             }
-            self.dead.send_if_modified(|it| {
-                let is_first = it.is_none();
-                it.get_or_insert(name);
+            self.dead.send_if_modified(|dead| {
+                let is_first = dead.is_none();
+                dead.get_or_insert(name);
                 is_first
             });
         }
@@ -305,7 +305,7 @@ impl Life {
     fn recovery(&self, verb: Verb) -> Option<Recovery> {
         let name = BackendName::new("bed").unwrap();
         let capability = self.operations.capability(&name).unwrap();
-        capability.verb(verb).map(|it| it.recovery)
+        capability.verb(verb).map(|verb| verb.recovery)
     }
 
     fn send(&self, method: &Method, path: &str) -> HandledRequest {
@@ -474,7 +474,7 @@ fn gate_config(folder: &Path, vm: &VmId) -> snapgate::gate::Config {
     );
     std::fs::write(&file, text).unwrap();
     let loaded = config::load(&file, &|_| None);
-    loaded.unwrap_or_else(|it| panic!("{it}")).gate
+    loaded.unwrap_or_else(|error| panic!("{error}")).gate
 }
 
 /// What is there and what the VM holds, before or after a change.
@@ -595,7 +595,7 @@ fn killed_by(
     let mut done = was_done(bed, &third, verb, &target);
     let begun = |done: bool| {
         let executions = bed.executions(end.key());
-        executions.is_none_or(|it| it == u64::from(done))
+        executions.is_none_or(|execution| execution == u64::from(done))
     };
     let until = SystemClock.deadline(Duration::from_secs(10)).instant();
     while end.phase == Phase::Unknown && !begun(done) && SystemClock.instant() < until {
@@ -615,7 +615,7 @@ fn killed_by(
         | Phase::Cancelled => false,
     };
     let executions = bed.executions(end.key());
-    let is_once = !twice && executions.is_none_or(|it| it == u64::from(done));
+    let is_once = !twice && executions.is_none_or(|execution| execution == u64::from(done));
     if is_true && is_once {
         return Ok(());
     }

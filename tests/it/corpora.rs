@@ -42,7 +42,7 @@ macro_rules! corpora {
             assert_eq!(tested, known.collect(), "left: tests, right: inputs");
             assert_eq!(tested, names("fuzz/corpus"), "left: tests, right: corpora");
             let targets = names("fuzz/fuzz_targets");
-            let targets = targets.iter().filter_map(|it| it.strip_suffix(".rs"));
+            let targets = targets.iter().filter_map(|target| target.strip_suffix(".rs"));
             assert_eq!(tested, targets.map(str::to_owned).collect(), "left: tests, right: targets");
         }
     };

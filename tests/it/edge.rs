@@ -35,12 +35,12 @@ fn converse(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 /// The status of each answer, one after the other; interim ones are passed over.
 fn statuses(mut answer: &[u8]) -> Vec<u16> {
     let mut found = Vec::new();
-    while let Some(end) = answer.windows(4).position(|it| it == b"\r\n\r\n") {
+    while let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         let length = head
             .lines()
-            .find_map(|it| it.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         answer = &answer[(end + 4 + length.unwrap_or(0)).min(answer.len())..];
         if status >= 200 {
             found.push(status);
@@ -145,7 +145,7 @@ fn one_answer(stream: &mut TcpStream) -> Vec<u8> {
     let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
     let length = head
         .lines()
-        .find_map(|it| it.strip_prefix("content-length: "));
+        .find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     stream.read_exact(&mut body).unwrap();
     answer.extend(body);

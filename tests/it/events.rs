@@ -113,7 +113,7 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     let events = Stream::open(gateway.api, &uri, None).rest();
     let revisions: Vec<u64> = events
         .iter()
-        .map(|it| it.id.split_once('-').unwrap().1.parse().unwrap())
+        .map(|event| event.id.split_once('-').unwrap().1.parse().unwrap())
         .collect();
     assert!(
         revisions.is_sorted_by(|one, two| one < two),
@@ -121,7 +121,7 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     );
     let progress: Vec<_> = events
         .iter()
-        .map(|it| it.status["progress"].as_u64())
+        .map(|event| event.status["progress"].as_u64())
         .collect();
     assert!(progress.is_sorted(), "never back: {progress:?}");
     let (last, before) = events.split_last().unwrap();

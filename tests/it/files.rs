@@ -221,7 +221,7 @@ async fn meanwhile(files: &dyn Adapter, task: &TaskRef, tool: &[&str]) -> (usize
             assert!(matches!(state, TaskState::Done), "{state:?}");
             return (refused, attempt().status.success());
         };
-        if progress.is_none_or(|it| it == Progress::NONE) {
+        if progress.is_none_or(|progress| progress == Progress::NONE) {
             // It may not have locked the image yet, and would be refused itself.
             continue;
         }
@@ -303,7 +303,7 @@ impl Drop for Mount {
 
 fn mount(arguments: &[&str], at: &Path) -> bool {
     let output = Command::new("mount").args(arguments).arg(at).output();
-    output.is_ok_and(|it| it.status.success())
+    output.is_ok_and(|output| output.status.success())
 }
 
 #[tokio::test]

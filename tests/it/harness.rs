@@ -88,7 +88,7 @@ impl Gateway {
             .build()
             .unwrap();
         let path = write_config(folder.path(), settings);
-        let loaded = config::load(&path, &|_| None).unwrap_or_else(|it| panic!("{it}"));
+        let loaded = config::load(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
         let running = runtime.block_on(app::start(loaded)).unwrap();
         Self {
             api: running.api(),

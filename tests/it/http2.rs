@@ -251,7 +251,10 @@ fn every_kind_of_request_is_answered_over_http_2() {
         "of no known length: {events:?}"
     );
     let told = String::from_utf8(events.body).unwrap();
-    let last = told.lines().rev().find_map(|it| it.strip_prefix("data: "));
+    let last = told
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("data: "));
     let last: Value = serde_json::from_str(last.unwrap()).unwrap();
     assert_eq!(last["progress"], 100, "the last event is the end: {told}");
     let refused = client.get("/vms/9/backups/456");

@@ -139,7 +139,7 @@ fn seen(gateway: &Gateway) -> (Vec<usize>, usize) {
     let text = String::from_utf8(text).unwrap();
     let sum = |fits: &dyn Fn(&str) -> bool| -> usize {
         text.lines()
-            .filter(|it| it.starts_with("snapgate_requests_total{") && fits(it))
+            .filter(|line| line.starts_with("snapgate_requests_total{") && fits(line))
             .filter_map(|it| it.rsplit(' ').next()?.parse::<usize>().ok())
             .sum()
     };

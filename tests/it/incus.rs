@@ -231,7 +231,7 @@ impl Drop for Lxd {
                 .args(["down", folder])
                 .env("FLAVOR", self.flavor.name());
             let ended = script.status();
-            assert!(ended.is_ok_and(|it| it.success()), "{SCRIPT} down");
+            assert!(ended.is_ok_and(|ended| ended.success()), "{SCRIPT} down");
         }
     }
 }
@@ -526,7 +526,7 @@ async fn fifty_backups_are_listed_page_by_page() {
     }
     assert_eq!(all.len(), 50, "all of them, none twice");
     assert!(
-        all.windows(2).all(|it| it[0].id < it[1].id),
+        all.windows(2).all(|window| window[0].id < window[1].id),
         "in order of their ids"
     );
     let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
@@ -611,7 +611,7 @@ async fn two_gateways_do_not_run_into_each_other() {
     let state = followed(&one, &task).await;
     assert!(matches!(state, TaskState::Done), "{state:?}");
     let list = two.list(&vm, &page, by()).await.unwrap();
-    let states: Vec<BackupState> = list.backups.iter().map(|it| it.state).collect();
+    let states: Vec<BackupState> = list.backups.iter().map(|backup| backup.state).collect();
     assert_eq!(
         states,
         [BackupState::Available; 2],

@@ -39,7 +39,10 @@ pub(crate) struct Mount(PathBuf);
 impl Mount {
     pub(crate) fn new(arguments: &[&str], at: &Path) -> Self {
         let ended = Command::new("mount").args(arguments).arg(at).status();
-        assert!(ended.is_ok_and(|it| it.success()), "mount {arguments:?}");
+        assert!(
+            ended.is_ok_and(|ended| ended.success()),
+            "mount {arguments:?}"
+        );
         Self(at.to_owned())
     }
 }

@@ -109,8 +109,8 @@ async fn memory_and_disks_are_put_back_and_the_vm_does_what_it_is_told() {
 async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
     let web02 = vm("web02");
     let disks = ["web02a.qcow2", "web02b.qcow2"];
-    let fill = |byte| disks.map(|it| lab.write_off(it, byte));
-    let read = || disks.map(|it| lab.read(it));
+    let fill = |byte| disks.map(|disk| lab.write_off(disk, byte));
+    let read = || disks.map(|disk| lab.read(disk));
     fill(4);
     let backup = made(adapter, &web02, "two", 11).await;
     fill(5);

@@ -132,7 +132,7 @@ impl Lab {
         let all: Vec<_> = words
             .split_whitespace()
             .skip(1)
-            .map(|it| u32::from_str_radix(it.trim_start_matches("0x"), 16).unwrap())
+            .map(|word| u32::from_str_radix(word.trim_start_matches("0x"), 16).unwrap())
             .collect();
         // "REDY" says that the guest is up.
         if all[1] == 0x5944_4552 { all[0] } else { 0 }
@@ -174,7 +174,7 @@ impl Lab {
     /// Whether libvirt lists a snapshot of that name, whole or not.
     pub(crate) fn lists(&self, vm: &str, name: &str) -> bool {
         let all = self.virsh(&["snapshot-list", vm, "--name"]);
-        all.lines().any(|it| it.trim() == name)
+        all.lines().any(|line| line.trim() == name)
     }
 
     /// How many clients libvirtd has now. One that died is gone once libvirtd has read everything from it.
@@ -187,7 +187,7 @@ impl Lab {
             .collect();
         let all = std::fs::read_to_string("/proc/net/unix").unwrap();
         all.lines()
-            .map(|it| it.split_whitespace().collect::<Vec<_>>())
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
             // Address, references, protocol, flags, type, state (3 is connected), inode, path.
             .filter(|it| it.get(5) == Some(&"03") && it.last().unwrap().ends_with("libvirt-sock"))
             .filter(|it| sockets.contains(it[6]))

@@ -20,7 +20,10 @@ async fn ids(adapter: &dyn Adapter, of: &VmId) -> Vec<String> {
         limit: 99,
     };
     let listed = adapter.list(of, &page, by()).await.unwrap();
-    let ids = listed.backups.iter().map(|it| it.id.as_str().to_owned());
+    let ids = listed
+        .backups
+        .iter()
+        .map(|backup| backup.id.as_str().to_owned());
     ids.collect()
 }
 

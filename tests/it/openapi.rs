@@ -141,8 +141,8 @@ fn run(arguments: &[&str], at_least: u64) {
 
 /// How many cases it says it sent.
 fn generated(said: &str) -> u64 {
-    let line = said.lines().find(|it| it.contains(" generated, "));
-    let count = line.and_then(|it| it.split_whitespace().next()?.parse().ok());
+    let line = said.lines().find(|line| line.contains(" generated, "));
+    let count = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     count.unwrap_or_else(|| panic!("it does not say how many cases: {said}"))
 }
 

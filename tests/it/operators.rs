@@ -30,7 +30,7 @@ fn operations(config: &Path, arguments: &[&str]) -> (i32, String, String) {
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines()
-        .map(|it| serde_json::from_str(it).unwrap())
+        .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
@@ -38,14 +38,14 @@ fn lines(text: &str) -> Vec<Value> {
 fn acknowledged(trail: &Path) -> Vec<u64> {
     lines(&fs::read_to_string(trail).unwrap())
         .iter()
-        .filter(|it| it["action"] == "acknowledge")
-        .map(|it| {
+        .filter(|line| line["action"] == "acknowledge")
+        .map(|line| {
             assert!(
-                it["principal"].as_str().unwrap().starts_with("os:"),
-                "which account of the system: {it}"
+                line["principal"].as_str().unwrap().starts_with("os:"),
+                "which account of the system: {line}"
             );
-            assert_eq!(it["client"], "127.0.0.1", "from where: {it}");
-            it["operation"].as_str().unwrap().parse().unwrap()
+            assert_eq!(line["client"], "127.0.0.1", "from where: {line}");
+            line["operation"].as_str().unwrap().parse().unwrap()
         })
         .collect()
 }
@@ -105,7 +105,7 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
         assert_eq!((status, err.as_str()), (0, ""), "{arguments:?}: {out}");
         let found: Vec<_> = lines(&out)
             .iter()
-            .map(|it| it["seq"].as_str().unwrap().parse::<u64>().unwrap())
+            .map(|line| line["seq"].as_str().unwrap().parse::<u64>().unwrap())
             .collect();
         assert_eq!(found, expected, "{arguments:?}");
     }

@@ -167,7 +167,7 @@ fn write_until_answered(
     );
     loop {
         let address = *gateway.lock().unwrap();
-        let answer = address.and_then(|it| exchange(it, &request, &headers, &body));
+        let answer = address.and_then(|address| exchange(address, &request, &headers, &body));
         match answer {
             Some((202, status)) => return Some(status["status_uri"].as_str().unwrap().to_owned()),
             Some((412, _)) => return None,
@@ -241,10 +241,12 @@ backups = ["*"]
         *gateway.lock().unwrap() = None;
         let next = Process::start(&arguments);
         *gateway.lock().unwrap() = Some(next.api);
-        let answers: Vec<Option<String>> =
-            writers.into_iter().map(|it| it.join().unwrap()).collect();
+        let answers: Vec<Option<String>> = writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .collect();
         let client = Client::new(next.api, "alice", "secret");
-        at_once += answers.iter().filter(|it| it.is_none()).count();
+        at_once += answers.iter().filter(|answer| answer.is_none()).count();
         let accepted: BTreeSet<&String> = answers.iter().flatten().collect();
         let ends: Vec<Value> = accepted.iter().map(|uri| client.finished(uri)).collect();
         let (won, lost): (Vec<_>, Vec<_>) = ends.iter().partition(|end| end["state"] == "SUCCESS");

@@ -533,7 +533,7 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
     // The same call again makes nothing twice.
     let again = second.begin(&intent, key(1), before.as_ref(), by()).await;
     assert!(
-        again.is_ok() || again.is_err_and(|it| it.effect == Effect::None),
+        again.is_ok() || again.is_err_and(|error| error.effect == Effect::None),
         "again"
     );
     let page = Page {

@@ -116,7 +116,7 @@ fn every_route_refuses_what_it_must() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
     for row in ROWS {
-        let methods = row.allow.split(", ").filter(|it| *it != "OPTIONS");
+        let methods = row.allow.split(", ").filter(|part| *part != "OPTIONS");
         for method in methods {
             let what = format!("{method} {}", row.path);
             // HEAD has no body to read a code from; its status is that of GET.

@@ -70,7 +70,7 @@ backups = ["*"]
             let bytes = fs::read(&disk).unwrap();
             assert_eq!(bytes.len(), DISK_BYTES, "{}: whole", disk.display());
             assert!(
-                bytes.iter().all(|it| *it == bytes[0]),
+                bytes.iter().all(|byte| *byte == bytes[0]),
                 "{}: a mixture of old and new",
                 disk.display()
             );
@@ -90,7 +90,7 @@ fn hidden_leftovers(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_none_or(|it| it != "img"))
+        .filter(|path| path.extension().is_none_or(|extension| extension != "img"))
         .collect()
 }
 
@@ -174,7 +174,7 @@ fn a_damaged_backup_is_not_restored() {
 fn watches(pid: u32) -> usize {
     let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
     let texts = folder.filter_map(|it| fs::read_to_string(it.unwrap().path()).ok());
-    texts.map(|it| it.matches("inotify wd:").count()).sum()
+    texts.map(|text| text.matches("inotify wd:").count()).sum()
 }
 
 #[test]

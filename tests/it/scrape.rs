@@ -102,7 +102,7 @@ fn each_alert_fires_when_it_should_and_only_then() {
     let rules = std::fs::read_to_string("docs/alerts.yml").unwrap();
     for name in rules
         .lines()
-        .filter_map(|it| it.trim().strip_prefix("- alert: "))
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
     {
         let counted = tested.matches(&format!("alertname: {name}\n")).count();
         assert!(counted >= 2, "{name} is tested well and not: {counted}");

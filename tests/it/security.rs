@@ -16,7 +16,7 @@ fn tests_in(text: &str) -> BTreeSet<String> {
                 .trim_start_matches("pub ")
                 .trim_start_matches("async ")
                 .strip_prefix("fn ");
-            let name = name.and_then(|it| it.split('(').next());
+            let name = name.and_then(|name| name.split('(').next());
             names.extend(name.map(str::to_owned));
             is_test = false;
         }
@@ -34,7 +34,7 @@ fn all_tests() -> BTreeSet<String> {
         if path.is_dir() {
             let entries = fs::read_dir(&path).unwrap();
             pending.extend(entries.map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|it| it == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             names.append(&mut tests_in(&fs::read_to_string(&path).unwrap()));
         }
     }
@@ -46,7 +46,10 @@ fn claims(page: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let mut is_table_of_claims = false;
     for line in page.lines() {
-        let Some(cells) = line.strip_prefix("| ").and_then(|it| it.strip_suffix(" |")) else {
+        let Some(cells) = line
+            .strip_prefix("| ")
+            .and_then(|rest| rest.strip_suffix(" |"))
+        else {
             is_table_of_claims &= line.starts_with('|');
             continue;
         };
@@ -72,7 +75,7 @@ fn every_claim_points_to_tests_that_exist() {
         if names.is_empty() {
             wrong.push(format!("no test: {claim}"));
         }
-        for name in names.iter().filter(|it| !known.contains(*it)) {
+        for name in names.iter().filter(|name| !known.contains(*name)) {
             wrong.push(format!("no such test: {name}: {claim}"));
         }
     }
@@ -84,7 +87,7 @@ fn there_is_one_provider_of_cryptography() {
     let locked = fs::read_to_string("Cargo.lock").unwrap();
     let packages: BTreeSet<&str> = locked
         .lines()
-        .filter_map(|it| it.strip_prefix("name = \"")?.strip_suffix('"'))
+        .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
         .collect();
     assert!(packages.contains("ring"), "the provider there is");
     for other in [
@@ -113,6 +116,9 @@ fn unsafe_code_and_panics_are_forbidden() {
         "cast_possible_truncation = \"deny\"",
         "let_underscore_must_use = \"deny\"",
     ] {
-        assert!(manifest.lines().any(|it| it == rule), "Cargo.toml: {rule}");
+        assert!(
+            manifest.lines().any(|line| line == rule),
+            "Cargo.toml: {rule}"
+        );
     }
 }

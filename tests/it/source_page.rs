@@ -83,7 +83,7 @@ fn the_four_requests_work_as_printed() {
     let name = backup["name"].as_str().unwrap();
     assert!(
         name.strip_prefix("web01_")
-            .is_some_and(|date| date.len() == 8 && date.bytes().all(|it| it.is_ascii_digit())),
+            .is_some_and(|date| date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit())),
         "web01_YYYYMMDD: {name}"
     );
     let uri = format!("{host}/vms/33333/backups/456");
@@ -189,7 +189,7 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
         "old content"
     );
     assert!(
-        !after.windows(7).any(|it| it == b"changed"),
+        !after.windows(7).any(|window| window == b"changed"),
         "nothing of the new content is left"
     );
 

@@ -28,7 +28,7 @@ use crate::harness::SIM;
 
 /// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
-    let hosts: Vec<String> = hosts.iter().map(|it| (*it).to_owned()).collect();
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
     let key = KeyPair::generate().unwrap();
     let made = CertificateParams::new(hosts).unwrap();
     let pem = made.self_signed(&key).unwrap().pem();
@@ -265,7 +265,7 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
         let warnings = snapgate::config::warnings(&settings, snapgate::model::Timestamp::default());
         let found: Vec<&String> = warnings
             .iter()
-            .filter(|it| it.contains("subject alternative name"))
+            .filter(|warning| warning.contains("subject alternative name"))
             .collect();
         assert_eq!(
             found.len(),
@@ -314,7 +314,7 @@ fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
     fs::write(folder.path().join("authority.pem"), authority).unwrap();
     let issuer = rcgen::Issuer::new(params, key);
     let signed = |hosts: &[&str]| {
-        let hosts: Vec<String> = hosts.iter().map(|it| (*it).to_owned()).collect();
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let made = CertificateParams::new(hosts)
             .unwrap()

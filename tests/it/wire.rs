@@ -31,7 +31,7 @@ fn refused(reply: &Reply, status: u16, code: &str, name: &str) {
     assert!(
         body["message"][0]["text"]
             .as_str()
-            .is_some_and(|it| !it.is_empty()),
+            .is_some_and(|text| !text.is_empty()),
         "{name}: a sentence"
     );
     assert_eq!(
@@ -356,7 +356,7 @@ fn statuses() {
     assert_eq!(last["status"], 200, "{last}");
     for member in ["created", "started", "completed", "expires", "message"] {
         assert!(
-            last[member].as_str().is_some_and(|it| !it.is_empty()),
+            last[member].as_str().is_some_and(|text| !text.is_empty()),
             "{member}: {last}"
         );
     }

@@ -111,7 +111,7 @@ impl Api {
             Ok(answer) => {
                 let tag = answer.headers.get(header::ETAG);
                 // A weak tag never fits a condition.
-                let tag = tag.filter(|it| it.as_bytes().starts_with(b"\"")).cloned();
+                let tag = tag.filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
                 Ok(Some((read(&answer)?, tag)))
             }
             Err(error) if error.is_missing() && !error.is_missing_vm() => Ok(None),
@@ -129,7 +129,10 @@ impl Api {
             query.extend(after.as_ref().map(|it| ("after", it.as_str())));
             let answer = self.get(&path, &query, by).await?;
             let page: wire::Backups = read(&answer)?;
-            let last = page.backups.last().and_then(|it| link::backup_of(&it.uri));
+            let last = page
+                .backups
+                .last()
+                .and_then(|backup| link::backup_of(&backup.uri));
             all.extend(page.backups);
             if !has_next(&answer.headers) {
                 return Ok(all);
@@ -271,13 +274,13 @@ fn told(answer: &Reply) -> Answer<Told> {
     let applied = text(&answer.headers, &PREFERENCE_APPLIED);
     Ok(Told {
         status: read(answer)?,
-        waited: applied.is_some_and(|it| it.contains("wait")),
-        retry_after: text(&answer.headers, &header::RETRY_AFTER).and_then(|it| it.parse().ok()),
+        waited: applied.is_some_and(|applied| applied.contains("wait")),
+        retry_after: text(&answer.headers, &header::RETRY_AFTER).and_then(|text| text.parse().ok()),
     })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|it| it.to_str().ok())
+    headers.get(name).and_then(|header| header.to_str().ok())
 }
 
 fn short(text: &str) -> String {
@@ -288,10 +291,10 @@ fn short(text: &str) -> String {
 fn has_next(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::LINK).iter();
     all.filter_map(|it| it.to_str().ok()).any(|it| {
-        it.split(';').any(|it| {
-            let it = it.split(',').next().unwrap_or(it);
-            let named = it.trim().strip_prefix("rel=");
-            named.is_some_and(|it| it.trim_matches('"') == "next")
+        it.split(';').any(|part| {
+            let part = part.split(',').next().unwrap_or(part);
+            let named = part.trim().strip_prefix("rel=");
+            named.is_some_and(|named| named.trim_matches('"') == "next")
         })
     })
 }

@@ -94,7 +94,7 @@ impl Credential {
     /// [`ConfigError::Credential`] when it is empty or holds anything but visible ASCII.
     pub fn bearer(token: &Secret) -> Result<Self, ConfigError> {
         let token = token.reveal();
-        if token.is_empty() || !token.bytes().all(|it| it.is_ascii_graphic()) {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ConfigError::Credential);
         }
         Ok(Self(Secret::new(format!("Bearer {token}"))))
@@ -182,7 +182,7 @@ impl Config {
 
     /// The version as it is sent.
     pub(super) fn version_field(&self) -> Result<HeaderValue, ConfigError> {
-        let digits = |it: &str| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit());
+        let digits = |it: &str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
         let parts = self.version.split('.').count();
         if parts > 3 || !self.version.split('.').all(digits) || self.version.len() > 64 {
             return Err(ConfigError::Version);
@@ -245,7 +245,10 @@ impl Place {
     /// # Errors
     /// [`ConfigError::Address`] when it has none of these forms, [`ConfigError::Plaintext`] for HTTP to elsewhere.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        if let Some(path) = url.strip_prefix("unix://").filter(|it| it.starts_with('/')) {
+        if let Some(path) = url
+            .strip_prefix("unix://")
+            .filter(|rest| rest.starts_with('/'))
+        {
             return Ok(Self::Socket(PathBuf::from(path)));
         }
         let (scheme, rest) = url.split_once("://").ok_or(ConfigError::Address)?;
@@ -275,7 +278,7 @@ fn loopback(authority: &str) -> Option<SocketAddr> {
     let bare = |it: &str| {
         let host = it.trim_start_matches('[').trim_end_matches(']');
         let host: Option<IpAddr> = host.parse().ok();
-        host.map(|it| SocketAddr::new(it, 80))
+        host.map(|host| SocketAddr::new(host, 80))
     };
     let address = authority.parse().ok().or_else(|| bare(authority))?;
     Some(address).filter(|it: &SocketAddr| it.ip().is_loopback())

@@ -32,7 +32,7 @@ impl Link {
         if path.starts_with(base) {
             path.drain(..base.len());
         }
-        let pairs = query.split('&').filter(|it| !it.is_empty());
+        let pairs = query.split('&').filter(|part| !part.is_empty());
         let query = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((
@@ -67,7 +67,7 @@ fn local<'a>(uri: &'a str, origin: &str) -> Option<&'a str> {
 fn segments(path: &str) -> Option<Vec<String>> {
     path.strip_prefix('/')?
         .split('/')
-        .map(|it| decoded(it).filter(|it| !matches!(it.as_str(), "" | "." | "..")))
+        .map(|part| decoded(part).filter(|it| !matches!(it.as_str(), "" | "." | "..")))
         .collect()
 }
 

@@ -48,7 +48,7 @@ pub(super) fn is_minted(id: &BackupId) -> bool {
 fn marked(tag: &str) -> Option<BackupId> {
     let id = tag.strip_prefix(MARK)?;
     let digits = id.strip_prefix(MINTED)?;
-    let plain = !digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit());
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     BackupId::new(id).ok().filter(|_| plain)
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Seen {
 pub(super) fn seen(inner: BackupId, told: wire::Backup) -> Option<Seen> {
     let created = told.created?;
     let mut tags = told.tags.unwrap_or_default();
-    let at = tags.iter().rposition(|it| marked(it).is_some());
+    let at = tags.iter().rposition(|tag| marked(tag).is_some());
     let mark = at.and_then(|at| marked(&tags.remove(at)));
     let state = state(told.state.as_deref());
     Some(Seen {
@@ -87,13 +87,13 @@ pub(super) fn seen(inner: BackupId, told: wire::Backup) -> Option<Seen> {
             name: BackupName::new(&told.name).ok()?,
             description: told
                 .description
-                .filter(|it| !it.is_empty())
-                .and_then(|it| Description::new(&it).ok()),
+                .filter(|description| !description.is_empty())
+                .and_then(|description| Description::new(&description).ok()),
             kind: told.kind.and_then(|it| kind(&it)),
             created: Timestamp::from_system(humantime::parse_rfc3339(&created).ok()?),
             tags: tags
                 .iter()
-                .filter_map(|it| Tag::new(it).ok())
+                .filter_map(|tag| Tag::new(tag).ok())
                 .take(limits::TAGS_MAX)
                 .collect(),
             state,
@@ -119,7 +119,7 @@ pub(super) fn all_seen(vm: &VmId, told: Vec<wire::Backup>) -> Vec<Seen> {
     let is_single = |id: &BackupId| ids.iter().filter(|it| *it == id).count() == 1;
     let twice = ids
         .windows(2)
-        .any(|it| matches!(it, [one, other] if one == other));
+        .any(|window| matches!(window, [one, other] if one == other));
     if twice {
         tracing::warn!(%vm, "backups with the same mark are left out");
         all.retain(|it| is_single(&it.backup.id));
@@ -160,7 +160,9 @@ pub(super) fn vm(id: &VmId, told: wire::Vm) -> Vm {
     Vm {
         id: id.clone(),
         name: told.name,
-        description: told.description.filter(|it| !it.is_empty()),
+        description: told
+            .description
+            .filter(|description| !description.is_empty()),
         run_state: match told.run_status.as_deref() {
             Some("STARTED") => Some(RunState::Started),
             Some("STOPPED") => Some(RunState::Stopped),

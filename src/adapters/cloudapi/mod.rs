@@ -375,7 +375,7 @@ impl Adapter for CloudApi {
     async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         let all = self.all(vm, by).await?;
         let whole = all.into_iter().filter(|it| !it.half_made);
-        Ok(page.of(whole.map(|it| it.backup)))
+        Ok(page.of(whole.map(|whole| whole.backup)))
     }
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

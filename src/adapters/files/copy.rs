@@ -276,7 +276,7 @@ impl Pump<'_> {
         while let Some(first) = stretches.next() {
             let zero = is_zero(first);
             let mut length = first.len();
-            while let Some(more) = stretches.next_if(|it| is_zero(it) == zero) {
+            while let Some(more) = stretches.next_if(|stretch| is_zero(stretch) == zero) {
                 length = length.saturating_add(more.len());
             }
             let (run, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));

@@ -305,7 +305,7 @@ pub(super) fn mount_small(at: &Path) -> bool {
     let command = command
         .args(["-t", "tmpfs", "-o", "size=3m", "none"])
         .arg(at);
-    command.output().is_ok_and(|it| it.status.success())
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 #[tokio::test]

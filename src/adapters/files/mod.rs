@@ -189,7 +189,7 @@ impl Files {
     ) -> oneshot::Receiver<Result<BeginOutcome, AdapterError>> {
         let (told, start) = oneshot::channel();
         let verb = self.capability.verb(request.intent.verb());
-        let cancellable = verb.is_some_and(|it| it.cancel);
+        let cancellable = verb.is_some_and(|verb| verb.cancel);
         let job = self.jobs.start(&request.mark, cancellable);
         let disk = Arc::clone(&self.disk);
         let now = self.clock.now();

@@ -363,7 +363,7 @@ fn shown<'a>(
     let reading = begin(&dir);
     let read = Manifest::read(&dir, target);
     let reading = match &read {
-        Ok(manifest) => reading.and_then(|it| it.disks(&dir, manifest)),
+        Ok(manifest) => reading.and_then(|reading| reading.disks(&dir, manifest)),
         Err(_told_below) => None,
     };
     let whole = read.as_ref().is_ok_and(|it| it.is_whole(&dir));

@@ -101,7 +101,7 @@ impl Recall {
     /// The table, up to date and made anew if need be. Lets requests in between, for it may have much to do.
     fn table(&self, held: &[Held; 2], now: Instant) -> Option<MutexGuard<'_, State>> {
         let mut state = self.lock();
-        if let Some(dead) = state.table.take_if(|it| it.is_dead()) {
+        if let Some(dead) = state.table.take_if(|table| table.is_dead()) {
             drop(state);
             drop(dead);
             state = self.lock();
@@ -189,21 +189,21 @@ impl Reading<'_> {
     fn watch(&self, dir: &Dir, manifest: &Manifest) -> Result<(), Errno> {
         let disks = dir.dir(DISKS)?;
         let parts = [dir.stat_self()?, dir.stat(MANIFEST)?, disks.stat_self()?];
-        let mut devices = parts.map(|it| it.st_dev).to_vec();
+        let mut devices = parts.map(|part| part.st_dev).to_vec();
         if manifest.disks.len() > BACKUP_RECALLED_DISKS_MAX {
             return Err(Errno::STALE);
         }
         for disk in &manifest.disks {
             devices.push(disks.stat(disk.name.as_str())?.st_dev);
         }
-        if devices.iter().any(|it| *it != self.device) {
+        if devices.iter().any(|device| *device != self.device) {
             return Err(Errno::STALE);
         }
         let mut state = self.recall.lock();
         let table = state.table.as_mut().ok_or(Errno::STALE)?;
         let of = (self.target, self.ticket);
         table.watch(of, |it| it.open_directory(&disks))?;
-        let mut names = manifest.disks.iter().map(|it| it.name.as_str());
+        let mut names = manifest.disks.iter().map(|disk| disk.name.as_str());
         names.try_for_each(|name| table.watch(of, |it| it.file(&disks, name)))
     }
 

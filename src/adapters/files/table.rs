@@ -108,7 +108,7 @@ impl Table {
         let mut way = BTreeMap::<PathBuf, Vec<OsString>>::new();
         let mut ends = Vec::new();
         for it in held {
-            let real = it.path.canonicalize().map_err(|it| errno(&it))?;
+            let real = it.path.canonicalize().map_err(|error| errno(&error))?;
             for step in real.ancestors() {
                 if let (Some(above), Some(name)) = (step.parent(), step.file_name()) {
                     let names = way.entry(above.to_owned()).or_default();
@@ -144,7 +144,7 @@ impl Table {
                     self.dead = self.linked && !held.iter().all(|it| it.is_at(&it.path));
                     return !self.dead;
                 }
-                News::Events(events) => events.iter().for_each(|it| self.heed(it)),
+                News::Events(events) => events.iter().for_each(|event| self.heed(event)),
                 News::Anything => self.dead = true,
             }
         }
@@ -240,7 +240,9 @@ impl Table {
 
     fn entry(&mut self, target: &Target, ticket: u64) -> Result<&mut Entry, Errno> {
         let entry = self.entries.get_mut(target);
-        entry.filter(|it| it.ticket == ticket).ok_or(Errno::STALE)
+        entry
+            .filter(|entry| entry.ticket == ticket)
+            .ok_or(Errno::STALE)
     }
 
     /// Watches one thing more for a backup that is being read.

@@ -204,9 +204,9 @@ impl Kit {
         let places = [self.shelf(), self.dir.path().join("root/vm")];
         let entries = places
             .iter()
-            .filter_map(|it| fs::read_dir(it).ok())
+            .filter_map(|place| fs::read_dir(place).ok())
             .flatten();
-        let names = entries.map(|it| it.unwrap());
+        let names = entries.map(|entry| entry.unwrap());
         names
             .filter(|it| {
                 let name = it.file_name().to_str().unwrap().to_owned();
@@ -215,7 +215,7 @@ impl Kit {
                     && name != ".snapgate-restore.json"
                     && !(name.starts_with(".snapgate-gone.") && empty)
             })
-            .map(|it| it.path().display().to_string())
+            .map(|name| name.path().display().to_string())
             .collect()
     }
 }
@@ -475,7 +475,7 @@ async fn updates_protect_and_deletes_are_final_and_remembered() {
     let after = kit.list().await.remove(0);
     assert_eq!(after.name.as_str(), "renamed", "name");
     assert_eq!(
-        after.description.map(|it| it.to_string()),
+        after.description.map(|description| description.to_string()),
         Some("why".to_owned()),
         "text"
     );
@@ -527,7 +527,11 @@ async fn lists_are_paged_in_order_of_ids() {
             limit,
         };
         let page = kit.files.list(&vm, &page, by()).await.unwrap();
-        let ids: Vec<_> = page.backups.iter().map(|it| it.id.as_str()).collect();
+        let ids: Vec<_> = page
+            .backups
+            .iter()
+            .map(|backup| backup.id.as_str())
+            .collect();
         assert_eq!(
             (ids.as_slice(), page.more),
             (expected, more),
@@ -779,7 +783,7 @@ async fn qemu_refuses_images_that_are_being_copied_or_replaced() {
             .args(["-f", "raw", "-c", "length"])
             .arg(kit.disk("a.raw"))
             .output();
-        output.map(|it| it.status.success())
+        output.map(|output| output.status.success())
     };
     if open(false).is_err() {
         announce("SKIPPED (1): qemu-io is missing, its view of our locks is not tested");

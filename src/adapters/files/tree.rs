@@ -203,7 +203,7 @@ impl Dir {
 
     /// Whether it is on a file system whose every change this kernel knows of.
     pub(super) fn is_local(&self) -> bool {
-        let kind = rustix::fs::fstatfs(&self.fd).map(|it| u32::try_from(it.f_type));
+        let kind = rustix::fs::fstatfs(&self.fd).map(|stat| u32::try_from(stat.f_type));
         matches!(kind, Ok(Ok(kind)) if LOCAL.contains(&kind))
     }
 

@@ -85,7 +85,13 @@ impl Watcher {
             inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let mounts = rustix::fs::open("/proc/self/mountinfo", flags, Mode::empty());
-        let mounts = mounts.map_err(|it| if it == Errno::NOENT { Errno::NOSYS } else { it })?;
+        let mounts = mounts.map_err(|error| {
+            if error == Errno::NOENT {
+                Errno::NOSYS
+            } else {
+                error
+            }
+        })?;
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64;
         epoll::add(&ready, &inotify, data(INOTIFY), epoll::EventFlags::IN)?;

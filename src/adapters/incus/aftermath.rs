@@ -56,7 +56,7 @@ pub(super) enum Data {
 /// Whether the restore reached the point at which the configuration of the VM is replaced, which is after its data.
 pub(super) fn is_restored(instance: &wire::Instance, generation: Option<&str>, key: &str) -> bool {
     match generation {
-        Some(before) => map::generation(instance).is_some_and(|it| it != before),
+        Some(before) => map::generation(instance).is_some_and(|generation| generation != before),
         None => instance.config.get(MARKER).is_none_or(|it| it != key),
     }
 }

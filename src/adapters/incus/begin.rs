@@ -55,7 +55,7 @@ impl Incus {
             return self.create(target, new, key, by).await;
         }
         let seen = self.seen(target, by).await?;
-        let known = intent.identity.as_ref().map(|it| it.as_str());
+        let known = intent.identity.as_ref().map(|identity| identity.as_str());
         let seen = seen
             .filter(|it| known == Some(it.snapshot.created_at.as_str()))
             .ok_or_else(|| no_such(FaultKind::NoSuchBackup))?;
@@ -183,7 +183,10 @@ impl Incus {
             None,
             Some(doing(target, key, What::Delete { before })),
         );
-        if result.as_ref().is_err_and(|it| it.effect == Effect::None) {
+        if result
+            .as_ref()
+            .is_err_and(|error| error.effect == Effect::None)
+        {
             // Nothing was removed: it is as whole as it was before.
             self.relabel(seen, target, by, |label| {
                 let ours = label.removing.as_deref() == Some(key);
@@ -216,7 +219,7 @@ impl Incus {
             Some(_changed) => return Err(error::busy()),
             None => {
                 let sent = self.api.configure(vm, MARKER, key, by).await;
-                let sent = sent.map_err(|it| it.of_write(FaultKind::NoSuchVm))?;
+                let sent = sent.map_err(|error| error.of_write(FaultKind::NoSuchVm))?;
                 self.settled(&sent, by).await?;
             }
         }
@@ -248,7 +251,7 @@ impl Incus {
             self.is_same(target, seen, by).await?;
             self.may_restore(target, seen, by).await?;
             let found = self.api.tagged_instance(vm, by).await;
-            let (instance, etag) = found.map_err(|it| it.of_read(FaultKind::NoSuchVm))?;
+            let (instance, etag) = found.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
             is_settled(&instance)?;
             if instance.created_at != seen.instance.created_at
                 || is_restored(&instance, before.generation.as_deref(), key)
@@ -291,7 +294,7 @@ impl Incus {
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let all = self.all(vm, by).await?;
-        let other = |id| but.is_none_or(|it| it.backup != id);
+        let other = |id| but.is_none_or(|but| but.backup != id);
         if all.into_iter().any(|it| it.name == *name && other(it.id)) {
             let text = "Another backup of the VM has that name: choose another name.";
             return Err(AdapterError::refused(FaultKind::NameTaken, text));
@@ -302,7 +305,7 @@ impl Incus {
     /// Whether nothing is at work on the VM: LXD and Incus themselves let a restore run into a snapshot and tear it.
     async fn is_idle(&self, vm: &VmId, by: Deadline) -> Result<(), AdapterError> {
         let tasks = self.tasks(by).await?;
-        if tasks.iter().any(|it| map::is_at_work(it, vm.as_str())) {
+        if tasks.iter().any(|task| map::is_at_work(task, vm.as_str())) {
             return Err(error::busy());
         }
         Ok(())
@@ -331,7 +334,7 @@ impl Incus {
         let missing = FaultKind::NoSuchBackup;
         for _ in 0..TRIES {
             let found = self.api.volume(path, id, by).await;
-            let found = found.map_err(|it| it.of_read(missing))?;
+            let found = found.map_err(|error| error.of_read(missing))?;
             let (volume, etag) = found.ok_or_else(|| no_such(missing))?;
             let mut label = Label::of(made, &volume.description);
             if !edit(&mut label) {

@@ -141,12 +141,15 @@ impl Place {
     /// # Errors
     /// [`ConfigError::Address`] when it has neither form.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        if let Some(path) = url.strip_prefix("unix://").filter(|it| it.starts_with('/')) {
+        if let Some(path) = url
+            .strip_prefix("unix://")
+            .filter(|rest| rest.starts_with('/'))
+        {
             return Ok(Self::Socket(PathBuf::from(path)));
         }
         let plain = |it: char| it.is_ascii_alphanumeric() || ".-:[]".contains(it);
         url.strip_prefix("https://")
-            .map(|it| it.strip_suffix('/').unwrap_or(it))
+            .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
             .filter(|it| !it.is_empty() && it.chars().all(plain))
             .map(|it| Self::Host(it.to_owned()))
             .ok_or(ConfigError::Address)

@@ -102,7 +102,7 @@ const DENIALS: [&str; 3] = [
 ];
 
 fn of_refusal(code: u16, text: &str, missing: FaultKind) -> AdapterError {
-    if code == 403 || DENIALS.iter().any(|it| text.contains(it)) {
+    if code == 403 || DENIALS.iter().any(|denial| text.contains(denial)) {
         return AdapterError::refused(
             FaultKind::BackendDenied,
             "The VM manager does not grant the gateway the right to do that.",

@@ -52,7 +52,7 @@ pub(super) struct Before {
 impl Before {
     pub(super) fn of(baseline: Option<&Evidence>) -> Self {
         baseline
-            .and_then(|it| serde_json::from_str(it.as_str()).ok())
+            .and_then(|baseline| serde_json::from_str(baseline.as_str()).ok())
             .unwrap_or_default()
     }
 }
@@ -154,7 +154,7 @@ impl Incus {
         if let Change::Create(new) = &intent.change {
             return created(seen.as_ref(), &tasks, target, new, key);
         }
-        let known = intent.identity.as_ref().map(|it| it.as_str());
+        let known = intent.identity.as_ref().map(|identity| identity.as_str());
         let seen = seen.filter(|it| known == Some(it.snapshot.created_at.as_str()));
         let at_work = |it: &&wire::Task| map::is_at_work(it, target.vm.as_str());
         if let Some(task) = tasks.iter().find(at_work) {
@@ -194,7 +194,7 @@ fn created(
 ) -> Result<FindOutcome, AdapterError> {
     let vm = target.vm.as_str();
     let Some(seen) = seen else {
-        if tasks.iter().any(|it| map::is_making(it, vm)) {
+        if tasks.iter().any(|task| map::is_making(task, vm)) {
             return Ok(FindOutcome::NotYet);
         }
         let text = "The backup was not made, and nothing is left of it. The data of the VM was not changed. Create the \
@@ -211,9 +211,9 @@ fn created(
     let made = map::timestamp(&seen.snapshot.created_at);
     let maker = tasks
         .iter()
-        .filter(|it| it.description == map::MAKING && map::concerns(it, vm))
-        .filter(|it| map::timestamp(&it.created_at) <= made)
-        .max_by_key(|it| map::timestamp(&it.created_at));
+        .filter(|task| task.description == map::MAKING && map::concerns(task, vm))
+        .filter(|task| map::timestamp(&task.created_at) <= made)
+        .max_by_key(|task| map::timestamp(&task.created_at));
     let Some(maker) = maker else {
         // It may be whole: its operation may have ended and been forgotten while no gateway was there to label it.
         let text = format!(

@@ -109,7 +109,7 @@ fn is_fresh_by_schedule(
 ) -> bool {
     let schedule = instance.expanded_config.get("snapshots.schedule");
     let is_ours = map::is_minted(wire::last_segment(&snapshot.name));
-    schedule.is_some_and(|it| !it.is_empty())
+    schedule.is_some_and(|schedule| !schedule.is_empty())
         && !is_ours
         && map::timestamp(&snapshot.created_at).is_some_and(|made| now.since(made) < SCHEDULED)
 }

@@ -44,7 +44,7 @@ pub(super) fn is_strict(name: &str) -> bool {
         && !name.contains("..")
         && name
             .chars()
-            .all(|it| it.is_ascii_alphanumeric() || "._-".contains(it))
+            .all(|character| character.is_ascii_alphanumeric() || "._-".contains(character))
 }
 
 /// The number of an operation in a path such as `/1.0/operations/4a08d9d0-4654-40d9-8e54-45e563d00409?project=p`.
@@ -60,8 +60,9 @@ pub(super) fn operation_id(path: &str) -> Option<&str> {
 
 /// Where the snapshots of an instance's root disk are.
 pub(super) fn volume_path(instance: &wire::Instance) -> Option<VolumePath> {
-    let root = instance.expanded_devices.values().find(|it| {
-        it.get("type").is_some_and(|it| it == "disk") && it.get("path").is_some_and(|it| it == "/")
+    let root = instance.expanded_devices.values().find(|expanded_device| {
+        expanded_device.get("type").is_some_and(|it| it == "disk")
+            && expanded_device.get("path").is_some_and(|path| path == "/")
     })?;
     Some(VolumePath {
         pool: root.get("pool")?.clone(),
@@ -158,9 +159,9 @@ pub(super) fn is_half_made(snapshot: &wire::Snapshot, tasks: &[wire::Task], vm: 
     let is_ours = is_minted(wire::last_segment(&snapshot.name));
     tasks
         .iter()
-        .filter(|it| it.description == MAKING && may_concern(it, vm))
-        .filter(|it| is_ours || is_at_work(it, vm))
-        .any(|it| made >= timestamp(&it.created_at))
+        .filter(|task| task.description == MAKING && may_concern(task, vm))
+        .filter(|task| is_ours || is_at_work(task, vm))
+        .any(|task| made >= timestamp(&task.created_at))
 }
 
 /// What the gateway writes about a snapshot, as JSON in the description of its volume.
@@ -228,8 +229,11 @@ impl Label {
     /// What a new backup says about itself.
     pub(super) fn fill(&mut self, new: &NewBackup) {
         self.name = Some(new.name.as_str().to_owned());
-        self.description = new.description.as_ref().map(|it| it.as_str().to_owned());
-        self.tags = new.tags.iter().map(|it| it.as_str().to_owned()).collect();
+        self.description = new
+            .description
+            .as_ref()
+            .map(|description| description.as_str().to_owned());
+        self.tags = new.tags.iter().map(|tag| tag.as_str().to_owned()).collect();
         self.protected = new.protected;
     }
 
@@ -267,7 +271,7 @@ impl Label {
 pub(super) fn is_minted(snapshot: &str) -> bool {
     snapshot
         .strip_prefix(MINTED)
-        .is_some_and(|it| !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit()))
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The backup; `None` for a snapshot whose name or time is not one we can use.
@@ -276,18 +280,18 @@ pub(super) fn backup(snapshot: &wire::Snapshot, label: &Label) -> Option<Backup>
     if !is_strict(id) {
         return None;
     }
-    let said = |text: &Option<String>| text.as_deref().and_then(|it| BackupName::new(it).ok());
+    let said = |text: &Option<String>| text.as_deref().and_then(|text| BackupName::new(text).ok());
     let name = match said(&label.name) {
         Some(name) => name,
         None => BackupName::new(id).ok()?,
     };
-    let tags = label.tags.iter().filter_map(|it| Tag::new(it).ok());
+    let tags = label.tags.iter().filter_map(|tag| Tag::new(tag).ok());
     let description = label.description.as_deref();
     Some(Backup {
         id: BackupId::new(id).ok()?,
         identity: Identity::new(snapshot.created_at.clone()),
         name,
-        description: description.and_then(|it| Description::new(it).ok()),
+        description: description.and_then(|description| Description::new(description).ok()),
         kind: Some(BackupKind::Snapshot),
         created: timestamp(&snapshot.created_at)?,
         tags: tags.take(limits::TAGS_MAX).collect(),
@@ -352,7 +356,7 @@ mod tests {
             ("\u{fc}\u{fc}\u{fc}\u{fc}", None),
         ];
         for (text, expected) in rows {
-            let found = timestamp(text).map(|it| it.to_string());
+            let found = timestamp(text).map(|timestamp| timestamp.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
@@ -539,7 +543,7 @@ mod tests {
             ("cannot be named safely", "..", &bare, None),
         ];
         for (name, id, label, expected) in rows {
-            let found = backup(&snapshot(id, at), label).map(|it| it.state);
+            let found = backup(&snapshot(id, at), label).map(|backup| backup.state);
             assert_eq!(found, expected, "{name}");
         }
     }

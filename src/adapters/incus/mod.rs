@@ -202,7 +202,7 @@ impl Incus {
         self.storage(&path, by).await?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let snapshot = self.api.snapshot(vm, id, by).await;
-        let Some(snapshot) = snapshot.map_err(|it| it.of_read(FaultKind::NoSuchVm))? else {
+        let Some(snapshot) = snapshot.map_err(|error| error.of_read(FaultKind::NoSuchVm))? else {
             return Ok(None);
         };
         let mut label = self.label(&path, &snapshot, by).await?;
@@ -233,7 +233,7 @@ impl Incus {
     ) -> Result<Label, AdapterError> {
         let id = wire::last_segment(&snapshot.name);
         let volume = self.api.volume(path, id, by).await;
-        let volume = volume.map_err(|it| it.of_read(FaultKind::NoSuchBackup))?;
+        let volume = volume.map_err(|error| error.of_read(FaultKind::NoSuchBackup))?;
         let text = volume.map(|(volume, _)| volume.description);
         Ok(Label::of(&snapshot.created_at, &text.unwrap_or_default()))
     }
@@ -250,7 +250,7 @@ impl Incus {
         let id = vm.as_str();
         let missing = FaultKind::NoSuchVm;
         let snapshots = self.api.snapshots(id, by).await;
-        let snapshots = snapshots.map_err(|it| it.of_read(missing))?;
+        let snapshots = snapshots.map_err(|error| error.of_read(missing))?;
         if snapshots.is_empty() {
             return Ok(Vec::new());
         }
@@ -258,21 +258,27 @@ impl Incus {
         // whose operation is forgotten by then has its label.
         let tasks = self.tasks(by).await?;
         let volumes = self.api.volumes(&path, by).await;
-        let volumes = volumes.map_err(|it| it.of_read(missing))?;
+        let volumes = volumes.map_err(|error| error.of_read(missing))?;
         let descriptions: BTreeMap<&str, &str> = volumes
             .iter()
-            .map(|it| (wire::last_segment(&it.name), it.description.as_str()))
+            .map(|volume| {
+                (
+                    wire::last_segment(&volume.name),
+                    volume.description.as_str(),
+                )
+            })
             .collect();
         let mut backups: Vec<Backup> = snapshots
             .iter()
-            .filter_map(|it| {
-                let name = wire::last_segment(&it.name);
+            .filter_map(|snapshot| {
+                let name = wire::last_segment(&snapshot.name);
                 let text = descriptions.get(name).copied().unwrap_or_default();
-                let label = Label::of(&it.created_at, text);
+                let label = Label::of(&snapshot.created_at, text);
                 let half_made = label.made.is_none()
-                    && (map::is_half_made(it, &tasks, id) || self.may_be_scheduled(&instance, it));
-                self.warn_of_expiry(vm, it, &label);
-                map::backup(it, &label).filter(|_| !half_made)
+                    && (map::is_half_made(snapshot, &tasks, id)
+                        || self.may_be_scheduled(&instance, snapshot));
+                self.warn_of_expiry(vm, snapshot, &label);
+                map::backup(snapshot, &label).filter(|_| !half_made)
             })
             .collect();
         backups.sort_by(|one, other| one.id.cmp(&other.id));

@@ -128,9 +128,9 @@ impl Daemon {
                 if let Some(label) = self.meanwhile.take() {
                     self.label = label;
                 }
-                let making = self.making.map(|it| {
+                let making = self.making.map(|making| {
                     serde_json::json!({
-                        "id": OPERATION, "class": "task", "description": map::MAKING, "status_code": it,
+                        "id": OPERATION, "class": "task", "description": map::MAKING, "status_code": making,
                         "created_at": "2026-11-23T12:00:00.4Z",
                         "resources": {"instances": ["/1.0/instances/web01"]},
                     })
@@ -278,7 +278,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
             "{name}: before: {found:?}"
         );
         let result = adapter.begin(&update, key(), before.as_ref(), by()).await;
-        let result = result.map_err(|it| (it.fault.kind, it.effect));
+        let result = result.map_err(|error| (error.fault.kind, error.effect));
         assert_eq!(result, expected, "{name}");
         let found = adapter
             .find(&update, key(), before.as_ref(), by())
@@ -435,12 +435,12 @@ async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
             limit: 9,
         };
         let listed = adapter.list(&target.vm, &page, by()).await.unwrap();
-        let listed = listed.backups.first().map(|it| it.state);
+        let listed = listed.backups.first().map(|backup| backup.state);
         assert_eq!(listed, expected, "{name}: listed");
         let folder = tempfile::tempdir().unwrap();
         let (adapter, _daemon) = start(folder.path(), daemon());
         let read = adapter.read(&target, by()).await;
-        let read = read.map(|it| it.state).map_err(|it| it.fault.kind);
+        let read = read.map(|it| it.state).map_err(|error| error.fault.kind);
         let expected = expected.ok_or(FaultKind::NoSuchBackup);
         assert_eq!(read, expected, "{name}: read");
     }
@@ -588,7 +588,7 @@ async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
         };
         let vm = VmId::new("web01").unwrap();
         let listed = adapter.list(&vm, &page, by()).await;
-        let listed = listed.err().map(|it| it.fault.kind);
+        let listed = listed.err().map(|listed| listed.fault.kind);
         assert_eq!(
             listed,
             reads_too.then_some(FaultKind::Unavailable),

@@ -146,7 +146,7 @@ impl Annotate {
         let backup = self.inner.read(target, by).await?;
         let found = self.annotations.get(&self.backend, target).await;
         Ok(self
-            .overlaid(backup, found.map_err(|it| of_read(&it))?)
+            .overlaid(backup, found.map_err(|error| of_read(&error))?)
             .await)
     }
 
@@ -160,11 +160,11 @@ impl Annotate {
         let listed = self.inner.list(vm, page, by).await?;
         let said = self.annotations.list(&self.backend, vm).await;
         let mut said: BTreeMap<BackupId, Annotated> = said
-            .map_err(|it| of_read(&it))?
+            .map_err(|error| of_read(&error))?
             .into_iter()
             .map(|it| (it.target.backup.clone(), it))
             .collect();
-        let last = listed.backups.last().map(|it| it.id.clone());
+        let last = listed.backups.last().map(|backup| backup.id.clone());
         let mut backups = Vec::with_capacity(listed.backups.len());
         for backup in listed.backups {
             let found = said.remove(&backup.id);
@@ -230,8 +230,11 @@ impl Annotate {
         };
         loop {
             let found = self.list_overlaid(&target.vm, &page, by).await?;
-            let mut others = found.backups.iter().filter(|it| it.id != target.backup);
-            if others.any(|it| it.name == *name) {
+            let mut others = found
+                .backups
+                .iter()
+                .filter(|backup| backup.id != target.backup);
+            if others.any(|other| other.name == *name) {
                 return Err(AdapterError::refused(
                     FaultKind::NameTaken,
                     "Another backup of the VM has this name: choose another name.",
@@ -255,7 +258,7 @@ impl Annotate {
         let target = &intent.target;
         self.name_is_free(target, &new.name, by).await?;
         let before = self.annotations.get(&self.backend, target).await;
-        let is_first = before.map_err(|it| of_read(&it))?.is_none();
+        let is_first = before.map_err(|error| of_read(&error))?.is_none();
         // A second call for the same create must not unbind what the first one made.
         if is_first {
             let annotation = Annotation {
@@ -280,7 +283,7 @@ impl Annotate {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let backup = self.read_meant(intent, by).await?;
-        if let Some(name) = patch.name.as_ref().filter(|it| **it != backup.name) {
+        if let Some(name) = patch.name.as_ref().filter(|name| **name != backup.name) {
             self.name_is_free(&intent.target, name, by).await?;
         }
         let after = patch.applied_to(backup);

@@ -188,7 +188,7 @@ impl Libvirt {
         let loaded = self.load(domain, &intent.target.backup, by).await;
         loaded
             .map_err(|it| error::from_read(&it))?
-            .filter(|it| intent.identity.as_ref() == Some(&it.backup.identity))
+            .filter(|other| intent.identity.as_ref() == Some(&other.backup.identity))
             .ok_or_else(none_such)
     }
 
@@ -205,7 +205,7 @@ impl Libvirt {
         let others = all
             .iter()
             .filter(|it| but.is_none_or(|but| it.id != but.backup.id));
-        if others.into_iter().any(|it| it.name == *name) {
+        if others.into_iter().any(|other| other.name == *name) {
             return Err(AdapterError::refused(
                 FaultKind::NameTaken,
                 "another backup of the VM has this name",

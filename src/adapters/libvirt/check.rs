@@ -220,7 +220,11 @@ pub(crate) fn create(now: &Definition, doing: Doing, version: u64) -> Result<(),
             "external snapshots are set for {disks} of the VM, which the gateway does not make; remove that setting"
         ));
     }
-    if let Some(disks) = of(&|disk| disk.format.as_deref().is_some_and(|it| it != "qcow2")) {
+    if let Some(disks) = of(&|disk| {
+        disk.format
+            .as_deref()
+            .is_some_and(|format| format != "qcow2")
+    }) {
         return unsupported(format!(
             "internal snapshots need the format qcow2, which is not that of {disks} of the VM; convert it with qemu-img, \
              or make it read-only"

@@ -89,12 +89,16 @@ impl Link {
 
     async fn connection(&self) -> Result<Arc<Connection>, RpcError> {
         let mut state = self.state.lock().await;
-        if let Some(connection) = state.connection.as_ref().filter(|it| it.is_open()) {
+        if let Some(connection) = state
+            .connection
+            .as_ref()
+            .filter(|connection| connection.is_open())
+        {
             return Ok(Arc::clone(connection));
         }
         state.connection = None;
         let now = self.clock.instant();
-        if state.not_before.is_some_and(|it| now < it) {
+        if state.not_before.is_some_and(|not_before| now < not_before) {
             return Err(RpcError::Unreachable(state.why.clone()));
         }
         match self.open().await {

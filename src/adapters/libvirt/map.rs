@@ -244,11 +244,11 @@ pub(crate) fn identity(domain: &Domain, snapshot: &SnapshotXml) -> Identity {
 fn shown(text: &str) -> Option<Description> {
     let clean: String = text
         .chars()
-        .map(|it| {
-            if it.is_control() && it != '\n' && it != '\t' {
+        .map(|character| {
+            if character.is_control() && character != '\n' && character != '\t' {
                 ' '
             } else {
-                it
+                character
             }
         })
         .collect();
@@ -272,7 +272,7 @@ pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
                 it.is_ascii_hexdigit()
             }
         });
-    let digits: String = text.chars().filter(|it| *it != '-').collect();
+    let digits: String = text.chars().filter(|character| *character != '-').collect();
     let number = u128::from_str_radix(&digits, 16).ok().filter(|_| fits)?;
     Some(number.to_be_bytes())
 }
@@ -363,7 +363,7 @@ mod tests {
         Notes {
             text: text.map(str::to_owned),
             name: Some(BackupName::new("n\u{e4}chtlich \u{1f600}").unwrap()),
-            tags: tags.iter().map(|it| Tag::new(it).unwrap()).collect(),
+            tags: tags.iter().map(|tag| Tag::new(tag).unwrap()).collect(),
             protected: true,
         }
     }

@@ -297,12 +297,12 @@ impl Adapter for Libvirt {
             .client
             .state(&domain, by)
             .await
-            .map_err(|it| read(&it))?;
+            .map_err(|error| read(&error))?;
         let text = self
             .client
             .domain_xml(&domain, by)
             .await
-            .map_err(|it| read(&it))?;
+            .map_err(|error| read(&error))?;
         // A definition we cannot read costs the description alone.
         let description = DomainXml::read(&text).ok().and_then(|it| it.description);
         Ok(Vm {
@@ -324,7 +324,7 @@ impl Adapter for Libvirt {
         let domain = self.domain(&target.vm, by).await?;
         let loaded = self.load(&domain, &target.backup, by).await;
         let loaded = loaded.map_err(|it| error::from_read(&it))?;
-        loaded.map(|it| it.backup).ok_or_else(none_such)
+        loaded.map(|loaded| loaded.backup).ok_or_else(none_such)
     }
 
     async fn baseline(
@@ -458,7 +458,8 @@ impl Libvirt {
             .load(&domain, &intent.target.backup, by)
             .await
             .map_err(read)?;
-        let ours = loaded.filter(|it| intent.identity.as_ref() == Some(&it.backup.identity));
+        let ours =
+            loaded.filter(|loaded| intent.identity.as_ref() == Some(&loaded.backup.identity));
         Ok(match (&intent.change, ours) {
             (Change::Delete, None) => self.deleted(&domain, name, by).await?,
             (Change::Delete, Some(_)) => FindOutcome::NotBegun,

@@ -36,7 +36,7 @@ async fn receive(stream: &mut UnixStream) -> Option<Call> {
     let (head, body) = frame.split_at(24);
     let words: Vec<u32> = head
         .chunks_exact(4)
-        .map(|it| u32::from_be_bytes(it.try_into().unwrap()))
+        .map(|chunk| u32::from_be_bytes(chunk.try_into().unwrap()))
         .collect();
     Some(Call {
         program: words[0],

@@ -37,7 +37,7 @@ pub(crate) enum Place {
 
 impl Place {
     fn of(node: Option<Node<'_, '_>>) -> Self {
-        match node.and_then(|it| it.attribute("snapshot")) {
+        match node.and_then(|node| node.attribute("snapshot")) {
             Some("internal") => Self::Internal,
             Some("no") | None => Self::Nowhere,
             Some(_) => Self::External,
@@ -163,7 +163,7 @@ impl SnapshotXml {
         let document = parse(xml)?;
         let root = rooted(&document, "domainsnapshot")?;
         let created = text(root, "creationTime")
-            .and_then(|it| it.trim().parse().ok())
+            .and_then(|text| text.trim().parse().ok())
             .ok_or(XmlError::Missing("creationTime"))?;
         Ok(Self {
             name: text(root, "name").ok_or(XmlError::Missing("name"))?,
@@ -171,7 +171,7 @@ impl SnapshotXml {
             created,
             memory: Place::of(child(root, "memory")),
             disks: child(root, "disks").map_or_else(Vec::new, |disks| {
-                let all = disks.children().filter(|it| it.has_tag_name("disk"));
+                let all = disks.children().filter(|child| child.has_tag_name("disk"));
                 let part = |disk: Node<'_, '_>| Part {
                     target: disk.attribute("name").unwrap_or_default().to_owned(),
                     place: Place::of(Some(disk)),
@@ -288,14 +288,14 @@ fn rooted<'a, 'i>(
 }
 
 fn child<'a, 'i>(of: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
-    of.children().find(|it| it.has_tag_name(name))
+    of.children().find(|child| child.has_tag_name(name))
 }
 
 /// The text of a child, `None` when there is no such child or it is empty.
 fn text(of: Node<'_, '_>, name: &str) -> Option<String> {
     let all: String = child(of, name)?
         .children()
-        .filter_map(|it| it.text().filter(|_| it.is_text()))
+        .filter_map(|child| child.text().filter(|_| child.is_text()))
         .collect();
     (!all.is_empty()).then_some(all)
 }
@@ -451,8 +451,8 @@ fn all<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item =
 fn source(node: Node<'_, '_>) -> Source {
     let mut place: Vec<_> = node
         .attributes()
-        .filter(|it| !matches!(it.name(), "index" | "startupPolicy"))
-        .map(|it| (it.name().to_owned(), it.value().to_owned()))
+        .filter(|attribute| !matches!(attribute.name(), "index" | "startupPolicy"))
+        .map(|attribute| (attribute.name().to_owned(), attribute.value().to_owned()))
         .collect();
     place.sort();
     place

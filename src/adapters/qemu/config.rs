@@ -99,7 +99,11 @@ impl Config {
             qmp: path(&self.qmp),
             disks: self.disks.clone(),
             images: self.images.iter().map(path).collect(),
-            homes: self.images.iter().map(|it| Home::of(it, id)).collect(),
+            homes: self
+                .images
+                .iter()
+                .map(|image| Home::of(image, id))
+                .collect(),
         })
     }
 }
@@ -122,7 +126,7 @@ mod tests {
         ];
         for (name, id, expected) in rows {
             let place = config.place(&VmId::new(id).unwrap());
-            let found = place.map(|it| it.qmp);
+            let found = place.map(|place| place.qmp);
             assert_eq!(found, expected.map(PathBuf::from), "{name}");
         }
         let images = config.place(&VmId::new("web7").unwrap()).unwrap().images;

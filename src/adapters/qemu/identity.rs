@@ -42,7 +42,7 @@ fn parts(identity: &Identity) -> BTreeSet<&str> {
 
 /// Whether the text is one snapshot: a number, and a time in seconds and nanoseconds.
 fn is_one_part(text: &str) -> bool {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let time = text.split_once('@').filter(|(number, _)| is_number(number));
     let time = time.and_then(|(_, time)| time.split_once('.'));
     time.is_some_and(|(seconds, nanoseconds)| is_number(seconds) && is_number(nanoseconds))

@@ -325,7 +325,9 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
                 break;
             }
             let path = entry.path();
-            let is_file = fs::metadata(&path).await.is_ok_and(|it| it.is_file());
+            let is_file = fs::metadata(&path)
+                .await
+                .is_ok_and(|metadata| metadata.is_file());
             if is_file
                 && let Some(backing) = backing_of(&path).await
                 && file_id(&backing).await == Some(id)

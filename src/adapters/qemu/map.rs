@@ -72,13 +72,18 @@ pub(super) struct Disk {
 
 impl Disk {
     pub(super) fn tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
-        self.snapshots.iter().filter(move |it| it.name == tag)
+        self.snapshots
+            .iter()
+            .filter(move |snapshot| snapshot.name == tag)
     }
 
     /// The snapshot whose number is this text, unless it is one of our own, which go before QEMU is asked.
     pub(super) fn numbered(&self, number: &str) -> Option<&Snapshot> {
-        let mut others = self.snapshots.iter().filter(|it| !it.name.starts_with(OWN));
-        others.find(|it| it.id == number)
+        let mut others = self
+            .snapshots
+            .iter()
+            .filter(|snapshot| !snapshot.name.starts_with(OWN));
+        others.find(|other| other.id == number)
     }
 
     /// Whether it has a snapshot of that tag.
@@ -88,8 +93,8 @@ impl Disk {
 
     /// The tags of our own snapshots on it.
     pub(super) fn own(&self) -> impl Iterator<Item = &str> {
-        let tags = self.snapshots.iter().map(|it| it.name.as_str());
-        tags.filter(|it| it.starts_with(OWN))
+        let tags = self.snapshots.iter().map(|snapshot| snapshot.name.as_str());
+        tags.filter(|tag| tag.starts_with(OWN))
     }
 
     /// Which snapshot of that tag it has.
@@ -200,14 +205,16 @@ struct FormatData {
 
 impl ImageInfo {
     pub(super) fn disk(self, number: usize, image: &Path) -> Disk {
-        let bitmaps = self.format_specific.map(|it| it.data.bitmaps);
+        let bitmaps = self
+            .format_specific
+            .map(|format_specific| format_specific.data.bitmaps);
         Disk {
             node: number.to_string(),
             label: file_name(image),
             file: Some(image.to_owned()),
             obstacle: None,
             snapshots: self.snapshots,
-            bitmaps: bitmaps.is_some_and(|it| !it.is_empty()),
+            bitmaps: bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
             capable: self.format == "qcow2",
         }
     }
@@ -256,7 +263,7 @@ pub(super) fn disks(
         .collect();
     let mut names: Vec<String> = Vec::new();
     let writable = attached.iter().filter(|it| !it.read_only);
-    let writable: Vec<String> = writable.map(|it| it.node.clone()).collect();
+    let writable: Vec<String> = writable.map(|writable| writable.node.clone()).collect();
     let chosen = if wanted.is_empty() { &writable } else { wanted };
     for name in chosen {
         let name = below_filter(name.clone(), nodes);
@@ -372,10 +379,10 @@ pub(super) enum Whole {
 
 /// How the tag sits on the disks; `None` when it is on none.
 pub(super) fn whole(disks: &[Disk], tag: &str) -> Option<Whole> {
-    let counts: Vec<usize> = disks.iter().map(|it| it.tagged(tag).count()).collect();
-    if counts.iter().all(|it| *it == 0) {
+    let counts: Vec<usize> = disks.iter().map(|disk| disk.tagged(tag).count()).collect();
+    if counts.iter().all(|count| *count == 0) {
         None
-    } else if counts.iter().any(|it| *it > 1) {
+    } else if counts.iter().any(|count| *count > 1) {
         Some(Whole::Twice)
     } else if counts.contains(&0) {
         Some(Whole::Partial)
@@ -386,8 +393,10 @@ pub(super) fn whole(disks: &[Disk], tag: &str) -> Option<Whole> {
 
 /// The nodes that have the tag.
 pub(super) fn nodes_with(disks: &[Disk], tag: &str) -> Vec<String> {
-    let with = disks.iter().filter(|it| it.tagged(tag).next().is_some());
-    with.map(|it| it.node.clone()).collect()
+    let with = disks
+        .iter()
+        .filter(|disk| disk.tagged(tag).next().is_some());
+    with.map(|with| with.node.clone()).collect()
 }
 
 /// The nodes whose snapshot of that tag holds memory of the VM: one, when it was taken of a running VM.
@@ -424,7 +433,7 @@ pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
     let created = dates.min()?;
     let size = disks
         .iter()
-        .flat_map(|it| it.tagged(tag))
+        .flat_map(|disk| disk.tagged(tag))
         .fold(0_u64, |sum, it| sum.saturating_add(it.vm_state_size));
     Some(Backup {
         id: BackupId::new(tag).ok()?,
@@ -443,7 +452,7 @@ pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
 /// The backups of a VM without those that are `hidden`.
 pub(super) fn page(disks: &[Disk], wanted: &Page, hidden: &[BackupId]) -> BackupPage {
     let mut found = BTreeMap::new();
-    for snapshot in disks.iter().flat_map(|it| &it.snapshots) {
+    for snapshot in disks.iter().flat_map(|disk| &disk.snapshots) {
         if let Some(backup) = backup(disks, &snapshot.name)
             && !hidden.contains(&backup.id)
         {
@@ -497,8 +506,8 @@ mod tests {
         for (name, one, two, expected) in rows {
             let disks = [disk("d0", one), disk("d1", two)];
             assert_eq!(whole(&disks, "b"), expected, "{name}");
-            let state = backup(&disks, "b").map(|it| it.state);
-            let expected = expected.map(|it| match it {
+            let state = backup(&disks, "b").map(|backup| backup.state);
+            let expected = expected.map(|expected| match expected {
                 Whole::Yes => BackupState::Available,
                 Whole::Partial | Whole::Twice => BackupState::Error,
             });
@@ -535,7 +544,11 @@ mod tests {
                 },
                 &hidden,
             );
-            let ids: Vec<&str> = page.backups.iter().map(|it| it.id.as_str()).collect();
+            let ids: Vec<&str> = page
+                .backups
+                .iter()
+                .map(|backup| backup.id.as_str())
+                .collect();
             assert_eq!(
                 (ids.as_slice(), page.more),
                 (expected, more),
@@ -603,7 +616,7 @@ mod tests {
             let (disks, _) = found(wanted);
             let shown = disks
                 .iter()
-                .map(|it| (it.node.as_str(), it.capable, it.bitmaps));
+                .map(|disk| (disk.node.as_str(), disk.capable, disk.bitmaps));
             assert_eq!(shown.collect::<Vec<_>>(), expected, "{wanted:?}");
         }
         let (_, written) = found(&["d0"]);

@@ -429,7 +429,7 @@ fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> FindOutcome 
 }
 
 fn before(baseline: Option<&Evidence>) -> Option<Before> {
-    baseline.and_then(|it| serde_json::from_str(it.as_str()).ok())
+    baseline.and_then(|baseline| serde_json::from_str(baseline.as_str()).ok())
 }
 
 fn broken_off(text: &str) -> Fault {
@@ -637,7 +637,7 @@ impl Adapter for Qemu {
             return self.works.changed().await;
         }
         let open = self.slot(&known.vm).lock().await.clone();
-        match open.filter(|it| !it.is_closed()) {
+        match open.filter(|open| !open.is_closed()) {
             // What was told before we listen is told at once.
             Some(monitor) if monitor.job(&known.job).as_deref() == Some("concluded") => {}
             Some(monitor) => monitor.changed().await,

@@ -190,7 +190,9 @@ async fn table(
         return Err(bad("a table is cut short"));
     }
     let entries = bytes.as_chunks::<8>().0.iter();
-    let mut disk: Vec<u64> = entries.map(|it| u64::from_be_bytes(*it) & OFFSET).collect();
+    let mut disk: Vec<u64> = entries
+        .map(|entry| u64::from_be_bytes(*entry) & OFFSET)
+        .collect();
     let end = usize::try_from(size.div_ceil(header.reach)).unwrap_or(usize::MAX);
     let mut memory = disk.split_off(end.min(disk.len()));
     for part in [&mut disk, &mut memory] {
@@ -253,7 +255,10 @@ mod tests {
             bytes[at..at + value.len()].copy_from_slice(value);
         };
         let table = |entries: &[u64]| -> Vec<u8> {
-            entries.iter().flat_map(|it| it.to_be_bytes()).collect()
+            entries
+                .iter()
+                .flat_map(|entry| entry.to_be_bytes())
+                .collect()
         };
         put(0, &MAGIC.to_be_bytes());
         put(4, &3_u32.to_be_bytes());

@@ -289,7 +289,7 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
     loop {
         let line = tokio::select! {
             line = read_line(&mut lines) => line,
-            _ = closed.wait_for(|it| *it) => break,
+            _ = closed.wait_for(|closed| *closed) => break,
         };
         match line {
             Ok(line) => shared.take(line),
@@ -309,7 +309,7 @@ async fn write_all(
     loop {
         let next = tokio::select! {
             next = timeout(IDLE, commands.recv()) => next,
-            _ = closed.wait_for(|it| *it) => break,
+            _ = closed.wait_for(|closed| *closed) => break,
         };
         match next {
             Ok(Some(line)) if writer.write_all(&line).await.is_ok() => {}
@@ -326,7 +326,7 @@ impl Shared {
             if event == "JOB_STATUS_CHANGE"
                 && let Some(change) = line
                     .data
-                    .and_then(|it| serde_json::from_value::<JobChange>(it).ok())
+                    .and_then(|data| serde_json::from_value::<JobChange>(data).ok())
             {
                 if !change.id.starts_with(OURS) {
                     return;
@@ -343,7 +343,7 @@ impl Shared {
             return;
         }
         // The reply to a client before us may be delivered to us: its id is not ours.
-        let waiter = line.id.and_then(|it| lock(&self.waiting).remove(&it));
+        let waiter = line.id.and_then(|id| lock(&self.waiting).remove(&id));
         let Some(waiter) = waiter else {
             tracing::debug!("reply from QEMU to somebody else dropped");
             return;

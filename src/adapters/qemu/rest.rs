@@ -189,7 +189,8 @@ impl Qemu {
             ));
         }
         let trail = before.and_then(|it| it.trail.as_ref());
-        let Some((trail, own)) = trail.and_then(|it| Some((it, it.own.as_deref()?))) else {
+        let Some((trail, own)) = trail.and_then(|trail| Some((trail, trail.own.as_deref()?)))
+        else {
             let guarded = self.guarded(intent, place, by).await?;
             let refused = match check::may_restore(&guarded.disks, intent) {
                 Ok(()) => Err(

@@ -104,7 +104,7 @@ pub(super) async fn planted(monitor: &Monitor, by: Deadline) -> Result<Option<St
     let found: Vec<Value> = ask(monitor, "qom-list", json!({"path": "/objects"}), by).await?;
     let names = found.iter().filter_map(|it| it.get("name")?.as_str());
     Ok(names
-        .filter(|it| it.starts_with(LIFE))
+        .filter(|name| name.starts_with(LIFE))
         .min()
         .map(str::to_owned))
 }
@@ -116,7 +116,7 @@ pub(super) async fn job(
     by: Deadline,
 ) -> Result<Option<Job>, QemuError> {
     let jobs: Vec<Job> = ask(monitor, "query-jobs", json!({}), by).await?;
-    Ok(jobs.into_iter().find(|it| it.id == id))
+    Ok(jobs.into_iter().find(|job| job.id == id))
 }
 
 /// Has the job begun that does it, after everything was checked that would make it fail half-way.
@@ -147,7 +147,7 @@ pub(super) async fn begin(
     may_change(monitor, seen, verb, by).await?;
     in_use::check_running(seen, place).await?;
     check::is_distinct(disks, intent)?;
-    let devices: Vec<&str> = disks.iter().map(|it| it.node.as_str()).collect();
+    let devices: Vec<&str> = disks.iter().map(|disk| disk.node.as_str()).collect();
     let with_memory =
         |disk: &str| json!({"job-id": job_id, "tag": tag, "vmstate": disk, "devices": devices});
     let (command, arguments) = match verb {
@@ -183,7 +183,7 @@ pub(super) async fn begin(
         delete_doubles(monitor, disks, tag, by).await?;
     }
     let started = monitor.start(command, arguments, job_id, by).await;
-    started.map_err(|it| it.of_command(verb))?;
+    started.map_err(|error| error.of_command(verb))?;
     Ok(None)
 }
 

@@ -108,7 +108,7 @@ impl Works {
         let half = known.values().filter(|it| {
             matches!(it.state, State::Running(_)) && it.verb == Verb::Create && it.target.vm == *vm
         });
-        half.map(|it| it.target.backup.clone()).collect()
+        half.map(|half| half.target.backup.clone()).collect()
     }
 
     /// Whether work on the VM's images is under way.

@@ -117,7 +117,7 @@ impl Split {
     /// What happened, as the first part of a sentence: `The restore put back disk a but not disk b`.
     pub(super) fn summary(&self) -> String {
         let labels = |images: &[PathBuf]| {
-            let names: Vec<String> = images.iter().map(|it| map::file_name(it)).collect();
+            let names: Vec<String> = images.iter().map(|image| map::file_name(image)).collect();
             check::listed(&names)
         };
         let (restored, unclear) = (labels(&self.restored), labels(&self.unclear));
@@ -153,7 +153,7 @@ enum Is {
 
 /// Which snapshot of that tag each disk has.
 pub(super) fn parts(disks: &[Disk], tag: &str) -> Vec<Option<String>> {
-    disks.iter().map(|it| it.part(tag)).collect()
+    disks.iter().map(|disk| disk.part(tag)).collect()
 }
 
 /// Marks every disk, and returns the tag under which `snapshots` of our own were made as well. Each image is opened for
@@ -256,7 +256,7 @@ mod tests {
         let (a, b) = (PathBuf::from("a"), PathBuf::from("b"));
         let before = Is::Before;
         let split = |restored: &[&PathBuf], left: &[&PathBuf], unclear: &[&PathBuf]| {
-            let owned = |images: &[&PathBuf]| images.iter().map(|it| (*it).clone()).collect();
+            let owned = |images: &[&PathBuf]| images.iter().map(|image| (*image).clone()).collect();
             Split {
                 restored: owned(restored),
                 left: owned(left),
@@ -316,7 +316,7 @@ mod tests {
         let paths = |names: &[&str]| {
             names
                 .iter()
-                .map(|it| PathBuf::from("/d").join(it))
+                .map(|name| PathBuf::from("/d").join(name))
                 .collect()
         };
         type Names = &'static [&'static str];

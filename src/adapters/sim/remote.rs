@@ -339,7 +339,7 @@ impl Adapter for Remote {
                 }
             }
             Recovery::Listable => {
-                let since = baseline.and_then(|it| u64::from_str(it.as_str()).ok());
+                let since = baseline.and_then(|baseline| u64::from_str(baseline.as_str()).ok());
                 match since {
                     Some(since) => self.search(intent, since).await,
                     None => Ok(FindOutcome::Unknowable),
@@ -435,7 +435,9 @@ mod tests {
             let (_folder, socket, serving) = answering(answer);
             let remote = remote(socket, Recovery::ReplaySafe);
             let begun = remote.begin(&intent(), key, None, by).await;
-            let seen = begun.map(|it| format!("{it:?}")).map_err(|it| it.effect);
+            let seen = begun
+                .map(|begun| format!("{begun:?}"))
+                .map_err(|error| error.effect);
             assert_eq!(seen, expected.map(str::to_owned), "{name}");
             let asked = serving.join().unwrap();
             assert!(

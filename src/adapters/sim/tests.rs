@@ -144,7 +144,7 @@ async fn pages_follow_the_order_of_ids() {
         .await
         .unwrap();
     assert!(page.more && page.backups.len() == 2, "{page:?}");
-    let after = page.backups.last().map(|it| it.id.clone());
+    let after = page.backups.last().map(|backup| backup.id.clone());
     let rest = sim.list(&vm, &Page { after, limit: 2 }, by).await.unwrap();
     assert!(!rest.more && rest.backups.len() == 1, "{rest:?}");
     intent.identity = Some(crate::model::Identity::new("another".to_owned()));

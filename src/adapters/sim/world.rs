@@ -215,7 +215,7 @@ impl World {
     }
 
     pub(super) fn content(&self, vm: &VmId) -> Option<u64> {
-        self.look().vms.get(vm).map(|it| it.content)
+        self.look().vms.get(vm).map(|vm| vm.content)
     }
 
     pub(super) fn write(&self, vm: &VmId, content: u64) -> bool {
@@ -270,7 +270,7 @@ impl World {
     pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {
         let state = self.look();
         let vm = state.vms.get(&target.vm).ok_or_else(no_vm)?;
-        let found = vm.backups.get(&target.backup).filter(|it| it.whole);
+        let found = vm.backups.get(&target.backup).filter(|backup| backup.whole);
         found.map(|it| it.backup.clone()).ok_or_else(no_backup)
     }
 
@@ -318,7 +318,7 @@ impl World {
 
     pub(super) fn poll(&self, task: &TaskRef) -> TaskState {
         let state = self.look();
-        let Some(job) = number(task).and_then(|it| state.jobs.get(&it)) else {
+        let Some(job) = number(task).and_then(|number| state.jobs.get(&number)) else {
             return TaskState::Gone;
         };
         match &job.end {
@@ -337,7 +337,7 @@ impl World {
     /// Returns at the end of the task, or when a hand behind the scenes changed something.
     pub(super) async fn changed(&self, task: &TaskRef) {
         let changed = self.changed.notified();
-        let end = number(task).and_then(|it| self.look().running.get(&it).copied());
+        let end = number(task).and_then(|number| self.look().running.get(&number).copied());
         let left = end.map_or(Duration::ZERO, |it| {
             it.saturating_duration_since(self.clock.instant())
         });

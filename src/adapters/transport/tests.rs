@@ -136,7 +136,7 @@ async fn no_connection_to_a_socket_is_kept_or_left_unused() {
     let client = client(Endpoint::Unix(socket), 32);
     for number in 0..3 {
         let reply = client.call(Call::new(Method::GET, &["1.0"]), by(30_000));
-        let status = reply.await.map(|it| it.status.as_u16());
+        let status = reply.await.map(|reply| reply.status.as_u16());
         assert_eq!(status.ok(), Some(200), "call {number}");
     }
     serving.await.unwrap();

@@ -36,9 +36,9 @@ impl Pin {
     pub fn from_hex(text: &str) -> Result<Self, BuildError> {
         let digits: Vec<u8> = text
             .bytes()
-            .filter(|it| *it != b':')
-            .map(|it| {
-                char::from(it)
+            .filter(|byte| *byte != b':')
+            .map(|byte| {
+                char::from(byte)
                     .to_digit(16)
                     .and_then(|it| u8::try_from(it).ok())
             })

@@ -86,7 +86,7 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) fn new(source: &KeySource, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: source.endpoint.client().map_err(|it| it.to_string()),
+            client: source.endpoint.client().map_err(|error| error.to_string()),
             target: source.target.clone(),
             clock,
         }
@@ -97,7 +97,7 @@ impl Remote {
 impl Fetch for Remote {
     async fn fetch(&self) -> Result<Fetched, FetchError> {
         let client = self.client.as_ref();
-        let client = client.map_err(|it| FetchError::Client(it.clone()))?;
+        let client = client.map_err(|error| FetchError::Client(error.clone()))?;
         let call = Call::new(Method::GET, &[])
             .to_written(&self.target)
             .header(header::ACCEPT, HeaderValue::from_static(TAKEN))

@@ -72,7 +72,7 @@ impl Issuers {
             let ring = known.map(|it| Arc::clone(&it.ring));
             let ring = ring.unwrap_or_else(|| {
                 let heir = go.iter().find(|it| is_same_place(&it.source, source));
-                let made = self.begin(source, heir.map(|it| &*it.ring));
+                let made = self.begin(source, heir.map(|heir| &*heir.ring));
                 let ring = Arc::clone(&made.ring);
                 kept.push(made);
                 ring

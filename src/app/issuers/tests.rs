@@ -126,7 +126,7 @@ impl Bed {
 
     fn told(&self, series: &str) -> String {
         let text = String::from_utf8(self.metrics.text()).unwrap();
-        let line = text.lines().find_map(|it| it.strip_prefix(series));
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap_or_default().trim().to_owned()
     }
 }

@@ -71,7 +71,7 @@ impl Authenticator {
         }
         let standing = standing(name, around);
         let user = self.users.get(name);
-        let key = user.map(|it| (it, it.key.credential(password)));
+        let key = user.map(|user| (user, user.key.credential(password)));
         if let Some((user, key)) = key
             && !matches!(standing, Standing::Barred(_))
             && self.is_remembered(&key, around)
@@ -96,7 +96,7 @@ impl Authenticator {
             let at = around.shared.draw(name.as_bytes());
             self.decoys.get(at.checked_rem(self.decoys.len())?)
         };
-        let fits = match user.map(|it| &it.password).or_else(decoy) {
+        let fits = match user.map(|user| &user.password).or_else(decoy) {
             Some(hash) => verify(hash.clone(), Zeroizing::new(password.to_vec())).await,
             None => false,
         };

@@ -116,7 +116,7 @@ impl KeySet {
     /// A sentence that says why no key can be used.
     pub fn parse(text: &str) -> Result<Self, String> {
         let document: Document =
-            serde_json::from_str(text).map_err(|it| format!("is no set of keys: {it}"))?;
+            serde_json::from_str(text).map_err(|error| format!("is no set of keys: {error}"))?;
         if document.keys.len() > limits::ISSUER_KEYS_MAX {
             return Err(format!("has more than {} keys", limits::ISSUER_KEYS_MAX));
         }
@@ -162,7 +162,7 @@ impl Key {
                 | Algorithm::EdDsa,
             ) => false,
         };
-        is_kind && self.only.is_none_or(|it| it == algorithm)
+        is_kind && self.only.is_none_or(|only| only == algorithm)
     }
 
     /// Whether the signature is that of the message. Takes the algorithm only if the key serves it.
@@ -197,7 +197,7 @@ impl Key {
 
 /// A written key that can be used.
 fn key(written: &Written) -> Option<Key> {
-    if written.usage.as_deref().is_some_and(|it| it != "sig") {
+    if written.usage.as_deref().is_some_and(|usage| usage != "sig") {
         return None;
     }
     let bytes = |it: &Option<String>| URL_SAFE_NO_PAD.decode(it.as_deref()?).ok();
@@ -217,7 +217,7 @@ fn key(written: &Written) -> Option<Key> {
         ("EC", Some("P-256")) => Material::P256(point(32)?),
         ("EC", Some("P-384")) => Material::P384(point(48)?),
         ("OKP", Some("Ed25519")) => {
-            Material::Ed25519(bytes(&written.x).filter(|it| it.len() == 32)?)
+            Material::Ed25519(bytes(&written.x).filter(|byte| byte.len() == 32)?)
         }
         // Symmetric keys above all: whoever can verify with one can sign with it.
         _ => return None,

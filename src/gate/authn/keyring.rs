@@ -148,7 +148,7 @@ impl KeyRing {
     /// The set in force, unless there is none or it is too old.
     pub(super) fn current(&self, now: Instant) -> Option<Arc<Held>> {
         let held = self.held.load_full()?;
-        held.until.is_none_or(|it| now < it).then_some(held)
+        held.until.is_none_or(|until| now < until).then_some(held)
     }
 
     /// Asks for a newer set and waits for it, not for long. Whether it is worth while to look again.

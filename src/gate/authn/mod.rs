@@ -124,7 +124,7 @@ impl Authenticator {
         let tokens = Tokens::new(config, |name| Some(&users.get(name.as_str())?.account));
         shared.know_tokens(tokens.all());
         Self {
-            decoys: users.values().map(|it| it.password.clone()).collect(),
+            decoys: users.values().map(|user| user.password.clone()).collect(),
             tokens,
             holders: CertificateIdentities::new(config),
             users,
@@ -216,7 +216,7 @@ impl<'a> Offered<'a> {
 /// The scheme, and what follows it.
 fn scheme(value: &HeaderValue) -> Option<(&str, &str)> {
     let text = value.to_str().ok()?;
-    let space = text.bytes().position(|it| it == b' ')?;
+    let space = text.bytes().position(|byte| byte == b' ')?;
     let (scheme, mut rest) = text.split_at_checked(space)?;
     while let Some(shorter) = rest.strip_prefix(' ').or_else(|| rest.strip_suffix(' ')) {
         rest = shorter;

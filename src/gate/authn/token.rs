@@ -55,7 +55,7 @@ impl TokenDigest {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0_u8; 32];
-        if text.len() != RANDOM_DIGITS || !text.bytes().all(|it| it.is_ascii_hexdigit()) {
+        if text.len() != RANDOM_DIGITS || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {

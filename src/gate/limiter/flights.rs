@@ -70,7 +70,10 @@ impl Flights {
 
     #[cfg(test)]
     fn entries(&self) -> usize {
-        self.counts.iter().map(|it| it.lock().unwrap().len()).sum()
+        self.counts
+            .iter()
+            .map(|count| count.lock().unwrap().len())
+            .sum()
     }
 }
 

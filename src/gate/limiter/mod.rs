@@ -121,7 +121,7 @@ impl Limiter {
         rule: &RateLimits,
         now: Instant,
     ) -> Result<Admitted, Reached> {
-        let name = principal.map(|it| it.as_str().as_bytes());
+        let name = principal.map(|principal| principal.as_str().as_bytes());
         let network = client.and_then(Network::of);
         let begin = |what: &[u8], client: Option<&[u8]>, most, limit| match client {
             Some(client) => {
@@ -145,11 +145,11 @@ impl Limiter {
         let mut quota = None;
         if let (Some(network), Some(rate)) = (network, &rule.address) {
             let left = self.networks.take("address", network.bytes(), rate, now);
-            quota = Some(left.map_err(|it| Reached::Rate("address_rate", it))?);
+            quota = Some(left.map_err(|error| Reached::Rate("address_rate", error))?);
         }
         if let (Some(name), Some(rate)) = (name, &rule.principal) {
             let left = self.principals.take("principal", name, rate, now);
-            let left = left.map_err(|it| Reached::Rate("principal_rate", it))?;
+            let left = left.map_err(|error| Reached::Rate("principal_rate", error))?;
             quota = Some(match quota {
                 Some(other) if other.remaining < left.remaining => other,
                 Some(_) | None => left,

@@ -68,7 +68,7 @@ pub(super) fn accept(
     let ranges = ranges(headers.get_all(ACCEPT).iter(), strict)?;
     let own = Offer { sent, aliases };
     // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
-    let is_named = || ranges.iter().any(|it| it.fits(EVENTS) == Some(2));
+    let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
     let chosen = if reply == Reply::Status && is_named() {
         let events = Offer {
             sent: EVENTS,
@@ -87,7 +87,7 @@ pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &
     let offers = [MESSAGES, PROBLEM].map(|sent| Offer { sent, aliases: &[] });
     ranges(accept, false)
         .ok()
-        .and_then(|it| best(&it, &offers))
+        .and_then(|range| best(&range, &offers))
         .unwrap_or(MESSAGES)
 }
 
@@ -128,20 +128,20 @@ fn is_same(one: &[u8], two: &[u8]) -> bool {
 
 fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
     if ranges.is_empty() {
-        return offers.first().map(|it| it.sent);
+        return offers.first().map(|offer| offer.sent);
     }
     let mut chosen = None;
     let mut rank = (0, 0);
     for offer in offers {
         let own = ranges
             .iter()
-            .filter_map(|it| Some((it.fits(offer.sent)?, it.quality)))
+            .filter_map(|range| Some((range.fits(offer.sent)?, range.quality)))
             .max_by_key(|(exact, quality)| (*exact, *quality));
         let named = offer.aliases.iter().flat_map(|alias| {
             ranges
                 .iter()
-                .filter(|it| it.fits(alias) == Some(2))
-                .map(|it| (2, it.quality))
+                .filter(|range| range.fits(alias) == Some(2))
+                .map(|range| (2, range.quality))
         });
         for (exact, quality) in own.into_iter().chain(named) {
             if quality > 0 && (quality, exact) > rank {

@@ -116,7 +116,8 @@ fn the_type_that_ranks_highest_is_sent() {
         (&[VM], Reply::Own(VM), true, Ok(VM)),
     ];
     for (values, reply, strict, expected) in rows {
-        let found = accept(&headers(&ACCEPT, values), *reply, *strict).map_err(|it| it.code());
+        let found =
+            accept(&headers(&ACCEPT, values), *reply, *strict).map_err(|error| error.code());
         assert_eq!(found, *expected, "{values:?} {reply:?} strict={strict}");
     }
 }
@@ -176,7 +177,7 @@ fn bodies_are_taken_by_their_type() {
     ];
     for (values, entity, strict, expected) in rows {
         let found = content_type(&headers(&CONTENT_TYPE, values), *entity, *strict);
-        let found = found.map_err(|it| it.code());
+        let found = found.map_err(|error| error.code());
         assert_eq!(found, *expected, "{values:?} {entity:?} strict={strict}");
     }
 }

@@ -100,7 +100,7 @@ impl Passes {
         };
         let fits = |it: &&Arc<PassThroughRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
-        let found = candidates.find(|it| it.prefix.rest(path).is_some());
+        let found = candidates.find(|candidate| candidate.prefix.rest(path).is_some());
         let mut again = self.0.iter().filter(fits);
         let other = again.find(|it| it.prefix.takes(&folded));
         match (found, other) {
@@ -120,7 +120,9 @@ impl Passes {
 /// The host that the client named, in lower case and without port.
 fn host_of(head: &RequestHead<'_>) -> String {
     let named = head.headers.get(header::HOST);
-    let named = named.and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let named = named
+        .and_then(|named| named.to_str().ok())
+        .unwrap_or_default();
     let host = named
         .parse::<http::uri::Authority>()
         .map_or_else(|_| String::new(), |it| it.host().to_ascii_lowercase());

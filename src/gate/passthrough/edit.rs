@@ -46,8 +46,8 @@ impl HeaderEdit {
             }
         };
         let host = head.headers.get(header::HOST);
-        let host = host.and_then(|it| it.to_str().ok()).unwrap_or_default();
-        let peer = head.peer.map(|it| it.to_string());
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let peer = head.peer.map(|peer| peer.to_string());
         if let Some(peer) = &peer {
             add(FORWARDED_FOR, HeaderValue::from_str(peer));
         }

@@ -27,7 +27,7 @@ impl PathPrefix {
         if !text.starts_with('/') {
             return Err("does not begin with '/'");
         }
-        let visible = text.bytes().all(|it| it.is_ascii_graphic());
+        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
         if !visible || text.contains(['?', '#', '%', ';', '\\', '*']) {
             return Err("holds something else than plain path segments");
         }
@@ -62,7 +62,7 @@ impl PathPrefix {
     /// Whether a path, read generously, is below the prefix, read in the same way.
     pub(super) fn takes(&self, folded: &Folded) -> bool {
         let mut theirs = folded.words();
-        self.folded.words().all(|it| theirs.next() == Some(it))
+        self.folded.words().all(|word| theirs.next() == Some(word))
     }
 }
 
@@ -88,7 +88,7 @@ impl Folded {
             return Some(Self(path.strip_suffix('/').unwrap_or(path).to_owned()));
         }
         let text = decoded(path)?;
-        let text: String = if text.bytes().all(|it| it.is_ascii_graphic()) {
+        let text: String = if text.bytes().all(|byte| byte.is_ascii_graphic()) {
             text.to_ascii_lowercase()
         } else {
             text.chars().filter_map(fold).flatten().collect()
@@ -117,10 +117,10 @@ impl Folded {
     pub(super) fn is_reserved(&self) -> bool {
         // Whatever stands between: an upstream may drop or insert segments.
         let mut words = self.words();
-        let is_backup = words.next() == Some("vms") && words.any(|it| it == "backups");
+        let is_backup = words.next() == Some("vms") && words.any(|word| word == "backups");
         let first = self.words().next().unwrap_or_default();
         let begins = |template: &str| template.get(1..).is_some_and(|it| it.starts_with(first));
-        let mut like = ROUTES.iter().filter(|it| begins(it.template));
+        let mut like = ROUTES.iter().filter(|route| begins(route.template));
         is_backup || like.any(|it| self.is_within(it.template))
     }
 
@@ -128,9 +128,9 @@ impl Folded {
     fn is_within(&self, template: &str) -> bool {
         let mut words = self.words();
         let mut exact = false;
-        for wanted in template.split('/').filter(|it| !it.is_empty()) {
+        for wanted in template.split('/').filter(|part| !part.is_empty()) {
             exact = wanted.starts_with('{');
-            if !words.next().is_some_and(|it| exact || it == wanted) {
+            if !words.next().is_some_and(|word| exact || word == wanted) {
                 return false;
             }
         }
@@ -200,12 +200,16 @@ pub(super) fn is_plain(path: &str) -> bool {
 fn is_simple(path: &str) -> bool {
     let mut before = b' ';
     path.starts_with('/')
-        && path.bytes().all(|it| {
-            let is_good = match it {
+        && path.bytes().all(|byte| {
+            let is_good = match byte {
                 b'/' => before != b'/',
-                _ => it.is_ascii_lowercase() || it.is_ascii_digit() || matches!(it, b'-' | b'_'),
+                _ => {
+                    byte.is_ascii_lowercase()
+                        || byte.is_ascii_digit()
+                        || matches!(byte, b'-' | b'_')
+                }
             };
-            before = it;
+            before = byte;
             is_good
         })
 }
@@ -217,7 +221,7 @@ fn is_plain_segment(segment: &str) -> bool {
     let Ok(text) = percent_decode_str(segment).decode_utf8() else {
         return false;
     };
-    let inner = text.split(['/', '\\']).all(|it| !is_dots(it));
+    let inner = text.split(['/', '\\']).all(|part| !is_dots(part));
     let encoded_twice = percent_decode_str(&text)
         .decode_utf8()
         .map_or(true, |it| it != text);

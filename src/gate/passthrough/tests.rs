@@ -154,7 +154,7 @@ fn prefixes_are_whole_segments_of_other_paths() {
         let prefix = PathPrefix::new(text).unwrap();
         assert_eq!(prefix.as_str(), written, "{text}");
         assert_eq!(
-            path.and_then(|it| prefix.rest(it)),
+            path.and_then(|path| prefix.rest(path)),
             rest,
             "{text}: {path:?}"
         );

@@ -134,8 +134,8 @@ pub(super) fn rig(keys: &Keys) -> Rig {
 pub(super) fn rig_of(ring: Arc<KeyRing>) -> Rig {
     let mut rig = Rig::new();
     let ops = GroupName::new("ops").unwrap();
-    rig.reload(|it| {
-        it.credentials.issuers = vec![Issuer {
+    rig.reload(|rig| {
+        rig.credentials.issuers = vec![Issuer {
             name: IssuerName::new("corp").unwrap(),
             issuer: "https://sso.example.com".to_owned(),
             audience: vec!["snapgate".to_owned()],
@@ -146,7 +146,7 @@ pub(super) fn rig_of(ring: Arc<KeyRing>) -> Rig {
             groups: BTreeMap::from([("restorers".to_owned(), ops.clone())]),
             leeway: Duration::from_secs(60),
         }];
-        it.grants.push(Grant {
+        rig.grants.push(Grant {
             to: vec![Grantee::Group(ops)],
             actions: [Action::Read].into_iter().collect(),
             vms: vec![Pattern::new("33333").unwrap()],
@@ -206,7 +206,7 @@ async fn every_algorithm_is_taken_with_its_own_key() {
     assert_eq!(sent(&rig, &token).await, 200, "the last second, remembered");
     rig.clock.advance(Duration::from_secs(1));
     assert_eq!(sent(&rig, &token).await, 401, "over");
-    rig.reload(|it| it.credentials.issuers[0].algorithms = vec![Algorithm::Rs256]);
+    rig.reload(|rig| rig.credentials.issuers[0].algorithms = vec![Algorithm::Rs256]);
     let fresh = json!({ "exp": 2000, "iss": "https://sso.example.com", "aud": ["x", "snapgate"], "sub": "a", "groups": "restorers" });
     let token = keys.sign("ES256", &json!({ "alg": "ES256", "kid": "p256" }), &fresh);
     assert_eq!(sent(&rig, &token).await, 401, "pinned to another algorithm");

@@ -94,8 +94,8 @@ async fn only_the_owner_and_those_who_could_ask_for_it_may_stop_it() {
     ];
     for (name, who, granted, path, expected) in rows {
         if let Some(action) = granted {
-            rig.reload(|it| {
-                let mine = &mut it.grants[1];
+            rig.reload(|rig| {
+                let mine = &mut rig.grants[1];
                 mine.actions = mine.actions.with(action);
             });
         }
@@ -108,8 +108,8 @@ async fn only_the_owner_and_those_who_could_ask_for_it_may_stop_it() {
 async fn a_busy_vm_is_told_with_its_operation_to_those_who_may_see_it() {
     let mut rig = Rig::new();
     rig.send(RESTORE).await;
-    rig.reload(|it| {
-        let mine = &mut it.grants[1];
+    rig.reload(|rig| {
+        let mine = &mut rig.grants[1];
         mine.actions = mine.actions.with(crate::model::Action::Restore);
     });
     {

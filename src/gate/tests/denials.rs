@@ -120,12 +120,12 @@ async fn an_api_token_is_named_once_it_was_known() {
     let (brief, mut brief_token) = token(2, "ann", &Action::ALL, "*");
     let (unknown, _) = token(3, "ann", &Action::ALL, "*");
     brief_token.expires = Some(Timestamp::from_millis(1));
-    rig.reload(|it| it.credentials.tokens = Some(vec![revoked_token, brief_token.clone()]));
+    rig.reload(|rig| rig.credentials.tokens = Some(vec![revoked_token, brief_token.clone()]));
     let bearer = |text: &str| format!("Bearer {text}");
     let entry = denied(&rig, &basic("reader", &revoked), 401).await;
     let expected = ("wrong_owner", Some("reader"), Some("t1"));
     assert_eq!(said(&entry), expected, "the token of somebody else");
-    rig.reload(|it| it.credentials.tokens = Some(vec![brief_token]));
+    rig.reload(|rig| rig.credentials.tokens = Some(vec![brief_token]));
     let ann = Some("ann");
     let rows = [
         (bearer(&revoked), ("revoked", ann, Some("t1"))),
@@ -151,8 +151,8 @@ async fn a_client_certificate_is_named_by_its_first_name() {
         name: PrincipalName::new(text).unwrap(),
         groups: Vec::new(),
     };
-    rig.reload(|it| {
-        it.credentials.certificates = [
+    rig.reload(|rig| {
+        rig.credentials.certificates = [
             (name("dns:one.example.com"), principal("ann")),
             (name("dns:two.example.com"), principal("reader")),
         ]
@@ -181,7 +181,7 @@ async fn a_client_certificate_is_named_by_its_first_name() {
 #[tokio::test]
 async fn who_is_locked_out_is_named_too() {
     let mut rig = Rig::new();
-    rig.reload(|it| it.lock_out.attempts = 1);
+    rig.reload(|rig| rig.lock_out.attempts = 1);
     rig.peer = Some("198.51.100.1".parse().unwrap());
     for expected in ["wrong_password", "wrong_password"] {
         let entry = denied(&rig, &basic("ann", "guess"), 401).await;

@@ -40,7 +40,7 @@ fn event(text: &str) -> (String, serde_json::Value) {
 fn waiters(rig: &Rig) -> String {
     let text = String::from_utf8(rig.gate.metrics.text()).unwrap();
     let mut lines = text.lines();
-    let found = lines.find_map(|it| it.strip_prefix("snapgate_waiters "));
+    let found = lines.find_map(|line| line.strip_prefix("snapgate_waiters "));
     found.unwrap().to_owned()
 }
 
@@ -158,7 +158,7 @@ async fn a_silent_stream_shows_signs_of_life_and_ends_in_time() {
 #[tokio::test]
 async fn without_a_place_to_wait_a_stream_is_a_look() {
     let mut rig = rig().await;
-    rig.reload(|it| it.limits.waiters = 1);
+    rig.reload(|rig| rig.limits.waiters = 1);
     let first = rig.send(GET).await;
     let mut second = rig.send(GET).await.pieces.unwrap();
     let shown = text(second.next().await);

@@ -81,7 +81,10 @@ impl Fake {
     /// Changes an operation and wakes those who wait for it.
     pub(super) fn change(&self, seq: u64, phase: Phase, percent: u8) {
         self.with(|it| {
-            let found = it.operations.iter_mut().find(|it| it.seq.number() == seq);
+            let found = it
+                .operations
+                .iter_mut()
+                .find(|operation| operation.seq.number() == seq);
             let found = found.unwrap();
             *found = Arc::new(Operation {
                 phase,
@@ -201,7 +204,11 @@ impl OperationsApi for Fake {
                 if operation.principal != *principal || !in_scope {
                     continue;
                 }
-                let Some(known) = operation.idempotency.as_ref().filter(|it| it.key == *key) else {
+                let Some(known) = operation
+                    .idempotency
+                    .as_ref()
+                    .filter(|idempotency| idempotency.key == *key)
+                else {
                     continue;
                 };
                 return if known.fingerprint == fingerprint {
@@ -258,7 +265,12 @@ impl OperationsApi for Fake {
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.stored(|it| it.operations.iter().find(|it| it.seq == seq).cloned())
+        self.stored(|it| {
+            it.operations
+                .iter()
+                .find(|operation| operation.seq == seq)
+                .cloned()
+        })
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
@@ -315,7 +327,10 @@ impl OperationsApi for Fake {
         }
         self.stored(|it| {
             let quick = it.quick;
-            let found = it.operations.iter_mut().find(|it| it.seq == seq)?;
+            let found = it
+                .operations
+                .iter_mut()
+                .find(|operation| operation.seq == seq)?;
             if quick {
                 *found = Arc::new(finished(found));
             }
@@ -329,7 +344,10 @@ impl OperationsApi for Fake {
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
         self.stored(|it| {
-            let found = it.operations.iter_mut().find(|it| it.seq == seq);
+            let found = it
+                .operations
+                .iter_mut()
+                .find(|operation| operation.seq == seq);
             let found = found.ok_or(CancelError::NoSuchOperation)?;
             if only_at.is_some_and(|revision| revision != found.revision) {
                 return Err(CancelError::Changed);

@@ -32,9 +32,9 @@ fn from(address: &str, user: &str, password: &str) -> String {
 fn rig() -> Rig {
     let mut rig = Rig::new();
     rig.peer = Some(IpAddr::from([10, 0, 0, 1]));
-    rig.reload(|it| {
+    rig.reload(|rig| {
         let proxy = TrustedProxies::network("10.0.0.1").unwrap();
-        it.trusted_proxies = TrustedProxies::new(vec![proxy]);
+        rig.trusted_proxies = TrustedProxies::new(vec![proxy]);
     });
     rig
 }
@@ -46,7 +46,7 @@ fn verified() -> usize {
 #[tokio::test]
 async fn a_rate_is_kept_and_told() {
     let mut rig = rig();
-    rig.reload(|it| it.rates.principal = rate(1, 2));
+    rig.reload(|rig| rig.rates.principal = rate(1, 2));
     let get = format!("{GET}\nas: ann");
     let first = rig.send(&get).await;
     assert_eq!(status(&first), 200, "first");
@@ -94,7 +94,7 @@ async fn a_rate_is_kept_and_told() {
     );
     rig.clock.advance(Duration::from_secs(1));
     assert_eq!(status(&rig.send(&get).await), 200, "in time");
-    rig.reload(|it| it.rates = RateLimits::default());
+    rig.reload(|rig| rig.rates = RateLimits::default());
     let free = rig.send(&get).await;
     assert_eq!(status(&free), 200, "no limit");
     assert_eq!(header(&free, "ratelimit"), "", "nothing to tell");
@@ -103,7 +103,7 @@ async fn a_rate_is_kept_and_told() {
 #[tokio::test]
 async fn a_rate_by_address_goes_by_the_client_behind_the_proxy() {
     let mut rig = rig();
-    rig.reload(|it| it.rates.address = rate(1, 1));
+    rig.reload(|rig| rig.rates.address = rate(1, 1));
     let rows = [
         ("first", from("198.51.100.1", "ann", "pw"), 200),
         ("another user", from("198.51.100.1", "reader", "pw"), 429),
@@ -121,7 +121,7 @@ async fn a_rate_by_address_goes_by_the_client_behind_the_proxy() {
 #[tokio::test]
 async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
     let mut rig = rig();
-    rig.reload(|it| it.rates.principal_concurrent = 1);
+    rig.reload(|rig| rig.rates.principal_concurrent = 1);
     rig.fake.0.lock().unwrap().patient = true;
     let request = "DELETE /vms/33333/backups/456\nas: ann\nv";
     let uri = header(&rig.send(request).await, "location").to_owned();
@@ -147,7 +147,7 @@ async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
 #[tokio::test]
 async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
     let mut rig = rig();
-    rig.reload(|it| it.lock_out.attempts = 2);
+    rig.reload(|rig| rig.lock_out.attempts = 2);
     let (bad, good) = (["198.51.100.1", "203.0.113.5"], "198.51.100.9");
     for user in ["ann", "stranger"] {
         for _ in 0..3 {
@@ -222,7 +222,7 @@ fn proxies_and_loopback_addresses_are_shared() {
         let shared = rig.gate.is_shared(peer.parse().unwrap());
         assert_eq!(shared, expected, "{name}");
     }
-    rig.reload(|it| it.trusted_proxies = TrustedProxies::default());
+    rig.reload(|rig| rig.trusted_proxies = TrustedProxies::default());
     let former = rig.gate.is_shared(IpAddr::from([10, 0, 0, 1]));
     assert!(!former, "trusted no longer");
 }

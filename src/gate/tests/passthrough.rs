@@ -34,7 +34,7 @@ fn route(name: &str, prefix: &str) -> PassThroughRoute {
 
 fn rig(routes: &[PassThroughRoute]) -> Rig {
     let mut rig = Rig::new();
-    rig.reload(|it| it.passthrough = routes.to_vec());
+    rig.reload(|rig| rig.passthrough = routes.to_vec());
     rig
 }
 
@@ -91,7 +91,7 @@ async fn routes_are_found_by_host_and_longest_prefix() {
         let request = format!("{request}\nas: ann");
         let found = decide(&rig, &request).await;
         let found = found.as_ref().map(|it| (it.0.as_str(), it.1.as_str()));
-        assert_eq!(found.map_err(|it| *it), expected, "{request}");
+        assert_eq!(found.map_err(|error| *error), expected, "{request}");
     }
 }
 
@@ -148,9 +148,9 @@ async fn nobody_may_pass_who_is_not_named() {
     let mut nobody = route("nobody", "/nobody");
     nobody.access = PassThroughAccess::Allowed(Vec::new());
     let mut rig = rig(&[open, group, nobody, route("ann", "/ann")]);
-    rig.reload(|it| {
+    rig.reload(|rig| {
         let reader = PrincipalName::new("reader").unwrap();
-        let user = it.credentials.users.get_mut(&reader).unwrap();
+        let user = rig.credentials.users.get_mut(&reader).unwrap();
         user.groups = vec![GroupName::new("ops").unwrap()];
     });
     let rows = [
@@ -167,7 +167,7 @@ async fn nobody_may_pass_who_is_not_named() {
     for (path, caller, expected) in rows {
         let found = decide(&rig, &format!("GET {path}\n{caller}")).await;
         let found = found.as_ref().map(|it| it.0.as_str());
-        assert_eq!(found.map_err(|it| *it), expected, "{path} {caller}");
+        assert_eq!(found.map_err(|error| *error), expected, "{path} {caller}");
     }
     let refused = rig.send("DELETE /ann").await;
     assert!(
@@ -195,7 +195,7 @@ async fn bodies_and_methods_keep_to_the_route() {
     for (request, expected) in rows {
         let found = decide(&rig, &format!("{request}\nas: ann")).await;
         let found = found.as_ref().map(|it| it.0.as_str());
-        assert_eq!(found.map_err(|it| *it), expected, "{request}");
+        assert_eq!(found.map_err(|error| *error), expected, "{request}");
     }
     let refused = rig.send("PUT /\nas: ann").await;
     assert_eq!(header(&refused, "allow"), "GET, POST", "says which");

@@ -568,8 +568,8 @@ async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
     rig.reload(|_| {});
     rig.send(&format!("GET {B}\nas: ann\nv")).await;
     assert_eq!(checks(), 0, "a reload keeps the memory");
-    rig.reload(|it| {
-        for user in it.credentials.users.values_mut() {
+    rig.reload(|rig| {
+        for user in rig.credentials.users.values_mut() {
             user.password = PasswordHash::new(bcrypt::hash("new", 4).unwrap()).unwrap();
         }
     });
@@ -610,8 +610,8 @@ async fn lists_show_only_what_may_be_read_and_never_name_the_rest() {
             .backups
             .insert(target("33333", id), backup(id, id));
     }
-    rig.reload(|it| {
-        it.grants[1].backups = vec![crate::model::Pattern::new("a*").unwrap()];
+    rig.reload(|rig| {
+        rig.grants[1].backups = vec![crate::model::Pattern::new("a*").unwrap()];
     });
     let first = rig
         .send("GET /vms/33333/backups?limit=2\nas: reader\nv")

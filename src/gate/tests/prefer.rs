@@ -30,7 +30,7 @@ async fn waiting_is_capped_bounded_and_told() {
         .await;
     assert_eq!(json(&polled)["progress"], 100, "long poll");
     assert_eq!(header(&polled, "preference-applied"), "wait=5", "told");
-    rig.reload(|it| it.limits.waiters = 0);
+    rig.reload(|rig| rig.limits.waiters = 0);
     let found = rig.send(&format!("{restore}\nPrefer: wait=5")).await;
     assert_eq!(json(&found)["progress"], 0, "no place to wait");
     assert_eq!(header(&found, "preference-applied"), "", "and not told");
@@ -132,7 +132,7 @@ async fn the_strict_profile_needs_no_preference() {
         "handling=strict",
         "told"
     );
-    rig.reload(|it| it.specification.profile = Profile::Strict);
+    rig.reload(|rig| rig.specification.profile = Profile::Strict);
     assert_eq!(status(&rig.send(&get).await), 406, "configured");
 }
 

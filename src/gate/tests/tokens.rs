@@ -50,7 +50,7 @@ async fn a_token_does_what_its_owner_and_its_scope_allow_while_it_lives() {
     let (unknown, _) = token(4, "ann", &Action::ALL, "*");
     let (humble, humble_token) = token(5, "reader", &Action::ALL, "*");
     let all = vec![read_token, lost_token, brief_token, humble_token];
-    rig.reload(|it| it.credentials.tokens = Some(all.clone()));
+    rig.reload(|rig| rig.credentials.tokens = Some(all.clone()));
     let bearer = |it: &str| format!("Bearer {it}");
     let rows = [
         ("in scope", bearer(&read), "GET", "33333", 200),
@@ -79,10 +79,10 @@ async fn a_token_does_what_its_owner_and_its_scope_allow_while_it_lives() {
     rig.clock.advance(Duration::from_secs(60));
     let late = format!("GET /vms/33333\nv\nAuthorization: Bearer {brief}");
     assert_eq!(status(&rig.send(&late).await), 401, "over");
-    rig.reload(|it| it.credentials.tokens = Some(Vec::new()));
+    rig.reload(|rig| rig.credentials.tokens = Some(Vec::new()));
     let revoked = format!("GET /vms/33333\nv\nAuthorization: Bearer {read}");
     assert_eq!(status(&rig.send(&revoked).await), 401, "revoked");
-    rig.reload(|it| it.credentials.tokens = None);
+    rig.reload(|rig| rig.credentials.tokens = None);
     let refused = rig.send("GET /vms/33333\nv").await;
     assert!(
         header(&refused, "www-authenticate").starts_with("Basic"),
@@ -95,7 +95,7 @@ async fn a_token_sees_its_owners_operations_within_its_scope() {
     let mut rig = Rig::new();
     let (one, one_token) = token(1, "ann", &[Action::Read, Action::Delete], "33333");
     let (two, two_token) = token(2, "ann", &[Action::Read, Action::Delete], "333333");
-    rig.reload(|it| it.credentials.tokens = Some(vec![one_token.clone(), two_token.clone()]));
+    rig.reload(|rig| rig.credentials.tokens = Some(vec![one_token.clone(), two_token.clone()]));
     let request = format!("DELETE /vms/33333/backups/456\nv\nAuthorization: Bearer {one}");
     let found = rig.send(&request).await;
     assert_eq!(status(&found), 202, "deleted");
@@ -133,7 +133,7 @@ async fn explain_says_what_the_walk_does() {
     ];
     let mut rig = Rig::new();
     let (text, scoped) = token(1, "ann", &[Action::Read, Action::Protect], "33333");
-    rig.reload(|it| it.credentials.tokens = Some(vec![scoped.clone()]));
+    rig.reload(|rig| rig.credentials.tokens = Some(vec![scoped.clone()]));
     let callers = ["ann", "reader", "nobody", "shield", "t1"];
     let targets = [
         "/vms/33333/backups/456",
@@ -168,7 +168,7 @@ async fn explain_says_what_the_walk_does() {
                 let told = explain(&rig.config, "c.toml", &who, &method, target);
                 let request = format!("{method} {target}\nv\nAuthorization: {authorization}");
                 let code = rig.send(&request).await.refusal;
-                let code = code.filter(|it| DECIDED.contains(it));
+                let code = code.filter(|code| DECIDED.contains(code));
                 let last = told.lines.last().unwrap();
                 match code {
                     Some(code) => assert!(

@@ -73,7 +73,7 @@ pub(in crate::listener) fn is_plain(session: &ServerSession, upgrade: bool) -> b
         && head.has_case()
         && !upgrade
         && head.method == Method::GET
-        && !head.headers.keys().any(|it| INVOLVED.contains(it))
+        && !head.headers.keys().any(|key| INVOLVED.contains(key))
         && connection().all(|it| {
             let it = it.as_bytes();
             it.eq_ignore_ascii_case(b"keep-alive") || it.eq_ignore_ascii_case(b"close")
@@ -166,7 +166,7 @@ impl Carry {
                 || pass.edit.set.iter().any(|it| it.0 == *name)
                 || pass.edit.drops(name)
         };
-        let as_sent = head.case_header_iter().map(|it| it.0);
+        let as_sent = head.case_header_iter().map(|header| header.0);
         for ((name, value), as_sent) in head.headers.iter().zip(as_sent) {
             if !is_left_out(name) {
                 text.field(as_sent.as_slice(), value);
@@ -185,7 +185,7 @@ impl Carry {
             Some(stream) => stream,
             None => {
                 let made = around.direct.0.new_stream(&self.peer()?).await;
-                made.map_err(|it| it.into_up())?
+                made.map_err(|error| error.into_up())?
             }
         };
         self.connected(stream.get_ssl_digest().as_deref())?;
@@ -198,7 +198,7 @@ impl Carry {
             Ok(written) => written.or_err(ErrorType::WriteError, "request to the upstream"),
             Err(_) => Error::e_explain(ErrorType::WriteTimedout, "request to the upstream"),
         };
-        written.map_err(|it| it.into_up())?;
+        written.map_err(|error| error.into_up())?;
         let mut upstream = HttpSession::new(stream);
         upstream.read_timeout = Some(timeouts.read);
         Ok(upstream)
@@ -233,7 +233,7 @@ impl Carry {
         self.arrived(&head, around.clock.instant());
         self.sign(session, &mut head)?;
         let written = session.write_response_header(Box::new(head)).await;
-        written.map_err(|it| it.into_down())?;
+        written.map_err(|error| error.into_down())?;
         Ok(interim)
     }
 }
@@ -276,7 +276,7 @@ fn frame(head: &mut ResponseHeader) -> pingora::Result<()> {
 
 async fn pass_piece(session: &mut ServerSession, piece: Bytes, end: bool) -> pingora::Result<()> {
     let written = session.write_response_body(piece, end).await;
-    written.map_err(|it| it.into_down())
+    written.map_err(|error| error.into_down())
 }
 
 #[cfg(test)]
@@ -376,7 +376,7 @@ mod tests {
         let found: Vec<_> = head
             .headers
             .iter()
-            .map(|it| (it.0.as_str(), it.1.to_str().unwrap()))
+            .map(|header| (header.0.as_str(), header.1.to_str().unwrap()))
             .collect();
         let expected = [
             ("set-cookie", "a=1"),

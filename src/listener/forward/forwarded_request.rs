@@ -89,7 +89,7 @@ impl Carry {
         self.tries = self.tries.saturating_add(1);
         self.body = BodyCount::default();
         let pool = upstreams.pool(self.pass.route.pool);
-        let Some(ticket) = pool.and_then(|it| it.pick(failed)) else {
+        let Some(ticket) = pool.and_then(|pool| pool.pick(failed)) else {
             self.why = Some(Code::NoUpstream);
             return Error::e_explain(ErrorType::ConnectError, "no upstream is able to answer");
         };
@@ -127,7 +127,11 @@ impl Carry {
 
     /// Keeps a connection to the chosen upstream for the next request.
     pub(super) fn keep(&self, stream: Stream, now: Instant) {
-        let Some(ticket) = self.ticket.as_ref().filter(|it| !it.pool.is_retired()) else {
+        let Some(ticket) = self
+            .ticket
+            .as_ref()
+            .filter(|ticket| !ticket.pool.is_retired())
+        else {
             return;
         };
         let until = now.checked_add(ticket.pool.config.timeouts.idle);
@@ -141,7 +145,7 @@ impl Carry {
         let Some(ticket) = &self.ticket else {
             return Ok(());
         };
-        let tls = ticket.member().is_some_and(|it| it.upstream.tls);
+        let tls = ticket.member().is_some_and(|member| member.upstream.tls);
         check_pin(&ticket.pool.config, tls, digest)
     }
 
@@ -159,7 +163,7 @@ impl Carry {
         let dropped: Vec<HeaderName> = request
             .headers
             .keys()
-            .filter(|it| pass.edit.drops(it))
+            .filter(|key| pass.edit.drops(key))
             .cloned()
             .collect();
         for name in dropped {
@@ -229,7 +233,9 @@ impl Carry {
     /// Takes note of an answer.
     pub(super) fn arrived(&mut self, response: &ResponseHeader, now: Instant) {
         if is_final(response) {
-            self.waited = self.chosen.map(|it| now.saturating_duration_since(it));
+            self.waited = self
+                .chosen
+                .map(|chosen| now.saturating_duration_since(chosen));
             if let Some(ticket) = &self.ticket {
                 ticket.report(true);
             }
@@ -248,7 +254,7 @@ impl Carry {
         let id = self.pass.request.as_str();
         response.insert_header(REQUEST_ID, id)?;
         let via = response.headers.get(header::VIA);
-        let via = match via.and_then(|it| it.to_str().ok()) {
+        let via = match via.and_then(|via| via.to_str().ok()) {
             Some(before) => Cow::from(format!("{before}, 1.1 snapgate")),
             None => Cow::from("1.1 snapgate"),
         };

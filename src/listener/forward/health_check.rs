@@ -68,7 +68,7 @@ async fn sweep(pool: Weak<Pool>) {
 async fn look_up(pool: Weak<Pool>, index: usize, host: String, port: u16) {
     let mut failed = false;
     loop {
-        let Some(pause) = alive(&pool).map(|it| it.config.resolve) else {
+        let Some(pause) = alive(&pool).map(|alive| alive.config.resolve) else {
             return;
         };
         let found = tokio::time::timeout(
@@ -107,7 +107,7 @@ async fn look_up(pool: Weak<Pool>, index: usize, host: String, port: u16) {
 }
 
 fn alive(pool: &Weak<Pool>) -> Option<Arc<Pool>> {
-    pool.upgrade().filter(|it| !it.is_retired())
+    pool.upgrade().filter(|pool| !pool.is_retired())
 }
 
 /// Asks an upstream for its health for ever.

@@ -86,7 +86,10 @@ pub(super) fn peer(
             None => Authorities::nobody().map_err(unusable)?,
         };
         options.ca = Some(authorities.0);
-        peer.client_cert_key = config.identity.as_ref().map(|it| Arc::clone(&it.pair));
+        peer.client_cert_key = config
+            .identity
+            .as_ref()
+            .map(|identity| Arc::clone(&identity.pair));
     }
     Ok(peer)
 }
@@ -100,7 +103,7 @@ pub(super) fn check_pin(
     let (Some(Trust::Pin(pin)), true) = (&config.trust, tls) else {
         return Ok(());
     };
-    let found = digest.map(|it| it.cert_digest.as_slice());
+    let found = digest.map(|digest| digest.cert_digest.as_slice());
     if found == Some(pin.as_slice()) {
         return Ok(());
     }

@@ -373,7 +373,8 @@ fn literal(place: &UpstreamAddress) -> Vec<Address> {
         UpstreamAddress::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
         UpstreamAddress::Host(host, port) => {
             let address = host.parse().ok();
-            let address = address.map(|it| Address::Inet(std::net::SocketAddr::new(it, *port)));
+            let address =
+                address.map(|address| Address::Inet(std::net::SocketAddr::new(address, *port)));
             address.into_iter().collect()
         }
     }

@@ -432,7 +432,7 @@ async fn certificates_of_clients_are_believed_when_signed() {
             let found = found.map(|it| {
                 let mut names = it.split(' ');
                 names
-                    .find(|it| it.starts_with("dns:"))
+                    .find(|name| name.starts_with("dns:"))
                     .unwrap_or("")
                     .to_owned()
             });

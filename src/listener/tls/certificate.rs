@@ -57,7 +57,7 @@ impl Certificate {
             names.to_vec()
         };
         let names: Vec<String> = names.iter().map(|it| name(it)).collect::<Result<_, _>>()?;
-        let unsupported = names.iter().filter(|it| !is_held(it, &held));
+        let unsupported = names.iter().filter(|name| !is_held(name, &held));
         let unsupported_names = unsupported.cloned().collect();
         let (not_before, not_after) = validity(&parsed);
         Ok(Self {
@@ -98,7 +98,7 @@ impl Certificate {
 /// Every certificate of a PEM text.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|it| TlsError::BadCertificate(it.to_string()))?;
+    let found = found.map_err(|error| TlsError::BadCertificate(error.to_string()))?;
     if found.is_empty() {
         return Err(TlsError::NoCertificate);
     }
@@ -125,8 +125,8 @@ pub(super) fn validity(certificate: &X509Certificate<'_>) -> (Timestamp, Timesta
 /// Whether there is an alternative name that can be that of a host.
 fn has_alternative_names(certificate: &X509Certificate<'_>) -> bool {
     let names = certificate.subject_alternative_name().ok().flatten();
-    let mut names = names.iter().flat_map(|it| &it.value.general_names);
-    names.any(|it| matches!(it, GeneralName::DNSName(_) | GeneralName::IPAddress(_)))
+    let mut names = names.iter().flat_map(|name| &name.value.general_names);
+    names.any(|name| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_)))
 }
 
 /// Whether a certificate that holds these DNS names is one for the host name, or for the same wildcard.
@@ -144,7 +144,7 @@ fn is_held(name: &str, held: &[String]) -> bool {
 
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.iter().flat_map(|it| &it.value.general_names);
+    let names = names.iter().flat_map(|name| &name.value.general_names);
     names
         .filter_map(|it| match it {
             GeneralName::DNSName(name) => Some((*name).to_owned()),

@@ -37,8 +37,8 @@ pub(super) fn verifier(
     };
     let bad = |it: &dyn ToString| TlsError::BadAuthority(it.to_string());
     let mut roots = RootCertStore::empty();
-    for it in certificate::certificates(pem.as_bytes()).map_err(|it| bad(&it))? {
-        roots.add(it).map_err(|it| bad(&it))?;
+    for it in certificate::certificates(pem.as_bytes()).map_err(|error| bad(&error))? {
+        roots.add(it).map_err(|error| bad(&error))?;
     }
     let provider = Arc::new(default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -47,7 +47,7 @@ pub(super) fn verifier(
     } else {
         builder
     };
-    builder.build().map(Some).map_err(|it| bad(&it))
+    builder.build().map(Some).map_err(|error| bad(&error))
 }
 
 /// Everything a certificate says about who holds it. Whether it is to be believed was decided in the handshake.

@@ -16,7 +16,7 @@ pub(in crate::listener) fn certificate(names: &[&str]) -> Certificate {
 
 /// Certificate and key as PEM.
 pub(in crate::listener) fn pem(names: &[&str]) -> (String, String) {
-    let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let key = KeyPair::generate().unwrap();
     let made = CertificateParams::new(names).unwrap().self_signed(&key);
     (made.unwrap().pem(), key.serialize_pem())
@@ -89,7 +89,7 @@ fn what_is_wrong_with_a_certificate_is_told() {
         ),
     ];
     for (name, chain, key, names, expected) in rows {
-        let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = Certificate::new(chain, &Secret::new(key.to_owned()), &names);
         let text = made.map_or_else(|it| it.to_string(), |_| "nothing".to_owned());
         assert!(text.starts_with(expected), "{name}: {text}");

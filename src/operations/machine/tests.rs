@@ -136,7 +136,7 @@ fn every_event_in_every_phase_does_what_the_table_says() {
                 assert_eq!(next.revision, state.revision.next(), "{name}: one change");
                 assert!(next.progress >= state.progress, "{name}: never back");
             }
-            let got = match (next.map(|it| it.phase), effect) {
+            let got = match (next.map(|next| next.phase), effect) {
                 (None, Effect::Queue) => "queue",
                 (None, Effect::Follow) => "follow",
                 (None, Effect::Find) => "find",
@@ -203,10 +203,10 @@ fn evidence_is_looked_for_until_the_window_is_over() {
     ];
     for (name, later, expected) in rows {
         let step = step(&state, Event::NoEvidence, since.plus(later), &RULES).unwrap();
-        assert_eq!(step.state.map(|it| it.phase), expected, "{name}");
+        assert_eq!(step.state.map(|state| state.phase), expected, "{name}");
     }
     let unknown = in_phase(Phase::Unknown);
-    let text = unknown.fault.map(|it| it.text).unwrap_or_default();
+    let text = unknown.fault.map(|fault| fault.text).unwrap_or_default();
     assert!(text.contains("Look at"), "says what to check: {text}");
 }
 
@@ -372,7 +372,7 @@ fn an_operation_over_which_the_gateway_dies_is_not_called_for_ever() {
     let dropped = step(&state, Event::NotBegun, after(6), &SAFE)
         .unwrap()
         .state;
-    let phase = dropped.map(|it| it.phase);
+    let phase = dropped.map(|dropped| dropped.phase);
     assert_eq!(phase, Some(Phase::NotExecuted), "nothing was changed");
 }
 
@@ -448,7 +448,7 @@ fn c3_submitting_is_uncertain_or_called_again_with_the_same_key() {
         first: false,
     };
     let after_replay = step(&state, refused, after(5), &SAFE).unwrap().state;
-    let phase = after_replay.map(|it| it.phase);
+    let phase = after_replay.map(|after_replay| after_replay.phase);
     assert_eq!(
         phase,
         Some(Phase::Uncertain),
@@ -600,7 +600,7 @@ fn c8_a_change_made_from_an_older_state_carries_an_older_revision() {
 #[test]
 fn c9_cancelled_by_the_vm_manager_is_cancelled() {
     let cancelled = in_phase(Phase::Cancelled);
-    let kind = cancelled.fault.map(|it| it.kind);
+    let kind = cancelled.fault.map(|fault| fault.kind);
     assert_eq!(kind, Some(FaultKind::Cancelled), "and says so");
     let lost = in_phase(Phase::Uncertain);
     let found = to(&lost, Event::Cancelled);

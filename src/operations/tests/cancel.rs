@@ -46,7 +46,7 @@ async fn what_is_queued_ends_with_nothing_called_and_the_next_goes_on() {
     let ended = house.room.cancel(queued, None).await.expect("taken");
     assert_eq!(ended.phase, Phase::Cancelled, "at once");
     assert_eq!(ended.started, None, "never begun");
-    let kind = ended.fault.as_ref().map(|it| it.kind);
+    let kind = ended.fault.as_ref().map(|fault| fault.kind);
     assert_eq!(kind, Some(FaultKind::Cancelled), "and says so");
     assert_eq!(refused(&house.room, queued).await, "too late", "it is over");
     house.adapter.say("vm", Say::Done);

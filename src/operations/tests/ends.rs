@@ -97,7 +97,11 @@ async fn what_the_call_says_decides() {
         let seq = house.accept(restore("vm", "b")).await;
         let end = house.end(seq).await;
         assert_eq!(end.phase, phase, "{name}");
-        assert_eq!(end.fault.as_ref().map(|it| it.kind), fault, "{name}: fault");
+        assert_eq!(
+            end.fault.as_ref().map(|fault| fault.kind),
+            fault,
+            "{name}: fault"
+        );
         assert_eq!(end.progress.percent(), 100, "{name}: final");
         assert_eq!(house.operation(seq).await, end, "{name}: as stored");
     }
@@ -141,7 +145,7 @@ async fn a_task_is_followed_through_errors_and_panics_and_its_progress_rises() {
     assert_eq!(running.phase, Phase::Running, "still followed");
     house.adapter.say("vm", Say::Fail);
     let end = house.end(seq).await;
-    let kind = end.fault.as_ref().map(|it| it.kind);
+    let kind = end.fault.as_ref().map(|fault| fault.kind);
     assert_eq!(
         (end.phase, kind),
         (Phase::Failed, Some(FaultKind::StorageFull)),

@@ -133,7 +133,7 @@ impl Workload {
         let changes: Vec<Operation> = changes.collect();
         let updates = changes
             .iter()
-            .map(|it| self.store.update(Arc::new(it.clone())));
+            .map(|change| self.store.update(Arc::new(change.clone())));
         let (created, updated) = futures_util::future::join(
             self.store.create(Arc::new(new.clone())),
             futures_util::future::join_all(updates),

@@ -51,7 +51,7 @@ async fn one_of_a_vm_at_a_time_in_order_and_vms_beside_one_another() {
         assert_eq!(house.end(*seq).await.phase, Phase::Succeeded, "it ran");
     }
     let last = house.operation(seqs[2]).await;
-    let waited = last.started.map(|it| it.since(last.created));
+    let waited = last.started.map(|started| started.since(last.created));
     assert_eq!(
         waited,
         Some(Duration::from_secs(3)),
@@ -138,7 +138,7 @@ async fn the_same_key_is_the_same_operation() {
         .map(|it| it.unwrap().operation().seq)
         .collect();
     assert!(
-        seqs.iter().all(|it| *it == seqs[0]),
+        seqs.iter().all(|seq| *seq == seqs[0]),
         "all the same: {seqs:?}"
     );
     match send(2).await {
@@ -226,7 +226,10 @@ async fn a_repeated_delete_joins_the_first() {
         .into_iter()
         .map(|it| it.unwrap().operation().seq)
         .collect();
-    assert!(seqs.iter().all(|it| *it == seqs[0]), "one delete: {seqs:?}");
+    assert!(
+        seqs.iter().all(|seq| *seq == seqs[0]),
+        "one delete: {seqs:?}"
+    );
     let other = house.accept(delete("vm", "c")).await;
     assert_ne!(other, seqs[0], "of another backup");
     house.adapter.say("vm", Say::Done);

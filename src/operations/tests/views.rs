@@ -40,7 +40,7 @@ async fn backups_show_what_is_done_to_them() {
     let states: Vec<_> = list
         .backups
         .iter()
-        .map(|it| (it.id.as_str(), it.state))
+        .map(|backup| (backup.id.as_str(), backup.state))
         .collect();
     let expected = [
         ("b", BackupState::Available),

@@ -135,7 +135,7 @@ fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
             .collect();
         let told: Vec<_> = values
             .iter()
-            .map(|it| it["outcome"].as_str().unwrap())
+            .map(|value| value["outcome"].as_str().unwrap())
             .collect();
         let lost = if room == 0 { 2 } else { 1 };
         if room == 0 {

@@ -89,7 +89,7 @@ impl Secure {
     /// Most memory it ever had, in KiB.
     fn memory(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = text.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let number = line.unwrap().split_whitespace().next().unwrap();
         number.parse().unwrap()
     }

@@ -96,8 +96,8 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
             let stream = u32::try_from((round * rows.len() + at) * 2 + 1).unwrap();
             let pieces = frames
                 .iter()
-                .filter(|it| it.0 == DATA && it.1 & PADDED == 0);
-            let body: Vec<u8> = pieces.flat_map(|it| it.2).copied().collect();
+                .filter(|frame| frame.0 == DATA && frame.1 & PADDED == 0);
+            let body: Vec<u8> = pieces.flat_map(|piece| piece.2).copied().collect();
             assert!(
                 raw.send(&post(stream, told.then_some(body.len()))),
                 "{name}: sent"

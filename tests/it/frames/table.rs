@@ -702,14 +702,17 @@ fn a_stream_too_many_is_refused_and_the_others_go_on() {
     let secure = Secure::start("");
     let mut raw = secure.connect();
     let streams = (0..MOST).map(|it| it * 2 + 1);
-    let open: Vec<u8> = streams.clone().flat_map(|it| put(it, None)).collect();
+    let open: Vec<u8> = streams
+        .clone()
+        .flat_map(|stream| put(stream, None))
+        .collect();
     let more = MOST * 2 + 1;
     raw.send(&all(&[&open, &put(more, None)]));
     assert_eq!(raw.told(SOON), Some(Told::Reset(more, REFUSED)), "refused");
     raw.send(
         &streams
             .clone()
-            .flat_map(|it| frame(DATA, END_STREAM, it, b"x"))
+            .flat_map(|stream| frame(DATA, END_STREAM, stream, b"x"))
             .collect::<Vec<u8>>(),
     );
     let mut answered = Vec::new();

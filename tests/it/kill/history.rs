@@ -58,7 +58,7 @@ impl Verdict {
 fn number(status_uri: &str) -> u64 {
     let number = status_uri.split("seq=").nth(1);
     number
-        .and_then(|it| it.parse().ok())
+        .and_then(|number| number.parse().ok())
         .unwrap_or_else(|| panic!("a status_uri has a number: {status_uri}"))
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn judge(accepted: &[Accepted], log: &[Execution], may_be_unknown: bo
         }
         // A refusal had no effect.
         let refused = ends.contains(&End::Refused);
-        ends.retain(|it| *it != End::Refused);
+        ends.retain(|end| *end != End::Refused);
         if ends.len() > 1 {
             verdict.run_twice += 1;
             verdict.offence(format!("{} executions: {:?}", ends.len(), one.status_uris));
@@ -115,7 +115,7 @@ pub(crate) fn judge(accepted: &[Accepted], log: &[Execution], may_be_unknown: bo
             verdict.offence(format!("no end: {:?}", one.status_uris));
             continue;
         };
-        let is_true = one.ends.iter().all(|it| it == last)
+        let is_true = one.ends.iter().all(|end| end == last)
             && match said(last) {
                 Some(Said::Done) => {
                     verdict.succeeded += 1;
@@ -282,7 +282,7 @@ mod tests {
         for (name, ends, missing, log, may_be_unknown, expected) in rows {
             let accepted = Accepted {
                 status_uris: BTreeSet::from(["/statuses?op=x&seq=5".to_owned()]),
-                ends: ends.iter().map(|it| (*it).clone()).collect(),
+                ends: ends.iter().map(|end| (*end).clone()).collect(),
                 missing: *missing,
             };
             let log: Vec<Execution> = log.iter().map(|it| line(5, *it)).collect();

@@ -162,7 +162,7 @@ audit = "audit.log"
         world.over.store(true, Ordering::Release);
         let mut accepted: Vec<Accepted> = clients
             .into_iter()
-            .flat_map(|it| it.join().unwrap())
+            .flat_map(|client| client.join().unwrap())
             .collect();
         for one in &mut accepted {
             clients::look_until_the_end(&world, one);
@@ -296,7 +296,7 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
             .spawn(move || it.run())
             .unwrap()
     });
-    let outcomes = running.map(|it| it.join().unwrap());
+    let outcomes = running.map(|running| running.join().unwrap());
     outcomes.iter().for_each(Outcome::print);
     let [classes @ .., retry, hasty] = &outcomes;
     for outcome in classes {

@@ -173,7 +173,7 @@ fn answer(mut caller: &UnixStream, answer: &Value) {
 impl State {
     /// Kills the gateway if this is the moment.
     fn reached(&mut self, point: Point) -> bool {
-        let Some((pid, _)) = self.armed.filter(|it| it.1 == point) else {
+        let Some((pid, _)) = self.armed.filter(|armed| armed.1 == point) else {
             return false;
         };
         self.armed = None;
@@ -259,7 +259,9 @@ impl State {
             return json!({"task": at.to_string()});
         }
         let change = &request.intent["change"];
-        let verb = change.as_object().map(|it| it.keys().next().unwrap());
+        let verb = change
+            .as_object()
+            .map(|change| change.keys().next().unwrap());
         let fails = self.dice.below(10) == 0;
         let end = match (fails, self.behaviour.tasks) {
             (false, _) => End::Done,

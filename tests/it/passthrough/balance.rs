@@ -69,7 +69,7 @@ fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() 
     assert_eq!(statuses("HEAD"), [200; 10], "every HEAD");
     let posts = statuses("POST");
     assert_eq!(
-        posts.iter().filter(|it| **it == 502).count(),
+        posts.iter().filter(|post| **post == 502).count(),
         5,
         "every other POST was for the one that is down: {posts:?}"
     );

@@ -53,7 +53,7 @@ impl Logged {
         eventually("it listens", || {
             let text = fs::read_to_string(&out).unwrap();
             let mut lines = text.lines();
-            api = lines.find_map(|it| it.strip_prefix("listening on http://")?.parse().ok());
+            api = lines.find_map(|line| line.strip_prefix("listening on http://")?.parse().ok());
             api.is_some()
         });
         Self {
@@ -66,7 +66,9 @@ impl Logged {
     /// The access log: for every request id the method and the target.
     fn log(&self) -> BTreeMap<String, (String, String)> {
         let text = fs::read_to_string(self.folder.path().join("log")).unwrap();
-        let lines = text.lines().filter_map(|it| serde_json::from_str(it).ok());
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let mut found = BTreeMap::new();
         for line in lines.filter(|it: &Value| it["target"] == "snapgate::access") {

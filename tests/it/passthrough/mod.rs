@@ -29,7 +29,10 @@ use crate::passthrough::upstream::Upstream;
 
 /// A route named `name` with these keys besides, for alice.
 pub(crate) fn route(name: &str, path: &str, upstreams: &[String], keys: &str) -> String {
-    let upstreams: Vec<String> = upstreams.iter().map(|it| format!("\"{it}\"")).collect();
+    let upstreams: Vec<String> = upstreams
+        .iter()
+        .map(|upstream| format!("\"{upstream}\""))
+        .collect();
     let allow = if keys.contains("authentication") {
         ""
     } else {
@@ -62,7 +65,7 @@ fn rest(stream: &mut TcpStream) -> String {
     if let Err(error) = stream.read_to_end(&mut bytes) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     }
-    bytes.iter().map(|it| char::from(*it)).collect()
+    bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 fn send(address: SocketAddr, text: &str) -> TcpStream {
@@ -650,7 +653,7 @@ fn a_connection_that_went_stale_costs_reads_nothing_and_writes_are_not_repeated(
         "no PUT arrived twice: {arrived} of {}",
         puts.len()
     );
-    assert!(puts.iter().all(|it| [200, 502].contains(it)), "{puts:?}");
+    assert!(puts.iter().all(|put| [200, 502].contains(put)), "{puts:?}");
 }
 
 #[test]

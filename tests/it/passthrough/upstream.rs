@@ -28,7 +28,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn field(&self, name: &str) -> Vec<&str> {
-        let all = self.fields.iter().filter(|it| it.0 == name);
+        let all = self.fields.iter().filter(|field| field.0 == name);
         all.map(|it| it.1.as_str()).collect()
     }
 }
@@ -147,7 +147,7 @@ fn request<S: Read + Write>(
     connection: usize,
 ) -> Result<Option<Seen>, String> {
     let end = loop {
-        if let Some(at) = buffer.windows(4).position(|it| it == b"\r\n\r\n") {
+        if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break at;
         }
         match fill(stream, buffer) {
@@ -164,7 +164,7 @@ fn request<S: Read + Write>(
     let [method, target, "HTTP/1.1"] = words[..] else {
         return Err(format!("no request line: {first:?}"));
     };
-    if !method.bytes().all(|it| it.is_ascii_uppercase()) || !target.starts_with('/') {
+    if !method.bytes().all(|byte| byte.is_ascii_uppercase()) || !target.starts_with('/') {
         return Err(format!("no request line: {first:?}"));
     }
     let mut fields = Vec::new();
@@ -216,7 +216,7 @@ fn chunks<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> Result<Vec<u8>, Stri
     let mut body = Vec::new();
     loop {
         let end = loop {
-            if let Some(at) = buffer.windows(2).position(|it| it == b"\r\n") {
+            if let Some(at) = buffer.windows(2).position(|window| window == b"\r\n") {
                 break at;
             }
             if !matches!(fill(stream, buffer), Ok(1..)) {
@@ -253,7 +253,7 @@ fn fill<S: Read>(stream: &mut S, buffer: &mut Vec<u8>) -> std::io::Result<usize>
 }
 
 fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|it| char::from(*it)).collect()
+    bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// Answers; says whether the connection goes on.

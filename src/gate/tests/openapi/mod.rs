@@ -45,7 +45,7 @@ const COMMON: [&str; 2] = ["X-Request-Id", "X-Cloud-Specification-Version"];
 
 /// The answer for one status to which some codes belong.
 fn refusals(status: u16, codes: &[Code]) -> Value {
-    let words: BTreeSet<&str> = codes.iter().map(|it| it.as_str()).collect();
+    let words: BTreeSet<&str> = codes.iter().map(|code| code.as_str()).collect();
     let words: Vec<&str> = words.into_iter().collect();
     let mut names = COMMON.to_vec();
     names.extend(match status {
@@ -117,7 +117,7 @@ fn described(operation: &Operation) -> Value {
         "parameters": operation
             .parameters()
             .iter()
-            .map(|it| reference("parameters", it))
+            .map(|parameter| reference("parameters", parameter))
             .collect::<Vec<_>>(),
         "responses": responses(operation),
     });
@@ -142,7 +142,7 @@ fn paths() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let mut item = Map::new();
-        for method in route.methods.iter().filter(|it| wanted(it)) {
+        for method in route.methods.iter().filter(|method| wanted(method)) {
             let found = operations::find(route, method);
             item.insert(method.to_lowercase(), described(&found));
         }
@@ -208,7 +208,7 @@ fn update() -> bool {
 fn every_code_belongs_to_an_operation_or_to_a_status() {
     let mut used: BTreeSet<Code> = operations::ELSEWHERE.iter().copied().collect();
     for route in ROUTES {
-        for method in route.methods.iter().filter(|it| wanted(it)) {
+        for method in route.methods.iter().filter(|method| wanted(method)) {
             used.extend(operations::find(route, method).codes());
         }
     }
@@ -239,7 +239,11 @@ fn every_reference_leads_somewhere_and_everything_is_referred_to() {
     let mut there = BTreeSet::new();
     for kind in ["parameters", "headers", "schemas"] {
         let members = document["components"][kind].as_object().unwrap();
-        there.extend(members.keys().map(|it| format!("#/components/{kind}/{it}")));
+        there.extend(
+            members
+                .keys()
+                .map(|key| format!("#/components/{kind}/{key}")),
+        );
     }
     assert_eq!(wanted, there, "left: referred to, right: defined");
 }

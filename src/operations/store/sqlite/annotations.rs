@@ -177,11 +177,11 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
 fn parsed((vm, backup, identity, written, record): Raw) -> Result<Annotated, StoreError> {
     let unreadable = |why: String| StoreError::Unavailable(format!("an annotation: {why}"));
     let annotation: Annotation =
-        serde_json::from_str(&record).map_err(|it| unreadable(it.to_string()))?;
+        serde_json::from_str(&record).map_err(|error| unreadable(error.to_string()))?;
     Ok(Annotated {
         target: Target {
-            vm: VmId::new(&vm).map_err(|it| unreadable(it.to_string()))?,
-            backup: BackupId::new(&backup).map_err(|it| unreadable(it.to_string()))?,
+            vm: VmId::new(&vm).map_err(|error| unreadable(error.to_string()))?,
+            backup: BackupId::new(&backup).map_err(|error| unreadable(error.to_string()))?,
         },
         identity: identity.map(Identity::new),
         annotation,

@@ -136,7 +136,10 @@ async fn many_writers_are_committed_together_and_all_answered() {
     assert_eq!(store.live().await.unwrap().len(), 300, "all are there");
     let text = String::from_utf8(metrics.text()).unwrap();
     let count = "snapgate_store_commit_duration_seconds_count{store=\"sqlite\"} ";
-    let commits = text.lines().find_map(|it| it.strip_prefix(count)).unwrap();
+    let commits = text
+        .lines()
+        .find_map(|line| line.strip_prefix(count))
+        .unwrap();
     let commits: usize = commits.parse().unwrap();
     assert!((1..300).contains(&commits), "commits are shared: {commits}");
 }
@@ -165,9 +168,11 @@ async fn a_group_of_writes_is_there_as_a_whole_or_not_at_all() {
     let commits = || {
         let text = String::from_utf8(metrics.text()).unwrap();
         let name = "snapgate_store_commit_duration_seconds_count{";
-        let line = text.lines().find(|it| it.starts_with(name));
-        let number = line.and_then(|it| it.rsplit(' ').next());
-        number.and_then(|it| it.parse::<usize>().ok()).unwrap()
+        let line = text.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.rsplit(' ').next());
+        number
+            .and_then(|number| number.parse::<usize>().ok())
+            .unwrap()
     };
     let before = commits();
     // Nothing can be committed until all have been handed to the writer.
@@ -222,8 +227,8 @@ fn queries() -> Vec<(&'static str, ListQuery, Vec<u64>)> {
     let select = |verb, vm: Option<&str>, backup: Option<&str>| ListQuery {
         selector: Selector {
             verb,
-            vm: vm.map(|it| VmId::new(it).unwrap()),
-            backup: backup.map(|it| BackupId::new(it).unwrap()),
+            vm: vm.map(|vm| VmId::new(vm).unwrap()),
+            backup: backup.map(|backup| BackupId::new(backup).unwrap()),
         },
         ..query()
     };
@@ -326,7 +331,7 @@ fn annotated(backup: &str, identity: Option<&str>, name: &str) -> Annotated {
             vm: VmId::new("vm").unwrap(),
             backup: BackupId::new(backup).unwrap(),
         },
-        identity: identity.map(|it| Identity::new(it.to_owned())),
+        identity: identity.map(|identity| Identity::new(identity.to_owned())),
         annotation: Annotation {
             name: Some(BackupName::new(name).unwrap()),
             tags: vec![Tag::new("t").unwrap()],

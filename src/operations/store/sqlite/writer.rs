@@ -240,9 +240,9 @@ fn create(
         operation.principal.as_str(),
         operation.phase.as_str(),
         !operation.phase.is_final(),
-        key.map(|it| it.key.as_str()),
-        key.map(|it| it.fingerprint.0.as_slice()),
-        operation.expires.map(|it| number(it.as_millis())),
+        key.map(|key| key.key.as_str()),
+        key.map(|key| key.fingerprint.0.as_slice()),
+        operation.expires.map(|expire| number(expire.as_millis())),
         record,
     ])?;
     Ok(if made == 1 {
@@ -308,7 +308,7 @@ fn update(
         let sql =
             "UPDATE operations SET revision = ?2, phase = ?3, live = 0, expires = ?4, record = ?5
              WHERE seq = ?1 AND revision = ?6";
-        let expires = operation.expires.map(|it| number(it.as_millis()));
+        let expires = operation.expires.map(|expire| number(expire.as_millis()));
         transaction
             .prepare_cached(sql)?
             .execute(params![seq, revision, phase, expires, record, before])?

@@ -99,7 +99,7 @@ impl SimBackend {
         if self.world.things().calm {
             return Way::Well;
         }
-        match self.world.chance(|it| it.below(100)) {
+        match self.world.chance(|world| world.below(100)) {
             0..8 => Way::Refused,
             8..12 => Way::Unavailable,
             12..18 => Way::LostBefore,
@@ -265,11 +265,11 @@ impl Adapter for SimBackend {
             return Ok(backup);
         }
         let things = self.world.things();
-        let made = things.executions.iter().filter(|it| {
-            it.has_effect()
-                && it.ends <= now
-                && it.vm == target.vm.as_str()
-                && it.changes.as_deref() == Some(id)
+        let made = things.executions.iter().filter(|execution| {
+            execution.has_effect()
+                && execution.ends <= now
+                && execution.vm == target.vm.as_str()
+                && execution.changes.as_deref() == Some(id)
         });
         if let Some(last) = made.max_by_key(|it| it.ends) {
             let text = format!("changed by {}", last.seq);
@@ -337,12 +337,12 @@ impl Adapter for SimBackend {
         let Some(it) = self.execution(at) else {
             return Ok(TaskState::Gone);
         };
-        let gone = |since: Option<Duration>| since.is_some_and(|it| it <= now);
+        let gone = |since: Option<Duration>| since.is_some_and(|since| since <= now);
         let state = if gone(it.forgotten) || gone(it.dropped) {
             TaskState::Gone
         } else if now < it.ends {
             // What it says about how far it is goes back and forth.
-            let said = self.world.chance(|it| it.below(120));
+            let said = self.world.chance(|world| world.below(120));
             let said = u8::try_from(said).unwrap();
             TaskState::Running((said <= 100).then(|| Progress::unfinished(said)))
         } else if it.succeeds {

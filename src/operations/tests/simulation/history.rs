@@ -124,7 +124,7 @@ pub(in crate::operations::tests) fn judge(
     recovery: Recovery,
 ) -> Verdict {
     let mut verdict = Verdict::default();
-    let by_seq: BTreeMap<_, _> = records.iter().map(|it| (it.seq, it)).collect();
+    let by_seq: BTreeMap<_, _> = records.iter().map(|record| (record.seq, record)).collect();
     for seq in history.accepted().into_keys() {
         if !by_seq.contains_key(&seq) {
             verdict.lost.push(format!("{seq} got its 202 and is gone"));
@@ -191,7 +191,10 @@ pub(in crate::operations::tests) fn judge_resumption(
 /// nobody made.
 fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &mut Verdict) {
     let mut effective = BTreeMap::<String, OperationSeq>::new();
-    for record in records.iter().filter(|it| !it.preconditions.is_empty()) {
+    for record in records
+        .iter()
+        .filter(|record| !record.preconditions.is_empty())
+    {
         let (vm, backup) = (record.target().vm.as_str(), record.target().backup.as_str());
         let changes = |it: &&Execution| {
             it.has_effect() && it.vm == vm && it.changes.as_deref() == Some(backup)
@@ -199,7 +202,11 @@ fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &m
         let refused = record.fault.as_ref().map(|fault| fault.kind);
         if refused == Some(FaultKind::PreconditionFailed) {
             let others = |it: &&Execution| it.seq != record.seq;
-            if !executions.iter().filter(changes).any(|it| others(&it)) {
+            if !executions
+                .iter()
+                .filter(changes)
+                .any(|execution| others(&execution))
+            {
                 let what = format!("{} was refused, and nothing had changed", record.seq);
                 verdict.against_condition.push(what);
             }
@@ -207,7 +214,7 @@ fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &m
         let done = executions
             .iter()
             .filter(changes)
-            .any(|it| it.seq == record.seq);
+            .any(|execution| execution.seq == record.seq);
         let name = format!("{vm}/{backup} {:?}", record.preconditions);
         if done && let Some(other) = effective.insert(name, record.seq) {
             let what = format!("{} and {other} were done with one tag", record.seq);
@@ -245,7 +252,10 @@ fn judge_asks(
 
 fn count_keys(records: &BTreeMap<OperationSeq, &Operation>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for key in records.values().filter_map(|it| it.idempotency.as_ref()) {
+    for key in records
+        .values()
+        .filter_map(|record| record.idempotency.as_ref())
+    {
         *counts.entry(key.key.as_str().to_owned()).or_insert(0) += 1;
     }
     counts
@@ -284,21 +294,24 @@ fn judge_order(
     let unknown = |seq| {
         records
             .get(seq)
-            .is_some_and(|it| it.phase == Phase::Unknown)
+            .is_some_and(|record| record.phase == Phase::Unknown)
     };
     let first_asked = |seq| {
         history
             .asks
             .iter()
-            .filter(|it| it.seq == seq)
-            .map(|it| it.asked)
+            .filter(|ask| ask.seq == seq)
+            .map(|ask| ask.asked)
             .min()
     };
     let accepted = history.accepted();
-    for one in executions.iter().filter(|it| !unknown(&it.seq)) {
+    for one in executions
+        .iter()
+        .filter(|execution| !unknown(&execution.seq))
+    {
         for other in executions
             .iter()
-            .filter(|it| it.vm == one.vm && it.seq != one.seq)
+            .filter(|execution| execution.vm == one.vm && execution.seq != one.seq)
         {
             let end = one.dropped.unwrap_or(one.ends);
             if one.begins <= other.begins && other.begins < end && one.begins < end {

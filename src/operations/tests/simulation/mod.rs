@@ -125,14 +125,14 @@ fn run(seed: u64, nature: Nature) -> Run {
 /// One line for each thing that happened.
 fn trace(history: &History, executions: &[Execution], records: &[Operation]) -> String {
     let lines = |it: Vec<String>| it.join("\n");
-    let asks = history.asks.iter().map(|it| format!("{it:?}"));
+    let asks = history.asks.iter().map(|ask| format!("{ask:?}"));
     let shown = history.shown.iter().map(|it| format!("{it:?}"));
-    let done = executions.iter().map(|it| format!("{it:?}"));
-    let ends = records.iter().map(|it| {
-        let (rev, calls, fault) = (it.revision.0, it.calls, &it.fault);
+    let done = executions.iter().map(|execution| format!("{execution:?}"));
+    let ends = records.iter().map(|record| {
+        let (rev, calls, fault) = (record.revision.0, record.calls, &record.fault);
         format!(
             "{} {:?} rev {rev} calls {calls} {fault:?}",
-            it.seq, it.phase
+            record.seq, record.phase
         )
     });
     lines(asks.chain(shown).chain(done).chain(ends).collect())
@@ -141,13 +141,13 @@ fn trace(history: &History, executions: &[Execution], records: &[Operation]) -> 
 /// One life of the gateway. Returns the time at which the next one may begin.
 async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Duration {
     // The wall clock of a life may be wrong, by up to an hour.
-    let wall_is_late = root.chance(|it| match it.below(4) {
-        0 => it.millis(3_600_000),
+    let wall_is_late = root.chance(|root| match root.below(4) {
+        0 => root.millis(3_600_000),
         _ => Duration::ZERO,
     });
     root.things().clock_was_wrong |= wall_is_late > Duration::ZERO;
     let world = root.next_life(begins, wall_is_late);
-    let life = root.chance(|it| Duration::from_millis(1) + it.millis(180_000));
+    let life = root.chance(|root| Duration::from_millis(1) + root.millis(180_000));
     {
         let mut things = world.things();
         things.calm = last;
@@ -174,9 +174,9 @@ async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Dur
         () = work => {}
         () = tokio::time::sleep(limit) => {}
     }
-    let away = root.chance(|it| match it.below(3) {
-        0 => it.millis(900_000),
-        _ => it.millis(2000),
+    let away = root.chance(|root| match root.below(3) {
+        0 => root.millis(900_000),
+        _ => root.millis(2000),
     });
     let ended = world.time();
     root.things().absences.push((ended, ended + away));
@@ -203,22 +203,22 @@ async fn open(world: &World, nature: Nature) -> Option<Arc<Operations>> {
 
 /// Sets clients to ask and to look.
 fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
-    let asks = world.chance(|it| 2 + it.below(6));
+    let asks = world.chance(|world| 2 + world.below(6));
     for _ in 0..asks {
         let (room, world) = (Arc::clone(room), world.clone());
         tasks.spawn(async move {
-            tokio::time::sleep(world.chance(|it| it.millis(60_000))).await;
+            tokio::time::sleep(world.chance(|world| world.millis(60_000))).await;
             ask(&room, &world).await;
         });
     }
     // Several writers who hold one version, at the same moment.
-    let (begin, intent) = world.chance(|it| (it.millis(60_000), it.below(3)));
+    let (begin, intent) = world.chance(|world| (world.millis(60_000), world.below(3)));
     for _ in 0..3 {
         let (room, world) = (Arc::clone(room), world.clone());
         tasks.spawn(async move {
             tokio::time::sleep(begin).await;
             let vm = format!("vm-{intent}");
-            let is_update = world.chance(|it| it.per_mille(700));
+            let is_update = world.chance(|world| world.per_mille(700));
             let change = if is_update {
                 testing::update
             } else {
@@ -231,7 +231,7 @@ fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
         let (room, world) = (Arc::clone(room), world.clone());
         tasks.spawn(async move {
             loop {
-                tokio::time::sleep(world.chance(|it| it.millis(8000))).await;
+                tokio::time::sleep(world.chance(|world| world.millis(8000))).await;
                 look(&room, &world).await;
             }
         });
@@ -239,7 +239,8 @@ fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
 }
 
 fn intent(world: &World) -> Intent {
-    let (vm, backup, verb) = world.chance(|it| (it.below(3), it.below(2), it.below(100)));
+    let (vm, backup, verb) =
+        world.chance(|world| (world.below(3), world.below(2), world.below(100)));
     let (vm, backup) = (format!("vm-{vm}"), format!("b-{backup}"));
     match verb {
         0..15 => testing::delete(&vm, &backup),
@@ -250,19 +251,19 @@ fn intent(world: &World) -> Intent {
 
 /// One request; some carry a key, and some are the repetition of one whose answer was lost.
 async fn ask(room: &Arc<Operations>, world: &World) {
-    let key = world.chance(|it| it.per_mille(400).then(|| it.below(8)));
+    let key = world.chance(|world| world.per_mille(400).then(|| world.below(8)));
     let intent = match key {
         // The same key is the same request.
         Some(key) => testing::restore(&format!("vm-{}", key % 3), "b-0"),
         None => intent(world),
     };
-    let (on_condition, holds) = world.chance(|it| (it.per_mille(300), it.per_mille(500)));
+    let (on_condition, holds) = world.chance(|world| (world.per_mille(300), world.per_mille(500)));
     if key.is_none() && on_condition {
         return ask_on_condition(room, world, intent, holds).await;
     }
     let seq = room.reserve();
     let mut submission = testing::submission(seq, intent.clone());
-    submission.idempotency = key.map(|it| testing::idempotency(&format!("k-{it}"), 1));
+    submission.idempotency = key.map(|key| testing::idempotency(&format!("k-{key}"), 1));
     submit(room, world, submission, key).await;
 }
 
@@ -315,7 +316,7 @@ async fn look(room: &Arc<Operations>, world: &World) {
     if known.is_empty() {
         return;
     }
-    let (which, waits) = world.chance(|it| (it.index(known.len()), it.per_mille(200)));
+    let (which, waits) = world.chance(|world| (world.index(known.len()), world.per_mille(200)));
     let seq = known[which];
     let seen = if waits {
         let by = world.deadline(Duration::from_secs(5));

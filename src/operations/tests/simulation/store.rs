@@ -55,7 +55,7 @@ impl SimStore {
             return Err(StoreError::Fatal("failed before".to_owned()));
         }
         if world.fault(4) {
-            let until = world.time() + world.chance(|it| it.millis(60_000));
+            let until = world.time() + world.chance(|world| world.millis(60_000));
             *self.out.lock().unwrap() = until;
         }
         let calm = world.things().calm;
@@ -104,7 +104,7 @@ fn with_key<'a>(
     things.disk.values().find(|it| {
         it.principal == *principal
             && it.intent.key_scope() == *scope
-            && it.idempotency.as_ref().map(|it| &it.key) == Some(&key.key)
+            && it.idempotency.as_ref().map(|idempotency| &idempotency.key) == Some(&key.key)
     })
 }
 
