@@ -11,7 +11,7 @@ use snapgate::model::*;
 use snapgate::runtime::{Clock, ManualClock, SystemClock, Tasks};
 
 use crate::conformance::{by, create, key, on, run};
-use crate::memory::Memory;
+use crate::memory_annotations::Memory;
 
 struct Lab {
     sim: Arc<sim::Sim>,

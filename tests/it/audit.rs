@@ -14,7 +14,7 @@ use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::metric;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// The records of a trail, each of which has every member.
 fn records(trail: &Path) -> Vec<Value> {

@@ -25,7 +25,7 @@ use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
-use crate::memory::Memory;
+use crate::memory_annotations::Memory;
 
 const DOCUMENT: &str = "docs/adapters.md";
 const BEGIN: &str =

@@ -27,7 +27,7 @@ use crate::harness::PATIENCE;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::stop_in_background;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 const BACKUP: &str = "/vms/1/backups/456";
 const CERTIFICATE: &str = "[[certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 const DOCUMENT: &str = "docs/openapi.json";
 

@@ -11,7 +11,7 @@ use crate::client::Reply;
 use crate::client::basic;
 use crate::harness::Process;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 struct Demo {
     process: Process,

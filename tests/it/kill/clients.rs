@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::client::basic;
 use crate::harness::PATIENCE;
-use crate::kill::dice::Dice;
 use crate::kill::history::Accepted;
+use crate::prng::Dice;
 
 /// VMs that changes are asked for.
 const VMS: u64 = 6;

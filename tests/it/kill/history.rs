@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::kill::vmm::End;
-use crate::kill::vmm::Execution;
+use crate::kill::simulated_vmm::End;
+use crate::kill::simulated_vmm::Execution;
 
 /// One request of a client that got its 202, under one `Idempotency-Key`.
 #[derive(Clone, Debug, Default)]

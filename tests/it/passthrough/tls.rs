@@ -26,7 +26,7 @@ use crate::harness::SIM;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Record;
 use crate::passthrough::upstream::serve_on;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// Runs openssl in the folder; false when there is none.
 fn openssl(folder: &Path, arguments: &str) -> bool {

@@ -29,12 +29,12 @@ use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::on;
-use crate::disks::Attribute;
-use crate::disks::Bind;
-use crate::disks::Loop;
-use crate::disks::Volume;
-use crate::disks::ran;
-use crate::skip::skipped;
+use crate::file_systems::Attribute;
+use crate::file_systems::Bind;
+use crate::file_systems::Loop;
+use crate::file_systems::Volume;
+use crate::file_systems::ran;
+use crate::requirements::skipped;
 
 const MIB: usize = 1 << 20;
 

@@ -1,5 +1,9 @@
 //! The files adapter beside real tools: QEMU's own programs on the same images, and file systems that are full.
 
+mod downtime;
+mod permissions;
+mod storage;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -32,7 +36,7 @@ use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::harness::eventually;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 const MIB: usize = 1 << 20;
 

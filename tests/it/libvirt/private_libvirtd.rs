@@ -17,7 +17,7 @@ use snapgate::runtime::Tasks;
 use tempfile::TempDir;
 
 use crate::harness::eventually;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// Where on each disk the tests write: behind the boot sector.
 const AT: &str = "65536";

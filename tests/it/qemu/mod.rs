@@ -1,5 +1,9 @@
 //! The adapter for QEMU against a real QEMU: the behaviour suite, roll-back of disk and memory, every refused restore.
 
+mod disks;
+mod http;
+mod offline;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,11 +18,11 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
+use crate::conformance::kills::{Moments, kills, kills_of};
 use crate::conformance::{self, by, create, key, on, run};
-use crate::conformance_kills::{Moments, kills, kills_of};
 use crate::harness::eventually;
-use crate::memory::Memory;
-use crate::skip::skipped;
+use crate::memory_annotations::Memory;
+use crate::requirements::skipped;
 
 /// A VM of the test bed in a folder of its own; ended when dropped.
 pub(crate) struct Bed {

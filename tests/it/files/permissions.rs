@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::harness::SECRET_HASH;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// The user that the gateway runs as.
 const OURS: u32 = 12345;

@@ -1,5 +1,8 @@
 //! One behaviour suite for every adapter, driven through the port.
 
+pub(crate) mod kills;
+mod texts;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,18 +14,17 @@ use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
-use crate::conformance_kills::Moments;
-use crate::conformance_kills::kill;
-use crate::conformance_kills::kills;
-use crate::conformance_kills::kills_of;
-use crate::conformance_texts;
+use crate::conformance::kills::Moments;
+use crate::conformance::kills::kill;
+use crate::conformance::kills::kills;
+use crate::conformance::kills::kills_of;
 use crate::harness::PATIENCE;
 use crate::harness::eventually;
 use crate::incus::Flavor;
 use crate::incus::Lxd;
 use crate::incus::Way;
-use crate::incus_failures::Mount;
-use crate::libvirt_lab::Lab;
+use crate::incus::failures::Mount;
+use crate::libvirt::private_libvirtd::Lab;
 
 /// What the suite needs of one adapter beside the port. The VM exists and has no backup.
 pub(crate) trait Bed {
@@ -709,7 +711,7 @@ async fn restores(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &
     let broken = bed.break_restores();
     let row = "a restore that fails says what it left";
     if rows.due_if(row, broken.is_some()) {
-        conformance_texts::fails(bed, adapter, &restore, broken).await;
+        texts::fails(bed, adapter, &restore, broken).await;
     }
     let replays = rows.replays(Verb::Restore);
     if rows.due_if("the same restore again does nothing", replays) {
@@ -751,8 +753,8 @@ async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mu
         assert_eq!(read, after, "{name}: a refused delete changes nothing");
         if rows.due_if("refusals say what to do", bed.names_remedies()) {
             let taken = create(adapter, &vm, "one", 32);
-            conformance_texts::names_remedy(bed, adapter, &delete, 33).await;
-            conformance_texts::names_remedy(bed, adapter, &taken, 32).await;
+            texts::names_remedy(bed, adapter, &delete, 33).await;
+            texts::names_remedy(bed, adapter, &taken, 32).await;
         }
     }
     let patch = BackupPatch {

@@ -599,7 +599,7 @@ async fn every_call_is_one_of_the_vendors_schema() {
     adapter.vm(&vm("100"), by()).await.unwrap();
     adapter.health(by()).await.unwrap();
     let schema: BTreeMap<String, Value> =
-        serde_json::from_str(include_str!("../beds/proxmox-api.json")).unwrap();
+        serde_json::from_str(include_str!("../../beds/proxmox-api.json")).unwrap();
     let calls = fs::read_to_string(lab.path("calls.jsonl")).unwrap();
     let mut used = BTreeMap::<String, usize>::new();
     for line in calls.lines() {

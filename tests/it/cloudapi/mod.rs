@@ -1,5 +1,8 @@
 //! The adapter for servers that speak this API: against servers that follow a script, and beds for the suite.
 
+mod failures;
+mod http;
+
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -30,13 +33,13 @@ use tempfile::TempDir;
 
 use crate::conformance::Bed;
 use crate::conformance::key;
+use crate::conformance::kills::kills;
 use crate::conformance::suite;
-use crate::conformance_kills::kills;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::metric;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 pub(crate) fn config(address: Address, recovery: Recovery) -> Config {
     let secret = Secret::new("secret".to_owned());

@@ -14,9 +14,9 @@ use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::libvirt::made;
+use crate::libvirt::private_libvirtd::Lab;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
-use crate::libvirt_lab::Lab;
 
 const BOTH: [&str; 2] = ["web02a.qcow2", "web02b.qcow2"];
 

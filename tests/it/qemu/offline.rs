@@ -12,8 +12,8 @@ use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
 use crate::conformance;
+use crate::conformance::kills::kill_when_due;
 use crate::conformance::{Bed as _, by, create, key, on, run};
-use crate::conformance_kills::kill_when_due;
 use crate::qemu::{Bed, DISKS, backup, config, installed, plain, restore, vm};
 
 /// The bed with programs that stop before they change the second disk, once, until their gateway is killed.

@@ -27,7 +27,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::harness::eventually;
-use crate::kill::dice::Dice;
+use crate::prng::Dice;
 
 /// Set in the process that is to be a fake VM manager: the [`Behaviour`] as JSON.
 const TO_BE_ONE: &str = "SNAPGATE_TEST_FAKE_VMM";

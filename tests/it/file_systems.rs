@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// Runs a program; whether it ended well, and what it said.
 pub(crate) fn ran(program: &str, arguments: &[&str]) -> (bool, String) {

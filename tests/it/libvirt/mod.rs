@@ -1,5 +1,9 @@
 //! The libvirt adapter on a real libvirtd and a real QEMU: what is rolled back, what is refused, what is found again.
 
+mod disks;
+pub(crate) mod private_libvirtd;
+mod refusals;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
@@ -23,7 +27,7 @@ use crate::harness::PATIENCE;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::probe;
-use crate::libvirt_lab::Lab;
+use crate::libvirt::private_libvirtd::Lab;
 
 pub(crate) fn vm(name: &str) -> VmId {
     VmId::new(name).unwrap()

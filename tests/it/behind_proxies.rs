@@ -20,7 +20,7 @@ use crate::harness::Gateway;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::hostile;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// A proxy at work, with the log of what it passed on; stopped when dropped.
 struct Peer {

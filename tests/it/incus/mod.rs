@@ -1,5 +1,8 @@
 //! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` tells where.
 
+pub(crate) mod failures;
+mod http;
+
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -40,7 +43,7 @@ use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
 use crate::harness::eventually;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 const SCRIPT: &str = "tests/beds/lxd.sh";
 

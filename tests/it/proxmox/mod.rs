@@ -1,5 +1,7 @@
 //! The adapter for Proxmox VE over a stand-in for its server with real disk images (`tests/beds/proxmox.py`).
 
+mod failures;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,10 +19,10 @@ use snapgate::adapters::proxmox::ServerTrust;
 use snapgate::model::*;
 
 use crate::conformance::Bed;
+use crate::conformance::kills::kills;
 use crate::conformance::suite;
-use crate::conformance_kills::kills;
 use crate::harness::eventually;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// One server of its own, stopped and removed at the end.
 pub(crate) struct Lab {

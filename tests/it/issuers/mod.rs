@@ -37,7 +37,7 @@ use crate::harness::probe;
 use crate::harness::program;
 
 /// An RSA key of 2048 bits that nothing but tests knows, as PKCS #8 in base64.
-const RSA: &str = include_str!("../keys/rsa.pkcs8.base64");
+const RSA: &str = include_str!("../../keys/rsa.pkcs8.base64");
 const ISSUER: &str = "https://sso.example.com";
 /// Where the issuer's keys are comes after it.
 const CORP: &str = r#"

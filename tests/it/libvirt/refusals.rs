@@ -9,9 +9,9 @@ use crate::conformance::key;
 use crate::conformance::run;
 use crate::harness::eventually;
 use crate::libvirt::made;
+use crate::libvirt::private_libvirtd::Lab;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
-use crate::libvirt_lab::Lab;
 
 /// The ids of all backups, in order.
 async fn ids(adapter: &dyn Adapter, of: &VmId) -> Vec<String> {

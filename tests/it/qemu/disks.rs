@@ -16,11 +16,11 @@ use snapgate::runtime::{SystemClock, Tasks};
 
 use crate::conformance::{Bed as _, by, create, key, on, run};
 use crate::harness::eventually;
-use crate::memory::Memory;
+use crate::memory_annotations::Memory;
 use crate::qemu::{
     Bed, DISKS, annotated, backup, begun, config, found, installed, plain, restore, vm,
 };
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 fn named(folder: &Path) -> qemu::Config {
     qemu::Config {

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use crate::harness::Gateway;
 use crate::harness::SIM;
-use crate::skip::skipped;
+use crate::requirements::skipped;
 
 /// A gateway on which something of everything happened.
 fn worked() -> Gateway {
