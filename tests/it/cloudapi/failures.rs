@@ -13,10 +13,10 @@ use snapgate::model::RequestKey;
 use snapgate::model::TaskRef;
 use snapgate::runtime::SystemClock;
 
-use crate::cloudapi::Script;
 use crate::cloudapi::by;
-use crate::cloudapi::http;
 use crate::cloudapi::restore;
+use crate::cloudapi::servers::Script;
+use crate::cloudapi::servers::http;
 use crate::cloudapi::told;
 
 fn vm(run_status: &str) -> Vec<u8> {

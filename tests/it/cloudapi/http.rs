@@ -22,8 +22,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::cloudapi::Python;
-use crate::cloudapi::inner;
+use crate::cloudapi::servers::Python;
+use crate::cloudapi::servers::inner;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;

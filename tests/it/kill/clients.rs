@@ -126,7 +126,7 @@ fn note(accepted: &mut Accepted, status: &Value) {
 }
 
 /// Reads the Status once, if the gateway is there.
-pub(crate) fn look(world: &World, accepted: &mut Accepted) {
+fn look(world: &World, accepted: &mut Accepted) {
     for uri in accepted.status_uris.clone() {
         match exchange(world, &format!("GET {uri}"), "Prefer: wait=1\r\n", "") {
             Some((200, status)) => note(accepted, &status),

@@ -20,7 +20,7 @@ use snapgate::model::*;
 
 use crate::conformance::Bed;
 use crate::conformance::kills::kills;
-use crate::conformance::suite;
+use crate::conformance::suite::suite;
 use crate::harness::eventually;
 use crate::requirements::skipped;
 

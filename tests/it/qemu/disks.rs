@@ -17,10 +17,9 @@ use snapgate::runtime::{SystemClock, Tasks};
 use crate::conformance::{Bed as _, by, create, key, on, run};
 use crate::harness::eventually;
 use crate::memory_annotations::Memory;
-use crate::qemu::{
-    Bed, DISKS, annotated, backup, begun, config, found, installed, plain, restore, vm,
+use crate::qemu::private_qemu::{
+    Bed, DISKS, annotated, backup, begun, config, installed, plain, restore, vm,
 };
-use crate::requirements::skipped;
 
 fn named(folder: &Path) -> qemu::Config {
     qemu::Config {
@@ -29,12 +28,12 @@ fn named(folder: &Path) -> qemu::Config {
     }
 }
 
-fn with(config: qemu::Config) -> qemu::Qemu {
+pub(crate) fn with(config: qemu::Config) -> qemu::Qemu {
     qemu::Qemu::new(config, SystemClock::shared(), Tasks::default())
 }
 
 /// The refusal of a request that must have no effect.
-async fn refusal(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Fault {
+pub(crate) async fn refusal(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Fault {
     let before = adapter.baseline(intent, key(number), by()).await.unwrap();
     let begun = adapter.begin(intent, key(number), before.as_ref(), by());
     let error = begun.await.expect_err("it is refused");
@@ -42,18 +41,24 @@ async fn refusal(adapter: &dyn Adapter, intent: &Intent, number: u64) -> Fault {
     error.fault
 }
 
-async fn read(adapter: &dyn Adapter, id: &str) -> Result<Backup, FaultKind> {
+pub(crate) async fn read(adapter: &dyn Adapter, id: &str) -> Result<Backup, FaultKind> {
     let backup = BackupId::new(id).unwrap();
     let read = adapter.read(&Target { vm: vm(), backup }, by()).await;
     read.map_err(|error| error.fault.kind)
 }
 
-fn delete(of: &Backup) -> Intent {
+pub(crate) fn delete(of: &Backup) -> Intent {
     on(of, &vm(), Change::Delete)
 }
 
 /// All three changes are refused for the same reason, and nothing is changed.
-async fn all_refused(adapter: &dyn Adapter, of: &Backup, number: u64, kind: FaultKind, part: &str) {
+pub(crate) async fn all_refused(
+    adapter: &dyn Adapter,
+    of: &Backup,
+    number: u64,
+    kind: FaultKind,
+    part: &str,
+) {
     let intents = [
         restore(of),
         delete(of),
@@ -512,295 +517,5 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
         read(&adapter, taken.id.as_str()).await,
         Err(FaultKind::NoSuchBackup),
         "gone"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() {
-    if !installed() {
-        return;
-    }
-    let bed = Bed::new();
-    let folder = bed.folder.path();
-    let at = |images: &[&str]| {
-        let path = |image: &&str| folder.join(image).to_str().unwrap().to_owned();
-        with(qemu::Config {
-            images: images.iter().map(path).collect(),
-            ..config(folder)
-        })
-    };
-    let page = Page {
-        after: None,
-        limit: 10,
-    };
-    for made in ["empty", "own/web01", "other"] {
-        std::fs::create_dir_all(folder.join(made)).unwrap();
-    }
-    std::fs::write(folder.join("other/x"), "").unwrap();
-    let rows: [(&str, &[&str], Option<FaultKind>); 7] = [
-        ("there", &["{vm}.qcow2", "{vm}-b.qcow2"], None),
-        (
-            "one of two",
-            &["{vm}.qcow2", "{vm}-c.qcow2"],
-            Some(FaultKind::Unavailable),
-        ),
-        (
-            "an empty mount point",
-            &["empty/{vm}.qcow2"],
-            Some(FaultKind::Unavailable),
-        ),
-        (
-            "no mount point",
-            &["none/{vm}.qcow2"],
-            Some(FaultKind::Unavailable),
-        ),
-        (
-            "the VM's own folder is empty",
-            &["own/{vm}/a.qcow2"],
-            Some(FaultKind::Unavailable),
-        ),
-        (
-            "a fixed path",
-            &["other/web01.qcow2"],
-            Some(FaultKind::Unavailable),
-        ),
-        (
-            "a folder with images of others",
-            &["other/{vm}.qcow2"],
-            Some(FaultKind::NoSuchVm),
-        ),
-    ];
-    for (name, images, expected) in rows {
-        let adapter = at(images);
-        let shown = adapter.vm(&vm(), by()).await;
-        assert_eq!(
-            shown.err().map(|error| error.fault.kind),
-            expected,
-            "{name}"
-        );
-        let listed = adapter.list(&vm(), &page, by()).await;
-        assert_eq!(
-            listed.err().map(|error| error.fault.kind),
-            expected,
-            "{name}: list"
-        );
-    }
-    // What was seen before does not cease to exist with its only image.
-    let adapter = at(&["{vm}.qcow2"]);
-    assert!(adapter.vm(&vm(), by()).await.is_ok(), "seen");
-    std::fs::rename(bed.image(DISKS[0]), bed.image("aside")).unwrap();
-    let gone = adapter.vm(&vm(), by()).await.unwrap_err();
-    assert_eq!(gone.fault.kind, FaultKind::Unavailable, "{gone:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_why() {
-    if !installed() {
-        return;
-    }
-    let bed = Bed::new();
-    let adapter = plain(bed.folder.path());
-    bed.write(1);
-    let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
-    let (image, aside) = (bed.image(DISKS[1]), bed.image("aside"));
-    std::fs::rename(&image, &aside).unwrap();
-    drop(std::fs::File::create(&image).unwrap());
-    std::fs::File::options()
-        .write(true)
-        .open(&image)
-        .unwrap()
-        .set_len(1 << 20)
-        .unwrap();
-    assert!(adapter.vm(&vm(), by()).await.is_ok(), "raw: shown");
-    let shown = read(&adapter, taken.id.as_str()).await.unwrap();
-    assert_eq!(shown.state, BackupState::Error, "raw: not on that disk");
-    for intent in [create(&adapter, &vm(), "raw", 2), restore(&taken)] {
-        let fault = refusal(&adapter, &intent, 2).await;
-        assert_eq!(fault.kind, FaultKind::Unsupported, "raw: {fault:?}");
-        assert!(
-            fault.text.contains("web01-b.qcow2"),
-            "raw: named: {fault:?}"
-        );
-    }
-    std::fs::rename(&aside, &image).unwrap();
-
-    let immutable = |flag: &str| {
-        let done = Command::new("chattr").arg(flag).arg(&image).status();
-        done.is_ok_and(|status| status.success())
-    };
-    if immutable("+i") {
-        all_refused(
-            &adapter,
-            &taken,
-            10,
-            FaultKind::BackendDenied,
-            "not writable",
-        )
-        .await;
-        assert!(immutable("-i"), "mutable again");
-        assert_eq!(bed.content(), 2, "immutable: nothing was changed");
-    } else {
-        skipped("the right to make files immutable");
-    }
-    // A file system without room.
-    let mount = bed.image("full");
-    std::fs::create_dir(&mount).unwrap();
-    let options = ["-t", "tmpfs", "-o", "size=2M", "none"];
-    let mounted = Command::new("mount").args(options).arg(&mount).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        skipped("the right to mount a file system");
-        return;
-    }
-    for disk in DISKS {
-        std::fs::copy(bed.image(disk), mount.join(disk)).unwrap();
-    }
-    let full = plain(&mount);
-    let mut filler = std::fs::File::create(mount.join("filler")).unwrap();
-    while filler.write_all(&[7; 4096]).is_ok() {}
-    let fault = refusal(&full, &restore(&taken), 20).await;
-    let unmounted = Command::new("umount")
-        .arg("-l")
-        .arg(&mount)
-        .status()
-        .unwrap();
-    assert!(unmounted.success(), "unmounted");
-    assert_eq!(fault.kind, FaultKind::StorageFull, "full: {fault:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_did_nothing_lets_it_run()
- {
-    if !installed() {
-        return;
-    }
-    let mut bed = Bed::started();
-    let adapter = plain(bed.folder.path());
-    let taken = backup(&adapter, "taken", 1).await;
-    let intent = restore(&taken);
-    let before = adapter.baseline(&intent, key(2), by()).await.unwrap();
-    let load = json!({"job-id": "snapgate-2", "tag": "none", "vmstate": "disk0", "devices": ["disk0", "disk1"]});
-    bed.ask("snapshot-load", load);
-    let lost = found(&adapter, &intent, 2, before.as_ref()).await;
-    let FindOutcome::Failed(fault) = lost else {
-        panic!("failed: {lost:?}");
-    };
-    assert!(
-        fault
-            .text
-            .contains("No disk was changed, and the VM runs on"),
-        "{fault:?}"
-    );
-    assert_eq!(bed.status(), "running", "it runs on");
-
-    let mirror = json!({"job-id": "move", "device": "disk1", "sync": "full", "format": "qcow2",
-        "target": bed.image("moved.qcow2")});
-    bed.ask("drive-mirror", mirror);
-    for intent in [create(&adapter, &vm(), "moving", 3), restore(&taken)] {
-        let fault = refusal(&adapter, &intent, 3).await;
-        assert_eq!(fault.kind, FaultKind::Conflict, "mirror: {fault:?}");
-        assert!(fault.text.contains("block job"), "mirror: {fault:?}");
-    }
-    bed.ask("block-job-cancel", json!({"device": "move", "force": true}));
-    eventually("cancelled", || {
-        bed.ask("query-block-jobs", json!({})) == json!([])
-    });
-
-    bed.ask("migrate", json!({"uri": "exec:cat >/dev/null"}));
-    eventually("migrated", || bed.status() == "postmigrate");
-    all_refused(&adapter, &taken, 10, FaultKind::Conflict, "migrated").await;
-    bed.ask("cont", json!({}));
-    assert_eq!(run(&adapter, &intent, 20).await, Ok(()), "resumed here");
-    bed.stop();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
-    if !installed() {
-        return;
-    }
-    let bed = Bed::new();
-    let folder = bed.folder.path();
-    let adapter = plain(folder);
-    bed.write(1);
-    let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
-    let find = async |intent: &Intent, number: u64, before: &Option<Evidence>| {
-        let adapter = plain(folder);
-        let found = adapter.find(intent, key(number), before.as_ref(), by());
-        found.await.unwrap()
-    };
-
-    let intent = create(&adapter, &vm(), "late", 10);
-    let before = adapter.baseline(&intent, key(10), by()).await.unwrap();
-    let untouched = find(&intent, 10, &before).await;
-    assert!(
-        matches!(untouched, FindOutcome::NotBegun),
-        "create: {untouched:?}"
-    );
-    bed.fill(1, 3);
-    let used = find(&intent, 10, &before).await;
-    assert!(matches!(used, FindOutcome::VmChanged), "create: {used:?}");
-    let refused = adapter.begin(&intent, key(10), before.as_ref(), by()).await;
-    let error = refused.expect_err("create is refused");
-    assert_eq!(
-        (error.fault.kind, error.effect),
-        (FaultKind::Conflict, Effect::None),
-        "{error:?}"
-    );
-
-    let intent = create(&adapter, &vm(), "half", 11);
-    let before = adapter.baseline(&intent, key(11), by()).await.unwrap();
-    bed.img(&["snapshot", "-c", intent.target.backup.as_str()], DISKS[0]);
-    let half = find(&intent, 11, &before).await;
-    assert!(
-        matches!(half, FindOutcome::HalfDone(_)),
-        "half made: {half:?}"
-    );
-    bed.fill(1, 4);
-    let used = find(&intent, 11, &before).await;
-    let FindOutcome::Failed(fault) = used else {
-        panic!("half made and used: {used:?}");
-    };
-    assert!(fault.text.contains("disk web01.qcow2 only"), "{fault:?}");
-
-    // A copy of the image, down to the marks, is not the disk that was left.
-    let intent = restore(&taken);
-    let before = adapter.baseline(&intent, key(12), by()).await.unwrap();
-    let (image, copy) = (bed.image(DISKS[0]), bed.image("copy"));
-    std::fs::copy(&image, &copy).unwrap();
-    std::fs::rename(&copy, &image).unwrap();
-    let replaced = find(&intent, 12, &before).await;
-    assert!(
-        matches!(replaced, FindOutcome::VmChanged),
-        "restore: {replaced:?}"
-    );
-    let refused = adapter.begin(&intent, key(12), before.as_ref(), by()).await;
-    assert!(
-        refused.is_err_and(|error| error.effect == Effect::None),
-        "restore"
-    );
-    assert_eq!((bed.filled(0), bed.filled(1)), (2, 4), "left alone");
-    // Half restored, then an image replaced: nothing is finished, and the disks are named.
-    let before = adapter.baseline(&intent, key(13), by()).await.unwrap();
-    bed.img(&["snapshot", "-a", taken.id.as_str()], DISKS[0]);
-    std::fs::copy(&image, &copy).unwrap();
-    std::fs::rename(&copy, &image).unwrap();
-    let replaced = find(&intent, 13, &before).await;
-    let FindOutcome::Failed(fault) = replaced else {
-        panic!("half restored and replaced: {replaced:?}");
-    };
-    for part in ["disk web01.qcow2", "not disk web01-b.qcow2"] {
-        assert!(fault.text.contains(part), "{fault:?}");
-    }
-    assert_eq!(bed.filled(1), 4, "left alone");
-
-    let intent = delete(&taken);
-    let before = adapter.baseline(&intent, key(14), by()).await.unwrap();
-    bed.fill(0, 5);
-    let used = find(&intent, 14, &before).await;
-    assert!(
-        matches!(used, FindOutcome::NotBegun),
-        "a delete throws nothing away: {used:?}"
     );
 }

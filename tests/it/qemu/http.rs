@@ -10,8 +10,8 @@ use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
-use crate::qemu::Bed;
-use crate::qemu::installed;
+use crate::qemu::private_qemu::Bed;
+use crate::qemu::private_qemu::installed;
 
 fn config(bed: &Bed) -> String {
     let folder = bed.folder.path().display();

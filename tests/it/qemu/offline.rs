@@ -14,7 +14,7 @@ use snapgate::runtime::{SystemClock, Tasks};
 use crate::conformance;
 use crate::conformance::kills::kill_when_due;
 use crate::conformance::{Bed as _, by, create, key, on, run};
-use crate::qemu::{Bed, DISKS, backup, config, installed, plain, restore, vm};
+use crate::qemu::private_qemu::{Bed, DISKS, backup, config, installed, plain, restore, vm};
 
 /// The bed with programs that stop before they change the second disk, once, until their gateway is killed.
 struct Halfway(Bed);
