@@ -42,7 +42,7 @@ const OWNED_BY: &[(&str, &str)] = &[
     ("tokio::signal", "runtime"),
 ];
 
-#[test]
+#[apply(test)]
 fn layers_import_only_downwards() {
     let mut wrong = Vec::new();
     for (layer, allowed) in MAY_IMPORT {

@@ -20,7 +20,7 @@ use crate::harness::Gateway;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::hostile;
-use crate::requirements::skipped;
+use crate::requirements::require_programs;
 
 /// A proxy at work, with the log of what it passed on; stopped when dropped.
 struct Peer {
@@ -54,7 +54,7 @@ fn free_port() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-fn run(program: &str, arguments: &[&str], folder: TempDir, address: SocketAddr) -> Option<Peer> {
+fn run(program: &str, arguments: &[&str], folder: TempDir, address: SocketAddr) -> Peer {
     let output = fs::File::create(folder.path().join("passed.log")).unwrap();
     let child = Command::new(program)
         .args(arguments)
@@ -63,17 +63,17 @@ fn run(program: &str, arguments: &[&str], folder: TempDir, address: SocketAddr) 
         .stdout(output)
         .stderr(fs::File::create(folder.path().join("errors.log")).unwrap())
         .spawn()
-        .ok()?;
+        .unwrap();
     let peer = Peer {
         child,
         address,
         folder,
     };
     eventually("the proxy listens", || TcpStream::connect(address).is_ok());
-    Some(peer)
+    peer
 }
 
-fn nginx(gateway: SocketAddr) -> Option<Peer> {
+fn nginx(gateway: SocketAddr) -> Peer {
     let folder = tempfile::tempdir().unwrap();
     let address = free_port();
     let here = folder.path().display();
@@ -94,7 +94,7 @@ fn nginx(gateway: SocketAddr) -> Option<Peer> {
     run("nginx", &["-p", ".", "-c", "proxy.conf"], folder, address)
 }
 
-fn haproxy(gateway: SocketAddr) -> Option<Peer> {
+fn haproxy(gateway: SocketAddr) -> Peer {
     let folder = tempfile::tempdir().unwrap();
     let address = free_port();
     let config = format!(
@@ -195,11 +195,10 @@ fn agree(gateway: &Gateway, peer: &Peer) -> bool {
         && refused <= passed.broken + given_up
 }
 
-fn both_sides_agree(name: &str, start: impl FnOnce(SocketAddr) -> Option<Peer>) {
+fn both_sides_agree(name: &str, start: impl FnOnce(SocketAddr) -> Peer) {
+    require_programs(&[name]);
     let gateway = Gateway::start(SIM);
-    let Some(peer) = start(gateway.api) else {
-        return skipped(name);
-    };
+    let peer = start(gateway.api);
     let mut taken = 0;
     for row in hostile::all() {
         throw(peer.address, &row.bytes);
@@ -224,12 +223,12 @@ fn both_sides_agree(name: &str, start: impl FnOnce(SocketAddr) -> Option<Peer>) 
     );
 }
 
-#[test]
+#[apply(test)]
 fn nginx_and_the_gateway_see_the_same_requests() {
     both_sides_agree("nginx", nginx);
 }
 
-#[test]
+#[apply(test)]
 fn haproxy_and_the_gateway_see_the_same_requests() {
     both_sides_agree("haproxy", haproxy);
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::requirements::skipped;
+use crate::runner::skip;
 
 /// Runs a program; whether it ended well, and what it said.
 pub(crate) fn ran(program: &str, arguments: &[&str]) -> (bool, String) {
@@ -36,8 +36,8 @@ pub(crate) struct Volume {
 }
 
 impl Volume {
-    /// `None`, said aloud, where that is not possible.
-    pub(crate) fn new(kind: &str, at: &Path, mebibytes: u64) -> Option<Self> {
+    /// Skips the test where that is not possible.
+    pub(crate) fn new(kind: &str, at: &Path, mebibytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("volume");
         fs::File::create(&image)
@@ -47,8 +47,7 @@ impl Volume {
         let force = if kind == "ext4" { "-F" } else { "-f" };
         let (made, said) = ran(&format!("mkfs.{kind}"), &["-q", force, text(&image)]);
         if !made {
-            skipped(&format!("mkfs.{kind}: {said}"));
-            return None;
+            skip(&format!("mkfs.{kind}: {}", said.trim()));
         }
         let mut volume = Self {
             at: at.to_owned(),
@@ -56,12 +55,10 @@ impl Volume {
             is_mounted: false,
         };
         fs::create_dir_all(at).unwrap();
-        if volume.try_mount() {
-            Some(volume)
-        } else {
-            skipped("the right to mount a loop device");
-            None
+        if !volume.try_mount() {
+            skip("no right to mount a loop device");
         }
+        volume
     }
 
     fn try_mount(&mut self) -> bool {
@@ -108,13 +105,13 @@ impl Drop for Volume {
 pub(crate) struct Bind(PathBuf);
 
 impl Bind {
-    /// `None`, said aloud, where that is not permitted.
-    pub(crate) fn new(from: &Path, at: &Path) -> Option<Self> {
+    /// Skips the test where that is not permitted.
+    pub(crate) fn new(from: &Path, at: &Path) -> Self {
         let (done, said) = ran("mount", &["--bind", text(from), text(at)]);
         if !done {
-            skipped(&format!("the right to bind a mount: {said}"));
+            skip(&format!("no right to bind a mount: {}", said.trim()));
         }
-        done.then(|| Self(at.to_owned()))
+        Self(at.to_owned())
     }
 }
 
@@ -128,13 +125,13 @@ impl Drop for Bind {
 pub(crate) struct Attribute(PathBuf, &'static str);
 
 impl Attribute {
-    /// `None`, said aloud, where that is not permitted.
-    pub(crate) fn set(path: &Path, flag: &'static str) -> Option<Self> {
+    /// Skips the test where that is not permitted.
+    pub(crate) fn set(path: &Path, flag: &'static str) -> Self {
         let (done, said) = ran("chattr", &[&format!("+{flag}"), text(path)]);
         if !done {
-            skipped(&format!("the right to change attributes: {said}"));
+            skip(&format!("no right to change attributes: {}", said.trim()));
         }
-        done.then(|| Self(path.to_owned(), flag))
+        Self(path.to_owned(), flag)
     }
 }
 
@@ -148,8 +145,8 @@ impl Drop for Attribute {
 pub(crate) struct Loop(String);
 
 impl Loop {
-    /// `None`, said aloud, where that is not permitted.
-    pub(crate) fn new(image: &Path, reads_only: bool) -> Option<Self> {
+    /// Skips the test where that is not permitted.
+    pub(crate) fn new(image: &Path, reads_only: bool) -> Self {
         let mut arguments = vec!["--find", "--show"];
         if reads_only {
             arguments.push("--read-only");
@@ -157,9 +154,12 @@ impl Loop {
         arguments.push(text(image));
         let (done, said) = ran("losetup", &arguments);
         if !done {
-            skipped(&format!("the right to attach a loop device: {said}"));
+            skip(&format!(
+                "no right to attach a loop device: {}",
+                said.trim()
+            ));
         }
-        done.then(|| Self(said.trim().to_owned()))
+        Self(said.trim().to_owned())
     }
 }
 

@@ -49,7 +49,7 @@ fn statuses(mut answer: &[u8]) -> Vec<u16> {
     found
 }
 
-#[test]
+#[apply(test)]
 fn hostile_requests_are_answered_as_they_must_be_and_nothing_behind_them_is_read() {
     let gateway = Gateway::start(SIM);
     let mut wrong = Vec::new();
@@ -75,7 +75,7 @@ fn hostile_requests_are_answered_as_they_must_be_and_nothing_behind_them_is_read
 
 const WHO: &str = "Host: x\r\nAuthorization: Basic YWxpY2U6c2VjcmV0\r\nX-Cloud-Client-Specification-Version: 0.1\r\n";
 
-#[test]
+#[apply(test)]
 fn targets_that_pingora_repairs_and_methods_it_answers_itself_are_refused_by_name_and_counted() {
     let gateway = Gateway::start(SIM);
     let good = format!("GET /vms/1/backups/456 HTTP/1.1\r\n{WHO}\r\n");
@@ -152,7 +152,7 @@ fn one_answer(stream: &mut TcpStream) -> Vec<u8> {
     answer
 }
 
-#[test]
+#[apply(test)]
 fn a_dripped_body_is_refused_and_counted_long_before_its_deadline() {
     let limits = "[limits]\nbody_timeout = \"10m\"\nbody_rate = \"1KiB\"\nbody_grace = \"1s\"\n";
     let gateway = Gateway::start(&format!("{SIM}\n{limits}"));

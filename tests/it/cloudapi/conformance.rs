@@ -91,43 +91,41 @@ async fn behaves_on_snapgate(name: &'static str, recovery: Recovery) {
     suite(&on_snapgate(name, recovery)).await;
 }
 
-#[test]
+#[apply(test)]
 fn snapgate_is_left_by_a_gateway_killed_between_any_two_steps() {
     kills(&on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe));
 }
 
-#[test]
+#[apply(test)]
 fn snapgate_is_left_by_a_gateway_that_knows_its_statuses_killed_between_any_two_steps() {
     let name = "cloudapi on snapgate, listable";
     kills(&on_snapgate(name, Recovery::Listable));
 }
 
-#[test]
+#[apply(test)]
 fn snapgate_is_left_by_a_gateway_that_knows_its_state_killed_between_any_two_steps() {
     let name = "cloudapi on snapgate, no trace";
     kills(&on_snapgate(name, Recovery::NoTrace));
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn cloudapi_behaves_on_snapgate() {
     behaves_on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe).await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn cloudapi_behaves_on_snapgate_by_its_statuses() {
     behaves_on_snapgate("cloudapi on snapgate, listable", Recovery::Listable).await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn cloudapi_behaves_on_snapgate_by_state() {
     behaves_on_snapgate("cloudapi on snapgate, no trace", Recovery::NoTrace).await;
 }
 
 async fn behaves_on_python(name: &'static str, recovery: Recovery) {
     let folder = folder_with_vm();
-    let Some(server) = Python::start(folder.path()) else {
-        return;
-    };
+    let server = Python::start(folder.path());
     let config = config(Address::Unix(folder.path().join("s")), recovery);
     let bed = ServerBed {
         name,
@@ -139,12 +137,12 @@ async fn behaves_on_python(name: &'static str, recovery: Recovery) {
     suite(&bed).await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn cloudapi_behaves_on_python() {
     behaves_on_python("cloudapi on python", Recovery::ReplaySafe).await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn cloudapi_behaves_on_python_by_its_statuses() {
     behaves_on_python("cloudapi on python, listable", Recovery::Listable).await;
 }

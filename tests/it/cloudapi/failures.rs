@@ -24,7 +24,7 @@ fn vm(run_status: &str) -> Vec<u8> {
     http("200 OK", "", &body)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_failed_restore_keeps_the_servers_sentence_and_says_whether_the_vm_runs() {
     let said = "The data was restored, but the VM could not be started again.";
     let rows = [
@@ -62,7 +62,7 @@ async fn a_failed_restore_keeps_the_servers_sentence_and_says_whether_the_vm_run
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_restore_that_never_began_is_not_repeated_over_a_vm_that_was_started_meanwhile() {
     for was_started in [false, true] {
         let runs = Arc::<AtomicBool>::default();

@@ -5,8 +5,6 @@ mod failures;
 mod http;
 pub(crate) mod servers;
 
-use crate::cloudapi::servers::Script;
-use crate::cloudapi::servers::http;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +14,8 @@ use snapgate::runtime::Clock;
 use snapgate::runtime::ManualClock;
 use snapgate::runtime::SystemClock;
 
-use crate::conformance::Bed;
+use crate::cloudapi::servers::Script;
+use crate::cloudapi::servers::http;
 use crate::conformance::key;
 
 const BACKUP: &str =
@@ -45,7 +44,7 @@ pub(crate) fn told(op: &str, more: &str) -> String {
     format!(r#"{{"op": "{op}", "target_uri": "/vms/1/backups/456", {more}}}"#)
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
     let running = |uri: &str| {
         told(
@@ -216,7 +215,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failure() {
     let status = |more: &str| {
         http(
@@ -303,7 +302,7 @@ fn listing(statuses: &[&str]) -> Script {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn lost_answers_are_found_in_the_servers_own_list() {
     let status = |seq: u32, more: &str| {
         let more = format!(r#""status_uri": "/statuses?seq={seq}", {more}"#);
@@ -388,7 +387,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn servers_that_do_not_fit_are_told_at_once() {
     let versions = |it: &'static str| {
         move |request: &str| {
@@ -460,7 +459,7 @@ async fn servers_that_do_not_fit_are_told_at_once() {
     assert_eq!(endless.requests().len(), 2, "the same page twice is enough");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_task_is_stopped_where_the_server_can() {
     let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}"}}]}}"#);
     let rows = [

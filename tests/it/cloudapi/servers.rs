@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
-use crate::requirements::skipped;
+use crate::requirements::require_programs;
 
 pub(crate) fn config(address: Address, recovery: Recovery) -> Config {
     let secret = Secret::new("secret".to_owned());
@@ -47,13 +47,9 @@ pub(crate) struct Python {
 }
 
 impl Python {
-    /// On the socket `s` of the folder; `None` when there is no Python.
-    pub(crate) fn start(folder: &Path) -> Option<Self> {
-        let found = Command::new("python3").arg("--version").output();
-        if !found.is_ok_and(|it| it.status.success()) {
-            skipped("python3");
-            return None;
-        }
+    /// On the socket `s` of the folder; skips the test where Python is not installed.
+    pub(crate) fn start(folder: &Path) -> Self {
+        require_programs(&["python3"]);
         fs::write(folder.join("credentials"), "gate:secret\n").unwrap();
         let mut child = Command::new("python3")
             .arg("-B")
@@ -74,7 +70,7 @@ impl Python {
             line.starts_with("listening on "),
             "the example server starts: {line:?}"
         );
-        Some(Self { child })
+        Self { child }
     }
 }
 

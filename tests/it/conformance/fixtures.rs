@@ -75,22 +75,22 @@ impl SimBed {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn sim_behaves() {
     suite(&SimBed::new(Recovery::ReplaySafe)).await;
 }
 
-#[test]
+#[apply(test)]
 fn a_replay_safe_sim_is_killed_between_any_two_steps() {
     kills(&SimBed::new(Recovery::ReplaySafe));
 }
 
-#[test]
+#[apply(test)]
 fn a_listable_sim_is_killed_between_any_two_steps() {
     kills(&SimBed::new(Recovery::Listable));
 }
 
-#[test]
+#[apply(test)]
 fn a_traceless_sim_is_killed_between_any_two_steps() {
     kills(&SimBed::new(Recovery::NoTrace));
 }
@@ -151,14 +151,14 @@ impl Bed for FilesBed {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn files_behave() {
     let bed = FilesBed::new();
     drop(bed.born());
     suite(&bed).await;
 }
 
-#[test]
+#[apply(test)]
 fn files_are_killed_between_any_two_steps() {
     kills(&FilesBed::new());
 }
@@ -173,16 +173,16 @@ struct LibvirtBed {
 }
 
 impl LibvirtBed {
-    /// `None`, and the test counts as skipped, where libvirt is not installed.
-    fn start(hurries: bool) -> Option<Self> {
-        let lab = Lab::start()?;
+    /// Skips the test where libvirt is not installed.
+    fn start(hurries: bool) -> Self {
+        let lab = Lab::start();
         let adapter = lab.adapter();
-        Some(Self {
+        Self {
             lab,
             adapter,
             hurries,
             runs: true,
-        })
+        }
     }
 }
 
@@ -247,36 +247,28 @@ impl Bed for LibvirtBed {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn libvirt_behaves() {
-    let Some(bed) = LibvirtBed::start(false) else {
-        return;
-    };
+    let bed = LibvirtBed::start(false);
     suite(&bed).await;
 }
 
-#[test]
+#[apply(test)]
 fn libvirt_is_left_by_a_gateway_killed_between_any_two_steps() {
-    let Some(bed) = LibvirtBed::start(true) else {
-        return;
-    };
+    let bed = LibvirtBed::start(true);
     kills(&bed);
 }
 
-#[test]
+#[apply(test)]
 fn libvirt_is_left_with_a_stopped_vm_by_a_gateway_killed_between_any_two_steps() {
-    let Some(bed) = LibvirtBed::start(true) else {
-        return;
-    };
+    let bed = LibvirtBed::start(true);
     kills(&LibvirtBed { runs: false, ..bed });
 }
 
 /// With the adapter's own settle time, of which there is too much for every moment.
-#[test]
+#[apply(test)]
 fn a_gateway_killed_between_libvirts_restore_and_its_answer_settles() {
-    let Some(bed) = LibvirtBed::start(false) else {
-        return;
-    };
+    let bed = LibvirtBed::start(false);
     kill(&bed, Verb::Restore, 3, "after begin");
 }
 
@@ -288,16 +280,16 @@ struct LxdBed {
 }
 
 impl LxdBed {
-    /// `None`, and the test counts as skipped, where none of that flavor was started.
-    fn new(flavor: Flavor, way: Way, name: &str) -> Option<Self> {
-        let lxd = Lxd::of(flavor)?;
+    /// On the server of that flavor that was started for the tests.
+    fn new(flavor: Flavor, way: Way, name: &str) -> Self {
+        let lxd = Lxd::of(flavor);
         let vm = lxd.vm(name, 0);
-        Some(Self {
+        Self {
             lxd,
             flavor,
             way,
             vm,
-        })
+        }
     }
 }
 
@@ -333,32 +325,30 @@ impl Bed for LxdBed {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn incus_behaves_over_a_socket() {
     lxd_behaves(Way::Socket, "socket").await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn incus_behaves_over_tls_with_a_restricted_certificate() {
     lxd_behaves(Way::Tls, "tls").await;
 }
 
 async fn lxd_behaves(way: Way, name: &str) {
-    for flavor in Flavor::ALL {
-        if let Some(bed) = LxdBed::new(flavor, way, name) {
-            suite(&bed).await;
-        }
+    for flavor in Flavor::started() {
+        suite(&LxdBed::new(flavor, way, name)).await;
     }
 }
 
 /// Each change on a VM of its own: they spend their time waiting for LXD to settle.
-#[test]
+#[apply(test)]
 fn incus_is_left_by_a_gateway_killed_between_any_two_steps() {
     std::thread::scope(|scope| {
-        let beds = Flavor::ALL.into_iter().flat_map(|flavor| {
-            Verb::ALL.into_iter().filter_map(move |verb| {
+        let beds = Flavor::started().into_iter().flat_map(|flavor| {
+            Verb::ALL.into_iter().map(move |verb| {
                 let name = format!("killed-{}", verb.as_str());
-                Some((verb, LxdBed::new(flavor, Way::Socket, &name)?))
+                (verb, LxdBed::new(flavor, Way::Socket, &name))
             })
         });
         for (verb, bed) in beds {

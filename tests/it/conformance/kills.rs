@@ -4,9 +4,6 @@
 //! A step is a call to the adapter or a durable write; both lie between the moments counted here: right before a call
 //! is made, and right after, before its answer is heard. Kills within a call are each adapter's own tests'.
 
-use crate::conformance::mortal_gateway::DUE;
-use crate::conformance::mortal_gateway::Death;
-use crate::conformance::mortal_gateway::Life;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,11 +12,13 @@ use std::time::Duration;
 use http::Method;
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
-use snapgate::operations::OperationsApi;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
 use crate::conformance::Bed;
+use crate::conformance::mortal_gateway::DUE;
+use crate::conformance::mortal_gateway::Death;
+use crate::conformance::mortal_gateway::Life;
 
 /// More moments than a change can have here: a change that has more never ends.
 const MOMENTS_MAX: usize = 100;

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use snapgate::adapters::adapter::*;
-use snapgate::gate::Body;
 use snapgate::model::*;
-use snapgate::operations::OperationsApi;
 
 use crate::conformance::Bed;
 use crate::conformance::fixtures::SimBed;
@@ -82,7 +80,7 @@ impl Bed for LyingBed {
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_adapter_that_lies_is_caught() {
     let folder = tempfile::tempdir().unwrap();
     let bed = LyingBed(SimBed::new(Recovery::Listable));

@@ -141,7 +141,7 @@ fn interrupted(site: &Site, away: Duration, repair: bool) -> Option<(Value, [u8;
     Some((status, contents))
 }
 
-#[test]
+#[apply(test)]
 fn a_restore_that_was_interrupted_is_begun_again_only_soon_and_over_the_same_disks() {
     let not_executed = "nothing was changed";
     let rows = [
@@ -170,7 +170,7 @@ fn a_restore_that_was_interrupted_is_begun_again_only_soon_and_over_the_same_dis
     }
 }
 
-#[test]
+#[apply(test)]
 fn new_folders_are_used_after_init_and_not_before() {
     let site = Site::new("", "");
     site.fill(b'o', 1 << 20);
@@ -205,7 +205,7 @@ fn new_folders_are_used_after_init_and_not_before() {
     assert_eq!(code, Some(0), "again: {said}");
 }
 
-#[test]
+#[apply(test)]
 fn backups_of_a_renamed_vm_are_adopted() {
     let site = Site::new("", "new_folders = true");
     site.fill(b'o', 1 << 20);

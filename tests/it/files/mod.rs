@@ -36,7 +36,10 @@ use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::harness::eventually;
-use crate::requirements::skipped;
+use crate::requirements::find_program;
+use crate::requirements::require_programs;
+use crate::runner::skip;
+use crate::runner::skip_part;
 
 const MIB: usize = 1 << 20;
 
@@ -96,15 +99,6 @@ fn to_restore(backup: &Backup) -> Intent {
     on(backup, &vm(), Change::Restore(RestoreOptions::default()))
 }
 
-fn is_installed(program: &str) -> bool {
-    let asked = Command::new(program).arg("--version").output();
-    let installed = asked.is_ok_and(|it| it.status.success());
-    if !installed {
-        skipped(program);
-    }
-    installed
-}
-
 /// A program that has the image open until it is dropped.
 struct Holder(Child);
 
@@ -141,7 +135,7 @@ impl Drop for Holder {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn an_image_that_qemu_has_open_is_left_alone() {
     let place = Place::new();
     place.fill(1, 1);
@@ -182,7 +176,8 @@ async fn an_image_that_qemu_has_open_is_left_alone() {
     ];
     let mut number = 10;
     for (program, arguments, created) in rows {
-        if !is_installed(program) {
+        if let Err(reason) = find_program(program) {
+            skip_part(&reason);
             continue;
         }
         let holder = Holder::start(program, arguments, &image, created.is_err());
@@ -238,7 +233,7 @@ async fn meanwhile(files: &dyn Adapter, task: &TaskRef, tool: &[&str]) -> (usize
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn qemu_is_kept_out_while_we_work() {
     let place = Place::new();
     place.fill(1, 192);
@@ -248,9 +243,7 @@ async fn qemu_is_kept_out_while_we_work() {
     let path = path.to_str().unwrap();
     let write = ["qemu-io", "-f", "raw", "-c", "write -P 1 0 512", path];
     let read = ["qemu-io", "-r", "-f", "raw", "-c", "read 0 512", path];
-    if !is_installed(write[0]) {
-        return;
-    }
+    require_programs(&[write[0]]);
     let backup = back_up(files, "one", 1).await;
     let rows = [
         (
@@ -285,13 +278,13 @@ async fn qemu_is_kept_out_while_we_work() {
 struct Mount(PathBuf);
 
 impl Mount {
-    /// `None` when that is not permitted.
-    fn new(at: &Path) -> Option<Self> {
+    /// Skips the test where that is not permitted.
+    fn new(at: &Path) -> Self {
         let mounted = mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], at);
         if !mounted {
-            skipped("the right to mount a file system");
+            skip("no right to mount a file system");
         }
-        mounted.then(|| Self(at.to_owned()))
+        Self(at.to_owned())
     }
 
     fn grow(&self) {
@@ -310,12 +303,10 @@ fn mount(arguments: &[&str], at: &Path) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn no_room_for_a_backup() {
     let place = Place::new();
-    let Some(storage) = Mount::new(&place.backups()) else {
-        return;
-    };
+    let storage = Mount::new(&place.backups());
     place.fill(1, 3);
     let files = place.files();
     let files = files.as_ref();
@@ -344,12 +335,10 @@ async fn no_room_for_a_backup() {
     );
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn no_room_for_a_restore() {
     let place = Place::new();
-    let Some(storage) = Mount::new(&place.root()) else {
-        return;
-    };
+    let storage = Mount::new(&place.root());
     fs::create_dir(place.root().join("1")).unwrap();
     place.fill(1, 5);
     let files = place.files();

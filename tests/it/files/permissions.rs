@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::harness::SECRET_HASH;
 use crate::harness::program;
-use crate::requirements::skipped;
+use crate::requirements::require_root;
 
 /// The user that the gateway runs as.
 const OURS: u32 = 12345;
@@ -113,11 +113,9 @@ backups = ["*"]
     }
 }
 
-#[test]
+#[apply(test)]
 fn what_the_gateways_user_has_too_few_rights_to_is_named_with_the_remedy_and_not_touched() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("the right to run a program as another user");
-    }
+    require_root("runs a program as another user");
     let gateway = start();
     let client = gateway.client.with("Prefer", "wait=50");
     let created = client.post("/back_up?vm=db", "{\"name\": \"one\"}").json();

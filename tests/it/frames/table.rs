@@ -37,7 +37,7 @@ fn judge(secure: &Secure, row: &Row) -> (Option<Told>, bool) {
     }
 }
 
-#[test]
+#[apply(test)]
 fn malformed_frames_end_what_they_must_and_nothing_else() {
     let secure = Secure::start("");
     let mut wrong = Vec::new();
@@ -68,7 +68,7 @@ fn malformed_frames_end_what_they_must_and_nothing_else() {
     assert!(memory < 200 * 1024, "memory: {memory} KiB");
 }
 
-#[test]
+#[apply(test)]
 fn what_is_no_preface_is_no_connection() {
     let secure = Secure::start("");
     let rows: [(&str, &[u8]); 5] = [
@@ -99,7 +99,7 @@ fn what_is_no_preface_is_no_connection() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_stream_too_many_is_refused_and_the_others_go_on() {
     /// As many as may be open at once.
     const MOST: u32 = 100;

@@ -111,10 +111,10 @@ async fn list(adapter: &Incus, vm: &VmId) -> Vec<Backup> {
     adapter.list(vm, &page, by()).await.unwrap().backups
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_restored_vm_that_cannot_start_is_reported_as_restored_and_off() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::of(flavor) else { continue };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::of(flavor);
         let (vm, adapter) = (lxd.vm("startless", 0), lxd.adapter(Way::Tls));
         let source = tempfile::tempdir().unwrap();
         let path = source.path().display();
@@ -145,10 +145,10 @@ async fn a_restored_vm_that_cannot_start_is_reported_as_restored_and_off() {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_restore_that_fails_part_way_is_reported_as_a_mixture() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::of(flavor) else { continue };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::of(flavor);
         let (vm, adapter) = (lxd.vm("torn", 0), lxd.adapter(Way::Socket));
         let file = lxd.file(&vm).with_file_name("zz");
         write(&lxd.file(&vm), "one");
@@ -178,10 +178,10 @@ async fn a_restore_that_fails_part_way_is_reported_as_a_mixture() {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::of(flavor) else { continue };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::of(flavor);
         let (vm, adapter) = (lxd.vm("halfgone", 0), lxd.adapter(Way::Socket));
         let backup = made(&adapter, &vm, "one").await;
         let pool = lxd.pool("default").join("containers-snapshots");
@@ -212,10 +212,10 @@ async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again()
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn an_ephemeral_vm_is_not_stopped_by_a_restore() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::of(flavor) else { continue };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::of(flavor);
         let (vm, adapter) = (lxd.vm("ephemeral", 0), lxd.adapter(Way::Socket));
         let backup = made(&adapter, &vm, "one").await;
         configure(&lxd, &vm, r#"{"ephemeral":true}"#);
@@ -233,10 +233,10 @@ async fn an_ephemeral_vm_is_not_stopped_by_a_restore() {
 }
 
 /// `snapshots.expiry` of the instance, its profiles or its project removes snapshots a minute after they expire.
-#[tokio::test]
+#[apply(test)]
 async fn protected_backups_do_not_expire() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::of(flavor) else { continue };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::of(flavor);
         let (vm, adapter) = (lxd.vm("expiring", 0), lxd.adapter(Way::Tls));
         configure(&lxd, &vm, r#"{"config":{"snapshots.expiry":"1d"}}"#);
         let backup = made(&adapter, &vm, "ours").await;
@@ -287,12 +287,10 @@ async fn protected_backups_do_not_expire() {
 }
 
 /// On a pool that is not mounted, a daemon removes snapshots from its records and leaves their data.
-#[tokio::test]
+#[apply(test)]
 async fn storage_that_is_not_mounted_is_unavailable() {
-    for flavor in Flavor::ALL {
-        let Some(lxd) = Lxd::own(flavor) else {
-            continue;
-        };
+    for flavor in Flavor::started() {
+        let lxd = Lxd::own(flavor);
         let source = tempfile::tempdir().unwrap();
         let mount = Mount::new(&["-t", "tmpfs", "none"], source.path());
         let inside = source.path().join("pool");

@@ -43,7 +43,8 @@ use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
 use crate::harness::eventually;
-use crate::requirements::skipped;
+use crate::runner::skip;
+use crate::runner::skip_part;
 
 const SCRIPT: &str = "tests/beds/lxd.sh";
 
@@ -55,13 +56,45 @@ pub(crate) enum Flavor {
 }
 
 impl Flavor {
-    pub(crate) const ALL: [Self; 2] = [Self::Lxd, Self::Incus];
+    const ALL: [Self; 2] = [Self::Lxd, Self::Incus];
 
     fn name(self) -> &'static str {
         match self {
             Self::Lxd => "lxd",
             Self::Incus => "incus",
         }
+    }
+
+    /// The flavors of which a server was started for the tests; skips the test where there is none, and in part where one is missing.
+    pub(crate) fn started() -> Vec<Self> {
+        let (started, missing): (Vec<Self>, Vec<Self>) = Self::ALL
+            .into_iter()
+            .partition(|flavor| flavor.folder().is_ok());
+        for reason in missing.iter().filter_map(|flavor| flavor.folder().err()) {
+            if started.is_empty() {
+                skip(&reason);
+            }
+            skip_part(&reason);
+        }
+        started
+    }
+
+    /// The folder of the server that was started for the tests.
+    ///
+    /// # Errors
+    /// The reason for a skipped test.
+    fn folder(self) -> Result<PathBuf, String> {
+        let variable = match self {
+            Self::Lxd => "SNAPGATE_BED_LXD",
+            Self::Incus => "SNAPGATE_BED_INCUS",
+        };
+        let folder = env::var_os(variable).map(PathBuf::from);
+        folder.ok_or_else(|| {
+            format!(
+                "no {} was started ({SCRIPT}, {variable} is not set)",
+                self.name()
+            )
+        })
     }
 }
 
@@ -80,31 +113,24 @@ pub(crate) enum Way {
 }
 
 impl Lxd {
-    /// The one that was started for the tests; `None` when there is none, which is told.
-    pub(crate) fn shared() -> Option<Self> {
+    /// The one that was started for the tests; skips the test where none was.
+    pub(crate) fn shared() -> Self {
         Self::of(Flavor::Lxd)
     }
 
     /// The one of that flavor that was started for the tests.
-    pub(crate) fn of(flavor: Flavor) -> Option<Self> {
-        let variable = match flavor {
-            Flavor::Lxd => "SNAPGATE_BED_LXD",
-            Flavor::Incus => "SNAPGATE_BED_INCUS",
-        };
-        let Ok(folder) = env::var(variable) else {
-            skipped(&format!("{flavor:?}, started by tests/beds/lxd.sh"));
-            return None;
-        };
-        Some(Self {
-            folder: PathBuf::from(folder),
+    pub(crate) fn of(flavor: Flavor) -> Self {
+        let folder = flavor.folder().unwrap_or_else(|reason| skip(&reason));
+        Self {
+            folder,
             flavor,
             own: None,
-        })
+        }
     }
 
-    /// Another one, to be stopped and killed; `None` when none was started for the tests.
-    pub(crate) fn own(flavor: Flavor) -> Option<Self> {
-        Self::of(flavor)?;
+    /// Another one, to be stopped and killed; skips the test where none was started for the tests.
+    pub(crate) fn own(flavor: Flavor) -> Self {
+        drop(Self::of(flavor));
         let own = tempfile::tempdir().unwrap();
         let lxd = Self {
             folder: own.path().join("lxd"),
@@ -113,7 +139,7 @@ impl Lxd {
         };
         fs::create_dir(&lxd.folder).unwrap();
         lxd.run(&["up"]);
-        Some(lxd)
+        lxd
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) {
@@ -361,9 +387,9 @@ pub(crate) fn write(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn servers_and_clients_that_are_not_trusted_are_refused() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let config = |server| Config {
         address: lxd.tls(server),
         ..lxd.config(Way::Tls)
@@ -445,9 +471,9 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     );
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn dangerous_names_are_unknown_without_asking() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let vm = lxd.vm("names", 0);
     // Nobody listens there: whatever is asked fails in another way.
     let nobody = Config {
@@ -480,9 +506,9 @@ async fn dangerous_names_are_unknown_without_asking() {
 
 /// LXD takes a connection to its socket only once the one before has sent something: one that a gateway opened and does
 /// not use keeps everybody out. That came of a call that began right before another one ended.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[apply(test)]
 async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let mut usual = Duration::from_millis(1);
     for round in 0..200 {
         let (adapter, other) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Socket));
@@ -505,9 +531,9 @@ async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn fifty_backups_are_listed_page_by_page() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let adapter = lxd.adapter(Way::Tls);
     let vm = lxd.vm("many", 0);
     for number in 0..50 {
@@ -536,9 +562,9 @@ async fn fifty_backups_are_listed_page_by_page() {
     assert_eq!(names[49], "number 49", "with their labels: {names:?}");
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let vm = lxd.vm("lost", 20);
     let adapter = lxd.adapter(Way::Socket);
     write(&lxd.file(&vm), "one");
@@ -573,9 +599,9 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     assert!(matches!(end, FindOutcome::Done), "by evidence: {end:?}");
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn two_gateways_do_not_run_into_each_other() {
-    let Some(lxd) = Lxd::shared() else { return };
+    let lxd = Lxd::shared();
     let vm = lxd.vm("shared", 1);
     let (one, two) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Tls));
     let backup = made(&one, &vm, "base").await;
@@ -622,11 +648,9 @@ async fn two_gateways_do_not_run_into_each_other() {
     );
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
-    let Some(lxd) = Lxd::own(Flavor::Lxd) else {
-        return;
-    };
+    let lxd = Lxd::own(Flavor::Lxd);
     let vm = lxd.vm("web01", 1);
     let adapter = lxd.adapter(Way::Socket);
     write(&lxd.file(&vm), "one");

@@ -19,7 +19,7 @@ fn check(config: &Path) -> (i32, String) {
     (ended.status.code().unwrap(), text)
 }
 
-#[test]
+#[apply(test)]
 fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
@@ -105,7 +105,7 @@ fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string("config/examples/sso.toml").unwrap();
@@ -186,7 +186,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn routes_without_authentication_are_warned_of_where_others_can_reach_them() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");

@@ -116,7 +116,7 @@ fn ok(body: &[u8]) -> Vec<u8> {
     all
 }
 
-#[test]
+#[apply(test)]
 fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_answers() {
     let keys = Keys::new();
     let provider = Provider::start(Answers::Set(keys.set(&["a"])));
@@ -233,7 +233,7 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_gateway_whose_issuer_is_down_serves_everybody_else() {
     let keys = Keys::new();
     let provider = Provider::start(Answers::Nothing);
@@ -328,7 +328,7 @@ fn encrypted(set: String) -> (u16, String) {
     (port, authority)
 }
 
-#[test]
+#[apply(test)]
 fn keys_come_from_the_server_that_is_trusted_alone() {
     let keys = Keys::new();
     let (port, authority) = encrypted(keys.set(&["a"]));

@@ -159,7 +159,7 @@ pub(crate) fn with(name: &str, value: Value) -> Value {
     it
 }
 
-#[test]
+#[apply(test)]
 fn tokens_of_an_issuer_have_the_rights_of_their_groups() {
     let keys = Keys::new();
     let folder = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ fn tokens_of_an_issuer_have_the_rights_of_their_groups() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn whatever_is_wrong_with_a_token_the_answer_is_the_same_401() {
     let keys = Keys::new();
     let folder = tempfile::tempdir().unwrap();
@@ -318,7 +318,7 @@ fn whatever_is_wrong_with_a_token_the_answer_is_the_same_401() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn keys_in_a_file_are_rotated_with_a_reload() {
     let keys = Keys::new();
     let folder = tempfile::tempdir().unwrap();

@@ -247,7 +247,7 @@ fn lives() -> u64 {
     told.map_or(LIVES, |it| it.parse().unwrap())
 }
 
-#[test]
+#[apply(test)]
 fn nothing_accepted_is_lost_run_twice_or_lied_about() {
     let class = Class {
         name: "replay-safe",
@@ -331,7 +331,7 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
 }
 
 /// The process in which the VM manager lives is this program, told to run this test alone.
-#[test]
+#[apply(test)]
 fn a_fake_vm_manager() {
     if !simulated_vmm::be_one_if_told() {
         simulated_vmm::check_behaviour();

@@ -72,9 +72,9 @@ fn foreign(of: &VmId, name: &str) -> Target {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
@@ -122,9 +122,9 @@ async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
     assert_eq!(lab.state("web02"), "running", "it starts from its disks");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_out() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
@@ -198,9 +198,9 @@ async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_ou
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web) = (lab.adapter(), vm("web"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let disc = lab.image("cd.iso");
@@ -282,9 +282,9 @@ async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
     assert_eq!(run(adapter, &off, 9).await, Ok(()), "without a start");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn names_that_are_ids_on_any_disk_are_not_restored() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     lab.virsh(&["snapshot-create-as", "web02", "2"]);
@@ -344,9 +344,9 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn disks_of_others_are_not_changed_under_them() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "base", 1).await;
@@ -446,9 +446,9 @@ async fn disks_of_others_are_not_changed_under_them() {
     assert_eq!(run(adapter, &to, 8).await, Ok(()), "its own again");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn disks_that_are_not_those_of_the_backup_are_named() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     lab.write(1);
@@ -506,9 +506,9 @@ async fn disks_that_are_not_those_of_the_backup_are_named() {
     assert_eq!(lab.read("web01.qcow2"), 1, "its own disk");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02, web01) = (lab.adapter(), vm("web02"), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let plain = lab.virsh(&["dumpxml", "web02"]);
@@ -579,9 +579,9 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
     assert_eq!(lab.state("web01"), "running", "it runs on");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn protection_outlives_an_edit_of_the_description_by_others() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "precious", 1).await;

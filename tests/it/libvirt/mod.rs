@@ -50,9 +50,9 @@ pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
     on(backup, of, Change::Restore(RestoreOptions(options)))
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn memory_and_disks_are_put_back_and_the_vm_does_what_it_is_told() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     lab.write(1);
@@ -274,9 +274,9 @@ fn qmp(lab: &Lab, command: &str) {
     assert!(!said.contains("error"), "{command}: {said}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web01, "wanted", 1).await;
@@ -346,9 +346,9 @@ async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
     assert_eq!(lab.state("web02"), "running", "it runs");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let whole = made(adapter, &web01, "whole", 1).await;
@@ -388,9 +388,9 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
     assert_eq!(listed.backups.len(), 2, "whole now: {listed:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn the_test_driver_is_served_by_the_same_calls() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let config = Config {
         uri: "test:///default".to_owned(),
         ..lab.config()
@@ -458,9 +458,9 @@ backups = ["*"]
     (process, client)
 }
 
-#[test]
+#[apply(test)]
 fn the_four_requests_work_and_a_killed_gateway_tells_the_truth_afterwards() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (process, client) = serve(&lab);
     let config = lab.folder().join("snapgate.toml");
     let (code, told) = probe(config.to_str().unwrap());

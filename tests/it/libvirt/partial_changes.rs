@@ -19,9 +19,9 @@ use crate::libvirt::private_libvirtd::Lab;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_restore_that_fails_all_the_same_says_what_became_of_the_vm_and_its_disks() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let config = Config {
         inspect_disks: false,
         ..lab.config()
@@ -81,9 +81,9 @@ fn spoil(lab: &Lab, disk: &str, name: &str) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
@@ -118,9 +118,9 @@ async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
     assert!(lab.tags(BOTH[1]).is_empty(), "gone from both");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
@@ -177,9 +177,9 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_part() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "two", 1).await;

@@ -17,7 +17,7 @@ use snapgate::runtime::Tasks;
 use tempfile::TempDir;
 
 use crate::harness::eventually;
-use crate::requirements::skipped;
+use crate::requirements::require_programs;
 
 /// Where on each disk the tests write: behind the boot sector.
 const AT: &str = "65536";
@@ -32,18 +32,9 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Starts it; `None`, and the test counts as skipped, where the programs are not installed.
-    pub(crate) fn start() -> Option<Self> {
-        for program in ["libvirtd", "virsh", "qemu-system-x86_64", "qemu-io"] {
-            let found = Command::new("sh")
-                .args(["-c", "command -v \"$0\"", program])
-                .stdout(Stdio::null())
-                .status();
-            if !found.unwrap().success() {
-                skipped(program);
-                return None;
-            }
-        }
+    /// Starts it; skips the test where the programs are not installed.
+    pub(crate) fn start() -> Self {
+        require_programs(&["libvirtd", "virsh", "qemu-system-x86_64", "qemu-io"]);
         // A short path: there will be sockets in it.
         let folder = tempfile::Builder::new()
             .prefix("lv")
@@ -52,7 +43,7 @@ impl Lab {
         let lab = Self { folder };
         lab.bed("up");
         eventually("the guest counts", || lab.counter("web01") > 0);
-        Some(lab)
+        lab
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -27,9 +27,9 @@ async fn ids(adapter: &dyn Adapter, of: &VmId) -> Vec<String> {
     ids.collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_block_job_keeps_requests_out_and_the_vm_runs_on() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     lab.write(1);
@@ -69,9 +69,9 @@ async fn a_block_job_keeps_requests_out_and_the_vm_runs_on() {
     assert_eq!(lab.state("web01"), "running", "and runs");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web02) = (lab.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     lab.write_off("web02a.qcow2", 1);
@@ -125,9 +125,9 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
     assert_eq!(run(adapter, &again, 4).await, Ok(()), "only the firmware");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (one, two, web01) = (lab.adapter(), lab.adapter(), vm("web01"));
     let (one, two): (&dyn Adapter, &dyn Adapter) = (one.as_ref(), two.as_ref());
     lab.write(1);
@@ -182,9 +182,9 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_that_stops_and_starts_between_requests_keeps_its_backups() {
-    let Some(lab) = Lab::start() else { return };
+    let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let run_state = || async { adapter.vm(&web01, by()).await.unwrap().run_state };

@@ -1,7 +1,5 @@
 //! Answers of upstreams: rebuilt framing, protocol versions, removed fields and upstream errors.
 
-use std::io::Read;
-
 use crate::harness::Gateway;
 use crate::harness::SIM;
 use crate::passthrough::http;
@@ -11,7 +9,7 @@ use crate::passthrough::route;
 use crate::passthrough::send;
 use crate::passthrough::upstream::Upstream;
 
-#[test]
+#[apply(test)]
 fn fields_are_removed_and_kept_by_name() {
     let upstream = Upstream::start();
     let rule =
@@ -64,7 +62,7 @@ fn fields_are_removed_and_kept_by_name() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn old_clients_get_answers_they_can_read() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -94,7 +92,7 @@ fn old_clients_get_answers_they_can_read() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn answers_are_made_anew_both_ways() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "eject_failures = 1000");
@@ -217,7 +215,7 @@ fn answers_are_made_anew_both_ways() {
     assert_eq!(gateway.bare().get("/x").status, 200, "others go on");
 }
 
-#[test]
+#[apply(test)]
 fn what_upstreams_do_wrong_is_told_in_our_own_words() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "read_timeout = \"1s\"\neject_failures = 1000");

@@ -76,7 +76,7 @@ pub(crate) fn send(address: SocketAddr, text: &str) -> TcpStream {
     stream
 }
 
-#[test]
+#[apply(test)]
 fn each_part_of_an_answer_arrives_before_the_next_is_sent() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -101,7 +101,7 @@ fn each_part_of_an_answer_arrives_before_the_next_is_sent() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
     let upstream = Upstream::start();
     let keys = "strip_prefix = true\nauthorization = \"file:secret\"\nhost = \"upstream\"\n";
@@ -195,7 +195,7 @@ fn requests_reach_the_upstream_cleaned_and_answers_come_back_cleaned() {
     assert!((counted - 1.0).abs() < 0.1, "counted: {counted}");
 }
 
-#[test]
+#[apply(test)]
 fn only_who_is_named_gets_through_and_backup_routes_never_do() {
     let upstream = Upstream::start();
     let config = format!("{SIM}{}", route("all", "/", &[http(&upstream)], ""));
@@ -246,7 +246,7 @@ fn only_who_is_named_gets_through_and_backup_routes_never_do() {
     assert_eq!(upstream.seen().len(), 1, "arrived");
 }
 
-#[test]
+#[apply(test)]
 fn bodies_of_every_framing_come_through_in_both_directions() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "body = \"64MiB\"");
@@ -288,7 +288,7 @@ fn bodies_of_every_framing_come_through_in_both_directions() {
     assert_eq!(upstream.garbage(), [""; 0], "well-formed");
 }
 
-#[test]
+#[apply(test)]
 fn clients_that_wait_to_be_invited_are_told_by_the_upstream() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -313,7 +313,7 @@ fn clients_that_wait_to_be_invited_are_told_by_the_upstream() {
     assert_eq!(upstream.garbage(), [""; 0], "well-formed");
 }
 
-#[test]
+#[apply(test)]
 fn a_client_that_closes_its_side_gets_an_answer_that_comes_at_once() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -327,7 +327,7 @@ fn a_client_that_closes_its_side_gets_an_answer_that_comes_at_once() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn bodies_are_held_to_the_limits_of_the_route() {
     let upstream = Upstream::start();
     let gateway = open(
@@ -385,7 +385,7 @@ fn bodies_are_held_to_the_limits_of_the_route() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_connection_that_went_stale_costs_reads_nothing_and_writes_are_not_repeated() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -405,7 +405,7 @@ fn a_connection_that_went_stale_costs_reads_nothing_and_writes_are_not_repeated(
     assert!(puts.iter().all(|put| [200, 502].contains(put)), "{puts:?}");
 }
 
-#[test]
+#[apply(test)]
 fn routes_follow_a_reload_without_a_restart() {
     let (one, two) = (Upstream::start(), Upstream::start());
     let config = |upstream: &Upstream| {
@@ -431,7 +431,7 @@ fn routes_follow_a_reload_without_a_restart() {
     assert_eq!(gateway.bare().get("/x").status, 404, "gone");
 }
 
-#[test]
+#[apply(test)]
 fn a_client_that_pipelines_or_keeps_its_connection_is_served_in_order() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");
@@ -459,7 +459,7 @@ fn a_client_that_pipelines_or_keeps_its_connection_is_served_in_order() {
     assert_eq!(upstream.garbage(), [""; 0], "well-formed");
 }
 
-#[test]
+#[apply(test)]
 fn the_example_is_what_it_says() {
     let upstream = Upstream::start();
     let text = std::fs::read_to_string("config/examples/passthrough.toml").unwrap();

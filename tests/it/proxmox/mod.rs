@@ -22,7 +22,7 @@ use crate::conformance::Bed;
 use crate::conformance::kills::kills;
 use crate::conformance::suite::suite;
 use crate::harness::eventually;
-use crate::requirements::skipped;
+use crate::requirements::require_programs;
 
 /// One server of its own, stopped and removed at the end.
 pub(crate) struct Lab {
@@ -31,14 +31,9 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// `None` where Python or QEMU's tools are not installed; the test is then reported as skipped.
-    pub(crate) fn new() -> Option<Self> {
-        for program in ["/usr/bin/python3", "qemu-img", "qemu-io", "openssl"] {
-            if Command::new(program).arg("--version").output().is_err() {
-                skipped(program);
-                return None;
-            }
-        }
+    /// Skips the test where Python, OpenSSL or the tools of QEMU are not installed.
+    pub(crate) fn new() -> Self {
+        require_programs(&["python3", "qemu-img", "qemu-io", "openssl"]);
         let folder = tempfile::tempdir().unwrap();
         let mut lab = Self {
             folder,
@@ -47,7 +42,7 @@ impl Lab {
         lab.run(&["up"], &["0"]);
         let text = fs::read_to_string(lab.path("lab.json")).unwrap();
         lab.lab = serde_json::from_str(&text).unwrap();
-        Some(lab)
+        lab
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -182,11 +177,11 @@ struct ProxmoxBed {
 }
 
 impl ProxmoxBed {
-    fn new(kind: BackupKind) -> Option<Self> {
-        Some(Self {
-            lab: Lab::new()?,
+    fn new(kind: BackupKind) -> Self {
+        Self {
+            lab: Lab::new(),
             kind,
-        })
+        }
     }
 }
 
@@ -318,30 +313,26 @@ impl Adapter for OfKind {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn proxmox_snapshots_behave() {
-    if let Some(bed) = ProxmoxBed::new(BackupKind::Snapshot) {
-        suite(&bed).await;
-    }
+    let bed = ProxmoxBed::new(BackupKind::Snapshot);
+    suite(&bed).await;
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn proxmox_full_backups_behave() {
-    if let Some(bed) = ProxmoxBed::new(BackupKind::Full) {
-        suite(&bed).await;
-    }
+    let bed = ProxmoxBed::new(BackupKind::Full);
+    suite(&bed).await;
 }
 
-#[test]
+#[apply(test)]
 fn proxmox_snapshots_are_killed_between_any_two_steps() {
-    if let Some(bed) = ProxmoxBed::new(BackupKind::Snapshot) {
-        kills(&bed);
-    }
+    let bed = ProxmoxBed::new(BackupKind::Snapshot);
+    kills(&bed);
 }
 
-#[test]
+#[apply(test)]
 fn proxmox_full_backups_are_killed_between_any_two_steps() {
-    if let Some(bed) = ProxmoxBed::new(BackupKind::Full) {
-        kills(&bed);
-    }
+    let bed = ProxmoxBed::new(BackupKind::Full);
+    kills(&bed);
 }

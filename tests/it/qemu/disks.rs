@@ -17,9 +17,7 @@ use snapgate::runtime::{SystemClock, Tasks};
 use crate::conformance::{Bed as _, by, create, key, on, run};
 use crate::harness::eventually;
 use crate::memory_annotations::Memory;
-use crate::qemu::private_qemu::{
-    Bed, DISKS, annotated, backup, begun, config, installed, plain, restore, vm,
-};
+use crate::qemu::private_qemu::{Bed, DISKS, annotated, backup, begun, config, plain, restore, vm};
 
 fn named(folder: &Path) -> qemu::Config {
     qemu::Config {
@@ -71,11 +69,8 @@ pub(crate) async fn all_refused(
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::new();
     let adapter = plain(bed.folder.path());
     for (content, tag) in [(1, "2"), (2, "noon")] {
@@ -130,11 +125,8 @@ async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped
     bed.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_stopped_vm_whose_image_is_below_an_overlay_is_left_alone() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let adapter = plain(bed.folder.path());
     bed.write(1);
@@ -182,11 +174,8 @@ async fn a_stopped_vm_whose_image_is_below_an_overlay_is_left_alone() {
     assert_eq!(run(&adapter, &delete(&cloned), 52).await, Ok(()), "deleted");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::started();
     let adapter = with(named(bed.folder.path()));
     let taken = backup(&adapter, "taken", 1).await;
@@ -225,11 +214,8 @@ async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() 
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn filters_and_symbolic_links_are_no_obstacle_and_a_replaced_image_is() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::new();
     bed.start_with(
         &[
@@ -273,11 +259,8 @@ async fn filters_and_symbolic_links_are_no_obstacle_and_a_replaced_image_is() {
     assert_eq!(run(&adapter, &restore(&taken), 31).await, Ok(()), "stopped");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn disks_in_another_order_keep_name_protection_and_memory() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::started();
     let folder = bed.folder.path().to_owned();
     let memory = Arc::<Memory>::default();
@@ -397,11 +380,8 @@ impl Drop for Holder {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_change_over_an_image_that_is_held_changes_nothing_on_any_disk() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let adapter = plain(bed.folder.path());
     bed.write(1);
@@ -449,11 +429,8 @@ fi
 exec qemu-img "$@"
 "#;
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let script = bed.image("fails");
     std::fs::write(&script, FAILS).unwrap();

@@ -11,7 +11,6 @@ use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
 use crate::qemu::private_qemu::Bed;
-use crate::qemu::private_qemu::installed;
 
 fn config(bed: &Bed) -> String {
     let folder = bed.folder.path().display();
@@ -48,11 +47,8 @@ fn start(config: &str) -> (Process, Client) {
     (process, client)
 }
 
-#[test]
+#[apply(test)]
 fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothing() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let config = config(&bed);
     let (code, told) = probe(&config);
@@ -138,11 +134,8 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
     assert_eq!(process.wait(), Some(0), "ends as asked");
 }
 
-#[test]
+#[apply(test)]
 fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let (process, one) = start(&config(&bed));
     let two = Client::new(process.api, "alice", "secret");

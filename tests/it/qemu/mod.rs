@@ -6,15 +6,6 @@ mod offline;
 pub(crate) mod private_qemu;
 pub(crate) mod storage;
 
-use crate::qemu::private_qemu::Bed;
-use crate::qemu::private_qemu::DISKS;
-use crate::qemu::private_qemu::adapter;
-use crate::qemu::private_qemu::backup;
-use crate::qemu::private_qemu::begun;
-use crate::qemu::private_qemu::found;
-use crate::qemu::private_qemu::installed;
-use crate::qemu::private_qemu::restore;
-use crate::qemu::private_qemu::vm;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -27,44 +18,41 @@ use snapgate::model::*;
 use crate::conformance::kills::{kills, kills_of};
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
+use crate::qemu::private_qemu::Bed;
+use crate::qemu::private_qemu::DISKS;
+use crate::qemu::private_qemu::adapter;
+use crate::qemu::private_qemu::backup;
+use crate::qemu::private_qemu::begun;
+use crate::qemu::private_qemu::found;
+use crate::qemu::private_qemu::restore;
+use crate::qemu::private_qemu::vm;
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_running_vm_behaves() {
-    if installed() {
-        conformance::suite::suite(&Bed::started()).await;
-    }
+    conformance::suite::suite(&Bed::started()).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_stopped_vm_behaves() {
-    if installed() {
-        conformance::suite::suite(&Bed::new()).await;
-    }
+    conformance::suite::suite(&Bed::new()).await;
 }
 
-#[test]
+#[apply(test)]
 fn a_running_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
-    if installed() {
-        let bed = Bed::started();
-        for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
-            kills_of(&bed, verb);
-        }
+    let bed = Bed::started();
+    for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
+        kills_of(&bed, verb);
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_stopped_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
-    if installed() {
-        let bed = Bed::new();
-        kills(&bed);
-    }
+    let bed = Bed::new();
+    kills(&bed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn memory_is_rolled_back_and_the_guest_goes_on() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let adapter = bed.adapter.as_ref();
     let taken = backup(adapter, "memory", 1).await;
@@ -95,11 +83,8 @@ async fn memory_is_rolled_back_and_the_guest_goes_on() {
     eventually("it counts again", || bed.counter().unwrap() > back);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_restore_that_would_fail_half_way_is_refused() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let adapter = bed.adapter.as_ref();
     let taken = backup(adapter, "good", 1).await;
@@ -158,11 +143,8 @@ async fn a_restore_that_would_fail_half_way_is_refused() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let adapter = bed.adapter.as_ref();
     let taken = backup(adapter, "good", 1).await;
@@ -197,11 +179,8 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_gateway_that_comes_back_finds_what_it_began() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let memory = Arc::default();
     let first = adapter(bed.folder.path(), &memory);
@@ -238,11 +217,8 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
     assert_eq!(listed.backups.len(), 1, "one backup: {listed:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn when_qemu_is_killed_nothing_is_guessed() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::started();
     let adapter = Arc::clone(&bed.adapter);
     let adapter = adapter.as_ref();
@@ -299,11 +275,8 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     assert_eq!(run(adapter, &delete, 5).await, Ok(()), "and all goes on");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_monitor_serves_one_client_and_is_given_back() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::started();
     let adapter = bed.adapter.as_ref();
     let held = UnixStream::connect(bed.image("web01.qmp")).unwrap();
@@ -331,11 +304,8 @@ async fn a_monitor_serves_one_client_and_is_given_back() {
     assert!(greeting.contains("QMP"), "greeted: {greeting}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_may_be_stopped_and_started_between_requests() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::started();
     let adapter = Arc::clone(&bed.adapter);
     let adapter = adapter.as_ref();

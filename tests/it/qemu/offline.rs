@@ -14,7 +14,7 @@ use snapgate::runtime::{SystemClock, Tasks};
 use crate::conformance;
 use crate::conformance::kills::kill_when_due;
 use crate::conformance::{Bed as _, by, create, key, on, run};
-use crate::qemu::private_qemu::{Bed, DISKS, backup, config, installed, plain, restore, vm};
+use crate::qemu::private_qemu::{Bed, DISKS, backup, config, plain, restore, vm};
 
 /// The bed with programs that stop before they change the second disk, once, until their gateway is killed.
 struct Halfway(Bed);
@@ -82,11 +82,8 @@ impl conformance::Bed for Halfway {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_gateway_killed_between_the_disks_of_a_stopped_vm_has_its_work_finished() {
-    if !installed() {
-        return;
-    }
     let bed = Halfway::new();
     for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
         kill_when_due(&bed, verb);
@@ -142,11 +139,8 @@ async fn before_a_restore(bed: &Bed, number: u64) -> (Intent, Option<Evidence>, 
     (intent, before.unwrap(), taken.id.as_str().to_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_thrown_away() {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::new();
     let folder = bed.folder.path().to_owned();
     let folder = folder.as_path();
@@ -310,11 +304,8 @@ async fn started_meanwhile(bed: &mut Bed) {
     bed.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let folder = bed.folder.path();
     bed.write(1);

@@ -18,7 +18,7 @@ use crate::conformance::mortal_gateway::Moments;
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
 use crate::memory_annotations::Memory;
-use crate::requirements::skipped;
+use crate::requirements::require_programs;
 
 /// A VM of the test bed in a folder of its own; ended when dropped.
 pub(crate) struct Bed {
@@ -38,19 +38,9 @@ fn script(what: &str, folder: &Path) {
     assert!(done.status.success(), "bed {what}: {done:?}");
 }
 
-pub(crate) fn installed() -> bool {
-    let all = ["qemu-system-x86_64", "qemu-img", "qemu-io"];
-    let there = all
-        .iter()
-        .all(|it| Command::new(it).arg("--version").output().is_ok());
-    if !there {
-        skipped("qemu-system-x86 and qemu-utils");
-    }
-    there
-}
-
 impl Bed {
     pub(crate) fn new() -> Self {
+        require_programs(&["qemu-system-x86_64", "qemu-img", "qemu-io"]);
         let folder = tempfile::tempdir().unwrap();
         script("make", folder.path());
         let adapter = adapter(folder.path(), &Arc::default());

@@ -5,7 +5,6 @@ use std::process::Command;
 
 use serde_json::json;
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::annotations::Annotations;
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 
@@ -16,14 +15,11 @@ use crate::qemu::disks::delete;
 use crate::qemu::disks::read;
 use crate::qemu::disks::refusal;
 use crate::qemu::disks::with;
-use crate::qemu::private_qemu::{Bed, DISKS, backup, config, found, installed, plain, restore, vm};
-use crate::requirements::skipped;
+use crate::qemu::private_qemu::{Bed, DISKS, backup, config, found, plain, restore, vm};
+use crate::runner::{skip, skip_part};
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let folder = bed.folder.path();
     let at = |images: &[&str]| {
@@ -97,11 +93,8 @@ async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() 
     assert_eq!(gone.fault.kind, FaultKind::Unavailable, "{gone:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_why() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let adapter = plain(bed.folder.path());
     bed.write(1);
@@ -145,7 +138,7 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
         assert!(immutable("-i"), "mutable again");
         assert_eq!(bed.content(), 2, "immutable: nothing was changed");
     } else {
-        skipped("the right to make files immutable");
+        skip_part("no right to make files immutable");
     }
     // A file system without room.
     let mount = bed.image("full");
@@ -153,8 +146,7 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
     let options = ["-t", "tmpfs", "-o", "size=2M", "none"];
     let mounted = Command::new("mount").args(options).arg(&mount).status();
     if !mounted.is_ok_and(|status| status.success()) {
-        skipped("the right to mount a file system");
-        return;
+        skip("no right to mount a file system");
     }
     for disk in DISKS {
         std::fs::copy(bed.image(disk), mount.join(disk)).unwrap();
@@ -172,12 +164,9 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
     assert_eq!(fault.kind, FaultKind::StorageFull, "full: {fault:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_did_nothing_lets_it_run()
  {
-    if !installed() {
-        return;
-    }
     let mut bed = Bed::started();
     let adapter = plain(bed.folder.path());
     let taken = backup(&adapter, "taken", 1).await;
@@ -218,11 +207,8 @@ async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_
     bed.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[apply(test)]
 async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
-    if !installed() {
-        return;
-    }
     let bed = Bed::new();
     let folder = bed.folder.path();
     let adapter = plain(folder);

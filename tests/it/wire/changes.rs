@@ -7,7 +7,7 @@ use crate::harness::SIM;
 use crate::wire::BACKUP;
 use crate::wire::refused;
 
-#[test]
+#[apply(test)]
 fn preconditions_and_repeated_requests() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -85,7 +85,7 @@ fn preconditions_and_repeated_requests() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -153,7 +153,7 @@ fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn protection_and_names() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -184,7 +184,7 @@ fn protection_and_names() {
     assert_eq!(alice.get(target).json()["name"], "other", "unchanged");
 }
 
-#[test]
+#[apply(test)]
 fn what_a_change_ignored_is_in_its_status_for_as_long_as_that_is_kept() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -206,7 +206,7 @@ fn what_a_change_ignored_is_in_its_status_for_as_long_as_that_is_kept() {
     assert_eq!(first["ignored"], json!(["owner", "x"]), "in lists: {own}");
 }
 
-#[test]
+#[apply(test)]
 fn a_backup_that_was_read_can_be_edited_and_sent_back() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");

@@ -46,7 +46,7 @@ pub(crate) fn refused(reply: &Reply, status: u16, code: &str, name: &str) {
     );
 }
 
-#[test]
+#[apply(test)]
 fn specification_versions() {
     let gateway = Gateway::start(SIM);
     let client = Client::bare(gateway.api).with("Authorization", &basic("alice", "secret"));
@@ -150,7 +150,7 @@ fn specification_versions() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn accept_and_content_types() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -232,7 +232,7 @@ fn accept_and_content_types() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn bodies() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -336,7 +336,7 @@ fn bodies() {
     assert_eq!(reply.status, 202, "an empty body needs no type: {reply:?}");
 }
 
-#[test]
+#[apply(test)]
 fn statuses() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -420,7 +420,7 @@ fn statuses() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn paths_are_never_normalised() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -458,7 +458,7 @@ fn paths_are_never_normalised() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn the_other_resources() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
