@@ -33,7 +33,7 @@ fn bearer(process: &Process, token: &str) -> Client {
         .with("X-Cloud-Client-Specification-Version", "0.1")
 }
 
-#[test]
+#[apply(test)]
 fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
@@ -140,7 +140,7 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     assert_eq!(alice.get("/vms/1").status, 200, "nobody else suffered");
 }
 
-#[test]
+#[apply(test)]
 fn tokens_that_cannot_be_are_refused_and_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
@@ -201,7 +201,7 @@ fn tokens_that_cannot_be_are_refused_and_change_nothing() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn explain_names_the_grant_or_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(folder.path(), "");
@@ -262,7 +262,7 @@ fn explain_names_the_grant_or_the_reason() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
     for (trusted, client) in [
         ("trusted_proxies = [\"127.0.0.0/8\"]", "198.51.100.7"),
@@ -299,7 +299,7 @@ fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let more = "trusted_proxies = [\"127.0.0.1\"]\n[lockout]\nattempts = 2\nlongest = \"1h\"\n";
@@ -341,7 +341,7 @@ fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_rate_limit_is_told_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(

@@ -11,7 +11,7 @@ use snapgate::model::*;
 use snapgate::runtime::{Clock, ManualClock, SystemClock, Tasks};
 
 use crate::conformance::{by, create, key, on, run};
-use crate::memory::Memory;
+use crate::memory_annotations::Memory;
 
 struct Lab {
     sim: Arc<sim::Sim>,
@@ -86,7 +86,7 @@ fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     let lab = Lab::new();
     let adapter = &lab.adapter;
@@ -128,7 +128,7 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     );
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn what_was_said_belongs_to_one_backup_and_no_later_one() {
     let lab = Lab::new();
     let rows = [
@@ -148,7 +148,7 @@ async fn what_was_said_belongs_to_one_backup_and_no_later_one() {
     }
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn a_create_is_written_first_and_removed_with_its_failure() {
     let lab = Lab::new();
     let making = create(&lab.adapter, &vm(), "new", 1);
@@ -190,7 +190,7 @@ async fn a_create_is_written_first_and_removed_with_its_failure() {
     );
 }
 
-#[tokio::test]
+#[apply(test)]
 async fn what_is_left_over_goes_only_when_it_was_missed_for_long() {
     let lab = Lab::new();
     for (id, protected) in [("455", false), ("458", true), ("999", false)] {

@@ -14,7 +14,7 @@ use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::metric;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::runner::skip;
 
 /// The records of a trail, each of which has every member.
 fn records(trail: &Path) -> Vec<Value> {
@@ -37,7 +37,7 @@ fn write_config(folder: &Path, log: &str, more: &str) -> String {
     config.to_str().unwrap().to_owned()
 }
 
-#[test]
+#[apply(test)]
 fn every_permitted_or_refused_change_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -125,7 +125,7 @@ fn every_permitted_or_refused_change_is_one_line() {
 }
 
 /// Each refused login, with what the trail and the metric say of it. The client sees one and the same answer.
-#[test]
+#[apply(test)]
 #[expect(clippy::too_many_lines, reason = "it is a table")]
 fn every_refused_login_has_its_reason_and_the_name_that_was_tried() {
     let folder = tempfile::tempdir().unwrap();
@@ -302,14 +302,17 @@ fn crc32(text: &str) -> u32 {
 struct Small(tempfile::TempDir);
 
 impl Small {
-    /// `None` when this user may not mount.
-    fn new() -> Option<Self> {
+    /// Skips the test where this user may not mount.
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "snapgate-test"])
             .arg(folder.path())
             .output();
-        matches!(mounted, Ok(it) if it.status.success()).then_some(Self(folder))
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            skip("no right to mount a file system");
+        }
+        Self(folder)
     }
 
     /// Leaves room for so many bytes in the last page of the trail, and none elsewhere.
@@ -346,12 +349,9 @@ fn verified(trail: &Path) -> (Option<i32>, String) {
     )
 }
 
-#[test]
+#[apply(test)]
 fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+    let small = Small::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let config = write_config(folder.path(), &format!("audit = {trail:?}"), "");
@@ -417,12 +417,9 @@ fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
     assert!(text.contains("audit.jsonl:2: "), "where: {text}");
 }
 
-#[test]
+#[apply(test)]
 fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+    let small = Small::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let log = format!("audit = {trail:?}\naudit_required = true");

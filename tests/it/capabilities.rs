@@ -25,7 +25,7 @@ use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
-use crate::memory::Memory;
+use crate::memory_annotations::Memory;
 
 const DOCUMENT: &str = "docs/adapters.md";
 const BEGIN: &str =
@@ -136,7 +136,7 @@ fn table(all: &[Capability]) -> String {
     text
 }
 
-#[test]
+#[apply(test)]
 fn the_table_of_capabilities_is_that_of_the_code() {
     let document = fs::read_to_string(DOCUMENT).unwrap();
     let (before, rest) = document.split_once(BEGIN).unwrap();

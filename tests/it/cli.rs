@@ -108,7 +108,7 @@ actions = ["read"]
 vms = ["*"]
 "#;
 
-#[test]
+#[apply(test)]
 fn every_command_prints_and_ends_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();
@@ -144,7 +144,7 @@ fn every_command_prints_and_ends_as_documented() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn one_address_that_can_take_all_connections_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     for (listen, limits, expected) in [
@@ -168,7 +168,7 @@ fn one_address_that_can_take_all_connections_is_warned_of() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_checked_configuration_is_not_changed_by_checking() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[operations]\nstore = \"operations.sqlite\"\n";
@@ -181,7 +181,7 @@ fn a_checked_configuration_is_not_changed_by_checking() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_printed_hash_verifies_its_password_alone() {
     let folder = tempfile::tempdir().unwrap();
     for input in ["correct horse\n", "correct horse", "correct horse\r\n"] {
@@ -211,7 +211,7 @@ fn a_printed_hash_verifies_its_password_alone() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn passwords_that_could_never_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let long = "x".repeat(1025);
@@ -245,7 +245,7 @@ fn passwords_that_could_never_be_used_are_refused() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn looking_at_operations_makes_no_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("none.sqlite");
@@ -267,7 +267,7 @@ fn looking_at_operations_makes_no_store() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/web01")).unwrap();

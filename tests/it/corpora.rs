@@ -30,12 +30,12 @@ fn feed(target: &str) {
 
 macro_rules! corpora {
     ($($name:ident)*) => {
-        $(#[test]
+        $(#[apply(test)]
         fn $name() {
             feed(stringify!($name));
         })*
 
-        #[test]
+        #[apply(test)]
         fn every_fuzz_target_has_a_corpus_and_a_test() {
             let tested = BTreeSet::from([$(stringify!($name).to_owned()),*]);
             let known = inputs::INPUTS.iter().map(|(name, _)| (*name).to_owned());

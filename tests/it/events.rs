@@ -105,7 +105,7 @@ impl Stream {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_status_is_followed_to_its_end_and_taken_up_again() {
     let gateway = Gateway::start(&SIM.replace("duration = \"50ms\"", "duration = \"700ms\""));
     let alice = gateway.client("alice");
@@ -173,7 +173,7 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     assert!((counted - 2.0).abs() < 0.1, "counted apart: {counted}");
 }
 
-#[test]
+#[apply(test)]
 fn a_stream_ends_in_a_drain() {
     let gateway = Gateway::start(&SIM.replace("duration = \"50ms\"", "duration = \"10m\""));
     let (api, admin) = (gateway.api, gateway.admin);
@@ -191,7 +191,7 @@ fn a_stream_ends_in_a_drain() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_stream_is_taken_up_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -254,7 +254,7 @@ fn waiting(address: SocketAddr, uri: &str, number: u32) -> String {
     )
 }
 
-#[test]
+#[apply(test)]
 fn a_thousand_wait_and_none_is_missed() {
     // Each waiter is a socket here and another one in the gateway, a process of its own that inherits the limit.
     let most = getrlimit(Resource::Nofile);

@@ -27,7 +27,7 @@ use crate::harness::PATIENCE;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::stop_in_background;
-use crate::skip::skipped;
+use crate::requirements::require_programs;
 
 const BACKUP: &str = "/vms/1/backups/456";
 const CERTIFICATE: &str = "[[certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";
@@ -206,7 +206,7 @@ fn json(head: Builder) -> Builder {
     head.header("content-type", "application/json")
 }
 
-#[test]
+#[apply(test)]
 fn every_kind_of_request_is_answered_over_http_2() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -271,7 +271,7 @@ fn every_kind_of_request_is_answered_over_http_2() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn many_streams_share_a_connection_and_trailers_are_taken() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -303,7 +303,7 @@ fn many_streams_share_a_connection_and_trailers_are_taken() {
     assert_eq!(client.get(BACKUP).json()["tags"][0], "b", "the body counts");
 }
 
-#[test]
+#[apply(test)]
 fn streams_that_are_reset_harm_nobody_else() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -336,7 +336,7 @@ fn streams_that_are_reset_harm_nobody_else() {
     assert_eq!(other.status, 200, "another connection: {other:?}");
 }
 
-#[test]
+#[apply(test)]
 fn a_client_that_takes_nothing_stalls_only_itself() {
     let secure = Secure::start(SIM);
     let mut narrow = h2::client::Builder::new();
@@ -363,7 +363,7 @@ fn a_client_that_takes_nothing_stalls_only_itself() {
     assert_eq!(taken, quick.body, "the same body");
 }
 
-#[test]
+#[apply(test)]
 fn header_lists_beyond_the_limits_are_refused() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -384,7 +384,7 @@ fn header_lists_beyond_the_limits_are_refused() {
     assert_eq!(second.get(BACKUP).status, 200, "the connection lives");
 }
 
-#[test]
+#[apply(test)]
 fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let slow = SIM.replace("50ms", "3s");
     let secure = Secure::start(&slow);
@@ -417,6 +417,7 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
 fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
     let address = secure.gateway.api;
     let authorization = format!("authorization: {}", basic("alice", "secret"));
+    require_programs(&["h2load"]);
     let ended = Command::new("h2load")
         .args([
             "-n",
@@ -431,9 +432,7 @@ fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
         .args(extra)
         .arg(format!("https://localhost:{}{BACKUP}", address.port()))
         .output();
-    let Ok(output) = ended else {
-        return skipped("h2load (Debian package nghttp2-client)");
-    };
+    let output = ended.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "h2load: {output:?}");
     assert!(said.contains("Application protocol: h2"), "h2: {said}");
@@ -443,7 +442,7 @@ fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
     assert!(said.contains(&good), "all are 2xx: {said}");
 }
 
-#[test]
+#[apply(test)]
 fn h2load_gets_2xx_for_every_request() {
     let secure = Secure::start(SIM);
     load(&secure, 2000, ("4", "16"), &[]);

@@ -25,7 +25,7 @@ use crate::harness::stop_in_background;
 
 const BACKUP: &str = "/vms/1/backups/456";
 
-#[test]
+#[apply(test)]
 fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     let gateway = Gateway::start(SIM);
     let carol = gateway.client("carol");
@@ -84,7 +84,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_changed_password_ends_the_old_one_at_once() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -106,7 +106,7 @@ fn a_changed_password_ends_the_old_one_at_once() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_drain_waits_for_running_requests_and_says_so() {
     // Who waits is answered at once, so that without the notice all of it may be over before anybody looks.
     let server =
@@ -161,7 +161,7 @@ fn a_drain_waits_for_running_requests_and_says_so() {
     assert!(TcpStream::connect(api).is_err(), "closed");
 }
 
-#[test]
+#[apply(test)]
 fn sigterm_sighup_and_a_port_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -221,7 +221,7 @@ fn sigterm_sighup_and_a_port_in_use() {
     assert_eq!(process.wait(), Some(0), "ends as asked");
 }
 
-#[test]
+#[apply(test)]
 fn a_changed_file_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -239,12 +239,12 @@ fn a_changed_file_is_noticed() {
     eventually("granted", || carol.get("/vms/2/backups/456").status == 200);
 }
 
-#[test]
+#[apply(test)]
 fn what_was_accepted_survives_kill_9() {
     accepted_then("KILL");
 }
 
-#[test]
+#[apply(test)]
 fn what_was_queued_runs_after_a_restart() {
     accepted_then("TERM");
 }
@@ -334,7 +334,7 @@ fn keeps_asking(api: SocketAddr, over: &AtomicBool) -> u64 {
     answered
 }
 
-#[test]
+#[apply(test)]
 fn requests_on_kept_connections_survive_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");

@@ -78,7 +78,7 @@ fn gateway_with_an_unknown_outcome(config: &Path) -> (Process, u64, u64) {
     (second, seq(&lost), seq(&running))
 }
 
-#[test]
+#[apply(test)]
 fn operators_work_beside_a_running_gateway_and_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -170,7 +170,7 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
     assert_eq!(acknowledged(&trail), [lost], "and still one line");
 }
 
-#[test]
+#[apply(test)]
 fn an_acknowledgement_without_a_gateway_names_the_account_too() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -192,7 +192,7 @@ fn an_acknowledgement_without_a_gateway_names_the_account_too() {
     assert!(verified.unwrap().success(), "in the same chain");
 }
 
-#[test]
+#[apply(test)]
 fn a_gateway_that_cannot_be_spoken_to_is_told_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");

@@ -83,7 +83,7 @@ fn race(gateway: &Gateway, write: Write, tag: &str) -> (BTreeSet<String>, usize)
     (accepted, refused)
 }
 
-#[test]
+#[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds() {
     let slow = SIM.replace("\"50ms\"", "\"2s\"");
     let rows: [(&str, &str, Write); 5] = [
@@ -179,7 +179,7 @@ fn write_until_answered(
 }
 
 /// Gateways over real files, killed while several writers hold one tag.
-#[test]
+#[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/db")).unwrap();

@@ -101,7 +101,7 @@ fn send(client: &Client, method: &str, path: &str) -> crate::client::Reply {
     client.send(method, path, body(method))
 }
 
-#[test]
+#[apply(test)]
 fn every_route_has_a_row() {
     let listed: BTreeSet<&str> = ROWS.iter().map(|row| row.route).collect();
     let served: BTreeSet<&str> = ROUTES.iter().map(|route| route.name).collect();
@@ -111,7 +111,7 @@ fn every_route_has_a_row() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn every_route_refuses_what_it_must() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -223,7 +223,7 @@ fn every_route_refuses_what_it_must() {
     assert_eq!(nothing.status, 404, "{nothing:?}");
 }
 
-#[test]
+#[apply(test)]
 fn who_may_restore_may_not_delete() {
     let gateway = Gateway::start(SIM);
     let carol = gateway.client("carol");

@@ -94,7 +94,7 @@ fn hidden_leftovers(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-#[test]
+#[apply(test)]
 fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
     let site = Site::new();
     site.fill(b'o');
@@ -135,7 +135,7 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
     assert!(left.len() <= 1, "nothing is left lying about: {left:?}");
 }
 
-#[test]
+#[apply(test)]
 fn a_damaged_backup_is_not_restored() {
     let site = Site::new();
     site.fill(b'o');
@@ -177,7 +177,7 @@ fn watches(pid: u32) -> usize {
     texts.map(|text| text.matches("inotify wd:").count()).sum()
 }
 
-#[test]
+#[apply(test)]
 fn a_read_after_a_change_shows_it_though_nothing_is_read_twice() {
     let site = Site::new();
     let config = site.folder.path().join("snapgate.toml");

@@ -95,7 +95,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success(), "{name} sent");
 }
 
-#[test]
+#[apply(test)]
 fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     let manager = Manager::new();
     let config = manager.folder.path().join("c.toml");
@@ -183,7 +183,7 @@ fn ended(manager: &Manager, config: &Path) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
-#[test]
+#[apply(test)]
 fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
     let mut manager = Manager::new();
     manager.api = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -216,7 +216,7 @@ fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn links_name_the_port_of_the_inherited_socket() {
     let manager = Manager::new();
     let config = manager.configure("[server]\nlisten = \"127.0.0.1:1\"\n");
@@ -246,7 +246,7 @@ fn links_name_the_port_of_the_inherited_socket() {
     reader.unwrap().join().unwrap();
 }
 
-#[test]
+#[apply(test)]
 fn a_reload_is_judged_by_the_inherited_socket() {
     let mut manager = Manager::new();
     manager.api = TcpListener::bind("0.0.0.0:0").unwrap();

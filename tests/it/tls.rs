@@ -87,7 +87,7 @@ fn get(host: &str) -> String {
 const TWO: &str = "[[certificate]]\nchain = \"one.pem\"\nkey = \"one.key\"\n\
     [[certificate]]\nchain = \"two.pem\"\nkey = \"two.key\"\n";
 
-#[test]
+#[apply(test)]
 fn each_host_has_its_certificate_and_a_reload_brings_others() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -127,7 +127,7 @@ fn each_host_has_its_certificate_and_a_reload_brings_others() {
     assert!(served(&new, "one.example").is_ok(), "so it still is");
 }
 
-#[test]
+#[apply(test)]
 fn what_is_wrong_with_certificates_is_told_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -223,7 +223,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_certificate_that_clients_refuse_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -303,7 +303,7 @@ vms = ["1"]
 backups = ["*"]
 "#;
 
-#[test]
+#[apply(test)]
 fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -458,7 +458,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -479,7 +479,7 @@ fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections()
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);

@@ -66,7 +66,7 @@ fn is_looked_at(process: &Process) -> bool {
     text.contains("snapgate_backend_up{backend=\"disks\"}")
 }
 
-#[test]
+#[apply(test)]
 fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_there() {
     for missing in ["vms", "backups"] {
         let site = Site::new();
@@ -103,7 +103,7 @@ fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_idle_backend_that_breaks_is_seen_without_a_request() {
     let site = Site::new();
     let process = site.start(&site.config("operations", Path::new("vms")));
@@ -121,7 +121,7 @@ fn an_idle_backend_that_breaks_is_seen_without_a_request() {
     eventually("it is back", || is_up(&process));
 }
 
-#[test]
+#[apply(test)]
 fn backups_in_use_by_another_gateway_are_unavailable_until_it_stops() {
     let site = Site::new();
     let first = site.start(&site.config("first", Path::new("vms")));
@@ -143,7 +143,7 @@ fn backups_in_use_by_another_gateway_are_unavailable_until_it_stops() {
     eventually("it takes them", || is_up(&second));
 }
 
-#[test]
+#[apply(test)]
 fn a_clients_404_is_no_warning() {
     let site = Site::new();
     let process = site.start(&site.config("operations", Path::new("vms")));

@@ -88,7 +88,7 @@ fn floods() -> Vec<Flood> {
     ]
 }
 
-#[test]
+#[apply(test)]
 fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
     let secure = Secure::start("[limits]\nheader_timeout = \"2s\"\nbody_timeout = \"2s\"\n");
     secure.serves("nothing");

@@ -3,6 +3,7 @@
 
 mod floods;
 mod passed;
+pub(crate) mod rows;
 mod table;
 mod wire;
 

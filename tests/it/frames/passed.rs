@@ -23,7 +23,7 @@ type Row = (&'static str, bool, &'static [(u8, u8, &'static [u8])]);
 
 /// Pingora issue 935: where a body ends with an empty frame, the end of the chunks was written twice, and what was left of it
 /// on the connection to the server was the beginning of whatever came next.
-#[test]
+#[apply(test)]
 fn however_a_body_ends_the_server_behind_sees_one_end() {
     // A trailer `x-a: 1`.
     const TRAILERS: &[u8] = b"\0\x03x-a\x011";

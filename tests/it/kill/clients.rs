@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::client::basic;
 use crate::harness::PATIENCE;
-use crate::kill::dice::Dice;
 use crate::kill::history::Accepted;
+use crate::prng::Dice;
 
 /// VMs that changes are asked for.
 const VMS: u64 = 6;
@@ -126,7 +126,7 @@ fn note(accepted: &mut Accepted, status: &Value) {
 }
 
 /// Reads the Status once, if the gateway is there.
-pub(crate) fn look(world: &World, accepted: &mut Accepted) {
+fn look(world: &World, accepted: &mut Accepted) {
     for uri in accepted.status_uris.clone() {
         match exchange(world, &format!("GET {uri}"), "Prefer: wait=1\r\n", "") {
             Some((200, status)) => note(accepted, &status),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::kill::vmm::End;
-use crate::kill::vmm::Execution;
+use crate::kill::simulated_vmm::End;
+use crate::kill::simulated_vmm::Execution;
 
 /// One request of a client that got its 202, under one `Idempotency-Key`.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
+    #[apply(test)]
     fn every_kind_of_offence_is_seen() {
         let done = json!({"state": "SUCCESS", "status": 200});
         let failed = json!({"state": "FAILED", "status": 507});
@@ -293,7 +293,7 @@ mod tests {
         }
     }
 
-    #[test]
+    #[apply(test)]
     fn what_was_told_to_nobody_and_two_statuses_for_one_key_are_seen() {
         let log = [line(5, End::Done), line(6, End::Done)];
         let verdict = judge(&[], &log, true);

@@ -2,9 +2,8 @@
 //! judge who knows only HTTP answers and the VM manager's log says whether every promise was kept.
 
 mod clients;
-mod dice;
 mod history;
-mod vmm;
+mod simulated_vmm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,12 +17,12 @@ use std::time::Instant;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::kill::clients::World;
-use crate::kill::dice::Dice;
 use crate::kill::history::Accepted;
 use crate::kill::history::Verdict;
-use crate::kill::vmm::Behaviour;
-use crate::kill::vmm::FakeVmm;
-use crate::kill::vmm::Point;
+use crate::kill::simulated_vmm::Behaviour;
+use crate::kill::simulated_vmm::FakeVmm;
+use crate::kill::simulated_vmm::Point;
+use crate::prng::Dice;
 
 /// Gateways of each class that are started and killed, unless `SNAPGATE_KILL_LIVES` says otherwise.
 const LIVES: u64 = 120;
@@ -248,7 +247,7 @@ fn lives() -> u64 {
     told.map_or(LIVES, |it| it.parse().unwrap())
 }
 
-#[test]
+#[apply(test)]
 fn nothing_accepted_is_lost_run_twice_or_lied_about() {
     let class = Class {
         name: "replay-safe",
@@ -332,9 +331,9 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
 }
 
 /// The process in which the VM manager lives is this program, told to run this test alone.
-#[test]
+#[apply(test)]
 fn a_fake_vm_manager() {
-    if !vmm::be_one_if_told() {
-        vmm::check_behaviour();
+    if !simulated_vmm::be_one_if_told() {
+        simulated_vmm::check_behaviour();
     }
 }

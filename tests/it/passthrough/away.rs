@@ -24,7 +24,7 @@ fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
 }
 
-#[test]
+#[apply(test)]
 fn clients_that_went_away_free_their_place_within_two_seconds() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "read_timeout = \"1m\"");
@@ -65,7 +65,7 @@ fn clients_that_went_away_free_their_place_within_two_seconds() {
     upstream.record.parts.store(3, Ordering::SeqCst);
 }
 
-#[test]
+#[apply(test)]
 fn two_requests_in_one_packet_are_both_answered_or_the_first_answer_says_close() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");

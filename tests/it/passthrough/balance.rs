@@ -22,7 +22,7 @@ fn nobody() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-#[test]
+#[apply(test)]
 fn upstreams_take_turns() {
     let all = [Upstream::start(), Upstream::start(), Upstream::start()];
     let places: Vec<String> = all.iter().map(http).collect();
@@ -34,7 +34,7 @@ fn upstreams_take_turns() {
     assert_eq!(counts, [10, 10, 10], "by turns");
 }
 
-#[test]
+#[apply(test)]
 fn the_least_loaded_upstream_is_asked() {
     let (busy, free) = (Upstream::start(), Upstream::start());
     let gateway = gateway(&[http(&busy), http(&free)], "balance = \"least-loaded\"");
@@ -56,7 +56,7 @@ fn the_least_loaded_upstream_is_asked() {
     drop(held);
 }
 
-#[test]
+#[apply(test)]
 fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() {
     let good = Upstream::start();
     let gateway = gateway(&[nobody(), http(&good)], "eject_failures = 1000");
@@ -77,7 +77,7 @@ fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() 
     assert!((retries - 10.0).abs() < 0.1, "counted: {retries}");
 }
 
-#[test]
+#[apply(test)]
 fn an_upstream_that_fails_is_left_alone_and_comes_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -99,7 +99,7 @@ fn an_upstream_that_fails_is_left_alone_and_comes_back() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn health_is_asked_after_and_decides() {
     let (one, two) = (Upstream::start(), Upstream::start());
     let keys =
@@ -132,7 +132,7 @@ fn health_is_asked_after_and_decides() {
     assert_eq!(gateway.bare().get("/x").status, 200, "and answers");
 }
 
-#[test]
+#[apply(test)]
 fn names_are_looked_up_by_the_gateway() {
     let upstream = Upstream::start();
     let port = upstream.address.port();
@@ -159,7 +159,7 @@ fn names_are_looked_up_by_the_gateway() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn unix_sockets_are_upstreams_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");

@@ -472,7 +472,7 @@ fn marker(api: SocketAddr, name: &str, number: usize) {
     );
 }
 
-#[test]
+#[apply(test)]
 fn both_sides_see_the_same_requests() {
     let upstream = Upstream::start();
     let gateway = Logged::start(&upstream);
@@ -553,7 +553,7 @@ fn both_sides_see_the_same_requests() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn every_answer_goes_to_who_asked() {
     let upstream = Upstream::start();
     let gateway = Logged::start(&upstream);

@@ -49,7 +49,7 @@ fn ask(gateway: &Gateway) -> TcpStream {
     send(gateway.api, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
 }
 
-#[test]
+#[apply(test)]
 fn when_those_that_wait_are_closed_at_the_wrong_moment_a_read_needs_one_new_one() {
     let (listener, gateway) = gateway("eject_failures = 1000");
     // Two at once, so that two connections wait.
@@ -88,7 +88,7 @@ fn when_those_that_wait_are_closed_at_the_wrong_moment_a_read_needs_one_new_one(
     assert_eq!(closed.load(Ordering::SeqCst), 1, "one of two was tried");
 }
 
-#[test]
+#[apply(test)]
 fn connections_that_wait_too_long_are_closed() {
     let (listener, gateway) = gateway("idle_timeout = \"1s\"");
     let mut client = ask(&gateway);

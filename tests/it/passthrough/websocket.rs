@@ -18,7 +18,7 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
 /// How many upgrades are made one after the other: without the remedy one in twenty to forty breaks.
 const UPGRADES: usize = 300;
 
-#[test]
+#[apply(test)]
 fn upgrades_are_reliable_with_an_upstream_that_answers_at_once() {
     let upstream = Upstream::start();
     let config = route("console", "/", &[http(&upstream)], "upgrade = true");
@@ -69,7 +69,7 @@ fn upgrades_are_reliable_with_an_upstream_that_answers_at_once() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
     let upstream = Upstream::start();
     let places = [http(&upstream)];

@@ -1,0 +1,94 @@
+//! An adapter that claims success for every lost answer: the kills must expose it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use snapgate::adapters::adapter::*;
+use snapgate::model::*;
+
+use crate::conformance::Bed;
+use crate::conformance::fixtures::SimBed;
+use crate::conformance::kills::killed_at;
+
+/// An adapter that says of everything whose answer was lost that it was done.
+#[derive(Debug)]
+struct Liar(Arc<dyn Adapter>);
+
+#[async_trait]
+impl Adapter for Liar {
+    fn capability(&self) -> &Capability {
+        self.0.capability()
+    }
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        self.0.health(by).await
+    }
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.0.vm(vm, by).await
+    }
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        self.0.list(vm, page, by).await
+    }
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.0.read(target, by).await
+    }
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<BeginOutcome, AdapterError> {
+        self.0.begin(intent, key, baseline, by).await
+    }
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        self.0.poll(task, by).await
+    }
+    async fn find(
+        &self,
+        _intent: &Intent,
+        _key: RequestKey,
+        _baseline: Option<&Evidence>,
+        _by: Deadline,
+    ) -> Result<FindOutcome, AdapterError> {
+        Ok(FindOutcome::Done)
+    }
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        self.0.cancel(task, by).await
+    }
+}
+
+struct LyingBed(SimBed);
+
+impl Bed for LyingBed {
+    fn name(&self) -> &'static str {
+        "a liar"
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        self.born()
+    }
+    fn vm(&self) -> VmId {
+        self.0.vm()
+    }
+    fn write(&self, content: u64) {
+        self.0.write(content);
+    }
+    fn content(&self) -> u64 {
+        self.0.content()
+    }
+    fn born(&self) -> Arc<dyn Adapter> {
+        Arc::new(Liar(self.0.born()))
+    }
+}
+
+#[apply(test)]
+fn an_adapter_that_lies_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let bed = LyingBed(SimBed::new(Recovery::Listable));
+    for verb in Verb::ALL {
+        // "before begin": nothing was done.
+        let (moment, verdict) = killed_at(&bed, folder.path(), verb, 2);
+        assert_eq!(moment, Some("before begin"), "{verb:?}");
+        let untrue = verdict.expect_err("the Status says that it was done");
+        assert!(untrue.contains("done: false"), "{verb:?}: {untrue}");
+    }
+}

@@ -1,0 +1,338 @@
+//! The adapter for Proxmox VE over a stand-in for its server with real disk images (`tests/beds/proxmox.py`).
+
+mod failures;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use snapgate::adapters::adapter::*;
+use snapgate::adapters::proxmox::AfterRestore;
+use snapgate::adapters::proxmox::BackupMode;
+use snapgate::adapters::proxmox::Config;
+use snapgate::adapters::proxmox::Proxmox;
+use snapgate::adapters::proxmox::ServerTrust;
+use snapgate::model::*;
+
+use crate::conformance::Bed;
+use crate::conformance::kills::kills;
+use crate::conformance::suite::suite;
+use crate::harness::eventually;
+use crate::requirements::require_programs;
+
+/// One server of its own, stopped and removed at the end.
+pub(crate) struct Lab {
+    folder: tempfile::TempDir,
+    lab: Value,
+}
+
+impl Lab {
+    /// Skips the test where Python, OpenSSL or the tools of QEMU are not installed.
+    pub(crate) fn new() -> Self {
+        require_programs(&["python3", "qemu-img", "qemu-io", "openssl"]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut lab = Self {
+            folder,
+            lab: Value::Null,
+        };
+        lab.run(&["up"], &["0"]);
+        let text = fs::read_to_string(lab.path("lab.json")).unwrap();
+        lab.lab = serde_json::from_str(&text).unwrap();
+        lab
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("pve").join(name)
+    }
+
+    pub(crate) fn run(&self, command: &[&str], rest: &[&str]) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/beds/proxmox.py");
+        let output = Command::new("/usr/bin/python3")
+            .arg(script)
+            .args(command)
+            .arg(self.folder.path().join("pve"))
+            .args(rest)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let text = |name: &str| self.lab[name].as_str().unwrap().to_owned();
+        let url = text("url");
+        Config {
+            nodes: vec![url.strip_prefix("https://").unwrap().to_owned()],
+            trust: ServerTrust::Fingerprints(vec![self.fingerprint()]),
+            token: Secret::new(text("token")),
+            storages: vec!["local".to_owned()],
+            snapshot_memory: false,
+            backup_mode: BackupMode::Snapshot,
+            after_restore: AfterRestore::AsBefore,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// The SHA-256 of the server's certificate, as `pvenode cert info` prints it.
+    pub(crate) fn fingerprint(&self) -> String {
+        let output = Command::new("openssl")
+            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+            .arg(self.path("tls.crt"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.trim().rsplit_once('=').unwrap().1.to_owned()
+    }
+
+    pub(crate) fn adapter(&self) -> Proxmox {
+        Proxmox::new(self.config()).unwrap()
+    }
+
+    fn image(&self, disk: u8) -> PathBuf {
+        self.path(&format!("images/100/vm-100-disk-{disk}.qcow2"))
+    }
+
+    /// Writes a byte to both disks.
+    pub(crate) fn write(&self, content: u64) {
+        for disk in [0, 1] {
+            let write = format!("write -P {content} 0 64k");
+            let image = self.image(disk);
+            let output = Command::new("qemu-io")
+                .args(["-c", &write])
+                .arg(image)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+
+    /// The first byte of one disk.
+    pub(crate) fn byte(&self, disk: u8) -> u64 {
+        let output = Command::new("qemu-io")
+            .args(["-r", "-U", "-c", "read -v 0 512"])
+            .arg(self.image(disk))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let first = text.split_whitespace().nth(1).expect("a dump");
+        u64::from_str_radix(first, 16).unwrap_or_else(|_| panic!("a byte: {text}"))
+    }
+
+    /// The members of the file that stands for the configuration of the guest.
+    pub(crate) fn guest(&self) -> Value {
+        serde_json::from_str(&fs::read_to_string(self.path("vms/100.json")).unwrap()).unwrap()
+    }
+
+    /// Changes that file, as `qm` or a migration does.
+    pub(crate) fn change_guest(&self, change: impl FnOnce(&mut Value)) {
+        let mut guest = self.guest();
+        change(&mut guest);
+        let new = self.path("vms/100.json.test");
+        fs::write(&new, guest.to_string()).unwrap();
+        fs::rename(new, self.path("vms/100.json")).unwrap();
+    }
+
+    /// Lets tasks stand still before the first disk, until [`Lab::release`].
+    pub(crate) fn hold(&self) {
+        fs::write(self.path("hold"), "").unwrap();
+    }
+
+    pub(crate) fn release(&self) {
+        for name in ["hold", "held"] {
+            fs::remove_file(self.path(name)).unwrap_or_default();
+        }
+    }
+
+    pub(crate) fn wait_until_held(&self) {
+        eventually("a task stands still", || self.path("held").exists());
+    }
+
+    /// Kills the worker of the newest task, as a power cut of the node does.
+    pub(crate) fn kill_worker(&self) {
+        let index = fs::read_to_string(self.path("tasks/index")).unwrap();
+        let newest = index.lines().last().unwrap();
+        let pid = i32::from_str_radix(newest.split(':').nth(2).unwrap(), 16).unwrap();
+        let group = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    }
+
+    pub(crate) fn unlock(&self) {
+        self.run(&["unlock"], &["100"]);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.run(&["down"], &[]);
+    }
+}
+
+/// The suite over snapshots, or over full backups.
+struct ProxmoxBed {
+    lab: Lab,
+    kind: BackupKind,
+}
+
+impl ProxmoxBed {
+    fn new(kind: BackupKind) -> Self {
+        Self {
+            lab: Lab::new(),
+            kind,
+        }
+    }
+}
+
+impl Bed for ProxmoxBed {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            BackupKind::Full => "proxmox full",
+            BackupKind::Snapshot | BackupKind::Incremental => "proxmox snapshot",
+        }
+    }
+    fn adapter(&self) -> Arc<dyn Adapter> {
+        Arc::new(OfKind::new(self.lab.adapter(), self.kind))
+    }
+    fn vm(&self) -> VmId {
+        VmId::new("100").unwrap()
+    }
+    fn write(&self, content: u64) {
+        self.lab.write(content);
+    }
+    fn content(&self) -> u64 {
+        self.found().expect("both disks are of one time")
+    }
+    fn found(&self) -> Option<u64> {
+        let (one, two) = (self.lab.byte(0), self.lab.byte(1));
+        (one == two).then_some(one)
+    }
+    /// The stand-in begins every request within a tenth of a second, as Proxmox VE was seen to do.
+    fn settle(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+}
+
+/// The adapter as if it made backups of one kind only.
+#[derive(Debug)]
+struct OfKind {
+    inner: Proxmox,
+    kind: BackupKind,
+    capability: Capability,
+}
+
+impl OfKind {
+    fn new(inner: Proxmox, kind: BackupKind) -> Self {
+        let kinds: &'static [BackupKind] = match kind {
+            BackupKind::Full => &[BackupKind::Full],
+            BackupKind::Snapshot | BackupKind::Incremental => &[BackupKind::Snapshot],
+        };
+        let capability = Capability {
+            kinds,
+            ..inner.capability().clone()
+        };
+        Self {
+            inner,
+            kind,
+            capability,
+        }
+    }
+
+    fn of_kind(&self, intent: &Intent) -> Intent {
+        let mut intent = intent.clone();
+        if let Change::Create(new) = &mut intent.change {
+            new.kind = new.kind.or(Some(self.kind));
+        }
+        intent
+    }
+}
+
+#[async_trait]
+impl Adapter for OfKind {
+    fn capability(&self) -> &Capability {
+        &self.capability
+    }
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.inner.mint_backup_id(new, key)
+    }
+    async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
+        self.inner.health(by).await
+    }
+    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.vm(vm, by).await
+    }
+    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+        self.inner.list(vm, page, by).await
+    }
+    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.inner.read(target, by).await
+    }
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        self.inner.needs_baseline(intent)
+    }
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        self.inner.baseline(&self.of_kind(intent), key, by).await
+    }
+    async fn begin(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<BeginOutcome, AdapterError> {
+        let intent = self.of_kind(intent);
+        if let Change::Create(new) = &intent.change
+            && new.kind != Some(self.kind)
+        {
+            let text = "This fixture makes backups of one kind only.";
+            return Err(AdapterError::refused(FaultKind::Unsupported, text));
+        }
+        self.inner.begin(&intent, key, baseline, by).await
+    }
+    async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
+        self.inner.poll(task, by).await
+    }
+    async fn find(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        baseline: Option<&Evidence>,
+        by: Deadline,
+    ) -> Result<FindOutcome, AdapterError> {
+        let intent = self.of_kind(intent);
+        self.inner.find(&intent, key, baseline, by).await
+    }
+    async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
+        self.inner.cancel(task, by).await
+    }
+}
+
+#[apply(test)]
+async fn proxmox_snapshots_behave() {
+    let bed = ProxmoxBed::new(BackupKind::Snapshot);
+    suite(&bed).await;
+}
+
+#[apply(test)]
+async fn proxmox_full_backups_behave() {
+    let bed = ProxmoxBed::new(BackupKind::Full);
+    suite(&bed).await;
+}
+
+#[apply(test)]
+fn proxmox_snapshots_are_killed_between_any_two_steps() {
+    let bed = ProxmoxBed::new(BackupKind::Snapshot);
+    kills(&bed);
+}
+
+#[apply(test)]
+fn proxmox_full_backups_are_killed_between_any_two_steps() {
+    let bed = ProxmoxBed::new(BackupKind::Full);
+    kills(&bed);
+}
