@@ -30,13 +30,13 @@ use crate::gate::PathPrefix;
 use crate::gate::PoolId;
 use crate::listener::Authorities;
 use crate::listener::Balance;
-use crate::listener::Identity;
+use crate::listener::HealthCheck;
 use crate::listener::PoolConfig;
-use crate::listener::Probe;
 use crate::listener::Timeouts;
-use crate::listener::Trust;
 use crate::listener::Upstream;
 use crate::listener::UpstreamAddress;
+use crate::listener::UpstreamIdentity;
+use crate::listener::UpstreamTrust;
 use crate::model::PassName;
 use crate::model::limits;
 
@@ -310,7 +310,7 @@ impl One<'_> {
         })
     }
 
-    fn probe(&self) -> Option<Probe> {
+    fn probe(&self) -> Option<HealthCheck> {
         let section = self.section;
         let interval = section.span(&key::HEALTH_INTERVAL);
         let timeout = section.span(&key::HEALTH_TIMEOUT);
@@ -325,7 +325,7 @@ impl One<'_> {
             let hint = "write health_path = \"/healthz\"";
             self.reader.wrong(&found, what, hint);
         }
-        good.then_some(Probe {
+        good.then_some(HealthCheck {
             path: found.text,
             interval,
             timeout,
@@ -355,7 +355,7 @@ impl One<'_> {
         made
     }
 
-    fn trust(&self, tls: bool) -> Option<Trust> {
+    fn trust(&self, tls: bool) -> Option<UpstreamTrust> {
         let section = self.section;
         let (pin, ca) = (
             section.text(&key::SERVER_FINGERPRINT),
@@ -378,7 +378,7 @@ impl One<'_> {
                 let hint = "see: openssl x509 -noout -fingerprint -sha256 -in server.crt";
                 self.reader.wrong(&found, what, hint);
             }
-            return pin.map(Trust::Pin);
+            return pin.map(UpstreamTrust::Pin);
         }
         let path = ca.as_ref().map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
@@ -398,10 +398,10 @@ impl One<'_> {
         let all = Authorities::new(&all);
         all.map_err(|error| problem(error.to_string()))
             .ok()
-            .map(Trust::Authorities)
+            .map(UpstreamTrust::Authorities)
     }
 
-    fn identity(&self, tls: bool) -> Option<Identity> {
+    fn identity(&self, tls: bool) -> Option<UpstreamIdentity> {
         let section = self.section;
         let (cert, secret) = (
             section.text(&key::CLIENT_CERT),
@@ -438,7 +438,7 @@ impl One<'_> {
                 .wrong(&secret, "holds no private key in PEM form", "");
             return None;
         };
-        Identity::new(&chain, &key)
+        UpstreamIdentity::new(&chain, &key)
             .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
             .ok()
     }

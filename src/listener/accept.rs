@@ -9,7 +9,7 @@ use pingora::protocols::l4::listener::Listener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
-use crate::listener::connection_lifecycle::Guard;
+use crate::listener::connection_lifecycle::ConnectionGuard;
 use crate::runtime::Stop;
 use crate::runtime::Tasks;
 
@@ -20,8 +20,12 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// At the limit nothing more is accepted: clients wait in the kernel's queue until a connection ends.
 /// What is beyond the limit of its address is closed at once.
-pub(super) async fn accept<A>(listener: Listener, app: Arc<A>, guard: Arc<Guard>, tasks: Tasks)
-where
+pub(super) async fn accept<A>(
+    listener: Listener,
+    app: Arc<A>,
+    guard: Arc<ConnectionGuard>,
+    tasks: Tasks,
+) where
     A: ServerApp + Send + Sync + 'static,
 {
     let room = Arc::new(Semaphore::new(

@@ -31,7 +31,7 @@ pub trait Readiness: fmt::Debug + Send + Sync {
 
 /// Answers requests of the admin port.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(super) struct AdminPages {
     pub(super) readiness: Arc<dyn Readiness>,
     pub(super) operator: Arc<dyn Operator>,
     pub(super) metrics: Arc<Metrics>,
@@ -41,7 +41,7 @@ pub(super) struct Pages {
 /// One page: status, media type and content.
 type Page = (StatusCode, &'static str, Vec<u8>);
 
-impl Pages {
+impl AdminPages {
     fn page(&self, path: &str) -> Option<Page> {
         match path {
             "/metrics" => Some((StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.text())),
@@ -68,10 +68,10 @@ impl Pages {
 
     fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
         let Some((status, media_type, content)) = self.page(path) else {
-            return made(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
+            return framed_response(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
         };
         if *method != Method::GET && *method != Method::HEAD {
-            let mut refused = made(
+            let mut refused = framed_response(
                 StatusCode::METHOD_NOT_ALLOWED,
                 TEXT,
                 b"method not allowed\n".to_vec(),
@@ -82,12 +82,12 @@ impl Pages {
                 .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refused;
         }
-        made(status, media_type, content, *method == Method::GET)
+        framed_response(status, media_type, content, *method == Method::GET)
     }
 }
 
 /// A response with exact framing; without `with_body` only the length of the content is told.
-pub(super) fn made(
+pub(super) fn framed_response(
     status: StatusCode,
     media_type: &'static str,
     content: Vec<u8>,
@@ -104,9 +104,9 @@ pub(super) fn made(
 }
 
 #[async_trait]
-impl ServeHttp for Pages {
+impl ServeHttp for AdminPages {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        connection_lifecycle::request_began();
+        connection_lifecycle::mark_request_begun();
         // One request a connection: a scrape every few seconds needs no more, and nothing is idle when the gateway stops.
         session.set_keepalive(None);
         session.set_write_timeout(Some(self.limits.write_timeout));
@@ -165,7 +165,7 @@ mod tests {
             ("GET", "/metrics/", Ok(()), 404, "not found\n"),
         ];
         for (method, path, ready, status, body) in rows {
-            let pages = Pages {
+            let pages = AdminPages {
                 readiness: Arc::new(Fixed(ready.map_err(str::to_owned))),
                 operator: Arc::new(crate::listener::tests::Nobody),
                 metrics: Arc::new(Metrics::new().unwrap()),

@@ -34,8 +34,8 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
-use crate::listener::intake::Intake;
-use crate::listener::intake::Verdict;
+use crate::listener::request_tracker::ReadDecision;
+use crate::listener::request_tracker::RequestTracker;
 
 /// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
 const KEPT_BYTES_MAX: usize = 4096;
@@ -48,7 +48,7 @@ const EARLY_PIECE_BYTES: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Connection<L> {
     stream: Stream,
-    intake: L,
+    tracker: L,
     /// Runs out after the client has closed its side while its request is handled.
     leaving: Option<Pin<Box<Sleep>>>,
     /// What was written and did not leave.
@@ -60,11 +60,11 @@ pub(super) struct Connection<L> {
 }
 
 impl<L> Connection<L> {
-    /// `intake` sees every byte that comes.
-    pub(super) const fn new(stream: Stream, intake: L) -> Self {
+    /// `tracker` sees every byte that comes.
+    pub(super) const fn new(stream: Stream, tracker: L) -> Self {
         Self {
             stream,
-            intake,
+            tracker,
             leaving: None,
             kept: Vec::new(),
             left: 0,
@@ -139,7 +139,7 @@ impl<L> Drop for Connection<L> {
     }
 }
 
-impl<L: AsRef<Intake> + Unpin> Connection<L> {
+impl<L: AsRef<RequestTracker> + Unpin> Connection<L> {
     /// Reads what comes after a request that is still being handled, to see whether the client has gone away. Ready at the
     /// end of the connection alone, a while after it.
     fn poll_early(&mut self, context: &mut Context<'_>, mut room: usize) -> Poll<io::Result<()>> {
@@ -158,7 +158,7 @@ impl<L: AsRef<Intake> + Unpin> Connection<L> {
                 self.leaving = Some(Box::pin(tokio::time::sleep(LEAVING_TIME_MAX)));
             }
             room = room.saturating_sub(buffer.filled().len());
-            self.intake.as_ref().keep_early(buffer.filled());
+            self.tracker.as_ref().keep_early(buffer.filled());
         }
         match &mut self.leaving {
             Some(leaving) => leaving.as_mut().poll(context).map(Ok),
@@ -167,29 +167,29 @@ impl<L: AsRef<Intake> + Unpin> Connection<L> {
     }
 }
 
-impl<L: AsRef<Intake> + Unpin> AsyncRead for Connection<L> {
+impl<L: AsRef<RequestTracker> + Unpin> AsyncRead for Connection<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(room) = self.intake.as_ref().room_for_early() {
+        if let Some(room) = self.tracker.as_ref().room_for_early() {
             return self.poll_early(context, room);
         }
         let before = buffer.filled().len();
-        let early = self.intake.as_ref().take_early(buffer.remaining());
+        let early = self.tracker.as_ref().take_early(buffer.remaining());
         if early.is_empty() {
             std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         } else {
             buffer.put_slice(&early);
         }
         let came = buffer.filled().get(before..).unwrap_or_default();
-        match self.intake.as_ref().see(came) {
-            Verdict::Keep(count) => {
+        match self.tracker.as_ref().see(came) {
+            ReadDecision::Keep(count) => {
                 buffer.set_filled(before.saturating_add(count));
                 Poll::Ready(Ok(()))
             }
-            Verdict::Malformed => {
+            ReadDecision::Malformed => {
                 buffer.set_filled(before);
                 let message = "the chunked body is malformed";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)))
@@ -311,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Connection<Arc<Intake>>, TcpStream) {
+    async fn pair() -> (Connection<Arc<RequestTracker>>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, served) = tokio::join!(client, listener.accept());

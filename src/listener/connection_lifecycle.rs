@@ -26,13 +26,13 @@ use tokio::time::Instant;
 
 use crate::listener::Limits;
 use crate::listener::connection::Connection;
-use crate::listener::intake::Framing;
-use crate::listener::intake::Intake;
-use crate::listener::per_ip_limit::ConnectionsPerAddress;
-use crate::listener::per_ip_limit::Member;
+use crate::listener::per_ip_limit::ConnectionSlot;
+use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
+use crate::listener::request_tracker::Framing;
+use crate::listener::request_tracker::RequestTracker;
 use crate::listener::tls::Handshakes;
-use crate::listener::tls::Peer;
+use crate::listener::tls::TlsPeer;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
@@ -45,7 +45,7 @@ const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     /// Its first request head is awaited.
     First,
     /// A request is handled; how long that may take is not decided here.
@@ -56,11 +56,11 @@ enum Phase {
 
 /// What one connection is doing, told by whoever handles its requests.
 #[derive(Clone, Debug)]
-pub(super) struct Phases(Arc<Doing>);
+pub(super) struct PhaseTracker(Arc<TrackedConnection>);
 
 #[derive(Debug)]
-struct Doing {
-    now: Mutex<Now>,
+struct TrackedConnection {
+    now: Mutex<PhaseSnapshot>,
     /// Told of every change of phase; only who has been told to stop listens.
     changed: Notify,
     /// Requests of HTTP/2 so far.
@@ -68,61 +68,61 @@ struct Doing {
     /// No more of them.
     enough: watch::Sender<bool>,
     /// What came of its request of HTTP/1.
-    intake: Intake,
+    tracker: RequestTracker,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Now {
-    phase: Phase,
-    /// When the phase began, by the clock of timers; that of [`Phase::Busy`] is of no interest, and not noted.
+struct PhaseSnapshot {
+    phase: ConnectionPhase,
+    /// When the phase began, by the clock of timers; that of [`ConnectionPhase::Busy`] is of no interest, and not noted.
     since: Instant,
     /// Requests of HTTP/2 being handled.
     open: usize,
 }
 
 tokio::task_local! {
-    static PHASES: Phases;
+    static PHASES: PhaseTracker;
 }
 
-impl Phases {
+impl PhaseTracker {
     pub(super) fn new() -> Self {
-        let now = Now {
-            phase: Phase::First,
+        let now = PhaseSnapshot {
+            phase: ConnectionPhase::First,
             since: Instant::now(),
             open: 0,
         };
-        Self(Arc::new(Doing {
+        Self(Arc::new(TrackedConnection {
             now: Mutex::new(now),
             changed: Notify::new(),
             requests: AtomicU32::new(0),
             enough: watch::Sender::new(false),
-            intake: Intake::default(),
+            tracker: RequestTracker::default(),
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
+    fn lock(&self) -> MutexGuard<'_, PhaseSnapshot> {
         self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Now {
+    fn now(&self) -> PhaseSnapshot {
         *self.lock()
     }
 
-    fn enter(&self, phase: Phase) {
-        if phase == Phase::Next {
-            self.0.intake.begin();
+    fn enter(&self, phase: ConnectionPhase) {
+        if phase == ConnectionPhase::Next {
+            self.0.tracker.begin();
         }
         self.change(|now| now.phase = phase);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Now)) {
+    fn change(&self, change: impl FnOnce(&mut PhaseSnapshot)) {
         let mut now = self.lock();
         let before = now.phase;
         change(&mut now);
         if now.phase == before {
             return;
         }
-        if now.phase != Phase::Busy {
+        if now.phase != ConnectionPhase::Busy {
             now.since = Instant::now();
         }
         drop(now);
@@ -130,82 +130,82 @@ impl Phases {
     }
 
     /// One more request of HTTP/2, until the returned value is dropped: they run beside one another, in tasks of their own.
-    pub(super) fn request(&self) -> OneOfMany {
+    pub(super) fn request(&self) -> StreamInFlight {
         let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1) >= REQUESTS_PER_CONNECTION {
             self.0.enough.send_replace(true);
         }
         self.change(|now| {
             now.open = now.open.saturating_add(1);
-            now.phase = Phase::Busy;
+            now.phase = ConnectionPhase::Busy;
         });
-        OneOfMany(self.clone())
+        StreamInFlight(self.clone())
     }
 }
 
-impl AsRef<Intake> for Phases {
-    fn as_ref(&self) -> &Intake {
-        &self.0.intake
+impl AsRef<RequestTracker> for PhaseTracker {
+    fn as_ref(&self) -> &RequestTracker {
+        &self.0.tracker
     }
 }
 
 /// A request of HTTP/2 that is being handled.
 #[derive(Debug)]
-pub(super) struct OneOfMany(Phases);
+pub(super) struct StreamInFlight(PhaseTracker);
 
-impl Drop for OneOfMany {
+impl Drop for StreamInFlight {
     fn drop(&mut self) {
         self.0.change(|now| {
             now.open = now.open.saturating_sub(1);
             if now.open == 0 {
-                now.phase = Phase::Next;
+                now.phase = ConnectionPhase::Next;
             }
         });
     }
 }
 
 /// The request head is complete: from now on the connection is not closed from outside. For the task of the connection.
-pub(super) fn request_began() {
-    enter(Phase::Busy);
+pub(super) fn mark_request_begun() {
+    enter(ConnectionPhase::Busy);
 }
 
 /// The answer is out, to the last byte.
-pub(super) fn request_ended() {
-    enter(Phase::Next);
+pub(super) fn mark_request_ended() {
+    enter(ConnectionPhase::Next);
 }
 
 /// Pingora read this head of a request of HTTP/1, and what follows is framed like this. For the task of the connection, as are
 /// the functions below.
 pub(super) fn head_ended(head: &[u8], framing: Framing) {
-    of_intake(|intake| intake.head_ended(head, framing));
+    of_intake(|tracker| tracker.head_ended(head, framing));
 }
 
 /// What follows is not HTTP/1 any more, or may not be.
 pub(super) fn open() {
-    of_intake(Intake::open);
+    of_intake(RequestTracker::open);
 }
 
 /// The target of the request of HTTP/1 as it was sent; `None` outside a guarded connection.
 pub(super) fn target() -> Option<Vec<u8>> {
-    of_intake(Intake::target)
+    of_intake(RequestTracker::target)
 }
 
 /// Whether the body of the request of HTTP/1 is known not to be what its framing says.
 pub(super) fn is_malformed() -> bool {
-    of_intake(Intake::is_malformed).unwrap_or_default()
+    of_intake(RequestTracker::is_malformed).unwrap_or_default()
 }
 
 /// Whether the connection of HTTP/1 has to end with this request, because bytes behind it were lost.
 pub(super) fn is_overread() -> bool {
-    of_intake(Intake::is_overread).unwrap_or_default()
+    of_intake(RequestTracker::is_overread).unwrap_or_default()
 }
 
-fn of_intake<R>(ask: impl FnOnce(&Intake) -> R) -> Option<R> {
+fn of_intake<R>(ask: impl FnOnce(&RequestTracker) -> R) -> Option<R> {
     PHASES.try_with(|phases| ask(phases.as_ref())).ok()
 }
 
-fn enter(phase: Phase) {
-    // Requests of HTTP/2 run in tasks of their own, outside any guard; they hold a `OneOfMany`.
+fn enter(phase: ConnectionPhase) {
+    // Requests of HTTP/2 run in tasks of their own, outside any guard; they hold a `StreamInFlight`.
     if let Err(error) = PHASES.try_with(|it| it.enter(phase)) {
         tracing::trace!(%error, "request without a guarded connection");
     }
@@ -213,7 +213,7 @@ fn enter(phase: Phase) {
 
 /// Why a connection ended. The words are values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum CloseReason {
     /// The client, or a request that asked for it.
     Usual,
     /// Its address had as many connections as it may have.
@@ -236,7 +236,7 @@ enum End {
     Panic,
 }
 
-impl End {
+impl CloseReason {
     const fn reason(self) -> Option<&'static str> {
         match self {
             Self::Usual => None,
@@ -255,14 +255,14 @@ impl End {
 
 /// The connections of one port.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct ConnectionGuard {
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     /// Whether connections are counted in the metrics: those of the API port are.
     pub(super) counted: bool,
     /// Present where the connections of one address are limited.
-    pub(super) crowd: Option<Arc<ConnectionsPerAddress>>,
+    pub(super) per_ip_limit: Option<Arc<PerIpLimit>>,
     /// Present where connections are encrypted.
     pub(super) tls: Option<Handshakes>,
     /// Each connection of HTTP/1 ends with its next answer; those of HTTP/2 are asked to end.
@@ -275,16 +275,16 @@ pub(super) struct Guard {
 }
 
 /// One open connection, until dropped.
-struct Open<'a>(&'a Guard);
+struct OpenConnection<'a>(&'a ConnectionGuard);
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
         self.0.tell_open();
     }
 }
 
-impl Guard {
+impl ConnectionGuard {
     /// Serves the connection until it ends.
     pub(super) async fn serve<A>(&self, app: &Arc<A>, socket: Socket)
     where
@@ -292,13 +292,13 @@ impl Guard {
     {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.tell_open();
-        let open = Open(self);
+        let open = OpenConnection(self);
         let end = match self.greeted(socket).await {
             Ok(stream) => self.conversation(app, stream).await,
             Err(end) => end,
         };
         drop(open);
-        if end == End::Panic {
+        if end == CloseReason::Panic {
             self.metrics.panic("listener");
         }
         self.count(end);
@@ -308,8 +308,11 @@ impl Guard {
     ///
     /// # Errors
     /// [`TooManyConnections`], counted: the connection is to be closed.
-    pub(super) fn place(&self, socket: &Socket) -> Result<Option<Member>, TooManyConnections> {
-        let Some(crowd) = &self.crowd else {
+    pub(super) fn place(
+        &self,
+        socket: &Socket,
+    ) -> Result<Option<ConnectionSlot>, TooManyConnections> {
+        let Some(per_ip_limit) = &self.per_ip_limit else {
             return Ok(None);
         };
         let digest = socket.get_socket_digest();
@@ -319,20 +322,23 @@ impl Guard {
         let Some(peer) = peer else {
             return Ok(None);
         };
-        crowd.enter(peer.ip()).map(Some).inspect_err(|_crowded| {
-            tracing::debug!(%peer, "too many connections of this address");
-            self.count(End::AddressLimit);
-        })
+        per_ip_limit
+            .enter(peer.ip())
+            .map(Some)
+            .inspect_err(|_crowded| {
+                tracing::debug!(%peer, "too many connections of this address");
+                self.count(CloseReason::AddressLimit);
+            })
     }
 
-    fn count(&self, end: End) {
+    fn count(&self, end: CloseReason) {
         if let (true, Some(reason)) = (self.counted, end.reason()) {
             self.metrics.connection_closed(reason);
         }
     }
 
     /// The connection, encrypted where it should be.
-    async fn greeted(&self, socket: Socket) -> Result<Stream, End> {
+    async fn greeted(&self, socket: Socket) -> Result<Stream, CloseReason> {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
@@ -343,19 +349,19 @@ impl Guard {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => {
                     tracing::debug!(%error, "handshake failed");
-                    Err(End::BadHandshake)
+                    Err(CloseReason::BadHandshake)
                 }
             },
-            () = self.stop.given() => Err(End::Stopping),
-            () = tokio::time::sleep(self.limits.handshake_timeout) => Err(End::SlowHandshake),
+            () = self.stop.given() => Err(CloseReason::Stopping),
+            () = tokio::time::sleep(self.limits.handshake_timeout) => Err(CloseReason::SlowHandshake),
         }
     }
 
-    async fn conversation<A>(&self, app: &Arc<A>, stream: Stream) -> End
+    async fn conversation<A>(&self, app: &Arc<A>, stream: Stream) -> CloseReason
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let phases = phases_of(&stream).unwrap_or_else(Phases::new);
+        let phases = phases_of(&stream).unwrap_or_else(PhaseTracker::new);
         let many = stream.selected_alpn_proto() == Some(ALPN::H2);
         let shutdown = if many {
             phases.0.enough.subscribe()
@@ -378,7 +384,7 @@ impl Guard {
             biased;
             ended = std::panic::AssertUnwindSafe(work).catch_unwind() => match ended {
                 Ok(()) => self.ended(phases.now()),
-                Err(_) => End::Panic,
+                Err(_) => CloseReason::Panic,
             },
             end = self.told_to_stop(&phases, many) => end,
             end = self.overdue(&phases) => end,
@@ -386,26 +392,26 @@ impl Guard {
     }
 
     /// Returns when the connection is in a phase for longer than that may take.
-    async fn overdue(&self, phases: &Phases) -> End {
+    async fn overdue(&self, phases: &PhaseTracker) -> CloseReason {
         loop {
             let now = phases.now();
             let spent = now.since.elapsed();
             let left = match now.phase {
                 // Whatever comes next may take longer than this, so it is not missed.
-                Phase::Busy => self.limits.header_timeout,
-                Phase::First => self.limits.header_timeout.saturating_sub(spent),
+                ConnectionPhase::Busy => self.limits.header_timeout,
+                ConnectionPhase::First => self.limits.header_timeout.saturating_sub(spent),
                 // A connection that is merely idle is closed by Pingora's own keep-alive timer (see `proxy.rs`) before this.
-                Phase::Next => self.next_timeout().saturating_sub(spent),
+                ConnectionPhase::Next => self.next_timeout().saturating_sub(spent),
             };
             if left.is_zero() {
-                return End::SlowHeader;
+                return CloseReason::SlowHeader;
             }
             tokio::time::sleep(left).await;
         }
     }
 
     /// Returns when the gateway stops and the connection has nothing to finish, or is not to finish it.
-    async fn told_to_stop(&self, phases: &Phases, many: bool) -> End {
+    async fn told_to_stop(&self, phases: &PhaseTracker, many: bool) -> CloseReason {
         // A connection of HTTP/2 that is made while others leave is as good as theirs was until the gateway stops.
         if !self.leaving.is_given() {
             self.leaving.given().await;
@@ -420,14 +426,15 @@ impl Guard {
         loop {
             let changed = phases.0.changed.notified();
             // A head of which a part has come is waited for, as long as heads may take.
-            let is_busy = || phases.now().phase == Phase::Busy || phases.0.intake.has_begun();
+            let is_busy =
+                || phases.now().phase == ConnectionPhase::Busy || phases.0.tracker.has_begun();
             let was_busy = is_busy();
             tokio::select! {
                 () = changed => {}
-                () = self.cut.given() => return if was_busy { End::Cut } else { End::Stopping },
+                () = self.cut.given() => return if was_busy { CloseReason::Cut } else { CloseReason::Stopping },
                 () = tokio::time::sleep(GOODBYE_TIME_MAX), if !was_busy => {
                     if !is_busy() {
-                        return End::Stopping;
+                        return CloseReason::Stopping;
                     }
                 }
             }
@@ -441,18 +448,18 @@ impl Guard {
     }
 
     /// Why work ended by itself.
-    fn ended(&self, now: Now) -> End {
-        if self.stop.is_given() && now.phase != Phase::Busy {
-            return End::Stopping;
+    fn ended(&self, now: PhaseSnapshot) -> CloseReason {
+        if self.stop.is_given() && now.phase != ConnectionPhase::Busy {
+            return CloseReason::Stopping;
         }
         match now.phase {
-            Phase::First => End::NoRequest,
-            Phase::Busy => End::Usual,
-            Phase::Next => {
+            ConnectionPhase::First => CloseReason::NoRequest,
+            ConnectionPhase::Busy => CloseReason::Usual,
+            ConnectionPhase::Next => {
                 if now.since.elapsed() >= self.limits.idle_timeout {
-                    End::Idle
+                    CloseReason::Idle
                 } else {
-                    End::Usual
+                    CloseReason::Usual
                 }
             }
         }
@@ -466,11 +473,11 @@ impl Guard {
 }
 
 /// What an encrypted connection knows of its client.
-pub(super) fn peer_of(digest: &SslDigest) -> Option<&Peer> {
-    digest.extension.get::<Peer>()
+pub(super) fn peer_of(digest: &SslDigest) -> Option<&TlsPeer> {
+    digest.extension.get::<TlsPeer>()
 }
 
-fn phases_of(stream: &Stream) -> Option<Phases> {
+fn phases_of(stream: &Stream) -> Option<PhaseTracker> {
     let digest = stream.get_ssl_digest()?;
     Some(peer_of(&digest)?.phases.clone())
 }

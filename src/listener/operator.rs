@@ -19,7 +19,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::listener::admin::made;
+use crate::listener::admin::framed_response;
 use crate::model::OperationSeq;
 use crate::model::Showing;
 use crate::model::limits;
@@ -90,14 +90,14 @@ pub trait Operator: fmt::Debug + Send + Sync {
 }
 
 /// What a path names.
-enum UpstreamAddress<'a> {
+enum OperatorRoute<'a> {
     All,
     One(&'a str),
     Acknowledge(&'a str),
     Cancel(&'a str),
 }
 
-impl<'a> UpstreamAddress<'a> {
+impl<'a> OperatorRoute<'a> {
     fn of(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/operations")?;
         if rest.is_empty() {
@@ -132,7 +132,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     peer: Option<IpAddr>,
 ) -> Option<Response<Vec<u8>>> {
-    let place = UpstreamAddress::of(uri.path())?;
+    let place = OperatorRoute::of(uri.path())?;
     if method.as_str() != place.allow() {
         let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
         let allow = HeaderValue::from_static(place.allow());
@@ -152,16 +152,16 @@ pub(super) async fn answer(
         return Some(refused);
     }
     let done = match place {
-        UpstreamAddress::All => match query(uri.query().unwrap_or_default()) {
+        OperatorRoute::All => match query(uri.query().unwrap_or_default()) {
             Ok((showing, before, limit)) => operator
                 .list(showing, before, limit)
                 .await
                 .map(|found| json!({ "operations": found })),
             Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
         },
-        UpstreamAddress::One(text)
-        | UpstreamAddress::Acknowledge(text)
-        | UpstreamAddress::Cancel(text) => {
+        OperatorRoute::One(text)
+        | OperatorRoute::Acknowledge(text)
+        | OperatorRoute::Cancel(text) => {
             let seq = match number("seq", text) {
                 Ok(seq) => seq,
                 Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
@@ -173,14 +173,14 @@ pub(super) async fn answer(
                 address: peer,
             };
             match place {
-                UpstreamAddress::All | UpstreamAddress::One(_) => operator.show(seq).await,
-                UpstreamAddress::Acknowledge(_) => operator.acknowledge(seq, caller).await,
-                UpstreamAddress::Cancel(_) => operator.cancel(seq, caller).await,
+                OperatorRoute::All | OperatorRoute::One(_) => operator.show(seq).await,
+                OperatorRoute::Acknowledge(_) => operator.acknowledge(seq, caller).await,
+                OperatorRoute::Cancel(_) => operator.cancel(seq, caller).await,
             }
         }
     };
     Some(match done {
-        Ok(value) => made(
+        Ok(value) => framed_response(
             StatusCode::OK,
             JSON,
             format!("{value}\n").into_bytes(),
@@ -199,7 +199,7 @@ pub(super) async fn answer(
 
 fn refusal(status: StatusCode, why: &str) -> Response<Vec<u8>> {
     let body = format!("{}\n", json!({ "error": why }));
-    made(status, JSON, body.into_bytes(), true)
+    framed_response(status, JSON, body.into_bytes(), true)
 }
 
 /// Why the request may not be answered.

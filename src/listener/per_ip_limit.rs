@@ -16,7 +16,7 @@ const SITE_BITS: u32 = 64;
 
 /// The connections of each client address. Holds no more addresses than there are connections.
 #[derive(Debug)]
-pub(super) struct ConnectionsPerAddress {
+pub(super) struct PerIpLimit {
     most: NonZeroUsize,
     handler: Arc<dyn Handler>,
     open: Mutex<BTreeMap<IpAddr, usize>>,
@@ -24,8 +24,8 @@ pub(super) struct ConnectionsPerAddress {
 
 /// One connection of an address, until dropped.
 #[derive(Debug)]
-pub(super) struct Member {
-    crowd: Arc<ConnectionsPerAddress>,
+pub(super) struct ConnectionSlot {
+    per_ip_limit: Arc<PerIpLimit>,
     client: IpAddr,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyConnections;
 
-impl ConnectionsPerAddress {
+impl PerIpLimit {
     /// So many connections for each address that the handler does not know to be shared; `None` for any number.
     pub(super) fn new(most: usize, handler: Arc<dyn Handler>) -> Option<Arc<Self>> {
         let most = NonZeroUsize::new(most)?;
@@ -49,7 +49,10 @@ impl ConnectionsPerAddress {
     ///
     /// # Errors
     /// [`TooManyConnections`]; nothing is counted then.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Member, TooManyConnections> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        peer: IpAddr,
+    ) -> Result<ConnectionSlot, TooManyConnections> {
         let shared = self.handler.is_shared(peer);
         let client = client(peer);
         let mut open = self.lock();
@@ -59,8 +62,8 @@ impl ConnectionsPerAddress {
         }
         *count = count.saturating_add(1);
         drop(open);
-        Ok(Member {
-            crowd: Arc::clone(self),
+        Ok(ConnectionSlot {
+            per_ip_limit: Arc::clone(self),
             client,
         })
     }
@@ -71,9 +74,9 @@ impl ConnectionsPerAddress {
     }
 }
 
-impl Drop for Member {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.crowd.lock();
+        let mut open = self.per_ip_limit.lock();
         if let Some(count) = open.get_mut(&self.client) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -96,8 +99,8 @@ mod tests {
     use super::*;
     use crate::listener::tests::Script;
 
-    fn crowd(most: usize) -> Arc<ConnectionsPerAddress> {
-        ConnectionsPerAddress::new(most, Arc::new(Script::default())).unwrap()
+    fn per_ip_limit(most: usize) -> Arc<PerIpLimit> {
+        PerIpLimit::new(most, Arc::new(Script::default())).unwrap()
     }
 
     fn address(text: &str) -> IpAddr {
@@ -106,16 +109,20 @@ mod tests {
 
     #[test]
     fn each_client_has_so_many_and_gets_them_back() {
-        let crowd = crowd(2);
+        let per_ip_limit = per_ip_limit(2);
         let one = address("192.0.2.1");
-        let first = crowd.enter(one).unwrap();
-        let _second = crowd.enter(one).unwrap();
-        assert_eq!(crowd.enter(one).err(), Some(TooManyConnections), "no third");
-        let _other = crowd.enter(address("192.0.2.2")).unwrap();
-        drop(first);
-        let _third = crowd.enter(one).unwrap();
+        let first = per_ip_limit.enter(one).unwrap();
+        let _second = per_ip_limit.enter(one).unwrap();
         assert_eq!(
-            crowd.enter(one).err(),
+            per_ip_limit.enter(one).err(),
+            Some(TooManyConnections),
+            "no third"
+        );
+        let _other = per_ip_limit.enter(address("192.0.2.2")).unwrap();
+        drop(first);
+        let _third = per_ip_limit.enter(one).unwrap();
+        assert_eq!(
+            per_ip_limit.enter(one).err(),
             Some(TooManyConnections),
             "again two"
         );
@@ -123,18 +130,18 @@ mod tests {
 
     #[test]
     fn refused_connections_leave_nothing_behind() {
-        let crowd = crowd(1);
+        let per_ip_limit = per_ip_limit(1);
         let one = address("192.0.2.1");
-        let only = crowd.enter(one).unwrap();
+        let only = per_ip_limit.enter(one).unwrap();
         for _ in 0..100 {
             assert_eq!(
-                crowd.enter(one).err(),
+                per_ip_limit.enter(one).err(),
                 Some(TooManyConnections),
                 "one is there"
             );
         }
         drop(only);
-        assert!(crowd.lock().is_empty(), "nothing is remembered");
+        assert!(per_ip_limit.lock().is_empty(), "nothing is remembered");
     }
 
     #[test]
@@ -153,16 +160,18 @@ mod tests {
 
     #[test]
     fn shared_addresses_have_any_number() {
-        let crowd = crowd(1);
+        let per_ip_limit = per_ip_limit(1);
         // The one that the script knows to be shared.
         let proxy = address("127.0.0.1");
-        let all: Vec<Member> = (0..10).map(|_| crowd.enter(proxy).unwrap()).collect();
-        assert_eq!(crowd.lock().get(&proxy), Some(&all.len()), "counted");
+        let all: Vec<ConnectionSlot> = (0..10)
+            .map(|_| per_ip_limit.enter(proxy).unwrap())
+            .collect();
+        assert_eq!(per_ip_limit.lock().get(&proxy), Some(&all.len()), "counted");
     }
 
     #[test]
     fn none_counts_where_any_number_is_allowed() {
         let handler: Arc<dyn Handler> = Arc::new(Script::default());
-        assert!(ConnectionsPerAddress::new(0, handler).is_none(), "no limit");
+        assert!(PerIpLimit::new(0, handler).is_none(), "no limit");
     }
 }

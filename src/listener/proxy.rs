@@ -31,24 +31,24 @@ use crate::gate::Decision;
 use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
-use crate::listener::body;
-use crate::listener::body::Pace;
-use crate::listener::body::SessionBody;
 use crate::listener::connection_lifecycle;
-use crate::listener::connection_lifecycle::OneOfMany;
-use crate::listener::forward::Around;
-use crate::listener::forward::Carry;
-use crate::listener::forward::Direct;
+use crate::listener::connection_lifecycle::StreamInFlight;
+use crate::listener::forward::FastPath;
+use crate::listener::forward::ForwardContext;
+use crate::listener::forward::ForwardedRequest;
 use crate::listener::forward::Upstreams;
-use crate::listener::forward::is_plain;
+use crate::listener::forward::is_fast_path_request;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::handler::SentResponse;
-use crate::listener::request_head::Head;
-use crate::listener::request_head::framing_of;
-use crate::listener::request_head::head_of;
+use crate::listener::request_body;
+use crate::listener::request_body::BodyPace;
+use crate::listener::request_body::SessionBody;
+use crate::listener::request_head::SentHead;
+use crate::listener::request_head::body_framing;
+use crate::listener::request_head::read_request_head;
 use crate::listener::tls::NoLongerValid;
-use crate::listener::tls::Peer;
+use crate::listener::tls::TlsPeer;
 use crate::model::CertificateName;
 use crate::model::Timestamp;
 use crate::runtime::Clock;
@@ -60,10 +60,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 
 /// Answers every request by the handler.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct ApiProxy {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) upstreams: Arc<Upstreams>,
-    pub(super) direct: Direct,
+    pub(super) fast_path: FastPath,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -73,15 +73,15 @@ pub(super) struct Proxy {
 
 /// One request on its way.
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct RequestContext {
     began: Instant,
     exchange: Option<HandledRequest>,
-    carry: Option<Carry>,
+    forwarded: Option<ForwardedRequest>,
     told: bool,
     /// The request target as it was sent.
     target: Vec<u8>,
     /// Present for HTTP/2: the connection is busy as long as it is there.
-    one_of_many: Option<OneOfMany>,
+    stream_in_flight: Option<StreamInFlight>,
 }
 
 /// The answer could not be written to its end.
@@ -103,11 +103,11 @@ enum Undecided {
     ClientGone,
 }
 
-impl Proxy {
+impl ApiProxy {
     /// Calls the handler. Reads end when the client has gone away; changes run to their end.
     async fn answer(
         &self,
-        head: &Head,
+        head: &SentHead,
         peer: Option<IpAddr>,
         certificate: &[CertificateName],
         session: &mut ServerSession,
@@ -122,7 +122,7 @@ impl Proxy {
         };
         let received = AtomicBool::new(session.is_body_empty());
         let session = Mutex::new(session);
-        let pace = Pace::of(&self.limits);
+        let pace = BodyPace::of(&self.limits);
         let mut body = SessionBody::new(&session, pace, &*self.clock, &received);
         let handled = self.handler.handle(parts, &mut body);
         // Nothing of the request is used after a panic but its head, which the handler cannot change.
@@ -131,7 +131,7 @@ impl Proxy {
         let handled = tokio::select! {
             biased;
             handled = handled => handled,
-            () = body::gone(&session, &received), if is_read => return Err(Undecided::ClientGone),
+            () = request_body::gone(&session, &received), if is_read => return Err(Undecided::ClientGone),
         };
         if let Ok(decision) = handled {
             return Ok(decision);
@@ -241,7 +241,7 @@ impl Proxy {
     }
 
     /// Tells the handler what became of the request, once.
-    fn tell(&self, session: &ServerSession, context: &mut Context, delivered: bool) {
+    fn tell(&self, session: &ServerSession, context: &mut RequestContext, delivered: bool) {
         if std::mem::replace(&mut context.told, true) {
             return;
         }
@@ -266,40 +266,42 @@ impl Proxy {
                 .saturating_duration_since(context.began),
             delivered,
         };
-        match &context.carry {
-            Some(carry) => self.handler.passed(&carry.pass, &carry.way(), &access),
+        match &context.forwarded {
+            Some(forwarded) => self
+                .handler
+                .passed(&forwarded.pass, &forwarded.way(), &access),
             None => self.handler.done(context.exchange.as_ref(), &access),
         }
     }
 }
 
 #[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Context;
+impl ProxyHttp for ApiProxy {
+    type CTX = RequestContext;
 
     /// None: there is nothing to compress, and what is there by default costs something even when it does nothing.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// Pingora calls this once the head of the request is complete.
-    fn new_ctx(&self) -> Context {
-        connection_lifecycle::request_began();
-        Context {
+    fn new_ctx(&self) -> RequestContext {
+        connection_lifecycle::mark_request_begun();
+        RequestContext {
             began: self.clock.instant(),
             exchange: None,
-            carry: None,
+            forwarded: None,
             told: false,
             target: Vec::new(),
-            one_of_many: None,
+            stream_in_flight: None,
         }
     }
 
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         if let Some(session) = session.as_downstream().as_http1() {
-            let framing = framing_of(&session.req_header().headers);
+            let framing = body_framing(&session.req_header().headers);
             connection_lifecycle::head_ended(&session.get_headers_raw_bytes(), framing);
         }
         if session.req_header().version < http::Version::HTTP_11 {
@@ -307,7 +309,7 @@ impl ProxyHttp for Proxy {
             session.set_ignore_info_resp(true);
         }
         if session.is_http2() {
-            context.one_of_many = encrypted(session).map(|it| it.phases.request());
+            context.stream_in_flight = encrypted(session).map(|it| it.phases.request());
         }
         // Pingora has turned keep-alive off where the framing is doubtful or the client cannot do it: never turn it on again.
         if session.get_keepalive().is_some() {
@@ -325,10 +327,10 @@ impl ProxyHttp for Proxy {
     async fn request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<bool> {
         let session = session.as_downstream_mut();
-        let head = head_of(session)?;
+        let head = read_request_head(session)?;
         let peer = peer(session);
         let certificate = certificate(session, self.clock.now()).map_err(|error| {
             let unauthorized = ErrorType::HTTPStatus(StatusCode::UNAUTHORIZED.as_u16());
@@ -339,24 +341,24 @@ impl ProxyHttp for Proxy {
         match answered {
             Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
             Ok(Decision::PassThrough(pass)) => {
-                let is_plain = is_plain(session, pass.upgrade);
-                let carry = context.carry.insert(Carry::new(pass));
-                if is_plain {
-                    let around = Around {
+                let is_fast_path_request = is_fast_path_request(session, pass.upgrade);
+                let forwarded = context.forwarded.insert(ForwardedRequest::new(pass));
+                if is_fast_path_request {
+                    let around = ForwardContext {
                         session,
                         upstreams: &self.upstreams,
-                        direct: &self.direct,
+                        fast_path: &self.fast_path,
                         clock: &*self.clock,
                         leaving: &self.leaving,
                     };
                     // Boxed: answers of our own need not carry its room.
-                    Box::pin(carry.ask(around)).await?;
+                    Box::pin(forwarded.ask(around)).await?;
                     return Ok(true);
                 }
-                if carry.pass.upgrade {
+                if forwarded.pass.upgrade {
                     connection_lifecycle::open();
                 }
-                session.set_read_timeout(Some(carry.patience(&self.upstreams)));
+                session.set_read_timeout(Some(forwarded.patience(&self.upstreams)));
                 return Ok(false);
             }
             Err(Undecided::ClientGone) => {
@@ -379,7 +381,7 @@ impl ProxyHttp for Proxy {
         }
         // HTTP/2 tells the client to send no more, without ending the connection.
         if delivered && session.get_keepalive().is_none() && !session.is_http2() {
-            body::discard(session).await;
+            request_body::discard(session).await;
         }
         Ok(true)
     }
@@ -388,13 +390,13 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(
         &self,
         _: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<Box<HttpPeer>> {
         let now = self.clock.instant();
-        match &mut context.carry {
-            Some(carry) => {
-                carry.choose(&self.upstreams, now)?;
-                Ok(Box::new(carry.peer()?))
+        match &mut context.forwarded {
+            Some(forwarded) => {
+                forwarded.choose(&self.upstreams, now)?;
+                Ok(Box::new(forwarded.peer()?))
             }
             None => Error::e_explain(ErrorType::HTTPStatus(404), "not to be passed on"),
         }
@@ -407,9 +409,9 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         _: RawFd,
         digest: Option<&Digest>,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
-        context.carry.as_ref().map_or(Ok(()), |it| {
+        context.forwarded.as_ref().map_or(Ok(()), |it| {
             it.connected(digest.and_then(|digest| digest.ssl_digest.as_deref()))
         })
     }
@@ -418,10 +420,10 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         context
-            .carry
+            .forwarded
             .as_ref()
             .map_or(Ok(()), |it| it.rewrite(session.as_downstream(), request))
     }
@@ -431,12 +433,12 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         let now = self.clock.instant();
         let upgraded = session.was_upgraded();
         context
-            .carry
+            .forwarded
             .as_mut()
             .map_or(Ok(()), |it| it.count(body, end, upgraded, now))
     }
@@ -445,13 +447,13 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         if self.is_last() {
             session.set_keepalive(None);
         }
         let now = self.clock.instant();
-        context.carry.as_mut().map_or(Ok(()), |it| {
+        context.forwarded.as_mut().map_or(Ok(()), |it| {
             it.answered(session.as_downstream_mut(), response, now)
         })
     }
@@ -460,11 +462,11 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         _: &HttpPeer,
-        context: &mut Context,
+        context: &mut RequestContext,
         error: Box<Error>,
     ) -> Box<Error> {
-        match &mut context.carry {
-            Some(carry) => carry.failed(session.as_downstream(), error),
+        match &mut context.forwarded {
+            Some(forwarded) => forwarded.failed(session.as_downstream(), error),
             None => error,
         }
     }
@@ -474,11 +476,11 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut Context,
+        context: &mut RequestContext,
         _: bool,
     ) -> Box<Error> {
-        match &mut context.carry {
-            Some(carry) => carry.failed(session.as_downstream(), error),
+        match &mut context.forwarded {
+            Some(forwarded) => forwarded.failed(session.as_downstream(), error),
             None => error,
         }
     }
@@ -487,21 +489,21 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> FailToProxy {
-        if let Some(carry) = &mut context.carry {
+        if let Some(forwarded) = &mut context.forwarded {
             let written = session.response_written();
             let sent = written
                 .map(|written| written.status.as_u16())
                 .filter(|it| *it >= 200);
-            let code = carry.code(error).filter(|_| sent.is_none());
+            let code = forwarded.code(error).filter(|_| sent.is_none());
             let mut error_code = sent.unwrap_or(0);
             if let Some(code) = code {
-                let mut exchange = self.handler.failed(&carry.pass, code);
+                let mut exchange = self.handler.failed(&forwarded.pass, code);
                 error_code = exchange.response.status().as_u16();
                 let session = session.as_downstream_mut();
                 if self.reply(session, Some(&mut exchange), None).await {
-                    body::discard(session).await;
+                    request_body::discard(session).await;
                 }
             }
             return FailToProxy {
@@ -527,13 +529,18 @@ impl ProxyHttp for Proxy {
     }
 
     /// What clients do wrong is no error of ours.
-    fn suppress_error_log(&self, _: &Session, _: &Context, error: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, error: &Error) -> bool {
         *error.esource() == ErrorSource::Downstream
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        context: &mut RequestContext,
+    ) {
         self.tell(session.as_downstream(), context, error.is_none());
-        connection_lifecycle::request_ended();
+        connection_lifecycle::mark_request_ended();
     }
 }
 
@@ -545,7 +552,7 @@ fn keepalive_seconds(limits: &Limits) -> u64 {
 }
 
 /// What is kept with the connection if it is encrypted.
-fn encrypted(session: &ServerSession) -> Option<&Peer> {
+fn encrypted(session: &ServerSession) -> Option<&TlsPeer> {
     let digest = session.digest()?.ssl_digest.as_ref()?;
     connection_lifecycle::peer_of(digest)
 }

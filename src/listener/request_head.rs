@@ -11,11 +11,11 @@ use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::connection_lifecycle;
-use crate::listener::intake::Framing;
+use crate::listener::request_tracker::Framing;
 
 /// What the handler reads of the head of a request, while the session reads its body.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct SentHead {
     pub(super) method: Method,
     pub(super) target: Vec<u8>,
     pub(super) version: Version,
@@ -23,7 +23,7 @@ pub(super) struct Head {
 }
 
 /// The head of the request that the session is at.
-pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
+pub(super) fn read_request_head(session: &ServerSession) -> pingora::Result<SentHead> {
     let head = session.req_header();
     let mut headers = head.headers.clone();
     let field = |value: &[u8]| {
@@ -39,7 +39,7 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
     // Pingora takes the length away where there are chunks, too.
     if headers.contains_key(header::TRANSFER_ENCODING)
         && let Some(session) = session.as_http1()
-        && let Some(length) = length_of(&session.get_headers_raw_bytes())
+        && let Some(length) = first_content_length(&session.get_headers_raw_bytes())
     {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
@@ -54,7 +54,7 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
         connection_lifecycle::target()
     };
     let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
-    Ok(Head {
+    Ok(SentHead {
         method: head.method.clone(),
         target,
         version: head.version,
@@ -63,7 +63,7 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
 }
 
 /// How the body of a request of HTTP/1 is framed, as Pingora reads it. Framing of two meanings is refused before that.
-pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
+pub(super) fn body_framing(headers: &HeaderMap) -> Framing {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return Framing::Chunked;
     }
@@ -73,7 +73,7 @@ pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
 }
 
 /// The value of the first `Content-Length`.
-fn length_of(raw: &[u8]) -> Option<&[u8]> {
+fn first_content_length(raw: &[u8]) -> Option<&[u8]> {
     raw.split(|byte| *byte == b'\n').find_map(|line| {
         let colon = line.iter().position(|it| *it == b':')?;
         let (name, rest) = line.split_at_checked(colon)?;
@@ -100,7 +100,7 @@ mod tests {
         ];
         for (raw, expected) in rows {
             let text = String::from_utf8_lossy(raw);
-            assert_eq!(length_of(raw), expected, "{text:?}");
+            assert_eq!(first_content_length(raw), expected, "{text:?}");
         }
     }
 }

@@ -19,16 +19,16 @@ use pingora::server::configuration::ServerConf;
 use crate::listener::Limits;
 use crate::listener::Socket;
 use crate::listener::accept::accept;
-use crate::listener::admin::Pages;
+use crate::listener::admin::AdminPages;
 use crate::listener::admin::Readiness;
-use crate::listener::connection_lifecycle::Guard;
+use crate::listener::connection_lifecycle::ConnectionGuard;
 use crate::listener::connection_lifecycle::REQUESTS_PER_CONNECTION;
-use crate::listener::forward::Direct;
+use crate::listener::forward::FastPath;
 use crate::listener::forward::Upstreams;
 use crate::listener::handler::Handler;
 use crate::listener::operator::Operator;
-use crate::listener::per_ip_limit::ConnectionsPerAddress;
-use crate::listener::proxy::Proxy;
+use crate::listener::per_ip_limit::PerIpLimit;
+use crate::listener::proxy::ApiProxy;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
 use crate::runtime::Clock;
@@ -80,15 +80,15 @@ pub struct Drained {
 }
 
 /// How the connections of a port differ from those of another.
-struct Serves {
+struct PortOptions {
     counted: bool,
-    crowd: Option<Arc<ConnectionsPerAddress>>,
+    per_ip_limit: Option<Arc<PerIpLimit>>,
     tls: Option<Handshakes>,
 }
 
 /// What one HTTP/2 connection may take: as many requests at once as configured, windows and buffers of 64 KiB, and Pingora's
 /// bound for a list of header fields, above our own.
-fn many_at_once(limits: &Limits) -> H2Options {
+fn http2_options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(limits.streams)
@@ -103,7 +103,7 @@ fn many_at_once(limits: &Limits) -> H2Options {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    guard: Arc<Guard>,
+    guard: Arc<ConnectionGuard>,
     leave: Stopper,
     stop: Stopper,
     cut: Stopper,
@@ -131,18 +131,18 @@ impl Server {
             ..ServerConf::default()
         });
         let tls = tls.map(Handshakes::new).transpose();
-        let serves = Serves {
+        let serves = PortOptions {
             counted: true,
-            crowd: ConnectionsPerAddress::new(limits.connections_per_address, Arc::clone(&handler)),
+            per_ip_limit: PerIpLimit::new(limits.connections_per_address, Arc::clone(&handler)),
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, serves, |guard| {
             let mut app = http_proxy(
                 &conf,
-                Proxy {
+                ApiProxy {
                     handler,
                     upstreams,
-                    direct: Direct::new(),
+                    fast_path: FastPath::new(),
                     limits: guard.limits.clone(),
                     clock: Arc::clone(clock),
                     metrics: Arc::clone(metrics),
@@ -157,7 +157,7 @@ impl Server {
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
             options.h2_idle_timeout = Some(limits.idle_timeout);
             app.server_options = Some(options);
-            app.h2_options = Some(many_at_once(limits));
+            app.h2_options = Some(http2_options(limits));
             app
         })
     }
@@ -177,15 +177,15 @@ impl Server {
             connections: ADMIN_CONNECTIONS,
             ..limits.clone()
         };
-        let pages = Pages {
+        let pages = AdminPages {
             readiness,
             operator,
             metrics: Arc::clone(metrics),
             limits: limits.clone(),
         };
-        let serves = Serves {
+        let serves = PortOptions {
             counted: false,
-            crowd: None,
+            per_ip_limit: None,
             tls: None,
         };
         Self::start(socket, &limits, metrics, clock, serves, |_| {
@@ -198,8 +198,8 @@ impl Server {
         limits: &Limits,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
-        serves: Serves,
-        app: impl FnOnce(&Guard) -> A,
+        serves: PortOptions,
+        app: impl FnOnce(&ConnectionGuard) -> A,
     ) -> Result<Self, StartError>
     where
         A: ServerApp + Send + Sync + 'static,
@@ -210,12 +210,12 @@ impl Server {
         let (leaver, leaving) = stop_pair();
         let (stopper, stop) = stop_pair();
         let (cutter, cut) = stop_pair();
-        let guard = Arc::new(Guard {
+        let guard = Arc::new(ConnectionGuard {
             limits: limits.clone(),
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
             counted: serves.counted,
-            crowd: serves.crowd,
+            per_ip_limit: serves.per_ip_limit,
             tls: serves.tls,
             leaving,
             stop,

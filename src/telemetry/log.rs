@@ -17,7 +17,7 @@ use crate::telemetry::AuditTrail;
 use crate::telemetry::AuditWriteError;
 use crate::telemetry::Metrics;
 use crate::telemetry::escape::Escaping;
-use crate::telemetry::json::JsonLines;
+use crate::telemetry::json_lines::JsonLines;
 
 static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
 

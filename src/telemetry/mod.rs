@@ -2,7 +2,7 @@
 
 mod audit;
 mod escape;
-mod json;
+mod json_lines;
 mod log;
 mod metrics;
 

@@ -43,11 +43,11 @@ pub struct PoolConfig {
     /// How long an upstream may take.
     pub timeouts: Timeouts,
     /// How upstreams with TLS prove who they are. Nobody is trusted without.
-    pub trust: Option<Trust>,
+    pub trust: Option<UpstreamTrust>,
     /// How the gateway proves who it is.
-    pub identity: Option<Identity>,
+    pub identity: Option<UpstreamIdentity>,
     /// Whether and how health is asked after.
-    pub probe: Option<Probe>,
+    pub probe: Option<HealthCheck>,
     /// Failed requests in a row after which an upstream is left alone for a while, if there is another.
     pub failures: u32,
     /// For how long.
@@ -104,7 +104,7 @@ pub struct Timeouts {
 
 /// How health is asked after.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub struct HealthCheck {
     /// The target of the GET: healthy is a 2xx or 3xx.
     pub path: String,
     /// How often.
@@ -119,7 +119,7 @@ pub struct Probe {
 
 /// How an upstream proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum UpstreamTrust {
     /// By a certificate with this SHA-256; its names and dates do not matter.
     Pin([u8; 32]),
     /// By a certificate for its host, signed by one of these.
@@ -128,7 +128,7 @@ pub enum Trust {
 
 /// A certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub enum UpstreamTlsError {
     /// One of the certificates.
     #[error("certificate {0} of the file cannot be read")]
     Certificate(usize),
@@ -148,12 +148,12 @@ impl Authorities {
     /// Takes certificates in DER form.
     ///
     /// # Errors
-    /// [`TrustError`] when one of them is none, or there is none.
-    pub fn new(certificates: &[CertificateDer<'static>]) -> Result<Self, TrustError> {
+    /// [`UpstreamTlsError`] when one of them is none, or there is none.
+    pub fn new(certificates: &[CertificateDer<'static>]) -> Result<Self, UpstreamTlsError> {
         let mut made = Vec::with_capacity(certificates.len());
         let mut store = RootCertStore::empty();
         for (index, der) in certificates.iter().enumerate() {
-            let unusable = || TrustError::Certificate(index.saturating_add(1));
+            let unusable = || UpstreamTlsError::Certificate(index.saturating_add(1));
             store.add(der.clone()).map_err(|_error| unusable())?;
             let raw = der.to_vec();
             // Pingora's parser panics on what it cannot read.
@@ -161,15 +161,15 @@ impl Authorities {
             made.push(parsed.map_err(|_panic| unusable())?);
         }
         if made.is_empty() {
-            return Err(TrustError::None);
+            return Err(UpstreamTlsError::None);
         }
         Ok(Self(made.into()))
     }
 
     /// One that signed nothing and never will. Pingora wants an authority even where none is asked, as with a pin.
-    pub(super) fn nobody() -> Result<Self, TrustError> {
+    pub(super) fn nobody() -> Result<Self, UpstreamTlsError> {
         let der = CertificateDer::from_pem_slice(NOBODY.as_bytes());
-        Self::new(&[der.map_err(|_error| TrustError::None)?])
+        Self::new(&[der.map_err(|_error| UpstreamTlsError::None)?])
     }
 }
 
@@ -193,48 +193,48 @@ impl Eq for Authorities {}
 
 /// How the gateway proves who it is.
 #[derive(Clone)]
-pub struct Identity {
+pub struct UpstreamIdentity {
     pub(super) pair: Arc<CertKey>,
     leaf: Vec<u8>,
 }
 
-impl Identity {
+impl UpstreamIdentity {
     /// Takes a chain in DER form, the gateway's own certificate first, and its key.
     ///
     /// # Errors
-    /// [`TrustError`] when they cannot be used together.
+    /// [`UpstreamTlsError`] when they cannot be used together.
     pub fn new(
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
-    ) -> Result<Self, TrustError> {
-        let leaf = chain.first().ok_or(TrustError::None)?.to_vec();
+    ) -> Result<Self, UpstreamTlsError> {
+        let leaf = chain.first().ok_or(UpstreamTlsError::None)?.to_vec();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|_error| TrustError::Key)?
+            .map_err(|_error| UpstreamTlsError::Key)?
             .with_root_certificates(RootCertStore::empty())
             .with_client_auth_cert(chain.to_vec(), key.clone_key())
-            .map_err(|_error| TrustError::Key)?;
+            .map_err(|_error| UpstreamTlsError::Key)?;
         // Pingora guesses the form of the key again, without being told.
         let secret = key.secret_der().to_vec();
-        PrivateKeyDer::try_from(secret.clone()).map_err(|_text| TrustError::Key)?;
+        PrivateKeyDer::try_from(secret.clone()).map_err(|_text| UpstreamTlsError::Key)?;
         let raw: Vec<Vec<u8>> = chain.iter().map(|it| it.to_vec()).collect();
         let pair = catch_unwind(|| CertKey::new(raw, secret));
-        let pair = Arc::new(pair.map_err(|_panic| TrustError::Certificate(1))?);
+        let pair = Arc::new(pair.map_err(|_panic| UpstreamTlsError::Certificate(1))?);
         Ok(Self { pair, leaf })
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for UpstreamIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identity(***)")
     }
 }
 
-impl PartialEq for Identity {
+impl PartialEq for UpstreamIdentity {
     fn eq(&self, other: &Self) -> bool {
         self.leaf == other.leaf && self.pair.key() == other.pair.key()
     }
 }
 
-impl Eq for Identity {}
+impl Eq for UpstreamIdentity {}

@@ -3,7 +3,7 @@
 //! Pingora hands what it proxies between two halves through two channels, and watches every connection that waits with a
 //! task of its own: right for bodies in both directions, and a third of the time of a plain read. Here one request is
 //! written, one answer read, with Pingora's own connections and parsers; what is decided about it is decided by the same
-//! [`Carry`]. Everything else goes Pingora's way.
+//! [`ForwardedRequest`]. Everything else goes Pingora's way.
 
 use std::fmt;
 
@@ -25,10 +25,10 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::gate::HostRule;
 use crate::listener::connection_lifecycle;
-use crate::listener::forward::answer;
-use crate::listener::forward::answer::Left;
-use crate::listener::forward::forwarded_request::Carry;
+use crate::listener::forward::forwarded_request::ForwardedRequest;
 use crate::listener::forward::pool::Upstreams;
+use crate::listener::forward::response_head;
+use crate::listener::forward::response_head::FieldFilter;
 use crate::listener::server::NO_AUTHORITIES;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
@@ -47,15 +47,15 @@ static INVOLVED: [HeaderName; 9] = [
 ];
 
 /// Connects to upstreams for requests without a body.
-pub(in crate::listener) struct Direct(TransportConnector);
+pub(in crate::listener) struct FastPath(TransportConnector);
 
-impl fmt::Debug for Direct {
+impl fmt::Debug for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Direct")
     }
 }
 
-impl Direct {
+impl FastPath {
     /// Reads the file of no authorities, and panics if it cannot: who makes this has looked.
     pub(in crate::listener) fn new() -> Self {
         let mut options = ConnectorOptions::new(1);
@@ -65,7 +65,7 @@ impl Direct {
 }
 
 /// Whether a request has nothing in it but a question.
-pub(in crate::listener) fn is_plain(session: &ServerSession, upgrade: bool) -> bool {
+pub(in crate::listener) fn is_fast_path_request(session: &ServerSession, upgrade: bool) -> bool {
     let head = session.req_header();
     let connection = || head.headers.get_all(header::CONNECTION).iter();
     // Without the names as they were sent there is nothing to copy.
@@ -99,49 +99,52 @@ impl Text {
 const HEAD_BYTES: usize = 1024;
 
 /// Where the answer goes, and what else is needed on the way.
-pub(in crate::listener) struct Around<'a> {
+pub(in crate::listener) struct ForwardContext<'a> {
     pub(in crate::listener) session: &'a mut ServerSession,
     pub(in crate::listener) upstreams: &'a Upstreams,
-    pub(in crate::listener) direct: &'a Direct,
+    pub(in crate::listener) fast_path: &'a FastPath,
     pub(in crate::listener) clock: &'a dyn Clock,
     pub(in crate::listener) leaving: &'a Stop,
 }
 
-impl Carry {
+impl ForwardedRequest {
     /// Asks an upstream, another one if need be, and passes the answer on to its end.
-    pub(in crate::listener) async fn ask(&mut self, mut around: Around<'_>) -> pingora::Result<()> {
+    pub(in crate::listener) async fn ask(
+        &mut self,
+        mut context: ForwardContext<'_>,
+    ) -> pingora::Result<()> {
         loop {
-            self.choose(around.upstreams, around.clock.instant())?;
-            let Err(error) = self.ask_once(&mut around).await else {
+            self.choose(context.upstreams, context.clock.instant())?;
+            let Err(error) = self.ask_once(&mut context).await else {
                 return Ok(());
             };
-            let error = self.failed(around.session, error);
+            let error = self.failed(context.session, error);
             if !error.retry() {
                 return Err(error);
             }
         }
     }
 
-    async fn ask_once(&mut self, around: &mut Around<'_>) -> pingora::Result<()> {
-        let request = self.written(around.session.req_header())?;
-        let mut upstream = self.send(&request, around).await?;
-        while self.pass_head(&mut upstream, around).await? {}
+    async fn ask_once(&mut self, context: &mut ForwardContext<'_>) -> pingora::Result<()> {
+        let request = self.written(context.session.req_header())?;
+        let mut upstream = self.send(&request, context).await?;
+        while self.pass_head(&mut upstream, context).await? {}
         let mut ended = upstream.is_body_done();
         if ended {
-            pass_piece(around.session, Bytes::new(), true).await?;
+            pass_piece(context.session, Bytes::new(), true).await?;
         }
         while !ended {
             let piece = tokio::select! {
                 biased;
                 piece = upstream.read_body_bytes() => piece.map_err(|error| error.into_up())?,
-                error = gone(around.session) => return Err(error),
+                error = gone(context.session) => return Err(error),
             };
             ended = piece.is_none() || upstream.is_body_done();
-            pass_piece(around.session, piece.unwrap_or_default(), ended).await?;
+            pass_piece(context.session, piece.unwrap_or_default(), ended).await?;
         }
         upstream.respect_keepalive();
         if let Some(stream) = upstream.reuse().await {
-            self.keep(stream, around.clock.instant());
+            self.keep(stream, context.clock.instant());
         }
         Ok(())
     }
@@ -180,16 +183,20 @@ impl Carry {
     }
 
     /// Sends the request, and gives what its answer is read from.
-    async fn send(&self, request: &[u8], around: &Around<'_>) -> pingora::Result<HttpSession> {
-        let mut stream = match self.waiting(around.clock.instant()) {
+    async fn send(
+        &self,
+        request: &[u8],
+        context: &ForwardContext<'_>,
+    ) -> pingora::Result<HttpSession> {
+        let mut stream = match self.waiting(context.clock.instant()) {
             Some(stream) => stream,
             None => {
-                let made = around.direct.0.new_stream(&self.peer()?).await;
+                let made = context.fast_path.0.new_stream(&self.peer()?).await;
                 made.map_err(|error| error.into_up())?
             }
         };
         self.connected(stream.get_ssl_digest().as_deref())?;
-        let timeouts = &self.ticket()?.pool.config.timeouts;
+        let timeouts = &self.lease()?.pool.config.timeouts;
         let writing = async {
             stream.write_all(request).await?;
             stream.flush().await
@@ -208,29 +215,29 @@ impl Carry {
     async fn pass_head(
         &mut self,
         upstream: &mut HttpSession,
-        around: &mut Around<'_>,
+        context: &mut ForwardContext<'_>,
     ) -> pingora::Result<bool> {
         tokio::select! {
             biased;
             read = upstream.read_response() => read.map_err(|error| error.into_up())?,
-            error = gone(around.session) => return Err(error),
+            error = gone(context.session) => return Err(error),
         };
         let is_over = upstream.is_body_done();
         let Some(told) = upstream.resp_header() else {
             let error = Error::explain(ErrorType::InternalError, "no answer was read");
             return Err(error.into_in());
         };
-        answer::check(told, false)?;
+        response_head::check(told, false)?;
         let mut head = copied(told)?;
         let interim = head.status.is_informational();
         if !interim && !is_over {
             frame(&mut head)?;
         }
-        let session = &mut *around.session;
-        if around.leaving.is_given() || connection_lifecycle::is_overread() {
+        let session = &mut *context.session;
+        if context.leaving.is_given() || connection_lifecycle::is_overread() {
             session.set_keepalive(None);
         }
-        self.arrived(&head, around.clock.instant());
+        self.arrived(&head, context.clock.instant());
         self.sign(session, &mut head)?;
         let written = session.write_response_header(Box::new(head)).await;
         written.map_err(|error| error.into_down())?;
@@ -254,13 +261,13 @@ fn copied(told: &ResponseHeader) -> pingora::Result<ResponseHeader> {
     if let Some(reason) = told.get_reason_phrase() {
         head.set_reason_phrase(Some(reason))?;
     }
-    let left = Left::of(told);
+    let left = FieldFilter::of(told);
     for (name, value) in &told.headers {
         if !left.out(name) {
             head.append_header(name, value.clone())?;
         }
     }
-    answer::finish(&mut head)?;
+    response_head::finish(&mut head)?;
     Ok(head)
 }
 
@@ -343,7 +350,7 @@ mod tests {
         for (line, fields, upgrade, expected) in rows {
             let (session, _client) = session(&format!("{line}\r\nHost: x\r\n{fields}\r\n")).await;
             assert_eq!(
-                is_plain(&session, upgrade),
+                is_fast_path_request(&session, upgrade),
                 expected,
                 "{line} {fields:?} {upgrade}"
             );

@@ -27,23 +27,23 @@ use crate::gate::HostRule;
 use crate::gate::PassThrough;
 use crate::listener::UpstreamResult;
 use crate::listener::connection_lifecycle;
-use crate::listener::forward::answer;
 use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::peer::peer;
-use crate::listener::forward::pool::Ticket;
+use crate::listener::forward::pool::UpstreamLease;
 use crate::listener::forward::pool::Upstreams;
+use crate::listener::forward::response_head;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One request on its way to an upstream and back.
 #[derive(Debug)]
-pub(in crate::listener) struct Carry {
+pub(in crate::listener) struct ForwardedRequest {
     pub(in crate::listener) pass: Box<PassThrough>,
-    ticket: Option<Ticket>,
+    lease: Option<UpstreamLease>,
     tries: u8,
     chosen: Option<Instant>,
     waited: Option<Duration>,
-    body: BodyCount,
+    body: BodyProgress,
     /// Why the gateway gave it up.
     why: Option<Code>,
     refusal: Option<&'static str>,
@@ -51,20 +51,20 @@ pub(in crate::listener) struct Carry {
 
 /// What came of the body of the request so far.
 #[derive(Clone, Copy, Debug, Default)]
-struct BodyCount {
+struct BodyProgress {
     began: Option<Instant>,
     bytes: u64,
 }
 
-impl Carry {
+impl ForwardedRequest {
     pub(in crate::listener) fn new(pass: Box<PassThrough>) -> Self {
         Self {
             pass,
-            ticket: None,
+            lease: None,
             tries: 0,
             chosen: None,
             waited: None,
-            body: BodyCount::default(),
+            body: BodyProgress::default(),
             why: None,
             refusal: None,
         }
@@ -85,35 +85,35 @@ impl Carry {
         upstreams: &Upstreams,
         now: Instant,
     ) -> pingora::Result<()> {
-        let failed = self.ticket.take().map(|it| it.index);
+        let failed = self.lease.take().map(|it| it.index);
         self.tries = self.tries.saturating_add(1);
-        self.body = BodyCount::default();
+        self.body = BodyProgress::default();
         let pool = upstreams.pool(self.pass.route.pool);
-        let Some(ticket) = pool.and_then(|pool| pool.pick(failed)) else {
+        let Some(lease) = pool.and_then(|pool| pool.pick(failed)) else {
             self.why = Some(Code::NoUpstream);
             return Error::e_explain(ErrorType::ConnectError, "no upstream is able to answer");
         };
         self.chosen = Some(now);
-        self.ticket = Some(ticket);
+        self.lease = Some(lease);
         Ok(())
     }
 
     /// The upstream that was chosen.
-    pub(super) fn ticket(&self) -> pingora::Result<&Ticket> {
+    pub(super) fn lease(&self) -> pingora::Result<&UpstreamLease> {
         let none = || Error::explain(ErrorType::ConnectError, "no upstream was chosen");
-        self.ticket.as_ref().ok_or_else(none)
+        self.lease.as_ref().ok_or_else(none)
     }
 
     /// How the chosen upstream is connected to.
     pub(in crate::listener) fn peer(&self) -> pingora::Result<HttpPeer> {
-        let ticket = self.ticket()?;
-        let Some(member) = ticket.member() else {
+        let lease = self.lease()?;
+        let Some(member) = lease.member() else {
             return Error::e_explain(ErrorType::ConnectError, "no such upstream");
         };
         peer(
-            (ticket.pool.id, &ticket.pool.config),
-            (ticket.index, &member.upstream),
-            &ticket.address,
+            (lease.pool.id, &lease.pool.config),
+            (lease.index, &member.upstream),
+            &lease.address,
             self.pass.upgrade,
         )
     }
@@ -121,32 +121,28 @@ impl Carry {
     /// A connection to the chosen upstream that waits for a request. None for a second attempt: when one was closed at the
     /// wrong moment, the others may be as well.
     pub(super) fn waiting(&self, now: Instant) -> Option<Stream> {
-        let ticket = self.ticket.as_ref().filter(|_| self.tries < 2)?;
-        ticket.member()?.idle.take(&ticket.address, now)
+        let lease = self.lease.as_ref().filter(|_| self.tries < 2)?;
+        lease.member()?.idle.take(&lease.address, now)
     }
 
     /// Keeps a connection to the chosen upstream for the next request.
     pub(super) fn keep(&self, stream: Stream, now: Instant) {
-        let Some(ticket) = self
-            .ticket
-            .as_ref()
-            .filter(|ticket| !ticket.pool.is_retired())
-        else {
+        let Some(lease) = self.lease.as_ref().filter(|lease| !lease.pool.is_retired()) else {
             return;
         };
-        let until = now.checked_add(ticket.pool.config.timeouts.idle);
-        if let (Some(member), Some(until)) = (ticket.member(), until) {
-            member.idle.put(stream, ticket.address.clone(), until);
+        let until = now.checked_add(lease.pool.config.timeouts.idle);
+        if let (Some(member), Some(until)) = (lease.member(), until) {
+            member.idle.put(stream, lease.address.clone(), until);
         }
     }
 
     /// Is called before anything is sent.
     pub(in crate::listener) fn connected(&self, digest: Option<&SslDigest>) -> pingora::Result<()> {
-        let Some(ticket) = &self.ticket else {
+        let Some(lease) = &self.lease else {
             return Ok(());
         };
-        let tls = ticket.member().is_some_and(|member| member.upstream.tls);
-        check_pin(&ticket.pool.config, tls, digest)
+        let tls = lease.member().is_some_and(|member| member.upstream.tls);
+        check_pin(&lease.pool.config, tls, digest)
     }
 
     /// The head of the request as the upstream reads it. Framing and upgrades were seen to by Pingora.
@@ -224,9 +220,9 @@ impl Carry {
         response: &mut ResponseHeader,
         now: Instant,
     ) -> pingora::Result<()> {
-        answer::check(response, self.pass.upgrade)?;
+        response_head::check(response, self.pass.upgrade)?;
         self.arrived(response, now);
-        answer::clean(response)?;
+        response_head::clean(response)?;
         self.sign(session, response)
     }
 
@@ -236,8 +232,8 @@ impl Carry {
             self.waited = self
                 .chosen
                 .map(|chosen| now.saturating_duration_since(chosen));
-            if let Some(ticket) = &self.ticket {
-                ticket.report(true);
+            if let Some(lease) = &self.lease {
+                lease.report(true);
             }
         }
     }
@@ -279,9 +275,9 @@ impl Carry {
         let method = &session.req_header().method;
         let is_safe = *method == Method::GET || *method == Method::HEAD;
         let is_theirs = *error.esource() == ErrorSource::Upstream && self.why.is_none();
-        if is_theirs && let Some(ticket) = &self.ticket {
-            ticket.report(false);
-            ticket.log_failure(error.etype().as_str(), &error.to_string());
+        if is_theirs && let Some(lease) = &self.lease {
+            lease.report(false);
+            lease.log_failure(error.etype().as_str(), &error.to_string());
         }
         let retry = is_theirs
             && is_safe
@@ -316,7 +312,7 @@ impl Carry {
     }
 
     pub(super) fn label(&self) -> Option<&str> {
-        let member = self.ticket.as_ref()?.member()?;
+        let member = self.lease.as_ref()?.member()?;
         Some(&member.upstream.label)
     }
 }

@@ -13,9 +13,9 @@ use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v1::Connector;
 use pingora::http::RequestHeader;
 
-use crate::listener::forward::config::Probe;
+use crate::listener::forward::config::HealthCheck;
 use crate::listener::forward::config::UpstreamAddress;
-use crate::listener::forward::peer::Address;
+use crate::listener::forward::peer::ResolvedAddress;
 use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::peer::peer;
 use crate::listener::forward::pool::Pool;
@@ -25,16 +25,16 @@ use crate::runtime::Tasks;
 
 /// Makes the connections of probes; made when the first one is needed.
 #[derive(Clone, Default)]
-pub(super) struct Prober(Arc<OnceLock<Connector>>);
+pub(super) struct HealthChecker(Arc<OnceLock<Connector>>);
 
-impl fmt::Debug for Prober {
+impl fmt::Debug for HealthChecker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Prober")
     }
 }
 
 /// Begins to look after the upstreams of a pool, until it is dropped or retired.
-pub(super) fn begin(pool: &Arc<Pool>, prober: &Prober, tasks: &Tasks) {
+pub(super) fn begin(pool: &Arc<Pool>, checker: &HealthChecker, tasks: &Tasks) {
     for (index, member) in pool.members.iter().enumerate() {
         if let UpstreamAddress::Host(host, port) = &member.upstream.place
             && host.parse::<IpAddr>().is_err()
@@ -43,8 +43,8 @@ pub(super) fn begin(pool: &Arc<Pool>, prober: &Prober, tasks: &Tasks) {
             drop(tasks.spawn(work));
         }
         if let Some(probe) = &pool.config.probe {
-            let prober = prober.clone();
-            let work = ask(Arc::downgrade(pool), index, probe.clone(), prober);
+            let checker = checker.clone();
+            let work = ask(Arc::downgrade(pool), index, probe.clone(), checker);
             drop(tasks.spawn(work));
         }
     }
@@ -75,10 +75,10 @@ async fn look_up(pool: Weak<Pool>, index: usize, host: String, port: u16) {
             limits::RESOLVE_TIMEOUT,
             tokio::net::lookup_host((host.as_str(), port)),
         );
-        let found: Vec<Address> = match found.await {
+        let found: Vec<ResolvedAddress> = match found.await {
             Ok(Ok(found)) => found
                 .take(limits::UPSTREAM_ADDRESSES_MAX)
-                .map(Address::Inet)
+                .map(ResolvedAddress::Inet)
                 .collect(),
             Ok(Err(_)) | Err(_) => Vec::new(),
         };
@@ -111,9 +111,9 @@ fn alive(pool: &Weak<Pool>) -> Option<Arc<Pool>> {
 }
 
 /// Asks an upstream for its health for ever.
-async fn ask(pool: Weak<Pool>, index: usize, probe: Probe, prober: Prober) {
+async fn ask(pool: Weak<Pool>, index: usize, probe: HealthCheck, checker: HealthChecker) {
     while let Some(it) = alive(&pool) {
-        let connector = prober.0.get_or_init(connector);
+        let connector = checker.0.get_or_init(connector);
         let once = ask_once(&it, index, &probe, connector);
         let outcome = tokio::time::timeout(probe.timeout, once)
             .await
@@ -134,7 +134,7 @@ fn connector() -> Connector {
 async fn ask_once(
     pool: &Pool,
     index: usize,
-    probe: &Probe,
+    probe: &HealthCheck,
     connector: &Connector,
 ) -> Result<(), String> {
     let member = pool.members.get(index).ok_or("no such upstream")?;

@@ -13,14 +13,14 @@ use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use crate::gate::PoolId;
 use crate::listener::forward::config::Authorities;
 use crate::listener::forward::config::PoolConfig;
-use crate::listener::forward::config::Trust;
 use crate::listener::forward::config::Upstream;
 use crate::listener::forward::config::UpstreamAddress;
-use crate::listener::forward::upgrade::Patient;
+use crate::listener::forward::config::UpstreamTrust;
+use crate::listener::forward::upgrade::UpgradeConnector;
 
 /// Where exactly one upstream is, after names were looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(super) enum ResolvedAddress {
     Inet(SocketAddr),
     Socket(Arc<Path>),
 }
@@ -38,7 +38,7 @@ fn group_key(pool: PoolId, index: usize, upgrade: bool) -> u64 {
 pub(super) fn peer(
     (pool, config): (PoolId, &PoolConfig),
     (index, upstream): (usize, &Upstream),
-    address: &Address,
+    address: &ResolvedAddress,
     upgrade: bool,
 ) -> Result<HttpPeer, Box<Error>> {
     // Never empty where there is TLS: without a name to check Pingora checks nothing.
@@ -48,8 +48,10 @@ pub(super) fn peer(
         (UpstreamAddress::Socket(_), true) => "localhost".to_owned(),
     };
     let mut peer = match address {
-        Address::Inet(address) => HttpPeer::new(*address, upstream.tls, name),
-        Address::Socket(path) => HttpPeer::new_uds(&path.to_string_lossy(), upstream.tls, name)?,
+        ResolvedAddress::Inet(address) => HttpPeer::new(*address, upstream.tls, name),
+        ResolvedAddress::Socket(path) => {
+            HttpPeer::new_uds(&path.to_string_lossy(), upstream.tls, name)?
+        }
     };
     peer.group_key = group_key(pool, index, upgrade);
     let timeouts = &config.timeouts;
@@ -69,15 +71,15 @@ pub(super) fn peer(
         HttpUpstreamRequestPolicy::deny_upgrades()
     };
     if upgrade {
-        options.custom_l4 = Some(Arc::new(Patient {
+        options.custom_l4 = Some(Arc::new(UpgradeConnector {
             connect: timeouts.connect,
         }));
     }
     if upstream.tls {
         let unusable = |error| Error::because(ErrorType::InvalidCert, "no authority", error);
         let authorities = match &config.trust {
-            Some(Trust::Authorities(all)) => all.clone(),
-            Some(Trust::Pin(_)) => {
+            Some(UpstreamTrust::Authorities(all)) => all.clone(),
+            Some(UpstreamTrust::Pin(_)) => {
                 // The signature of the handshake is checked all the same, and the pin once it is over.
                 options.verify_cert = false;
                 options.verify_hostname = false;
@@ -100,7 +102,7 @@ pub(super) fn check_pin(
     tls: bool,
     digest: Option<&SslDigest>,
 ) -> Result<(), Box<Error>> {
-    let (Some(Trust::Pin(pin)), true) = (&config.trust, tls) else {
+    let (Some(UpstreamTrust::Pin(pin)), true) = (&config.trust, tls) else {
         return Ok(());
     };
     let found = digest.map(|digest| digest.cert_digest.as_slice());

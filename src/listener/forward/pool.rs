@@ -18,9 +18,9 @@ use crate::listener::forward::config::PoolConfig;
 use crate::listener::forward::config::Upstream;
 use crate::listener::forward::config::UpstreamAddress;
 use crate::listener::forward::health_check;
-use crate::listener::forward::health_check::Prober;
-use crate::listener::forward::idle::Idle;
-use crate::listener::forward::peer::Address;
+use crate::listener::forward::health_check::HealthChecker;
+use crate::listener::forward::idle_connections::IdleConnections;
+use crate::listener::forward::peer::ResolvedAddress;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
@@ -32,13 +32,13 @@ pub struct Upstreams {
     metrics: Arc<Metrics>,
     tasks: Tasks,
     ids: AtomicU64,
-    pools: Mutex<Generations>,
-    prober: Prober,
+    pools: Mutex<PoolGenerations>,
+    checker: HealthChecker,
 }
 
 /// Those in force, and those before: a request that was decided just before a reload still finds its upstreams.
 #[derive(Debug, Default)]
-struct Generations {
+struct PoolGenerations {
     current: Vec<Arc<Pool>>,
     previous: Vec<Arc<Pool>>,
 }
@@ -53,7 +53,7 @@ impl Upstreams {
             tasks,
             ids: AtomicU64::new(1),
             pools: Mutex::default(),
-            prober: Prober::default(),
+            checker: HealthChecker::default(),
         })
     }
 
@@ -82,7 +82,7 @@ impl Upstreams {
         }
         for pool in &fresh {
             pool.tell();
-            health_check::begin(pool, &self.prober, &self.tasks);
+            health_check::begin(pool, &self.checker, &self.tasks);
         }
         let ids = made.iter().map(|it| it.id).collect();
         let before = std::mem::replace(&mut pools.current, made);
@@ -96,7 +96,7 @@ impl Upstreams {
         all.find(|it| it.id == id).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PoolGenerations> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,7 +106,7 @@ impl Upstreams {
 pub(super) struct Pool {
     pub(super) id: PoolId,
     pub(super) config: PoolConfig,
-    pub(super) members: Vec<Member>,
+    pub(super) members: Vec<PoolMember>,
     turn: AtomicUsize,
     retired: AtomicBool,
     pub(super) clock: Arc<dyn Clock>,
@@ -115,17 +115,17 @@ pub(super) struct Pool {
 
 /// One upstream, and how it did so far.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct PoolMember {
     pub(super) upstream: Upstream,
-    addresses: ArcSwap<Vec<Address>>,
+    addresses: ArcSwap<Vec<ResolvedAddress>>,
     turn: AtomicUsize,
     busy: AtomicUsize,
-    health: Mutex<Health>,
-    pub(super) idle: Idle,
+    health: Mutex<UpstreamHealth>,
+    pub(super) idle: IdleConnections,
 }
 
 #[derive(Debug, Default)]
-struct Health {
+struct UpstreamHealth {
     /// What the probes say.
     down: bool,
     /// Probes in a row that say otherwise.
@@ -140,13 +140,13 @@ struct Health {
 
 /// A request's place at an upstream, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct UpstreamLease {
     pub(super) pool: Arc<Pool>,
     pub(super) index: usize,
-    pub(super) address: Address,
+    pub(super) address: ResolvedAddress,
 }
 
-impl Drop for Ticket {
+impl Drop for UpstreamLease {
     fn drop(&mut self) {
         if let Some(member) = self.member() {
             member.busy.fetch_sub(1, Ordering::AcqRel);
@@ -154,8 +154,8 @@ impl Drop for Ticket {
     }
 }
 
-impl Ticket {
-    pub(super) fn member(&self) -> Option<&Member> {
+impl UpstreamLease {
+    pub(super) fn member(&self) -> Option<&PoolMember> {
         self.pool.members.get(self.index)
     }
 
@@ -170,22 +170,22 @@ impl Ticket {
     }
 }
 
-impl Member {
-    pub(super) fn addresses(&self) -> Arc<Vec<Address>> {
+impl PoolMember {
+    pub(super) fn addresses(&self) -> Arc<Vec<ResolvedAddress>> {
         self.addresses.load_full()
     }
 
-    pub(super) fn found_at(&self, addresses: Vec<Address>) {
+    pub(super) fn found_at(&self, addresses: Vec<ResolvedAddress>) {
         if *self.addresses() != addresses {
             self.addresses.store(Arc::new(addresses));
         }
     }
 
-    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+    fn health(&self) -> std::sync::MutexGuard<'_, UpstreamHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_address(&self) -> Option<Address> {
+    fn next_address(&self) -> Option<ResolvedAddress> {
         let all = self.addresses();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         all.get(turn.checked_rem(all.len())?).cloned()
@@ -199,13 +199,13 @@ impl Pool {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let member = |upstream: &Upstream| Member {
+        let member = |upstream: &Upstream| PoolMember {
             addresses: ArcSwap::from_pointee(literal(&upstream.place)),
             upstream: upstream.clone(),
             turn: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             health: Mutex::default(),
-            idle: Idle::default(),
+            idle: IdleConnections::default(),
         };
         Self {
             id,
@@ -219,15 +219,15 @@ impl Pool {
     }
 
     /// An upstream for a request; not the one that has just failed, if there is another. `None` when none is able.
-    pub(super) fn pick(self: &Arc<Self>, failed: Option<usize>) -> Option<Ticket> {
+    pub(super) fn pick(self: &Arc<Self>, failed: Option<usize>) -> Option<UpstreamLease> {
         let now = self.clock.instant();
-        let able: Vec<(usize, &Member)> = self
+        let able: Vec<(usize, &PoolMember)> = self
             .members
             .iter()
             .enumerate()
             .filter(|(_, it)| !it.health().down && !it.addresses().is_empty())
             .collect();
-        let rested = |it: &Member| it.health().until.is_none_or(|until| until <= now);
+        let rested = |it: &PoolMember| it.health().until.is_none_or(|until| until <= now);
         let mut left: Vec<_> = able
             .iter()
             .filter(|(index, it)| rested(it) && Some(*index) != failed)
@@ -255,7 +255,7 @@ impl Pool {
         };
         let address = member.next_address()?;
         member.busy.fetch_add(1, Ordering::AcqRel);
-        Some(Ticket {
+        Some(UpstreamLease {
             pool: Arc::clone(self),
             index: *index,
             address,
@@ -326,9 +326,9 @@ impl Pool {
         if health.dissent < needed {
             return;
         }
-        *health = Health {
+        *health = UpstreamHealth {
             down: !health.down,
-            ..Health::default()
+            ..UpstreamHealth::default()
         };
         drop(health);
         self.tell();
@@ -368,13 +368,15 @@ impl Pool {
 }
 
 /// What need not be looked up.
-fn literal(place: &UpstreamAddress) -> Vec<Address> {
+fn literal(place: &UpstreamAddress) -> Vec<ResolvedAddress> {
     match place {
-        UpstreamAddress::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
+        UpstreamAddress::Socket(path) => {
+            vec![ResolvedAddress::Socket(Arc::<Path>::from(path.as_path()))]
+        }
         UpstreamAddress::Host(host, port) => {
             let address = host.parse().ok();
-            let address =
-                address.map(|address| Address::Inet(std::net::SocketAddr::new(address, *port)));
+            let address = address
+                .map(|address| ResolvedAddress::Inet(std::net::SocketAddr::new(address, *port)));
             address.into_iter().collect()
         }
     }

@@ -9,7 +9,7 @@ use pingora::upstreams::peer::Peer;
 
 use super::*;
 use crate::gate::PoolId;
-use crate::listener::forward::peer::Address;
+use crate::listener::forward::peer::ResolvedAddress;
 use crate::listener::forward::peer::peer;
 use crate::listener::forward::pool::Pool;
 use crate::model::PassName;
@@ -41,7 +41,7 @@ fn config(balance: Balance) -> PoolConfig {
         },
         trust: None,
         identity: None,
-        probe: Some(Probe {
+        probe: Some(HealthCheck {
             path: "/".to_owned(),
             interval: second,
             timeout: second,
@@ -83,8 +83,8 @@ fn load_decides_where_it_is_to() {
     let (pool, _) = pool(Balance::LeastLoaded);
     let held: Vec<_> = (0..5).map(|_| pool.pick(None).unwrap()).collect();
     let mut loads = [0; 3];
-    for ticket in &held {
-        loads[ticket.index] += 1;
+    for lease in &held {
+        loads[lease.index] += 1;
     }
     loads.sort_unstable();
     assert_eq!(loads, [1, 2, 2], "spread");
@@ -182,7 +182,7 @@ fn every_limit_of_a_peer_is_set() {
     let address: SocketAddr = "192.0.2.1:1".parse().unwrap();
     let upstream = config.upstreams[0].clone();
     let make = |config: &PoolConfig, upstream: &Upstream, index: usize, upgrade: bool| {
-        let address = Address::Inet(address);
+        let address = ResolvedAddress::Inet(address);
         peer((PoolId(7), config), (index, upstream), &address, upgrade).unwrap()
     };
     let seconds = |count| Some(Duration::from_secs(count));
@@ -213,7 +213,7 @@ fn every_limit_of_a_peer_is_set() {
         tls: true,
         ..upstream
     };
-    for trust in [None, Some(Trust::Pin([1; 32]))] {
+    for trust in [None, Some(UpstreamTrust::Pin([1; 32]))] {
         config.trust = trust.clone();
         let peer = make(&config, &tls, 0, false);
         assert!(!peer.sni.is_empty(), "never without a name: {trust:?}");

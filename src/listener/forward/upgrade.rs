@@ -37,13 +37,13 @@ const HOLDS_MAX: u8 = 4;
 
 /// Makes such connections.
 #[derive(Debug)]
-pub(super) struct Patient {
+pub(super) struct UpgradeConnector {
     /// Time for one.
     pub(super) connect: Duration,
 }
 
 #[async_trait]
-impl Connect for Patient {
+impl Connect for UpgradeConnector {
     async fn connect(&self, address: &SocketAddr) -> pingora::Result<Stream> {
         let socket: Box<dyn VirtualSocket> = match address {
             SocketAddr::Inet(address) => {
@@ -51,18 +51,20 @@ impl Connect for Patient {
                 stream
                     .set_nodelay(true)
                     .or_err(ErrorType::ConnectError, "no delay")?;
-                Box::new(Held::new(stream))
+                Box::new(HeldStream::new(stream))
             }
             SocketAddr::Unix(address) => {
                 let path = address.as_pathname().unwrap_or_else(|| "".as_ref());
-                Box::new(Held::new(self.in_time(UnixStream::connect(path)).await?))
+                Box::new(HeldStream::new(
+                    self.in_time(UnixStream::connect(path)).await?,
+                ))
             }
         };
         Ok(Stream::from(VirtualSocketStream::new(socket)))
     }
 }
 
-impl Patient {
+impl UpgradeConnector {
     async fn in_time<S>(
         &self,
         connecting: impl Future<Output = io::Result<S>>,
@@ -76,14 +78,14 @@ impl Patient {
 
 /// A stream whose first bytes after a write are held back, a few times.
 #[derive(Debug)]
-struct Held<S> {
+struct HeldStream<S> {
     inner: S,
     written: bool,
     hold: Option<Pin<Box<Sleep>>>,
     holds: u8,
 }
 
-impl<S> Held<S> {
+impl<S> HeldStream<S> {
     const fn new(inner: S) -> Self {
         Self {
             inner,
@@ -109,7 +111,7 @@ impl<S> Held<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeldStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -123,7 +125,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeldStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -144,7 +146,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     }
 }
 
-impl<S> VirtualSocket for Held<S>
+impl<S> VirtualSocket for HeldStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug,
 {
@@ -164,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_at_once_is_not_read_at_once_after_a_write() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut held = Held::new(ours);
+        let mut held = HeldStream::new(ours);
         for round in 0..=HOLDS_MAX {
             held.write_all(b"ask").await.unwrap();
             theirs.write_all(b"tell").await.unwrap();

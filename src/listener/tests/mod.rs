@@ -1,12 +1,12 @@
 //! Whole connections over loopback, with a scripted handler and short limits.
 
 mod admin;
-mod bodies;
-mod life;
+mod drain;
 mod limits;
-mod pieces;
-mod replies;
-mod secure;
+mod request_bodies;
+mod responses;
+mod streamed_bodies;
+mod tls_http2;
 
 use std::net::IpAddr;
 use std::net::SocketAddr;

@@ -1,14 +1,14 @@
 //! TLS of the API port: certificates by host name, certificates of clients, and what a connection knows of its client.
 
 mod certificate;
-mod client;
-mod names;
+mod client_certificate;
+mod client_trust;
+mod sni;
 #[cfg(test)]
 pub(super) mod tests;
-mod trust;
 
 pub use certificate::Certificate;
-pub use client::ClientCertificates;
+pub use client_certificate::ClientCertificates;
 
 use std::any::Any;
 use std::fmt;
@@ -25,11 +25,11 @@ use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::TlsStream;
 use rustls::server::danger::ClientCertVerifier;
 
-use crate::listener::connection_lifecycle::Phases;
-use names::Names;
-pub(super) use trust::Client;
-pub(super) use trust::NoLongerValid;
-use trust::Trust;
+use crate::listener::connection_lifecycle::PhaseTracker;
+use client_trust::ClientTrust;
+pub(super) use client_trust::NoLongerValid;
+pub(super) use client_trust::PresentedCertificate;
+use sni::SniResolver;
 
 /// Why certificates cannot be used: a lower-case sentence for the operator.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +66,7 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Tls {
     certificates: Vec<Certificate>,
-    names: Arc<Names>,
+    names: Arc<SniResolver>,
     clients: ClientCertificates,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
@@ -81,8 +81,8 @@ impl Tls {
         clients: ClientCertificates,
     ) -> Result<Self, TlsError> {
         Ok(Self {
-            names: Arc::new(Names::new(&certificates)?),
-            verifier: client::verifier(&clients)?,
+            names: Arc::new(SniResolver::new(&certificates)?),
+            verifier: client_certificate::verifier(&clients)?,
             certificates,
             clients,
         })
@@ -100,10 +100,10 @@ impl Tls {
         &self.clients
     }
 
-    fn acceptor(&self, trust: &Arc<Trust>) -> pingora::Result<Acceptor> {
-        let introduction = Introduction(Arc::clone(trust));
+    fn acceptor(&self, trust: &Arc<ClientTrust>) -> pingora::Result<Acceptor> {
+        let introduction = HandshakeCallback(Arc::clone(trust));
         let mut settings = TlsSettings::with_callbacks(Box::new(introduction))?;
-        settings.set_cert_resolver(Arc::<Names>::clone(&self.names));
+        settings.set_cert_resolver(Arc::<SniResolver>::clone(&self.names));
         if let Some(verifier) = &self.verifier {
             settings.set_client_cert_verifier(Arc::clone(verifier));
         }
@@ -125,12 +125,12 @@ impl fmt::Debug for Tls {
 /// What makes handshakes; can be exchanged while connections come in.
 pub(super) struct Handshakes {
     acceptor: ArcSwap<Acceptor>,
-    trust: Arc<Trust>,
+    trust: Arc<ClientTrust>,
 }
 
 impl Handshakes {
     pub(super) fn new(tls: &Tls) -> pingora::Result<Self> {
-        let trust = Trust::new(tls);
+        let trust = ClientTrust::new(tls);
         Ok(Self {
             acceptor: ArcSwap::from_pointee(tls.acceptor(&trust)?),
             trust,
@@ -160,26 +160,26 @@ impl fmt::Debug for Handshakes {
 
 /// What is kept with an encrypted connection.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct TlsPeer {
     /// What the client proved, and whether it still counts.
-    pub(super) client: Client,
+    pub(super) client: PresentedCertificate,
     /// What the connection is doing: its requests tell, wherever they run.
-    pub(super) phases: Phases,
+    pub(super) phases: PhaseTracker,
 }
 
-/// Makes [`Peer`] of what the handshake brought.
-struct Introduction(Arc<Trust>);
+/// Makes [`TlsPeer`] of what the handshake brought.
+struct HandshakeCallback(Arc<ClientTrust>);
 
 #[async_trait]
-impl TlsAccept for Introduction {
+impl TlsAccept for HandshakeCallback {
     async fn handshake_complete_callback(
         &self,
         tls: &TlsRef,
     ) -> Option<Arc<dyn Any + Send + Sync>> {
         let chain = tls.peer_cert_chain_der().unwrap_or_default();
-        Some(Arc::new(Peer {
-            client: Client::new(Arc::clone(&self.0), chain),
-            phases: Phases::new(),
+        Some(Arc::new(TlsPeer {
+            client: PresentedCertificate::new(Arc::clone(&self.0), chain),
+            phases: PhaseTracker::new(),
         }))
     }
 }

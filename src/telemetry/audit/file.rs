@@ -16,7 +16,7 @@ use crate::telemetry::audit::hash;
 const TAIL_BYTES: u64 = 256 * 1024;
 
 /// The file, ready to be appended to.
-pub(super) struct Opened {
+pub(super) struct OpenedTrail {
     pub(super) file: File,
     /// What has to be written first.
     pub(super) rest: Vec<u8>,
@@ -25,7 +25,7 @@ pub(super) struct Opened {
 }
 
 /// Opens the file or makes it, readable by its owner alone.
-pub(super) fn open(path: &Path) -> io::Result<Opened> {
+pub(super) fn open(path: &Path) -> io::Result<OpenedTrail> {
     let mut file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -34,7 +34,7 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
         .open(path)?;
     // A pipe or a terminal has no end to look at.
     if !file.metadata()?.is_file() {
-        return Ok(Opened {
+        return Ok(OpenedTrail {
             file,
             rest: Vec::new(),
             previous: None,
@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path) -> io::Result<Opened> {
     } else {
         last_record(&tail)
     };
-    Ok(Opened {
+    Ok(OpenedTrail {
         file,
         rest: if is_torn { b"\n".to_vec() } else { Vec::new() },
         previous,

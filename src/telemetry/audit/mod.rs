@@ -155,11 +155,11 @@ pub struct AuditTrail {
     path: Option<PathBuf>,
     required: bool,
     metrics: Arc<Metrics>,
-    sink: Mutex<Sink>,
+    sink: Mutex<TrailWriter>,
 }
 
 /// What is written to, and what is known of what was written.
-struct Sink {
+struct TrailWriter {
     to: Box<dyn Write + Send>,
     /// What is left of a record that was written in part: it comes before anything else.
     rest: Vec<u8>,
@@ -169,7 +169,7 @@ struct Sink {
     lost: u64,
 }
 
-impl Sink {
+impl TrailWriter {
     /// Completes what was written in part.
     fn complete(&mut self) -> io::Result<()> {
         while !self.rest.is_empty() {
@@ -244,14 +244,14 @@ impl AuditTrail {
         let sink = match &path {
             Some(path) => {
                 let opened = file::open(path)?;
-                Sink {
+                TrailWriter {
                     to: Box::new(opened.file),
                     rest: opened.rest,
                     previous: opened.previous,
                     lost: 0,
                 }
             }
-            None => Sink::on(Box::new(io::stderr())),
+            None => TrailWriter::on(Box::new(io::stderr())),
         };
         Ok(Self {
             path,
@@ -268,11 +268,11 @@ impl AuditTrail {
             path: None,
             required: false,
             metrics,
-            sink: Mutex::new(Sink::on(writer)),
+            sink: Mutex::new(TrailWriter::on(writer)),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sink> {
+    fn lock(&self) -> MutexGuard<'_, TrailWriter> {
         self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -337,7 +337,7 @@ impl AuditTrail {
     }
 }
 
-impl Sink {
+impl TrailWriter {
     fn on(to: Box<dyn Write + Send>) -> Self {
         Self {
             to,

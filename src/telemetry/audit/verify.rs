@@ -44,14 +44,14 @@ pub struct Verified {
 
 /// The member of a record that is looked at.
 #[derive(Deserialize)]
-struct Link {
+struct ChainLink {
     #[serde(default)]
     previous: Option<String>,
     #[expect(dead_code, reason = "a line without it is no record")]
     action: String,
 }
 
-fn link(line: &[u8]) -> Option<Link> {
+fn link(line: &[u8]) -> Option<ChainLink> {
     serde_json::from_slice(line).ok()
 }
 

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
-use crate::listener::chunks::Chunks;
-use crate::listener::chunks::Progress;
+use crate::listener::chunked_body::ChunkProgress;
+use crate::listener::chunked_body::ChunkedBody;
 
 /// Most bytes of a first line that are kept. The limits of the gate are lower.
 const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -28,13 +28,13 @@ pub(super) enum Framing {
 
 /// Which bytes are read next.
 #[derive(Clone, Copy, Debug, Default)]
-enum Stage {
+enum ReadStage {
     /// The first line of a request, or empty lines before it.
     #[default]
     Line,
     /// The rest of its head.
     Head,
-    Chunks(Chunks),
+    ChunkedBody(ChunkedBody),
     /// So many bytes of a body.
     Length(u64),
     /// None: the request is complete.
@@ -45,11 +45,11 @@ enum Stage {
 
 /// What a connection received of the request that it is at.
 #[derive(Debug, Default)]
-pub(super) struct Intake(Mutex<State>);
+pub(super) struct RequestTracker(Mutex<TrackedRequest>);
 
 #[derive(Debug, Default)]
-struct State {
-    stage: Stage,
+struct TrackedRequest {
+    stage: ReadStage,
     /// The first line.
     line: Vec<u8>,
     /// What was read last.
@@ -66,15 +66,15 @@ struct State {
 
 /// What to do with bytes that were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ReadDecision {
     /// So many of them belong to the request; the rest is kept here.
     Keep(usize),
     /// They are not to be read by anybody.
     Malformed,
 }
 
-impl Intake {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl RequestTracker {
+    fn lock(&self) -> MutexGuard<'_, TrackedRequest> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +82,7 @@ impl Intake {
     pub(super) fn begin(&self) {
         let mut state = self.lock();
         let state = &mut *state;
-        state.stage = Stage::Line;
+        state.stage = ReadStage::Line;
         state.line.clear();
         state.line.shrink_to(KEPT_CAPACITY);
         state.received = 0;
@@ -99,20 +99,20 @@ impl Intake {
         let Some(start) = start.filter(|_| begins_with(head, &state.line)) else {
             // Pingora rewrote the head, so that nobody knows where it ended. It is refused.
             state.is_overread = true;
-            state.stage = Stage::Open;
+            state.stage = ReadStage::Open;
             return;
         };
         state.stage = match framing {
-            Framing::Chunked => Stage::Chunks(Chunks::default()),
-            Framing::Length(0) => Stage::Complete,
-            Framing::Length(count) => Stage::Length(count),
+            Framing::Chunked => ReadStage::ChunkedBody(ChunkedBody::default()),
+            Framing::Length(0) => ReadStage::Complete,
+            Framing::Length(count) => ReadStage::Length(count),
         };
         let last = std::mem::take(&mut state.last);
         let rest = last.get(start..).unwrap_or_default();
         if !rest.is_empty() {
             match state.body(rest) {
-                Verdict::Keep(count) => state.is_overread |= count < rest.len(),
-                Verdict::Malformed => {}
+                ReadDecision::Keep(count) => state.is_overread |= count < rest.len(),
+                ReadDecision::Malformed => {}
             }
         }
         if last.capacity() <= KEPT_CAPACITY {
@@ -122,16 +122,16 @@ impl Intake {
 
     /// Nothing that follows is checked any more.
     pub(super) fn open(&self) {
-        self.lock().stage = Stage::Open;
+        self.lock().stage = ReadStage::Open;
     }
 
     /// Whether something of the next request has come.
     pub(super) fn has_begun(&self) -> bool {
         let state = self.lock();
         match state.stage {
-            Stage::Line => !state.line.is_empty() || !state.early.is_empty(),
-            Stage::Head | Stage::Chunks(_) | Stage::Length(_) => true,
-            Stage::Complete | Stage::Open => false,
+            ReadStage::Line => !state.line.is_empty() || !state.early.is_empty(),
+            ReadStage::Head | ReadStage::ChunkedBody(_) | ReadStage::Length(_) => true,
+            ReadStage::Complete | ReadStage::Open => false,
         }
     }
 
@@ -154,7 +154,7 @@ impl Intake {
     /// How many bytes may be read that have to wait; `None` where they need not.
     pub(super) fn room_for_early(&self) -> Option<usize> {
         let state = self.lock();
-        matches!(state.stage, Stage::Complete)
+        matches!(state.stage, ReadStage::Complete)
             .then(|| EARLY_BYTES_MAX.saturating_sub(state.early.len()))
     }
 
@@ -175,33 +175,33 @@ impl Intake {
     }
 
     /// These bytes came.
-    pub(super) fn see(&self, bytes: &[u8]) -> Verdict {
+    pub(super) fn see(&self, bytes: &[u8]) -> ReadDecision {
         let mut state = self.lock();
         let state = &mut *state;
         match state.stage {
-            Stage::Line | Stage::Head => {
+            ReadStage::Line | ReadStage::Head => {
                 state.head(bytes);
-                Verdict::Keep(bytes.len())
+                ReadDecision::Keep(bytes.len())
             }
-            Stage::Chunks(_) | Stage::Length(_) => {
+            ReadStage::ChunkedBody(_) | ReadStage::Length(_) => {
                 let verdict = state.body(bytes);
-                if let Verdict::Keep(count) = verdict {
+                if let ReadDecision::Keep(count) = verdict {
                     let rest = bytes.get(count..).unwrap_or_default();
                     state.early.extend_from_slice(rest);
                 }
                 verdict
             }
-            Stage::Complete | Stage::Open => Verdict::Keep(bytes.len()),
+            ReadStage::Complete | ReadStage::Open => ReadDecision::Keep(bytes.len()),
         }
     }
 }
 
-impl State {
+impl TrackedRequest {
     fn head(&mut self, bytes: &[u8]) {
         self.received = self.received.saturating_add(bytes.len());
         self.last.clear();
         self.last.extend_from_slice(bytes);
-        if matches!(self.stage, Stage::Head) {
+        if matches!(self.stage, ReadStage::Head) {
             return;
         }
         let mut rest = bytes;
@@ -216,38 +216,38 @@ impl State {
         let piece = piece.get(..room).unwrap_or(piece);
         self.line.extend_from_slice(piece);
         if end.is_some() {
-            self.stage = Stage::Head;
+            self.stage = ReadStage::Head;
         }
     }
 
     /// Counts a piece of the body.
-    fn body(&mut self, bytes: &[u8]) -> Verdict {
+    fn body(&mut self, bytes: &[u8]) -> ReadDecision {
         match &mut self.stage {
-            Stage::Chunks(chunks) => match chunks.read(bytes) {
-                Progress::Within => Verdict::Keep(bytes.len()),
-                Progress::Ended(count) => {
-                    self.stage = Stage::Complete;
-                    Verdict::Keep(count)
+            ReadStage::ChunkedBody(chunks) => match chunks.read(bytes) {
+                ChunkProgress::Within => ReadDecision::Keep(bytes.len()),
+                ChunkProgress::Ended(count) => {
+                    self.stage = ReadStage::Complete;
+                    ReadDecision::Keep(count)
                 }
-                Progress::Malformed => {
+                ChunkProgress::Malformed => {
                     self.is_malformed = true;
                     // Read once more only to be thrown away.
-                    self.stage = Stage::Open;
-                    Verdict::Malformed
+                    self.stage = ReadStage::Open;
+                    ReadDecision::Malformed
                 }
             },
-            Stage::Length(left) => {
+            ReadStage::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX);
                 let count = bytes.len().min(length);
                 *left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
                 if *left == 0 {
-                    self.stage = Stage::Complete;
+                    self.stage = ReadStage::Complete;
                 }
-                Verdict::Keep(count)
+                ReadDecision::Keep(count)
             }
             // A request without a body keeps nothing of what comes after its head.
-            Stage::Complete => Verdict::Keep(0),
-            Stage::Line | Stage::Head | Stage::Open => Verdict::Keep(bytes.len()),
+            ReadStage::Complete => ReadDecision::Keep(0),
+            ReadStage::Line | ReadStage::Head | ReadStage::Open => ReadDecision::Keep(bytes.len()),
         }
     }
 }
@@ -298,10 +298,10 @@ mod tests {
         ];
         for (bytes, expected) in rows {
             let name = String::from_utf8_lossy(bytes);
-            let whole = Intake::default();
+            let whole = RequestTracker::default();
             whole.see(bytes);
             assert_eq!(whole.target(), expected, "{name:?}");
-            let pieces = Intake::default();
+            let pieces = RequestTracker::default();
             for byte in bytes.chunks(1) {
                 pieces.see(byte);
             }
@@ -311,26 +311,26 @@ mod tests {
 
     #[test]
     fn a_line_without_end_takes_bounded_memory() {
-        let intake = Intake::default();
+        let tracker = RequestTracker::default();
         for _ in 0..100 {
-            intake.see(&[b'a'; 10_000]);
+            tracker.see(&[b'a'; 10_000]);
         }
-        let state = intake.lock();
+        let state = tracker.lock();
         assert!(state.line.len() <= LINE_BYTES_MAX, "{}", state.line.len());
         assert!(state.last.len() <= 10_000, "{}", state.last.len());
     }
 
     #[test]
     fn each_request_is_judged_by_its_own_line() {
-        let intake = Intake::default();
+        let tracker = RequestTracker::default();
         let head = b"POST /a HTTP/1.1\r\nHost: x\r\n\r\n";
-        intake.see(head);
-        intake.head_ended(head, Framing::Length(3));
-        assert_eq!(intake.see(b"b c"), Verdict::Keep(3), "its body");
-        assert_eq!(intake.target(), b"/a", "the first");
-        intake.begin();
-        intake.see(b"GET /b HTTP/1.1\r\n");
-        assert_eq!(intake.target(), b"/b", "the second");
+        tracker.see(head);
+        tracker.head_ended(head, Framing::Length(3));
+        assert_eq!(tracker.see(b"b c"), ReadDecision::Keep(3), "its body");
+        assert_eq!(tracker.target(), b"/a", "the first");
+        tracker.begin();
+        tracker.see(b"GET /b HTTP/1.1\r\n");
+        assert_eq!(tracker.target(), b"/b", "the second");
     }
 
     /// Name, framing, read with the head, read later, kept of that, malformed, overread, and what waits.
@@ -339,7 +339,7 @@ mod tests {
         Framing,
         &'static [u8],
         &'static [u8],
-        Verdict,
+        ReadDecision,
         bool,
         bool,
         &'static [u8],
@@ -350,7 +350,7 @@ mod tests {
             Framing::Length(3),
             b"",
             b"abcGET",
-            Verdict::Keep(3),
+            ReadDecision::Keep(3),
             false,
             false,
             b"GET",
@@ -360,7 +360,7 @@ mod tests {
             Framing::Length(3),
             b"a",
             b"bcG",
-            Verdict::Keep(2),
+            ReadDecision::Keep(2),
             false,
             false,
             b"G",
@@ -370,7 +370,7 @@ mod tests {
             Framing::Length(3),
             b"abcGET",
             b"",
-            Verdict::Keep(0),
+            ReadDecision::Keep(0),
             false,
             true,
             b"",
@@ -380,7 +380,7 @@ mod tests {
             Framing::Length(0),
             b"GET",
             b"",
-            Verdict::Keep(0),
+            ReadDecision::Keep(0),
             false,
             true,
             b"",
@@ -390,7 +390,7 @@ mod tests {
             Framing::Chunked,
             b"1\r\n",
             b"a\r\n0\r\n\r\nGET",
-            Verdict::Keep(8),
+            ReadDecision::Keep(8),
             false,
             false,
             b"GET",
@@ -400,7 +400,7 @@ mod tests {
             Framing::Chunked,
             b"1\r\n",
             b"a\n0\r\n\r\nGET",
-            Verdict::Malformed,
+            ReadDecision::Malformed,
             true,
             false,
             b"",
@@ -410,7 +410,7 @@ mod tests {
             Framing::Chunked,
             b"2;\nxx\r\n39\r\n0\r\n\r\n",
             b"",
-            Verdict::Keep(0),
+            ReadDecision::Keep(0),
             true,
             false,
             b"",
@@ -421,15 +421,15 @@ mod tests {
     fn bodies_end_where_their_framing_says_and_the_rest_waits() {
         let head = b"PUT / HTTP/1.1\r\n\r\n";
         for (name, framing, with, later, verdict, malformed, overread, waits) in BODIES {
-            let intake = Intake::default();
-            intake.see(&[head.as_slice(), with].concat());
-            intake.head_ended(head, framing);
+            let tracker = RequestTracker::default();
+            tracker.see(&[head.as_slice(), with].concat());
+            tracker.head_ended(head, framing);
             if !later.is_empty() {
-                assert_eq!(intake.see(later), verdict, "{name}: kept");
+                assert_eq!(tracker.see(later), verdict, "{name}: kept");
             }
-            assert_eq!(intake.is_malformed(), malformed, "{name}: malformed");
-            assert_eq!(intake.is_overread(), overread, "{name}: overread");
-            assert_eq!(intake.take_early(100), waits, "{name}: waits");
+            assert_eq!(tracker.is_malformed(), malformed, "{name}: malformed");
+            assert_eq!(tracker.is_overread(), overread, "{name}: overread");
+            assert_eq!(tracker.take_early(100), waits, "{name}: waits");
         }
     }
 }

@@ -43,11 +43,11 @@ where
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let metadata = event.metadata();
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         let target = fields.target.take();
         let target = target.unwrap_or_else(|| metadata.target().to_owned());
-        let line = Line {
+        let line = LogLine {
             time,
             level: metadata.level().as_str(),
             fields,
@@ -59,14 +59,14 @@ where
 }
 
 /// The members of a line, in the order in which people look for them.
-struct Line {
+struct LogLine {
     time: String,
     level: &'static str,
-    fields: Fields,
+    fields: EventFields,
     target: String,
 }
 
-impl Serialize for Line {
+impl Serialize for LogLine {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("timestamp", &self.time)?;
@@ -81,13 +81,13 @@ impl Serialize for Line {
 
 /// The fields of an event.
 #[derive(Default)]
-struct Fields {
+struct EventFields {
     members: Vec<(&'static str, Value)>,
     /// Where a record of the `log` crate came from.
     target: Option<String>,
 }
 
-impl Fields {
+impl EventFields {
     fn insert(&mut self, field: &Field, value: Value) {
         match field.name() {
             "log.target" => self.target = value.as_str().map(str::to_owned),
@@ -109,7 +109,7 @@ fn unsigned(value: u64) -> Value {
     }
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.insert(field, Value::from(value));
     }

@@ -18,23 +18,23 @@ use rustls::server::danger::ClientCertVerifier;
 
 use crate::listener::tls::Tls;
 use crate::listener::tls::certificate;
-use crate::listener::tls::client;
+use crate::listener::tls::client_certificate;
 use crate::model::CertificateName;
 use crate::model::Timestamp;
 
 /// Who is trusted now; exchanged by a reload.
-pub(super) struct Trust(ArcSwap<Rules>);
+pub(super) struct ClientTrust(ArcSwap<TrustRules>);
 
 /// Who is trusted by one configuration.
-struct Rules {
+struct TrustRules {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Another number for every configuration.
     generation: u64,
 }
 
-impl Trust {
+impl ClientTrust {
     pub(super) fn new(tls: &Tls) -> Arc<Self> {
-        let rules = Rules {
+        let rules = TrustRules {
             verifier: tls.verifier.clone(),
             generation: 0,
         };
@@ -43,14 +43,14 @@ impl Trust {
 
     /// Every certificate is judged by this from now on, whenever it was shown.
     pub(super) fn replace(&self, tls: &Tls) {
-        self.0.rcu(|before| Rules {
+        self.0.rcu(|before| TrustRules {
             verifier: tls.verifier.clone(),
             generation: before.generation.wrapping_add(1),
         });
     }
 }
 
-impl fmt::Debug for Trust {
+impl fmt::Debug for ClientTrust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let generation = self.0.load().generation;
         f.debug_tuple("Trust").field(&generation).finish()
@@ -59,19 +59,19 @@ impl fmt::Debug for Trust {
 
 /// The client of a connection, by what it showed.
 #[derive(Debug)]
-pub(in crate::listener) struct Client {
-    trust: Arc<Trust>,
+pub(in crate::listener) struct PresentedCertificate {
+    trust: Arc<ClientTrust>,
     /// The client's own certificate first; empty when it showed none.
     chain: Vec<CertificateDer<'static>>,
     names: Arc<[CertificateName]>,
     /// The moments at which a certificate of the chain begins or ceases to be valid, in order.
     turns: Vec<Timestamp>,
-    last: Mutex<Option<Verdict>>,
+    last: Mutex<Option<CachedVerification>>,
 }
 
 /// A judgement, and what it holds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Verdict {
+struct CachedVerification {
     generation: u64,
     /// How many of the turns were over.
     turns_over: usize,
@@ -83,9 +83,9 @@ struct Verdict {
 #[error("the port requires a client certificate, and that of this connection is no longer valid")]
 pub(in crate::listener) struct NoLongerValid;
 
-impl Client {
-    pub(super) fn new(trust: Arc<Trust>, chain: &[CertificateDer<'static>]) -> Self {
-        let names = chain.first().map(|leaf| client::names(leaf));
+impl PresentedCertificate {
+    pub(super) fn new(trust: Arc<ClientTrust>, chain: &[CertificateDer<'static>]) -> Self {
+        let names = chain.first().map(|leaf| client_certificate::names(leaf));
         let mut turns: Vec<Timestamp> = chain
             .iter()
             .filter_map(|der| certificate::parsed(der).ok())
@@ -144,7 +144,7 @@ impl Client {
             tracing::info!(%error, "certificate of a client does not count any more");
         }
         let is_good = verified.is_ok();
-        *last = Some(Verdict {
+        *last = Some(CachedVerification {
             generation,
             turns_over,
             is_good,
@@ -207,7 +207,7 @@ mod tests {
         Tls::new(vec![certificate(&["localhost"])], clients).unwrap()
     }
 
-    fn outcome(client: &Client, now: Timestamp) -> &'static str {
+    fn outcome(client: &PresentedCertificate, now: Timestamp) -> &'static str {
         match client.names_at(now) {
             Ok(names) if names.is_empty() => "no name",
             Ok(_) => "named",
@@ -229,7 +229,7 @@ mod tests {
                 "refused",
             ),
         ] {
-            let client = Client::new(Trust::new(&tls(clients)), &chain);
+            let client = PresentedCertificate::new(ClientTrust::new(&tls(clients)), &chain);
             let rows = [
                 (99, otherwise),
                 (100, "named"),
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn a_certificate_counts_while_its_authority_is_trusted() {
         let (one, other) = (authority(), authority());
-        let trust = Trust::new(&tls(ClientCertificates::Optional(one.pem.clone())));
-        let client = Client::new(Arc::clone(&trust), &[one.signs(0, 1000)]);
-        let bare = Client::new(Arc::clone(&trust), &[]);
+        let trust = ClientTrust::new(&tls(ClientCertificates::Optional(one.pem.clone())));
+        let client = PresentedCertificate::new(Arc::clone(&trust), &[one.signs(0, 1000)]);
+        let bare = PresentedCertificate::new(Arc::clone(&trust), &[]);
         assert_eq!(outcome(&client, at(5)), "named", "trusted");
         let both = format!("{}{}", one.pem, other.pem);
         // What the port wants from now on, what that makes of the client, and of one without a certificate.

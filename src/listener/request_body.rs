@@ -27,7 +27,7 @@ const GONE_CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// How fast a body has to come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct BodyPace {
     /// The whole body may take so long, and half of that without a single byte.
     pub(super) patience: Duration,
     /// Bytes a second, on average; zero for any number.
@@ -36,7 +36,7 @@ pub(super) struct Pace {
     pub(super) grace: Duration,
 }
 
-impl Pace {
+impl BodyPace {
     pub(super) const fn of(limits: &Limits) -> Self {
         Self {
             patience: limits.body_timeout,
@@ -56,12 +56,12 @@ impl Pace {
 }
 
 /// A session that is shared by those who read the body of its request and those who look whether its client is there.
-pub(super) type Shared<'a> = Mutex<&'a mut ServerSession>;
+pub(super) type SharedSession<'a> = Mutex<&'a mut ServerSession>;
 
 /// The body of the request a session is at.
 pub(super) struct SessionBody<'a, 's> {
-    session: &'a Shared<'s>,
-    pace: Pace,
+    session: &'a SharedSession<'s>,
+    pace: BodyPace,
     clock: &'a dyn Clock,
     present: bool,
     /// Whether all of the request was read.
@@ -71,8 +71,8 @@ pub(super) struct SessionBody<'a, 's> {
 impl<'a, 's> SessionBody<'a, 's> {
     /// `received` says whether there is no body, and is set once it was read.
     pub(super) fn new(
-        session: &'a Shared<'s>,
-        pace: Pace,
+        session: &'a SharedSession<'s>,
+        pace: BodyPace,
         clock: &'a dyn Clock,
         received: &'a AtomicBool,
     ) -> Self {
@@ -167,7 +167,7 @@ impl Body for SessionBody<'_, '_> {
 }
 
 /// Returns when the client has gone away after it sent the whole request.
-pub(super) async fn gone(session: &Shared<'_>, received: &AtomicBool) {
+pub(super) async fn gone(session: &SharedSession<'_>, received: &AtomicBool) {
     // Most answers are made before that.
     tokio::time::sleep(GONE_CHECK_PAUSE).await;
     while !received.load(Ordering::Relaxed) {
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn time_is_allowed_by_what_has_come() {
-        let pace = |rate| Pace {
+        let pace = |rate| BodyPace {
             patience: Duration::from_secs(20),
             rate,
             grace: Duration::from_secs(5),

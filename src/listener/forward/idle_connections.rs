@@ -10,27 +10,27 @@ use futures_util::FutureExt as _;
 use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt as _;
 
-use crate::listener::forward::peer::Address;
+use crate::listener::forward::peer::ResolvedAddress;
 use crate::model::limits;
 
 /// Those of one upstream, the one that was used last at the end.
 #[derive(Debug, Default)]
-pub(super) struct Idle(Mutex<VecDeque<Waiting>>);
+pub(super) struct IdleConnections(Mutex<VecDeque<IdleConnection>>);
 
 #[derive(Debug)]
-struct Waiting {
+struct IdleConnection {
     stream: Stream,
-    address: Address,
+    address: ResolvedAddress,
     until: Instant,
 }
 
-impl Idle {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+impl IdleConnections {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One to that address on which nothing was said since, and the one least likely to be closed soon.
-    pub(super) fn take(&self, address: &Address, now: Instant) -> Option<Stream> {
+    pub(super) fn take(&self, address: &ResolvedAddress, now: Instant) -> Option<Stream> {
         loop {
             let mut found = {
                 let mut all = self.lock();
@@ -44,12 +44,12 @@ impl Idle {
     }
 
     /// Keeps one until then. The oldest is closed when there are too many.
-    pub(super) fn put(&self, stream: Stream, address: Address, until: Instant) {
+    pub(super) fn put(&self, stream: Stream, address: ResolvedAddress, until: Instant) {
         let mut all = self.lock();
         if all.len() >= limits::UPSTREAM_IDLE_MAX {
             drop(all.pop_front());
         }
-        all.push_back(Waiting {
+        all.push_back(IdleConnection {
             stream,
             address,
             until,
@@ -95,8 +95,9 @@ mod tests {
         (Box::new(Socket::from(client.unwrap())), served.unwrap().0)
     }
 
-    async fn found(idle: &Idle, address: SocketAddr, now: Instant) -> Option<i32> {
-        idle.take(&Address::Inet(address), now).map(|it| it.id())
+    async fn found(idle: &IdleConnections, address: SocketAddr, now: Instant) -> Option<i32> {
+        idle.take(&ResolvedAddress::Inet(address), now)
+            .map(|it| it.id())
     }
 
     #[tokio::test]
@@ -105,7 +106,7 @@ mod tests {
         let (here, elsewhere) = ("127.0.0.1:1", "127.0.0.1:2");
         let (here, elsewhere): (SocketAddr, SocketAddr) =
             (here.parse().unwrap(), elsewhere.parse().unwrap());
-        let idle = Idle::default();
+        let idle = IdleConnections::default();
         let now = now();
         let later = now + Duration::from_secs(60);
         let mut others = Vec::new();
@@ -132,7 +133,7 @@ mod tests {
                 }
             }
             ids.push(stream.id());
-            idle.put(stream, Address::Inet(address), until);
+            idle.put(stream, ResolvedAddress::Inet(address), until);
         }
         assert_eq!(found(&idle, elsewhere, now).await, Some(ids[4]), "its own");
         assert_eq!(
@@ -142,7 +143,7 @@ mod tests {
         );
         assert_eq!(found(&idle, here, now).await, None, "no other is left");
         let (stream, _other) = pair(&listener).await;
-        idle.put(stream, Address::Inet(here), later);
+        idle.put(stream, ResolvedAddress::Inet(here), later);
         idle.sweep(now);
         assert_eq!(idle.lock().len(), 1, "in time");
         idle.sweep(later);
@@ -152,8 +153,8 @@ mod tests {
     #[tokio::test]
     async fn there_are_never_too_many() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let here = Address::Inet("127.0.0.1:1".parse().unwrap());
-        let idle = Idle::default();
+        let here = ResolvedAddress::Inet("127.0.0.1:1".parse().unwrap());
+        let idle = IdleConnections::default();
         let later = now() + Duration::from_secs(60);
         let mut ids = Vec::new();
         for _ in 0..=limits::UPSTREAM_IDLE_MAX {

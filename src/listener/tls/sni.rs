@@ -12,7 +12,7 @@ use crate::listener::tls::TlsError;
 
 /// The certificates by the host names they serve.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct SniResolver {
     /// By the whole name.
     exact: BTreeMap<String, Arc<CertifiedKey>>,
     /// By what follows the first label.
@@ -21,7 +21,7 @@ pub(super) struct Names {
     first: Arc<CertifiedKey>,
 }
 
-impl Names {
+impl SniResolver {
     /// The first certificate is for clients that name no host as well.
     pub(super) fn new(certificates: &[Certificate]) -> Result<Self, TlsError> {
         let first = certificates.first().ok_or(TlsError::NoCertificate)?;
@@ -62,7 +62,7 @@ impl Names {
     }
 }
 
-impl ResolvesServerCert for Names {
+impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.find(hello.server_name()).cloned()
     }
@@ -80,7 +80,7 @@ mod tests {
             certificate(&["*.example", "b.example"]),
             certificate(&["*.deep.example"]),
         ];
-        let names = Names::new(&all).unwrap();
+        let names = SniResolver::new(&all).unwrap();
         let rows = [
             (None, Some(0)),
             (Some("a.example"), Some(0)),
@@ -106,13 +106,13 @@ mod tests {
         let twice = [certificate(&["a.example"]), certificate(&["a.example"])];
         let nameless = [certificate(&["a.example"]), certificate(&[])];
         let rows = [
-            (Names::new(&[]), "there is no certificate in PEM form"),
+            (SniResolver::new(&[]), "there is no certificate in PEM form"),
             (
-                Names::new(&twice),
+                SniResolver::new(&twice),
                 "another certificate serves a.example, too",
             ),
             (
-                Names::new(&nameless),
+                SniResolver::new(&nameless),
                 "it has no DNS name; write which it serves as names",
             ),
         ];
@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(made.unwrap_err().to_string(), expected);
         }
         assert!(
-            Names::new(&[certificate(&[])]).is_ok(),
+            SniResolver::new(&[certificate(&[])]).is_ok(),
             "the first is for clients that name no host"
         );
     }

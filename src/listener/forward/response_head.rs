@@ -96,13 +96,13 @@ fn is_bodiless(status: StatusCode) -> bool {
 }
 
 /// Which fields of an answer are left out: what is between the upstream and the gateway only, and what says too much.
-pub(super) struct Left {
+pub(super) struct FieldFilter {
     named: Vec<HeaderName>,
     is_upgrade: bool,
     is_bodiless: bool,
 }
 
-impl Left {
+impl FieldFilter {
     pub(super) fn of(received: &ResponseHeader) -> Self {
         let named = received.headers.get_all(header::CONNECTION).iter();
         let named = named
@@ -133,7 +133,7 @@ impl Left {
 
 /// Makes a head anew in its place.
 pub(super) fn clean(response: &mut ResponseHeader) -> pingora::Result<()> {
-    let left = Left::of(response);
+    let left = FieldFilter::of(response);
     let all = response.headers.keys();
     let there: Vec<HeaderName> = all.filter(|name| left.out(name)).cloned().collect();
     for name in &there {

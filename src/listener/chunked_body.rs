@@ -10,7 +10,7 @@ const DIGITS_MAX: u8 = 16;
 
 /// The next byte expected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Part {
+enum ExpectedByte {
     #[default]
     Size,
     /// White space that only a semicolon may follow.
@@ -37,7 +37,7 @@ enum Part {
 
 /// What became of a piece of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum ChunkProgress {
     /// All of it belongs to the body, and there is more to come.
     Within,
     /// The body ended after so many of its bytes.
@@ -48,8 +48,8 @@ pub(super) enum Progress {
 
 /// A chunked body as far as it was read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chunks {
-    part: Part,
+pub(super) struct ChunkedBody {
+    part: ExpectedByte,
     digits: u8,
     /// The size of the chunk, and then what is left of it.
     size: u64,
@@ -57,29 +57,29 @@ pub(super) struct Chunks {
     excess: u64,
 }
 
-impl Chunks {
+impl ChunkedBody {
     /// Reads the next piece of the body.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Progress {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> ChunkProgress {
         let mut rest = bytes;
         while let Some((first, after)) = rest.split_first() {
-            if self.part == Part::Data {
+            if self.part == ExpectedByte::Data {
                 rest = self.skip(rest);
                 continue;
             }
             let Some(next) = self.next(*first) else {
-                return Progress::Malformed;
+                return ChunkProgress::Malformed;
             };
             self.part = next;
             self.excess = self.excess.saturating_add(1);
             if self.excess > EXCESS_BYTES_MAX {
-                return Progress::Malformed;
+                return ChunkProgress::Malformed;
             }
             rest = after;
-            if next == Part::End {
-                return Progress::Ended(bytes.len().saturating_sub(rest.len()));
+            if next == ExpectedByte::End {
+                return ChunkProgress::Ended(bytes.len().saturating_sub(rest.len()));
             }
         }
-        Progress::Within
+        ChunkProgress::Within
     }
 
     /// Passes over the content of the chunk.
@@ -91,53 +91,55 @@ impl Chunks {
         self.size = self.size.saturating_sub(counted);
         self.excess = self.excess.saturating_sub(counted.saturating_mul(2));
         if self.size == 0 {
-            self.part = Part::DataCarriageReturn;
+            self.part = ExpectedByte::DataCarriageReturn;
         }
         rest
     }
 
     /// The part after this byte; `None` where it may not be.
-    fn next(&mut self, byte: u8) -> Option<Part> {
+    fn next(&mut self, byte: u8) -> Option<ExpectedByte> {
         match self.part {
-            Part::Size => self.size(byte),
-            Part::BeforeSemicolon
-            | Part::AfterSemicolon
-            | Part::ExtensionName
-            | Part::AfterExtensionName
-            | Part::BeforeExtensionValue
-            | Part::ExtensionValue
-            | Part::QuotedValue
-            | Part::QuotedPair
-            | Part::AfterQuotedValue => extension(self.part, byte),
-            Part::SizeLineFeed => (byte == b'\n').then_some(if self.size == 0 {
-                Part::TrailerStart
+            ExpectedByte::Size => self.size(byte),
+            ExpectedByte::BeforeSemicolon
+            | ExpectedByte::AfterSemicolon
+            | ExpectedByte::ExtensionName
+            | ExpectedByte::AfterExtensionName
+            | ExpectedByte::BeforeExtensionValue
+            | ExpectedByte::ExtensionValue
+            | ExpectedByte::QuotedValue
+            | ExpectedByte::QuotedPair
+            | ExpectedByte::AfterQuotedValue => extension(self.part, byte),
+            ExpectedByte::SizeLineFeed => (byte == b'\n').then_some(if self.size == 0 {
+                ExpectedByte::TrailerStart
             } else {
-                Part::Data
+                ExpectedByte::Data
             }),
-            Part::DataCarriageReturn => (byte == b'\r').then_some(Part::DataLineFeed),
-            Part::DataLineFeed => {
+            ExpectedByte::DataCarriageReturn => {
+                (byte == b'\r').then_some(ExpectedByte::DataLineFeed)
+            }
+            ExpectedByte::DataLineFeed => {
                 self.digits = 0;
                 self.excess = self.excess.saturating_sub(16);
-                (byte == b'\n').then_some(Part::Size)
+                (byte == b'\n').then_some(ExpectedByte::Size)
             }
-            Part::TrailerStart
-            | Part::TrailerName
-            | Part::TrailerValue
-            | Part::TrailerLineFeed
-            | Part::LastLineFeed => trailer(self.part, byte),
+            ExpectedByte::TrailerStart
+            | ExpectedByte::TrailerName
+            | ExpectedByte::TrailerValue
+            | ExpectedByte::TrailerLineFeed
+            | ExpectedByte::LastLineFeed => trailer(self.part, byte),
             // Content is passed over, and nothing comes after the end.
-            Part::Data | Part::End => None,
+            ExpectedByte::Data | ExpectedByte::End => None,
         }
     }
 
-    fn size(&mut self, byte: u8) -> Option<Part> {
+    fn size(&mut self, byte: u8) -> Option<ExpectedByte> {
         if let Some(digit) = char::from(byte).to_digit(16) {
             if self.digits == DIGITS_MAX {
                 return None;
             }
             self.digits = self.digits.saturating_add(1);
             self.size = self.size.checked_mul(16)?.checked_add(u64::from(digit))?;
-            return Some(Part::Size);
+            return Some(ExpectedByte::Size);
         }
         if self.digits == 0 {
             return None;
@@ -147,81 +149,89 @@ impl Chunks {
 }
 
 /// What may follow a size or the value of an extension.
-const fn after_value(byte: u8) -> Option<Part> {
+const fn after_value(byte: u8) -> Option<ExpectedByte> {
     match byte {
-        b'\r' => Some(Part::SizeLineFeed),
-        b';' => Some(Part::AfterSemicolon),
-        b' ' | b'\t' => Some(Part::BeforeSemicolon),
+        b'\r' => Some(ExpectedByte::SizeLineFeed),
+        b';' => Some(ExpectedByte::AfterSemicolon),
+        b' ' | b'\t' => Some(ExpectedByte::BeforeSemicolon),
         _ => None,
     }
 }
 
-fn extension(part: Part, byte: u8) -> Option<Part> {
+fn extension(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     let is_space = matches!(byte, b' ' | b'\t');
     match part {
-        Part::BeforeSemicolon if byte == b';' => Some(Part::AfterSemicolon),
-        Part::BeforeSemicolon | Part::AfterSemicolon | Part::BeforeExtensionValue if is_space => {
+        ExpectedByte::BeforeSemicolon if byte == b';' => Some(ExpectedByte::AfterSemicolon),
+        ExpectedByte::BeforeSemicolon
+        | ExpectedByte::AfterSemicolon
+        | ExpectedByte::BeforeExtensionValue
+            if is_space =>
+        {
             Some(part)
         }
-        Part::AfterSemicolon => is_token(byte).then_some(Part::ExtensionName),
-        Part::ExtensionName if is_token(byte) => Some(part),
-        Part::ExtensionName if is_space => Some(Part::AfterExtensionName),
-        Part::ExtensionName if byte == b'\r' => Some(Part::SizeLineFeed),
-        Part::AfterExtensionName if is_space => Some(part),
-        Part::ExtensionName | Part::AfterExtensionName => match byte {
-            b'=' => Some(Part::BeforeExtensionValue),
-            b';' => Some(Part::AfterSemicolon),
+        ExpectedByte::AfterSemicolon => is_token(byte).then_some(ExpectedByte::ExtensionName),
+        ExpectedByte::ExtensionName if is_token(byte) => Some(part),
+        ExpectedByte::ExtensionName if is_space => Some(ExpectedByte::AfterExtensionName),
+        ExpectedByte::ExtensionName if byte == b'\r' => Some(ExpectedByte::SizeLineFeed),
+        ExpectedByte::AfterExtensionName if is_space => Some(part),
+        ExpectedByte::ExtensionName | ExpectedByte::AfterExtensionName => match byte {
+            b'=' => Some(ExpectedByte::BeforeExtensionValue),
+            b';' => Some(ExpectedByte::AfterSemicolon),
             _ => None,
         },
-        Part::BeforeExtensionValue if byte == b'"' => Some(Part::QuotedValue),
-        Part::BeforeExtensionValue => is_token(byte).then_some(Part::ExtensionValue),
-        Part::ExtensionValue if is_token(byte) => Some(part),
-        Part::ExtensionValue | Part::AfterQuotedValue => after_value(byte),
-        Part::QuotedValue => match byte {
-            b'"' => Some(Part::AfterQuotedValue),
-            b'\\' => Some(Part::QuotedPair),
+        ExpectedByte::BeforeExtensionValue if byte == b'"' => Some(ExpectedByte::QuotedValue),
+        ExpectedByte::BeforeExtensionValue => {
+            is_token(byte).then_some(ExpectedByte::ExtensionValue)
+        }
+        ExpectedByte::ExtensionValue if is_token(byte) => Some(part),
+        ExpectedByte::ExtensionValue | ExpectedByte::AfterQuotedValue => after_value(byte),
+        ExpectedByte::QuotedValue => match byte {
+            b'"' => Some(ExpectedByte::AfterQuotedValue),
+            b'\\' => Some(ExpectedByte::QuotedPair),
             _ => is_text(byte).then_some(part),
         },
-        Part::QuotedPair => is_text(byte).then_some(Part::QuotedValue),
-        Part::Size
-        | Part::BeforeSemicolon
-        | Part::SizeLineFeed
-        | Part::Data
-        | Part::DataCarriageReturn
-        | Part::DataLineFeed
-        | Part::TrailerStart
-        | Part::TrailerName
-        | Part::TrailerValue
-        | Part::TrailerLineFeed
-        | Part::LastLineFeed
-        | Part::End => None,
+        ExpectedByte::QuotedPair => is_text(byte).then_some(ExpectedByte::QuotedValue),
+        ExpectedByte::Size
+        | ExpectedByte::BeforeSemicolon
+        | ExpectedByte::SizeLineFeed
+        | ExpectedByte::Data
+        | ExpectedByte::DataCarriageReturn
+        | ExpectedByte::DataLineFeed
+        | ExpectedByte::TrailerStart
+        | ExpectedByte::TrailerName
+        | ExpectedByte::TrailerValue
+        | ExpectedByte::TrailerLineFeed
+        | ExpectedByte::LastLineFeed
+        | ExpectedByte::End => None,
     }
 }
 
-fn trailer(part: Part, byte: u8) -> Option<Part> {
+fn trailer(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     match part {
-        Part::TrailerStart if byte == b'\r' => Some(Part::LastLineFeed),
-        Part::TrailerName if byte == b':' => Some(Part::TrailerValue),
-        Part::TrailerStart | Part::TrailerName => is_token(byte).then_some(Part::TrailerName),
-        Part::TrailerValue if byte == b'\r' => Some(Part::TrailerLineFeed),
-        Part::TrailerValue => is_text(byte).then_some(part),
-        Part::TrailerLineFeed => (byte == b'\n').then_some(Part::TrailerStart),
-        Part::LastLineFeed => (byte == b'\n').then_some(Part::End),
-        Part::Size
-        | Part::BeforeSemicolon
-        | Part::AfterSemicolon
-        | Part::ExtensionName
-        | Part::AfterExtensionName
-        | Part::BeforeExtensionValue
-        | Part::ExtensionValue
-        | Part::QuotedValue
-        | Part::QuotedPair
-        | Part::AfterQuotedValue
-        | Part::SizeLineFeed
-        | Part::Data
-        | Part::DataCarriageReturn
-        | Part::DataLineFeed
-        | Part::End => None,
+        ExpectedByte::TrailerStart if byte == b'\r' => Some(ExpectedByte::LastLineFeed),
+        ExpectedByte::TrailerName if byte == b':' => Some(ExpectedByte::TrailerValue),
+        ExpectedByte::TrailerStart | ExpectedByte::TrailerName => {
+            is_token(byte).then_some(ExpectedByte::TrailerName)
+        }
+        ExpectedByte::TrailerValue if byte == b'\r' => Some(ExpectedByte::TrailerLineFeed),
+        ExpectedByte::TrailerValue => is_text(byte).then_some(part),
+        ExpectedByte::TrailerLineFeed => (byte == b'\n').then_some(ExpectedByte::TrailerStart),
+        ExpectedByte::LastLineFeed => (byte == b'\n').then_some(ExpectedByte::End),
+        ExpectedByte::Size
+        | ExpectedByte::BeforeSemicolon
+        | ExpectedByte::AfterSemicolon
+        | ExpectedByte::ExtensionName
+        | ExpectedByte::AfterExtensionName
+        | ExpectedByte::BeforeExtensionValue
+        | ExpectedByte::ExtensionValue
+        | ExpectedByte::QuotedValue
+        | ExpectedByte::QuotedPair
+        | ExpectedByte::AfterQuotedValue
+        | ExpectedByte::SizeLineFeed
+        | ExpectedByte::Data
+        | ExpectedByte::DataCarriageReturn
+        | ExpectedByte::DataLineFeed
+        | ExpectedByte::End => None,
     }
 }
 
@@ -256,17 +266,19 @@ const fn is_text(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8], piece: usize) -> Progress {
-        let mut chunks = Chunks::default();
+    fn read(bytes: &[u8], piece: usize) -> ChunkProgress {
+        let mut chunks = ChunkedBody::default();
         let mut before = 0_usize;
         for part in bytes.chunks(piece) {
             match chunks.read(part) {
-                Progress::Within => before = before.saturating_add(part.len()),
-                Progress::Ended(count) => return Progress::Ended(before.saturating_add(count)),
-                Progress::Malformed => return Progress::Malformed,
+                ChunkProgress::Within => before = before.saturating_add(part.len()),
+                ChunkProgress::Ended(count) => {
+                    return ChunkProgress::Ended(before.saturating_add(count));
+                }
+                ChunkProgress::Malformed => return ChunkProgress::Malformed,
             }
         }
-        Progress::Within
+        ChunkProgress::Within
     }
 
     #[test]
@@ -295,12 +307,16 @@ mod tests {
             for piece in [1, 2, 3, 5, followed.len()] {
                 assert_eq!(
                     read(&followed, piece),
-                    Progress::Ended(bytes.len()),
+                    ChunkProgress::Ended(bytes.len()),
                     "{name}, {piece} at a time"
                 );
             }
             for end in 0..bytes.len() {
-                assert_eq!(read(&bytes[..end], 7), Progress::Within, "{name}, {end}");
+                assert_eq!(
+                    read(&bytes[..end], 7),
+                    ChunkProgress::Within,
+                    "{name}, {end}"
+                );
             }
         }
     }
@@ -352,7 +368,7 @@ mod tests {
         for head in heads {
             for piece in [1, 64] {
                 let name = String::from_utf8_lossy(head);
-                assert_eq!(read(head, piece), Progress::Malformed, "{name:?}");
+                assert_eq!(read(head, piece), ChunkProgress::Malformed, "{name:?}");
             }
         }
         let bodies: [&[u8]; 14] = [
@@ -374,7 +390,7 @@ mod tests {
         for body in bodies {
             for piece in [1, 64] {
                 let name = String::from_utf8_lossy(body);
-                assert_eq!(read(body, piece), Progress::Malformed, "{name:?}");
+                assert_eq!(read(body, piece), ChunkProgress::Malformed, "{name:?}");
             }
         }
     }
@@ -382,21 +398,21 @@ mod tests {
     #[test]
     fn framing_is_bounded_by_the_content() {
         let long = [b"1;a=".as_slice(), &vec![b'a'; 20_000]].concat();
-        assert_eq!(read(&long, 512), Progress::Malformed, "one extension");
+        assert_eq!(read(&long, 512), ChunkProgress::Malformed, "one extension");
         let trailers = b"X-A: b\r\n".repeat(3000);
         let trailers = [b"0\r\n".as_slice(), &trailers].concat();
-        assert_eq!(read(&trailers, 512), Progress::Malformed, "trailers");
+        assert_eq!(read(&trailers, 512), ChunkProgress::Malformed, "trailers");
         let small = b"1;a=bcdefghijklmnopqrstuvwxyz\r\nx\r\n".repeat(3000);
         assert_eq!(
             read(&small, 512),
-            Progress::Malformed,
+            ChunkProgress::Malformed,
             "many small extensions"
         );
         let signed = [b"400;chunk-signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n".as_slice(), &[b'x'; 1024], b"\r\n"]
             .concat()
             .repeat(3000);
-        assert_eq!(read(&signed, 4096), Progress::Within, "signed chunks");
+        assert_eq!(read(&signed, 4096), ChunkProgress::Within, "signed chunks");
         let bytewise = b"1\r\nx\r\n".repeat(30_000);
-        assert_eq!(read(&bytewise, 4096), Progress::Within, "single bytes");
+        assert_eq!(read(&bytewise, 4096), ChunkProgress::Within, "single bytes");
     }
 }
