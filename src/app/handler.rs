@@ -102,7 +102,7 @@ impl Handler for GatewayHandler {
     }
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        self.metrics.refusal(code.as_str());
+        self.metrics.requests.record_refusal(code.as_str());
         gate::failed(pass, code)
     }
 
@@ -114,11 +114,16 @@ impl Handler for GatewayHandler {
         let status = access.status.unwrap_or(499);
         let route = pass.route.name.as_str();
         self.metrics
-            .request("passthrough", pass.method, status, access.took);
-        self.metrics
-            .passed(route, way.upstream.unwrap_or("none"), status, way.waited);
+            .requests
+            .record_request("passthrough", pass.method, status, access.took);
+        self.metrics.passthrough.record_passed_request(
+            route,
+            way.upstream.unwrap_or("none"),
+            status,
+            way.waited,
+        );
         if way.retried {
-            self.metrics.pass_retried(route);
+            self.metrics.passthrough.record_pass_retry(route);
         }
         if !telemetry::access_is_logged() {
             return;
@@ -148,7 +153,9 @@ impl Handler for GatewayHandler {
         let (route, method) = exchange.map_or(("none", "OTHER"), |it| (it.route, it.method));
         // A client that went away before the answer: the status that nginx made customary.
         let status = access.status.unwrap_or(499);
-        self.metrics.request(route, method, status, access.took);
+        self.metrics
+            .requests
+            .record_request(route, method, status, access.took);
         if !telemetry::access_is_logged() {
             return;
         }

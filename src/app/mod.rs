@@ -166,8 +166,8 @@ pub async fn start_on(
     let tls = settings.listener.tls.as_ref();
     let its = (handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, its, limits, tls, &metrics, &clock)?;
-    metrics.config_in_force(&settings.hash, false);
-    metrics.certificates(&ends(tls));
+    metrics.process.set_active_config(&settings.hash, false);
+    metrics.requests.set_certificate_expiry(&ends(tls));
     bench.open(admin.address());
     Ok(Running {
         looks,
@@ -272,7 +272,7 @@ impl Running {
         let mut settings = match loaded {
             Ok(settings) => settings,
             Err(problems) => {
-                self.metrics.config_reload("refused");
+                self.metrics.process.record_config_reload("refused");
                 tracing::error!(%problems, "configuration refused, the old one stays in force");
                 return false;
             }
@@ -299,13 +299,17 @@ impl Running {
         let certificates = settings.listener.tls.as_ref();
         let replaced = certificates.map_or(Ok(()), |it| self.api.replace_certificates(it));
         match replaced {
-            Ok(()) => self.metrics.certificates(&ends(certificates)),
+            Ok(()) => self
+                .metrics
+                .requests
+                .set_certificate_expiry(&ends(certificates)),
             Err(error) => tracing::error!(%error, "the certificates stay as they were"),
         }
         telemetry::reopen();
         self.metrics
-            .config_in_force(&settings.hash, !restart.is_empty());
-        self.metrics.config_reload(result);
+            .process
+            .set_active_config(&settings.hash, !restart.is_empty());
+        self.metrics.process.record_config_reload(result);
         if restart.is_empty() {
             tracing::info!(hash = %settings.hash, result, "configuration in force");
         } else {

@@ -342,7 +342,7 @@ impl Operator for OperatorApi {
     }
 
     fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
-        self.metrics.credentials_refused(reason);
+        self.metrics.callers.record_refused_credentials(reason);
         tracing::info!(
             target: "snapgate::authentication",
             client = client.map(tracing::field::display),

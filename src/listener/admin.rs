@@ -44,7 +44,11 @@ type Page = (StatusCode, &'static str, Vec<u8>);
 impl AdminPages {
     fn page(&self, path: &str) -> Option<Page> {
         match path {
-            "/metrics" => Some((StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.text())),
+            "/metrics" => Some((
+                StatusCode::OK,
+                Metrics::CONTENT_TYPE,
+                self.metrics.encode_text(),
+            )),
             "/healthz" => Some((StatusCode::OK, TEXT, b"ok\n".to_vec())),
             "/readyz" => Some(match self.readiness.readiness() {
                 Ok(()) => (StatusCode::OK, TEXT, b"ready\n".to_vec()),

@@ -299,7 +299,7 @@ impl ConnectionGuard {
         };
         drop(open);
         if end == CloseReason::Panic {
-            self.metrics.panic("listener");
+            self.metrics.process.record_panic("listener");
         }
         self.count(end);
     }
@@ -333,7 +333,7 @@ impl ConnectionGuard {
 
     fn count(&self, end: CloseReason) {
         if let (true, Some(reason)) = (self.counted, end.reason()) {
-            self.metrics.connection_closed(reason);
+            self.metrics.requests.record_closed_connection(reason);
         }
     }
 
@@ -467,7 +467,9 @@ impl ConnectionGuard {
 
     fn tell_open(&self) {
         if self.counted {
-            self.metrics.connections(self.open.load(Ordering::Acquire));
+            self.metrics
+                .requests
+                .set_open_connections(self.open.load(Ordering::Acquire));
         }
     }
 }

@@ -136,7 +136,7 @@ impl ApiProxy {
         if let Ok(decision) = handled {
             return Ok(decision);
         }
-        self.metrics.panic("listener");
+        self.metrics.process.record_panic("listener");
         tracing::error!("panic while a request was handled");
         Err(Undecided::Panicked)
     }
@@ -215,7 +215,7 @@ impl ApiProxy {
         loop {
             let next = std::panic::AssertUnwindSafe(pieces.next()).catch_unwind();
             let Ok(piece) = next.await else {
-                self.metrics.panic("listener");
+                self.metrics.process.record_panic("listener");
                 tracing::error!("panic while an answer was made");
                 return Err(WriteError::Panic);
             };

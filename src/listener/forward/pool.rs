@@ -353,7 +353,9 @@ impl Pool {
             let healthy = !health.down && health.until.is_none();
             drop(health);
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
-            self.metrics.upstream_healthy(route, upstream, healthy);
+            self.metrics
+                .passthrough
+                .set_upstream_healthy(route, upstream, healthy);
         }
     }
 
@@ -362,7 +364,7 @@ impl Pool {
         self.retired.store(true, Ordering::Release);
         for member in &self.members {
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
-            self.metrics.upstream_gone(route, upstream);
+            self.metrics.passthrough.remove_upstream(route, upstream);
         }
     }
 }

@@ -165,7 +165,7 @@ async fn reloads_keep_what_did_not_change() {
         upstreams.pool(first[0]).is_some(),
         "requests under way find theirs"
     );
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         !text.contains("passthrough=\"r\""),
         "metrics end at once: {text}"

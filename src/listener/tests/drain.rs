@@ -91,7 +91,7 @@ async fn a_drain_cuts_what_does_not_end() {
     let drained = gateway.port.drain(Duration::from_millis(100)).await;
     assert_eq!(drained.cut, 1, "one was cut");
     assert_eq!(rest(&mut busy).await, "", "without an answer");
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         text.contains("snapgate_connections_closed_total{reason=\"cut\"} 1"),
         "counted: {text}"

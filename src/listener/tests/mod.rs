@@ -261,7 +261,7 @@ impl Gateway {
     }
 
     fn metric(&self, line: &str) -> bool {
-        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let text = String::from_utf8(self.metrics.encode_text()).unwrap();
         text.lines().any(|it| it == line)
     }
 

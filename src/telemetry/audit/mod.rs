@@ -297,10 +297,10 @@ impl AuditTrail {
         let is_first = sink.lost == 0;
         if is_lost {
             sink.lost = sink.lost.saturating_add(1);
-            self.metrics.audit_record_lost(1);
+            self.metrics.process.record_lost_audit_records(1);
         }
         drop(sink);
-        self.metrics.audit_error("write");
+        self.metrics.process.record_audit_error("write");
         if is_first {
             tracing::error!(
                 %error,
@@ -321,7 +321,7 @@ impl AuditTrail {
         let opened = match file::open(path) {
             Ok(opened) => opened,
             Err(error) => {
-                self.metrics.audit_error("open");
+                self.metrics.process.record_audit_error("open");
                 tracing::error!(%error, "audit trail not opened again");
                 return;
             }
@@ -330,7 +330,7 @@ impl AuditTrail {
         if let Err(error) = sink.complete() {
             tracing::error!(%error, "the last audit record of the old file is not complete");
             sink.lost = sink.lost.saturating_add(1);
-            self.metrics.audit_record_lost(1);
+            self.metrics.process.record_lost_audit_records(1);
         }
         sink.to = Box::new(opened.file);
         sink.rest = opened.rest;

@@ -153,7 +153,7 @@ fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
             gap.as_str().unwrap().starts_with(&expected),
             "{room}: {gap}"
         );
-        let exported = String::from_utf8(metrics.text()).unwrap();
+        let exported = String::from_utf8(metrics.encode_text()).unwrap();
         let expected = format!("snapgate_audit_records_lost_total {lost}\n");
         assert!(exported.contains(&expected), "{room}: {exported}");
     }
@@ -271,7 +271,7 @@ fn a_lost_record_is_counted() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let trail = AuditTrail::to(Box::new(full), Arc::clone(&metrics));
     trail.append(&record(None)).unwrap_err();
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         text.contains("snapgate_audit_errors_total{kind=\"write\"} 1"),
         "{text}"
