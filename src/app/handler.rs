@@ -96,7 +96,7 @@ impl Handler for GatewayHandler {
         };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
         if let Some(entry) = exchange.audit.as_ref().filter(|entry| !entry.written) {
-            telemetry::audit(&entry.record(self.clock.now()));
+            telemetry::record_audit(&entry.record(self.clock.now()));
         }
         Decision::Answer(exchange)
     }
@@ -125,13 +125,13 @@ impl Handler for GatewayHandler {
         if way.retried {
             self.metrics.passthrough.record_pass_retry(route);
         }
-        if !telemetry::access_is_logged() {
+        if !telemetry::is_access_logged() {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
         let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::access(&AccessRecord {
+        telemetry::log_access(&AccessRecord {
             request: pass.request.as_str(),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),
@@ -156,7 +156,7 @@ impl Handler for GatewayHandler {
         self.metrics
             .requests
             .record_request(route, method, status, access.took);
-        if !telemetry::access_is_logged() {
+        if !telemetry::is_access_logged() {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
@@ -165,7 +165,7 @@ impl Handler for GatewayHandler {
             .or(access.peer);
         let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::access(&AccessRecord {
+        telemetry::log_access(&AccessRecord {
             request: exchange.map_or("", |it| it.request.as_str()),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),

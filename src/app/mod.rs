@@ -305,7 +305,7 @@ impl Running {
                 .set_certificate_expiry(&ends(certificates)),
             Err(error) => tracing::error!(%error, "the certificates stay as they were"),
         }
-        telemetry::reopen();
+        telemetry::reopen_audit_trail();
         self.metrics
             .process
             .set_active_config(&settings.hash, !restart.is_empty());

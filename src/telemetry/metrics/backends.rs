@@ -54,7 +54,7 @@ impl BackendMetrics {
         })
     }
 
-    /// One call to a backend ended. `result` is `ok` or the kind of the fault.
+    /// Counts a call to a backend. `result` is `ok` or the kind of the fault.
     pub fn record_backend_call(&self, backend: &str, call: &str, result: &str, took: Duration) {
         self.backend_calls
             .with_label_values(&[backend, call, result])
@@ -64,14 +64,14 @@ impl BackendMetrics {
             .observe(took.as_secs_f64());
     }
 
-    /// The breaker of a backend: 0 closed, 1 half open, 2 open.
+    /// Sets the circuit breaker state of a backend: 0 closed, 1 half-open, 2 open.
     pub fn set_breaker_state(&self, backend: &str, state: u8) {
         self.backend_breaker
             .with_label_values(&[backend])
             .set(i64::from(state));
     }
 
-    /// A health check of a backend ended.
+    /// Sets the result of the last health check of a backend.
     pub fn set_backend_up(&self, backend: &str, is_up: bool) {
         self.backend_up
             .with_label_values(&[backend])

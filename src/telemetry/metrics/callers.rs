@@ -68,32 +68,33 @@ impl CallerMetrics {
         })
     }
 
-    /// Credentials were `remembered`, `verified`, a `token`, `refused`, `locked_out` or met `no_keys`.
+    /// Counts a credential check. `result` is `remembered`, `verified`, `token`, `certificate`, `refused`, `locked_out` or
+    /// `no_keys`.
     pub fn record_credential_check(&self, result: &str) {
         self.credential_checks.with_label_values(&[result]).inc();
     }
 
-    /// A request was refused for its credentials; `reason` is a word of ours.
+    /// Counts a request refused because of its credentials. `reason` comes from a fixed set.
     pub fn record_refused_credentials(&self, reason: &str) {
         self.credentials_refused.with_label_values(&[reason]).inc();
     }
 
-    /// A lock-out began, of a `user` from one address or of an `address`.
+    /// Counts a lockout of a `user` from one address or of an `address`.
     pub fn record_lockout(&self, by: &str) {
         self.lock_outs.with_label_values(&[by]).inc();
     }
 
-    /// A request was refused by this limit, a word of ours.
+    /// Counts a request refused by a limit. `limit` comes from a fixed set.
     pub fn record_limited_request(&self, limit: &str) {
         self.limited.with_label_values(&[limit]).inc();
     }
 
-    /// Keys of this issuer will be fetched: none are there yet.
+    /// Exports an issuer whose keys have not been fetched yet.
     pub fn add_issuer(&self, issuer: &str) {
         self.issuer_keys_fetched.with_label_values(&[issuer]).set(0);
     }
 
-    /// A fetch of the keys of an issuer ended: `ok`, `no_answer`, `status` or `unusable`.
+    /// Counts a fetch of an issuer's keys. `result` is `ok`, `no_answer`, `status` or `unusable`.
     pub fn record_issuer_refresh(&self, issuer: &str, result: &str) {
         self.issuer_refreshes
             .with_label_values(&[issuer, result])
@@ -103,21 +104,21 @@ impl CallerMetrics {
             .set(i64::from(result == "ok"));
     }
 
-    /// When the keys in force were fetched, in seconds since 1970.
+    /// Sets when the active keys of an issuer were fetched, as a Unix time in seconds.
     pub fn set_issuer_keys_fetched(&self, issuer: &str, fetched: u64) {
         self.issuer_keys_fetched
             .with_label_values(&[issuer])
             .set(as_gauge_value(fetched));
     }
 
-    /// The keys of an issuer are no longer fetched.
+    /// Removes an issuer that is no longer configured.
     pub fn remove_issuer(&self, issuer: &str) {
         for gauge in [
             &self.issuer_last_refresh_successful,
             &self.issuer_keys_fetched,
         ] {
             if let Err(error) = gauge.remove_label_values(&[issuer]) {
-                tracing::debug!(%error, "metric of an issuer was not there");
+                tracing::debug!(%error, "issuer metric not found");
             }
         }
     }

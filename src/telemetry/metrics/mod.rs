@@ -138,7 +138,7 @@ mod tests {
                 let mut labels: Vec<_> = metric
                     .get_label()
                     .iter()
-                    .map(|it| format!("`{}`", it.name()))
+                    .map(|label| format!("`{}`", label.name()))
                     .collect();
                 labels.sort();
                 let labels = if labels.is_empty() {
@@ -166,7 +166,7 @@ mod tests {
         clippy::disallowed_methods,
         reason = "a test that is skipped says so, or fails where nothing may be skipped"
     )]
-    fn promtool_finds_nothing_wrong() {
+    fn promtool_accepts_the_catalogue() {
         let started = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
@@ -176,7 +176,11 @@ mod tests {
         let mut child = match started {
             Ok(child) => child,
             Err(error) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "it can be run");
+                assert_eq!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound,
+                    "promtool is installed but does not start"
+                );
                 let may_skip = std::env::var("SNAPGATE_NO_SKIP").is_err();
                 assert!(
                     may_skip,

@@ -87,7 +87,7 @@ impl OperationMetrics {
         })
     }
 
-    /// An operation became final after so long.
+    /// Counts an operation that completed after `took`.
     pub fn record_operation(&self, backend: &str, verb: &str, outcome: &str, took: Duration) {
         self.operations
             .with_label_values(&[backend, verb, outcome])
@@ -97,31 +97,31 @@ impl OperationMetrics {
             .observe(took.as_secs_f64());
     }
 
-    /// So many operations of the backend are unfinished in this state (`queued` or `running`).
+    /// Sets how many operations of the backend are in this state (`queued` or `running`).
     pub fn set_queue_depth(&self, backend: &str, state: &str, count: usize) {
         self.queue_depth
             .with_label_values(&[backend, state])
             .set(as_gauge_value(count));
     }
 
-    /// So many operations have an unknown outcome that nobody acknowledged.
+    /// Sets how many operations have an unknown outcome that no operator has acknowledged.
     pub fn set_unknown_operations(&self, count: usize) {
         self.operations_unknown.set(as_gauge_value(count));
     }
 
-    /// So many stored operations cannot be read by this version.
+    /// Sets how many stored operations this version cannot read.
     pub fn set_unreadable_operations(&self, count: usize) {
         self.operations_set_aside.set(as_gauge_value(count));
     }
 
-    /// One durable commit took so long.
+    /// Records the duration of one durable commit.
     pub fn record_store_commit(&self, store: &str, took: Duration) {
         self.store_commit_seconds
             .with_label_values(&[store])
             .observe(took.as_secs_f64());
     }
 
-    /// One access to the store failed.
+    /// Counts a failed store access.
     pub fn record_store_error(&self, kind: &str) {
         self.store_errors.with_label_values(&[kind]).inc();
     }

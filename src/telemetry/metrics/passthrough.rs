@@ -54,7 +54,7 @@ impl PassThroughMetrics {
         })
     }
 
-    /// One request was passed on to an upstream, whose answer began after so long; or to `none`.
+    /// Counts a request that was passed to an upstream, or to `none`. `waited` is the time to the response head.
     pub fn record_passed_request(
         &self,
         route: &str,
@@ -72,25 +72,25 @@ impl PassThroughMetrics {
         }
     }
 
-    /// A request was tried a second time.
+    /// Counts a retry.
     pub fn record_pass_retry(&self, route: &str) {
         self.pass_retries.with_label_values(&[route]).inc();
     }
 
-    /// Whether requests are passed to an upstream.
+    /// Sets whether an upstream receives requests.
     pub fn set_upstream_healthy(&self, route: &str, upstream: &str, healthy: bool) {
         self.upstream_healthy
             .with_label_values(&[route, upstream])
             .set(i64::from(healthy));
     }
 
-    /// An upstream is no longer configured.
+    /// Removes an upstream that is no longer configured.
     pub fn remove_upstream(&self, route: &str, upstream: &str) {
         let gone = self
             .upstream_healthy
             .remove_label_values(&[route, upstream]);
         if let Err(error) = gone {
-            tracing::debug!(%error, "metric of an upstream was not there");
+            tracing::debug!(%error, "upstream metric not found");
         }
     }
 }

@@ -89,7 +89,7 @@ impl ProcessMetrics {
         self.record_lost_audit_records(0);
     }
 
-    /// The configuration with this hash is in force.
+    /// Sets the hash of the active configuration.
     pub fn set_active_config(&self, hash: &str, restart_required: bool) {
         self.config_info.reset();
         self.config_info.with_label_values(&[hash]).set(1);
@@ -98,26 +98,26 @@ impl ProcessMetrics {
             .set(i64::from(restart_required));
     }
 
-    /// A reload was tried: `ok`, `unchanged` or `refused`.
+    /// Counts a configuration reload. `result` is `ok`, `unchanged` or `refused`.
     pub fn record_config_reload(&self, result: &str) {
         self.config_reloads.with_label_values(&[result]).inc();
         self.config_last_reload_successful
             .set(i64::from(result != "refused"));
     }
 
-    /// The audit trail failed: `open` or `write`.
+    /// Counts an audit trail failure. `kind` is `open` or `write`.
     pub fn record_audit_error(&self, kind: &str) {
         self.audit_errors.with_label_values(&[kind]).inc();
     }
 
-    /// So many more records are missing from the audit trail.
+    /// Counts records that are missing from the audit trail.
     pub fn record_lost_audit_records(&self, count: u64) {
         self.audit_records_lost
             .with_label_values::<&str>(&[])
             .inc_by(count);
     }
 
-    /// A panic was caught in this room.
+    /// Counts a caught panic by room.
     pub fn record_panic(&self, room: &str) {
         self.panics.with_label_values(&[room]).inc();
     }

@@ -87,9 +87,9 @@ impl RequestMetrics {
         })
     }
 
-    /// One request was answered. `route` and `method` are words of ours, never a client's.
+    /// Counts a completed request. `route` and `method` come from a fixed set, never from a client.
     pub fn record_request(&self, route: &str, method: &str, code: u16, took: Duration) {
-        // A word that is there already: this is done for every request.
+        // `StatusCode` holds a static text, which saves an allocation per request.
         let code = StatusCode::from_u16(code);
         let code = code.as_ref().map_or("000", StatusCode::as_str);
         self.requests
@@ -100,22 +100,22 @@ impl RequestMetrics {
             .observe(took.as_secs_f64());
     }
 
-    /// One request was refused with this stable code.
+    /// Counts a refused request by its stable code.
     pub fn record_refusal(&self, code: &str) {
         self.refusals.with_label_values(&[code]).inc();
     }
 
-    /// Connections open now.
+    /// Sets the number of open connections.
     pub fn set_open_connections(&self, open: usize) {
         self.connections.set(as_gauge_value(open));
     }
 
-    /// A connection was closed for this reason, a word of ours.
+    /// Counts a connection that the gateway closed. `reason` comes from a fixed set.
     pub fn record_closed_connection(&self, reason: &str) {
         self.connections_closed.with_label_values(&[reason]).inc();
     }
 
-    /// When the certificates in force end, in the order of the configuration, in seconds since 1970.
+    /// Sets when the active certificates expire: Unix times in seconds, in the order of the configuration.
     pub fn set_certificate_expiry(&self, ends: &[u64]) {
         self.certificate_expires.reset();
         for (place, seconds) in ends.iter().enumerate() {
@@ -125,7 +125,7 @@ impl RequestMetrics {
         }
     }
 
-    /// A request waits for a Status until the result is dropped.
+    /// Counts a request that waits for a Status, until the guard is dropped.
     #[must_use]
     pub fn count_waiter(&self) -> WaiterGuard {
         self.waiters.inc();
