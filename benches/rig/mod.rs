@@ -326,7 +326,8 @@ impl Rig {
         let status = exchange.response.status().as_u16();
         let took = Duration::from_micros(50);
         self.metrics
-            .request(exchange.route, exchange.method, status, took);
+            .requests
+            .record_request(exchange.route, exchange.method, status, took);
         exchange
     }
 }

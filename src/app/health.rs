@@ -88,7 +88,9 @@ impl Look {
     async fn once(&mut self) {
         let by = self.clock.deadline(self.timeout);
         let found = self.adapter.health(by).await;
-        self.metrics.backend_up(self.name.as_str(), found.is_ok());
+        self.metrics
+            .backends
+            .set_backend_up(self.name.as_str(), found.is_ok());
         let now = match &found {
             Ok(_) => Condition::Available,
             Err(_) => Condition::Unavailable,
@@ -154,7 +156,7 @@ mod tests {
     }
 
     fn is_up(metrics: &Metrics) -> Option<bool> {
-        let text = String::from_utf8(metrics.text()).unwrap();
+        let text = String::from_utf8(metrics.encode_text()).unwrap();
         let prefix = "snapgate_backend_up{backend=\"lab\"} ";
         let value = text.lines().find_map(|line| line.strip_prefix(prefix))?;
         Some(value == "1")

@@ -166,9 +166,10 @@ pub async fn start_on(
     let tls = settings.listener.tls.as_ref();
     let its = (handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, its, limits, tls, &metrics, &clock)?;
-    metrics.config_in_force(&settings.hash, false);
-    metrics.certificates(&ends(tls));
+    metrics.process.set_active_config(&settings.hash, false);
+    metrics.requests.set_certificate_expiry(&ends(tls));
     bench.open(admin.address());
+    log_start(&settings, api.address(), admin.address());
     Ok(Running {
         looks,
         front,
@@ -183,6 +184,25 @@ pub async fn start_on(
         metrics,
         tasks,
     })
+}
+
+/// Logs in one line what an operator needs to know of a start.
+fn log_start(settings: &Settings, api: SocketAddr, admin: SocketAddr) {
+    let backends: Vec<&str> = settings
+        .backends
+        .iter()
+        .map(|backend| backend.name.as_str())
+        .collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config_hash = %settings.hash,
+        %api,
+        tls = settings.listener.tls.is_some(),
+        %admin,
+        backends = %backends.join(", "),
+        store = %settings.operations.store.display(),
+        "gateway started"
+    );
 }
 
 /// The gate over the operations, as the listener and the probes of readiness see it.
@@ -236,7 +256,7 @@ fn upstreams_of(
 
 /// Makes the upstreams of pass-through routes, and tells the routes which are theirs.
 fn prepare_upstreams(upstreams: &Upstreams, settings: &mut Settings) {
-    let ids = upstreams.prepare(&settings.upstreams);
+    let ids = upstreams.activate(&settings.upstreams);
     for (route, id) in settings.gate.passthrough.iter_mut().zip(ids) {
         route.pool = id;
     }
@@ -272,7 +292,7 @@ impl Running {
         let mut settings = match loaded {
             Ok(settings) => settings,
             Err(problems) => {
-                self.metrics.config_reload("refused");
+                self.metrics.process.record_config_reload("refused");
                 tracing::error!(%problems, "configuration refused, the old one stays in force");
                 return false;
             }
@@ -299,13 +319,17 @@ impl Running {
         let certificates = settings.listener.tls.as_ref();
         let replaced = certificates.map_or(Ok(()), |it| self.api.replace_certificates(it));
         match replaced {
-            Ok(()) => self.metrics.certificates(&ends(certificates)),
+            Ok(()) => self
+                .metrics
+                .requests
+                .set_certificate_expiry(&ends(certificates)),
             Err(error) => tracing::error!(%error, "the certificates stay as they were"),
         }
-        telemetry::reopen();
+        telemetry::reopen_audit_trail();
         self.metrics
-            .config_in_force(&settings.hash, !restart.is_empty());
-        self.metrics.config_reload(result);
+            .process
+            .set_active_config(&settings.hash, !restart.is_empty());
+        self.metrics.process.record_config_reload(result);
         if restart.is_empty() {
             tracing::info!(hash = %settings.hash, result, "configuration in force");
         } else {
@@ -343,7 +367,7 @@ impl Running {
             (settings.listener.drain_notice, settings.listener.drain)
         };
         self.front.draining();
-        self.api.leave();
+        self.api.ask_clients_to_leave();
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;

@@ -233,7 +233,7 @@ impl<'a> Decision<'a> {
 
     /// Writes to the audit trail that the operation was decided about.
     pub fn record(&self, clock: &dyn Clock, operation: &Operation) {
-        telemetry::audit(&self.audit_record(clock.now(), operation, "accepted"));
+        telemetry::record_audit(&self.audit_record(clock.now(), operation, "accepted"));
     }
 
     /// Writes to the audit trail that the operation is about to be decided about, where changes need the trail.
@@ -245,7 +245,7 @@ impl<'a> Decision<'a> {
         clock: &dyn Clock,
         operation: &Operation,
     ) -> Result<(), AuditWriteError> {
-        telemetry::audit_before(&self.audit_record(clock.now(), operation, "asked"))
+        telemetry::record_audit_before_change(&self.audit_record(clock.now(), operation, "asked"))
     }
 
     fn audit_record(
@@ -342,14 +342,14 @@ impl Operator for OperatorApi {
     }
 
     fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
-        self.metrics.credentials_refused(reason);
+        self.metrics.callers.record_refused_credentials(reason);
         tracing::info!(
             target: "snapgate::authentication",
             client = client.map(tracing::field::display),
             reason,
             "credentials refused on the admin port"
         );
-        telemetry::audit(&AuditRecord {
+        telemetry::record_audit(&AuditRecord {
             client: client.map(AuditClient::Address),
             code: Some("Unauthenticated"),
             reason: Some(reason),

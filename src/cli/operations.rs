@@ -234,14 +234,15 @@ async fn decide(
 ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
     // Opened first: what cannot be written is not done.
     let log = LogConfig {
-        format: telemetry::Format::Text,
+        format: telemetry::LineFormat::Text,
         level: "warn".to_owned(),
         quiet: listener::QUIET,
         access: false,
         audit: settings.logging.audit.clone(),
         audit_required: settings.logging.audit_required,
     };
-    telemetry::init(log, metrics).map_err(|error| OfflineStoreError::Store(error.to_string()))?;
+    telemetry::init_logging(log, metrics)
+        .map_err(|error| OfflineStoreError::Store(error.to_string()))?;
     let by = OperatorName::of_this_process();
     let decision = Decision::local(action, &by);
     let before = desk.show(seq).await?;

@@ -81,8 +81,8 @@ pub(super) fn serve(
     let metrics = Arc::new(Metrics::new().map_err(other)?);
     let logging = &settings.logging;
     let format = match logging.format {
-        LogFormat::Text => telemetry::Format::Text,
-        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::LineFormat::Text,
+        LogFormat::Json => telemetry::LineFormat::Json,
     };
     let log = LogConfig {
         format,
@@ -92,7 +92,7 @@ pub(super) fn serve(
         audit: logging.audit.clone(),
         audit_required: logging.audit_required,
     };
-    telemetry::init(log, Arc::clone(&metrics)).map_err(other)?;
+    telemetry::init_logging(log, Arc::clone(&metrics)).map_err(other)?;
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -30,13 +30,13 @@ use crate::gate::PathPrefix;
 use crate::gate::PoolId;
 use crate::listener::Authorities;
 use crate::listener::Balance;
-use crate::listener::Identity;
+use crate::listener::HealthCheck;
 use crate::listener::PoolConfig;
-use crate::listener::Probe;
 use crate::listener::Timeouts;
-use crate::listener::Trust;
 use crate::listener::Upstream;
 use crate::listener::UpstreamAddress;
+use crate::listener::UpstreamIdentity;
+use crate::listener::UpstreamTrust;
 use crate::model::PassName;
 use crate::model::limits;
 
@@ -292,7 +292,7 @@ impl One<'_> {
             Some("least-loaded") => Balance::LeastLoaded,
             Some(_) | None => Balance::RoundRobin,
         };
-        let probe = self.probe();
+        let health_check = self.health_check();
         let failures = section.small(&key::EJECT_FAILURES);
         let pause = section.span(&key::EJECT_PAUSE);
         let resolve = section.span(&key::RESOLVE);
@@ -303,14 +303,14 @@ impl One<'_> {
             timeouts,
             trust,
             identity,
-            probe,
+            health_check,
             failures,
             pause,
             resolve,
         })
     }
 
-    fn probe(&self) -> Option<Probe> {
+    fn health_check(&self) -> Option<HealthCheck> {
         let section = self.section;
         let interval = section.span(&key::HEALTH_INTERVAL);
         let timeout = section.span(&key::HEALTH_TIMEOUT);
@@ -325,7 +325,7 @@ impl One<'_> {
             let hint = "write health_path = \"/healthz\"";
             self.reader.wrong(&found, what, hint);
         }
-        good.then_some(Probe {
+        good.then_some(HealthCheck {
             path: found.text,
             interval,
             timeout,
@@ -355,7 +355,7 @@ impl One<'_> {
         made
     }
 
-    fn trust(&self, tls: bool) -> Option<Trust> {
+    fn trust(&self, tls: bool) -> Option<UpstreamTrust> {
         let section = self.section;
         let (pin, ca) = (
             section.text(&key::SERVER_FINGERPRINT),
@@ -378,7 +378,7 @@ impl One<'_> {
                 let hint = "see: openssl x509 -noout -fingerprint -sha256 -in server.crt";
                 self.reader.wrong(&found, what, hint);
             }
-            return pin.map(Trust::Pin);
+            return pin.map(UpstreamTrust::Pin);
         }
         let path = ca.as_ref().map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
@@ -398,10 +398,10 @@ impl One<'_> {
         let all = Authorities::new(&all);
         all.map_err(|error| problem(error.to_string()))
             .ok()
-            .map(Trust::Authorities)
+            .map(UpstreamTrust::Authorities)
     }
 
-    fn identity(&self, tls: bool) -> Option<Identity> {
+    fn identity(&self, tls: bool) -> Option<UpstreamIdentity> {
         let section = self.section;
         let (cert, secret) = (
             section.text(&key::CLIENT_CERT),
@@ -438,7 +438,7 @@ impl One<'_> {
                 .wrong(&secret, "holds no private key in PEM form", "");
             return None;
         };
-        Identity::new(&chain, &key)
+        UpstreamIdentity::new(&chain, &key)
             .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
             .ok()
     }
@@ -461,7 +461,7 @@ fn wide(size: usize) -> u64 {
 fn upstream(text: &str) -> Option<Upstream> {
     if let Some(path) = text.strip_prefix("unix://") {
         return path.starts_with('/').then(|| Upstream {
-            place: UpstreamAddress::Socket(PathBuf::from(path)),
+            address: UpstreamAddress::Socket(PathBuf::from(path)),
             tls: false,
             label: Arc::from("localhost"),
         });
@@ -490,7 +490,7 @@ fn upstream(text: &str) -> Option<Upstream> {
         return None;
     }
     Some(Upstream {
-        place: UpstreamAddress::Host(plain.to_owned(), port),
+        address: UpstreamAddress::Host(plain.to_owned(), port),
         tls,
         label: Arc::from(authority.as_str()),
     })

@@ -517,7 +517,7 @@ impl Gate {
             operation: Some(seq),
             ..entry.clone()
         };
-        let written = telemetry::audit_before(&asked.record(self.clock.now()));
+        let written = telemetry::record_audit_before_change(&asked.record(self.clock.now()));
         written.map_err(|_not_written| Refusal::from(Code::AuditUnavailable))
     }
 
@@ -526,7 +526,7 @@ impl Gate {
         let now = self.clock.now();
         call.note(|entry| {
             if !std::mem::replace(&mut entry.written, true) {
-                telemetry::audit(&entry.record(now));
+                telemetry::record_audit(&entry.record(now));
             }
         });
     }

@@ -315,7 +315,7 @@ impl Gate {
                 (limit, Code::RateLimited, quota.retry_after)
             }
         };
-        self.metrics.limited(limit);
+        self.metrics.callers.record_limited_request(limit);
         Err(Refusal::from(code).retry_after(after))
     }
 
@@ -463,7 +463,9 @@ impl Gate {
         let code = result.as_ref().err().map(|it| it.code().as_str());
         let method = call.head.method;
         let mut reply = result.unwrap_or_else(|refusal| {
-            self.metrics.refusal(refusal.code().as_str());
+            self.metrics
+                .requests
+                .record_refusal(refusal.code().as_str());
             let accept = call.head.headers.get_all(header::ACCEPT);
             let media = negotiate::error_type(accept.iter());
             Reply::refused(&refusal, media, call.id.as_str(), method)

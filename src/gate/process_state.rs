@@ -180,7 +180,7 @@ impl ProcessState {
         Some(Waiter {
             shared: Arc::clone(self),
             own: None,
-            _counted: metrics.waiting(),
+            _counted: metrics.requests.count_waiter(),
         })
     }
 

@@ -185,7 +185,7 @@ impl OperationsApi for Operations {
         });
         answered.await.unwrap_or_else(|_gone| {
             tracing::error!("accepting an operation panicked");
-            self.core.metrics.panic("operations");
+            self.core.metrics.process.record_panic("operations");
             Err(AcceptError::Store(StoreFault::Unavailable))
         })
     }
@@ -244,7 +244,7 @@ impl OperationsApi for Operations {
             .await;
         asked.unwrap_or_else(|error| {
             tracing::error!(%error, "stopping an operation panicked");
-            self.core.metrics.panic("operations");
+            self.core.metrics.process.record_panic("operations");
             Err(CancelError::Store(StoreFault::Unavailable))
         })
     }

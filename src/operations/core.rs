@@ -467,7 +467,7 @@ impl Core {
                 self.failure.stop();
             }
         }
-        self.metrics.store_error(error.as_str());
+        self.metrics.operations.record_store_error(error.as_str());
     }
 
     /// What a caller is told of a read that failed. That reads fail says nothing about writes, unless it is fatal.
@@ -476,7 +476,7 @@ impl Core {
         if matches!(error, StoreError::Fatal(_)) {
             self.note(Some(error));
         } else {
-            self.metrics.store_error(error.as_str());
+            self.metrics.operations.record_store_error(error.as_str());
         }
         told(error)
     }
@@ -501,8 +501,8 @@ impl Core {
     /// Tells the metrics how many records need an operator.
     pub(crate) async fn count_unknown(&self) {
         if let Ok(Counts { unknown, set_aside }) = self.store.counts().await {
-            self.metrics.operations_unknown(unknown);
-            self.metrics.operations_set_aside(set_aside);
+            self.metrics.operations.set_unknown_operations(unknown);
+            self.metrics.operations.set_unreadable_operations(set_aside);
         }
     }
 
@@ -530,7 +530,7 @@ impl Core {
         if let Some(completed) = it.completed {
             trail::ended(it);
             let took = completed.since(it.created);
-            self.metrics.operation(
+            self.metrics.operations.record_operation(
                 it.backend.as_str(),
                 it.verb().as_str(),
                 it.phase.as_str(),

@@ -295,9 +295,12 @@ impl LiveOperations {
         // Told under the lock, so that an older number never overwrites a newer one.
         let books = self.books();
         let Tally { queued, running } = books.tallies.get(backend).copied().unwrap_or_default();
-        self.metrics.queue_depth(backend.as_str(), "queued", queued);
         self.metrics
-            .queue_depth(backend.as_str(), "running", running);
+            .operations
+            .set_queue_depth(backend.as_str(), "queued", queued);
+        self.metrics
+            .operations
+            .set_queue_depth(backend.as_str(), "running", running);
     }
 }
 

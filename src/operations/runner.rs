@@ -419,7 +419,7 @@ impl Work<'_> {
             .await
             .map_err(|_panic| {
                 tracing::error!("an adapter panicked");
-                self.core.metrics.panic("operations");
+                self.core.metrics.process.record_panic("operations");
                 Panicked
             })
     }

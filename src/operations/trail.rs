@@ -32,12 +32,12 @@ fn request<'a>(of: &'a Operation, origin: &'a Origin, outcome: &'a str) -> Audit
 
 /// Written before anything is durable, where changes need the audit trail.
 pub(super) fn asked(operation: &Operation, origin: &Origin) -> Result<(), AuditWriteError> {
-    telemetry::audit_before(&request(operation, origin, "asked"))
+    telemetry::record_audit_before_change(&request(operation, origin, "asked"))
 }
 
 /// Written once the operation is durable and before anybody works on it, so that its end always comes later.
 pub(super) fn accepted(operation: &Operation, origin: &Origin) {
-    telemetry::audit(&request(operation, origin, "accepted"));
+    telemetry::record_audit(&request(operation, origin, "accepted"));
 }
 
 /// Written once the end is durable: `succeeded`, `failed`, `cancelled`, `not-executed` or `unknown`.
@@ -45,7 +45,7 @@ pub(super) fn ended(operation: &Operation) {
     let Some(completed) = operation.completed else {
         return;
     };
-    telemetry::audit(&AuditRecord {
+    telemetry::record_audit(&AuditRecord {
         time: completed,
         reason: operation.fault.as_ref().map(|fault| fault.kind.as_str()),
         ..record(operation, operation.phase.as_str())

@@ -46,7 +46,7 @@ impl Breaker {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        metrics.breaker(name.as_str(), 0);
+        metrics.backends.set_breaker_state(name.as_str(), 0);
         Self {
             name,
             failures: failures.max(1),
@@ -101,7 +101,9 @@ impl Breaker {
         if before == after {
             return;
         }
-        self.metrics.breaker(self.name.as_str(), after);
+        self.metrics
+            .backends
+            .set_breaker_state(self.name.as_str(), after);
         match after {
             0 => tracing::info!(backend = %self.name, "backend is back"),
             2 => tracing::warn!(backend = %self.name, "backend is taken for down"),
@@ -374,7 +376,7 @@ mod tests {
                     }
                 }
             }
-            let text = String::from_utf8(metrics.text()).unwrap();
+            let text = String::from_utf8(metrics.encode_text()).unwrap();
             let line = format!("snapgate_backend_breaker_state{{backend=\"b\"}} {expected}\n");
             assert!(text.contains(&line), "{name}: no {line} in {text}");
         }

@@ -189,7 +189,8 @@ impl Layered {
         let fault = failure.map(|error| error.fault.kind);
         let word = fault.map_or("ok", |kind| kind.as_str());
         self.metrics
-            .backend_call(self.name.as_str(), call.as_str(), word, took);
+            .backends
+            .record_backend_call(self.name.as_str(), call.as_str(), word, took);
         Attempt::Made(result)
     }
 }

@@ -168,7 +168,7 @@ async fn a_begin_is_made_once_and_its_end_is_told_apart() {
             Paused.instant() - begun <= Duration::from_secs(3),
             "{name}: within the timeout"
         );
-        let text = String::from_utf8(bed.metrics.text()).unwrap();
+        let text = String::from_utf8(bed.metrics.encode_text()).unwrap();
         let kind = kind.as_str();
         let line = format!(
             "snapgate_backend_calls_total{{backend=\"b\",call=\"begin\",result=\"{kind}\"}} 1"

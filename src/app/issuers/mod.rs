@@ -64,7 +64,9 @@ impl Issuers {
             .partition(|it| settings.key_sources.contains(&it.source));
         for it in &go {
             it.stopper.stop();
-            self.metrics.issuer_gone(it.source.issuer.as_str());
+            self.metrics
+                .callers
+                .remove_issuer(it.source.issuer.as_str());
         }
         *kept = stay;
         for source in &settings.key_sources {
@@ -99,7 +101,7 @@ impl Issuers {
         }
         // Before anybody can ask: who comes during the first fetch waits for it.
         ring.begin();
-        self.metrics.issuer_begun(source.issuer.as_str());
+        self.metrics.callers.add_issuer(source.issuer.as_str());
         let (stopper, stop) = stop_pair();
         let keeper = Keeper {
             source: source.clone(),
@@ -178,9 +180,11 @@ impl Keeper {
         let keys = fetched.keys.len();
         let until = begun.checked_add(self.source.oldest).unwrap_or(begun);
         let is_new = self.ring.put(fetched.keys, until);
-        self.metrics.issuer_refresh(issuer, "ok");
+        self.metrics.callers.record_issuer_refresh(issuer, "ok");
         let seconds = self.clock.now().as_millis().wrapping_div(1000);
-        self.metrics.issuer_keys(issuer, seconds);
+        self.metrics
+            .callers
+            .set_issuer_keys_fetched(issuer, seconds);
         if is_new || self.failures > 0 {
             tracing::info!(issuer, keys, is_new, "keys of an issuer fetched");
         }
@@ -194,7 +198,9 @@ impl Keeper {
     /// Goes on with the last good set; how long to wait before the next attempt.
     fn failed(&mut self, error: &FetchError) -> Duration {
         let issuer = self.source.issuer.as_str();
-        self.metrics.issuer_refresh(issuer, error.kind());
+        self.metrics
+            .callers
+            .record_issuer_refresh(issuer, error.kind());
         let has_keys = self.ring.has_keys(self.clock.instant());
         let why = error.told();
         // The first one, and then now and then: an outage must be seen, not fill the log.

@@ -125,7 +125,7 @@ impl Bed {
     }
 
     fn told(&self, series: &str) -> String {
-        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let text = String::from_utf8(self.metrics.encode_text()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap_or_default().trim().to_owned()
     }
@@ -258,7 +258,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
     let file = prepared("jwks = \"keys.json\"\n");
     assert!(has_keys(&file), "a file is there at once");
     assert!(issuers.lock().is_empty(), "and nobody looks after it");
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         !text.contains("issuer=\"corp\""),
         "no series is left: {text}"

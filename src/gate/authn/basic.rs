@@ -107,7 +107,7 @@ impl Authenticator {
                 None => DenialReason::UnknownUser,
             }));
         };
-        around.metrics.credential_check("verified");
+        around.metrics.callers.record_credential_check("verified");
         let now = around.clock.instant();
         if !self.remember.is_zero() {
             let until = around.clock.deadline(self.remember).instant();
@@ -126,7 +126,7 @@ impl Authenticator {
     fn is_remembered(&self, key: &CredentialKey, around: Around<'_>) -> bool {
         let found = around.shared.remembers(key, around.clock.instant());
         if found {
-            around.metrics.credential_check("remembered");
+            around.metrics.callers.record_credential_check("remembered");
         }
         found
     }
@@ -139,7 +139,7 @@ impl Authenticator {
         let begun = lock_outs.failed(name, network, around.clock.instant(), &self.lock_out);
         for (by, begun) in [("user", begun.user), ("address", begun.address)] {
             if begun {
-                around.metrics.locked_out(by);
+                around.metrics.callers.record_lockout(by);
             }
         }
     }

@@ -47,7 +47,10 @@ impl CertificateIdentities {
         if known.any(|other| other.principal.name != one.principal.name) {
             return Err(denied(DenialReason::AmbiguousCertificate));
         }
-        around.metrics.credential_check("certificate");
+        around
+            .metrics
+            .callers
+            .record_credential_check("certificate");
         Ok(Arc::clone(one))
     }
 }

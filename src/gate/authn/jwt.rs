@@ -184,7 +184,7 @@ impl Issuers {
             return Err(Denied::wrong(DenialReason::Malformed));
         };
         if let Some(account) = self.remembered(&digest, around) {
-            around.metrics.credential_check("remembered");
+            around.metrics.callers.record_credential_check("remembered");
             return Ok(account);
         }
         let token = Token::read(text).ok_or(Denied::wrong(DenialReason::Malformed))?;
@@ -248,7 +248,7 @@ impl Issuers {
             generation: proven.generation,
         };
         known.insert(digest, entry);
-        around.metrics.credential_check("verified");
+        around.metrics.callers.record_credential_check("verified");
         account
     }
 

@@ -157,18 +157,20 @@ impl Authenticator {
 
     /// What the client is answered.
     pub(super) fn refusal(&self, denied: &Denied, metrics: &Metrics) -> Refusal {
-        metrics.credentials_refused(denied.reason.as_str());
+        metrics
+            .callers
+            .record_refused_credentials(denied.reason.as_str());
         match denied.answer {
             Answered::Later(after) => {
-                metrics.credential_check("locked_out");
+                metrics.callers.record_credential_check("locked_out");
                 Refusal::from(Code::TooManyAttempts).retry_after(after)
             }
             Answered::NoKeys => {
-                metrics.credential_check("no_keys");
+                metrics.callers.record_credential_check("no_keys");
                 Refusal::from(Code::KeysUnavailable)
             }
             Answered::Unauthenticated => {
-                metrics.credential_check("refused");
+                metrics.callers.record_credential_check("refused");
                 let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
                 if self.takes_bearer {
                     refusal.with(WWW_AUTHENTICATE, BEARER)

@@ -150,7 +150,7 @@ impl Tokens {
                 None => denied,
             });
         }
-        around.metrics.credential_check("token");
+        around.metrics.callers.record_credential_check("token");
         Ok(Arc::clone(&held.account))
     }
 

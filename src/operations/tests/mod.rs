@@ -114,7 +114,7 @@ impl House {
 
     /// The text of all metrics.
     fn metrics(&self) -> String {
-        String::from_utf8(self.setup.metrics.text()).unwrap()
+        String::from_utf8(self.setup.metrics.encode_text()).unwrap()
     }
 }
 

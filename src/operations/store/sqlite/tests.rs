@@ -134,7 +134,7 @@ async fn many_writers_are_committed_together_and_all_answered() {
     let new = made.iter().filter(|it| matches!(it, Ok(Created::New)));
     assert_eq!(new.count(), 300, "all are new");
     assert_eq!(store.live().await.unwrap().len(), 300, "all are there");
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     let count = "snapgate_store_commit_duration_seconds_count{store=\"sqlite\"} ";
     let commits = text
         .lines()
@@ -166,7 +166,7 @@ async fn a_group_of_writes_is_there_as_a_whole_or_not_at_all() {
     let mut first = operation(1, "vm", "b");
     store.create(Arc::new(first.clone())).await.unwrap();
     let commits = || {
-        let text = String::from_utf8(metrics.text()).unwrap();
+        let text = String::from_utf8(metrics.encode_text()).unwrap();
         let name = "snapgate_store_commit_duration_seconds_count{";
         let line = text.lines().find(|line| line.starts_with(name));
         let number = line.and_then(|line| line.rsplit(' ').next());

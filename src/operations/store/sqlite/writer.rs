@@ -80,7 +80,7 @@ impl Writer {
             if survived.is_err() {
                 // Whoever waited sees that the answer is gone. What was committed is not known here.
                 self.failed.store(true, Ordering::Release);
-                self.metrics.panic("operations");
+                self.metrics.process.record_panic("operations");
             }
         }
         let Self {
@@ -106,7 +106,7 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 let took = self.clock.instant().saturating_duration_since(began);
-                self.metrics.store_commit("sqlite", took);
+                self.metrics.operations.record_store_commit("sqlite", took);
                 done.into_iter().for_each(Done::tell);
             }
             Err(error) => {

@@ -1,7 +1,7 @@
-//! Log lines as JSON: one object a line, numbers as numbers, text as text.
+//! Log lines as JSON: one object per line, numbers as numbers, text as text.
 //!
-//! The formatter of `tracing-subscriber` writes what was handed in for display or debugging as text in quotes within quotes,
-//! and wide integers as text.
+//! The JSON formatter of `tracing-subscriber` puts `Debug` values into quotes within quotes and writes wide integers as
+//! strings.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::telemetry::escape;
 
-/// The largest integer that every reader of JSON keeps exactly: 2^53 - 1. What is beyond is written as text.
+/// The largest integer that every JSON reader keeps exactly: 2^53 - 1. Larger ones are written as strings.
 const EXACT_MAX: u64 = 9_007_199_254_740_991;
 
 /// Writes an event as one JSON object on a line.
@@ -43,30 +43,30 @@ where
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let metadata = event.metadata();
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         let target = fields.target.take();
         let target = target.unwrap_or_else(|| metadata.target().to_owned());
-        let line = Line {
+        let line = LogLine {
             time,
             level: metadata.level().as_str(),
             fields,
             target,
         };
         let line = serde_json::to_string(&line).map_err(|_unwritable| fmt::Error)?;
-        writeln!(writer, "{}", escape::json(line))
+        writeln!(writer, "{}", escape::escape_json(line))
     }
 }
 
-/// The members of a line, in the order in which people look for them.
-struct Line {
+/// The members of a line, in the order in which people read them.
+struct LogLine {
     time: String,
     level: &'static str,
-    fields: Fields,
+    fields: EventFields,
     target: String,
 }
 
-impl Serialize for Line {
+impl Serialize for LogLine {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("timestamp", &self.time)?;
@@ -81,17 +81,17 @@ impl Serialize for Line {
 
 /// The fields of an event.
 #[derive(Default)]
-struct Fields {
+struct EventFields {
     members: Vec<(&'static str, Value)>,
-    /// Where a record of the `log` crate came from.
+    /// The target of a record of the `log` crate.
     target: Option<String>,
 }
 
-impl Fields {
+impl EventFields {
     fn insert(&mut self, field: &Field, value: Value) {
         match field.name() {
             "log.target" => self.target = value.as_str().map(str::to_owned),
-            // The rest of what records of the `log` crate bring is about source files.
+            // The other `log.` fields name source files and lines.
             name if name.starts_with("log.") => {}
             name => {
                 let name = name.strip_prefix("r#").unwrap_or(name);
@@ -101,7 +101,7 @@ impl Fields {
     }
 }
 
-fn unsigned(value: u64) -> Value {
+fn exact_number(value: u64) -> Value {
     if value > EXACT_MAX {
         Value::String(value.to_string())
     } else {
@@ -109,7 +109,7 @@ fn unsigned(value: u64) -> Value {
     }
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.insert(field, Value::from(value));
     }
@@ -125,7 +125,7 @@ impl Visit for Fields {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.insert(field, unsigned(value));
+        self.insert(field, exact_number(value));
     }
 
     fn record_i128(&mut self, field: &Field, value: i128) {
@@ -157,7 +157,7 @@ impl Visit for Fields {
     }
 }
 
-/// The text of which this is the `Debug` form; `None` for any other form.
+/// The text whose `Debug` form this is; `None` for any other `Debug` form.
 fn unquoted(debug: &str) -> Option<String> {
     let inner = debug.strip_prefix('"')?.strip_suffix('"')?;
     let mut text = String::with_capacity(inner.len());

@@ -1,4 +1,4 @@
-//! Which certificate is served to whom (SNI, RFC 6066 section 3).
+//! Selects the certificate by the host name that the client asks for (SNI, RFC 6066 section 3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use rustls::sign::CertifiedKey;
 use crate::listener::tls::Certificate;
 use crate::listener::tls::TlsError;
 
-/// The certificates by the host names they serve.
+/// The certificates by host name.
 #[derive(Debug)]
-pub(super) struct Names {
-    /// By the whole name.
+pub(super) struct SniResolver {
+    /// By full name.
     exact: BTreeMap<String, Arc<CertifiedKey>>,
-    /// By what follows the first label.
+    /// Wildcards, by the name after the first label.
     wild: BTreeMap<String, Arc<CertifiedKey>>,
     /// For clients that name no host.
     first: Arc<CertifiedKey>,
 }
 
-impl Names {
-    /// The first certificate is for clients that name no host as well.
+impl SniResolver {
+    /// The first certificate is also used for clients that name no host.
     pub(super) fn new(certificates: &[Certificate]) -> Result<Self, TlsError> {
         let first = certificates.first().ok_or(TlsError::NoCertificate)?;
         let mut names = Self {
@@ -48,8 +48,8 @@ impl Names {
         Ok(names)
     }
 
-    /// The certificate for a host; nothing for one that no certificate serves.
-    fn find(&self, host: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+    /// The certificate for a host; `None` if there is none.
+    fn find_certificate(&self, host: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         let Some(host) = host else {
             return Some(&self.first);
         };
@@ -62,9 +62,9 @@ impl Names {
     }
 }
 
-impl ResolvesServerCert for Names {
+impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find(hello.server_name()).cloned()
+        self.find_certificate(hello.server_name()).cloned()
     }
 }
 
@@ -74,13 +74,13 @@ mod tests {
     use crate::listener::tls::tests::certificate;
 
     #[test]
-    fn hosts_get_the_certificate_that_serves_them() {
+    fn each_host_gets_its_certificate() {
         let all = [
             certificate(&["a.example", "A.example.org"]),
             certificate(&["*.example", "b.example"]),
             certificate(&["*.deep.example"]),
         ];
-        let names = Names::new(&all).unwrap();
+        let names = SniResolver::new(&all).unwrap();
         let rows = [
             (None, Some(0)),
             (Some("a.example"), Some(0)),
@@ -95,32 +95,34 @@ mod tests {
             (Some("other"), None),
         ];
         for (host, expected) in rows {
-            let found = names.find(host);
-            let place = |it: &Certificate| found.is_some_and(|key| Arc::ptr_eq(key, &it.served));
-            assert_eq!(all.iter().position(place), expected, "{host:?}");
+            let found = names.find_certificate(host);
+            let is_found = |certificate: &Certificate| {
+                found.is_some_and(|key| Arc::ptr_eq(key, &certificate.served))
+            };
+            assert_eq!(all.iter().position(is_found), expected, "{host:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_told_apart_is_refused() {
+    fn duplicate_and_missing_names_are_refused() {
         let twice = [certificate(&["a.example"]), certificate(&["a.example"])];
         let nameless = [certificate(&["a.example"]), certificate(&[])];
         let rows = [
-            (Names::new(&[]), "there is no certificate in PEM form"),
+            (SniResolver::new(&[]), "no PEM certificate found"),
             (
-                Names::new(&twice),
-                "another certificate serves a.example, too",
+                SniResolver::new(&twice),
+                "duplicate certificate for a.example",
             ),
             (
-                Names::new(&nameless),
-                "it has no DNS name; write which it serves as names",
+                SniResolver::new(&nameless),
+                "the certificate has no DNS name; set `names`",
             ),
         ];
         for (made, expected) in rows {
             assert_eq!(made.unwrap_err().to_string(), expected);
         }
         assert!(
-            Names::new(&[certificate(&[])]).is_ok(),
+            SniResolver::new(&[certificate(&[])]).is_ok(),
             "the first is for clients that name no host"
         );
     }
