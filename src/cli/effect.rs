@@ -49,7 +49,7 @@ pub(super) fn wait(file: &Path, settings: &Settings) -> Result<Effect, CliError>
 }
 
 async fn confirmed(file: &Path, settings: &Settings, access: &OperatorAccess) -> Effect {
-    let client = transport::Client::new(transport::Settings {
+    let client = transport::Client::new(transport::ClientSettings {
         endpoint: transport::Endpoint::Http(access.address),
         connect_timeout: CONNECT,
         body_bytes_max: METRICS_BYTES_MAX,

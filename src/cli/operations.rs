@@ -302,7 +302,7 @@ struct Told {
 
 impl<'a> Gateway<'a> {
     fn new(access: &'a OperatorAccess) -> Result<Self, CliError> {
-        let client = transport::Client::new(transport::Settings {
+        let client = transport::Client::new(transport::ClientSettings {
             endpoint: transport::Endpoint::Http(access.address),
             connect_timeout: PATIENCE,
             body_bytes_max: ANSWER_BYTES_MAX,

@@ -14,6 +14,11 @@ use crate::adapters::layers;
 use crate::adapters::libvirt;
 use crate::adapters::qemu;
 use crate::adapters::sim;
+use crate::adapters::transport::Address;
+use crate::adapters::transport::ClientFiles;
+use crate::adapters::transport::Credential;
+use crate::adapters::transport::ServerTrust;
+use crate::adapters::transport::ServerUrl;
 use crate::config::apart;
 use crate::config::paths::overlap;
 use crate::config::proxmox;
@@ -443,13 +448,13 @@ fn incus_of(
     let servers = [
         section
             .text(&backend::SERVER_CERT)
-            .map(|text| incus::Server::Certificate(path(&text))),
+            .map(|text| ServerTrust::Certificate(path(&text))),
         section
             .text(&backend::SERVER_FINGERPRINT)
-            .map(|text| incus::Server::Fingerprint(text.text)),
+            .map(|text| ServerTrust::Fingerprint(text.text)),
         section
             .text(&backend::CA)
-            .map(|text| incus::Server::Authority(path(&text))),
+            .map(|text| ServerTrust::Authority(path(&text))),
     ];
     let Some(url) = url else {
         if !section.has(backend::URL.name) {
@@ -459,14 +464,15 @@ fn incus_of(
         }
         return None;
     };
-    let place = incus::Place::from_url(&url.text)
+    let place = incus::parse_url(&url.text)
         .map_err(|error| reader.wrong(&url, error.to_string(), ""))
         .ok()?;
     let address = match place {
-        incus::Place::Socket(socket) => incus::Address::Unix(socket),
-        incus::Place::Host(authority) => {
+        ServerUrl::Unix(socket) => Address::Unix(socket),
+        ServerUrl::Loopback(address, _) => Address::Loopback(address),
+        ServerUrl::Https(authority, _) => {
             let mut servers = servers.into_iter().flatten();
-            let (Some(server), None) = (servers.next(), servers.next()) else {
+            let (Some(trust), None) = (servers.next(), servers.next()) else {
                 let what = "needs exactly one of server_cert, server_fingerprint and ca";
                 reader.wrong(
                     &url,
@@ -481,11 +487,13 @@ fn incus_of(
                 return None;
             };
             source.holds_secret(&path(&key), "a private key");
-            incus::Address::Https {
+            Address::Https {
                 authority,
-                server,
-                client_certificate: path(&certificate),
-                client_key: path(&key),
+                trust,
+                identity: Some(ClientFiles {
+                    certificate: path(&certificate),
+                    key: path(&key),
+                }),
             }
         }
     };
@@ -529,13 +537,13 @@ fn cloudapi_of(
     let servers = [
         section
             .text(&backend::SERVER_CERT)
-            .map(|text| cloudapi::Server::Certificate(path(text))),
+            .map(|text| ServerTrust::Certificate(path(text))),
         section
             .text(&backend::SERVER_FINGERPRINT)
-            .map(|text| cloudapi::Server::Fingerprint(text.text)),
+            .map(|text| ServerTrust::Fingerprint(text.text)),
         section
             .text(&backend::CA)
-            .map(|text| cloudapi::Server::Authority(path(text))),
+            .map(|text| ServerTrust::Authority(path(text))),
     ];
     let credential = credential_of(reader, section, source)?;
     let Some(url) = url else {
@@ -546,15 +554,15 @@ fn cloudapi_of(
         }
         return None;
     };
-    let place = cloudapi::Place::from_url(&url.text)
+    let place = ServerUrl::parse(&url.text)
         .map_err(|error| reader.wrong(&url, error.to_string(), ""))
         .ok()?;
     let (address, base) = match place {
-        cloudapi::Place::Socket(socket) => (cloudapi::Address::Unix(socket), Vec::new()),
-        cloudapi::Place::Loopback(address, base) => (cloudapi::Address::Loopback(address), base),
-        cloudapi::Place::Host(authority, base) => {
+        ServerUrl::Unix(socket) => (Address::Unix(socket), Vec::new()),
+        ServerUrl::Loopback(address, base) => (Address::Loopback(address), base),
+        ServerUrl::Https(authority, base) => {
             let mut servers = servers.into_iter().flatten();
-            let (Some(server), None) = (servers.next(), servers.next()) else {
+            let (Some(trust), None) = (servers.next(), servers.next()) else {
                 let what = "needs exactly one of ca, server_cert and server_fingerprint";
                 let hint = "ca with the authority that signed the server's certificate suits most";
                 reader.wrong(&url, what, hint);
@@ -563,7 +571,7 @@ fn cloudapi_of(
             let identity = match (certificate, key) {
                 (Some(certificate), Some(key)) => {
                     source.holds_secret(&key, "a private key");
-                    Some((certificate, key))
+                    Some(ClientFiles { certificate, key })
                 }
                 (None, None) => None,
                 (Some(_), None) | (None, Some(_)) => {
@@ -571,9 +579,9 @@ fn cloudapi_of(
                     return None;
                 }
             };
-            let address = cloudapi::Address::Https {
+            let address = Address::Https {
                 authority,
-                server,
+                trust,
                 identity,
             };
             (address, base)
@@ -596,7 +604,7 @@ fn credential_of(
     reader: &Reader<'_>,
     section: &Section<'_>,
     source: &Source<'_>,
-) -> Option<Option<cloudapi::Credential>> {
+) -> Option<Option<Credential>> {
     let secret = |found: Found| {
         if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
             let hint = "write \"file:PATH\" or \"env:NAME\"";
@@ -616,12 +624,12 @@ fn credential_of(
         (None, None, None) => return Some(None),
         (Some(username), Some(password), None) => {
             let (_, password) = secret(password)?;
-            let made = cloudapi::Credential::basic(&username.text, &password);
+            let made = Credential::basic(&username.text, &password);
             (username, made)
         }
         (None, None, Some(token)) => {
             let (found, token) = secret(token)?;
-            (found, cloudapi::Credential::bearer(&token))
+            (found, Credential::bearer(&token))
         }
         (Some(_), _, _) | (None, Some(_), _) => {
             let what = "must be there with password, and without token";

@@ -255,7 +255,7 @@ impl KeyEndpoint {
                 identity: None,
             },
         };
-        transport::Client::new(transport::Settings {
+        transport::Client::new(transport::ClientSettings {
             endpoint,
             connect_timeout: limits::ISSUER_FETCH_TIMEOUT,
             body_bytes_max: limits::ISSUER_ANSWER_BYTES_MAX,

@@ -3,7 +3,7 @@
 use crate::adapters::proxmox::AfterRestore;
 use crate::adapters::proxmox::BackupMode;
 use crate::adapters::proxmox::Config;
-use crate::adapters::proxmox::ServerTrust;
+use crate::adapters::proxmox::NodeTrust;
 use crate::config::reader::Found;
 use crate::config::reader::Reader;
 use crate::config::reader::Section;
@@ -47,8 +47,8 @@ pub(super) fn config_of(
             .collect::<Vec<_>>()
     };
     let trust = match (fingerprints.is_empty(), authorities) {
-        (false, None) => ServerTrust::Fingerprints(texts(fingerprints)),
-        (true, Some(file)) => ServerTrust::Authority(reader.folder().join(file.text)),
+        (false, None) => NodeTrust::Fingerprints(texts(fingerprints)),
+        (true, Some(file)) => NodeTrust::Authority(reader.folder().join(file.text)),
         (false, Some(_)) | (true, None) => {
             let what = "needs exactly one of server_fingerprints and ca";
             let hint = "ca with a copy of /etc/pve/pve-root-ca.pem suits most";

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::adapters::cloudapi;
+use crate::adapters::transport::Address;
 use crate::config::addresses::is_loopback;
 use crate::config::log_level;
 use crate::config::rights;
@@ -187,7 +187,7 @@ fn backends(settings: &Settings, found: &mut Vec<String>) {
     }
     for backend in &settings.backends {
         if let BackendKind::CloudApi(config) = &backend.kind
-            && config.address == cloudapi::Address::Loopback(settings.listener.listen)
+            && config.address == Address::Loopback(settings.listener.listen)
         {
             let name = &backend.name;
             found.push(format!("backend {name}: its url is this gateway itself"));

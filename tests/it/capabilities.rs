@@ -20,6 +20,7 @@ use snapgate::adapters::qemu;
 use snapgate::adapters::qemu::Qemu;
 use snapgate::adapters::sim;
 use snapgate::adapters::sim::Sim;
+use snapgate::adapters::transport;
 use snapgate::model::BackendName;
 use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
@@ -54,7 +55,7 @@ fn all() -> Vec<Capability> {
         Tasks::default(),
     );
     let incus = incus::Config {
-        address: incus::Address::Unix("/nowhere".into()),
+        address: transport::Address::Unix("/nowhere".into()),
         project: "default".to_owned(),
         connect_timeout: Duration::from_secs(1),
     };
@@ -72,7 +73,7 @@ fn all() -> Vec<Capability> {
     );
     // What can be done depends on what the server is configured to be; this is the default.
     let cloudapi = cloudapi::Config {
-        address: cloudapi::Address::Unix("/nowhere".into()),
+        address: transport::Address::Unix("/nowhere".into()),
         base: Vec::new(),
         credential: None,
         version: "0.1".to_owned(),

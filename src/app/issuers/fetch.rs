@@ -99,7 +99,7 @@ impl Fetch for Remote {
         let client = self.client.as_ref();
         let client = client.map_err(|error| FetchError::Client(error.clone()))?;
         let call = Call::new(Method::GET, &[])
-            .to_written(&self.target)
+            .with_raw_target(&self.target)
             .header(header::ACCEPT, HeaderValue::from_static(TAKEN))
             .header(header::USER_AGENT, HeaderValue::from_static("snapgate"));
         let by = self.clock.deadline(limits::ISSUER_FETCH_TIMEOUT);

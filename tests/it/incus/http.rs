@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
-use snapgate::adapters::incus::Address;
+use snapgate::adapters::transport::Address;
 use snapgate::model::VmId;
 use tempfile::TempDir;
 

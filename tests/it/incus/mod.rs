@@ -17,10 +17,11 @@ use snapgate::adapters::adapter::BeginOutcome;
 use snapgate::adapters::adapter::Effect;
 use snapgate::adapters::adapter::FindOutcome;
 use snapgate::adapters::adapter::TaskState;
-use snapgate::adapters::incus::Address;
 use snapgate::adapters::incus::Config;
 use snapgate::adapters::incus::Incus;
-use snapgate::adapters::incus::Server;
+use snapgate::adapters::transport::Address;
+use snapgate::adapters::transport::ClientFiles;
+use snapgate::adapters::transport::ServerTrust;
 use snapgate::model::Backup;
 use snapgate::model::BackupId;
 use snapgate::model::BackupName;
@@ -208,7 +209,7 @@ impl Lxd {
     pub(crate) fn config(&self, way: Way) -> Config {
         let address = match way {
             Way::Socket => Address::Unix(self.folder.join("var/unix.socket")),
-            Way::Tls => self.tls(Server::Certificate(self.folder.join("server.crt"))),
+            Way::Tls => self.tls(ServerTrust::Certificate(self.folder.join("server.crt"))),
         };
         Config {
             address,
@@ -217,13 +218,15 @@ impl Lxd {
         }
     }
 
-    fn tls(&self, server: Server) -> Address {
+    fn tls(&self, trust: ServerTrust) -> Address {
         let port = fs::read_to_string(self.folder.join("port")).unwrap();
         Address::Https {
             authority: format!("127.0.0.1:{}", port.trim()),
-            server,
-            client_certificate: self.folder.join("client.crt"),
-            client_key: self.folder.join("client.key"),
+            trust,
+            identity: Some(ClientFiles {
+                certificate: self.folder.join("client.crt"),
+                key: self.folder.join("client.key"),
+            }),
         }
     }
 
@@ -399,17 +402,17 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
         let health = lxd.adapter(way).health(by()).await.unwrap();
         assert!(health.product.starts_with("LXD 5."), "{way:?}: {health:?}");
     }
-    let ca = config(Server::Authority(lxd.folder.join("server.crt")));
+    let ca = config(ServerTrust::Authority(lxd.folder.join("server.crt")));
     adapter(&ca).health(by()).await.unwrap();
     let wrong = [
-        ("fingerprint", Server::Fingerprint("00".repeat(32))),
+        ("fingerprint", ServerTrust::Fingerprint("00".repeat(32))),
         (
             "authority",
-            Server::Authority(lxd.folder.join("client.crt")),
+            ServerTrust::Authority(lxd.folder.join("client.crt")),
         ),
         (
             "certificate",
-            Server::Certificate(lxd.folder.join("client.crt")),
+            ServerTrust::Certificate(lxd.folder.join("client.crt")),
         ),
     ];
     for (name, server) in wrong {
@@ -427,26 +430,24 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     }
     // A client that the daemon does not know: made of the daemon's own certificate and key.
     let mut stranger = lxd.config(Way::Tls);
-    if let Address::Https {
-        client_certificate,
-        client_key,
-        ..
-    } = &mut stranger.address
-    {
-        *client_certificate = lxd.folder.join("stranger.crt");
-        *client_key = lxd.folder.join("stranger.key");
+    if let Address::Https { identity, .. } = &mut stranger.address {
+        let files = ClientFiles {
+            certificate: lxd.folder.join("stranger.crt"),
+            key: lxd.folder.join("stranger.key"),
+        };
         let made = Command::new("openssl")
             .args(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
                     .split(' '),
             )
             .arg("-keyout")
-            .arg(client_key.as_path())
+            .arg(files.key.as_path())
             .arg("-out")
-            .arg(client_certificate.as_path())
+            .arg(files.certificate.as_path())
             .output()
             .unwrap();
         assert!(made.status.success(), "openssl: {made:?}");
+        *identity = Some(files);
     }
     let stranger = adapter(&stranger);
     let error = stranger.health(by()).await.unwrap_err();

@@ -9,8 +9,8 @@ use serde_json::json;
 use snapgate::adapters::adapter::*;
 use snapgate::adapters::proxmox::Config;
 use snapgate::adapters::proxmox::ConfigError;
+use snapgate::adapters::proxmox::NodeTrust;
 use snapgate::adapters::proxmox::Proxmox;
-use snapgate::adapters::proxmox::ServerTrust;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock};
 
@@ -525,7 +525,7 @@ async fn tokens_certificates_and_rights_are_told_apart() {
     let error = wrong.health(by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
     let pinned =
-        adapter(|config| config.trust = ServerTrust::Fingerprints(vec!["00".repeat(32)])).unwrap();
+        adapter(|config| config.trust = NodeTrust::Fingerprints(vec!["00".repeat(32)])).unwrap();
     let error = pinned.health(by()).await.unwrap_err();
     assert!(error.fault.text.contains("certificate"), "{error:?}");
     // The token sees VM 100 alone; the other one does not exist for it.
@@ -536,7 +536,7 @@ async fn tokens_certificates_and_rights_are_told_apart() {
     }
     let dead = adapter(|config| {
         config.nodes.insert(0, "127.0.0.1:1".to_owned());
-        if let ServerTrust::Fingerprints(pins) = &mut config.trust {
+        if let NodeTrust::Fingerprints(pins) = &mut config.trust {
             let pin = pins[0].clone();
             pins.push(pin);
         }

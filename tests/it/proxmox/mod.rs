@@ -14,8 +14,8 @@ use snapgate::adapters::adapter::*;
 use snapgate::adapters::proxmox::AfterRestore;
 use snapgate::adapters::proxmox::BackupMode;
 use snapgate::adapters::proxmox::Config;
+use snapgate::adapters::proxmox::NodeTrust;
 use snapgate::adapters::proxmox::Proxmox;
-use snapgate::adapters::proxmox::ServerTrust;
 use snapgate::model::*;
 
 use crate::conformance::Bed;
@@ -66,7 +66,7 @@ impl Lab {
         let url = text("url");
         Config {
             nodes: vec![url.strip_prefix("https://").unwrap().to_owned()],
-            trust: ServerTrust::Fingerprints(vec![self.fingerprint()]),
+            trust: NodeTrust::Fingerprints(vec![self.fingerprint()]),
             token: Secret::new(text("token")),
             storages: vec!["local".to_owned()],
             snapshot_memory: false,

@@ -16,13 +16,14 @@ use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Timestamp;
 use crate::model::limits;
+use crate::public_text;
 
 /// How long a server is trusted to know keys and finished Statuses; snapgate keeps them a day at least.
-const MEMORY: Duration = Duration::from_secs(12 * 3600);
+const SERVER_MEMORY: Duration = Duration::from_secs(12 * 3600);
 
 /// What is remembered before a change is asked for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Before {
+pub(super) struct RequestBaseline {
     /// Random, so that a request of the same number in a store that was made anew is another request.
     nonce: String,
     /// When it was.
@@ -34,7 +35,7 @@ pub(super) struct Before {
     pub(super) run_state: Option<String>,
 }
 
-impl Before {
+impl RequestBaseline {
     /// What was remembered, if it was by this adapter.
     pub(super) fn read(baseline: Option<&Evidence>) -> Option<Self> {
         serde_json::from_str(baseline?.as_str()).ok()
@@ -42,17 +43,17 @@ impl Before {
 }
 
 impl CloudApi {
-    pub(super) async fn before(
+    pub(super) async fn read_baseline(
         &self,
         intent: &Intent,
         by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
-        let known = if self.lists() {
-            let (op, vm) = (map::op(intent.verb()), &intent.target.vm);
+        let known = if self.lists_statuses() {
+            let (op, vm) = (map::status_op(intent.verb()), &intent.target.vm);
             let listed = self.api.statuses(op, vm, by).await;
-            let listed = listed.map_err(|error| error.of_read(FaultKind::BackendFailed))?;
-            let fits = |it: &String| it.len() <= limits::LINK_BYTES_MAX;
-            let links = listed.into_iter().map(|it| it.status_uri);
+            let listed = listed.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+            let fits = |link: &String| link.len() <= limits::LINK_BYTES_MAX;
+            let links = listed.into_iter().map(|status| status.status_uri);
             Some(
                 links
                     .filter(fits)
@@ -64,9 +65,12 @@ impl CloudApi {
         };
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|error| {
-            AdapterError::unavailable("The system gives no random numbers.").because(error)
+            AdapterError::unavailable(public_text!(
+                "The gateway could not generate a request id; nothing was changed. Try again later."
+            ))
+            .because(error)
         })?;
-        let before = Before {
+        let before = RequestBaseline {
             nonce: format!("{:016x}", u64::from_le_bytes(bytes)),
             at: self.clock.now(),
             known,
@@ -87,16 +91,22 @@ impl CloudApi {
     }
 
     /// Whether the server still knows what became of it by key and Status.
-    pub(super) fn is_remembered(&self, before: &Before) -> bool {
-        self.clock.now().since(before.at) < MEMORY
+    pub(super) fn is_remembered(&self, before: &RequestBaseline) -> bool {
+        self.clock.now().since(before.at) < SERVER_MEMORY
     }
 
     /// The key of the request, which is the same for every repetition.
-    pub(super) fn key(&self, name: &str, before: Option<&Before>) -> Result<String, AdapterError> {
+    pub(super) fn request_key(
+        &self,
+        name: &str,
+        before: Option<&RequestBaseline>,
+    ) -> Result<String, AdapterError> {
         match before {
             Some(before) if self.is_remembered(before) => Ok(format!("{name}-{}", before.nonce)),
             Some(_) => {
-                let text = "The server may have forgotten that it was asked before.";
+                let text = public_text!(
+                    "The request is too old for the server to recognize a repetition. Check the VM and its backups."
+                );
                 Err(AdapterError::uncertain(FaultKind::OutcomeUnknown, text))
             }
             None => Ok(name.to_owned()),

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
-use crate::adapters::adapter::Effect;
 use crate::adapters::proxmox::Proxmox;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
 use crate::adapters::proxmox::config::AfterRestore;
 use crate::adapters::proxmox::error;
 use crate::adapters::proxmox::error::NativeError;
-use crate::adapters::proxmox::items::Item;
+use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::no_such_backup;
 use crate::adapters::proxmox::notes;
 use crate::adapters::proxmox::notes::Notes;
 use crate::adapters::proxmox::notes::Place;
 use crate::adapters::proxmox::tasks;
 use crate::adapters::proxmox::wire;
+use crate::adapters::transport::unexpected_answer;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
@@ -28,9 +28,11 @@ use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::RestoreOptions;
 use crate::model::TaskRef;
+use crate::public_text;
 
 /// Restore option: what the guest does afterwards.
 pub(super) const AFTER_RESTORE: &str = "after_restore";
@@ -41,15 +43,15 @@ pub(super) const DISCARD_SNAPSHOTS: &str = "discard_snapshots";
 
 /// The options of a restore, read.
 #[derive(Debug)]
-struct Options {
+struct ParsedRestoreOptions {
     after: AfterRestore,
     storage: Option<String>,
     discard_snapshots: bool,
 }
 
-impl Options {
+impl ParsedRestoreOptions {
     fn read(options: &RestoreOptions, default: AfterRestore) -> Result<Self, AdapterError> {
-        let invalid = |text: &str| AdapterError::refused(FaultKind::Invalid, text);
+        let invalid = |text: PublicText| AdapterError::refused(FaultKind::Invalid, text);
         let mut read = Self {
             after: default,
             storage: None,
@@ -59,7 +61,9 @@ impl Options {
             match name.as_str() {
                 AFTER_RESTORE => {
                     read.after = AfterRestore::parse(value).ok_or_else(|| {
-                        invalid("after_restore must be `as-before`, `running` or `stopped`; nothing was changed.")
+                        invalid(public_text!(
+                            "The restore option `after_restore` must be `as-before`, `running` or `stopped`; nothing was changed."
+                        ))
                     })?;
                 }
                 STORAGE => read.storage = Some(value.clone()),
@@ -68,16 +72,16 @@ impl Options {
                         "true" => true,
                         "false" => false,
                         _ => {
-                            return Err(invalid(
-                                "discard_snapshots must be `true` or `false`; nothing was changed.",
-                            ));
+                            return Err(invalid(public_text!(
+                                "The restore option `discard_snapshots` must be `true` or `false`; nothing was changed."
+                            )));
                         }
                     };
                 }
                 _ => {
-                    return Err(invalid(
-                        "This backend does not have such a restore option; nothing was changed.",
-                    ));
+                    return Err(invalid(public_text!(
+                        "This backend has no restore option \"{name}\"; nothing was changed."
+                    )));
                 }
             }
         }
@@ -96,36 +100,42 @@ impl Options {
 
 impl Proxmox {
     /// The state of a guest that a task may be begun on.
-    async fn ready(&self, guest: &Guest, by: Deadline) -> Result<wire::Status, AdapterError> {
+    async fn check_ready(&self, guest: &Guest, by: Deadline) -> Result<wire::Status, AdapterError> {
         let status = self.api.status(guest, by).await;
-        let status = status.map_err(NativeError::of_read)?;
+        let status = status.map_err(NativeError::as_read_error)?;
         if let Some(lock) = &status.lock {
             let fault = locked(guest, lock);
             return Err(AdapterError::refused(
                 fault.kind,
-                format!("{} Nothing was changed.", fault.text),
+                fault
+                    .text
+                    .followed_by(&public_text!("Nothing was changed.")),
             ));
         }
         if guest.is_template {
-            let text = "The VM is a template, which has neither snapshots nor a state to restore.";
+            let text = public_text!(
+                "The VM is a template, which has neither snapshots nor a state to restore. Use a VM that was cloned from the template."
+            );
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         }
         Ok(status)
     }
 
     /// The very backup that the caller saw.
-    async fn seen(
+    async fn find_exact(
         &self,
         guest: &Guest,
         intent: &Intent,
         by: Deadline,
-    ) -> Result<Item, AdapterError> {
-        let item = self.item(guest, &intent.target.backup, by).await?;
+    ) -> Result<NativeBackup, AdapterError> {
+        let item = self.find_backup(guest, &intent.target.backup, by).await?;
         let item = item.ok_or_else(no_such_backup)?;
         match &intent.identity {
             Some(identity) if *identity != item.identity(guest) => Err(AdapterError::refused(
                 FaultKind::NoSuchBackup,
-                "The backup was replaced by another one with the same id; nothing was changed.",
+                public_text!(
+                    "The backup was replaced by another one with the same id; nothing was changed. List the backups again."
+                ),
             )),
             Some(_) | None => Ok(item),
         }
@@ -139,10 +149,16 @@ impl Proxmox {
         key: RequestKey,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let status = self.ready(guest, by).await?;
+        let status = self.check_ready(guest, by).await?;
         let id = intent.target.backup.as_str();
-        if self.item(guest, &intent.target.backup, by).await?.is_some() {
-            let text = "The VM has another backup with this id; nothing was changed.";
+        if self
+            .find_backup(guest, &intent.target.backup, by)
+            .await?
+            .is_some()
+        {
+            let text = public_text!(
+                "The VM has another backup with this id; nothing was changed. Create the backup again."
+            );
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
         self.refuse_taken(guest, &new.name, None, by).await?;
@@ -160,7 +176,10 @@ impl Proxmox {
             BackupKind::Full => self.back_up(guest, new, &key.to_string(), by).await,
             BackupKind::Incremental => Err(AdapterError::refused(
                 FaultKind::Unsupported,
-                "This backend makes backups of the types `snapshot` and `full` only.",
+                public_text!(
+                    "This backend creates backups of the types `snapshot` and `full` only; nothing was changed. Choose one of \
+                     these types."
+                ),
             )),
         }
     }
@@ -173,13 +192,15 @@ impl Proxmox {
         own: Option<&BackupId>,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let items = self.items(guest, by).await?;
+        let items = self.list_native(guest, by).await?;
         let is_taken = items.iter().any(|(id, item)| {
             let other = item.backup(guest);
             Some(id) != own && other.is_some_and(|backup| backup.name == *name)
         });
         if is_taken {
-            let text = "Another backup of the VM has this name; nothing was changed.";
+            let text = public_text!(
+                "Another backup of the VM has this name; nothing was changed. Choose another name."
+            );
             return Err(AdapterError::refused(FaultKind::NameTaken, text));
         }
         Ok(())
@@ -193,8 +214,10 @@ impl Proxmox {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let Some(storage) = self.config.storages.first() else {
-            let text =
-                "No storage for full backups is configured for this backend (key `storages`).";
+            let text = public_text!(
+                "No storage for full backups is configured for this backend (key `storages`); nothing was changed. Create a backup of \
+                 the type `snapshot`, or ask an operator to configure a storage."
+            );
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         };
         let notes = notes::as_template(&Notes::of_new(new, Some(id)).write(Place::First));
@@ -220,27 +243,27 @@ impl Proxmox {
         patch: &BackupPatch,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let item = self.seen(guest, intent, by).await?;
+        let item = self.find_exact(guest, intent, by).await?;
         if let Some(name) = &patch.name {
             self.refuse_taken(guest, name, item.id().as_ref(), by)
                 .await?;
         }
         let notes = item.notes().patched(patch);
         let changed = match &item {
-            Item::Snapshot(snapshot) => {
+            NativeBackup::Snapshot(snapshot) => {
                 let text = notes.write(Place::Last);
                 self.api
                     .describe_snapshot(guest, &snapshot.name, &text, by)
                     .await
             }
-            Item::Archive { storage, volume } => {
+            NativeBackup::Archive { storage, volume } => {
                 let notes = Notes {
                     protected: false,
                     ..notes
                 };
                 let text = notes.write(Place::First);
                 let mut body = BTreeMap::from([("notes", text.as_str())]);
-                if let Some(protected) = wanted_protection(patch) {
+                if let Some(protected) = requested_protection(patch) {
                     body.insert("protected", if protected { "1" } else { "0" });
                 }
                 self.api
@@ -250,7 +273,7 @@ impl Proxmox {
         };
         changed
             .map(|()| BeginOutcome::Done)
-            .map_err(NativeError::of_write)
+            .map_err(NativeError::as_write_error)
     }
 
     pub(super) async fn delete(
@@ -259,22 +282,24 @@ impl Proxmox {
         intent: &Intent,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let item = self.seen(guest, intent, by).await?;
+        let item = self.find_exact(guest, intent, by).await?;
         if item.backup(guest).is_some_and(|backup| backup.protected) {
-            let text = "The backup is protected. Remove its protection first.";
+            let text = public_text!(
+                "The backup is protected, so it was not deleted. Remove its protection first."
+            );
             return Err(AdapterError::refused(FaultKind::Protected, text));
         }
         match item {
-            Item::Snapshot(snapshot) => {
-                self.ready(guest, by).await?;
+            NativeBackup::Snapshot(snapshot) => {
+                self.check_ready(guest, by).await?;
                 begun_task(self.api.delete_snapshot(guest, &snapshot.name, by).await)
             }
-            Item::Archive { storage, volume } => {
+            NativeBackup::Archive { storage, volume } => {
                 let deleted = self
                     .api
                     .delete_archive(guest, &storage, &volume.volid, by)
                     .await;
-                match deleted.map_err(NativeError::of_write)? {
+                match deleted.map_err(NativeError::as_write_error)? {
                     Some(upid) => task(&upid).map(BeginOutcome::Task),
                     None => Ok(BeginOutcome::Done),
                 }
@@ -289,23 +314,27 @@ impl Proxmox {
         options: &RestoreOptions,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let options = Options::read(options, self.config.after_restore)?;
-        let item = self.seen(guest, intent, by).await?;
+        let options = ParsedRestoreOptions::read(options, self.config.after_restore)?;
+        let item = self.find_exact(guest, intent, by).await?;
         if item.is_unfinished() {
-            let text = "The snapshot is incomplete and cannot be restored; nothing was changed.";
+            let text = public_text!(
+                "The snapshot is incomplete and cannot be restored; nothing was changed. Delete it, or restore another backup."
+            );
             return Err(AdapterError::refused(FaultKind::NotReady, text));
         }
-        let status = self.ready(guest, by).await?;
+        let status = self.check_ready(guest, by).await?;
         let starts = options.starts(status.status == "running");
         match item {
-            Item::Snapshot(snapshot) => {
+            NativeBackup::Snapshot(snapshot) => {
                 if options.storage.is_some() {
-                    let text = "The restore option `storage` is for full backups only; nothing was changed.";
+                    let text = public_text!(
+                        "The restore option `storage` applies to full backups only; nothing was changed. Omit the option."
+                    );
                     return Err(AdapterError::refused(FaultKind::Invalid, text));
                 }
                 begun_task(self.api.roll_back(guest, &snapshot.name, starts, by).await)
             }
-            Item::Archive { volume, .. } => {
+            NativeBackup::Archive { volume, .. } => {
                 self.refuse_replacing(guest, &status, &options, by).await?;
                 let body = restore_body(guest, &volume.volid, &options, starts);
                 begun_task(self.api.restore_archive(guest, &body, by).await)
@@ -318,18 +347,21 @@ impl Proxmox {
         &self,
         guest: &Guest,
         status: &wire::Status,
-        options: &Options,
+        options: &ParsedRestoreOptions,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         if status.status != "stopped" {
-            let text = "The VM runs. Shut it down before it is restored from a full backup; nothing was changed.";
+            let text = public_text!(
+                "The VM is running; nothing was changed. Shut it down before it is restored from a full backup."
+            );
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
         let snapshots = self.api.snapshots(guest, by).await;
-        let count = snapshots.map_err(NativeError::of_read)?.len();
+        let count = snapshots.map_err(NativeError::as_read_error)?.len();
         if count > 0 && !options.discard_snapshots {
-            let text = format!(
-                "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore option discard_snapshots to true to allow that."
+            let text = public_text!(
+                "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
+                 option `discard_snapshots` to `true` to allow this."
             );
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
@@ -357,45 +389,46 @@ impl Proxmox {
             }
             Some(_) | None => text.to_owned(),
         };
-        tracing::warn!(upid, %text, "a task failed");
-        let fault = error::fault_of(&text);
+        tracing::warn!(upid, cause = %text, "task failed");
+        let fault = error::fault_of_text(&text);
         let now = self.state_after(upid, by).await;
-        Fault::new(fault.kind, format!("{} {now}", fault.text))
+        Fault::new(fault.kind, fault.text.followed_by(&now))
     }
 
     /// One sentence on the state of the guest after a task that did not succeed.
-    async fn state_after(&self, upid: &str, by: Deadline) -> String {
+    async fn state_after(&self, upid: &str, by: Deadline) -> PublicText {
         let unknown = || {
-            "The state of the VM could not be read afterwards; check it before it is used."
-                .to_owned()
+            public_text!(
+                "The state of the VM could not be read afterwards. Check the VM before it is used."
+            )
         };
         let vm = tasks::guest_of(upid).and_then(|vmid| crate::model::VmId::new(vmid).ok());
         let Some(vm) = vm else {
             return unknown();
         };
-        let Ok(guest) = self.locate(&vm, by).await else {
+        let Ok(guest) = self.locate_guest(&vm, by).await else {
             return unknown();
         };
         let Ok(status) = self.api.status(&guest, by).await else {
             return unknown();
         };
         let runs = if status.status == "running" {
-            "The VM runs"
+            "The VM is running"
         } else {
             "The VM is off"
         };
         match status.lock.as_deref() {
-            None => format!("{runs} and is not locked."),
-            Some("rollback") => format!(
+            None => public_text!("{runs} and is not locked."),
+            Some("rollback") => public_text!(
                 "{runs}, its disks may be partly restored, and it is locked. Unlock it with `{}`, then restore it again before it is used.",
                 unlock(&guest)
             ),
-            Some("create" | "restore") => format!(
+            Some("create" | "restore") => public_text!(
                 "{runs}, it was partly replaced, and it is locked. Unlock it with `{}`, then restore it again before it is used.",
                 unlock(&guest)
             ),
-            Some(_) => format!(
-                "{runs} and is locked. Unlock it with `{}` when no task works on it.",
+            Some(_) => public_text!(
+                "{runs} and is locked. Unlock it with `{}` when no task is running on it.",
                 unlock(&guest)
             ),
         }
@@ -414,8 +447,9 @@ fn unlock(guest: &Guest) -> String {
 pub(super) fn locked(guest: &Guest, lock: &str) -> Fault {
     Fault::new(
         FaultKind::Conflict,
-        format!(
-            "The VM is locked ({lock}) by a task that runs or was interrupted. When no task runs, an operator unlocks it with `{}`.",
+        public_text!(
+            "The VM is locked ({lock}) by a task that is running or was interrupted. If no task is running, an operator \
+             unlocks it with `{}`.",
             unlock(guest)
         ),
     )
@@ -424,7 +458,7 @@ pub(super) fn locked(guest: &Guest, lock: &str) -> Fault {
 fn restore_body<'a>(
     guest: &'a Guest,
     volume: &'a str,
-    options: &'a Options,
+    options: &'a ParsedRestoreOptions,
     starts: bool,
 ) -> BTreeMap<&'a str, &'a str> {
     let mut body = BTreeMap::from([("vmid", guest.vmid.as_str()), ("force", "1")]);
@@ -447,7 +481,7 @@ fn restore_body<'a>(
 }
 
 /// The protection that an update asks for; `None` where it stays.
-pub(super) fn wanted_protection(patch: &BackupPatch) -> Option<bool> {
+pub(super) fn requested_protection(patch: &BackupPatch) -> Option<bool> {
     if patch.protected.is_keep() {
         None
     } else {
@@ -456,18 +490,14 @@ pub(super) fn wanted_protection(patch: &BackupPatch) -> Option<bool> {
 }
 
 fn begun_task(begun: Result<String, NativeError>) -> Result<BeginOutcome, AdapterError> {
-    let upid = begun.map_err(NativeError::of_write)?;
+    let upid = begun.map_err(NativeError::as_write_error)?;
     task(&upid).map(BeginOutcome::Task)
 }
 
 fn task(upid: &str) -> Result<TaskRef, AdapterError> {
     let known = tasks::node_of(upid).and_then(|_| TaskRef::new(upid.to_owned()));
     known.ok_or_else(|| {
-        let mut error = AdapterError::refused(
-            FaultKind::BackendFailed,
-            "The VM manager sent an unexpected answer.",
-        );
-        error.effect = Effect::Possible;
-        error.because(upid)
+        // Something was begun: only what it is called is unknown.
+        unexpected_answer().because(upid)
     })
 }

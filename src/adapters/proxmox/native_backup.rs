@@ -15,7 +15,7 @@ use crate::model::VmId;
 
 /// A native backup of a guest.
 #[derive(Clone, Debug)]
-pub(super) enum Item {
+pub(super) enum NativeBackup {
     /// A snapshot in the storage of the guest.
     Snapshot(wire::Snapshot),
     /// An archive on a storage for backups.
@@ -27,7 +27,7 @@ pub(super) enum Item {
     },
 }
 
-impl Item {
+impl NativeBackup {
     /// The kind of the backup.
     pub(super) const fn kind(&self) -> BackupKind {
         match self {
