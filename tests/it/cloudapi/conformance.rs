@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::cloudapi::Address;
+use snapgate::adapters::transport::Address;
 use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::cloudapi::Config;
 use snapgate::model::*;
