@@ -388,7 +388,7 @@ impl OperationRun<'_> {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The result of a call without effect, or `None` when the gateway stops first.
@@ -428,7 +428,7 @@ async fn cancel_requested(watch: Option<OperationWatch>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn is_cancel_requested(state: Option<&Arc<Operation>>) -> bool {

@@ -34,10 +34,10 @@ pub(crate) fn step(
     };
     let transition = Transition { state, now, rules };
     match state.phase {
-        Phase::Accepted => transition.from_accepted(event),
-        Phase::Submitting => transition.from_submitting(event),
-        Phase::Running => transition.from_running(event),
-        Phase::Uncertain => transition.from_uncertain(event),
+        Phase::Accepted => transition.decide_when_accepted(event),
+        Phase::Submitting => transition.decide_when_submitting(event),
+        Phase::Running => transition.decide_when_running(event),
+        Phase::Uncertain => transition.decide_when_uncertain(event),
         Phase::Unknown if event == Event::Acknowledge => Some(transition.record_acknowledgement()),
         Phase::Succeeded
         | Phase::Failed
@@ -55,7 +55,7 @@ struct Transition<'a> {
 }
 
 impl Transition<'_> {
-    fn from_accepted(&self, event: Event) -> Option<Step> {
+    fn decide_when_accepted(&self, event: Event) -> Option<Step> {
         match event {
             Event::Recovered { last_alive } => {
                 let offline = self.now.since(self.state.created.max(last_alive));
@@ -93,7 +93,7 @@ impl Transition<'_> {
         }
     }
 
-    fn from_submitting(&self, event: Event) -> Option<Step> {
+    fn decide_when_submitting(&self, event: Event) -> Option<Step> {
         match event {
             Event::Resumed { last_alive } => Some(self.note_absence(last_alive)),
             Event::Recovered { .. } if self.may_call_again() && self.state.calls < CALLS_MAX => {
@@ -123,7 +123,7 @@ impl Transition<'_> {
         }
     }
 
-    fn from_running(&self, event: Event) -> Option<Step> {
+    fn decide_when_running(&self, event: Event) -> Option<Step> {
         match event {
             Event::Resumed { last_alive } => Some(self.note_absence(last_alive)),
             Event::Recovered { .. } => Some(self.restart_window(NextAction::Follow)),
@@ -146,7 +146,7 @@ impl Transition<'_> {
         }
     }
 
-    fn from_uncertain(&self, event: Event) -> Option<Step> {
+    fn decide_when_uncertain(&self, event: Event) -> Option<Step> {
         match event {
             Event::Resumed { last_alive } => Some(self.note_absence(last_alive)),
             Event::Recovered { .. } => Some(self.restart_window(NextAction::Settle)),

@@ -1,4 +1,4 @@
-//! A store that fails at a chosen write, and what the room makes of it.
+//! A store that fails at a chosen write, and what the operations make of it.
 
 use std::future::Future;
 use std::sync::Arc;
