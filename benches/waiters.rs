@@ -1,4 +1,4 @@
-//! Thousands who wait for one Status: what they cost in memory, and how soon each is woken by the write.
+//! Thousands of clients that wait for one Status: their cost in memory, and how soon the write wakes each.
 //!
 //! Half wait in long polls and half in streams of events, over sockets, in a gateway that is a process of its own. The
 //! measure is a bare server in another process: a task for each connection that waits on one tokio `watch` channel and
@@ -84,8 +84,8 @@ fn main() {
         maximum: most.maximum,
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    let count =
-        std::env::var("SNAPGATE_BENCH_WAITERS").map_or(WAITERS, |it| it.parse().expect("a number"));
+    let count = std::env::var("SNAPGATE_BENCH_WAITERS")
+        .map_or(WAITERS, |count| count.parse().expect("a number"));
     let gateway = gateway(count);
     let bare = bare(count);
     let ratio = |of: fn(&Figures) -> f64| of(&gateway) / of(&bare);
@@ -101,10 +101,10 @@ fn main() {
     writeln!(
         out,
         "ratio      memory {:.1}; median {:.1}, 99% {:.1}, last {:.1}",
-        ratio(|it| it.kib_each),
-        ratio(|it| it.at(0.5)),
-        ratio(|it| it.at(0.99)),
-        ratio(|it| it.at(1.0))
+        ratio(|figures| figures.kib_each),
+        ratio(|figures| figures.at(0.5)),
+        ratio(|figures| figures.at(0.99)),
+        ratio(|figures| figures.at(1.0))
     )
     .unwrap();
     assert_eq!(gateway.missed, 0, "no waiter is missed");
@@ -130,7 +130,9 @@ impl Figures {
     /// The latency that this share of the waiters does not exceed.
     fn at(&self, share: f64) -> f64 {
         let last = self.woken.len().saturating_sub(1);
-        let steps = (0..last).filter(|it| ratio(*it + 1, last) <= share).count();
+        let steps = (0..last)
+            .filter(|step| ratio(*step + 1, last) <= share)
+            .count();
         self.woken.get(steps).copied().unwrap_or(f64::NAN)
     }
 }
@@ -182,7 +184,7 @@ async fn whole(address: SocketAddr, request: String) -> String {
     text
 }
 
-/// Waits until the text has come, and tells when that was; `None` when the connection ends before.
+/// Waits until the text has arrived, and returns when; `None` when the connection ends before.
 async fn waits(
     address: SocketAddr,
     request: String,
@@ -339,7 +341,7 @@ async fn served(mut stream: TcpStream, sender: Arc<watch::Sender<bool>>) -> std:
         return stream.write_all(count.as_bytes()).await;
     }
     let mut receiver = sender.subscribe();
-    let woken = receiver.wait_for(|it| *it).await.is_ok();
+    let woken = receiver.wait_for(|is_given| *is_given).await.is_ok();
     assert!(woken, "the sender lives as long as the program");
     // As long as the head and the Status that the gateway sends.
     let mut answer = vec![b'x'; 800];

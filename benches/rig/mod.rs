@@ -127,30 +127,17 @@ impl OperationsApi for Instant {
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
         Ok(Accepted::New(Arc::new(Operation {
-            seq: submission.seq,
-            revision: Revision::FIRST,
-            principal: permit.principal().name.clone(),
-            request: submission.request,
-            backend: permit.backend().clone(),
-            intent: submission.intent,
             preconditions: submission.preconditions,
             note: submission.note,
             idempotency: submission.idempotency,
-            phase: Phase::Accepted,
-            progress: Progress::NONE,
-            fault: None,
-            baseline: None,
-            calls: 0,
-            task: None,
-            created: Timestamp::from_millis(1_764_200_000_000),
-            started: None,
-            completed: None,
-            uncertain_since: None,
-            ignored: IgnoredMembers::default(),
-            resume_expired: false,
-            cancel_asked: None,
-            acknowledged: None,
-            expires: None,
+            ..Operation::accepted(
+                submission.seq,
+                permit.principal().name.clone(),
+                submission.request,
+                permit.backend().clone(),
+                submission.intent,
+                Timestamp::from_millis(1_764_200_000_000),
+            )
         })))
     }
 

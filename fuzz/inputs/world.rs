@@ -223,35 +223,21 @@ fn backup(id: &str, state: BackupState, protected: bool) -> Backup {
 
 fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Operation {
     let identity = Some(Identity::new("456@1".to_owned()));
+    let intent = Intent {
+        target: target("33333", "456"),
+        identity,
+        change,
+    };
     Operation {
-        seq: OperationSeq::new(number).unwrap(),
-        revision: Revision::FIRST,
-        principal: PrincipalName::new(principal).unwrap(),
-        request: RequestId::new("earlier").unwrap(),
-        backend: BackendName::new(BACKEND).unwrap(),
-        intent: Intent {
-            target: target("33333", "456"),
-            identity,
-            change,
-        },
-        preconditions: Vec::new(),
-        note: None,
-        idempotency: None,
         phase,
-        progress: Progress::NONE,
-        fault: None,
-        baseline: None,
-        calls: 0,
-        task: None,
-        created: Timestamp::from_millis(2_000),
-        started: None,
-        completed: None,
-        uncertain_since: None,
-        ignored: IgnoredMembers::default(),
-        resume_expired: false,
-        cancel_asked: None,
-        acknowledged: None,
-        expires: None,
+        ..Operation::accepted(
+            OperationSeq::new(number).unwrap(),
+            PrincipalName::new(principal).unwrap(),
+            RequestId::new("earlier").unwrap(),
+            BackendName::new(BACKEND).unwrap(),
+            intent,
+            Timestamp::from_millis(2_000),
+        )
     }
 }
 

@@ -311,7 +311,10 @@ impl Operator for OperatorApi {
         before: Option<OperationSeq>,
         limit: u16,
     ) -> Result<Vec<Value>, OperatorError> {
-        let found = self.operations.look(showing, before, limit.into()).await;
+        let found = self
+            .operations
+            .list_for_operator(showing, before, limit.into())
+            .await;
         let found = found.map_err(|error| told(&error))?;
         Ok(found.iter().map(|it| shown(it)).collect())
     }

@@ -544,7 +544,7 @@ impl Gate {
             seq,
             intent: wish.intent,
             preconditions: wish.conditions.preconditions,
-            seen: wish.conditions.seen,
+            known_changes: wish.conditions.seen,
             request: call.id.clone(),
             note: wish.note,
             idempotency: wish.idempotency,

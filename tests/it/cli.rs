@@ -262,7 +262,7 @@ fn looking_at_operations_makes_no_store() {
         arguments.extend(["--config", "good.toml"]);
         let (status, out, err) = snapgate(&arguments, folder.path(), "");
         assert_eq!((status, out.as_str()), (1, ""), "{wish:?}: {err}");
-        assert!(err.contains("no store of operations"), "{wish:?}: {err}");
+        assert!(err.contains("no operation store"), "{wish:?}: {err}");
         assert!(!store.exists(), "{wish:?}: none is made");
     }
 }

@@ -234,30 +234,18 @@ impl OperationsApi for Fake {
                 return Err(AcceptError::NotPermitted);
             }
             let operation = Arc::new(Operation {
-                seq: submission.seq,
-                revision: Revision::FIRST,
-                principal: permit.principal().name.clone(),
-                request: submission.request,
-                backend: permit.backend().clone(),
-                intent: submission.intent,
                 preconditions: submission.preconditions,
                 note: submission.note,
                 idempotency: submission.idempotency,
-                phase: Phase::Accepted,
-                progress: Progress::NONE,
-                fault: None,
-                baseline: None,
-                calls: 0,
-                task: None,
-                created: Timestamp::from_millis(2_000),
-                started: None,
-                completed: None,
-                uncertain_since: None,
                 ignored: submission.ignored,
-                resume_expired: false,
-                cancel_asked: None,
-                acknowledged: None,
-                expires: None,
+                ..Operation::accepted(
+                    submission.seq,
+                    permit.principal().name.clone(),
+                    submission.request,
+                    permit.backend().clone(),
+                    submission.intent,
+                    Timestamp::from_millis(2_000),
+                )
             });
             it.operations.push(Arc::clone(&operation));
             Ok(Accepted::New(operation))
