@@ -2,7 +2,7 @@
 //!
 //! An adapter neither retries nor times out by itself and knows no other adapter: the layers around it
 //! do the first, and nothing needs the second. Dropping a future returned by any of its methods must
-//! leave nothing half-known: work that goes on is found again by [`Adapter::find`].
+//! leave nothing half-known: work that goes on is found again by [`Adapter::find_outcome`].
 
 use std::fmt;
 use std::time::Duration;
@@ -283,7 +283,7 @@ pub enum TaskState {
     Failed(Fault),
     /// It was stopped on request.
     Cancelled,
-    /// The VM manager no longer knows it: its end must be learned by [`Adapter::find`].
+    /// The VM manager no longer knows it: its end must be learned by [`Adapter::find_outcome`].
     Gone,
 }
 
@@ -354,19 +354,24 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`FaultKind::NoSuchVm`], or whatever keeps it from answering.
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
 
     /// The backups of a VM in order of their ids. Never one that is half made.
     ///
     /// # Errors
     /// [`FaultKind::NoSuchVm`], or whatever keeps it from answering.
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError>;
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError>;
 
     /// One backup. Never one that is half made.
     ///
     /// # Errors
     /// [`FaultKind::NoSuchVm`], [`FaultKind::NoSuchBackup`], or whatever keeps it from answering.
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
 
     /// Whether [`Adapter::baseline`] has anything to look at before this intent. Pure.
     ///
@@ -376,7 +381,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         true
     }
 
-    /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find`] can tell later.
+    /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find_outcome`] can tell later.
     ///
     /// Changes neither the VM nor its backups; a mark by which the VM manager is recognised later may be left.
     ///
@@ -424,7 +429,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps it from looking; says nothing about the request.
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,

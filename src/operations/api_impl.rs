@@ -85,7 +85,7 @@ impl OperationsApi for Operations {
 
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault> {
         let adapter = &self.backend(backend)?.adapter;
-        let read = adapter.vm(vm, by).await;
+        let read = adapter.read_vm(vm, by).await;
         read.map_err(|error| public(backend, "vm", error))
     }
 
@@ -98,7 +98,7 @@ impl OperationsApi for Operations {
     ) -> Result<BackupPage, Fault> {
         let adapter = &self.backend(backend)?.adapter;
         let unfinished = self.core.ledger.of_vm(backend, vm);
-        let found = adapter.list(vm, page, by).await;
+        let found = adapter.list_backups(vm, page, by).await;
         let found = found.map_err(|error| public(backend, "list", error))?;
         Ok(pending_state::merged(page, found, &unfinished))
     }
@@ -111,7 +111,7 @@ impl OperationsApi for Operations {
     ) -> Result<Backup, Fault> {
         let adapter = &self.backend(backend)?.adapter;
         let unfinished = self.core.ledger.of_vm(backend, &target.vm);
-        match adapter.read(target, by).await {
+        match adapter.read_backup(target, by).await {
             Ok(found) => Ok(pending_state::overlaid(found, &unfinished)),
             Err(error) if error.fault.kind == FaultKind::NoSuchBackup => {
                 pending_state::in_the_making(&target.backup, &unfinished).ok_or(error.fault)

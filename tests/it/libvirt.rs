@@ -36,7 +36,7 @@ pub(crate) async fn made(adapter: &dyn Adapter, on: &VmId, name: &str, number: u
         Ok(()),
         "{name} is made"
     );
-    adapter.read(&intent.target, by()).await.unwrap()
+    adapter.read_backup(&intent.target, by()).await.unwrap()
 }
 
 pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
@@ -131,7 +131,7 @@ async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
     assert_eq!(read(), [4, 4], "both disks again");
     assert_eq!(lab.state("web02"), "running", "it ran and runs");
     let uuid = lab.virsh(&["domuuid", "web02"]);
-    let named = adapter.vm(&vm(uuid.trim()), by()).await.unwrap();
+    let named = adapter.read_vm(&vm(uuid.trim()), by()).await.unwrap();
     assert_eq!(
         (named.name.as_str(), named.run_state),
         ("web02", Some(RunState::Started)),
@@ -155,7 +155,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
         Ok(()),
         "restored"
     );
-    let read = adapter.read(&update.target, by()).await.unwrap();
+    let read = adapter.read_backup(&update.target, by()).await.unwrap();
     assert_eq!(
         read,
         patch.applied_to(ours.clone()),
@@ -163,7 +163,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
     );
     let fresh = lab.adapter();
     assert_eq!(
-        fresh.read(&update.target, by()).await.unwrap(),
+        fresh.read_backup(&update.target, by()).await.unwrap(),
         read,
         "for others, too"
     );
@@ -179,7 +179,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
         vm: web01.clone(),
         backup: BackupId::new("by-hand").unwrap(),
     };
-    let theirs = adapter.read(&target, by()).await.unwrap();
+    let theirs = adapter.read_backup(&target, by()).await.unwrap();
     assert_eq!(theirs.name.as_str(), "by-hand", "its own name");
     let patch = BackupPatch {
         tags: Patch::Set(vec![Tag::new("kept").unwrap()]),
@@ -187,7 +187,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
     };
     let update = on(&theirs, &web01, Change::Update(patch.clone()));
     assert_eq!(run(adapter, &update, 23).await, Ok(()), "tagged");
-    let read = adapter.read(&target, by()).await.unwrap();
+    let read = adapter.read_backup(&target, by()).await.unwrap();
     assert_eq!(read, patch.applied_to(theirs.clone()), "only tagged");
     let xml = lab.virsh(&["snapshot-dumpxml", "web01", "by-hand"]);
     assert!(xml.contains("of\nsomebody else"), "their words stay: {xml}");
@@ -303,7 +303,7 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
             vm: web01.clone(),
             backup: BackupId::new(name).unwrap(),
         };
-        let foreign = adapter.read(&target, by()).await.unwrap();
+        let foreign = adapter.read_backup(&target, by()).await.unwrap();
         let refused = run(adapter, &restore(&foreign, &web01, ""), at).await;
         assert_eq!(refused, Err(FaultKind::Unsupported), "{name}");
         assert_eq!(lab.number("web01"), number, "{name}: it was not restarted");
@@ -333,7 +333,7 @@ async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
         vm: web02.clone(),
         backup: BackupId::new("new").unwrap(),
     };
-    let foreign = adapter.read(&target, by()).await.unwrap();
+    let foreign = adapter.read_backup(&target, by()).await.unwrap();
     let refused = run(adapter, &restore(&foreign, &web02, ""), 41).await;
     assert_eq!(
         refused,
@@ -381,7 +381,10 @@ async fn found(
 ) -> FindOutcome {
     let end = SystemClock.deadline(PATIENCE);
     loop {
-        match adapter.find(intent, key(number), before, by()).await {
+        match adapter
+            .find_outcome(intent, key(number), before, by())
+            .await
+        {
             Ok(FindOutcome::NotYet) | Err(_) => {}
             // It does not know yet that the daemon died: followed, as the gateway does.
             Ok(FindOutcome::Task(task)) => match adapter.poll(&task, by()).await {
@@ -445,7 +448,7 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let before = begin_and_die(lab.config(), intent.clone(), number, wait);
         taken_up(&lab, clients).await;
         let found = self::found(adapter, &intent, number, before.as_ref()).await;
-        let read = adapter.read(&intent.target, by()).await;
+        let read = adapter.read_backup(&intent.target, by()).await;
         match found {
             FindOutcome::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
             FindOutcome::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
@@ -474,7 +477,7 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
     let backup = made(adapter, &web01, "base", 1).await;
     lab.kill_daemon();
     let error = adapter
-        .read(&create(adapter, &web01, "x", 1).target, by())
+        .read_backup(&create(adapter, &web01, "x", 1).target, by())
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Unavailable, "{error:?}");
@@ -486,7 +489,7 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
     }
     let target = create(adapter, &web01, "x", 1).target;
     assert_eq!(
-        adapter.read(&target, by()).await.unwrap(),
+        adapter.read_backup(&target, by()).await.unwrap(),
         backup,
         "connected again"
     );
@@ -530,11 +533,11 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
         (FindOutcome::Done, true) => {
-            let read = adapter.read(&intent.target, by()).await;
+            let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_ok(), "life {life}: {read:?}");
         }
         (FindOutcome::NotBegun, true) => {
-            let read = adapter.read(&intent.target, by()).await;
+            let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_err(), "life {life}: {read:?}");
             assert_ne!(
                 lab.state("web01"),
@@ -600,7 +603,7 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
             lab.signal("web01", "KILL");
         };
         let (outcome, ()) = tokio::join!(run(adapter, &intent, life), kill);
-        let read = adapter.read(&intent.target, by()).await;
+        let read = adapter.read_backup(&intent.target, by()).await;
         assert_eq!(
             outcome.is_ok(),
             read.is_ok(),
@@ -608,7 +611,7 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
         );
         assert!(!is_middle || outcome.is_err(), "{moment}: {outcome:?}");
         crate::harness::eventually("libvirt notices", || lab.state("web01") == "shut off");
-        let stopped = adapter.vm(&web01, by()).await.unwrap();
+        let stopped = adapter.read_vm(&web01, by()).await.unwrap();
         assert_eq!(stopped.run_state, Some(RunState::Stopped), "{moment}");
         lab.virsh(&["start", "web01"]);
         crate::harness::eventually("it boots", || lab.counter("web01") > 0);
@@ -641,7 +644,7 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
         }
         lab.signal("web01", "STOP");
         let is_half = lab.state("web01") == "paused" && lab.lists("web01", &name);
-        let listed = adapter.list(&web01, &page, by()).await;
+        let listed = adapter.list_backups(&web01, &page, by()).await;
         let to = restore(&whole, &web01, "");
         let looked = adapter.baseline(&to, key(2), by()).await.is_ok();
         lab.signal("web01", "CONT");
@@ -659,7 +662,7 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
         lab.virsh(&["snapshot-delete", "web01", &name]);
     }
     assert!(seen_half, "libvirt was seen in the middle of a snapshot");
-    let listed = adapter.list(&web01, &page, by()).await.unwrap();
+    let listed = adapter.list_backups(&web01, &page, by()).await.unwrap();
     assert_eq!(listed.backups.len(), 2, "whole now: {listed:?}");
 }
 
@@ -679,7 +682,7 @@ async fn the_test_driver_is_served_by_the_same_calls() {
         after: None,
         limit: 9,
     };
-    let all = adapter.list(&test, &page, by()).await.unwrap();
+    let all = adapter.list_backups(&test, &page, by()).await.unwrap();
     assert_eq!(all.backups.len(), 2, "{all:?}");
     let patch = BackupPatch {
         description: Patch::Set(Description::new("first").unwrap()),
@@ -692,7 +695,7 @@ async fn the_test_driver_is_served_by_the_same_calls() {
         Ok(()),
         "restore"
     );
-    let read = adapter.read(&update.target, by()).await.unwrap();
+    let read = adapter.read_backup(&update.target, by()).await.unwrap();
     assert_eq!(read.description.unwrap().as_str(), "first", "kept");
     assert_eq!(
         run(adapter, &on(&one, &test, Change::Delete), 5).await,

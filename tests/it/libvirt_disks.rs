@@ -374,7 +374,7 @@ async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
     assert!(text.contains("disk vdb still has its part"), "{text}");
     assert!(text.contains("Delete the backup again"), "{text}");
     assert!(lab.tags(BOTH[0]).is_empty(), "gone from the first");
-    let read = adapter.read(&delete.target, by()).await.unwrap();
+    let read = adapter.read_backup(&delete.target, by()).await.unwrap();
     assert_eq!(read, backup, "listed still, so that it can be finished");
     spoil(&lab, BOTH[1], "snapgate-3");
     assert_eq!(run(adapter, &delete, 7).await, Ok(()), "finished");
@@ -390,7 +390,7 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     lab.virsh(&["snapshot-create-as", "web02", "noon"]);
     let target = foreign(&web02, "2");
     for (number, state) in [(1, "off"), (2, "on")] {
-        let backup = adapter.read(&target, by()).await.unwrap();
+        let backup = adapter.read_backup(&target, by()).await.unwrap();
         let to = restore(&backup, &web02, "");
         refused(
             adapter,
@@ -433,7 +433,10 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     bytes[at] = b'q';
     std::fs::write(&path, bytes).unwrap();
     lab.run("qemu-img", &["snapshot", "-c", "q", "web02a.qcow2"]);
-    let foreign = adapter.read(&foreign(&web02, "q"), by()).await.unwrap();
+    let foreign = adapter
+        .read_backup(&foreign(&web02, "q"), by())
+        .await
+        .unwrap();
     let to = restore(&foreign, &web02, "");
     refused(adapter, &to, 4, FaultKind::Unsupported, &["name q", "id"]).await;
     assert_eq!(
@@ -690,7 +693,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     let to = restore(&backup, &web02, "");
     let before = adapter.baseline(&to, key(2), by()).await.unwrap();
     let found = adapter
-        .find(&to, key(2), before.as_ref(), by())
+        .find_outcome(&to, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -699,7 +702,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     );
     lab.run("qemu-img", &["snapshot", "-a", "snapgate-1", BOTH[0]]);
     let found = adapter
-        .find(&to, key(2), before.as_ref(), by())
+        .find_outcome(&to, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -716,7 +719,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     std::fs::rename(&image, lab.image("aside")).unwrap();
     std::fs::copy(lab.image("aside"), &image).unwrap();
     let found = adapter
-        .find(&to, key(5), before.as_ref(), by())
+        .find_outcome(&to, key(5), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -728,7 +731,7 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     let before = adapter.baseline(&to, key(5), by()).await.unwrap();
     lab.write_off("web01.qcow2", 8);
     let found = adapter
-        .find(&to, key(5), before.as_ref(), by())
+        .find_outcome(&to, key(5), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -761,7 +764,7 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
         file.to_str().unwrap(),
         "--redefine",
     ]);
-    let read = adapter.read(&protect.target, by()).await.unwrap();
+    let read = adapter.read_backup(&protect.target, by()).await.unwrap();
     assert!(read.protected, "still protected: {read:?}");
     let delete = on(&read, &web02, Change::Delete);
     refused(adapter, &delete, 3, FaultKind::Protected, &["protected"]).await;
@@ -774,7 +777,7 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
         Ok(()),
         "tagged"
     );
-    let read = adapter.read(&protect.target, by()).await.unwrap();
+    let read = adapter.read_backup(&protect.target, by()).await.unwrap();
     assert!(read.protected, "a tag does not take it away: {read:?}");
     let release = BackupPatch {
         protected: Patch::Set(false),
@@ -803,7 +806,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
     let rows = [(&delete, 1, None), (&new, 2, before.as_ref())];
     for (intent, number, before) in rows {
         let found = adapter
-            .find(intent, key(number + 10), before, by())
+            .find_outcome(intent, key(number + 10), before, by())
             .await
             .unwrap();
         let FindOutcome::Failed(fault) = &found else {
@@ -818,13 +821,16 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
     ] {
         lab.run("qemu-img", &["snapshot", "-d", tag, disk]);
     }
-    let found = adapter.find(&delete, key(11), None, by()).await.unwrap();
+    let found = adapter
+        .find_outcome(&delete, key(11), None, by())
+        .await
+        .unwrap();
     assert!(
         matches!(found, FindOutcome::Done),
         "nothing is left: {found:?}"
     );
     let found = adapter
-        .find(&new, key(12), before.as_ref(), by())
+        .find_outcome(&new, key(12), before.as_ref(), by())
         .await
         .unwrap();
     assert!(

@@ -283,7 +283,7 @@ impl CloudApi {
         let Some(vm) = map::restored_vm(status) else {
             return fault;
         };
-        let run_state = match self.vm(&vm, by).await {
+        let run_state = match self.read_vm(&vm, by).await {
             Ok(vm) => vm.run_state,
             Err(error) => {
                 tracing::debug!(%vm, ?error, "VM not looked at after a failed restore");
@@ -366,19 +366,24 @@ impl Adapter for CloudApi {
         Ok(Health { product })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let told = self.api.vm(vm, by).await;
         let told = told.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
         Ok(map::vm(vm, told))
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let all = self.all(vm, by).await?;
         let whole = all.into_iter().filter(|it| !it.half_made);
         Ok(page.of(whole.map(|whole| whole.backup)))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let seen = self.look(target, by).await?;
         seen.filter(|(it, _)| !it.half_made)
             .map(|(it, _)| it.backup)
@@ -467,7 +472,7 @@ impl Adapter for CloudApi {
         std::future::pending::<()>().await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,

@@ -89,7 +89,7 @@ async fn killed_before_every_step_it_is_all_or_nothing_and_known_which() {
             let kit = kit.reopen().await;
             let found = kit
                 .files
-                .find(&intent, key(NUMBER), None, by())
+                .find_outcome(&intent, key(NUMBER), None, by())
                 .await
                 .unwrap();
             let done = was_done(&kit, verb).await;
@@ -163,7 +163,7 @@ async fn killed_while_a_half_done_restore_is_finished_it_still_ends_whole() {
         let kit = kit.reopen().await;
         let found = kit
             .files
-            .find(&intent, key(NUMBER), None, by())
+            .find_outcome(&intent, key(NUMBER), None, by())
             .await
             .unwrap();
         match (&found, kit.generations()) {
@@ -203,7 +203,7 @@ async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
             };
             let found = kit
                 .files
-                .find(&intent, key(NUMBER), None, by())
+                .find_outcome(&intent, key(NUMBER), None, by())
                 .await
                 .unwrap();
             let done = was_done(&kit, verb).await;
@@ -275,7 +275,7 @@ async fn a_disk_in_use_keeps_a_half_done_restore_from_being_finished() {
     for name in ["the process that was refused", "the next one"] {
         let found = kit
             .files
-            .find(&intent, key(NUMBER), None, by())
+            .find_outcome(&intent, key(NUMBER), None, by())
             .await
             .unwrap();
         assert!(

@@ -191,7 +191,11 @@ async fn a_folder_that_is_replaced_under_the_gateway_is_unavailable_until_it_is_
             after: None,
             limit: 10,
         };
-        let error = kit.files.list(&vm("vm"), &page, by()).await.unwrap_err();
+        let error = kit
+            .files
+            .list_backups(&vm("vm"), &page, by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::Unavailable, "{folder}: a list");
         assert!(
             error.fault.text.contains(folder),
@@ -293,7 +297,11 @@ async fn refusals_name_the_thing_and_the_remedy() {
     fs::create_dir(kit.shelf().join("lost+found")).unwrap();
     assert_eq!(kit.list().await.len(), 1, "lost+found is no backup");
     assert_eq!(kit.failure(&restore(&backup), 2).await, None, "nor a disk");
-    let found = kit.files.vm(&vm("lost+found"), by()).await.unwrap_err();
+    let found = kit
+        .files
+        .read_vm(&vm("lost+found"), by())
+        .await
+        .unwrap_err();
     assert_eq!(found.fault.kind, FaultKind::NoSuchVm, "nor a VM");
     type Change = fn(&Kit);
     let rows: [(Change, &[&str]); 4] = [
@@ -363,7 +371,11 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
                 after: None,
                 limit: 10,
             };
-            let list = files.list(&vm("web"), &page, by()).await.unwrap().backups;
+            let list = files
+                .list_backups(&vm("web"), &page, by())
+                .await
+                .unwrap()
+                .backups;
             let shown: Vec<_> = list
                 .iter()
                 .map(|one| (one.state, one.protected, one.name.as_str()))
@@ -410,7 +422,11 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
             after: None,
             limit: 10,
         };
-        let list = files.list(&vm("web"), &page, by()).await.unwrap().backups;
+        let list = files
+            .list_backups(&vm("web"), &page, by())
+            .await
+            .unwrap()
+            .backups;
         let shown: Vec<_> = list.iter().map(|one| (one.state, one.protected)).collect();
         let expected = [
             (BackupState::Available, true),

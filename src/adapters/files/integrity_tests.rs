@@ -84,7 +84,11 @@ async fn a_backup_of_an_earlier_version_is_restored() {
   ]
 }"#;
     fs::write(kit.shelf().join("1/manifest.json"), manifest).unwrap();
-    let old = kit.files.read(&target("vm", "1"), by()).await.unwrap();
+    let old = kit
+        .files
+        .read_backup(&target("vm", "1"), by())
+        .await
+        .unwrap();
     assert_eq!(old.name.as_str(), "of old", "it is read");
     assert_ne!(old.identity, backup.identity, "and is another one");
     kit.fill(2);

@@ -272,12 +272,12 @@ impl Adapter for Files {
         })
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let vm = vm.clone();
         self.look(move |disk| disk.places()?.describe(&vm)).await
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
@@ -287,7 +287,7 @@ impl Adapter for Files {
         self.look(move |disk| disk.places()?.list(&vm, &page)).await
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         if let Some(backup) = self.disk.recalled(target) {
             return Ok(backup);
         }
@@ -355,7 +355,7 @@ impl Adapter for Files {
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,

@@ -59,7 +59,7 @@ fn recalled(kit: &Kit) -> Option<Backup> {
 }
 
 async fn read(kit: &Kit) -> Result<Backup, FaultKind> {
-    let read = kit.files.read(&target("vm", "1"), by()).await;
+    let read = kit.files.read_backup(&target("vm", "1"), by()).await;
     read.map_err(|error| error.fault.kind)
 }
 
@@ -392,14 +392,22 @@ async fn one_file_of_two_backups_is_watched_once() {
     fs::remove_file(&two).unwrap();
     fs::hard_link(&one, &two).unwrap();
     remembered(&kit).await;
-    let second = kit.files.read(&target("vm", "2"), by()).await.unwrap();
+    let second = kit
+        .files
+        .read_backup(&target("vm", "2"), by())
+        .await
+        .unwrap();
     assert_eq!(second.state, BackupState::Available, "whole");
     assert_eq!(recalled_as(&kit, "2"), None, "its events are of the first");
     remembered(&kit).await;
     cut(&two);
     assert_eq!(recalled(&kit), None, "the first is told");
     for id in ["1", "2"] {
-        let read = kit.files.read(&target("vm", id), by()).await.unwrap();
+        let read = kit
+            .files
+            .read_backup(&target("vm", id), by())
+            .await
+            .unwrap();
         assert_eq!(read.state, BackupState::Error, "{id} is broken");
     }
 }

@@ -28,7 +28,7 @@ async fn fault(kit: &Kit, intent: &Intent, number: u64) -> Fault {
 
 async fn find(kit: &Kit, intent: &Intent, number: u64) -> FindOutcome {
     kit.files
-        .find(intent, key(number), None, by())
+        .find_outcome(intent, key(number), None, by())
         .await
         .unwrap()
 }
@@ -303,7 +303,7 @@ async fn a_restore_is_not_begun_again_over_disks_that_changed() {
         }
         let found = kit
             .files
-            .find(&intent, key(7), baseline.as_ref(), by())
+            .find_outcome(&intent, key(7), baseline.as_ref(), by())
             .await
             .unwrap();
         let begun = kit

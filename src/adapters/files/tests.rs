@@ -183,7 +183,7 @@ impl Kit {
         let end = self.run(&create("vm", number, &name), number).await;
         assert!(matches!(end, Ok(TaskState::Done)), "created: {end:?}");
         let target = target("vm", &number.to_string());
-        self.files.read(&target, by()).await.unwrap()
+        self.files.read_backup(&target, by()).await.unwrap()
     }
 
     pub(super) async fn list(&self) -> Vec<Backup> {
@@ -192,7 +192,11 @@ impl Kit {
             limit: 100,
         };
         let vm = VmId::new("vm").unwrap();
-        self.files.list(&vm, &page, by()).await.unwrap().backups
+        self.files
+            .list_backups(&vm, &page, by())
+            .await
+            .unwrap()
+            .backups
     }
 
     pub(super) fn shelf(&self) -> PathBuf {
@@ -248,7 +252,11 @@ async fn a_restore_brings_both_disks_back_with_mode_and_holes() {
     assert_eq!(mode & 0o7777, 0o640, "mode of the replaced image");
     let restored = fs::metadata(kit.disk("b.raw")).unwrap().blocks();
     assert!(restored * 512 <= 128 << 10, "sparse: {room} -> {restored}");
-    let vm = kit.files.vm(&VmId::new("vm").unwrap(), by()).await.unwrap();
+    let vm = kit
+        .files
+        .read_vm(&VmId::new("vm").unwrap(), by())
+        .await
+        .unwrap();
     assert_eq!(vm.name, "Web", "vm.json is no disk and stays");
     assert_eq!(kit.leftovers(), Vec::<String>::new(), "nothing is left");
 }
@@ -363,7 +371,7 @@ async fn planted_links_and_strange_ids_lead_nowhere() {
         "linked", "inner", "a/b", "../vm", "/etc", ".hidden", "no-such", "vm/", "vm/.",
     ] {
         let vm = VmId::new(id).unwrap();
-        let error = kit.files.vm(&vm, by()).await.unwrap_err();
+        let error = kit.files.read_vm(&vm, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "VM {id}");
         assert_eq!(
             kit.failure(&create(id, 5, "x"), 5).await,
@@ -373,7 +381,11 @@ async fn planted_links_and_strange_ids_lead_nowhere() {
     }
     symlink(kit.shelf().join("1"), kit.shelf().join("2")).unwrap();
     for id in ["2", "../vm/1", ".snapgate-new", "1/", "no-such"] {
-        let error = kit.files.read(&target("vm", id), by()).await.unwrap_err();
+        let error = kit
+            .files
+            .read_backup(&target("vm", id), by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "backup {id}");
     }
     assert_eq!(kit.list().await.len(), 1, "links are not listed");
@@ -526,7 +538,7 @@ async fn lists_are_paged_in_order_of_ids() {
             after: after.map(|it| BackupId::new(it).unwrap()),
             limit,
         };
-        let page = kit.files.list(&vm, &page, by()).await.unwrap();
+        let page = kit.files.list_backups(&vm, &page, by()).await.unwrap();
         let ids: Vec<_> = page
             .backups
             .iter()
@@ -594,7 +606,10 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
             Vec::<String>::new(),
             "{number}: nothing left"
         );
-        let found = kit.files.find(&intent, key(number), None, by()).await;
+        let found = kit
+            .files
+            .find_outcome(&intent, key(number), None, by())
+            .await;
         assert!(
             matches!(found, Ok(FindOutcome::NotBegun)),
             "{number}: {found:?}"
@@ -663,7 +678,10 @@ async fn a_store_that_counts_anew_makes_other_requests() {
     let backup = kit.backup(1).await;
     let intent = create("vm", 1, "other");
     let fresh = kit.files.baseline(&intent, key(1), by()).await.unwrap();
-    let found = kit.files.find(&intent, key(1), fresh.as_ref(), by()).await;
+    let found = kit
+        .files
+        .find_outcome(&intent, key(1), fresh.as_ref(), by())
+        .await;
     assert!(
         matches!(found, Ok(FindOutcome::NotBegun)),
         "not this request's: {found:?}"
@@ -749,7 +767,11 @@ async fn images_that_qemu_uses_are_left_alone() {
     let busy = Some(FaultKind::Busy);
     assert_eq!(kit.failure(&create("vm", 2, "x"), 2).await, busy, "create");
     assert_eq!(kit.failure(&restore(&backup), 3).await, busy, "restore");
-    let vm = kit.files.vm(&VmId::new("vm").unwrap(), by()).await.unwrap();
+    let vm = kit
+        .files
+        .read_vm(&VmId::new("vm").unwrap(), by())
+        .await
+        .unwrap();
     assert_eq!(vm.run_state, Some(RunState::Started), "seen to run");
     release(child);
     let child = holder(&kit, true).unwrap();

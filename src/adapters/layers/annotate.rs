@@ -143,7 +143,7 @@ impl Annotate {
     }
 
     async fn read_overlaid(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let backup = self.inner.read(target, by).await?;
+        let backup = self.inner.read_backup(target, by).await?;
         let found = self.annotations.get(&self.backend, target).await;
         Ok(self
             .overlaid(backup, found.map_err(|error| of_read(&error))?)
@@ -157,7 +157,7 @@ impl Annotate {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         // What is being made while we look may be listed and not yet said: annotations are written first, read last.
-        let listed = self.inner.list(vm, page, by).await?;
+        let listed = self.inner.list_backups(vm, page, by).await?;
         let said = self.annotations.list(&self.backend, vm).await;
         let mut said: BTreeMap<BackupId, Annotated> = said
             .map_err(|error| of_read(&error))?
@@ -396,15 +396,20 @@ impl Adapter for Annotate {
         self.inner.health(by).await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.inner.vm(vm, by).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.read_vm(vm, by).await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         self.list_overlaid(vm, page, by).await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.read_overlaid(target, by).await
     }
 
@@ -473,7 +478,7 @@ impl Adapter for Annotate {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -488,7 +493,7 @@ impl Adapter for Annotate {
                 FindOutcome::NotBegun
             });
         }
-        let found = self.inner.find(intent, key, baseline, by).await?;
+        let found = self.inner.find_outcome(intent, key, baseline, by).await?;
         match (&found, &intent.change) {
             (FindOutcome::Task(task), _) => self.follow(intent, task),
             (FindOutcome::Done, Change::Delete) => self.forget(&intent.target).await,

@@ -5,11 +5,11 @@
 pub enum Call {
     /// [`crate::adapters::adapter::Adapter::health`]
     Health,
-    /// [`crate::adapters::adapter::Adapter::vm`]
+    /// [`crate::adapters::adapter::Adapter::read_vm`]
     Vm,
-    /// [`crate::adapters::adapter::Adapter::list`]
+    /// [`crate::adapters::adapter::Adapter::list_backups`]
     List,
-    /// [`crate::adapters::adapter::Adapter::read`]
+    /// [`crate::adapters::adapter::Adapter::read_backup`]
     Read,
     /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
@@ -17,7 +17,7 @@ pub enum Call {
     Begin,
     /// [`crate::adapters::adapter::Adapter::poll`]
     Poll,
-    /// [`crate::adapters::adapter::Adapter::find`]
+    /// [`crate::adapters::adapter::Adapter::find_outcome`]
     Find,
     /// [`crate::adapters::adapter::Adapter::cancel`]
     Cancel,

@@ -194,19 +194,24 @@ impl Adapter for Chaos {
         self.script.play(Call::Health, self.inner.health(by)).await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.script.play(Call::Vm, self.inner.vm(vm, by)).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.script.play(Call::Vm, self.inner.read_vm(vm, by)).await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         self.script
-            .play(Call::List, self.inner.list(vm, page, by))
+            .play(Call::List, self.inner.list_backups(vm, page, by))
             .await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.script
-            .play(Call::Read, self.inner.read(target, by))
+            .play(Call::Read, self.inner.read_backup(target, by))
             .await
     }
 
@@ -243,7 +248,7 @@ impl Adapter for Chaos {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -251,7 +256,10 @@ impl Adapter for Chaos {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         self.script
-            .play(Call::Find, self.inner.find(intent, key, baseline, by))
+            .play(
+                Call::Find,
+                self.inner.find_outcome(intent, key, baseline, by),
+            )
             .await
     }
 

@@ -221,18 +221,23 @@ impl Adapter for Layered {
             .await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.read_call(Call::Vm, by, |by| self.inner.vm(vm, by))
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.read_call(Call::Vm, by, |by| self.inner.read_vm(vm, by))
             .await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        self.read_call(Call::List, by, |by| self.inner.list(vm, page, by))
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        self.read_call(Call::List, by, |by| self.inner.list_backups(vm, page, by))
             .await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.read_call(Call::Read, by, |by| self.inner.read(target, by))
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.read_call(Call::Read, by, |by| self.inner.read_backup(target, by))
             .await
     }
 
@@ -270,7 +275,7 @@ impl Adapter for Layered {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -278,7 +283,7 @@ impl Adapter for Layered {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         self.read_call(Call::Find, by, |by| {
-            self.inner.find(intent, key, baseline, by)
+            self.inner.find_outcome(intent, key, baseline, by)
         })
         .await
     }

@@ -56,7 +56,7 @@ async fn bed(config: Config) -> Bed {
         vm,
         backup: BackupId::new("456").unwrap(),
     };
-    let identity = Some(made.read(&target, by).await.unwrap().identity);
+    let identity = Some(made.read_backup(&target, by).await.unwrap().identity);
     let change = Change::Restore(RestoreOptions::default());
     let chaos = Arc::new(Chaos::new(Arc::new(made), script.clone()));
     let name = BackendName::new("b").unwrap();
@@ -108,7 +108,7 @@ async fn reads_are_repeated_for_passing_reasons_only() {
         for trouble in troubles {
             bed.script.add(Call::Read, trouble);
         }
-        let result = bed.adapter.read(&bed.intent.target, bed.by).await;
+        let result = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
         assert_eq!(result.err().map(|it| it.retry), expected, "{name}");
     }
 }
@@ -188,7 +188,7 @@ async fn the_earlier_of_timeout_and_deadline_counts() {
     let begun = Paused.instant();
     let error = bed
         .adapter
-        .read(&bed.intent.target, bed.by)
+        .read_backup(&bed.intent.target, bed.by)
         .await
         .unwrap_err();
     assert_eq!(
@@ -222,9 +222,9 @@ async fn more_reads_than_allowed_wait_until_their_deadline() {
         .add(Call::Read, Trouble::Delay(Duration::from_secs(5)));
     let soon = Paused.deadline(Duration::from_secs(1));
     let (first, second, poll) = tokio::join!(
-        bed.adapter.read(&bed.intent.target, bed.by),
-        bed.adapter.read(&bed.intent.target, soon),
-        bed.adapter.find(&bed.intent, key(), None, soon),
+        bed.adapter.read_backup(&bed.intent.target, bed.by),
+        bed.adapter.read_backup(&bed.intent.target, soon),
+        bed.adapter.find_outcome(&bed.intent, key(), None, soon),
     );
     assert!(first.is_ok(), "has its place: {first:?}");
     assert_eq!(
@@ -236,7 +236,7 @@ async fn more_reads_than_allowed_wait_until_their_deadline() {
         poll.is_ok(),
         "operations do not wait behind callers: {poll:?}"
     );
-    let after = bed.adapter.read(&bed.intent.target, bed.by).await;
+    let after = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
     assert!(after.is_ok(), "the place was given back: {after:?}");
 }
 
@@ -253,7 +253,7 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
     for _ in 0..2 {
         let error = bed
             .adapter
-            .read(&bed.intent.target, bed.by)
+            .read_backup(&bed.intent.target, bed.by)
             .await
             .unwrap_err();
         assert_eq!(error.fault.text, "injected failure", "the backend itself");
@@ -270,7 +270,7 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
     );
     assert_eq!(bed.control.executions(key()), 0, "not sent");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let result = bed.adapter.read(&bed.intent.target, bed.by).await;
+    let result = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
     assert!(result.is_ok(), "tried again: {result:?}");
 }
 

@@ -271,7 +271,7 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let guest = self.locate(vm, by).await?;
         // The list of guests shows `unknown` while the statistics of a node hang.
         let status = self.api.status(&guest, by).await;
@@ -289,7 +289,12 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let guest = self.locate(vm, by).await?;
         let mut backups = Vec::new();
         for (id, item) in self.shown(&guest, by).await? {
@@ -305,7 +310,7 @@ impl Adapter for Proxmox {
         Ok(page.of(backups))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let guest = self.locate(&target.vm, by).await?;
         let item = self.item(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
@@ -371,7 +376,7 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,

@@ -192,12 +192,12 @@ impl Adapter for Sim {
         self.world.script.play(Call::Health, work).await
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let work = async { self.world.vm(vm) };
         self.world.script.play(Call::Vm, work).await
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
@@ -207,7 +207,7 @@ impl Adapter for Sim {
         self.world.script.play(Call::List, work).await
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let work = async { self.world.read(target) };
         self.world.script.play(Call::Read, work).await
     }
@@ -245,7 +245,7 @@ impl Adapter for Sim {
         self.world.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         _intent: &Intent,
         key: RequestKey,

@@ -250,14 +250,14 @@ impl Adapter for Remote {
         }
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         match self.ask(&Request::Vm { vm }).await? {
             Answer::Here => Ok(sim::vm(vm)),
             answer => Err(nonsense(&answer)),
         }
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
@@ -273,7 +273,7 @@ impl Adapter for Remote {
         }
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let (vm, backup) = (&target.vm, &target.backup);
         match self.ask(&Request::Read { vm, backup }).await? {
             Answer::Backup(held) => Ok(held.into()),
@@ -320,7 +320,7 @@ impl Adapter for Remote {
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -474,13 +474,15 @@ mod tests {
         for (name, log, expected) in cases {
             let (_folder, socket, serving) = answering(&format!("{{\"log\":[{log}]}}\n"));
             let remote = remote(socket, Recovery::Listable);
-            let found = remote.find(&intent(), key, baseline.as_ref(), by).await;
+            let found = remote
+                .find_outcome(&intent(), key, baseline.as_ref(), by)
+                .await;
             assert_eq!(format!("{:?}", found.unwrap()), expected, "{name}");
             let asked = serving.join().unwrap();
             assert_eq!(asked, "{\"call\":\"log\",\"since\":4}\n", "{name}");
         }
         let remote = remote(PathBuf::from("/nowhere/socket"), Recovery::Listable);
-        let found = remote.find(&intent(), key, None, by).await.unwrap();
+        let found = remote.find_outcome(&intent(), key, None, by).await.unwrap();
         assert!(
             matches!(found, FindOutcome::Unknowable),
             "no baseline: {found:?}"
