@@ -30,7 +30,7 @@ pub struct Annotation {
 
 /// An annotation and the backup that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Annotated {
+pub struct AnnotationRecord {
     /// The backup, by its ids.
     pub target: Target,
     /// The very backup; `None` while it is being made and nobody has seen it yet.
@@ -65,7 +65,7 @@ pub trait Annotations: Debug + Send + Sync {
         &self,
         backend: &BackendName,
         vm: &VmId,
-    ) -> Result<Vec<Annotated>, AnnotationsError>;
+    ) -> Result<Vec<AnnotationRecord>, AnnotationsError>;
 
     /// The annotation of one backup id.
     ///
@@ -75,13 +75,17 @@ pub trait Annotations: Debug + Send + Sync {
         &self,
         backend: &BackendName,
         target: &Target,
-    ) -> Result<Option<Annotated>, AnnotationsError>;
+    ) -> Result<Option<AnnotationRecord>, AnnotationsError>;
 
     /// Writes or replaces.
     ///
     /// # Errors
     /// [`AnnotationsError::Indeterminate`] when it may have been written.
-    async fn put(&self, backend: &BackendName, it: &Annotated) -> Result<(), AnnotationsError>;
+    async fn put(
+        &self,
+        backend: &BackendName,
+        it: &AnnotationRecord,
+    ) -> Result<(), AnnotationsError>;
 
     /// Removes; it is no error when there is none.
     ///

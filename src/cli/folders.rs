@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::adapters::files;
 use crate::adapters::files::FolderError;
-use crate::adapters::files::Take;
+use crate::adapters::files::UnmarkedFolders;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
@@ -82,9 +82,9 @@ fn failed(name: &BackendName, error: &FolderError) -> CliError {
 pub(super) fn init(wanted: &Init, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(&wanted.config, &config::environment)?;
     let take = if wanted.accept_contents {
-        Take::Any
+        UnmarkedFolders::Any
     } else {
-        Take::Empty
+        UnmarkedFolders::Empty
     };
     for (name, folders) in chosen(&settings, wanted.backend.as_deref())? {
         files::prepare_folders(folders, take).map_err(|error| failed(name, &error))?;

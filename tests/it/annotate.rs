@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::annotations::{Annotated, Annotation, Annotations};
+use snapgate::adapters::annotations::{Annotation, AnnotationRecord, Annotations};
 use snapgate::adapters::layers::Annotate;
 use snapgate::adapters::sim;
 use snapgate::model::*;
@@ -68,13 +68,13 @@ impl Lab {
         self.adapter.list_backups(&vm(), &page, by()).await.unwrap()
     }
 
-    async fn kept(&self, id: &str) -> Option<Annotated> {
+    async fn kept(&self, id: &str) -> Option<AnnotationRecord> {
         self.memory.get(&backend(), &target(id)).await.unwrap()
     }
 }
 
-fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
-    Annotated {
+fn said(id: &str, identity: Option<&str>, name: &str) -> AnnotationRecord {
+    AnnotationRecord {
         target: target(id),
         identity: identity.map(|identity| Identity::new(identity.to_owned())),
         annotation: Annotation {

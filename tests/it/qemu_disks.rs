@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::annotations::{Annotated, Annotations};
+use snapgate::adapters::annotations::{AnnotationRecord, Annotations};
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
@@ -308,7 +308,7 @@ async fn disks_in_another_order_keep_name_protection_and_memory() {
         let backup = BackupId::new(id).unwrap();
         let target = Target { vm: vm(), backup };
         let kept = memory.get(&backend, &target).await.unwrap().unwrap();
-        let older = Annotated {
+        let older = AnnotationRecord {
             identity: Some(Identity::new(part.clone())),
             ..kept
         };

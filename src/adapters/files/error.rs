@@ -41,7 +41,7 @@ pub(super) enum Problem {
     },
     /// It failed, and half of it is left.
     #[error("{}", fault.text)]
-    Half {
+    HalfDone {
         /// What a caller may see.
         fault: Fault,
         /// What the system said.
@@ -52,7 +52,7 @@ pub(super) enum Problem {
     Cancelled,
     /// It may or may not last: only looking at the disk again tells.
     #[error("the outcome must be looked up")]
-    Unsure(String),
+    Uncertain(String),
 }
 
 impl Problem {
@@ -81,35 +81,35 @@ impl Problem {
                 private: why.to_string(),
                 scope,
             },
-            Self::Half { fault, .. } => Self::Half {
+            Self::HalfDone { fault, .. } => Self::HalfDone {
                 fault,
                 private: why.to_string(),
             },
-            Self::Cancelled | Self::Unsure(_) => self,
+            Self::Cancelled | Self::Uncertain(_) => self,
         }
     }
 
     /// The failure and what the system said, for the log.
-    pub(super) fn in_full(&self) -> String {
+    pub(super) fn log_text(&self) -> String {
         match self {
-            Self::Refused { fault, private, .. } | Self::Half { fault, private }
+            Self::Refused { fault, private, .. } | Self::HalfDone { fault, private }
                 if !private.is_empty() =>
             {
                 format!("{}: {private}", fault.text)
             }
-            Self::Unsure(private) => format!("{self}: {private}"),
-            Self::Refused { .. } | Self::Half { .. } | Self::Cancelled => self.to_string(),
+            Self::Uncertain(private) => format!("{self}: {private}"),
+            Self::Refused { .. } | Self::HalfDone { .. } | Self::Cancelled => self.to_string(),
         }
     }
 
     /// The same failure after the point from which recovery goes forward only.
-    pub(super) fn unsure(self) -> Self {
+    pub(super) fn uncertain(self) -> Self {
         match self {
             Self::Refused { fault, private, .. } => {
-                Self::Unsure(format!("{}: {private}", fault.text))
+                Self::Uncertain(format!("{}: {private}", fault.text))
             }
-            Self::Cancelled => Self::Unsure("cancelled too late".to_owned()),
-            Self::Half { .. } | Self::Unsure(_) => self,
+            Self::Cancelled => Self::Uncertain("cancelled too late".to_owned()),
+            Self::HalfDone { .. } | Self::Uncertain(_) => self,
         }
     }
 
@@ -145,11 +145,11 @@ impl Problem {
                 error.scope = scope;
                 error.because(private)
             }
-            Self::Half { fault, private } => {
+            Self::HalfDone { fault, private } => {
                 AdapterError::uncertain(fault.kind, fault.text).because(private)
             }
             Self::Cancelled => AdapterError::refused(FaultKind::Cancelled, "it was cancelled"),
-            Self::Unsure(private) => AdapterError::uncertain(
+            Self::Uncertain(private) => AdapterError::uncertain(
                 FaultKind::BackendFailed,
                 "the storage failed while the change was being made",
             )
@@ -159,7 +159,7 @@ impl Problem {
 }
 
 /// Turns what the system said while doing something into a problem.
-pub(super) fn io(doing: &'static str) -> impl Fn(Errno) -> Problem {
+pub(super) fn io_error(doing: &'static str) -> impl Fn(Errno) -> Problem {
     move |errno| {
         let (kind, text) = if errno == Errno::NOSPC || errno == Errno::DQUOT {
             (
@@ -194,6 +194,6 @@ pub(super) fn io(doing: &'static str) -> impl Fn(Errno) -> Problem {
 }
 
 /// The system's number behind an error of the standard library.
-pub(super) fn errno(error: &std::io::Error) -> Errno {
+pub(super) fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

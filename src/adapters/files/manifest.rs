@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::adapters::files::copy;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::dir_fd::is_visible;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
-use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_visible;
+use crate::adapters::files::error::io_error;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -64,7 +64,7 @@ impl From<DiskName> for String {
 
 /// One disk of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Disk {
+pub(super) struct BackupDisk {
     /// Its name, in the VM and in the backup.
     pub(super) name: DiskName,
     /// Its length in bytes.
@@ -94,7 +94,7 @@ pub(super) struct Manifest {
     kind: BackupKind,
     created: Timestamp,
     algorithm: String,
-    pub(super) disks: Vec<Disk>,
+    pub(super) disks: Vec<BackupDisk>,
 }
 
 impl Manifest {
@@ -142,7 +142,7 @@ impl Manifest {
             if [rustix::io::Errno::INVAL, rustix::io::Errno::FBIG].contains(&errno) {
                 damaged().because(errno)
             } else {
-                io("reading a manifest")(errno)
+                io_error("reading a manifest")(errno)
             }
         })?;
         let bytes = bytes.ok_or_else(damaged)?;
@@ -176,7 +176,7 @@ impl Manifest {
     }
 
     fn mistake(&self, target: &Target) -> Option<&'static str> {
-        let in_order = |pair: &[Disk]| match pair {
+        let in_order = |pair: &[BackupDisk]| match pair {
             [one, two] => one.name < two.name,
             _ => false,
         };
@@ -245,7 +245,7 @@ impl Manifest {
     }
 
     /// Takes over what an update changed.
-    pub(super) fn take(&mut self, backup: Backup) {
+    pub(super) fn apply_update(&mut self, backup: Backup) {
         self.name = backup.name;
         self.description = backup.description;
         self.tags = backup.tags;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
-use super::faults::test::Mode;
+use super::failpoints::test::FailMode;
 use super::*;
 use crate::model::BackupId;
 use crate::model::BackupName;
@@ -28,9 +28,9 @@ use crate::runtime::ManualClock;
 use crate::runtime::SystemClock;
 
 /// Two directories, an adapter over them and a plan of failures.
-pub(super) struct Kit {
+pub(super) struct Fixture {
     pub(super) dir: tempfile::TempDir,
-    pub(super) faults: Faults,
+    pub(super) failpoints: Failpoints,
     pub(super) files: Files,
 }
 
@@ -38,24 +38,24 @@ fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_millis(1_795_482_123_456)))
 }
 
-pub(super) fn open(config: Config, faults: &Faults) -> Result<Files, FilesError> {
-    Files::with_faults(config, clock(), Tasks::default(), faults.clone())
+pub(super) fn open(config: Config, failpoints: &Failpoints) -> Result<Files, FilesError> {
+    Files::with_failpoints(config, clock(), Tasks::default(), failpoints.clone())
 }
 
 /// Opens them once no one else does: programs that other tests start hold our locks between fork and exec.
-pub(super) async fn open_soon(config: Config, faults: &Faults) -> Files {
-    open_soon_at(config, faults, clock()).await
+pub(super) async fn open_soon(config: Config, failpoints: &Failpoints) -> Files {
+    open_soon_at(config, failpoints, clock()).await
 }
 
 /// The same under that clock.
 pub(super) async fn open_soon_at(
     config: Config,
-    faults: &Faults,
+    failpoints: &Failpoints,
     clock: Arc<ManualClock>,
 ) -> Files {
     for _ in 0..100 {
         let clock = Arc::<ManualClock>::clone(&clock);
-        match Files::with_faults(config.clone(), clock, Tasks::default(), faults.clone()) {
+        match Files::with_failpoints(config.clone(), clock, Tasks::default(), failpoints.clone()) {
             Err(FilesError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other.expect("the directories are good"),
         }
@@ -104,17 +104,21 @@ pub(super) fn restore(backup: &Backup) -> Intent {
     about(backup, Change::Restore(RestoreOptions::default()))
 }
 
-impl Kit {
+impl Fixture {
     /// A VM `vm` with a disk of 2.5 MiB and one of 1 MiB with a hole.
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("root/vm")).unwrap();
         fs::create_dir_all(dir.path().join("backups")).unwrap();
-        let faults = Faults::default();
-        let files = open(config(&dir), &faults).unwrap();
-        let kit = Self { dir, faults, files };
-        kit.fill(1);
-        kit
+        let failpoints = Failpoints::default();
+        let files = open(config(&dir), &failpoints).unwrap();
+        let fixture = Self {
+            dir,
+            failpoints,
+            files,
+        };
+        fixture.fill(1);
+        fixture
     }
 
     pub(super) fn disk(&self, name: &str) -> PathBuf {
@@ -141,17 +145,25 @@ impl Kit {
 
     /// The same directories as a new process finds them, nothing failing any more.
     pub(super) async fn reopen(self) -> Self {
-        self.reopen_with(Mode::Never).await
+        self.reopen_with(FailMode::Never).await
     }
 
     /// The same with failures that begin with its recovery.
-    pub(super) async fn reopen_with(self, mode: Mode) -> Self {
-        let Self { dir, faults, files } = self;
+    pub(super) async fn reopen_with(self, mode: FailMode) -> Self {
+        let Self {
+            dir,
+            failpoints,
+            files,
+        } = self;
         files.tasks.ended().await;
         drop(files);
-        faults.set(mode);
-        let files = open_soon(config(&dir), &faults).await;
-        Self { dir, faults, files }
+        failpoints.set(mode);
+        let files = open_soon(config(&dir), &failpoints).await;
+        Self {
+            dir,
+            failpoints,
+            files,
+        }
     }
 
     /// Begins and follows to the end.
@@ -199,14 +211,14 @@ impl Kit {
             .backups
     }
 
-    pub(super) fn shelf(&self) -> PathBuf {
+    pub(super) fn vm_backups(&self) -> PathBuf {
         self.dir.path().join("backups/vm")
     }
 
     /// Names that a crash may leave, in both directories; emptied tombstones do not count.
     pub(super) fn leftovers(&self) -> Vec<String> {
-        let places = [self.shelf(), self.dir.path().join("root/vm")];
-        let entries = places
+        let layout = [self.vm_backups(), self.dir.path().join("root/vm")];
+        let entries = layout
             .iter()
             .filter_map(|place| fs::read_dir(place).ok())
             .flatten();
@@ -234,46 +246,50 @@ pub(super) fn config(dir: &tempfile::TempDir) -> Config {
 
 #[tokio::test]
 async fn a_restore_brings_both_disks_back_with_mode_and_holes() {
-    let kit = Kit::new();
-    let room = fs::metadata(kit.disk("b.raw")).unwrap().blocks();
-    let backup = kit.backup(7).await;
+    let fixture = Fixture::new();
+    let room = fs::metadata(fixture.disk("b.raw")).unwrap().blocks();
+    let backup = fixture.backup(7).await;
     assert_eq!(backup.id.as_str(), "7", "the id that was minted");
     assert_eq!(backup.state, BackupState::Available, "whole");
     assert_eq!(backup.size, Some((5 << 19) + (64 << 10)), "bytes of data");
-    let copy = fs::metadata(kit.shelf().join("7/disks/b.raw")).unwrap();
+    let copy = fs::metadata(fixture.vm_backups().join("7/disks/b.raw")).unwrap();
     assert!(copy.blocks() * 512 <= 128 << 10, "the copy stays sparse");
-    kit.fill(2);
-    fs::set_permissions(kit.disk("a.raw"), fs::Permissions::from_mode(0o640)).unwrap();
-    fs::write(kit.disk("vm.json"), r#"{"name": "Web"}"#).unwrap();
-    let end = kit.run(&restore(&backup), 8).await;
+    fixture.fill(2);
+    fs::set_permissions(fixture.disk("a.raw"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::write(fixture.disk("vm.json"), r#"{"name": "Web"}"#).unwrap();
+    let end = fixture.run(&restore(&backup), 8).await;
     assert!(matches!(end, Ok(TaskState::Done)), "restored: {end:?}");
-    assert_eq!(kit.generations(), Some((1, 1)), "both are as they were");
-    let mode = fs::metadata(kit.disk("a.raw")).unwrap().mode();
+    assert_eq!(fixture.generations(), Some((1, 1)), "both are as they were");
+    let mode = fs::metadata(fixture.disk("a.raw")).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o640, "mode of the replaced image");
-    let restored = fs::metadata(kit.disk("b.raw")).unwrap().blocks();
+    let restored = fs::metadata(fixture.disk("b.raw")).unwrap().blocks();
     assert!(restored * 512 <= 128 << 10, "sparse: {room} -> {restored}");
-    let vm = kit
+    let vm = fixture
         .files
         .read_vm(&VmId::new("vm").unwrap(), by())
         .await
         .unwrap();
     assert_eq!(vm.name, "Web", "vm.json is no disk and stays");
-    assert_eq!(kit.leftovers(), Vec::<String>::new(), "nothing is left");
+    assert_eq!(fixture.leftovers(), Vec::<String>::new(), "nothing is left");
 }
 
 #[tokio::test]
 async fn one_disk_and_an_emptied_vm_are_restored() {
-    let kit = Kit::new();
-    fs::remove_file(kit.disk("b.raw")).unwrap();
-    let backup = kit.backup(1).await;
-    fs::remove_file(kit.disk("a.raw")).unwrap();
-    assert_eq!(kit.failure(&restore(&backup), 2).await, None, "restored");
-    let bytes = fs::read(kit.disk("a.raw")).unwrap();
+    let fixture = Fixture::new();
+    fs::remove_file(fixture.disk("b.raw")).unwrap();
+    let backup = fixture.backup(1).await;
+    fs::remove_file(fixture.disk("a.raw")).unwrap();
+    assert_eq!(
+        fixture.failure(&restore(&backup), 2).await,
+        None,
+        "restored"
+    );
+    let bytes = fs::read(fixture.disk("a.raw")).unwrap();
     assert!(bytes == vec![1; 5 << 19], "the disk is back");
-    fs::write(kit.disk("later.raw"), "x").unwrap();
+    fs::write(fixture.disk("later.raw"), "x").unwrap();
     let mut refused = Some(FaultKind::Busy);
     for number in 3..200 {
-        refused = kit.failure(&restore(&backup), number).await;
+        refused = fixture.failure(&restore(&backup), number).await;
         if refused != Some(FaultKind::Busy) {
             break;
         }
@@ -289,37 +305,37 @@ async fn one_disk_and_an_emptied_vm_are_restored() {
 
 #[tokio::test]
 async fn a_flipped_byte_is_found_before_anything_is_touched() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
-    kit.fill(2);
-    let image = kit.shelf().join("1/disks/b.raw");
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
+    fixture.fill(2);
+    let image = fixture.vm_backups().join("1/disks/b.raw");
     let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
     file.write_all_at(&[9], 130 << 10).unwrap();
     assert_eq!(
-        kit.failure(&restore(&backup), 2).await,
+        fixture.failure(&restore(&backup), 2).await,
         Some(FaultKind::Damaged),
         "checksum"
     );
-    assert_eq!(kit.generations(), Some((2, 2)), "nothing was touched");
+    assert_eq!(fixture.generations(), Some((2, 2)), "nothing was touched");
     file.set_len(5).unwrap();
     assert_eq!(
-        kit.list().await[0].state,
+        fixture.list().await[0].state,
         BackupState::Error,
         "a disk of another length shows"
     );
     assert_eq!(
-        kit.failure(&restore(&backup), 3).await,
+        fixture.failure(&restore(&backup), 3).await,
         Some(FaultKind::Damaged),
         "length"
     );
-    assert_eq!(kit.leftovers(), Vec::<String>::new(), "nothing is left");
+    assert_eq!(fixture.leftovers(), Vec::<String>::new(), "nothing is left");
 }
 
 #[tokio::test]
 async fn damaged_manifests_break_neither_list_nor_rules() {
-    let kit = Kit::new();
-    let (one, two) = (kit.backup(1).await, kit.backup(2).await);
-    let forged = fs::read_to_string(kit.shelf().join("2/manifest.json")).unwrap();
+    let fixture = Fixture::new();
+    let (one, two) = (fixture.backup(1).await, fixture.backup(2).await);
+    let forged = fs::read_to_string(fixture.vm_backups().join("2/manifest.json")).unwrap();
     let rows = [
         ("no JSON", "{".to_owned()),
         (
@@ -337,21 +353,21 @@ async fn damaged_manifests_break_neither_list_nor_rules() {
     ];
     for (name, text) in rows {
         assert_ne!(text, forged, "{name}: is a change");
-        fs::write(kit.shelf().join("2/manifest.json"), text).unwrap();
-        let states: Vec<_> = kit.list().await.iter().map(|it| it.state).collect();
+        fs::write(fixture.vm_backups().join("2/manifest.json"), text).unwrap();
+        let states: Vec<_> = fixture.list().await.iter().map(|it| it.state).collect();
         let expected = [BackupState::Available, BackupState::Error];
         assert_eq!(states, expected, "{name}: listed");
         for change in [Change::Delete, Change::Restore(RestoreOptions::default())] {
             let intent = about(&two, change);
             assert_eq!(
-                kit.failure(&intent, 9).await,
+                fixture.failure(&intent, 9).await,
                 Some(FaultKind::Damaged),
                 "{name}: refused"
             );
         }
     }
     assert_eq!(
-        kit.failure(&restore(&one), 3).await,
+        fixture.failure(&restore(&one), 3).await,
         None,
         "the other works"
     );
@@ -359,57 +375,65 @@ async fn damaged_manifests_break_neither_list_nor_rules() {
 
 #[tokio::test]
 async fn planted_links_and_strange_ids_lead_nowhere() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
     let outside = tempfile::tempdir().unwrap();
     fs::create_dir_all(outside.path().join("vm")).unwrap();
     fs::write(outside.path().join("vm/secret.raw"), "secret").unwrap();
-    let root = kit.dir.path().join("root");
+    let root = fixture.dir.path().join("root");
     symlink(outside.path().join("vm"), root.join("linked")).unwrap();
     symlink(root.join("vm"), root.join("inner")).unwrap();
     for id in [
         "linked", "inner", "a/b", "../vm", "/etc", ".hidden", "no-such", "vm/", "vm/.",
     ] {
         let vm = VmId::new(id).unwrap();
-        let error = kit.files.read_vm(&vm, by()).await.unwrap_err();
+        let error = fixture.files.read_vm(&vm, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "VM {id}");
         assert_eq!(
-            kit.failure(&create(id, 5, "x"), 5).await,
+            fixture.failure(&create(id, 5, "x"), 5).await,
             Some(FaultKind::NoSuchVm),
             "create in {id}"
         );
     }
-    symlink(kit.shelf().join("1"), kit.shelf().join("2")).unwrap();
+    symlink(
+        fixture.vm_backups().join("1"),
+        fixture.vm_backups().join("2"),
+    )
+    .unwrap();
     for id in ["2", "../vm/1", ".snapgate-new", "1/", "no-such"] {
-        let error = kit
+        let error = fixture
             .files
             .read_backup(&target("vm", id), by())
             .await
             .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "backup {id}");
     }
-    assert_eq!(kit.list().await.len(), 1, "links are not listed");
-    symlink(outside.path().join("vm/secret.raw"), kit.disk("c.raw")).unwrap();
+    assert_eq!(fixture.list().await.len(), 1, "links are not listed");
+    symlink(outside.path().join("vm/secret.raw"), fixture.disk("c.raw")).unwrap();
     for (intent, number) in [(create("vm", 6, "x"), 6), (restore(&backup), 7)] {
         assert_eq!(
-            kit.failure(&intent, number).await,
+            fixture.failure(&intent, number).await,
             Some(FaultKind::Conflict),
             "a link among the disks: {number}"
         );
     }
-    fs::remove_file(kit.disk("c.raw")).unwrap();
-    let made = Command::new("mkfifo").arg(kit.disk("c.raw")).status();
+    fs::remove_file(fixture.disk("c.raw")).unwrap();
+    let made = Command::new("mkfifo").arg(fixture.disk("c.raw")).status();
     assert!(made.unwrap().success(), "a pipe");
     assert_eq!(
-        kit.failure(&create("vm", 6, "x"), 6).await,
+        fixture.failure(&create("vm", 6, "x"), 6).await,
         Some(FaultKind::Conflict),
         "a pipe among the disks"
     );
-    fs::remove_file(kit.disk("c.raw")).unwrap();
-    fs::remove_file(kit.shelf().join("1/disks/a.raw")).unwrap();
-    symlink(kit.disk("a.raw"), kit.shelf().join("1/disks/a.raw")).unwrap();
+    fs::remove_file(fixture.disk("c.raw")).unwrap();
+    fs::remove_file(fixture.vm_backups().join("1/disks/a.raw")).unwrap();
+    symlink(
+        fixture.disk("a.raw"),
+        fixture.vm_backups().join("1/disks/a.raw"),
+    )
+    .unwrap();
     assert_eq!(
-        kit.failure(&restore(&backup), 8).await,
+        fixture.failure(&restore(&backup), 8).await,
         Some(FaultKind::Damaged),
         "a link among the disks of the backup"
     );
@@ -419,10 +443,10 @@ async fn planted_links_and_strange_ids_lead_nowhere() {
 
 #[tokio::test]
 async fn requests_are_refused_with_their_reason() {
-    let kit = Kit::new();
-    fs::create_dir_all(kit.dir.path().join("root/bare")).unwrap();
-    let backup = kit.backup(1).await;
-    let other = kit.backup(2).await;
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.dir.path().join("root/bare")).unwrap();
+    let backup = fixture.backup(1).await;
+    let other = fixture.backup(2).await;
     let patch = |patch| about(&backup, Change::Update(patch));
     let name = BackupName::new(other.name.as_str()).unwrap();
     let stranger = Backup {
@@ -463,15 +487,19 @@ async fn requests_are_refused_with_their_reason() {
         ),
     ];
     for (number, (name, intent, expected)) in (50..).zip(rows) {
-        assert_eq!(kit.failure(&intent, number).await, Some(expected), "{name}");
+        assert_eq!(
+            fixture.failure(&intent, number).await,
+            Some(expected),
+            "{name}"
+        );
     }
-    assert_eq!(kit.list().await.len(), 2, "nothing was changed");
+    assert_eq!(fixture.list().await.len(), 2, "nothing was changed");
 }
 
 #[tokio::test]
 async fn updates_protect_and_deletes_are_final_and_remembered() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
     let update = |protected| {
         about(
             &backup,
@@ -483,8 +511,8 @@ async fn updates_protect_and_deletes_are_final_and_remembered() {
             }),
         )
     };
-    assert_eq!(kit.failure(&update(true), 2).await, None, "updated");
-    let after = kit.list().await.remove(0);
+    assert_eq!(fixture.failure(&update(true), 2).await, None, "updated");
+    let after = fixture.list().await.remove(0);
     assert_eq!(after.name.as_str(), "renamed", "name");
     assert_eq!(
         after.description.map(|description| description.to_string()),
@@ -498,33 +526,37 @@ async fn updates_protect_and_deletes_are_final_and_remembered() {
     assert_eq!(after.identity, backup.identity, "still the same backup");
     let delete = about(&backup, Change::Delete);
     assert_eq!(
-        kit.failure(&delete, 3).await,
+        fixture.failure(&delete, 3).await,
         Some(FaultKind::Protected),
         "protected"
     );
-    assert_eq!(kit.failure(&update(false), 4).await, None, "freed");
-    assert_eq!(kit.failure(&delete, 5).await, None, "deleted");
-    assert_eq!(kit.list().await, Vec::new(), "gone");
-    let kit = kit.reopen().await;
-    let again = kit.files.begin(&delete, key(5), None, by()).await.unwrap();
+    assert_eq!(fixture.failure(&update(false), 4).await, None, "freed");
+    assert_eq!(fixture.failure(&delete, 5).await, None, "deleted");
+    assert_eq!(fixture.list().await, Vec::new(), "gone");
+    let fixture = fixture.reopen().await;
+    let again = fixture
+        .files
+        .begin(&delete, key(5), None, by())
+        .await
+        .unwrap();
     assert_eq!(
         again,
         BeginOutcome::Done,
         "the same delete again, by a new process"
     );
     assert_eq!(
-        kit.failure(&delete, 6).await,
+        fixture.failure(&delete, 6).await,
         Some(FaultKind::NoSuchBackup),
         "another delete"
     );
-    assert_eq!(kit.leftovers(), Vec::<String>::new(), "no data is left");
+    assert_eq!(fixture.leftovers(), Vec::<String>::new(), "no data is left");
 }
 
 #[tokio::test]
 async fn lists_are_paged_in_order_of_ids() {
-    let kit = Kit::new();
+    let fixture = Fixture::new();
     for number in [10, 9, 100] {
-        kit.backup(number).await;
+        fixture.backup(number).await;
     }
     let vm = VmId::new("vm").unwrap();
     let rows: [(Option<&str>, u16, &[&str], bool); 4] = [
@@ -538,7 +570,7 @@ async fn lists_are_paged_in_order_of_ids() {
             after: after.map(|it| BackupId::new(it).unwrap()),
             limit,
         };
-        let page = kit.files.list_backups(&vm, &page, by()).await.unwrap();
+        let page = fixture.files.list_backups(&vm, &page, by()).await.unwrap();
         let ids: Vec<_> = page
             .backups
             .iter()
@@ -554,47 +586,50 @@ async fn lists_are_paged_in_order_of_ids() {
 
 #[tokio::test]
 async fn a_second_gateway_and_nested_directories_are_refused() {
-    let kit = Kit::new();
-    let second = open(config(&kit.dir), &Faults::default()).unwrap_err();
+    let fixture = Fixture::new();
+    let second = open(config(&fixture.dir), &Failpoints::default()).unwrap_err();
     assert!(matches!(second, FilesError::InUse(_)), "locked: {second}");
-    let Kit { dir, files, .. } = kit;
+    let Fixture { dir, files, .. } = fixture;
     drop(files);
     let nested = Config {
         root: dir.path().join("root"),
         backups: dir.path().join("root/vm"),
         new_folders: true,
     };
-    let nested = open(nested, &Faults::default()).unwrap_err();
+    let nested = open(nested, &Failpoints::default()).unwrap_err();
     assert_eq!(nested.to_string(), FilesError::Nested.to_string(), "nested");
-    drop(open_soon(config(&dir), &Faults::default()).await);
+    drop(open_soon(config(&dir), &Failpoints::default()).await);
 }
 
 #[tokio::test]
 async fn a_missing_root_is_unavailable_until_it_comes_back() {
-    let kit = Kit::new();
-    let (root, aside) = (kit.dir.path().join("root"), kit.dir.path().join("aside"));
+    let fixture = Fixture::new();
+    let (root, aside) = (
+        fixture.dir.path().join("root"),
+        fixture.dir.path().join("aside"),
+    );
     fs::rename(&root, &aside).unwrap();
-    let error = kit.files.health(by()).await.unwrap_err();
+    let error = fixture.files.health(by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Unavailable, "missing");
     fs::rename(&aside, &root).unwrap();
-    assert!(kit.files.health(by()).await.is_ok(), "back again");
+    assert!(fixture.files.health(by()).await.is_ok(), "back again");
 }
 
 #[tokio::test]
 async fn a_cancelled_create_and_restore_leave_nothing() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
-    kit.fill(2);
-    fs::write(kit.disk("a.raw"), vec![2; 64 << 20]).unwrap();
-    let image = fs::read(kit.disk("a.raw")).unwrap();
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
+    fixture.fill(2);
+    fs::write(fixture.disk("a.raw"), vec![2; 64 << 20]).unwrap();
+    let image = fs::read(fixture.disk("a.raw")).unwrap();
     for (intent, number) in [(create("vm", 2, "x"), 2), (restore(&backup), 3)] {
         let request = Request::new(&intent, key(number), None);
-        let disk = Arc::clone(&kit.files.disk);
+        let disk = Arc::clone(&fixture.files.executor);
         let started = disk.start(&request, Timestamp::default()).unwrap();
-        let Started::Work(work) = started else {
+        let StartOutcome::Pending(work) = started else {
             panic!("{number}: there is work to do")
         };
-        let job = Job::new(request.mark.clone(), true);
+        let job = Job::new(request.durable_id.clone(), true);
         assert!(job.cancel(), "{number}: can be cancelled");
         let problem = work(&job).unwrap_err();
         assert!(
@@ -602,11 +637,11 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
             "{number}: {problem:?}"
         );
         assert_eq!(
-            kit.leftovers(),
+            fixture.leftovers(),
             Vec::<String>::new(),
             "{number}: nothing left"
         );
-        let found = kit
+        let found = fixture
             .files
             .find_outcome(&intent, key(number), None, by())
             .await;
@@ -615,8 +650,11 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
             "{number}: {found:?}"
         );
     }
-    assert!(fs::read(kit.disk("a.raw")).unwrap() == image, "old image");
-    let BeginOutcome::Task(task) = kit
+    assert!(
+        fs::read(fixture.disk("a.raw")).unwrap() == image,
+        "old image"
+    );
+    let BeginOutcome::Task(task) = fixture
         .files
         .begin(&create("vm", 5, "y"), key(5), None, by())
         .await
@@ -624,17 +662,17 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
     else {
         panic!("a task")
     };
-    kit.files.cancel(&task, by()).await.unwrap();
-    kit.files.changed(&task).await;
-    let state = kit.files.poll(&task, by()).await.unwrap();
-    let shown = kit.list().await.len();
+    fixture.files.cancel(&task, by()).await.unwrap();
+    fixture.files.changed(&task).await;
+    let state = fixture.files.poll(&task, by()).await.unwrap();
+    let shown = fixture.list().await.len();
     let agree = matches!(
         (&state, shown),
         (TaskState::Cancelled, 1) | (TaskState::Done, 2)
     );
     assert!(agree, "{state:?} with {shown} backups");
     let gone = TaskRef::new("snapgate-999".to_owned()).unwrap();
-    let state = kit.files.poll(&gone, by()).await.unwrap();
+    let state = fixture.files.poll(&gone, by()).await.unwrap();
     assert!(
         matches!(state, TaskState::Gone),
         "unknown tasks are gone: {state:?}"
@@ -643,8 +681,8 @@ async fn a_cancelled_create_and_restore_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_whole_backups_only_while_others_are_made_and_deleted() {
-    let kit = Arc::new(Kit::new());
-    let writer = Arc::clone(&kit);
+    let fixture = Arc::new(Fixture::new());
+    let writer = Arc::clone(&fixture);
     let writes = async move {
         for number in 1..12 {
             let backup = writer.backup(number).await;
@@ -654,7 +692,7 @@ async fn readers_see_whole_backups_only_while_others_are_made_and_deleted() {
             }
         }
     };
-    let reader = Arc::clone(&kit);
+    let reader = Arc::clone(&fixture);
     let reads = async move {
         let mut seen = 0;
         while seen < 6 {
@@ -674,11 +712,11 @@ async fn readers_see_whole_backups_only_while_others_are_made_and_deleted() {
 
 #[tokio::test]
 async fn a_store_that_counts_anew_makes_other_requests() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
     let intent = create("vm", 1, "other");
-    let fresh = kit.files.baseline(&intent, key(1), by()).await.unwrap();
-    let found = kit
+    let fresh = fixture.files.baseline(&intent, key(1), by()).await.unwrap();
+    let found = fixture
         .files
         .find_outcome(&intent, key(1), fresh.as_ref(), by())
         .await;
@@ -687,16 +725,24 @@ async fn a_store_that_counts_anew_makes_other_requests() {
         "not this request's: {found:?}"
     );
     let first = restore(&backup);
-    assert_eq!(kit.failure(&first, 2).await, None, "restored");
-    kit.fill(2);
-    let again = kit.files.begin(&first, key(2), None, by()).await.unwrap();
+    assert_eq!(fixture.failure(&first, 2).await, None, "restored");
+    fixture.fill(2);
+    let again = fixture
+        .files
+        .begin(&first, key(2), None, by())
+        .await
+        .unwrap();
     assert_eq!(again, BeginOutcome::Done, "the same request");
-    assert_eq!(kit.generations(), Some((2, 2)), "is not done twice");
-    let kit = kit.reopen().await;
-    let again = kit.files.begin(&first, key(2), None, by()).await.unwrap();
+    assert_eq!(fixture.generations(), Some((2, 2)), "is not done twice");
+    let fixture = fixture.reopen().await;
+    let again = fixture
+        .files
+        .begin(&first, key(2), None, by())
+        .await
+        .unwrap();
     assert_eq!(again, BeginOutcome::Done, "nor by a new process");
-    assert_eq!(kit.generations(), Some((2, 2)), "is not done twice");
-    let begun = kit
+    assert_eq!(fixture.generations(), Some((2, 2)), "is not done twice");
+    let begun = fixture
         .files
         .begin(&first, key(2), fresh.as_ref(), by())
         .await
@@ -708,14 +754,14 @@ async fn a_store_that_counts_anew_makes_other_requests() {
 }
 
 /// A program of QEMU that keeps an image open until its input ends; `None`, said aloud, where it is missing.
-fn holder(kit: &Kit, read_only: bool) -> Option<std::process::Child> {
+fn holder(fixture: &Fixture, read_only: bool) -> Option<std::process::Child> {
     let mut command = Command::new("qemu-io");
     if read_only {
         command.arg("-r");
     }
     let spawned = command
         .args(["-f", "raw"])
-        .arg(kit.disk("a.raw"))
+        .arg(fixture.disk("a.raw"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
@@ -759,35 +805,39 @@ fn release(mut child: std::process::Child) {
 
 #[tokio::test]
 async fn images_that_qemu_uses_are_left_alone() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
-    let Some(child) = holder(&kit, false) else {
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
+    let Some(child) = holder(&fixture, false) else {
         return;
     };
     let busy = Some(FaultKind::Busy);
-    assert_eq!(kit.failure(&create("vm", 2, "x"), 2).await, busy, "create");
-    assert_eq!(kit.failure(&restore(&backup), 3).await, busy, "restore");
-    let vm = kit
+    assert_eq!(
+        fixture.failure(&create("vm", 2, "x"), 2).await,
+        busy,
+        "create"
+    );
+    assert_eq!(fixture.failure(&restore(&backup), 3).await, busy, "restore");
+    let vm = fixture
         .files
         .read_vm(&VmId::new("vm").unwrap(), by())
         .await
         .unwrap();
     assert_eq!(vm.run_state, Some(RunState::Started), "seen to run");
     release(child);
-    let child = holder(&kit, true).unwrap();
+    let child = holder(&fixture, true).unwrap();
     assert_eq!(
-        kit.failure(&create("vm", 4, "x"), 4).await,
+        fixture.failure(&create("vm", 4, "x"), 4).await,
         None,
         "beside a reader"
     );
     assert_eq!(
-        kit.failure(&restore(&backup), 5).await,
+        fixture.failure(&restore(&backup), 5).await,
         busy,
         "not under a reader"
     );
     release(child);
     assert_eq!(
-        kit.failure(&restore(&backup), 6).await,
+        fixture.failure(&restore(&backup), 6).await,
         None,
         "when it is free"
     );
@@ -795,7 +845,7 @@ async fn images_that_qemu_uses_are_left_alone() {
 
 #[tokio::test]
 async fn qemu_refuses_images_that_are_being_copied_or_replaced() {
-    let kit = Kit::new();
+    let fixture = Fixture::new();
     let open = |read_only: bool| {
         let mut command = Command::new("qemu-io");
         if read_only {
@@ -803,7 +853,7 @@ async fn qemu_refuses_images_that_are_being_copied_or_replaced() {
         }
         let output = command
             .args(["-f", "raw", "-c", "length"])
-            .arg(kit.disk("a.raw"))
+            .arg(fixture.disk("a.raw"))
             .output();
         output.map(|output| output.status.success())
     };
@@ -812,14 +862,34 @@ async fn qemu_refuses_images_that_are_being_copied_or_replaced() {
         return;
     }
     let rows = [
-        ("copied, for writing", lock::Use::Read, false, false),
-        ("copied, for reading", lock::Use::Read, true, true),
-        ("replaced, for writing", lock::Use::Replace, false, false),
-        ("replaced, for reading", lock::Use::Replace, true, false),
+        (
+            "copied, for writing",
+            image_lock::ImageUse::Read,
+            false,
+            false,
+        ),
+        (
+            "copied, for reading",
+            image_lock::ImageUse::Read,
+            true,
+            true,
+        ),
+        (
+            "replaced, for writing",
+            image_lock::ImageUse::Replace,
+            false,
+            false,
+        ),
+        (
+            "replaced, for reading",
+            image_lock::ImageUse::Replace,
+            true,
+            false,
+        ),
     ];
-    for (name, purpose, read_only, expected) in rows {
-        let file = fs::File::open(kit.disk("a.raw")).unwrap();
-        lock::take(&file, purpose).expect(name);
+    for (name, image_use, read_only, expected) in rows {
+        let file = fs::File::open(fixture.disk("a.raw")).unwrap();
+        image_lock::acquire(&file, image_use).expect(name);
         assert_eq!(open(read_only).unwrap(), expected, "{name}");
         drop(file);
         assert!(open(read_only).unwrap(), "{name}: free again");

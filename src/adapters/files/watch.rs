@@ -18,8 +18,8 @@ use rustix::fs::inotify::ReadFlags;
 use rustix::fs::inotify::WatchFlags;
 use rustix::io::Errno;
 
-use crate::adapters::files::faults::Faults;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::failpoints::Failpoints;
 
 const INOTIFY: u64 = 0;
 const MOUNTS: u64 = 1;
@@ -71,7 +71,7 @@ pub(super) struct Watcher {
     inotify: OwnedFd,
     _mounts: OwnedFd,
     ready: OwnedFd,
-    faults: Faults,
+    failpoints: Failpoints,
 }
 
 impl Watcher {
@@ -79,8 +79,8 @@ impl Watcher {
     ///
     /// # Errors
     /// `MFILE` when there are too many, or too many open files; `NOSYS` without `/proc`.
-    pub(super) fn new(faults: &Faults) -> Result<Self, Errno> {
-        faults.step("watch")?;
+    pub(super) fn new(failpoints: &Failpoints) -> Result<Self, Errno> {
+        failpoints.hit("watch")?;
         let inotify =
             inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -100,7 +100,7 @@ impl Watcher {
             inotify,
             _mounts: mounts,
             ready,
-            faults: faults.clone(),
+            failpoints: failpoints.clone(),
         })
     }
 
@@ -129,7 +129,7 @@ impl Watcher {
     }
 
     fn add(&self, path: impl AsRef<Path>, flags: WatchFlags) -> Result<Watch, Errno> {
-        self.faults.step("watch")?;
+        self.failpoints.hit("watch")?;
         inotify::add_watch(&self.inotify, path.as_ref(), flags | ALWAYS).map(Watch)
     }
 

@@ -84,7 +84,7 @@ impl Call {
 
     /// Whether it is not made while the backend is taken for down. What concerns an operation that may have begun
     /// is always made: it changes no outcome, and it shows that the backend is back.
-    pub(super) const fn is_broken(self) -> bool {
+    pub(super) const fn stops_at_breaker(self) -> bool {
         match self {
             Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
                 true

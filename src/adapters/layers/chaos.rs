@@ -40,7 +40,7 @@ use crate::model::VmId;
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum InjectedFault {
     /// It is made after so long.
     Delay(Duration),
     /// It is not made and fails with this.
@@ -57,27 +57,27 @@ pub enum Trouble {
 
 /// Troubles to come, each for one call, in order; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Script(Arc<Lines>);
+pub struct Script(Arc<PendingFaults>);
 
 #[derive(Debug, Default)]
-struct Lines {
+struct PendingFaults {
     /// Whether there may be a line: keeps calls cheap while there is none.
     any: AtomicBool,
-    next: Mutex<VecDeque<(Call, Trouble)>>,
+    next: Mutex<VecDeque<(Call, InjectedFault)>>,
 }
 
 impl Script {
     /// Adds a trouble for the next call of this kind that has none yet.
-    pub fn add(&self, call: Call, trouble: Trouble) {
+    pub fn add(&self, call: Call, fault: InjectedFault) {
         let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.push_back((call, trouble));
+        next.push_back((call, fault));
         self.0.any.store(true, Ordering::Release);
     }
 
     /// The same for so many calls.
-    pub fn repeat(&self, call: Call, trouble: Trouble, times: usize) {
+    pub fn repeat(&self, call: Call, fault: InjectedFault, times: usize) {
         for _ in 0..times {
-            self.add(call, trouble);
+            self.add(call, fault);
         }
     }
 
@@ -94,15 +94,15 @@ impl Script {
         !self.0.any.load(Ordering::Acquire)
     }
 
-    fn take(&self, call: Call) -> Option<Trouble> {
+    fn take(&self, call: Call) -> Option<InjectedFault> {
         if self.is_empty() {
             return None;
         }
         let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
         let at = next.iter().position(|(of, _)| *of == call)?;
-        let (_, trouble) = next.remove(at)?;
+        let (_, fault) = next.remove(at)?;
         self.0.any.store(!next.is_empty(), Ordering::Release);
-        Some(trouble)
+        Some(fault)
     }
 
     /// Makes the call as the script says.
@@ -116,12 +116,12 @@ impl Script {
     ) -> Result<T, AdapterError> {
         match self.take(call) {
             None => work.await,
-            Some(Trouble::Delay(time)) => {
+            Some(InjectedFault::Delay(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Trouble::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
-            Some(Trouble::LoseAnswer) => {
+            Some(InjectedFault::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
+            Some(InjectedFault::LoseAnswer) => {
                 // Whatever the answer is, nobody hears it.
                 drop(work.await);
                 let effect = if call.is_read() {
@@ -131,12 +131,12 @@ impl Script {
                 };
                 Err(failed(FaultKind::TimedOut, effect, Retry::Temporary))
             }
-            Some(Trouble::Hang) => std::future::pending().await,
-            Some(Trouble::HangAfter) => {
+            Some(InjectedFault::Hang) => std::future::pending().await,
+            Some(InjectedFault::HangAfter) => {
                 drop(work.await);
                 std::future::pending().await
             }
-            Some(Trouble::Panic) => injected_panic(),
+            Some(InjectedFault::Panic) => injected_panic(),
         }
     }
 }

@@ -15,20 +15,20 @@ const LATE: &str = "the backend took longer than allowed";
 /// Makes the call and gives up on it after so long.
 ///
 /// A call that was given up may have had an effect unless it is a read.
-pub(super) async fn limited<T>(
+pub(super) async fn with_time_limit<T>(
     call: Call,
     within: Duration,
     work: impl Future<Output = Result<T, AdapterError>>,
 ) -> Result<T, AdapterError> {
     match timeout(within, work).await {
         Ok(result) => result,
-        Err(elapsed) if call.is_read() => Err(never_made().because(elapsed)),
+        Err(elapsed) if call.is_read() => Err(no_time_left().because(elapsed)),
         Err(elapsed) => Err(AdapterError::uncertain(FaultKind::TimedOut, LATE).because(elapsed)),
     }
 }
 
 /// What a call fails with for which no time was left, so that it was not made.
-pub(super) fn never_made() -> AdapterError {
+pub(super) fn no_time_left() -> AdapterError {
     let mut error = AdapterError::refused(FaultKind::TimedOut, LATE);
     error.retry = Retry::Temporary;
     error

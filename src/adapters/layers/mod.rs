@@ -10,7 +10,7 @@ mod chaos;
 mod config;
 mod deadline;
 mod layered;
-mod limit;
+mod read_limit;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -18,8 +18,8 @@ mod tests;
 pub use annotate::Annotate;
 pub use call::Call;
 pub use chaos::Chaos;
+pub use chaos::InjectedFault;
 pub use chaos::Script;
-pub use chaos::Trouble;
 pub use config::Config;
 pub use layered::Layered;
 

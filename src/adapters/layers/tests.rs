@@ -79,8 +79,8 @@ fn key() -> RequestKey {
     RequestKey(OperationSeq::new(1).unwrap())
 }
 
-fn passing(kind: FaultKind) -> Trouble {
-    Trouble::Fail(kind, Effect::None, Retry::Temporary)
+fn passing(kind: FaultKind) -> InjectedFault {
+    InjectedFault::Fail(kind, Effect::None, Retry::Temporary)
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,14 +94,14 @@ async fn reads_are_repeated_for_passing_reasons_only() {
         ),
         (
             "cannot pass",
-            vec![Trouble::Fail(
+            vec![InjectedFault::Fail(
                 FaultKind::NoSuchBackup,
                 Effect::None,
                 Retry::Permanent,
             )],
             Some(Retry::Permanent),
         ),
-        ("an answer lost", vec![Trouble::LoseAnswer], None),
+        ("an answer lost", vec![InjectedFault::LoseAnswer], None),
     ];
     for (name, troubles, expected) in rows {
         let bed = bed(Config::default()).await;
@@ -125,21 +125,21 @@ async fn a_begin_is_made_once_and_its_end_is_told_apart() {
         ),
         (
             "answer lost",
-            Trouble::LoseAnswer,
+            InjectedFault::LoseAnswer,
             FaultKind::TimedOut,
             Effect::Possible,
             1,
         ),
         (
             "hangs",
-            Trouble::Hang,
+            InjectedFault::Hang,
             FaultKind::TimedOut,
             Effect::Possible,
             0,
         ),
         (
             "hangs after",
-            Trouble::HangAfter,
+            InjectedFault::HangAfter,
             FaultKind::TimedOut,
             Effect::Possible,
             1,
@@ -184,7 +184,7 @@ async fn the_earlier_of_timeout_and_deadline_counts() {
         ..Config::default()
     };
     let bed = bed(config).await;
-    bed.script.add(Call::Read, Trouble::Hang);
+    bed.script.add(Call::Read, InjectedFault::Hang);
     let begun = Paused.instant();
     let error = bed
         .adapter
@@ -219,7 +219,7 @@ async fn more_reads_than_allowed_wait_until_their_deadline() {
     };
     let bed = bed(config).await;
     bed.script
-        .add(Call::Read, Trouble::Delay(Duration::from_secs(5)));
+        .add(Call::Read, InjectedFault::Delay(Duration::from_secs(5)));
     let soon = Paused.deadline(Duration::from_secs(1));
     let (first, second, poll) = tokio::join!(
         bed.adapter.read_backup(&bed.intent.target, bed.by),
@@ -279,7 +279,7 @@ async fn the_layers_keep_what_an_adapter_says_of_a_failure() {
     for kind in FaultKind::ALL {
         for effect in [Effect::None, Effect::Possible] {
             let bed = bed(Config::default()).await;
-            let trouble = Trouble::Fail(kind, effect, Retry::Permanent);
+            let trouble = InjectedFault::Fail(kind, effect, Retry::Permanent);
             bed.script.add(Call::Begin, trouble);
             let begun = bed.adapter.begin(&bed.intent, key(), None, bed.by).await;
             let error = begun.unwrap_err();

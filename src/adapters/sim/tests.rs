@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::adapters::adapter::Effect;
-use crate::adapters::layers::Trouble;
+use crate::adapters::layers::InjectedFault;
 use crate::model::Change;
 use crate::model::OperationSeq;
 use crate::model::RestoreOptions;
@@ -83,14 +83,14 @@ async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
     let control = sim.control();
     control.script().add(
         Call::Begin,
-        Trouble::Fail(
+        InjectedFault::Fail(
             FaultKind::Unavailable,
             Effect::None,
             crate::adapters::adapter::Retry::Temporary,
         ),
     );
-    control.script().add(Call::Begin, Trouble::LoseAnswer);
-    control.script().add(Call::Begin, Trouble::Panic);
+    control.script().add(Call::Begin, InjectedFault::LoseAnswer);
+    control.script().add(Call::Begin, InjectedFault::Panic);
     let never = sim.begin(&intent, key(1), None, by).await.unwrap_err();
     assert_eq!(never.effect, Effect::None, "not made");
     let found = sim.find_outcome(&intent, key(1), None, by).await.unwrap();

@@ -61,14 +61,14 @@ pub(super) struct World {
     clock: Arc<dyn Clock>,
     duration: Duration,
     changed: Notify,
-    state: RwLock<State>,
+    state: RwLock<SimState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SimState {
     vms: BTreeMap<VmId, SimVm>,
     /// The requests carried out, by the number of the operation: all that run, and the last [`ENDED_KEPT`] that ended.
-    jobs: BTreeMap<u64, Job>,
+    jobs: BTreeMap<u64, SimJob>,
     /// The ended ones in the order of their ends.
     ended: VecDeque<u64>,
     /// The running ones with the instant at which they end.
@@ -82,36 +82,36 @@ struct SimVm {
     content: u64,
     restores: u64,
     busy: bool,
-    backups: BTreeMap<BackupId, Stored>,
+    backups: BTreeMap<BackupId, SimBackup>,
 }
 
 #[derive(Clone, Debug)]
-struct Stored {
+struct SimBackup {
     backup: Backup,
     content: u64,
     whole: bool,
 }
 
 #[derive(Debug)]
-struct Job {
+struct SimJob {
     target: Target,
     change: Change,
     begun: Instant,
     executions: u64,
     fails: Option<FaultKind>,
-    end: Option<End>,
+    end: Option<TaskEnd>,
     forgotten: bool,
 }
 
 #[derive(Clone, Debug)]
-enum End {
+enum TaskEnd {
     Done,
     Failed(Fault),
     Cancelled,
 }
 
 /// What a task that failed left. Every simulated VM runs, and no failure changes one.
-pub(super) const fn left_by(change: &Change) -> &'static str {
+pub(super) const fn failure_text(change: &Change) -> &'static str {
     match change {
         Change::Create(_) => {
             "Making the backup failed part-way, and an incomplete backup is left: delete it. The data of the VM was not \
@@ -132,18 +132,18 @@ fn refused(kind: FaultKind, text: &str) -> AdapterError {
     AdapterError::refused(kind, text)
 }
 
-fn no_vm() -> AdapterError {
+fn no_such_vm() -> AdapterError {
     refused(FaultKind::NoSuchVm, "There is no such VM: check its id.")
 }
 
-fn no_backup() -> AdapterError {
+fn no_such_backup() -> AdapterError {
     refused(
         FaultKind::NoSuchBackup,
         "The VM has no such backup: list its backups.",
     )
 }
 
-fn task_of(key: u64) -> Result<BeginOutcome, AdapterError> {
+fn task_outcome(key: u64) -> Result<BeginOutcome, AdapterError> {
     TaskRef::new(key.to_string())
         .map(BeginOutcome::Task)
         .ok_or_else(|| refused(FaultKind::BackendFailed, "the task has no name"))
@@ -151,7 +151,7 @@ fn task_of(key: u64) -> Result<BeginOutcome, AdapterError> {
 
 impl World {
     pub(super) fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
-        let mut state = State::default();
+        let mut state = SimState::default();
         let now = clock.now();
         for vm in &config.vms {
             let mut made = SimVm::default();
@@ -174,7 +174,7 @@ impl World {
                     size: Some(SIZE),
                     protected: false,
                 };
-                let stored = Stored {
+                let stored = SimBackup {
                     backup,
                     content: u64::from(nth),
                     whole: true,
@@ -196,40 +196,40 @@ impl World {
     }
 
     /// The state as of now, to change.
-    fn change(&self) -> RwLockWriteGuard<'_, State> {
+    fn write_state(&self) -> RwLockWriteGuard<'_, SimState> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.settle(self.clock.instant());
+        state.end_due_tasks(self.clock.instant());
         state
     }
 
     /// The state as of now, to look at. Cheap while no task is due.
-    fn look(&self) -> RwLockReadGuard<'_, State> {
+    fn read_state(&self) -> RwLockReadGuard<'_, SimState> {
         let seen = || self.state.read().unwrap_or_else(PoisonError::into_inner);
         let state = seen();
         if state.running.is_empty() {
             return state;
         }
         drop(state);
-        drop(self.change());
+        drop(self.write_state());
         seen()
     }
 
     pub(super) fn content(&self, vm: &VmId) -> Option<u64> {
-        self.look().vms.get(vm).map(|vm| vm.content)
+        self.read_state().vms.get(vm).map(|vm| vm.content)
     }
 
     pub(super) fn write(&self, vm: &VmId, content: u64) -> bool {
-        let mut state = self.change();
+        let mut state = self.write_state();
         let found = state.vms.get_mut(vm);
         found.map(|it| it.content = content).is_some()
     }
 
     pub(super) fn restores(&self, vm: &VmId) -> u64 {
-        self.look().vms.get(vm).map_or(0, |it| it.restores)
+        self.read_state().vms.get(vm).map_or(0, |it| it.restores)
     }
 
     pub(super) fn executions(&self, key: RequestKey) -> u64 {
-        let state = self.look();
+        let state = self.read_state();
         state
             .jobs
             .get(&key.0.number())
@@ -237,25 +237,25 @@ impl World {
     }
 
     pub(super) fn forget(&self, key: RequestKey) {
-        if let Some(job) = self.change().jobs.get_mut(&key.0.number()) {
+        if let Some(job) = self.write_state().jobs.get_mut(&key.0.number()) {
             job.forgotten = true;
         }
         self.changed.notify_waiters();
     }
 
     pub(super) fn fail_next_task(&self, kind: FaultKind) {
-        self.change().fail_next = Some(kind);
+        self.write_state().fail_next = Some(kind);
     }
 
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
-        let state = self.look();
-        state.vms.get(id).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        state.vms.get(id).ok_or_else(no_such_vm)?;
         Ok(sim::vm(id))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
-        let state = self.look();
-        let vm = state.vms.get(vm).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        let vm = state.vms.get(vm).ok_or_else(no_such_vm)?;
         let from = page
             .after
             .as_ref()
@@ -268,10 +268,10 @@ impl World {
     }
 
     pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {
-        let state = self.look();
-        let vm = state.vms.get(&target.vm).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        let vm = state.vms.get(&target.vm).ok_or_else(no_such_vm)?;
         let found = vm.backups.get(&target.backup).filter(|backup| backup.whole);
-        found.map(|it| it.backup.clone()).ok_or_else(no_backup)
+        found.map(|it| it.backup.clone()).ok_or_else(no_such_backup)
     }
 
     pub(super) fn begin(
@@ -280,15 +280,15 @@ impl World {
         key: RequestKey,
     ) -> Result<BeginOutcome, AdapterError> {
         let (number, now) = (key.0.number(), self.clock.instant());
-        let mut state = self.change();
+        let mut state = self.write_state();
         if let Some(job) = state.jobs.get(&number) {
             return match &job.end {
-                Some(End::Done) => Ok(BeginOutcome::Done),
-                Some(End::Failed(_) | End::Cancelled) | None => task_of(number),
+                Some(TaskEnd::Done) => Ok(BeginOutcome::Done),
+                Some(TaskEnd::Failed(_) | TaskEnd::Cancelled) | None => task_outcome(number),
             };
         }
-        state.check(intent)?;
-        let mut job = Job {
+        state.check_intent(intent)?;
+        let mut job = SimJob {
             target: intent.target.clone(),
             change: intent.change.clone(),
             begun: now,
@@ -299,33 +299,33 @@ impl World {
         };
         match &intent.change {
             Change::Update(_) => {
-                state.apply(&job.target, &job.change);
-                job.end = Some(End::Done);
+                state.apply_change(&job.target, &job.change);
+                job.end = Some(TaskEnd::Done);
                 state.jobs.insert(number, job);
                 state.remember_end(number);
                 Ok(BeginOutcome::Done)
             }
             Change::Create(_) | Change::Delete | Change::Restore(_) => {
                 job.fails = state.fail_next.take();
-                state.start(intent, self.clock.now());
+                state.show_begun(intent, self.clock.now());
                 state.jobs.insert(number, job);
                 let end = now.checked_add(self.duration).unwrap_or(now);
                 state.running.insert(number, end);
-                task_of(number)
+                task_outcome(number)
             }
         }
     }
 
     pub(super) fn poll(&self, task: &TaskRef) -> TaskState {
-        let state = self.look();
+        let state = self.read_state();
         let Some(job) = number(task).and_then(|number| state.jobs.get(&number)) else {
             return TaskState::Gone;
         };
         match &job.end {
             _ if job.forgotten => TaskState::Gone,
-            Some(End::Done) => TaskState::Done,
-            Some(End::Failed(fault)) => TaskState::Failed(fault.clone()),
-            Some(End::Cancelled) => TaskState::Cancelled,
+            Some(TaskEnd::Done) => TaskState::Done,
+            Some(TaskEnd::Failed(fault)) => TaskState::Failed(fault.clone()),
+            Some(TaskEnd::Cancelled) => TaskState::Cancelled,
             None => {
                 let millis = |it: Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
                 let passed = self.clock.instant().saturating_duration_since(job.begun);
@@ -337,7 +337,7 @@ impl World {
     /// Returns at the end of the task, or when a hand behind the scenes changed something.
     pub(super) async fn changed(&self, task: &TaskRef) {
         let changed = self.changed.notified();
-        let end = number(task).and_then(|number| self.look().running.get(&number).copied());
+        let end = number(task).and_then(|number| self.read_state().running.get(&number).copied());
         let left = end.map_or(Duration::ZERO, |it| {
             it.saturating_duration_since(self.clock.instant())
         });
@@ -348,14 +348,14 @@ impl World {
     }
 
     pub(super) fn find(&self, key: RequestKey) -> FindOutcome {
-        let state = self.look();
+        let state = self.read_state();
         let Some(job) = state.jobs.get(&key.0.number()) else {
             return FindOutcome::NotBegun;
         };
         match &job.end {
-            Some(End::Done) => FindOutcome::Done,
-            Some(End::Failed(fault)) => FindOutcome::Failed(fault.clone()),
-            Some(End::Cancelled) => FindOutcome::Failed(Fault::new(
+            Some(TaskEnd::Done) => FindOutcome::Done,
+            Some(TaskEnd::Failed(fault)) => FindOutcome::Failed(fault.clone()),
+            Some(TaskEnd::Cancelled) => FindOutcome::Failed(Fault::new(
                 FaultKind::Cancelled,
                 "The operation was cancelled. The data of the VM was not changed.",
             )),
@@ -366,7 +366,7 @@ impl World {
     }
 
     pub(super) fn cancel(&self, task: &TaskRef) -> Result<(), AdapterError> {
-        let mut state = self.change();
+        let mut state = self.write_state();
         let gone = || {
             refused(
                 FaultKind::Conflict,
@@ -375,7 +375,7 @@ impl World {
         };
         let number = number(task).ok_or_else(gone)?;
         state.running.remove(&number).ok_or_else(gone)?;
-        state.finish(number, &End::Cancelled);
+        state.end_task(number, &TaskEnd::Cancelled);
         self.changed.notify_waiters();
         Ok(())
     }
@@ -385,14 +385,14 @@ fn number(task: &TaskRef) -> Option<u64> {
     task.as_str().parse().ok()
 }
 
-impl State {
+impl SimState {
     fn identity(&mut self, created: Timestamp) -> Identity {
         self.made = self.made.saturating_add(1);
         Identity::new(format!("{}-{}", created.as_millis(), self.made))
     }
 
     /// Ends the tasks whose time has come, in order of their ends.
-    fn settle(&mut self, now: Instant) {
+    fn end_due_tasks(&mut self, now: Instant) {
         let mut due: Vec<(Instant, u64)> = self
             .running
             .iter()
@@ -403,15 +403,15 @@ impl State {
         for (_, number) in due {
             self.running.remove(&number);
             let failed = self.jobs.get(&number).and_then(|job| {
-                let text = left_by(&job.change);
+                let text = failure_text(&job.change);
                 job.fails.map(|kind| Fault::new(kind, text))
             });
-            let end = failed.map_or(End::Done, End::Failed);
-            self.finish(number, &end);
+            let end = failed.map_or(TaskEnd::Done, TaskEnd::Failed);
+            self.end_task(number, &end);
         }
     }
 
-    fn finish(&mut self, number: u64, end: &End) {
+    fn end_task(&mut self, number: u64, end: &TaskEnd) {
         let Some(job) = self.jobs.get_mut(&number) else {
             return;
         };
@@ -425,10 +425,10 @@ impl State {
             }
         }
         match end {
-            End::Done => self.apply(&target, &change),
+            TaskEnd::Done => self.apply_change(&target, &change),
             // A cancelled create cleans up; a failed one leaves its half-made backup behind.
-            End::Cancelled => self.discard(&target),
-            End::Failed(_) => {}
+            TaskEnd::Cancelled => self.remove_incomplete(&target),
+            TaskEnd::Failed(_) => {}
         }
     }
 
@@ -442,17 +442,17 @@ impl State {
         }
     }
 
-    fn discard(&mut self, target: &Target) {
+    fn remove_incomplete(&mut self, target: &Target) {
         if let Some(vm) = self.vms.get_mut(&target.vm) {
             vm.backups.retain(|id, it| *id != target.backup || it.whole);
         }
     }
 
     /// Whether the intent can be carried out now.
-    fn check(&self, intent: &Intent) -> Result<(), AdapterError> {
-        let vm = self.vms.get(&intent.target.vm).ok_or_else(no_vm)?;
-        let taken = |name: &BackupName| {
-            let other = |(id, it): (&BackupId, &Stored)| {
+    fn check_intent(&self, intent: &Intent) -> Result<(), AdapterError> {
+        let vm = self.vms.get(&intent.target.vm).ok_or_else(no_such_vm)?;
+        let refuse_duplicate_name = |name: &BackupName| {
+            let other = |(id, it): (&BackupId, &SimBackup)| {
                 *id != intent.target.backup && it.backup.name == *name
             };
             if vm.backups.iter().any(other) {
@@ -484,14 +484,14 @@ impl State {
                     "The simulator makes no incremental backups: ask for a full backup or a snapshot.",
                 ));
             }
-            return taken(&new.name);
+            return refuse_duplicate_name(&new.name);
         }
         let found = vm
             .backups
             .get(&intent.target.backup)
-            .ok_or_else(no_backup)?;
+            .ok_or_else(no_such_backup)?;
         if intent.identity.as_ref() != Some(&found.backup.identity) {
-            return Err(no_backup());
+            return Err(no_such_backup());
         }
         if !found.whole {
             return Err(refused(
@@ -504,13 +504,13 @@ impl State {
                 FaultKind::Protected,
                 "The backup is protected, so it was not deleted. Remove its protection first.",
             )),
-            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), taken),
+            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), refuse_duplicate_name),
             Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
         }
     }
 
     /// Shows that a task has begun.
-    fn start(&mut self, intent: &Intent, now: Timestamp) {
+    fn show_begun(&mut self, intent: &Intent, now: Timestamp) {
         let identity = self.identity(now);
         let Some(vm) = self.vms.get_mut(&intent.target.vm) else {
             return;
@@ -531,7 +531,7 @@ impl State {
                     size: Some(SIZE),
                     protected: new.protected,
                 };
-                let stored = Stored {
+                let stored = SimBackup {
                     backup,
                     content: vm.content,
                     whole: false,
@@ -549,7 +549,7 @@ impl State {
     }
 
     /// The effect itself.
-    fn apply(&mut self, target: &Target, change: &Change) {
+    fn apply_change(&mut self, target: &Target, change: &Change) {
         let Some(vm) = self.vms.get_mut(&target.vm) else {
             return;
         };

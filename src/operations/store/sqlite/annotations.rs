@@ -9,8 +9,8 @@ use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::params;
 
-use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
 use crate::model::BackendName;
@@ -31,7 +31,7 @@ use crate::operations::store::sqlite::writer::number;
 pub(super) enum Change {
     Put {
         backend: BackendName,
-        it: Annotated,
+        it: AnnotationRecord,
         record: String,
     },
     Remove {
@@ -82,7 +82,7 @@ impl Annotations for Table {
         &self,
         backend: &BackendName,
         vm: &VmId,
-    ) -> Result<Vec<Annotated>, AnnotationsError> {
+    ) -> Result<Vec<AnnotationRecord>, AnnotationsError> {
         let (backend, vm) = (backend.clone(), vm.clone());
         Readers::run(&self.0.readers, move |_, db| list(db, &backend, &vm))
             .await
@@ -93,14 +93,18 @@ impl Annotations for Table {
         &self,
         backend: &BackendName,
         target: &Target,
-    ) -> Result<Option<Annotated>, AnnotationsError> {
+    ) -> Result<Option<AnnotationRecord>, AnnotationsError> {
         let (backend, target) = (backend.clone(), target.clone());
         Readers::run(&self.0.readers, move |_, db| get(db, &backend, &target))
             .await
             .map_err(told)
     }
 
-    async fn put(&self, backend: &BackendName, it: &Annotated) -> Result<(), AnnotationsError> {
+    async fn put(
+        &self,
+        backend: &BackendName,
+        it: &AnnotationRecord,
+    ) -> Result<(), AnnotationsError> {
         let record = serde_json::to_string(&it.annotation)
             .map_err(|error| AnnotationsError::Unavailable(error.to_string()))?;
         let change = Change::Put {
@@ -136,7 +140,11 @@ fn told(error: StoreError) -> AnnotationsError {
 
 const COLUMNS: &str = "SELECT vm, backup, identity, written, record FROM annotations";
 
-fn list(db: &Connection, backend: &BackendName, vm: &VmId) -> Result<Vec<Annotated>, StoreError> {
+fn list(
+    db: &Connection,
+    backend: &BackendName,
+    vm: &VmId,
+) -> Result<Vec<AnnotationRecord>, StoreError> {
     let sql = format!("{COLUMNS} WHERE backend = ?1 AND vm = ?2 ORDER BY backup");
     let read = || -> rusqlite::Result<Vec<Raw>> {
         let mut statement = db.prepare_cached(&sql)?;
@@ -151,7 +159,7 @@ fn get(
     db: &Connection,
     backend: &BackendName,
     target: &Target,
-) -> Result<Option<Annotated>, StoreError> {
+) -> Result<Option<AnnotationRecord>, StoreError> {
     let sql = format!("{COLUMNS} WHERE backend = ?1 AND vm = ?2 AND backup = ?3");
     let read = || {
         let names = [backend.as_str(), target.vm.as_str(), target.backup.as_str()];
@@ -174,11 +182,11 @@ fn raw(row: &Row<'_>) -> rusqlite::Result<Raw> {
     ))
 }
 
-fn parsed((vm, backup, identity, written, record): Raw) -> Result<Annotated, StoreError> {
+fn parsed((vm, backup, identity, written, record): Raw) -> Result<AnnotationRecord, StoreError> {
     let unreadable = |why: String| StoreError::Unavailable(format!("an annotation: {why}"));
     let annotation: Annotation =
         serde_json::from_str(&record).map_err(|error| unreadable(error.to_string()))?;
-    Ok(Annotated {
+    Ok(AnnotationRecord {
         target: Target {
             vm: VmId::new(&vm).map_err(|error| unreadable(error.to_string()))?,
             backup: BackupId::new(&backup).map_err(|error| unreadable(error.to_string()))?,

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::model::BackendName;
 use crate::model::BackupId;
 use crate::model::BackupName;
@@ -325,8 +325,8 @@ async fn only_what_is_over_expires_and_its_number_is_kept() {
     assert!(store.read(seq(3)).await.unwrap().is_some(), "no end");
 }
 
-fn annotated(backup: &str, identity: Option<&str>, name: &str) -> Annotated {
-    Annotated {
+fn annotated(backup: &str, identity: Option<&str>, name: &str) -> AnnotationRecord {
+    AnnotationRecord {
         target: Target {
             vm: VmId::new("vm").unwrap(),
             backup: BackupId::new(backup).unwrap(),

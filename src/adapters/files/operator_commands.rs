@@ -3,17 +3,17 @@
 use rustix::io::Errno;
 
 use crate::adapters::files::Config;
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::FilesError;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
-use crate::adapters::files::faults::Faults;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::failpoints::Failpoints;
+use crate::adapters::files::folder_marks::UnmarkedFolders;
+use crate::adapters::files::layout;
+use crate::adapters::files::layout::Layout;
+use crate::adapters::files::layout::OpenError;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::marks::Take;
-use crate::adapters::files::places;
-use crate::adapters::files::places::Closed;
-use crate::adapters::files::places::Places;
-use crate::adapters::files::tree::Dir;
 use crate::model::FaultKind;
 use crate::model::VmId;
 
@@ -31,7 +31,7 @@ pub enum FolderError {
 impl From<Problem> for FolderError {
     fn from(problem: Problem) -> Self {
         Self::Refused(match problem {
-            Problem::Refused { fault, private, .. } | Problem::Half { fault, private } => {
+            Problem::Refused { fault, private, .. } | Problem::HalfDone { fault, private } => {
                 if private.is_empty() {
                     fault.text.to_string()
                 } else {
@@ -39,16 +39,16 @@ impl From<Problem> for FolderError {
                 }
             }
             Problem::Cancelled => "it was cancelled".to_owned(),
-            Problem::Unsure(private) => format!("the storage failed: {private}"),
+            Problem::Uncertain(private) => format!("the storage failed: {private}"),
         })
     }
 }
 
-impl From<Closed> for FolderError {
-    fn from(closed: Closed) -> Self {
+impl From<OpenError> for FolderError {
+    fn from(closed: OpenError) -> Self {
         match closed {
-            Closed::Problem(problem) => problem.into(),
-            Closed::Error(error) => error.into(),
+            OpenError::Unavailable(problem) => problem.into(),
+            OpenError::Fatal(error) => error.into(),
         }
     }
 }
@@ -66,16 +66,16 @@ pub struct Adopted {
 ///
 /// # Errors
 /// [`FolderError`] when a gateway uses them, or when they hold other things than `take` allows.
-pub fn prepare_folders(config: &Config, take: Take) -> Result<(), FolderError> {
+pub fn prepare_folders(config: &Config, take: UnmarkedFolders) -> Result<(), FolderError> {
     match rustix::fs::mkdir(&config.backups, rustix::fs::Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(io("making the folder of the backups")(errno).into()),
+        Err(errno) => return Err(io_error("making the folder of the backups")(errno).into()),
     }
-    Places::open(config, take, &Faults::default())?;
+    Layout::open(config, take, &Failpoints::default())?;
     Ok(())
 }
 
-fn refused(text: String) -> FolderError {
+fn folder_error(text: String) -> FolderError {
     FolderError::Refused(text)
 }
 
@@ -84,46 +84,50 @@ fn refused(text: String) -> FolderError {
 /// # Errors
 /// [`FolderError`] when a gateway uses the folders, or when two VMs might be mixed up; nothing was changed then.
 pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderError> {
-    let places = Places::open(config, Take::Used, &Faults::default())?;
-    match places.vm(from) {
+    let layout = Layout::open(config, UnmarkedFolders::Used, &Failpoints::default())?;
+    match layout.vm_dir(from) {
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {}
         Err(problem) => return Err(problem.into()),
         Ok(_there) => {
-            return Err(refused(format!(
+            return Err(folder_error(format!(
                 "there is still a VM `{from}`: its backups stay with it. Rename its folder in `root` to `{to}` first."
             )));
         }
     }
-    let locked = places.lock_vm(to).map_err(|problem| match problem {
+    let locked = layout.lock_vm(to).map_err(|problem| match problem {
         Problem::Refused { fault, .. } if fault.kind == FaultKind::NoSuchVm => {
-            refused(format!("there is no VM `{to}` in `root`"))
+            folder_error(format!("there is no VM `{to}` in `root`"))
         }
         other @ (Problem::Refused { .. }
-        | Problem::Half { .. }
+        | Problem::HalfDone { .. }
         | Problem::Cancelled
-        | Problem::Unsure(_)) => other.into(),
+        | Problem::Uncertain(_)) => other.into(),
     })?;
-    let shelf = match (places.shelf(from)?, locked.shelf) {
-        (None, None) => return Err(refused(format!("neither `{from}` nor `{to}` has backups"))),
-        (None, Some(shelf)) => shelf,
-        (Some(shelf), None) => {
-            let doing = io("renaming the folder of a VM's backups");
-            check(&shelf, from, to)?;
+    let vm_backups = match (layout.vm_backups(from)?, locked.vm_backups) {
+        (None, None) => {
+            return Err(folder_error(format!(
+                "neither `{from}` nor `{to}` has backups"
+            )));
+        }
+        (None, Some(vm_backups)) => vm_backups,
+        (Some(vm_backups), None) => {
+            let doing = io_error("renaming the folder of a VM's backups");
+            check_manifests(&vm_backups, from, to)?;
             let (name, old) = (to.as_str(), from.as_str());
-            let renamed = places.backups.take_free(name, &places.backups, old);
+            let renamed = layout.backups.rename_new_from(name, &layout.backups, old);
             renamed.map_err(&doing).map_err(FolderError::from)?;
-            places.backups.sync().map_err(doing)?;
-            shelf
+            layout.backups.sync().map_err(doing)?;
+            vm_backups
         }
         (Some(_), Some(_)) => {
-            return Err(refused(format!(
+            return Err(folder_error(format!(
                 "both `{from}` and `{to}` have a folder in `backups`: move the backups of `{from}` into that of `{to}`, or the empty one away, and ask again"
             )));
         }
     };
-    check(&shelf, from, to)?;
+    check_manifests(&vm_backups, from, to)?;
     let mut adopted = Adopted::default();
-    for (dir, manifest) in manifests(&shelf)? {
+    for (dir, manifest) in read_manifests(&vm_backups)? {
         if manifest.vm() == to {
             adopted.kept = adopted.kept.saturating_add(1);
             continue;
@@ -136,18 +140,18 @@ pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderE
 }
 
 /// Refuses backups of a third VM, and two of one name.
-fn check(shelf: &Dir, from: &VmId, to: &VmId) -> Result<(), FolderError> {
+fn check_manifests(vm_backups: &Dir, from: &VmId, to: &VmId) -> Result<(), FolderError> {
     let mut names = Vec::new();
-    for (_, manifest) in manifests(shelf)? {
+    for (_, manifest) in read_manifests(vm_backups)? {
         let vm = manifest.vm();
         if vm != from && vm != to {
-            return Err(refused(format!(
+            return Err(folder_error(format!(
                 "the backup `{}` is of the VM `{vm}`, neither of `{from}` nor of `{to}`; nothing was changed",
                 manifest.name
             )));
         }
         if names.contains(&manifest.name) {
-            return Err(refused(format!(
+            return Err(folder_error(format!(
                 "two backups have the name `{}`; nothing was changed. Rename one before its VM is renamed",
                 manifest.name
             )));
@@ -158,10 +162,10 @@ fn check(shelf: &Dir, from: &VmId, to: &VmId) -> Result<(), FolderError> {
 }
 
 /// Those that can be read; the others stay as they are.
-fn manifests(shelf: &Dir) -> Result<Vec<(Dir, Manifest)>, Problem> {
+fn read_manifests(vm_backups: &Dir) -> Result<Vec<(Dir, Manifest)>, Problem> {
     let mut found = Vec::new();
-    for id in places::ids(shelf)? {
-        if let Some(dir) = places::backup_dir(shelf, &id)?
+    for id in layout::backup_ids(vm_backups)? {
+        if let Some(dir) = layout::backup_dir(vm_backups, &id)?
             && let Some(manifest) = Manifest::salvage(&dir)
         {
             found.push((dir, manifest));

@@ -4,13 +4,13 @@ use rustix::fs::IFlags;
 use rustix::fs::StatxAttributes;
 use rustix::io::Errno;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::layout;
 use crate::adapters::files::manifest::DISKS;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::MANIFEST;
-use crate::adapters::files::places;
-use crate::adapters::files::tree::Dir;
 use crate::model::FaultKind;
 use crate::model::PublicText;
 
@@ -37,8 +37,8 @@ fn obstacle(attributes: StatxAttributes) -> Option<&'static str> {
 }
 
 /// Refuses a folder in which nothing can be renamed. That it is a mount point does not matter.
-pub(super) fn folder(dir: &Dir, what: &str) -> Result<(), Problem> {
-    let doing = io("looking at the attributes of a folder");
+pub(super) fn check_folder(dir: &Dir, what: &str) -> Result<(), Problem> {
+    let doing = io_error("looking at the attributes of a folder");
     let attributes = dir.own_attributes().map_err(doing)?;
     let attributes = attributes.difference(StatxAttributes::MOUNT_ROOT);
     match obstacle(attributes) {
@@ -54,8 +54,8 @@ pub(super) fn folder(dir: &Dir, what: &str) -> Result<(), Problem> {
 }
 
 /// Refuses a disk image that cannot be replaced.
-pub(super) fn replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem> {
-    let doing = io("looking at the attributes of a disk image");
+pub(super) fn check_replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem> {
+    let doing = io_error("looking at the attributes of a disk image");
     let name = disk.as_str();
     let refused = |why: &str| conflict(format!("the disk `{name}` {why}; nothing was changed"));
     let attributes = vm.attributes(name).map_err(&doing)?;
@@ -72,7 +72,7 @@ pub(super) fn replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem> {
         ));
     }
     // Some file systems show their attributes by this call only.
-    let file = places::open_disk(vm, disk)?;
+    let file = layout::open_disk(vm, disk)?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&file)
         && flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND)
     {
@@ -101,8 +101,8 @@ fn has_capability(bit: u32) -> bool {
 
 /// Exchanges two empty files between the VM's folder and the staging folder, as the images will be: whatever forbids that, rights,
 /// attributes, a file system that cannot, is known then.
-pub(super) fn exchange(vm: &Dir, staging: &Dir) -> Result<(), Problem> {
-    vm.unlink(PROBE).map_err(io("removing a probe"))?;
+pub(super) fn probe_exchange(vm: &Dir, staging: &Dir) -> Result<(), Problem> {
+    vm.unlink(PROBE).map_err(io_error("removing a probe"))?;
     let probed = vm
         .create(PROBE)
         .and_then(|_file| staging.create(PROBE))
@@ -114,13 +114,13 @@ pub(super) fn exchange(vm: &Dir, staging: &Dir) -> Result<(), Problem> {
                         keep the VM on ext4, XFS, Btrfs or tmpfs. Nothing was changed";
             Err(Problem::new(FaultKind::Unsupported, text))
         }
-        Err(errno) => Err(io("exchanging two probes in the VM's folder")(errno)),
-        Ok(()) => removed.map_err(io("removing a probe")),
+        Err(errno) => Err(io_error("exchanging two probes in the VM's folder")(errno)),
+        Ok(()) => removed.map_err(io_error("removing a probe")),
     }
 }
 
 /// Removes what a probe that was killed left.
-pub(super) fn sweep(vm: &Dir) -> Result<(), Errno> {
+pub(super) fn remove_probe(vm: &Dir) -> Result<(), Errno> {
     match vm.stat(PROBE) {
         Ok(_) => vm.unlink(PROBE),
         Err(_nothing) => Ok(()),
@@ -128,27 +128,27 @@ pub(super) fn sweep(vm: &Dir) -> Result<(), Errno> {
 }
 
 /// Refuses a backup of which a part cannot be removed: deleted it would keep its room, and every later delete from working.
-pub(super) fn removable(backup: &Dir) -> Result<(), Problem> {
-    let doing = io("looking at the attributes of a backup");
-    folder(backup, "the folder of the backup")?;
-    refuse(backup, MANIFEST)?;
+pub(super) fn check_removable(backup: &Dir) -> Result<(), Problem> {
+    let doing = io_error("looking at the attributes of a backup");
+    check_folder(backup, "the folder of the backup")?;
+    check_entry(backup, MANIFEST)?;
     let disks = match backup.dir(DISKS) {
         Ok(disks) => disks,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(doing(errno)),
     };
-    refuse(backup, DISKS)?;
+    check_entry(backup, DISKS)?;
     for name in disks.names().map_err(&doing)? {
         if let Ok(name) = name.to_str() {
-            refuse(&disks, name)?;
+            check_entry(&disks, name)?;
         }
     }
     Ok(())
 }
 
-fn refuse(dir: &Dir, name: &str) -> Result<(), Problem> {
+fn check_entry(dir: &Dir, name: &str) -> Result<(), Problem> {
     let attributes = dir.attributes(name);
-    match obstacle(attributes.map_err(io("looking at the attributes of a backup"))?) {
+    match obstacle(attributes.map_err(io_error("looking at the attributes of a backup"))?) {
         Some(obstacle) => {
             let text = format!("`{name}` of the backup {obstacle}; nothing was changed");
             Err(conflict(text))

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use lru::LruCache;
 use rustix::io::Errno;
 
-use crate::adapters::files::error::errno;
-use crate::adapters::files::faults::Faults;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::error::errno_of;
+use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::watch::Event;
 use crate::adapters::files::watch::News;
 use crate::adapters::files::watch::Watch;
@@ -95,10 +95,10 @@ impl Table {
     ///
     /// # Errors
     /// What [`Watcher`] says, or `STALE` when the configured paths lead elsewhere by now.
-    pub(super) fn new(held: &[Held; 2], faults: &Faults) -> Result<Self, Errno> {
+    pub(super) fn new(held: &[Held; 2], failpoints: &Failpoints) -> Result<Self, Errno> {
         let size = NonZeroUsize::new(BACKUPS_RECALLED_MAX).ok_or(Errno::INVAL)?;
         let mut table = Self {
-            watcher: Watcher::new(faults)?,
+            watcher: Watcher::new(failpoints)?,
             linked: false,
             scopes: BTreeMap::new(),
             entries: LruCache::new(size),
@@ -108,7 +108,7 @@ impl Table {
         let mut way = BTreeMap::<PathBuf, Vec<OsString>>::new();
         let mut ends = Vec::new();
         for it in held {
-            let real = it.path.canonicalize().map_err(|error| errno(&error))?;
+            let real = it.path.canonicalize().map_err(|error| errno_of(&error))?;
             for step in real.ancestors() {
                 if let (Some(above), Some(name)) = (step.parent(), step.file_name()) {
                     let names = way.entry(above.to_owned()).or_default();

@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use crate::adapters::files::faults::Faults;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::manifest::DISKS;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::table::Held;
-use crate::adapters::files::table::Table;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::watch_table::Held;
+use crate::adapters::files::watch_table::Table;
 use crate::model::Backup;
 use crate::model::Target;
 use crate::model::limits::BACKUP_RECALLED_BYTES_MAX;
@@ -42,7 +42,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Recall {
     held: Option<[Held; 2]>,
-    faults: Faults,
+    failpoints: Failpoints,
     state: Mutex<State>,
 }
 
@@ -75,10 +75,10 @@ impl State {
 
 impl Recall {
     /// Nothing is remembered yet, and never will be without both directories.
-    pub(super) fn new(held: Option<[Held; 2]>, faults: Faults) -> Self {
+    pub(super) fn new(held: Option<[Held; 2]>, failpoints: Failpoints) -> Self {
         Self {
             held,
-            faults,
+            failpoints,
             state: Mutex::default(),
         }
     }
@@ -112,7 +112,7 @@ impl Recall {
             }
             state.retry = now.checked_add(RETRY);
             drop(state);
-            let made = Table::new(held, &self.faults);
+            let made = Table::new(held, &self.failpoints);
             state = self.lock();
             match made {
                 Ok(table) => {

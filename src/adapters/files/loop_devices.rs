@@ -7,16 +7,20 @@
 use std::fs;
 use std::path::Path;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::lock::Use;
+use crate::adapters::files::image_lock::ImageUse;
 use crate::adapters::files::manifest::DiskName;
-use crate::adapters::files::tree::Dir;
 use crate::model::FaultKind;
 
 const BLOCK_DEVICES: &str = "/sys/block";
 
 /// Refuses an image that a loop device is attached to, unless both only read it.
-pub(super) fn refuse(dir: &Dir, disk: &DiskName, purpose: Use) -> Result<(), Problem> {
+pub(super) fn refuse_attached(
+    dir: &Dir,
+    disk: &DiskName,
+    image_use: ImageUse,
+) -> Result<(), Problem> {
     let Ok(image) = dir.stat(disk.as_str()) else {
         return Ok(());
     };
@@ -31,7 +35,8 @@ pub(super) fn refuse(dir: &Dir, disk: &DiskName, purpose: Use) -> Result<(), Pro
             continue;
         };
         let reads_only = read("ro").is_ok_and(|text| text.trim() == "1");
-        if (purpose == Use::Read && reads_only) || !is_image(backing.trim_end_matches('\n')) {
+        if (image_use == ImageUse::Read && reads_only) || !is_image(backing.trim_end_matches('\n'))
+        {
             continue;
         }
         let text = format!(

@@ -11,9 +11,9 @@ use crate::adapters::adapter::AdapterError;
 
 /// Lets so many in at once.
 #[derive(Debug)]
-pub(super) struct Limit(Arc<Semaphore>);
+pub(super) struct ReadLimit(Arc<Semaphore>);
 
-impl Limit {
+impl ReadLimit {
     /// At least one, whatever is asked for.
     pub(super) fn new(at_once: usize) -> Self {
         Self(Arc::new(Semaphore::new(
@@ -22,7 +22,7 @@ impl Limit {
     }
 
     /// Waits for a place, at most so long. The place is given back when the permit is dropped.
-    pub(super) async fn enter(
+    pub(super) async fn acquire(
         &self,
         within: impl FnOnce() -> Duration,
     ) -> Result<OwnedSemaphorePermit, AdapterError> {

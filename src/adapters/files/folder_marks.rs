@@ -7,11 +7,11 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::dir_fd::is_visible;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
+use crate::adapters::files::error::io_error;
 use crate::adapters::files::manifest::MANIFEST;
-use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_visible;
 use crate::model::FaultKind;
 
 /// The file with the mark, in both folders.
@@ -43,7 +43,7 @@ impl Role {
 
 /// Which folders without a mark are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
+pub enum UnmarkedFolders {
     /// Those that versions without marks have used.
     Used,
     /// Those, and empty ones.
@@ -129,7 +129,7 @@ fn has_no_backups(backups: &Dir) -> Result<bool, Errno> {
             Ok(name)
                 if backups
                     .dir(name)
-                    .is_ok_and(|shelf| is_empty(&shelf) == Ok(true)) => {}
+                    .is_ok_and(|vm_backups| is_empty(&vm_backups) == Ok(true)) => {}
             Ok(_) | Err(_) => return Ok(false),
         }
     }
@@ -141,13 +141,13 @@ fn holds_backups(backups: &Dir) -> Result<bool, Problem> {
     if backups.stat(LOCK).is_ok() {
         return Ok(true);
     }
-    let doing = io("listing the folder of the backups");
+    let doing = io_error("listing the folder of the backups");
     for vm in backups.names().map_err(&doing)? {
-        let Some(shelf) = vm.to_str().ok().and_then(|vm| backups.dir(vm).ok()) else {
+        let Some(vm_backups) = vm.to_str().ok().and_then(|vm| backups.dir(vm).ok()) else {
             continue;
         };
-        for id in shelf.names().map_err(&doing)? {
-            let backup = id.to_str().ok().and_then(|id| shelf.dir(id).ok());
+        for id in vm_backups.names().map_err(&doing)? {
+            let backup = id.to_str().ok().and_then(|id| vm_backups.dir(id).ok());
             if backup.is_some_and(|backup| backup.stat(MANIFEST).is_ok()) {
                 return Ok(true);
             }
@@ -157,17 +157,17 @@ fn holds_backups(backups: &Dir) -> Result<bool, Problem> {
 }
 
 /// Whether a folder without a mark is taken.
-fn may_take(dir: &Dir, role: Role, take: Take) -> Result<(), Problem> {
+fn may_take(dir: &Dir, role: Role, take: UnmarkedFolders) -> Result<(), Problem> {
     let is_empty = match role {
         Role::Root => is_empty(dir),
         Role::Backups => has_no_backups(dir),
     }
-    .map_err(io("listing a configured folder"))?;
+    .map_err(io_error("listing a configured folder"))?;
     let is_used = match role {
         Role::Root => !is_empty,
         Role::Backups => holds_backups(dir)?,
     };
-    if is_used || take == Take::Any || (take == Take::Empty && is_empty) {
+    if is_used || take == UnmarkedFolders::Any || (take == UnmarkedFolders::Empty && is_empty) {
         return Ok(());
     }
     Err(if is_empty {
@@ -183,7 +183,7 @@ fn may_take(dir: &Dir, role: Role, take: Take) -> Result<(), Problem> {
 ///
 /// # Errors
 /// `Unavailable` with the remedy when one of them may not be what it was.
-pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem> {
+pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<(), Problem> {
     let (of_root, of_backups) = (
         Mark::read(root, Role::Root)?,
         Mark::read(backups, Role::Backups)?,
@@ -192,7 +192,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
         Some(mark) => mark,
         None => {
             // A root that has a mark had backups with one.
-            if of_root.is_some() && take == Take::Used {
+            if of_root.is_some() && take == UnmarkedFolders::Used {
                 let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
                 return Err(unavailable(Role::Backups, what));
             }
@@ -207,7 +207,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
     };
     let of_root = match of_root {
         Some(mark) => Some(mark),
-        None if of_backups.root.is_some() && take == Take::Used => {
+        None if of_backups.root.is_some() && take == UnmarkedFolders::Used => {
             let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
             return Err(unavailable(Role::Root, what));
         }
@@ -221,7 +221,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
     };
     match &of_backups.root {
         Some(id) if *id == of_root.id => Ok(()),
-        Some(_) if take == Take::Used => {
+        Some(_) if take == UnmarkedFolders::Used => {
             let what = "belongs to another folder in `root`: mount the right ones; if they are meant to go together from now on, run `snapgate init`";
             Err(unavailable(Role::Backups, what))
         }
@@ -237,15 +237,19 @@ fn mark_root(root: &Dir) -> Result<Option<Mark>, Problem> {
     let mark = Mark::new(Role::Root)?;
     let text = serde_json::to_vec_pretty(&mark)
         .map_err(|error| unavailable(Role::Root, "cannot be marked").because(error))?;
-    match root.prepare(&text).and_then(|file| root.adopt(MARK, &file)) {
+    match root
+        .prepare_replacement(&text)
+        .and_then(|file| root.commit_replacement(MARK, &file))
+    {
         Ok(()) => {
-            root.sync().map_err(io("syncing a configured folder"))?;
+            root.sync()
+                .map_err(io_error("syncing a configured folder"))?;
             Ok(Some(mark))
         }
         Err(errno @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => {
             tracing::warn!(%errno, "`root` cannot be marked: should its file system not be mounted one day, that is seen only if the folder is empty");
             Ok(None)
         }
-        Err(errno) => Err(io("marking a configured folder")(errno)),
+        Err(errno) => Err(io_error("marking a configured folder")(errno)),
     }
 }
