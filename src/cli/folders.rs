@@ -103,7 +103,8 @@ pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliEr
     let id = |text: &str| VmId::new(text).map_err(|error| other(format!("{text}: {error}")));
     let (from, to) = (id(&wanted.from)?, id(&wanted.to)?);
     for (name, folders) in chosen(&settings, Some(&wanted.backend))? {
-        let adopted = files::adopt(folders, &from, &to).map_err(|error| failed(name, &error))?;
+        let adopted =
+            files::adopt_backups(folders, &from, &to).map_err(|error| failed(name, &error))?;
         output.print(&format!(
             "{} backups of {from} are of {to} now; {} were already\n",
             adopted.changed, adopted.kept

@@ -197,6 +197,9 @@ impl Bed for FilesBed {
     fn moments(&self) -> Moments {
         Moments::All
     }
+    fn names_remedies(&self) -> bool {
+        true
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use crate::adapters::files::error::io_error;
 use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::jobs::Job;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// The name of the checksum in manifests.
 pub(super) const ALGORITHM: &str = "blake3-1mib-v1";
@@ -128,7 +129,12 @@ fn copy_and_hash(
 }
 
 fn hash_failed() -> Problem {
-    Problem::new(FaultKind::BackendFailed, "the checksum could not be made")
+    Problem::new(
+        FaultKind::BackendFailed,
+        public_text!(
+            "The checksum of a disk image could not be computed. Try again; if it fails again, ask the operator."
+        ),
+    )
 }
 
 /// Hashes what was written, and has it written back.
@@ -305,10 +311,16 @@ fn image_read_failure(error: &std::io::Error) -> Problem {
     if error.kind() == ErrorKind::UnexpectedEof {
         Problem::new(
             FaultKind::Conflict,
-            "a disk image became shorter while it was read",
+            public_text!(
+                "A disk image became shorter while it was read. Shut the VM down, then try again."
+            ),
         )
     } else if Errno::from_io_error(error) == Some(Errno::IO) {
-        Problem::new(FaultKind::Damaged, "a disk image cannot be read").because(error)
+        Problem::new(
+            FaultKind::Damaged,
+            public_text!("The storage cannot read a disk image. Ask the operator to check the disk that holds it."),
+        )
+        .because(error)
     } else {
         io_error("reading a disk image")(errno_of(error))
     }

@@ -21,6 +21,7 @@ use crate::model::BackupName;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::Change;
+use crate::model::Patch;
 
 /// Every request of this test is given this number.
 const NUMBER: u64 = 7;
@@ -370,5 +371,85 @@ async fn a_full_file_system_breaks_nothing() {
         fixture.files.tasks.ended().await;
         drop(fixture.files);
         drop(mounted);
+    }
+}
+
+/// A protected backup and one more, of a VM that the operator then renamed.
+async fn renamed_vm() -> (tempfile::TempDir, Config, Failpoints) {
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
+    let patch = BackupPatch {
+        protected: Patch::Set(true),
+        ..BackupPatch::default()
+    };
+    let protect = about(&backup, Change::Update(patch));
+    assert_eq!(fixture.failure(&protect, 2).await, None, "protected");
+    fixture.backup(3).await;
+    let Fixture {
+        dir,
+        failpoints,
+        files,
+    } = fixture;
+    files.tasks.ended().await;
+    drop(files);
+    let root = dir.path().join("root");
+    fs::rename(root.join("vm"), root.join("web")).unwrap();
+    let config = config(&dir);
+    (dir, config, failpoints)
+}
+
+/// Repeats while programs that other tests start hold copies of the locks, between fork and exec.
+async fn adopt(
+    config: &Config,
+    failpoints: &Failpoints,
+    mode: FailMode,
+) -> Result<Adopted, FolderError> {
+    let [from, to] = ["vm", "web"].map(|id| VmId::new(id).unwrap());
+    for _ in 0..100 {
+        failpoints.set(mode);
+        match operator_commands::adopt_with_failpoints(config, &from, &to, failpoints) {
+            Err(FolderError::Files(FilesError::InUse(_))) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
+        }
+    }
+    panic!("the directories stay in use")
+}
+
+#[tokio::test]
+async fn an_interrupted_adoption_loses_no_backup_and_is_finished_by_the_next_one() {
+    let (_dir, config, failpoints) = renamed_vm().await;
+    let adopted = adopt(&config, &failpoints, FailMode::Never).await.unwrap();
+    assert_eq!(adopted.changed, 2, "nothing fails");
+    let count = failpoints.steps_hit().len();
+    assert!(count >= 8, "a rename, and two manifests replaced: {count}");
+    for at in 0..count {
+        for mode in [FailMode::DieAt(at), FailMode::FailAt(at, Errno::NOSPC)] {
+            let (dir, config, failpoints) = renamed_vm().await;
+            let interrupted = adopt(&config, &failpoints, mode).await;
+            assert!(interrupted.is_err(), "{mode:?}: {interrupted:?}");
+            let again = adopt(&config, &failpoints, FailMode::Never).await.unwrap();
+            assert_eq!(again.changed + again.kept, 2, "{mode:?}: every backup");
+            failpoints.set(FailMode::Never);
+            let files = open_soon(config, &failpoints).await;
+            let page = Page {
+                after: None,
+                limit: 10,
+            };
+            let web = VmId::new("web").unwrap();
+            let list = files.list_backups(&web, &page, by()).await.unwrap();
+            let shown: Vec<_> = list
+                .backups
+                .iter()
+                .map(|backup| (backup.name.as_str(), backup.state, backup.protected))
+                .collect();
+            let expected = [
+                ("backup 1", BackupState::Available, true),
+                ("backup 3", BackupState::Available, false),
+            ];
+            assert_eq!(shown, expected, "{mode:?}: available and protected");
+            drop(dir);
+        }
     }
 }

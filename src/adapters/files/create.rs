@@ -28,6 +28,7 @@ use crate::model::FaultKind;
 use crate::model::NewBackup;
 use crate::model::Target;
 use crate::model::Timestamp;
+use crate::public_text;
 
 struct Source {
     name: DiskName,
@@ -54,8 +55,8 @@ impl Source {
         if opened == self.before && in_place == Some(self.before) {
             return Ok(());
         }
-        let text = format!(
-            "the disk `{}` was changed or replaced while it was copied; shut the VM down first",
+        let text = public_text!(
+            "The disk `{}` was changed or replaced while it was copied, so no backup was made. Shut the VM down, then try again.",
             self.name.as_str()
         );
         Err(Problem::new(FaultKind::Busy, text))
@@ -90,11 +91,14 @@ pub(super) fn start(
 ) -> Result<StartOutcome, Problem> {
     let target = &request.intent.target;
     if new.kind.is_some_and(|kind| kind != BackupKind::Full) {
-        let text = "this backend makes backups of the kind `full` only";
+        let text =
+            public_text!("This backend makes full backups only. Omit the kind, or request `full`.");
         return Err(Problem::new(FaultKind::Unsupported, text));
     }
     if !is_visible(target.backup.as_str()) {
-        let text = "the id of the backup cannot be used";
+        let text = public_text!(
+            "The id of the backup is not usable as a file name. Choose another name for the backup."
+        );
         return Err(Problem::new(FaultKind::Invalid, text));
     }
     let vm_backups = ensure_vm_backups(layout, target)?;
@@ -102,11 +106,13 @@ pub(super) fn start(
         if is_done(layout, request)? {
             return Ok(StartOutcome::Done);
         }
-        let text = "there is another backup of this id";
+        let text = public_text!(
+            "The VM already has another backup with this id. Submit the request again to get a new id."
+        );
         return Err(Problem::new(FaultKind::Conflict, text));
     }
     layout::refuse_duplicate_name(&vm_backups, target, &new.name)?;
-    preflight::check_folder(&vm_backups, "the folder of the VM's backups")?;
+    preflight::check_folder(&vm_backups, "The VM's backup directory")?;
     let sources = open_sources(&vm)?;
     let mut manifest = Manifest::new(target, new.name.clone(), now, random_token()?);
     manifest.made_by.clone_from(&request.durable_id);
@@ -127,8 +133,9 @@ fn ensure_vm_backups(layout: &Layout, target: &Target) -> Result<Dir, Problem> {
     let vm_backups = match layout.vm_backups(&target.vm)? {
         Some(vm_backups) => vm_backups,
         None if layout.backups.stat(target.vm.as_str()).is_ok() => {
-            let text =
-                "what has the name of the VM's folder of backups is not a folder; move it away";
+            let text = public_text!(
+                "A file is in the place of the VM's backup directory. Ask the operator to move it away."
+            );
             return Err(Problem::new(FaultKind::Conflict, text));
         }
         None => layout
@@ -150,7 +157,8 @@ fn open_sources(vm: &Dir) -> Result<Vec<Source>, Problem> {
         sources.push(Source::open(vm, name)?);
     }
     if sources.is_empty() {
-        let text = "the VM has no disk images, so there is nothing to back up";
+        let text =
+            public_text!("The VM has no disk images to back up. Add a disk image to the VM first.");
         return Err(Problem::new(FaultKind::Conflict, text));
     }
     Ok(sources)
@@ -159,11 +167,10 @@ fn open_sources(vm: &Dir) -> Result<Vec<Source>, Problem> {
 fn random_token() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Problem::new(
-            FaultKind::BackendFailed,
-            "the system gives no random numbers",
-        )
-        .because(error)
+        let text = public_text!(
+            "The system's random number generator failed, so nothing was changed. Try again later."
+        );
+        Problem::new(FaultKind::BackendFailed, text).because(error)
     })?;
     Ok(u128::from_le_bytes(bytes).to_string())
 }
@@ -206,8 +213,9 @@ fn copy_disks(
 fn refuse_changed(vm: &Dir, sources: &[Source]) -> Result<(), Problem> {
     let names = layout::disk_names(vm)?;
     if !names.iter().eq(sources.iter().map(|source| &source.name)) {
-        let text =
-            "disks of the VM were added or removed while it was copied; shut the VM down first";
+        let text = public_text!(
+            "Disks of the VM were added or removed during the copy, so no backup was made. Shut the VM down, then try again."
+        );
         return Err(Problem::new(FaultKind::Busy, text));
     }
     for source in sources {

@@ -14,6 +14,7 @@ use crate::adapters::files::request::StartOutcome;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// What a deleted backup is renamed to, followed by the mark of the request. Emptied, it stays until the next
 /// delete as the proof that this request was done; it takes no room, so a full disk keeps no delete from working.
@@ -32,7 +33,9 @@ pub(super) fn read_expected_backup(
     } else {
         Err(Problem::new(
             FaultKind::NoSuchBackup,
-            "the backup was replaced by another one of the same id",
+            public_text!(
+                "The backup was replaced by another one with the same id. List the VM's backups."
+            ),
         ))
     }
 }
@@ -75,7 +78,7 @@ pub(super) fn update(
     if let Some(name) = &patch.name {
         layout::refuse_duplicate_name(&vm_backups, target, name)?;
     }
-    preflight::check_folder(&dir, "the folder of the backup")?;
+    preflight::check_folder(&dir, "The directory of the backup")?;
     let before = manifest.clone().backup(BackupState::Available);
     manifest.apply_update(patch.applied_to(before));
     manifest.changed_by = Some(request.durable_id.clone());
@@ -118,10 +121,12 @@ pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome,
     }
     let (dir, manifest) = read_expected_backup(&vm_backups, request)?;
     if manifest.protected {
-        let text = "the backup is protected; remove its protection first";
+        let text = public_text!(
+            "The backup is protected, so it was not deleted. Remove its protection first."
+        );
         return Err(Problem::new(FaultKind::Protected, text));
     }
-    preflight::check_folder(&vm_backups, "the folder of the VM's backups")?;
+    preflight::check_folder(&vm_backups, "The VM's backup directory")?;
     preflight::check_removable(&dir)?;
     let doing = io_error("deleting a backup");
     for old in tombstones(&vm_backups)? {

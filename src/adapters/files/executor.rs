@@ -1,10 +1,10 @@
 //! Opens the configured directories and carries out one request in them.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
 
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::files::Config;
@@ -28,6 +28,7 @@ use crate::model::FaultKind;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
+use crate::public_text;
 
 /// The directories once they could be opened.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Executor {
 
     /// Opens the directories, and removes what is left in them of no use, unless that was done.
     pub(super) fn open(&self) -> Result<Arc<Layout>, OpenError> {
-        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut layout = self.layout.lock();
         if let Some(open) = layout.as_ref() {
             let replaced = open.refuse_replaced();
             self.report(replaced.as_ref().err());
@@ -86,11 +87,11 @@ impl Executor {
         }
     }
 
-    /// A backup that was read lately, unless anything of it has changed. Does not wait for a disk.
-    pub(super) fn recalled(&self, target: &Target) -> Option<Backup> {
-        // Who holds it may be recovering. A look of a thread that may block then waits instead.
-        let layout = self.layout.try_lock().ok()?.as_ref().map(Arc::clone)?;
-        layout.recalled(target)
+    /// A backup that was read lately, unless anything that it was read from has changed.
+    pub(super) fn cached_backup(&self, target: &Target) -> Option<Backup> {
+        // The holder of the lock may be recovering for long; the caller must not wait for that, and reads on a blocking thread.
+        let layout = self.layout.try_lock()?.as_ref().map(Arc::clone)?;
+        layout.cached_backup(target)
     }
 
     /// The directories for a request.
@@ -99,9 +100,13 @@ impl Executor {
             OpenError::Unavailable(problem) => problem,
             OpenError::Fatal(error) => {
                 let text = match error {
-                    FilesError::InUse(_) => "the folders are in use by another gateway or backend",
-                    FilesError::Nested => "the directories of VMs and backups are nested",
-                    FilesError::NoOpenat2 => "this system lacks a call that keeps paths safe",
+                    FilesError::InUse(_) => public_text!("The backend's directories are in use by another gateway or backend. Stop it, then try again."),
+                    FilesError::Nested => {
+                        public_text!("The backend's `root` and `backups` are nested. Configure two separate directories.")
+                    }
+                    FilesError::NoOpenat2 => public_text!(
+                        "The operating system does not support safe path lookup (openat2). Run the gateway on Linux 5.6 or later."
+                    ),
                 };
                 Problem::new(FaultKind::Unavailable, text)
             }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Failpoints {
     #[cfg(test)]
-    plan: std::sync::Arc<std::sync::Mutex<test::Plan>>,
+    plan: std::sync::Arc<parking_lot::Mutex<test::Plan>>,
 }
 
 impl Failpoints {
@@ -49,7 +49,7 @@ pub(super) mod test {
 
     impl Failpoints {
         pub(in crate::adapters::files) fn hit(&self, what: &'static str) -> Result<(), Errno> {
-            let mut plan = self.plan.lock().unwrap();
+            let mut plan = self.plan.lock();
             let number = plan.taken.len();
             plan.taken.push(what);
             match plan.mode {
@@ -61,7 +61,7 @@ pub(super) mod test {
 
         /// Starts counting anew.
         pub(in crate::adapters::files) fn set(&self, mode: FailMode) {
-            *self.plan.lock().unwrap() = Plan {
+            *self.plan.lock() = Plan {
                 mode,
                 taken: Vec::new(),
             };
@@ -69,7 +69,7 @@ pub(super) mod test {
 
         /// The steps asked for since.
         pub(in crate::adapters::files) fn steps_hit(&self) -> Vec<&'static str> {
-            self.plan.lock().unwrap().taken.clone()
+            self.plan.lock().taken.clone()
         }
     }
 }

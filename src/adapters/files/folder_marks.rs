@@ -3,6 +3,8 @@
 //! The mark of `backups` names that of `root`: once both are written, neither folder is used without its mark, nor with that of
 //! another one. They are written in an order in which every state between is recognised.
 
+use std::fmt;
+
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
@@ -13,6 +15,8 @@ use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io_error;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
 /// The file with the mark, in both folders.
 pub(super) const MARK: &str = ".snapgate-folder.json";
@@ -62,17 +66,29 @@ struct Mark {
     root: Option<String>,
 }
 
-fn unavailable(role: Role, what: &str) -> Problem {
-    let text = format!("The folder in `{}` {what}", role.key());
+fn unavailable(text: PublicText) -> Problem {
     Problem::new(FaultKind::Unavailable, text)
+}
+
+fn mark_missing(role: Role) -> Problem {
+    unavailable(public_text!(
+        "The directory in `{}` lacks the gateway's mark. Mount its file system; if the directory is new, run the gateway's `init` command.",
+        role.key()
+    ))
+}
+
+fn not_marked(role: Role, cause: impl fmt::Display) -> Problem {
+    let text = public_text!(
+        "The directory in `{}` could not be marked as the gateway's. Try again later.",
+        role.key()
+    );
+    Problem::new(FaultKind::Unavailable, text).because(cause)
 }
 
 impl Mark {
     fn new(role: Role) -> Result<Self, Problem> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| {
-            unavailable(role, "cannot be marked: the system gives no random numbers").because(error)
-        })?;
+        getrandom::fill(&mut bytes).map_err(|error| not_marked(role, error))?;
         Ok(Self {
             format: FORMAT,
             role,
@@ -83,10 +99,10 @@ impl Mark {
 
     fn read(dir: &Dir, role: Role) -> Result<Option<Self>, Problem> {
         let damaged = || {
-            unavailable(
-                role,
-                "has a mark that cannot be read; run `snapgate init`, which says more",
-            )
+            unavailable(public_text!(
+                "The directory in `{}` has an unreadable mark. Run the gateway's `init` command, which prints the details.",
+                role.key()
+            ))
         };
         let read = dir.read_small(MARK, BYTES_MAX);
         let Some(bytes) = read.map_err(|errno| damaged().because(errno))? else {
@@ -98,18 +114,17 @@ impl Mark {
             return Err(damaged().because("written by another version"));
         }
         if mark.role != role {
-            let what = format!(
-                "was used as `{}` before; correct the configuration, or remove its mark `{MARK}`",
+            return Err(unavailable(public_text!(
+                "The directory in `{}` was used as `{}` before. Correct the configuration, or remove its mark `{MARK}`.",
+                role.key(),
                 mark.role.key()
-            );
-            return Err(unavailable(role, &what));
+            )));
         }
         Ok(Some(mark))
     }
 
     fn write(&self, dir: &Dir) -> Result<(), Problem> {
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| unavailable(self.role, "cannot be marked").because(error))?;
+        let text = serde_json::to_vec_pretty(self).map_err(|error| not_marked(self.role, error))?;
         dir.replace(MARK, &text)
     }
 }
@@ -170,13 +185,16 @@ fn may_take(dir: &Dir, role: Role, take: UnmarkedFolders) -> Result<(), Problem>
     if is_used || take == UnmarkedFolders::Any || (take == UnmarkedFolders::Empty && is_empty) {
         return Ok(());
     }
-    Err(if is_empty {
-        let what = "is empty and was never used by a gateway: mount its file system; if it is meant to be new, run `snapgate init`";
-        unavailable(role, what)
+    let key = role.key();
+    Err(unavailable(if is_empty {
+        public_text!(
+            "The directory in `{key}` is empty and was never used by a gateway. Mount its file system; if the directory is new, run the gateway's `init` command."
+        )
     } else {
-        let what = "holds other files and was never used by a gateway: correct the path; if it is meant, run `snapgate init --accept-contents`";
-        unavailable(role, what)
-    })
+        public_text!(
+            "The directory in `{key}` contains other files and was never used by a gateway. Correct the path; to use it anyway, run the gateway's command `init --accept-contents`."
+        )
+    }))
 }
 
 /// Checks the marks of both folders, which are locked, and writes those that are missing where that is right.
@@ -193,8 +211,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<
         None => {
             // A root that has a mark had backups with one.
             if of_root.is_some() && take == UnmarkedFolders::Used {
-                let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
-                return Err(unavailable(Role::Backups, what));
+                return Err(mark_missing(Role::Backups));
             }
             may_take(backups, Role::Backups, take)?;
             if of_root.is_none() {
@@ -208,8 +225,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<
     let of_root = match of_root {
         Some(mark) => Some(mark),
         None if of_backups.root.is_some() && take == UnmarkedFolders::Used => {
-            let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
-            return Err(unavailable(Role::Root, what));
+            return Err(mark_missing(Role::Root));
         }
         None => {
             may_take(root, Role::Root, take)?;
@@ -221,10 +237,9 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<
     };
     match &of_backups.root {
         Some(id) if *id == of_root.id => Ok(()),
-        Some(_) if take == UnmarkedFolders::Used => {
-            let what = "belongs to another folder in `root`: mount the right ones; if they are meant to go together from now on, run `snapgate init`";
-            Err(unavailable(Role::Backups, what))
-        }
+        Some(_) if take == UnmarkedFolders::Used => Err(unavailable(public_text!(
+            "The directory in `backups` belongs to another directory in `root`. Mount the right ones; to use these two together from now on, run the gateway's `init` command."
+        ))),
         Some(_) | None => {
             of_backups.root = Some(of_root.id);
             of_backups.write(backups)
@@ -235,8 +250,7 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<
 /// Marks a root; `None` where nothing can be written to it.
 fn mark_root(root: &Dir) -> Result<Option<Mark>, Problem> {
     let mark = Mark::new(Role::Root)?;
-    let text = serde_json::to_vec_pretty(&mark)
-        .map_err(|error| unavailable(Role::Root, "cannot be marked").because(error))?;
+    let text = serde_json::to_vec_pretty(&mark).map_err(|error| not_marked(Role::Root, error))?;
     match root
         .prepare_replacement(&text)
         .and_then(|file| root.commit_replacement(MARK, &file))

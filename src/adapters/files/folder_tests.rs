@@ -406,16 +406,16 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
                 (BackupState::Error, false, "backup 3"),
             ];
             assert_eq!(shown, expected, "as the manifests say");
-            let busy = adopt(&config, &vm("vm"), &vm("web"));
+            let busy = adopt_backups(&config, &vm("vm"), &vm("web"));
             assert!(busy.is_err(), "a gateway uses them: {busy:?}");
             files.tasks.ended().await;
         }
         let adopted = |from: &str, to: &str| {
             // Programs that other tests start hold our locks for a moment.
-            let mut last = adopt(&config, &vm(from), &vm(to));
+            let mut last = adopt_backups(&config, &vm(from), &vm(to));
             for _ in 0..20 {
                 if matches!(&last, Err(FolderError::Files(_))) {
-                    last = adopt(&config, &vm(from), &vm(to));
+                    last = adopt_backups(&config, &vm(from), &vm(to));
                 }
             }
             last

@@ -15,6 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::adapters::files::error::Problem;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const USED: i64 = 100;
 const UNSHARED: i64 = 200;
@@ -66,14 +67,14 @@ pub(super) fn acquire(file: &File, image_use: ImageUse) -> Result<(), Problem> {
         Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(in_use()),
         Err(errno) => Err(Problem::new(
             FaultKind::BackendFailed,
-            "the storage takes no locks, without which disk images are not safe to touch",
+            public_text!("The storage supports no file locks, which protect disk images in use. Nothing was changed; keep the VM on storage with locks."),
         )
         .because(errno)),
     }
 }
 
 fn in_use() -> Problem {
-    let text = "a disk image of the VM is in use; shut the VM down first";
+    let text = public_text!("A disk image of the VM is in use. Shut the VM down first.");
     Problem::new(FaultKind::Busy, text)
 }
 

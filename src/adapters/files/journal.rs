@@ -14,6 +14,7 @@ use crate::adapters::files::manifest::DiskName;
 use crate::model::BackupId;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// The journal, and afterwards the proof of which request restored the VM last.
 pub(super) const JOURNAL: &str = ".snapgate-restore.json";
@@ -119,8 +120,10 @@ pub(super) enum SwapState {
 }
 
 fn damaged() -> Problem {
-    let text = "The journal of the VM's last restore cannot be read, so it is not known whether all disks belong together; nothing was changed. \
-                Look at the disks, then remove the journal from the VM's folder.";
+    let text = public_text!(
+        "The journal of the VM's last restore is unreadable, so the disks may be of two different backups; nothing was changed. \
+         Check the disks, then remove the journal from the VM's directory."
+    );
     Problem::new(FaultKind::Damaged, text)
 }
 
@@ -211,7 +214,7 @@ impl Journal {
     /// The text that is stored.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Problem> {
         serde_json::to_vec_pretty(self).map_err(|error| {
-            let text = "the journal of the restore cannot be written; nothing was changed";
+            let text = public_text!("The journal of the restore could not be written, so nothing was changed. Try again.");
             Problem::new(FaultKind::BackendFailed, text).because(error)
         })
     }
@@ -382,7 +385,7 @@ pub(super) fn half_done(new: &[&DiskName], old: &[&DiskName], unsure: &[&DiskNam
             parts.push(format!("{what}: {}", quoted_list(names)));
         }
     }
-    let text = format!(
+    let text = public_text!(
         "A restore of the VM is half done ({}). Do not start the VM; restore a backup of it again.",
         parts.join("; ")
     );

@@ -28,9 +28,9 @@ use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::manifest::VM_JSON;
 use crate::adapters::files::mounts;
+use crate::adapters::files::read_cache::ReadCache;
 use crate::adapters::files::read_cache::Reading;
-use crate::adapters::files::read_cache::Recall;
-use crate::adapters::files::watch_table::Held;
+use crate::adapters::files::watch_table::WatchedRoot;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
@@ -39,11 +39,13 @@ use crate::model::BackupState;
 use crate::model::FaultKind;
 use crate::model::Identity;
 use crate::model::Page;
+use crate::model::PublicText;
 use crate::model::RunState;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// The name of a backup while it is made; hidden, and at most one per VM.
 pub(super) const UNFINISHED: &str = ".snapgate-new";
@@ -52,7 +54,7 @@ const VM_JSON_BYTES_MAX: u64 = 64 << 10;
 /// The identity of a backup whose manifest cannot be read: nothing can be done to it.
 const UNREADABLE: &str = "unreadable";
 
-/// The two directories, held open and locked against other gateways.
+/// The two directories, watched_roots open and locked against other gateways.
 #[derive(Debug)]
 pub(super) struct Layout {
     /// Directories of VMs.
@@ -60,7 +62,7 @@ pub(super) struct Layout {
     /// Directories of backups.
     pub(super) backups: Dir,
     config: Config,
-    recall: Recall,
+    read_cache: ReadCache,
     _lock: File,
 }
 
@@ -85,17 +87,21 @@ impl Layout {
         take: UnmarkedFolders,
         failpoints: &Failpoints,
     ) -> Result<Self, OpenError> {
-        let open = |path: &Path, what: &'static str| {
+        let open = |path: &Path, missing: PublicText| {
             Dir::open(path, failpoints.clone())
-                .map_err(|errno| OpenError::Unavailable(open_failure(what, path, errno)))
+                .map_err(|errno| OpenError::Unavailable(open_failure(missing, path, errno)))
         };
         let root = open(
             &config.root,
-            "The folder in `root` is missing; mount its file system, or make it.",
+            public_text!(
+                "The directory in `root` does not exist. Mount its file system, or create it."
+            ),
         )?;
         let backups = open(
             &config.backups,
-            "The folder in `backups` is missing; mount its file system, or make it.",
+            public_text!(
+                "The directory in `backups` does not exist. Mount its file system, or create it."
+            ),
         )?;
         if let (Ok(one), Ok(two)) = (config.root.canonicalize(), config.backups.canonicalize())
             && (one.starts_with(&two) || two.starts_with(&one))
@@ -106,12 +112,16 @@ impl Layout {
         lock_folder(&backups, Role::Backups)?;
         folder_marks::check(&root, &backups, take).map_err(OpenError::Unavailable)?;
         let lock = lock_backups(&backups)?;
-        let held = Held::new(&config.root, &root).zip(Held::new(&config.backups, &backups));
+        let watched_roots =
+            WatchedRoot::new(&config.root, &root).zip(WatchedRoot::new(&config.backups, &backups));
         Ok(Self {
             root,
             backups,
             config: config.clone(),
-            recall: Recall::new(held.map(<[Held; 2]>::from), failpoints.clone()),
+            read_cache: ReadCache::new(
+                watched_roots.map(<[WatchedRoot; 2]>::from),
+                failpoints.clone(),
+            ),
             _lock: lock,
         })
     }
@@ -130,8 +140,8 @@ impl Layout {
                 _ => false,
             };
             if !is_same {
-                let text = format!(
-                    "The folder in `{}` is not the one that the gateway opened at its start: it was unmounted, moved or replaced. Put it back, or restart the gateway if the new one is meant.",
+                let text = public_text!(
+                    "The directory in `{}` is not the one that the gateway opened at its start: it was unmounted, moved or replaced. Put it back, or restart the gateway to use the new one.",
                     role.key()
                 );
                 let problem = Problem::new(FaultKind::Unavailable, text);
@@ -149,7 +159,10 @@ impl Layout {
     pub(super) fn vm_dir(&self, vm: &VmId) -> Result<Dir, Problem> {
         let found = open_visible(&self.root, vm.as_str(), "opening the directory of a VM")?;
         mounts::refuse_unmounted(&self.backups, Role::Root, vm.as_str(), found.as_ref())?;
-        found.ok_or_else(|| Problem::new(FaultKind::NoSuchVm, "there is no such VM"))
+        found.ok_or_else(|| {
+            let text = public_text!("The VM does not exist. Check its id.");
+            Problem::new(FaultKind::NoSuchVm, text)
+        })
     }
 
     /// The directory of a VM's backups, once it has any.
@@ -159,8 +172,8 @@ impl Layout {
             rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink
         };
         if found.is_none() && self.backups.stat(vm.as_str()).is_ok_and(is_link) {
-            let text = format!(
-                "The folder of the backups of the VM `{vm}` is a symbolic link, which is not followed; put the folder itself there, or mount it there (`mount --bind`)."
+            let text = public_text!(
+                "The backup directory of the VM `{vm}` is a symbolic link, which the gateway does not follow. Put the directory itself there, or mount it there (`mount --bind`)."
             );
             return Err(Problem::new(FaultKind::Conflict, text));
         }
@@ -247,7 +260,7 @@ impl Layout {
         let vm_backups = self.vm_backups(&target.vm)?.ok_or_else(no_such_backup)?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let begin = |dir: &Dir| {
-            let reading = self.recall.begin(target, dir, now)?;
+            let reading = self.read_cache.begin(target, dir, now)?;
             // They were opened before anything was watched, but are looked at after that.
             let same = home.is_local()
                 && still_has_name(&self.root, vm, &home)
@@ -259,14 +272,15 @@ impl Layout {
     }
 
     /// One backup, if it was read lately and nothing of it has changed since. Does not wait for a disk.
-    pub(super) fn recalled(&self, target: &Target) -> Option<Backup> {
-        self.recall.find(target)
+    pub(super) fn cached_backup(&self, target: &Target) -> Option<Backup> {
+        self.read_cache.find(target)
     }
 }
 
 /// The refusal of something done to a backup that is not there.
 pub(super) fn no_such_backup() -> Problem {
-    Problem::new(FaultKind::NoSuchBackup, "the VM has no such backup")
+    let text = public_text!("The backup does not exist. List the VM's backups.");
+    Problem::new(FaultKind::NoSuchBackup, text)
 }
 
 /// The folders of one VM, locked until they are closed.
@@ -283,7 +297,9 @@ fn lock_exclusively(dir: &Dir) -> Result<(), Problem> {
     match dir.lock() {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => {
-            let text = "the folder of the VM or of its backups is in use by another process";
+            let text = public_text!(
+                "The directory of the VM or of its backups is in use by another process. Try again later."
+            );
             Err(Problem::new(FaultKind::Busy, text))
         }
         Err(errno) => {
@@ -321,10 +337,10 @@ fn lock_backups(backups: &Dir) -> Result<File, OpenError> {
     }
 }
 
-fn open_failure(what: &'static str, path: &Path, errno: Errno) -> Problem {
+fn open_failure(missing: PublicText, path: &Path, errno: Errno) -> Problem {
     let why = format!("opening {}: {errno}", path.display());
     if is_missing(errno) {
-        Problem::new(FaultKind::Unavailable, what).because(why)
+        Problem::new(FaultKind::Unavailable, missing).because(why)
     } else {
         io_error("opening a configured directory")(errno).because(why)
     }
@@ -338,8 +354,8 @@ fn open_visible(parent: &Dir, name: &str, doing: &'static str) -> Result<Option<
         Ok(dir) => Ok(Some(dir)),
         Err(errno) if is_missing(errno) => Ok(None),
         Err(Errno::ACCESS) => {
-            let text = format!(
-                "the gateway's user must not read the folder `{name}` in `root` or `backups`; give it the rights to read, write and search that folder. Nothing was changed"
+            let text = public_text!(
+                "The gateway's user may not read the directory `{name}` in `root` or `backups`, so nothing was changed. Give that user permission to read, write and search it."
             );
             Err(Problem::new(FaultKind::BackendDenied, text).because(doing))
         }
@@ -418,7 +434,10 @@ fn damaged_backup(target: &Target, dir: &Dir) -> Result<Backup, Problem> {
     let stat = dir.stat_self().map_err(io_error("looking at a backup"))?;
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
     let name = BackupName::new(target.backup.as_str()).map_err(|error| {
-        Problem::new(FaultKind::Damaged, "the backup cannot be read").because(error)
+        let text = public_text!(
+            "The backup's manifest is unreadable. Delete the backup from the storage by hand."
+        );
+        Problem::new(FaultKind::Damaged, text).because(error)
     })?;
     Ok(Backup {
         id: target.backup.clone(),
@@ -445,8 +464,8 @@ pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
             continue;
         }
         let strange = |what: &str| {
-            let text = format!(
-                "`{}` in the folder of the VM {what}; move it out of the folder, or hide it by a name that begins with a dot",
+            let text = public_text!(
+                "The entry `{}` in the VM's directory {what}. Move it out of the directory, or give it a name that begins with a dot.",
                 name.to_string_lossy()
             );
             Problem::new(FaultKind::Conflict, text)
@@ -463,7 +482,7 @@ pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         if text == LOST_AND_FOUND && kind == rustix::fs::FileType::Directory {
             match has_fsck_files(vm) {
-                Ok(true) => return Err(strange("holds files that a file system check has found")),
+                Ok(true) => return Err(strange("holds files that a file system check recovered")),
                 Ok(false) | Err(Errno::ACCESS) => continue,
                 Err(errno) => {
                     return Err(io_error("looking at what a file system check found")(errno));
@@ -477,9 +496,9 @@ pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
             )));
         }
         let disk = DiskName::try_from(text.to_owned());
-        disks.push(
-            disk.map_err(|error| strange("has a name that no disk can have").because(error))?,
-        );
+        disks.push(disk.map_err(|error| {
+            strange("has a name that a disk image must not have").because(error)
+        })?);
     }
     Ok(disks)
 }
@@ -514,8 +533,8 @@ pub(super) fn lock_disk(dir: &Dir, name: &DiskName, image_use: ImageUse) -> Resu
 
 /// The refusal of a disk that another program uses.
 pub(super) fn disk_in_use(name: &DiskName) -> Problem {
-    let text = format!(
-        "the disk `{}` of the VM is in use; shut the VM down first",
+    let text = public_text!(
+        "The disk `{}` of the VM is in use. Shut the VM down first.",
         name.as_str()
     );
     Problem::new(FaultKind::Busy, text)
@@ -527,12 +546,15 @@ pub(super) fn open_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
         Ok(Some(file)) => Ok(file),
         Ok(None) => Err(Problem::new(
             FaultKind::Conflict,
-            format!("the disk `{}` is not a regular file", name.as_str()),
+            public_text!(
+                "The disk `{}` is not a regular file. Replace it with a disk image.",
+                name.as_str()
+            ),
         )),
         Err(Errno::ACCESS | Errno::PERM) => Err(Problem::new(
             FaultKind::BackendDenied,
-            format!(
-                "the gateway's user must not read the disk `{}`; give it that right. Nothing was changed",
+            public_text!(
+                "The gateway's user may not read the disk `{}`, so nothing was changed. Give that user permission to read it.",
                 name.as_str()
             ),
         )),
@@ -564,7 +586,7 @@ pub(super) fn refuse_duplicate_name(
         if taken {
             return Err(Problem::new(
                 FaultKind::NameTaken,
-                "another backup of the VM has this name",
+                public_text!("Another backup of the VM has this name. Choose another name."),
             ));
         }
     }

@@ -12,6 +12,7 @@ use crate::adapters::files::error::Problem;
 use crate::adapters::files::image_lock::ImageUse;
 use crate::adapters::files::manifest::DiskName;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const BLOCK_DEVICES: &str = "/sys/block";
 
@@ -39,8 +40,8 @@ pub(super) fn refuse_attached(
         {
             continue;
         }
-        let text = format!(
-            "the disk `{}` is attached to the loop device `{}`; detach it first (`losetup -d`). Nothing was changed",
+        let text = public_text!(
+            "The disk `{}` is attached to the loop device `{}`, so nothing was changed. Detach it first (`losetup -d`).",
             disk.as_str(),
             device.file_name().to_string_lossy()
         );

@@ -20,6 +20,7 @@ use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
+use crate::public_text;
 
 /// The manifest's name in the directory of a backup.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -129,12 +130,14 @@ impl Manifest {
     /// `Damaged` when it is missing, unreadable or that of another backup.
     pub(super) fn read(dir: &Dir, target: &Target) -> Result<Self, Problem> {
         let damaged = || {
-            let text = "the manifest of the backup is missing or damaged";
+            let text = public_text!(
+                "The backup's manifest is missing or damaged, so the backup is unusable. Use another backup."
+            );
             Problem::new(FaultKind::Damaged, text)
         };
         let foreign = |vm: &VmId| {
-            let text = format!(
-                "the backup says that it is of the VM `{vm}`; if that VM was renamed, run `snapgate adopt-backups`"
+            let text = public_text!(
+                "The backup belongs to the VM `{vm}`. If that VM was renamed, run the gateway's `adopt-backups` command."
             );
             Problem::new(FaultKind::Damaged, text)
         };
@@ -198,7 +201,10 @@ impl Manifest {
     /// The text that is stored.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Problem> {
         serde_json::to_vec_pretty(self).map_err(|error| {
-            Problem::new(FaultKind::BackendFailed, "the manifest cannot be written").because(error)
+            let text = public_text!(
+                "The backup's manifest could not be written, so nothing was changed. Try again."
+            );
+            Problem::new(FaultKind::BackendFailed, text).because(error)
         })
     }
 

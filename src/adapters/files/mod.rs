@@ -72,6 +72,7 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 
@@ -80,7 +81,7 @@ pub use error::FilesError;
 pub use folder_marks::UnmarkedFolders;
 pub use operator_commands::Adopted;
 pub use operator_commands::FolderError;
-pub use operator_commands::adopt;
+pub use operator_commands::adopt_backups;
 pub use operator_commands::prepare_folders;
 
 /// Everything is keyed on the disk by the request, so every verb may be sent again.
@@ -178,7 +179,10 @@ impl Files {
         let executor = Arc::clone(&self.executor);
         match tokio::task::spawn_blocking(move || look(&executor)).await {
             Ok(result) => result.map_err(Problem::into_adapter_error),
-            Err(error) => Err(AdapterError::unavailable("the gateway is stopping").because(error)),
+            Err(error) => Err(AdapterError::unavailable(public_text!(
+                "The gateway is shutting down. Try again later."
+            ))
+            .because(error)),
         }
     }
 
@@ -257,12 +261,16 @@ fn run_to_end(
 
 fn task_outcome(durable_id: &str) -> Result<TaskRef, AdapterError> {
     TaskRef::new(durable_id.to_owned()).ok_or_else(|| {
-        AdapterError::uncertain(FaultKind::BackendFailed, "the work cannot be referred to")
+        AdapterError::uncertain(
+            FaultKind::BackendFailed,
+            public_text!("The change has no valid task id, and its outcome is being determined. Wait for the final Status."),
+        )
     })
 }
 
 fn vm_busy() -> AdapterError {
-    let text = "another change of the VM or its backups is still being made";
+    let text =
+        public_text!("Another change of the VM or its backups is in progress. Try again later.");
     AdapterError::refused(FaultKind::Busy, text)
 }
 
@@ -297,7 +305,7 @@ impl Adapter for Files {
     }
 
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
-        if let Some(backup) = self.executor.recalled(target) {
+        if let Some(backup) = self.executor.cached_backup(target) {
             return Ok(backup);
         }
         let (target, now) = (target.clone(), self.clock.instant());
@@ -315,7 +323,8 @@ impl Adapter for Files {
     ) -> Result<Option<Evidence>, AdapterError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| {
-            AdapterError::unavailable("the system gives no random numbers").because(error)
+            let text = public_text!("The system's random number generator failed, so nothing was changed. Try again later.");
+            AdapterError::unavailable(text).because(error)
         })?;
         let random = u128::from_le_bytes(bytes).to_string();
         let Change::Restore(_) = &intent.change else {
@@ -354,7 +363,9 @@ impl Adapter for Files {
         match self.run(request, reservation).await {
             Ok(begun) => begun,
             Err(error) => {
-                let text = "the work ended before it told how it began";
+                let text = public_text!(
+                    "The change ended unexpectedly, and its outcome is being determined. Wait for the final Status."
+                );
                 Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(error))
             }
         }
@@ -411,7 +422,8 @@ impl Adapter for Files {
         // What is not remembered has ended, and `poll` says so.
         match self.jobs.find_job(task.as_str()) {
             Some(job) if !job.cancel() => {
-                let text = "this kind of change cannot be cancelled";
+                let text =
+                    public_text!("Updates and deletes cannot be cancelled. Wait for the end.");
                 Err(AdapterError::refused(FaultKind::Unsupported, text))
             }
             Some(_) | None => Ok(()),

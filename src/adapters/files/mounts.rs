@@ -10,6 +10,7 @@ use crate::adapters::files::error::Problem;
 use crate::adapters::files::error::io_error;
 use crate::adapters::files::folder_marks::Role;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const MOUNTS: &str = ".snapgate-mounts";
 
@@ -41,9 +42,9 @@ pub(super) fn refuse_unmounted(
     if found.is_some_and(is_mount) || !is_recorded(backups, role, vm)? {
         return Ok(());
     }
-    let text = format!(
-        "The file system of the VM's folder in `{key}` is not mounted: mount it. If it is not to be one of its own any more, remove its record \
-         in the folder `{MOUNTS}/{key}` of `backups`.",
+    let text = public_text!(
+        "The file system of the VM's directory in `{key}` is not mounted. Mount it; if the directory is no longer a file system of its own, \
+         remove its record from the directory `{MOUNTS}/{key}` in `backups`.",
         key = role.key()
     );
     Err(Problem::new(FaultKind::Unavailable, text).of_one_vm())

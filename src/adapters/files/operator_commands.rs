@@ -1,4 +1,4 @@
-//! What an operator does to the folders while no gateway uses them: prepares new ones, and gives a renamed VM its backups back.
+//! Operator commands on the directories while no gateway uses them: prepare new ones, and assign the backups of a renamed VM.
 
 use rustix::io::Errno;
 
@@ -11,6 +11,7 @@ use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::folder_marks::UnmarkedFolders;
 use crate::adapters::files::layout;
 use crate::adapters::files::layout::Layout;
+use crate::adapters::files::layout::LockedVm;
 use crate::adapters::files::layout::OpenError;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
@@ -38,7 +39,7 @@ impl From<Problem> for FolderError {
                     format!("{} ({private})", fault.text)
                 }
             }
-            Problem::Cancelled => "it was cancelled".to_owned(),
+            Problem::Cancelled => "cancelled".to_owned(),
             Problem::Uncertain(private) => format!("the storage failed: {private}"),
         })
     }
@@ -79,52 +80,27 @@ fn folder_error(text: String) -> FolderError {
     FolderError::Refused(text)
 }
 
-/// Gives the backups of a VM that was renamed to its new name. Doing it again does what is left.
+/// Assigns the backups of a renamed VM to its new name. A repeated call continues where an interrupted one stopped.
 ///
 /// # Errors
-/// [`FolderError`] when a gateway uses the folders, or when two VMs might be mixed up; nothing was changed then.
-pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderError> {
-    let layout = Layout::open(config, UnmarkedFolders::Used, &Failpoints::default())?;
-    match layout.vm_dir(from) {
-        Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => {}
-        Err(problem) => return Err(problem.into()),
-        Ok(_there) => {
-            return Err(folder_error(format!(
-                "there is still a VM `{from}`: its backups stay with it. Rename its folder in `root` to `{to}` first."
-            )));
-        }
-    }
-    let locked = layout.lock_vm(to).map_err(|problem| match problem {
-        Problem::Refused { fault, .. } if fault.kind == FaultKind::NoSuchVm => {
-            folder_error(format!("there is no VM `{to}` in `root`"))
-        }
-        other @ (Problem::Refused { .. }
-        | Problem::HalfDone { .. }
-        | Problem::Cancelled
-        | Problem::Uncertain(_)) => other.into(),
-    })?;
-    let vm_backups = match (layout.vm_backups(from)?, locked.vm_backups) {
-        (None, None) => {
-            return Err(folder_error(format!(
-                "neither `{from}` nor `{to}` has backups"
-            )));
-        }
-        (None, Some(vm_backups)) => vm_backups,
-        (Some(vm_backups), None) => {
-            let doing = io_error("renaming the folder of a VM's backups");
-            check_manifests(&vm_backups, from, to)?;
-            let (name, old) = (to.as_str(), from.as_str());
-            let renamed = layout.backups.rename_new_from(name, &layout.backups, old);
-            renamed.map_err(&doing).map_err(FolderError::from)?;
-            layout.backups.sync().map_err(doing)?;
-            vm_backups
-        }
-        (Some(_), Some(_)) => {
-            return Err(folder_error(format!(
-                "both `{from}` and `{to}` have a folder in `backups`: move the backups of `{from}` into that of `{to}`, or the empty one away, and ask again"
-            )));
-        }
-    };
+/// [`FolderError`] when a gateway uses the directories, or when two VMs might be mixed up; nothing was changed then.
+pub fn adopt_backups(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderError> {
+    adopt_with_failpoints(config, from, to, &Failpoints::default())
+}
+
+/// Each manifest is replaced atomically and names its VM, so whatever a killed process left, the next call finds every backup
+/// under the old name or the new one.
+pub(super) fn adopt_with_failpoints(
+    config: &Config,
+    from: &VmId,
+    to: &VmId,
+    failpoints: &Failpoints,
+) -> Result<Adopted, FolderError> {
+    let layout = Layout::open(config, UnmarkedFolders::Used, failpoints)?;
+    refuse_existing_vm(&layout, from, to)?;
+    // Held to the end: the gateway itself takes these locks for every change of the VM.
+    let locked = lock_adopting_vm(&layout, to)?;
+    let vm_backups = claim_backup_directory(&layout, from, to, locked.vm_backups.as_ref())?;
     check_manifests(&vm_backups, from, to)?;
     let mut adopted = Adopted::default();
     for (dir, manifest) in read_manifests(&vm_backups)? {
@@ -139,6 +115,59 @@ pub fn adopt(config: &Config, from: &VmId, to: &VmId) -> Result<Adopted, FolderE
     Ok(adopted)
 }
 
+fn refuse_existing_vm(layout: &Layout, from: &VmId, to: &VmId) -> Result<(), FolderError> {
+    match layout.vm_dir(from) {
+        Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => Ok(()),
+        Err(problem) => Err(problem.into()),
+        Ok(_there) => Err(folder_error(format!(
+            "the VM `{from}` still exists and keeps its backups; rename its directory in `root` to `{to}` first"
+        ))),
+    }
+}
+
+fn lock_adopting_vm(layout: &Layout, to: &VmId) -> Result<LockedVm, FolderError> {
+    layout.lock_vm(to).map_err(|problem| match problem {
+        Problem::Refused { fault, .. } if fault.kind == FaultKind::NoSuchVm => {
+            folder_error(format!("no VM `{to}` in `root`"))
+        }
+        other @ (Problem::Refused { .. }
+        | Problem::HalfDone { .. }
+        | Problem::Cancelled
+        | Problem::Uncertain(_)) => other.into(),
+    })
+}
+
+/// The backup directory under the new name; renamed if it still has the old one.
+fn claim_backup_directory(
+    layout: &Layout,
+    from: &VmId,
+    to: &VmId,
+    existing: Option<&Dir>,
+) -> Result<Dir, FolderError> {
+    match (layout.vm_backups(from)?, existing) {
+        (None, None) => Err(folder_error(format!(
+            "neither `{from}` nor `{to}` has backups"
+        ))),
+        // An earlier call was interrupted after the rename, or the operator renamed the directory.
+        (None, Some(_)) => layout
+            .vm_backups(to)?
+            .ok_or_else(|| folder_error(format!("the backup directory of `{to}` disappeared"))),
+        (Some(vm_backups), None) => {
+            let doing = io_error("renaming a backup directory");
+            // Before the rename, so that a refusal changes nothing.
+            check_manifests(&vm_backups, from, to)?;
+            let (name, old) = (to.as_str(), from.as_str());
+            let renamed = layout.backups.rename_new_from(name, &layout.backups, old);
+            renamed.map_err(&doing)?;
+            layout.backups.sync().map_err(doing)?;
+            Ok(vm_backups)
+        }
+        (Some(_), Some(_)) => Err(folder_error(format!(
+            "both `{from}` and `{to}` have a backup directory; move the backups of `{from}` into the one of `{to}`, or remove the empty one, and run the command again"
+        ))),
+    }
+}
+
 /// Refuses backups of a third VM, and two of one name.
 fn check_manifests(vm_backups: &Dir, from: &VmId, to: &VmId) -> Result<(), FolderError> {
     let mut names = Vec::new();
@@ -146,13 +175,13 @@ fn check_manifests(vm_backups: &Dir, from: &VmId, to: &VmId) -> Result<(), Folde
         let vm = manifest.vm();
         if vm != from && vm != to {
             return Err(folder_error(format!(
-                "the backup `{}` is of the VM `{vm}`, neither of `{from}` nor of `{to}`; nothing was changed",
+                "the backup `{}` belongs to the VM `{vm}`, neither to `{from}` nor to `{to}`; nothing was changed",
                 manifest.name
             )));
         }
         if names.contains(&manifest.name) {
             return Err(folder_error(format!(
-                "two backups have the name `{}`; nothing was changed. Rename one before its VM is renamed",
+                "duplicate backup name `{}`; nothing was changed. Rename one of the two before renaming the VM",
                 manifest.name
             )));
         }

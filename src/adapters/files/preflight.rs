@@ -13,24 +13,25 @@ use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::model::FaultKind;
 use crate::model::PublicText;
+use crate::public_text;
 
 /// Exchanged with each other in the VM's folder and the staging folder.
 const PROBE: &str = ".snapgate-probe";
 /// `CAP_FOWNER` as the number of its bit in `/proc/self/status`.
 const CAP_FOWNER: u32 = 3;
 
-fn conflict(text: impl Into<PublicText>) -> Problem {
+fn conflict(text: PublicText) -> Problem {
     Problem::new(FaultKind::Conflict, text)
 }
 
-/// What an attribute forbids, as a verb phrase with its remedy.
-fn obstacle(attributes: StatxAttributes) -> Option<&'static str> {
+/// What an attribute forbids, as a verb phrase, and its remedy.
+fn obstacle(attributes: StatxAttributes) -> Option<(&'static str, &'static str)> {
     if attributes.contains(StatxAttributes::MOUNT_ROOT) {
-        Some("is a mount point; unmount it")
+        Some(("is a mount point", "Unmount it"))
     } else if attributes.contains(StatxAttributes::IMMUTABLE) {
-        Some("is immutable; remove that attribute with `chattr -i`")
+        Some(("is immutable", "Remove that attribute with `chattr -i`"))
     } else if attributes.contains(StatxAttributes::APPEND) {
-        Some("is append-only; remove that attribute with `chattr -a`")
+        Some(("is append-only", "Remove that attribute with `chattr -a`"))
     } else {
         None
     }
@@ -42,11 +43,13 @@ pub(super) fn check_folder(dir: &Dir, what: &str) -> Result<(), Problem> {
     let attributes = dir.own_attributes().map_err(doing)?;
     let attributes = attributes.difference(StatxAttributes::MOUNT_ROOT);
     match obstacle(attributes) {
-        Some(obstacle) => Err(conflict(format!("{what} {obstacle}; nothing was changed"))),
+        Some((obstacle, remedy)) => Err(conflict(public_text!(
+            "{what} {obstacle}, so nothing was changed. {remedy}."
+        ))),
         None if dir.is_writable() => Ok(()),
         None => {
-            let text = format!(
-                "the gateway's user must not write to {what}; give it the rights to write and search it. Nothing was changed"
+            let text = public_text!(
+                "{what} is not writable for the gateway's user, so nothing was changed. Give that user permission to write and search it."
             );
             Err(Problem::new(FaultKind::BackendDenied, text))
         }
@@ -57,7 +60,11 @@ pub(super) fn check_folder(dir: &Dir, what: &str) -> Result<(), Problem> {
 pub(super) fn check_replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem> {
     let doing = io_error("looking at the attributes of a disk image");
     let name = disk.as_str();
-    let refused = |why: &str| conflict(format!("the disk `{name}` {why}; nothing was changed"));
+    let refused = |(why, remedy): (&str, &str)| {
+        conflict(public_text!(
+            "The disk `{name}` {why}, so nothing was changed. {remedy}."
+        ))
+    };
     let attributes = vm.attributes(name).map_err(&doing)?;
     if let Some(obstacle) = obstacle(attributes) {
         return Err(refused(obstacle));
@@ -67,26 +74,29 @@ pub(super) fn check_replaceable(vm: &Dir, disk: &DiskName) -> Result<(), Problem
         vm.stat_self().map_err(&doing)?,
     );
     if image.st_dev != home.st_dev {
-        return Err(refused(
-            "is on another file system than the VM's folder; move it there",
-        ));
+        return Err(refused((
+            "is on another file system than the VM's directory",
+            "Move it there",
+        )));
     }
     // Some file systems show their attributes by this call only.
     let file = layout::open_disk(vm, disk)?;
     if let Ok(flags) = rustix::fs::ioctl_getflags(&file)
         && flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND)
     {
-        return Err(refused(
-            "is immutable or append-only; remove that attribute with `chattr -ia`",
-        ));
+        return Err(refused((
+            "is immutable or append-only",
+            "Remove that attribute with `chattr -ia`",
+        )));
     }
     let sticky = home.st_mode & 0o1000 != 0;
     let ours = rustix::process::geteuid().as_raw();
     if sticky && ours != image.st_uid && ours != home.st_uid && !has_capability(CAP_FOWNER) {
-        let why = "belongs to another user and the VM's folder has the sticky bit, so the gateway must not replace it; change its owner, or remove the bit";
         return Err(Problem::new(
             FaultKind::BackendDenied,
-            format!("the disk `{name}` {why}; nothing was changed"),
+            public_text!(
+                "The disk `{name}` belongs to another user and the VM's directory has the sticky bit, so the gateway may not replace it; nothing was changed. Change the owner of the disk, or remove the bit."
+            ),
         ));
     }
     Ok(())
@@ -110,8 +120,10 @@ pub(super) fn probe_exchange(vm: &Dir, staging: &Dir) -> Result<(), Problem> {
     let removed = vm.unlink(PROBE).and_then(|()| staging.unlink(PROBE));
     match probed {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            let text = "the file system of the VM's folder cannot exchange two files at one instant, which a restore needs; \
-                        keep the VM on ext4, XFS, Btrfs or tmpfs. Nothing was changed";
+            let text = public_text!(
+                "The file system of the VM's directory cannot exchange two files atomically, which a restore needs; nothing was changed. \
+                 Keep the VM on ext4, XFS, Btrfs or tmpfs."
+            );
             Err(Problem::new(FaultKind::Unsupported, text))
         }
         Err(errno) => Err(io_error("exchanging two probes in the VM's folder")(errno)),
@@ -130,7 +142,7 @@ pub(super) fn remove_probe(vm: &Dir) -> Result<(), Errno> {
 /// Refuses a backup of which a part cannot be removed: deleted it would keep its room, and every later delete from working.
 pub(super) fn check_removable(backup: &Dir) -> Result<(), Problem> {
     let doing = io_error("looking at the attributes of a backup");
-    check_folder(backup, "the folder of the backup")?;
+    check_folder(backup, "The directory of the backup")?;
     check_entry(backup, MANIFEST)?;
     let disks = match backup.dir(DISKS) {
         Ok(disks) => disks,
@@ -149,10 +161,9 @@ pub(super) fn check_removable(backup: &Dir) -> Result<(), Problem> {
 fn check_entry(dir: &Dir, name: &str) -> Result<(), Problem> {
     let attributes = dir.attributes(name);
     match obstacle(attributes.map_err(io_error("looking at the attributes of a backup"))?) {
-        Some(obstacle) => {
-            let text = format!("`{name}` of the backup {obstacle}; nothing was changed");
-            Err(conflict(text))
-        }
+        Some((obstacle, remedy)) => Err(conflict(public_text!(
+            "The entry `{name}` of the backup {obstacle}, so nothing was changed. {remedy}."
+        ))),
         None => Ok(()),
     }
 }

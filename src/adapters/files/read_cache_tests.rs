@@ -17,7 +17,7 @@ use super::crash_tests::Mounted;
 use super::crash_tests::mount_small;
 use super::failpoints::test::FailMode;
 use super::layout::backup_dir;
-use super::read_cache::Recall;
+use super::read_cache::ReadCache;
 use super::tests::Fixture;
 use super::tests::about;
 use super::tests::announce;
@@ -25,7 +25,7 @@ use super::tests::by;
 use super::tests::config;
 use super::tests::open_soon_at;
 use super::tests::target;
-use super::watch_table::Held;
+use super::watch_table::WatchedRoot;
 use super::*;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -34,8 +34,8 @@ use crate::model::Change;
 use crate::model::Timestamp;
 use crate::runtime::ManualClock;
 
-/// The kit with backup 1, opened with that configuration under a clock of ours.
-async fn kit_with(change: impl FnOnce(&Fixture) -> Config) -> (Fixture, Arc<ManualClock>) {
+/// The fixture with backup 1, opened with that configuration under a clock of ours.
+async fn fixture_with(change: impl FnOnce(&Fixture) -> Config) -> (Fixture, Arc<ManualClock>) {
     let fixture = Fixture::new();
     fixture.backup(1).await;
     let config = change(&fixture);
@@ -58,15 +58,15 @@ async fn kit_with(change: impl FnOnce(&Fixture) -> Config) -> (Fixture, Arc<Manu
 }
 
 async fn fixture() -> (Fixture, Arc<ManualClock>) {
-    kit_with(|fixture| config(&fixture.dir)).await
+    fixture_with(|fixture| config(&fixture.dir)).await
 }
 
-fn recalled_as(fixture: &Fixture, id: &str) -> Option<Backup> {
-    fixture.files.executor.recalled(&target("vm", id))
+fn cached_as(fixture: &Fixture, id: &str) -> Option<Backup> {
+    fixture.files.executor.cached_backup(&target("vm", id))
 }
 
-fn recalled(fixture: &Fixture) -> Option<Backup> {
-    recalled_as(fixture, "1")
+fn cached_backup(fixture: &Fixture) -> Option<Backup> {
+    cached_as(fixture, "1")
 }
 
 async fn read_backup(fixture: &Fixture) -> Result<Backup, FaultKind> {
@@ -75,12 +75,15 @@ async fn read_backup(fixture: &Fixture) -> Result<Backup, FaultKind> {
 }
 
 /// The backup once it was read and is remembered.
-async fn remembered(fixture: &Fixture) -> Backup {
+async fn read_until_cached(fixture: &Fixture) -> Backup {
     for _ in 0..200 {
         let read = read_backup(fixture).await.expect("it is there");
-        if let Some(recalled) = recalled(fixture) {
-            assert_eq!(recalled, read, "what is recalled is what was read");
-            return recalled;
+        if let Some(cached_backup) = cached_backup(fixture) {
+            assert_eq!(
+                cached_backup, read,
+                "what is cached_backup is what was read"
+            );
+            return cached_backup;
         }
     }
     panic!("it is never remembered")
@@ -120,14 +123,14 @@ fn away(fixture: &Fixture, what: &Path) -> std::path::PathBuf {
 #[tokio::test]
 async fn what_was_read_is_remembered_at_once() {
     let (fixture, _) = fixture().await;
-    assert_eq!(recalled(&fixture), None, "nobody has asked yet");
-    let first = remembered(&fixture).await;
+    assert_eq!(cached_backup(&fixture), None, "nobody has asked yet");
+    let first = read_until_cached(&fixture).await;
     assert_eq!(
         read_backup(&fixture).await.as_ref(),
         Ok(&first),
         "and answered"
     );
-    assert_eq!(recalled_as(&fixture, "2"), None, "not what was never read");
+    assert_eq!(cached_as(&fixture, "2"), None, "not what was never read");
 }
 
 /// Something that concerns no backup.
@@ -154,9 +157,9 @@ async fn what_happens_elsewhere_makes_nobody_forget() {
     for (name, change) in rows {
         let mut kept = false;
         for _ in 0..20 {
-            remembered(&fixture).await;
+            read_until_cached(&fixture).await;
             change(&fixture);
-            kept |= recalled(&fixture).is_some();
+            kept |= cached_backup(&fixture).is_some();
         }
         assert!(kept, "{name}: forgotten");
     }
@@ -178,9 +181,9 @@ async fn check(rows: &[Row]) {
     for (name, before, change, expected) in rows {
         let (fixture, _) = fixture().await;
         before(&fixture);
-        remembered(&fixture).await;
+        read_until_cached(&fixture).await;
         change(&fixture);
-        assert_eq!(recalled(&fixture), None, "{name}: still relied upon");
+        assert_eq!(cached_backup(&fixture), None, "{name}: still relied upon");
         let found = read_backup(&fixture).await;
         let found = found.as_ref().map(|it| (it.name.as_str(), it.state));
         assert_eq!(found, expected.as_ref().copied(), "{name}: read");
@@ -360,7 +363,7 @@ async fn no_change_of_the_way_is_missed() {
         ("link/backups", "link", true),
     ];
     for (path, changed, is_link) in rows {
-        let (fixture, _) = kit_with(|fixture| {
+        let (fixture, _) = fixture_with(|fixture| {
             let dir = fixture.dir.path();
             for it in ["far/above", "other/above/backups", "other/backups"] {
                 fs::create_dir_all(dir.join(it)).unwrap();
@@ -381,7 +384,7 @@ async fn no_change_of_the_way_is_missed() {
             }
         })
         .await;
-        remembered(&fixture).await;
+        read_until_cached(&fixture).await;
         let (dir, changed) = (fixture.dir.path(), fixture.dir.path().join(changed));
         if is_link {
             symlink(dir.join("other"), dir.join("new")).unwrap();
@@ -390,7 +393,7 @@ async fn no_change_of_the_way_is_missed() {
             away(&fixture, &changed);
             fs::rename(dir.join("other"), changed).unwrap();
         }
-        assert_eq!(recalled(&fixture), None, "{path}: still relied upon");
+        assert_eq!(cached_backup(&fixture), None, "{path}: still relied upon");
         let read = read_backup(&fixture).await;
         assert_eq!(read, Err(FaultKind::Unavailable), "{path}: another one");
     }
@@ -399,14 +402,14 @@ async fn no_change_of_the_way_is_missed() {
 #[tokio::test]
 async fn what_is_mounted_over_it_shows() {
     let (fixture, _) = fixture().await;
-    let first = remembered(&fixture).await;
+    let first = read_until_cached(&fixture).await;
     let vm_backups = fixture.vm_backups();
     if !mount_small(&vm_backups) {
         announce("SKIPPED (1): mount is not permitted, a mount over backups is not tested");
         return;
     }
     let mounted = Mounted(&vm_backups);
-    assert_eq!(recalled(&fixture), None, "still relied upon");
+    assert_eq!(cached_backup(&fixture), None, "still relied upon");
     assert_eq!(
         read_backup(&fixture).await,
         Err(FaultKind::NoSuchBackup),
@@ -423,7 +426,7 @@ async fn one_file_of_two_backups_is_watched_once() {
     let [one, two] = ["1", "2"].map(|id| fixture.vm_backups().join(id).join("disks/a.raw"));
     fs::remove_file(&two).unwrap();
     fs::hard_link(&one, &two).unwrap();
-    remembered(&fixture).await;
+    read_until_cached(&fixture).await;
     let second = fixture
         .files
         .read_backup(&target("vm", "2"), by())
@@ -431,13 +434,13 @@ async fn one_file_of_two_backups_is_watched_once() {
         .unwrap();
     assert_eq!(second.state, BackupState::Available, "whole");
     assert_eq!(
-        recalled_as(&fixture, "2"),
+        cached_as(&fixture, "2"),
         None,
         "its events are of the first"
     );
-    remembered(&fixture).await;
+    read_until_cached(&fixture).await;
     cut(&two);
-    assert_eq!(recalled(&fixture), None, "the first is told");
+    assert_eq!(cached_backup(&fixture), None, "the first is told");
     for id in ["1", "2"] {
         let read = fixture
             .files
@@ -451,7 +454,7 @@ async fn one_file_of_two_backups_is_watched_once() {
 #[tokio::test]
 async fn when_the_kernel_loses_count_everything_is_forgotten() {
     let (fixture, _) = fixture().await;
-    let first = remembered(&fixture).await;
+    let first = read_until_cached(&fixture).await;
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let most: u32 = most.trim().parse().unwrap();
     // Of another VM, so that none of these events concerns the backup.
@@ -464,9 +467,9 @@ async fn when_the_kernel_loses_count_everything_is_forgotten() {
     edit(&fixture.vm_backups().join("1/manifest.json"));
     // Each heeds some of them.
     for look in 0..most {
-        assert_eq!(recalled(&fixture), None, "look {look}");
+        assert_eq!(cached_backup(&fixture), None, "look {look}");
     }
-    let second = remembered(&fixture).await;
+    let second = read_until_cached(&fixture).await;
     assert_ne!(first, second, "what was edited meanwhile");
 }
 
@@ -481,10 +484,10 @@ async fn what_cannot_be_watched_is_read() {
         if now.failpoints.steps_hit().len() <= steps {
             break;
         }
-        assert_eq!(recalled(now), None, "without watch {steps}");
+        assert_eq!(cached_backup(now), None, "without watch {steps}");
         // Later there may be room.
         clock.advance(Duration::from_secs(11));
-        remembered(now).await;
+        read_until_cached(now).await;
         steps += 1;
         fixture = reopened(fixture).await;
     }
@@ -522,25 +525,28 @@ fn overtaken(fixture: &Fixture, backup: &Backup) -> bool {
         target("vm", "1"),
         fixture.files.clock.instant(),
     );
-    let held =
-        Held::new(&config.root, &layout.root).zip(Held::new(&config.backups, &layout.backups));
-    let recall = Recall::new(held.map(<[Held; 2]>::from), fixture.failpoints.clone());
+    let held = WatchedRoot::new(&config.root, &layout.root)
+        .zip(WatchedRoot::new(&config.backups, &layout.backups));
+    let cache = ReadCache::new(
+        held.map(<[WatchedRoot; 2]>::from),
+        fixture.failpoints.clone(),
+    );
     let vm_backups = layout.vm_backups(&asked.vm).unwrap().unwrap();
     let dir = backup_dir(&vm_backups, &asked.backup).unwrap().unwrap();
-    let Some(first) = recall.begin(&asked, &dir, now) else {
+    let Some(first) = cache.begin(&asked, &dir, now) else {
         return false;
     };
-    let other = recall.begin(&asked, &dir, now);
+    let other = cache.begin(&asked, &dir, now);
     assert!(other.is_none(), "one reads it, others only read");
     allow(&fixture.vm_backups().join("1/manifest.json"), 0o600);
-    assert_eq!(recall.find(&asked), None, "which heeds the change");
-    let Some(second) = recall.begin(&asked, &dir, now) else {
+    assert_eq!(cache.find(&asked), None, "which heeds the change");
+    let Some(second) = cache.begin(&asked, &dir, now) else {
         return false;
     };
     first.keep(backup);
-    assert_eq!(recall.find(&asked), None, "of before the change");
+    assert_eq!(cache.find(&asked), None, "of before the change");
     second.keep(backup);
-    recall.find(&asked).as_ref() == Some(backup)
+    cache.find(&asked).as_ref() == Some(backup)
 }
 
 #[tokio::test]
@@ -555,7 +561,7 @@ async fn what_was_read_before_a_change_is_not_kept_after_it() {
 #[tokio::test]
 async fn nobody_reads_what_was_before() {
     let (fixture, _) = fixture().await;
-    remembered(&fixture).await;
+    read_until_cached(&fixture).await;
     let (path, new) = (
         fixture.vm_backups().join("1/manifest.json"),
         fixture.dir.path().join("new"),
@@ -571,9 +577,9 @@ async fn nobody_reads_what_was_before() {
     let reader = || {
         while !ended.load(Ordering::SeqCst) {
             let before = written.load(Ordering::SeqCst);
-            let backup = if let Some(recalled) = disk.recalled(&asked) {
+            let backup = if let Some(cached_backup) = disk.cached_backup(&asked) {
                 recalls.fetch_add(1, Ordering::SeqCst);
-                recalled
+                cached_backup
             } else {
                 let layout = disk.layout().unwrap();
                 layout.read_backup(&asked, now).unwrap()
@@ -621,19 +627,19 @@ async fn nobody_reads_what_was_before() {
 #[tokio::test]
 async fn the_gateways_own_changes_show_at_once() {
     let (fixture, _) = fixture().await;
-    let backup = remembered(&fixture).await;
+    let backup = read_until_cached(&fixture).await;
     let patch = BackupPatch {
         name: Some(BackupName::new("renamed").unwrap()),
         ..BackupPatch::default()
     };
     let update = about(&backup, Change::Update(patch));
     assert_eq!(fixture.failure(&update, 2).await, None, "updated");
-    assert_eq!(recalled(&fixture), None, "not the one before");
-    let renamed = remembered(&fixture).await;
+    assert_eq!(cached_backup(&fixture), None, "not the one before");
+    let renamed = read_until_cached(&fixture).await;
     assert_eq!(renamed.name.as_str(), "renamed", "the new manifest");
     let delete = about(&renamed, Change::Delete);
     assert_eq!(fixture.failure(&delete, 3).await, None, "deleted");
-    assert_eq!(recalled(&fixture), None, "not any more");
+    assert_eq!(cached_backup(&fixture), None, "not any more");
     assert_eq!(
         read_backup(&fixture).await,
         Err(FaultKind::NoSuchBackup),

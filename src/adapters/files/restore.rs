@@ -43,6 +43,7 @@ use crate::adapters::files::swap::Swap;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::RestoreOptions;
+use crate::public_text;
 
 /// The state of a VM's disks in a few characters: it changes whenever a disk is added, removed, replaced or written to.
 pub(super) fn fingerprint(vm: &Dir) -> Result<String, Problem> {
@@ -73,7 +74,9 @@ fn are_disks_expected(vm: &Dir, request: &Request) -> Result<bool, Problem> {
 }
 
 fn changed_since() -> Problem {
-    let text = "the disks of the VM were changed after this restore was asked for, so it was not begun; ask again if it is still wanted";
+    let text = public_text!(
+        "The disks of the VM were changed after this restore was requested, so it was not started. Resubmit it if it is still needed."
+    );
     Problem::new(FaultKind::Conflict, text)
 }
 
@@ -92,7 +95,9 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> 
         // It may have been killed before its last sync.
         Phase::Done => synced().map(|()| FindOutcome::Done),
         Phase::Undone => {
-            let text = "A disk of the VM could not be replaced. Every disk is as it was before the restore.";
+            let text = public_text!(
+                "A disk of the VM could not be replaced. Every disk is as it was before the restore; try again."
+            );
             Ok(FindOutcome::Failed(Fault::new(
                 FaultKind::BackendFailed,
                 text,
@@ -198,7 +203,8 @@ pub(super) fn start(
         }
     }
     if !options.0.is_empty() {
-        let text = "this backend knows no restore options";
+        let text =
+            public_text!("This backend supports no restore options. Remove them from the request.");
         return Err(Problem::new(FaultKind::Invalid, text));
     }
     if !are_disks_expected(&vm, request)? {
@@ -210,11 +216,13 @@ pub(super) fn start(
         .ok_or_else(layout::no_such_backup)?;
     let (backup, manifest) = edit::read_expected_backup(&vm_backups, request)?;
     if !manifest.is_whole(&backup) {
-        let text = "the backup is not whole: a disk is missing or has another length";
+        let text = public_text!(
+            "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
+        );
         return Err(Problem::new(FaultKind::Damaged, text));
     }
     let from = backup.dir(DISKS).map_err(io_error("opening a backup"))?;
-    preflight::check_folder(&vm, "the folder of the VM")?;
+    preflight::check_folder(&vm, "The VM's directory")?;
     let old = lock_old_disks(&vm, &manifest)?;
     let staging = swap::unused_staging_name(&vm);
     let journal = Journal::new(&vm, &request.durable_id, &target.backup, &staging, before);
@@ -241,8 +249,8 @@ fn lock_old_disks(vm: &Dir, manifest: &Manifest) -> Result<Vec<OldDisk>, Problem
     let mut old = Vec::new();
     for name in layout::disk_names(vm)? {
         if !manifest.disks.iter().any(|disk| disk.name == name) {
-            let text = format!(
-                "the VM has a disk `{}` that the backup does not hold; move it out of the VM's folder first",
+            let text = public_text!(
+                "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
                 name.as_str()
             );
             return Err(Problem::new(FaultKind::Conflict, text));
@@ -362,7 +370,9 @@ impl Restore {
         self.layout.refuse_replaced()?;
         let names = layout::disk_names(&self.vm)?;
         if !names.iter().eq(self.old.iter().map(|old| &old.name)) {
-            let text = "disks of the VM were added or removed while the restore copied; nothing was changed. Shut the VM down first";
+            let text = public_text!(
+                "Disks of the VM were added or removed during the restore, so nothing was changed. Shut the VM down, then try again."
+            );
             return Err(Problem::new(FaultKind::Busy, text));
         }
         for old in &self.old {
@@ -371,8 +381,8 @@ impl Restore {
             let seen = Some(FileStamp::new(&old.stat));
             let in_place = FileStamp::of_name(&self.vm, &old.name).map_err(&doing)?;
             if in_place != seen || Some(FileStamp::of_file(&old.file).map_err(&doing)?) != seen {
-                let text = format!(
-                    "the disk `{name}` was changed or replaced by another program while the restore copied; nothing was changed. Shut the VM down first"
+                let text = public_text!(
+                    "The disk `{name}` was changed or replaced by another program during the restore, so nothing was changed. Shut the VM down, then try again."
                 );
                 return Err(Problem::new(FaultKind::Busy, text));
             }
@@ -411,8 +421,8 @@ fn verify_checksum(disk: &BackupDisk, digest: &copy::Digest) -> Result<(), Probl
     if digest.checksum == disk.checksum {
         Ok(())
     } else {
-        let text = format!(
-            "the disk `{}` of the backup does not match its checksum; nothing was changed",
+        let text = public_text!(
+            "The disk `{}` of the backup does not match its checksum, so nothing was changed. Restore another backup.",
             disk.name.as_str()
         );
         Err(Problem::new(FaultKind::Damaged, text))
@@ -420,9 +430,9 @@ fn verify_checksum(disk: &BackupDisk, digest: &copy::Digest) -> Result<(), Probl
 }
 
 fn owner_refused(disk: &BackupDisk, like: &Stat) -> Problem {
-    let text = format!(
-        "the new image of the disk `{}` must belong to user {} and group {}, which the gateway's user must not give it; \
-         run the gateway as that user, or change the owner of the image. Nothing was changed",
+    let text = public_text!(
+        "The new image of the disk `{}` must belong to user {} and group {}, and the gateway's user may not set that owner, so nothing was changed. \
+         Run the gateway as that user, or change the owner of the image.",
         disk.name.as_str(),
         like.st_uid,
         like.st_gid

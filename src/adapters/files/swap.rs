@@ -21,6 +21,7 @@ use crate::adapters::files::loop_devices;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::request::ReplacedImages;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// The journal of the end, in the staging folder: it becomes the journal by a rename.
 const DONE: &str = ".done";
@@ -79,7 +80,9 @@ impl Swap<'_> {
         self.vm
             .exchange(name, self.staging, name)
             .map_err(|errno| Problem::Uncertain(format!("exchanging {name} back: {errno}")))?;
-        let text = format!("the disk `{name}` was replaced by another program during the restore");
+        let text = public_text!(
+            "Another program replaced the disk `{name}` during the restore. Shut the VM down, then try again."
+        );
         Err(Problem::new(FaultKind::Busy, text))
     }
 
@@ -91,7 +94,9 @@ impl Swap<'_> {
             Some(old) => {
                 let staged = FileStamp::of_name(self.staging, &entry.name).map_err(&doing)?;
                 if !staged.is_some_and(|staged| staged.is_same_content(old)) {
-                    let text = "the old disk image is no longer there";
+                    let text = public_text!(
+                        "The old disk image no longer exists. Restore a backup of the VM."
+                    );
                     return Err(Problem::new(FaultKind::Conflict, text));
                 }
                 self.vm.exchange(name, self.staging, name)
@@ -163,15 +168,15 @@ fn undone(failed: &DiskName, why: Problem) -> Problem {
     let name = failed.as_str();
     match why {
         Problem::Refused { fault, private, .. } => {
-            let text = format!(
-                "The disk `{name}` could not be replaced ({}). Every disk of the VM is as it was before the restore.",
+            let text = public_text!(
+                "The disk `{name}` could not be replaced, and every disk of the VM is as it was before the restore. {}",
                 fault.text
             );
             Problem::new(fault.kind, text).because(private)
         }
         Problem::HalfDone { .. } | Problem::Cancelled | Problem::Uncertain(_) => {
-            let text = format!(
-                "The disk `{name}` could not be replaced. Every disk of the VM is as it was before the restore."
+            let text = public_text!(
+                "The disk `{name}` could not be replaced. Every disk of the VM is as it was before the restore; try again."
             );
             Problem::new(FaultKind::BackendFailed, text).because(format_args!("{why:?}"))
         }
@@ -190,7 +195,9 @@ pub(super) struct ResumedSwap {
 /// `Busy` while another program uses one of them.
 pub(super) fn lock_half_done(vm: &Dir, journal: &Journal) -> Result<ResumedSwap, Problem> {
     let staging = journal.open_staging(vm)?.ok_or_else(|| {
-        let text = "the new disk images are no longer there";
+        let text = public_text!(
+            "The new disk images no longer exist. Do not start the VM; restore a backup of it."
+        );
         Problem::new(FaultKind::Conflict, text)
     })?;
     let mut locked = Vec::new();
@@ -239,8 +246,8 @@ fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<
         let image = layout::open_disk(dir, &entry.name)?;
         let digest = copy::hash_image(&image, entry.new.size(), job, vm.failpoints())?;
         if digest.checksum != entry.checksum {
-            let text = format!(
-                "the new image of the disk `{}` does not match the backup; the half-done restore was not continued",
+            let text = public_text!(
+                "The new image of the disk `{}` does not match the backup, so the half-done restore was not continued. Do not start the VM; restore a backup of it.",
                 entry.name.as_str()
             );
             return Err(Problem::new(FaultKind::Damaged, text));
@@ -249,7 +256,9 @@ fn finish_half(vm: &Dir, journal: &Journal, staging: &Dir, job: &Job) -> Result<
     job.commit()?;
     // Again, now that they are locked and reading them took its time.
     if !matches!(journal.swap_state(vm)?, journal::SwapState::Half(_)) {
-        let text = "a disk of the VM was changed by another program; the half-done restore was not continued";
+        let text = public_text!(
+            "Another program changed a disk of the VM, so the half-done restore was not continued. Do not start the VM; restore a backup of it."
+        );
         return Err(Problem::new(FaultKind::Conflict, text));
     }
     tracing::warn!(request = %journal.request, "finishing an interrupted restore");

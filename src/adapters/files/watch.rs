@@ -56,7 +56,7 @@ pub(super) struct Event {
 
 /// What has happened since somebody looked last.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum WatchNews {
     /// Nothing whatsoever.
     Nothing,
     /// This, and perhaps more.
@@ -141,20 +141,20 @@ impl Watcher {
     }
 
     /// What has happened. Does not wait, and does not look at any file.
-    pub(super) fn news(&self) -> News {
+    pub(super) fn pending_events(&self) -> WatchNews {
         let mut room = [MaybeUninit::uninit(); 2];
         let at_once = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         match epoll::wait(&self.ready, &mut room, Some(&at_once)) {
-            Ok(([], _)) => News::Nothing,
+            Ok(([], _)) => WatchNews::Nothing,
             Ok((ready, _)) if ready.iter().all(|it| it.data.u64() == INOTIFY) => self.events(),
-            Ok(_) | Err(_) => News::Anything,
+            Ok(_) | Err(_) => WatchNews::Anything,
         }
     }
 
-    fn events(&self) -> News {
+    fn events(&self) -> WatchNews {
         let mut room = [MaybeUninit::uninit(); EVENTS_BYTES];
         let mut reader = inotify::Reader::new(&self.inotify, &mut room);
         let mut events = Vec::new();
@@ -163,18 +163,18 @@ impl Watcher {
                 Ok(event) => {
                     let unclear = ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT;
                     if event.events().intersects(unclear) {
-                        return News::Anything;
+                        return WatchNews::Anything;
                     }
                     events.push(Event {
                         at: Watch(event.wd()),
                         name: event.file_name().map(|name| name.to_bytes().to_vec()),
                     });
                 }
-                Err(Errno::AGAIN) => return News::Events(events),
-                Err(_) => return News::Anything,
+                Err(Errno::AGAIN) => return WatchNews::Events(events),
+                Err(_) => return WatchNews::Anything,
             }
             if reader.is_buffer_empty() {
-                return News::Events(events);
+                return WatchNews::Events(events);
             }
         }
     }

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -21,6 +19,7 @@ use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
@@ -49,6 +48,7 @@ use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::limits;
+use crate::public_text;
 use crate::runtime::Clock;
 
 /// A backup that is missing for so long is taken for deleted behind the gateway's back.
@@ -78,10 +78,6 @@ pub struct Annotate {
 enum TaskKind {
     Create,
     Delete,
-}
-
-fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Annotate {
@@ -128,7 +124,7 @@ impl Annotate {
                 found.identity = Some(backup.identity.clone());
                 // It is shown in any case, and bound at the next look if not at this one.
                 if let Err(error) = self.annotations.put(&self.backend, &found).await {
-                    tracing::warn!(backend = self.backend.as_str(), %error, "annotation not bound");
+                    tracing::warn!(backend = self.backend.as_str(), %error, "annotation not bound to its backup");
                 }
             }
         }
@@ -168,7 +164,7 @@ impl Annotate {
         let mut backups = Vec::with_capacity(listed.backups.len());
         for backup in listed.backups {
             let found = said.remove(&backup.id);
-            lock(&self.missing).remove(&Target {
+            self.missing.lock().remove(&Target {
                 vm: vm.clone(),
                 backup: backup.id.clone(),
             });
@@ -199,7 +195,7 @@ impl Annotate {
 
     fn is_long_missing(&self, target: &Target) -> bool {
         let now = self.clock.instant();
-        let mut missing = lock(&self.missing);
+        let mut missing = self.missing.lock();
         if missing.len() >= MISSING_KEPT && !missing.contains_key(target) {
             return false;
         }
@@ -238,7 +234,7 @@ impl Annotate {
             if others.any(|other| other.name == *name) {
                 return Err(AdapterError::refused(
                     FaultKind::NameTaken,
-                    "Another backup of the VM has this name: choose another name.",
+                    public_text!("Another backup of the VM has this name. Choose another name."),
                 ));
             }
             match found.backups.last() {
@@ -326,7 +322,9 @@ impl Annotate {
             Some(stored) if !self.inner.is_identity_of(stored, &backup) => {
                 Err(AdapterError::refused(
                     FaultKind::NoSuchBackup,
-                    "The VM has another backup under this id now: list its backups.",
+                    public_text!(
+                        "The backup was replaced by another one with the same id. List the VM's backups."
+                    ),
                 ))
             }
             Some(_) | None => Ok(backup),
@@ -340,7 +338,7 @@ impl Annotate {
             Change::Delete => TaskKind::Delete,
             Change::Update(_) | Change::Restore(_) => return,
         };
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         if tasks.len() < DELETES_MAX {
             tasks.insert(task.as_str().to_owned(), (kind, intent.target.clone()));
         }
@@ -359,8 +357,10 @@ impl Annotate {
 }
 
 fn store_unavailable(error: &AnnotationsError) -> AdapterError {
-    AdapterError::unavailable("The gateway's own store does not answer: try again later.")
-        .because(error)
+    AdapterError::unavailable(public_text!(
+        "The gateway's store is unavailable. Try again later."
+    ))
+    .because(error)
 }
 
 fn store_write_failed(error: &AnnotationsError) -> AdapterError {
@@ -368,7 +368,7 @@ fn store_write_failed(error: &AnnotationsError) -> AdapterError {
         AnnotationsError::Unavailable(_) => store_unavailable(error),
         AnnotationsError::Indeterminate(_) => AdapterError::uncertain(
             FaultKind::Unavailable,
-            "The gateway's own store does not answer: try again later.",
+            public_text!("The gateway's store is unavailable, and the outcome is being determined. Wait for the final Status."),
         )
         .because(error),
     }
@@ -378,6 +378,11 @@ fn store_write_failed(error: &AnnotationsError) -> AdapterError {
 impl Adapter for Annotate {
     fn capability(&self) -> &Capability {
         &self.capability
+    }
+
+    /// This layer is what keeps it: from outside it is as if the VM manager did.
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
     }
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
@@ -447,7 +452,9 @@ impl Adapter for Annotate {
                     Ok(backup) if backup.protected => {
                         return Err(AdapterError::refused(
                             FaultKind::Protected,
-                            "The backup is protected, so it was not deleted. Remove its protection first.",
+                            public_text!(
+                                "The backup is protected, so it was not deleted. Remove its protection first."
+                            ),
                         ));
                     }
                     // What is left of one that is half deleted may look like another one: the VM manager's adapter knows.
@@ -471,7 +478,7 @@ impl Adapter for Annotate {
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         let state = self.inner.poll(task, by).await?;
         if !matches!(state, TaskState::Running(_)) {
-            let followed = lock(&self.tasks).remove(task.as_str());
+            let followed = self.tasks.lock().remove(task.as_str());
             if let Some((kind, target)) = followed {
                 self.forget_after_task(kind, &target, &state).await;
             }

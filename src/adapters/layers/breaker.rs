@@ -1,17 +1,18 @@
 //! The circuit breaker: after failures in a row, calls fail at once for a while, then one is tried.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
+
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Scope;
 use crate::adapters::layers::Call;
 use crate::model::BackendName;
 use crate::model::FaultKind;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
@@ -82,12 +83,14 @@ impl Breaker {
     }
 
     fn open_error(&self) -> AdapterError {
-        AdapterError::unavailable("the backend is not answering")
-            .because(format_args!("the breaker of {} is open", self.name))
+        AdapterError::unavailable(public_text!(
+            "The backend is temporarily unavailable after repeated failures. Try again later."
+        ))
+        .because(format_args!("the circuit breaker of {} is open", self.name))
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn set(&self, state: &mut BreakerState, to: BreakerState) {
@@ -103,9 +106,9 @@ impl Breaker {
         }
         self.metrics.breaker(self.name.as_str(), after);
         match after {
-            0 => tracing::info!(backend = %self.name, "backend is back"),
-            2 => tracing::warn!(backend = %self.name, "backend is taken for down"),
-            _ => tracing::debug!(backend = %self.name, "backend is tried"),
+            0 => tracing::info!(backend = %self.name, "circuit breaker closed"),
+            2 => tracing::warn!(backend = %self.name, "circuit breaker opened"),
+            _ => tracing::debug!(backend = %self.name, "circuit breaker half-open"),
         }
     }
 
@@ -213,7 +216,7 @@ mod tests {
     }
 
     fn failure(kind: FaultKind) -> AdapterError {
-        AdapterError::refused(kind, "it failed")
+        AdapterError::refused(kind, public_text!("The call failed."))
     }
 
     #[expect(clippy::too_many_lines, reason = "it is a table")]

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -37,6 +36,7 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ struct PendingFaults {
 impl Script {
     /// Adds a trouble for the next call of this kind that has none yet.
     pub fn add(&self, call: Call, fault: InjectedFault) {
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.0.next.lock();
         next.push_back((call, fault));
         self.0.any.store(true, Ordering::Release);
     }
@@ -83,7 +83,7 @@ impl Script {
 
     /// Takes all troubles back.
     pub fn clear(&self) {
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.0.next.lock();
         next.clear();
         self.0.any.store(false, Ordering::Release);
     }
@@ -98,7 +98,7 @@ impl Script {
         if self.is_empty() {
             return None;
         }
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.0.next.lock();
         let at = next.iter().position(|(of, _)| *of == call)?;
         let (_, fault) = next.remove(at)?;
         self.0.any.store(!next.is_empty(), Ordering::Release);
@@ -142,13 +142,13 @@ impl Script {
 }
 
 fn failed(kind: FaultKind, effect: Effect, retry: Retry) -> AdapterError {
-    let mut error = AdapterError::refused(kind, "injected failure");
+    let mut error = AdapterError::refused(kind, public_text!("Injected failure."));
     error.effect = effect;
     error.retry = retry;
-    error.because("as the script says")
+    error.because("a fault of the test script")
 }
 
-#[expect(clippy::panic, reason = "whoever scripts a panic wants one")]
+#[expect(clippy::panic, reason = "only a test script asks for it")]
 fn injected_panic<T>() -> T {
     panic!("injected panic")
 }

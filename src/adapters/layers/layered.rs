@@ -134,7 +134,7 @@ impl Layered {
                         call = call.as_str(),
                         kind = error.fault.kind.as_str(),
                         private = error.private(),
-                        "call is repeated"
+                        "backend call retried"
                     );
                     last = Some(error);
                     tokio::time::sleep(pause).await;

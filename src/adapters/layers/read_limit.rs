@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::adapters::adapter::AdapterError;
+use crate::public_text;
 
 /// Lets so many in at once.
 #[derive(Debug)]
@@ -26,7 +27,12 @@ impl ReadLimit {
         &self,
         within: impl FnOnce() -> Duration,
     ) -> Result<OwnedSemaphorePermit, AdapterError> {
-        let full = |why: &str| AdapterError::unavailable("the backend is busy").because(why);
+        let full = |why: &str| {
+            AdapterError::unavailable(public_text!(
+                "Too many concurrent reads of this backend. Try again later."
+            ))
+            .because(why)
+        };
         if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
             return Ok(permit);
         }

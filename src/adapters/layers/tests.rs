@@ -256,7 +256,7 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
             .read_backup(&bed.intent.target, bed.by)
             .await
             .unwrap_err();
-        assert_eq!(error.fault.text, "injected failure", "the backend itself");
+        assert_eq!(error.fault.text, "Injected failure.", "the backend itself");
     }
     let error = bed
         .adapter
@@ -284,7 +284,37 @@ async fn the_layers_keep_what_an_adapter_says_of_a_failure() {
             let begun = bed.adapter.begin(&bed.intent, key(), None, bed.by).await;
             let error = begun.unwrap_err();
             let seen = (error.fault.kind, error.effect, error.fault.text.as_str());
-            assert_eq!(seen, (kind, effect, "injected failure"), "{error:?}");
+            assert_eq!(seen, (kind, effect, "Injected failure."), "{error:?}");
         }
+    }
+}
+
+/// The names of the functions in the block that begins with this line.
+fn functions_of(source: &str, block: &str) -> Vec<String> {
+    let (_, rest) = source.split_once(block).expect(block);
+    let (body, _) = rest.split_once("\n}\n").expect("the end of the block");
+    let lines = body
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("     "));
+    let names =
+        lines.filter_map(|line| line.trim().trim_start_matches("async ").strip_prefix("fn "));
+    let mut names: Vec<_> = names
+        .map(|name| name.split(['(', '<']).next().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_wrapper_states_every_method() {
+    let methods = functions_of(include_str!("../adapter.rs"), "\npub trait Adapter:");
+    assert!(methods.len() >= 14, "read from the source: {methods:?}");
+    for (name, source) in [
+        ("Layered", include_str!("layered.rs")),
+        ("Annotate", include_str!("annotate.rs")),
+        ("Chaos", include_str!("chaos.rs")),
+    ] {
+        let stated = functions_of(source, &format!("\nimpl Adapter for {name} {{"));
+        assert_eq!(stated, methods, "{name} forwards or answers every method");
     }
 }

@@ -42,6 +42,7 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use world::World;
@@ -87,7 +88,7 @@ fn mint_backup_id(key: RequestKey) -> Result<BackupId, AdapterError> {
     BackupId::new(&format!("b{}", key.0)).map_err(|error| {
         AdapterError::refused(
             FaultKind::Invalid,
-            "The name cannot be used: choose another name.",
+            public_text!("The name is not usable for a backup. Choose another name."),
         )
         .because(error)
     })
@@ -231,7 +232,7 @@ impl Adapter for Sim {
             world.script.play(Call::Begin, work).await
         });
         sent.await.unwrap_or_else(|ended| {
-            let text = "the simulated VM manager failed";
+            let text = public_text!("The simulated VM manager failed, and the outcome is being determined. Wait for the final Status.");
             Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(ended))
         })
     }

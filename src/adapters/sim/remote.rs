@@ -48,6 +48,7 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -165,23 +166,27 @@ impl Remote {
         let mut line = serde_json::to_vec(request).map_err(|error| {
             AdapterError::refused(
                 FaultKind::Invalid,
-                "The request cannot be sent to the simulator: shorten its texts.",
+                public_text!("The request is too large for the simulator. Shorten its texts."),
             )
             .because(error)
         })?;
         line.push(b'\n');
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            AdapterError::unavailable("The simulator cannot be reached: start it, then try again.")
-                .because(error)
+            AdapterError::unavailable(public_text!(
+                "The simulator is unreachable. Start it, then try again."
+            ))
+            .because(error)
         })?;
         let answer = exchange(stream, &line).await.map_err(|error| {
-            let text = "the simulator gave no answer";
+            let text = public_text!("The simulator did not answer, and the outcome is being determined. Wait for the final Status.");
             AdapterError::uncertain(FaultKind::Unavailable, text).because(error)
         })?;
         if let RemoteAnswer::Refused(kind) = answer {
             return Err(AdapterError::refused(
                 kind,
-                "The simulator refused the request, and nothing was changed: try again later.",
+                public_text!(
+                    "The simulator refused the request, and nothing was changed. Try again later."
+                ),
             ));
         }
         Ok(answer)
@@ -219,7 +224,9 @@ async fn exchange(stream: UnixStream, line: &[u8]) -> io::Result<RemoteAnswer> {
 
 fn task(name: String) -> Result<TaskRef, AdapterError> {
     let too_long = || {
-        let text = "the simulator names a task at too great a length";
+        let text = public_text!(
+            "The simulator sent an invalid task id, and the outcome is being determined. Wait for the final Status."
+        );
         AdapterError::uncertain(FaultKind::BackendFailed, text)
     };
     TaskRef::new(name).ok_or_else(too_long)
@@ -227,7 +234,9 @@ fn task(name: String) -> Result<TaskRef, AdapterError> {
 
 /// An answer to something else. What was asked for may have been done.
 fn unexpected_answer(answer: &RemoteAnswer) -> AdapterError {
-    let text = "the simulator answers something else";
+    let text = public_text!(
+        "The simulator sent an unexpected answer, and the outcome is being determined. Wait for the final Status."
+    );
     AdapterError::uncertain(FaultKind::BackendFailed, text).because(format!("{answer:?}"))
 }
 
@@ -355,7 +364,9 @@ impl Adapter for Remote {
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
-        let text = "Tasks of a simulator over a socket cannot be stopped: wait for the end.";
+        let text = public_text!(
+            "Tasks of a simulator over a socket cannot be cancelled. Wait for the end."
+        );
         Err(AdapterError::refused(FaultKind::Unsupported, text))
     }
 }
@@ -363,7 +374,9 @@ impl Adapter for Remote {
 fn failed(kind: FaultKind) -> Fault {
     Fault::new(
         kind,
-        "The task failed part-way, and the simulator does not say what it left: look at the VM and its backups, then try again.",
+        public_text!(
+            "The task failed part-way, and its effects are unknown. Check the VM and its backups, then try again."
+        ),
     )
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::sync::RwLockReadGuard;
-use std::sync::RwLockWriteGuard;
 use std::time::Duration;
 use std::time::Instant;
 
+use parking_lot::RwLock;
+use parking_lot::RwLockReadGuard;
+use parking_lot::RwLockWriteGuard;
 use tokio::sync::Notify;
 
 use crate::adapters::adapter::AdapterError;
@@ -36,12 +35,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::Page;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 
 /// Id of the first backup of each VM at the start.
@@ -111,42 +112,53 @@ enum TaskEnd {
 }
 
 /// What a task that failed left. Every simulated VM runs, and no failure changes one.
-pub(super) const fn failure_text(change: &Change) -> &'static str {
+pub(super) fn failure_text(change: &Change) -> PublicText {
     match change {
         Change::Create(_) => {
-            "Making the backup failed part-way, and an incomplete backup is left: delete it. The data of the VM was not \
-             changed, and the VM is running."
+            public_text!(
+                "The backup failed part-way and left an incomplete backup: delete it. The data of the VM was not changed, and the VM is \
+                 running."
+            )
         }
         Change::Update(_) | Change::Delete => {
-            "The change failed, and the backup is as it was before: try again. The data of the VM was not changed, and the VM \
-             is running."
+            public_text!(
+                "The change failed, and the backup is as it was before: try again. The data of the VM was not changed, and the VM is running."
+            )
         }
         Change::Restore(_) => {
-            "The restore failed before it changed anything: restore the VM again. The data of the VM was not changed, and the \
-             VM is running."
+            public_text!(
+                "The restore failed before it changed anything: restore the VM again. The data of the VM was not changed, and the VM is \
+                 running."
+            )
         }
     }
 }
 
-fn refused(kind: FaultKind, text: &str) -> AdapterError {
+fn refused(kind: FaultKind, text: PublicText) -> AdapterError {
     AdapterError::refused(kind, text)
 }
 
 fn no_such_vm() -> AdapterError {
-    refused(FaultKind::NoSuchVm, "There is no such VM: check its id.")
+    refused(
+        FaultKind::NoSuchVm,
+        public_text!("The VM does not exist. Check its id."),
+    )
 }
 
 fn no_such_backup() -> AdapterError {
     refused(
         FaultKind::NoSuchBackup,
-        "The VM has no such backup: list its backups.",
+        public_text!("The backup does not exist. List the VM's backups."),
     )
 }
 
 fn task_outcome(key: u64) -> Result<BeginOutcome, AdapterError> {
     TaskRef::new(key.to_string())
         .map(BeginOutcome::Task)
-        .ok_or_else(|| refused(FaultKind::BackendFailed, "the task has no name"))
+        .ok_or_else(|| {
+            let text = public_text!("The change has no valid task id. Wait for the final Status.");
+            refused(FaultKind::BackendFailed, text)
+        })
 }
 
 impl World {
@@ -197,21 +209,20 @@ impl World {
 
     /// The state as of now, to change.
     fn write_state(&self) -> RwLockWriteGuard<'_, SimState> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         state.end_due_tasks(self.clock.instant());
         state
     }
 
     /// The state as of now, to look at. Cheap while no task is due.
     fn read_state(&self) -> RwLockReadGuard<'_, SimState> {
-        let seen = || self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let state = seen();
+        let state = self.state.read();
         if state.running.is_empty() {
             return state;
         }
         drop(state);
         drop(self.write_state());
-        seen()
+        self.state.read()
     }
 
     pub(super) fn content(&self, vm: &VmId) -> Option<u64> {
@@ -357,7 +368,7 @@ impl World {
             Some(TaskEnd::Failed(fault)) => FindOutcome::Failed(fault.clone()),
             Some(TaskEnd::Cancelled) => FindOutcome::Failed(Fault::new(
                 FaultKind::Cancelled,
-                "The operation was cancelled. The data of the VM was not changed.",
+                public_text!("The operation was cancelled. The data of the VM was not changed."),
             )),
             None if job.forgotten => FindOutcome::NotYet,
             None => TaskRef::new(key.0.number().to_string())
@@ -370,7 +381,7 @@ impl World {
         let gone = || {
             refused(
                 FaultKind::Conflict,
-                "The operation has ended already: look at its result.",
+                public_text!("The operation has already ended. Read its Status."),
             )
         };
         let number = number(task).ok_or_else(gone)?;
@@ -458,7 +469,7 @@ impl SimState {
             if vm.backups.iter().any(other) {
                 return Err(refused(
                     FaultKind::NameTaken,
-                    "Another backup of the VM has this name: choose another name.",
+                    public_text!("Another backup of the VM has this name. Choose another name."),
                 ));
             }
             Ok(())
@@ -466,7 +477,7 @@ impl SimState {
         if vm.busy {
             let mut busy = refused(
                 FaultKind::Busy,
-                "The VM is being backed up or restored: try again later.",
+                public_text!("The VM is being backed up or restored. Try again later."),
             );
             busy.retry = Retry::Temporary;
             return Err(busy);
@@ -475,13 +486,17 @@ impl SimState {
             if vm.backups.contains_key(&intent.target.backup) {
                 return Err(refused(
                     FaultKind::Conflict,
-                    "The VM has another backup under this id: create it under another one.",
+                    public_text!(
+                        "The VM already has another backup with this id. Submit the request again to get a new id."
+                    ),
                 ));
             }
             if new.kind == Some(BackupKind::Incremental) {
                 return Err(refused(
                     FaultKind::Unsupported,
-                    "The simulator makes no incremental backups: ask for a full backup or a snapshot.",
+                    public_text!(
+                        "The simulator makes no incremental backups. Request a full backup or a snapshot."
+                    ),
                 ));
             }
             return refuse_duplicate_name(&new.name);
@@ -496,13 +511,15 @@ impl SimState {
         if !found.whole {
             return Err(refused(
                 FaultKind::NotReady,
-                "The backup is incomplete: wait until it is made, or delete it.",
+                public_text!("The backup is incomplete. Wait until it is complete, or delete it."),
             ));
         }
         match &intent.change {
             Change::Delete if found.backup.protected => Err(refused(
                 FaultKind::Protected,
-                "The backup is protected, so it was not deleted. Remove its protection first.",
+                public_text!(
+                    "The backup is protected, so it was not deleted. Remove its protection first."
+                ),
             )),
             Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), refuse_duplicate_name),
             Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
