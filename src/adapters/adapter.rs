@@ -2,7 +2,7 @@
 //!
 //! An adapter neither retries nor limits time by itself and knows no other adapter: the layers around it do the first two, and
 //! nothing needs the third. The gateway may be killed between any two calls, and may drop any future that it got from an adapter.
-//! Neither may leave an effect that nobody can account for: [`Adapter::find_outcome`] is how it is accounted for.
+//! Neither may leave an effect without a trace: [`Adapter::find_outcome`] has to learn about it.
 //!
 //! One change goes through these calls:
 //!

@@ -15,7 +15,7 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
 
-/// What people said about one backup.
+/// The metadata that callers gave one backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Annotation {
     /// Its name; the VM manager's own when absent.
@@ -33,9 +33,9 @@ pub struct Annotation {
 pub struct AnnotationRecord {
     /// The backup, by its ids.
     pub target: Target,
-    /// The very backup; `None` while it is being made and nobody has seen it yet.
+    /// The very backup; `None` while it is being made and was not seen yet.
     pub identity: Option<Identity>,
-    /// What was said about it.
+    /// The metadata.
     pub annotation: Annotation,
     /// When it was written.
     pub written: Timestamp,

@@ -162,7 +162,7 @@ fn hash_parts(
                     block.reset();
                 }
                 let length = u64::try_from(bytes.len()).unwrap_or(PIECE_BYTES);
-                // Nobody takes it back any more once the reader is done.
+                // The receiver is gone once the reader has finished, and the buffer is freed.
                 drop(emptied.send(bytes));
                 if unwritten == 0 {
                     start = at;
@@ -231,7 +231,7 @@ impl ImageReader<'_> {
         Ok(data)
     }
 
-    /// Copies one block, and tells how much of it is not zero.
+    /// Copies one block. Returns the bytes of it that are not zero.
     fn copy_block(
         &self,
         start: u64,
@@ -278,7 +278,7 @@ impl ImageReader<'_> {
         }
     }
 
-    /// Writes what is not zero in as few calls as possible, and tells how much that was.
+    /// Writes the stretches that are not zero in as few calls as possible. Returns their bytes.
     fn write_data(&self, piece: &[u8], at: u64) -> Result<u64, Problem> {
         let doing = io_error("writing a disk image");
         let (mut done, mut position) = (0_u64, at);

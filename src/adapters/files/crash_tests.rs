@@ -6,15 +6,15 @@ use std::process::Command;
 
 use rustix::io::Errno;
 
-use super::tests::Fixture;
-use super::tests::about;
-use super::tests::announce;
-use super::tests::by;
-use super::tests::config;
-use super::tests::create;
-use super::tests::key;
-use super::tests::open_soon;
-use super::tests::restore;
+use super::test_fixture::Fixture;
+use super::test_fixture::about;
+use super::test_fixture::announce;
+use super::test_fixture::by;
+use super::test_fixture::config;
+use super::test_fixture::create;
+use super::test_fixture::key;
+use super::test_fixture::open_soon;
+use super::test_fixture::restore;
 use super::*;
 use crate::adapters::files::failpoints::test::FailMode;
 use crate::model::BackupName;
@@ -199,7 +199,7 @@ async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
             fixture.failpoints.set(FailMode::FailAt(at, Errno::NOSPC));
             let end = fixture.run(&intent, NUMBER).await;
             fixture.failpoints.set(FailMode::Never);
-            let told = match &end {
+            let expected = match &end {
                 Ok(TaskState::Done) => Some(true),
                 Err(fault) | Ok(TaskState::Failed(fault))
                     if fault.kind == FaultKind::StorageFull =>
@@ -217,7 +217,11 @@ async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
                 .unwrap();
             let done = was_done(&fixture, verb).await;
             let done = done.unwrap_or_else(|| panic!("{verb} at {at}: neither old nor new"));
-            assert_eq!(told.unwrap_or(done), done, "{verb} at {at}: told {end:?}");
+            assert_eq!(
+                expected.unwrap_or(done),
+                done,
+                "{verb} at {at}: reported {end:?}"
+            );
             assert_eq!(
                 matches!(found, FindOutcome::Done),
                 done,
@@ -237,7 +241,10 @@ async fn everything_is_synced_before_the_rename_that_shows_it() {
     let files = before.iter().filter(|it| **it == "sync file").count();
     let dirs = before.iter().filter(|it| **it == "sync directory").count();
     assert_eq!(files, 3, "two disks and the manifest: {made:?}");
-    assert_eq!(dirs, 3, "the shelf, the disks and the backup: {made:?}");
+    assert_eq!(
+        dirs, 3,
+        "the VM's backups, the backup and its disks: {made:?}"
+    );
     assert_eq!(
         after,
         ["rename", "sync directory"],

@@ -71,7 +71,7 @@ pub(super) fn is_done(layout: &Layout, request: &Request) -> Result<bool, Proble
     };
     match layout::backup_dir(&vm_backups, &target.backup)? {
         Some(dir) if Manifest::read(&dir, target)?.made_by == request.durable_id => {
-            // Whoever renamed it may have been killed before this.
+            // The process that renamed it may have been killed before this sync.
             vm_backups
                 .sync()
                 .map_err(io_error("syncing the backups of a VM"))?;
@@ -143,7 +143,7 @@ fn ensure_vm_backups(layout: &Layout, target: &Target) -> Result<Dir, Problem> {
             .make_dir(target.vm.as_str())
             .map_err(io_error("making the directory of a VM's backups"))?,
     };
-    // Also when it was there: whoever made it may have been killed before this.
+    // Also when it exists: the process that made it may have been killed before this sync.
     layout
         .backups
         .sync()

@@ -40,7 +40,7 @@ const LOOKUPS_MAX: u8 = 32;
 /// Deepest tree of ours that is removed: a backup has two levels.
 const DEPTH_MAX: u8 = 4;
 
-/// File systems whose changes all go through this kernel, which tells of them; and whose names, once looked up, are in
+/// File systems whose changes all go through this kernel, which reports them; and whose names, once looked up, are in
 /// memory: no look waits for a network. ext4, XFS, Btrfs, tmpfs, F2FS (`statfs(2)`).
 const LOCAL: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 

@@ -51,7 +51,7 @@ pub(super) fn is_updated(layout: &Layout, request: &Request) -> Result<bool, Pro
             let manifest = Manifest::read(&dir, target)?;
             let done = manifest.changed_by.as_ref() == Some(&request.durable_id);
             if done {
-                // Whoever renamed it may have been killed before this.
+                // The process that renamed it may have been killed before this sync.
                 dir.sync().map_err(io_error("syncing a backup"))?;
             }
             Ok(done)
@@ -92,7 +92,7 @@ pub(super) fn is_deleted(layout: &Layout, request: &Request) -> Result<bool, Pro
     let Some(vm_backups) = layout.vm_backups(&target.vm)? else {
         return Ok(true);
     };
-    // Whoever renamed it away may have been killed before this.
+    // The process that renamed it may have been killed before this sync.
     vm_backups
         .sync()
         .map_err(io_error("syncing the backups of a VM"))?;

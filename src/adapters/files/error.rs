@@ -53,7 +53,7 @@ pub(super) enum Problem {
     /// It was stopped on request.
     #[error("cancelled")]
     Cancelled,
-    /// It may or may not last: only looking at the disk again tells.
+    /// It may or may not be durable: only another look at the disk shows.
     #[error("the outcome could not be determined")]
     Uncertain(String),
 }

@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::tests::Fixture;
-use super::tests::about;
-use super::tests::by;
-use super::tests::config;
-use super::tests::create;
-use super::tests::key;
-use super::tests::open;
-use super::tests::open_soon;
-use super::tests::restore;
+use super::test_fixture::Fixture;
+use super::test_fixture::about;
+use super::test_fixture::by;
+use super::test_fixture::config;
+use super::test_fixture::create;
+use super::test_fixture::key;
+use super::test_fixture::open;
+use super::test_fixture::open_soon;
+use super::test_fixture::restore;
 use super::*;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
@@ -26,7 +26,7 @@ fn vm(id: &str) -> VmId {
     VmId::new(id).unwrap()
 }
 
-/// Closes the kit, and the folders are used by their marks alone from now on.
+/// Closes the fixture; from now on the directories are accepted by their marks alone.
 async fn closed(fixture: Fixture) -> (tempfile::TempDir, Config, Failpoints) {
     let Fixture {
         dir,
@@ -42,7 +42,7 @@ async fn closed(fixture: Fixture) -> (tempfile::TempDir, Config, Failpoints) {
     (dir, config, failpoints)
 }
 
-/// What a gateway on these folders says to a list, once nobody else has them.
+/// The answer of a gateway on these directories to a list, once no other process has them locked.
 async fn health(config: &Config, failpoints: &Failpoints) -> Result<(), Fault> {
     let files = open_soon(config.clone(), failpoints).await;
     files

@@ -29,7 +29,7 @@ const PERMISSIONS: i64 = 5;
 pub(super) enum ImageUse {
     /// Read as it stands: other readers are welcome, writers are not.
     Read,
-    /// Replaced: nobody else may use it.
+    /// Replaced: no other process may use it.
     Replace,
 }
 
@@ -90,7 +90,7 @@ fn acquire_flock(file: &File, image_use: ImageUse) -> Result<(), Problem> {
     }
 }
 
-/// Whether anybody else's lock is on an image that we hold to replace it.
+/// Whether another process has a lock on an image that we hold to replace it.
 pub(super) fn is_shared(file: &File) -> Result<bool, Errno> {
     is_locked_by_others(file, libc::F_WRLCK, 0, 0)
 }
@@ -113,7 +113,7 @@ fn try_acquire(file: &File, image_use: ImageUse) -> Result<bool, Errno> {
     }
 }
 
-/// Whether someone may be writing to the image: a QEMU by its protocol, or anybody by an exclusive lock.
+/// Whether someone may be writing to the image: a QEMU by its protocol, or any program by an exclusive lock.
 pub(super) fn is_written(file: &File) -> Result<bool, Errno> {
     Ok(
         is_locked_by_others(file, libc::F_WRLCK, USED.saturating_add(WRITE), 1)?
@@ -170,7 +170,7 @@ mod tests {
             ("QEMU writes", libc::F_RDLCK, USED + WRITE, 1),
             ("QEMU resizes", libc::F_RDLCK, USED + RESIZE, 1),
             ("QEMU shares no reading", libc::F_RDLCK, UNSHARED, 1),
-            ("anybody, exclusively", libc::F_WRLCK, 0, 1),
+            ("any program, exclusively", libc::F_WRLCK, 0, 1),
         ];
         for (name, kind, start, length) in rows {
             let image = image();

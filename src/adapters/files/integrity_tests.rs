@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use super::tests::Fixture;
-use super::tests::by;
-use super::tests::restore;
-use super::tests::target;
+use super::test_fixture::Fixture;
+use super::test_fixture::by;
+use super::test_fixture::restore;
+use super::test_fixture::target;
 use super::*;
 
 #[tokio::test]

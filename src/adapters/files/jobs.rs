@@ -33,7 +33,7 @@ pub(super) enum JobEnd {
     Failed(Fault),
     /// Stopped on request, with nothing left of it.
     Cancelled,
-    /// Only the disk tells.
+    /// The outcome follows from the disk only.
     Lost,
 }
 
@@ -41,16 +41,16 @@ impl From<Problem> for JobEnd {
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::Refused { fault, private, .. } => {
-                tracing::warn!(fault = %fault.text, error = %private, "work on a VM failed");
+                tracing::warn!(fault = %fault.text, error = %private, "change of a VM failed");
                 Self::Failed(fault)
             }
             Problem::HalfDone { fault, private } => {
-                tracing::error!(fault = %fault.text, error = %private, "work on a VM was left half done");
+                tracing::error!(fault = %fault.text, error = %private, "change of a VM left half done");
                 Self::Failed(fault)
             }
             Problem::Cancelled => Self::Cancelled,
             Problem::Uncertain(private) => {
-                tracing::error!(error = %private, "work on a VM was interrupted; the disk will tell");
+                tracing::error!(error = %private, "change of a VM interrupted, outcome to be determined");
                 Self::Lost
             }
         }
@@ -110,7 +110,7 @@ impl Job {
     /// Asks it to stop, unless it is too late; `false` when it is of a kind that cannot be stopped.
     pub(super) fn cancel(&self) -> bool {
         if self.cancellable && self.switch_course(CANCELLED).is_err() {
-            tracing::info!(task = %self.durable_id, "too late to cancel");
+            tracing::info!(task = %self.durable_id, "cancel request came too late");
         }
         self.cancellable
     }
@@ -181,7 +181,7 @@ impl Jobs {
         self.0.lock()
     }
 
-    /// Holds the VM if nobody does.
+    /// Reserves the VM unless it is reserved.
     pub(super) fn reserve_vm(self: &Arc<Self>, vm: &VmId) -> Option<VmReservation> {
         let before = self.state().reserved_vms.insert(vm.clone(), ());
         before.is_none().then(|| VmReservation {

@@ -200,7 +200,7 @@ impl Layout {
     /// What is known of a VM.
     pub(super) fn describe_vm(&self, id: &VmId) -> Result<Vm, Problem> {
         let dir = self.vm_dir(id)?;
-        let told = dir
+        let vm_json = dir
             .read_small(VM_JSON, VM_JSON_BYTES_MAX)
             .map_err(|errno| errno.to_string())
             .and_then(|bytes| match bytes {
@@ -211,7 +211,7 @@ impl Layout {
                 }),
             })
             .unwrap_or_else(|error| {
-                tracing::warn!(vm = %id, %error, "vm.json cannot be read");
+                tracing::warn!(vm = %id, %error, "vm.json unreadable");
                 VmJson {
                     name: None,
                     description: None,
@@ -223,8 +223,8 @@ impl Layout {
         };
         Ok(Vm {
             id: id.clone(),
-            name: told.name.unwrap_or_else(|| id.as_str().to_owned()),
-            description: told.description,
+            name: vm_json.name.unwrap_or_else(|| id.as_str().to_owned()),
+            description: vm_json.description,
             run_state: run_state.then_some(RunState::Started),
         })
     }

@@ -151,10 +151,10 @@ impl Manifest {
         let bytes = bytes.ok_or_else(damaged)?;
         let manifest: Self =
             serde_json::from_slice(&bytes).map_err(|error| damaged().because(error))?;
-        match manifest.mistake(target) {
+        match manifest.find_damage(target) {
             None if manifest.vm != target.vm => Err(foreign(&manifest.vm)),
             None => Ok(manifest),
-            Some(mistake) => Err(damaged().because(mistake)),
+            Some(damage) => Err(damaged().because(damage)),
         }
     }
 
@@ -178,7 +178,7 @@ impl Manifest {
         }
     }
 
-    fn mistake(&self, target: &Target) -> Option<&'static str> {
+    fn find_damage(&self, target: &Target) -> Option<&'static str> {
         let in_order = |pair: &[BackupDisk]| match pair {
             [one, two] => one.name < two.name,
             _ => false,

@@ -1,9 +1,9 @@
 //! VMs as directories of disk images, and their backups as directories of whole copies.
 //!
-//! What maps to what, what is promised at a crash and what is lossy is told in `docs/adapters/files.md`. In
+//! The mapping, the guarantees at a crash and the losses are described in `docs/adapters/files.md`. In
 //! short: a VM is a directory below `root`, its disks are the regular files in it; a backup is a directory
 //! below `backups/<vm>/` with `manifest.json` and a copy of every disk, and appears and disappears by one rename.
-//! Lossy: only images that nobody writes to are backed up (offline), never memory, and of a file its contents,
+//! Lossy: only images that no program writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
 mod config;
@@ -159,7 +159,7 @@ impl Files {
             Err(OpenError::Unavailable(problem)) => {
                 tracing::warn!(
                     problem = problem.log_text(),
-                    "the folders of a backend cannot be opened yet"
+                    "backend directories unavailable"
                 );
             }
         }
@@ -186,7 +186,7 @@ impl Files {
         }
     }
 
-    /// Runs a request to its end, whoever waits; the receiver learns how it started.
+    /// Runs a request to its end, even when its caller goes away; the receiver gets how it started.
     fn run(
         &self,
         request: Request,
@@ -224,7 +224,7 @@ fn run_to_end(
     reservation: VmReservation,
     start_sender: oneshot::Sender<Result<BeginOutcome, AdapterError>>,
 ) -> JobEnd {
-    // Nobody listens when the caller gave up: the job then is found by its mark.
+    // The receiver is gone when the caller gave up: the job is then found by its durable id.
     match started {
         Ok(StartOutcome::Pending(work)) => {
             drop(start_sender.send(task_outcome(durable_id).map(BeginOutcome::Task)));
@@ -436,10 +436,14 @@ mod crash_tests;
 #[cfg(test)]
 mod folder_tests;
 #[cfg(test)]
+mod image_use_tests;
+#[cfg(test)]
 mod integrity_tests;
 #[cfg(test)]
 mod read_cache_tests;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod test_fixture;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Backups that were read lately, for as long as nothing that they were read from has changed.
 //!
 //! A read of a backup opens, reads and parses its manifest on a thread that may block. Whatever it depends on is watched
-//! before it is looked at: each directory on the way, the manifest, the disks. Whoever asks again first heeds what was told
-//! since, under the lock of the table, so that nobody else can have heard of a change whose backup is not forgotten yet.
+//! before it is looked at: each directory on the way, the manifest, the disks. Every later read first applies the
+//! events since then, under the lock of the table, so that no reader has seen a change whose backup is still cached.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -27,7 +27,7 @@ use crate::model::limits::BACKUP_RECALLED_DISKS_MAX;
 /// How long nothing is remembered after nothing could be watched.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often a read goes on where the table was left, before it remembers nothing: a full queue takes some 300 rounds, and who
-/// makes events faster than they are heeded shall not hold it up.
+/// makes events faster than they are applied must not hold it up.
 const ROUNDS_MAX: u32 = 1000;
 
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl CacheState {
             _ => "see the error",
         };
         if !std::mem::replace(&mut self.warned, true) {
-            tracing::warn!(%errno, remedy, "backups cannot be watched: each GET reads its manifest");
+            tracing::warn!(%errno, remedy, "backups cannot be watched, every read opens the manifest");
         }
     }
 }

@@ -18,13 +18,13 @@ use super::crash_tests::mount_small;
 use super::failpoints::test::FailMode;
 use super::layout::backup_dir;
 use super::read_cache::ReadCache;
-use super::tests::Fixture;
-use super::tests::about;
-use super::tests::announce;
-use super::tests::by;
-use super::tests::config;
-use super::tests::open_soon_at;
-use super::tests::target;
+use super::test_fixture::Fixture;
+use super::test_fixture::about;
+use super::test_fixture::announce;
+use super::test_fixture::by;
+use super::test_fixture::config;
+use super::test_fixture::open_soon_at;
+use super::test_fixture::target;
 use super::watch_table::WatchedRoot;
 use super::*;
 use crate::model::BackupName;
@@ -121,9 +121,13 @@ fn away(fixture: &Fixture, what: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn what_was_read_is_remembered_at_once() {
+async fn a_backup_is_cached_after_it_was_read() {
     let (fixture, _) = fixture().await;
-    assert_eq!(cached_backup(&fixture), None, "nobody has asked yet");
+    assert_eq!(
+        cached_backup(&fixture),
+        None,
+        "nothing is cached before the first read"
+    );
     let first = read_until_cached(&fixture).await;
     assert_eq!(
         read_backup(&fixture).await.as_ref(),
@@ -137,7 +141,7 @@ async fn what_was_read_is_remembered_at_once() {
 type Harmless = (&'static str, fn(&Fixture));
 
 #[tokio::test]
-async fn what_happens_elsewhere_makes_nobody_forget() {
+async fn unrelated_changes_keep_the_backup_cached() {
     let rows: [Harmless; 4] = [
         ("nothing", |_| {}),
         ("another VM comes and goes", |fixture| {
@@ -191,7 +195,7 @@ async fn check(rows: &[Row]) {
 }
 
 #[tokio::test]
-async fn no_change_of_a_file_is_missed() {
+async fn every_change_of_a_file_is_seen() {
     let rows: [Row; 9] = [
         (
             "the rights of a manifest changed",
@@ -279,7 +283,7 @@ fn replace(fixture: &Fixture) {
 }
 
 #[tokio::test]
-async fn no_change_of_a_directory_is_missed() {
+async fn every_change_of_a_directory_is_seen() {
     let gone = Err(FaultKind::NoSuchBackup);
     let rows: [Row; 9] = [
         (
@@ -354,7 +358,7 @@ async fn no_change_of_a_directory_is_missed() {
 }
 
 #[tokio::test]
-async fn no_change_of_the_way_is_missed() {
+async fn every_change_of_a_parent_directory_is_seen() {
     // Where the backups are, from where on there is another directory, and whether that comes by a link.
     let rows = [
         ("far/above/backups", "far", false),
@@ -440,7 +444,7 @@ async fn one_file_of_two_backups_is_watched_once() {
     );
     read_until_cached(&fixture).await;
     cut(&two);
-    assert_eq!(cached_backup(&fixture), None, "the first is told");
+    assert_eq!(cached_backup(&fixture), None, "the first is forgotten");
     for id in ["1", "2"] {
         let read = fixture
             .files
@@ -465,7 +469,7 @@ async fn when_the_kernel_loses_count_everything_is_forgotten() {
         fs::rename(&two, &one).unwrap();
     }
     edit(&fixture.vm_backups().join("1/manifest.json"));
-    // Each heeds some of them.
+    // Each look applies some of them.
     for look in 0..most {
         assert_eq!(cached_backup(&fixture), None, "look {look}");
     }
@@ -516,7 +520,7 @@ async fn reopened((fixture, clock): (Fixture, Arc<ManualClock>)) -> (Fixture, Ar
     )
 }
 
-/// Reads a backup twice, the second time after a change, of which nothing may be told when the first ends. `false` when
+/// Reads a backup twice, the second time after a change, which must hide the result of the first. `false` when
 /// something else happened meanwhile.
 fn overtaken(fixture: &Fixture, backup: &Backup) -> bool {
     let layout = fixture.files.executor.layout().unwrap();
@@ -539,7 +543,7 @@ fn overtaken(fixture: &Fixture, backup: &Backup) -> bool {
     let other = cache.begin(&asked, &dir, now);
     assert!(other.is_none(), "one reads it, others only read");
     allow(&fixture.vm_backups().join("1/manifest.json"), 0o600);
-    assert_eq!(cache.find(&asked), None, "which heeds the change");
+    assert_eq!(cache.find(&asked), None, "the change is applied");
     let Some(second) = cache.begin(&asked, &dir, now) else {
         return false;
     };
@@ -557,9 +561,9 @@ async fn what_was_read_before_a_change_is_not_kept_after_it() {
     assert!(kept, "the second read is kept");
 }
 
-/// A read that begins after a change shows that change, whoever heeds its events.
+/// A read that begins after a change shows that change, whichever thread applies the events.
 #[tokio::test]
-async fn nobody_reads_what_was_before() {
+async fn a_read_that_begins_after_a_change_shows_it() {
     let (fixture, _) = fixture().await;
     read_until_cached(&fixture).await;
     let (path, new) = (

@@ -9,11 +9,11 @@ use rustix::io::Errno;
 use super::crash_tests::exchanges;
 use super::crash_tests::half_done;
 use super::failpoints::test::FailMode;
-use super::tests::Fixture;
-use super::tests::by;
-use super::tests::create;
-use super::tests::key;
-use super::tests::restore;
+use super::test_fixture::Fixture;
+use super::test_fixture::by;
+use super::test_fixture::create;
+use super::test_fixture::key;
+use super::test_fixture::restore;
 use super::*;
 use crate::model::Fault;
 use crate::model::Timestamp;
@@ -474,6 +474,6 @@ async fn staging_that_another_process_holds_is_left_alone() {
     assert!(staging.join("a.raw").exists(), "in use");
     drop(image);
     let fixture = fixture.reopen().await;
-    assert!(!staging.exists(), "of no use to anybody");
+    assert!(!staging.exists(), "no longer of use");
     drop(fixture);
 }

@@ -12,10 +12,10 @@ use crate::model::RequestKey;
 /// Between the random part of a baseline and the fingerprint of the disks.
 const SEPARATOR: char = '.';
 
-/// A wish with what it is known by on the disk.
+/// A change with the id by which it is recognised on the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
-    /// The wish.
+    /// The change.
     pub(super) intent: Intent,
     /// The request key and what the baseline adds; letters, digits, `-` and `.` only.
     pub(super) durable_id: String,
@@ -46,7 +46,7 @@ impl Request {
     }
 }
 
-/// Files that are closed after the end of the work was told: the last close of an image that was replaced
+/// Files that are closed after the end of the work was reported: the last close of an image that was replaced
 /// frees its room, which takes long.
 pub(super) type ReplacedImages = Vec<File>;
 

@@ -1,7 +1,7 @@
-//! What the kernel tells of files and directories that are watched, without a look at them.
+//! The kernel's events about watched files and directories, without a look at these.
 //!
 //! It queues an event before the call that made the change returns. So nothing in the queue means that nothing was changed
-//! (`inotify(7)`, `proc_pid_mountinfo(5)`), and one empty look at an epoll descriptor tells it of all that is watched.
+//! (`inotify(7)`, `proc_pid_mountinfo(5)`), and one empty look at an epoll descriptor shows that for all of them.
 
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -32,7 +32,7 @@ const DIRECTORY: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::MOVE)
     .union(WatchFlags::DELETE)
     .union(WatchFlags::ONLYDIR);
-/// Whatever happens to a file under any of its names. Changes through a memory map are told when it is closed.
+/// Whatever happens to a file under any of its names. Changes through a memory map are reported when it is closed.
 const FILE: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ATTRIB)
@@ -48,13 +48,13 @@ pub(super) struct Watch(i32);
 /// That something happened to what is watched or, with a name, to what has that name in it.
 #[derive(Debug)]
 pub(super) struct Event {
-    /// What is watched. The kernel may tell of it after it was removed.
+    /// What is watched. The kernel may report it after the watch was removed.
     pub(super) at: Watch,
     /// A name in it.
     pub(super) name: Option<Vec<u8>>,
 }
 
-/// What has happened since somebody looked last.
+/// The events since the last look.
 #[derive(Debug)]
 pub(super) enum WatchNews {
     /// Nothing whatsoever.

@@ -22,7 +22,7 @@ use crate::model::Target;
 use crate::model::limits::BACKUP_WATCHES_MAX;
 use crate::model::limits::BACKUPS_RECALLED_MAX;
 
-/// Looks at what was told until a request goes another parents: one that finds something, and one that finds nothing more.
+/// Looks for events before a request reads the disk instead: one that finds some, and one that finds no more.
 const LOOKS: u8 = 2;
 /// Watches that are removed while others wait for the table.
 const SWEPT_AT_ONCE: usize = 32;
@@ -91,7 +91,7 @@ fn may_be_equal(one: &[u8], two: &[u8]) -> bool {
 }
 
 impl Table {
-    /// Watches the parents to both directories, each directory after the one that it is in.
+    /// Watches the way to both directories, each directory after the one that it is in.
     ///
     /// # Errors
     /// What [`Watcher`] says, or `STALE` when the configured paths lead elsewhere by now.
@@ -124,7 +124,7 @@ impl Table {
         for (it, real) in roots.iter().zip(ends) {
             let watch = table.watcher.directory(&real)?;
             table.scopes.insert(watch, WatchScope::Vms);
-            // From here on a change would be told.
+            // From here on a change makes an event.
             if !it.is_at(&real) {
                 return Err(Errno::STALE);
             }
@@ -133,7 +133,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Heeds what has happened; `false` when that may not be all, or nothing is known any more.
+    /// Applies the pending events; `false` when there may be more, or when the whole table is out of date.
     pub(super) fn is_current(&mut self, roots: &[WatchedRoot; 2]) -> bool {
         for _ in 0..LOOKS {
             if self.dead {
@@ -207,7 +207,7 @@ impl Table {
         self.stale.is_empty()
     }
 
-    /// Makes room for a backup that is going to be read; `false` when somebody else has.
+    /// Makes room for a backup that is going to be read; `false` when another read has.
     pub(super) fn begin(&mut self, target: &Target, ticket: u64) -> bool {
         if self.entries.contains(target) {
             return false;

@@ -51,9 +51,9 @@ use crate::model::limits;
 use crate::public_text;
 use crate::runtime::Clock;
 
-/// A backup that is missing for so long is taken for deleted behind the gateway's back.
+/// A backup that is missing for so long counts as deleted by another program.
 ///
-/// Counted from the first look that misses it, so that a disk that was unplugged for an hour costs nobody a name.
+/// Counted from the first look that misses it, so that a disk that was unplugged for an hour costs no backup its name.
 const MISSING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Deletes that are followed at once: beyond it the annotation goes with those that are missing.
 const DELETES_MAX: usize = 1024;

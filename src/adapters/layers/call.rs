@@ -82,7 +82,7 @@ impl Call {
         }
     }
 
-    /// Whether it is not made while the backend is taken for down. What concerns an operation that may have begun
+    /// Whether it is refused while the circuit breaker is open. What concerns an operation that may have begun
     /// is always made: it changes no outcome, and it shows that the backend is back.
     pub(super) const fn stops_at_breaker(self) -> bool {
         match self {

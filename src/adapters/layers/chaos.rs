@@ -122,7 +122,7 @@ impl Script {
             }
             Some(InjectedFault::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
             Some(InjectedFault::LoseAnswer) => {
-                // Whatever the answer is, nobody hears it.
+                // The answer is lost, whatever it is.
                 drop(work.await);
                 let effect = if call.is_read() {
                     Effect::None

@@ -94,7 +94,7 @@ fn mint_backup_id(key: RequestKey) -> Result<BackupId, AdapterError> {
     })
 }
 
-/// A simulated VM has nothing to tell but its id.
+/// A simulated VM has no properties but its id.
 fn vm(id: &VmId) -> Vm {
     Vm {
         id: id.clone(),

@@ -100,7 +100,7 @@ async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
     let found = sim.find_outcome(&intent, key(2), None, by).await.unwrap();
     assert!(matches!(found, FindOutcome::Task(_)), "{found:?}");
     let panicked = sim.begin(&intent, key(3), None, by).await.unwrap_err();
-    assert_eq!(panicked.effect, Effect::Possible, "nobody knows");
+    assert_eq!(panicked.effect, Effect::Possible, "the outcome is unknown");
 }
 
 #[tokio::test]
