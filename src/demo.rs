@@ -203,7 +203,7 @@ impl Folder {
         for ((vm, _), number) in VMS.into_iter().zip(1..) {
             let (intent, key) = first_backup(vm, number, clock.now())?;
             let by = || clock.deadline(Duration::from_secs(60));
-            if adapter.read(&intent.target, by()).await.is_ok() {
+            if adapter.read_backup(&intent.target, by()).await.is_ok() {
                 continue;
             }
             let begun = adapter.begin(&intent, key, None, by()).await;

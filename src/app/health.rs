@@ -127,8 +127,8 @@ mod tests {
     use crate::adapters::adapter::Retry;
     use crate::adapters::layers::Call;
     use crate::adapters::layers::Chaos;
+    use crate::adapters::layers::InjectedFault;
     use crate::adapters::layers::Script;
-    use crate::adapters::layers::Trouble;
     use crate::adapters::sim;
     use crate::adapters::sim::Sim;
     use crate::model::FaultKind;
@@ -174,7 +174,7 @@ mod tests {
             (false, FaultKind::Unavailable),
         ] {
             if fails {
-                let trouble = Trouble::Fail(kind, Effect::None, Retry::Permanent);
+                let trouble = InjectedFault::Fail(kind, Effect::None, Retry::Permanent);
                 script.add(Call::Health, trouble);
             }
             look.once().await;
@@ -188,7 +188,7 @@ mod tests {
         let (look, metrics) = look(&script);
         let adapter = Arc::downgrade(&look.adapter);
         let looks = HealthLooks(vec![Tasks::default().spawn(look.repeated())]);
-        let trouble = Trouble::Fail(FaultKind::Unavailable, Effect::None, Retry::Permanent);
+        let trouble = InjectedFault::Fail(FaultKind::Unavailable, Effect::None, Retry::Permanent);
         script.repeat(Call::Health, trouble, 3);
         let seen = async {
             while !(script.is_empty() && is_up(&metrics) == Some(true)) {

@@ -97,7 +97,7 @@ async fn look(
         .filter(|placed| placed.backend == *name && !placed.pattern.prefix().1)
         .filter_map(|it| VmId::new(it.pattern.as_str()).ok());
     for vm in vms.take(VMS_MAX) {
-        match adapter.vm(&vm, clock.deadline(PATIENCE)).await {
+        match adapter.read_vm(&vm, clock.deadline(PATIENCE)).await {
             Ok(it) => {
                 let state = it.run_state.map_or("", |state| state.as_str());
                 found.lines.push(format!("  VM {vm}: {} {state}", it.name));

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::adapters::files;
 use crate::adapters::files::FolderError;
-use crate::adapters::files::Take;
+use crate::adapters::files::UnmarkedFolders;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
@@ -82,9 +82,9 @@ fn failed(name: &BackendName, error: &FolderError) -> CliError {
 pub(super) fn init(wanted: &Init, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(&wanted.config, &config::environment)?;
     let take = if wanted.accept_contents {
-        Take::Any
+        UnmarkedFolders::Any
     } else {
-        Take::Empty
+        UnmarkedFolders::Empty
     };
     for (name, folders) in chosen(&settings, wanted.backend.as_deref())? {
         files::prepare_folders(folders, take).map_err(|error| failed(name, &error))?;
@@ -103,7 +103,8 @@ pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliEr
     let id = |text: &str| VmId::new(text).map_err(|error| other(format!("{text}: {error}")));
     let (from, to) = (id(&wanted.from)?, id(&wanted.to)?);
     for (name, folders) in chosen(&settings, Some(&wanted.backend))? {
-        let adopted = files::adopt(folders, &from, &to).map_err(|error| failed(name, &error))?;
+        let adopted =
+            files::adopt_backups(folders, &from, &to).map_err(|error| failed(name, &error))?;
         output.print(&format!(
             "{} backups of {from} are of {to} now; {} were already\n",
             adopted.changed, adopted.kept

@@ -88,7 +88,7 @@ impl OperationsApi for Operations {
 
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault> {
         let adapter = &self.find_backend(backend)?.adapter;
-        let read = adapter.vm(vm, by).await;
+        let read = adapter.read_vm(vm, by).await;
         read.map_err(|error| log_and_publish(backend, "vm", error))
     }
 
@@ -101,7 +101,7 @@ impl OperationsApi for Operations {
     ) -> Result<BackupPage, Fault> {
         let adapter = &self.find_backend(backend)?.adapter;
         let unfinished = self.core.live.unfinished_on_vm(backend, vm);
-        let found = adapter.list(vm, page, by).await;
+        let found = adapter.list_backups(vm, page, by).await;
         let found = found.map_err(|error| log_and_publish(backend, "list", error))?;
         Ok(pending_state::merge_page(page, found, &unfinished))
     }
@@ -114,7 +114,7 @@ impl OperationsApi for Operations {
     ) -> Result<Backup, Fault> {
         let adapter = &self.find_backend(backend)?.adapter;
         let unfinished = self.core.live.unfinished_on_vm(backend, &target.vm);
-        match adapter.read(target, by).await {
+        match adapter.read_backup(target, by).await {
             Ok(found) => Ok(pending_state::overlay(found, &unfinished)),
             Err(error) if error.fault.kind == FaultKind::NoSuchBackup => {
                 pending_state::find_planned(&target.backup, &unfinished).ok_or(error.fault)

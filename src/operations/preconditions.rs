@@ -53,7 +53,7 @@ async fn read_target(
     by: Deadline,
 ) -> Result<Option<Backup>, AdapterError> {
     let target: &Target = operation.target();
-    match adapter.read(target, by).await {
+    match adapter.read_backup(target, by).await {
         Ok(found) => {
             let identity = operation.intent.identity.as_ref();
             let is_same = identity.is_none_or(|identity| *identity == found.identity);
@@ -75,7 +75,10 @@ async fn read_list_version(
     };
     let mut backups = Vec::new();
     loop {
-        let found = adapter.list(vm, &page, by).await.map_err(without_effect)?;
+        let found = adapter
+            .list_backups(vm, &page, by)
+            .await
+            .map_err(without_effect)?;
         page.after = found.backups.last().map(|backup| backup.id.clone());
         backups.extend(found.backups);
         if !found.more || page.after.is_none() {

@@ -339,7 +339,7 @@ impl OperationRun<'_> {
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
         let adapter = &self.backend.adapter;
         let baseline = operation.baseline.as_ref();
-        let find = adapter.find(&operation.intent, operation.key(), baseline, by);
+        let find = adapter.find_outcome(&operation.intent, operation.key(), baseline, by);
         Some(match self.unless_stopped(find).await? {
             Ok(Ok(FindOutcome::NotBegun)) => Event::NotBegun,
             Ok(Ok(FindOutcome::VmChanged)) => Event::VmChanged,

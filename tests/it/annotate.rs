@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::annotations::{Annotated, Annotation, Annotations};
+use snapgate::adapters::annotations::{Annotation, AnnotationRecord, Annotations};
 use snapgate::adapters::layers::Annotate;
 use snapgate::adapters::sim;
 use snapgate::model::*;
@@ -65,16 +65,16 @@ impl Lab {
 
     async fn list(&self, limit: u16) -> BackupPage {
         let page = Page { after: None, limit };
-        self.adapter.list(&vm(), &page, by()).await.unwrap()
+        self.adapter.list_backups(&vm(), &page, by()).await.unwrap()
     }
 
-    async fn kept(&self, id: &str) -> Option<Annotated> {
+    async fn kept(&self, id: &str) -> Option<AnnotationRecord> {
         self.memory.get(&backend(), &target(id)).await.unwrap()
     }
 }
 
-fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
-    Annotated {
+fn said(id: &str, identity: Option<&str>, name: &str) -> AnnotationRecord {
+    AnnotationRecord {
         target: target(id),
         identity: identity.map(|identity| Identity::new(identity.to_owned())),
         annotation: Annotation {
@@ -90,7 +90,7 @@ fn said(id: &str, identity: Option<&str>, name: &str) -> Annotated {
 async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     let lab = Lab::new();
     let adapter = &lab.adapter;
-    let native = lab.sim.read(&target("456"), by()).await.unwrap();
+    let native = lab.sim.read_backup(&target("456"), by()).await.unwrap();
     let patch = |name: &str| BackupPatch {
         name: Some(BackupName::new(name).unwrap()),
         description: Patch::Set(Description::new("text").unwrap()),
@@ -99,16 +99,19 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     let update = on(&native, &vm(), Change::Update(patch("mine")));
     assert_eq!(run(adapter, &update, 1).await, Ok(()), "updated");
     assert_eq!(run(adapter, &update, 1).await, Ok(()), "the same again");
-    let found = adapter.find(&update, key(1), None, by()).await.unwrap();
+    let found = adapter
+        .find_outcome(&update, key(1), None, by())
+        .await
+        .unwrap();
     assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
-    let shown = adapter.read(&target("456"), by()).await.unwrap();
+    let shown = adapter.read_backup(&target("456"), by()).await.unwrap();
     assert_eq!(shown.name.as_str(), "mine", "shown");
     assert_eq!(
-        lab.sim.read(&target("456"), by()).await.unwrap(),
+        lab.sim.read_backup(&target("456"), by()).await.unwrap(),
         native,
         "the VM manager knows nothing of it"
     );
-    let other = lab.sim.read(&target("457"), by()).await.unwrap();
+    let other = lab.sim.read_backup(&target("457"), by()).await.unwrap();
     let taken = on(&other, &vm(), Change::Update(patch("mine")));
     assert_eq!(
         run(adapter, &taken, 2).await,
@@ -140,7 +143,7 @@ async fn what_was_said_belongs_to_one_backup_and_no_later_one() {
             .put(&backend(), &said("456", identity, "said"))
             .await
             .unwrap();
-        let read = lab.adapter.read(&target("456"), by()).await.unwrap();
+        let read = lab.adapter.read_backup(&target("456"), by()).await.unwrap();
         assert_eq!(read.name.as_str() == "said", shown, "{name}: name");
         assert_eq!(read.protected, shown, "{name}: protection");
         let kept = lab.kept("456").await.unwrap().identity;
@@ -169,7 +172,7 @@ async fn a_create_is_written_first_and_removed_with_its_failure() {
         Ok(()),
         "the same call again"
     );
-    let made = lab.adapter.read(&making.target, by()).await.unwrap();
+    let made = lab.adapter.read_backup(&making.target, by()).await.unwrap();
     assert_eq!(
         lab.kept(id).await.unwrap().identity,
         Some(made.identity),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use snapgate::adapters::annotations::{Annotated, Annotations, AnnotationsError};
+use snapgate::adapters::annotations::{AnnotationRecord, Annotations, AnnotationsError};
 use snapgate::model::{BackendName, Target, VmId};
 
 /// Annotations in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<BTreeMap<(BackendName, Target), Annotated>>);
+pub(crate) struct Memory(Mutex<BTreeMap<(BackendName, Target), AnnotationRecord>>);
 
 #[async_trait]
 impl Annotations for Memory {
@@ -17,7 +17,7 @@ impl Annotations for Memory {
         &self,
         backend: &BackendName,
         vm: &VmId,
-    ) -> Result<Vec<Annotated>, AnnotationsError> {
+    ) -> Result<Vec<AnnotationRecord>, AnnotationsError> {
         let all = self.0.lock().unwrap();
         let of_vm = all
             .iter()
@@ -29,12 +29,16 @@ impl Annotations for Memory {
         &self,
         backend: &BackendName,
         target: &Target,
-    ) -> Result<Option<Annotated>, AnnotationsError> {
+    ) -> Result<Option<AnnotationRecord>, AnnotationsError> {
         let at = (backend.clone(), target.clone());
         Ok(self.0.lock().unwrap().get(&at).cloned())
     }
 
-    async fn put(&self, backend: &BackendName, it: &Annotated) -> Result<(), AnnotationsError> {
+    async fn put(
+        &self,
+        backend: &BackendName,
+        it: &AnnotationRecord,
+    ) -> Result<(), AnnotationsError> {
         let at = (backend.clone(), it.target.clone());
         self.0.lock().unwrap().insert(at, it.clone());
         Ok(())

@@ -83,7 +83,7 @@ impl CloudApi {
     async fn run_state(&self, intent: &Intent, by: Deadline) -> Option<String> {
         match intent.change {
             Change::Restore(_) => {
-                let vm = self.vm(&intent.target.vm, by).await.ok()?;
+                let vm = self.read_vm(&intent.target.vm, by).await.ok()?;
                 Some(vm.run_state?.as_str().to_owned())
             }
             Change::Create(_) | Change::Update(_) | Change::Delete => None,

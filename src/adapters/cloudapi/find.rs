@@ -100,7 +100,7 @@ impl CloudApi {
         let Some(was) = before.and_then(|before| before.run_state.as_deref()) else {
             return Ok(false);
         };
-        let now = self.vm(&intent.target.vm, by).await?.run_state;
+        let now = self.read_vm(&intent.target.vm, by).await?.run_state;
         Ok(now.is_some_and(|now| now.as_str() != was))
     }
 

@@ -287,7 +287,7 @@ impl CloudApi {
         let Some(vm) = map::restored_vm(status) else {
             return fault;
         };
-        let run_state = match self.vm(&vm, by).await {
+        let run_state = match self.read_vm(&vm, by).await {
             Ok(vm) => vm.run_state,
             Err(error) => {
                 tracing::debug!(%vm, ?error, "run state unavailable after a failed restore");
@@ -383,19 +383,19 @@ impl Adapter for CloudApi {
         Ok(Health { product })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let reply = self.api.vm(vm, by).await;
         let reply = reply.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
         Ok(map::vm(vm, reply))
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         let all = self.list_remote(vm, by).await?;
         let complete = all.into_iter().filter(|remote| !remote.is_incomplete);
         Ok(page.of(complete.map(|remote| remote.backup)))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let remote = self.find_remote(target, by).await?;
         remote
             .filter(|(remote, _)| !remote.is_incomplete)
@@ -490,7 +490,7 @@ impl Adapter for CloudApi {
         std::future::pending::<()>().await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,

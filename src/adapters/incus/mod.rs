@@ -304,16 +304,21 @@ impl Adapter for Incus {
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let (instance, _) = self.instance(vm, by).await?;
         Ok(map::vm(vm, instance))
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         Ok(page.of(self.all(vm, by).await?))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let labelled = self.find_snapshot(target, by).await?;
         if let Some(labelled) = &labelled {
             self.warn_of_expiry(&target.vm, &labelled.snapshot, &labelled.label);
@@ -365,7 +370,7 @@ impl Adapter for Incus {
         std::future::pending::<()>().await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,

@@ -273,7 +273,7 @@ async fn labels_are_never_overwritten_blindly_and_may_be_written_by_operations()
         let update = intent(Change::Update(patch));
         let before = adapter.baseline(&update, key(), by()).await.unwrap();
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert!(
@@ -284,7 +284,7 @@ async fn labels_are_never_overwritten_blindly_and_may_be_written_by_operations()
         let result = result.map_err(|error| (error.fault.kind, error.effect));
         assert_eq!(result, expected, "{name}");
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert_eq!(
@@ -294,7 +294,7 @@ async fn labels_are_never_overwritten_blindly_and_may_be_written_by_operations()
         );
         daemon.lock().label = "by hand".to_owned();
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert!(
@@ -335,7 +335,10 @@ async fn a_removal_that_was_refused_leaves_the_backup_whole() {
         assert_eq!(error.effect, effect, "{name}: {error:?}");
         let label = daemon.lock().label.clone();
         assert_eq!(label.contains("removing"), marked, "{name}: {label}");
-        let found = adapter.find(&delete, key(), None, by()).await.unwrap();
+        let found = adapter
+            .find_outcome(&delete, key(), None, by())
+            .await
+            .unwrap();
         let right = if marked {
             matches!(found, FindOutcome::Failed(_))
         } else {
@@ -356,7 +359,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
     let restore = intent(Change::Restore(RestoreOptions::default()));
     let before = adapter.baseline(&restore, key(), by()).await.unwrap();
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(found, FindOutcome::NotBegun), "before: {found:?}");
@@ -376,7 +379,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         "never empty"
     );
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -385,7 +388,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
     );
     daemon.lock().generation = Some(2);
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -437,12 +440,12 @@ async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
             after: None,
             limit: 9,
         };
-        let listed = adapter.list(&target.vm, &page, by()).await.unwrap();
+        let listed = adapter.list_backups(&target.vm, &page, by()).await.unwrap();
         let listed = listed.backups.first().map(|backup| backup.state);
         assert_eq!(listed, expected, "{name}: listed");
         let folder = tempfile::tempdir().unwrap();
         let (adapter, _daemon) = start(folder.path(), daemon());
-        let read = adapter.read(&target, by()).await;
+        let read = adapter.read_backup(&target, by()).await;
         let read = read
             .map(|backup| backup.state)
             .map_err(|error| error.fault.kind);
@@ -592,7 +595,7 @@ async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
             limit: 9,
         };
         let vm = VmId::new("web01").unwrap();
-        let listed = adapter.list(&vm, &page, by()).await;
+        let listed = adapter.list_backups(&vm, &page, by()).await;
         let listed = listed.err().map(|listed| listed.fault.kind);
         assert_eq!(
             listed,

@@ -290,7 +290,7 @@ impl Adapter for Libvirt {
         Ok(Health { product })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let domain = self.domain(vm, by).await?;
         let read = |it: &RpcError| error::from_read(it);
         let state = self
@@ -313,14 +313,19 @@ impl Adapter for Libvirt {
         })
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let domain = self.domain(vm, by).await?;
         let read = self.backups(&domain, page.after.as_ref(), page.needed(), by);
         let backups = read.await.map_err(|it| error::from_read(&it))?;
         Ok(page.of(backups))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let domain = self.domain(&target.vm, by).await?;
         let loaded = self.load(&domain, &target.backup, by).await;
         let loaded = loaded.map_err(|it| error::from_read(&it))?;
@@ -382,7 +387,7 @@ impl Adapter for Libvirt {
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,

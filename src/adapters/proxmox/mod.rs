@@ -297,7 +297,7 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let guest = self.locate_guest(vm, by).await?;
         // The list of guests shows `unknown` while the statistics of a node hang.
         let status = self.api.status(&guest, by).await;
@@ -315,7 +315,7 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         let guest = self.locate_guest(vm, by).await?;
         let mut backups = Vec::new();
         for (id, item) in self.list_visible(&guest, by).await? {
@@ -331,7 +331,7 @@ impl Adapter for Proxmox {
         Ok(page.of(backups))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let guest = self.locate_guest(&target.vm, by).await?;
         let item = self.find_backup(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
@@ -397,7 +397,7 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,

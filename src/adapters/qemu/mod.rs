@@ -508,16 +508,21 @@ impl Adapter for Qemu {
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         Ok(self.look(vm, by).await?.vm.clone())
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let seen = self.look(vm, by).await?;
         Ok(map::page(&seen.disks, page, &self.works.hidden(vm)))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let seen = self.look(&target.vm, by).await?;
         if self.works.hidden(&target.vm).contains(&target.backup) {
             return Err(check::none());
@@ -645,7 +650,7 @@ impl Adapter for Qemu {
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,

@@ -220,21 +220,21 @@ impl Adapter for ScriptedAdapter {
         })
     }
 
-    async fn vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
         Err(
             AdapterError::refused(FaultKind::NoSuchVm, public_text!("There is no such VM."))
                 .because("native words"),
         )
     }
 
-    async fn list(&self, _: &VmId, _: &Page, _: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(&self, _: &VmId, _: &Page, _: Deadline) -> Result<BackupPage, AdapterError> {
         Ok(BackupPage {
             backups: self.script().backups.clone(),
             more: false,
         })
     }
 
-    async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
         let script = self.script();
         if script.fails_reads {
             let error = AdapterError::uncertain(FaultKind::Unavailable, no_answer());
@@ -317,7 +317,7 @@ impl Adapter for ScriptedAdapter {
         self.changed.notified().await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _: RequestKey,

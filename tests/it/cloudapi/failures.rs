@@ -81,7 +81,7 @@ async fn a_restore_that_never_began_is_not_repeated_over_a_vm_that_was_started_m
         let before = adapter.baseline(&intent, key, by(20_000)).await.unwrap();
         runs.store(was_started, Ordering::SeqCst);
         let found = adapter
-            .find(&intent, key, before.as_ref(), by(20_000))
+            .find_outcome(&intent, key, before.as_ref(), by(20_000))
             .await;
         let found = found.unwrap();
         assert_eq!(

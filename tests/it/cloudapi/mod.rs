@@ -341,7 +341,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
         let shared = Arc::<ManualClock>::clone(&clock);
         let adapter = after.adapter(Recovery::Listable, shared);
         let found = adapter
-            .find(&restore(), key(9), baseline.as_ref(), by(20_000))
+            .find_outcome(&restore(), key(9), baseline.as_ref(), by(20_000))
             .await;
         let found = format!("{:?}", found.unwrap());
         assert!(found.starts_with(expected), "{name}: {found}");
@@ -354,7 +354,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
         .unwrap();
     clock.advance(Duration::from_secs(13 * 3600));
     let found = adapter
-        .find(&restore(), key(9), baseline.as_ref(), by(20_000))
+        .find_outcome(&restore(), key(9), baseline.as_ref(), by(20_000))
         .await;
     let found = found.unwrap();
     assert!(
@@ -378,7 +378,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
     assert_eq!(posts, 0, "nothing was sent");
     let no_trace = script.adapter(Recovery::NoTrace, SystemClock::shared());
     let found = no_trace
-        .find(&restore(), key(9), None, by(20_000))
+        .find_outcome(&restore(), key(9), None, by(20_000))
         .await
         .unwrap();
     assert!(
@@ -452,7 +452,7 @@ async fn servers_that_do_not_fit_are_told_at_once() {
         limit: 5,
     };
     let error = adapter
-        .list(&VmId::new("1").unwrap(), &page, by(20_000))
+        .list_backups(&VmId::new("1").unwrap(), &page, by(20_000))
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::BackendFailed, "{error:?}");

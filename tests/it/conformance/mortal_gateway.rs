@@ -174,14 +174,19 @@ impl Adapter for Mortal {
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.inner.health(by).await
     }
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.inner.vm(vm, by).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.read_vm(vm, by).await
     }
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        self.inner.list(vm, page, by).await
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        self.inner.list_backups(vm, page, by).await
     }
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.inner.read(target, by).await
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.inner.read_backup(target, by).await
     }
     async fn baseline(
         &self,
@@ -226,7 +231,7 @@ impl Adapter for Mortal {
     async fn changed(&self, task: &TaskRef) {
         self.inner.changed(task).await;
     }
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -234,7 +239,7 @@ impl Adapter for Mortal {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         self.moment("before find").await;
-        let answer = self.inner.find(intent, key, baseline, by).await;
+        let answer = self.inner.find_outcome(intent, key, baseline, by).await;
         self.moment("after find").await;
         answer
     }

@@ -63,15 +63,15 @@ pub(crate) async fn suite(bed: &dyn Bed) {
     }
     if rows.due("an unknown VM is told", &[]) {
         let nowhere = VmId::new("no-such-vm").unwrap();
-        let error = adapter.vm(&nowhere, by()).await.unwrap_err();
+        let error = adapter.read_vm(&nowhere, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: unknown VM");
         let page = Page {
             after: None,
             limit: 1,
         };
-        let error = adapter.list(&nowhere, &page, by()).await.unwrap_err();
+        let error = adapter.list_backups(&nowhere, &page, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: list");
-        assert_eq!(adapter.vm(&vm, by()).await.unwrap().id, vm, "{name}");
+        assert_eq!(adapter.read_vm(&vm, by()).await.unwrap().id, vm, "{name}");
     }
     if rows.due("create", &[Verb::Create]) {
         let backup = creates(bed, adapter, &mut rows).await;
@@ -90,10 +90,10 @@ pub(crate) async fn suite(bed: &dyn Bed) {
 async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backup {
     let (vm, name) = (bed.vm(), bed.name());
     let first = create(adapter, &vm, "one", 1);
-    let error = adapter.read(&first.target, by()).await.unwrap_err();
+    let error = adapter.read_backup(&first.target, by()).await.unwrap_err();
     let unknown = FaultKind::NoSuchBackup;
     assert_eq!(error.fault.kind, unknown, "{name}: unknown backup");
-    let found = adapter.find(&first, key(1), None, by()).await.unwrap();
+    let found = adapter.find_outcome(&first, key(1), None, by()).await.unwrap();
     assert!(
         !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
@@ -102,19 +102,19 @@ async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backu
     let seen = adapter.baseline(&first, key(1), by()).await.unwrap();
     let outcome = run_from(adapter, &first, 1, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: create");
-    let found = adapter.find(&first, key(1), seen.as_ref(), by()).await;
+    let found = adapter.find_outcome(&first, key(1), seen.as_ref(), by()).await;
     let found = found.unwrap();
     assert!(
         matches!(found, FindOutcome::Done),
         "{name}: found after done: {found:?}"
     );
-    let backup = adapter.read(&first.target, by()).await.unwrap();
+    let backup = adapter.read_backup(&first.target, by()).await.unwrap();
     assert_eq!(backup.name.as_str(), "one", "{name}: as asked for");
     let replays = rows.replays(Verb::Create);
     if rows.due_if("the same create again makes nothing", replays) {
         let outcome = run_from(adapter, &first, 1, seen.as_ref()).await;
         assert_eq!(outcome, Ok(()), "{name}: again");
-        let now = adapter.read(&first.target, by()).await.unwrap();
+        let now = adapter.read_backup(&first.target, by()).await.unwrap();
         assert_eq!(now, backup, "{name}: the same backup");
     }
     let taken = create(adapter, &vm, "one", 2);
@@ -139,13 +139,13 @@ async fn creates(bed: &dyn Bed, adapter: &dyn Adapter, rows: &mut Rows) -> Backu
     let second = create(adapter, &vm, "two", 3);
     assert_eq!(run(adapter, &second, 3).await, Ok(()), "{name}: second");
     let page = |after, limit| Page { after, limit };
-    let head = adapter.list(&vm, &page(None, 1), by()).await.unwrap();
+    let head = adapter.list_backups(&vm, &page(None, 1), by()).await.unwrap();
     assert!(
         head.more && head.backups.len() == 1,
         "{name}: first page: {head:?}"
     );
     let rest = page(Some(head.backups[0].id.clone()), 5);
-    let tail = adapter.list(&vm, &rest, by()).await.unwrap();
+    let tail = adapter.list_backups(&vm, &rest, by()).await.unwrap();
     assert!(
         !tail.more && tail.backups.len() == 1,
         "{name}: rest: {tail:?}"
@@ -165,7 +165,7 @@ async fn restores(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &
     let outcome = run(adapter, &other, 4).await;
     assert_eq!(outcome, Err(FaultKind::NoSuchBackup), "{name}: identity");
     assert_eq!(bed.content(), 2, "{name}: nothing restored");
-    let found = adapter.find(&restore, key(5), None, by()).await.unwrap();
+    let found = adapter.find_outcome(&restore, key(5), None, by()).await.unwrap();
     assert!(
         !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
@@ -201,7 +201,7 @@ async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mu
     };
     let update = on(&backup, &vm, Change::Update(patch));
     assert_eq!(run(adapter, &update, 6).await, Ok(()), "{name}: update");
-    let after = adapter.read(&update.target, by()).await.unwrap();
+    let after = adapter.read_backup(&update.target, by()).await.unwrap();
     let expected = [Tag::new("new").unwrap()];
     assert_eq!(after.tags, expected, "{name}: replaced, not merged");
     if rows.due("a protected backup is not deleted", &[Verb::Delete]) {
@@ -209,13 +209,13 @@ async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mu
             after: None,
             limit: 9,
         };
-        let before = adapter.list(&vm, &page, by()).await.unwrap();
+        let before = adapter.list_backups(&vm, &page, by()).await.unwrap();
         let delete = on(&after, &vm, Change::Delete);
         let outcome = run(adapter, &delete, 7).await;
         assert_eq!(outcome, Err(FaultKind::Protected), "{name}: protected");
-        let now = adapter.list(&vm, &page, by()).await.unwrap();
+        let now = adapter.list_backups(&vm, &page, by()).await.unwrap();
         assert_eq!(now, before, "{name}: a refused delete changes nothing");
-        let read = adapter.read(&delete.target, by()).await.unwrap();
+        let read = adapter.read_backup(&delete.target, by()).await.unwrap();
         assert_eq!(read, after, "{name}: a refused delete changes nothing");
         if rows.due_if("refusals say what to do", bed.names_remedies()) {
             let taken = create(adapter, &vm, "one", 32);
@@ -229,7 +229,7 @@ async fn updates(bed: &dyn Bed, adapter: &dyn Adapter, backup: Backup, rows: &mu
     };
     let update = on(&after, &vm, Change::Update(patch));
     assert_eq!(run(adapter, &update, 8).await, Ok(()), "{name}: unprotect");
-    adapter.read(&update.target, by()).await.unwrap()
+    adapter.read_backup(&update.target, by()).await.unwrap()
 }
 
 async fn deletes(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &mut Rows) {
@@ -238,11 +238,11 @@ async fn deletes(bed: &dyn Bed, adapter: &dyn Adapter, backup: &Backup, rows: &m
     let seen = adapter.baseline(&delete, key(9), by()).await.unwrap();
     let outcome = run_from(adapter, &delete, 9, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: delete");
-    let gone = adapter.read(&delete.target, by()).await.unwrap_err();
+    let gone = adapter.read_backup(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{name}: gone");
     let replays = rows.replays(Verb::Delete);
     if rows.due_if("a deleted backup is found deleted", replays) {
-        let found = adapter.find(&delete, key(9), seen.as_ref(), by()).await;
+        let found = adapter.find_outcome(&delete, key(9), seen.as_ref(), by()).await;
         let found = found.unwrap();
         assert!(matches!(found, FindOutcome::Done), "{name}: {found:?}");
     }

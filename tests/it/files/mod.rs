@@ -92,7 +92,7 @@ fn vm() -> VmId {
 async fn back_up(files: &dyn Adapter, name: &str, number: u64) -> Backup {
     let intent = create(files, &vm(), name, number);
     assert_eq!(run(files, &intent, number).await, Ok(()), "{name} is made");
-    files.read(&intent.target, by()).await.unwrap()
+    files.read_backup(&intent.target, by()).await.unwrap()
 }
 
 fn to_restore(backup: &Backup) -> Intent {

@@ -143,7 +143,7 @@ async fn back_up(files: &dyn Adapter, name: &str, number: u64) -> Backup {
         Ok(()),
         "{name} is made"
     );
-    files.read(&intent.target, by()).await.unwrap()
+    files.read_backup(&intent.target, by()).await.unwrap()
 }
 
 fn to_restore(backup: &Backup) -> Intent {
@@ -155,7 +155,7 @@ async fn list(files: &dyn Adapter) -> Result<usize, FaultKind> {
         after: None,
         limit: 10,
     };
-    let list = files.list(&vm(), &page, by()).await;
+    let list = files.list_backups(&vm(), &page, by()).await;
     list.map(|page| page.backups.len())
         .map_err(|error| error.fault.kind)
 }
@@ -414,13 +414,13 @@ async fn storage_that_is_not_mounted_is_unavailable_and_never_empty() {
             "{folder}: gone"
         );
         let target = create(files.as_ref(), &vm(), "two", 2).target;
-        let read = files.read(&target, by()).await.unwrap_err();
+        let read = files.read_backup(&target, by()).await.unwrap_err();
         assert_eq!(
             read.fault.kind,
             FaultKind::Unavailable,
             "{folder}: no backup is missing"
         );
-        let read = files.vm(&vm(), by()).await.unwrap_err();
+        let read = files.read_vm(&vm(), by()).await.unwrap_err();
         assert_eq!(
             read.fault.kind,
             FaultKind::Unavailable,

@@ -108,7 +108,7 @@ async fn list(adapter: &Incus, vm: &VmId) -> Vec<Backup> {
         after: None,
         limit: 100,
     };
-    adapter.list(vm, &page, by()).await.unwrap().backups
+    adapter.list_backups(vm, &page, by()).await.unwrap().backups
 }
 
 #[apply(test)]
@@ -203,7 +203,7 @@ async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again()
                 "delete the",
             ],
         );
-        let left = adapter.read(&delete.target, by()).await.unwrap();
+        let left = adapter.read_backup(&delete.target, by()).await.unwrap();
         assert_eq!(left.state, BackupState::Error, "{flavor:?}: {left:?}");
         drop(mount);
         let (task, _) = begin(&adapter, &delete, key()).await;
@@ -324,7 +324,7 @@ async fn storage_that_is_not_mounted_is_unavailable() {
             after: None,
             limit: 1,
         };
-        let error = adapter.list(&vm, &page, by()).await.unwrap_err();
+        let error = adapter.list_backups(&vm, &page, by()).await.unwrap_err();
         assert_eq!(
             error.fault.kind,
             FaultKind::Unavailable,
@@ -334,7 +334,7 @@ async fn storage_that_is_not_mounted_is_unavailable() {
             vm: vm.clone(),
             backup: backup.id.clone(),
         };
-        let error = adapter.read(&target, by()).await.unwrap_err();
+        let error = adapter.read_backup(&target, by()).await.unwrap_err();
         assert_eq!(
             error.fault.kind,
             FaultKind::Unavailable,

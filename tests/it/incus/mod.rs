@@ -353,7 +353,7 @@ async fn found(
 ) -> FindOutcome {
     let end = SystemClock.deadline(Duration::from_secs(60));
     while SystemClock.instant() < end.instant() {
-        match adapter.find(intent, key, before, by()).await {
+        match adapter.find_outcome(intent, key, before, by()).await {
             Ok(FindOutcome::Task(task)) => match followed(adapter, &task).await {
                 TaskState::Gone => {}
                 TaskState::Done => return FindOutcome::Done,
@@ -383,7 +383,7 @@ pub(crate) async fn made(adapter: &Incus, vm: &VmId, name: &str) -> Backup {
     let (task, _) = begin(adapter, &intent, key).await;
     let state = followed(adapter, &task).await;
     assert!(matches!(state, TaskState::Done), "{name}: {state:?}");
-    adapter.read(&intent.target, by()).await.unwrap()
+    adapter.read_backup(&intent.target, by()).await.unwrap()
 }
 
 pub(crate) fn write(file: &Path, text: &str) {
@@ -453,7 +453,7 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     let error = stranger.health(by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
     let error = stranger
-        .vm(&VmId::new("a").unwrap(), by())
+        .read_vm(&VmId::new("a").unwrap(), by())
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
@@ -462,7 +462,7 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
         ..lxd.config(Way::Tls)
     };
     let error = adapter(&other)
-        .vm(&VmId::new("a").unwrap(), by())
+        .read_vm(&VmId::new("a").unwrap(), by())
         .await
         .unwrap_err();
     assert_eq!(
@@ -486,13 +486,16 @@ async fn dangerous_names_are_unknown_without_asking() {
     for bad in [
         "a..b", "../x", "a/b", "a%2fb", "a%b", ".hidden", "x?y", "a b",
     ] {
-        let error = nobody.vm(&VmId::new(bad).unwrap(), by()).await.unwrap_err();
+        let error = nobody
+            .read_vm(&VmId::new(bad).unwrap(), by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{bad}");
         let target = Target {
             vm: vm.clone(),
             backup: BackupId::new(bad).unwrap(),
         };
-        let error = adapter.read(&target, by()).await.unwrap_err();
+        let error = adapter.read_backup(&target, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "{bad}");
         let mut intent = create(&adapter, &vm, "n", key());
         intent.target = target;
@@ -546,7 +549,7 @@ async fn fifty_backups_are_listed_page_by_page() {
     };
     let mut all: Vec<Backup> = Vec::new();
     loop {
-        let part = adapter.list(&vm, &page, by()).await.unwrap();
+        let part = adapter.list_backups(&vm, &page, by()).await.unwrap();
         assert!(part.backups.len() <= 7, "no more than asked for");
         all.extend(part.backups);
         page.after = all.last().map(|it| it.id.clone());
@@ -574,7 +577,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     let (key, intent) = (key(), restore(&backup, &vm));
     let never = adapter.baseline(&intent, key, by()).await.unwrap();
     let found_early = adapter
-        .find(&intent, key, never.as_ref(), by())
+        .find_outcome(&intent, key, never.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -594,7 +597,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     // Operations are forgotten after five seconds: from then on evidence alone tells.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let end = next
-        .find(&intent, key, before.as_ref(), by())
+        .find_outcome(&intent, key, before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(end, FindOutcome::Done), "by evidence: {end:?}");
@@ -629,9 +632,9 @@ async fn two_gateways_do_not_run_into_each_other() {
         after: None,
         limit: 10,
     };
-    let error = two.read(&slow.target, by()).await.unwrap_err();
+    let error = two.read_backup(&slow.target, by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::NoSuchBackup, "{error:?}");
-    let list = two.list(&vm, &page, by()).await.unwrap();
+    let list = two.list_backups(&vm, &page, by()).await.unwrap();
     assert_eq!(
         list.backups,
         [backup],
@@ -640,7 +643,7 @@ async fn two_gateways_do_not_run_into_each_other() {
     drop(hold);
     let state = followed(&one, &task).await;
     assert!(matches!(state, TaskState::Done), "{state:?}");
-    let list = two.list(&vm, &page, by()).await.unwrap();
+    let list = two.list_backups(&vm, &page, by()).await.unwrap();
     let states: Vec<BackupState> = list.backups.iter().map(|backup| backup.state).collect();
     assert_eq!(
         states,
@@ -705,7 +708,7 @@ async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     let end = found(&adapter, &intent, half, None).await;
     assert!(matches!(end, FindOutcome::Failed(_)), "{end:?}");
-    let left = adapter.read(&intent.target, by()).await.unwrap();
+    let left = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(left.state, BackupState::Error, "{left:?}");
     let refused = restore(&left, &vm);
     let error = adapter

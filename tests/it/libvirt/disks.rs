@@ -291,7 +291,7 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     lab.virsh(&["snapshot-create-as", "web02", "noon"]);
     let target = foreign(&web02, "2");
     for (number, state) in [(1, "off"), (2, "on")] {
-        let backup = adapter.read(&target, by()).await.unwrap();
+        let backup = adapter.read_backup(&target, by()).await.unwrap();
         let to = restore(&backup, &web02, "");
         refused(
             adapter,
@@ -334,7 +334,10 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     bytes[at] = b'q';
     std::fs::write(&path, bytes).unwrap();
     lab.run("qemu-img", &["snapshot", "-c", "q", "web02a.qcow2"]);
-    let foreign = adapter.read(&foreign(&web02, "q"), by()).await.unwrap();
+    let foreign = adapter
+        .read_backup(&foreign(&web02, "q"), by())
+        .await
+        .unwrap();
     let to = restore(&foreign, &web02, "");
     refused(adapter, &to, 4, FaultKind::Unsupported, &["name q", "id"]).await;
     assert_eq!(
@@ -603,7 +606,7 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
         file.to_str().unwrap(),
         "--redefine",
     ]);
-    let read = adapter.read(&protect.target, by()).await.unwrap();
+    let read = adapter.read_backup(&protect.target, by()).await.unwrap();
     assert!(read.protected, "still protected: {read:?}");
     let delete = on(&read, &web02, Change::Delete);
     refused(adapter, &delete, 3, FaultKind::Protected, &["protected"]).await;
@@ -616,7 +619,7 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
         Ok(()),
         "tagged"
     );
-    let read = adapter.read(&protect.target, by()).await.unwrap();
+    let read = adapter.read_backup(&protect.target, by()).await.unwrap();
     assert!(read.protected, "a tag does not take it away: {read:?}");
     let release = BackupPatch {
         protected: Patch::Set(false),

@@ -58,7 +58,7 @@ pub(crate) async fn found(
 ) -> FindOutcome {
     let end = SystemClock.deadline(PATIENCE);
     loop {
-        match adapter.find(intent, key(number), before, by()).await {
+        match adapter.find_outcome(intent, key(number), before, by()).await {
             Ok(FindOutcome::NotYet) | Err(_) => {}
             // It does not know yet that the daemon died: followed, as the gateway does.
             Ok(FindOutcome::Task(task)) => match adapter.poll(&task, by()).await {
@@ -122,7 +122,7 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
         let before = begin_and_die(lab.config(), intent.clone(), number, wait);
         taken_up(&lab, clients).await;
         let found = self::found(adapter, &intent, number, before.as_ref()).await;
-        let read = adapter.read(&intent.target, by()).await;
+        let read = adapter.read_backup(&intent.target, by()).await;
         match found {
             FindOutcome::Done => assert!(read.is_ok(), "life {life}: done means there: {read:?}"),
             FindOutcome::NotBegun => assert!(read.is_err(), "life {life}: not there: {read:?}"),
@@ -163,7 +163,7 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
     }
     let target = create(adapter, &web01, "x", 1).target;
     assert_eq!(
-        adapter.read(&target, by()).await.unwrap(),
+        adapter.read_backup(&target, by()).await.unwrap(),
         backup,
         "connected again"
     );
@@ -207,11 +207,11 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
         (FindOutcome::Done, true) => {
-            let read = adapter.read(&intent.target, by()).await;
+            let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_ok(), "life {life}: {read:?}");
         }
         (FindOutcome::NotBegun, true) => {
-            let read = adapter.read(&intent.target, by()).await;
+            let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_err(), "life {life}: {read:?}");
             assert_ne!(
                 lab.state("web01"),
@@ -277,7 +277,7 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
             lab.signal("web01", "KILL");
         };
         let (outcome, ()) = tokio::join!(run(adapter, &intent, life), kill);
-        let read = adapter.read(&intent.target, by()).await;
+        let read = adapter.read_backup(&intent.target, by()).await;
         assert_eq!(
             outcome.is_ok(),
             read.is_ok(),
@@ -285,7 +285,7 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
         );
         assert!(!is_middle || outcome.is_err(), "{moment}: {outcome:?}");
         crate::harness::eventually("libvirt notices", || lab.state("web01") == "shut off");
-        let stopped = adapter.vm(&web01, by()).await.unwrap();
+        let stopped = adapter.read_vm(&web01, by()).await.unwrap();
         assert_eq!(stopped.run_state, Some(RunState::Stopped), "{moment}");
         lab.virsh(&["start", "web01"]);
         crate::harness::eventually("it boots", || lab.counter("web01") > 0);

@@ -39,7 +39,7 @@ pub(crate) async fn made(adapter: &dyn Adapter, on: &VmId, name: &str, number: u
         Ok(()),
         "{name} is made"
     );
-    adapter.read(&intent.target, by()).await.unwrap()
+    adapter.read_backup(&intent.target, by()).await.unwrap()
 }
 
 pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
@@ -134,7 +134,7 @@ async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
     assert_eq!(read(), [4, 4], "both disks again");
     assert_eq!(lab.state("web02"), "running", "it ran and runs");
     let uuid = lab.virsh(&["domuuid", "web02"]);
-    let named = adapter.vm(&vm(uuid.trim()), by()).await.unwrap();
+    let named = adapter.read_vm(&vm(uuid.trim()), by()).await.unwrap();
     assert_eq!(
         (named.name.as_str(), named.run_state),
         ("web02", Some(RunState::Started)),
@@ -158,7 +158,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
         Ok(()),
         "restored"
     );
-    let read = adapter.read(&update.target, by()).await.unwrap();
+    let read = adapter.read_backup(&update.target, by()).await.unwrap();
     assert_eq!(
         read,
         patch.applied_to(ours.clone()),
@@ -166,7 +166,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
     );
     let fresh = lab.adapter();
     assert_eq!(
-        fresh.read(&update.target, by()).await.unwrap(),
+        fresh.read_backup(&update.target, by()).await.unwrap(),
         read,
         "for others, too"
     );
@@ -182,7 +182,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
         vm: web01.clone(),
         backup: BackupId::new("by-hand").unwrap(),
     };
-    let theirs = adapter.read(&target, by()).await.unwrap();
+    let theirs = adapter.read_backup(&target, by()).await.unwrap();
     assert_eq!(theirs.name.as_str(), "by-hand", "its own name");
     let patch = BackupPatch {
         tags: Patch::Set(vec![Tag::new("kept").unwrap()]),
@@ -190,7 +190,7 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
     };
     let update = on(&theirs, &web01, Change::Update(patch.clone()));
     assert_eq!(run(adapter, &update, 23).await, Ok(()), "tagged");
-    let read = adapter.read(&target, by()).await.unwrap();
+    let read = adapter.read_backup(&target, by()).await.unwrap();
     assert_eq!(read, patch.applied_to(theirs.clone()), "only tagged");
     let xml = lab.virsh(&["snapshot-dumpxml", "web01", "by-hand"]);
     assert!(xml.contains("of\nsomebody else"), "their words stay: {xml}");
@@ -306,7 +306,7 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
             vm: web01.clone(),
             backup: BackupId::new(name).unwrap(),
         };
-        let foreign = adapter.read(&target, by()).await.unwrap();
+        let foreign = adapter.read_backup(&target, by()).await.unwrap();
         let refused = run(adapter, &restore(&foreign, &web01, ""), at).await;
         assert_eq!(refused, Err(FaultKind::Unsupported), "{name}");
         assert_eq!(lab.number("web01"), number, "{name}: it was not restarted");
@@ -336,7 +336,7 @@ async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
         vm: web02.clone(),
         backup: BackupId::new("new").unwrap(),
     };
-    let foreign = adapter.read(&target, by()).await.unwrap();
+    let foreign = adapter.read_backup(&target, by()).await.unwrap();
     let refused = run(adapter, &restore(&foreign, &web02, ""), 41).await;
     assert_eq!(
         refused,
@@ -366,7 +366,7 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
         }
         lab.signal("web01", "STOP");
         let is_half = lab.state("web01") == "paused" && lab.lists("web01", &name);
-        let listed = adapter.list(&web01, &page, by()).await;
+        let listed = adapter.list_backups(&web01, &page, by()).await;
         let to = restore(&whole, &web01, "");
         let looked = adapter.baseline(&to, key(2), by()).await.is_ok();
         lab.signal("web01", "CONT");
@@ -384,7 +384,7 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
         lab.virsh(&["snapshot-delete", "web01", &name]);
     }
     assert!(seen_half, "libvirt was seen in the middle of a snapshot");
-    let listed = adapter.list(&web01, &page, by()).await.unwrap();
+    let listed = adapter.list_backups(&web01, &page, by()).await.unwrap();
     assert_eq!(listed.backups.len(), 2, "whole now: {listed:?}");
 }
 
@@ -404,7 +404,7 @@ async fn the_test_driver_is_served_by_the_same_calls() {
         after: None,
         limit: 9,
     };
-    let all = adapter.list(&test, &page, by()).await.unwrap();
+    let all = adapter.list_backups(&test, &page, by()).await.unwrap();
     assert_eq!(all.backups.len(), 2, "{all:?}");
     let patch = BackupPatch {
         description: Patch::Set(Description::new("first").unwrap()),
@@ -417,7 +417,7 @@ async fn the_test_driver_is_served_by_the_same_calls() {
         Ok(()),
         "restore"
     );
-    let read = adapter.read(&update.target, by()).await.unwrap();
+    let read = adapter.read_backup(&update.target, by()).await.unwrap();
     assert_eq!(read.description.unwrap().as_str(), "first", "kept");
     assert_eq!(
         run(adapter, &on(&one, &test, Change::Delete), 5).await,

@@ -111,7 +111,7 @@ async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
     assert!(text.contains("disk vdb still has its part"), "{text}");
     assert!(text.contains("Delete the backup again"), "{text}");
     assert!(lab.tags(BOTH[0]).is_empty(), "gone from the first");
-    let read = adapter.read(&delete.target, by()).await.unwrap();
+    let read = adapter.read_backup(&delete.target, by()).await.unwrap();
     assert_eq!(read, backup, "listed still, so that it can be finished");
     spoil(&lab, BOTH[1], "snapgate-3");
     assert_eq!(run(adapter, &delete, 7).await, Ok(()), "finished");
@@ -207,7 +207,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
     ] {
         lab.run("qemu-img", &["snapshot", "-d", tag, disk]);
     }
-    let found = adapter.find(&delete, key(11), None, by()).await.unwrap();
+    let found = adapter.find_outcome(&delete, key(11), None, by()).await.unwrap();
     assert!(
         matches!(found, FindOutcome::Done),
         "nothing is left: {found:?}"

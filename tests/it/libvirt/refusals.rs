@@ -19,7 +19,7 @@ async fn ids(adapter: &dyn Adapter, of: &VmId) -> Vec<String> {
         after: None,
         limit: 99,
     };
-    let listed = adapter.list(of, &page, by()).await.unwrap();
+    let listed = adapter.list_backups(of, &page, by()).await.unwrap();
     let ids = listed
         .backups
         .iter()
@@ -172,7 +172,7 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
         if let Err(kind) = made {
             assert_eq!(kind, FaultKind::Busy, "turn {turn}: create");
         }
-        let is_there = one.read(&new.target, by()).await.is_ok();
+        let is_there = one.read_backup(&new.target, by()).await.is_ok();
         assert_eq!(is_there, made.is_ok(), "turn {turn}: {made:?}");
         assert!(back.is_ok() || made.is_ok(), "turn {turn}: one had its way");
         // The one that came second may still be letting go of the VM.
@@ -187,7 +187,7 @@ async fn a_vm_that_stops_and_starts_between_requests_keeps_its_backups() {
     let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let run_state = || async { adapter.vm(&web01, by()).await.unwrap().run_state };
+    let run_state = || async { adapter.read_vm(&web01, by()).await.unwrap().run_state };
     assert!(ids(adapter, &web01).await.is_empty(), "none yet");
     lab.write(1);
     let backup = made(adapter, &web01, "while on", 1).await;
@@ -198,7 +198,7 @@ async fn a_vm_that_stops_and_starts_between_requests_keeps_its_backups() {
     assert_eq!(run_state().await, Some(RunState::Stopped), "off");
     assert_eq!(ids(adapter, &web01).await, ["snapgate-1"], "while off");
     let to = restore(&backup, &web01, "");
-    let read = adapter.read(&to.target, by()).await;
+    let read = adapter.read_backup(&to.target, by()).await;
     assert_eq!(read.unwrap(), backup, "the same backup");
     assert_eq!(run(adapter, &to, 2).await, Ok(()), "restored while off");
     assert_eq!(lab.state("web01"), "shut off", "it stays off");

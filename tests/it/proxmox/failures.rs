@@ -111,7 +111,7 @@ async fn run(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<(), Faul
 
 async fn made(adapter: &Proxmox, number: u64, kind: BackupKind) -> Backup {
     run(adapter, &create(number, kind), number).await.unwrap();
-    adapter.read(&target(number), by()).await.unwrap()
+    adapter.read_backup(&target(number), by()).await.unwrap()
 }
 
 /// The settings of every refusal: what is done to the guest before, the intent, and the expected fault.
@@ -258,7 +258,7 @@ async fn protection_is_native_for_full_backups_and_kept_in_the_description_of_sn
             )
         };
         run(&adapter, &patch(true), 10 + number).await.unwrap();
-        let protected = adapter.read(&target(number), by()).await.unwrap();
+        let protected = adapter.read_backup(&target(number), by()).await.unwrap();
         assert!(protected.protected, "{kind:?}");
         assert_eq!(
             protected.identity, backup.identity,
@@ -277,7 +277,10 @@ async fn protection_is_native_for_full_backups_and_kept_in_the_description_of_sn
         run(&adapter, &about(&backup, Change::Delete), 40 + number)
             .await
             .unwrap();
-        let gone = adapter.read(&target(number), by()).await.unwrap_err();
+        let gone = adapter
+            .read_backup(&target(number), by())
+            .await
+            .unwrap_err();
         assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{kind:?}");
     }
 }
@@ -295,7 +298,7 @@ async fn backups_of_others_are_listed_and_what_they_wrote_stays() {
         after: None,
         limit: 10,
     };
-    let listed = adapter.list(&vm("100"), &page, by()).await.unwrap();
+    let listed = adapter.list_backups(&vm("100"), &page, by()).await.unwrap();
     let shown: Vec<_> = listed
         .backups
         .iter()
@@ -326,7 +329,7 @@ async fn backups_of_others_are_listed_and_what_they_wrote_stays() {
         .to_owned();
     assert!(text.starts_with("by hand\n\n[snapgate] "), "{text}");
     let read = adapter
-        .read(
+        .read_backup(
             &Target {
                 vm: vm("100"),
                 backup: other.id.clone(),
@@ -361,7 +364,7 @@ async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy(
             .unwrap();
         lab.wait_until_held();
         let found = adapter
-            .find(&intent, key(number), before.as_ref(), by())
+            .find_outcome(&intent, key(number), before.as_ref(), by())
             .await
             .unwrap();
         assert!(
@@ -373,7 +376,7 @@ async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy(
         let state = end(&adapter, begun).await;
         assert!(matches!(state, TaskState::Gone), "{name}: {state:?}");
         let found = adapter
-            .find(&intent, key(number), before.as_ref(), by())
+            .find_outcome(&intent, key(number), before.as_ref(), by())
             .await
             .unwrap();
         let FindOutcome::Failed(fault) = found else {
@@ -460,7 +463,7 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
     let error = adapter.poll(&task, by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Unavailable, "{error:?}");
     let error = adapter
-        .list(
+        .list_backups(
             &vm("100"),
             &Page {
                 after: None,
@@ -481,7 +484,7 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
     assert!(matches!(state, TaskState::Done), "{state:?}");
     assert_eq!((lab.byte(0), lab.byte(1)), (1, 1), "restored once");
     let found = adapter
-        .find(&intent, key(2), before.as_ref(), by())
+        .find_outcome(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(found, FindOutcome::Done), "{found:?}");
@@ -501,7 +504,7 @@ async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_
     assert!(matches!(end(&adapter, begun).await, TaskState::Done));
     lab.change_guest(|guest| guest["node"] = json!("pve2"));
     let found = adapter
-        .find(&intent, key(2), before.as_ref(), by())
+        .find_outcome(&intent, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(found, FindOutcome::Done), "{found:?}");
@@ -531,7 +534,7 @@ async fn tokens_certificates_and_rights_are_told_apart() {
     // The token sees VM 100 alone; the other one does not exist for it.
     let plain = adapter(|_| ()).unwrap();
     for id in ["101", "999", "abc"] {
-        let error = plain.vm(&vm(id), by()).await.unwrap_err();
+        let error = plain.read_vm(&vm(id), by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{id}: {error:?}");
     }
     let dead = adapter(|config| {
@@ -543,7 +546,7 @@ async fn tokens_certificates_and_rights_are_told_apart() {
     })
     .unwrap();
     assert_eq!(
-        dead.vm(&vm("100"), by()).await.unwrap().name,
+        dead.read_vm(&vm("100"), by()).await.unwrap().name,
         "web100",
         "the next node answers"
     );
@@ -596,7 +599,7 @@ async fn every_call_is_one_of_the_vendors_schema() {
             .await
             .unwrap();
     }
-    adapter.vm(&vm("100"), by()).await.unwrap();
+    adapter.read_vm(&vm("100"), by()).await.unwrap();
     adapter.health(by()).await.unwrap();
     let schema: BTreeMap<String, Value> =
         serde_json::from_str(include_str!("../../beds/proxmox-api.json")).unwrap();

@@ -259,14 +259,19 @@ impl Adapter for OfKind {
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.inner.health(by).await
     }
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.inner.vm(vm, by).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.read_vm(vm, by).await
     }
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        self.inner.list(vm, page, by).await
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        self.inner.list_backups(vm, page, by).await
     }
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.inner.read(target, by).await
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.inner.read_backup(target, by).await
     }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)
@@ -298,7 +303,7 @@ impl Adapter for OfKind {
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         self.inner.poll(task, by).await
     }
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -306,7 +311,7 @@ impl Adapter for OfKind {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let intent = self.of_kind(intent);
-        self.inner.find(&intent, key, baseline, by).await
+        self.inner.find_outcome(&intent, key, baseline, by).await
     }
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.inner.cancel(task, by).await

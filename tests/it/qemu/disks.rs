@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::annotations::{Annotated, Annotations};
+use snapgate::adapters::annotations::{AnnotationRecord, Annotations};
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
@@ -41,7 +41,9 @@ pub(crate) async fn refusal(adapter: &dyn Adapter, intent: &Intent, number: u64)
 
 pub(crate) async fn read(adapter: &dyn Adapter, id: &str) -> Result<Backup, FaultKind> {
     let backup = BackupId::new(id).unwrap();
-    let read = adapter.read(&Target { vm: vm(), backup }, by()).await;
+    let read = adapter
+        .read_backup(&Target { vm: vm(), backup }, by())
+        .await;
     read.map_err(|error| error.fault.kind)
 }
 
@@ -187,7 +189,7 @@ async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() 
     );
     all_refused(&adapter, &taken, 10, FaultKind::Conflict, "disk0").await;
     assert_eq!(bed.status(), "running", "and never left in restore-vm");
-    let shown = adapter.vm(&vm(), by()).await.unwrap();
+    let shown = adapter.read_vm(&vm(), by()).await.unwrap();
     assert_eq!(shown.run_state, Some(RunState::Started), "shown");
     let every = plain(bed.folder.path());
     // Without named disks the overlay itself would be backed up, which the configuration does not know.
@@ -294,7 +296,7 @@ async fn disks_in_another_order_keep_name_protection_and_memory() {
         let backup = BackupId::new(id).unwrap();
         let target = Target { vm: vm(), backup };
         let kept = memory.get(&backend, &target).await.unwrap().unwrap();
-        let older = Annotated {
+        let older = AnnotationRecord {
             identity: Some(Identity::new(part.clone())),
             ..kept
         };
@@ -447,7 +449,7 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
                 TaskState::Failed(fault) => {
                     assert_eq!(fault.kind, FaultKind::StorageFull, "{act}: {fault:?}");
                     let found = adapter
-                        .find(intent, key(number), before.as_ref(), by())
+                        .find_outcome(intent, key(number), before.as_ref(), by())
                         .await;
                     assert!(
                         matches!(found.unwrap(), FindOutcome::Failed(_)),

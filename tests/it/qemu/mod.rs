@@ -122,7 +122,7 @@ async fn a_restore_that_would_fail_half_way_is_refused() {
     let read = async |id: &str| {
         let backup = BackupId::new(id).unwrap();
         adapter
-            .read(&Target { vm: vm(), backup }, by())
+            .read_backup(&Target { vm: vm(), backup }, by())
             .await
             .unwrap()
     };
@@ -197,11 +197,11 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let found = second
-        .find(&intent, key(1), before.as_ref(), by())
+        .find_outcome(&intent, key(1), before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(found, FindOutcome::Done), "found: {found:?}");
-    let named = second.read(&intent.target, by()).await.unwrap();
+    let named = second.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(named.name.as_str(), "named", "it never lacks its name");
     // The same call again makes nothing twice.
     let again = second.begin(&intent, key(1), before.as_ref(), by()).await;
@@ -213,7 +213,7 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
         after: None,
         limit: 10,
     };
-    let listed = second.list(&vm(), &page, by()).await.unwrap();
+    let listed = second.list_backups(&vm(), &page, by()).await.unwrap();
     assert_eq!(listed.backups.len(), 1, "one backup: {listed:?}");
 }
 
@@ -243,7 +243,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
         matches!(adapter.poll(&task, by()).await, Ok(TaskState::Gone)),
         "the job is gone"
     );
-    let read = adapter.read(&intent.target, by()).await;
+    let read = adapter.read_backup(&intent.target, by()).await;
     assert_eq!(read.is_ok(), made, "as was found");
 
     bed.start();
@@ -264,7 +264,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     let other = restore(&kept);
     let before = adapter.baseline(&other, key(4), by()).await.unwrap();
     let never = adapter
-        .find(&other, key(4), before.as_ref(), by())
+        .find_outcome(&other, key(4), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -284,7 +284,7 @@ async fn a_monitor_serves_one_client_and_is_given_back() {
     BufReader::new(held.try_clone().unwrap())
         .read_line(&mut greeting)
         .unwrap();
-    let error = adapter.vm(&vm(), by()).await.unwrap_err();
+    let error = adapter.read_vm(&vm(), by()).await.unwrap_err();
     assert_eq!(
         error.fault.kind,
         FaultKind::Busy,
@@ -292,7 +292,7 @@ async fn a_monitor_serves_one_client_and_is_given_back() {
     );
     drop(held);
     let end = Instant::now() + Duration::from_secs(60);
-    while adapter.vm(&vm(), by()).await.is_err() {
+    while adapter.read_vm(&vm(), by()).await.is_err() {
         assert!(Instant::now() < end, "free again");
     }
     // Unused for a while, the gateway lets go of it.
@@ -309,7 +309,7 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
     let mut bed = Bed::started();
     let adapter = Arc::clone(&bed.adapter);
     let adapter = adapter.as_ref();
-    let state = async || adapter.vm(&vm(), by()).await.unwrap().run_state;
+    let state = async || adapter.read_vm(&vm(), by()).await.unwrap().run_state;
     bed.fill(0, 1);
     bed.fill(1, 1);
     let live = backup(adapter, "live", 1).await;
@@ -321,7 +321,7 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
         backup: live.id.clone(),
     };
     assert_eq!(
-        adapter.read(&target, by()).await.unwrap(),
+        adapter.read_backup(&target, by()).await.unwrap(),
         live,
         "the same backup"
     );

@@ -98,7 +98,7 @@ async fn find(
     before: Option<&Evidence>,
 ) -> FindOutcome {
     let adapter = plain(folder);
-    let found = adapter.find(intent, key(number), before, by());
+    let found = adapter.find_outcome(intent, key(number), before, by());
     found.await.unwrap()
 }
 
@@ -269,7 +269,7 @@ async fn started_meanwhile(bed: &mut Bed) {
         let socket = bed.image("web01.qmp");
         std::fs::rename(&socket, bed.image("hidden")).unwrap();
         let adapter = plain(folder);
-        let hidden = adapter.find(&intent, key(number + 1), before.as_ref(), by());
+        let hidden = adapter.find_outcome(&intent, key(number + 1), before.as_ref(), by());
         assert!(
             hidden.await.is_err(),
             "{number}: not known while they are in use"
@@ -281,7 +281,7 @@ async fn started_meanwhile(bed: &mut Bed) {
             after: None,
             limit: 100,
         };
-        let listed = adapter.list(&vm(), &page, by()).await.unwrap();
+        let listed = adapter.list_backups(&vm(), &page, by()).await.unwrap();
         let is_own = |it: &Backup| it.id.as_str().starts_with("snapgate-before");
         assert!(!listed.backups.iter().any(is_own), "{number}: {listed:?}");
         backup(&adapter, &format!("live-{number}"), number + 5).await;
@@ -314,7 +314,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let before = adapter.baseline(&intent, key(1), by()).await.unwrap();
     let tag = intent.target.backup.as_str();
     bed.img(&["snapshot", "-c", tag], DISKS[0]);
-    let shown = adapter.read(&intent.target, by()).await.unwrap();
+    let shown = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(shown.state, BackupState::Error, "shown as no good");
     let found = find(folder, &intent, 1, before.as_ref()).await;
     assert!(
@@ -327,7 +327,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
         Ok(()),
         "made anew"
     );
-    let made = adapter.read(&intent.target, by()).await.unwrap();
+    let made = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(made.state, BackupState::Available, "whole");
     bed.write(3);
     assert_eq!(run(&adapter, &restore(&made), 2).await, Ok(()), "restored");
@@ -351,7 +351,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
         Ok(()),
         "finished"
     );
-    let gone = adapter.read(&delete.target, by()).await.unwrap_err();
+    let gone = adapter.read_backup(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "gone");
     let found = find(folder, &delete, 3, before.as_ref()).await;
     assert!(matches!(found, FindOutcome::Done), "found gone: {found:?}");
@@ -364,6 +364,6 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
         Err(FaultKind::Conflict),
         "not ours"
     );
-    let kept = adapter.read(&other.target, by()).await.unwrap();
+    let kept = adapter.read_backup(&other.target, by()).await.unwrap();
     assert_eq!(kept.state, BackupState::Error, "it is still there");
 }

@@ -287,7 +287,7 @@ pub(crate) fn restore(backup: &Backup) -> Intent {
 pub(crate) async fn backup(adapter: &dyn Adapter, name: &str, number: u64) -> Backup {
     let intent = create(adapter, &vm(), name, number);
     assert_eq!(run(adapter, &intent, number).await, Ok(()), "{name} made");
-    adapter.read(&intent.target, by()).await.unwrap()
+    adapter.read_backup(&intent.target, by()).await.unwrap()
 }
 
 /// Begins without following.
@@ -315,7 +315,7 @@ pub(crate) async fn found(
 ) -> FindOutcome {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        match adapter.find(intent, key(number), before, by()).await {
+        match adapter.find_outcome(intent, key(number), before, by()).await {
             Ok(FindOutcome::Task(_) | FindOutcome::NotYet) | Err(_) => {}
             Ok(found) => return found,
         }

@@ -72,13 +72,13 @@ async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() 
     ];
     for (name, images, expected) in rows {
         let adapter = at(images);
-        let shown = adapter.vm(&vm(), by()).await;
+        let shown = adapter.read_vm(&vm(), by()).await;
         assert_eq!(
             shown.err().map(|error| error.fault.kind),
             expected,
             "{name}"
         );
-        let listed = adapter.list(&vm(), &page, by()).await;
+        let listed = adapter.list_backups(&vm(), &page, by()).await;
         assert_eq!(
             listed.err().map(|error| error.fault.kind),
             expected,
@@ -87,9 +87,9 @@ async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() 
     }
     // What was seen before does not cease to exist with its only image.
     let adapter = at(&["{vm}.qcow2"]);
-    assert!(adapter.vm(&vm(), by()).await.is_ok(), "seen");
+    assert!(adapter.read_vm(&vm(), by()).await.is_ok(), "seen");
     std::fs::rename(bed.image(DISKS[0]), bed.image("aside")).unwrap();
-    let gone = adapter.vm(&vm(), by()).await.unwrap_err();
+    let gone = adapter.read_vm(&vm(), by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::Unavailable, "{gone:?}");
 }
 
@@ -109,7 +109,7 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
         .unwrap()
         .set_len(1 << 20)
         .unwrap();
-    assert!(adapter.vm(&vm(), by()).await.is_ok(), "raw: shown");
+    assert!(adapter.read_vm(&vm(), by()).await.is_ok(), "raw: shown");
     let shown = read(&adapter, taken.id.as_str()).await.unwrap();
     assert_eq!(shown.state, BackupState::Error, "raw: not on that disk");
     for intent in [create(&adapter, &vm(), "raw", 2), restore(&taken)] {
@@ -217,7 +217,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     bed.write(2);
     let find = async |intent: &Intent, number: u64, before: &Option<Evidence>| {
         let adapter = plain(folder);
-        let found = adapter.find(intent, key(number), before.as_ref(), by());
+        let found = adapter.find_outcome(intent, key(number), before.as_ref(), by());
         found.await.unwrap()
     };
 

@@ -27,7 +27,7 @@ impl Annotations for AnnotationTable {
         &self,
         backend: &BackendName,
         vm: &VmId,
-    ) -> Result<Vec<Annotated>, AnnotationsError> {
+    ) -> Result<Vec<AnnotationRecord>, AnnotationsError> {
         let (backend, vm) = (backend.clone(), vm.clone());
         Readers::run(&self.0.readers, move |_, db| {
             annotation_rows::list(db, &backend, &vm)
@@ -40,7 +40,7 @@ impl Annotations for AnnotationTable {
         &self,
         backend: &BackendName,
         target: &Target,
-    ) -> Result<Option<Annotated>, AnnotationsError> {
+    ) -> Result<Option<AnnotationRecord>, AnnotationsError> {
         let (backend, target) = (backend.clone(), target.clone());
         Readers::run(&self.0.readers, move |_, db| {
             annotation_rows::get(db, &backend, &target)

@@ -260,21 +260,26 @@ impl Adapter for SimBackend {
         })
     }
 
-    async fn vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
         Err(AdapterError::refused(
             FaultKind::NoSuchVm,
             public_text!("There is no such VM."),
         ))
     }
 
-    async fn list(&self, _: &VmId, _: &Page, _: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        _: &VmId,
+        _: &Page,
+        _: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         Ok(BackupPage {
             backups: Vec::new(),
             more: false,
         })
     }
 
-    async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
         self.world.delay().await;
         let now = self.world.time();
         let id = target.backup.as_str();
@@ -381,7 +386,7 @@ impl Adapter for SimBackend {
         Ok(state)
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         _: &Intent,
         key: RequestKey,

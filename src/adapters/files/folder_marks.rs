@@ -3,16 +3,20 @@
 //! The mark of `backups` names that of `root`: once both are written, neither folder is used without its mark, nor with that of
 //! another one. They are written in an order in which every state between is recognised.
 
+use std::fmt;
+
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::dir_fd::is_visible;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
+use crate::adapters::files::error::io_error;
 use crate::adapters::files::manifest::MANIFEST;
-use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_visible;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
 /// The file with the mark, in both folders.
 pub(super) const MARK: &str = ".snapgate-folder.json";
@@ -43,7 +47,7 @@ impl Role {
 
 /// Which folders without a mark are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
+pub enum UnmarkedFolders {
     /// Those that versions without marks have used.
     Used,
     /// Those, and empty ones.
@@ -62,17 +66,29 @@ struct Mark {
     root: Option<String>,
 }
 
-fn unavailable(role: Role, what: &str) -> Problem {
-    let text = format!("The folder in `{}` {what}", role.key());
+fn unavailable(text: PublicText) -> Problem {
     Problem::new(FaultKind::Unavailable, text)
+}
+
+fn mark_missing(role: Role) -> Problem {
+    unavailable(public_text!(
+        "The directory in `{}` lacks the gateway's mark. Mount its file system; if the directory is new, run the gateway's `init` command.",
+        role.key()
+    ))
+}
+
+fn not_marked(role: Role, cause: impl fmt::Display) -> Problem {
+    let text = public_text!(
+        "The directory in `{}` could not be marked as the gateway's. Try again later.",
+        role.key()
+    );
+    Problem::new(FaultKind::Unavailable, text).because(cause)
 }
 
 impl Mark {
     fn new(role: Role) -> Result<Self, Problem> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|error| {
-            unavailable(role, "cannot be marked: the system gives no random numbers").because(error)
-        })?;
+        getrandom::fill(&mut bytes).map_err(|error| not_marked(role, error))?;
         Ok(Self {
             format: FORMAT,
             role,
@@ -83,10 +99,10 @@ impl Mark {
 
     fn read(dir: &Dir, role: Role) -> Result<Option<Self>, Problem> {
         let damaged = || {
-            unavailable(
-                role,
-                "has a mark that cannot be read; run `snapgate init`, which says more",
-            )
+            unavailable(public_text!(
+                "The directory in `{}` has an unreadable mark. Run the gateway's `init` command, which prints the details.",
+                role.key()
+            ))
         };
         let read = dir.read_small(MARK, BYTES_MAX);
         let Some(bytes) = read.map_err(|errno| damaged().because(errno))? else {
@@ -98,18 +114,17 @@ impl Mark {
             return Err(damaged().because("written by another version"));
         }
         if mark.role != role {
-            let what = format!(
-                "was used as `{}` before; correct the configuration, or remove its mark `{MARK}`",
+            return Err(unavailable(public_text!(
+                "The directory in `{}` was used as `{}` before. Correct the configuration, or remove its mark `{MARK}`.",
+                role.key(),
                 mark.role.key()
-            );
-            return Err(unavailable(role, &what));
+            )));
         }
         Ok(Some(mark))
     }
 
     fn write(&self, dir: &Dir) -> Result<(), Problem> {
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| unavailable(self.role, "cannot be marked").because(error))?;
+        let text = serde_json::to_vec_pretty(self).map_err(|error| not_marked(self.role, error))?;
         dir.replace(MARK, &text)
     }
 }
@@ -129,7 +144,7 @@ fn has_no_backups(backups: &Dir) -> Result<bool, Errno> {
             Ok(name)
                 if backups
                     .dir(name)
-                    .is_ok_and(|shelf| is_empty(&shelf) == Ok(true)) => {}
+                    .is_ok_and(|vm_backups| is_empty(&vm_backups) == Ok(true)) => {}
             Ok(_) | Err(_) => return Ok(false),
         }
     }
@@ -141,13 +156,13 @@ fn holds_backups(backups: &Dir) -> Result<bool, Problem> {
     if backups.stat(LOCK).is_ok() {
         return Ok(true);
     }
-    let doing = io("listing the folder of the backups");
+    let doing = io_error("listing the folder of the backups");
     for vm in backups.names().map_err(&doing)? {
-        let Some(shelf) = vm.to_str().ok().and_then(|vm| backups.dir(vm).ok()) else {
+        let Some(vm_backups) = vm.to_str().ok().and_then(|vm| backups.dir(vm).ok()) else {
             continue;
         };
-        for id in shelf.names().map_err(&doing)? {
-            let backup = id.to_str().ok().and_then(|id| shelf.dir(id).ok());
+        for id in vm_backups.names().map_err(&doing)? {
+            let backup = id.to_str().ok().and_then(|id| vm_backups.dir(id).ok());
             if backup.is_some_and(|backup| backup.stat(MANIFEST).is_ok()) {
                 return Ok(true);
             }
@@ -157,33 +172,36 @@ fn holds_backups(backups: &Dir) -> Result<bool, Problem> {
 }
 
 /// Whether a folder without a mark is taken.
-fn may_take(dir: &Dir, role: Role, take: Take) -> Result<(), Problem> {
+fn may_take(dir: &Dir, role: Role, take: UnmarkedFolders) -> Result<(), Problem> {
     let is_empty = match role {
         Role::Root => is_empty(dir),
         Role::Backups => has_no_backups(dir),
     }
-    .map_err(io("listing a configured folder"))?;
+    .map_err(io_error("listing a configured folder"))?;
     let is_used = match role {
         Role::Root => !is_empty,
         Role::Backups => holds_backups(dir)?,
     };
-    if is_used || take == Take::Any || (take == Take::Empty && is_empty) {
+    if is_used || take == UnmarkedFolders::Any || (take == UnmarkedFolders::Empty && is_empty) {
         return Ok(());
     }
-    Err(if is_empty {
-        let what = "is empty and was never used by a gateway: mount its file system; if it is meant to be new, run `snapgate init`";
-        unavailable(role, what)
+    let key = role.key();
+    Err(unavailable(if is_empty {
+        public_text!(
+            "The directory in `{key}` is empty and was never used by a gateway. Mount its file system; if the directory is new, run the gateway's `init` command."
+        )
     } else {
-        let what = "holds other files and was never used by a gateway: correct the path; if it is meant, run `snapgate init --accept-contents`";
-        unavailable(role, what)
-    })
+        public_text!(
+            "The directory in `{key}` contains other files and was never used by a gateway. Correct the path; to use it anyway, run the gateway's command `init --accept-contents`."
+        )
+    }))
 }
 
 /// Checks the marks of both folders, which are locked, and writes those that are missing where that is right.
 ///
 /// # Errors
 /// `Unavailable` with the remedy when one of them may not be what it was.
-pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem> {
+pub(super) fn check(root: &Dir, backups: &Dir, take: UnmarkedFolders) -> Result<(), Problem> {
     let (of_root, of_backups) = (
         Mark::read(root, Role::Root)?,
         Mark::read(backups, Role::Backups)?,
@@ -192,9 +210,8 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
         Some(mark) => mark,
         None => {
             // A root that has a mark had backups with one.
-            if of_root.is_some() && take == Take::Used {
-                let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
-                return Err(unavailable(Role::Backups, what));
+            if of_root.is_some() && take == UnmarkedFolders::Used {
+                return Err(mark_missing(Role::Backups));
             }
             may_take(backups, Role::Backups, take)?;
             if of_root.is_none() {
@@ -207,9 +224,8 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
     };
     let of_root = match of_root {
         Some(mark) => Some(mark),
-        None if of_backups.root.is_some() && take == Take::Used => {
-            let what = "lacks its mark: mount its file system; if it is meant to be new, run `snapgate init`";
-            return Err(unavailable(Role::Root, what));
+        None if of_backups.root.is_some() && take == UnmarkedFolders::Used => {
+            return Err(mark_missing(Role::Root));
         }
         None => {
             may_take(root, Role::Root, take)?;
@@ -221,10 +237,9 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
     };
     match &of_backups.root {
         Some(id) if *id == of_root.id => Ok(()),
-        Some(_) if take == Take::Used => {
-            let what = "belongs to another folder in `root`: mount the right ones; if they are meant to go together from now on, run `snapgate init`";
-            Err(unavailable(Role::Backups, what))
-        }
+        Some(_) if take == UnmarkedFolders::Used => Err(unavailable(public_text!(
+            "The directory in `backups` belongs to another directory in `root`. Mount the right ones; to use these two together from now on, run the gateway's `init` command."
+        ))),
         Some(_) | None => {
             of_backups.root = Some(of_root.id);
             of_backups.write(backups)
@@ -235,17 +250,20 @@ pub(super) fn check(root: &Dir, backups: &Dir, take: Take) -> Result<(), Problem
 /// Marks a root; `None` where nothing can be written to it.
 fn mark_root(root: &Dir) -> Result<Option<Mark>, Problem> {
     let mark = Mark::new(Role::Root)?;
-    let text = serde_json::to_vec_pretty(&mark)
-        .map_err(|error| unavailable(Role::Root, "cannot be marked").because(error))?;
-    match root.prepare(&text).and_then(|file| root.adopt(MARK, &file)) {
+    let text = serde_json::to_vec_pretty(&mark).map_err(|error| not_marked(Role::Root, error))?;
+    match root
+        .prepare_replacement(&text)
+        .and_then(|file| root.commit_replacement(MARK, &file))
+    {
         Ok(()) => {
-            root.sync().map_err(io("syncing a configured folder"))?;
+            root.sync()
+                .map_err(io_error("syncing a configured folder"))?;
             Ok(Some(mark))
         }
         Err(errno @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => {
             tracing::warn!(%errno, "`root` cannot be marked: should its file system not be mounted one day, that is seen only if the folder is empty");
             Ok(None)
         }
-        Err(errno) => Err(io("marking a configured folder")(errno)),
+        Err(errno) => Err(io_error("marking a configured folder")(errno)),
     }
 }

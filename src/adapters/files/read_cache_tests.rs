@@ -15,17 +15,17 @@ use rustix::io::Errno;
 
 use super::crash_tests::Mounted;
 use super::crash_tests::mount_small;
-use super::faults::test::Mode;
-use super::places::backup_dir;
-use super::recall::Recall;
-use super::table::Held;
-use super::tests::Kit;
-use super::tests::about;
-use super::tests::announce;
-use super::tests::by;
-use super::tests::config;
-use super::tests::open_soon_at;
-use super::tests::target;
+use super::failpoints::test::FailMode;
+use super::layout::backup_dir;
+use super::read_cache::ReadCache;
+use super::test_fixture::Fixture;
+use super::test_fixture::about;
+use super::test_fixture::announce;
+use super::test_fixture::by;
+use super::test_fixture::config;
+use super::test_fixture::open_soon_at;
+use super::test_fixture::target;
+use super::watch_table::WatchedRoot;
 use super::*;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -34,42 +34,56 @@ use crate::model::Change;
 use crate::model::Timestamp;
 use crate::runtime::ManualClock;
 
-/// The kit with backup 1, opened with that configuration under a clock of ours.
-async fn kit_with(change: impl FnOnce(&Kit) -> Config) -> (Kit, Arc<ManualClock>) {
-    let kit = Kit::new();
-    kit.backup(1).await;
-    let config = change(&kit);
-    let Kit { dir, faults, files } = kit;
+/// The fixture with backup 1, opened with that configuration under a clock of ours.
+async fn fixture_with(change: impl FnOnce(&Fixture) -> Config) -> (Fixture, Arc<ManualClock>) {
+    let fixture = Fixture::new();
+    fixture.backup(1).await;
+    let config = change(&fixture);
+    let Fixture {
+        dir,
+        failpoints,
+        files,
+    } = fixture;
     drop(files);
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
-    let files = open_soon_at(config, &faults, Arc::clone(&clock)).await;
-    (Kit { dir, faults, files }, clock)
+    let files = open_soon_at(config, &failpoints, Arc::clone(&clock)).await;
+    (
+        Fixture {
+            dir,
+            failpoints,
+            files,
+        },
+        clock,
+    )
 }
 
-async fn kit() -> (Kit, Arc<ManualClock>) {
-    kit_with(|kit| config(&kit.dir)).await
+async fn fixture() -> (Fixture, Arc<ManualClock>) {
+    fixture_with(|fixture| config(&fixture.dir)).await
 }
 
-fn recalled_as(kit: &Kit, id: &str) -> Option<Backup> {
-    kit.files.disk.recalled(&target("vm", id))
+fn cached_as(fixture: &Fixture, id: &str) -> Option<Backup> {
+    fixture.files.executor.cached_backup(&target("vm", id))
 }
 
-fn recalled(kit: &Kit) -> Option<Backup> {
-    recalled_as(kit, "1")
+fn cached_backup(fixture: &Fixture) -> Option<Backup> {
+    cached_as(fixture, "1")
 }
 
-async fn read(kit: &Kit) -> Result<Backup, FaultKind> {
-    let read = kit.files.read(&target("vm", "1"), by()).await;
+async fn read_backup(fixture: &Fixture) -> Result<Backup, FaultKind> {
+    let read = fixture.files.read_backup(&target("vm", "1"), by()).await;
     read.map_err(|error| error.fault.kind)
 }
 
 /// The backup once it was read and is remembered.
-async fn remembered(kit: &Kit) -> Backup {
+async fn read_until_cached(fixture: &Fixture) -> Backup {
     for _ in 0..200 {
-        let read = read(kit).await.expect("it is there");
-        if let Some(recalled) = recalled(kit) {
-            assert_eq!(recalled, read, "what is recalled is what was read");
-            return recalled;
+        let read = read_backup(fixture).await.expect("it is there");
+        if let Some(cached_backup) = cached_backup(fixture) {
+            assert_eq!(
+                cached_backup, read,
+                "what is cached_backup is what was read"
+            );
+            return cached_backup;
         }
     }
     panic!("it is never remembered")
@@ -87,8 +101,12 @@ fn cut(path: &Path) {
 }
 
 /// Gives a file of the backups another name elsewhere.
-fn link(kit: &Kit, of: &str) {
-    fs::hard_link(kit.shelf().join(of), kit.dir.path().join("link")).unwrap();
+fn link(fixture: &Fixture, of: &str) {
+    fs::hard_link(
+        fixture.vm_backups().join(of),
+        fixture.dir.path().join("link"),
+    )
+    .unwrap();
 }
 
 fn allow(path: &Path, mode: u32) {
@@ -96,48 +114,56 @@ fn allow(path: &Path, mode: u32) {
 }
 
 /// Moves a file or directory out of the way.
-fn away(kit: &Kit, what: &Path) -> std::path::PathBuf {
-    let moved = kit.dir.path().join("moved");
+fn away(fixture: &Fixture, what: &Path) -> std::path::PathBuf {
+    let moved = fixture.dir.path().join("moved");
     fs::rename(what, &moved).unwrap();
     moved
 }
 
 #[tokio::test]
-async fn what_was_read_is_remembered_at_once() {
-    let (kit, _) = kit().await;
-    assert_eq!(recalled(&kit), None, "nobody has asked yet");
-    let first = remembered(&kit).await;
-    assert_eq!(read(&kit).await.as_ref(), Ok(&first), "and answered");
-    assert_eq!(recalled_as(&kit, "2"), None, "not what was never read");
+async fn a_backup_is_cached_after_it_was_read() {
+    let (fixture, _) = fixture().await;
+    assert_eq!(
+        cached_backup(&fixture),
+        None,
+        "nothing is cached before the first read"
+    );
+    let first = read_until_cached(&fixture).await;
+    assert_eq!(
+        read_backup(&fixture).await.as_ref(),
+        Ok(&first),
+        "and answered"
+    );
+    assert_eq!(cached_as(&fixture, "2"), None, "not what was never read");
 }
 
 /// Something that concerns no backup.
-type Harmless = (&'static str, fn(&Kit));
+type Harmless = (&'static str, fn(&Fixture));
 
 #[tokio::test]
-async fn what_happens_elsewhere_makes_nobody_forget() {
+async fn unrelated_changes_keep_the_backup_cached() {
     let rows: [Harmless; 4] = [
         ("nothing", |_| {}),
-        ("another VM comes and goes", |kit| {
-            let other = kit.dir.path().join("root/vm2");
+        ("another VM comes and goes", |fixture| {
+            let other = fixture.dir.path().join("root/vm2");
             fs::create_dir(&other).unwrap();
             fs::remove_dir(other).unwrap();
         }),
-        ("a copy is being made", |kit| {
-            let new = kit.shelf().join(".snapgate-new");
+        ("a copy is being made", |fixture| {
+            let new = fixture.vm_backups().join(".snapgate-new");
             fs::create_dir(&new).unwrap();
             fs::write(new.join("a.raw"), "data").unwrap();
             fs::remove_dir_all(new).unwrap();
         }),
-        ("the VM writes to its disks", |kit| kit.fill(2)),
+        ("the VM writes to its disks", |fixture| fixture.fill(2)),
     ];
-    let (kit, _) = kit().await;
+    let (fixture, _) = fixture().await;
     for (name, change) in rows {
         let mut kept = false;
         for _ in 0..20 {
-            remembered(&kit).await;
-            change(&kit);
-            kept |= recalled(&kit).is_some();
+            read_until_cached(&fixture).await;
+            change(&fixture);
+            kept |= cached_backup(&fixture).is_some();
         }
         assert!(kept, "{name}: forgotten");
     }
@@ -146,8 +172,8 @@ async fn what_happens_elsewhere_makes_nobody_forget() {
 /// What there was before, a change behind the gateway's back, and what a read then says.
 type Row = (
     &'static str,
-    fn(&Kit),
-    fn(&Kit),
+    fn(&Fixture),
+    fn(&Fixture),
     Result<(&'static str, BackupState), FaultKind>,
 );
 
@@ -157,56 +183,59 @@ const BROKEN: Result<(&str, BackupState), FaultKind> = Ok(("backup 1", BackupSta
 
 async fn check(rows: &[Row]) {
     for (name, before, change, expected) in rows {
-        let (kit, _) = kit().await;
-        before(&kit);
-        remembered(&kit).await;
-        change(&kit);
-        assert_eq!(recalled(&kit), None, "{name}: still relied upon");
-        let found = read(&kit).await;
+        let (fixture, _) = fixture().await;
+        before(&fixture);
+        read_until_cached(&fixture).await;
+        change(&fixture);
+        assert_eq!(cached_backup(&fixture), None, "{name}: still relied upon");
+        let found = read_backup(&fixture).await;
         let found = found.as_ref().map(|it| (it.name.as_str(), it.state));
         assert_eq!(found, expected.as_ref().copied(), "{name}: read");
     }
 }
 
 #[tokio::test]
-async fn no_change_of_a_file_is_missed() {
+async fn every_change_of_a_file_is_seen() {
     let rows: [Row; 9] = [
         (
             "the rights of a manifest changed",
             |_| {},
-            |kit| allow(&kit.shelf().join("1/manifest.json"), 0o400),
+            |fixture| allow(&fixture.vm_backups().join("1/manifest.json"), 0o400),
             AVAILABLE,
         ),
         (
             "a manifest edited in place, as long as before",
             |_| {},
-            |kit| edit(&kit.shelf().join("1/manifest.json")),
+            |fixture| edit(&fixture.vm_backups().join("1/manifest.json")),
             EDITED,
         ),
         (
             "a manifest edited by another name",
-            |kit| link(kit, "1/manifest.json"),
-            |kit| edit(&kit.dir.path().join("link")),
+            |fixture| link(fixture, "1/manifest.json"),
+            |fixture| edit(&fixture.dir.path().join("link")),
             EDITED,
         ),
         (
             "a manifest replaced",
-            |kit| {
-                let (path, new) = (kit.shelf().join("1/manifest.json"), kit.dir.path());
+            |fixture| {
+                let (path, new) = (
+                    fixture.vm_backups().join("1/manifest.json"),
+                    fixture.dir.path(),
+                );
                 fs::copy(path, new.join("new")).unwrap();
                 edit(&new.join("new"));
             },
-            |kit| {
-                let new = kit.dir.path().join("new");
-                fs::rename(new, kit.shelf().join("1/manifest.json")).unwrap();
+            |fixture| {
+                let new = fixture.dir.path().join("new");
+                fs::rename(new, fixture.vm_backups().join("1/manifest.json")).unwrap();
             },
             EDITED,
         ),
         (
             "a manifest opened for writing and closed: it may have been changed through a memory map",
             |_| {},
-            |kit| {
-                let path = kit.shelf().join("1/manifest.json");
+            |fixture| {
+                let path = fixture.vm_backups().join("1/manifest.json");
                 drop(fs::OpenOptions::new().append(true).open(path).unwrap());
             },
             AVAILABLE,
@@ -214,27 +243,27 @@ async fn no_change_of_a_file_is_missed() {
         (
             "a disk cut short",
             |_| {},
-            |kit| cut(&kit.shelf().join("1/disks/a.raw")),
+            |fixture| cut(&fixture.vm_backups().join("1/disks/a.raw")),
             BROKEN,
         ),
         (
             "a disk cut short by another name",
-            |kit| link(kit, "1/disks/a.raw"),
-            |kit| cut(&kit.dir.path().join("link")),
+            |fixture| link(fixture, "1/disks/a.raw"),
+            |fixture| cut(&fixture.dir.path().join("link")),
             BROKEN,
         ),
         (
             "a disk removed",
             |_| {},
-            |kit| fs::remove_file(kit.shelf().join("1/disks/b.raw")).unwrap(),
+            |fixture| fs::remove_file(fixture.vm_backups().join("1/disks/b.raw")).unwrap(),
             BROKEN,
         ),
         (
             "a disk replaced by a shorter one",
-            |kit| fs::write(kit.dir.path().join("new"), "short").unwrap(),
-            |kit| {
-                let new = kit.dir.path().join("new");
-                fs::rename(new, kit.shelf().join("1/disks/b.raw")).unwrap();
+            |fixture| fs::write(fixture.dir.path().join("new"), "short").unwrap(),
+            |fixture| {
+                let new = fixture.dir.path().join("new");
+                fs::rename(new, fixture.vm_backups().join("1/disks/b.raw")).unwrap();
             },
             BROKEN,
         ),
@@ -243,9 +272,9 @@ async fn no_change_of_a_file_is_missed() {
 }
 
 /// Puts another backup in the place of backup 1.
-fn replace(kit: &Kit) {
-    let backup = kit.shelf().join("1");
-    let moved = away(kit, &backup);
+fn replace(fixture: &Fixture) {
+    let backup = fixture.vm_backups().join("1");
+    let moved = away(fixture, &backup);
     fs::create_dir(&backup).unwrap();
     let manifest = backup.join("manifest.json");
     fs::copy(moved.join("manifest.json"), &manifest).unwrap();
@@ -254,28 +283,34 @@ fn replace(kit: &Kit) {
 }
 
 #[tokio::test]
-async fn no_change_of_a_directory_is_missed() {
+async fn every_change_of_a_directory_is_seen() {
     let gone = Err(FaultKind::NoSuchBackup);
     let rows: [Row; 9] = [
         (
             "the rights of the VM's directory changed",
             |_| {},
-            |kit| allow(&kit.dir.path().join("root/vm"), 0o500),
+            |fixture| allow(&fixture.dir.path().join("root/vm"), 0o500),
             AVAILABLE,
         ),
         (
             "the disks moved, a link in their place",
             |_| {},
-            |kit| {
-                let disks = kit.shelf().join("1/disks");
-                symlink(away(kit, &disks), disks).unwrap();
+            |fixture| {
+                let disks = fixture.vm_backups().join("1/disks");
+                symlink(away(fixture, &disks), disks).unwrap();
             },
             BROKEN,
         ),
         (
             "the backup moved, a link in its place",
             |_| {},
-            |kit| symlink(away(kit, &kit.shelf().join("1")), kit.shelf().join("1")).unwrap(),
+            |fixture| {
+                symlink(
+                    away(fixture, &fixture.vm_backups().join("1")),
+                    fixture.vm_backups().join("1"),
+                )
+                .unwrap()
+            },
             gone,
         ),
         (
@@ -287,21 +322,21 @@ async fn no_change_of_a_directory_is_missed() {
         (
             "all backups of the VM moved, a link in their place",
             |_| {},
-            |kit| symlink(away(kit, &kit.shelf()), kit.shelf()).unwrap(),
+            |fixture| symlink(away(fixture, &fixture.vm_backups()), fixture.vm_backups()).unwrap(),
             Err(FaultKind::Conflict),
         ),
         (
             "the VM's directory gone",
             |_| {},
-            |kit| fs::remove_dir_all(kit.dir.path().join("root/vm")).unwrap(),
+            |fixture| fs::remove_dir_all(fixture.dir.path().join("root/vm")).unwrap(),
             Err(FaultKind::NoSuchVm),
         ),
         (
             "another directory in its place",
             |_| {},
-            |kit| {
-                let home = kit.dir.path().join("root/vm");
-                away(kit, &home);
+            |fixture| {
+                let home = fixture.dir.path().join("root/vm");
+                away(fixture, &home);
                 fs::create_dir(home).unwrap();
             },
             AVAILABLE,
@@ -309,13 +344,13 @@ async fn no_change_of_a_directory_is_missed() {
         (
             "all VMs moved away",
             |_| {},
-            |kit| drop(away(kit, &kit.dir.path().join("root"))),
+            |fixture| drop(away(fixture, &fixture.dir.path().join("root"))),
             Err(FaultKind::Unavailable),
         ),
         (
             "all backups moved away",
             |_| {},
-            |kit| drop(away(kit, &kit.dir.path().join("backups"))),
+            |fixture| drop(away(fixture, &fixture.dir.path().join("backups"))),
             Err(FaultKind::Unavailable),
         ),
     ];
@@ -323,7 +358,7 @@ async fn no_change_of_a_directory_is_missed() {
 }
 
 #[tokio::test]
-async fn no_change_of_the_way_is_missed() {
+async fn every_change_of_a_parent_directory_is_seen() {
     // Where the backups are, from where on there is another directory, and whether that comes by a link.
     let rows = [
         ("far/above/backups", "far", false),
@@ -332,8 +367,8 @@ async fn no_change_of_the_way_is_missed() {
         ("link/backups", "link", true),
     ];
     for (path, changed, is_link) in rows {
-        let (kit, _) = kit_with(|kit| {
-            let dir = kit.dir.path();
+        let (fixture, _) = fixture_with(|fixture| {
+            let dir = fixture.dir.path();
             for it in ["far/above", "other/above/backups", "other/backups"] {
                 fs::create_dir_all(dir.join(it)).unwrap();
             }
@@ -353,96 +388,112 @@ async fn no_change_of_the_way_is_missed() {
             }
         })
         .await;
-        remembered(&kit).await;
-        let (dir, changed) = (kit.dir.path(), kit.dir.path().join(changed));
+        read_until_cached(&fixture).await;
+        let (dir, changed) = (fixture.dir.path(), fixture.dir.path().join(changed));
         if is_link {
             symlink(dir.join("other"), dir.join("new")).unwrap();
             fs::rename(dir.join("new"), changed).unwrap();
         } else {
-            away(&kit, &changed);
+            away(&fixture, &changed);
             fs::rename(dir.join("other"), changed).unwrap();
         }
-        assert_eq!(recalled(&kit), None, "{path}: still relied upon");
-        let read = read(&kit).await;
+        assert_eq!(cached_backup(&fixture), None, "{path}: still relied upon");
+        let read = read_backup(&fixture).await;
         assert_eq!(read, Err(FaultKind::Unavailable), "{path}: another one");
     }
 }
 
 #[tokio::test]
 async fn what_is_mounted_over_it_shows() {
-    let (kit, _) = kit().await;
-    let first = remembered(&kit).await;
-    let shelf = kit.shelf();
-    if !mount_small(&shelf) {
+    let (fixture, _) = fixture().await;
+    let first = read_until_cached(&fixture).await;
+    let vm_backups = fixture.vm_backups();
+    if !mount_small(&vm_backups) {
         announce("SKIPPED (1): mount is not permitted, a mount over backups is not tested");
         return;
     }
-    let mounted = Mounted(&shelf);
-    assert_eq!(recalled(&kit), None, "still relied upon");
-    assert_eq!(read(&kit).await, Err(FaultKind::NoSuchBackup), "hidden");
+    let mounted = Mounted(&vm_backups);
+    assert_eq!(cached_backup(&fixture), None, "still relied upon");
+    assert_eq!(
+        read_backup(&fixture).await,
+        Err(FaultKind::NoSuchBackup),
+        "hidden"
+    );
     drop(mounted);
-    assert_eq!(read(&kit).await, Ok(first), "there again");
+    assert_eq!(read_backup(&fixture).await, Ok(first), "there again");
 }
 
 #[tokio::test]
 async fn one_file_of_two_backups_is_watched_once() {
-    let (kit, _) = kit().await;
-    kit.backup(2).await;
-    let [one, two] = ["1", "2"].map(|id| kit.shelf().join(id).join("disks/a.raw"));
+    let (fixture, _) = fixture().await;
+    fixture.backup(2).await;
+    let [one, two] = ["1", "2"].map(|id| fixture.vm_backups().join(id).join("disks/a.raw"));
     fs::remove_file(&two).unwrap();
     fs::hard_link(&one, &two).unwrap();
-    remembered(&kit).await;
-    let second = kit.files.read(&target("vm", "2"), by()).await.unwrap();
+    read_until_cached(&fixture).await;
+    let second = fixture
+        .files
+        .read_backup(&target("vm", "2"), by())
+        .await
+        .unwrap();
     assert_eq!(second.state, BackupState::Available, "whole");
-    assert_eq!(recalled_as(&kit, "2"), None, "its events are of the first");
-    remembered(&kit).await;
+    assert_eq!(
+        cached_as(&fixture, "2"),
+        None,
+        "its events are of the first"
+    );
+    read_until_cached(&fixture).await;
     cut(&two);
-    assert_eq!(recalled(&kit), None, "the first is told");
+    assert_eq!(cached_backup(&fixture), None, "the first is forgotten");
     for id in ["1", "2"] {
-        let read = kit.files.read(&target("vm", id), by()).await.unwrap();
+        let read = fixture
+            .files
+            .read_backup(&target("vm", id), by())
+            .await
+            .unwrap();
         assert_eq!(read.state, BackupState::Error, "{id} is broken");
     }
 }
 
 #[tokio::test]
 async fn when_the_kernel_loses_count_everything_is_forgotten() {
-    let (kit, _) = kit().await;
-    let first = remembered(&kit).await;
+    let (fixture, _) = fixture().await;
+    let first = read_until_cached(&fixture).await;
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let most: u32 = most.trim().parse().unwrap();
     // Of another VM, so that none of these events concerns the backup.
-    let [one, two] = ["other", "another"].map(|it| kit.dir.path().join("root").join(it));
+    let [one, two] = ["other", "another"].map(|it| fixture.dir.path().join("root").join(it));
     fs::create_dir(&one).unwrap();
     for _ in 0..most / 4 + 1 {
         fs::rename(&one, &two).unwrap();
         fs::rename(&two, &one).unwrap();
     }
-    edit(&kit.shelf().join("1/manifest.json"));
-    // Each heeds some of them.
+    edit(&fixture.vm_backups().join("1/manifest.json"));
+    // Each look applies some of them.
     for look in 0..most {
-        assert_eq!(recalled(&kit), None, "look {look}");
+        assert_eq!(cached_backup(&fixture), None, "look {look}");
     }
-    let second = remembered(&kit).await;
+    let second = read_until_cached(&fixture).await;
     assert_ne!(first, second, "what was edited meanwhile");
 }
 
 #[tokio::test]
 async fn what_cannot_be_watched_is_read() {
-    let (mut kit, mut steps) = (kit().await, 0);
+    let (mut fixture, mut steps) = (fixture().await, 0);
     loop {
-        let (now, clock) = &kit;
-        now.faults.set(Mode::FailAt(steps, Errno::NOSPC));
-        let read = read(now).await;
+        let (now, clock) = &fixture;
+        now.failpoints.set(FailMode::FailAt(steps, Errno::NOSPC));
+        let read = read_backup(now).await;
         assert!(read.is_ok(), "without watch {steps}");
-        if now.faults.taken().len() <= steps {
+        if now.failpoints.steps_hit().len() <= steps {
             break;
         }
-        assert_eq!(recalled(now), None, "without watch {steps}");
+        assert_eq!(cached_backup(now), None, "without watch {steps}");
         // Later there may be room.
         clock.advance(Duration::from_secs(11));
-        remembered(now).await;
+        read_until_cached(now).await;
         steps += 1;
-        kit = reopened(kit).await;
+        fixture = reopened(fixture).await;
     }
     assert!(
         steps >= 10,
@@ -450,78 +501,92 @@ async fn what_cannot_be_watched_is_read() {
     );
 }
 
-async fn reopened((kit, clock): (Kit, Arc<ManualClock>)) -> (Kit, Arc<ManualClock>) {
-    let Kit { dir, faults, files } = kit;
+async fn reopened((fixture, clock): (Fixture, Arc<ManualClock>)) -> (Fixture, Arc<ManualClock>) {
+    let Fixture {
+        dir,
+        failpoints,
+        files,
+    } = fixture;
     drop(files);
-    faults.set(Mode::Never);
-    let files = open_soon_at(config(&dir), &faults, Arc::clone(&clock)).await;
-    (Kit { dir, faults, files }, clock)
+    failpoints.set(FailMode::Never);
+    let files = open_soon_at(config(&dir), &failpoints, Arc::clone(&clock)).await;
+    (
+        Fixture {
+            dir,
+            failpoints,
+            files,
+        },
+        clock,
+    )
 }
 
-/// Reads a backup twice, the second time after a change, of which nothing may be told when the first ends. `false` when
+/// Reads a backup twice, the second time after a change, which must hide the result of the first. `false` when
 /// something else happened meanwhile.
-fn overtaken(kit: &Kit, backup: &Backup) -> bool {
-    let places = kit.files.disk.places().unwrap();
+fn overtaken(fixture: &Fixture, backup: &Backup) -> bool {
+    let layout = fixture.files.executor.layout().unwrap();
     let (config, asked, now) = (
-        config(&kit.dir),
+        config(&fixture.dir),
         target("vm", "1"),
-        kit.files.clock.instant(),
+        fixture.files.clock.instant(),
     );
-    let held =
-        Held::new(&config.root, &places.root).zip(Held::new(&config.backups, &places.backups));
-    let recall = Recall::new(held.map(<[Held; 2]>::from), kit.faults.clone());
-    let shelf = places.shelf(&asked.vm).unwrap().unwrap();
-    let dir = backup_dir(&shelf, &asked.backup).unwrap().unwrap();
-    let Some(first) = recall.begin(&asked, &dir, now) else {
+    let held = WatchedRoot::new(&config.root, &layout.root)
+        .zip(WatchedRoot::new(&config.backups, &layout.backups));
+    let cache = ReadCache::new(
+        held.map(<[WatchedRoot; 2]>::from),
+        fixture.failpoints.clone(),
+    );
+    let vm_backups = layout.vm_backups(&asked.vm).unwrap().unwrap();
+    let dir = backup_dir(&vm_backups, &asked.backup).unwrap().unwrap();
+    let Some(first) = cache.begin(&asked, &dir, now) else {
         return false;
     };
-    let other = recall.begin(&asked, &dir, now);
+    let other = cache.begin(&asked, &dir, now);
     assert!(other.is_none(), "one reads it, others only read");
-    allow(&kit.shelf().join("1/manifest.json"), 0o600);
-    assert_eq!(recall.find(&asked), None, "which heeds the change");
-    let Some(second) = recall.begin(&asked, &dir, now) else {
+    allow(&fixture.vm_backups().join("1/manifest.json"), 0o600);
+    assert_eq!(cache.find(&asked), None, "the change is applied");
+    let Some(second) = cache.begin(&asked, &dir, now) else {
         return false;
     };
     first.keep(backup);
-    assert_eq!(recall.find(&asked), None, "of before the change");
+    assert_eq!(cache.find(&asked), None, "of before the change");
     second.keep(backup);
-    recall.find(&asked).as_ref() == Some(backup)
+    cache.find(&asked).as_ref() == Some(backup)
 }
 
 #[tokio::test]
 async fn what_was_read_before_a_change_is_not_kept_after_it() {
-    let (kit, _) = kit().await;
-    let backup = read(&kit).await.unwrap();
-    let kept = (0..20).any(|_| overtaken(&kit, &backup));
+    let (fixture, _) = fixture().await;
+    let backup = read_backup(&fixture).await.unwrap();
+    let kept = (0..20).any(|_| overtaken(&fixture, &backup));
     assert!(kept, "the second read is kept");
 }
 
-/// A read that begins after a change shows that change, whoever heeds its events.
+/// A read that begins after a change shows that change, whichever thread applies the events.
 #[tokio::test]
-async fn nobody_reads_what_was_before() {
-    let (kit, _) = kit().await;
-    remembered(&kit).await;
+async fn a_read_that_begins_after_a_change_shows_it() {
+    let (fixture, _) = fixture().await;
+    read_until_cached(&fixture).await;
     let (path, new) = (
-        kit.shelf().join("1/manifest.json"),
-        kit.dir.path().join("new"),
+        fixture.vm_backups().join("1/manifest.json"),
+        fixture.dir.path().join("new"),
     );
     let text = fs::read_to_string(&path).unwrap();
     let (written, ended) = (AtomicU64::new(1), AtomicBool::new(false));
     let (disk, now, asked) = (
-        &kit.files.disk,
-        kit.files.clock.instant(),
+        &fixture.files.executor,
+        fixture.files.clock.instant(),
         target("vm", "1"),
     );
     let recalls = AtomicU64::new(0);
     let reader = || {
         while !ended.load(Ordering::SeqCst) {
             let before = written.load(Ordering::SeqCst);
-            let backup = if let Some(recalled) = disk.recalled(&asked) {
+            let backup = if let Some(cached_backup) = disk.cached_backup(&asked) {
                 recalls.fetch_add(1, Ordering::SeqCst);
-                recalled
+                cached_backup
             } else {
-                let places = disk.places().unwrap();
-                places.read(&asked, now).unwrap()
+                let layout = disk.layout().unwrap();
+                layout.read_backup(&asked, now).unwrap()
             };
             let number = backup.name.as_str().strip_prefix("backup ").unwrap();
             let number: u64 = number.parse().unwrap();
@@ -565,19 +630,23 @@ async fn nobody_reads_what_was_before() {
 
 #[tokio::test]
 async fn the_gateways_own_changes_show_at_once() {
-    let (kit, _) = kit().await;
-    let backup = remembered(&kit).await;
+    let (fixture, _) = fixture().await;
+    let backup = read_until_cached(&fixture).await;
     let patch = BackupPatch {
         name: Some(BackupName::new("renamed").unwrap()),
         ..BackupPatch::default()
     };
     let update = about(&backup, Change::Update(patch));
-    assert_eq!(kit.failure(&update, 2).await, None, "updated");
-    assert_eq!(recalled(&kit), None, "not the one before");
-    let renamed = remembered(&kit).await;
+    assert_eq!(fixture.failure(&update, 2).await, None, "updated");
+    assert_eq!(cached_backup(&fixture), None, "not the one before");
+    let renamed = read_until_cached(&fixture).await;
     assert_eq!(renamed.name.as_str(), "renamed", "the new manifest");
     let delete = about(&renamed, Change::Delete);
-    assert_eq!(kit.failure(&delete, 3).await, None, "deleted");
-    assert_eq!(recalled(&kit), None, "not any more");
-    assert_eq!(read(&kit).await, Err(FaultKind::NoSuchBackup), "gone");
+    assert_eq!(fixture.failure(&delete, 3).await, None, "deleted");
+    assert_eq!(cached_backup(&fixture), None, "not any more");
+    assert_eq!(
+        read_backup(&fixture).await,
+        Err(FaultKind::NoSuchBackup),
+        "gone"
+    );
 }

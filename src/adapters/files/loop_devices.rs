@@ -7,16 +7,21 @@
 use std::fs;
 use std::path::Path;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::lock::Use;
+use crate::adapters::files::image_lock::ImageUse;
 use crate::adapters::files::manifest::DiskName;
-use crate::adapters::files::tree::Dir;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const BLOCK_DEVICES: &str = "/sys/block";
 
 /// Refuses an image that a loop device is attached to, unless both only read it.
-pub(super) fn refuse(dir: &Dir, disk: &DiskName, purpose: Use) -> Result<(), Problem> {
+pub(super) fn refuse_attached(
+    dir: &Dir,
+    disk: &DiskName,
+    image_use: ImageUse,
+) -> Result<(), Problem> {
     let Ok(image) = dir.stat(disk.as_str()) else {
         return Ok(());
     };
@@ -31,11 +36,12 @@ pub(super) fn refuse(dir: &Dir, disk: &DiskName, purpose: Use) -> Result<(), Pro
             continue;
         };
         let reads_only = read("ro").is_ok_and(|text| text.trim() == "1");
-        if (purpose == Use::Read && reads_only) || !is_image(backing.trim_end_matches('\n')) {
+        if (image_use == ImageUse::Read && reads_only) || !is_image(backing.trim_end_matches('\n'))
+        {
             continue;
         }
-        let text = format!(
-            "the disk `{}` is attached to the loop device `{}`; detach it first (`losetup -d`). Nothing was changed",
+        let text = public_text!(
+            "The disk `{}` is attached to the loop device `{}`, so nothing was changed. Detach it first (`losetup -d`).",
             disk.as_str(),
             device.file_name().to_string_lossy()
         );

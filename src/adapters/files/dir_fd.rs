@@ -27,9 +27,9 @@ use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::errno;
-use crate::adapters::files::error::io;
-use crate::adapters::files::faults::Faults;
+use crate::adapters::files::error::errno_of;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::failpoints::Failpoints;
 
 /// What a small file is written to before it replaces the one before it.
 pub(super) const TEMPORARY: &str = ".snapgate-temporary";
@@ -40,7 +40,7 @@ const LOOKUPS_MAX: u8 = 32;
 /// Deepest tree of ours that is removed: a backup has two levels.
 const DEPTH_MAX: u8 = 4;
 
-/// File systems whose changes all go through this kernel, which tells of them; and whose names, once looked up, are in
+/// File systems whose changes all go through this kernel, which reports them; and whose names, once looked up, are in
 /// memory: no look waits for a network. ext4, XFS, Btrfs, tmpfs, F2FS (`statfs(2)`).
 const LOCAL: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
@@ -85,7 +85,7 @@ pub(super) fn write_back(file: &File, from: u64, length: u64) {
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
-    faults: Faults,
+    failpoints: Failpoints,
 }
 
 impl AsFd for Dir {
@@ -96,15 +96,15 @@ impl AsFd for Dir {
 
 impl Dir {
     /// Opens a directory that the operator configured; links in that path are the operator's own.
-    pub(super) fn open(path: &Path, faults: Faults) -> Result<Self, Errno> {
+    pub(super) fn open(path: &Path, failpoints: Failpoints) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self { fd, faults })
+        Ok(Self { fd, failpoints })
     }
 
     /// The hook that every change passes.
-    pub(super) const fn faults(&self) -> &Faults {
-        &self.faults
+    pub(super) const fn failpoints(&self) -> &Failpoints {
+        &self.failpoints
     }
 
     /// Names the file that the gateway lacks the rights to: faults that callers see name none.
@@ -137,7 +137,7 @@ impl Dir {
         let fd = self.resolve(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         Ok(Self {
             fd,
-            faults: self.faults.clone(),
+            failpoints: self.failpoints.clone(),
         })
     }
 
@@ -158,7 +158,7 @@ impl Dir {
 
     /// A new file in this one.
     pub(super) fn create(&self, name: &str) -> Result<File, Errno> {
-        self.faults.step("create")?;
+        self.failpoints.hit("create")?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         Ok(File::from(self.resolve(
             name,
@@ -182,7 +182,7 @@ impl Dir {
         if !is_component(name) {
             return Err(Errno::INVAL);
         }
-        self.faults.step("mkdir")?;
+        self.failpoints.hit("mkdir")?;
         rustix::fs::mkdirat(&self.fd, name, Mode::RWXU)
             .inspect_err(|errno| self.log_denied(name, *errno))?;
         self.dir(name)
@@ -222,11 +222,11 @@ impl Dir {
     }
 
     /// Gives a name in this directory to what has a name in another one.
-    pub(super) fn take(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
+    pub(super) fn rename_from(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
         if !is_component(name) || !is_component(old) {
             return Err(Errno::INVAL);
         }
-        self.faults.step("rename")?;
+        self.failpoints.hit("rename")?;
         rustix::fs::renameat(&from.fd, old, &self.fd, name)
             .inspect_err(|errno| self.log_denied(name, *errno))
     }
@@ -235,11 +235,11 @@ impl Dir {
     ///
     /// # Errors
     /// `EXIST` when something has it.
-    pub(super) fn take_free(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
+    pub(super) fn rename_new_from(&self, name: &str, from: &Self, old: &str) -> Result<(), Errno> {
         if !is_component(name) || !is_component(old) {
             return Err(Errno::INVAL);
         }
-        self.faults.step("rename")?;
+        self.failpoints.hit("rename")?;
         rustix::fs::renameat_with(&from.fd, old, &self.fd, name, RenameFlags::NOREPLACE)
     }
 
@@ -248,7 +248,7 @@ impl Dir {
         if !is_component(name) || !is_component(its) {
             return Err(Errno::INVAL);
         }
-        self.faults.step("exchange")?;
+        self.failpoints.hit("exchange")?;
         rustix::fs::renameat_with(&other.fd, its, &self.fd, name, RenameFlags::EXCHANGE)
     }
 
@@ -298,13 +298,13 @@ impl Dir {
 
     /// Makes the names in this directory last.
     pub(super) fn sync(&self) -> Result<(), Errno> {
-        self.faults.step("sync directory")?;
+        self.failpoints.hit("sync directory")?;
         rustix::fs::fsync(&self.fd)
     }
 
     /// Makes a file last.
     pub(super) fn sync_file(&self, file: impl AsFd) -> Result<(), Errno> {
-        self.faults.step("sync file")?;
+        self.failpoints.hit("sync file")?;
         rustix::fs::fsync(file)
     }
 
@@ -319,7 +319,7 @@ impl Dir {
     }
 
     fn remove<P: rustix::path::Arg>(&self, name: P, flags: AtFlags) -> Result<(), Errno> {
-        self.faults.step("remove")?;
+        self.failpoints.hit("remove")?;
         match rustix::fs::unlinkat(&self.fd, name, flags) {
             Err(Errno::NOENT) => Ok(()),
             other => other,
@@ -367,7 +367,7 @@ impl Dir {
         };
         let mut bytes = Vec::new();
         let taken = file.take(max.saturating_add(1)).read_to_end(&mut bytes);
-        let length = taken.map_err(|error| errno(&error))?;
+        let length = taken.map_err(|error| errno_of(&error))?;
         if u64::try_from(length).is_ok_and(|it| it <= max) {
             Ok(Some(bytes))
         } else {
@@ -378,28 +378,28 @@ impl Dir {
     /// Writes a small new file, which the caller syncs: its contents are on their way.
     pub(super) fn write_new(&self, name: &str, bytes: &[u8]) -> Result<File, Errno> {
         let mut file = self.create(name)?;
-        self.faults.step("write")?;
-        file.write_all(bytes).map_err(|error| errno(&error))?;
+        self.failpoints.hit("write")?;
+        file.write_all(bytes).map_err(|error| errno_of(&error))?;
         write_back(&file, 0, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         Ok(file)
     }
 
-    /// Writes what is to replace a small file, which [`Dir::adopt`] does.
+    /// Writes what is to replace a small file, which [`Dir::commit_replacement`] does.
     ///
     /// Until then it has a name that every recovery removes.
-    pub(super) fn prepare(&self, bytes: &[u8]) -> Result<File, Errno> {
+    pub(super) fn prepare_replacement(&self, bytes: &[u8]) -> Result<File, Errno> {
         self.unlink(TEMPORARY)?;
         self.write_new(TEMPORARY, bytes)
     }
 
     /// Replaces a small file as a whole by what was prepared. The caller syncs the directory.
-    pub(super) fn adopt(&self, name: &str, prepared: &File) -> Result<(), Errno> {
+    pub(super) fn commit_replacement(&self, name: &str, prepared: &File) -> Result<(), Errno> {
         self.sync_file(prepared)?;
-        self.take(name, self, TEMPORARY)
+        self.rename_from(name, self, TEMPORARY)
     }
 
     /// Removes what was prepared and shall not replace anything.
-    pub(super) fn discard(&self) {
+    pub(super) fn discard_replacement(&self) {
         if let Err(errno) = self.unlink(TEMPORARY) {
             tracing::warn!(%errno, "a temporary file stays until the next recovery");
         }
@@ -407,14 +407,14 @@ impl Dir {
 
     /// Replaces a small file as a whole, and makes it last.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Problem> {
-        let doing = io("replacing a small file");
-        let prepared = self.prepare(bytes);
-        if let Err(errno) = prepared.and_then(|file| self.adopt(name, &file)) {
-            self.discard();
+        let doing = io_error("replacing a small file");
+        let prepared = self.prepare_replacement(bytes);
+        if let Err(errno) = prepared.and_then(|file| self.commit_replacement(name, &file)) {
+            self.discard_replacement();
             return Err(doing(errno));
         }
         // From here on it is visible, but may not outlive a power cut.
-        self.sync().map_err(|errno| doing(errno).unsure())
+        self.sync().map_err(|errno| doing(errno).uncertain())
     }
 }
 
@@ -451,7 +451,7 @@ mod tests {
         let link = std::os::unix::fs::symlink::<std::path::PathBuf, std::path::PathBuf>;
         link(outside.path().join("secret"), temp.path().join("file")).unwrap();
         link(outside.path().into(), temp.path().join("dir")).unwrap();
-        let dir = Dir::open(temp.path(), Faults::default()).unwrap();
+        let dir = Dir::open(temp.path(), Failpoints::default()).unwrap();
         rustix::fs::mknodat(&dir.fd, "fifo", FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert!(
             matches!(dir.file("file"), Ok(None)),

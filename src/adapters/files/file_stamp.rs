@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::manifest::DiskName;
-use crate::adapters::files::tree::Dir;
 
 /// One file in one state.
 ///
@@ -16,8 +16,8 @@ use crate::adapters::files::tree::Dir;
 /// to programs (`STATX_CHANGE_COOKIE` stays in the kernel); since 6.13 the times of the usual file systems differ between any
 /// two changes if they were read in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    /// The file system. Another number after a restart of the machine: see [`Stamp::moved`].
+pub(super) struct FileStamp {
+    /// The file system. Another number after a restart of the machine: see [`FileStamp::moved`].
     device: u64,
     inode: u64,
     size: u64,
@@ -25,7 +25,7 @@ pub(super) struct Stamp {
     changed: (i64, u64),
 }
 
-impl Stamp {
+impl FileStamp {
     /// Of what was found.
     pub(super) fn new(stat: &Stat) -> Self {
         Self {
@@ -38,12 +38,12 @@ impl Stamp {
     }
 
     /// Of an open file.
-    pub(super) fn of(file: &File) -> Result<Self, Errno> {
+    pub(super) fn of_file(file: &File) -> Result<Self, Errno> {
         rustix::fs::fstat(file).map(|stat| Self::new(&stat))
     }
 
     /// Of what has that name; `None` when nothing has.
-    pub(super) fn at(dir: &Dir, name: &DiskName) -> Result<Option<Self>, Errno> {
+    pub(super) fn of_name(dir: &Dir, name: &DiskName) -> Result<Option<Self>, Errno> {
         match dir.stat(name.as_str()) {
             Ok(stat) => Ok(Some(Self::new(&stat))),
             Err(Errno::NOENT) => Ok(None),
@@ -57,17 +57,17 @@ impl Stamp {
     }
 
     /// Whether it is the same file, in whatever state.
-    pub(super) const fn is_file(&self, other: &Self) -> bool {
+    pub(super) const fn is_same_file(&self, other: &Self) -> bool {
         self.device == other.device && self.inode == other.inode
     }
 
     /// Whether it is the same file of the same length and time of modification. A rename sets the time of change alone.
-    pub(super) fn is_renamed(&self, other: &Self) -> bool {
-        self.is_file(other) && self.size == other.size && self.modified == other.modified
+    pub(super) fn is_same_content(&self, other: &Self) -> bool {
+        self.is_same_file(other) && self.size == other.size && self.modified == other.modified
     }
 
     /// The same after the file system that had one number was given another.
-    pub(super) const fn moved(self, from: u64, to: u64) -> Self {
+    pub(super) const fn with_device(self, from: u64, to: u64) -> Self {
         if self.device == from {
             Self { device: to, ..self }
         } else {
@@ -76,7 +76,7 @@ impl Stamp {
     }
 
     /// Adds it to a fingerprint, which must outlive a restart of the machine.
-    pub(super) fn hash(&self, home: u64, hasher: &mut blake3::Hasher) {
+    pub(super) fn hash_into(&self, home: u64, hasher: &mut blake3::Hasher) {
         hasher.update(&[u8::from(self.device == home)]);
         for number in [self.inode, self.size, self.modified.1, self.changed.1] {
             hasher.update(&number.to_le_bytes());

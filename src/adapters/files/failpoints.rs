@@ -4,12 +4,12 @@ use rustix::io::Errno;
 
 /// Lets every change through; in tests it can fail one of them, or that one and all later ones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Faults {
+pub(super) struct Failpoints {
     #[cfg(test)]
-    plan: std::sync::Arc<std::sync::Mutex<test::Plan>>,
+    plan: std::sync::Arc<parking_lot::Mutex<test::Plan>>,
 }
 
-impl Faults {
+impl Failpoints {
     /// Called before a change is made.
     ///
     /// # Errors
@@ -19,7 +19,7 @@ impl Faults {
         clippy::unused_self,
         reason = "tests keep the plan of failures behind it"
     )]
-    pub(super) const fn step(&self, _what: &'static str) -> Result<(), Errno> {
+    pub(super) const fn hit(&self, _what: &'static str) -> Result<(), Errno> {
         Ok(())
     }
 }
@@ -30,7 +30,7 @@ pub(super) mod test {
 
     /// What is to fail.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(in crate::adapters::files) enum Mode {
+    pub(in crate::adapters::files) enum FailMode {
         /// Nothing.
         #[default]
         Never,
@@ -43,33 +43,33 @@ pub(super) mod test {
     /// The plan and what was asked so far.
     #[derive(Debug, Default)]
     pub(in crate::adapters::files) struct Plan {
-        mode: Mode,
+        mode: FailMode,
         taken: Vec<&'static str>,
     }
 
-    impl Faults {
-        pub(in crate::adapters::files) fn step(&self, what: &'static str) -> Result<(), Errno> {
-            let mut plan = self.plan.lock().unwrap();
+    impl Failpoints {
+        pub(in crate::adapters::files) fn hit(&self, what: &'static str) -> Result<(), Errno> {
+            let mut plan = self.plan.lock();
             let number = plan.taken.len();
             plan.taken.push(what);
             match plan.mode {
-                Mode::DieAt(at) if number >= at => Err(Errno::IO),
-                Mode::FailAt(at, errno) if number == at => Err(errno),
-                Mode::Never | Mode::DieAt(_) | Mode::FailAt(..) => Ok(()),
+                FailMode::DieAt(at) if number >= at => Err(Errno::IO),
+                FailMode::FailAt(at, errno) if number == at => Err(errno),
+                FailMode::Never | FailMode::DieAt(_) | FailMode::FailAt(..) => Ok(()),
             }
         }
 
         /// Starts counting anew.
-        pub(in crate::adapters::files) fn set(&self, mode: Mode) {
-            *self.plan.lock().unwrap() = Plan {
+        pub(in crate::adapters::files) fn set(&self, mode: FailMode) {
+            *self.plan.lock() = Plan {
                 mode,
                 taken: Vec::new(),
             };
         }
 
         /// The steps asked for since.
-        pub(in crate::adapters::files) fn taken(&self) -> Vec<&'static str> {
-            self.plan.lock().unwrap().taken.clone()
+        pub(in crate::adapters::files) fn steps_hit(&self) -> Vec<&'static str> {
+            self.plan.lock().taken.clone()
         }
     }
 }

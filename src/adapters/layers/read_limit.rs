@@ -8,12 +8,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::adapters::adapter::AdapterError;
+use crate::public_text;
 
 /// Lets so many in at once.
 #[derive(Debug)]
-pub(super) struct Limit(Arc<Semaphore>);
+pub(super) struct ReadLimit(Arc<Semaphore>);
 
-impl Limit {
+impl ReadLimit {
     /// At least one, whatever is asked for.
     pub(super) fn new(at_once: usize) -> Self {
         Self(Arc::new(Semaphore::new(
@@ -22,11 +23,16 @@ impl Limit {
     }
 
     /// Waits for a place, at most so long. The place is given back when the permit is dropped.
-    pub(super) async fn enter(
+    pub(super) async fn acquire(
         &self,
         within: impl FnOnce() -> Duration,
     ) -> Result<OwnedSemaphorePermit, AdapterError> {
-        let full = |why: &str| AdapterError::unavailable("the backend is busy").because(why);
+        let full = |why: &str| {
+            AdapterError::unavailable(public_text!(
+                "Too many concurrent reads of this backend. Try again later."
+            ))
+            .because(why)
+        };
         if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
             return Ok(permit);
         }

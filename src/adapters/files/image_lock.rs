@@ -15,6 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::adapters::files::error::Problem;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const USED: i64 = 100;
 const UNSHARED: i64 = 200;
@@ -25,10 +26,10 @@ const PERMISSIONS: i64 = 5;
 
 /// How an image is going to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum ImageUse {
     /// Read as it stands: other readers are welcome, writers are not.
     Read,
-    /// Replaced: nobody else may use it.
+    /// Replaced: no other process may use it.
     Replace,
 }
 
@@ -43,13 +44,13 @@ fn range(kind: i32, start: i64, length: i64) -> Result<libc::flock, Errno> {
     })
 }
 
-fn hold(file: &File, start: i64, length: i64) -> Result<(), Errno> {
+fn set_lock(file: &File, start: i64, length: i64) -> Result<(), Errno> {
     let lock = range(libc::F_RDLCK, start, length)?;
     fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(|_| ())
 }
 
 /// Whether someone else's lock would conflict with one of ours of this kind; a length of 0 is to the end.
-fn is_held(file: &File, kind: i32, start: i64, length: i64) -> Result<bool, Errno> {
+fn is_locked_by_others(file: &File, kind: i32, start: i64, length: i64) -> Result<bool, Errno> {
     let mut lock = range(kind, start, length)?;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
@@ -59,29 +60,29 @@ fn is_held(file: &File, kind: i32, start: i64, length: i64) -> Result<bool, Errn
 ///
 /// # Errors
 /// `Busy` when the image is used by someone else in a way that excludes this.
-pub(super) fn take(file: &File, purpose: Use) -> Result<(), Problem> {
-    take_flock(file, purpose)?;
-    match try_take(file, purpose) {
+pub(super) fn acquire(file: &File, image_use: ImageUse) -> Result<(), Problem> {
+    acquire_flock(file, image_use)?;
+    match try_acquire(file, image_use) {
         Ok(true) => Ok(()),
         Ok(false) | Err(Errno::EAGAIN | Errno::EACCES) => Err(in_use()),
         Err(errno) => Err(Problem::new(
             FaultKind::BackendFailed,
-            "the storage takes no locks, without which disk images are not safe to touch",
+            public_text!("The storage supports no file locks, which protect disk images in use. Nothing was changed; keep the VM on storage with locks."),
         )
         .because(errno)),
     }
 }
 
 fn in_use() -> Problem {
-    let text = "a disk image of the VM is in use; shut the VM down first";
+    let text = public_text!("A disk image of the VM is in use. Shut the VM down first.");
     Problem::new(FaultKind::Busy, text)
 }
 
 /// Takes the whole-file lock that other programs use (crosvm, `flock(1)`). Where the file system has none, no other program holds any.
-fn take_flock(file: &File, purpose: Use) -> Result<(), Problem> {
-    let operation = match purpose {
-        Use::Read => FlockOperation::NonBlockingLockShared,
-        Use::Replace => FlockOperation::NonBlockingLockExclusive,
+fn acquire_flock(file: &File, image_use: ImageUse) -> Result<(), Problem> {
+    let operation = match image_use {
+        ImageUse::Read => FlockOperation::NonBlockingLockShared,
+        ImageUse::Replace => FlockOperation::NonBlockingLockExclusive,
     };
     match rustix::fs::flock(file, operation) {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use()),
@@ -89,34 +90,36 @@ fn take_flock(file: &File, purpose: Use) -> Result<(), Problem> {
     }
 }
 
-/// Whether anybody else's lock is on an image that we hold to replace it.
+/// Whether another process has a lock on an image that we hold to replace it.
 pub(super) fn is_shared(file: &File) -> Result<bool, Errno> {
-    is_held(file, libc::F_WRLCK, 0, 0)
+    is_locked_by_others(file, libc::F_WRLCK, 0, 0)
 }
 
-fn try_take(file: &File, purpose: Use) -> Result<bool, Errno> {
+fn try_acquire(file: &File, image_use: ImageUse) -> Result<bool, Errno> {
     // First taken, then looked around, as QEMU does: of two that come together at most one goes on.
-    match purpose {
-        Use::Read => {
-            hold(file, USED.saturating_add(CONSISTENT_READ), 1)?;
-            hold(file, UNSHARED.saturating_add(WRITE), 1)?;
-            hold(file, UNSHARED.saturating_add(RESIZE), 1)?;
-            let excluded = is_held(file, libc::F_WRLCK, UNSHARED, 1)?;
+    match image_use {
+        ImageUse::Read => {
+            set_lock(file, USED.saturating_add(CONSISTENT_READ), 1)?;
+            set_lock(file, UNSHARED.saturating_add(WRITE), 1)?;
+            set_lock(file, UNSHARED.saturating_add(RESIZE), 1)?;
+            let excluded = is_locked_by_others(file, libc::F_WRLCK, UNSHARED, 1)?;
             Ok(!(excluded || is_written(file)?))
         }
-        Use::Replace => {
-            hold(file, USED, PERMISSIONS)?;
-            hold(file, UNSHARED, PERMISSIONS)?;
-            Ok(!is_held(file, libc::F_WRLCK, 0, 0)?)
+        ImageUse::Replace => {
+            set_lock(file, USED, PERMISSIONS)?;
+            set_lock(file, UNSHARED, PERMISSIONS)?;
+            Ok(!is_locked_by_others(file, libc::F_WRLCK, 0, 0)?)
         }
     }
 }
 
-/// Whether someone may be writing to the image: a QEMU by its protocol, or anybody by an exclusive lock.
+/// Whether someone may be writing to the image: a QEMU by its protocol, or any program by an exclusive lock.
 pub(super) fn is_written(file: &File) -> Result<bool, Errno> {
-    Ok(is_held(file, libc::F_WRLCK, USED.saturating_add(WRITE), 1)?
-        || is_held(file, libc::F_WRLCK, USED.saturating_add(RESIZE), 1)?
-        || is_held(file, libc::F_RDLCK, 0, 0)?)
+    Ok(
+        is_locked_by_others(file, libc::F_WRLCK, USED.saturating_add(WRITE), 1)?
+            || is_locked_by_others(file, libc::F_WRLCK, USED.saturating_add(RESIZE), 1)?
+            || is_locked_by_others(file, libc::F_RDLCK, 0, 0)?,
+    )
 }
 
 #[cfg(test)]
@@ -132,20 +135,30 @@ mod tests {
     #[test]
     fn uses_exclude_each_other_as_in_qemu() {
         let rows = [
-            ("two readers", Use::Read, Use::Read, true),
-            ("replace under a reader", Use::Read, Use::Replace, false),
-            ("read while replaced", Use::Replace, Use::Read, false),
-            ("replace twice", Use::Replace, Use::Replace, false),
+            ("two readers", ImageUse::Read, ImageUse::Read, true),
+            (
+                "replace under a reader",
+                ImageUse::Read,
+                ImageUse::Replace,
+                false,
+            ),
+            (
+                "read while replaced",
+                ImageUse::Replace,
+                ImageUse::Read,
+                false,
+            ),
+            ("replace twice", ImageUse::Replace, ImageUse::Replace, false),
         ];
         for (name, first, second, expected) in rows {
             let image = image();
             let (one, two) = (image.reopen().unwrap(), image.reopen().unwrap());
-            take(&one, first).expect(name);
-            assert_eq!(take(&two, second).is_ok(), expected, "{name}");
+            acquire(&one, first).expect(name);
+            assert_eq!(acquire(&two, second).is_ok(), expected, "{name}");
             drop((one, two));
             let three = image.reopen().unwrap();
             assert!(
-                take(&three, Use::Replace).is_ok(),
+                acquire(&three, ImageUse::Replace).is_ok(),
                 "{name}: closing lets go"
             );
         }
@@ -157,19 +170,19 @@ mod tests {
             ("QEMU writes", libc::F_RDLCK, USED + WRITE, 1),
             ("QEMU resizes", libc::F_RDLCK, USED + RESIZE, 1),
             ("QEMU shares no reading", libc::F_RDLCK, UNSHARED, 1),
-            ("anybody, exclusively", libc::F_WRLCK, 0, 1),
+            ("any program, exclusively", libc::F_WRLCK, 0, 1),
         ];
         for (name, kind, start, length) in rows {
             let image = image();
             let (other, ours) = (image.reopen().unwrap(), image.reopen().unwrap());
             let lock = range(kind, start, length).unwrap();
             fcntl(&other, FcntlArg::F_OFD_SETLK(&lock)).expect(name);
-            for purpose in [Use::Read, Use::Replace] {
-                let problem = take(&ours, purpose).unwrap_err();
+            for image_use in [ImageUse::Read, ImageUse::Replace] {
+                let problem = acquire(&ours, image_use).unwrap_err();
                 let text = problem.to_string();
                 assert!(
                     text.contains("shut the VM down"),
-                    "{name} {purpose:?}: {text}"
+                    "{name} {image_use:?}: {text}"
                 );
             }
         }

@@ -10,33 +10,33 @@ use std::path::PathBuf;
 use lru::LruCache;
 use rustix::io::Errno;
 
-use crate::adapters::files::error::errno;
-use crate::adapters::files::faults::Faults;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::error::errno_of;
+use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::watch::Event;
-use crate::adapters::files::watch::News;
 use crate::adapters::files::watch::Watch;
+use crate::adapters::files::watch::WatchNews;
 use crate::adapters::files::watch::Watcher;
 use crate::model::Backup;
 use crate::model::Target;
 use crate::model::limits::BACKUP_WATCHES_MAX;
 use crate::model::limits::BACKUPS_RECALLED_MAX;
 
-/// Looks at what was told until a request goes another way: one that finds something, and one that finds nothing more.
+/// Looks for events before a request reads the disk instead: one that finds some, and one that finds no more.
 const LOOKS: u8 = 2;
 /// Watches that are removed while others wait for the table.
 const SWEPT_AT_ONCE: usize = 32;
 
 /// One of the two directories, as it was opened.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct WatchedRoot {
     path: PathBuf,
     /// Of the file system.
     pub(super) device: u64,
     inode: u64,
 }
 
-impl Held {
+impl WatchedRoot {
     /// `None` when nothing in it can be watched.
     pub(super) fn new(path: &Path, dir: &Dir) -> Option<Self> {
         let stat = dir.stat_self().ok()?;
@@ -54,16 +54,16 @@ impl Held {
 
 /// What an event is about.
 #[derive(Debug)]
-enum Scope {
+enum WatchScope {
     /// A directory above, and the names in it that lead on.
-    Way(Vec<OsString>),
+    Parent(Vec<OsString>),
     /// One of the two: its names are VMs.
     Vms,
     Backup(Target),
 }
 
 #[derive(Debug)]
-struct Entry {
+struct CachedBackup {
     /// Which read it is of.
     ticket: u64,
     watches: Vec<Watch>,
@@ -77,8 +77,8 @@ pub(super) struct Table {
     watcher: Watcher,
     /// The configured paths lead there by links, which are not watched.
     linked: bool,
-    scopes: BTreeMap<Watch, Scope>,
-    entries: LruCache<Target, Entry>,
+    scopes: BTreeMap<Watch, WatchScope>,
+    entries: LruCache<Target, CachedBackup>,
     /// Of backups that were forgotten, still to be removed.
     stale: Vec<Watch>,
     /// Nothing in it is known any more.
@@ -86,7 +86,7 @@ pub(super) struct Table {
 }
 
 /// Whether two names may be one where case makes no difference.
-fn may_be(one: &[u8], two: &[u8]) -> bool {
+fn may_be_equal(one: &[u8], two: &[u8]) -> bool {
     one.eq_ignore_ascii_case(two) || !one.is_ascii() || !two.is_ascii()
 }
 
@@ -95,36 +95,36 @@ impl Table {
     ///
     /// # Errors
     /// What [`Watcher`] says, or `STALE` when the configured paths lead elsewhere by now.
-    pub(super) fn new(held: &[Held; 2], faults: &Faults) -> Result<Self, Errno> {
+    pub(super) fn new(roots: &[WatchedRoot; 2], failpoints: &Failpoints) -> Result<Self, Errno> {
         let size = NonZeroUsize::new(BACKUPS_RECALLED_MAX).ok_or(Errno::INVAL)?;
         let mut table = Self {
-            watcher: Watcher::new(faults)?,
+            watcher: Watcher::new(failpoints)?,
             linked: false,
             scopes: BTreeMap::new(),
             entries: LruCache::new(size),
             stale: Vec::new(),
             dead: false,
         };
-        let mut way = BTreeMap::<PathBuf, Vec<OsString>>::new();
+        let mut parents = BTreeMap::<PathBuf, Vec<OsString>>::new();
         let mut ends = Vec::new();
-        for it in held {
-            let real = it.path.canonicalize().map_err(|error| errno(&error))?;
+        for it in roots {
+            let real = it.path.canonicalize().map_err(|error| errno_of(&error))?;
             for step in real.ancestors() {
                 if let (Some(above), Some(name)) = (step.parent(), step.file_name()) {
-                    let names = way.entry(above.to_owned()).or_default();
+                    let names = parents.entry(above.to_owned()).or_default();
                     names.push(name.to_owned());
                 }
             }
             ends.push(real);
         }
-        for (path, names) in way {
+        for (path, names) in parents {
             let watch = table.watcher.directory(&path)?;
-            table.scopes.insert(watch, Scope::Way(names));
+            table.scopes.insert(watch, WatchScope::Parent(names));
         }
-        for (it, real) in held.iter().zip(ends) {
+        for (it, real) in roots.iter().zip(ends) {
             let watch = table.watcher.directory(&real)?;
-            table.scopes.insert(watch, Scope::Vms);
-            // From here on a change would be told.
+            table.scopes.insert(watch, WatchScope::Vms);
+            // From here on a change makes an event.
             if !it.is_at(&real) {
                 return Err(Errno::STALE);
             }
@@ -133,40 +133,42 @@ impl Table {
         Ok(table)
     }
 
-    /// Heeds what has happened; `false` when that may not be all, or nothing is known any more.
-    pub(super) fn is_current(&mut self, held: &[Held; 2]) -> bool {
+    /// Applies the pending events; `false` when there may be more, or when the whole table is out of date.
+    pub(super) fn is_current(&mut self, roots: &[WatchedRoot; 2]) -> bool {
         for _ in 0..LOOKS {
             if self.dead {
                 break;
             }
-            match self.watcher.news() {
-                News::Nothing => {
-                    self.dead = self.linked && !held.iter().all(|it| it.is_at(&it.path));
+            match self.watcher.pending_events() {
+                WatchNews::Nothing => {
+                    self.dead = self.linked && !roots.iter().all(|it| it.is_at(&it.path));
                     return !self.dead;
                 }
-                News::Events(events) => events.iter().for_each(|event| self.heed(event)),
-                News::Anything => self.dead = true,
+                WatchNews::Events(events) => {
+                    events.iter().for_each(|event| self.apply_event(event))
+                }
+                WatchNews::Anything => self.dead = true,
             }
         }
         false
     }
 
-    fn heed(&mut self, event: &Event) {
+    fn apply_event(&mut self, event: &Event) {
         match (self.scopes.get(&event.at), &event.name) {
             // Of a backup that was forgotten before.
             (None, _) => {}
-            (Some(Scope::Way(_) | Scope::Vms), None) => self.dead = true,
-            (Some(Scope::Way(names)), Some(name)) => {
-                self.dead |= names.iter().any(|it| may_be(it.as_bytes(), name));
+            (Some(WatchScope::Parent(_) | WatchScope::Vms), None) => self.dead = true,
+            (Some(WatchScope::Parent(names)), Some(name)) => {
+                self.dead |= names.iter().any(|it| may_be_equal(it.as_bytes(), name));
             }
-            (Some(Scope::Vms), Some(name)) => {
-                let about = |it: &&Target| may_be(it.vm.as_str().as_bytes(), name);
+            (Some(WatchScope::Vms), Some(name)) => {
+                let about = |it: &&Target| may_be_equal(it.vm.as_str().as_bytes(), name);
                 let targets = self.entries.iter().map(|(target, _)| target).filter(about);
                 for target in targets.cloned().collect::<Vec<_>>() {
                     self.forget(&target);
                 }
             }
-            (Some(Scope::Backup(target)), _) => {
+            (Some(WatchScope::Backup(target)), _) => {
                 let target = target.clone();
                 self.forget(&target);
             }
@@ -179,7 +181,7 @@ impl Table {
     }
 
     /// A backup, right once the table is current.
-    pub(super) fn recall(&mut self, target: &Target) -> Option<&Backup> {
+    pub(super) fn find(&mut self, target: &Target) -> Option<&Backup> {
         self.entries.get(target)?.backup.as_ref()
     }
 
@@ -189,7 +191,7 @@ impl Table {
         }
     }
 
-    fn unwatch(&mut self, entry: Entry) {
+    fn unwatch(&mut self, entry: CachedBackup) {
         for watch in entry.watches {
             self.scopes.remove(&watch);
             self.stale.push(watch);
@@ -197,7 +199,7 @@ impl Table {
     }
 
     /// Removes some watches that are of no use; `false` when there are more.
-    pub(super) fn sweep(&mut self) -> bool {
+    pub(super) fn remove_stale_watches(&mut self) -> bool {
         let keep = self.stale.len().saturating_sub(SWEPT_AT_ONCE);
         for watch in self.stale.drain(keep..) {
             self.watcher.remove(watch);
@@ -205,12 +207,12 @@ impl Table {
         self.stale.is_empty()
     }
 
-    /// Makes room for a backup that is going to be read; `false` when somebody else has.
+    /// Makes room for a backup that is going to be read; `false` when another read has.
     pub(super) fn begin(&mut self, target: &Target, ticket: u64) -> bool {
         if self.entries.contains(target) {
             return false;
         }
-        let entry = Entry {
+        let entry = CachedBackup {
             ticket,
             watches: Vec::new(),
             backup: None,
@@ -238,7 +240,7 @@ impl Table {
         }
     }
 
-    fn entry(&mut self, target: &Target, ticket: u64) -> Result<&mut Entry, Errno> {
+    fn entry(&mut self, target: &Target, ticket: u64) -> Result<&mut CachedBackup, Errno> {
         let entry = self.entries.get_mut(target);
         entry
             .filter(|entry| entry.ticket == ticket)
@@ -257,7 +259,8 @@ impl Table {
         self.entry(target, ticket)?;
         let watch = add(&self.watcher)?;
         self.entry(target, ticket)?.watches.push(watch);
-        self.scopes.insert(watch, Scope::Backup(target.clone()));
+        self.scopes
+            .insert(watch, WatchScope::Backup(target.clone()));
         while self.scopes.len() > BACKUP_WATCHES_MAX
             && let Some((oldest, entry)) = self.entries.pop_lru()
         {
