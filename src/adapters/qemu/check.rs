@@ -4,7 +4,7 @@ use crate::adapters::adapter::AdapterError;
 use crate::adapters::qemu::identity;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Whole;
+use crate::adapters::qemu::map::TagCoverage;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Verb;
@@ -14,13 +14,13 @@ pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), Adapter
     let tag = intent.target.backup.as_str();
     are_capable(disks)?;
     is_distinct(disks, intent)?;
-    if !is_there(disks, intent)? {
-        return Err(none());
+    if !holds_meant_backup(disks, intent)? {
+        return Err(no_such_backup());
     }
-    let missing = disks.iter().find(|disk| !disk.has(tag));
-    match (map::whole(disks, tag), missing) {
-        (Some(Whole::Yes), _) => {}
-        (Some(Whole::Partial), Some(disk)) => {
+    let missing = disks.iter().find(|disk| !disk.has_tag(tag));
+    match (map::tag_coverage(disks, tag), missing) {
+        (Some(TagCoverage::Complete), _) => {}
+        (Some(TagCoverage::Partial), Some(disk)) => {
             return Err(AdapterError::refused(
                 FaultKind::NotReady,
                 format!(
@@ -29,15 +29,15 @@ pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), Adapter
                 ),
             ));
         }
-        (Some(Whole::Partial | Whole::Twice), _) => {
+        (Some(TagCoverage::Partial | TagCoverage::Duplicated), _) => {
             return Err(AdapterError::refused(
                 FaultKind::NotReady,
                 "A disk of the VM has two snapshots of that id; nothing was changed. Delete one of them with the tools of QEMU.",
             ));
         }
-        (None, _) => return Err(none()),
+        (None, _) => return Err(no_such_backup()),
     }
-    if let Some(disk) = disks.iter().find(|disk| disk.bitmaps) {
+    if let Some(disk) = disks.iter().find(|disk| disk.has_bitmaps) {
         return Err(AdapterError::refused(
             FaultKind::Conflict,
             format!(
@@ -55,7 +55,7 @@ pub(super) fn are_capable(disks: &[Disk]) -> Result<(), AdapterError> {
     if disks.is_empty() {
         return refused("The VM has no disk that can be backed up.".to_owned());
     }
-    if let Some(disk) = disks.iter().find(|disk| !disk.capable) {
+    if let Some(disk) = disks.iter().find(|disk| !disk.can_snapshot) {
         return refused(format!(
             "Disk {} of the VM is not in qcow2 format and cannot hold snapshots; nothing was changed. \
              Convert it, or leave it out of `disks` and `images`.",
@@ -93,43 +93,43 @@ pub(super) fn is_distinct(disks: &[Disk], intent: &Intent) -> Result<(), Adapter
 ///
 /// # Errors
 /// When another one of the same id is.
-pub(super) fn is_there(disks: &[Disk], intent: &Intent) -> Result<bool, AdapterError> {
+pub(super) fn holds_meant_backup(disks: &[Disk], intent: &Intent) -> Result<bool, AdapterError> {
     let tag = intent.target.backup.as_str();
     let Some(found) = map::backup(disks, tag) else {
         return Ok(false);
     };
     let is_meant = match (&intent.identity, intent.verb()) {
         (None, _) => true,
-        (Some(meant), Verb::Restore) => identity::is_whole(tag, meant, &found.identity),
+        (Some(meant), Verb::Restore) => identity::is_complete(tag, meant, &found.identity),
         (Some(meant), Verb::Create | Verb::Update | Verb::Delete) => {
-            identity::is_rest_of(tag, meant, &found.identity)
+            identity::is_remainder_of(tag, meant, &found.identity)
         }
     };
     if is_meant {
         return Ok(true);
     }
-    Err(another())
+    Err(other_backup_under_id())
 }
 
-pub(super) fn another() -> AdapterError {
+pub(super) fn other_backup_under_id() -> AdapterError {
     AdapterError::refused(
         FaultKind::NoSuchBackup,
         "The VM has another backup under this id.",
     )
 }
 
-pub(super) fn none() -> AdapterError {
+pub(super) fn no_such_backup() -> AdapterError {
     AdapterError::refused(FaultKind::NoSuchBackup, "The VM has no such backup.")
 }
 
-pub(super) fn half() -> AdapterError {
+pub(super) fn partial_backup_exists() -> AdapterError {
     AdapterError::refused(
         FaultKind::Conflict,
         "Some disks of the VM have a snapshot of that id.",
     )
 }
 
-pub(super) fn unsupported() -> AdapterError {
+pub(super) fn metadata_unsupported() -> AdapterError {
     AdapterError::refused(
         FaultKind::Unsupported,
         "QEMU keeps no names, descriptions or tags.",
@@ -137,7 +137,7 @@ pub(super) fn unsupported() -> AdapterError {
 }
 
 /// Disks in a sentence: `disk a` or `disks a, b`.
-pub(super) fn listed(labels: &[String]) -> String {
+pub(super) fn list_disks(labels: &[String]) -> String {
     let word = if labels.len() == 1 { "disk" } else { "disks" };
     format!("{word} {}", labels.join(", "))
 }

@@ -11,31 +11,31 @@ use crate::model::Verb;
 pub(super) enum QemuError {
     /// Nobody listens on the socket: the VM is off.
     #[error("nobody listens on the monitor socket: {0}")]
-    Absent(String),
+    NotRunning(String),
     /// An image is not there.
     #[error("an image is missing: {0}")]
-    Missing(String),
+    ImageMissing(String),
     /// Another file is at the path of an image than before.
     #[error("an image is another file by now: {0}")]
-    Replaced(String),
+    ImageReplaced(String),
     /// The system does not let us.
     #[error("access denied: {0}")]
-    Denied(String),
+    AccessDenied(String),
     /// Another client holds the monitor.
     #[error("the monitor did not greet in time")]
-    Held,
+    MonitorHeld,
     /// The main loop of QEMU is at work on a snapshot and answers nothing.
     #[error("QEMU is at work on a snapshot")]
-    Blocked,
+    MainLoopBlocked,
     /// The connection ended before the answer came.
     #[error("the connection ended: {0}")]
-    Lost(String),
+    ConnectionLost(String),
     /// No answer came in time.
     #[error("no answer in time")]
-    Late,
+    TimedOut,
     /// The answer makes no sense.
     #[error("unexpected answer: {0}")]
-    Nonsense(String),
+    UnexpectedAnswer(String),
     /// QEMU or qemu-img said no; nothing was done by this command.
     #[error("refused: {0}")]
     Refused(String),
@@ -43,26 +43,26 @@ pub(super) enum QemuError {
 
 impl QemuError {
     /// As the error of a call that reads.
-    pub(super) fn of_read(self) -> AdapterError {
+    pub(super) fn into_read_error(self) -> AdapterError {
         let refused = AdapterError::refused;
         match &self {
-            Self::Absent(_) => refused(FaultKind::Conflict, "The VM is not running."),
-            Self::Missing(_) => AdapterError::unavailable(
+            Self::NotRunning(_) => refused(FaultKind::Conflict, "The VM is not running."),
+            Self::ImageMissing(_) => AdapterError::unavailable(
                 "An image of the VM is missing; check that its storage is mounted, and try again.",
             ),
-            Self::Replaced(_) => refused(
+            Self::ImageReplaced(_) => refused(
                 FaultKind::Conflict,
                 "An image of the VM was replaced meanwhile; check `images`, and try again.",
             ),
-            Self::Denied(_) => refused(
+            Self::AccessDenied(_) => refused(
                 FaultKind::BackendDenied,
                 "The gateway may not use the VM's monitor or images.",
             ),
-            Self::Held => passing("Another program uses the VM's monitor; try again later."),
-            Self::Blocked => passing("The VM is at work on a backup; try again later."),
-            Self::Lost(_) => passing("The connection to the VM was lost; try again."),
-            Self::Late => passing("The VM did not answer in time; try again later."),
-            Self::Nonsense(_) => refused(
+            Self::MonitorHeld => passing("Another program uses the VM's monitor; try again later."),
+            Self::MainLoopBlocked => passing("The VM is at work on a backup; try again later."),
+            Self::ConnectionLost(_) => passing("The connection to the VM was lost; try again."),
+            Self::TimedOut => passing("The VM did not answer in time; try again later."),
+            Self::UnexpectedAnswer(_) => refused(
                 FaultKind::BackendFailed,
                 "The VM answered something unexpected.",
             ),
@@ -77,24 +77,26 @@ impl QemuError {
     }
 
     /// As the error of a command with an effect, once it may have been sent.
-    pub(super) fn of_command(self, verb: Verb) -> AdapterError {
+    pub(super) fn into_command_error(self, verb: Verb) -> AdapterError {
         match &self {
-            Self::Lost(_) | Self::Late | Self::Nonsense(_) => AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "The connection to the VM was lost while it was asked.",
-            )
-            .because(&self)
-            .of_one_vm(),
+            Self::ConnectionLost(_) | Self::TimedOut | Self::UnexpectedAnswer(_) => {
+                AdapterError::uncertain(
+                    FaultKind::BackendFailed,
+                    "The connection to the VM was lost while it was asked.",
+                )
+                .because(&self)
+                .of_one_vm()
+            }
             Self::Refused(text) => {
                 let fault = fault(Some(verb), text);
                 AdapterError::refused(fault.kind, fault.text).because(&self)
             }
-            Self::Absent(_)
-            | Self::Missing(_)
-            | Self::Replaced(_)
-            | Self::Denied(_)
-            | Self::Held
-            | Self::Blocked => self.of_read(),
+            Self::NotRunning(_)
+            | Self::ImageMissing(_)
+            | Self::ImageReplaced(_)
+            | Self::AccessDenied(_)
+            | Self::MonitorHeld
+            | Self::MainLoopBlocked => self.into_read_error(),
         }
     }
 }
@@ -275,7 +277,7 @@ mod tests {
             ("something new", FaultKind::BackendFailed),
         ];
         for (text, expected) in rows {
-            let error = QemuError::Refused(text.to_owned()).of_command(Verb::Create);
+            let error = QemuError::Refused(text.to_owned()).into_command_error(Verb::Create);
             assert_eq!(error.fault.kind, expected, "{text}");
             assert_eq!(error.effect, Effect::None, "{text}: refused");
             assert!(error.private().contains(text), "{text}: kept for the log");
@@ -286,17 +288,21 @@ mod tests {
     #[test]
     fn only_a_lost_answer_leaves_the_effect_open() {
         let rows = [
-            (QemuError::Lost(String::new()), Effect::Possible),
-            (QemuError::Late, Effect::Possible),
-            (QemuError::Nonsense(String::new()), Effect::Possible),
-            (QemuError::Held, Effect::None),
-            (QemuError::Absent(String::new()), Effect::None),
-            (QemuError::Denied(String::new()), Effect::None),
-            (QemuError::Blocked, Effect::None),
+            (QemuError::ConnectionLost(String::new()), Effect::Possible),
+            (QemuError::TimedOut, Effect::Possible),
+            (QemuError::UnexpectedAnswer(String::new()), Effect::Possible),
+            (QemuError::MonitorHeld, Effect::None),
+            (QemuError::NotRunning(String::new()), Effect::None),
+            (QemuError::AccessDenied(String::new()), Effect::None),
+            (QemuError::MainLoopBlocked, Effect::None),
         ];
         for (error, expected) in rows {
             let name = error.to_string();
-            assert_eq!(error.of_command(Verb::Restore).effect, expected, "{name}");
+            assert_eq!(
+                error.into_command_error(Verb::Restore).effect,
+                expected,
+                "{name}"
+            );
         }
     }
 }

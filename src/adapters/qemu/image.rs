@@ -23,13 +23,13 @@ use crate::adapters::qemu::qcow2;
 
 /// What is done to one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum SnapshotAction {
     Create,
     Apply,
     Delete,
 }
 
-impl Act {
+impl SnapshotAction {
     const fn flag(self) -> &'static str {
         match self {
             Self::Create => "-c",
@@ -41,7 +41,7 @@ impl Act {
 
 /// Whether images are looked at while a QEMU may have them open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guard {
+pub(super) enum ImageLocking {
     /// Refused when another program has them open.
     Exclusive,
     /// In any case; what is seen may be about to change.
@@ -54,12 +54,13 @@ const SECTOR: usize = 512;
 /// Something to know a disk's state by: written where its VM's memory would be kept, which no guest can write to, and
 /// replaced when a snapshot is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark(u64);
+pub(super) struct DiskMark(u64);
 
-impl Mark {
+impl DiskMark {
     /// One that was never there before.
     pub(super) fn new() -> Result<Self, QemuError> {
-        let random = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
+        let random =
+            getrandom::u64().map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
         Ok(Self(random))
     }
 
@@ -73,7 +74,7 @@ impl Mark {
     }
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for DiskMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
@@ -93,24 +94,24 @@ impl QemuImg {
     pub(super) async fn disks(
         &self,
         images: &[PathBuf],
-        guard: Guard,
+        locking: ImageLocking,
         within: Duration,
     ) -> Result<Vec<Disk>, QemuError> {
         let mut found = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
             if !qcow2::is_qcow2(image).await? {
-                found.push(map::incapable(number, image));
+                found.push(map::raw_disk(number, image));
                 continue;
             }
             let mut command = Command::new(&self.img);
             command.args(["info", "--output=json", "-f", "qcow2"]);
-            if guard == Guard::Shared {
+            if locking == ImageLocking::Shared {
                 command.arg("-U");
             }
             command.arg(image);
             let text = run(command, within).await?;
             let info: ImageInfo = serde_json::from_slice(&text)
-                .map_err(|error| QemuError::Nonsense(error.to_string()))?;
+                .map_err(|error| QemuError::UnexpectedAnswer(error.to_string()))?;
             found.push(info.disk(number, image));
         }
         Ok(found)
@@ -120,7 +121,11 @@ impl QemuImg {
     ///
     /// # Errors
     /// When it cannot be written, or another program has it open.
-    pub(super) async fn hold(&self, image: &Path, within: Duration) -> Result<Held, QemuError> {
+    pub(super) async fn hold(
+        &self,
+        image: &Path,
+        within: Duration,
+    ) -> Result<HeldImage, QemuError> {
         let mut command = Command::new(&self.io);
         command.args(["-f", "qcow2"]).arg(image);
         command
@@ -130,33 +135,35 @@ impl QemuImg {
             .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| not_run(&error))?;
         let opened = timeout(within, opened(&mut child)).await;
-        if opened.map_err(|_late| QemuError::Late)? {
-            return Ok(Held(child));
+        if opened.map_err(|_late| QemuError::TimedOut)? {
+            return Ok(HeldImage(child));
         }
         let output = timeout(within, child.wait_with_output()).await;
         let output = output
-            .map_err(|_late| QemuError::Late)?
-            .map_err(|error| QemuError::Lost(error.to_string()))?;
-        Err(complaint(&output))
+            .map_err(|_late| QemuError::TimedOut)?
+            .map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
+        Err(failure_of_program(&output))
     }
 
     /// Makes, applies or deletes the snapshot of that tag on one image. To apply one, its number may be given instead.
-    pub(super) async fn act(
+    pub(super) async fn apply_snapshot_action(
         &self,
-        act: Act,
+        action: SnapshotAction,
         tag: &str,
         image: &Path,
         within: Duration,
     ) -> Result<(), QemuError> {
         let mut command = Command::new(&self.img);
-        command.args(["snapshot", "-q", act.flag(), tag]).arg(image);
+        command
+            .args(["snapshot", "-q", action.flag(), tag])
+            .arg(image);
         run(command, within).await.map(|_output| ())
     }
 
     /// Marks the disk in the image.
     pub(super) async fn mark(
         &self,
-        mark: Mark,
+        mark: DiskMark,
         image: &Path,
         within: Duration,
     ) -> Result<(), QemuError> {
@@ -191,27 +198,27 @@ async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuErro
         .kill_on_drop(true);
     let output = timeout(within, command.output()).await;
     let output = output
-        .map_err(|_late| QemuError::Late)?
+        .map_err(|_late| QemuError::TimedOut)?
         .map_err(|error| not_run(&error))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(complaint(&output))
+    Err(failure_of_program(&output))
 }
 
 fn not_run(error: &std::io::Error) -> QemuError {
-    QemuError::Denied(format!("qemu-img or qemu-io: {error}"))
+    QemuError::AccessDenied(format!("qemu-img or qemu-io: {error}"))
 }
 
 /// What a program that failed said. `qemu-io` writes its errors to either stream.
-fn complaint(output: &Output) -> QemuError {
+fn failure_of_program(output: &Output) -> QemuError {
     let said = [&output.stderr, &output.stdout].map(|stream| {
         let text = String::from_utf8_lossy(stream);
         text.trim().to_owned()
     });
     let text = said.join(" ").trim().to_owned();
     if text.contains("No such file or directory") && text.contains("Could not open") {
-        return QemuError::Missing(text);
+        return QemuError::ImageMissing(text);
     }
     if text.is_empty() {
         return QemuError::Refused(format!("ended with {} and said nothing", output.status));
@@ -223,13 +230,13 @@ fn complaint(output: &Output) -> QemuError {
 ///
 /// It closes the image properly and ends when its commands do: on release, when dropped, and when the gateway dies.
 #[derive(Debug)]
-pub(super) struct Held(Child);
+pub(super) struct HeldImage(Child);
 
 /// The images of one VM, held all together until each is worked on.
 #[derive(Debug, Default)]
-pub(super) struct Holds(Vec<(PathBuf, Held)>);
+pub(super) struct HeldImages(Vec<(PathBuf, HeldImage)>);
 
-impl Holds {
+impl HeldImages {
     /// Holds every image.
     ///
     /// # Errors
@@ -276,7 +283,7 @@ impl Holds {
     }
 }
 
-impl Held {
+impl HeldImage {
     /// Closes the image. When this returns, another program can open it.
     pub(super) async fn release(mut self, within: Duration) {
         // The end of its commands ends it.
@@ -341,12 +348,15 @@ mod tests {
             std::fs::write(&image, 0x5146_49fb_u32.to_be_bytes()).unwrap();
             let images = [image];
             let within = Duration::from_millis(if name == "hangs" { 50 } else { 20_000 });
-            let error = program.disks(&images, Guard::Shared, within).await;
+            let error = program.disks(&images, ImageLocking::Shared, within).await;
             let text = error.unwrap_err().to_string();
             assert!(text.starts_with(expected), "{name}: {text}");
         }
         let missing = program(folder.path().join("none"));
         let error = missing.version(Duration::from_secs(5)).await.unwrap_err();
-        assert!(matches!(error, QemuError::Denied(_)), "missing: {error}");
+        assert!(
+            matches!(error, QemuError::AccessDenied(_)),
+            "missing: {error}"
+        );
     }
 }

@@ -18,13 +18,13 @@ use serde::Serialize;
 use tokio::fs;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::qemu::config::Home;
-use crate::adapters::qemu::config::Place;
+use crate::adapters::qemu::config::ImageLocation;
+use crate::adapters::qemu::config::VmPaths;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Obstacle;
-use crate::adapters::qemu::map::Seen;
+use crate::adapters::qemu::map::DiskObstacle;
+use crate::adapters::qemu::map::VmView;
 use crate::adapters::qemu::qcow2;
 use crate::model::FaultKind;
 
@@ -37,7 +37,7 @@ const WRITE_LOCK: i64 = 101;
 
 /// What a file was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     /// Stays the same for as long as it is the same file. Device numbers do not: they change when a host starts anew.
     pub(super) inode: u64,
     size: u64,
@@ -46,12 +46,12 @@ pub(super) struct Stamp {
 }
 
 /// The present stamp of each image.
-pub(super) async fn stamps(images: &[PathBuf]) -> Result<Vec<Stamp>, QemuError> {
+pub(super) async fn read_stamps(images: &[PathBuf]) -> Result<Vec<FileStamp>, QemuError> {
     let mut found = Vec::with_capacity(images.len());
     for image in images {
         let metadata = fs::metadata(image).await;
-        let metadata = metadata.map_err(|error| qcow2::of_open(&error))?;
-        found.push(Stamp {
+        let metadata = metadata.map_err(|error| qcow2::image_open_error(&error))?;
+        found.push(FileStamp {
             inode: metadata.ino(),
             size: metadata.len(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -62,7 +62,7 @@ pub(super) async fn stamps(images: &[PathBuf]) -> Result<Vec<Stamp>, QemuError> 
 
 /// What there is of a stopped VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Storage {
+pub(super) enum ImagePresence {
     /// All its images.
     Complete,
     /// Some of its images, or none though there is evidence that the VM exists or that the storage is not mounted.
@@ -72,9 +72,12 @@ pub(super) enum Storage {
 }
 
 /// Whether the images are there. `is_known` says that there is other evidence of the VM.
-pub(super) async fn storage(place: &Place, is_known: bool) -> Result<Storage, QemuError> {
+pub(super) async fn find_images(
+    paths: &VmPaths,
+    is_known: bool,
+) -> Result<ImagePresence, QemuError> {
     let mut missing = 0_usize;
-    for image in &place.images {
+    for image in &paths.images {
         match fs::metadata(image).await {
             Ok(_there) => {}
             Err(error)
@@ -83,30 +86,30 @@ pub(super) async fn storage(place: &Place, is_known: bool) -> Result<Storage, Qe
                 missing = missing.saturating_add(1);
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(QemuError::Denied(error.to_string()));
+                return Err(QemuError::AccessDenied(error.to_string()));
             }
-            Err(error) => return Err(QemuError::Missing(error.to_string())),
+            Err(error) => return Err(QemuError::ImageMissing(error.to_string())),
         }
     }
     if missing == 0 {
-        return Ok(Storage::Complete);
+        return Ok(ImagePresence::Complete);
     }
-    if is_known || missing < place.images.len() {
-        return Ok(Storage::Missing);
+    if is_known || missing < paths.images.len() {
+        return Ok(ImagePresence::Missing);
     }
-    for home in &place.homes {
+    for home in &paths.homes {
         let is_evidence = match home {
-            Home::Fixed => true,
-            Home::Shared(folder) => is_empty(folder).await,
-            Home::Own(shared, own) => {
+            ImageLocation::Fixed => true,
+            ImageLocation::Shared(folder) => is_empty(folder).await,
+            ImageLocation::Own(shared, own) => {
                 fs::try_exists(own).await.unwrap_or(true) || is_empty(shared).await
             }
         };
         if is_evidence {
-            return Ok(Storage::Missing);
+            return Ok(ImagePresence::Missing);
         }
     }
-    Ok(Storage::NoVm)
+    Ok(ImagePresence::NoVm)
 }
 
 /// Whether the folder holds nothing, as the mount point of a file system that is not mounted, or is not there.
@@ -136,11 +139,11 @@ fn conflict(text: String) -> AdapterError {
 ///
 /// # Errors
 /// A refusal that names the first disk that is not.
-pub(super) async fn check_running(seen: &Seen, place: &Place) -> Result<(), AdapterError> {
+pub(super) async fn check_running(seen: &VmView, paths: &VmPaths) -> Result<(), AdapterError> {
     for disk in &seen.disks {
         check_obstacle(disk)?;
     }
-    if place.images.is_empty() {
+    if paths.images.is_empty() {
         for disk in &seen.disks {
             if let Some(file) = &disk.file {
                 check_lock(disk, file).await?;
@@ -148,14 +151,14 @@ pub(super) async fn check_running(seen: &Seen, place: &Place) -> Result<(), Adap
         }
         return Ok(());
     }
-    let (disks, images) = (seen.disks.len(), place.images.len());
+    let (disks, images) = (seen.disks.len(), paths.images.len());
     if disks != images {
         return Err(conflict(format!(
             "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. \
              Attach or detach disks, or correct `disks` and `images`, so that they agree."
         )));
     }
-    for (disk, image) in seen.disks.iter().zip(&place.images) {
+    for (disk, image) in seen.disks.iter().zip(&paths.images) {
         check_image(disk, image).await?;
     }
     Ok(())
@@ -167,17 +170,17 @@ fn check_obstacle(disk: &Disk) -> Result<(), AdapterError> {
         return Ok(());
     };
     Err(conflict(match obstacle {
-        Obstacle::Missing => format!(
+        DiskObstacle::NoSuchNode => format!(
             "The running VM has no disk {label}; nothing was changed. Attach it again, or correct `disks`."
         ),
-        Obstacle::AuditWriteError => format!(
+        DiskObstacle::NotWritten => format!(
             "The running VM does not write to disk {label}: an overlay lies above it, or it was detached; nothing was changed. \
              Merge the overlay into it or attach it again, or correct `disks` and `images`."
         ),
-        Obstacle::ReadOnly => format!(
+        DiskObstacle::ReadOnly => format!(
             "Disk {label} is attached read-only; nothing was changed. Attach it writable, or leave it out of `disks`."
         ),
-        Obstacle::Temporary => format!(
+        DiskObstacle::TemporaryOverlay => format!(
             "The VM writes disk {label} to a temporary overlay, which is lost when it ends; nothing was changed. \
              Start the VM without `-snapshot`."
         ),
@@ -244,13 +247,16 @@ async fn is_written(image: &Path) -> Option<bool> {
 ///
 /// # Errors
 /// A refusal that names the first image of which that is not so.
-pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result<(), AdapterError> {
-    for image in &place.images {
+pub(super) async fn check_stopped(
+    paths: &VmPaths,
+    last_written: &[PathBuf],
+) -> Result<(), AdapterError> {
+    for image in &paths.images {
         let Some(configured) = file_id(image).await else {
-            return Err(QemuError::Missing(map::file_name(image)).of_read());
+            return Err(QemuError::ImageMissing(map::file_name(image)).into_read_error());
         };
         let name = map::file_name(image);
-        if wrote_elsewhere(place, ran_last, configured).await {
+        if wrote_elsewhere(paths, last_written, configured).await {
             return Err(conflict(format!(
                 "When the VM last ran, it did not write to the image {name}; nothing was changed. \
                  Merge the overlay if there is one, or correct `images`."
@@ -269,20 +275,20 @@ pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result
 
 /// Whether the VM last wrote to another file instead of this image: to an overlay of it, or, where every disk of the VM
 /// is configured, to a file that is none of the images.
-async fn wrote_elsewhere(place: &Place, ran_last: &[PathBuf], image: (u64, u64)) -> bool {
+async fn wrote_elsewhere(paths: &VmPaths, last_written: &[PathBuf], image: (u64, u64)) -> bool {
     let mut configured = Vec::new();
-    for image in &place.images {
+    for image in &paths.images {
         configured.extend(file_id(image).await);
     }
     let mut others = Vec::new();
-    for file in ran_last {
+    for file in last_written {
         match file_id(file).await {
             Some(id) if id == image => return false,
             Some(id) if !configured.contains(&id) => others.push(file),
             Some(_) | None => {}
         }
     }
-    if place.disks.is_empty() && !others.is_empty() {
+    if paths.disks.is_empty() && !others.is_empty() {
         return true;
     }
     for file in others {

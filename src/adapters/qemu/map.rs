@@ -19,8 +19,8 @@ use crate::model::RunState;
 use crate::model::Timestamp;
 use crate::model::Vm;
 
-/// How the tags of our own snapshots begin, which are no backups: see `trail.rs`.
-pub(super) const OWN: &str = "snapgate-before-";
+/// How the tags of our own snapshots begin, which are no backups: see `restore_markers.rs`.
+pub(super) const OWN_SNAPSHOT_PREFIX: &str = "snapgate-before-";
 
 /// One snapshot of one disk, in the words of QEMU.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,22 +36,22 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Tells it from a later one of the same tag.
-    pub(super) fn part(&self) -> String {
+    pub(super) fn identity_part(&self) -> String {
         format!("{}@{}.{}", self.id, self.date_sec, self.date_nsec)
     }
 }
 
 /// Why a disk can be neither backed up nor restored just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Obstacle {
+pub(super) enum DiskObstacle {
     /// QEMU has no block node of that name.
-    Missing,
+    NoSuchNode,
     /// No device of the VM writes to it: an overlay lies above it, or it was detached.
-    AuditWriteError,
+    NotWritten,
     /// It is attached read-only.
     ReadOnly,
     /// What the VM writes goes to a temporary overlay and is lost when QEMU ends.
-    Temporary,
+    TemporaryOverlay,
 }
 
 /// One disk and what is on it.
@@ -63,54 +63,58 @@ pub(super) struct Disk {
     pub(super) label: String,
     /// Its image, where QEMU names it by an absolute path.
     pub(super) file: Option<PathBuf>,
-    pub(super) obstacle: Option<Obstacle>,
+    pub(super) obstacle: Option<DiskObstacle>,
     pub(super) snapshots: Vec<Snapshot>,
-    pub(super) bitmaps: bool,
+    pub(super) has_bitmaps: bool,
     /// Whether it is of a format that holds snapshots.
-    pub(super) capable: bool,
+    pub(super) can_snapshot: bool,
 }
 
 impl Disk {
-    pub(super) fn tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
+    pub(super) fn snapshots_tagged(&self, tag: &str) -> impl Iterator<Item = &Snapshot> {
         self.snapshots
             .iter()
             .filter(move |snapshot| snapshot.name == tag)
     }
 
     /// The snapshot whose number is this text, unless it is one of our own, which go before QEMU is asked.
-    pub(super) fn numbered(&self, number: &str) -> Option<&Snapshot> {
+    pub(super) fn snapshot_numbered(&self, number: &str) -> Option<&Snapshot> {
         let mut others = self
             .snapshots
             .iter()
-            .filter(|snapshot| !snapshot.name.starts_with(OWN));
+            .filter(|snapshot| !snapshot.name.starts_with(OWN_SNAPSHOT_PREFIX));
         others.find(|other| other.id == number)
     }
 
     /// Whether it has a snapshot of that tag.
-    pub(super) fn has(&self, tag: &str) -> bool {
-        self.tagged(tag).next().is_some()
+    pub(super) fn has_tag(&self, tag: &str) -> bool {
+        self.snapshots_tagged(tag).next().is_some()
     }
 
     /// The tags of our own snapshots on it.
-    pub(super) fn own(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn own_tags(&self) -> impl Iterator<Item = &str> {
         let tags = self.snapshots.iter().map(|snapshot| snapshot.name.as_str());
-        tags.filter(|tag| tag.starts_with(OWN))
+        tags.filter(|tag| tag.starts_with(OWN_SNAPSHOT_PREFIX))
     }
 
     /// Which snapshot of that tag it has.
-    pub(super) fn part(&self, tag: &str) -> Option<String> {
-        self.tagged(tag).next().map(Snapshot::part)
+    pub(super) fn identity_part(&self, tag: &str) -> Option<String> {
+        self.snapshots_tagged(tag)
+            .next()
+            .map(Snapshot::identity_part)
     }
 
     /// The number of the snapshot of that tag.
-    pub(super) fn number(&self, tag: &str) -> Option<String> {
-        self.tagged(tag).next().map(|snapshot| snapshot.id.clone())
+    pub(super) fn snapshot_number(&self, tag: &str) -> Option<String> {
+        self.snapshots_tagged(tag)
+            .next()
+            .map(|snapshot| snapshot.id.clone())
     }
 }
 
 /// A VM as it was seen at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct VmView {
     pub(super) vm: Vm,
     /// The disks that are backed up together.
     pub(super) disks: Vec<Disk>,
@@ -205,7 +209,7 @@ struct FormatData {
 
 impl ImageInfo {
     pub(super) fn disk(self, number: usize, image: &Path) -> Disk {
-        let bitmaps = self
+        let has_bitmaps = self
             .format_specific
             .map(|format_specific| format_specific.data.bitmaps);
         Disk {
@@ -214,8 +218,8 @@ impl ImageInfo {
             file: Some(image.to_owned()),
             obstacle: None,
             snapshots: self.snapshots,
-            bitmaps: bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
-            capable: self.format == "qcow2",
+            has_bitmaps: has_bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
+            can_snapshot: self.format == "qcow2",
         }
     }
 }
@@ -227,15 +231,15 @@ pub(super) fn file_name(path: &Path) -> String {
 }
 
 /// A disk in an image that holds no snapshots, whatever its format.
-pub(super) fn incapable(number: usize, image: &Path) -> Disk {
+pub(super) fn raw_disk(number: usize, image: &Path) -> Disk {
     Disk {
         node: number.to_string(),
         label: file_name(image),
         file: Some(image.to_owned()),
         obstacle: None,
         snapshots: Vec::new(),
-        bitmaps: false,
-        capable: false,
+        has_bitmaps: false,
+        can_snapshot: false,
     }
 }
 
@@ -289,17 +293,17 @@ fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
             label: name.clone(),
             node: name,
             file: None,
-            obstacle: Some(Obstacle::Missing),
+            obstacle: Some(DiskObstacle::NoSuchNode),
             snapshots: Vec::new(),
-            bitmaps: false,
-            capable: true,
+            has_bitmaps: false,
+            can_snapshot: true,
         };
     };
     let device = attached.iter().find(|it| it.node == name);
     let obstacle = match device {
-        None => Some(Obstacle::AuditWriteError),
-        Some(device) if device.read_only || node.ro => Some(Obstacle::ReadOnly),
-        Some(_) if is_temporary(&node.file) => Some(Obstacle::Temporary),
+        None => Some(DiskObstacle::NotWritten),
+        Some(device) if device.read_only || node.ro => Some(DiskObstacle::ReadOnly),
+        Some(_) if is_temporary(&node.file) => Some(DiskObstacle::TemporaryOverlay),
         Some(_) => None,
     };
     let file = absolute(&node.file);
@@ -309,12 +313,12 @@ fn disk(name: String, attached: &[Attached], nodes: &[Node]) -> Disk {
         Some(_) | None => name.clone(),
     };
     Disk {
-        capable: node.drv == "qcow2",
+        can_snapshot: node.drv == "qcow2",
         node: name,
         label,
         file,
         obstacle,
-        bitmaps: !node.dirty_bitmaps.is_empty(),
+        has_bitmaps: !node.dirty_bitmaps.is_empty(),
         snapshots: node.image.snapshots.clone(),
     }
 }
@@ -368,26 +372,29 @@ fn is_temporary(file: &str) -> bool {
 
 /// Where a tag is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Whole {
+pub(super) enum TagCoverage {
     /// On every disk exactly once.
-    Yes,
+    Complete,
     /// Missing on some disk.
     Partial,
     /// More than once on some disk.
-    Twice,
+    Duplicated,
 }
 
 /// How the tag sits on the disks; `None` when it is on none.
-pub(super) fn whole(disks: &[Disk], tag: &str) -> Option<Whole> {
-    let counts: Vec<usize> = disks.iter().map(|disk| disk.tagged(tag).count()).collect();
+pub(super) fn tag_coverage(disks: &[Disk], tag: &str) -> Option<TagCoverage> {
+    let counts: Vec<usize> = disks
+        .iter()
+        .map(|disk| disk.snapshots_tagged(tag).count())
+        .collect();
     if counts.iter().all(|count| *count == 0) {
         None
     } else if counts.iter().any(|count| *count > 1) {
-        Some(Whole::Twice)
+        Some(TagCoverage::Duplicated)
     } else if counts.contains(&0) {
-        Some(Whole::Partial)
+        Some(TagCoverage::Partial)
     } else {
-        Some(Whole::Yes)
+        Some(TagCoverage::Complete)
     }
 }
 
@@ -395,13 +402,16 @@ pub(super) fn whole(disks: &[Disk], tag: &str) -> Option<Whole> {
 pub(super) fn nodes_with(disks: &[Disk], tag: &str) -> Vec<String> {
     let with = disks
         .iter()
-        .filter(|disk| disk.tagged(tag).next().is_some());
+        .filter(|disk| disk.snapshots_tagged(tag).next().is_some());
     with.map(|with| with.node.clone()).collect()
 }
 
 /// The nodes whose snapshot of that tag holds memory of the VM: one, when it was taken of a running VM.
 pub(super) fn memory<'a>(disks: &'a [Disk], tag: &'a str) -> impl Iterator<Item = &'a Disk> + 'a {
-    let holds = move |disk: &&Disk| disk.tagged(tag).any(|snapshot| snapshot.vm_state_size > 0);
+    let holds = move |disk: &&Disk| {
+        disk.snapshots_tagged(tag)
+            .any(|snapshot| snapshot.vm_state_size > 0)
+    };
     disks.iter().filter(holds)
 }
 
@@ -409,10 +419,12 @@ pub(super) fn memory<'a>(disks: &'a [Disk], tag: &'a str) -> impl Iterator<Item 
 pub(super) fn numbered_like<'a>(disks: &'a [Disk], tag: &str) -> Option<(&'a Disk, &'a Snapshot)> {
     let found = disks
         .iter()
-        .find_map(|disk| Some((disk, disk.numbered(tag)?)));
+        .find_map(|disk| Some((disk, disk.snapshot_numbered(tag)?)));
     // The one of another tag is the one to name.
     let others = disks.iter().filter_map(|disk| {
-        let snapshot = disk.numbered(tag).filter(|snapshot| snapshot.name != tag)?;
+        let snapshot = disk
+            .snapshot_numbered(tag)
+            .filter(|snapshot| snapshot.name != tag)?;
         Some((disk, snapshot))
     });
     others.chain(found).next()
@@ -420,24 +432,27 @@ pub(super) fn numbered_like<'a>(disks: &'a [Disk], tag: &str) -> Option<(&'a Dis
 
 /// The backup of that tag; `None` when it is on no disk, the tag cannot be an id, or it is one of our own.
 pub(super) fn backup(disks: &[Disk], tag: &str) -> Option<Backup> {
-    if tag.starts_with(OWN) {
+    if tag.starts_with(OWN_SNAPSHOT_PREFIX) {
         return None;
     }
-    let state = match whole(disks, tag)? {
-        Whole::Yes => BackupState::Available,
-        Whole::Partial | Whole::Twice => BackupState::Error,
+    let state = match tag_coverage(disks, tag)? {
+        TagCoverage::Complete => BackupState::Available,
+        TagCoverage::Partial | TagCoverage::Duplicated => BackupState::Error,
     };
-    let dates = disks.iter().flat_map(|disk| disk.tagged(tag)).map(|part| {
-        Duration::from_secs(part.date_sec).saturating_add(Duration::from_nanos(part.date_nsec))
-    });
+    let dates = disks
+        .iter()
+        .flat_map(|disk| disk.snapshots_tagged(tag))
+        .map(|part| {
+            Duration::from_secs(part.date_sec).saturating_add(Duration::from_nanos(part.date_nsec))
+        });
     let created = dates.min()?;
     let size = disks
         .iter()
-        .flat_map(|disk| disk.tagged(tag))
+        .flat_map(|disk| disk.snapshots_tagged(tag))
         .fold(0_u64, |sum, it| sum.saturating_add(it.vm_state_size));
     Some(Backup {
         id: BackupId::new(tag).ok()?,
-        identity: identity::of(disks, tag),
+        identity: identity::identity_of(disks, tag),
         name: BackupName::new(tag).ok()?,
         description: None,
         kind: Some(BackupKind::Snapshot),
@@ -485,31 +500,36 @@ mod tests {
             file: None,
             obstacle: None,
             snapshots: snapshots.collect(),
-            bitmaps: false,
-            capable: true,
+            has_bitmaps: false,
+            can_snapshot: true,
         }
     }
 
     #[test]
     fn a_tag_makes_a_whole_backup_only_when_on_every_disk_once() {
-        let rows: [(&str, Snapshots<'_>, Snapshots<'_>, Option<Whole>); 4] = [
-            ("both", &[("1", "b", 9)], &[("4", "b", 0)], Some(Whole::Yes)),
-            ("one", &[("1", "b", 9)], &[], Some(Whole::Partial)),
+        let rows: [(&str, Snapshots<'_>, Snapshots<'_>, Option<TagCoverage>); 4] = [
+            (
+                "both",
+                &[("1", "b", 9)],
+                &[("4", "b", 0)],
+                Some(TagCoverage::Complete),
+            ),
+            ("one", &[("1", "b", 9)], &[], Some(TagCoverage::Partial)),
             (
                 "twice",
                 &[("1", "b", 9), ("2", "b", 9)],
                 &[("1", "b", 0)],
-                Some(Whole::Twice),
+                Some(TagCoverage::Duplicated),
             ),
             ("none", &[("1", "c", 9)], &[], None),
         ];
         for (name, one, two, expected) in rows {
             let disks = [disk("d0", one), disk("d1", two)];
-            assert_eq!(whole(&disks, "b"), expected, "{name}");
+            assert_eq!(tag_coverage(&disks, "b"), expected, "{name}");
             let state = backup(&disks, "b").map(|backup| backup.state);
             let expected = expected.map(|expected| match expected {
-                Whole::Yes => BackupState::Available,
-                Whole::Partial | Whole::Twice => BackupState::Error,
+                TagCoverage::Complete => BackupState::Available,
+                TagCoverage::Partial | TagCoverage::Duplicated => BackupState::Error,
             });
             assert_eq!(state, expected, "{name}: state");
         }
@@ -616,7 +636,7 @@ mod tests {
             let (disks, _) = found(wanted);
             let shown = disks
                 .iter()
-                .map(|disk| (disk.node.as_str(), disk.capable, disk.bitmaps));
+                .map(|disk| (disk.node.as_str(), disk.can_snapshot, disk.has_bitmaps));
             assert_eq!(shown.collect::<Vec<_>>(), expected, "{wanted:?}");
         }
         let (_, written) = found(&["d0"]);
@@ -639,10 +659,10 @@ mod tests {
         let rows = [
             ("d0", None, "d0"),
             ("#block7", None, "d3.qcow2"),
-            ("base", Some(Obstacle::AuditWriteError), "base"),
-            ("cd", Some(Obstacle::ReadOnly), "cd"),
-            ("temp", Some(Obstacle::Temporary), "temp"),
-            ("none", Some(Obstacle::Missing), "none"),
+            ("base", Some(DiskObstacle::NotWritten), "base"),
+            ("cd", Some(DiskObstacle::ReadOnly), "cd"),
+            ("temp", Some(DiskObstacle::TemporaryOverlay), "temp"),
+            ("none", Some(DiskObstacle::NoSuchNode), "none"),
         ];
         for (name, obstacle, label) in rows {
             let (disks, _) = found(&[name]);

@@ -10,12 +10,12 @@ mod identity;
 mod image;
 mod in_use;
 mod map;
+mod offline;
+mod offline_worker;
+mod online;
 mod qcow2;
 mod qmp;
-mod rest;
-mod running;
-mod stopped;
-mod trail;
+mod restore_markers;
 
 pub use config::Config;
 
@@ -62,16 +62,16 @@ use crate::model::Vm;
 use crate::model::VmId;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
-use config::Place;
+use config::VmPaths;
 use error::QemuError;
-use image::Guard;
+use image::ImageLocking;
 use image::QemuImg;
-use in_use::Storage;
-use map::Seen;
+use in_use::ImagePresence;
+use map::VmView;
+use offline_worker::OfflineWorker;
+use online::JobQuery;
 use qmp::Monitor;
-use running::Asked;
-use stopped::Works;
-use trail::Trail;
+use restore_markers::OfflineBaseline;
 
 /// VMs whose monitors are remembered before those that are not connected are forgotten.
 const MONITORS_KEPT: usize = 1024;
@@ -106,14 +106,14 @@ static CAPABILITY: Capability = Capability {
 };
 
 /// Where a VM is at work just now.
-enum At {
+enum VmMode {
     /// A QEMU runs it.
-    Running(Arc<Monitor>),
+    Online(Arc<Monitor>),
     /// It is off; its images are at hand.
-    Stopped,
+    Offline,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Monitor>>>>;
+type MonitorSlot = Arc<tokio::sync::Mutex<Option<Arc<Monitor>>>>;
 
 /// VMs of QEMU seen through the port.
 #[derive(Debug)]
@@ -122,15 +122,15 @@ pub struct Qemu {
     program: QemuImg,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    monitors: Mutex<BTreeMap<VmId, Slot>>,
-    works: Arc<Works>,
+    monitors: Mutex<BTreeMap<VmId, MonitorSlot>>,
+    worker: Arc<OfflineWorker>,
     /// Of each VM that was seen, the images that it wrote to when it ran last; none of one that was only seen stopped.
-    ran_last: Mutex<BTreeMap<VmId, Vec<PathBuf>>>,
+    last_written: Mutex<BTreeMap<VmId, Vec<PathBuf>>>,
 }
 
 /// What must be remembered to find a task again.
 #[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
+struct TaskRecord {
     job: String,
     vm: VmId,
     verb: Verb,
@@ -150,7 +150,7 @@ struct Before {
     ran: bool,
     /// Only when the VM was off.
     #[serde(default)]
-    trail: Option<Trail>,
+    trail: Option<OfflineBaseline>,
 }
 
 impl Qemu {
@@ -166,14 +166,17 @@ impl Qemu {
             clock,
             tasks,
             monitors: Mutex::default(),
-            works: Arc::default(),
-            ran_last: Mutex::default(),
+            worker: Arc::default(),
+            last_written: Mutex::default(),
         }
     }
 
     /// Notes that there is such a VM, and what it writes to when it runs.
-    fn saw(&self, vm: &VmId, written: Option<&[PathBuf]>) {
-        let mut known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+    fn remember_vm(&self, vm: &VmId, written: Option<&[PathBuf]>) {
+        let mut known = self
+            .last_written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if known.len() >= VMS_KEPT && !known.contains_key(vm) {
             known.pop_first();
         }
@@ -184,25 +187,31 @@ impl Qemu {
     }
 
     /// The images that the VM wrote to when it ran last, as far as this gateway saw it run.
-    fn ran_last(&self, vm: &VmId) -> Vec<PathBuf> {
-        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+    fn last_written(&self, vm: &VmId) -> Vec<PathBuf> {
+        let known = self
+            .last_written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         known.get(vm).cloned().unwrap_or_default()
     }
 
     fn is_known(&self, vm: &VmId) -> bool {
-        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self
+            .last_written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         known.contains_key(vm)
     }
 
-    fn place(&self, vm: &VmId) -> Result<Place, AdapterError> {
+    fn paths_of(&self, vm: &VmId) -> Result<VmPaths, AdapterError> {
         self.config.place(vm).ok_or_else(no_vm)
     }
 
-    fn left(&self, by: Deadline) -> Duration {
+    fn time_left(&self, by: Deadline) -> Duration {
         by.instant().saturating_duration_since(self.clock.instant())
     }
 
-    fn slot(&self, vm: &VmId) -> Slot {
+    fn slot(&self, vm: &VmId) -> MonitorSlot {
         let mut monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
         if monitors.len() > MONITORS_KEPT {
             monitors.retain(|_, it| {
@@ -216,7 +225,7 @@ impl Qemu {
     async fn monitor(
         &self,
         vm: &VmId,
-        place: &Place,
+        paths: &VmPaths,
         by: Deadline,
     ) -> Result<Arc<Monitor>, QemuError> {
         let slot = self.slot(vm);
@@ -227,73 +236,83 @@ impl Qemu {
             }
             *held = None;
             let greeting = self.config.greeting_timeout;
-            let made = Monitor::connect(&place.qmp, greeting, by, &self.tasks).await?;
+            let made = Monitor::connect(&paths.qmp, greeting, by, &self.tasks).await?;
             *held = Some(Arc::clone(&made));
             Ok(made)
         };
         tokio::time::timeout_at(by.instant().into(), connect)
             .await
-            .unwrap_or(Err(QemuError::Held))
+            .unwrap_or(Err(QemuError::MonitorHeld))
     }
 
     /// Whether the VM runs: its monitor tells. What has no monitor and no images is no VM.
-    async fn at(&self, vm: &VmId, place: &Place, by: Deadline) -> Result<At, AdapterError> {
-        let absent = match self.monitor(vm, place, by).await {
-            Ok(monitor) => return Ok(At::Running(monitor)),
-            Err(error @ QemuError::Absent(_)) => error,
-            Err(error) => return Err(error.of_read()),
+    async fn locate(
+        &self,
+        vm: &VmId,
+        paths: &VmPaths,
+        by: Deadline,
+    ) -> Result<VmMode, AdapterError> {
+        let absent = match self.monitor(vm, paths, by).await {
+            Ok(monitor) => return Ok(VmMode::Online(monitor)),
+            Err(error @ QemuError::NotRunning(_)) => error,
+            Err(error) => return Err(error.into_read_error()),
         };
-        let has_socket = tokio::fs::try_exists(&place.qmp).await.unwrap_or(false);
-        if place.images.is_empty() {
+        let has_socket = tokio::fs::try_exists(&paths.qmp).await.unwrap_or(false);
+        if paths.images.is_empty() {
             return Err(if has_socket {
-                absent.of_read()
+                absent.into_read_error()
             } else {
                 no_vm()
             });
         }
-        let storage = in_use::storage(place, has_socket || self.is_known(vm)).await;
-        match storage.map_err(QemuError::of_read)? {
-            Storage::Complete => Ok(At::Stopped),
-            Storage::Missing => Err(QemuError::Missing("no such file".to_owned()).of_read()),
-            Storage::NoVm => Err(no_vm()),
+        let storage = in_use::find_images(paths, has_socket || self.is_known(vm)).await;
+        match storage.map_err(QemuError::into_read_error)? {
+            ImagePresence::Complete => Ok(VmMode::Offline),
+            ImagePresence::Missing => {
+                Err(QemuError::ImageMissing("no such file".to_owned()).into_read_error())
+            }
+            ImagePresence::NoVm => Err(no_vm()),
         }
     }
 
-    async fn look_running(
+    async fn read_online_vm(
         &self,
         monitor: &Monitor,
         vm: &VmId,
-        place: &Place,
+        paths: &VmPaths,
         by: Deadline,
-    ) -> Result<Arc<Seen>, AdapterError> {
-        let seen = running::look(monitor, vm, &place.disks, by).await;
-        let seen = seen.map_err(QemuError::of_read)?;
-        self.saw(vm, Some(&seen.written));
+    ) -> Result<Arc<VmView>, AdapterError> {
+        let seen = online::read_vm(monitor, vm, &paths.disks, by).await;
+        let seen = seen.map_err(QemuError::into_read_error)?;
+        self.remember_vm(vm, Some(&seen.written));
         Ok(seen)
     }
 
-    async fn look(&self, vm: &VmId, by: Deadline) -> Result<Arc<Seen>, AdapterError> {
-        let place = self.place(vm)?;
-        match self.at(vm, &place, by).await? {
-            At::Running(monitor) => self.look_running(&monitor, vm, &place, by).await,
-            At::Stopped => self.look_stopped(vm, &place, Guard::Shared, by).await,
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Arc<VmView>, AdapterError> {
+        let paths = self.paths_of(vm)?;
+        match self.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => self.read_online_vm(&monitor, vm, &paths, by).await,
+            VmMode::Offline => {
+                self.read_offline_vm(vm, &paths, ImageLocking::Shared, by)
+                    .await
+            }
         }
     }
 
-    async fn look_stopped(
+    async fn read_offline_vm(
         &self,
         vm: &VmId,
-        place: &Place,
-        guard: Guard,
+        paths: &VmPaths,
+        guard: ImageLocking,
         by: Deadline,
-    ) -> Result<Arc<Seen>, AdapterError> {
+    ) -> Result<Arc<VmView>, AdapterError> {
         let disks = self
             .program
-            .disks(&place.images, guard, self.left(by))
+            .disks(&paths.images, guard, self.time_left(by))
             .await
-            .map_err(QemuError::of_read)?;
-        self.saw(vm, None);
-        Ok(Arc::new(Seen {
+            .map_err(QemuError::into_read_error)?;
+        self.remember_vm(vm, None);
+        Ok(Arc::new(VmView {
             vm: Vm {
                 id: vm.clone(),
                 name: vm.as_str().to_owned(),
@@ -307,26 +326,26 @@ impl Qemu {
     }
 
     /// Whether a restore that is to begin on a running VM was asked for when things were otherwise: then it is not begun.
-    async fn is_settled(
+    async fn check_restart_before_restore(
         &self,
         monitor: &Monitor,
         intent: &Intent,
-        place: &Place,
+        paths: &VmPaths,
         before: &Before,
         by: Deadline,
     ) -> Result<Option<BeginOutcome>, AdapterError> {
-        let life = running::planted(monitor, by).await;
-        if before.life.is_some() && before.life == life.map_err(QemuError::of_read)? {
+        let life = online::find_process_marker(monitor, by).await;
+        if before.life.is_some() && before.life == life.map_err(QemuError::into_read_error)? {
             return Ok(None);
         }
         let found = match &before.trail {
-            Some(trail) => self.find_started(intent, place, trail).await?,
+            Some(trail) => self.find_started(intent, paths, trail).await?,
             None => FindOutcome::Unknowable,
         };
         match found {
             FindOutcome::Done => Ok(Some(BeginOutcome::Done)),
             FindOutcome::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-            FindOutcome::NotBegun | FindOutcome::VmChanged => Err(rest::changed()),
+            FindOutcome::NotBegun | FindOutcome::VmChanged => Err(offline::vm_changed()),
             FindOutcome::HalfDone(_)
             | FindOutcome::Task(_)
             | FindOutcome::NotYet
@@ -347,74 +366,76 @@ impl Qemu {
     ) -> Result<FindOutcome, AdapterError> {
         let verb = intent.verb();
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
+        let paths = self.paths_of(vm)?;
         let trail = before.and_then(|it| it.trail.as_ref());
         if let Some(trail) = trail
             && verb == Verb::Restore
         {
-            return self.find_started(intent, &place, trail).await;
+            return self.find_started(intent, &paths, trail).await;
         }
         let ran = before.is_some_and(|it| it.ran);
-        let asked = Asked {
+        let query = JobQuery {
             job,
             vm,
             verb,
             tag: Some(intent.target.backup.as_str()),
             ran,
         };
-        match running::poll(monitor, asked, &place.disks, by).await? {
+        match online::poll(monitor, query, &paths.disks, by).await? {
             TaskState::Running(_) => {
-                return remember(job, intent, Some(ran)).map(FindOutcome::Task);
+                return task_ref(job, intent, Some(ran)).map(FindOutcome::Task);
             }
             TaskState::Done => return Ok(FindOutcome::Done),
             TaskState::Failed(fault) => return Ok(FindOutcome::Failed(fault)),
             TaskState::Cancelled | TaskState::Gone => {}
         }
-        let life = running::planted(monitor, by)
+        let life = online::find_process_marker(monitor, by)
             .await
-            .map_err(QemuError::of_read)?;
+            .map_err(QemuError::into_read_error)?;
         // Without anything remembered it was never begun.
         let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
-        let seen = self.look_running(monitor, vm, &place, by).await?;
+        let seen = self.read_online_vm(monitor, vm, &paths, by).await?;
         if trail.is_some() && !is_begun(intent, &seen.disks) {
             return Ok(FindOutcome::VmChanged);
         }
-        Ok(derive(intent, same, &seen.disks))
+        Ok(conclude_from_disks(intent, same, &seen.disks))
     }
 }
 
 /// Whether the disks show anything of a create or a delete.
 fn is_begun(intent: &Intent, disks: &[map::Disk]) -> bool {
-    let whole = map::whole(disks, intent.target.backup.as_str());
+    let whole = map::tag_coverage(disks, intent.target.backup.as_str());
     match intent.verb() {
         Verb::Create => whole.is_some(),
-        Verb::Delete => whole != Some(map::Whole::Yes),
+        Verb::Delete => whole != Some(map::TagCoverage::Complete),
         Verb::Update | Verb::Restore => true,
     }
 }
 
 /// What the state of the backup tells of a request that left no other trace.
-fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> FindOutcome {
-    let whole = map::whole(disks, intent.target.backup.as_str());
+fn conclude_from_disks(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> FindOutcome {
+    let whole = map::tag_coverage(disks, intent.target.backup.as_str());
     match intent.verb() {
         Verb::Create => match whole {
-            Some(map::Whole::Yes) => FindOutcome::Done,
-            Some(map::Whole::Partial | map::Whole::Twice) => FindOutcome::Failed(Fault::new(
-                FaultKind::BackendFailed,
-                "The backup was made on some disks only; delete it.",
-            )),
+            Some(map::TagCoverage::Complete) => FindOutcome::Done,
+            Some(map::TagCoverage::Partial | map::TagCoverage::Duplicated) => {
+                FindOutcome::Failed(Fault::new(
+                    FaultKind::BackendFailed,
+                    "The backup was made on some disks only; delete it.",
+                ))
+            }
             None if same_life => FindOutcome::NotBegun,
             None => FindOutcome::Failed(broken_off(
                 "The work was broken off before the backup was made.",
             )),
         },
-        Verb::Delete => match check::is_there(disks, intent) {
+        Verb::Delete => match check::holds_meant_backup(disks, intent) {
             Ok(true) if same_life => FindOutcome::NotBegun,
             Ok(true) => FindOutcome::Failed(broken_off(
                 "The VM was stopped before the backup was deleted.",
             )),
             // Without some of its disks it shows as another one.
-            Ok(false) | Err(_) if matches!(whole, Some(map::Whole::Partial)) => {
+            Ok(false) | Err(_) if matches!(whole, Some(map::TagCoverage::Partial)) => {
                 FindOutcome::Failed(broken_off(
                     "The backup was deleted on some disks only; delete it again.",
                 ))
@@ -440,8 +461,8 @@ fn no_vm() -> AdapterError {
     AdapterError::refused(FaultKind::NoSuchVm, "There is no such VM.")
 }
 
-fn remember(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, AdapterError> {
-    let remembered = Remembered {
+fn task_ref(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, AdapterError> {
+    let remembered = TaskRecord {
         job: job.to_owned(),
         vm: intent.target.vm.clone(),
         verb: intent.verb(),
@@ -455,7 +476,7 @@ fn remember(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, Ad
     })
 }
 
-fn recall(task: &TaskRef) -> Option<Remembered> {
+fn parse_task_ref(task: &TaskRef) -> Option<TaskRecord> {
     serde_json::from_str(task.as_str()).ok()
 }
 
@@ -470,7 +491,7 @@ impl Adapter for Qemu {
     }
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
-        identity::is_of(backup.id.as_str(), stored, &backup.identity)
+        identity::is_bound_to(backup.id.as_str(), stored, &backup.identity)
     }
 
     /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may take for another thing.
@@ -482,7 +503,7 @@ impl Adapter for Qemu {
 
     /// VMs are asked one by one when they are needed; of the backend as a whole there is only the program for images.
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
-        let open: Vec<Slot> = self
+        let open: Vec<MonitorSlot> = self
             .monitors
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -501,7 +522,7 @@ impl Adapter for Qemu {
             let product = "QEMU".to_owned();
             return Ok(Health { product });
         }
-        let version = self.program.version(self.left(by)).await;
+        let version = self.program.version(self.time_left(by)).await;
         version.map(|product| Health { product }).map_err(|error| {
             AdapterError::unavailable("A program for images (qemu_img, qemu_io) cannot be run.")
                 .because(error)
@@ -509,20 +530,20 @@ impl Adapter for Qemu {
     }
 
     async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        Ok(self.look(vm, by).await?.vm.clone())
+        Ok(self.read_vm(vm, by).await?.vm.clone())
     }
 
     async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        let seen = self.look(vm, by).await?;
-        Ok(map::page(&seen.disks, page, &self.works.hidden(vm)))
+        let seen = self.read_vm(vm, by).await?;
+        Ok(map::page(&seen.disks, page, &self.worker.hidden(vm)))
     }
 
     async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let seen = self.look(&target.vm, by).await?;
-        if self.works.hidden(&target.vm).contains(&target.backup) {
-            return Err(check::none());
+        let seen = self.read_vm(&target.vm, by).await?;
+        if self.worker.hidden(&target.vm).contains(&target.backup) {
+            return Err(check::no_such_backup());
         }
-        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(check::none)
+        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(check::no_such_backup)
     }
 
     async fn baseline(
@@ -532,21 +553,21 @@ impl Adapter for Qemu {
         by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
-        let before = match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
-                let seen = self.look_running(&monitor, vm, &place, by).await?;
-                let life = running::life(&monitor, by).await;
+        let paths = self.paths_of(vm)?;
+        let before = match self.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
+                let seen = self.read_online_vm(&monitor, vm, &paths, by).await?;
+                let life = online::mark_process(&monitor, by).await;
                 Before {
-                    life: Some(life.map_err(QemuError::of_read)?),
+                    life: Some(life.map_err(QemuError::into_read_error)?),
                     ran: seen.vm.run_state == Some(RunState::Started),
                     trail: None,
                 }
             }
-            At::Stopped => Before {
+            VmMode::Offline => Before {
                 life: None,
                 ran: false,
-                trail: Some(self.trail(intent, &place, by).await?),
+                trail: Some(self.trail(intent, &paths, by).await?),
             },
         };
         let text = serde_json::to_string(&before).unwrap_or_default();
@@ -569,72 +590,72 @@ impl Adapter for Qemu {
             ));
         }
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
+        let paths = self.paths_of(vm)?;
         let job = key.to_string();
-        if self.works.state(&job).is_some() {
-            return remember(&job, intent, None).map(BeginOutcome::Task);
+        if self.worker.state(&job).is_some() {
+            return task_ref(&job, intent, None).map(BeginOutcome::Task);
         }
-        if self.works.is_at_work(vm) {
-            return Err(QemuError::Blocked.of_read());
+        if self.worker.is_at_work(vm) {
+            return Err(QemuError::MainLoopBlocked.into_read_error());
         }
         let before = before(baseline);
         let before = before.as_ref();
-        let (begun, ran) = match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
+        let (begun, ran) = match self.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
                 if intent.verb() == Verb::Restore
                     && let Some(before) = before
                     && let Some(done) = self
-                        .is_settled(&monitor, intent, &place, before, by)
+                        .check_restart_before_restore(&monitor, intent, &paths, before, by)
                         .await?
                 {
                     return Ok(done);
                 }
-                let seen = self.look_running(&monitor, vm, &place, by).await?;
+                let seen = self.read_online_vm(&monitor, vm, &paths, by).await?;
                 let ran = seen.vm.run_state == Some(RunState::Started);
-                let begun = running::begin(&monitor, &seen, &place, intent, &job, by).await?;
+                let begun = online::begin(&monitor, &seen, &paths, intent, &job, by).await?;
                 (begun, Some(ran))
             }
-            At::Stopped => {
-                let begun = self.begin_stopped(intent, &place, &job, before, by);
+            VmMode::Offline => {
+                let begun = self.begin_stopped(intent, &paths, &job, before, by);
                 (begun.await?, None)
             }
         };
         match begun {
             Some(done) => Ok(done),
-            None => remember(&job, intent, ran).map(BeginOutcome::Task),
+            None => task_ref(&job, intent, ran).map(BeginOutcome::Task),
         }
     }
 
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
-        let Some(known) = recall(task) else {
+        let Some(known) = parse_task_ref(task) else {
             return Ok(TaskState::Gone);
         };
         let Some(ran) = known.ran else {
-            return Ok(self.works.state(&known.job).unwrap_or(TaskState::Gone));
+            return Ok(self.worker.state(&known.job).unwrap_or(TaskState::Gone));
         };
-        let place = self.place(&known.vm)?;
-        match self.monitor(&known.vm, &place, by).await {
+        let paths = self.paths_of(&known.vm)?;
+        match self.monitor(&known.vm, &paths, by).await {
             Ok(monitor) => {
-                let asked = Asked {
+                let query = JobQuery {
                     job: &known.job,
                     vm: &known.vm,
                     verb: known.verb,
                     tag: known.tag.as_deref(),
                     ran,
                 };
-                running::poll(&monitor, asked, &place.disks, by).await
+                online::poll(&monitor, query, &paths.disks, by).await
             }
-            Err(QemuError::Absent(_)) => Ok(TaskState::Gone),
-            Err(error) => Err(error.of_read()),
+            Err(QemuError::NotRunning(_)) => Ok(TaskState::Gone),
+            Err(error) => Err(error.into_read_error()),
         }
     }
 
     async fn changed(&self, task: &TaskRef) {
-        let Some(known) = recall(task) else {
+        let Some(known) = parse_task_ref(task) else {
             return std::future::pending().await;
         };
         if known.ran.is_none() {
-            return self.works.changed().await;
+            return self.worker.changed().await;
         }
         let open = self.slot(&known.vm).lock().await.clone();
         match open.filter(|open| !open.is_closed()) {
@@ -653,9 +674,9 @@ impl Adapter for Qemu {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let job = key.to_string();
-        match self.works.state(&job) {
+        match self.worker.state(&job) {
             Some(TaskState::Running(_)) => {
-                return remember(&job, intent, None).map(FindOutcome::Task);
+                return task_ref(&job, intent, None).map(FindOutcome::Task);
             }
             Some(TaskState::Done) => return Ok(FindOutcome::Done),
             Some(TaskState::Failed(fault)) => return Ok(FindOutcome::Failed(fault)),
@@ -663,15 +684,15 @@ impl Adapter for Qemu {
         }
         let vm = &intent.target.vm;
         let before = before(baseline);
-        let place = self.place(vm)?;
-        match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
+        let paths = self.paths_of(vm)?;
+        match self.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
                 self.find_running(&monitor, intent, &job, before.as_ref(), by)
                     .await
             }
-            At::Stopped => {
+            VmMode::Offline => {
                 let before = before.as_ref();
-                self.find_stopped(intent, &place, before, by).await
+                self.find_stopped(intent, &paths, before, by).await
             }
         }
     }

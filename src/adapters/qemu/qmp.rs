@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio::time::timeout_at;
 
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map::Seen;
+use crate::adapters::qemu::map::VmView;
 use crate::model::Deadline;
 use crate::runtime::Tasks;
 
@@ -44,11 +44,11 @@ const COMMANDS_WAITING_MAX: usize = 64;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Ids of our jobs begin so.
-pub(super) const OURS: &str = "snapgate-";
+pub(super) const OWN_PREFIX: &str = "snapgate-";
 
 /// One line from QEMU.
 #[derive(Debug, Deserialize)]
-struct Line {
+struct QmpMessage {
     #[serde(rename = "QMP")]
     greeting: Option<Value>,
     event: Option<String>,
@@ -56,11 +56,11 @@ struct Line {
     id: Option<String>,
     #[serde(rename = "return")]
     answer: Option<Value>,
-    error: Option<Complaint>,
+    error: Option<ErrorReply>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Complaint {
+struct ErrorReply {
     desc: String,
 }
 
@@ -74,7 +74,7 @@ struct JobChange {
 #[derive(Debug)]
 pub(super) struct Monitor {
     commands: mpsc::Sender<Vec<u8>>,
-    shared: Arc<Shared>,
+    shared: Arc<MonitorState>,
     prefix: String,
     next: AtomicU64,
     product: String,
@@ -82,14 +82,14 @@ pub(super) struct Monitor {
 
 /// What the connection's tasks and its users share.
 #[derive(Debug)]
-struct Shared {
+struct MonitorState {
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Result<Value, QemuError>>>>,
     /// The last state of each job of ours that an event told.
     jobs: Mutex<BTreeMap<String, String>>,
     changed: Notify,
     closed: watch::Sender<bool>,
     /// What was last seen of the VM, for when it cannot answer.
-    seen: Mutex<Option<Arc<Seen>>>,
+    seen: Mutex<Option<Arc<VmView>>>,
 }
 
 fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,17 +106,18 @@ impl Monitor {
     ) -> Result<Arc<Self>, QemuError> {
         let stream = timeout(greeting, UnixStream::connect(socket)).await;
         let stream = stream
-            .map_err(|_late| QemuError::Held)?
+            .map_err(|_late| QemuError::MonitorHeld)?
             .map_err(|error| refused(&error))?;
         let (reader, writer) = stream.into_split();
         let mut lines = BufReader::new(reader);
         let first = timeout(greeting, read_line(&mut lines)).await;
-        let hello = first.map_err(|_late| QemuError::Held)??;
+        let hello = first.map_err(|_late| QemuError::MonitorHeld)??;
         let Some(hello) = hello.greeting else {
-            return Err(QemuError::Nonsense("no greeting".to_owned()));
+            return Err(QemuError::UnexpectedAnswer("no greeting".to_owned()));
         };
-        let nonce = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
-        let shared = Arc::new(Shared {
+        let nonce =
+            getrandom::u64().map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
+        let shared = Arc::new(MonitorState {
             waiting: Mutex::default(),
             jobs: Mutex::default(),
             changed: Notify::new(),
@@ -155,12 +156,12 @@ impl Monitor {
         by: Deadline,
     ) -> Result<Value, QemuError> {
         let answer = timeout_at(by.instant().into(), self.send(command, arguments)).await;
-        let answer = answer.map_err(|_late| QemuError::Late)??;
+        let answer = answer.map_err(|_late| QemuError::TimedOut)??;
         match timeout_at(by.instant().into(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_gone)) => Err(lost()),
-            Err(_late) if self.is_blocked() => Err(QemuError::Blocked),
-            Err(_late) => Err(QemuError::Late),
+            Err(_late) if self.is_blocked() => Err(QemuError::MainLoopBlocked),
+            Err(_late) => Err(QemuError::TimedOut),
         }
     }
 
@@ -189,7 +190,7 @@ impl Monitor {
         };
         timeout_at(by.instant().into(), work)
             .await
-            .unwrap_or(Err(QemuError::Late))
+            .unwrap_or(Err(QemuError::TimedOut))
     }
 
     /// The state of a job of ours as far as events told it.
@@ -210,12 +211,12 @@ impl Monitor {
     }
 
     /// Keeps what was seen of the VM.
-    pub(super) fn keep(&self, seen: Arc<Seen>) {
+    pub(super) fn cache_view(&self, seen: Arc<VmView>) {
         *lock(&self.shared.seen) = Some(seen);
     }
 
     /// What was last seen of the VM.
-    pub(super) fn kept(&self) -> Option<Arc<Seen>> {
+    pub(super) fn cached_view(&self) -> Option<Arc<VmView>> {
         lock(&self.shared.seen).clone()
     }
 
@@ -233,7 +234,7 @@ impl Monitor {
         let sent = self.commands.send(format!("{line}\n").into_bytes()).await;
         if sent.is_err() || self.is_closed() {
             lock(&self.shared.waiting).remove(&id);
-            return Err(QemuError::Absent("the connection is closed".to_owned()));
+            return Err(QemuError::NotRunning("the connection is closed".to_owned()));
         }
         Ok(told)
     }
@@ -244,19 +245,19 @@ fn refused(error: &std::io::Error) -> QemuError {
     let is = |kind| error.kind() == kind;
     let text = error.to_string();
     if is(ErrorKind::NotFound) || is(ErrorKind::ConnectionRefused) {
-        QemuError::Absent(text)
+        QemuError::NotRunning(text)
     } else if is(ErrorKind::PermissionDenied) {
-        QemuError::Denied(text)
+        QemuError::AccessDenied(text)
     } else if is(ErrorKind::WouldBlock) {
         // As many clients wait for a greeting as may.
-        QemuError::Held
+        QemuError::MonitorHeld
     } else {
-        QemuError::Lost(text)
+        QemuError::ConnectionLost(text)
     }
 }
 
 fn lost() -> QemuError {
-    QemuError::Lost("before the answer".to_owned())
+    QemuError::ConnectionLost("before the answer".to_owned())
 }
 
 fn product(hello: &Value) -> String {
@@ -274,17 +275,19 @@ fn product(hello: &Value) -> String {
     )
 }
 
-async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> Result<Line, QemuError> {
+async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> Result<QmpMessage, QemuError> {
     let mut line = Vec::new();
     let read = from.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
-    read.map_err(|error| QemuError::Lost(error.to_string()))?;
+    read.map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
     if line.last() != Some(&b'\n') {
-        return Err(QemuError::Lost("the end, or a line too long".to_owned()));
+        return Err(QemuError::ConnectionLost(
+            "the end, or a line too long".to_owned(),
+        ));
     }
-    serde_json::from_slice(&line).map_err(|error| QemuError::Nonsense(error.to_string()))
+    serde_json::from_slice(&line).map_err(|error| QemuError::UnexpectedAnswer(error.to_string()))
 }
 
-async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
+async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<MonitorState>) {
     let mut closed = shared.closed.subscribe();
     loop {
         let line = tokio::select! {
@@ -293,7 +296,9 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
         };
         match line {
             Ok(line) => shared.take(line),
-            Err(QemuError::Nonsense(why)) => tracing::warn!(why, "line from QEMU not understood"),
+            Err(QemuError::UnexpectedAnswer(why)) => {
+                tracing::warn!(why, "line from QEMU not understood")
+            }
             Err(_ended) => break,
         }
     }
@@ -303,7 +308,7 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
 async fn write_all(
     mut writer: OwnedWriteHalf,
     mut commands: mpsc::Receiver<Vec<u8>>,
-    shared: Arc<Shared>,
+    shared: Arc<MonitorState>,
 ) {
     let mut closed = shared.closed.subscribe();
     loop {
@@ -320,15 +325,15 @@ async fn write_all(
     shared.close();
 }
 
-impl Shared {
-    fn take(&self, line: Line) {
+impl MonitorState {
+    fn take(&self, line: QmpMessage) {
         if let Some(event) = line.event {
             if event == "JOB_STATUS_CHANGE"
                 && let Some(change) = line
                     .data
                     .and_then(|data| serde_json::from_value::<JobChange>(data).ok())
             {
-                if !change.id.starts_with(OURS) {
+                if !change.id.starts_with(OWN_PREFIX) {
                     return;
                 }
                 let mut jobs = lock(&self.jobs);

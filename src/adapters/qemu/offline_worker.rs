@@ -15,14 +15,14 @@ use crate::adapters::adapter::TaskState;
 use crate::adapters::qemu::check;
 use crate::adapters::qemu::error;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::image::Act;
-use crate::adapters::qemu::image::Holds;
+use crate::adapters::qemu::image::HeldImages;
 use crate::adapters::qemu::image::QemuImg;
+use crate::adapters::qemu::image::SnapshotAction;
 use crate::adapters::qemu::in_use;
 use crate::adapters::qemu::map;
 use crate::adapters::qemu::qcow2;
-use crate::adapters::qemu::qcow2::Kinship;
-use crate::adapters::qemu::trail::Split;
+use crate::adapters::qemu::qcow2::SnapshotRelation;
+use crate::adapters::qemu::restore_markers::RestoreSplit;
 use crate::model::BackupId;
 use crate::model::Fault;
 use crate::model::FaultKind;
@@ -40,23 +40,23 @@ const ENDED_MAX: usize = 1024;
 
 /// One piece of work on the images of one VM.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct OfflineJob {
     pub(super) job: String,
     pub(super) verb: Verb,
     pub(super) target: Target,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<ImageStep>,
     /// Every image of the VM.
     pub(super) images: Vec<PathBuf>,
     /// What keeps other programs off the images until each is worked on.
-    pub(super) held: Holds,
+    pub(super) held: HeldImages,
     /// The tag of our own snapshots of what the disks were before.
     pub(super) before: Option<String>,
 }
 
 /// One thing done to one image.
 #[derive(Clone, Debug)]
-pub(super) struct Step {
-    pub(super) act: Act,
+pub(super) struct ImageStep {
+    pub(super) action: SnapshotAction,
     /// The tag; the number where a snapshot is applied, because a tag may read like another one's number.
     pub(super) name: String,
     /// Whether it is about a snapshot of our own: whether that is done or not is no matter.
@@ -68,37 +68,37 @@ pub(super) struct Step {
 
 /// All work on images of this process.
 #[derive(Debug, Default)]
-pub(super) struct Works {
-    known: Mutex<BTreeMap<String, Known>>,
+pub(super) struct OfflineWorker {
+    known: Mutex<BTreeMap<String, JobRecord>>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct Known {
+struct JobRecord {
     verb: Verb,
     target: Target,
     began: u64,
-    state: State,
+    state: JobState,
 }
 
 #[derive(Clone, Debug)]
-enum State {
+enum JobState {
     Running(Progress),
     Done,
     Failed(Fault),
 }
 
-impl Works {
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+impl OfflineWorker {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, JobRecord>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the work is; `None` when this process knows nothing of it.
     pub(super) fn state(&self, job: &str) -> Option<TaskState> {
         self.known().get(job).map(|it| match it.state.clone() {
-            State::Running(progress) => TaskState::Running(Some(progress)),
-            State::Done => TaskState::Done,
-            State::Failed(fault) => TaskState::Failed(fault),
+            JobState::Running(progress) => TaskState::Running(Some(progress)),
+            JobState::Done => TaskState::Done,
+            JobState::Failed(fault) => TaskState::Failed(fault),
         })
     }
 
@@ -106,7 +106,9 @@ impl Works {
     pub(super) fn hidden(&self, vm: &VmId) -> Vec<BackupId> {
         let known = self.known();
         let half = known.values().filter(|it| {
-            matches!(it.state, State::Running(_)) && it.verb == Verb::Create && it.target.vm == *vm
+            matches!(it.state, JobState::Running(_))
+                && it.verb == Verb::Create
+                && it.target.vm == *vm
         });
         half.map(|half| half.target.backup.clone()).collect()
     }
@@ -115,7 +117,7 @@ impl Works {
     pub(super) fn is_at_work(&self, vm: &VmId) -> bool {
         self.known()
             .values()
-            .any(|it| matches!(it.state, State::Running(_)) && it.target.vm == *vm)
+            .any(|it| matches!(it.state, JobState::Running(_)) && it.target.vm == *vm)
     }
 
     pub(super) async fn changed(&self) {
@@ -125,7 +127,7 @@ impl Works {
     /// Begins, unless it was begun.
     pub(super) fn begin(
         self: &Arc<Self>,
-        mut work: Work,
+        mut work: OfflineJob,
         program: QemuImg,
         within: Duration,
         clock: Arc<dyn Clock>,
@@ -138,33 +140,33 @@ impl Works {
         forget_oldest(&mut known);
         known.insert(
             work.job.clone(),
-            Known {
+            JobRecord {
                 verb: work.verb,
                 target: work.target.clone(),
                 began: clock.now().as_millis(),
-                state: State::Running(Progress::NONE),
+                state: JobState::Running(Progress::NONE),
             },
         );
         drop(known);
         let this = Arc::clone(self);
         tasks.spawn(async move {
-            let guard = Ended {
-                works: &this,
+            let guard = FailIfDropped {
+                worker: &this,
                 job: work.job.clone(),
             };
             let state = this.run(&mut work, &program, within, clock.as_ref()).await;
             std::mem::take(&mut work.held).release_all(RELEASE).await;
-            guard.works.set(&guard.job, state);
+            guard.worker.set(&guard.job, state);
         });
     }
 
     async fn run(
         &self,
-        work: &mut Work,
+        work: &mut OfflineJob,
         program: &QemuImg,
         within: Duration,
         clock: &dyn Clock,
-    ) -> State {
+    ) -> JobState {
         let end = clock.deadline(within);
         let left = || end.instant().saturating_duration_since(clock.instant());
         let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
@@ -172,7 +174,9 @@ impl Works {
             work.held.release(&step.image, left()).await;
             let acted = async {
                 is_same_file(step).await?;
-                program.act(step.act, &step.name, &step.image, left()).await
+                program
+                    .apply_snapshot_action(step.action, &step.name, &step.image, left())
+                    .await
             };
             match acted.await {
                 Ok(()) => {}
@@ -183,7 +187,7 @@ impl Works {
                     tracing::warn!(job = work.job, verb = work.verb.as_str(), private = %error, "images not worked on");
                     let held = std::mem::take(&mut work.held);
                     held.release_all(RELEASE).await;
-                    let after = After {
+                    let after = FailureCleanup {
                         work,
                         program,
                         within,
@@ -196,7 +200,7 @@ impl Works {
                     };
                     let fault = reason(work.verb, &error);
                     let text = format!("{} {outcome}", fault.text);
-                    return State::Failed(Fault::new(fault.kind, text.trim_end()));
+                    return JobState::Failed(Fault::new(fault.kind, text.trim_end()));
                 }
             }
             let rest = work.steps.iter().skip(done.saturating_add(1));
@@ -204,12 +208,12 @@ impl Works {
                 work.held.take_again(program, &step.image, left()).await;
             }
             let progress = Progress::of(count(done).saturating_add(1), count(work.steps.len()));
-            self.set(&work.job, State::Running(progress));
+            self.set(&work.job, JobState::Running(progress));
         }
-        State::Done
+        JobState::Done
     }
 
-    fn set(&self, job: &str, state: State) {
+    fn set(&self, job: &str, state: JobState) {
         if let Some(known) = self.known().get_mut(job) {
             known.state = state;
         }
@@ -218,27 +222,27 @@ impl Works {
 }
 
 /// Work that ends without having said how has failed.
-struct Ended<'a> {
-    works: &'a Works,
+struct FailIfDropped<'a> {
+    worker: &'a OfflineWorker,
     job: String,
 }
 
-impl Drop for Ended<'_> {
+impl Drop for FailIfDropped<'_> {
     fn drop(&mut self) {
-        if matches!(self.works.state(&self.job), Some(TaskState::Running(_))) {
+        if matches!(self.worker.state(&self.job), Some(TaskState::Running(_))) {
             let text =
                 "The work on the VM's images was broken off; look at the VM before you start it.";
             let fault = Fault::new(FaultKind::BackendFailed, text);
-            self.works.set(&self.job, State::Failed(fault));
+            self.worker.set(&self.job, JobState::Failed(fault));
         }
     }
 }
 
-fn forget_oldest(known: &mut BTreeMap<String, Known>) {
+fn forget_oldest(known: &mut BTreeMap<String, JobRecord>) {
     while known.len() >= ENDED_MAX {
         let ended = known
             .iter()
-            .filter(|(_, it)| !matches!(it.state, State::Running(_)));
+            .filter(|(_, it)| !matches!(it.state, JobState::Running(_)));
         let Some(oldest) = ended
             .min_by_key(|(_, it)| it.began)
             .map(|(job, _)| job.clone())
@@ -250,53 +254,58 @@ fn forget_oldest(known: &mut BTreeMap<String, Known>) {
 }
 
 /// Whether the file that was checked is still at the image's path.
-async fn is_same_file(step: &Step) -> Result<(), QemuError> {
-    let now = in_use::stamps(std::slice::from_ref(&step.image)).await?;
+async fn is_same_file(step: &ImageStep) -> Result<(), QemuError> {
+    let now = in_use::read_stamps(std::slice::from_ref(&step.image)).await?;
     if now.first().is_some_and(|now| now.inode == step.inode) {
         return Ok(());
     }
-    Err(QemuError::Replaced(step.image.display().to_string()))
+    Err(QemuError::ImageReplaced(step.image.display().to_string()))
 }
 
 fn reason(verb: Verb, error: &QemuError) -> Fault {
     match error {
         QemuError::Refused(text) => error::fault(Some(verb), text),
-        QemuError::Late => Fault::new(
+        QemuError::TimedOut => Fault::new(
             FaultKind::TimedOut,
             "The work on the VM's images took too long and was stopped.",
         ),
-        QemuError::Absent(_)
-        | QemuError::Missing(_)
-        | QemuError::Replaced(_)
-        | QemuError::Denied(_)
-        | QemuError::Held
-        | QemuError::Blocked
-        | QemuError::Lost(_)
-        | QemuError::Nonsense(_) => error.clone().of_read().fault,
+        QemuError::NotRunning(_)
+        | QemuError::ImageMissing(_)
+        | QemuError::ImageReplaced(_)
+        | QemuError::AccessDenied(_)
+        | QemuError::MonitorHeld
+        | QemuError::MainLoopBlocked
+        | QemuError::ConnectionLost(_)
+        | QemuError::UnexpectedAnswer(_) => error.clone().into_read_error().fault,
     }
 }
 
 /// Images in a sentence.
-fn listed<'a>(images: impl Iterator<Item = &'a PathBuf>) -> String {
+fn list_images<'a>(images: impl Iterator<Item = &'a PathBuf>) -> String {
     let labels: Vec<String> = images.map(|image| map::file_name(image)).collect();
-    check::listed(&labels)
+    check::list_disks(&labels)
 }
 
 /// Work that failed, with what is to be done and said then.
-struct After<'a> {
-    work: &'a Work,
+struct FailureCleanup<'a> {
+    work: &'a OfflineJob,
     program: &'a QemuImg,
     within: Duration,
 }
 
-impl After<'_> {
+impl FailureCleanup<'_> {
     /// A backup that could not be made on all disks is removed from those that have it.
     async fn failed_create(&self, done: usize) -> String {
         let tag = self.work.target.backup.as_str();
         let made = self.work.steps.iter().take(done);
         let mut left = Vec::new();
-        for step in made.filter(|step| step.act == Act::Create) {
-            let removed = self.program.act(Act::Delete, tag, &step.image, self.within);
+        for step in made.filter(|step| step.action == SnapshotAction::Create) {
+            let removed = self.program.apply_snapshot_action(
+                SnapshotAction::Delete,
+                tag,
+                &step.image,
+                self.within,
+            );
             if let Err(error) = removed.await {
                 tracing::warn!(job = self.work.job, private = %error, "half-made backup not removed");
                 left.push(&step.image);
@@ -307,7 +316,7 @@ impl After<'_> {
         }
         format!(
             "A part of the backup is left on {}; delete the backup.",
-            listed(left.into_iter())
+            list_images(left.into_iter())
         )
     }
 
@@ -318,22 +327,24 @@ impl After<'_> {
         let images = || self.work.steps.iter().map(|step| &step.image);
         format!(
             "The backup is gone from {} and still on {}; delete it again.",
-            listed(images().take(done)),
-            listed(images().skip(done))
+            list_images(images().take(done)),
+            list_images(images().skip(done))
         )
     }
 
     /// Disks that were restored are put back to what they held before, so that the disks stay of one time.
     async fn failed_restore(&self) -> String {
         let tag = self.work.target.backup.as_str();
-        let mut split = Split::default();
+        let mut split = RestoreSplit::default();
         for image in &self.work.images {
             let own = self.work.before.as_deref();
             let side = match own {
-                Some(own) if self.is_before(image, own).await => &mut split.left,
-                Some(_) | None => match qcow2::kinship(image, tag).await {
-                    Ok(Kinship::Same) => &mut split.restored,
-                    Ok(Kinship::Descends | Kinship::Unclear) | Err(_) => &mut split.unclear,
+                Some(own) if self.is_before(image, own).await => &mut split.not_restored,
+                Some(_) | None => match qcow2::relation_to_snapshot(image, tag).await {
+                    Ok(SnapshotRelation::Identical) => &mut split.restored,
+                    Ok(SnapshotRelation::WrittenSince | SnapshotRelation::Unclear) | Err(_) => {
+                        &mut split.unclear
+                    }
                 },
             };
             side.push(image.clone());
@@ -341,7 +352,10 @@ impl After<'_> {
         if split.is_untouched() {
             if let (Some(own), images) = (self.work.before.as_deref(), &self.work.images) {
                 for image in images {
-                    if let Err(error) = self.program.act(Act::Delete, own, image, self.within).await
+                    if let Err(error) = self
+                        .program
+                        .apply_snapshot_action(SnapshotAction::Delete, own, image, self.within)
+                        .await
                     {
                         tracing::warn!(job = self.work.job, private = %error, "own snapshot not removed");
                     }
@@ -358,13 +372,22 @@ impl After<'_> {
 
     /// Whether the disk holds what it held before the restore, after it was put back to that if it did not.
     async fn is_before(&self, image: &Path, own: &str) -> bool {
-        if matches!(qcow2::kinship(image, own).await, Ok(Kinship::Same)) {
+        if matches!(
+            qcow2::relation_to_snapshot(image, own).await,
+            Ok(SnapshotRelation::Identical)
+        ) {
             return true;
         }
-        let put_back = self.program.act(Act::Apply, own, image, self.within).await;
+        let put_back = self
+            .program
+            .apply_snapshot_action(SnapshotAction::Apply, own, image, self.within)
+            .await;
         if let Err(error) = put_back {
             tracing::warn!(job = self.work.job, private = %error, "a disk could not be put back");
         }
-        matches!(qcow2::kinship(image, own).await, Ok(Kinship::Same))
+        matches!(
+            qcow2::relation_to_snapshot(image, own).await,
+            Ok(SnapshotRelation::Identical)
+        )
     }
 }
