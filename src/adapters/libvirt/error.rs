@@ -2,7 +2,7 @@
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Retry;
-use crate::adapters::libvirt::client::code;
+use crate::adapters::libvirt::native::error_code;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::model::Fault;
 use crate::model::FaultKind;
@@ -34,32 +34,38 @@ pub(crate) fn fault(error: &RpcError) -> Fault {
 
 fn native(number: u32, message: &str) -> (FaultKind, &'static str) {
     match number {
-        code::NO_DOMAIN => (FaultKind::NoSuchVm, "there is no such VM"),
-        code::NO_SNAPSHOT => (FaultKind::NoSuchBackup, "the VM has no such backup"),
-        code::OPERATION_INVALID | code::REVERT_RISKY => (
+        error_code::NO_DOMAIN => (FaultKind::NoSuchVm, "there is no such VM"),
+        error_code::NO_SNAPSHOT => (FaultKind::NoSuchBackup, "the VM has no such backup"),
+        error_code::OPERATION_INVALID | error_code::REVERT_RISKY => (
             FaultKind::Conflict,
             "libvirt refuses this in the VM's present state",
         ),
-        code::CONFIG_UNSUPPORTED | code::OPERATION_UNSUPPORTED | code::NO_SUPPORT => (
+        error_code::CONFIG_UNSUPPORTED
+        | error_code::OPERATION_UNSUPPORTED
+        | error_code::NO_SUPPORT => (
             FaultKind::Unsupported,
             "libvirt cannot do this with this VM; UEFI firmware and raw disks are common reasons",
         ),
-        code::OPERATION_TIMEOUT | code::RESOURCE_BUSY | code::BLOCK_COPY_ACTIVE => {
+        error_code::OPERATION_TIMEOUT
+        | error_code::RESOURCE_BUSY
+        | error_code::BLOCK_COPY_ACTIVE => {
             (FaultKind::Busy, "another job of libvirt's occupies the VM")
         }
-        code::OPERATION_DENIED
-        | code::AUTH_FAILED
-        | code::AUTH_CANCELLED
-        | code::AUTH_UNAVAILABLE
-        | code::ACCESS_DENIED => (
+        error_code::OPERATION_DENIED
+        | error_code::AUTH_FAILED
+        | error_code::AUTH_CANCELLED
+        | error_code::AUTH_UNAVAILABLE
+        | error_code::ACCESS_DENIED => (
             FaultKind::BackendDenied,
             "libvirt does not allow the gateway to do this",
         ),
-        code::NO_CONNECT => (
+        error_code::NO_CONNECT => (
             FaultKind::Unavailable,
             "libvirt has no connection to the VM manager",
         ),
-        code::INTERNAL | code::OPERATION_FAILED if message.contains("No space left") => {
+        error_code::INTERNAL | error_code::OPERATION_FAILED
+            if message.contains("No space left") =>
+        {
             (FaultKind::StorageFull, "no room is left for the VM's disks")
         }
         _ => (FaultKind::BackendFailed, "libvirt failed to do this"),

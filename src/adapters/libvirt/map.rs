@@ -14,8 +14,8 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::adapters::libvirt::client::Domain;
-use crate::adapters::libvirt::client::DomainState;
+use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::DomainState;
 use crate::adapters::libvirt::xml::SnapshotXml;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -279,7 +279,7 @@ pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
 
 /// What a VM does, in words. libvirt's numbers: `virDomainState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum VmActivity {
     /// It runs.
     Running,
     /// It is in memory and does not run.
@@ -292,7 +292,7 @@ pub(crate) enum Doing {
 
 /// Whether the VM is in the middle of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
+pub(crate) enum VmCondition {
     /// It is not.
     Settled,
     /// Its guest is shutting down.
@@ -307,25 +307,25 @@ pub(crate) enum Condition {
 
 impl DomainState {
     /// Whether the VM of this number is in the middle of something.
-    pub(crate) const fn condition(self, id: i32) -> Condition {
+    pub(crate) const fn condition(self, id: i32) -> VmCondition {
         match (self.state, self.reason) {
-            (4, _) | (3, 8) => Condition::ShuttingDown,
+            (4, _) | (3, 8) => VmCondition::ShuttingDown,
             // Running while or after a post-copy migration; paused for a migration, or by one that failed.
-            (1, 10 | 11) | (3, 2 | 12 | 13) => Condition::Migrating,
-            (6, _) if id >= 0 => Condition::Crashed,
-            (3, 10) => Condition::Crashed,
-            (7, _) => Condition::Suspended,
-            _ => Condition::Settled,
+            (1, 10 | 11) | (3, 2 | 12 | 13) => VmCondition::Migrating,
+            (6, _) if id >= 0 => VmCondition::Crashed,
+            (3, 10) => VmCondition::Crashed,
+            (7, _) => VmCondition::Suspended,
+            _ => VmCondition::Settled,
         }
     }
 
     /// In words.
-    pub(crate) const fn doing(self) -> Doing {
+    pub(crate) const fn activity(self) -> VmActivity {
         match self.state {
-            1 | 2 | 4 => Doing::Running,
-            3 | 7 => Doing::Paused,
-            5 | 6 => Doing::Off,
-            _ => Doing::Other,
+            1 | 2 | 4 => VmActivity::Running,
+            3 | 7 => VmActivity::Paused,
+            5 | 6 => VmActivity::Off,
+            _ => VmActivity::Other,
         }
     }
 
@@ -346,11 +346,11 @@ impl DomainState {
 
     /// For callers; `None` when it is not known.
     pub(crate) const fn run_state(self) -> Option<RunState> {
-        match self.doing() {
-            Doing::Running => Some(RunState::Started),
-            Doing::Paused => Some(RunState::Sleeping),
-            Doing::Off => Some(RunState::Stopped),
-            Doing::Other => None,
+        match self.activity() {
+            VmActivity::Running => Some(RunState::Started),
+            VmActivity::Paused => Some(RunState::Sleeping),
+            VmActivity::Off => Some(RunState::Stopped),
+            VmActivity::Other => None,
         }
     }
 }
@@ -458,7 +458,7 @@ mod tests {
                 name: name.to_owned(),
                 description,
                 created: 1,
-                memory: crate::adapters::libvirt::xml::Place::Nowhere,
+                memory: crate::adapters::libvirt::xml::SnapshotLocation::NotIncluded,
                 disks: Vec::new(),
                 definition: None,
                 persistent: None,
@@ -471,17 +471,17 @@ mod tests {
     #[test]
     fn states_in_the_middle_of_something_are_known() {
         let rows = [
-            ((1, 1), 3, Condition::Settled),
-            ((1, 10), 3, Condition::Migrating),
-            ((3, 2), 3, Condition::Migrating),
-            ((3, 5), 3, Condition::Settled),
-            ((3, 8), 3, Condition::ShuttingDown),
-            ((4, 1), 3, Condition::ShuttingDown),
-            ((5, 1), -1, Condition::Settled),
-            ((5, 2), -1, Condition::Settled),
-            ((6, 1), 3, Condition::Crashed),
-            ((6, 0), -1, Condition::Settled),
-            ((7, 0), 3, Condition::Suspended),
+            ((1, 1), 3, VmCondition::Settled),
+            ((1, 10), 3, VmCondition::Migrating),
+            ((3, 2), 3, VmCondition::Migrating),
+            ((3, 5), 3, VmCondition::Settled),
+            ((3, 8), 3, VmCondition::ShuttingDown),
+            ((4, 1), 3, VmCondition::ShuttingDown),
+            ((5, 1), -1, VmCondition::Settled),
+            ((5, 2), -1, VmCondition::Settled),
+            ((6, 1), 3, VmCondition::Crashed),
+            ((6, 0), -1, VmCondition::Settled),
+            ((7, 0), 3, VmCondition::Suspended),
         ];
         for ((state, reason), id, expected) in rows {
             let seen = DomainState { state, reason }.condition(id);

@@ -3,23 +3,24 @@
 //! Lossy: sizes are not known; a snapshot's own name never changes, a new name lives in its description. What a
 //! backup maps to, what is refused and which versions were tested: docs/adapters/libvirt.md.
 
-mod begin;
-mod check;
+mod block_nodes;
+mod changes;
 mod client;
 mod config;
-mod disks;
+mod definition_checks;
+mod disk_checks;
 mod error;
+mod image_users;
 mod images;
-mod inspect;
-mod jobs;
+mod inspector;
 mod link;
+mod long_calls;
 mod map;
-mod nodes;
+mod native;
 mod recover;
 mod rpc;
 #[cfg(test)]
 mod tests;
-mod users;
 mod xdr;
 mod xml;
 
@@ -61,13 +62,13 @@ use crate::model::VmId;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use client::Client;
-use client::Domain;
-use client::Snapshot;
-use client::code;
-use inspect::Inspector;
-use jobs::Jobs;
-use jobs::Outcome;
-use recover::Seen;
+use inspector::Inspector;
+use long_calls::CallOutcome;
+use long_calls::LongCalls;
+use native::Domain;
+use native::Snapshot;
+use native::error_code;
+use recover::VmEvidence;
 use rpc::RpcError;
 use xml::DomainXml;
 use xml::SnapshotXml;
@@ -91,11 +92,11 @@ static CAPABILITY: Capability = Capability {
     kinds: &[BackupKind::Snapshot],
     restore_options: &[
         (
-            check::AFTER_RESTORE,
+            definition_checks::AFTER_RESTORE,
             "what the VM does afterwards: as-before, running, paused or as-saved",
         ),
         (
-            check::MANAGED_SAVE,
+            definition_checks::MANAGED_SAVE,
             "what becomes of memory that libvirt keeps for the VM's next start: refuse or discard",
         ),
     ],
@@ -110,12 +111,12 @@ pub struct Libvirt {
     config: Config,
     clock: Arc<dyn Clock>,
     client: Arc<Client>,
-    jobs: Jobs,
+    jobs: LongCalls,
 }
 
 /// A snapshot with all that was read of it.
 #[derive(Debug)]
-struct Loaded {
+struct LoadedSnapshot {
     snapshot: Snapshot,
     text: String,
     xml: SnapshotXml,
@@ -130,17 +131,19 @@ impl Libvirt {
             client: Arc::new(Client::new(&config, &clock, &tasks)),
             config,
             clock,
-            jobs: Jobs::new(tasks),
+            jobs: LongCalls::new(tasks),
         }
     }
 
     /// The VM of this name, or else of this UUID.
     async fn domain(&self, vm: &VmId, by: Deadline) -> Result<Domain, AdapterError> {
         let found = match self.client.by_name(vm.as_str(), by).await {
-            Err(error) if error.code() == Some(code::NO_DOMAIN) => match map::uuid(vm.as_str()) {
-                Some(uuid) => self.client.by_uuid(uuid, by).await,
-                None => Err(error),
-            },
+            Err(error) if error.code() == Some(error_code::NO_DOMAIN) => {
+                match map::uuid(vm.as_str()) {
+                    Some(uuid) => self.client.by_uuid(uuid, by).await,
+                    None => Err(error),
+                }
+            }
             other => other,
         };
         found.map_err(|it| error::from_read(&it))
@@ -191,7 +194,7 @@ impl Libvirt {
     ) -> Result<Option<(String, SnapshotXml)>, RpcError> {
         let text = match self.client.snapshot_xml(snapshot, by).await {
             Ok(text) => text,
-            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => return Ok(None),
+            Err(error) if error.code() == Some(error_code::NO_SNAPSHOT) => return Ok(None),
             Err(error) => return Err(error),
         };
         match SnapshotXml::read(&text) {
@@ -209,10 +212,10 @@ impl Libvirt {
         domain: &Domain,
         id: &BackupId,
         by: Deadline,
-    ) -> Result<Option<Loaded>, RpcError> {
+    ) -> Result<Option<LoadedSnapshot>, RpcError> {
         let snapshot = match self.client.snapshot(domain, id.as_str(), by).await {
             Ok(snapshot) => snapshot,
-            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => return Ok(None),
+            Err(error) if error.code() == Some(error_code::NO_SNAPSHOT) => return Ok(None),
             Err(error) => return Err(error),
         };
         if self.unfinished(domain, by).await?.contains(&snapshot.name) {
@@ -221,7 +224,7 @@ impl Libvirt {
         let Some((text, xml)) = self.snapshot_xml(&snapshot, by).await? else {
             return Ok(None);
         };
-        Ok(map::backup(domain, &xml).map(|backup| Loaded {
+        Ok(map::backup(domain, &xml).map(|backup| LoadedSnapshot {
             snapshot,
             text,
             xml,
@@ -255,8 +258,8 @@ impl Libvirt {
     }
 
     /// What can be seen of the VM now.
-    async fn seen(&self, domain: &Domain, by: Deadline) -> Result<Seen, RpcError> {
-        Ok(Seen {
+    async fn observe(&self, domain: &Domain, by: Deadline) -> Result<VmEvidence, RpcError> {
+        Ok(VmEvidence {
             id: domain.id,
             state: self.client.state(domain, by).await?,
             current: self.client.current(domain, by).await?,
@@ -267,7 +270,7 @@ impl Libvirt {
     }
 }
 
-fn none_such() -> AdapterError {
+fn no_such_backup() -> AdapterError {
     AdapterError::refused(FaultKind::NoSuchBackup, "the VM has no such backup")
 }
 
@@ -324,7 +327,9 @@ impl Adapter for Libvirt {
         let domain = self.domain(&target.vm, by).await?;
         let loaded = self.load(&domain, &target.backup, by).await;
         let loaded = loaded.map_err(|it| error::from_read(&it))?;
-        loaded.map(|loaded| loaded.backup).ok_or_else(none_such)
+        loaded
+            .map(|loaded| loaded.backup)
+            .ok_or_else(no_such_backup)
     }
 
     async fn baseline(
@@ -334,7 +339,7 @@ impl Adapter for Libvirt {
         by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
         let domain = self.domain(&intent.target.vm, by).await?;
-        let seen = self.seen(&domain, by).await;
+        let seen = self.observe(&domain, by).await;
         let mut seen = seen.map_err(|it| error::from_read(&it))?;
         match &intent.change {
             Change::Create(_) => {
@@ -342,12 +347,14 @@ impl Adapter for Libvirt {
                 seen.is_taken = self.is_listed(&domain, name, by).await?;
             }
             Change::Restore(options) => {
-                let after = check::after(options, self.config.after_restore)?;
+                let after =
+                    definition_checks::read_after_restore(options, self.config.after_restore)?;
                 seen.disks = self.inspector().fingerprint(&domain, by).await;
                 let loaded = self.load(&domain, &intent.target.backup, by).await;
                 let loaded = loaded.map_err(|it| error::from_read(&it))?;
                 if let Some(it) = loaded {
-                    let plan = check::plan(after, seen.state.doing(), it.xml.memory);
+                    let plan =
+                        definition_checks::plan_revert(after, seen.state.activity(), it.xml.memory);
                     seen.then_off = plan.then_off;
                 }
             }
@@ -369,9 +376,9 @@ impl Adapter for Libvirt {
     async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
         Ok(match self.jobs.outcome(task.as_str()) {
             Some(None) => TaskState::Running(None),
-            Some(Some(Outcome::Done)) => TaskState::Done,
-            Some(Some(Outcome::Failed(fault))) => TaskState::Failed(fault),
-            Some(Some(Outcome::Open)) | None => TaskState::Gone,
+            Some(Some(CallOutcome::Done)) => TaskState::Done,
+            Some(Some(CallOutcome::Failed(fault))) => TaskState::Failed(fault),
+            Some(Some(CallOutcome::Unanswered)) | None => TaskState::Gone,
         })
     }
 
@@ -394,11 +401,12 @@ impl Adapter for Libvirt {
             Some(None) => {
                 return Ok(TaskRef::new(name).map_or(FindOutcome::NotYet, FindOutcome::Task));
             }
-            Some(Some(Outcome::Done)) => return Ok(FindOutcome::Done),
-            Some(Some(Outcome::Failed(fault))) => return Ok(FindOutcome::Failed(fault)),
-            Some(Some(Outcome::Open)) | None => {}
+            Some(Some(CallOutcome::Done)) => return Ok(FindOutcome::Done),
+            Some(Some(CallOutcome::Failed(fault))) => return Ok(FindOutcome::Failed(fault)),
+            Some(Some(CallOutcome::Unanswered)) | None => {}
         }
-        self.look_for(intent, Seen::of(baseline).as_ref(), by).await
+        self.find_outcome(intent, VmEvidence::parse(baseline).as_ref(), by)
+            .await
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
@@ -419,16 +427,16 @@ impl Libvirt {
     ) -> Result<bool, AdapterError> {
         match self.client.snapshot(domain, name, by).await {
             Ok(_) => Ok(true),
-            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => Ok(false),
+            Err(error) if error.code() == Some(error_code::NO_SNAPSHOT) => Ok(false),
             Err(error) => Err(error::from_read(&error)),
         }
     }
 
     /// What became of a call that this process knows nothing of.
-    async fn look_for(
+    async fn find_outcome(
         &self,
         intent: &Intent,
-        before: Option<&Seen>,
+        before: Option<&VmEvidence>,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let read = |it: RpcError| error::from_read(&it);
@@ -438,18 +446,18 @@ impl Libvirt {
         }
         // Its number may have changed while that waited.
         let domain = self.domain(&intent.target.vm, by).await?;
-        let now = self.seen(&domain, by).await.map_err(read)?;
+        let now = self.observe(&domain, by).await.map_err(read)?;
         if self.is_busy(&domain, by).await.map_err(read)? {
             return Ok(FindOutcome::NotYet);
         }
         let name = intent.target.backup.as_str();
         if let Change::Create(_) = &intent.change {
             let is_there = self.is_listed(&domain, name, by).await?;
-            let found = recover::create(before, &now, is_there);
+            let found = recover::outcome_of_create(before, &now, is_there);
             if matches!(found, FindOutcome::NotBegun) && !is_there {
-                let left = self.inspector().tagged(&domain, name, by).await?;
+                let left = self.inspector().disks_tagged(&domain, name, by).await?;
                 if !left.is_empty() {
-                    return Ok(recover::left_over(&left));
+                    return Ok(recover::create_left_parts(&left));
                 }
             }
             return Ok(found);
@@ -461,7 +469,7 @@ impl Libvirt {
         let ours =
             loaded.filter(|loaded| intent.identity.as_ref() == Some(&loaded.backup.identity));
         Ok(match (&intent.change, ours) {
-            (Change::Delete, None) => self.deleted(&domain, name, by).await?,
+            (Change::Delete, None) => self.outcome_of_delete(&domain, name, by).await?,
             (Change::Delete, Some(_)) => FindOutcome::NotBegun,
             (Change::Update(patch), Some(it)) => {
                 if patch.applied_to(it.backup.clone()) == it.backup {
@@ -471,7 +479,8 @@ impl Libvirt {
                 }
             }
             (Change::Restore(_), Some(it)) => {
-                self.restored(&domain, before, now, &it.xml, by).await
+                self.outcome_of_restore(&domain, before, now, &it.xml, by)
+                    .await
             }
             (Change::Update(_) | Change::Restore(_) | Change::Create(_), None)
             | (Change::Create(_), Some(_)) => FindOutcome::Unknowable,
@@ -479,7 +488,7 @@ impl Libvirt {
     }
 
     /// What became of a delete whose snapshot is not listed any more.
-    async fn deleted(
+    async fn outcome_of_delete(
         &self,
         domain: &Domain,
         name: &str,
@@ -489,31 +498,39 @@ impl Libvirt {
         if self.is_listed(domain, name, by).await? {
             return Ok(FindOutcome::Done);
         }
-        let left = self.inspector().tagged(domain, name, by).await?;
-        Ok(recover::deleted(&left))
+        let left = self.inspector().disks_tagged(domain, name, by).await?;
+        Ok(recover::outcome_of_delete(&left))
     }
 
     /// What became of a restore.
-    async fn restored(
+    async fn outcome_of_restore(
         &self,
         domain: &Domain,
-        before: Option<&Seen>,
-        mut now: Seen,
+        before: Option<&VmEvidence>,
+        mut now: VmEvidence,
         saved: &SnapshotXml,
         by: Deadline,
     ) -> FindOutcome {
         let inspector = self.inspector();
         now.disks = inspector.fingerprint(domain, by).await;
-        let are_as = inspector.are_as(saved, domain, by).await;
+        let match_snapshot = inspector.match_snapshot(saved, domain, by).await;
         // A restore that works on the disks meanwhile would be seen in its middle.
         if !matches!(inspector.is_busy(domain, by).await, Ok(false)) {
             return FindOutcome::NotYet;
         }
-        let found = recover::restore(before, &now, &saved.name, saved.disks.len(), are_as);
+        let found = recover::outcome_of_restore(
+            before,
+            &now,
+            &saved.name,
+            saved.disks.len(),
+            match_snapshot,
+        );
         let (FindOutcome::Failed(fault), Some(before)) = (&found, before) else {
             return found;
         };
-        let now = inspector.aftermath(saved, domain, before.id, by).await;
+        let now = inspector
+            .describe_after_failure(saved, domain, before.id, by)
+            .await;
         FindOutcome::Failed(Fault::new(fault.kind, format!("{}; {now}", fault.text)))
     }
 }

@@ -117,7 +117,7 @@ impl RpcError {
     }
 
     /// Whether the call may have been carried out although there is no answer.
-    pub(crate) const fn is_open(&self) -> bool {
+    pub(crate) const fn may_have_happened(&self) -> bool {
         match self {
             Self::TimedOut | Self::Lost(_) | Self::Malformed(_) => true,
             Self::Unreachable(_)
@@ -249,7 +249,7 @@ impl Connection {
     /// Makes one call and waits for its answer. Dropping the future does not take the call back.
     ///
     /// # Errors
-    /// [`RpcError`]; [`RpcError::is_open`] tells whether the call may have been carried out.
+    /// [`RpcError`]; [`RpcError::may_have_happened`] says whether the call may have been carried out.
     pub(crate) async fn call(
         &self,
         program: Program,
@@ -368,11 +368,11 @@ impl Input {
 
     /// One frame without its length.
     async fn frame(&mut self) -> io::Result<Vec<u8>> {
-        let told = self.stream.read_u32().await?;
-        if !(HEAD_BYTES..=FRAME_BYTES_MAX).contains(&told) {
-            return Err(io::Error::other(format!("a frame of {told} bytes")));
+        let length = self.stream.read_u32().await?;
+        if !(HEAD_BYTES..=FRAME_BYTES_MAX).contains(&length) {
+            return Err(io::Error::other(format!("a frame of {length} bytes")));
         }
-        let body = told.saturating_sub(4);
+        let body = length.saturating_sub(4);
         // Grows with what arrives, not with what is promised.
         let mut bytes = Vec::new();
         let read = (&mut self.stream)

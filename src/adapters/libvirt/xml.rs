@@ -26,35 +26,35 @@ pub(crate) enum XmlError {
 
 /// Where a part of a snapshot is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum SnapshotLocation {
     /// Nowhere: it is not part of the snapshot.
-    Nowhere,
+    NotIncluded,
     /// Within the disk image.
     Internal,
     /// In a file of its own, which libvirt cannot put back.
     External,
 }
 
-impl Place {
+impl SnapshotLocation {
     fn of(node: Option<Node<'_, '_>>) -> Self {
         match node.and_then(|node| node.attribute("snapshot")) {
             Some("internal") => Self::Internal,
-            Some("no") | None => Self::Nowhere,
+            Some("no") | None => Self::NotIncluded,
             Some(_) => Self::External,
         }
     }
 }
 
 /// Every attribute of a source that says where something is, in order.
-pub(crate) type Source = Vec<(String, String)>;
+pub(crate) type DiskSource = Vec<(String, String)>;
 
 /// What a VM's definition says about snapshots of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Choice {
+pub(crate) enum SnapshotPolicy {
     /// Nothing, or that they are kept within the image.
-    Within,
+    Internal,
     /// That there are none.
-    None,
+    Excluded,
     /// That they are kept in files of their own.
     External,
 }
@@ -65,15 +65,15 @@ pub(crate) struct Disk {
     /// What the VM sees, for instance `vda`.
     pub(crate) target: String,
     /// Where it is.
-    pub(crate) source: Source,
+    pub(crate) source: DiskSource,
     /// What the definition says about its snapshots.
-    pub(crate) choice: Choice,
+    pub(crate) policy: SnapshotPolicy,
     /// The format of its image, if the definition says it.
     pub(crate) format: Option<String>,
     /// Whether what the VM writes is thrown away when it stops.
     pub(crate) is_transient: bool,
     /// The images below it, nearest first; `None` where the definition does not say.
-    pub(crate) below: Option<Vec<Source>>,
+    pub(crate) backing: Option<Vec<DiskSource>>,
 }
 
 impl Disk {
@@ -84,7 +84,7 @@ impl Disk {
 }
 
 /// The path that a source names; `None` when it names none.
-pub(crate) fn path_of(source: &Source) -> Option<&Path> {
+pub(crate) fn path_of(source: &DiskSource) -> Option<&Path> {
     let named = source
         .iter()
         .find(|(name, value)| matches!(name.as_str(), "file" | "dev") && value.starts_with('/'));
@@ -93,14 +93,14 @@ pub(crate) fn path_of(source: &Source) -> Option<&Path> {
 
 /// Firmware with a flash memory of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Flash {
+pub(crate) struct PflashFirmware {
     /// The format of the image that holds its variables, if the definition says it.
     pub(crate) variables_format: Option<String>,
 }
 
 /// What a VM needs in order to start, beside its disks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Needs {
+pub(crate) struct StartNeeds {
     /// Files that must be there, each with a word for callers: media of CD-ROM drives, kernels, firmware.
     pub(crate) files: Vec<(String, PathBuf)>,
     /// libvirt's networks.
@@ -119,20 +119,20 @@ pub(crate) struct Definition {
     /// The disks it may write to, in order of their targets.
     pub(crate) disks: Vec<Disk>,
     /// Every image it uses, for reading too, each with its target.
-    pub(crate) images: Vec<(String, Source)>,
+    pub(crate) images: Vec<(String, DiskSource)>,
     /// Its firmware, if that has a flash memory.
-    pub(crate) flash: Option<Flash>,
+    pub(crate) flash: Option<PflashFirmware>,
     /// What else it needs.
-    pub(crate) needs: Needs,
+    pub(crate) needs: StartNeeds,
 }
 
 /// What a snapshot holds of one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct DiskPart {
     /// The disk, as the VM sees it.
     pub(crate) target: String,
     /// Where it is kept.
-    pub(crate) place: Place,
+    pub(crate) place: SnapshotLocation,
 }
 
 /// What is read of a snapshot.
@@ -145,9 +145,9 @@ pub(crate) struct SnapshotXml {
     /// When it was made, in seconds since 1970.
     pub(crate) created: u64,
     /// Where the memory is kept.
-    pub(crate) memory: Place,
+    pub(crate) memory: SnapshotLocation,
     /// Where each disk is kept.
-    pub(crate) disks: Vec<Part>,
+    pub(crate) disks: Vec<DiskPart>,
     /// The VM as it was, if libvirt remembers.
     pub(crate) definition: Option<Definition>,
     /// The VM as it would have been after its next start, where that was something else.
@@ -161,7 +161,7 @@ impl SnapshotXml {
     /// [`XmlError`].
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
-        let root = rooted(&document, "domainsnapshot")?;
+        let root = root_named(&document, "domainsnapshot")?;
         let created = text(root, "creationTime")
             .and_then(|text| text.trim().parse().ok())
             .ok_or(XmlError::Missing("creationTime"))?;
@@ -169,12 +169,12 @@ impl SnapshotXml {
             name: text(root, "name").ok_or(XmlError::Missing("name"))?,
             description: text(root, "description"),
             created,
-            memory: Place::of(child(root, "memory")),
+            memory: SnapshotLocation::of(child(root, "memory")),
             disks: child(root, "disks").map_or_else(Vec::new, |disks| {
                 let all = disks.children().filter(|child| child.has_tag_name("disk"));
-                let part = |disk: Node<'_, '_>| Part {
+                let part = |disk: Node<'_, '_>| DiskPart {
                     target: disk.attribute("name").unwrap_or_default().to_owned(),
-                    place: Place::of(Some(disk)),
+                    place: SnapshotLocation::of(Some(disk)),
                 };
                 all.map(part).collect()
             }),
@@ -200,7 +200,7 @@ impl DomainXml {
     /// [`XmlError`].
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
-        let root = rooted(&document, "domain")?;
+        let root = root_named(&document, "domain")?;
         Ok(Self {
             description: text(root, "description"),
             definition: definition(root),
@@ -216,7 +216,7 @@ pub(crate) struct VolumeXml {
     /// Its own path.
     pub(crate) path: PathBuf,
     /// The path of the image below it.
-    pub(crate) below: Option<PathBuf>,
+    pub(crate) backing: Option<PathBuf>,
 }
 
 impl VolumeXml {
@@ -226,12 +226,12 @@ impl VolumeXml {
     /// [`XmlError`].
     pub(crate) fn read(xml: &str) -> Result<Self, XmlError> {
         let document = parse(xml)?;
-        let root = rooted(&document, "volume")?;
+        let root = root_named(&document, "volume")?;
         let path = |of: &str| child(root, of).and_then(|node| text(node, "path"));
         Ok(Self {
             name: text(root, "name").ok_or(XmlError::Missing("name"))?,
             path: path("target").ok_or(XmlError::Missing("path"))?.into(),
-            below: path("backingStore").map(PathBuf::from),
+            backing: path("backingStore").map(PathBuf::from),
         })
     }
 }
@@ -254,7 +254,7 @@ pub(crate) fn new_snapshot(name: &str, description: &str) -> Result<String, XmlE
 pub(crate) fn with_description(xml: &str, description: &str) -> Result<String, XmlError> {
     let element = format!("<description>{}</description>", escaped(description)?);
     let document = parse(xml)?;
-    let root = rooted(&document, "domainsnapshot")?;
+    let root = root_named(&document, "domainsnapshot")?;
     let (from, to) = if let Some(old) = child(root, "description") {
         (old.range().start, old.range().end)
     } else {
@@ -275,7 +275,7 @@ fn parse(xml: &str) -> Result<Document<'_>, XmlError> {
     Ok(Document::parse_with_options(xml, options)?)
 }
 
-fn rooted<'a, 'i>(
+fn root_named<'a, 'i>(
     document: &'a Document<'i>,
     name: &'static str,
 ) -> Result<Node<'a, 'i>, XmlError> {
@@ -307,13 +307,13 @@ fn definition(domain: Node<'_, '_>) -> Definition {
         flash: flash(domain),
         needs: needs(domain),
     };
-    for node in all(domain, "disk") {
+    for node in devices_named(domain, "disk") {
         let target = child(node, "target")
             .and_then(|target| target.attribute("dev"))
             .unwrap_or_default()
             .to_owned();
         let place = child(node, "source").map_or_else(Vec::new, source);
-        let images = std::iter::once(place.clone()).chain(below(node).unwrap_or_default());
+        let images = std::iter::once(place.clone()).chain(backing_chain(node).unwrap_or_default());
         found
             .images
             .extend(images.map(|image| (target.clone(), image)));
@@ -328,26 +328,26 @@ fn definition(domain: Node<'_, '_>) -> Definition {
     found
 }
 
-fn disk(node: Node<'_, '_>, target: String, source: Source) -> Disk {
+fn disk(node: Node<'_, '_>, target: String, source: DiskSource) -> Disk {
     let driver = child(node, "driver");
     Disk {
         target,
         source,
-        choice: match node.attribute("snapshot") {
-            Some("no") => Choice::None,
-            Some("external" | "manual") => Choice::External,
-            Some(_) | None => Choice::Within,
+        policy: match node.attribute("snapshot") {
+            Some("no") => SnapshotPolicy::Excluded,
+            Some("external" | "manual") => SnapshotPolicy::External,
+            Some(_) | None => SnapshotPolicy::Internal,
         },
         format: driver
             .and_then(|driver| driver.attribute("type"))
             .map(str::to_owned),
         is_transient: child(node, "transient").is_some(),
-        below: below(node),
+        backing: backing_chain(node),
     }
 }
 
 /// The images below one, nearest first; `None` where the definition does not say how it goes on.
-fn below(image: Node<'_, '_>) -> Option<Vec<Source>> {
+fn backing_chain(image: Node<'_, '_>) -> Option<Vec<DiskSource>> {
     let mut found = Vec::new();
     let mut at = child(image, "backingStore")?;
     while let Some(next) = child(at, "source") {
@@ -363,20 +363,20 @@ fn is_needed(medium: Node<'_, '_>) -> bool {
     !matches!(policy, Some("optional" | "requisite"))
 }
 
-fn flash(domain: Node<'_, '_>) -> Option<Flash> {
+fn flash(domain: Node<'_, '_>) -> Option<PflashFirmware> {
     let os = child(domain, "os")?;
     let loader = child(os, "loader").and_then(|loader| loader.attribute("type"));
     let has_flash = os.attribute("firmware") == Some("efi") || loader == Some("pflash");
     let variables = child(os, "nvram").and_then(|nvram| nvram.attribute("format"));
-    has_flash.then(|| Flash {
+    has_flash.then(|| PflashFirmware {
         variables_format: variables.map(str::to_owned),
     })
 }
 
-fn needs(domain: Node<'_, '_>) -> Needs {
-    let mut needs = Needs {
+fn needs(domain: Node<'_, '_>) -> StartNeeds {
+    let mut needs = StartNeeds {
         memory_kib: memory_kib(domain),
-        ..Needs::default()
+        ..StartNeeds::default()
     };
     for name in ["kernel", "initrd", "dtb", "loader"] {
         let path = child(domain, "os").and_then(|os| text(os, name));
@@ -384,7 +384,7 @@ fn needs(domain: Node<'_, '_>) -> Needs {
             needs.files.push((name.to_owned(), path.into()));
         }
     }
-    for node in all(domain, "interface") {
+    for node in devices_named(domain, "interface") {
         let named = |attribute: &str| {
             let source = child(node, "source")?;
             source.attribute(attribute).map(str::to_owned)
@@ -396,8 +396,8 @@ fn needs(domain: Node<'_, '_>) -> Needs {
             Some(_) | None => {}
         }
     }
-    for node in all(domain, "hostdev") {
-        let source = child(node, "source").map(|source| written(source));
+    for node in devices_named(domain, "hostdev") {
+        let source = child(node, "source").map(|source| canonical_text(source));
         needs.devices.extend(source);
     }
     needs.devices.sort();
@@ -423,7 +423,7 @@ fn memory_kib(domain: Node<'_, '_>) -> u64 {
 }
 
 /// Every element below a node, with its attributes, as a text that is equal for equal elements.
-fn written(node: Node<'_, '_>) -> String {
+fn canonical_text(node: Node<'_, '_>) -> String {
     let mut out = String::new();
     for element in node.descendants().filter(Node::is_element) {
         out.push_str(element.tag_name().name());
@@ -439,7 +439,10 @@ fn written(node: Node<'_, '_>) -> String {
 }
 
 /// The devices of one kind.
-fn all<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
+fn devices_named<'a, 'i>(
+    domain: Node<'a, 'i>,
+    name: &'static str,
+) -> impl Iterator<Item = Node<'a, 'i>> {
     let devices = child(domain, "devices");
     devices
         .into_iter()
@@ -448,7 +451,7 @@ fn all<'a, 'i>(domain: Node<'a, 'i>, name: &'static str) -> impl Iterator<Item =
 }
 
 /// Where a disk is. `index` is a number of the running QEMU, `startupPolicy` and `slices` are no place.
-fn source(node: Node<'_, '_>) -> Source {
+fn source(node: Node<'_, '_>) -> DiskSource {
     let mut place: Vec<_> = node
         .attributes()
         .filter(|attribute| !matches!(attribute.name(), "index" | "startupPolicy"))
@@ -498,12 +501,12 @@ mod tests {
         let disk = Disk {
             target: "vda".to_owned(),
             source: file("/x.qcow2"),
-            choice: Choice::Within,
+            policy: SnapshotPolicy::Internal,
             format: None,
             is_transient: false,
-            below: None,
+            backing: None,
         };
-        let part = |target: &str, place| Part {
+        let part = |target: &str, place| DiskPart {
             target: target.to_owned(),
             place,
         };
@@ -511,11 +514,11 @@ mod tests {
             name: "a&b".to_owned(),
             description: None,
             created: 1_795_484_345,
-            memory: Place::Internal,
+            memory: SnapshotLocation::Internal,
             disks: vec![
-                part("vda", Place::Internal),
-                part("vdb", Place::Nowhere),
-                part("vdc", Place::External),
+                part("vda", SnapshotLocation::Internal),
+                part("vdb", SnapshotLocation::NotIncluded),
+                part("vdc", SnapshotLocation::External),
             ],
             definition: Some(Definition {
                 disks: vec![disk],
@@ -525,12 +528,12 @@ mod tests {
                     image("vdr", "/r"),
                 ],
                 flash: None,
-                needs: Needs {
+                needs: StartNeeds {
                     files: vec![
                         ("sda".to_owned(), "/c.iso".into()),
                         ("vdr".to_owned(), "/r".into()),
                     ],
-                    ..Needs::default()
+                    ..StartNeeds::default()
                 },
             }),
             persistent: None,
@@ -637,12 +640,12 @@ mod tests {
         assert_eq!(read.needs.devices.len(), 1, "{:?}", read.needs.devices);
         assert_eq!(read.needs.memory_kib, 65_536, "memory");
         let disk = read.disks.first().unwrap();
-        assert_eq!(disk.choice, Choice::None, "no snapshots");
+        assert_eq!(disk.policy, SnapshotPolicy::Excluded, "no snapshots");
         assert_eq!(disk.format.as_deref(), Some("raw"), "its format");
         assert!(disk.is_transient, "thrown away");
-        let below = disk.below.as_ref().unwrap();
+        let backing = disk.backing.as_ref().unwrap();
         assert_eq!(
-            below.first().and_then(path_of),
+            backing.first().and_then(path_of),
             Some(Path::new("/b")),
             "its base"
         );
@@ -654,6 +657,6 @@ mod tests {
             <backingStore><path>/p/b</path></backingStore></volume>";
         let read = VolumeXml::read(xml).unwrap();
         assert_eq!(read.path, Path::new("/p/c"), "itself");
-        assert_eq!(read.below.as_deref(), Some(Path::new("/p/b")), "below it");
+        assert_eq!(read.backing.as_deref(), Some(Path::new("/p/b")), "below it");
     }
 }

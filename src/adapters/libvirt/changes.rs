@@ -5,21 +5,21 @@ use std::time::Duration;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::libvirt::Libvirt;
-use crate::adapters::libvirt::Loaded;
-use crate::adapters::libvirt::check;
-use crate::adapters::libvirt::client::Domain;
-use crate::adapters::libvirt::client::Snapshot;
+use crate::adapters::libvirt::LoadedSnapshot;
+use crate::adapters::libvirt::definition_checks;
 use crate::adapters::libvirt::error;
-use crate::adapters::libvirt::inspect::Inspector;
-use crate::adapters::libvirt::inspect::Wanted;
-use crate::adapters::libvirt::jobs::Making;
-use crate::adapters::libvirt::jobs::Outcome;
-use crate::adapters::libvirt::map::Doing;
+use crate::adapters::libvirt::inspector::Inspector;
+use crate::adapters::libvirt::inspector::RestoreSettings;
+use crate::adapters::libvirt::long_calls::CallOutcome;
+use crate::adapters::libvirt::long_calls::SnapshotInProgress;
 use crate::adapters::libvirt::map::Notes;
-use crate::adapters::libvirt::none_such;
+use crate::adapters::libvirt::map::VmActivity;
+use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::Snapshot;
+use crate::adapters::libvirt::no_such_backup;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::xml;
-use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::xml::SnapshotLocation;
 use crate::adapters::libvirt::xml::XmlError;
 use crate::model::BackupKind;
 use crate::model::BackupName;
@@ -36,24 +36,24 @@ use crate::model::RestoreOptions;
 use crate::model::TaskRef;
 
 /// How long `begin` waits for a call that may well be short.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SHORT_CALL_WAIT: Duration = Duration::from_secs(1);
 /// Time to look at the VM after a restore failed.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+const AFTER_FAILURE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One call that changes something.
-enum Call {
+enum ChangeCall {
     /// Makes a snapshot from this XML.
     Create(Domain, String),
     /// Writes this XML of a snapshot back, which is the current one or not.
     Redefine(Domain, String, bool),
     /// Removes the snapshot.
-    Delete(Box<Loaded>),
+    Delete(Box<LoadedSnapshot>),
     /// Restores the VM from the snapshot.
-    Restore(Box<Loaded>, Wanted),
+    Restore(Box<LoadedSnapshot>, RestoreSettings),
 }
 
 /// What a task calls with.
-struct Caller {
+struct CallRunner {
     inspector: Inspector,
     by: Deadline,
 }
@@ -78,9 +78,9 @@ impl Libvirt {
                 }
             }
         }
-        let patience = self.clock.deadline(PATIENCE).earlier(by);
+        let patience = self.clock.deadline(SHORT_CALL_WAIT).earlier(by);
         self.jobs.ended_by(&name, patience).await;
-        if self.jobs.outcome(&name) == Some(Some(Outcome::Done)) {
+        if self.jobs.outcome(&name) == Some(Some(CallOutcome::Done)) {
             return Ok(BeginOutcome::Done);
         }
         TaskRef::new(name).map(BeginOutcome::Task).ok_or_else(|| {
@@ -109,11 +109,12 @@ impl Libvirt {
                 "the VM has a snapshot of the new backup's id",
             ));
         }
-        self.free_name(domain, &new.name, None, by).await?;
-        self.inspector().creatable(domain, by).await?;
-        let xml = xml::new_snapshot(id, &Notes::of_new(new).write()).map_err(unwritable)?;
+        self.check_name_is_free(domain, &new.name, None, by).await?;
+        self.inspector().check_create(domain, by).await?;
+        let xml =
+            xml::new_snapshot(id, &Notes::of_new(new).write()).map_err(unwritable_description)?;
         let making = (domain.uuid, id.to_owned());
-        self.run(name, Some(making), Call::Create(domain.clone(), xml));
+        self.start_call(name, Some(making), ChangeCall::Create(domain.clone(), xml));
         Ok(())
     }
 
@@ -125,19 +126,24 @@ impl Libvirt {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let it = self.ours(domain, intent, by).await?;
+        let it = self.load_meant(domain, intent, by).await?;
         if let Some(new) = &patch.name {
-            self.free_name(domain, new, Some(&it), by).await?;
+            self.check_name_is_free(domain, new, Some(&it), by).await?;
         }
         let mut notes = Notes::read(it.xml.description.as_deref());
         // As it is shown: it may count as protected although the description does not say so.
         notes.protected = it.backup.protected;
         let notes = notes.patched(patch);
-        let xml = xml::with_description(&it.text, &notes.write()).map_err(unwritable)?;
+        let xml =
+            xml::with_description(&it.text, &notes.write()).map_err(unwritable_description)?;
         let current = self.client.current(domain, by).await;
         let current = current.map_err(|it| error::from_read(&it))?;
         let is_current = current.as_deref() == Some(&it.snapshot.name);
-        self.run(name, None, Call::Redefine(domain.clone(), xml, is_current));
+        self.start_call(
+            name,
+            None,
+            ChangeCall::Redefine(domain.clone(), xml, is_current),
+        );
         Ok(())
     }
 
@@ -148,15 +154,15 @@ impl Libvirt {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let it = self.ours(domain, intent, by).await?;
+        let it = self.load_meant(domain, intent, by).await?;
         if it.backup.protected {
             return Err(AdapterError::refused(
                 FaultKind::Protected,
                 "the backup is protected",
             ));
         }
-        self.inspector().deletable(&it, by).await?;
-        self.run(name, None, Call::Delete(Box::new(it)));
+        self.inspector().check_delete(&it, by).await?;
+        self.start_call(name, None, ChangeCall::Delete(Box::new(it)));
         Ok(())
     }
 
@@ -168,36 +174,36 @@ impl Libvirt {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let wanted = Wanted {
-            after: check::after(options, self.config.after_restore)?,
-            managed_save: check::managed_save(options, self.config.managed_save)?,
+        let settings = RestoreSettings {
+            after: definition_checks::read_after_restore(options, self.config.after_restore)?,
+            managed_save: definition_checks::read_managed_save(options, self.config.managed_save)?,
         };
-        let it = self.ours(domain, intent, by).await?;
-        self.inspector().restorable(&it, wanted, by).await?;
-        self.run(name, None, Call::Restore(Box::new(it), wanted));
+        let it = self.load_meant(domain, intent, by).await?;
+        self.inspector().check_restore(&it, settings, by).await?;
+        self.start_call(name, None, ChangeCall::Restore(Box::new(it), settings));
         Ok(())
     }
 
     /// The very backup of the intent.
-    async fn ours(
+    async fn load_meant(
         &self,
         domain: &Domain,
         intent: &Intent,
         by: Deadline,
-    ) -> Result<Loaded, AdapterError> {
+    ) -> Result<LoadedSnapshot, AdapterError> {
         let loaded = self.load(domain, &intent.target.backup, by).await;
         loaded
             .map_err(|it| error::from_read(&it))?
             .filter(|other| intent.identity.as_ref() == Some(&other.backup.identity))
-            .ok_or_else(none_such)
+            .ok_or_else(no_such_backup)
     }
 
     /// Whether no backup of the VM but this one has that name.
-    async fn free_name(
+    async fn check_name_is_free(
         &self,
         domain: &Domain,
         name: &BackupName,
-        but: Option<&Loaded>,
+        but: Option<&LoadedSnapshot>,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let all = self.backups(domain, None, usize::MAX, by).await;
@@ -215,92 +221,95 @@ impl Libvirt {
     }
 
     /// Runs the call as a task of its own, and makes an outcome of its end.
-    fn run(&self, name: &str, making: Option<Making>, call: Call) {
-        let caller = Caller {
+    fn start_call(&self, name: &str, making: Option<SnapshotInProgress>, call: ChangeCall) {
+        let caller = CallRunner {
             inspector: self.inspector(),
             by: self.clock.deadline(self.config.operation_timeout),
         };
         let operation = name.to_owned();
         self.jobs.start(name.to_owned(), making, async move {
-            let Err(failure) = caller.make(call).await else {
-                return Outcome::Done;
+            let Err(failure) = caller.perform(call).await else {
+                return CallOutcome::Done;
             };
             tracing::warn!(operation, error = failure.private, "libvirt call failed");
-            if failure.is_open {
-                Outcome::Open
+            if failure.may_have_happened {
+                CallOutcome::Unanswered
             } else {
-                Outcome::Failed(failure.fault)
+                CallOutcome::Failed(failure.fault)
             }
         });
     }
 }
 
 /// Why a call failed, and what a caller may see of it.
-struct Failure {
+struct CallFailure {
     fault: Fault,
     /// Whether it may have been carried out all the same.
-    is_open: bool,
+    may_have_happened: bool,
     private: String,
 }
 
-impl From<RpcError> for Failure {
+impl From<RpcError> for CallFailure {
     fn from(error: RpcError) -> Self {
         Self {
             fault: error::fault(&error),
-            is_open: error.is_open(),
+            may_have_happened: error.may_have_happened(),
             private: error.to_string(),
         }
     }
 }
 
-impl From<AdapterError> for Failure {
+impl From<AdapterError> for CallFailure {
     /// Of a last look before anything was done.
     fn from(error: AdapterError) -> Self {
         Self {
             private: error.private().to_owned(),
             fault: error.fault,
-            is_open: false,
+            may_have_happened: false,
         }
     }
 }
 
-impl Failure {
+impl CallFailure {
     fn failed(text: impl Into<PublicText>, private: impl Into<String>) -> Self {
         Self {
             fault: Fault::new(FaultKind::BackendFailed, text),
-            is_open: false,
+            may_have_happened: false,
             private: private.into(),
         }
     }
 }
 
-impl Caller {
-    async fn make(&self, call: Call) -> Result<(), Failure> {
+impl CallRunner {
+    async fn perform(&self, call: ChangeCall) -> Result<(), CallFailure> {
         let client = &self.inspector.client;
         match call {
-            Call::Create(domain, xml) => self.create(&domain, &xml).await,
-            Call::Redefine(domain, xml, is_current) => {
+            ChangeCall::Create(domain, xml) => self.create(&domain, &xml).await,
+            ChangeCall::Redefine(domain, xml, is_current) => {
                 Ok(client.redefine(&domain, &xml, is_current, self.by).await?)
             }
-            Call::Delete(which) => self.delete(&which).await,
-            Call::Restore(from, wanted) => self.restore(&from, wanted).await,
+            ChangeCall::Delete(which) => self.delete(&which).await,
+            ChangeCall::Restore(from, settings) => self.restore(&from, settings).await,
         }
     }
 
     /// Time to look at the VM after a change failed.
-    fn soon(&self) -> Deadline {
-        self.inspector.clock.deadline(LOOK_TIMEOUT)
+    fn look_deadline(&self) -> Deadline {
+        self.inspector.clock.deadline(AFTER_FAILURE_TIMEOUT)
     }
 
-    async fn create(&self, domain: &Domain, xml: &str) -> Result<(), Failure> {
+    async fn create(&self, domain: &Domain, xml: &str) -> Result<(), CallFailure> {
         let client = &self.inspector.client;
         let Err(error) = client.create(domain, xml, self.by).await else {
             return Ok(());
         };
         let was_on = domain.id >= 0;
-        let mut failure = Failure::from(error);
-        let state = client.state(domain, self.soon()).await;
-        if !failure.is_open && was_on && state.is_ok_and(|state| state.doing() == Doing::Off) {
+        let mut failure = CallFailure::from(error);
+        let state = client.state(domain, self.look_deadline()).await;
+        if !failure.may_have_happened
+            && was_on
+            && state.is_ok_and(|state| state.activity() == VmActivity::Off)
+        {
             failure.fault.text = format!("{}; the VM is off now", failure.fault.text).into();
         }
         Err(failure)
@@ -308,9 +317,9 @@ impl Caller {
 
     /// Removes the snapshot from every disk. libvirt passes over disks of a VM that is off which it cannot open, and
     /// forgets the snapshot all the same.
-    async fn delete(&self, which: &Loaded) -> Result<(), Failure> {
+    async fn delete(&self, which: &LoadedSnapshot) -> Result<(), CallFailure> {
         let inspector = &self.inspector;
-        inspector.deletable(which, self.by).await?;
+        inspector.check_delete(which, self.by).await?;
         let domain = &which.snapshot.domain;
         let current = inspector.client.current(domain, self.by).await?;
         let is_current = current.as_ref() == Some(&which.snapshot.name);
@@ -318,11 +327,11 @@ impl Caller {
         if let Err(error) = &deleted
             && error.code().is_none()
         {
-            return Err(Failure::from(error.clone()));
+            return Err(CallFailure::from(error.clone()));
         }
-        let left = inspector.holders(which, self.soon()).await;
+        let left = inspector.disks_holding(which, self.look_deadline()).await;
         let left = left.unwrap_or_default();
-        let named = check::disks_named(left.iter().map(String::as_str));
+        let named = definition_checks::list_disks(left.iter().map(String::as_str));
         match deleted {
             Ok(()) if left.is_empty() => Ok(()),
             Ok(()) => {
@@ -331,7 +340,7 @@ impl Caller {
                     .client
                     .redefine(domain, &which.text, is_current, self.by)
                     .await;
-                Err(Failure::failed(
+                Err(CallFailure::failed(
                     format!(
                         "the backup was removed from some disks only and cannot be restored any more: {named} still has \
                          its part. Delete the backup again"
@@ -343,9 +352,9 @@ impl Caller {
                 ))
             }
             Err(error) => {
-                let mut failure = Failure::from(error);
+                let mut failure = CallFailure::from(error);
                 let parts = which.xml.disks.iter();
-                let parts = parts.filter(|part| part.place == Place::Internal);
+                let parts = parts.filter(|part| part.place == SnapshotLocation::Internal);
                 if left.len() < parts.count() && !left.is_empty() {
                     let text = &failure.fault.text;
                     failure.fault.text = format!(
@@ -360,10 +369,14 @@ impl Caller {
     }
 
     /// Restores the VM, and switches it off if it is to be off.
-    async fn restore(&self, from: &Loaded, wanted: Wanted) -> Result<(), Failure> {
+    async fn restore(
+        &self,
+        from: &LoadedSnapshot,
+        settings: RestoreSettings,
+    ) -> Result<(), CallFailure> {
         let (inspector, client) = (&self.inspector, &self.inspector.client);
         // What was found when this began may have changed since.
-        let ready = inspector.restorable(from, wanted, self.by).await?;
+        let ready = inspector.check_restore(from, settings, self.by).await?;
         let domain = &ready.domain;
         if ready.has_managed_save {
             client.remove_managed_save(domain, self.by).await?;
@@ -378,7 +391,7 @@ impl Caller {
         if ready.plan.then_off
             && let Err(error) = client.destroy(domain, self.by).await
         {
-            return Err(Failure::failed(
+            return Err(CallFailure::failed(
                 "the VM was restored, but is left paused instead of off; switch it off (virsh destroy)",
                 error.to_string(),
             ));
@@ -388,7 +401,7 @@ impl Caller {
             .await
             .unwrap_or(false)
         {
-            return Err(Failure::failed(
+            return Err(CallFailure::failed(
                 "the VM was restored, but memory that belongs to its disks before that was saved meanwhile; remove it \
                  (virsh managedsave-remove) before the VM is started",
                 "",
@@ -397,15 +410,20 @@ impl Caller {
         Ok(())
     }
 
-    async fn restore_failed(&self, from: &Loaded, before: &Domain, error: RpcError) -> Failure {
+    async fn restore_failed(
+        &self,
+        from: &LoadedSnapshot,
+        before: &Domain,
+        error: RpcError,
+    ) -> CallFailure {
         let has_answer = error.code().is_some();
-        let mut failure = Failure::from(error);
+        let mut failure = CallFailure::from(error);
         if !has_answer {
             return failure;
         }
         let inspector = &self.inspector;
         let now = inspector
-            .aftermath(&from.xml, before, before.id, self.soon())
+            .describe_after_failure(&from.xml, before, before.id, self.look_deadline())
             .await;
         let is_off = now.starts_with("the VM is off");
         if before.id >= 0 && is_off {
@@ -416,7 +434,7 @@ impl Caller {
     }
 }
 
-fn senseless(error: XmlError) -> AdapterError {
+fn unreadable_answer(error: XmlError) -> AdapterError {
     AdapterError::refused(
         FaultKind::BackendFailed,
         "libvirt answered something that makes no sense",
@@ -424,12 +442,12 @@ fn senseless(error: XmlError) -> AdapterError {
     .because(error)
 }
 
-fn unwritable(error: XmlError) -> AdapterError {
+fn unwritable_description(error: XmlError) -> AdapterError {
     match error {
         XmlError::Character => AdapterError::refused(
             FaultKind::Invalid,
             "the description holds a character that libvirt cannot keep",
         ),
-        XmlError::Syntax(_) | XmlError::Missing(_) => senseless(error),
+        XmlError::Syntax(_) | XmlError::Missing(_) => unreadable_answer(error),
     }
 }

@@ -6,54 +6,57 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::check::disks_named;
-use crate::adapters::libvirt::check::number_as_name;
-use crate::adapters::libvirt::check::refuse;
-use crate::adapters::libvirt::images::Image;
-use crate::adapters::libvirt::images::Look;
-use crate::adapters::libvirt::nodes::Node;
-use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::block_nodes::BlockNode;
+use crate::adapters::libvirt::definition_checks::list_disks;
+use crate::adapters::libvirt::definition_checks::refuse;
+use crate::adapters::libvirt::definition_checks::refuse_numeric_name;
+use crate::adapters::libvirt::images::DiskImage;
+use crate::adapters::libvirt::images::ImageInspection;
+use crate::adapters::libvirt::xml::SnapshotLocation;
 use crate::adapters::libvirt::xml::SnapshotXml;
 use crate::model::FaultKind;
 
 /// What is seen of one disk.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct DiskView {
     /// The disk, as the VM sees it.
     pub(crate) target: String,
     /// Where its image is; `None` when it is not in the file system.
     pub(crate) path: Option<PathBuf>,
     /// The image, as far as the gateway can see it itself; `None` when it may not look.
-    pub(crate) look: Option<Look>,
+    pub(crate) look: Option<ImageInspection>,
 }
 
-impl Seen {
-    fn image(&self) -> Option<&Image> {
+impl DiskView {
+    fn image(&self) -> Option<&DiskImage> {
         match &self.look {
-            Some(Look::Read(image)) => Some(image),
-            Some(Look::Missing | Look::Unknown(_)) | None => None,
+            Some(ImageInspection::Read(image)) => Some(image),
+            Some(ImageInspection::Missing | ImageInspection::Unknown(_)) | None => None,
         }
     }
 }
 
 /// A snapshot on a disk, from whichever side it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tag {
+struct ImageSnapshot {
     id: String,
     name: String,
     has_memory: bool,
 }
 
 /// The snapshots of each disk, by its target; `None` where they cannot be seen.
-fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>)> {
+fn snapshots_by_disk(
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
+) -> Vec<(String, Option<Vec<ImageSnapshot>>)> {
     let mut all = Vec::new();
     for disk in disks {
         let node = nodes.and_then(|nodes| node_of(disk.path.as_deref(), nodes));
         let tags = match (node, disk.image()) {
             (Some(node), _) => Some(
-                node.tags()
+                node.snapshots()
                     .iter()
-                    .map(|tag| Tag {
+                    .map(|tag| ImageSnapshot {
                         id: tag.id.clone(),
                         name: tag.name.clone(),
                         has_memory: tag.has_memory(),
@@ -64,7 +67,7 @@ fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>
                 image
                     .snapshots
                     .iter()
-                    .map(|saved| Tag {
+                    .map(|saved| ImageSnapshot {
                         id: saved.id.clone(),
                         name: saved.name.clone(),
                         has_memory: saved.has_memory,
@@ -78,7 +81,7 @@ fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>
     all
 }
 
-fn node_of<'a>(path: Option<&Path>, nodes: &'a [Node]) -> Option<&'a Node> {
+fn node_of<'a>(path: Option<&Path>, nodes: &'a [BlockNode]) -> Option<&'a BlockNode> {
     let path = path?;
     nodes.iter().find(|node| node.is_image(path))
 }
@@ -87,12 +90,12 @@ fn node_of<'a>(path: Option<&Path>, nodes: &'a [Node]) -> Option<&'a Node> {
 ///
 /// # Errors
 /// The reason not to restore or delete, naming the disk.
-pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError> {
+pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), AdapterError> {
     for disk in disks {
         let target = &disk.target;
         let image = match &disk.look {
-            None | Some(Look::Unknown(_)) => continue,
-            Some(Look::Missing) => {
+            None | Some(ImageInspection::Unknown(_)) => continue,
+            Some(ImageInspection::Missing) => {
                 return Err(refuse(
                     FaultKind::Unavailable,
                     format!(
@@ -101,7 +104,7 @@ pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError>
                     ),
                 ));
             }
-            Some(Look::Read(image)) => image,
+            Some(ImageInspection::Read(image)) => image,
         };
         if let Some(why) = image.unwritable {
             return Err(refuse(
@@ -120,7 +123,7 @@ pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError>
                 ),
             ));
         }
-        match (is_on, image.is_held) {
+        match (is_on, image.is_locked) {
             (true, Some(false)) => {
                 return Err(refuse(
                     FaultKind::Conflict,
@@ -149,8 +152,8 @@ pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError>
 ///
 /// # Errors
 /// The reason not to restore.
-pub(crate) fn without_bitmaps(nodes: &[Node]) -> Result<(), AdapterError> {
-    if nodes.iter().any(Node::has_bitmaps) {
+pub(crate) fn check_no_bitmaps(nodes: &[BlockNode]) -> Result<(), AdapterError> {
+    if nodes.iter().any(BlockNode::has_bitmaps) {
         return Err(refuse(
             FaultKind::Conflict,
             "a disk of the VM has dirty bitmaps; remove them first, a restore would fail and switch the VM off",
@@ -163,7 +166,7 @@ pub(crate) fn without_bitmaps(nodes: &[Node]) -> Result<(), AdapterError> {
 ///
 /// # Errors
 /// The reason not to restore or delete, naming the disk.
-pub(crate) fn in_use(disks: &[Seen], nodes: &[Node]) -> Result<(), AdapterError> {
+pub(crate) fn check_in_use(disks: &[DiskView], nodes: &[BlockNode]) -> Result<(), AdapterError> {
     for disk in disks.iter().filter(|disk| disk.path.is_some()) {
         let target = &disk.target;
         let why = match node_of(disk.path.as_deref(), nodes) {
@@ -188,20 +191,20 @@ pub(crate) fn in_use(disks: &[Seen], nodes: &[Node]) -> Result<(), AdapterError>
 ///
 /// # Errors
 /// The reason not to restore, naming the disk.
-pub(crate) fn hold(
+pub(crate) fn check_snapshot_held(
     saved: &SnapshotXml,
-    disks: &[Seen],
-    nodes: Option<&[Node]>,
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
 ) -> Result<(), AdapterError> {
     let name = &saved.name;
-    let all = tags(disks, nodes);
+    let all = snapshots_by_disk(disks, nodes);
     let known = || {
         all.iter()
             .filter_map(|(target, tags)| Some((target, tags.as_ref()?)))
     };
     for (target, tags) in known() {
         if tags.iter().any(|tag| tag.id == *name && tag.name != *name) {
-            return Err(number_as_name(name).because(format!("an id on disk {target}")));
+            return Err(refuse_numeric_name(name).because(format!("an id on disk {target}")));
         }
         if tags.iter().filter(|tag| tag.name == *name).count() > 1 {
             return Err(refuse(
@@ -215,7 +218,7 @@ pub(crate) fn hold(
     }
     let internal = |target: &str| {
         let mut parts = saved.disks.iter();
-        parts.any(|part| part.target == target && part.place == Place::Internal)
+        parts.any(|part| part.target == target && part.place == SnapshotLocation::Internal)
     };
     let without: Vec<&str> = known()
         .filter(|(target, tags)| internal(target) && !tags.iter().any(|tag| tag.name == *name))
@@ -227,7 +230,7 @@ pub(crate) fn hold(
             format!(
                 "the backup is incomplete: it is missing on {}, renamed or removed without libvirt; nothing was \
                  changed. Delete the backup, or bring back that disk's image",
-                disks_named(without)
+                list_disks(without)
             ),
         ));
     }
@@ -236,7 +239,7 @@ pub(crate) fn hold(
         let mut tags = tags.iter();
         tags.any(|tag| tag.name == *name && tag.has_memory)
     });
-    if saved.memory == Place::Internal && is_complete && !has_memory {
+    if saved.memory == SnapshotLocation::Internal && is_complete && !has_memory {
         return Err(refuse(
             FaultKind::Damaged,
             "the backup is incomplete: no disk of the VM holds its memory; nothing was changed",
@@ -248,8 +251,8 @@ pub(crate) fn hold(
 /// Whether every disk holds the backup's data (`Some(true)`) or none does (`Some(false)`), byte for byte.
 ///
 /// `None` where some do, or where it cannot be seen. Only for a VM that is off: a running one writes.
-pub(crate) async fn are_as(name: &str, disks: &mut [Seen]) -> Option<bool> {
-    let (restored, others, unknown) = split(name, disks).await;
+pub(crate) async fn match_snapshot(name: &str, disks: &mut [DiskView]) -> Option<bool> {
+    let (restored, others, unknown) = group_by_content(name, disks).await;
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
         (false, true, true) => Some(true),
         (true, false, true) => Some(false),
@@ -258,14 +261,17 @@ pub(crate) async fn are_as(name: &str, disks: &mut [Seen]) -> Option<bool> {
 }
 
 /// The disks that hold the backup's data, those that do not, and those of which that cannot be seen.
-async fn split(name: &str, disks: &mut [Seen]) -> (Vec<String>, Vec<String>, Vec<String>) {
+async fn group_by_content(
+    name: &str,
+    disks: &mut [DiskView],
+) -> (Vec<String>, Vec<String>, Vec<String>) {
     let (mut restored, mut others, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for disk in disks {
-        let is_as = match &mut disk.look {
-            Some(Look::Read(image)) => image.is_as(name).await,
-            Some(Look::Missing | Look::Unknown(_)) | None => None,
+        let is_identical_to = match &mut disk.look {
+            Some(ImageInspection::Read(image)) => image.is_identical_to(name).await,
+            Some(ImageInspection::Missing | ImageInspection::Unknown(_)) | None => None,
         };
-        let group = match is_as {
+        let group = match is_identical_to {
             Some(true) => &mut restored,
             Some(false) => &mut others,
             None => &mut unknown,
@@ -276,9 +282,9 @@ async fn split(name: &str, disks: &mut [Seen]) -> (Vec<String>, Vec<String>, Vec
 }
 
 /// A clause about what the disks hold after a restore that failed.
-pub(crate) async fn clause(name: &str, disks: &mut [Seen]) -> String {
-    let (restored, others, unknown) = split(name, disks).await;
-    let named = |all: &[String]| disks_named(all.iter().map(String::as_str));
+pub(crate) async fn describe_contents(name: &str, disks: &mut [DiskView]) -> String {
+    let (restored, others, unknown) = group_by_content(name, disks).await;
+    let named = |all: &[String]| list_disks(all.iter().map(String::as_str));
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
         (false, true, true) => "its disks hold the backup's data".to_owned(),
         (true, false, true) => "its disks hold what they held before".to_owned(),
@@ -292,9 +298,13 @@ pub(crate) async fn clause(name: &str, disks: &mut [Seen]) -> String {
 }
 
 /// The disks that hold a snapshot of this name, as far as that can be seen.
-pub(crate) fn holders(name: &str, disks: &[Seen], nodes: Option<&[Node]>) -> Vec<String> {
-    let holds = |tags: &Vec<Tag>| tags.iter().any(|tag| tag.name == name);
-    tags(disks, nodes)
+pub(crate) fn disks_holding(
+    name: &str,
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
+) -> Vec<String> {
+    let holds = |tags: &Vec<ImageSnapshot>| tags.iter().any(|tag| tag.name == name);
+    snapshots_by_disk(disks, nodes)
         .into_iter()
         .filter(|(_, tags)| tags.as_ref().is_some_and(holds))
         .map(|(target, _)| target)
@@ -304,11 +314,11 @@ pub(crate) fn holders(name: &str, disks: &[Seen], nodes: Option<&[Node]>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::libvirt::nodes::parse_for_tests;
-    use crate::adapters::libvirt::xml::Part;
+    use crate::adapters::libvirt::block_nodes::parse_for_tests;
+    use crate::adapters::libvirt::xml::DiskPart;
 
-    fn disks() -> Vec<Seen> {
-        let disk = |target: &str| Seen {
+    fn disks() -> Vec<DiskView> {
+        let disk = |target: &str| DiskView {
             target: target.to_owned(),
             path: Some(format!("/{target}").into()),
             look: None,
@@ -322,21 +332,21 @@ mod tests {
         )
     }
 
-    fn nodes(all: &[String]) -> Vec<Node> {
+    fn nodes(all: &[String]) -> Vec<BlockNode> {
         let reply = format!(r#"{{"return":[{}],"id":"libvirt-1"}}"#, all.join(","));
         parse_for_tests(&reply).unwrap()
     }
 
     fn snapshot(name: &str) -> SnapshotXml {
-        let part = |target: &str| Part {
+        let part = |target: &str| DiskPart {
             target: target.to_owned(),
-            place: Place::Internal,
+            place: SnapshotLocation::Internal,
         };
         SnapshotXml {
             name: name.to_owned(),
             description: None,
             created: 1,
-            memory: Place::Internal,
+            memory: SnapshotLocation::Internal,
             disks: vec![part("vda"), part("vdb")],
             definition: None,
             persistent: None,
@@ -388,7 +398,7 @@ mod tests {
             ),
         ];
         for (name, all, expected) in rows {
-            let seen = hold(&snapshot("a"), &disks(), Some(&nodes(&all))).err();
+            let seen = check_snapshot_held(&snapshot("a"), &disks(), Some(&nodes(&all))).err();
             let kind = seen.as_ref().map(|refused| refused.fault.kind);
             assert_eq!(kind, expected.map(|(kind, _)| kind), "{name}: {seen:?}");
             let text = seen.map(|refused| refused.fault.text).unwrap_or_default();
@@ -428,7 +438,7 @@ mod tests {
         ];
         for (name, all, expected) in rows {
             let all = nodes(&all);
-            let seen = without_bitmaps(&all).and_then(|()| in_use(&disks(), &all));
+            let seen = check_no_bitmaps(&all).and_then(|()| check_in_use(&disks(), &all));
             let text = seen.err().map(|refused| refused.fault.text);
             assert_eq!(text.is_some(), expected.is_some(), "{name}: {text:?}");
             let text = text.unwrap_or_default();

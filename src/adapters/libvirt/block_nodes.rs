@@ -5,17 +5,17 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::check::refuse;
 use crate::adapters::libvirt::client::Client;
-use crate::adapters::libvirt::client::Domain;
+use crate::adapters::libvirt::definition_checks::refuse;
 use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::native::Domain;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 
 /// An image that QEMU has open.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Node {
+pub(crate) struct BlockNode {
     #[serde(default)]
     node_name: String,
     /// Whether it is only read, as an image below another one is.
@@ -23,23 +23,23 @@ pub(crate) struct Node {
     pub(crate) ro: bool,
     #[serde(default)]
     dirty_bitmaps: Vec<serde_json::Value>,
-    image: Opened,
+    image: NodeImage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Opened {
+struct NodeImage {
     #[serde(default)]
     filename: String,
     #[serde(default)]
     format: String,
     #[serde(default)]
-    snapshots: Vec<Tag>,
+    snapshots: Vec<NodeSnapshot>,
 }
 
 /// A snapshot within an image.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Tag {
+pub(crate) struct NodeSnapshot {
     /// QEMU's number for it.
     #[serde(default)]
     pub(crate) id: String,
@@ -48,16 +48,16 @@ pub(crate) struct Tag {
     vm_state_size: u64,
 }
 
-impl Tag {
+impl NodeSnapshot {
     /// Whether the VM's memory is in it.
     pub(crate) const fn has_memory(&self) -> bool {
         self.vm_state_size > 0
     }
 }
 
-impl Node {
+impl BlockNode {
     /// Its snapshots.
-    pub(crate) fn tags(&self) -> &[Tag] {
+    pub(crate) fn snapshots(&self) -> &[NodeSnapshot] {
         &self.image.snapshots
     }
 
@@ -83,11 +83,11 @@ struct Reply<T> {
 ///
 /// # Errors
 /// Whatever keeps QEMU from answering.
-pub(crate) async fn all(
+pub(crate) async fn query_block_nodes(
     client: &Client,
     domain: &Domain,
     by: Deadline,
-) -> Result<Vec<Node>, AdapterError> {
+) -> Result<Vec<BlockNode>, AdapterError> {
     let command = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
     let reply = client.ask_qemu(domain, command, by).await;
     parse(&reply.map_err(|failure| error::from_read(&failure))?)
@@ -97,7 +97,7 @@ pub(crate) async fn all(
 ///
 /// # Errors
 /// [`FaultKind::Busy`] naming the kind of job, or whatever keeps QEMU from answering.
-pub(crate) async fn no_block_job(
+pub(crate) async fn check_no_block_job(
     client: &Client,
     domain: &Domain,
     by: Deadline,
@@ -140,6 +140,6 @@ fn parse<T: serde::de::DeserializeOwned>(reply: &str) -> Result<T, AdapterError>
 /// # Errors
 /// When it is no answer.
 #[cfg(test)]
-pub(crate) fn parse_for_tests(reply: &str) -> Result<Vec<Node>, AdapterError> {
+pub(crate) fn parse_for_tests(reply: &str) -> Result<Vec<BlockNode>, AdapterError> {
     parse(reply)
 }

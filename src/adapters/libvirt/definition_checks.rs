@@ -4,16 +4,16 @@
 //! disks may be restored and others not. So whatever would make a restore fail is looked for first.
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::client::RevertTo;
 use crate::adapters::libvirt::config::AfterRestore;
 use crate::adapters::libvirt::config::ManagedSave;
-use crate::adapters::libvirt::map::Condition;
-use crate::adapters::libvirt::map::Doing;
-use crate::adapters::libvirt::xml::Choice;
+use crate::adapters::libvirt::map::VmActivity;
+use crate::adapters::libvirt::map::VmCondition;
+use crate::adapters::libvirt::native::RevertTo;
 use crate::adapters::libvirt::xml::Definition;
 use crate::adapters::libvirt::xml::Disk;
-use crate::adapters::libvirt::xml::Flash;
-use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::xml::PflashFirmware;
+use crate::adapters::libvirt::xml::SnapshotLocation;
+use crate::adapters::libvirt::xml::SnapshotPolicy;
 use crate::adapters::libvirt::xml::SnapshotXml;
 use crate::model::FaultKind;
 use crate::model::PublicText;
@@ -29,21 +29,21 @@ pub(crate) const MANAGED_SAVE: &str = "managed_save";
 const SHORT_NUMBER_BYTES: usize = 9;
 
 /// The first libvirt that makes internal snapshots of VMs with UEFI firmware: 10.10.0.
-const FLASH_SINCE: u64 = 10_010_000;
+const PFLASH_SINCE: u64 = 10_010_000;
 
 /// How a restore is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct RevertPlan {
     /// What libvirt is asked for.
     pub(crate) revert: RevertTo,
     /// Whether the VM is switched off after that: it was off, and the backup holds memory.
     pub(crate) then_off: bool,
 }
 
-impl Plan {
+impl RevertPlan {
     /// Whether libvirt starts the VM for it.
-    pub(crate) fn starts(self, memory: Place) -> bool {
-        self.revert != RevertTo::AsSaved || memory != Place::Nowhere
+    pub(crate) fn starts(self, memory: SnapshotLocation) -> bool {
+        self.revert != RevertTo::AsSaved || memory != SnapshotLocation::NotIncluded
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn refuse(kind: FaultKind, text: impl Into<PublicText>) -> AdapterErr
 }
 
 /// Names of disks as part of a sentence: `disk vda`, `disks vda and vdb`.
-pub(crate) fn disks_named<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn list_disks<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let all: Vec<&str> = names.into_iter().collect();
     match all.split_last() {
         None => "no disk".to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn disks_named<'a>(names: impl IntoIterator<Item = &'a str>) -> Strin
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] for a word that is none of [`AfterRestore`].
-pub(crate) fn after(
+pub(crate) fn read_after_restore(
     options: &RestoreOptions,
     configured: AfterRestore,
 ) -> Result<AfterRestore, AdapterError> {
@@ -82,26 +82,36 @@ pub(crate) fn after(
 }
 
 /// How to restore a VM that does this now from a snapshot with or without memory.
-pub(crate) const fn plan(after: AfterRestore, now: Doing, memory: Place) -> Plan {
+pub(crate) const fn plan_revert(
+    after: AfterRestore,
+    now: VmActivity,
+    memory: SnapshotLocation,
+) -> RevertPlan {
     let revert = match (after, now) {
-        (AfterRestore::Running, _) | (AfterRestore::AsBefore, Doing::Running) => RevertTo::Running,
-        (AfterRestore::Paused, _) | (AfterRestore::AsBefore, Doing::Paused) => RevertTo::Paused,
-        (AfterRestore::AsBefore, Doing::Off) => {
+        (AfterRestore::Running, _) | (AfterRestore::AsBefore, VmActivity::Running) => {
+            RevertTo::Running
+        }
+        (AfterRestore::Paused, _) | (AfterRestore::AsBefore, VmActivity::Paused) => {
+            RevertTo::Paused
+        }
+        (AfterRestore::AsBefore, VmActivity::Off) => {
             return match memory {
                 // There is no way to put memory back and not start.
-                Place::Internal | Place::External => Plan {
+                SnapshotLocation::Internal | SnapshotLocation::External => RevertPlan {
                     revert: RevertTo::Paused,
                     then_off: true,
                 },
-                Place::Nowhere => Plan {
+                SnapshotLocation::NotIncluded => RevertPlan {
                     revert: RevertTo::AsSaved,
                     then_off: false,
                 },
             };
         }
-        (AfterRestore::AsSaved, _) | (AfterRestore::AsBefore, Doing::Other) => RevertTo::AsSaved,
+        (AfterRestore::AsSaved, _) | (AfterRestore::AsBefore, VmActivity::Other) => {
+            RevertTo::AsSaved
+        }
     };
-    Plan {
+    RevertPlan {
         revert,
         then_off: false,
     }
@@ -111,7 +121,7 @@ pub(crate) const fn plan(after: AfterRestore, now: Doing, memory: Place) -> Plan
 ///
 /// # Errors
 /// [`FaultKind::Invalid`] for a word that is none of [`ManagedSave`].
-pub(crate) fn managed_save(
+pub(crate) fn read_managed_save(
     options: &RestoreOptions,
     configured: ManagedSave,
 ) -> Result<ManagedSave, AdapterError> {
@@ -130,22 +140,22 @@ pub(crate) fn managed_save(
 ///
 /// # Errors
 /// The reason why not.
-pub(crate) fn condition(now: Condition) -> Result<(), AdapterError> {
+pub(crate) fn check_condition(now: VmCondition) -> Result<(), AdapterError> {
     let (kind, text) = match now {
-        Condition::Settled => return Ok(()),
-        Condition::ShuttingDown => (
+        VmCondition::Settled => return Ok(()),
+        VmCondition::ShuttingDown => (
             FaultKind::Busy,
             "the VM is shutting down; nothing was changed, try again when it is off",
         ),
-        Condition::Migrating => (
+        VmCondition::Migrating => (
             FaultKind::Busy,
             "the VM is being migrated; nothing was changed, try again when the migration has ended",
         ),
-        Condition::Crashed => (
+        VmCondition::Crashed => (
             FaultKind::Conflict,
             "the VM has crashed and is kept in memory; nothing was changed, switch it off (virsh destroy) first",
         ),
-        Condition::Suspended => (
+        VmCondition::Suspended => (
             FaultKind::Conflict,
             "the VM's guest is suspended; nothing was changed, wake it (virsh dompmwakeup) or switch it off first",
         ),
@@ -157,18 +167,18 @@ pub(crate) fn condition(now: Condition) -> Result<(), AdapterError> {
 ///
 /// # Errors
 /// The reason not to restore.
-pub(crate) fn snapshot(saved: &SnapshotXml) -> Result<(), AdapterError> {
+pub(crate) fn check_snapshot(saved: &SnapshotXml) -> Result<(), AdapterError> {
     let external: Vec<_> = saved
         .disks
         .iter()
-        .filter(|part| part.place == Place::External)
+        .filter(|part| part.place == SnapshotLocation::External)
         .map(|part| part.target.as_str())
         .collect();
-    if saved.memory == Place::External || !external.is_empty() {
+    if saved.memory == SnapshotLocation::External || !external.is_empty() {
         let what = if external.is_empty() {
             "the VM's memory".to_owned()
         } else {
-            disks_named(external)
+            list_disks(external)
         };
         return Err(refuse(
             FaultKind::Unsupported,
@@ -179,13 +189,13 @@ pub(crate) fn snapshot(saved: &SnapshotXml) -> Result<(), AdapterError> {
     }
     let name = &saved.name;
     if name.len() <= SHORT_NUMBER_BYTES && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(number_as_name(name));
+        return Err(refuse_numeric_name(name));
     }
     Ok(())
 }
 
 /// The refusal of a snapshot whose name QEMU could read as the id of another one.
-pub(crate) fn number_as_name(name: &str) -> AdapterError {
+pub(crate) fn refuse_numeric_name(name: &str) -> AdapterError {
     refuse(
         FaultKind::Unsupported,
         format!(
@@ -199,23 +209,27 @@ pub(crate) fn number_as_name(name: &str) -> AdapterError {
 ///
 /// # Errors
 /// The reason why not.
-pub(crate) fn create(now: &Definition, doing: Doing, version: u64) -> Result<(), AdapterError> {
-    firmware(None, now.flash.as_ref(), version)?;
+pub(crate) fn check_create(
+    now: &Definition,
+    activity: VmActivity,
+    version: u64,
+) -> Result<(), AdapterError> {
+    check_firmware(None, now.flash.as_ref(), version)?;
     let unsupported = |text| Err(refuse(FaultKind::Unsupported, text));
     let of = |wanted: &dyn Fn(&Disk) -> bool| -> Option<String> {
         // An empty source is a drive without a medium.
         let found = now.disks.iter().filter(|disk| !disk.source.is_empty());
         let mut found = found.filter(|disk| wanted(disk)).peekable();
         found.peek()?;
-        Some(disks_named(found.map(|disk| disk.target.as_str())))
+        Some(list_disks(found.map(|disk| disk.target.as_str())))
     };
-    if let Some(disks) = of(&|disk| disk.choice == Choice::None) {
+    if let Some(disks) = of(&|disk| disk.policy == SnapshotPolicy::Excluded) {
         return unsupported(format!(
             "libvirt makes internal snapshots of all writable disks or of none, and snapshot='no' is set for {disks} of \
              the VM; remove that setting, or make read-only what is to be left out"
         ));
     }
-    if let Some(disks) = of(&|disk| disk.choice == Choice::External) {
+    if let Some(disks) = of(&|disk| disk.policy == SnapshotPolicy::External) {
         return unsupported(format!(
             "external snapshots are set for {disks} of the VM, which the gateway does not make; remove that setting"
         ));
@@ -230,7 +244,7 @@ pub(crate) fn create(now: &Definition, doing: Doing, version: u64) -> Result<(),
              or make it read-only"
         ));
     }
-    if doing != Doing::Off
+    if activity != VmActivity::Off
         && let Some(disks) = of(&|disk| disk.is_transient)
     {
         return unsupported(format!(
@@ -247,9 +261,9 @@ pub(crate) fn create(now: &Definition, doing: Doing, version: u64) -> Result<(),
 ///
 /// # Errors
 /// The reason why not.
-pub(crate) fn firmware(
-    then: Option<Option<&Flash>>,
-    now: Option<&Flash>,
+pub(crate) fn check_firmware(
+    then: Option<Option<&PflashFirmware>>,
+    now: Option<&PflashFirmware>,
     version: u64,
 ) -> Result<(), AdapterError> {
     let unsupported = |text: &str| Err(refuse(FaultKind::Unsupported, text));
@@ -259,7 +273,7 @@ pub(crate) fn firmware(
         );
     }
     for flash in then.flatten().into_iter().chain(now) {
-        if version < FLASH_SINCE {
+        if version < PFLASH_SINCE {
             return unsupported(
                 "this libvirt makes and restores no internal snapshots of VMs with UEFI firmware; libvirt 10.10 or \
                  newer does, for VMs whose NVRAM is in the format qcow2",
@@ -279,7 +293,7 @@ pub(crate) fn firmware(
 ///
 /// # Errors
 /// The reason not to restore, naming the disk.
-pub(crate) fn same_disks(
+pub(crate) fn check_same_disks(
     then: &Definition,
     now: &Definition,
     when: &str,
@@ -293,7 +307,7 @@ pub(crate) fn same_disks(
         let why = match (find(then), find(now)) {
             (Some(then), Some(now)) if then.source != now.source => {
                 let is_below = now
-                    .below
+                    .backing
                     .iter()
                     .flatten()
                     .any(|image| *image == then.source);
@@ -306,10 +320,11 @@ pub(crate) fn same_disks(
             }
             (
                 Some(Disk {
-                    below: Some(then), ..
+                    backing: Some(then),
+                    ..
                 }),
                 Some(Disk {
-                    below: Some(now), ..
+                    backing: Some(now), ..
                 }),
             ) if then != now => {
                 "has other images below it than when the backup was made; the backup's data may lie in those"
@@ -331,11 +346,11 @@ pub(crate) fn same_disks(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::libvirt::xml::DiskPart;
     use crate::adapters::libvirt::xml::DomainXml;
-    use crate::adapters::libvirt::xml::Part;
 
-    fn of(name: &str, memory: Place, disks: &[Place]) -> SnapshotXml {
-        let part = |(target, place): (&&str, &Place)| Part {
+    fn of(name: &str, memory: SnapshotLocation, disks: &[SnapshotLocation]) -> SnapshotXml {
+        let part = |(target, place): (&&str, &SnapshotLocation)| DiskPart {
             target: (*target).to_owned(),
             place: *place,
         };
@@ -370,65 +385,65 @@ mod tests {
         let rows = [
             (
                 AsBefore,
-                Doing::Running,
-                Place::Internal,
+                VmActivity::Running,
+                SnapshotLocation::Internal,
                 RevertTo::Running,
                 false,
             ),
             (
                 AsBefore,
-                Doing::Running,
-                Place::Nowhere,
+                VmActivity::Running,
+                SnapshotLocation::NotIncluded,
                 RevertTo::Running,
                 false,
             ),
             (
                 AsBefore,
-                Doing::Paused,
-                Place::Internal,
+                VmActivity::Paused,
+                SnapshotLocation::Internal,
                 RevertTo::Paused,
                 false,
             ),
             (
                 AsBefore,
-                Doing::Off,
-                Place::Internal,
+                VmActivity::Off,
+                SnapshotLocation::Internal,
                 RevertTo::Paused,
                 true,
             ),
             (
                 AsBefore,
-                Doing::Off,
-                Place::Nowhere,
+                VmActivity::Off,
+                SnapshotLocation::NotIncluded,
                 RevertTo::AsSaved,
                 false,
             ),
             (
                 Running,
-                Doing::Off,
-                Place::Nowhere,
+                VmActivity::Off,
+                SnapshotLocation::NotIncluded,
                 RevertTo::Running,
                 false,
             ),
             (
                 Paused,
-                Doing::Running,
-                Place::Internal,
+                VmActivity::Running,
+                SnapshotLocation::Internal,
                 RevertTo::Paused,
                 false,
             ),
             (
                 AsSaved,
-                Doing::Running,
-                Place::Nowhere,
+                VmActivity::Running,
+                SnapshotLocation::NotIncluded,
                 RevertTo::AsSaved,
                 false,
             ),
         ];
         for (after, now, memory, revert, then_off) in rows {
-            let expected = Plan { revert, then_off };
+            let expected = RevertPlan { revert, then_off };
             assert_eq!(
-                plan(after, now, memory),
+                plan_revert(after, now, memory),
                 expected,
                 "{after:?} {now:?} {memory:?}"
             );
@@ -437,16 +452,29 @@ mod tests {
 
     #[test]
     fn snapshots_that_cannot_be_put_back_are_known() {
-        let internal = [Place::Internal];
+        let internal = [SnapshotLocation::Internal];
         let rows = [
-            (of("snapgate-1", Place::Internal, &internal), true),
-            (of("1795484345", Place::Internal, &internal), true),
-            (of("17", Place::Internal, &internal), false),
-            (of("a", Place::External, &internal), false),
-            (of("a", Place::Nowhere, &[Place::External]), false),
+            (
+                of("snapgate-1", SnapshotLocation::Internal, &internal),
+                true,
+            ),
+            (
+                of("1795484345", SnapshotLocation::Internal, &internal),
+                true,
+            ),
+            (of("17", SnapshotLocation::Internal, &internal), false),
+            (of("a", SnapshotLocation::External, &internal), false),
+            (
+                of(
+                    "a",
+                    SnapshotLocation::NotIncluded,
+                    &[SnapshotLocation::External],
+                ),
+                false,
+            ),
         ];
         for (it, expected) in rows {
-            assert_eq!(snapshot(&it).is_ok(), expected, "{it:?}");
+            assert_eq!(check_snapshot(&it).is_ok(), expected, "{it:?}");
         }
     }
 
@@ -483,9 +511,9 @@ mod tests {
         ];
         for (name, disk, off, named) in rows {
             let now = defined(&format!("<devices>{disk}</devices>"));
-            let seen = create(&now, Doing::Off, 9_000_000);
+            let seen = check_create(&now, VmActivity::Off, 9_000_000);
             assert_eq!(seen.is_ok(), off, "{name}, off: {seen:?}");
-            let seen = create(&now, Doing::Running, 9_000_000).err();
+            let seen = check_create(&now, VmActivity::Running, 9_000_000).err();
             let text = seen.map(|refused| refused.fault.text).unwrap_or_default();
             assert_eq!(!text.is_empty(), named.is_some(), "{name}, on: {text}");
             assert!(text.contains(named.unwrap_or_default()), "{name}: {text}");
@@ -533,15 +561,15 @@ mod tests {
             ("lost since", qcow2.as_ref(), None, 11_003_000, false),
         ];
         for (name, then, now, version, expected) in rows {
-            let seen = firmware(Some(then), now, version);
+            let seen = check_firmware(Some(then), now, version);
             assert_eq!(seen.is_ok(), expected, "{name}: {seen:?}");
         }
     }
 
     #[test]
     fn other_disks_than_those_of_the_backup_are_named_with_a_remedy() {
-        let with = |below: &str, source: &str| {
-            let disk = disk("", "qcow2", below).replacen("/vm/a", source, 1);
+        let with = |backing: &str, source: &str| {
+            let disk = disk("", "qcow2", backing).replacen("/vm/a", source, 1);
             defined(&format!("<devices>{disk}</devices>"))
         };
         let over = |path: &str| {
@@ -571,7 +599,7 @@ mod tests {
             ("gone", defined("<devices/>"), Some("attach it again")),
         ];
         for (name, now, expected) in rows {
-            let text = same_disks(&plain, &now, "")
+            let text = check_same_disks(&plain, &now, "")
                 .err()
                 .map(|refused| refused.fault.text);
             assert_eq!(text.is_some(), expected.is_some(), "{name}: {text:?}");
@@ -585,15 +613,15 @@ mod tests {
                 "{name}: {text}"
             );
         }
-        let more = same_disks(&defined("<devices/>"), &plain, "").unwrap_err();
+        let more = check_same_disks(&defined("<devices/>"), &plain, "").unwrap_err();
         assert!(more.fault.text.contains("detach"), "{more:?}");
     }
 
     #[test]
     fn disks_are_named_in_a_sentence() {
-        assert_eq!(disks_named(["vda"]), "disk vda", "one");
+        assert_eq!(list_disks(["vda"]), "disk vda", "one");
         assert_eq!(
-            disks_named(["vda", "vdb", "vdc"]),
+            list_disks(["vda", "vdb", "vdc"]),
             "disks vda, vdb and vdc",
             "three"
         );

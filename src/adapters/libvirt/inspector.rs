@@ -8,40 +8,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::Loaded;
-use crate::adapters::libvirt::check;
-use crate::adapters::libvirt::check::Plan;
-use crate::adapters::libvirt::check::refuse;
+use crate::adapters::libvirt::LoadedSnapshot;
+use crate::adapters::libvirt::block_nodes;
+use crate::adapters::libvirt::block_nodes::BlockNode;
 use crate::adapters::libvirt::client::Client;
-use crate::adapters::libvirt::client::Domain;
 use crate::adapters::libvirt::config::AfterRestore;
 use crate::adapters::libvirt::config::ManagedSave;
-use crate::adapters::libvirt::disks;
-use crate::adapters::libvirt::disks::Seen;
+use crate::adapters::libvirt::definition_checks;
+use crate::adapters::libvirt::definition_checks::RevertPlan;
+use crate::adapters::libvirt::definition_checks::refuse;
+use crate::adapters::libvirt::disk_checks;
+use crate::adapters::libvirt::disk_checks::DiskView;
 use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::image_users;
 use crate::adapters::libvirt::images;
-use crate::adapters::libvirt::images::Look;
-use crate::adapters::libvirt::map::Doing;
-use crate::adapters::libvirt::nodes;
-use crate::adapters::libvirt::nodes::Node;
+use crate::adapters::libvirt::images::ImageInspection;
+use crate::adapters::libvirt::map::VmActivity;
+use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::error_code;
 use crate::adapters::libvirt::rpc::RpcError;
-use crate::adapters::libvirt::users;
 use crate::adapters::libvirt::xml::Definition;
 use crate::adapters::libvirt::xml::DomainXml;
-use crate::adapters::libvirt::xml::Needs;
-use crate::adapters::libvirt::xml::Place;
+use crate::adapters::libvirt::xml::SnapshotLocation;
 use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::libvirt::xml::StartNeeds;
 use crate::adapters::libvirt::xml::path_of;
 use crate::model::Deadline;
 use crate::model::FaultKind;
 use crate::runtime::Clock;
 
 /// A VM for which libvirt does not answer about jobs within this time is busy with a snapshot.
-const FREE_WITHIN: Duration = Duration::from_millis(300);
+const JOB_QUERY_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// What a restore is to do beside restoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct RestoreSettings {
     /// What the VM does afterwards.
     pub(crate) after: AfterRestore,
     /// What becomes of memory that libvirt keeps for the VM's next start.
@@ -50,9 +51,9 @@ pub(crate) struct Wanted {
 
 /// A VM that can be restored, as it is right now.
 #[derive(Clone, Debug)]
-pub(crate) struct Ready {
+pub(crate) struct RestorableVm {
     /// How.
-    pub(crate) plan: Plan,
+    pub(crate) plan: RevertPlan,
     /// The VM, with its present number.
     pub(crate) domain: Domain,
     /// Whether libvirt keeps memory of it, which is to be removed first.
@@ -69,10 +70,10 @@ pub(crate) struct Inspector {
 }
 
 /// The VM and its definitions now.
-struct Now {
+struct CurrentVm {
     domain: Domain,
-    doing: Doing,
-    /// libvirt has paused it for a snapshot or a save, so that `doing` says nothing about before and afterwards.
+    activity: VmActivity,
+    /// libvirt has paused it for a snapshot or a save, so that `activity` says nothing about before and afterwards.
     is_saving: bool,
     /// As it runs, or would run.
     live: Definition,
@@ -87,7 +88,7 @@ fn read(failure: &RpcError) -> AdapterError {
 impl Inspector {
     /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or restored.
     pub(crate) async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
-        let soon = self.clock.deadline(FREE_WITHIN).earlier(by);
+        let soon = self.clock.deadline(JOB_QUERY_TIMEOUT).earlier(by);
         match self.client.has_job(domain, soon).await {
             Err(RpcError::TimedOut | RpcError::NotSent) => Ok(true),
             answer => answer,
@@ -105,13 +106,13 @@ impl Inspector {
             .map_err(|failure| read(&failure))
     }
 
-    async fn now(&self, of: &Domain, by: Deadline) -> Result<Now, AdapterError> {
+    async fn read_vm(&self, of: &Domain, by: Deadline) -> Result<CurrentVm, AdapterError> {
         // Its number may have changed.
         let domain = self.client.by_uuid(of.uuid, by).await;
         let domain = domain.map_err(|failure| read(&failure))?;
         let state = self.client.state(&domain, by).await;
         let state = state.map_err(|failure| read(&failure))?;
-        check::condition(state.condition(domain.id))?;
+        definition_checks::check_condition(state.condition(domain.id))?;
         let live = self.client.domain_xml(&domain, by).await;
         let live = definition(&live.map_err(|failure| read(&failure))?)?;
         let persistent = if domain.id < 0 {
@@ -120,9 +121,9 @@ impl Inspector {
             let text = self.client.persistent_xml(&domain, by).await;
             definition(&text.map_err(|failure| read(&failure))?)?
         };
-        Ok(Now {
+        Ok(CurrentVm {
             domain,
-            doing: state.doing(),
+            activity: state.activity(),
             is_saving: state.is_saving(),
             live,
             persistent,
@@ -130,14 +131,14 @@ impl Inspector {
     }
 
     /// Whether a backup of the VM can be made, and would last.
-    pub(crate) async fn creatable(&self, of: &Domain, by: Deadline) -> Result<(), AdapterError> {
-        let now = self.now(of, by).await?;
+    pub(crate) async fn check_create(&self, of: &Domain, by: Deadline) -> Result<(), AdapterError> {
+        let now = self.read_vm(of, by).await?;
         let version = self.client.libvirt_version(by).await;
         let version = version.map_err(|failure| read(&failure))?;
-        check::create(&now.live, now.doing, version)?;
-        self.persistent(&now.domain, by).await?;
+        definition_checks::check_create(&now.live, now.activity, version)?;
+        self.check_persistent(&now.domain, by).await?;
         let kept = self.client.has_managed_save(&now.domain, by).await;
-        if now.doing == Doing::Off && kept.map_err(|failure| read(&failure))? {
+        if now.activity == VmActivity::Off && kept.map_err(|failure| read(&failure))? {
             return Err(refuse(
                 FaultKind::Conflict,
                 "libvirt keeps memory of the VM for its next start (virsh managedsave), without which its disks are in \
@@ -149,7 +150,7 @@ impl Inspector {
     }
 
     /// libvirt forgets a VM that it does not keep, and its snapshots with it, as soon as it stops.
-    async fn persistent(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
+    async fn check_persistent(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let is_kept = self.client.is_persistent(domain, by).await;
         if is_kept.map_err(|failure| read(&failure))? {
             return Ok(());
@@ -162,16 +163,16 @@ impl Inspector {
     }
 
     /// Whether the VM can be restored from the snapshot, and how.
-    pub(crate) async fn restorable(
+    pub(crate) async fn check_restore(
         &self,
-        from: &Loaded,
-        wanted: Wanted,
+        from: &LoadedSnapshot,
+        settings: RestoreSettings,
         by: Deadline,
-    ) -> Result<Ready, AdapterError> {
+    ) -> Result<RestorableVm, AdapterError> {
         let saved = &from.xml;
-        check::snapshot(saved)?;
-        let now = self.now(&from.snapshot.domain, by).await?;
-        self.idle(&now.domain, by).await?;
+        definition_checks::check_snapshot(saved)?;
+        let now = self.read_vm(&from.snapshot.domain, by).await?;
+        self.check_idle(&now.domain, by).await?;
         if now.is_saving {
             // It may have ended since: a restore would then leave a VM paused that ran before.
             return Err(refuse(
@@ -180,39 +181,39 @@ impl Inspector {
                  (virsh resume) if nothing is under way",
             ));
         }
-        self.persistent(&now.domain, by).await?;
-        let plan = check::plan(wanted.after, now.doing, saved.memory);
-        self.same(saved, &now, by).await?;
+        self.check_persistent(&now.domain, by).await?;
+        let plan = definition_checks::plan_revert(settings.after, now.activity, saved.memory);
+        self.check_same_definition(saved, &now, by).await?;
         if plan.starts(saved.memory)
             && let Some(then) = &saved.definition
         {
-            self.startable(&then.needs, &now, by).await?;
+            self.check_startable(&then.needs, &now, by).await?;
         }
-        let disks = self.seen(saved, &now.live, by).await?;
-        let nodes = self.nodes(&now, by).await?;
+        let disks = self.view_saved_disks(saved, &now.live, by).await?;
+        let nodes = self.block_nodes(&now, by).await?;
         if nodes.is_some() {
-            nodes::no_block_job(&self.client, &now.domain, by).await?;
+            block_nodes::check_no_block_job(&self.client, &now.domain, by).await?;
         }
-        self.unshared(&now, &disks, by).await?;
-        disks::reachable(&disks, now.doing != Doing::Off)?;
-        if now.doing == Doing::Off {
-            self.openable(&now, by).await?;
+        self.check_unshared(&now, &disks, by).await?;
+        disk_checks::check_reachable(&disks, now.activity != VmActivity::Off)?;
+        if now.activity == VmActivity::Off {
+            self.check_openable(&now, by).await?;
         }
         if let Some(nodes) = &nodes {
-            disks::in_use(&disks, nodes)?;
-            disks::without_bitmaps(nodes)?;
+            disk_checks::check_in_use(&disks, nodes)?;
+            disk_checks::check_no_bitmaps(nodes)?;
         }
-        disks::hold(saved, &disks, nodes.as_deref())?;
-        self.chains(saved, &now, by).await?;
-        let has_managed_save = self.managed_save(&now.domain, wanted, by).await?;
-        Ok(Ready {
+        disk_checks::check_snapshot_held(saved, &disks, nodes.as_deref())?;
+        self.check_backing_chains(saved, &now, by).await?;
+        let has_managed_save = self.check_managed_save(&now.domain, settings, by).await?;
+        Ok(RestorableVm {
             plan,
             domain: now.domain,
             has_managed_save,
         })
     }
 
-    async fn idle(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
+    async fn check_idle(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let busy = self.is_busy(domain, by).await;
         if busy.map_err(|failure| read(&failure))? {
             return Err(refuse(
@@ -233,15 +234,15 @@ impl Inspector {
         Ok(())
     }
 
-    async fn managed_save(
+    async fn check_managed_save(
         &self,
         domain: &Domain,
-        wanted: Wanted,
+        settings: RestoreSettings,
         by: Deadline,
     ) -> Result<bool, AdapterError> {
         let kept = self.client.has_managed_save(domain, by).await;
         let is_kept = kept.map_err(|failure| read(&failure))?;
-        if is_kept && wanted.managed_save == ManagedSave::Refuse {
+        if is_kept && settings.managed_save == ManagedSave::Refuse {
             return Err(refuse(
                 FaultKind::Conflict,
                 "libvirt keeps memory of the VM for its next start (virsh managedsave), which would destroy restored \
@@ -252,23 +253,33 @@ impl Inspector {
     }
 
     /// Whether the definitions are those of the backup, as far as disks and firmware go.
-    async fn same(&self, saved: &SnapshotXml, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+    async fn check_same_definition(
+        &self,
+        saved: &SnapshotXml,
+        now: &CurrentVm,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
         let version = self.client.libvirt_version(by).await;
         let version = version.map_err(|failure| read(&failure))?;
         let then = saved.definition.as_ref();
         let flash = then.map(|then| then.flash.as_ref());
-        check::firmware(flash, now.live.flash.as_ref(), version)?;
+        definition_checks::check_firmware(flash, now.live.flash.as_ref(), version)?;
         let Some(then) = then else {
             return Ok(());
         };
-        check::same_disks(then, &now.live, "")?;
+        definition_checks::check_same_disks(then, &now.live, "")?;
         // A restore replaces the persistent definition, too.
         let persistent = saved.persistent.as_ref().unwrap_or(then);
-        check::same_disks(persistent, &now.persistent, " (after its next start)")
+        definition_checks::check_same_disks(persistent, &now.persistent, " (after its next start)")
     }
 
     /// Whether everything but the disks is there that the VM of the backup needs in order to start.
-    async fn startable(&self, needs: &Needs, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+    async fn check_startable(
+        &self,
+        needs: &StartNeeds,
+        now: &CurrentVm,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
         let missing = |what: String| {
             refuse(
                 FaultKind::Unavailable,
@@ -286,7 +297,9 @@ impl Inspector {
             }
         }
         let has = &now.live.needs.devices;
-        if now.doing != Doing::Off && needs.devices.iter().any(|device| !has.contains(device)) {
+        if now.activity != VmActivity::Off
+            && needs.devices.iter().any(|device| !has.contains(device))
+        {
             return Err(missing(
                 "the backup's definition has a device of the host that the VM has not now; attach it first".to_owned(),
             ));
@@ -295,7 +308,7 @@ impl Inspector {
             return Ok(());
         }
         for (name, path) in &needs.files {
-            if matches!(images::look(path).await, Look::Missing) {
+            if matches!(images::inspect_image(path).await, ImageInspection::Missing) {
                 return Err(missing(format!(
                     "the medium or file of {name} in the backup's definition is not there; put it back or mount its \
                      storage"
@@ -314,30 +327,30 @@ impl Inspector {
     }
 
     /// What can be seen of the disks that the snapshot holds.
-    pub(crate) async fn seen(
+    pub(crate) async fn view_saved_disks(
         &self,
         saved: &SnapshotXml,
         definition: &Definition,
         by: Deadline,
-    ) -> Result<Vec<Seen>, AdapterError> {
+    ) -> Result<Vec<DiskView>, AdapterError> {
         let is_local = self.is_local(by).await?;
         let mut all = Vec::new();
         for part in saved
             .disks
             .iter()
-            .filter(|part| part.place == Place::Internal)
+            .filter(|part| part.place == SnapshotLocation::Internal)
         {
             let mut disks = definition.disks.iter();
             let disk = disks.find(|disk| disk.target == part.target);
             let path: Option<PathBuf> = disk.and_then(|disk| disk.path()).map(Path::to_owned);
             let look = match &path {
-                Some(path) if is_local => Some(images::look(path).await),
+                Some(path) if is_local => Some(images::inspect_image(path).await),
                 Some(_) | None => None,
             };
-            if let Some(Look::Unknown(error)) = &look {
+            if let Some(ImageInspection::Unknown(error)) = &look {
                 tracing::warn!(disk = part.target, %error, "the image of a disk cannot be inspected");
             }
-            all.push(Seen {
+            all.push(DiskView {
                 target: part.target.clone(),
                 path,
                 look,
@@ -346,22 +359,26 @@ impl Inspector {
         Ok(all)
     }
 
-    async fn nodes(&self, now: &Now, by: Deadline) -> Result<Option<Vec<Node>>, AdapterError> {
-        if !self.looks_at_disks || now.doing == Doing::Off {
+    async fn block_nodes(
+        &self,
+        now: &CurrentVm,
+        by: Deadline,
+    ) -> Result<Option<Vec<BlockNode>>, AdapterError> {
+        if !self.looks_at_disks || now.activity == VmActivity::Off {
             return Ok(None);
         }
-        nodes::all(&self.client, &now.domain, by).await.map(Some)
+        block_nodes::query_block_nodes(&self.client, &now.domain, by)
+            .await
+            .map(Some)
     }
 
     /// Whether libvirt itself can open every image of a VM that is off.
-    async fn openable(&self, now: &Now, by: Deadline) -> Result<(), AdapterError> {
+    async fn check_openable(&self, now: &CurrentVm, by: Deadline) -> Result<(), AdapterError> {
         for disk in &now.live.disks {
             match self.client.open_disk(&now.domain, &disk.target, by).await {
                 Ok(()) => {}
                 // The driver does not know such a call.
-                Err(failure)
-                    if failure.code()
-                        == Some(crate::adapters::libvirt::client::code::NO_SUPPORT) => {}
+                Err(failure) if failure.code() == Some(error_code::NO_SUPPORT) => {}
                 Err(failure) if failure.code().is_some() => {
                     return Err(refuse(
                         FaultKind::Unavailable,
@@ -380,10 +397,10 @@ impl Inspector {
     }
 
     /// Whether the images below each disk are still those of the backup, where the definition does not say.
-    async fn chains(
+    async fn check_backing_chains(
         &self,
         saved: &SnapshotXml,
-        now: &Now,
+        now: &CurrentVm,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let Some(then) = saved.definition.as_ref() else {
@@ -393,16 +410,16 @@ impl Inspector {
             return Ok(());
         }
         for disk in &then.disks {
-            let (Some(below), Some(path)) = (&disk.below, disk.path()) else {
+            let (Some(backing), Some(path)) = (&disk.backing, disk.path()) else {
                 continue;
             };
             let is_known = now
                 .live
                 .disks
                 .iter()
-                .any(|other| other.target == disk.target && other.below.is_some());
-            let expected: Option<Vec<&Path>> = below.iter().map(path_of).collect();
-            let readable = matches!(images::look(path).await, Look::Read(_));
+                .any(|other| other.target == disk.target && other.backing.is_some());
+            let expected: Option<Vec<&Path>> = backing.iter().map(path_of).collect();
+            let readable = matches!(images::inspect_image(path).await, ImageInspection::Read(_));
             if let (false, true, Some(expected)) = (is_known, readable, expected)
                 && images::chain(path).await != expected
             {
@@ -419,7 +436,12 @@ impl Inspector {
         Ok(())
     }
 
-    async fn unshared(&self, now: &Now, disks: &[Seen], by: Deadline) -> Result<(), AdapterError> {
+    async fn check_unshared(
+        &self,
+        now: &CurrentVm,
+        disks: &[DiskView],
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
         if !self.looks_at_disks {
             return Ok(());
         }
@@ -427,41 +449,47 @@ impl Inspector {
         let mut targets = Vec::new();
         for disk in disks {
             if let Some(path) = &disk.path {
-                targets.push(users::Target::new(&disk.target, path, is_local).await);
+                targets.push(image_users::RestoredImage::new(&disk.target, path, is_local).await);
             }
         }
-        users::only(&self.client, &now.domain, &targets, is_local, by).await
+        image_users::check_unshared(&self.client, &now.domain, &targets, is_local, by).await
     }
 
     /// Whether the snapshot can be removed from every disk that holds it.
-    pub(crate) async fn deletable(&self, which: &Loaded, by: Deadline) -> Result<(), AdapterError> {
-        let now = self.now_whatever(&which.snapshot.domain, by).await?;
-        let is_on = now.doing != Doing::Off;
+    pub(crate) async fn check_delete(
+        &self,
+        which: &LoadedSnapshot,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let now = self
+            .read_vm_in_any_state(&which.snapshot.domain, by)
+            .await?;
+        let is_on = now.activity != VmActivity::Off;
         // Of a VM that is off libvirt takes the disks of the snapshot's own definition.
         let then = which.xml.definition.as_ref();
         let used = then.filter(|_| !is_on).unwrap_or(&now.live);
-        let disks = self.seen(&which.xml, used, by).await?;
+        let disks = self.view_saved_disks(&which.xml, used, by).await?;
         if let (true, Some(then)) = (is_on, then) {
-            self.attached(which, then, &now, by).await?;
+            self.check_attached(which, then, &now, by).await?;
         }
-        disks::reachable(&disks, is_on)?;
-        if let Some(nodes) = self.nodes(&now, by).await? {
-            disks::in_use(&disks, &nodes)?;
+        disk_checks::check_reachable(&disks, is_on)?;
+        if let Some(nodes) = self.block_nodes(&now, by).await? {
+            disk_checks::check_in_use(&disks, &nodes)?;
         }
         Ok(())
     }
 
     /// Whether the running VM has the disks that hold the snapshot, which QEMU would otherwise leave as they are.
-    async fn attached(
+    async fn check_attached(
         &self,
-        which: &Loaded,
+        which: &LoadedSnapshot,
         then: &Definition,
-        now: &Now,
+        now: &CurrentVm,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let is_local = self.is_local(by).await?;
         let internal = which.xml.disks.iter();
-        for part in internal.filter(|part| part.place == Place::Internal) {
+        for part in internal.filter(|part| part.place == SnapshotLocation::Internal) {
             let find = |all: &Definition| {
                 let mut disks = all.disks.iter();
                 disks.find(|disk| disk.target == part.target).cloned()
@@ -471,7 +499,7 @@ impl Inspector {
                 continue;
             }
             if let (true, Some(path)) = (is_local, before.path())
-                && matches!(images::look(path).await, Look::Missing)
+                && matches!(images::inspect_image(path).await, ImageInspection::Missing)
             {
                 // What it held is gone with it.
                 continue;
@@ -490,16 +518,20 @@ impl Inspector {
     }
 
     /// The VM now, in whatever condition.
-    async fn now_whatever(&self, of: &Domain, by: Deadline) -> Result<Now, AdapterError> {
+    async fn read_vm_in_any_state(
+        &self,
+        of: &Domain,
+        by: Deadline,
+    ) -> Result<CurrentVm, AdapterError> {
         let domain = self.client.by_uuid(of.uuid, by).await;
         let domain = domain.map_err(|failure| read(&failure))?;
         let state = self.client.state(&domain, by).await;
         let state = state.map_err(|failure| read(&failure))?;
         let live = self.client.domain_xml(&domain, by).await;
         let live = definition(&live.map_err(|failure| read(&failure))?)?;
-        Ok(Now {
+        Ok(CurrentVm {
             domain,
-            doing: state.doing(),
+            activity: state.activity(),
             is_saving: state.is_saving(),
             persistent: live.clone(),
             live,
@@ -507,46 +539,54 @@ impl Inspector {
     }
 
     /// The disks that hold a snapshot of this name now, as far as that can be seen.
-    pub(crate) async fn holders(
+    pub(crate) async fn disks_holding(
         &self,
-        which: &Loaded,
+        which: &LoadedSnapshot,
         by: Deadline,
     ) -> Result<Vec<String>, AdapterError> {
-        let now = self.now_whatever(&which.snapshot.domain, by).await?;
+        let now = self
+            .read_vm_in_any_state(&which.snapshot.domain, by)
+            .await?;
         let then = which.xml.definition.as_ref();
-        let then = then.filter(|_| now.doing == Doing::Off);
-        let disks = self.seen(&which.xml, then.unwrap_or(&now.live), by).await?;
-        let nodes = self.nodes(&now, by).await?;
-        Ok(disks::holders(&which.xml.name, &disks, nodes.as_deref()))
+        let then = then.filter(|_| now.activity == VmActivity::Off);
+        let disks = self
+            .view_saved_disks(&which.xml, then.unwrap_or(&now.live), by)
+            .await?;
+        let nodes = self.block_nodes(&now, by).await?;
+        Ok(disk_checks::disks_holding(
+            &which.xml.name,
+            &disks,
+            nodes.as_deref(),
+        ))
     }
 
     /// The disks of the VM that hold a snapshot of this name, listed by libvirt or not.
-    pub(crate) async fn tagged(
+    pub(crate) async fn disks_tagged(
         &self,
         domain: &Domain,
         name: &str,
         by: Deadline,
     ) -> Result<Vec<String>, AdapterError> {
-        let now = self.now_whatever(domain, by).await?;
-        let disks = self.seen_all(&now.live, by).await?;
-        let nodes = self.nodes(&now, by).await?;
-        Ok(disks::holders(name, &disks, nodes.as_deref()))
+        let now = self.read_vm_in_any_state(domain, by).await?;
+        let disks = self.view_all_disks(&now.live, by).await?;
+        let nodes = self.block_nodes(&now, by).await?;
+        Ok(disk_checks::disks_holding(name, &disks, nodes.as_deref()))
     }
 
-    async fn seen_all(
+    async fn view_all_disks(
         &self,
         definition: &Definition,
         by: Deadline,
-    ) -> Result<Vec<Seen>, AdapterError> {
+    ) -> Result<Vec<DiskView>, AdapterError> {
         let is_local = self.is_local(by).await?;
         let mut all = Vec::new();
         for disk in &definition.disks {
             let path = disk.path().map(Path::to_owned);
             let look = match &path {
-                Some(path) if is_local => Some(images::look(path).await),
+                Some(path) if is_local => Some(images::inspect_image(path).await),
                 Some(_) | None => None,
             };
-            all.push(Seen {
+            all.push(DiskView {
                 target: disk.target.clone(),
                 path,
                 look,
@@ -559,14 +599,14 @@ impl Inspector {
     ///
     /// `None` when the images cannot be seen.
     pub(crate) async fn fingerprint(&self, domain: &Domain, by: Deadline) -> Option<String> {
-        let now = self.now_whatever(domain, by).await.ok()?;
+        let now = self.read_vm_in_any_state(domain, by).await.ok()?;
         if !self.is_local(by).await.ok()? {
             return None;
         }
         let mut marks = Vec::new();
         for disk in &now.live.disks {
-            let mark = images::mark(disk.path()?).await?;
-            let mark = if now.doing == Doing::Off {
+            let mark = images::file_mark(disk.path()?).await?;
+            let mark = if now.activity == VmActivity::Off {
                 mark
             } else {
                 mark.without_times()
@@ -578,60 +618,60 @@ impl Inspector {
     }
 
     /// Whether all disks of a VM that is off hold the snapshot's data, or none does; `None` where that cannot be seen.
-    pub(crate) async fn are_as(
+    pub(crate) async fn match_snapshot(
         &self,
         saved: &SnapshotXml,
         domain: &Domain,
         by: Deadline,
     ) -> Option<bool> {
-        let now = self.now_whatever(domain, by).await.ok()?;
-        if now.doing != Doing::Off {
+        let now = self.read_vm_in_any_state(domain, by).await.ok()?;
+        if now.activity != VmActivity::Off {
             return None;
         }
-        let mut disks = self.seen(saved, &now.live, by).await.ok()?;
-        disks::are_as(&saved.name, &mut disks).await
+        let mut disks = self.view_saved_disks(saved, &now.live, by).await.ok()?;
+        disk_checks::match_snapshot(&saved.name, &mut disks).await
     }
 
     /// A sentence about the VM after a restore of it failed: what it does, and what its disks hold.
     ///
     /// `before`: its number before, by which a VM that was not restarted is known.
-    pub(crate) async fn aftermath(
+    pub(crate) async fn describe_after_failure(
         &self,
         saved: &SnapshotXml,
         of: &Domain,
         before: i32,
         by: Deadline,
     ) -> String {
-        let now = match self.now_whatever(of, by).await {
+        let now = match self.read_vm_in_any_state(of, by).await {
             Ok(now) => now,
             Err(failure) if failure.fault.kind == FaultKind::NoSuchVm => {
                 return "libvirt does not know the VM any more; define it again".to_owned();
             }
             Err(_) => return "the state of the VM could not be seen; look at it".to_owned(),
         };
-        let doing = match now.doing {
-            Doing::Running => "runs",
-            Doing::Paused => "is paused",
-            Doing::Off => "is off",
-            Doing::Other => "is in an unknown state",
+        let activity = match now.activity {
+            VmActivity::Running => "runs",
+            VmActivity::Paused => "is paused",
+            VmActivity::Off => "is off",
+            VmActivity::Other => "is in an unknown state",
         };
         if before >= 0 && now.domain.id == before {
-            return format!("the VM {doing} and was not touched");
+            return format!("the VM {activity} and was not touched");
         }
-        let disks = match self.seen(saved, &now.live, by).await {
-            Ok(mut disks) if now.doing == Doing::Off => {
-                disks::clause(&saved.name, &mut disks).await
+        let disks = match self.view_saved_disks(saved, &now.live, by).await {
+            Ok(mut disks) if now.activity == VmActivity::Off => {
+                disk_checks::describe_contents(&saved.name, &mut disks).await
             }
             Ok(_) | Err(_) => {
                 "its disks may hold the backup's data or what they held before".to_owned()
             }
         };
-        let remedy = if before >= 0 && now.doing == Doing::Off {
+        let remedy = if before >= 0 && now.activity == VmActivity::Off {
             ". Remove the cause, then start the VM (virsh start) or restore it again"
         } else {
             ""
         };
-        format!("the VM {doing}, and {disks}{remedy}")
+        format!("the VM {activity}, and {disks}{remedy}")
     }
 }
 
