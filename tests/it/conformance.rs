@@ -293,6 +293,9 @@ impl Bed for LibvirtBed {
     fn settle(&self) -> Option<Duration> {
         self.hurries.then_some(Duration::from_secs(1))
     }
+    fn names_remedies(&self) -> bool {
+        true
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use crate::adapters::libvirt::error;
 use crate::adapters::libvirt::native::Domain;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// An image that QEMU has open.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -90,7 +91,7 @@ pub(crate) async fn query_block_nodes(
 ) -> Result<Vec<BlockNode>, AdapterError> {
     let command = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
     let reply = client.ask_qemu(domain, command, by).await;
-    parse(&reply.map_err(|failure| error::from_read(&failure))?)
+    parse(&reply?)
 }
 
 /// Whether nothing copies, merges or mirrors the VM's disks.
@@ -109,7 +110,7 @@ pub(crate) async fn check_no_block_job(
     }
     let command = r#"{"execute":"query-block-jobs"}"#;
     let reply = client.ask_qemu(domain, command, by).await;
-    let jobs = parse::<Vec<Job>>(&reply.map_err(|failure| error::from_read(&failure))?)?;
+    let jobs = parse::<Vec<Job>>(&reply?)?;
     let Some(job) = jobs.first() else {
         return Ok(());
     };
@@ -119,9 +120,8 @@ pub(crate) async fn check_no_block_job(
     };
     Err(refuse(
         FaultKind::Busy,
-        format!(
-            "a {kind} job of QEMU occupies the VM's disks; nothing was changed, wait for its end or abort it (virsh \
-             blockjob)"
+        public_text!(
+            "A {kind} job is running on the VM's disks; nothing was changed. Wait until it ends, or cancel it."
         ),
     ))
 }
@@ -130,7 +130,7 @@ fn parse<T: serde::de::DeserializeOwned>(reply: &str) -> Result<T, AdapterError>
     match serde_json::from_str::<Reply<T>>(reply) {
         Ok(reply) => Ok(reply.value),
         Err(error) => {
-            Err(refuse(FaultKind::BackendFailed, "QEMU's answer could not be read").because(error))
+            Err(refuse(FaultKind::BackendFailed, error::unreadable_answer()).because(error))
         }
     }
 }

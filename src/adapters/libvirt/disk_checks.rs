@@ -12,9 +12,10 @@ use crate::adapters::libvirt::definition_checks::refuse;
 use crate::adapters::libvirt::definition_checks::refuse_numeric_name;
 use crate::adapters::libvirt::images::DiskImage;
 use crate::adapters::libvirt::images::ImageInspection;
-use crate::adapters::libvirt::xml::SnapshotLocation;
-use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::libvirt::snapshot_xml::SnapshotLocation;
+use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// What is seen of one disk.
 #[derive(Debug)]
@@ -98,9 +99,8 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
             Some(ImageInspection::Missing) => {
                 return Err(refuse(
                     FaultKind::Unavailable,
-                    format!(
-                        "the image of disk {target} is not there; nothing was changed. Mount its storage, or put the \
-                         image back in its place"
+                    public_text!(
+                        "The image of disk {target} is missing; nothing was changed. Mount its storage, or put the image back in its place."
                     ),
                 ));
             }
@@ -109,17 +109,16 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
         if let Some(why) = image.unwritable {
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "the image of disk {target} {why}; nothing was changed, make it writable first"
+                public_text!(
+                    "The image of disk {target} {why}; nothing was changed. Make it writable first."
                 ),
             ));
         }
         if !image.has_room {
             return Err(refuse(
                 FaultKind::StorageFull,
-                format!(
-                    "the storage of disk {target} is full; nothing was changed, a change of its snapshots needs some \
-                     megabytes"
+                public_text!(
+                    "The storage of disk {target} is full; nothing was changed. Free some megabytes, which a change of its snapshots needs."
                 ),
             ));
         }
@@ -127,18 +126,16 @@ pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), Ada
             (true, Some(false)) => {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "the running VM does not use the image that is now in the place of disk {target}'s; it was \
-                         replaced or renamed. Nothing was changed, put the image in use back in its place"
+                    public_text!(
+                        "The image at the place of disk {target} is not the one that the running VM uses: it was replaced or renamed. Nothing was changed. Put the image in use back in its place."
                     ),
                 ));
             }
             (false, Some(true)) => {
                 return Err(refuse(
                     FaultKind::Busy,
-                    format!(
-                        "the image of disk {target} is in use by another program; nothing was changed, stop that \
-                         program first"
+                    public_text!(
+                        "The image of disk {target} is in use by another program; nothing was changed. Stop that program first."
                     ),
                 ));
             }
@@ -156,7 +153,9 @@ pub(crate) fn check_no_bitmaps(nodes: &[BlockNode]) -> Result<(), AdapterError> 
     if nodes.iter().any(BlockNode::has_bitmaps) {
         return Err(refuse(
             FaultKind::Conflict,
-            "a disk of the VM has dirty bitmaps; remove them first, a restore would fail and switch the VM off",
+            public_text!(
+                "A disk of the VM has dirty bitmaps, with which a restore would fail and stop the VM; nothing was changed. Remove the bitmaps first."
+            ),
         ));
     }
     Ok(())
@@ -169,19 +168,17 @@ pub(crate) fn check_no_bitmaps(nodes: &[BlockNode]) -> Result<(), AdapterError> 
 pub(crate) fn check_in_use(disks: &[DiskView], nodes: &[BlockNode]) -> Result<(), AdapterError> {
     for disk in disks.iter().filter(|disk| disk.path.is_some()) {
         let target = &disk.target;
-        let why = match node_of(disk.path.as_deref(), nodes) {
-            Some(node) if node.ro => "reads the image of disk {} only, below another one",
-            Some(_) => continue,
-            None => "has another image open for disk {} than its definition names",
-        };
-        return Err(refuse(
-            FaultKind::Conflict,
-            format!(
-                "the running VM {}; nothing was changed. Merge overlays (virsh blockcommit), or switch the VM off and \
-                 look at its disks",
-                why.replace("{}", target)
+        let text = match node_of(disk.path.as_deref(), nodes) {
+            Some(node) if node.ro => public_text!(
+                "The running VM only reads the image of disk {target}, which has an overlay; nothing was changed. Merge the overlay first."
             ),
-        ));
+            Some(_) => continue,
+            None => public_text!(
+                "The running VM has another image open for disk {target} than its definition names; nothing was changed. Merge overlays, or stop the VM and check its disks."
+            ),
+        };
+        return Err(refuse(FaultKind::Conflict, text)
+            .because("virsh blockcommit --active --pivot merges an overlay"));
     }
     Ok(())
 }
@@ -209,9 +206,8 @@ pub(crate) fn check_snapshot_held(
         if tags.iter().filter(|tag| tag.name == *name).count() > 1 {
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "disk {target} holds two snapshots named {name}, and QEMU would take either; nothing was changed. \
-                     Remove the wrong one by its id with qemu-img while the VM is off"
+                public_text!(
+                    "There are two snapshots named {name} on disk {target}, and either could be restored; nothing was changed. Ask the operator to remove the wrong one while the VM is off."
                 ),
             ));
         }
@@ -225,12 +221,11 @@ pub(crate) fn check_snapshot_held(
         .map(|(target, _)| target.as_str())
         .collect();
     if !without.is_empty() {
+        let disks = list_disks(without);
         return Err(refuse(
             FaultKind::Damaged,
-            format!(
-                "the backup is incomplete: it is missing on {}, renamed or removed without libvirt; nothing was \
-                 changed. Delete the backup, or bring back that disk's image",
-                list_disks(without)
+            public_text!(
+                "The backup is incomplete: it is missing on {disks}. Nothing was changed. Delete the backup, or put the former image of that disk back."
             ),
         ));
     }
@@ -242,7 +237,9 @@ pub(crate) fn check_snapshot_held(
     if saved.memory == SnapshotLocation::Internal && is_complete && !has_memory {
         return Err(refuse(
             FaultKind::Damaged,
-            "the backup is incomplete: no disk of the VM holds its memory; nothing was changed",
+            public_text!(
+                "The backup is incomplete: no disk of the VM holds its memory. Nothing was changed. Delete the backup."
+            ),
         ));
     }
     Ok(())
@@ -281,19 +278,23 @@ async fn group_by_content(
     (restored, others, unknown)
 }
 
+/// The clause for disks whose contents cannot be seen.
+pub(crate) const MIXED_DATA: &str =
+    "its disks may hold the data of the backup or from before the restore";
+
 /// A clause about what the disks hold after a restore that failed.
 pub(crate) async fn describe_contents(name: &str, disks: &mut [DiskView]) -> String {
     let (restored, others, unknown) = group_by_content(name, disks).await;
     let named = |all: &[String]| list_disks(all.iter().map(String::as_str));
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
-        (false, true, true) => "its disks hold the backup's data".to_owned(),
-        (true, false, true) => "its disks hold what they held before".to_owned(),
+        (false, true, true) => "its disks hold the data of the backup".to_owned(),
+        (true, false, true) => "its disks hold the data from before the restore".to_owned(),
         (false, false, true) => format!(
-            "the backup's data are on {}, and {} was not restored; restore it again before it is started",
+            "the data of the backup is on {}, and {} was not restored",
             named(&restored),
             named(&others)
         ),
-        _ => "its disks may hold the backup's data or what they held before".to_owned(),
+        _ => MIXED_DATA.to_owned(),
     }
 }
 
@@ -315,7 +316,7 @@ pub(crate) fn disks_holding(
 mod tests {
     use super::*;
     use crate::adapters::libvirt::block_nodes::parse_for_tests;
-    use crate::adapters::libvirt::xml::DiskPart;
+    use crate::adapters::libvirt::snapshot_xml::DiskPart;
 
     fn disks() -> Vec<DiskView> {
         let disk = |target: &str| DiskView {
@@ -394,7 +395,7 @@ mod tests {
                     node("/vda", "", tag),
                     node("/vdb", "", &format!("{dry},{other}")),
                 ],
-                Some((FaultKind::Unsupported, "name a as the id")),
+                Some((FaultKind::Unsupported, "name a could be read as the id")),
             ),
         ];
         for (name, all, expected) in rows {

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::libvirt::client::Client;
 use crate::adapters::libvirt::definition_checks::refuse;
-use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::definition_xml;
+use crate::adapters::libvirt::definition_xml::DomainXml;
+use crate::adapters::libvirt::definition_xml::VolumeXml;
 use crate::adapters::libvirt::images;
 use crate::adapters::libvirt::images::FileMark;
 use crate::adapters::libvirt::native::Domain;
-use crate::adapters::libvirt::xml;
-use crate::adapters::libvirt::xml::DomainXml;
-use crate::adapters::libvirt::xml::VolumeXml;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// Most files beside an image that are looked at.
 const FOLDER_ENTRIES_MAX: usize = 4096;
@@ -69,8 +69,7 @@ pub(crate) async fn check_unshared(
     is_local: bool,
     by: Deadline,
 ) -> Result<(), AdapterError> {
-    let all = client.domains(by).await;
-    let all = all.map_err(|failure| error::from_read(&failure))?;
+    let all = client.domains(by).await?;
     for other in all.iter().filter(|other| other.uuid != vm.uuid) {
         check_other_vm(client, other, targets, is_local, by).await?;
     }
@@ -104,11 +103,15 @@ async fn check_other_vm(
             continue;
         };
         for (_, source) in &read.definition.images {
-            used.extend(xml::path_of(source).map(Path::to_owned));
+            used.extend(definition_xml::path_of(source).map(Path::to_owned));
         }
         for disk in &read.definition.disks {
             let backing = disk.backing.iter().flatten();
-            based.extend(backing.filter_map(xml::path_of).map(Path::to_owned));
+            based.extend(
+                backing
+                    .filter_map(definition_xml::path_of)
+                    .map(Path::to_owned),
+            );
         }
     }
     if is_local {
@@ -122,21 +125,20 @@ async fn check_other_vm(
             if target.is(path, is_local).await {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "VM {name} is a linked clone: its disk is based on the image of disk {}, and a restore would \
-                         destroy it. Nothing was changed; make that VM independent first (virsh blockpull), or remove it",
+                    public_text!(
+                        "The VM {name} is a linked clone: its disk is based on the image of disk {}, and a restore would destroy it. Nothing was changed. Make that VM independent first, or remove it.",
                         target.disk
                     ),
-                ));
+                )
+                .because("virsh blockpull makes a linked clone independent"));
             }
         }
         for path in &used {
             if target.is(path, is_local).await {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "VM {name} uses the image of disk {} too, and a restore would change it for both. Nothing was \
-                         changed; detach the disk from that VM first",
+                    public_text!(
+                        "The VM {name} uses the image of disk {} too, and a restore would change it for both. Nothing was changed. Detach the disk from that VM first.",
                         target.disk
                     ),
                 ));
@@ -156,7 +158,7 @@ async fn check_pool_volumes(
         return Ok(());
     };
     let all = client.volumes_beside(path, by).await;
-    for text in all.map_err(|failure| error::from_read(&failure))? {
+    for text in all? {
         let Ok(volume) = VolumeXml::read(&text) else {
             continue;
         };
@@ -202,9 +204,8 @@ async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
 fn based_on(target: &RestoredImage, image: &str) -> AdapterError {
     refuse(
         FaultKind::Conflict,
-        format!(
-            "the image {image} is based on that of disk {}, and a restore would destroy it. Nothing was changed; make \
-             it independent first (qemu-img rebase -b \"\"), or move it away if it is of no use any more",
+        public_text!(
+            "The image {image} is based on the image of disk {}, and a restore would destroy it. Nothing was changed. Make that image independent first, or remove it.",
             target.disk
         ),
     )

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::LoadedSnapshot;
 use crate::adapters::libvirt::block_nodes;
 use crate::adapters::libvirt::block_nodes::BlockNode;
 use crate::adapters::libvirt::client::Client;
@@ -17,24 +16,26 @@ use crate::adapters::libvirt::config::ManagedSave;
 use crate::adapters::libvirt::definition_checks;
 use crate::adapters::libvirt::definition_checks::RevertPlan;
 use crate::adapters::libvirt::definition_checks::refuse;
+use crate::adapters::libvirt::definition_xml::Definition;
+use crate::adapters::libvirt::definition_xml::DomainXml;
+use crate::adapters::libvirt::definition_xml::StartNeeds;
+use crate::adapters::libvirt::definition_xml::path_of;
 use crate::adapters::libvirt::disk_checks;
 use crate::adapters::libvirt::disk_checks::DiskView;
-use crate::adapters::libvirt::error;
 use crate::adapters::libvirt::image_users;
 use crate::adapters::libvirt::images;
 use crate::adapters::libvirt::images::ImageInspection;
+use crate::adapters::libvirt::loaded_snapshot::LoadedSnapshot;
 use crate::adapters::libvirt::map::VmActivity;
 use crate::adapters::libvirt::native::Domain;
 use crate::adapters::libvirt::native::error_code;
 use crate::adapters::libvirt::rpc::RpcError;
-use crate::adapters::libvirt::xml::Definition;
-use crate::adapters::libvirt::xml::DomainXml;
-use crate::adapters::libvirt::xml::SnapshotLocation;
-use crate::adapters::libvirt::xml::SnapshotXml;
-use crate::adapters::libvirt::xml::StartNeeds;
-use crate::adapters::libvirt::xml::path_of;
+use crate::adapters::libvirt::snapshot_xml::SnapshotLocation;
+use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 use crate::runtime::Clock;
 
 /// A VM for which libvirt does not answer about jobs within this time is busy with a snapshot.
@@ -81,10 +82,6 @@ struct CurrentVm {
     persistent: Definition,
 }
 
-fn read(failure: &RpcError) -> AdapterError {
-    error::from_read(failure)
-}
-
 impl Inspector {
     /// Whether a job of libvirt's occupies the VM, or a snapshot is being made or restored.
     pub(crate) async fn is_busy(&self, domain: &Domain, by: Deadline) -> Result<bool, RpcError> {
@@ -100,26 +97,21 @@ impl Inspector {
         if !self.looks_at_disks {
             return Ok(false);
         }
-        self.client
-            .is_local(by)
-            .await
-            .map_err(|failure| read(&failure))
+        Ok(self.client.is_local(by).await?)
     }
 
     async fn read_vm(&self, of: &Domain, by: Deadline) -> Result<CurrentVm, AdapterError> {
         // Its number may have changed.
-        let domain = self.client.by_uuid(of.uuid, by).await;
-        let domain = domain.map_err(|failure| read(&failure))?;
-        let state = self.client.state(&domain, by).await;
-        let state = state.map_err(|failure| read(&failure))?;
+        let domain = self.client.by_uuid(of.uuid, by).await?;
+        let state = self.client.state(&domain, by).await?;
         definition_checks::check_condition(state.condition(domain.id))?;
         let live = self.client.domain_xml(&domain, by).await;
-        let live = definition(&live.map_err(|failure| read(&failure))?)?;
+        let live = definition(&live?)?;
         let persistent = if domain.id < 0 {
             live.clone()
         } else {
             let text = self.client.persistent_xml(&domain, by).await;
-            definition(&text.map_err(|failure| read(&failure))?)?
+            definition(&text?)?
         };
         Ok(CurrentVm {
             domain,
@@ -133,18 +125,18 @@ impl Inspector {
     /// Whether a backup of the VM can be made, and would last.
     pub(crate) async fn check_create(&self, of: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let now = self.read_vm(of, by).await?;
-        let version = self.client.libvirt_version(by).await;
-        let version = version.map_err(|failure| read(&failure))?;
+        let version = self.client.libvirt_version(by).await?;
         definition_checks::check_create(&now.live, now.activity, version)?;
         self.check_persistent(&now.domain, by).await?;
         let kept = self.client.has_managed_save(&now.domain, by).await;
-        if now.activity == VmActivity::Off && kept.map_err(|failure| read(&failure))? {
+        if now.activity == VmActivity::Off && kept? {
             return Err(refuse(
                 FaultKind::Conflict,
-                "libvirt keeps memory of the VM for its next start (virsh managedsave), without which its disks are in \
-                 the middle of their work; no backup was made. Start the VM, or remove that memory (virsh \
-                 managedsave-remove)",
-            ));
+                public_text!(
+                    "A saved memory state of the VM exists for its next start, without which its disks are inconsistent; no backup was made. Start the VM, or discard that state."
+                ),
+            )
+            .because("virsh managedsave-remove discards the managed save"));
         }
         Ok(())
     }
@@ -152,14 +144,16 @@ impl Inspector {
     /// libvirt forgets a VM that it does not keep, and its snapshots with it, as soon as it stops.
     async fn check_persistent(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let is_kept = self.client.is_persistent(domain, by).await;
-        if is_kept.map_err(|failure| read(&failure))? {
+        if is_kept? {
             return Ok(());
         }
         Err(refuse(
             FaultKind::Conflict,
-            "the VM is transient: libvirt forgets it and its backups when it stops, which a failed restore does, too. \
-             Nothing was changed; define it first (virsh define)",
-        ))
+            public_text!(
+                "The VM is transient: it is forgotten together with its backups when it stops, which a failed restore does, too. Nothing was changed. Define the VM persistently first."
+            ),
+        )
+        .because("virsh define makes a VM persistent"))
     }
 
     /// Whether the VM can be restored from the snapshot, and how.
@@ -177,8 +171,9 @@ impl Inspector {
             // It may have ended since: a restore would then leave a VM paused that ran before.
             return Err(refuse(
                 FaultKind::Busy,
-                "the VM is paused while a snapshot of it is made or it is saved; nothing was changed, try again later, or resume the VM \
-                 (virsh resume) if nothing is under way",
+                public_text!(
+                    "The VM is paused while a snapshot of it or its memory is being saved; nothing was changed. Try again later, or resume the VM if nothing is in progress."
+                ),
             ));
         }
         self.check_persistent(&now.domain, by).await?;
@@ -215,19 +210,20 @@ impl Inspector {
 
     async fn check_idle(&self, domain: &Domain, by: Deadline) -> Result<(), AdapterError> {
         let busy = self.is_busy(domain, by).await;
-        if busy.map_err(|failure| read(&failure))? {
+        if busy? {
             return Err(refuse(
                 FaultKind::Busy,
-                "another job of libvirt occupies the VM (virsh domjobinfo); nothing was changed",
+                public_text!(
+                    "Another job is running on the VM; nothing was changed. Try again when it has ended."
+                ),
             ));
         }
         let checkpoints = self.client.checkpoints(domain, by).await;
-        if let Some(one) = checkpoints.map_err(|failure| read(&failure))?.first() {
+        if let Some(one) = checkpoints?.first() {
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "the VM has checkpoints, such as {one}, and a restore would fail and switch it off. Nothing was \
-                     changed; delete them first (virsh checkpoint-delete), while the VM runs"
+                public_text!(
+                    "The VM has checkpoints, such as {one}, with which a restore would fail and stop it; nothing was changed. Delete the checkpoints first, while the VM runs."
                 ),
             ));
         }
@@ -241,13 +237,15 @@ impl Inspector {
         by: Deadline,
     ) -> Result<bool, AdapterError> {
         let kept = self.client.has_managed_save(domain, by).await;
-        let is_kept = kept.map_err(|failure| read(&failure))?;
+        let is_kept = kept?;
         if is_kept && settings.managed_save == ManagedSave::Refuse {
             return Err(refuse(
                 FaultKind::Conflict,
-                "libvirt keeps memory of the VM for its next start (virsh managedsave), which would destroy restored \
-                 disks. Nothing was changed; remove it (virsh managedsave-remove), or ask for managed_save = discard",
-            ));
+                public_text!(
+                    "A saved memory state of the VM exists for its next start, which would destroy restored disks; nothing was changed. Discard that state, or request the restore with managed_save = discard."
+                ),
+            )
+            .because("virsh managedsave-remove discards the managed save"));
         }
         Ok(is_kept)
     }
@@ -259,8 +257,7 @@ impl Inspector {
         now: &CurrentVm,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let version = self.client.libvirt_version(by).await;
-        let version = version.map_err(|failure| read(&failure))?;
+        let version = self.client.libvirt_version(by).await?;
         let then = saved.definition.as_ref();
         let flash = then.map(|then| then.flash.as_ref());
         definition_checks::check_firmware(flash, now.live.flash.as_ref(), version)?;
@@ -280,19 +277,12 @@ impl Inspector {
         now: &CurrentVm,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let missing = |what: String| {
-            refuse(
-                FaultKind::Unavailable,
-                format!(
-                    "{what}, without which the restored VM would not start; nothing was changed"
-                ),
-            )
-        };
+        let missing = |text| refuse(FaultKind::Unavailable, text);
         for network in &needs.networks {
             let active = self.client.is_network_active(network, by).await;
-            if active.map_err(|failure| read(&failure))? == Some(false) {
-                return Err(missing(format!(
-                    "libvirt's network {network} is not active (virsh net-start)"
+            if active? == Some(false) {
+                return Err(missing(public_text!(
+                    "The network {network} is not active, without which the restored VM would not start; nothing was changed. Start the network first."
                 )));
             }
         }
@@ -300,26 +290,25 @@ impl Inspector {
         if now.activity != VmActivity::Off
             && needs.devices.iter().any(|device| !has.contains(device))
         {
-            return Err(missing(
-                "the backup's definition has a device of the host that the VM has not now; attach it first".to_owned(),
-            ));
+            return Err(missing(public_text!(
+                "The backup needs a host device that the VM does not have now, without which the restored VM would not start; nothing was changed. Attach the device first."
+            )));
         }
         if !self.is_local(by).await? {
             return Ok(());
         }
         for (name, path) in &needs.files {
             if matches!(images::inspect_image(path).await, ImageInspection::Missing) {
-                return Err(missing(format!(
-                    "the medium or file of {name} in the backup's definition is not there; put it back or mount its \
-                     storage"
+                return Err(missing(public_text!(
+                    "The medium or file of {name} is missing, without which the restored VM would not start; nothing was changed. Put it back, or mount its storage."
                 )));
             }
         }
         for link in &needs.links {
             let known = Path::new("/sys/class/net").join(link);
             if known.parent().is_some_and(Path::exists) && !known.exists() {
-                return Err(missing(format!(
-                    "the network device {link} of the host is not there"
+                return Err(missing(public_text!(
+                    "The host has no network device {link}, without which the restored VM would not start; nothing was changed. Create the device first."
                 )));
             }
         }
@@ -348,7 +337,7 @@ impl Inspector {
                 Some(_) | None => None,
             };
             if let Some(ImageInspection::Unknown(error)) = &look {
-                tracing::warn!(disk = part.target, %error, "the image of a disk cannot be inspected");
+                tracing::warn!(disk = part.target, %error, "disk image not inspected");
             }
             all.push(DiskView {
                 target: part.target.clone(),
@@ -382,15 +371,14 @@ impl Inspector {
                 Err(failure) if failure.code().is_some() => {
                     return Err(refuse(
                         FaultKind::Unavailable,
-                        format!(
-                            "libvirt cannot open the image of disk {}; nothing was changed. Mount its storage, or put \
-                             the image back in its place",
+                        public_text!(
+                            "The VM manager cannot open the image of disk {}; nothing was changed. Mount its storage, or put the image back in its place.",
                             disk.target
                         ),
                     )
                     .because(failure));
                 }
-                Err(failure) => return Err(read(&failure)),
+                Err(failure) => return Err(failure.into()),
             }
         }
         Ok(())
@@ -425,9 +413,8 @@ impl Inspector {
             {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "disk {} has other images below it than when the backup was made, and the backup's data may \
-                         lie in those; nothing was changed",
+                    public_text!(
+                        "The VM's disk {} has other backing images than when the backup was made, which may hold its data; nothing was changed. Restore the former backing chain first.",
                         disk.target
                     ),
                 ));
@@ -506,13 +493,12 @@ impl Inspector {
             }
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "disk {} is not the image it was when the backup was made, and that part of the backup would be \
-                     left behind; nothing was changed. Merge overlays (virsh blockcommit) or attach the image again, or \
-                     delete the backup while the VM is off",
+                public_text!(
+                    "The VM's disk {} is not the image it was when the backup was made, and that part of the backup would remain; nothing was changed. Merge overlays or attach the image again, or delete the backup while the VM is off.",
                     part.target
                 ),
-            ));
+            )
+            .because("virsh blockcommit --active --pivot merges an overlay"));
         }
         Ok(())
     }
@@ -523,12 +509,10 @@ impl Inspector {
         of: &Domain,
         by: Deadline,
     ) -> Result<CurrentVm, AdapterError> {
-        let domain = self.client.by_uuid(of.uuid, by).await;
-        let domain = domain.map_err(|failure| read(&failure))?;
-        let state = self.client.state(&domain, by).await;
-        let state = state.map_err(|failure| read(&failure))?;
+        let domain = self.client.by_uuid(of.uuid, by).await?;
+        let state = self.client.state(&domain, by).await?;
         let live = self.client.domain_xml(&domain, by).await;
-        let live = definition(&live.map_err(|failure| read(&failure))?)?;
+        let live = definition(&live?)?;
         Ok(CurrentVm {
             domain,
             activity: state.activity(),
@@ -632,7 +616,7 @@ impl Inspector {
         disk_checks::match_snapshot(&saved.name, &mut disks).await
     }
 
-    /// A sentence about the VM after a restore of it failed: what it does, and what its disks hold.
+    /// The VM after a restore of it failed: its state, and what its disks hold.
     ///
     /// `before`: its number before, by which a VM that was not restarted is known.
     pub(crate) async fn describe_after_failure(
@@ -641,45 +625,70 @@ impl Inspector {
         of: &Domain,
         before: i32,
         by: Deadline,
-    ) -> String {
+    ) -> AfterFailure {
+        let unknown = |text| AfterFailure {
+            is_off: false,
+            text,
+        };
         let now = match self.read_vm_in_any_state(of, by).await {
             Ok(now) => now,
             Err(failure) if failure.fault.kind == FaultKind::NoSuchVm => {
-                return "libvirt does not know the VM any more; define it again".to_owned();
+                return unknown(public_text!(
+                    "The VM manager does not know the VM any more. Define it again."
+                ));
             }
-            Err(_) => return "the state of the VM could not be seen; look at it".to_owned(),
+            Err(_) => {
+                return unknown(public_text!(
+                    "The state of the VM could not be determined. Check the VM."
+                ));
+            }
         };
-        let activity = match now.activity {
-            VmActivity::Running => "runs",
-            VmActivity::Paused => "is paused",
-            VmActivity::Off => "is off",
-            VmActivity::Other => "is in an unknown state",
+        let state = match now.activity {
+            VmActivity::Running => "running",
+            VmActivity::Paused => "paused",
+            VmActivity::Off => "off",
+            VmActivity::Other => "in an unknown state",
         };
         if before >= 0 && now.domain.id == before {
-            return format!("the VM {activity} and was not touched");
+            return unknown(public_text!(
+                "Now the VM is {state} and its data was not changed. Remove the cause, and try again."
+            ));
         }
+        let is_off = now.activity == VmActivity::Off;
         let disks = match self.view_saved_disks(saved, &now.live, by).await {
-            Ok(mut disks) if now.activity == VmActivity::Off => {
+            Ok(mut disks) if is_off => {
                 disk_checks::describe_contents(&saved.name, &mut disks).await
             }
-            Ok(_) | Err(_) => {
-                "its disks may hold the backup's data or what they held before".to_owned()
-            }
+            Ok(_) | Err(_) => disk_checks::MIXED_DATA.to_owned(),
         };
-        let remedy = if before >= 0 && now.activity == VmActivity::Off {
-            ". Remove the cause, then start the VM (virsh start) or restore it again"
+        let remedy = if before >= 0 && is_off {
+            "Remove the cause, then start the VM or restore it again."
         } else {
-            ""
+            "Remove the cause, and restore it again before it is started."
         };
-        format!("the VM {activity}, and {disks}{remedy}")
+        AfterFailure {
+            is_off,
+            text: public_text!("Now the VM is {state}, and {disks}. {remedy}"),
+        }
     }
+}
+
+/// The VM after a restore of it failed.
+#[derive(Clone, Debug)]
+pub(crate) struct AfterFailure {
+    /// Whether it is off.
+    pub(crate) is_off: bool,
+    /// Its state and what to do, for callers.
+    pub(crate) text: PublicText,
 }
 
 fn definition(text: &str) -> Result<Definition, AdapterError> {
     let read = DomainXml::read(text).map_err(|error| {
         refuse(
             FaultKind::BackendFailed,
-            "libvirt's definition of the VM could not be read",
+            public_text!(
+                "The definition of the VM could not be read; nothing was changed. Ask the operator to check the gateway's log."
+            ),
         )
         .because(error)
     })?;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use tokio::sync::watch;
 
 use crate::model::Deadline;
@@ -105,7 +104,7 @@ impl LongCalls {
     }
 
     /// The names of the snapshots of this VM that are being made.
-    pub(crate) fn making(&self, vm: [u8; 16]) -> BTreeSet<String> {
+    pub(crate) fn snapshots_in_progress(&self, vm: [u8; 16]) -> BTreeSet<String> {
         self.lock()
             .values()
             .filter(|job| job.outcome.borrow().is_none())
@@ -116,7 +115,7 @@ impl LongCalls {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, LongCall>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 }
 
@@ -137,8 +136,11 @@ mod tests {
         });
         jobs.start("a".to_owned(), None, async { CallOutcome::Unanswered });
         assert_eq!(jobs.outcome("a"), Some(None), "unfinished");
-        assert_eq!(jobs.making([7; 16]).len(), 1, "being made");
-        assert!(jobs.making([8; 16]).is_empty(), "not on another VM");
+        assert_eq!(jobs.snapshots_in_progress([7; 16]).len(), 1, "being made");
+        assert!(
+            jobs.snapshots_in_progress([8; 16]).is_empty(),
+            "not on another VM"
+        );
         go.send(()).unwrap();
         jobs.ended("a").await;
         assert_eq!(
@@ -146,7 +148,7 @@ mod tests {
             Some(Some(CallOutcome::Done)),
             "the first one"
         );
-        assert!(jobs.making([7; 16]).is_empty(), "made");
+        assert!(jobs.snapshots_in_progress([7; 16]).is_empty(), "made");
         assert_eq!(jobs.outcome("b"), None, "no such call");
     }
 

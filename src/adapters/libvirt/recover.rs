@@ -12,6 +12,7 @@ use crate::adapters::libvirt::native::DomainState;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// What was seen of the VM, before or after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub(crate) fn outcome_of_create(
     now: &VmEvidence,
     is_there: bool,
 ) -> FindOutcome {
-    if before.is_some_and(|it| it.is_taken) {
+    if before.is_some_and(|before| before.is_taken) {
         // It was refused for that very reason, and the snapshot is not ours.
         return FindOutcome::NotBegun;
     }
@@ -64,13 +65,17 @@ pub(crate) fn outcome_of_create(
     if now.state.is_saving() && !before.state.is_saving() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "libvirt ended while the backup was made; the VM is left paused, and its disks may hold an unlisted snapshot",
+            public_text!(
+                "The VM manager stopped while the backup was made. The VM is paused, and its disks may hold an unlisted snapshot. Resume the VM, and ask the operator to check its disks."
+            ),
         ));
     }
     if before.state.activity() != VmActivity::Off && now.state.is_off_by_failure() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
+            public_text!(
+                "The VM manager or the VM stopped while the backup was made. The VM is off, and its disks may hold an unlisted snapshot. Start the VM, and ask the operator to check its disks."
+            ),
         ));
     }
     FindOutcome::NotBegun
@@ -78,12 +83,11 @@ pub(crate) fn outcome_of_create(
 
 /// A create that left something on these disks which libvirt does not list.
 pub(crate) fn create_left_parts(disks: &[String]) -> FindOutcome {
+    let disks = definition_checks::list_disks(disks.iter().map(String::as_str));
     FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
-        format!(
-            "libvirt ended while the backup was made; an unlisted snapshot is left on {}, remove it with qemu-img while \
-             the VM is off",
-            definition_checks::list_disks(disks.iter().map(String::as_str))
+        public_text!(
+            "The VM manager stopped while the backup was made, and an unlisted snapshot remains on {disks}. Ask the operator to remove it while the VM is off."
         ),
     ))
 }
@@ -93,12 +97,11 @@ pub(crate) fn outcome_of_delete(left: &[String]) -> FindOutcome {
     if left.is_empty() {
         return FindOutcome::Done;
     }
+    let disks = definition_checks::list_disks(left.iter().map(String::as_str));
     FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
-        format!(
-            "the backup was removed from libvirt and from some disks only; its part is left on {}, remove it with \
-             qemu-img while the VM is off",
-            definition_checks::list_disks(left.iter().map(String::as_str))
+        public_text!(
+            "The backup is no longer listed, but its part remains on {disks}. Ask the operator to remove it while the VM is off."
         ),
     ))
 }
@@ -124,7 +127,9 @@ pub(crate) fn outcome_of_restore(
         return match (is_current && now.state.is_from_snapshot(), before.then_off) {
             (true, true) => FindOutcome::Failed(Fault::new(
                 FaultKind::BackendFailed,
-                "the VM was restored, but is left paused instead of off",
+                public_text!(
+                    "The VM was restored, but it is paused instead of off. Ask the operator to stop it."
+                ),
             )),
             (true, false) => FindOutcome::Done,
             (false, _) => FindOutcome::Unknowable,
@@ -190,7 +195,7 @@ fn outcome_of_restore_while_on(
     if now.state.is_off_by_failure() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "the restore failed half-way",
+            public_text!("The restore failed half-way."),
         ));
     }
     FindOutcome::Unknowable

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Snapshot;
-use crate::adapters::qemu::qmp::OWN_PREFIX;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::Snapshot;
+use crate::adapters::qemu::own_names::OWN_PREFIX;
 use crate::model::Identity;
 
 /// Stands between the snapshots of two disks.

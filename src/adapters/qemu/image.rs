@@ -8,6 +8,7 @@ use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
@@ -15,10 +16,10 @@ use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::Snapshot;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::ImageInfo;
 use crate::adapters::qemu::qcow2;
 
 /// What is done to one image.
@@ -64,7 +65,7 @@ impl DiskMark {
         Ok(Self(random))
     }
 
-    /// What `qemu-io` is told to write; where does not matter, but that the disk's tables change.
+    /// The commands for `qemu-io`. Where they write does not matter, only that the disk's L1 table changes.
     fn writes(self) -> impl Iterator<Item = String> {
         let bytes = self.0.to_be_bytes();
         bytes.into_iter().enumerate().map(|(number, byte)| {
@@ -80,7 +81,7 @@ impl fmt::Display for DiskMark {
     }
 }
 
-/// The programs that work on images.
+/// The programs that read and change images.
 #[derive(Clone, Debug)]
 pub(super) struct QemuImg {
     /// `qemu-img`.
@@ -100,7 +101,7 @@ impl QemuImg {
         let mut found = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
             if !qcow2::is_qcow2(image).await? {
-                found.push(map::raw_disk(number, image));
+                found.push(raw_disk(number, image));
                 continue;
             }
             let mut command = Command::new(&self.img);
@@ -187,6 +188,58 @@ impl QemuImg {
         let text = String::from_utf8_lossy(&text);
         let number = text.split_whitespace().nth(2).unwrap_or("?");
         Ok(format!("qemu-img {number}"))
+    }
+}
+
+/// The output of `qemu-img info`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ImageInfo {
+    #[serde(default)]
+    snapshots: Vec<Snapshot>,
+    format: String,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct FormatSpecific {
+    #[serde(default)]
+    data: FormatData,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct FormatData {
+    #[serde(default)]
+    bitmaps: Vec<serde_json::Value>,
+}
+
+impl ImageInfo {
+    fn disk(self, number: usize, image: &Path) -> Disk {
+        let has_bitmaps = self
+            .format_specific
+            .map(|format_specific| format_specific.data.bitmaps);
+        Disk {
+            node: number.to_string(),
+            label: file_name(image),
+            file: Some(image.to_owned()),
+            obstacle: None,
+            snapshots: self.snapshots,
+            has_bitmaps: has_bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
+            can_snapshot: self.format == "qcow2",
+        }
+    }
+}
+
+/// A disk in an image that holds no snapshots, whatever its format.
+fn raw_disk(number: usize, image: &Path) -> Disk {
+    Disk {
+        node: number.to_string(),
+        label: file_name(image),
+        file: Some(image.to_owned()),
+        obstacle: None,
+        snapshots: Vec::new(),
+        has_bitmaps: false,
+        can_snapshot: false,
     }
 }
 
@@ -322,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_fails_hangs_or_is_missing_is_told_apart() {
+    async fn failures_hangs_and_a_missing_program_are_distinguished() {
         let folder = tempfile::tempdir().unwrap();
         let script = |name: &str, body: &str| {
             use std::os::unix::fs::PermissionsExt;

@@ -18,15 +18,18 @@ use serde::Serialize;
 use tokio::fs;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::qemu::block_graph;
 use crate::adapters::qemu::config::ImageLocation;
 use crate::adapters::qemu::config::VmPaths;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::DiskObstacle;
+use crate::adapters::qemu::disk::VmView;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::DiskObstacle;
-use crate::adapters::qemu::map::VmView;
 use crate::adapters::qemu::qcow2;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
 /// Files of one folder that are looked at for overlays.
 const FOLDER_ENTRIES_MAX: usize = 10_000;
@@ -131,7 +134,7 @@ async fn file_id(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-fn conflict(text: String) -> AdapterError {
+fn conflict(text: PublicText) -> AdapterError {
     AdapterError::refused(FaultKind::Conflict, text)
 }
 
@@ -153,9 +156,8 @@ pub(super) async fn check_running(seen: &VmView, paths: &VmPaths) -> Result<(), 
     }
     let (disks, images) = (seen.disks.len(), paths.images.len());
     if disks != images {
-        return Err(conflict(format!(
-            "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. \
-             Attach or detach disks, or correct `disks` and `images`, so that they agree."
+        return Err(conflict(public_text!(
+            "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. Attach or detach disks, or correct `disks` and `images`."
         )));
     }
     for (disk, image) in seen.disks.iter().zip(&paths.images) {
@@ -170,31 +172,28 @@ fn check_obstacle(disk: &Disk) -> Result<(), AdapterError> {
         return Ok(());
     };
     Err(conflict(match obstacle {
-        DiskObstacle::NoSuchNode => format!(
+        DiskObstacle::NoSuchNode => public_text!(
             "The running VM has no disk {label}; nothing was changed. Attach it again, or correct `disks`."
         ),
-        DiskObstacle::NotWritten => format!(
-            "The running VM does not write to disk {label}: an overlay lies above it, or it was detached; nothing was changed. \
-             Merge the overlay into it or attach it again, or correct `disks` and `images`."
+        DiskObstacle::NotWritten => public_text!(
+            "The running VM does not write to disk {label}: it has an overlay, or it was detached. Nothing was changed. Merge the overlay or attach the disk again, or correct `disks` and `images`."
         ),
-        DiskObstacle::ReadOnly => format!(
+        DiskObstacle::ReadOnly => public_text!(
             "Disk {label} is attached read-only; nothing was changed. Attach it writable, or leave it out of `disks`."
         ),
-        DiskObstacle::TemporaryOverlay => format!(
-            "The VM writes disk {label} to a temporary overlay, which is lost when it ends; nothing was changed. \
-             Start the VM without `-snapshot`."
+        DiskObstacle::TemporaryOverlay => public_text!(
+            "The VM writes disk {label} to a temporary overlay, which is lost when the VM stops; nothing was changed. Start the VM without `-snapshot`."
         ),
     }))
 }
 
 async fn check_image(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
-    let (label, name) = (&disk.label, map::file_name(image));
+    let (label, name) = (&disk.label, file_name(image));
     if let Err(error) = fs::metadata(image).await
         && error.kind() == ErrorKind::NotFound
     {
-        return Err(conflict(format!(
-            "The image {name} of disk {label} is missing: it was renamed or removed, or its storage is not mounted; nothing was changed. \
-             Put it back, or correct `images`."
+        return Err(conflict(public_text!(
+            "The image {name} of disk {label} is missing: it was renamed or removed, or its storage is not mounted. Nothing was changed. Put it back, or correct `images`."
         )));
     }
     let used = match &disk.file {
@@ -206,9 +205,8 @@ async fn check_image(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
         && let Some(configured) = file_id(image).await
         && used != configured
     {
-        return Err(conflict(format!(
-            "Disk {label} of the running VM is not the image {name}; nothing was changed. \
-             Merge the overlay if there is one, or correct `disks` and `images`."
+        return Err(conflict(public_text!(
+            "Disk {label} of the running VM does not use the image {name}; nothing was changed. Merge the overlay if there is one, or correct `disks` and `images`."
         )));
     }
     check_lock(disk, image).await
@@ -219,11 +217,9 @@ async fn check_lock(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
     if is_written(image).await != Some(false) {
         return Ok(());
     }
-    Err(conflict(format!(
-        "No program holds the image {} of disk {} open: it was replaced while the VM runs, or image locking is off; nothing was changed. \
-         Put the image back or restart the VM, with locking on.",
-        map::file_name(image),
-        disk.label
+    let (name, label) = (file_name(image), &disk.label);
+    Err(conflict(public_text!(
+        "No program has the image {name} of disk {label} open: it was replaced while the VM runs, or image locking is off. Nothing was changed. Put the image back, or restart the VM with image locking on."
     )))
 }
 
@@ -253,20 +249,18 @@ pub(super) async fn check_stopped(
 ) -> Result<(), AdapterError> {
     for image in &paths.images {
         let Some(configured) = file_id(image).await else {
-            return Err(QemuError::ImageMissing(map::file_name(image)).into_read_error());
+            return Err(QemuError::ImageMissing(file_name(image)).into());
         };
-        let name = map::file_name(image);
+        let name = file_name(image);
         if wrote_elsewhere(paths, last_written, configured).await {
-            return Err(conflict(format!(
-                "When the VM last ran, it did not write to the image {name}; nothing was changed. \
-                 Merge the overlay if there is one, or correct `images`."
+            return Err(conflict(public_text!(
+                "When the VM last ran, it did not write to the image {name}; nothing was changed. Merge the overlay if there is one, or correct `images`."
             )));
         }
         if let Some(overlay) = overlay(image, configured).await {
-            let overlay = map::file_name(&overlay);
-            return Err(conflict(format!(
-                "The image {name} is the backing file of {overlay}, which would be damaged or is what the VM runs on; nothing was changed. \
-                 Merge {overlay} into it, or remove {overlay} if it is no longer used."
+            let overlay = file_name(&overlay);
+            return Err(conflict(public_text!(
+                "The image {name} is the backing file of {overlay}, which a change would damage; nothing was changed. Merge {overlay}, or remove it if it is no longer used."
             )));
         }
     }
@@ -348,7 +342,7 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
 /// The backing file of an image.
 async fn backing_of(path: &Path) -> Option<PathBuf> {
     let name = qcow2::backing(path).await.ok()??;
-    let name = map::leaf(&name)?;
+    let name = block_graph::bottom_file(&name)?;
     // A name without a leading slash counts from the overlay's own folder.
     let folder = path.parent()?;
     Some(folder.join(name.strip_prefix("file:").unwrap_or(&name)))

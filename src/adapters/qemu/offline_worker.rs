@@ -1,25 +1,25 @@
-//! What is done to the images of a stopped VM: one `qemu-img` per disk, one disk after the other.
+//! Works on the images of a VM that is off, as tasks: one `qemu-img` per disk, one disk after the other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use tokio::sync::Notify;
 
+use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::qemu::check;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::image::HeldImages;
 use crate::adapters::qemu::image::QemuImg;
 use crate::adapters::qemu::image::SnapshotAction;
 use crate::adapters::qemu::in_use;
-use crate::adapters::qemu::map;
 use crate::adapters::qemu::qcow2;
 use crate::adapters::qemu::qcow2::SnapshotRelation;
 use crate::adapters::qemu::restore_markers::RestoreSplit;
@@ -27,9 +27,11 @@ use crate::model::BackupId;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::Target;
 use crate::model::Verb;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 
@@ -90,34 +92,36 @@ enum JobState {
 
 impl OfflineWorker {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, JobRecord>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// How the work is; `None` when this process knows nothing of it.
     pub(super) fn state(&self, job: &str) -> Option<TaskState> {
-        self.known().get(job).map(|it| match it.state.clone() {
-            JobState::Running(progress) => TaskState::Running(Some(progress)),
-            JobState::Done => TaskState::Done,
-            JobState::Failed(fault) => TaskState::Failed(fault),
-        })
+        self.known()
+            .get(job)
+            .map(|record| match record.state.clone() {
+                JobState::Running(progress) => TaskState::Running(Some(progress)),
+                JobState::Done => TaskState::Done,
+                JobState::Failed(fault) => TaskState::Failed(fault),
+            })
     }
 
     /// Backups of the VM that are half made or half gone.
-    pub(super) fn hidden(&self, vm: &VmId) -> Vec<BackupId> {
+    pub(super) fn unfinished_backups(&self, vm: &VmId) -> Vec<BackupId> {
         let known = self.known();
-        let half = known.values().filter(|it| {
-            matches!(it.state, JobState::Running(_))
-                && it.verb == Verb::Create
-                && it.target.vm == *vm
+        let half = known.values().filter(|record| {
+            matches!(record.state, JobState::Running(_))
+                && record.verb == Verb::Create
+                && record.target.vm == *vm
         });
         half.map(|half| half.target.backup.clone()).collect()
     }
 
     /// Whether work on the VM's images is under way.
-    pub(super) fn is_at_work(&self, vm: &VmId) -> bool {
+    pub(super) fn is_busy(&self, vm: &VmId) -> bool {
         self.known()
             .values()
-            .any(|it| matches!(it.state, JobState::Running(_)) && it.target.vm == *vm)
+            .any(|record| matches!(record.state, JobState::Running(_)) && record.target.vm == *vm)
     }
 
     pub(super) async fn changed(&self) {
@@ -181,30 +185,35 @@ impl OfflineWorker {
             match acted.await {
                 Ok(()) => {}
                 Err(error) if step.own => {
-                    tracing::warn!(job = work.job, private = %error, "own snapshot not removed");
+                    tracing::warn!(job = work.job, %error, "temporary snapshot not removed");
                 }
                 Err(error) => {
-                    tracing::warn!(job = work.job, verb = work.verb.as_str(), private = %error, "images not worked on");
+                    let verb = work.verb.as_str();
+                    tracing::warn!(job = work.job, verb, %error, "change of VM images failed");
+                    // Other programs must be able to open the images that are looked at next.
                     let held = std::mem::take(&mut work.held);
                     held.release_all(RELEASE).await;
-                    let after = FailureCleanup {
+                    let cleanup = FailureCleanup {
                         work,
                         program,
                         within,
                     };
-                    let outcome = match work.verb {
-                        Verb::Create => after.failed_create(done).await,
-                        Verb::Delete => after.failed_delete(done),
-                        Verb::Restore => after.failed_restore().await,
-                        Verb::Update => String::new(),
-                    };
                     let fault = reason(work.verb, &error);
-                    let text = format!("{} {outcome}", fault.text);
-                    return JobState::Failed(Fault::new(fault.kind, text.trim_end()));
+                    let outcome = match work.verb {
+                        Verb::Create => cleanup.failed_create(done).await,
+                        Verb::Delete => cleanup.failed_delete(done),
+                        Verb::Restore => cleanup.failed_restore().await,
+                        Verb::Update => return JobState::Failed(fault),
+                    };
+                    let text = fault.text.followed_by(&outcome);
+                    return JobState::Failed(Fault::new(fault.kind, text));
                 }
             }
             let rest = work.steps.iter().skip(done.saturating_add(1));
-            if rest.clone().any(|it| !it.own && it.image != step.image) {
+            if rest
+                .clone()
+                .any(|later| !later.own && later.image != step.image)
+            {
                 work.held.take_again(program, &step.image, left()).await;
             }
             let progress = Progress::of(count(done).saturating_add(1), count(work.steps.len()));
@@ -230,8 +239,9 @@ struct FailIfDropped<'a> {
 impl Drop for FailIfDropped<'_> {
     fn drop(&mut self) {
         if matches!(self.worker.state(&self.job), Some(TaskState::Running(_))) {
-            let text =
-                "The work on the VM's images was broken off; look at the VM before you start it.";
+            let text = public_text!(
+                "The operation on the VM's images was interrupted. Check the VM's disks before you start it."
+            );
             let fault = Fault::new(FaultKind::BackendFailed, text);
             self.worker.set(&self.job, JobState::Failed(fault));
         }
@@ -267,7 +277,9 @@ fn reason(verb: Verb, error: &QemuError) -> Fault {
         QemuError::Refused(text) => error::fault(Some(verb), text),
         QemuError::TimedOut => Fault::new(
             FaultKind::TimedOut,
-            "The work on the VM's images took too long and was stopped.",
+            public_text!(
+                "The operation on the VM's images did not finish in time and was stopped."
+            ),
         ),
         QemuError::NotRunning(_)
         | QemuError::ImageMissing(_)
@@ -276,13 +288,13 @@ fn reason(verb: Verb, error: &QemuError) -> Fault {
         | QemuError::MonitorHeld
         | QemuError::MainLoopBlocked
         | QemuError::ConnectionLost(_)
-        | QemuError::UnexpectedAnswer(_) => error.clone().into_read_error().fault,
+        | QemuError::UnexpectedAnswer(_) => AdapterError::from(error.clone()).fault,
     }
 }
 
 /// Images in a sentence.
 fn list_images<'a>(images: impl Iterator<Item = &'a PathBuf>) -> String {
-    let labels: Vec<String> = images.map(|image| map::file_name(image)).collect();
+    let labels: Vec<String> = images.map(|image| file_name(image)).collect();
     check::list_disks(&labels)
 }
 
@@ -295,45 +307,43 @@ struct FailureCleanup<'a> {
 
 impl FailureCleanup<'_> {
     /// A backup that could not be made on all disks is removed from those that have it.
-    async fn failed_create(&self, done: usize) -> String {
+    async fn failed_create(&self, done: usize) -> PublicText {
         let tag = self.work.target.backup.as_str();
         let made = self.work.steps.iter().take(done);
         let mut left = Vec::new();
         for step in made.filter(|step| step.action == SnapshotAction::Create) {
-            let removed = self.program.apply_snapshot_action(
-                SnapshotAction::Delete,
-                tag,
-                &step.image,
-                self.within,
-            );
+            let action = SnapshotAction::Delete;
+            let removed = self
+                .program
+                .apply_snapshot_action(action, tag, &step.image, self.within);
             if let Err(error) = removed.await {
-                tracing::warn!(job = self.work.job, private = %error, "half-made backup not removed");
+                tracing::warn!(job = self.work.job, %error, "partial backup not removed");
                 left.push(&step.image);
             }
         }
         if left.is_empty() {
-            return "There is no backup.".to_owned();
+            return public_text!("There is no backup.");
         }
-        format!(
-            "A part of the backup is left on {}; delete the backup.",
-            list_images(left.into_iter())
-        )
+        let disks = list_images(left.into_iter());
+        public_text!("A part of the backup remains on {disks}. Delete the backup.")
     }
 
-    fn failed_delete(&self, done: usize) -> String {
+    fn failed_delete(&self, done: usize) -> PublicText {
         if done == 0 {
-            return "Nothing was changed.".to_owned();
+            return public_text!("Nothing was changed.");
         }
         let images = || self.work.steps.iter().map(|step| &step.image);
-        format!(
-            "The backup is gone from {} and still on {}; delete it again.",
+        let (gone, left) = (
             list_images(images().take(done)),
-            list_images(images().skip(done))
+            list_images(images().skip(done)),
+        );
+        public_text!(
+            "The backup was deleted on {gone} and still exists on {left}. Delete it again."
         )
     }
 
-    /// Disks that were restored are put back to what they held before, so that the disks stay of one time.
-    async fn failed_restore(&self) -> String {
+    /// Disks that were restored are put back to what they held before, so that all hold data of one point in time.
+    async fn failed_restore(&self) -> PublicText {
         let tag = self.work.target.backup.as_str();
         let mut split = RestoreSplit::default();
         for image in &self.work.images {
@@ -350,24 +360,31 @@ impl FailureCleanup<'_> {
             side.push(image.clone());
         }
         if split.is_untouched() {
-            if let (Some(own), images) = (self.work.before.as_deref(), &self.work.images) {
-                for image in images {
-                    if let Err(error) = self
-                        .program
-                        .apply_snapshot_action(SnapshotAction::Delete, own, image, self.within)
-                        .await
-                    {
-                        tracing::warn!(job = self.work.job, private = %error, "own snapshot not removed");
-                    }
-                }
-            }
-            return "Every disk holds what it held before the restore, and the VM is off."
-                .to_owned();
+            self.remove_own_snapshots().await;
+            return public_text!(
+                "Every disk holds what it held before the restore, and the VM is off."
+            );
         }
-        format!(
-            "{}, and the VM is off. Restore it again before it is started.",
-            split.summary()
+        let disks = split.summary();
+        public_text!(
+            "The restore is incomplete ({disks}), and the VM is off. Restore it again before it is started."
         )
+    }
+
+    /// They are no longer needed once every disk is as it was before.
+    async fn remove_own_snapshots(&self) {
+        let Some(own) = self.work.before.as_deref() else {
+            return;
+        };
+        for image in &self.work.images {
+            let action = SnapshotAction::Delete;
+            let removed = self
+                .program
+                .apply_snapshot_action(action, own, image, self.within);
+            if let Err(error) = removed.await {
+                tracing::warn!(job = self.work.job, %error, "temporary snapshot not removed");
+            }
+        }
     }
 
     /// Whether the disk holds what it held before the restore, after it was put back to that if it did not.
@@ -383,7 +400,7 @@ impl FailureCleanup<'_> {
             .apply_snapshot_action(SnapshotAction::Apply, own, image, self.within)
             .await;
         if let Err(error) = put_back {
-            tracing::warn!(job = self.work.job, private = %error, "a disk could not be put back");
+            tracing::warn!(job = self.work.job, %error, "disk not put back after a failed restore");
         }
         matches!(
             qcow2::relation_to_snapshot(image, own).await,

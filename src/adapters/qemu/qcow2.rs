@@ -1,7 +1,7 @@
 //! Reads of a qcow2 image what `qemu-img` does not tell: whether the disk is just as one of its snapshots.
 //!
 //! An image and each of its snapshots have a table of their own that says where their data are. A snapshot shares all
-//! its data with the disk when it is made or applied, and whoever writes then writes elsewhere and changes the disk's
+//! its data with the disk when it is made or applied, and each later write goes elsewhere and changes the disk's
 //! table. So equal tables are equal disks. The table goes on behind the end of the disk, where memory is kept; a guest
 //! cannot write there. Source: QEMU's docs/interop/qcow2.txt. Nothing is ever written here.
 
@@ -77,11 +77,15 @@ pub(super) async fn relation_to_snapshot(
     let (now, saved) = found
         .await
         .map_err(|error: std::io::Error| image_open_error(&error))?;
-    let mut tagged = saved.iter().filter(|it| it.tag == tag.as_bytes());
+    let mut tagged = saved
+        .iter()
+        .filter(|snapshot| snapshot.tag == tag.as_bytes());
     let (Some(it), None) = (tagged.next(), tagged.next()) else {
         return Ok(SnapshotRelation::Unclear);
     };
-    let akin = saved.iter().filter(|it| it.table.memory == now.memory);
+    let akin = saved
+        .iter()
+        .filter(|snapshot| snapshot.table.memory == now.memory);
     Ok(if it.table == now {
         SnapshotRelation::Identical
     } else if it.table.memory == now.memory && akin.count() == 1 {
@@ -199,8 +203,8 @@ async fn table(
     let end = usize::try_from(size.div_ceil(header.bytes_per_entry)).unwrap_or(usize::MAX);
     let mut memory = disk.split_off(end.min(disk.len()));
     for part in [&mut disk, &mut memory] {
-        let used = part.iter().rposition(|it| *it != 0);
-        part.truncate(used.map_or(0, |it| it.saturating_add(1)));
+        let used = part.iter().rposition(|entry| *entry != 0);
+        part.truncate(used.map_or(0, |last| last.saturating_add(1)));
     }
     Ok(L1Table { disk, memory })
 }
@@ -363,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_whole_image_is_told() {
+    async fn damaged_images_are_errors() {
         let good = image(&[0x5_0000], &[("t", &[0x5_0000])]);
         let with = |at: usize, value: &[u8]| {
             let mut bytes = good.clone();

@@ -1,8 +1,8 @@
-//! What was done to the images of a stopped VM, found out later: by a gateway that comes after one that died.
+//! Marks on the disks of a VM that is off, from which a gateway that comes after one that died learns how far a restore came.
 //!
-//! Before a restore every disk is marked, where no guest can write, and then gets a snapshot of our own, so that whoever
-//! writes to it from then on changes its tables (see `qcow2.rs`). So each disk tells whether it was restored, and whether
-//! anybody used it before or since. Our own snapshots are no backups, are never shown, and go when the restore ends.
+//! Before a restore every disk is marked, where no guest can write, and then gets a snapshot of our own, so that every
+//! later write changes its L1 table (see `qcow2.rs`). Each disk then shows whether it was restored, and whether it was
+//! used before or since. Our own snapshots are no backups, are never shown, and go when the restore ends.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::adapters::qemu::check;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
 use crate::adapters::qemu::image::DiskMark;
 use crate::adapters::qemu::image::HeldImages;
@@ -18,8 +20,7 @@ use crate::adapters::qemu::image::ImageLocking;
 use crate::adapters::qemu::image::QemuImg;
 use crate::adapters::qemu::image::SnapshotAction;
 use crate::adapters::qemu::in_use::FileStamp;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
+use crate::adapters::qemu::own_names;
 use crate::adapters::qemu::qcow2;
 use crate::adapters::qemu::qcow2::SnapshotRelation;
 use crate::model::Fault;
@@ -114,26 +115,13 @@ impl RestoreSplit {
         self.restored.is_empty() && self.unclear.is_empty()
     }
 
-    /// What happened, as the first part of a sentence: `The restore put back disk a but not disk b`.
+    /// The disks by outcome, for use within a sentence: `restored: disk a; not restored: disk b`.
     pub(super) fn summary(&self) -> String {
-        let labels = |images: &[PathBuf]| {
-            let names: Vec<String> = images.iter().map(|image| map::file_name(image)).collect();
-            check::list_disks(&names)
+        let labels = |images: &[PathBuf]| -> Vec<String> {
+            images.iter().map(|image| file_name(image)).collect()
         };
-        let (restored, unclear) = (labels(&self.restored), labels(&self.unclear));
-        let back = match (self.restored.is_empty(), self.unclear.is_empty()) {
-            (false, true) => restored,
-            (true, false) => format!("perhaps {unclear}"),
-            (false, false) => format!("{restored}, perhaps {unclear}"),
-            (true, true) => "no disk".to_owned(),
-        };
-        let left = labels(&self.not_restored);
-        let not = if self.not_restored.is_empty() {
-            String::new()
-        } else {
-            format!(" but not {left}")
-        };
-        format!("The restore put back {back}{not}")
+        let (restored, others) = (labels(&self.restored), labels(&self.not_restored));
+        check::list_outcomes(&restored, &others, &labels(&self.unclear))
     }
 }
 
@@ -166,7 +154,7 @@ pub(super) async fn mark(
 ) -> Result<String, QemuError> {
     let mut holds = HeldImages::take(program, images, within).await?;
     let mark = DiskMark::new()?;
-    let own = format!("{}{mark}", map::OWN_SNAPSHOT_PREFIX);
+    let own = format!("{}{mark}", own_names::OWN_SNAPSHOT_PREFIX);
     let mut marked = Ok(());
     for image in images {
         holds.release(image, within).await;
@@ -203,13 +191,13 @@ pub(super) async fn delete_own_snapshots(
                 .apply_snapshot_action(SnapshotAction::Delete, own, image, within)
                 .await
             {
-                tracing::warn!(private = %error, "own snapshot not removed");
+                tracing::warn!(%error, snapshot = own, "temporary snapshot not removed");
             }
         }
     }
 }
 
-/// How far the restore of the backup of that tag came, told without any change.
+/// How far the restore of the backup of that tag came. Changes nothing.
 pub(super) async fn read_restore_progress(
     own: &str,
     images: &[PathBuf],
@@ -266,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_far_a_restore_came_is_told_from_each_disk() {
+    fn how_far_a_restore_came_follows_from_each_disk() {
         let (a, b) = (PathBuf::from("a"), PathBuf::from("b"));
         let before = DiskAfterRestore::Before;
         let split = |restored: &[&PathBuf], left: &[&PathBuf], unclear: &[&PathBuf]| {
@@ -354,26 +342,16 @@ mod tests {
                 &["a"],
                 &["b"],
                 &[],
-                "The restore put back disk a but not disk b",
+                "restored: disk a; not restored: disk b",
             ),
             (
                 &["a", "c"],
                 &["b"],
                 &[],
-                "The restore put back disks a, c but not disk b",
+                "restored: disks a, c; not restored: disk b",
             ),
-            (
-                &[],
-                &["b"],
-                &["a"],
-                "The restore put back perhaps disk a but not disk b",
-            ),
-            (
-                &["a"],
-                &[],
-                &["b"],
-                "The restore put back disk a, perhaps disk b",
-            ),
+            (&[], &["b"], &["a"], "not restored: disk b; unknown: disk a"),
+            (&["a"], &[], &["b"], "restored: disk a; unknown: disk b"),
         ];
         for (restored, left, unclear, expected) in rows {
             let split = RestoreSplit {
