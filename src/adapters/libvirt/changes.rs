@@ -117,18 +117,19 @@ impl Changes<'_> {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let it = self.load_meant(domain, intent, by).await?;
+        let loaded = self.load_meant(domain, intent, by).await?;
         if let Some(new) = &patch.name {
-            self.check_name_is_free(domain, new, Some(&it), by).await?;
+            self.check_name_is_free(domain, new, Some(&loaded), by)
+                .await?;
         }
-        let mut notes = Notes::read(it.xml.description.as_deref());
+        let mut notes = Notes::read(loaded.xml.description.as_deref());
         // As it is shown: it may count as protected although the description does not say so.
-        notes.protected = it.backup.protected;
+        notes.protected = loaded.backup.protected;
         let notes = notes.patched(patch);
-        let xml = snapshot_xml::with_description(&it.text, &notes.write())
+        let xml = snapshot_xml::with_description(&loaded.text, &notes.write())
             .map_err(unwritable_description)?;
         let current = self.reader.client.current(domain, by).await?;
-        let is_current = current.as_deref() == Some(&it.snapshot.name);
+        let is_current = current.as_deref() == Some(&loaded.snapshot.name);
         self.start_call(
             name,
             None,
@@ -144,8 +145,8 @@ impl Changes<'_> {
         name: &str,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        let it = self.load_meant(domain, intent, by).await?;
-        if it.backup.protected {
+        let loaded = self.load_meant(domain, intent, by).await?;
+        if loaded.backup.protected {
             return Err(AdapterError::refused(
                 FaultKind::Protected,
                 public_text!(
@@ -153,8 +154,8 @@ impl Changes<'_> {
                 ),
             ));
         }
-        self.reader.inspector().check_delete(&it, by).await?;
-        self.start_call(name, None, ChangeCall::Delete(Box::new(it)));
+        self.reader.inspector().check_delete(&loaded, by).await?;
+        self.start_call(name, None, ChangeCall::Delete(Box::new(loaded)));
         Ok(())
     }
 
@@ -176,12 +177,12 @@ impl Changes<'_> {
                 self.reader.config.managed_save,
             )?,
         };
-        let it = self.load_meant(domain, intent, by).await?;
+        let loaded = self.load_meant(domain, intent, by).await?;
         self.reader
             .inspector()
-            .check_restore(&it, settings, by)
+            .check_restore(&loaded, settings, by)
             .await?;
-        self.start_call(name, None, ChangeCall::Restore(Box::new(it), settings));
+        self.start_call(name, None, ChangeCall::Restore(Box::new(loaded), settings));
         Ok(())
     }
 
@@ -209,7 +210,7 @@ impl Changes<'_> {
         let all = self.reader.backups(domain, None, usize::MAX, by).await?;
         let others = all
             .iter()
-            .filter(|it| but.is_none_or(|but| it.id != but.backup.id));
+            .filter(|other| but.is_none_or(|but| other.id != but.backup.id));
         if others.into_iter().any(|other| other.name == *name) {
             return Err(AdapterError::refused(
                 FaultKind::NameTaken,

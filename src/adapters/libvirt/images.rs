@@ -38,7 +38,7 @@ const EXTENDED: u64 = 1 << 4;
 const CORRUPT: u64 = 1 << 1;
 /// Bytes that must be free for the tables that change when a snapshot is restored or deleted.
 const ROOM_BYTES: u64 = 4 * 1024 * 1024;
-/// QEMU's lock bytes: 100+n for a permission that is used, 200+n for one that is shared with nobody. 1 is to write,
+/// QEMU's lock bytes: 100+n for a permission that is used, 200+n for one that is not shared. 1 is to write,
 /// 3 to resize. A writer conflicts with any of these.
 const WRITE_LOCKS: [i64; 4] = [101, 103, 201, 203];
 

@@ -1,4 +1,4 @@
-//! Long calls, run as tasks of the adapter: whoever asked may go away, and ask again how it went.
+//! Long calls, run as tasks of the adapter: the caller may go away, and ask for the outcome later.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -89,7 +89,7 @@ impl LongCalls {
 
     /// Returns when the call of this name has ended, at once when there is none.
     pub(crate) async fn ended(&self, name: &str) {
-        let Some(mut receiver) = self.lock().get(name).map(|it| it.outcome.clone()) else {
+        let Some(mut receiver) = self.lock().get(name).map(|call| call.outcome.clone()) else {
             return;
         };
         // An error means that its task is gone, which is an end as well.
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(
             jobs.outcome("a"),
             Some(Some(CallOutcome::Unanswered)),
-            "nobody knows"
+            "its outcome is unknown"
         );
     }
 

@@ -199,9 +199,12 @@ impl Adapter for Libvirt {
                 )?;
                 seen.disks = self.reader.inspector().fingerprint(&domain, by).await;
                 let loaded = self.reader.load(&domain, &intent.target.backup, by).await?;
-                if let Some(it) = loaded {
-                    let plan =
-                        definition_checks::plan_revert(after, seen.state.activity(), it.xml.memory);
+                if let Some(loaded) = loaded {
+                    let plan = definition_checks::plan_revert(
+                        after,
+                        seen.state.activity(),
+                        loaded.xml.memory,
+                    );
                     seen.then_off = plan.then_off;
                 }
             }

@@ -41,7 +41,7 @@ pub(super) mod procedure {
     pub(crate) const MONITOR: u32 = 1;
 }
 
-/// libvirt's error numbers that are told apart.
+/// libvirt's error numbers that are distinguished.
 pub(crate) mod error_code {
     pub(crate) const INTERNAL: u32 = 1;
     pub(crate) const NO_SUPPORT: u32 = 3;

@@ -58,15 +58,15 @@ impl OutcomeSearch<'_> {
         Ok(match (&intent.change, ours) {
             (Change::Delete, None) => self.outcome_of_delete(&domain, name, by).await?,
             (Change::Delete, Some(_)) => FindOutcome::NotBegun,
-            (Change::Update(patch), Some(it)) => {
-                if patch.applied_to(it.backup.clone()) == it.backup {
+            (Change::Update(patch), Some(loaded)) => {
+                if patch.applied_to(loaded.backup.clone()) == loaded.backup {
                     FindOutcome::Done
                 } else {
                     FindOutcome::NotBegun
                 }
             }
-            (Change::Restore(_), Some(it)) => {
-                self.outcome_of_restore(&domain, before, now, &it.xml, by)
+            (Change::Restore(_), Some(loaded)) => {
+                self.outcome_of_restore(&domain, before, now, &loaded.xml, by)
                     .await
             }
             (Change::Update(_) | Change::Restore(_) | Change::Create(_), None)
@@ -105,7 +105,7 @@ impl OutcomeSearch<'_> {
         let inspector = self.reader.inspector();
         now.disks = inspector.fingerprint(domain, by).await;
         let match_snapshot = inspector.match_snapshot(saved, domain, by).await;
-        // A restore that works on the disks meanwhile would be seen in its middle.
+        // A restore that works on the disks meanwhile would have been seen half-way.
         if !matches!(inspector.is_busy(domain, by).await, Ok(false)) {
             return FindOutcome::NotYet;
         }

@@ -212,7 +212,7 @@ mod tests {
                 state: state.0,
                 reason: state.1,
             },
-            current: Some(current.to_owned()).filter(|it| !it.is_empty()),
+            current: Some(current.to_owned()).filter(|name| !name.is_empty()),
             then_off: false,
             is_taken: false,
             disks: None,

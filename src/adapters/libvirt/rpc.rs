@@ -131,7 +131,7 @@ impl RpcError {
 
 type Answer = Result<Vec<u8>, RpcError>;
 
-/// A call that waits. The permit is held until the answer comes, even if nobody wants it any more.
+/// A call that waits. The permit is held until the answer comes, even if the caller has gone away.
 #[derive(Debug)]
 struct Waiting {
     answer: oneshot::Sender<Answer>,
@@ -165,7 +165,7 @@ impl Shared {
     fn close(&self, why: &str) {
         let waiting = self.lock().take();
         for call in waiting.into_iter().flatten().map(|(_, call)| call) {
-            // Nobody waits for the answer of a call that was given up.
+            // The caller may have given up.
             drop(call.answer.send(Err(RpcError::Lost(why.to_owned()))));
         }
     }
@@ -197,7 +197,7 @@ impl Connection {
     /// Connects; nothing is said yet.
     ///
     /// # Errors
-    /// When there is no such socket, or nobody listens.
+    /// When there is no such socket, or nothing listens on it.
     pub(crate) async fn open(
         socket: &Path,
         keepalive: Duration,
@@ -268,7 +268,7 @@ impl Connection {
         let frame = frame(program.number(), procedure, TYPE_CALL, serial, arguments)
             .map_err(RpcError::Arguments)?;
         let (answer, wait) = oneshot::channel();
-        // The permit is given back with the answer: the daemon counts calls that nobody waits for, too.
+        // The permit is given back with the answer: the daemon counts calls whose caller has gone away, too.
         let call = Waiting {
             answer,
             _slot: slot,
@@ -433,8 +433,8 @@ fn frame(
 ) -> Result<Vec<u8>, XdrError> {
     let bytes = u32::try_from(body.len())
         .ok()
-        .and_then(|it| it.checked_add(HEAD_BYTES))
-        .filter(|it| *it <= FRAME_BYTES_MAX)
+        .and_then(|bytes| bytes.checked_add(HEAD_BYTES))
+        .filter(|bytes| *bytes <= FRAME_BYTES_MAX)
         .ok_or(XdrError::LongString(u32::MAX))?;
     let head = Writer::default()
         .u32(bytes)
