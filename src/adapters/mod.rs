@@ -6,6 +6,7 @@
 pub mod adapter;
 pub mod annotations;
 pub mod cloudapi;
+pub mod description_trailer;
 pub mod files;
 pub mod incus;
 pub mod layers;

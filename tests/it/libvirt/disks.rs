@@ -85,7 +85,7 @@ async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
     lab.virsh(&["managedsave", "web02"]);
 
     let to = restore(&backup, &web02, "");
-    let remedy = &["virsh managedsave-remove", "managed_save = discard"];
+    let remedy = &["saved memory state", "managed_save = discard"];
     refused(adapter, &to, 2, FaultKind::Conflict, remedy).await;
     let new = create(adapter, &web02, "meanwhile", 3);
     refused(adapter, &new, 3, FaultKind::Conflict, &remedy[..1]).await;
@@ -469,9 +469,9 @@ async fn disks_that_are_not_those_of_the_backup_are_named() {
         "--disk-only",
     ]);
     let number = lab.number("web01");
-    let words = &["disk vda", "overlay", "blockcommit"];
+    let words = &["disk vda", "overlay", "Merge"];
     refused(adapter, &to, 2, FaultKind::Conflict, words).await;
-    let words = &["disk vda", "blockcommit"];
+    let words = &["disk vda", "Merge"];
     refused(adapter, &delete, 3, FaultKind::Conflict, words).await;
     lab.virsh(&["destroy", "web01"]);
     refused(
@@ -567,7 +567,7 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
         &new,
         12,
         FaultKind::Conflict,
-        &["transient", "virsh define"],
+        &["transient", "Define"],
     )
     .await;
     let to = restore(&backup, &web01, "");
@@ -576,7 +576,7 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
         &to,
         13,
         FaultKind::Conflict,
-        &["transient", "virsh define"],
+        &["transient", "Define"],
     )
     .await;
     assert_eq!(lab.state("web01"), "running", "it runs on");

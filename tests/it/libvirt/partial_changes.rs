@@ -35,7 +35,7 @@ async fn a_restore_that_fails_all_the_same_says_what_became_of_the_vm_and_its_di
     let text = failure(&blind, &restore(&backup, &web01, ""), 2).await;
     assert!(text.contains("half-way"), "{text}");
     assert!(text.contains("the VM is off"), "{text}");
-    assert!(text.contains("virsh start"), "the remedy: {text}");
+    assert!(text.contains("start the VM"), "the remedy: {text}");
     assert_eq!(lab.state("web01"), "shut off", "it is");
 
     let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
@@ -94,7 +94,7 @@ async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
     let text = failure(adapter, &restore(&backup, &web02, ""), 4).await;
     assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 2], "half of it");
     for words in [
-        "data are on disk vda",
+        "data of the backup is on disk vda",
         "disk vdb was not restored",
         "the VM is off",
     ] {

@@ -482,7 +482,10 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
     );
     arm(r"\-d");
     let text = failed(&delete(&taken), 4, "delete").await;
-    for part in ["gone from disk web01.qcow2", "still on disk web01-b.qcow2"] {
+    for part in [
+        "deleted on disk web01.qcow2",
+        "still exists on disk web01-b.qcow2",
+    ] {
         assert!(text.contains(part), "delete: {text}");
     }
     let half = read(&adapter, taken.id.as_str()).await.unwrap();

@@ -161,10 +161,10 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
     };
     assert_eq!(fault.kind, FaultKind::Conflict, "{fault:?}");
     assert!(
-        fault.text.contains("stopped") || fault.text.contains("did not run"),
+        fault.text.contains("paused") || fault.text.contains("still stopped"),
         "{fault:?}"
     );
-    for part in ["put back disk disk0", "but not disk disk1"] {
+    for part in ["(restored: disk disk0;", "not restored: disk disk1"] {
         assert!(fault.text.contains(part), "the disks are named: {fault:?}");
     }
     assert_eq!(bed.status(), "restore-vm", "nobody let it go on");

@@ -160,8 +160,8 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         (40, 2, &[(0, 3)], (3, 1), None),
         (50, 2, &[(0, 3), (1, 3)], (3, 3), None),
         (60, 0, &[(1, 3)], (2, 3), Some("")),
-        (70, 1, &[(0, 3)], (3, 2), Some("two times")),
-        (80, 1, &[(1, 3)], (1, 3), Some("two times")),
+        (70, 1, &[(0, 3)], (3, 2), Some("different points in time")),
+        (80, 1, &[(1, 3)], (1, 3), Some("different points in time")),
     ];
     for (number, restored, written, expected, told) in rows {
         let (intent, before, tag) = before_a_restore(&bed, number).await;
@@ -182,7 +182,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
             }
             (FindOutcome::NotBegun, None) if restored == 0 => {}
             (FindOutcome::HalfDone(fault), None) if half => {
-                assert!(fault.text.contains("others were not"), "{fault:?}");
+                assert!(fault.text.contains("incomplete"), "{fault:?}");
             }
             (FindOutcome::Done, None) if restored == 2 => {}
             other => panic!("{number}: {other:?}"),
@@ -238,7 +238,7 @@ async fn started_meanwhile(bed: &mut Bed) {
     let folder = folder.as_path();
     let rows = [
         (200, 0, Some("")),
-        (210, 1, Some("two times")),
+        (210, 1, Some("different points in time")),
         (220, 2, None),
     ];
     for (number, restored, told) in rows {

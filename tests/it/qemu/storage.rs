@@ -181,7 +181,7 @@ async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_
     assert!(
         fault
             .text
-            .contains("No disk was changed, and the VM runs on"),
+            .contains("No disk was changed, and the VM is running"),
         "{fault:?}"
     );
     assert_eq!(bed.status(), "running", "it runs on");
@@ -280,7 +280,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     let FindOutcome::Failed(fault) = replaced else {
         panic!("half restored and replaced: {replaced:?}");
     };
-    for part in ["disk web01.qcow2", "not disk web01-b.qcow2"] {
+    for part in ["disk web01.qcow2", "not restored: disk web01-b.qcow2"] {
         assert!(fault.text.contains(part), "{fault:?}");
     }
     assert_eq!(bed.filled(1), 4, "left alone");

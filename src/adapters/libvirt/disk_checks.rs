@@ -6,54 +6,58 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::check::disks_named;
-use crate::adapters::libvirt::check::number_as_name;
-use crate::adapters::libvirt::check::refuse;
-use crate::adapters::libvirt::images::Image;
-use crate::adapters::libvirt::images::Look;
-use crate::adapters::libvirt::nodes::Node;
-use crate::adapters::libvirt::xml::Place;
-use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::libvirt::block_nodes::BlockNode;
+use crate::adapters::libvirt::definition_checks::list_disks;
+use crate::adapters::libvirt::definition_checks::refuse;
+use crate::adapters::libvirt::definition_checks::refuse_numeric_name;
+use crate::adapters::libvirt::images::DiskImage;
+use crate::adapters::libvirt::images::ImageInspection;
+use crate::adapters::libvirt::snapshot_xml::SnapshotLocation;
+use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// What is seen of one disk.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct DiskView {
     /// The disk, as the VM sees it.
     pub(crate) target: String,
     /// Where its image is; `None` when it is not in the file system.
     pub(crate) path: Option<PathBuf>,
     /// The image, as far as the gateway can see it itself; `None` when it may not look.
-    pub(crate) look: Option<Look>,
+    pub(crate) look: Option<ImageInspection>,
 }
 
-impl Seen {
-    fn image(&self) -> Option<&Image> {
+impl DiskView {
+    fn image(&self) -> Option<&DiskImage> {
         match &self.look {
-            Some(Look::Read(image)) => Some(image),
-            Some(Look::Missing | Look::Unknown(_)) | None => None,
+            Some(ImageInspection::Read(image)) => Some(image),
+            Some(ImageInspection::Missing | ImageInspection::Unknown(_)) | None => None,
         }
     }
 }
 
 /// A snapshot on a disk, from whichever side it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tag {
+struct ImageSnapshot {
     id: String,
     name: String,
     has_memory: bool,
 }
 
 /// The snapshots of each disk, by its target; `None` where they cannot be seen.
-fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>)> {
+fn snapshots_by_disk(
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
+) -> Vec<(String, Option<Vec<ImageSnapshot>>)> {
     let mut all = Vec::new();
     for disk in disks {
         let node = nodes.and_then(|nodes| node_of(disk.path.as_deref(), nodes));
         let tags = match (node, disk.image()) {
             (Some(node), _) => Some(
-                node.tags()
+                node.snapshots()
                     .iter()
-                    .map(|tag| Tag {
+                    .map(|tag| ImageSnapshot {
                         id: tag.id.clone(),
                         name: tag.name.clone(),
                         has_memory: tag.has_memory(),
@@ -64,7 +68,7 @@ fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>
                 image
                     .snapshots
                     .iter()
-                    .map(|saved| Tag {
+                    .map(|saved| ImageSnapshot {
                         id: saved.id.clone(),
                         name: saved.name.clone(),
                         has_memory: saved.has_memory,
@@ -78,7 +82,7 @@ fn tags(disks: &[Seen], nodes: Option<&[Node]>) -> Vec<(String, Option<Vec<Tag>>
     all
 }
 
-fn node_of<'a>(path: Option<&Path>, nodes: &'a [Node]) -> Option<&'a Node> {
+fn node_of<'a>(path: Option<&Path>, nodes: &'a [BlockNode]) -> Option<&'a BlockNode> {
     let path = path?;
     nodes.iter().find(|node| node.is_image(path))
 }
@@ -87,55 +91,51 @@ fn node_of<'a>(path: Option<&Path>, nodes: &'a [Node]) -> Option<&'a Node> {
 ///
 /// # Errors
 /// The reason not to restore or delete, naming the disk.
-pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError> {
+pub(crate) fn check_reachable(disks: &[DiskView], is_on: bool) -> Result<(), AdapterError> {
     for disk in disks {
         let target = &disk.target;
         let image = match &disk.look {
-            None | Some(Look::Unknown(_)) => continue,
-            Some(Look::Missing) => {
+            None | Some(ImageInspection::Unknown(_)) => continue,
+            Some(ImageInspection::Missing) => {
                 return Err(refuse(
                     FaultKind::Unavailable,
-                    format!(
-                        "the image of disk {target} is not there; nothing was changed. Mount its storage, or put the \
-                         image back in its place"
+                    public_text!(
+                        "The image of disk {target} is missing; nothing was changed. Mount its storage, or put the image back in its place."
                     ),
                 ));
             }
-            Some(Look::Read(image)) => image,
+            Some(ImageInspection::Read(image)) => image,
         };
         if let Some(why) = image.unwritable {
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "the image of disk {target} {why}; nothing was changed, make it writable first"
+                public_text!(
+                    "The image of disk {target} {why}; nothing was changed. Make it writable first."
                 ),
             ));
         }
         if !image.has_room {
             return Err(refuse(
                 FaultKind::StorageFull,
-                format!(
-                    "the storage of disk {target} is full; nothing was changed, a change of its snapshots needs some \
-                     megabytes"
+                public_text!(
+                    "The storage of disk {target} is full; nothing was changed. Free some megabytes, which a change of its snapshots needs."
                 ),
             ));
         }
-        match (is_on, image.is_held) {
+        match (is_on, image.is_locked) {
             (true, Some(false)) => {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "the running VM does not use the image that is now in the place of disk {target}'s; it was \
-                         replaced or renamed. Nothing was changed, put the image in use back in its place"
+                    public_text!(
+                        "The image at the place of disk {target} is not the one that the running VM uses: it was replaced or renamed. Nothing was changed. Put the image in use back in its place."
                     ),
                 ));
             }
             (false, Some(true)) => {
                 return Err(refuse(
                     FaultKind::Busy,
-                    format!(
-                        "the image of disk {target} is in use by another program; nothing was changed, stop that \
-                         program first"
+                    public_text!(
+                        "The image of disk {target} is in use by another program; nothing was changed. Stop that program first."
                     ),
                 ));
             }
@@ -149,11 +149,13 @@ pub(crate) fn reachable(disks: &[Seen], is_on: bool) -> Result<(), AdapterError>
 ///
 /// # Errors
 /// The reason not to restore.
-pub(crate) fn without_bitmaps(nodes: &[Node]) -> Result<(), AdapterError> {
-    if nodes.iter().any(Node::has_bitmaps) {
+pub(crate) fn check_no_bitmaps(nodes: &[BlockNode]) -> Result<(), AdapterError> {
+    if nodes.iter().any(BlockNode::has_bitmaps) {
         return Err(refuse(
             FaultKind::Conflict,
-            "a disk of the VM has dirty bitmaps; remove them first, a restore would fail and switch the VM off",
+            public_text!(
+                "A disk of the VM has dirty bitmaps, with which a restore would fail and stop the VM; nothing was changed. Remove the bitmaps first."
+            ),
         ));
     }
     Ok(())
@@ -163,22 +165,20 @@ pub(crate) fn without_bitmaps(nodes: &[Node]) -> Result<(), AdapterError> {
 ///
 /// # Errors
 /// The reason not to restore or delete, naming the disk.
-pub(crate) fn in_use(disks: &[Seen], nodes: &[Node]) -> Result<(), AdapterError> {
+pub(crate) fn check_in_use(disks: &[DiskView], nodes: &[BlockNode]) -> Result<(), AdapterError> {
     for disk in disks.iter().filter(|disk| disk.path.is_some()) {
         let target = &disk.target;
-        let why = match node_of(disk.path.as_deref(), nodes) {
-            Some(node) if node.ro => "reads the image of disk {} only, below another one",
-            Some(_) => continue,
-            None => "has another image open for disk {} than its definition names",
-        };
-        return Err(refuse(
-            FaultKind::Conflict,
-            format!(
-                "the running VM {}; nothing was changed. Merge overlays (virsh blockcommit), or switch the VM off and \
-                 look at its disks",
-                why.replace("{}", target)
+        let text = match node_of(disk.path.as_deref(), nodes) {
+            Some(node) if node.ro => public_text!(
+                "The running VM only reads the image of disk {target}, which has an overlay; nothing was changed. Merge the overlay first."
             ),
-        ));
+            Some(_) => continue,
+            None => public_text!(
+                "The running VM has another image open for disk {target} than its definition names; nothing was changed. Merge overlays, or stop the VM and check its disks."
+            ),
+        };
+        return Err(refuse(FaultKind::Conflict, text)
+            .because("virsh blockcommit --active --pivot merges an overlay"));
     }
     Ok(())
 }
@@ -188,46 +188,44 @@ pub(crate) fn in_use(disks: &[Seen], nodes: &[Node]) -> Result<(), AdapterError>
 ///
 /// # Errors
 /// The reason not to restore, naming the disk.
-pub(crate) fn hold(
+pub(crate) fn check_snapshot_held(
     saved: &SnapshotXml,
-    disks: &[Seen],
-    nodes: Option<&[Node]>,
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
 ) -> Result<(), AdapterError> {
     let name = &saved.name;
-    let all = tags(disks, nodes);
+    let all = snapshots_by_disk(disks, nodes);
     let known = || {
         all.iter()
             .filter_map(|(target, tags)| Some((target, tags.as_ref()?)))
     };
     for (target, tags) in known() {
         if tags.iter().any(|tag| tag.id == *name && tag.name != *name) {
-            return Err(number_as_name(name).because(format!("an id on disk {target}")));
+            return Err(refuse_numeric_name(name).because(format!("an id on disk {target}")));
         }
         if tags.iter().filter(|tag| tag.name == *name).count() > 1 {
             return Err(refuse(
                 FaultKind::Conflict,
-                format!(
-                    "disk {target} holds two snapshots named {name}, and QEMU would take either; nothing was changed. \
-                     Remove the wrong one by its id with qemu-img while the VM is off"
+                public_text!(
+                    "There are two snapshots named {name} on disk {target}, and either could be restored; nothing was changed. Ask the operator to remove the wrong one while the VM is off."
                 ),
             ));
         }
     }
     let internal = |target: &str| {
         let mut parts = saved.disks.iter();
-        parts.any(|part| part.target == target && part.place == Place::Internal)
+        parts.any(|part| part.target == target && part.place == SnapshotLocation::Internal)
     };
     let without: Vec<&str> = known()
         .filter(|(target, tags)| internal(target) && !tags.iter().any(|tag| tag.name == *name))
         .map(|(target, _)| target.as_str())
         .collect();
     if !without.is_empty() {
+        let disks = list_disks(without);
         return Err(refuse(
             FaultKind::Damaged,
-            format!(
-                "the backup is incomplete: it is missing on {}, renamed or removed without libvirt; nothing was \
-                 changed. Delete the backup, or bring back that disk's image",
-                disks_named(without)
+            public_text!(
+                "The backup is incomplete: it is missing on {disks}. Nothing was changed. Delete the backup, or put the former image of that disk back."
             ),
         ));
     }
@@ -236,10 +234,12 @@ pub(crate) fn hold(
         let mut tags = tags.iter();
         tags.any(|tag| tag.name == *name && tag.has_memory)
     });
-    if saved.memory == Place::Internal && is_complete && !has_memory {
+    if saved.memory == SnapshotLocation::Internal && is_complete && !has_memory {
         return Err(refuse(
             FaultKind::Damaged,
-            "the backup is incomplete: no disk of the VM holds its memory; nothing was changed",
+            public_text!(
+                "The backup is incomplete: no disk of the VM holds its memory. Nothing was changed. Delete the backup."
+            ),
         ));
     }
     Ok(())
@@ -248,8 +248,8 @@ pub(crate) fn hold(
 /// Whether every disk holds the backup's data (`Some(true)`) or none does (`Some(false)`), byte for byte.
 ///
 /// `None` where some do, or where it cannot be seen. Only for a VM that is off: a running one writes.
-pub(crate) async fn are_as(name: &str, disks: &mut [Seen]) -> Option<bool> {
-    let (restored, others, unknown) = split(name, disks).await;
+pub(crate) async fn match_snapshot(name: &str, disks: &mut [DiskView]) -> Option<bool> {
+    let (restored, others, unknown) = group_by_content(name, disks).await;
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
         (false, true, true) => Some(true),
         (true, false, true) => Some(false),
@@ -258,14 +258,17 @@ pub(crate) async fn are_as(name: &str, disks: &mut [Seen]) -> Option<bool> {
 }
 
 /// The disks that hold the backup's data, those that do not, and those of which that cannot be seen.
-async fn split(name: &str, disks: &mut [Seen]) -> (Vec<String>, Vec<String>, Vec<String>) {
+async fn group_by_content(
+    name: &str,
+    disks: &mut [DiskView],
+) -> (Vec<String>, Vec<String>, Vec<String>) {
     let (mut restored, mut others, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for disk in disks {
-        let is_as = match &mut disk.look {
-            Some(Look::Read(image)) => image.is_as(name).await,
-            Some(Look::Missing | Look::Unknown(_)) | None => None,
+        let is_identical_to = match &mut disk.look {
+            Some(ImageInspection::Read(image)) => image.is_identical_to(name).await,
+            Some(ImageInspection::Missing | ImageInspection::Unknown(_)) | None => None,
         };
-        let group = match is_as {
+        let group = match is_identical_to {
             Some(true) => &mut restored,
             Some(false) => &mut others,
             None => &mut unknown,
@@ -275,26 +278,34 @@ async fn split(name: &str, disks: &mut [Seen]) -> (Vec<String>, Vec<String>, Vec
     (restored, others, unknown)
 }
 
+/// The clause for disks whose contents cannot be seen.
+pub(crate) const MIXED_DATA: &str =
+    "its disks may hold the data of the backup or from before the restore";
+
 /// A clause about what the disks hold after a restore that failed.
-pub(crate) async fn clause(name: &str, disks: &mut [Seen]) -> String {
-    let (restored, others, unknown) = split(name, disks).await;
-    let named = |all: &[String]| disks_named(all.iter().map(String::as_str));
+pub(crate) async fn describe_contents(name: &str, disks: &mut [DiskView]) -> String {
+    let (restored, others, unknown) = group_by_content(name, disks).await;
+    let named = |all: &[String]| list_disks(all.iter().map(String::as_str));
     match (restored.is_empty(), others.is_empty(), unknown.is_empty()) {
-        (false, true, true) => "its disks hold the backup's data".to_owned(),
-        (true, false, true) => "its disks hold what they held before".to_owned(),
+        (false, true, true) => "its disks hold the data of the backup".to_owned(),
+        (true, false, true) => "its disks hold the data from before the restore".to_owned(),
         (false, false, true) => format!(
-            "the backup's data are on {}, and {} was not restored; restore it again before it is started",
+            "the data of the backup is on {}, and {} was not restored",
             named(&restored),
             named(&others)
         ),
-        _ => "its disks may hold the backup's data or what they held before".to_owned(),
+        _ => MIXED_DATA.to_owned(),
     }
 }
 
 /// The disks that hold a snapshot of this name, as far as that can be seen.
-pub(crate) fn holders(name: &str, disks: &[Seen], nodes: Option<&[Node]>) -> Vec<String> {
-    let holds = |tags: &Vec<Tag>| tags.iter().any(|tag| tag.name == name);
-    tags(disks, nodes)
+pub(crate) fn disks_holding(
+    name: &str,
+    disks: &[DiskView],
+    nodes: Option<&[BlockNode]>,
+) -> Vec<String> {
+    let holds = |tags: &Vec<ImageSnapshot>| tags.iter().any(|tag| tag.name == name);
+    snapshots_by_disk(disks, nodes)
         .into_iter()
         .filter(|(_, tags)| tags.as_ref().is_some_and(holds))
         .map(|(target, _)| target)
@@ -304,11 +315,11 @@ pub(crate) fn holders(name: &str, disks: &[Seen], nodes: Option<&[Node]>) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::libvirt::nodes::parse_for_tests;
-    use crate::adapters::libvirt::xml::Part;
+    use crate::adapters::libvirt::block_nodes::parse_for_tests;
+    use crate::adapters::libvirt::snapshot_xml::DiskPart;
 
-    fn disks() -> Vec<Seen> {
-        let disk = |target: &str| Seen {
+    fn disks() -> Vec<DiskView> {
+        let disk = |target: &str| DiskView {
             target: target.to_owned(),
             path: Some(format!("/{target}").into()),
             look: None,
@@ -322,21 +333,21 @@ mod tests {
         )
     }
 
-    fn nodes(all: &[String]) -> Vec<Node> {
+    fn nodes(all: &[String]) -> Vec<BlockNode> {
         let reply = format!(r#"{{"return":[{}],"id":"libvirt-1"}}"#, all.join(","));
         parse_for_tests(&reply).unwrap()
     }
 
     fn snapshot(name: &str) -> SnapshotXml {
-        let part = |target: &str| Part {
+        let part = |target: &str| DiskPart {
             target: target.to_owned(),
-            place: Place::Internal,
+            place: SnapshotLocation::Internal,
         };
         SnapshotXml {
             name: name.to_owned(),
             description: None,
             created: 1,
-            memory: Place::Internal,
+            memory: SnapshotLocation::Internal,
             disks: vec![part("vda"), part("vdb")],
             definition: None,
             persistent: None,
@@ -384,11 +395,11 @@ mod tests {
                     node("/vda", "", tag),
                     node("/vdb", "", &format!("{dry},{other}")),
                 ],
-                Some((FaultKind::Unsupported, "name a as the id")),
+                Some((FaultKind::Unsupported, "name a could be read as the id")),
             ),
         ];
         for (name, all, expected) in rows {
-            let seen = hold(&snapshot("a"), &disks(), Some(&nodes(&all))).err();
+            let seen = check_snapshot_held(&snapshot("a"), &disks(), Some(&nodes(&all))).err();
             let kind = seen.as_ref().map(|refused| refused.fault.kind);
             assert_eq!(kind, expected.map(|(kind, _)| kind), "{name}: {seen:?}");
             let text = seen.map(|refused| refused.fault.text).unwrap_or_default();
@@ -428,7 +439,7 @@ mod tests {
         ];
         for (name, all, expected) in rows {
             let all = nodes(&all);
-            let seen = without_bitmaps(&all).and_then(|()| in_use(&disks(), &all));
+            let seen = check_no_bitmaps(&all).and_then(|()| check_in_use(&disks(), &all));
             let text = seen.err().map(|refused| refused.fault.text);
             assert_eq!(text.is_some(), expected.is_some(), "{name}: {text:?}");
             let text = text.unwrap_or_default();

@@ -5,39 +5,39 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::check::refuse;
 use crate::adapters::libvirt::client::Client;
-use crate::adapters::libvirt::client::Domain;
-use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::definition_checks::refuse;
+use crate::adapters::libvirt::definition_xml;
+use crate::adapters::libvirt::definition_xml::DomainXml;
+use crate::adapters::libvirt::definition_xml::VolumeXml;
 use crate::adapters::libvirt::images;
-use crate::adapters::libvirt::images::Mark;
-use crate::adapters::libvirt::xml;
-use crate::adapters::libvirt::xml::DomainXml;
-use crate::adapters::libvirt::xml::VolumeXml;
+use crate::adapters::libvirt::images::FileMark;
+use crate::adapters::libvirt::native::Domain;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// Most files beside an image that are looked at.
-const BESIDE_MAX: usize = 4096;
+const FOLDER_ENTRIES_MAX: usize = 4096;
 
 /// An image that a restore would change.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct RestoredImage {
     /// The disk, as the VM sees it.
     pub(crate) disk: String,
     /// Its image.
     pub(crate) path: PathBuf,
-    mark: Option<Mark>,
+    mark: Option<FileMark>,
 }
 
-impl Target {
+impl RestoredImage {
     /// The image at this path; whether it is looked at itself is up to the caller.
     pub(crate) async fn new(disk: &str, path: &Path, is_local: bool) -> Self {
         Self {
             disk: disk.to_owned(),
             path: path.to_owned(),
             mark: if is_local {
-                images::mark(path).await
+                images::file_mark(path).await
             } else {
                 None
             },
@@ -52,7 +52,7 @@ impl Target {
         let (true, Some(mark)) = (is_local, &self.mark) else {
             return false;
         };
-        images::mark(path)
+        images::file_mark(path)
             .await
             .is_some_and(|other| other.is_same_file(mark))
     }
@@ -62,31 +62,30 @@ impl Target {
 ///
 /// # Errors
 /// [`FaultKind::Conflict`] naming the disk and who uses it, or whatever keeps libvirt from answering.
-pub(crate) async fn only(
+pub(crate) async fn check_unshared(
     client: &Client,
     vm: &Domain,
-    targets: &[Target],
+    targets: &[RestoredImage],
     is_local: bool,
     by: Deadline,
 ) -> Result<(), AdapterError> {
-    let all = client.domains(by).await;
-    let all = all.map_err(|failure| error::from_read(&failure))?;
+    let all = client.domains(by).await?;
     for other in all.iter().filter(|other| other.uuid != vm.uuid) {
-        domain(client, other, targets, is_local, by).await?;
+        check_other_vm(client, other, targets, is_local, by).await?;
     }
     for target in targets {
-        volumes(client, target, is_local, by).await?;
+        check_pool_volumes(client, target, is_local, by).await?;
         if is_local {
-            beside(target).await?;
+            check_folder(target).await?;
         }
     }
     Ok(())
 }
 
-async fn domain(
+async fn check_other_vm(
     client: &Client,
     other: &Domain,
-    targets: &[Target],
+    targets: &[RestoredImage],
     is_local: bool,
     by: Deadline,
 ) -> Result<(), AdapterError> {
@@ -104,11 +103,15 @@ async fn domain(
             continue;
         };
         for (_, source) in &read.definition.images {
-            used.extend(xml::path_of(source).map(Path::to_owned));
+            used.extend(definition_xml::path_of(source).map(Path::to_owned));
         }
         for disk in &read.definition.disks {
-            let below = disk.below.iter().flatten();
-            based.extend(below.filter_map(xml::path_of).map(Path::to_owned));
+            let backing = disk.backing.iter().flatten();
+            based.extend(
+                backing
+                    .filter_map(definition_xml::path_of)
+                    .map(Path::to_owned),
+            );
         }
     }
     if is_local {
@@ -122,21 +125,20 @@ async fn domain(
             if target.is(path, is_local).await {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "VM {name} is a linked clone: its disk is based on the image of disk {}, and a restore would \
-                         destroy it. Nothing was changed; make that VM independent first (virsh blockpull), or remove it",
+                    public_text!(
+                        "The VM {name} is a linked clone: its disk is based on the image of disk {}, and a restore would destroy it. Nothing was changed. Make that VM independent first, or remove it.",
                         target.disk
                     ),
-                ));
+                )
+                .because("virsh blockpull makes a linked clone independent"));
             }
         }
         for path in &used {
             if target.is(path, is_local).await {
                 return Err(refuse(
                     FaultKind::Conflict,
-                    format!(
-                        "VM {name} uses the image of disk {} too, and a restore would change it for both. Nothing was \
-                         changed; detach the disk from that VM first",
+                    public_text!(
+                        "The VM {name} uses the image of disk {} too, and a restore would change it for both. Nothing was changed. Detach the disk from that VM first.",
                         target.disk
                     ),
                 ));
@@ -146,9 +148,9 @@ async fn domain(
     Ok(())
 }
 
-async fn volumes(
+async fn check_pool_volumes(
     client: &Client,
-    target: &Target,
+    target: &RestoredImage,
     is_local: bool,
     by: Deadline,
 ) -> Result<(), AdapterError> {
@@ -156,12 +158,12 @@ async fn volumes(
         return Ok(());
     };
     let all = client.volumes_beside(path, by).await;
-    for text in all.map_err(|failure| error::from_read(&failure))? {
+    for text in all? {
         let Ok(volume) = VolumeXml::read(&text) else {
             continue;
         };
-        if let Some(below) = &volume.below
-            && target.is(below, is_local).await
+        if let Some(backing) = &volume.backing
+            && target.is(backing, is_local).await
         {
             return Err(based_on(target, &volume.name));
         }
@@ -170,7 +172,7 @@ async fn volumes(
 }
 
 /// Looks at every file in the folder of the image for one that is based on it.
-async fn beside(target: &Target) -> Result<(), AdapterError> {
+async fn check_folder(target: &RestoredImage) -> Result<(), AdapterError> {
     let Some(folder) = target.path.parent() else {
         return Ok(());
     };
@@ -178,7 +180,7 @@ async fn beside(target: &Target) -> Result<(), AdapterError> {
     let Ok(mut entries) = tokio::fs::read_dir(folder).await else {
         return Ok(());
     };
-    let mut left = BESIDE_MAX;
+    let mut left = FOLDER_ENTRIES_MAX;
     while let Ok(Some(entry)) = entries.next_entry().await {
         left = left.saturating_sub(1);
         if left == 0 {
@@ -189,8 +191,8 @@ async fn beside(target: &Target) -> Result<(), AdapterError> {
         if !is_file || path == target.path {
             continue;
         }
-        if let Some(below) = images::chain(&path).await.first()
-            && target.is(below, true).await
+        if let Some(backing) = images::chain(&path).await.first()
+            && target.is(backing, true).await
         {
             let name = entry.file_name().to_string_lossy().into_owned();
             return Err(based_on(target, &name));
@@ -199,12 +201,11 @@ async fn beside(target: &Target) -> Result<(), AdapterError> {
     Ok(())
 }
 
-fn based_on(target: &Target, image: &str) -> AdapterError {
+fn based_on(target: &RestoredImage, image: &str) -> AdapterError {
     refuse(
         FaultKind::Conflict,
-        format!(
-            "the image {image} is based on that of disk {}, and a restore would destroy it. Nothing was changed; make \
-             it independent first (qemu-img rebase -b \"\"), or move it away if it is of no use any more",
+        public_text!(
+            "The image {image} is based on the image of disk {}, and a restore would destroy it. Nothing was changed. Make that image independent first, or remove it.",
             target.disk
         ),
     )

@@ -5,17 +5,18 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::libvirt::check::refuse;
 use crate::adapters::libvirt::client::Client;
-use crate::adapters::libvirt::client::Domain;
+use crate::adapters::libvirt::definition_checks::refuse;
 use crate::adapters::libvirt::error;
+use crate::adapters::libvirt::native::Domain;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// An image that QEMU has open.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Node {
+pub(crate) struct BlockNode {
     #[serde(default)]
     node_name: String,
     /// Whether it is only read, as an image below another one is.
@@ -23,23 +24,23 @@ pub(crate) struct Node {
     pub(crate) ro: bool,
     #[serde(default)]
     dirty_bitmaps: Vec<serde_json::Value>,
-    image: Opened,
+    image: NodeImage,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Opened {
+struct NodeImage {
     #[serde(default)]
     filename: String,
     #[serde(default)]
     format: String,
     #[serde(default)]
-    snapshots: Vec<Tag>,
+    snapshots: Vec<NodeSnapshot>,
 }
 
 /// A snapshot within an image.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Tag {
+pub(crate) struct NodeSnapshot {
     /// QEMU's number for it.
     #[serde(default)]
     pub(crate) id: String,
@@ -48,16 +49,16 @@ pub(crate) struct Tag {
     vm_state_size: u64,
 }
 
-impl Tag {
+impl NodeSnapshot {
     /// Whether the VM's memory is in it.
     pub(crate) const fn has_memory(&self) -> bool {
         self.vm_state_size > 0
     }
 }
 
-impl Node {
+impl BlockNode {
     /// Its snapshots.
-    pub(crate) fn tags(&self) -> &[Tag] {
+    pub(crate) fn snapshots(&self) -> &[NodeSnapshot] {
         &self.image.snapshots
     }
 
@@ -83,21 +84,21 @@ struct Reply<T> {
 ///
 /// # Errors
 /// Whatever keeps QEMU from answering.
-pub(crate) async fn all(
+pub(crate) async fn query_block_nodes(
     client: &Client,
     domain: &Domain,
     by: Deadline,
-) -> Result<Vec<Node>, AdapterError> {
+) -> Result<Vec<BlockNode>, AdapterError> {
     let command = r#"{"execute":"query-named-block-nodes","arguments":{"flat":true}}"#;
     let reply = client.ask_qemu(domain, command, by).await;
-    parse(&reply.map_err(|failure| error::from_read(&failure))?)
+    parse(&reply?)
 }
 
 /// Whether nothing copies, merges or mirrors the VM's disks.
 ///
 /// # Errors
 /// [`FaultKind::Busy`] naming the kind of job, or whatever keeps QEMU from answering.
-pub(crate) async fn no_block_job(
+pub(crate) async fn check_no_block_job(
     client: &Client,
     domain: &Domain,
     by: Deadline,
@@ -109,7 +110,7 @@ pub(crate) async fn no_block_job(
     }
     let command = r#"{"execute":"query-block-jobs"}"#;
     let reply = client.ask_qemu(domain, command, by).await;
-    let jobs = parse::<Vec<Job>>(&reply.map_err(|failure| error::from_read(&failure))?)?;
+    let jobs = parse::<Vec<Job>>(&reply?)?;
     let Some(job) = jobs.first() else {
         return Ok(());
     };
@@ -119,9 +120,8 @@ pub(crate) async fn no_block_job(
     };
     Err(refuse(
         FaultKind::Busy,
-        format!(
-            "a {kind} job of QEMU occupies the VM's disks; nothing was changed, wait for its end or abort it (virsh \
-             blockjob)"
+        public_text!(
+            "A {kind} job is running on the VM's disks; nothing was changed. Wait until it ends, or cancel it."
         ),
     ))
 }
@@ -130,7 +130,7 @@ fn parse<T: serde::de::DeserializeOwned>(reply: &str) -> Result<T, AdapterError>
     match serde_json::from_str::<Reply<T>>(reply) {
         Ok(reply) => Ok(reply.value),
         Err(error) => {
-            Err(refuse(FaultKind::BackendFailed, "QEMU's answer could not be read").because(error))
+            Err(refuse(FaultKind::BackendFailed, error::unreadable_answer()).because(error))
         }
     }
 }
@@ -140,6 +140,6 @@ fn parse<T: serde::de::DeserializeOwned>(reply: &str) -> Result<T, AdapterError>
 /// # Errors
 /// When it is no answer.
 #[cfg(test)]
-pub(crate) fn parse_for_tests(reply: &str) -> Result<Vec<Node>, AdapterError> {
+pub(crate) fn parse_for_tests(reply: &str) -> Result<Vec<BlockNode>, AdapterError> {
     parse(reply)
 }

@@ -1,8 +1,8 @@
-//! What was done to the images of a stopped VM, found out later: by a gateway that comes after one that died.
+//! Marks on the disks of a VM that is off, from which a gateway that comes after one that died learns how far a restore came.
 //!
-//! Before a restore every disk is marked, where no guest can write, and then gets a snapshot of our own, so that whoever
-//! writes to it from then on changes its tables (see `qcow2.rs`). So each disk tells whether it was restored, and whether
-//! anybody used it before or since. Our own snapshots are no backups, are never shown, and go when the restore ends.
+//! Before a restore every disk is marked, where no guest can write, and then gets a snapshot of our own, so that every
+//! later write changes its L1 table (see `qcow2.rs`). Each disk then shows whether it was restored, and whether it was
+//! used before or since. Our own snapshots are no backups, are never shown, and go when the restore ends.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,37 +11,38 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::adapters::qemu::check;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::image::Act;
-use crate::adapters::qemu::image::Guard;
-use crate::adapters::qemu::image::Holds;
-use crate::adapters::qemu::image::Mark;
+use crate::adapters::qemu::image::DiskMark;
+use crate::adapters::qemu::image::HeldImages;
+use crate::adapters::qemu::image::ImageLocking;
 use crate::adapters::qemu::image::QemuImg;
-use crate::adapters::qemu::in_use::Stamp;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
+use crate::adapters::qemu::image::SnapshotAction;
+use crate::adapters::qemu::in_use::FileStamp;
+use crate::adapters::qemu::own_names;
 use crate::adapters::qemu::qcow2;
-use crate::adapters::qemu::qcow2::Kinship;
+use crate::adapters::qemu::qcow2::SnapshotRelation;
 use crate::model::Fault;
 
 /// What was seen of a stopped VM before a change, part of the baseline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Trail {
+pub(super) struct OfflineBaseline {
     /// Of each disk, which snapshot of the backup's tag it has.
     pub(super) parts: Vec<Option<String>>,
     /// The tag of our own snapshots, of the disks before a restore. None of another change, or of one that may not begin.
     pub(super) own: Option<String>,
     /// The image of each disk, in the order of `parts`. Empty in the trails of earlier versions.
     #[serde(default)]
-    pub(super) stamps: Vec<Stamp>,
+    pub(super) stamps: Vec<FileStamp>,
     /// Why the disks could not be marked: the change is refused for that.
     #[serde(default)]
     pub(super) unmarked: Option<Fault>,
 }
 
-impl Trail {
+impl OfflineBaseline {
     /// The same in the present order of the images; `None` when one of them is another file by now.
-    pub(super) fn aligned(&self, now: &[Stamp]) -> Option<Self> {
+    pub(super) fn aligned(&self, now: &[FileStamp]) -> Option<Self> {
         if self.stamps.is_empty() {
             return Some(self.clone());
         }
@@ -55,7 +56,7 @@ impl Trail {
             unmarked: self.unmarked.clone(),
         };
         for stamp in now {
-            let was = |it: &Stamp| it.inode == stamp.inode;
+            let was = |it: &FileStamp| it.inode == stamp.inode;
             let at = self.stamps.iter().position(was)?;
             aligned.parts.push(self.parts.get(at)?.clone());
             aligned.stamps.push(self.stamps.get(at)?.clone());
@@ -64,7 +65,7 @@ impl Trail {
     }
 
     /// Whether the image of that number changed since; `false` where an earlier version did not note it.
-    pub(super) fn has_changed(&self, number: usize, now: &[Stamp]) -> bool {
+    pub(super) fn has_changed(&self, number: usize, now: &[FileStamp]) -> bool {
         self.stamps
             .get(number)
             .is_some_and(|was| Some(was) != now.get(number))
@@ -73,73 +74,60 @@ impl Trail {
 
 /// How far a restore came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Came {
+pub(super) enum RestoreProgress {
     /// Every disk was restored.
-    Through,
+    Complete,
     /// No disk was, and none was used.
-    Nowhere,
+    NotStarted,
     /// Some disks were restored and others were not, and none was used.
-    Half(Split),
+    Partial(RestoreSplit),
     /// Disks were used before every one was restored.
-    Used(Split),
+    DisksUsed(RestoreSplit),
     /// There is no telling.
     Unclear,
 }
 
-impl Came {
+impl RestoreProgress {
     /// The same where the images are other files by now, whose content says nothing about whether they were used.
     pub(super) fn elsewhere(self, images: &[PathBuf]) -> Self {
         match self {
-            Self::Nowhere => Self::Used(Split {
-                left: images.to_vec(),
-                ..Split::default()
+            Self::NotStarted => Self::DisksUsed(RestoreSplit {
+                not_restored: images.to_vec(),
+                ..RestoreSplit::default()
             }),
-            Self::Half(split) => Self::Used(split),
-            Self::Through | Self::Used(_) | Self::Unclear => self,
+            Self::Partial(split) => Self::DisksUsed(split),
+            Self::Complete | Self::DisksUsed(_) | Self::Unclear => self,
         }
     }
 }
 
 /// Images by what a restore that was broken off did to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Split {
+pub(super) struct RestoreSplit {
     pub(super) restored: Vec<PathBuf>,
-    pub(super) left: Vec<PathBuf>,
+    pub(super) not_restored: Vec<PathBuf>,
     pub(super) unclear: Vec<PathBuf>,
 }
 
-impl Split {
+impl RestoreSplit {
     /// Whether it is sure that no disk was restored.
     pub(super) fn is_untouched(&self) -> bool {
         self.restored.is_empty() && self.unclear.is_empty()
     }
 
-    /// What happened, as the first part of a sentence: `The restore put back disk a but not disk b`.
+    /// The disks by outcome, for use within a sentence: `restored: disk a; not restored: disk b`.
     pub(super) fn summary(&self) -> String {
-        let labels = |images: &[PathBuf]| {
-            let names: Vec<String> = images.iter().map(|image| map::file_name(image)).collect();
-            check::listed(&names)
+        let labels = |images: &[PathBuf]| -> Vec<String> {
+            images.iter().map(|image| file_name(image)).collect()
         };
-        let (restored, unclear) = (labels(&self.restored), labels(&self.unclear));
-        let back = match (self.restored.is_empty(), self.unclear.is_empty()) {
-            (false, true) => restored,
-            (true, false) => format!("perhaps {unclear}"),
-            (false, false) => format!("{restored}, perhaps {unclear}"),
-            (true, true) => "no disk".to_owned(),
-        };
-        let left = labels(&self.left);
-        let not = if self.left.is_empty() {
-            String::new()
-        } else {
-            format!(" but not {left}")
-        };
-        format!("The restore put back {back}{not}")
+        let (restored, others) = (labels(&self.restored), labels(&self.not_restored));
+        check::list_outcomes(&restored, &others, &labels(&self.unclear))
     }
 }
 
 /// One disk after a restore began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Is {
+enum DiskAfterRestore {
     /// Not restored, and as it was.
     Before,
     /// Not restored, and written to.
@@ -153,7 +141,7 @@ enum Is {
 
 /// Which snapshot of that tag each disk has.
 pub(super) fn parts(disks: &[Disk], tag: &str) -> Vec<Option<String>> {
-    disks.iter().map(|disk| disk.part(tag)).collect()
+    disks.iter().map(|disk| disk.identity_part(tag)).collect()
 }
 
 /// Marks every disk, and returns the tag under which `snapshots` of our own were made as well. Each image is opened for
@@ -164,15 +152,17 @@ pub(super) async fn mark(
     snapshots: bool,
     within: Duration,
 ) -> Result<String, QemuError> {
-    let mut holds = Holds::take(program, images, within).await?;
-    let mark = Mark::new()?;
-    let own = format!("{}{mark}", map::OWN);
+    let mut holds = HeldImages::take(program, images, within).await?;
+    let mark = DiskMark::new()?;
+    let own = format!("{}{mark}", own_names::OWN_SNAPSHOT_PREFIX);
     let mut marked = Ok(());
     for image in images {
         holds.release(image, within).await;
         marked = program.mark(mark, image, within).await;
         if snapshots && marked.is_ok() {
-            marked = program.act(Act::Create, &own, image, within).await;
+            marked = program
+                .apply_snapshot_action(SnapshotAction::Create, &own, image, within)
+                .await;
         }
         if marked.is_err() {
             break;
@@ -180,8 +170,8 @@ pub(super) async fn mark(
     }
     holds.release_all(within).await;
     if let Err(error) = marked {
-        if snapshots && let Ok(disks) = program.disks(images, Guard::Shared, within).await {
-            tidy(program, images, &disks, within).await;
+        if snapshots && let Ok(disks) = program.disks(images, ImageLocking::Shared, within).await {
+            delete_own_snapshots(program, images, &disks, within).await;
         }
         return Err(error);
     }
@@ -189,61 +179,73 @@ pub(super) async fn mark(
 }
 
 /// Removes snapshots of our own, also what a gateway that died has left. What fails is left for the next time.
-pub(super) async fn tidy(program: &QemuImg, images: &[PathBuf], disks: &[Disk], within: Duration) {
+pub(super) async fn delete_own_snapshots(
+    program: &QemuImg,
+    images: &[PathBuf],
+    disks: &[Disk],
+    within: Duration,
+) {
     for (image, disk) in images.iter().zip(disks) {
-        for own in disk.own() {
-            if let Err(error) = program.act(Act::Delete, own, image, within).await {
-                tracing::warn!(private = %error, "own snapshot not removed");
+        for own in disk.own_tags() {
+            if let Err(error) = program
+                .apply_snapshot_action(SnapshotAction::Delete, own, image, within)
+                .await
+            {
+                tracing::warn!(%error, snapshot = own, "temporary snapshot not removed");
             }
         }
     }
 }
 
-/// How far the restore of the backup of that tag came, told without any change.
-pub(super) async fn followed(own: &str, images: &[PathBuf], tag: &str) -> Result<Came, QemuError> {
+/// How far the restore of the backup of that tag came. Changes nothing.
+pub(super) async fn read_restore_progress(
+    own: &str,
+    images: &[PathBuf],
+    tag: &str,
+) -> Result<RestoreProgress, QemuError> {
     let mut disks = Vec::with_capacity(images.len());
     for image in images {
-        disks.push(match qcow2::kinship(image, own).await? {
-            Kinship::Same => Is::Before,
-            Kinship::Descends => Is::BeforeUsed,
+        disks.push(match qcow2::relation_to_snapshot(image, own).await? {
+            SnapshotRelation::Identical => DiskAfterRestore::Before,
+            SnapshotRelation::WrittenSince => DiskAfterRestore::BeforeUsed,
             // Also where it was removed, since it was restored.
-            Kinship::Unclear => match qcow2::kinship(image, tag).await? {
-                Kinship::Same => Is::After,
-                Kinship::Descends => Is::AfterUsed,
-                Kinship::Unclear => Is::Unclear,
+            SnapshotRelation::Unclear => match qcow2::relation_to_snapshot(image, tag).await? {
+                SnapshotRelation::Identical => DiskAfterRestore::After,
+                SnapshotRelation::WrittenSince => DiskAfterRestore::AfterUsed,
+                SnapshotRelation::Unclear => DiskAfterRestore::Unclear,
             },
         });
     }
-    Ok(came(&disks, images))
+    Ok(restore_progress(&disks, images))
 }
 
-fn came(disks: &[Is], images: &[PathBuf]) -> Came {
-    let mut split = Split::default();
+fn restore_progress(disks: &[DiskAfterRestore], images: &[PathBuf]) -> RestoreProgress {
+    let mut split = RestoreSplit::default();
     for (disk, image) in disks.iter().zip(images) {
         let side = match disk {
-            Is::Before | Is::BeforeUsed => &mut split.left,
-            Is::After | Is::AfterUsed => &mut split.restored,
-            Is::Unclear => &mut split.unclear,
+            DiskAfterRestore::Before | DiskAfterRestore::BeforeUsed => &mut split.not_restored,
+            DiskAfterRestore::After | DiskAfterRestore::AfterUsed => &mut split.restored,
+            DiskAfterRestore::Unclear => &mut split.unclear,
         };
         side.push(image.clone());
     }
-    if split.left.is_empty() {
+    if split.not_restored.is_empty() {
         return if split.unclear.is_empty() {
-            Came::Through
+            RestoreProgress::Complete
         } else {
-            Came::Unclear
+            RestoreProgress::Unclear
         };
     }
     let is_unused = disks
         .iter()
-        .all(|disk| matches!(disk, Is::Before | Is::After));
+        .all(|disk| matches!(disk, DiskAfterRestore::Before | DiskAfterRestore::After));
     if !is_unused {
-        return Came::Used(split);
+        return RestoreProgress::DisksUsed(split);
     }
     if split.is_untouched() {
-        Came::Nowhere
+        RestoreProgress::NotStarted
     } else {
-        Came::Half(split)
+        RestoreProgress::Partial(split)
     }
 }
 
@@ -252,61 +254,76 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_far_a_restore_came_is_told_from_each_disk() {
+    fn how_far_a_restore_came_follows_from_each_disk() {
         let (a, b) = (PathBuf::from("a"), PathBuf::from("b"));
-        let before = Is::Before;
+        let before = DiskAfterRestore::Before;
         let split = |restored: &[&PathBuf], left: &[&PathBuf], unclear: &[&PathBuf]| {
             let owned = |images: &[&PathBuf]| images.iter().map(|image| (*image).clone()).collect();
-            Split {
+            RestoreSplit {
                 restored: owned(restored),
-                left: owned(left),
+                not_restored: owned(left),
                 unclear: owned(unclear),
             }
         };
         let rows = [
-            ("none", before, before, Came::Nowhere),
+            ("none", before, before, RestoreProgress::NotStarted),
             (
                 "one",
-                Is::After,
+                DiskAfterRestore::After,
                 before,
-                Came::Half(split(&[&a], &[&b], &[])),
+                RestoreProgress::Partial(split(&[&a], &[&b], &[])),
             ),
-            ("both", Is::After, Is::After, Came::Through),
-            ("both, used since", Is::AfterUsed, Is::After, Came::Through),
+            (
+                "both",
+                DiskAfterRestore::After,
+                DiskAfterRestore::After,
+                RestoreProgress::Complete,
+            ),
+            (
+                "both, used since",
+                DiskAfterRestore::AfterUsed,
+                DiskAfterRestore::After,
+                RestoreProgress::Complete,
+            ),
             (
                 "all used since",
-                Is::AfterUsed,
-                Is::AfterUsed,
-                Came::Through,
+                DiskAfterRestore::AfterUsed,
+                DiskAfterRestore::AfterUsed,
+                RestoreProgress::Complete,
             ),
             (
                 "used before",
-                Is::BeforeUsed,
+                DiskAfterRestore::BeforeUsed,
                 before,
-                Came::Used(split(&[], &[&a, &b], &[])),
+                RestoreProgress::DisksUsed(split(&[], &[&a, &b], &[])),
             ),
             (
                 "first used half-way",
-                Is::AfterUsed,
+                DiskAfterRestore::AfterUsed,
                 before,
-                Came::Used(split(&[&a], &[&b], &[])),
+                RestoreProgress::DisksUsed(split(&[&a], &[&b], &[])),
             ),
             (
                 "other used half-way",
-                Is::After,
-                Is::BeforeUsed,
-                Came::Used(split(&[&a], &[&b], &[])),
+                DiskAfterRestore::After,
+                DiskAfterRestore::BeforeUsed,
+                RestoreProgress::DisksUsed(split(&[&a], &[&b], &[])),
             ),
             (
                 "half-way, unclear",
-                Is::Unclear,
+                DiskAfterRestore::Unclear,
                 before,
-                Came::Used(split(&[], &[&b], &[&a])),
+                RestoreProgress::DisksUsed(split(&[], &[&b], &[&a])),
             ),
-            ("unclear", Is::After, Is::Unclear, Came::Unclear),
+            (
+                "unclear",
+                DiskAfterRestore::After,
+                DiskAfterRestore::Unclear,
+                RestoreProgress::Unclear,
+            ),
         ];
         for (name, one, two, expected) in rows {
-            let found = came(&[one, two], &[a.clone(), b.clone()]);
+            let found = restore_progress(&[one, two], &[a.clone(), b.clone()]);
             assert_eq!(found, expected, "{name}");
         }
     }
@@ -325,31 +342,21 @@ mod tests {
                 &["a"],
                 &["b"],
                 &[],
-                "The restore put back disk a but not disk b",
+                "restored: disk a; not restored: disk b",
             ),
             (
                 &["a", "c"],
                 &["b"],
                 &[],
-                "The restore put back disks a, c but not disk b",
+                "restored: disks a, c; not restored: disk b",
             ),
-            (
-                &[],
-                &["b"],
-                &["a"],
-                "The restore put back perhaps disk a but not disk b",
-            ),
-            (
-                &["a"],
-                &[],
-                &["b"],
-                "The restore put back disk a, perhaps disk b",
-            ),
+            (&[], &["b"], &["a"], "not restored: disk b; unknown: disk a"),
+            (&["a"], &[], &["b"], "restored: disk a; unknown: disk b"),
         ];
         for (restored, left, unclear, expected) in rows {
-            let split = Split {
+            let split = RestoreSplit {
                 restored: paths(restored),
-                left: paths(left),
+                not_restored: paths(left),
                 unclear: paths(unclear),
             };
             assert_eq!(split.summary(), expected, "{split:?}");
@@ -359,12 +366,12 @@ mod tests {
     #[test]
     fn a_trail_follows_its_images_into_another_order_and_never_to_another_file() {
         let stamp = |inode: u64, second: i64| {
-            serde_json::from_value::<Stamp>(
+            serde_json::from_value::<FileStamp>(
                 serde_json::json!({"inode": inode, "size": 1, "changed": [second, 0]}),
             )
             .unwrap()
         };
-        let trail = Trail {
+        let trail = OfflineBaseline {
             parts: vec![Some("1@5.6".to_owned()), None],
             own: None,
             stamps: vec![stamp(7, 1), stamp(8, 1)],
@@ -385,7 +392,8 @@ mod tests {
             "another file"
         );
         assert_eq!(trail.aligned(&[stamp(7, 1)]), None, "one is gone");
-        let old: Trail = serde_json::from_str(r#"{"parts": [null], "own": null}"#).unwrap();
+        let old: OfflineBaseline =
+            serde_json::from_str(r#"{"parts": [null], "own": null}"#).unwrap();
         let aligned = old.aligned(&now);
         assert_eq!(aligned, Some(old), "of an earlier version");
     }
