@@ -8,7 +8,6 @@ use rustix::io::Errno;
 
 use super::tests::Kit;
 use super::tests::about;
-use super::tests::announce;
 use super::tests::by;
 use super::tests::config;
 use super::tests::create;
@@ -299,16 +298,18 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// A small file system there; `false` where that is not permitted.
-pub(super) fn mount_small(at: &Path) -> bool {
+/// Mounts a small file system there.
+pub(super) fn mount_small(at: &Path) {
     let mut command = Command::new("mount");
     let command = command
         .args(["-t", "tmpfs", "-o", "size=3m", "none"])
         .arg(at);
-    command.output().is_ok_and(|output| output.status.success())
+    let mounted = command.output().unwrap();
+    assert!(mounted.status.success(), "this user may mount");
 }
 
 #[tokio::test]
+#[ignore = "needs the right to mount a file system"]
 async fn a_full_file_system_breaks_nothing() {
     for full in ["backups", "root/vm"] {
         let kit = Kit::new();
@@ -321,10 +322,7 @@ async fn a_full_file_system_breaks_nothing() {
         let Kit { dir, faults, files } = kit;
         files.tasks.ended().await;
         drop(files);
-        if !mount_small(&at) {
-            announce("SKIPPED (1): mount is not permitted, a full file system is not tested");
-            return;
-        }
+        mount_small(&at);
         let mounted = Mounted(&at);
         let files = open_soon(config(&dir), &faults).await;
         let kit = Kit { dir, faults, files };

@@ -21,7 +21,6 @@ use super::recall::Recall;
 use super::table::Held;
 use super::tests::Kit;
 use super::tests::about;
-use super::tests::announce;
 use super::tests::by;
 use super::tests::config;
 use super::tests::open_soon_at;
@@ -369,14 +368,12 @@ async fn no_change_of_the_way_is_missed() {
 }
 
 #[tokio::test]
+#[ignore = "needs the right to mount a file system"]
 async fn what_is_mounted_over_it_shows() {
     let (kit, _) = kit().await;
     let first = remembered(&kit).await;
     let shelf = kit.shelf();
-    if !mount_small(&shelf) {
-        announce("SKIPPED (1): mount is not permitted, a mount over backups is not tested");
-        return;
-    }
+    mount_small(&shelf);
     let mounted = Mounted(&shelf);
     assert_eq!(recalled(&kit), None, "still relied upon");
     assert_eq!(read(&kit).await, Err(FaultKind::NoSuchBackup), "hidden");

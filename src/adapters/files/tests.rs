@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
-use std::process::Stdio;
 
 use super::faults::test::Mode;
 use super::*;
@@ -21,7 +20,6 @@ use crate::model::NewBackup;
 use crate::model::OperationSeq;
 use crate::model::Patch;
 use crate::model::RestoreOptions;
-use crate::model::RunState;
 use crate::model::Tag;
 use crate::model::Timestamp;
 use crate::runtime::ManualClock;
@@ -687,119 +685,4 @@ async fn a_store_that_counts_anew_makes_other_requests() {
         matches!(begun, BeginOutcome::Task(_)),
         "another store's request is another one"
     );
-}
-
-/// A program of QEMU that keeps an image open until its input ends; `None`, said aloud, where it is missing.
-fn holder(kit: &Kit, read_only: bool) -> Option<std::process::Child> {
-    let mut command = Command::new("qemu-io");
-    if read_only {
-        command.arg("-r");
-    }
-    let spawned = command
-        .args(["-f", "raw"])
-        .arg(kit.disk("a.raw"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let Ok(mut child) = spawned else {
-        announce("SKIPPED (1): qemu-io is missing, its locks are not tested");
-        return None;
-    };
-    // It answers once the image is open and locked.
-    let (stdin, stdout) = (
-        child.stdin.as_mut().unwrap(),
-        child.stdout.as_mut().unwrap(),
-    );
-    std::io::Write::write_all(stdin, b"length\n").unwrap();
-    let mut byte = [0; 1];
-    std::io::Read::read_exact(stdout, &mut byte).unwrap();
-    let mut told = Vec::new();
-    while !told.ends_with(b"MiB") && !told.ends_with(b"KiB") && told.len() < 4096 {
-        std::io::Read::read_exact(stdout, &mut byte).unwrap();
-        told.push(byte[0]);
-    }
-    Some(child)
-}
-
-/// Says that something was skipped; with `SNAPGATE_NO_SKIP` set, as `.ci/run` does, that is a failure.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test that was skipped must say so, or fail where nothing may be skipped"
-)]
-pub(super) fn announce(text: &str) {
-    let may_skip = std::env::var("SNAPGATE_NO_SKIP").is_err();
-    assert!(may_skip || !text.starts_with("SKIPPED"), "{text}");
-    // Straight to the terminal: the test runner swallows what passing tests print.
-    let line = format!("{text}\n");
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
-}
-
-fn release(mut child: std::process::Child) {
-    drop(child.stdin.take());
-    assert!(child.wait().unwrap().success(), "qemu-io ends well");
-}
-
-#[tokio::test]
-async fn images_that_qemu_uses_are_left_alone() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
-    let Some(child) = holder(&kit, false) else {
-        return;
-    };
-    let busy = Some(FaultKind::Busy);
-    assert_eq!(kit.failure(&create("vm", 2, "x"), 2).await, busy, "create");
-    assert_eq!(kit.failure(&restore(&backup), 3).await, busy, "restore");
-    let vm = kit.files.vm(&VmId::new("vm").unwrap(), by()).await.unwrap();
-    assert_eq!(vm.run_state, Some(RunState::Started), "seen to run");
-    release(child);
-    let child = holder(&kit, true).unwrap();
-    assert_eq!(
-        kit.failure(&create("vm", 4, "x"), 4).await,
-        None,
-        "beside a reader"
-    );
-    assert_eq!(
-        kit.failure(&restore(&backup), 5).await,
-        busy,
-        "not under a reader"
-    );
-    release(child);
-    assert_eq!(
-        kit.failure(&restore(&backup), 6).await,
-        None,
-        "when it is free"
-    );
-}
-
-#[tokio::test]
-async fn qemu_refuses_images_that_are_being_copied_or_replaced() {
-    let kit = Kit::new();
-    let open = |read_only: bool| {
-        let mut command = Command::new("qemu-io");
-        if read_only {
-            command.arg("-r");
-        }
-        let output = command
-            .args(["-f", "raw", "-c", "length"])
-            .arg(kit.disk("a.raw"))
-            .output();
-        output.map(|output| output.status.success())
-    };
-    if open(false).is_err() {
-        announce("SKIPPED (1): qemu-io is missing, its view of our locks is not tested");
-        return;
-    }
-    let rows = [
-        ("copied, for writing", lock::Use::Read, false, false),
-        ("copied, for reading", lock::Use::Read, true, true),
-        ("replaced, for writing", lock::Use::Replace, false, false),
-        ("replaced, for reading", lock::Use::Replace, true, false),
-    ];
-    for (name, purpose, read_only, expected) in rows {
-        let file = fs::File::open(kit.disk("a.raw")).unwrap();
-        lock::take(&file, purpose).expect(name);
-        assert_eq!(open(read_only).unwrap(), expected, "{name}");
-        drop(file);
-        assert!(open(read_only).unwrap(), "{name}: free again");
-    }
 }

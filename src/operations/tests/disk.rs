@@ -23,14 +23,15 @@ struct Small {
 }
 
 impl Small {
-    /// `None` when this user may not mount.
-    fn new() -> Option<Self> {
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "snapgate-test"])
             .arg(folder.path())
             .output();
-        matches!(mounted, Ok(it) if it.status.success()).then_some(Self { folder })
+        let is_mounted = mounted.is_ok_and(|output| output.status.success());
+        assert!(is_mounted, "this user may mount");
+        Self { folder }
     }
 
     fn path(&self) -> &Path {
@@ -59,22 +60,10 @@ impl Drop for Small {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what tells that nothing may be skipped"
-)]
-fn skipped(what: &str) {
-    let forbidden = std::env::var("SNAPGATE_NO_SKIP").is_ok();
-    assert!(!forbidden, "nothing may be skipped: {what}");
-    super::simulation::say(&format!("skipped: {what}\n"));
-}
-
 #[tokio::test]
+#[ignore = "needs the right to mount a file system"]
 async fn a_full_disk_refuses_changes_answers_reads_and_is_forgotten_when_there_is_space() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+    let small = Small::new();
     let file = small.path().join("operations.db");
     let mut house = House::with(Recovery::Listable, |it| it.config.store = file).await;
     house.adapter.say("vm", Say::Done);
