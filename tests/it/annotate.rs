@@ -119,7 +119,7 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     assert_eq!(
         run(adapter, &making, 3).await,
         Err(FaultKind::NameTaken),
-        "taken for a new one"
+        "recognised as a new one"
     );
     assert_eq!(
         lab.kept(making.target.backup.as_str()).await,

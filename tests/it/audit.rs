@@ -1,4 +1,4 @@
-//! The audit trail and the access log of a gateway that runs: who did what, in lines that nobody can forge.
+//! The audit trail and the access log of a gateway that runs: who did what, in lines that cannot be forged.
 
 use std::fs;
 use std::io::Write;
@@ -68,7 +68,7 @@ fn every_permitted_or_refused_change_is_one_line() {
     let text = fs::read_to_string(&trail).unwrap();
     assert!(!text.contains("secret"), "no password in it: {text}");
     let lines = records(&trail);
-    let told: Vec<(&Value, &Value, &Value, &Value)> = lines
+    let recorded: Vec<(&Value, &Value, &Value, &Value)> = lines
         .iter()
         .map(|line| {
             (
@@ -82,7 +82,7 @@ fn every_permitted_or_refused_change_is_one_line() {
     let null = Value::Null;
     let word = |it: &str| Value::from(it);
     assert_eq!(
-        told,
+        recorded,
         [
             (&word("alice"), &word("restore"), &word("accepted"), &null),
             (&word("alice"), &word("restore"), &word("succeeded"), &null),
@@ -265,11 +265,15 @@ fn every_refused_login_has_its_reason_and_the_name_that_was_tried() {
         assert_eq!(last["reason"], *reason, "{what}: {last}");
         assert_eq!(last["claimed"].as_str(), *claimed, "{what}: {last}");
         assert_eq!(last["action"], *action, "{what}: {last}");
-        assert_eq!(last["principal"], Value::Null, "{what}: nobody is known");
+        assert_eq!(
+            last["principal"],
+            Value::Null,
+            "{what}: no principal is known"
+        );
         assert_eq!(last["code"], "Unauthenticated", "{what}: {last}");
         assert_eq!(last["client"], "127.0.0.1", "{what}: {last}");
     }
-    assert_eq!(bodies.len(), 1, "the answer never tells: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "the answer never says which: {bodies:?}");
     let text = fs::read_to_string(&trail).unwrap();
     assert!(
         !text.contains("guess") && !text.contains(&token),
@@ -350,7 +354,7 @@ fn verified(trail: &Path) -> (Option<i32>, String) {
 }
 
 #[apply(test)]
-fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
+fn a_full_disk_tears_no_record_and_lost_records_are_reported() {
     let small = Small::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
@@ -484,6 +488,6 @@ fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
     assert_eq!(alice.delete(&running).status, 202, "with room again");
     assert!(
         outcomes(&records(&trail)).contains(&"records-lost".to_owned()),
-        "and the gap is told"
+        "and the gap is recorded"
     );
 }

@@ -22,7 +22,7 @@ use crate::harness::eventually;
 use crate::hostile;
 use crate::requirements::require_programs;
 
-/// A proxy at work, with the log of what it passed on; stopped when dropped.
+/// A running proxy, with the log of what it passed on; stopped when dropped.
 struct Peer {
     child: Child,
     address: SocketAddr,

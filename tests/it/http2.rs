@@ -250,13 +250,13 @@ fn every_kind_of_request_is_answered_over_http_2() {
         !events.headers.contains_key("content-length"),
         "of no known length: {events:?}"
     );
-    let told = String::from_utf8(events.body).unwrap();
-    let last = told
+    let text = String::from_utf8(events.body).unwrap();
+    let last = text
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("data: "));
     let last: Value = serde_json::from_str(last.unwrap()).unwrap();
-    assert_eq!(last["progress"], 100, "the last event is the end: {told}");
+    assert_eq!(last["progress"], 100, "the last event is the end: {text}");
     let refused = client.get("/vms/9/backups/456");
     assert_eq!(refused.status, 404, "a refusal: {refused:?}");
     assert_eq!(
@@ -304,7 +304,7 @@ fn many_streams_share_a_connection_and_trailers_are_taken() {
 }
 
 #[apply(test)]
-fn streams_that_are_reset_harm_nobody_else() {
+fn streams_that_are_reset_harm_no_others() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
     let reset = |client: &Connection| -> Result<(), h2::Error> {

@@ -1,5 +1,5 @@
 //! The whole program over `files`: restores of real bytes and two disks with kill -9 in the middle, and reads of backups that
-//! somebody else changes.
+//! another program changes.
 
 use std::fs;
 use std::path::Path;
@@ -122,7 +122,7 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
         assert_eq!(
             status["status"] == 200,
             restored,
-            "life {life}: the Status tells what the disks hold: {status}"
+            "life {life}: the Status says what the disks hold: {status}"
         );
         assert!(
             restored,

@@ -1,4 +1,4 @@
-//! Under a service manager: sockets that it keeps open over restarts, and what it is told.
+//! Under a service manager: sockets that it keeps open over restarts, and its notifications.
 
 use std::fs;
 use std::io::BufRead;
@@ -43,7 +43,7 @@ impl Manager {
             admin: TcpListener::bind("127.0.0.1:0").unwrap(),
             notices,
         };
-        // Nobody may bind these: it must take the sockets that it is given.
+        // These cannot be bound: it must take the sockets that it is given.
         manager.configure("[server]\nlisten = \"192.0.2.1:1\"\nadmin = \"192.0.2.1:2\"\n");
         manager
     }
@@ -96,7 +96,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[apply(test)]
-fn sockets_are_taken_over_and_the_manager_is_told_everything() {
+fn sockets_are_taken_over_and_the_manager_is_notified() {
     let manager = Manager::new();
     let config = manager.folder.path().join("c.toml");
     let api = manager.api.local_addr().unwrap();
@@ -132,7 +132,7 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     assert_eq!(
         manager.hears(),
         "READY=1",
-        "the old configuration is in force"
+        "the old configuration stays active"
     );
     assert_eq!(alice.get("/vms/1/backups/456").status, 200, "it serves on");
     fs::write(
@@ -143,18 +143,18 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     .unwrap();
 
     signal(&child, "TERM");
-    let mut told = manager.hears();
-    while told != "STOPPING=1" {
+    let mut notice = manager.hears();
+    while notice != "STOPPING=1" {
         assert!(
-            ["RELOADING=1", "READY=1"].contains(&told.as_str()),
-            "{told}"
+            ["RELOADING=1", "READY=1"].contains(&notice.as_str()),
+            "{notice}"
         );
-        told = manager.hears();
+        notice = manager.hears();
     }
     assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
     reader.unwrap().join().unwrap();
 
-    // While nobody serves, clients wait in the manager's socket instead of being refused.
+    // While no gateway serves, clients wait in the manager's socket instead of being refused.
     let mut early = TcpStream::connect(api).unwrap();
     early.set_read_timeout(Some(PATIENCE)).unwrap();
     early

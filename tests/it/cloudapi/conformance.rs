@@ -70,7 +70,7 @@ impl<S> Bed for ServerBed<S> {
         self.admin.map(|_| Duration::from_secs(1))
     }
     fn window(&self) -> Option<Duration> {
-        // Where the state alone tells, it tells at once or never.
+        // Where the state alone is evidence, it is there at once or never.
         (self.config.recovery == Recovery::NoTrace).then_some(Duration::from_secs(1))
     }
 }

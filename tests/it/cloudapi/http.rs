@@ -58,7 +58,7 @@ impl Relay {
                 for client in listener.incoming() {
                     let client = client.unwrap();
                     let address = *target.lock().unwrap();
-                    // Dropped when nobody is there.
+                    // Dropped when no server listens.
                     if let Some(server) =
                         address.and_then(|address| TcpStream::connect(address).ok())
                     {
@@ -334,7 +334,7 @@ fn every_request_works_through_two_gateways_and_shows_nothing_of_the_inner_one()
 }
 
 #[apply(test)]
-fn kill_9_on_either_side_runs_nothing_twice_and_the_status_tells_the_truth() {
+fn kill_9_on_either_side_runs_nothing_twice_and_the_status_is_true() {
     let chain = Chain::new();
     let mut behind = chain.inner();
     let (mut process, mut client) = chain.outer();
@@ -425,7 +425,10 @@ fn a_gateway_that_is_not_let_in_says_so() {
         ])
         .output()
         .unwrap();
-    assert!(!probed.status.success(), "check --probe tells: {probed:?}");
+    assert!(
+        !probed.status.success(),
+        "check --probe reports it: {probed:?}"
+    );
 }
 
 /// A gateway that speaks TLS and takes tokens, with a VM `db`, and what lets another one in: its certificate and a token.

@@ -40,14 +40,14 @@ pub(crate) fn restore() -> Intent {
     intent(Change::Restore(RestoreOptions::default()))
 }
 
-pub(crate) fn told(op: &str, more: &str) -> String {
+pub(crate) fn status_body(op: &str, more: &str) -> String {
     format!(r#"{{"op": "{op}", "target_uri": "/vms/1/backups/456", {more}}}"#)
 }
 
 #[apply(test)]
 async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
     let running = |uri: &str| {
-        told(
+        status_body(
             "restore-Backup",
             &format!(r#""progress": 0, "status_uri": "{uri}""#),
         )
@@ -68,7 +68,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told(
+                &status_body(
                     "restore-Backup",
                     r#""progress": 100, "status": 200, "status_uri": "/s""#,
                 ),
@@ -80,7 +80,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told(
+                &status_body(
                     "restore-Backup",
                     r#""progress": 100, "status": 507, "status_uri": "/s""#,
                 ),
@@ -107,7 +107,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told("back_up", r#""progress": 0, "status_uri": "/s""#),
+                &status_body("back_up", r#""progress": 0, "status_uri": "/s""#),
             ),
             may(nonsense),
         ),
@@ -221,12 +221,12 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
         http(
             "200 OK",
             "retry-after: 30\r\n",
-            &told("restore-Backup", more),
+            &status_body("restore-Backup", more),
         )
     };
     let rows: Vec<(&str, Vec<u8>, &str)> = vec![
         (
-            "at work",
+            "running",
             status(r#""progress": 40, "status_uri": "/s""#),
             "Running(Some(Progress(40)))",
         ),
@@ -306,26 +306,30 @@ fn listing(statuses: &[&str]) -> Script {
 async fn lost_answers_are_found_in_the_servers_own_list() {
     let status = |seq: u32, more: &str| {
         let more = format!(r#""status_uri": "/statuses?seq={seq}", {more}"#);
-        told("restore-Backup", &more)
+        status_body("restore-Backup", &more)
     };
     let old = status(1, r#""progress": 100, "status": 200"#);
-    let at_work = status(2, r#""progress": 10"#);
+    let running_status = status(2, r#""progress": 10"#);
     let done = status(2, r#""progress": 100, "status": 200"#);
     let unknown = status(2, r#""progress": 100, "status": 500, "state": "UNKNOWN""#);
     let failed = status(2, r#""progress": 100, "status": 507"#);
-    let other = at_work.replace("456", "457");
-    let again = at_work.replace("seq=2", "seq=3");
+    let other = running_status.replace("456", "457");
+    let again = running_status.replace("seq=2", "seq=3");
     let rows: Vec<(&str, Vec<&str>, &str)> = vec![
         ("nothing new", vec![&old], "NotBegun"),
         (
-            "at work",
-            vec![&at_work, &old],
+            "running",
+            vec![&running_status, &old],
             "Task(TaskRef(\"/statuses?seq=2\"))",
         ),
         ("done", vec![&done, &old], "Done"),
         ("failed", vec![&failed, &old], "Failed"),
         ("not known there", vec![&unknown, &old], "Unknowable"),
-        ("two that fit", vec![&again, &at_work, &old], "Unknowable"),
+        (
+            "two that fit",
+            vec![&again, &running_status, &old],
+            "Unknowable",
+        ),
         ("of another backup", vec![&other, &old], "NotBegun"),
     ];
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
@@ -388,7 +392,7 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
 }
 
 #[apply(test)]
-async fn servers_that_do_not_fit_are_told_at_once() {
+async fn unsupported_servers_are_refused_at_once() {
     let versions = |it: &'static str| {
         move |request: &str| {
             if request.starts_with("GET /versions ") {
@@ -422,8 +426,8 @@ async fn servers_that_do_not_fit_are_told_at_once() {
             Some("understand"),
         ),
     ];
-    for (name, told, recovery, expected) in rows {
-        let script = Script::start(versions(told));
+    for (name, listed, recovery, expected) in rows {
+        let script = Script::start(versions(listed));
         let health = script
             .adapter(recovery, SystemClock::shared())
             .health(by(20_000))
@@ -468,7 +472,7 @@ async fn a_task_is_stopped_where_the_server_can() {
             http(
                 "202 A",
                 "",
-                &told("back_up", r#""progress": 5, "status_uri": "/s""#),
+                &status_body("back_up", r#""progress": 5, "status_uri": "/s""#),
             ),
             None,
         ),

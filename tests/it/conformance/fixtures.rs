@@ -187,7 +187,7 @@ impl LibvirtBed {
 }
 
 impl LibvirtBed {
-    /// Waits for the lock of the VM, so that nobody is at its disks.
+    /// Waits for the lock of the VM, so that its disks are not in use.
     fn free(&self) {
         if self.runs {
             self.lab.monitor("web01", "info status");

@@ -1,5 +1,5 @@
 //! The kills of the suite: a whole gateway without sockets (gate, operations, store) over each adapter is ended between
-//! any two steps of a change, and the next one must tell the truth about it.
+//! any two steps of a change, and the next one must report the truth about it.
 //!
 //! A step is a call to the adapter or a durable write; both lie between the moments counted here: right before a call
 //! is made, and right after, before its answer is heard. Kills within a call are each adapter's own tests'.
@@ -57,7 +57,7 @@ fn was_done(bed: &dyn Bed, life: &Life, verb: Verb, path: &str) -> bool {
     }
 }
 
-/// Kills the gateway at this moment of one change and judges what the next one tells. Says which moment it was, or
+/// Kills the gateway at this moment of one change and judges what the next one reports. Says which moment it was, or
 /// `None` when the change has no such moment, and what is untrue.
 pub(crate) fn killed_at(
     bed: &dyn Bed,
@@ -70,8 +70,8 @@ pub(crate) fn killed_at(
     (*death.dead.borrow(), verdict)
 }
 
-/// Makes a backup and returns its path. Nobody is killed here, but LXD forgets what it made five seconds after the end: a
-/// gateway that is not given a turn for so long tells that, and is asked for another one.
+/// Makes a backup and returns its path. No gateway is killed here, but LXD forgets what it made five seconds after the end: a
+/// gateway that is not given a turn for so long reports that, and is asked for another one.
 fn prepared(bed: &dyn Bed, life: &Life, name: &str) -> String {
     let backups = format!("/vms/{}/backups", bed.vm().as_str());
     for number in 0..PREPARATIONS_MAX {
@@ -125,7 +125,7 @@ fn killed_by(
         died.unwrap_or("never")
     );
 
-    // Carried out before the kill: whoever carries it out again takes this away.
+    // Carried out before the kill: a second run takes this away.
     let marked = verb == Verb::Restore && bed.found() == Some(1);
     if marked {
         bed.write(3);
@@ -140,7 +140,7 @@ fn killed_by(
         Verb::Create => format!("{backups}/{}", end.target().backup.as_str()),
         Verb::Update | Verb::Delete | Verb::Restore => path,
     };
-    // What nobody follows any more may still be at work over there.
+    // Work that is no longer followed may still run in the VM manager.
     let mut done = was_done(bed, &third, verb, &target);
     let begun = |done: bool| {
         let executions = bed.executions(end.key());
@@ -169,7 +169,7 @@ fn killed_by(
         return Ok(());
     }
     Err(format!(
-        "{what}: done: {done}, times: {executions:?}, twice: {twice}, told: {end:?}"
+        "{what}: done: {done}, times: {executions:?}, twice: {twice}, Status: {end:?}"
     ))
 }
 

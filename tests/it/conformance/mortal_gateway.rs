@@ -51,7 +51,7 @@ pub(crate) const DUE: &str = "half-way";
 pub(crate) enum Moments {
     /// Every single one.
     All,
-    /// The first of each name: of the looks at work that goes on, one.
+    /// The first of each name: one of the polls of a running task.
     FirstOfEach,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Death {
     /// Moments to live; none is left when it is dead.
     pub(crate) left: AtomicUsize,
     pub(crate) met: Mutex<BTreeSet<&'static str>>,
-    /// Moments that were met and that nobody is killed at.
+    /// Moments that were met and at which no gateway is killed.
     pub(crate) spared: AtomicUsize,
     pub(crate) dead: watch::Sender<Option<&'static str>>,
 }
@@ -217,7 +217,7 @@ impl Adapter for Mortal {
         self.moment("before poll").await;
         let answer = self.inner.poll(task, by).await;
         let after = match &answer {
-            Ok(TaskState::Running(_)) | Err(_) => "after poll, at work",
+            Ok(TaskState::Running(_)) | Err(_) => "after poll, running",
             Ok(_) => "after poll, ended",
         };
         self.moment(after).await;

@@ -61,7 +61,7 @@ pub(crate) async fn suite(bed: &dyn Bed) {
         let health = adapter.health(by()).await.unwrap();
         assert!(!health.product.is_empty(), "{name}: names itself");
     }
-    if rows.due("an unknown VM is told", &[]) {
+    if rows.due("an unknown VM is reported", &[]) {
         let nowhere = VmId::new("no-such-vm").unwrap();
         let error = adapter.vm(&nowhere, by()).await.unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: unknown VM");

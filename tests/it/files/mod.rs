@@ -149,7 +149,7 @@ async fn an_image_that_qemu_has_open_is_left_alone() {
     let drive = format!("file={path},format=raw,if=virtio");
     let socket = place.0.path().join("nbd");
     let socket = socket.to_str().unwrap();
-    // A copy can be made beside somebody who only reads.
+    // A copy can be made beside a program that only reads.
     let rows: [(&str, &[&str], Result<(), FaultKind>); 4] = [
         ("qemu-io", &["-f", "raw", path], Err(FaultKind::Busy)),
         ("qemu-io", &["-r", "-f", "raw", path], Ok(())),

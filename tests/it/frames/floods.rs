@@ -114,9 +114,9 @@ fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
         // One that still lives has its request answered, or is given up for what it did.
         let mut last = None;
         for _ in 0..100_000 {
-            match raw.told(SOON) {
-                Some(told @ (Told::GoAway(_) | Told::Closed)) => {
-                    last = last.or(Some(told));
+            match raw.next_reaction(SOON) {
+                Some(reaction @ (Reaction::GoAway(_) | Reaction::Closed)) => {
+                    last = last.or(Some(reaction));
                     break;
                 }
                 Some(_) => {}
@@ -125,7 +125,8 @@ fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
         }
         if let Some(error) = flood.ends {
             assert!(!goes_on, "{name}: stopped, after {sent} bytes: {last:?}");
-            let good = matches!(last, Some(Told::Closed)) || last == Some(Told::GoAway(error));
+            let good =
+                matches!(last, Some(Reaction::Closed)) || last == Some(Reaction::GoAway(error));
             assert!(good, "{name}: {last:?}");
         }
         let grown = secure.memory().saturating_sub(before);

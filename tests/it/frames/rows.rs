@@ -30,7 +30,7 @@ pub(crate) enum Fate {
     Cut,
     /// The stream is answered with this status, and the connection goes on.
     Answered(u16),
-    /// Nothing is told, and the connection goes on.
+    /// No reaction, and the connection goes on.
     Passed,
 }
 
@@ -410,7 +410,7 @@ pub(crate) fn requests() -> Vec<Row> {
             Reset(PROTOCOL),
         ),
         row(
-            "a pseudo field of nobody",
+            "an unknown pseudo field",
             instead("", &[(":x", "1")]),
             Ends(PROTOCOL),
         ),

@@ -109,7 +109,7 @@ pub(crate) fn heads() -> Vec<Hostile> {
         ),
         row("an unknown expectation", with("Expect: 200-ok"), Taken(200)),
         row(
-            "a body nobody asked for",
+            "an unexpected body",
             format!("{}{}", with("Content-Length: 4"), "abcd"),
             Taken(200),
         ),

@@ -247,8 +247,11 @@ async fn protected_backups_do_not_expire() {
         );
         ends_well(&answer, "snapshot");
         let expiry = |id: &str| {
-            let told = lxd.call("GET", &in_instance(&vm, &format!("/snapshots/{id}")), "");
-            told["metadata"]["expires_at"].as_str().unwrap().to_owned()
+            let snapshot = lxd.call("GET", &in_instance(&vm, &format!("/snapshots/{id}")), "");
+            snapshot["metadata"]["expires_at"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         };
         assert!(
             expiry(backup.id.as_str()).starts_with("0001-"),

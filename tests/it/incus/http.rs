@@ -214,7 +214,7 @@ impl Watch {
         all.values().filter(|it| it.what == what).count()
     }
 
-    /// Whether a restore is at work.
+    /// Whether a restore is running.
     fn is_restoring(&self) -> bool {
         let all = self.operations();
         all.values().any(|it| it.what == RESTORING && it.code < 200)
@@ -233,7 +233,7 @@ enum Moment {
     /// So many milliseconds after the 202.
     After(u64),
     /// So many milliseconds after LXD has begun the restore.
-    BeginOutcome(u64),
+    Begun(u64),
     /// While LXD copies; it goes on when the gateway is dead.
     Copying,
 }
@@ -244,7 +244,7 @@ impl Moment {
         let wait = |it| std::thread::sleep(Duration::from_millis(it));
         match self {
             Self::After(time) => wait(time),
-            Self::BeginOutcome(time) => {
+            Self::Begun(time) => {
                 eventually("LXD begins", || watch.begun(RESTORING) > before);
                 wait(time);
             }
@@ -257,14 +257,14 @@ impl Moment {
 fn every_request_of_the_api_does_what_it_says() {
     let site = Site::new("http-all", 1);
     let config = site.folder.path().join("snapgate.toml");
-    let (code, told) = probe(config.to_str().unwrap());
-    assert_eq!(code, Some(0), "{told}");
+    let (code, printed) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend containers: LXD 5.",
         "  can create, update, delete, restore; cannot nothing",
         "  VM http-all: http-all STOPPED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     let (process, client) = site.start();
     site.write("old");
@@ -328,7 +328,7 @@ fn every_request_of_the_api_does_what_it_says() {
 }
 
 #[apply(test)]
-fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the_truth() {
+fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_is_true() {
     let site = Site::new("http-kill", BALLAST_MIB);
     let moments = [
         Moment::After(0),
@@ -336,9 +336,9 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         Moment::After(16),
         Moment::After(30),
         Moment::After(44),
-        Moment::BeginOutcome(0),
+        Moment::Begun(0),
         Moment::Copying,
-        Moment::BeginOutcome(100),
+        Moment::Begun(100),
         Moment::After(300),
         Moment::After(2000),
     ];
@@ -376,24 +376,28 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         let (text, bytes) = (site.text(), site.ballast_bytes());
         let begun = watch.begun(RESTORING) - restores;
         restores += begun;
-        let told = format!("life {life}, {moment:?}: {status}");
-        assert!(begun <= 1, "never twice, but {begun} times: {told}");
+        let printed = format!("life {life}, {moment:?}: {status}");
+        assert!(begun <= 1, "never twice, but {begun} times: {printed}");
         let whole = u64::from(BALLAST_MIB) * 1024 * 1024;
         if status["status"] == 200 {
-            assert_eq!((text.as_str(), bytes), ("old", whole), "restored: {told}");
-            assert_eq!(begun, 1, "restored by LXD: {told}");
-            assert_eq!(status["state"], "SUCCESS", "{told}");
+            assert_eq!(
+                (text.as_str(), bytes),
+                ("old", whole),
+                "restored: {printed}"
+            );
+            assert_eq!(begun, 1, "restored by LXD: {printed}");
+            assert_eq!(status["state"], "SUCCESS", "{printed}");
         } else {
-            assert_eq!((text, bytes), (new, 0), "untouched: {told}");
-            assert_eq!(begun, 0, "LXD never began: {told}");
+            assert_eq!((text, bytes), (new, 0), "untouched: {printed}");
+            assert_eq!(begun, 0, "LXD never began: {printed}");
             let state = status["state"].as_str().unwrap();
-            assert!(["FAILED", "UNKNOWN"].contains(&state), "{told}");
-            assert_ne!(status["message"], "", "it says so: {told}");
+            assert!(["FAILED", "UNKNOWN"].contains(&state), "{printed}");
+            assert_ne!(status["message"], "", "it says so: {printed}");
         }
-        // LXD tells the gateway and the test of an end, and one of the two first.
+        // LXD notifies the gateway and the test of an end, one of the two first.
         eventually("LXD is done", || !watch.is_restoring());
     }
-    assert!(cut > 0, "some gateway died while LXD was at work");
+    assert!(cut > 0, "some gateway died while LXD was busy");
     // Nothing comes late, neither from the daemon's socket nor from a gateway that starts once more.
     process.kill();
     (process, client) = site.start();

@@ -1,4 +1,4 @@
-//! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` tells where.
+//! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` is its folder.
 
 pub(crate) mod failures;
 mod http;
@@ -341,7 +341,7 @@ pub(crate) async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
     panic!("{task:?} does not end")
 }
 
-/// What became of it, once that can be told.
+/// What became of it, once that is known.
 async fn found(
     adapter: &Incus,
     intent: &Intent,
@@ -475,17 +475,20 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
 async fn dangerous_names_are_unknown_without_asking() {
     let lxd = Lxd::shared();
     let vm = lxd.vm("names", 0);
-    // Nobody listens there: whatever is asked fails in another way.
-    let nobody = Config {
-        address: Address::Unix(lxd.folder.join("nobody")),
+    // No server listens there: requests fail in another way.
+    let unreachable = Config {
+        address: Address::Unix(lxd.folder.join("unreachable")),
         ..lxd.config(Way::Socket)
     };
-    let nobody = Incus::new(&nobody, SystemClock::shared()).unwrap();
+    let unreachable = Incus::new(&unreachable, SystemClock::shared()).unwrap();
     let adapter = lxd.adapter(Way::Socket);
     for bad in [
         "a..b", "../x", "a/b", "a%2fb", "a%b", ".hidden", "x?y", "a b",
     ] {
-        let error = nobody.vm(&VmId::new(bad).unwrap(), by()).await.unwrap_err();
+        let error = unreachable
+            .vm(&VmId::new(bad).unwrap(), by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{bad}");
         let target = Target {
             vm: vm.clone(),
@@ -507,7 +510,7 @@ async fn dangerous_names_are_unknown_without_asking() {
 /// LXD takes a connection to its socket only once the one before has sent something: one that a gateway opened and does
 /// not use keeps everybody out. That came of a call that began right before another one ended.
 #[apply(test)]
-async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
+async fn connections_that_a_gateway_opened_keep_no_client_out() {
     let lxd = Lxd::shared();
     let mut usual = Duration::from_millis(1);
     for round in 0..200 {
@@ -590,7 +593,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         "one",
         "restored"
     );
-    // Operations are forgotten after five seconds: from then on evidence alone tells.
+    // Operations are forgotten after five seconds: from then on there is only the evidence.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let end = next
         .find(&intent, key, before.as_ref(), by())

@@ -121,7 +121,7 @@ impl Keys {
                 let made = self.p256.sign(&self.random, bytes).unwrap();
                 made.as_ref().to_vec()
             }
-            // What whoever knows the public key can do.
+            // Possible for anyone with the public key.
             "hmac" => {
                 let public = self.rsa.public_key().as_ref();
                 let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public);
@@ -351,7 +351,7 @@ fn keys_in_a_file_are_rotated_with_a_reload() {
     put("{");
     process.signal("HUP");
     let successful = "snapgate_config_last_reload_successful";
-    eventually("the mistake is told", || {
+    eventually("the problem is logged", || {
         metric(process.admin, successful) < 0.5
     });
     assert_eq!(

@@ -32,7 +32,7 @@ const EXCHANGE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     /// Where the gateway is; `None` while it is away.
     pub(crate) gateway: Mutex<Option<SocketAddr>>,
-    /// The gateway that whoever reads the next 202 is to kill.
+    /// The gateway to be killed by the client that reads the next 202.
     pub(crate) victim: Mutex<Option<u32>>,
     /// Whether nothing new is asked for.
     pub(crate) over: AtomicBool,

@@ -36,7 +36,7 @@ const DELAY: Duration = Duration::from_millis(30);
 /// Far beyond `DELAY`, so that a busy machine does not make the fake VM manager break its word.
 const SETTLE: &str = "400ms";
 
-/// A class of VM manager, and how the gateway is told to treat it.
+/// A class of VM manager, and how the gateway is configured for it.
 #[derive(Clone, Copy, Debug)]
 struct Class {
     name: &'static str,
@@ -54,8 +54,8 @@ const WITH_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::BeginOutcome,
-    Point::Told,
+    Point::CarriedOut,
+    Point::Replied,
     Point::Polling,
     Point::Done,
 ];
@@ -65,8 +65,8 @@ const WITHOUT_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::BeginOutcome,
-    Point::Told,
+    Point::CarriedOut,
+    Point::Replied,
 ];
 
 /// How it went.
@@ -197,7 +197,7 @@ fn one_life(
         }
         Err(_) => true,
     };
-    // Nobody may kill the number of a process that is gone.
+    // The number of a process that is gone must not be killed.
     let spared = world.victim.lock().unwrap().take().is_some();
     let by_vmm = vmm.disarm();
     *world.gateway.lock().unwrap() = None;
@@ -222,7 +222,7 @@ impl Outcome {
         let least = self.points.values().min().copied().unwrap_or_default();
         let line = format!(
             "kill test, {}: {} lives ({named} ended at a named moment, each of {} at least {least} times), {} 202s, lost {}, never finished {}, \
-             run twice {}, untrue {}, told to nobody {}; ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN; {:.0?}\n",
+             run twice {}, untrue {}, unannounced {}; ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN; {:.0?}\n",
             self.class.name,
             self.class.lives,
             self.points.len(),
@@ -231,7 +231,7 @@ impl Outcome {
             it.unfinished,
             it.run_twice,
             it.untrue,
-            it.untold,
+            it.unannounced,
             it.succeeded,
             it.failed,
             it.not_executed,
@@ -243,8 +243,8 @@ impl Outcome {
 }
 
 fn lives() -> u64 {
-    let told = std::env::var("SNAPGATE_KILL_LIVES");
-    told.map_or(LIVES, |it| it.parse().unwrap())
+    let lives = std::env::var("SNAPGATE_KILL_LIVES");
+    lives.map_or(LIVES, |it| it.parse().unwrap())
 }
 
 #[apply(test)]
@@ -274,7 +274,7 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
         may_be_unknown: true,
         ..class
     };
-    // What a simple durable retry does: it calls again after a restart, and the VM manager does as it is told.
+    // What a simple durable retry does: it calls again after a restart, and the VM manager carries it out.
     let retry = Class {
         name: "control, retry on restart",
         once: false,
@@ -330,10 +330,10 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
     );
 }
 
-/// The process in which the VM manager lives is this program, told to run this test alone.
+/// The process in which the VM manager lives is this program, run with this test alone.
 #[apply(test)]
 fn a_fake_vm_manager() {
-    if !simulated_vmm::be_one_if_told() {
+    if !simulated_vmm::run_if_requested() {
         simulated_vmm::check_behaviour();
     }
 }

@@ -55,11 +55,11 @@ pub(crate) enum Point {
     Submitting,
     /// The call was made and is carried out later.
     Called,
-    /// The call was carried out, and nobody was told.
-    BeginOutcome,
+    /// The call was carried out and not answered.
+    CarriedOut,
     /// The call was answered; the answer is on its way to the store.
-    Told,
-    /// A look at a task that is at work.
+    Replied,
+    /// A poll of a task that is running.
     Polling,
     /// A look at a task that has ended: the outcome is not recorded.
     Done,
@@ -104,13 +104,13 @@ struct State {
 }
 
 /// Serves until standard input ends, if this process is to be a fake VM manager. Says whether it was.
-pub(crate) fn be_one_if_told() -> bool {
-    let Ok(told) = std::env::var(TO_BE_ONE) else {
+pub(crate) fn run_if_requested() -> bool {
+    let Ok(behaviour) = std::env::var(TO_BE_ONE) else {
         return false;
     };
-    let behaviour: Behaviour = serde_json::from_str(&told).unwrap();
+    let behaviour: Behaviour = serde_json::from_str(&behaviour).unwrap();
     serve(behaviour);
-    // Whoever started it holds the other end, dead or alive.
+    // The process that started it holds the other end.
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     true
 }
@@ -245,11 +245,11 @@ impl State {
         due.sort_by_key(|it| it.due);
         for request in due {
             let reply = self.carry_out(&request);
-            if self.reached(Point::BeginOutcome) {
+            if self.reached(Point::CarriedOut) {
                 continue;
             }
             answer(&request.caller, &reply);
-            self.reached(Point::Told);
+            self.reached(Point::Replied);
         }
     }
 
@@ -350,7 +350,7 @@ impl FakeVmm {
         assert_eq!(armed, "armed", "the fake VM manager listens");
     }
 
-    /// Kills nobody from now on. Says whether it has.
+    /// Kills no gateway from now on. Returns whether it has killed one.
     pub(crate) fn disarm(&self) -> bool {
         ask(&self.socket, &json!({"call": "disarm"})) == true
     }

@@ -195,7 +195,7 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
             }
             Ok(_) => found(adapter, &intent, number, before.as_ref()).await,
         };
-        tell(&lab, adapter, &intent, &found, life).await;
+        check_outcome(&lab, adapter, &intent, &found, life).await;
         if lab.state("web01") == "shut off" {
             lab.virsh(&["start", "web01"]);
         }
@@ -203,7 +203,13 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
 }
 
 /// Holds what was found against what is there.
-async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOutcome, life: u64) {
+async fn check_outcome(
+    lab: &Lab,
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    found: &FindOutcome,
+    life: u64,
+) {
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
         (FindOutcome::Done, true) => {
@@ -234,9 +240,9 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
         (FindOutcome::Failed(_), _) => {
             let id = intent.target.backup.as_str();
             let is_stopped = lab.state("web01") != "running";
-            let told =
+            let is_true =
                 is_stopped || (is_create && lab.monitor("web01", "info snapshots").contains(id));
-            assert!(told, "life {life}");
+            assert!(is_true, "life {life}");
         }
         (FindOutcome::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
         (

@@ -51,7 +51,7 @@ pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
 }
 
 #[apply(test)]
-async fn memory_and_disks_are_put_back_and_the_vm_does_what_it_is_told() {
+async fn memory_and_disks_are_put_back_and_the_vm_ends_as_requested() {
     let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
@@ -347,7 +347,7 @@ async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
 }
 
 #[apply(test)]
-async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
+async fn an_unfinished_snapshot_of_another_client_is_no_backup_yet() {
     let lab = Lab::start();
     let (adapter, web01) = (lab.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
@@ -459,19 +459,19 @@ backups = ["*"]
 }
 
 #[apply(test)]
-fn the_four_requests_work_and_a_killed_gateway_tells_the_truth_afterwards() {
+fn the_four_requests_work_and_a_killed_gateway_reports_the_truth_afterwards() {
     let lab = Lab::start();
     let (process, client) = serve(&lab);
     let config = lab.folder().join("snapgate.toml");
-    let (code, told) = probe(config.to_str().unwrap());
-    assert_eq!(code, Some(0), "{told}");
+    let (code, printed) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: QEMU",
         "  can create, update, delete, restore; cannot nothing",
         "  VM web01: web01 STARTED",
         "  VM web02: web02 STOPPED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     lab.write(1);
     let new = r#"{"name": "nightly", "description": "before", "tags": ["a"]}"#;

@@ -154,7 +154,7 @@ impl Lab {
         virsh.args(arguments).stdout(Stdio::null()).spawn().unwrap()
     }
 
-    /// Somebody else's snapshot of `web01`, in the middle for as long as QEMU is stopped: until it gets `CONT`.
+    /// An unfinished snapshot of `web01` by another client, for as long as QEMU is stopped: until it gets `CONT`.
     pub(crate) fn held_snapshot(&self, name: &str) -> std::process::Child {
         self.signal("web01", "STOP");
         let maker = self.spawn_virsh(&["snapshot-create-as", "web01", name]);

@@ -1,4 +1,4 @@
-//! The libvirt adapter where somebody or something else is at the VM: block jobs, firmware, other clients, starts and stops.
+//! The libvirt adapter where something else uses the VM: block jobs, firmware, other clients, starts and stops.
 
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
@@ -126,7 +126,7 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
 }
 
 #[apply(test)]
-async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
+async fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
     let lab = Lab::start();
     let (one, two, web01) = (lab.adapter(), lab.adapter(), vm("web01"));
     let (one, two): (&dyn Adapter, &dyn Adapter) = (one.as_ref(), two.as_ref());

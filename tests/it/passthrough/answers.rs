@@ -216,7 +216,7 @@ fn answers_are_made_anew_both_ways() {
 }
 
 #[apply(test)]
-fn what_upstreams_do_wrong_is_told_in_our_own_words() {
+fn upstream_errors_are_answered_in_our_own_words() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "read_timeout = \"1s\"\neject_failures = 1000");
     let rows = [

@@ -22,7 +22,7 @@ use crate::passthrough::send;
 use crate::passthrough::upstream::Seen;
 use crate::passthrough::upstream::Upstream;
 
-/// What is sent after some rows: if any part of it is ever taken for a request, two sides disagreed.
+/// What is sent after some rows: if any part of it is ever read as a request, two sides disagreed.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: x\r\nX: smuggled\r\n\r\n";
 
 /// A gateway as a process of its own, with its access log in a file.
@@ -455,12 +455,12 @@ const MAY_BE_REFUSED: &[&str] = &[
     "bare line feeds",
 ];
 
-fn told(seen: &Seen) -> (&str, &str, String) {
+fn summary_of(seen: &Seen) -> (&str, &str, String) {
     let body = seen.body.iter().map(|it| char::from(*it)).collect();
     (&seen.method, &seen.target, body)
 }
 
-/// Sends a request of our own: if anything is left over from others on a connection to the upstream, its answer tells.
+/// Sends a request of our own: if anything is left over from others on a connection to the upstream, its answer shows it.
 fn marker(api: SocketAddr, name: &str, number: usize) {
     let body = format!("marker {number}");
     let reply = Client::bare(api).send("POST", "/echo", Some(body.as_bytes()));
@@ -488,7 +488,7 @@ fn both_sides_see_the_same_requests() {
             bytes
         };
         let mut stream = send(gateway.api, &bytes);
-        // The end of what we say: nobody waits for more.
+        // The end of our request: the other side does not wait for more.
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -499,7 +499,7 @@ fn both_sides_see_the_same_requests() {
         marker(gateway.api, name, number);
         let all = upstream.seen();
         let arrived = &all[before..all.len() - 1];
-        let arrived: Vec<_> = arrived.iter().map(told).collect();
+        let arrived: Vec<_> = arrived.iter().map(summary_of).collect();
         let wanted: Vec<_> = may_arrive
             .iter()
             .map(|it| (it.0, it.1, it.2.to_owned()))
@@ -514,7 +514,7 @@ fn both_sides_see_the_same_requests() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(passed > 15, "some did arrive");
-    // What is no whole request was never taken for one, whatever the upstream made of it.
+    // What is no whole request was never read as one, whatever the upstream made of it.
     for garbage in upstream.garbage() {
         assert!(
             garbage.contains("body") || garbage.contains("chunk"),

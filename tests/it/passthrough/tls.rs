@@ -76,7 +76,7 @@ fn fingerprint(path: &Path) -> String {
         .collect()
 }
 
-/// A TLS server that records what it is sent; asks for a client's certificate when it is told to.
+/// A TLS server that records what it is sent; asks for a client's certificate when asked to.
 fn serve(folder: &Path, asks: bool) -> (u16, Arc<Record>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -327,7 +327,7 @@ fn answer<S: Read + Write>(
             true,
         ),
         "/large" => (plain("200 OK", &vec![b'y'; 8 * 1024 * 1024]), true),
-        // An answer that nobody asked for follows.
+        // An unrequested answer follows.
         "/extra" => {
             let mut bytes = plain("200 OK", b"mine");
             bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");

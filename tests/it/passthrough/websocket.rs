@@ -89,7 +89,7 @@ fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
         send(gateway.api, &request)
     };
     let refused = read_reply(&mut ask("/console/ws", ""), false);
-    assert_eq!(refused.status, 401, "nobody: {refused:?}");
+    assert_eq!(refused.status, 401, "no credentials: {refused:?}");
     assert_eq!(upstream.seen().len(), 0, "not even asked");
     let alice = format!("Authorization: {}\r\n", basic("alice", "secret"));
     let plain = read_reply(&mut ask("/ws", &alice), false);
@@ -104,7 +104,7 @@ fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
         [""; 0],
         "the upstream was not asked to upgrade"
     );
-    // What a client says too early belongs to nobody.
+    // Bytes that a client sends too early belong to no protocol.
     let early = format!(
         "GET /ws HTTP/1.1\r\nHost: x\r\n{alice}{UPGRADE}\r\nGET /early HTTP/1.1\r\nHost: x\r\n\r\n"
     );

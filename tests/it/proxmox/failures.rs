@@ -339,7 +339,7 @@ async fn backups_of_others_are_listed_and_what_they_wrote_stays() {
     assert_eq!(read.description.unwrap().to_string(), "by hand");
 }
 
-/// Held in the middle, then the worker is killed: what is said, and that nobody is told more than what is so.
+/// Held in the middle, then the worker is killed: what is reported, and nothing more than what is true.
 #[apply(test)]
 async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy() {
     let lab = Lab::new();
@@ -513,7 +513,7 @@ async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_
 }
 
 #[apply(test)]
-async fn tokens_certificates_and_rights_are_told_apart() {
+async fn errors_of_tokens_certificates_and_rights_are_distinguished() {
     let lab = Lab::new();
     let adapter = |change: fn(&mut Config)| {
         let mut config = lab.config();

@@ -51,15 +51,15 @@ fn start(config: &str) -> (Process, Client) {
 fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothing() {
     let bed = Bed::started();
     let config = config(&bed);
-    let (code, told) = probe(&config);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, printed) = probe(&config);
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: qemu-img 7.",
         "  can create, update, delete, restore; cannot nothing",
         "  types snapshot; running VMs yes; memory yes; all disks or none yes",
         "  VM web01: web01 STARTED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     let (process, client) = start(&config);
     bed.fill(0, 1);
@@ -93,7 +93,7 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
     assert_eq!(
         restored["status"] == 200,
         rolled_back,
-        "the Status tells what became of the memory: {restored}"
+        "the Status says what became of the memory: {restored}"
     );
     if rolled_back {
         assert_eq!(
@@ -135,7 +135,7 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
 }
 
 #[apply(test)]
-fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
+fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
     let bed = Bed::started();
     let (process, one) = start(&config(&bed));
     let two = Client::new(process.api, "alice", "secret");
@@ -185,7 +185,7 @@ fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
         .iter()
         .map(|it| it["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["base", "second"], "made and deleted as told");
+    assert_eq!(names, ["base", "second"], "made and deleted as reported");
     assert_eq!(one.get(&gone).status, 404, "deleted");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "ends as asked");

@@ -67,7 +67,7 @@ async fn memory_is_rolled_back_and_the_guest_goes_on() {
     assert!(back <= then, "{back} is not after {then}, but {far} was");
     bed.ask("cont", json!({}));
 
-    // Far enough that a guest which merely went on is not taken for one that was rolled back.
+    // Far enough that a guest which merely went on cannot look like one that was rolled back.
     let end = Instant::now() + Duration::from_secs(60);
     let counted = Instant::now();
     let far = far.saturating_add(2000);
@@ -167,7 +167,7 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
     for part in ["put back disk disk0", "but not disk disk1"] {
         assert!(fault.text.contains(part), "the disks are named: {fault:?}");
     }
-    assert_eq!(bed.status(), "restore-vm", "nobody let it go on");
+    assert_eq!(bed.status(), "restore-vm", "it was not resumed");
     bed.ask(
         "block-dirty-bitmap-remove",
         json!({"node": "disk1", "name": "bm"}),
@@ -236,7 +236,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
         | FindOutcome::Task(_)
         | FindOutcome::NotYet
         | FindOutcome::Unknowable) => {
-            panic!("the image tells: {other:?}")
+            panic!("the evidence is in the image: {other:?}")
         }
     };
     assert!(

@@ -1,4 +1,4 @@
-//! A stopped VM of QEMU whose disks a killed gateway left half done: finished by the next one, or told as it is.
+//! A stopped VM of QEMU whose disks a killed gateway left half done: finished by the next one, or reported as it is.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -145,7 +145,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
     let folder = bed.folder.path().to_owned();
     let folder = folder.as_path();
     // Number, how many disks the killed gateway restored, what its VM wrote to which disk afterwards, the VM's disks at
-    // the end, and what is told: `None` for a success.
+    // the end, and the text of the failure: `None` for a success.
     type Row = (
         u64,
         usize,
@@ -163,7 +163,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         (70, 1, &[(0, 3)], (3, 2), Some("two times")),
         (80, 1, &[(1, 3)], (1, 3), Some("two times")),
     ];
-    for (number, restored, written, expected, told) in rows {
+    for (number, restored, written, expected, failure) in rows {
         let (intent, before, tag) = before_a_restore(&bed, number).await;
         for disk in &DISKS[..restored] {
             bed.img(&["snapshot", "-a", &tag], disk);
@@ -172,13 +172,13 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
             bed.fill(*disk, *content);
         }
         let found = find(folder, &intent, number + 1, before.as_ref()).await;
-        let half = restored == 1 && told.is_none();
-        match (&found, told) {
+        let half = restored == 1 && failure.is_none();
+        match (&found, failure) {
             // Never begun, and the VM was used since: not begun again.
             (FindOutcome::VmChanged, Some("")) => {}
-            (FindOutcome::Failed(fault), Some(told)) => {
+            (FindOutcome::Failed(fault), Some(failure)) => {
                 assert_eq!(fault.kind, FaultKind::Conflict, "{number}: {fault:?}");
-                assert!(fault.text.contains(told), "{number}: {fault:?}");
+                assert!(fault.text.contains(failure), "{number}: {fault:?}");
             }
             (FindOutcome::NotBegun, None) if restored == 0 => {}
             (FindOutcome::HalfDone(fault), None) if half => {
@@ -190,7 +190,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
         assert_eq!(
             outcome.err(),
-            told.map(|_| FaultKind::Conflict),
+            failure.map(|_| FaultKind::Conflict),
             "{number}: again"
         );
         let now = (bed.filled(0), bed.filled(1));
@@ -198,7 +198,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
             now, expected,
             "{number}: {restored} restored, then {written:?}"
         );
-        if told.is_none() {
+        if failure.is_none() {
             let found = find(folder, &intent, number + 1, before.as_ref()).await;
             assert!(
                 matches!(found, FindOutcome::Done),
@@ -219,7 +219,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
     );
     assert_eq!((bed.filled(0), bed.filled(1)), (1, 2), "left alone");
 
-    // Another snapshot put on by hand is not taken for this one.
+    // Another snapshot put on by hand does not count as this one.
     let (intent, before, _) = before_a_restore(&bed, 100).await;
     let adapter = plain(folder);
     let other = backup(&adapter, "other", 102).await;
@@ -232,7 +232,7 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
     started_meanwhile(&mut bed).await;
 }
 
-/// The VM was started by somebody before the next gateway came: it runs, and its disks are left alone.
+/// The VM was started by an operator before the next gateway came: it runs, and its disks are left alone.
 async fn started_meanwhile(bed: &mut Bed) {
     let folder = bed.folder.path().to_owned();
     let folder = folder.as_path();
@@ -241,7 +241,7 @@ async fn started_meanwhile(bed: &mut Bed) {
         (210, 1, Some("two times")),
         (220, 2, None),
     ];
-    for (number, restored, told) in rows {
+    for (number, restored, failure) in rows {
         let (intent, before, tag) = before_a_restore(bed, number).await;
         for disk in &DISKS[..restored] {
             bed.img(&["snapshot", "-a", &tag], disk);
@@ -249,10 +249,10 @@ async fn started_meanwhile(bed: &mut Bed) {
         bed.start();
         let held = (bed.filled(0), bed.filled(1));
         let found = find(folder, &intent, number + 1, before.as_ref()).await;
-        match (&found, told) {
+        match (&found, failure) {
             (FindOutcome::VmChanged, Some("")) => {}
-            (FindOutcome::Failed(fault), Some(told)) => {
-                assert!(fault.text.contains(told), "{number}: {fault:?}");
+            (FindOutcome::Failed(fault), Some(failure)) => {
+                assert!(fault.text.contains(failure), "{number}: {fault:?}");
             }
             (FindOutcome::Done, None) => {}
             other => panic!("{number}: {other:?}"),
@@ -260,7 +260,7 @@ async fn started_meanwhile(bed: &mut Bed) {
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
         assert_eq!(
             outcome.err(),
-            told.map(|_| FaultKind::Conflict),
+            failure.map(|_| FaultKind::Conflict),
             "{number}: again"
         );
         assert_eq!(bed.status(), "running", "{number}: left alone");
@@ -356,7 +356,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let found = find(folder, &delete, 3, before.as_ref()).await;
     assert!(matches!(found, FindOutcome::Done), "found gone: {found:?}");
 
-    // Somebody else's half of that very name is not touched.
+    // An unfinished snapshot of another client with that name is not touched.
     bed.img(&["snapshot", "-c", "snapgate-9"], DISKS[1]);
     let other = create(&adapter, &vm(), "nine", 9);
     assert_eq!(
