@@ -109,24 +109,25 @@ fn store(criterion: &mut Criterion) {
         Arc::new(operation(seq.get()))
     };
     let create = async |them: &[Arc<Operation>]| {
-        let all = join_all(them.iter().map(|it| store.create(it))).await;
-        assert!(all.into_iter().all(|it| it), "durable");
+        let all = join_all(them.iter().map(|operation| store.create(operation))).await;
+        assert!(all.into_iter().all(|is_done| is_done), "durable");
     };
     let update = async |them: &[Arc<Operation>]| {
-        let ended =
-            |it: &Arc<Operation>| Arc::new(next(&next(it, LifeCycle::Start), LifeCycle::Done));
+        let ended = |operation: &Arc<Operation>| {
+            Arc::new(next(&next(operation, LifeCycle::Start), LifeCycle::Done))
+        };
         let them: Vec<_> = them
             .iter()
             .map(ended)
-            .map(|it| {
+            .map(|operation| {
                 Arc::new(Operation {
                     revision: Revision::FIRST.next(),
-                    ..(*it).clone()
+                    ..(*operation).clone()
                 })
             })
             .collect();
-        let all = join_all(them.iter().map(|it| store.update(it))).await;
-        assert!(all.into_iter().all(|it| it), "durable");
+        let all = join_all(them.iter().map(|operation| store.update(operation))).await;
+        assert!(all.into_iter().all(|is_done| is_done), "durable");
     };
     let mut group = criterion.benchmark_group("store");
     for together in [1, TOGETHER] {

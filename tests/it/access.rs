@@ -210,7 +210,7 @@ fn explain_names_the_grant_or_the_reason() {
         let mut found = text
             .lines()
             .enumerate()
-            .filter(|(_, it)| *it == "[[grant]]");
+            .filter(|(_, line)| *line == "[[grant]]");
         found.nth(number).unwrap().0 + 1
     };
     let rows: [(&[&str], i32, Vec<String>); 5] = [

@@ -80,7 +80,7 @@ fn every_permitted_or_refused_change_is_one_line() {
         })
         .collect();
     let null = Value::Null;
-    let word = |it: &str| Value::from(it);
+    let word = |text: &str| Value::from(text);
     assert_eq!(
         recorded,
         [
@@ -303,9 +303,9 @@ fn crc32(text: &str) -> u32 {
 }
 
 /// A small file system that is gone with the test.
-struct Small(tempfile::TempDir);
+struct SmallFileSystem(tempfile::TempDir);
 
-impl Small {
+impl SmallFileSystem {
     /// Skips the test where this user may not mount.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -335,7 +335,7 @@ impl Small {
     }
 }
 
-impl Drop for Small {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
     }
@@ -355,7 +355,7 @@ fn verified(trail: &Path) -> (Option<i32>, String) {
 
 #[apply(test)]
 fn a_full_disk_tears_no_record_and_lost_records_are_reported() {
-    let small = Small::new();
+    let small = SmallFileSystem::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let config = write_config(folder.path(), &format!("audit = {trail:?}"), "");
@@ -384,7 +384,7 @@ fn a_full_disk_tears_no_record_and_lost_records_are_reported() {
     let after = records(&trail);
     let gap = after
         .iter()
-        .find(|it| it["outcome"] == "records-lost")
+        .find(|record| record["outcome"] == "records-lost")
         .unwrap();
     let said = format!("{} records were lost here", lost(&process));
     assert!(
@@ -423,7 +423,7 @@ fn a_full_disk_tears_no_record_and_lost_records_are_reported() {
 
 #[apply(test)]
 fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
-    let small = Small::new();
+    let small = SmallFileSystem::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let log = format!("audit = {trail:?}\naudit_required = true");
@@ -444,7 +444,7 @@ fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
     let outcomes = |of: &[Value]| -> Vec<String> {
         let words = of
             .iter()
-            .map(|it| it["outcome"].as_str().unwrap().to_owned());
+            .map(|record| record["outcome"].as_str().unwrap().to_owned());
         words.collect()
     };
     assert_eq!(

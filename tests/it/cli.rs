@@ -192,7 +192,7 @@ fn a_printed_hash_verifies_its_password_alone() {
             "{out}"
         );
         let hash = PasswordHash::new(out.trim_end()).unwrap();
-        let verified = |it: &[u8]| Argon2::default().verify_password(it, &hash).is_ok();
+        let verified = |password: &[u8]| Argon2::default().verify_password(password, &hash).is_ok();
         assert!(verified(b"correct horse"), "right password after {input:?}");
         assert!(
             !verified(b"correct horse\n"),

@@ -46,7 +46,7 @@ struct Stream {
 impl Stream {
     /// Asks for it, and reads the head of the answer.
     fn open(address: SocketAddr, uri: &str, last: Option<&str>) -> Self {
-        let last = last.map_or(String::new(), |it| format!("Last-Event-ID: {it}\r\n"));
+        let last = last.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let request = format!(
             "GET {uri} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\
              Authorization: {}\r\nConnection: close\r\n{last}\r\n",
@@ -127,7 +127,9 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     let (last, before) = events.split_last().unwrap();
     assert_eq!(last.status["state"], "SUCCESS", "to the end: {last:?}");
     assert!(
-        before.iter().any(|it| it.status["state"] == "RUNNING"),
+        before
+            .iter()
+            .any(|event| event.status["state"] == "RUNNING"),
         "and not only the end: {events:?}"
     );
     let tag = format!("\"{}\"", last.id);
@@ -218,9 +220,9 @@ fn a_stream_is_taken_up_after_a_crash() {
     let (last, _) = rest.split_last().expect("it goes on");
     let finished = Client::new(second.api, "alice", "secret").finished(&uri);
     assert_eq!(last.status, finished, "to the end: {rest:?}");
-    let number = |it: &Event| it.id.split_once('-').unwrap().1.parse::<u64>().unwrap();
+    let number = |event: &Event| event.id.split_once('-').unwrap().1.parse::<u64>().unwrap();
     assert!(
-        rest.iter().all(|it| number(it) > number(&seen)),
+        rest.iter().all(|event| number(event) > number(&seen)),
         "nothing twice: {seen:?}, then {rest:?}"
     );
 }

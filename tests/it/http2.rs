@@ -265,7 +265,7 @@ fn every_kind_of_request_is_answered_over_http_2() {
         "with its code"
     );
     assert_eq!(
-        client.ended().err().map(|it| it.to_string()),
+        client.ended().err().map(|error| error.to_string()),
         None,
         "a clean end"
     );
@@ -400,8 +400,8 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let found = client.finish(waiting).unwrap();
     assert_eq!(found.status, 200, "what it took is answered: {found:?}");
     // The gateway may be gone before the client has said good-bye in turn.
-    let end = client.ended().err().map(|it| it.to_string());
-    let gone = |it: &String| it.contains("broken pipe") || it.contains("reset by peer");
+    let end = client.ended().err().map(|error| error.to_string());
+    let gone = |error: &String| error.contains("broken pipe") || error.contains("reset by peer");
     assert!(
         end.as_ref().is_none_or(gone),
         "GOAWAY without an error: {end:?}"

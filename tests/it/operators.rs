@@ -23,7 +23,7 @@ fn operations(config: &Path, arguments: &[&str]) -> (i32, String, String) {
         .arg(config)
         .output()
         .unwrap();
-    let text = |it| String::from_utf8(it).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
     let code = output.status.code().unwrap();
     (code, text(output.stdout), text(output.stderr))
 }

@@ -57,7 +57,8 @@ impl Manager {
 
     /// Starts the service as a socket unit would: descriptors 3 and 4 by name.
     fn start(&self, config: &Path) -> Child {
-        let socket = |it: &TcpListener| Stdio::from(OwnedFd::from(it.try_clone().unwrap()));
+        let socket =
+            |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
         // The shell makes its input and output descriptors 3 and 4 and becomes the program, whose process id it knows.
         let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=admin:api exec \"$0\" \"$@\"";
         Command::new("sh")
@@ -106,7 +107,7 @@ fn sockets_are_taken_over_and_the_manager_is_notified() {
     let mut printed = Vec::new();
     while printed.len() < 2 {
         let line = lines.next().expect("it starts").unwrap();
-        printed.extend(Some(line).filter(|it| it.contains(" on http")));
+        printed.extend(Some(line).filter(|line| line.contains(" on http")));
     }
     let reader = std::thread::Builder::new().spawn(move || lines.for_each(drop));
     assert_eq!(manager.hears(), "READY=1", "once it serves");

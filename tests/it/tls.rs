@@ -69,7 +69,7 @@ fn ask_as(
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
-    let error = |it: std::io::Error| it.to_string();
+    let error = |error: std::io::Error| error.to_string();
     stream.write_all(request.as_bytes()).map_err(error)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(error)?;

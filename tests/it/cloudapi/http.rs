@@ -85,7 +85,7 @@ fn join(client: UnixStream, server: TcpStream, loses: Arc<AtomicBool>, requests:
     std::thread::Builder::new()
         .spawn(move || {
             let mut chunk = [0; 16 * 1024];
-            while let Some(count) = from.read(&mut chunk).ok().filter(|it| *it > 0) {
+            while let Some(count) = from.read(&mut chunk).ok().filter(|count| *count > 0) {
                 let text = String::from_utf8_lossy(&chunk[..count]);
                 if text.contains(" HTTP/1.1\r\n") {
                     requests.fetch_add(1, Ordering::SeqCst);
@@ -105,7 +105,7 @@ fn join(client: UnixStream, server: TcpStream, loses: Arc<AtomicBool>, requests:
     std::thread::Builder::new()
         .spawn(move || {
             let mut chunk = [0; 16 * 1024];
-            while let Some(count) = from.read(&mut chunk).ok().filter(|it| *it > 0) {
+            while let Some(count) = from.read(&mut chunk).ok().filter(|count| *count > 0) {
                 if lost.load(Ordering::SeqCst) || to.write_all(&chunk[..count]).is_err() {
                     break;
                 }
@@ -154,7 +154,7 @@ struct Chain {
 impl Chain {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let at = |it: &str| folder.path().join(it);
+        let at = |name: &str| folder.path().join(name);
         for made in ["inner/vms/db", "inner/backups", "outer"] {
             fs::create_dir_all(at(made)).unwrap();
         }
@@ -440,7 +440,7 @@ struct Encrypted {
 impl Encrypted {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let at = |it: &str| folder.path().join(it);
+        let at = |name: &str| folder.path().join(name);
         for made in ["inner/vms/db", "inner/backups", "outer"] {
             fs::create_dir_all(at(made)).unwrap();
         }
@@ -649,7 +649,7 @@ fn gateways_in_a_circle_stop_at_once() {
 #[apply(test)]
 fn the_example_server_survives_its_own_end_in_the_middle() {
     let folder = tempfile::tempdir().unwrap();
-    let at = |it: &str| folder.path().join(it);
+    let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("data/vms/db")).unwrap();
     fs::create_dir(at("outer")).unwrap();
     let disk = at("data/vms/db/disk.img");
@@ -691,7 +691,7 @@ fn the_example_server_survives_its_own_end_in_the_middle() {
     }
     let left: Vec<String> = fs::read_dir(at("data/vms/db"))
         .unwrap()
-        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(left, ["disk.img"], "nothing is left lying about");
     drop(server);

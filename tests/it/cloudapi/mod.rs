@@ -52,7 +52,8 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             &format!(r#""progress": 0, "status_uri": "{uri}""#),
         )
     };
-    let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}", "text": "/etc/passwd"}}]}}"#);
+    let code =
+        |code: &str| format!(r#"{{"message": [{{"code": "{code}", "text": "/etc/passwd"}}]}}"#);
     let large = "x".repeat(33 * 1024 * 1024);
     let may = |kind| Err((kind, Effect::Possible));
     let none = |kind| Err((kind, Effect::None));
@@ -273,7 +274,7 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
             let state = adapter.poll(&task, by(20_000)).await;
             found = state.map_or_else(
                 |state| format!("Err({:?})", state.fault.kind),
-                |it| format!("{it:?}"),
+                |outcome| format!("{outcome:?}"),
             );
             assert!(found.contains(expected), "{name}: {found}");
         }
@@ -393,10 +394,10 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
 
 #[apply(test)]
 async fn unsupported_servers_are_refused_at_once() {
-    let versions = |it: &'static str| {
+    let versions = |versions: &'static str| {
         move |request: &str| {
             if request.starts_with("GET /versions ") {
-                http("200 OK", "", it)
+                http("200 OK", "", versions)
             } else {
                 http(
                     "405 M",
@@ -465,7 +466,7 @@ async fn unsupported_servers_are_refused_at_once() {
 
 #[apply(test)]
 async fn a_task_is_stopped_where_the_server_can() {
-    let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}"}}]}}"#);
+    let code = |code: &str| format!(r#"{{"message": [{{"code": "{code}"}}]}}"#);
     let rows = [
         (
             "asked",
@@ -497,7 +498,7 @@ async fn a_task_is_stopped_where_the_server_can() {
         let adapter = script.adapter(Recovery::Listable, SystemClock::shared());
         let task = TaskRef::new("/statuses?op=back_up&seq=7".to_owned()).unwrap();
         let asked = adapter.cancel(&task, by(20_000)).await;
-        let found = asked.err().map(|it| (it.fault.kind, it.retry));
+        let found = asked.err().map(|error| (error.fault.kind, error.retry));
         assert_eq!(found, expected, "{name}");
         let requests = script.requests();
         assert_eq!(requests.len(), 1, "{name}: asked once");

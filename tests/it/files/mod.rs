@@ -82,7 +82,7 @@ impl Place {
 
     fn holds(&self, byte: u8, mebibytes: usize) -> bool {
         let content = fs::read(self.disk()).unwrap();
-        content.len() == mebibytes * MIB && content.iter().all(|it| *it == byte)
+        content.len() == mebibytes * MIB && content.iter().all(|other| *other == byte)
     }
 }
 
@@ -291,9 +291,9 @@ async fn qemu_is_kept_out_while_we_work() {
 }
 
 /// A file system of its own.
-struct Mount(PathBuf);
+struct TmpfsMount(PathBuf);
 
-impl Mount {
+impl TmpfsMount {
     /// Skips the test where that is not permitted.
     fn new(at: &Path) -> Self {
         let mounted = mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs"], at);
@@ -308,7 +308,7 @@ impl Mount {
     }
 }
 
-impl Drop for Mount {
+impl Drop for TmpfsMount {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(&self.0).output());
     }
@@ -322,7 +322,7 @@ fn mount(arguments: &[&str], at: &Path) -> bool {
 #[apply(test)]
 async fn no_room_for_a_backup() {
     let place = Place::new();
-    let storage = Mount::new(&place.backups());
+    let storage = TmpfsMount::new(&place.backups());
     place.fill(1, 3);
     let files = place.files();
     let files = files.as_ref();
@@ -354,7 +354,7 @@ async fn no_room_for_a_backup() {
 #[apply(test)]
 async fn no_room_for_a_restore() {
     let place = Place::new();
-    let storage = Mount::new(&place.root());
+    let storage = TmpfsMount::new(&place.root());
     fs::create_dir(place.root().join("1")).unwrap();
     place.fill(1, 5);
     let files = place.files();

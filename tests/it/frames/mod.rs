@@ -52,7 +52,7 @@ impl Secure {
         let path = folder.path().join("snapgate.toml");
         let mut pid = 0;
         let arguments = ["serve", "--config", path.to_str().unwrap()];
-        let process = Process::launch(&arguments, |it| pid = it).unwrap();
+        let process = Process::launch(&arguments, |started| pid = started).unwrap();
         Self {
             process,
             pid,

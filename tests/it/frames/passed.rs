@@ -14,7 +14,7 @@ fn post(stream: u32, length: Option<usize>) -> Vec<u8> {
         (":authority", "localhost".to_owned()),
         (":path", format!("/echo?{stream}")),
     ];
-    all.extend(length.map(|it| ("content-length", it.to_string())));
+    all.extend(length.map(|length| ("content-length", length.to_string())));
     frame(HEADERS, END_HEADERS, stream, &fields(&all))
 }
 
@@ -121,10 +121,10 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
     let seen = upstream.seen();
     let found: Vec<_> = seen
         .iter()
-        .map(|it| (it.target.clone(), it.body.clone()))
+        .map(|request| (request.target.clone(), request.body.clone()))
         .collect();
     assert_eq!(found, expected, "every request as it was sent, once");
-    let last = seen.iter().map(|it| it.connection).max().unwrap();
+    let last = seen.iter().map(|request| request.connection).max().unwrap();
     assert!(
         last < expected.len() / 2,
         "connections are used again: {last} for {} requests",

@@ -48,9 +48,9 @@ fn malformed_frames_end_what_they_must_and_nothing_else() {
     let rows = [shapes(), streams(), requests(), lengths()]
         .into_iter()
         .flatten();
-    for it in rows {
-        let (reaction, goes_on) = judge(&secure, &it);
-        let good = match (it.fate, reaction) {
+    for row in rows {
+        let (reaction, goes_on) = judge(&secure, &row);
+        let good = match (row.fate, reaction) {
             (Fate::Reset(error), Some(Reaction::Reset(_, found))) => error == found && goes_on,
             (Fate::Answered(status), Some(Reaction::Status(1, found))) => {
                 status == found && goes_on
@@ -66,7 +66,7 @@ fn malformed_frames_end_what_they_must_and_nothing_else() {
         if !good {
             wrong.push(format!(
                 "{}: {:?} expected, {reaction:?} found, goes on: {goes_on}",
-                it.name, it.fate
+                row.name, row.fate
             ));
         }
     }
@@ -116,7 +116,7 @@ fn a_stream_too_many_is_refused_and_the_others_go_on() {
     const MOST: u32 = 100;
     let secure = Secure::start("");
     let mut raw = secure.connect();
-    let streams = (0..MOST).map(|it| it * 2 + 1);
+    let streams = (0..MOST).map(|number| number * 2 + 1);
     let open: Vec<u8> = streams
         .clone()
         .flat_map(|stream| put(stream, None))

@@ -160,7 +160,7 @@ impl Raw {
         let until = Instant::now() + within;
         loop {
             while let Some((kind, flags, stream, payload)) = self.whole() {
-                let number = |it: &[u8]| u32::from_be_bytes(it.try_into().unwrap());
+                let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
                 match kind {
                     // The end of an answer to a body that was not waited for.
                     RST_STREAM if number(&payload) == 0 => {}
@@ -214,9 +214,12 @@ fn status(block: &[u8]) -> u16 {
         (0x8e, 500),
     ];
     // An update of the table size may come first.
-    let skipped = block.iter().take_while(|it| **it & 0xe0 == 0x20).count();
+    let skipped = block
+        .iter()
+        .take_while(|byte| **byte & 0xe0 == 0x20)
+        .count();
     let block = &block[skipped..];
-    if let Some((_, status)) = INDEXED.iter().find(|(it, _)| *it == block[0]) {
+    if let Some((_, status)) = INDEXED.iter().find(|(index, _)| *index == block[0]) {
         return *status;
     }
     assert!(
@@ -237,9 +240,9 @@ fn status(block: &[u8]) -> u16 {
 fn digits(bytes: &[u8]) -> String {
     let bits: Vec<u32> = bytes
         .iter()
-        .flat_map(|byte| (0..8).rev().map(move |it| u32::from(byte >> it & 1)))
+        .flat_map(|byte| (0..8).rev().map(move |bit| u32::from(byte >> bit & 1)))
         .collect();
-    let value = |bits: &[u32]| bits.iter().fold(0, |all, it| all << 1 | it);
+    let value = |bits: &[u32]| bits.iter().fold(0, |all, bit| all << 1 | bit);
     let (mut text, mut at) = (String::new(), 0);
     while text.len() < 3 {
         let short = value(&bits[at..at + 5]);

@@ -23,7 +23,7 @@ use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
 use crate::incus::Lxd;
-use crate::incus::Way;
+use crate::incus::Transport;
 
 /// So much that a restore of it takes some hundred milliseconds.
 const BALLAST_MIB: u32 = 200;
@@ -48,7 +48,7 @@ impl Site {
     fn new(name: &str, mib: u32) -> Self {
         let lxd = Lxd::shared();
         let vm = lxd.vm(name, mib);
-        let Address::Unix(socket) = lxd.config(Way::Socket).address else {
+        let Address::Unix(socket) = lxd.config(Transport::Socket).address else {
             panic!("a socket")
         };
         let folder = tempfile::tempdir().unwrap();
@@ -113,7 +113,7 @@ backups = ["*"]
     }
 
     fn ballast_bytes(&self) -> u64 {
-        fs::metadata(self.ballast()).map_or(0, |it| it.len())
+        fs::metadata(self.ballast()).map_or(0, |metadata| metadata.len())
     }
 }
 
@@ -183,7 +183,7 @@ impl Watch {
         // Each frame holds one line of JSON; what is not heard to its end yet cannot be read.
         for line in String::from_utf8_lossy(&heard.bytes).split('\n') {
             let at = line.find("{\"type\":");
-            let Some(text) = at.and_then(|it| line.get(it..)) else {
+            let Some(text) = at.and_then(|start| line.get(start..)) else {
                 continue;
             };
             let Ok(event) = serde_json::from_str::<Value>(text) else {
@@ -192,14 +192,14 @@ impl Watch {
             let operation = &event["metadata"];
             let vm = format!("/1.0/instances/{}", self.vm);
             let on = operation["resources"]["instances"].as_array();
-            if on.is_none_or(|it| it.iter().all(|it| *it != vm.as_str())) {
+            if on.is_none_or(|names| names.iter().all(|names| *names != vm.as_str())) {
                 continue;
             }
             let code = operation["status_code"].as_u64().unwrap();
             // The events of one operation may be out of order.
             operations
                 .entry(operation["id"].as_str().unwrap().to_owned())
-                .and_modify(|it| it.code = it.code.max(code))
+                .and_modify(|operation| operation.code = operation.code.max(code))
                 .or_insert_with(|| Seen {
                     what: operation["description"].as_str().unwrap().to_owned(),
                     code,
@@ -211,13 +211,16 @@ impl Watch {
     /// How many operations of that kind were begun.
     fn begun(&self, what: &str) -> usize {
         let all = self.operations();
-        all.values().filter(|it| it.what == what).count()
+        all.values()
+            .filter(|operation| operation.what == what)
+            .count()
     }
 
     /// Whether a restore is running.
     fn is_restoring(&self) -> bool {
         let all = self.operations();
-        all.values().any(|it| it.what == RESTORING && it.code < 200)
+        all.values()
+            .any(|operation| operation.what == RESTORING && operation.code < 200)
     }
 }
 
@@ -241,7 +244,7 @@ enum Moment {
 impl Moment {
     /// `before` is how many restores LXD had begun before this one.
     fn wait(self, watch: &Watch, before: usize) {
-        let wait = |it| std::thread::sleep(Duration::from_millis(it));
+        let wait = |millis| std::thread::sleep(Duration::from_millis(millis));
         match self {
             Self::After(time) => wait(time),
             Self::Begun(time) => {

@@ -210,7 +210,7 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
         assert!(good < 0.5, "{name}: exported");
     }
     let asked = provider.asked.lock().unwrap().clone();
-    let is_own = |it: &String| it.is_empty() || it == "/jwks?of=corp";
+    let is_own = |target: &String| target.is_empty() || target == "/jwks?of=corp";
     assert!(
         asked.iter().all(is_own),
         "nothing else is asked for: {asked:?}"
@@ -317,7 +317,7 @@ fn encrypted(set: String) -> (u16, String) {
                 let mut stream = rustls::StreamOwned::new(connection, stream);
                 let mut head = vec![0; 4096];
                 // A client that trusts another authority sends nothing.
-                if stream.read(&mut head).is_ok_and(|it| it > 0) {
+                if stream.read(&mut head).is_ok_and(|count| count > 0) {
                     drop(stream.write_all(&ok(set.as_bytes())));
                     stream.conn.send_close_notify();
                     drop(stream.flush());

@@ -283,17 +283,21 @@ mod tests {
                 ends: ends.iter().map(|end| (*end).clone()).collect(),
                 missing: *missing,
             };
-            let log: Vec<Execution> = log.iter().map(|it| line(5, *it)).collect();
-            let it = judge(&[accepted], &log, *may_be_unknown);
+            let log: Vec<Execution> = log.iter().map(|end| line(5, *end)).collect();
+            let verdict = judge(&[accepted], &log, *may_be_unknown);
             let seen = [
-                it.lost,
-                it.unfinished,
-                it.run_twice,
-                it.untrue,
-                it.unannounced,
+                verdict.lost,
+                verdict.unfinished,
+                verdict.run_twice,
+                verdict.untrue,
+                verdict.unannounced,
             ];
-            assert_eq!(seen, *expected, "{name}: {:?}", it.offences);
-            assert_eq!(it.wrong() > 0, !it.offences.is_empty(), "{name}: in words");
+            assert_eq!(seen, *expected, "{name}: {:?}", verdict.offences);
+            assert_eq!(
+                verdict.wrong() > 0,
+                !verdict.offences.is_empty(),
+                "{name}: in words"
+            );
         }
     }
 

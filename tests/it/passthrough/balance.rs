@@ -30,7 +30,7 @@ fn upstreams_take_turns() {
     for _ in 0..30 {
         assert_eq!(gateway.bare().get("/x").status, 200, "answered");
     }
-    let counts: Vec<usize> = all.iter().map(|it| it.seen().len()).collect();
+    let counts: Vec<usize> = all.iter().map(|upstream| upstream.seen().len()).collect();
     assert_eq!(counts, [10, 10, 10], "by turns");
 }
 

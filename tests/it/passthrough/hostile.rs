@@ -71,7 +71,7 @@ impl Logged {
             .filter_map(|line| serde_json::from_str(line).ok());
         let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let mut found = BTreeMap::new();
-        for line in lines.filter(|it: &Value| it["target"] == "snapgate::access") {
+        for line in lines.filter(|record: &Value| record["target"] == "snapgate::access") {
             let (id, method) = (text(&line, "request"), text(&line, "method"));
             let before = found.insert(id, (method, text(&line, "path")));
             assert!(before.is_none(), "logged once: {line}");
@@ -456,7 +456,7 @@ const MAY_BE_REFUSED: &[&str] = &[
 ];
 
 fn summary_of(seen: &Seen) -> (&str, &str, String) {
-    let body = seen.body.iter().map(|it| char::from(*it)).collect();
+    let body = seen.body.iter().map(|byte| char::from(*byte)).collect();
     (&seen.method, &seen.target, body)
 }
 
@@ -502,7 +502,7 @@ fn both_sides_see_the_same_requests() {
         let arrived: Vec<_> = arrived.iter().map(summary_of).collect();
         let wanted: Vec<_> = may_arrive
             .iter()
-            .map(|it| (it.0, it.1, it.2.to_owned()))
+            .map(|row| (row.0, row.1, row.2.to_owned()))
             .collect();
         let refused = arrived.is_empty() && MAY_BE_REFUSED.contains(name);
         let good = arrived == wanted || refused;
@@ -526,27 +526,27 @@ fn both_sides_see_the_same_requests() {
     let is_logged = || {
         let log = gateway.log();
         seen.iter()
-            .all(|it| log.contains_key(it.field("x-request-id")[0]))
+            .all(|request| log.contains_key(request.field("x-request-id")[0]))
     };
     eventually("everything is logged", is_logged);
     let log = gateway.log();
-    for it in &seen {
-        let (method, target) = &log[it.field("x-request-id")[0]];
+    for request in &seen {
+        let (method, target) = &log[request.field("x-request-id")[0]];
         let target = target.strip_prefix("http://x").unwrap_or(target);
         assert_eq!(
             (method, target),
-            (&it.method, &*it.target),
-            "as it was logged: {it:?}"
+            (&request.method, &*request.target),
+            "as it was logged: {request:?}"
         );
-        assert_eq!(it.field("x-original-url"), [""; 0], "{it:?}");
+        assert_eq!(request.field("x-original-url"), [""; 0], "{request:?}");
     }
     assert!(
         seen.iter()
-            .all(|it| it.target != "/smuggled" && it.field("x").is_empty()),
+            .all(|request| request.target != "/smuggled" && request.field("x").is_empty()),
         "nothing was smuggled"
     );
     let connections: std::collections::BTreeSet<usize> =
-        seen.iter().map(|it| it.connection).collect();
+        seen.iter().map(|request| request.connection).collect();
     assert!(
         connections.len() * 2 < seen.len(),
         "over connections that were used again: {connections:?}"

@@ -450,8 +450,11 @@ fn a_client_that_pipelines_or_keeps_its_connection_is_served_in_order() {
             "answer {number} to request {number}"
         );
     }
-    let connections: std::collections::BTreeSet<usize> =
-        upstream.seen().iter().map(|it| it.connection).collect();
+    let connections: std::collections::BTreeSet<usize> = upstream
+        .seen()
+        .iter()
+        .map(|request| request.connection)
+        .collect();
     assert!(
         connections.len() < 10,
         "upstream connections are used again: {connections:?}"

@@ -72,7 +72,7 @@ fn fingerprint(path: &Path) -> String {
     digest
         .as_ref()
         .iter()
-        .map(|it| format!("{it:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect()
 }
 

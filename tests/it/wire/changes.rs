@@ -106,7 +106,7 @@ fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
         ),
     ];
     for (prefer, progress, applied) in rows {
-        let client = prefer.map_or_else(|| alice.clone(), |it| alice.with("Prefer", it));
+        let client = prefer.map_or_else(|| alice.clone(), |value| alice.with("Prefer", value));
         let body = json!({ "description": format!("{prefer:?}") });
         let reply = client.put(BACKUP, &body.to_string());
         assert_eq!(reply.status, 202, "{prefer:?}: {reply:?}");
