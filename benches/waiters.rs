@@ -90,11 +90,11 @@ fn main() {
     let bare = bare(count);
     let ratio = |of: fn(&Figures) -> f64| of(&gateway) / of(&bare);
     let mut out = std::io::stdout();
-    for (name, it) in [("gateway", &gateway), ("bare tokio", &bare)] {
+    for (name, costs) in [("gateway", &gateway), ("bare tokio", &bare)] {
         writeln!(
             out,
             "{name:<10} {count} wait, {} missed; {:.1} KiB each; woken: first {:.1} ms, median {:.1} ms, 99% {:.1} ms, last {:.1} ms",
-            it.missed, it.kib_each, it.at(0.0), it.at(0.5), it.at(0.99), it.at(1.0)
+            costs.missed, costs.kib_each, costs.at(0.0), costs.at(0.5), costs.at(0.99), costs.at(1.0)
         )
         .unwrap();
     }
@@ -138,7 +138,7 @@ impl Figures {
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {
-    let number = |it: usize| f64::from(u32::try_from(it).unwrap());
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap());
     number(part) / number(whole.max(1))
 }
 

@@ -195,7 +195,7 @@ fn config(grants: usize) -> Config {
         backups: vec![Pattern::new("*").unwrap()],
         line: 0,
     };
-    let others = (1..grants).map(|it| grant(&format!("other-{it}-*")));
+    let others = (1..grants).map(|number| grant(&format!("other-{number}-*")));
     let user = User {
         // The lowest cost there is: what is measured is the request after the one that was verified.
         password: PasswordHash::new(bcrypt::hash(PASSWORD, 4).unwrap()).unwrap(),

@@ -97,8 +97,11 @@ pub(crate) fn caller(request: &Request) -> Option<Caller> {
         b"ann:secret" => Some(Caller::Ann),
         b"reader:secret" => Some(Caller::Reader),
         pair => {
-            let named = ["ann", "token"].map(|it| format!("{it}:{TOKEN}").into_bytes());
-            named.iter().any(|it| it == pair).then_some(Caller::Token)
+            let named = ["ann", "token"].map(|name| format!("{name}:{TOKEN}").into_bytes());
+            named
+                .iter()
+                .any(|named| named == pair)
+                .then_some(Caller::Token)
         }
     }
 }
@@ -111,7 +114,7 @@ fn code_is_known(outcome: &Outcome) {
         assert!(good, "an answer that is no refusal: {status}");
         return;
     };
-    let code = Code::ALL.iter().find(|it| it.as_str() == word);
+    let code = Code::ALL.iter().find(|code| code.as_str() == word);
     let code = code.unwrap_or_else(|| panic!("a code that is not documented: {word}"));
     assert_eq!(status, code.status(), "{word}: its own status");
     assert!(

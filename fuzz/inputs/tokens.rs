@@ -43,7 +43,7 @@ pub(crate) fn key_set() -> String {
 
 /// A token with these two parts, whatever they are, signed by the issuer.
 fn signed(header: &[u8], claims: &[u8]) -> String {
-    let part = |it: &[u8]| URL_SAFE_NO_PAD.encode(it);
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let signed = format!("{}.{}", part(header), part(claims));
     let signature = part(key().sign(signed.as_bytes()).as_ref());
     format!("{signed}.{signature}")
@@ -55,29 +55,31 @@ pub(crate) fn holder(text: &str) -> Option<String> {
     let [header, claims, signature] = parts.as_slice() else {
         return None;
     };
-    let part = |it: &str| URL_SAFE_NO_PAD.decode(it).ok();
-    let object = |it: &str| serde_json::from_slice::<Value>(&part(it)?).ok();
+    let part = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
+    let object = |text: &str| serde_json::from_slice::<Value>(&part(text)?).ok();
     let signed = format!("{header}.{claims}");
     let public = key();
     UnparsedPublicKey::new(&ED25519, public.public_key().as_ref())
         .verify(signed.as_bytes(), &part(signature)?)
         .ok()?;
     let (header, claims) = (object(header)?, object(claims)?);
-    let is_absent = |it: &Value| it.is_null();
+    let is_absent = |value: &Value| value.is_null();
     let kid = &header["kid"];
     let is_understood = is_absent(&header["crit"]) && is_absent(&header["b64"]);
     if header["alg"] != "EdDSA" || !is_understood || !(is_absent(kid) || *kid == "k") {
         return None;
     }
     let audience = &claims["aud"];
-    let is_ours = |it: &Value| *it == "snapgate";
+    let is_ours = |value: &Value| *value == "snapgate";
     let is_for_us = is_ours(audience)
         || audience
             .as_array()
             .is_some_and(|audience| audience.iter().any(is_ours));
     let now = f64::from(NOW) / 1000.0;
     let ends = claims["exp"].as_f64()?;
-    let has_begun = |it: &Value| it.is_null() || it.as_f64().is_some_and(|it| it <= now + LEEWAY);
+    let has_begun = |value: &Value| {
+        value.is_null() || value.as_f64().is_some_and(|value| value <= now + LEEWAY)
+    };
     // A thousandth: the gateway counts in milliseconds.
     if claims["iss"] != "https://sso.example.com" || !is_for_us || ends + LEEWAY + 0.001 < now {
         return None;
@@ -93,7 +95,7 @@ pub(crate) fn holder(text: &str) -> Option<String> {
 pub(crate) fn jwt(data: &[u8]) {
     right_tokens_are_taken();
     let token = if data.starts_with(b"{") {
-        let at = data.iter().position(|it| *it == b'\n');
+        let at = data.iter().position(|byte| *byte == b'\n');
         let (header, claims) = data.split_at(at.unwrap_or(data.len()));
         signed(header, claims.strip_prefix(b"\n").unwrap_or_default())
     } else {
@@ -188,7 +190,7 @@ pub(crate) fn jwks(data: &[u8]) {
         .as_array()
         .unwrap()
         .iter()
-        .any(|it| it["x"] == public().as_str());
+        .any(|key| key["x"] == public().as_str());
     for header in [r#"{"alg":"EdDSA","kid":"k"}"#, r#"{"alg":"EdDSA"}"#] {
         let outcome = world::answer_by_keys(&good(header), set.clone());
         let is_taken = outcome.exchange.refusal.is_none();

@@ -155,7 +155,7 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
         certificate: &[],
     };
     let mut body = Sent::new(request.body.clone());
-    let decision = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
+    let decision = RUNTIME.with_borrow(|runtime| runtime.block_on(gate.handle(head, &mut body)));
     let state = memory.0.lock().unwrap();
     let reads = body.reads.into_inner().unwrap();
     match decision {
@@ -312,12 +312,12 @@ impl OperationsApi for Memory {
         page: &Page,
         _by: Deadline,
     ) -> Result<BackupPage, Fault> {
-        self.with(|it| {
+        self.with(|state| {
             let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = it.backups.iter();
+            let all = state.backups.iter();
             let mut backups: Vec<_> = all
                 .filter(|(at, _)| at.vm == *vm && is_after(&at.backup))
-                .map(|(_, it)| it.clone())
+                .map(|(_, state)| state.clone())
                 .collect();
             let more = backups.len() > usize::from(page.limit);
             backups.truncate(usize::from(page.limit));
@@ -332,11 +332,11 @@ impl OperationsApi for Memory {
         _by: Deadline,
     ) -> Result<Backup, Fault> {
         let missing = || Fault::new(FaultKind::NoSuchBackup, PRIVATE);
-        self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
+        self.with(|state| state.backups.get(target).cloned().ok_or_else(missing))
     }
 
     fn reserve(&self) -> OperationSeq {
-        let count = self.with(|it| it.operations.len());
+        let count = self.with(|state| state.operations.len());
         OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
     }
 
@@ -364,7 +364,7 @@ impl OperationsApi for Memory {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        self.with(|it| {
+        self.with(|state| {
             let operation = Arc::new(Operation {
                 seq: submission.seq,
                 request: submission.request.clone(),
@@ -378,15 +378,15 @@ impl OperationsApi for Memory {
                     Phase::Accepted,
                 )
             });
-            it.accepted.push((permit, submission));
-            it.operations.push(Arc::clone(&operation));
+            state.accepted.push((permit, submission));
+            state.operations.push(Arc::clone(&operation));
             Ok(Accepted::New(operation))
         })
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.with(|it| {
-            Ok(it
+        self.with(|state| {
+            Ok(state
                 .operations
                 .iter()
                 .find(|operation| operation.seq == seq)
@@ -399,25 +399,28 @@ impl OperationsApi for Memory {
             (1..=limits::PAGE_MAX).contains(&query.limit),
             "a page within its limit"
         );
-        self.with(|it| {
+        self.with(|state| {
             let wanted = &query.selector;
-            let fits = |it: &&Arc<Operation>| {
+            let fits = |operation: &&Arc<Operation>| {
                 query
                     .principal
                     .as_ref()
-                    .is_none_or(|name| *name == it.principal)
-                    && wanted.verb.is_none_or(|verb| verb == it.verb())
-                    && wanted.vm.as_ref().is_none_or(|vm| *vm == it.target().vm)
+                    .is_none_or(|name| *name == operation.principal)
+                    && wanted.verb.is_none_or(|verb| verb == operation.verb())
+                    && wanted
+                        .vm
+                        .as_ref()
+                        .is_none_or(|vm| *vm == operation.target().vm)
                     && wanted
                         .backup
                         .as_ref()
-                        .is_none_or(|id| *id == it.target().backup)
-                    && query.before.is_none_or(|before| it.seq < before)
+                        .is_none_or(|id| *id == operation.target().backup)
+                    && query.before.is_none_or(|before| operation.seq < before)
                     && query
                         .unfinished
-                        .is_none_or(|open| open != it.phase.is_final())
+                        .is_none_or(|open| open != operation.phase.is_final())
             };
-            let newest = it.operations.iter().rev().filter(fits);
+            let newest = state.operations.iter().rev().filter(fits);
             Ok(newest.take(usize::from(query.limit)).cloned().collect())
         })
     }
@@ -436,8 +439,8 @@ impl OperationsApi for Memory {
         seq: OperationSeq,
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
-        self.with(|it| {
-            let found = it
+        self.with(|state| {
+            let found = state
                 .operations
                 .iter()
                 .find(|operation| operation.seq == seq)
@@ -449,7 +452,7 @@ impl OperationsApi for Memory {
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }
-            it.cancelled.push(seq);
+            state.cancelled.push(seq);
             Ok(found)
         })
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The part of Proxmox VE's API that a gateway for backups meets, with real disks, for tests. Own code, Python 3.11 alone and qemu-img.
 
-    pve.py up FOLDER [PORT]     TLS on 127.0.0.1:PORT, FOLDER/tls.crt; VMs 100 and 101 with two qcow2 disks each; FOLDER/lab.json tells all
+    pve.py up FOLDER [PORT]     TLS on 127.0.0.1:PORT, FOLDER/tls.crt; VMs 100 and 101 with two qcow2 disks each; FOLDER/lab.json describes it
     pve.py kill|start FOLDER    the daemon alone, as a crash does; tasks that run go on, as those of Proxmox VE do
     pve.py unlock FOLDER VM     what `qm unlock` does
     pve.py down FOLDER

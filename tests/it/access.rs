@@ -88,13 +88,13 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     );
     let trail = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
     let last: Value = serde_json::from_str(trail.lines().last().unwrap()).unwrap();
-    let told = (&last["principal"], &last["token"], &last["client"]);
+    let caller = (&last["principal"], &last["token"], &last["client"]);
     let expected = (
         &Value::from("alice"),
         &Value::from("ci"),
         &Value::from("127.0.0.1"),
     );
-    assert_eq!(told, expected, "owner, token and address: {last}");
+    assert_eq!(caller, expected, "owner, token and address: {last}");
 
     let (status, _, err) = snapgate(&create);
     assert!(status == 1 && err.contains("there is a token ci"), "{err}");
@@ -137,7 +137,7 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "once"
     );
     let alice = Client::new(process.api, "alice", "secret");
-    assert_eq!(alice.get("/vms/1").status, 200, "nobody else suffered");
+    assert_eq!(alice.get("/vms/1").status, 200, "others are not affected");
 }
 
 #[apply(test)]
@@ -210,7 +210,7 @@ fn explain_names_the_grant_or_the_reason() {
         let mut found = text
             .lines()
             .enumerate()
-            .filter(|(_, it)| *it == "[[grant]]");
+            .filter(|(_, line)| *line == "[[grant]]");
         found.nth(number).unwrap().0 + 1
     };
     let rows: [(&[&str], i32, Vec<String>); 5] = [
@@ -254,16 +254,16 @@ fn explain_names_the_grant_or_the_reason() {
         all.extend(arguments);
         let (status, out, err) = snapgate(&all);
         assert_eq!(status, expected, "{arguments:?}: {out}{err}");
-        let told: Vec<&str> = out.lines().collect();
+        let printed: Vec<&str> = out.lines().collect();
         assert!(
-            lines.iter().zip(&told).all(|(one, two)| one == two) && told.len() >= lines.len(),
+            lines.iter().zip(&printed).all(|(one, two)| one == two) && printed.len() >= lines.len(),
             "{arguments:?}: {out}{err}"
         );
     }
 }
 
 #[apply(test)]
-fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
+fn only_a_trusted_proxy_says_whose_request_it_is() {
     for (trusted, client) in [
         ("trusted_proxies = [\"127.0.0.0/8\"]", "198.51.100.7"),
         ("trusted_proxies = [\"192.0.2.1\"]", "127.0.0.1"),
@@ -342,7 +342,7 @@ fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
 }
 
 #[apply(test)]
-fn a_rate_limit_is_told_and_kept() {
+fn a_rate_limit_is_announced_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
         folder.path(),
@@ -354,7 +354,7 @@ fn a_rate_limit_is_told_and_kept() {
     assert_eq!(
         first.header("ratelimit-policy"),
         "\"principal\";q=3;w=3",
-        "told"
+        "announced"
     );
     let mut refused = None;
     for _ in 0..10_000 {

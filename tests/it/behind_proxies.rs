@@ -22,7 +22,7 @@ use crate::harness::eventually;
 use crate::hostile;
 use crate::requirements::require_programs;
 
-/// A proxy at work, with the log of what it passed on; stopped when dropped.
+/// A running proxy, with the log of what it passed on; stopped when dropped.
 struct Peer {
     child: Child,
     address: SocketAddr,
@@ -124,9 +124,9 @@ fn throw(address: SocketAddr, bytes: &[u8]) {
     drop(stream.write_all(bytes));
     let mut part = [0; 65_536];
     // Some answer only while our side is open; then it is ended.
-    let answered = stream.read(&mut part).is_ok_and(|it| it > 0);
+    let answered = stream.read(&mut part).is_ok_and(|count| count > 0);
     drop(stream.shutdown(Shutdown::Write));
-    while answered && stream.read(&mut part).is_ok_and(|it| it > 0) {}
+    while answered && stream.read(&mut part).is_ok_and(|count| count > 0) {}
 }
 
 const METHODS: &[&str] = &[
@@ -140,13 +140,13 @@ fn seen(gateway: &Gateway) -> (Vec<usize>, usize) {
     let sum = |fits: &dyn Fn(&str) -> bool| -> usize {
         text.lines()
             .filter(|line| line.starts_with("snapgate_requests_total{") && fits(line))
-            .filter_map(|it| it.rsplit(' ').next()?.parse::<usize>().ok())
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
             .sum()
     };
-    let is_broken = |it: &str| it.contains("code=\"400\"");
+    let is_broken = |line: &str| line.contains("code=\"400\"");
     let of = |method: &&str| {
         let label = format!("method=\"{method}\"");
-        sum(&|it| it.contains(&label) && !is_broken(it))
+        sum(&|line| line.contains(&label) && !is_broken(line))
     };
     (METHODS.iter().map(of).collect(), sum(&is_broken))
 }

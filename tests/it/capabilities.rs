@@ -26,7 +26,7 @@ use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
-use crate::memory_annotations::Memory;
+use crate::memory_annotations::MemoryAnnotations;
 
 const DOCUMENT: &str = "docs/adapters.md";
 const BEGIN: &str =
@@ -68,7 +68,7 @@ fn all() -> Vec<Capability> {
     let qemu = Annotate::new(
         BackendName::new("qemu").unwrap(),
         Arc::new(qemu),
-        Arc::<Memory>::default(),
+        Arc::<MemoryAnnotations>::default(),
         SystemClock::shared(),
     );
     // What can be done depends on what the server is configured to be; this is the default.
@@ -89,23 +89,25 @@ fn all() -> Vec<Capability> {
         Arc::new(qemu),
         Arc::new(sim),
     ];
-    made.iter().map(|it| it.capability().clone()).collect()
+    made.iter()
+        .map(|adapter| adapter.capability().clone())
+        .collect()
 }
 
-fn yes(it: bool) -> &'static str {
-    if it { "yes" } else { "no" }
+fn yes(is_true: bool) -> &'static str {
+    if is_true { "yes" } else { "no" }
 }
 
 fn table(all: &[Capability]) -> String {
     let mut text = String::from(
         "| kind | verb | lost answers | settle | cancel | progress |\n|---|---|---|---|---|---|\n",
     );
-    for it in all {
+    for capability in all {
         for verb in Verb::ALL {
-            text.push_str(&match it.verb(verb) {
+            text.push_str(&match capability.verb(verb) {
                 Some(can) => format!(
                     "| `{}` | {} | {} | {:?} | {} | {} |\n",
-                    it.kind,
+                    capability.kind,
                     verb.as_str(),
                     can.recovery.as_str(),
                     can.settle,
@@ -114,23 +116,27 @@ fn table(all: &[Capability]) -> String {
                 ),
                 None => format!(
                     "| `{}` | {} | not possible | | | |\n",
-                    it.kind,
+                    capability.kind,
                     verb.as_str()
                 ),
             });
         }
     }
     text.push_str("\n| kind | types of backup | running VMs | memory | all disks or none | restore options |\n|---|---|---|---|---|---|\n");
-    for it in all {
-        let kinds: Vec<&str> = it.kinds.iter().map(|kind| kind.as_str()).collect();
-        let options: Vec<&str> = it.restore_options.iter().map(|(name, _)| *name).collect();
+    for capability in all {
+        let kinds: Vec<&str> = capability.kinds.iter().map(|kind| kind.as_str()).collect();
+        let options: Vec<&str> = capability
+            .restore_options
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
         text.push_str(&format!(
             "| `{}` | {} | {} | {} | {} | {} |\n",
-            it.kind,
+            capability.kind,
             kinds.join(", "),
-            yes(it.online),
-            yes(it.memory),
-            yes(it.consistent),
+            yes(capability.online),
+            yes(capability.memory),
+            yes(capability.consistent),
             options.join(", "),
         ));
     }

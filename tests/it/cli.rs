@@ -192,7 +192,7 @@ fn a_printed_hash_verifies_its_password_alone() {
             "{out}"
         );
         let hash = PasswordHash::new(out.trim_end()).unwrap();
-        let verified = |it: &[u8]| Argon2::default().verify_password(it, &hash).is_ok();
+        let verified = |password: &[u8]| Argon2::default().verify_password(password, &hash).is_ok();
         assert!(verified(b"correct horse"), "right password after {input:?}");
         assert!(
             !verified(b"correct horse\n"),
@@ -256,19 +256,19 @@ fn looking_at_operations_makes_no_store() {
     let hash = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa\n";
     fs::write(folder.path().join("ann.hash"), hash).unwrap();
     fs::write(&file, GOOD.replace("operations.sqlite", "none.sqlite")).unwrap();
-    for wish in [&["list"][..], &["show", "1"], &["acknowledge", "1"]] {
+    for command in [&["list"][..], &["show", "1"], &["acknowledge", "1"]] {
         let mut arguments = vec!["operations"];
-        arguments.extend(wish);
+        arguments.extend(command);
         arguments.extend(["--config", "good.toml"]);
         let (status, out, err) = snapgate(&arguments, folder.path(), "");
-        assert_eq!((status, out.as_str()), (1, ""), "{wish:?}: {err}");
-        assert!(err.contains("no operation store"), "{wish:?}: {err}");
-        assert!(!store.exists(), "{wish:?}: none is made");
+        assert_eq!((status, out.as_str()), (1, ""), "{command:?}: {err}");
+        assert!(err.contains("no store of operations"), "{command:?}: {err}");
+        assert!(!store.exists(), "{command:?}: none is made");
     }
 }
 
 #[apply(test)]
-fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
+fn a_probe_reports_what_backends_can_do_and_which_do_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/web01")).unwrap();
     fs::create_dir(folder.path().join("backups")).unwrap();

@@ -12,7 +12,7 @@ mod inputs;
 fn names(folder: &str) -> BTreeSet<String> {
     fs::read_dir(folder)
         .unwrap()
-        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
 }
 

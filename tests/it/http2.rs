@@ -250,13 +250,13 @@ fn every_kind_of_request_is_answered_over_http_2() {
         !events.headers.contains_key("content-length"),
         "of no known length: {events:?}"
     );
-    let told = String::from_utf8(events.body).unwrap();
-    let last = told
+    let text = String::from_utf8(events.body).unwrap();
+    let last = text
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("data: "));
     let last: Value = serde_json::from_str(last.unwrap()).unwrap();
-    assert_eq!(last["progress"], 100, "the last event is the end: {told}");
+    assert_eq!(last["progress"], 100, "the last event is the end: {text}");
     let refused = client.get("/vms/9/backups/456");
     assert_eq!(refused.status, 404, "a refusal: {refused:?}");
     assert_eq!(
@@ -265,7 +265,7 @@ fn every_kind_of_request_is_answered_over_http_2() {
         "with its code"
     );
     assert_eq!(
-        client.ended().err().map(|it| it.to_string()),
+        client.ended().err().map(|error| error.to_string()),
         None,
         "a clean end"
     );
@@ -304,7 +304,7 @@ fn many_streams_share_a_connection_and_trailers_are_taken() {
 }
 
 #[apply(test)]
-fn streams_that_are_reset_harm_nobody_else() {
+fn streams_that_are_reset_harm_no_others() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
     let reset = |client: &Connection| -> Result<(), h2::Error> {
@@ -400,8 +400,8 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let found = client.finish(waiting).unwrap();
     assert_eq!(found.status, 200, "what it took is answered: {found:?}");
     // The gateway may be gone before the client has said good-bye in turn.
-    let end = client.ended().err().map(|it| it.to_string());
-    let gone = |it: &String| it.contains("broken pipe") || it.contains("reset by peer");
+    let end = client.ended().err().map(|error| error.to_string());
+    let gone = |error: &String| error.contains("broken pipe") || error.contains("reset by peer");
     assert!(
         end.as_ref().is_none_or(gone),
         "GOAWAY without an error: {end:?}"

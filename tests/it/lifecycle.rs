@@ -32,7 +32,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     assert_eq!(carol.delete(BACKUP).status, 403, "not granted yet");
     let hash = "snapgate_config_info{hash=";
 
-    // Two mistakes and one wish: nothing of it takes effect.
+    // Two problems and one valid change: nothing takes effect.
     let bad = SIM.replace(
         "actions = [\"read\", \"restore\"]",
         "actions = [\"read\", \"delete\"]\ncolour = 1",
@@ -41,7 +41,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     assert_eq!(
         carol.delete(BACKUP).status,
         403,
-        "the old configuration is in force"
+        "the old configuration stays active"
     );
     assert!(
         gateway.metric("snapgate_config_last_reload_successful") < 0.5,
@@ -51,10 +51,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
         gateway.metric("snapgate_config_reloads_total{result=\"refused\"}") > 0.5,
         "counted"
     );
-    assert!(
-        (gateway.metric(hash) - 1.0).abs() < 0.1,
-        "one hash in force"
-    );
+    assert!((gateway.metric(hash) - 1.0).abs() < 0.1, "one active hash");
 
     let good = SIM.replace(
         "actions = [\"read\", \"restore\"]",

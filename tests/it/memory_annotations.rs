@@ -9,10 +9,10 @@ use snapgate::model::{BackendName, Target, VmId};
 
 /// Annotations in memory.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<BTreeMap<(BackendName, Target), AnnotationRecord>>);
+pub(crate) struct MemoryAnnotations(Mutex<BTreeMap<(BackendName, Target), Annotated>>);
 
 #[async_trait]
-impl Annotations for Memory {
+impl Annotations for MemoryAnnotations {
     async fn list(
         &self,
         backend: &BackendName,
@@ -22,7 +22,7 @@ impl Annotations for Memory {
         let of_vm = all
             .iter()
             .filter(|((its, target), _)| its == backend && target.vm == *vm);
-        Ok(of_vm.map(|(_, it)| it.clone()).collect())
+        Ok(of_vm.map(|(_, annotated)| annotated.clone()).collect())
     }
 
     async fn get(
@@ -37,10 +37,10 @@ impl Annotations for Memory {
     async fn put(
         &self,
         backend: &BackendName,
-        it: &AnnotationRecord,
+        annotated: &Annotated,
     ) -> Result<(), AnnotationsError> {
-        let at = (backend.clone(), it.target.clone());
-        self.0.lock().unwrap().insert(at, it.clone());
+        let at = (backend.clone(), annotated.target.clone());
+        self.0.lock().unwrap().insert(at, annotated.clone());
         Ok(())
     }
 

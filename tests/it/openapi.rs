@@ -24,9 +24,9 @@ fn schemathesis() -> String {
         env!("CARGO_MANIFEST_DIR"),
         "/target/schemathesis/bin/schemathesis"
     );
-    let found = [own, "schemathesis"].into_iter().find(|it| {
-        let asked = Command::new(it).arg("--version").output();
-        asked.is_ok_and(|it| it.status.success())
+    let found = [own, "schemathesis"].into_iter().find(|program| {
+        let asked = Command::new(program).arg("--version").output();
+        asked.is_ok_and(|output| output.status.success())
     });
     let Some(program) = found else {
         skip("schemathesis is not installed (PyPI, tests/schemathesis/requirements.txt)")

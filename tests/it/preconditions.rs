@@ -72,7 +72,7 @@ fn race(gateway: &Gateway, write: Write, tag: &str) -> (BTreeSet<String>, usize)
         .collect();
     let mut accepted = BTreeSet::new();
     let mut refused = 0;
-    for reply in running.into_iter().map(|it| it.join().unwrap()) {
+    for reply in running.into_iter().map(|writer| writer.join().unwrap()) {
         if reply.status == 412 {
             assert_eq!(reply.code(), "PreconditionFailed", "{reply:?}");
             refused += 1;

@@ -15,12 +15,12 @@ fn worked() -> Gateway {
     let status_uri = alice.post("/vms/1/backups/456/restore", "").status_uri();
     assert_eq!(alice.finished(&status_uri)["status"], 200, "restored");
     assert_eq!(alice.get("/vms/9/backups/456").status, 404, "nowhere");
-    assert_eq!(gateway.bare().get("/vms/1").status, 401, "nobody");
+    assert_eq!(gateway.bare().get("/vms/1").status, 401, "no credentials");
     gateway
 }
 
 #[apply(test)]
-fn numbers_tell_what_happened() {
+fn metrics_count_what_happened() {
     let gateway = worked();
     let rows = [
         (
@@ -89,8 +89,8 @@ fn promtool_accepts_the_alert_rules() {
     let output = ended.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("9 rules found"), "all of them: {told}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("9 rules found"), "all of them: {printed}");
 }
 
 /// `tests/alerts.yml` says what each rule makes of a series that is well and of one that is not.

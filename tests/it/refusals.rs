@@ -199,7 +199,7 @@ fn every_route_refuses_what_it_must() {
             if !row.missing.is_empty() {
                 let reply = send(&alice, method, row.missing);
                 assert_eq!(reply.status, 404, "{what}, no such VM: {reply:?}");
-                let stranger = send(&gateway.client("nobody"), method, row.path);
+                let stranger = send(&gateway.client("stranger"), method, row.path);
                 assert_eq!(stranger.status, 404, "{what}, no grant: {stranger:?}");
                 if method != "HEAD" {
                     assert_eq!(
@@ -251,6 +251,6 @@ fn who_may_restore_may_not_delete() {
     );
     let alice = gateway.client("alice").get(&restored.status_uri());
     assert_eq!(alice.status, 200, "an observer sees it");
-    let nobody = gateway.client("nobody").get(&restored.status_uri());
-    assert_eq!(nobody.status, 404, "nobody else does");
+    let stranger = gateway.client("stranger").get(&restored.status_uri());
+    assert_eq!(stranger.status, 404, "others do not");
 }

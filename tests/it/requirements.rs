@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "Debian package python3"),
     ("qemu-img", "tests/beds/qemu.sh install"),
     ("qemu-io", "tests/beds/qemu.sh install"),
+    ("qemu-nbd", "tests/beds/qemu.sh install"),
     ("qemu-system-x86_64", "tests/beds/qemu.sh install"),
     ("virsh", "tests/beds/libvirt.sh install"),
 ];

@@ -1,4 +1,4 @@
-//! The whole gateway over TLS: configured with files, reloaded, and what is wrong with them told.
+//! The whole gateway over TLS: configured with files, reloaded, and their problems reported.
 
 use std::fs;
 use std::io::Read;
@@ -69,7 +69,7 @@ fn ask_as(
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
-    let error = |it: std::io::Error| it.to_string();
+    let error = |error: std::io::Error| error.to_string();
     stream.write_all(request.as_bytes()).map_err(error)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(error)?;
@@ -106,7 +106,7 @@ fn each_host_has_its_certificate_and_a_reload_brings_others() {
         let link = format!("\"uri\":\"https://{}/vms/1/backups/456\"", gateway.api);
         assert!(answer.contains(&link), "{host}: links are https: {answer}");
     }
-    assert!(served(&one, "three.example").is_err(), "nobody's host");
+    assert!(served(&one, "three.example").is_err(), "an unknown host");
     assert!(
         gateway.metric("snapgate_certificate_expires_seconds{certificate=\"1\"}") > 1.0e9,
         "when it ends"
@@ -128,7 +128,7 @@ fn each_host_has_its_certificate_and_a_reload_brings_others() {
 }
 
 #[apply(test)]
-fn what_is_wrong_with_certificates_is_told_with_its_key() {
+fn problems_of_certificates_are_reported_with_their_key() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     certificate(here, "one", &["one.example"]);
@@ -204,10 +204,13 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         let problems = snapgate::config::load(&file, &|_| None).unwrap_err();
         let problems = problems.to_string();
         assert!(problems.contains(expected), "{name}: {problems}");
-        assert!(!problems.contains("PRIVATE KEY"), "{name}: no key is told");
+        assert!(
+            !problems.contains("PRIVATE KEY"),
+            "{name}: no key is printed"
+        );
         assert!(
             problems.trim_end().ends_with("\n1 mistake"),
-            "{name}: told once: {problems}"
+            "{name}: reported once: {problems}"
         );
     }
     let open = "[server]\nlisten = \"0.0.0.0:8443\"\npublic_url = \"https://one.example\"\n";
@@ -500,7 +503,7 @@ fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     assert_eq!(kept.status(), "200", "trusted again");
     let renamed = settings.replace("dns:CI.example", "dns:other.example");
     assert!(gateway.reload(&renamed), "another mapping");
-    assert_eq!(kept.status(), "401", "its name means nobody");
+    assert_eq!(kept.status(), "401", "its name is unknown");
     let mut resumed = Kept::open(gateway.api, &client);
     assert_eq!(resumed.status(), "401", "on new connections, too");
     let required = settings.replace("\"optional\"", "\"required\"");

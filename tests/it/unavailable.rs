@@ -1,4 +1,4 @@
-//! Backends that are not there: at the start, later while nobody uses them, and again.
+//! Backends that are not there: at the start, later while they are unused, and again.
 
 use std::fs;
 use std::fs::File;

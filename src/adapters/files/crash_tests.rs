@@ -8,7 +8,6 @@ use rustix::io::Errno;
 
 use super::test_fixture::Fixture;
 use super::test_fixture::about;
-use super::test_fixture::announce;
 use super::test_fixture::by;
 use super::test_fixture::config;
 use super::test_fixture::create;
@@ -315,16 +314,18 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// A small file system there; `false` where that is not permitted.
-pub(super) fn mount_small(at: &Path) -> bool {
+/// Mounts a small file system there.
+pub(super) fn mount_small(at: &Path) {
     let mut command = Command::new("mount");
     let command = command
         .args(["-t", "tmpfs", "-o", "size=3m", "none"])
         .arg(at);
-    command.output().is_ok_and(|output| output.status.success())
+    let mounted = command.output().unwrap();
+    assert!(mounted.status.success(), "this user may mount");
 }
 
 #[tokio::test]
+#[ignore = "needs the right to mount a file system"]
 async fn a_full_file_system_breaks_nothing() {
     for full in ["backups", "root/vm"] {
         let fixture = Fixture::new();
@@ -341,10 +342,7 @@ async fn a_full_file_system_breaks_nothing() {
         } = fixture;
         files.tasks.ended().await;
         drop(files);
-        if !mount_small(&at) {
-            announce("SKIPPED (1): mount is not permitted, a full file system is not tested");
-            return;
-        }
+        mount_small(&at);
         let mounted = Mounted(&at);
         let files = open_soon(config(&dir), &failpoints).await;
         let fixture = Fixture {

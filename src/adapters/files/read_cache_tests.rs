@@ -20,7 +20,6 @@ use super::layout::backup_dir;
 use super::read_cache::ReadCache;
 use super::test_fixture::Fixture;
 use super::test_fixture::about;
-use super::test_fixture::announce;
 use super::test_fixture::by;
 use super::test_fixture::config;
 use super::test_fixture::open_soon_at;
@@ -404,14 +403,12 @@ async fn every_change_of_a_parent_directory_is_seen() {
 }
 
 #[tokio::test]
+#[ignore = "needs the right to mount a file system"]
 async fn what_is_mounted_over_it_shows() {
     let (fixture, _) = fixture().await;
     let first = read_until_cached(&fixture).await;
     let vm_backups = fixture.vm_backups();
-    if !mount_small(&vm_backups) {
-        announce("SKIPPED (1): mount is not permitted, a mount over backups is not tested");
-        return;
-    }
+    mount_small(&vm_backups);
     let mounted = Mounted(&vm_backups);
     assert_eq!(cached_backup(&fixture), None, "still relied upon");
     assert_eq!(

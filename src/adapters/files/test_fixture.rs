@@ -234,16 +234,3 @@ pub(super) fn config(dir: &tempfile::TempDir) -> Config {
         new_folders: true,
     }
 }
-
-/// Says that something was skipped; with `SNAPGATE_NO_SKIP` set, as `.ci/run` does, that is a failure.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test that was skipped must say so, or fail where nothing may be skipped"
-)]
-pub(super) fn announce(text: &str) {
-    let may_skip = std::env::var("SNAPGATE_NO_SKIP").is_err();
-    assert!(may_skip || !text.starts_with("SKIPPED"), "{text}");
-    // Straight to the terminal: the test runner swallows what passing tests print.
-    let line = format!("{text}\n");
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
-}

@@ -18,14 +18,14 @@ use crate::cloudapi::servers::Python;
 use crate::cloudapi::servers::config;
 use crate::cloudapi::servers::folder_with_vm;
 use crate::cloudapi::servers::inner;
-use crate::conformance::Bed;
-use crate::conformance::kills::kills;
-use crate::conformance::suite::suite;
+use crate::conformance::AdapterFixture;
+use crate::conformance::kills::kill_at_every_moment;
+use crate::conformance::suite::run_suite;
 use crate::harness::Process;
 use crate::harness::eventually;
 use crate::harness::metric;
 
-struct ServerBed<S> {
+struct ServerFixture<S> {
     name: &'static str,
     config: Config,
     folder: TempDir,
@@ -34,13 +34,13 @@ struct ServerBed<S> {
     _server: S,
 }
 
-impl<S> ServerBed<S> {
+impl<S> ServerFixture<S> {
     fn disk(&self) -> PathBuf {
         self.folder.path().join("vms/33333/disk.img")
     }
 }
 
-impl<S> Bed for ServerBed<S> {
+impl<S> AdapterFixture for ServerFixture<S> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -56,9 +56,6 @@ impl<S> Bed for ServerBed<S> {
     fn content(&self) -> u64 {
         fs::read_to_string(self.disk()).unwrap().parse().unwrap()
     }
-    fn names_remedies(&self) -> bool {
-        true
-    }
     fn killed(&self) {
         if let Some(admin) = self.admin {
             let connected = || metric(admin, "snapgate_connections ");
@@ -69,16 +66,16 @@ impl<S> Bed for ServerBed<S> {
         // What the server read from the gateway that was killed it has taken up by then.
         self.admin.map(|_| Duration::from_secs(1))
     }
-    fn window(&self) -> Option<Duration> {
-        // Where the state alone tells, it tells at once or never.
+    fn evidence_window(&self) -> Option<Duration> {
+        // Where the state alone is evidence, it is there at once or never.
         (self.config.recovery == Recovery::NoTrace).then_some(Duration::from_secs(1))
     }
 }
 
-fn on_snapgate(name: &'static str, recovery: Recovery) -> ServerBed<Process> {
+fn on_snapgate(name: &'static str, recovery: Recovery) -> ServerFixture<Process> {
     let folder = folder_with_vm();
     let server = inner(folder.path());
-    ServerBed {
+    ServerFixture {
         name,
         config: config(Address::Loopback(server.api), recovery),
         folder,
@@ -88,24 +85,24 @@ fn on_snapgate(name: &'static str, recovery: Recovery) -> ServerBed<Process> {
 }
 
 async fn behaves_on_snapgate(name: &'static str, recovery: Recovery) {
-    suite(&on_snapgate(name, recovery)).await;
+    run_suite(&on_snapgate(name, recovery)).await;
 }
 
 #[apply(test)]
 fn snapgate_is_left_by_a_gateway_killed_between_any_two_steps() {
-    kills(&on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe));
+    kill_at_every_moment(&on_snapgate("cloudapi on snapgate", Recovery::ReplaySafe));
 }
 
 #[apply(test)]
 fn snapgate_is_left_by_a_gateway_that_knows_its_statuses_killed_between_any_two_steps() {
     let name = "cloudapi on snapgate, listable";
-    kills(&on_snapgate(name, Recovery::Listable));
+    kill_at_every_moment(&on_snapgate(name, Recovery::Listable));
 }
 
 #[apply(test)]
 fn snapgate_is_left_by_a_gateway_that_knows_its_state_killed_between_any_two_steps() {
     let name = "cloudapi on snapgate, no trace";
-    kills(&on_snapgate(name, Recovery::NoTrace));
+    kill_at_every_moment(&on_snapgate(name, Recovery::NoTrace));
 }
 
 #[apply(test)]
@@ -127,14 +124,14 @@ async fn behaves_on_python(name: &'static str, recovery: Recovery) {
     let folder = folder_with_vm();
     let server = Python::start(folder.path());
     let config = config(Address::Unix(folder.path().join("s")), recovery);
-    let bed = ServerBed {
+    let fixture = ServerFixture {
         name,
         config,
         folder,
         admin: None,
         _server: server,
     };
-    suite(&bed).await;
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]

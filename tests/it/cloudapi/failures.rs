@@ -17,7 +17,7 @@ use crate::cloudapi::by;
 use crate::cloudapi::restore;
 use crate::cloudapi::servers::Script;
 use crate::cloudapi::servers::http;
-use crate::cloudapi::told;
+use crate::cloudapi::status_body;
 
 fn vm(run_status: &str) -> Vec<u8> {
     let body = format!(r#"{{"name": "n", "run_status": "{run_status}"}}"#);
@@ -33,7 +33,7 @@ async fn a_failed_restore_keeps_the_servers_sentence_and_says_whether_the_vm_run
         ("says a path", "open /etc/passwd failed", "/etc", false),
     ];
     for (name, message, part, expected) in rows {
-        let status = told(
+        let status = status_body(
             "restore-Backup",
             &format!(
                 r#""progress": 100, "status": 502, "state": "FAILED", "message": "{message}",

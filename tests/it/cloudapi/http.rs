@@ -58,7 +58,7 @@ impl Relay {
                 for client in listener.incoming() {
                     let client = client.unwrap();
                     let address = *target.lock().unwrap();
-                    // Dropped when nobody is there.
+                    // Dropped when no server listens.
                     if let Some(server) =
                         address.and_then(|address| TcpStream::connect(address).ok())
                     {
@@ -85,7 +85,7 @@ fn join(client: UnixStream, server: TcpStream, loses: Arc<AtomicBool>, requests:
     std::thread::Builder::new()
         .spawn(move || {
             let mut chunk = [0; 16 * 1024];
-            while let Some(count) = from.read(&mut chunk).ok().filter(|it| *it > 0) {
+            while let Some(count) = from.read(&mut chunk).ok().filter(|count| *count > 0) {
                 let text = String::from_utf8_lossy(&chunk[..count]);
                 if text.contains(" HTTP/1.1\r\n") {
                     requests.fetch_add(1, Ordering::SeqCst);
@@ -105,7 +105,7 @@ fn join(client: UnixStream, server: TcpStream, loses: Arc<AtomicBool>, requests:
     std::thread::Builder::new()
         .spawn(move || {
             let mut chunk = [0; 16 * 1024];
-            while let Some(count) = from.read(&mut chunk).ok().filter(|it| *it > 0) {
+            while let Some(count) = from.read(&mut chunk).ok().filter(|count| *count > 0) {
                 if lost.load(Ordering::SeqCst) || to.write_all(&chunk[..count]).is_err() {
                     break;
                 }
@@ -154,7 +154,7 @@ struct Chain {
 impl Chain {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let at = |it: &str| folder.path().join(it);
+        let at = |name: &str| folder.path().join(name);
         for made in ["inner/vms/db", "inner/backups", "outer"] {
             fs::create_dir_all(at(made)).unwrap();
         }
@@ -334,7 +334,7 @@ fn every_request_works_through_two_gateways_and_shows_nothing_of_the_inner_one()
 }
 
 #[apply(test)]
-fn kill_9_on_either_side_runs_nothing_twice_and_the_status_tells_the_truth() {
+fn kill_9_on_either_side_runs_nothing_twice_and_the_status_is_true() {
     let chain = Chain::new();
     let mut behind = chain.inner();
     let (mut process, mut client) = chain.outer();
@@ -425,7 +425,10 @@ fn a_gateway_that_is_not_let_in_says_so() {
         ])
         .output()
         .unwrap();
-    assert!(!probed.status.success(), "check --probe tells: {probed:?}");
+    assert!(
+        !probed.status.success(),
+        "check --probe reports it: {probed:?}"
+    );
 }
 
 /// A gateway that speaks TLS and takes tokens, with a VM `db`, and what lets another one in: its certificate and a token.
@@ -437,7 +440,7 @@ struct Encrypted {
 impl Encrypted {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let at = |it: &str| folder.path().join(it);
+        let at = |name: &str| folder.path().join(name);
         for made in ["inner/vms/db", "inner/backups", "outer"] {
             fs::create_dir_all(at(made)).unwrap();
         }
@@ -646,7 +649,7 @@ fn gateways_in_a_circle_stop_at_once() {
 #[apply(test)]
 fn the_example_server_survives_its_own_end_in_the_middle() {
     let folder = tempfile::tempdir().unwrap();
-    let at = |it: &str| folder.path().join(it);
+    let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("data/vms/db")).unwrap();
     fs::create_dir(at("outer")).unwrap();
     let disk = at("data/vms/db/disk.img");
@@ -688,7 +691,7 @@ fn the_example_server_survives_its_own_end_in_the_middle() {
     }
     let left: Vec<String> = fs::read_dir(at("data/vms/db"))
         .unwrap()
-        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(left, ["disk.img"], "nothing is left lying about");
     drop(server);

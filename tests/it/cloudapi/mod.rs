@@ -40,19 +40,20 @@ pub(crate) fn restore() -> Intent {
     intent(Change::Restore(RestoreOptions::default()))
 }
 
-pub(crate) fn told(op: &str, more: &str) -> String {
+pub(crate) fn status_body(op: &str, more: &str) -> String {
     format!(r#"{{"op": "{op}", "target_uri": "/vms/1/backups/456", {more}}}"#)
 }
 
 #[apply(test)]
 async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
     let running = |uri: &str| {
-        told(
+        status_body(
             "restore-Backup",
             &format!(r#""progress": 0, "status_uri": "{uri}""#),
         )
     };
-    let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}", "text": "/etc/passwd"}}]}}"#);
+    let code =
+        |code: &str| format!(r#"{{"message": [{{"code": "{code}", "text": "/etc/passwd"}}]}}"#);
     let large = "x".repeat(33 * 1024 * 1024);
     let may = |kind| Err((kind, Effect::Possible));
     let none = |kind| Err((kind, Effect::None));
@@ -68,7 +69,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told(
+                &status_body(
                     "restore-Backup",
                     r#""progress": 100, "status": 200, "status_uri": "/s""#,
                 ),
@@ -80,7 +81,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told(
+                &status_body(
                     "restore-Backup",
                     r#""progress": 100, "status": 507, "status_uri": "/s""#,
                 ),
@@ -107,7 +108,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             http(
                 "202 A",
                 "",
-                &told("back_up", r#""progress": 0, "status_uri": "/s""#),
+                &status_body("back_up", r#""progress": 0, "status_uri": "/s""#),
             ),
             may(nonsense),
         ),
@@ -221,12 +222,12 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
         http(
             "200 OK",
             "retry-after: 30\r\n",
-            &told("restore-Backup", more),
+            &status_body("restore-Backup", more),
         )
     };
     let rows: Vec<(&str, Vec<u8>, &str)> = vec![
         (
-            "at work",
+            "running",
             status(r#""progress": 40, "status_uri": "/s""#),
             "Running(Some(Progress(40)))",
         ),
@@ -273,7 +274,7 @@ async fn a_status_is_followed_and_what_the_server_does_not_know_is_never_a_failu
             let state = adapter.poll(&task, by(20_000)).await;
             found = state.map_or_else(
                 |state| format!("Err({:?})", state.fault.kind),
-                |it| format!("{it:?}"),
+                |outcome| format!("{outcome:?}"),
             );
             assert!(found.contains(expected), "{name}: {found}");
         }
@@ -306,26 +307,30 @@ fn listing(statuses: &[&str]) -> Script {
 async fn lost_answers_are_found_in_the_servers_own_list() {
     let status = |seq: u32, more: &str| {
         let more = format!(r#""status_uri": "/statuses?seq={seq}", {more}"#);
-        told("restore-Backup", &more)
+        status_body("restore-Backup", &more)
     };
     let old = status(1, r#""progress": 100, "status": 200"#);
-    let at_work = status(2, r#""progress": 10"#);
+    let running_status = status(2, r#""progress": 10"#);
     let done = status(2, r#""progress": 100, "status": 200"#);
     let unknown = status(2, r#""progress": 100, "status": 500, "state": "UNKNOWN""#);
     let failed = status(2, r#""progress": 100, "status": 507"#);
-    let other = at_work.replace("456", "457");
-    let again = at_work.replace("seq=2", "seq=3");
+    let other = running_status.replace("456", "457");
+    let again = running_status.replace("seq=2", "seq=3");
     let rows: Vec<(&str, Vec<&str>, &str)> = vec![
         ("nothing new", vec![&old], "NotBegun"),
         (
-            "at work",
-            vec![&at_work, &old],
+            "running",
+            vec![&running_status, &old],
             "Task(TaskRef(\"/statuses?seq=2\"))",
         ),
         ("done", vec![&done, &old], "Done"),
         ("failed", vec![&failed, &old], "Failed"),
         ("not known there", vec![&unknown, &old], "Unknowable"),
-        ("two that fit", vec![&again, &at_work, &old], "Unknowable"),
+        (
+            "two that fit",
+            vec![&again, &running_status, &old],
+            "Unknowable",
+        ),
         ("of another backup", vec![&other, &old], "NotBegun"),
     ];
     let clock = Arc::new(ManualClock::new(SystemClock.now()));
@@ -388,11 +393,11 @@ async fn lost_answers_are_found_in_the_servers_own_list() {
 }
 
 #[apply(test)]
-async fn servers_that_do_not_fit_are_told_at_once() {
-    let versions = |it: &'static str| {
+async fn unsupported_servers_are_refused_at_once() {
+    let versions = |versions: &'static str| {
         move |request: &str| {
             if request.starts_with("GET /versions ") {
-                http("200 OK", "", it)
+                http("200 OK", "", versions)
             } else {
                 http(
                     "405 M",
@@ -422,8 +427,8 @@ async fn servers_that_do_not_fit_are_told_at_once() {
             Some("understand"),
         ),
     ];
-    for (name, told, recovery, expected) in rows {
-        let script = Script::start(versions(told));
+    for (name, listed, recovery, expected) in rows {
+        let script = Script::start(versions(listed));
         let health = script
             .adapter(recovery, SystemClock::shared())
             .health(by(20_000))
@@ -461,14 +466,14 @@ async fn servers_that_do_not_fit_are_told_at_once() {
 
 #[apply(test)]
 async fn a_task_is_stopped_where_the_server_can() {
-    let code = |it: &str| format!(r#"{{"message": [{{"code": "{it}"}}]}}"#);
+    let code = |code: &str| format!(r#"{{"message": [{{"code": "{code}"}}]}}"#);
     let rows = [
         (
             "asked",
             http(
                 "202 A",
                 "",
-                &told("back_up", r#""progress": 5, "status_uri": "/s""#),
+                &status_body("back_up", r#""progress": 5, "status_uri": "/s""#),
             ),
             None,
         ),
@@ -493,7 +498,7 @@ async fn a_task_is_stopped_where_the_server_can() {
         let adapter = script.adapter(Recovery::Listable, SystemClock::shared());
         let task = TaskRef::new("/statuses?op=back_up&seq=7".to_owned()).unwrap();
         let asked = adapter.cancel(&task, by(20_000)).await;
-        let found = asked.err().map(|it| (it.fault.kind, it.retry));
+        let found = asked.err().map(|error| (error.fault.kind, error.retry));
         assert_eq!(found, expected, "{name}");
         let requests = script.requests();
         assert_eq!(requests.len(), 1, "{name}: asked once");

@@ -172,8 +172,8 @@ fn read_request(stream: &UnixStream) -> String {
             break;
         }
         let lower = line.to_ascii_lowercase();
-        if let Some(it) = lower.strip_prefix("content-length:") {
-            length = it.trim().parse().unwrap();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
         }
         text.push_str(&line);
     }

@@ -11,23 +11,23 @@ use snapgate::adapters::sim;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock, Tasks};
 
-use crate::conformance::Bed;
+use crate::conformance::AdapterFixture;
 use crate::conformance::kills::kill;
-use crate::conformance::kills::kills;
-use crate::conformance::kills::kills_of;
-use crate::conformance::mortal_gateway::Moments;
-use crate::conformance::suite::suite;
+use crate::conformance::kills::kill_at_every_moment;
+use crate::conformance::kills::kill_during;
+use crate::conformance::mortal_gateway::KillMoments;
+use crate::conformance::suite::run_suite;
 use crate::harness::PATIENCE;
 use crate::harness::eventually;
 use crate::incus::Flavor;
 use crate::incus::Lxd;
-use crate::incus::Way;
+use crate::incus::Transport;
 use crate::incus::failures::Mount;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 
-pub(crate) struct SimBed(Arc<sim::Sim>);
+pub(crate) struct SimFixture(Arc<sim::Sim>);
 
-impl Bed for SimBed {
+impl AdapterFixture for SimFixture {
     fn name(&self) -> &'static str {
         "sim"
     }
@@ -43,25 +43,22 @@ impl Bed for SimBed {
     fn content(&self) -> u64 {
         self.0.control().content(&self.vm()).unwrap()
     }
-    fn born(&self) -> Arc<dyn Adapter> {
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         Arc::new(self.0.control().adapter(Tasks::default()))
     }
     fn executions(&self, key: RequestKey) -> Option<u64> {
         Some(self.0.control().executions(key))
     }
-    fn moments(&self) -> Moments {
-        Moments::All
+    fn kill_moments(&self) -> KillMoments {
+        KillMoments::All
     }
     fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
         self.0.control().fail_next_task(FaultKind::BackendFailed);
         Some(Box::new(()))
     }
-    fn names_remedies(&self) -> bool {
-        true
-    }
 }
 
-impl SimBed {
+impl SimFixture {
     pub(crate) fn new(recovery: Recovery) -> Self {
         let config = sim::Config {
             vms: vec![VmId::new("33333").unwrap()],
@@ -77,27 +74,27 @@ impl SimBed {
 
 #[apply(test)]
 async fn sim_behaves() {
-    suite(&SimBed::new(Recovery::ReplaySafe)).await;
+    run_suite(&SimFixture::new(Recovery::ReplaySafe)).await;
 }
 
 #[apply(test)]
 fn a_replay_safe_sim_is_killed_between_any_two_steps() {
-    kills(&SimBed::new(Recovery::ReplaySafe));
+    kill_at_every_moment(&SimFixture::new(Recovery::ReplaySafe));
 }
 
 #[apply(test)]
 fn a_listable_sim_is_killed_between_any_two_steps() {
-    kills(&SimBed::new(Recovery::Listable));
+    kill_at_every_moment(&SimFixture::new(Recovery::Listable));
 }
 
 #[apply(test)]
 fn a_traceless_sim_is_killed_between_any_two_steps() {
-    kills(&SimBed::new(Recovery::NoTrace));
+    kill_at_every_moment(&SimFixture::new(Recovery::NoTrace));
 }
 
-struct FilesBed(tempfile::TempDir, Mutex<Option<Arc<files::Files>>>);
+struct FilesFixture(tempfile::TempDir, Mutex<Option<Arc<files::Files>>>);
 
-impl FilesBed {
+impl FilesFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (root, backups) = (folder.path().join("vms"), folder.path().join("backups"));
@@ -111,7 +108,7 @@ impl FilesBed {
     }
 }
 
-impl Bed for FilesBed {
+impl AdapterFixture for FilesFixture {
     fn name(&self) -> &'static str {
         "files"
     }
@@ -128,7 +125,7 @@ impl Bed for FilesBed {
         let text = std::fs::read_to_string(self.disk()).unwrap();
         text.parse().unwrap()
     }
-    fn born(&self) -> Arc<dyn Adapter> {
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         let mut place = self.1.lock().unwrap();
         place.take();
         let until = SystemClock.deadline(PATIENCE);
@@ -146,39 +143,39 @@ impl Bed for FilesBed {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    fn moments(&self) -> Moments {
-        Moments::All
+    fn kill_moments(&self) -> KillMoments {
+        KillMoments::All
     }
 }
 
 #[apply(test)]
 async fn files_behave() {
-    let bed = FilesBed::new();
-    drop(bed.born());
-    suite(&bed).await;
+    let fixture = FilesFixture::new();
+    drop(fixture.adapter_after_restart());
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 fn files_are_killed_between_any_two_steps() {
-    kills(&FilesBed::new());
+    kill_at_every_moment(&FilesFixture::new());
 }
 
 /// A VM of a real libvirtd: the running one with one disk, or the one that is off and has two.
-struct LibvirtBed {
-    lab: Lab,
+struct LibvirtFixture {
+    libvirtd: PrivateLibvirtd,
     adapter: Arc<libvirt::Libvirt>,
     /// Waits until libvirtd has taken up everything that a killed gateway asked it, so that nothing is left to settle.
     hurries: bool,
     runs: bool,
 }
 
-impl LibvirtBed {
+impl LibvirtFixture {
     /// Skips the test where libvirt is not installed.
     fn start(hurries: bool) -> Self {
-        let lab = Lab::start();
-        let adapter = lab.adapter();
+        let libvirtd = PrivateLibvirtd::start();
+        let adapter = libvirtd.adapter();
         Self {
-            lab,
+            libvirtd,
             adapter,
             hurries,
             runs: true,
@@ -186,18 +183,19 @@ impl LibvirtBed {
     }
 }
 
-impl LibvirtBed {
-    /// Waits for the lock of the VM, so that nobody is at its disks.
+impl LibvirtFixture {
+    /// Waits for the lock of the VM, so that its disks are not in use.
     fn free(&self) {
         if self.runs {
-            self.lab.monitor("web01", "info status");
+            self.libvirtd.monitor("web01", "info status");
         } else {
-            self.lab.virsh(&["desc", "web02", "--config", "waited for"]);
+            self.libvirtd
+                .virsh(&["desc", "web02", "--config", "waited for"]);
         }
     }
 }
 
-impl Bed for LibvirtBed {
+impl AdapterFixture for LibvirtFixture {
     fn name(&self) -> &'static str {
         if self.runs {
             "libvirt, running"
@@ -214,11 +212,11 @@ impl Bed for LibvirtBed {
     fn write(&self, content: u64) {
         let byte = u8::try_from(content).unwrap();
         if self.runs {
-            self.lab.write(byte);
+            self.libvirtd.write(byte);
         } else {
             self.free();
-            self.lab.write_off("web02a.qcow2", byte);
-            self.lab.write_off("web02b.qcow2", byte);
+            self.libvirtd.write_off("web02a.qcow2", byte);
+            self.libvirtd.write_off("web02b.qcow2", byte);
         }
     }
     fn content(&self) -> u64 {
@@ -227,18 +225,20 @@ impl Bed for LibvirtBed {
     fn found(&self) -> Option<u64> {
         self.free();
         if self.runs {
-            return Some(u64::from(self.lab.read("web01.qcow2")));
+            return Some(u64::from(self.libvirtd.read("web01.qcow2")));
         }
-        let one = self.lab.read("web02a.qcow2");
-        let two = self.lab.read("web02b.qcow2");
+        let one = self.libvirtd.read("web02a.qcow2");
+        let two = self.libvirtd.read("web02b.qcow2");
         (one == two).then_some(u64::from(one))
     }
-    fn born(&self) -> Arc<dyn Adapter> {
-        self.lab.adapter()
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
+        self.libvirtd.adapter()
     }
     fn killed(&self) {
         if self.hurries {
-            eventually("libvirtd misses the gateway", || self.lab.clients() == 0);
+            eventually("libvirtd misses the gateway", || {
+                self.libvirtd.clients() == 0
+            });
             self.free();
         }
     }
@@ -249,39 +249,42 @@ impl Bed for LibvirtBed {
 
 #[apply(test)]
 async fn libvirt_behaves() {
-    let bed = LibvirtBed::start(false);
-    suite(&bed).await;
+    let fixture = LibvirtFixture::start(false);
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 fn libvirt_is_left_by_a_gateway_killed_between_any_two_steps() {
-    let bed = LibvirtBed::start(true);
-    kills(&bed);
+    let fixture = LibvirtFixture::start(true);
+    kill_at_every_moment(&fixture);
 }
 
 #[apply(test)]
 fn libvirt_is_left_with_a_stopped_vm_by_a_gateway_killed_between_any_two_steps() {
-    let bed = LibvirtBed::start(true);
-    kills(&LibvirtBed { runs: false, ..bed });
+    let fixture = LibvirtFixture::start(true);
+    kill_at_every_moment(&LibvirtFixture {
+        runs: false,
+        ..fixture
+    });
 }
 
 /// With the adapter's own settle time, of which there is too much for every moment.
 #[apply(test)]
 fn a_gateway_killed_between_libvirts_restore_and_its_answer_settles() {
-    let bed = LibvirtBed::start(false);
-    kill(&bed, Verb::Restore, 3, "after begin");
+    let fixture = LibvirtFixture::start(false);
+    kill(&fixture, Verb::Restore, 3, "after begin");
 }
 
-struct LxdBed {
+struct LxdFixture {
     lxd: Lxd,
     flavor: Flavor,
-    way: Way,
+    way: Transport,
     vm: VmId,
 }
 
-impl LxdBed {
+impl LxdFixture {
     /// On the server of that flavor that was started for the tests.
-    fn new(flavor: Flavor, way: Way, name: &str) -> Self {
+    fn new(flavor: Flavor, way: Transport, name: &str) -> Self {
         let lxd = Lxd::of(flavor);
         let vm = lxd.vm(name, 0);
         Self {
@@ -293,13 +296,13 @@ impl LxdBed {
     }
 }
 
-impl Bed for LxdBed {
+impl AdapterFixture for LxdFixture {
     fn name(&self) -> &'static str {
         match (self.flavor, self.way) {
-            (Flavor::Lxd, Way::Socket) => "incus on LXD, unix socket",
-            (Flavor::Lxd, Way::Tls) => "incus on LXD, TLS",
-            (Flavor::Incus, Way::Socket) => "incus on Incus, unix socket",
-            (Flavor::Incus, Way::Tls) => "incus on Incus, TLS",
+            (Flavor::Lxd, Transport::Socket) => "incus on LXD, unix socket",
+            (Flavor::Lxd, Transport::Tls) => "incus on LXD, TLS",
+            (Flavor::Incus, Transport::Socket) => "incus on Incus, unix socket",
+            (Flavor::Incus, Transport::Tls) => "incus on Incus, TLS",
         }
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
@@ -320,24 +323,21 @@ impl Bed for LxdBed {
         let this = file.to_str()?.to_owned();
         Some(Box::new(Mount::new(&["--bind", &this], &file)))
     }
-    fn names_remedies(&self) -> bool {
-        true
-    }
 }
 
 #[apply(test)]
 async fn incus_behaves_over_a_socket() {
-    lxd_behaves(Way::Socket, "socket").await;
+    lxd_behaves(Transport::Socket, "socket").await;
 }
 
 #[apply(test)]
 async fn incus_behaves_over_tls_with_a_restricted_certificate() {
-    lxd_behaves(Way::Tls, "tls").await;
+    lxd_behaves(Transport::Tls, "tls").await;
 }
 
-async fn lxd_behaves(way: Way, name: &str) {
+async fn lxd_behaves(way: Transport, name: &str) {
     for flavor in Flavor::started() {
-        suite(&LxdBed::new(flavor, way, name)).await;
+        run_suite(&LxdFixture::new(flavor, way, name)).await;
     }
 }
 
@@ -348,11 +348,11 @@ fn incus_is_left_by_a_gateway_killed_between_any_two_steps() {
         let beds = Flavor::started().into_iter().flat_map(|flavor| {
             Verb::ALL.into_iter().map(move |verb| {
                 let name = format!("killed-{}", verb.as_str());
-                (verb, LxdBed::new(flavor, Way::Socket, &name))
+                (verb, LxdFixture::new(flavor, Transport::Socket, &name))
             })
         });
-        for (verb, bed) in beds {
-            let body = move || kills_of(&bed, verb);
+        for (verb, fixture) in beds {
+            let body = move || kill_during(&fixture, verb);
             drop(
                 std::thread::Builder::new()
                     .spawn_scoped(scope, body)

@@ -1,5 +1,5 @@
 //! The kills of the suite: a whole gateway without sockets (gate, operations, store) over each adapter is ended between
-//! any two steps of a change, and the next one must tell the truth about it.
+//! any two steps of a change, and the next one must report the truth about it.
 //!
 //! A step is a call to the adapter or a durable write; both lie between the moments counted here: right before a call
 //! is made, and right after, before its answer is heard. Kills within a call are each adapter's own tests'.
@@ -15,10 +15,10 @@ use snapgate::model::*;
 use snapgate::runtime::Clock;
 use snapgate::runtime::SystemClock;
 
-use crate::conformance::Bed;
+use crate::conformance::AdapterFixture;
 use crate::conformance::mortal_gateway::DUE;
-use crate::conformance::mortal_gateway::Death;
-use crate::conformance::mortal_gateway::Life;
+use crate::conformance::mortal_gateway::KillSwitch;
+use crate::conformance::mortal_gateway::MortalGateway;
 
 /// More moments than a change can have here: a change that has more never ends.
 const MOMENTS_MAX: usize = 100;
@@ -27,7 +27,7 @@ const MOMENTS_MAX: usize = 100;
 const PREPARATIONS_MAX: u32 = 3;
 
 /// What is there and what the VM holds, before or after a change.
-fn was_done(bed: &dyn Bed, life: &Life, verb: Verb, path: &str) -> bool {
+fn was_done(fixture: &dyn AdapterFixture, life: &MortalGateway, verb: Verb, path: &str) -> bool {
     let found = life.send(&Method::GET, path);
     let status = found.response.status().as_u16();
     match verb {
@@ -48,7 +48,7 @@ fn was_done(bed: &dyn Bed, life: &Life, verb: Verb, path: &str) -> bool {
         }
         Verb::Restore => {
             assert_eq!(status, 200, "still there: {found:?}");
-            match bed.content() {
+            match fixture.content() {
                 1 => true,
                 2 => false,
                 other => panic!("neither before nor after: {other}"),
@@ -57,26 +57,26 @@ fn was_done(bed: &dyn Bed, life: &Life, verb: Verb, path: &str) -> bool {
     }
 }
 
-/// Kills the gateway at this moment of one change and judges what the next one tells. Says which moment it was, or
+/// Kills the gateway at this moment of one change and judges what the next one reports. Says which moment it was, or
 /// `None` when the change has no such moment, and what is untrue.
 pub(crate) fn killed_at(
-    bed: &dyn Bed,
+    fixture: &dyn AdapterFixture,
     folder: &Path,
     verb: Verb,
     moment: usize,
 ) -> (Option<&'static str>, Result<(), String>) {
-    let death = Death::after(bed.moments(), moment);
-    let verdict = killed_by(bed, folder, verb, moment, &death);
-    (*death.dead.borrow(), verdict)
+    let kill_switch = KillSwitch::after(fixture.kill_moments(), moment);
+    let verdict = killed_by(fixture, folder, verb, moment, &kill_switch);
+    (*kill_switch.dead.borrow(), verdict)
 }
 
-/// Makes a backup and returns its path. Nobody is killed here, but LXD forgets what it made five seconds after the end: a
-/// gateway that is not given a turn for so long tells that, and is asked for another one.
-fn prepared(bed: &dyn Bed, life: &Life, name: &str) -> String {
-    let backups = format!("/vms/{}/backups", bed.vm().as_str());
+/// Makes a backup and returns its path. No gateway is killed here, but LXD forgets what it made five seconds after the end: a
+/// gateway that is not given a turn for so long reports that, and is asked for another one.
+fn prepared(fixture: &dyn AdapterFixture, life: &MortalGateway, name: &str) -> String {
+    let backups = format!("/vms/{}/backups", fixture.vm().as_str());
     for number in 0..PREPARATIONS_MAX {
         let body = format!("{{\"name\":\"{name}-{number}\"}}");
-        let made = life.change(&Method::POST, &backups, &body, &Death::never());
+        let made = life.change(&Method::POST, &backups, &body, &KillSwitch::never());
         let made = life.end(made);
         if made.phase == Phase::Succeeded {
             return format!("{backups}/{}", made.target().backup.as_str());
@@ -91,22 +91,22 @@ fn prepared(bed: &dyn Bed, life: &Life, name: &str) -> String {
 }
 
 fn killed_by(
-    bed: &dyn Bed,
+    fixture: &dyn AdapterFixture,
     folder: &Path,
     verb: Verb,
     number: usize,
-    death: &Arc<Death>,
+    kill_switch: &Arc<KillSwitch>,
 ) -> Result<(), String> {
-    let (vm, name) = (bed.vm(), bed.name());
+    let (vm, name) = (fixture.vm(), fixture.name());
     let backups = format!("/vms/{}/backups", vm.as_str());
-    bed.write(1);
-    let never = Death::never();
-    let first = Life::begin(folder, bed, &never);
-    let path = prepared(bed, &first, &format!("{}-{number}", verb.as_str()));
+    fixture.write(1);
+    let never = KillSwitch::never();
+    let first = MortalGateway::begin(folder, fixture, &never);
+    let path = prepared(fixture, &first, &format!("{}-{number}", verb.as_str()));
     first.stop();
-    bed.write(2);
+    fixture.write(2);
 
-    let second = Life::begin(folder, bed, death);
+    let second = MortalGateway::begin(folder, fixture, kill_switch);
     let killed = format!("{{\"name\":\"killed-{number}\"}}");
     let restore = format!("{path}/restore");
     let (method, place, body) = match verb {
@@ -115,41 +115,41 @@ fn killed_by(
         Verb::Delete => (Method::DELETE, &path, ""),
         Verb::Restore => (Method::POST, &restore, ""),
     };
-    let seq = second.change(&method, place, body, death);
-    let died = second.dies(seq, death, bed);
+    let seq = second.change(&method, place, body, kill_switch);
+    let died = second.dies(seq, kill_switch, fixture);
     second.kill();
-    bed.killed();
+    fixture.killed();
     let what = format!(
         "{name}: {} killed {}",
         verb.as_str(),
         died.unwrap_or("never")
     );
 
-    // Carried out before the kill: whoever carries it out again takes this away.
-    let marked = verb == Verb::Restore && bed.found() == Some(1);
+    // Carried out before the kill: a second run takes this away.
+    let marked = verb == Verb::Restore && fixture.found() == Some(1);
     if marked {
-        bed.write(3);
+        fixture.write(3);
     }
-    let third = Life::begin(folder, bed, &never);
+    let third = MortalGateway::begin(folder, fixture, &never);
     let end = third.end(seq);
-    let twice = marked && bed.found() != Some(3);
+    let twice = marked && fixture.found() != Some(3);
     if marked {
-        bed.write(1);
+        fixture.write(1);
     }
     let target = match verb {
         Verb::Create => format!("{backups}/{}", end.target().backup.as_str()),
         Verb::Update | Verb::Delete | Verb::Restore => path,
     };
-    // What nobody follows any more may still be at work over there.
-    let mut done = was_done(bed, &third, verb, &target);
+    // Work that is no longer followed may still run in the VM manager.
+    let mut done = was_done(fixture, &third, verb, &target);
     let begun = |done: bool| {
-        let executions = bed.executions(end.key());
+        let executions = fixture.executions(end.key());
         executions.is_none_or(|execution| execution == u64::from(done))
     };
     let until = SystemClock.deadline(Duration::from_secs(10)).instant();
     while end.phase == Phase::Unknown && !begun(done) && SystemClock.instant() < until {
         std::thread::sleep(Duration::from_millis(20));
-        done = was_done(bed, &third, verb, &target);
+        done = was_done(fixture, &third, verb, &target);
     }
     let recovery = third.recovery(verb);
     third.stop();
@@ -163,13 +163,13 @@ fn killed_by(
         | Phase::Uncertain
         | Phase::Cancelled => false,
     };
-    let executions = bed.executions(end.key());
+    let executions = fixture.executions(end.key());
     let is_once = !twice && executions.is_none_or(|execution| execution == u64::from(done));
     if is_true && is_once {
         return Ok(());
     }
     Err(format!(
-        "{what}: done: {done}, times: {executions:?}, twice: {twice}, told: {end:?}"
+        "{what}: done: {done}, times: {executions:?}, twice: {twice}, Status: {end:?}"
     ))
 }
 
@@ -182,19 +182,19 @@ const DECISIVE: [&str; 4] = [
 ];
 
 /// The moments of every change that the adapter can do, one after the other. To be called outside any runtime.
-pub(crate) fn kills(bed: &dyn Bed) {
+pub(crate) fn kill_at_every_moment(fixture: &dyn AdapterFixture) {
     for verb in Verb::ALL {
-        kills_of(bed, verb);
+        kill_during(fixture, verb);
     }
 }
 
 /// The moments of one change, one after the other. To be called outside any runtime.
-pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
+pub(crate) fn kill_during(fixture: &dyn AdapterFixture, verb: Verb) {
     let folder = tempfile::tempdir().unwrap();
-    let name = bed.name();
+    let name = fixture.name();
     let (mut seen, mut spared) = (Vec::new(), 0);
     let start = SystemClock.instant();
-    let life = Life::begin(folder.path(), bed, &Death::never());
+    let life = MortalGateway::begin(folder.path(), fixture, &KillSwitch::never());
     let recovery = life.recovery(verb);
     let is_able = recovery.is_some();
     // Such an update may be begun by its acceptance, without a look before it.
@@ -203,11 +203,11 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
     // One life after the other, until one is not killed any more.
     let mut alive = !is_able;
     while !alive {
-        let death = Death::after(bed.moments(), seen.len());
-        let verdict = killed_by(bed, folder.path(), verb, seen.len(), &death);
+        let kill_switch = KillSwitch::after(fixture.kill_moments(), seen.len());
+        let verdict = killed_by(fixture, folder.path(), verb, seen.len(), &kill_switch);
         verdict.unwrap_or_else(|untrue| panic!("{untrue}"));
-        let Some(moment) = *death.dead.borrow() else {
-            spared = death.spared.load(Ordering::SeqCst);
+        let Some(moment) = *kill_switch.dead.borrow() else {
+            spared = kill_switch.spared.load(Ordering::SeqCst);
             alive = true;
             continue;
         };
@@ -215,8 +215,8 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
         let count = seen.len();
         assert!(count < MOMENTS_MAX, "{name}: {verb:?} never ends");
     }
-    let is_skipped = |it: &str| may_skip_look && it.ends_with("baseline");
-    let due = |it: &&&str| is_able && bed.moments().holds(true) && !is_skipped(it);
+    let is_skipped = |moment: &str| may_skip_look && moment.ends_with("baseline");
+    let due = |moment: &&&str| is_able && fixture.kill_moments().holds(true) && !is_skipped(moment);
     for moment in DECISIVE.iter().filter(due) {
         assert!(
             seen.contains(moment),
@@ -230,14 +230,19 @@ pub(crate) fn kills_of(bed: &dyn Bed, verb: Verb) {
     ));
 }
 
-/// One moment of one change that the VM manager alone sees: see [`Bed::is_due`].
-pub(crate) fn kill_when_due(bed: &dyn Bed, verb: Verb) {
+/// One moment of one change that the VM manager alone sees: see [`AdapterFixture::is_kill_due`].
+pub(crate) fn kill_when_due(fixture: &dyn AdapterFixture, verb: Verb) {
     let folder = tempfile::tempdir().unwrap();
-    let death = Death::never();
-    let verdict = killed_by(bed, folder.path(), verb, 0, &death);
-    assert_eq!(*death.dead.borrow(), Some(DUE), "{}: {verb:?}", bed.name());
+    let kill_switch = KillSwitch::never();
+    let verdict = killed_by(fixture, folder.path(), verb, 0, &kill_switch);
+    assert_eq!(
+        *kill_switch.dead.borrow(),
+        Some(DUE),
+        "{}: {verb:?}",
+        fixture.name()
+    );
     verdict.unwrap_or_else(|untrue| panic!("{untrue}"));
-    let (name, verb) = (bed.name(), verb.as_str());
+    let (name, verb) = (fixture.name(), verb.as_str());
     say(&format!("conformance: {name:<8} killed   {verb} {DUE}\n"));
 }
 
@@ -247,11 +252,11 @@ fn say(text: &str) {
 }
 
 /// One moment of one change, by the name it must have.
-pub(crate) fn kill(bed: &dyn Bed, verb: Verb, moment: usize, named: &str) {
+pub(crate) fn kill(fixture: &dyn AdapterFixture, verb: Verb, moment: usize, named: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let (died, verdict) = killed_at(bed, folder.path(), verb, moment);
-    assert_eq!(died, Some(named), "{}: {verb:?}", bed.name());
+    let (died, verdict) = killed_at(fixture, folder.path(), verb, moment);
+    assert_eq!(died, Some(named), "{}: {verb:?}", fixture.name());
     verdict.unwrap_or_else(|untrue| panic!("{untrue}"));
-    let (name, verb) = (bed.name(), verb.as_str());
+    let (name, verb) = (fixture.name(), verb.as_str());
     say(&format!("conformance: {name:<8} killed   {verb} {named}\n"));
 }

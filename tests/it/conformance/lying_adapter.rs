@@ -6,29 +6,29 @@ use async_trait::async_trait;
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
-use crate::conformance::Bed;
-use crate::conformance::fixtures::SimBed;
+use crate::conformance::AdapterFixture;
+use crate::conformance::fixtures::SimFixture;
 use crate::conformance::kills::killed_at;
 
 /// An adapter that says of everything whose answer was lost that it was done.
 #[derive(Debug)]
-struct Liar(Arc<dyn Adapter>);
+struct LyingAdapter(Arc<dyn Adapter>);
 
 #[async_trait]
-impl Adapter for Liar {
+impl Adapter for LyingAdapter {
     fn capability(&self) -> &Capability {
         self.0.capability()
     }
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         self.0.health(by).await
     }
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.0.vm(vm, by).await
     }
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
         self.0.list(vm, page, by).await
     }
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.0.read(target, by).await
     }
     async fn begin(
@@ -43,7 +43,7 @@ impl Adapter for Liar {
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         self.0.poll(task, by).await
     }
-    async fn find(
+    async fn find_outcome(
         &self,
         _intent: &Intent,
         _key: RequestKey,
@@ -57,14 +57,14 @@ impl Adapter for Liar {
     }
 }
 
-struct LyingBed(SimBed);
+struct LyingFixture(SimFixture);
 
-impl Bed for LyingBed {
+impl AdapterFixture for LyingFixture {
     fn name(&self) -> &'static str {
         "a liar"
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
-        self.born()
+        self.adapter_after_restart()
     }
     fn vm(&self) -> VmId {
         self.0.vm()
@@ -75,18 +75,18 @@ impl Bed for LyingBed {
     fn content(&self) -> u64 {
         self.0.content()
     }
-    fn born(&self) -> Arc<dyn Adapter> {
-        Arc::new(Liar(self.0.born()))
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
+        Arc::new(LyingAdapter(self.0.adapter_after_restart()))
     }
 }
 
 #[apply(test)]
 fn an_adapter_that_lies_is_caught() {
     let folder = tempfile::tempdir().unwrap();
-    let bed = LyingBed(SimBed::new(Recovery::Listable));
+    let fixture = LyingFixture(SimFixture::new(Recovery::Listable));
     for verb in Verb::ALL {
         // "before begin": nothing was done.
-        let (moment, verdict) = killed_at(&bed, folder.path(), verb, 2);
+        let (moment, verdict) = killed_at(&fixture, folder.path(), verb, 2);
         assert_eq!(moment, Some("before begin"), "{verb:?}");
         let untrue = verdict.expect_err("the Status says that it was done");
         assert!(untrue.contains("done: false"), "{verb:?}: {untrue}");

@@ -14,10 +14,10 @@ use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock};
 
-use crate::conformance::mortal_gateway::Moments;
+use crate::conformance::mortal_gateway::KillMoments;
 
-/// What the suite needs of one adapter beside the port. The VM exists and has no backup.
-pub(crate) trait Bed {
+/// What the suite needs of one adapter beside the `Adapter`. The VM exists and has no backup.
+pub(crate) trait AdapterFixture {
     fn name(&self) -> &'static str;
     fn adapter(&self) -> Arc<dyn Adapter>;
     fn vm(&self) -> VmId;
@@ -26,7 +26,7 @@ pub(crate) trait Bed {
     /// What the VM holds.
     fn content(&self) -> u64;
     /// An adapter as a gateway that has just started has it, on the VM manager as it is; the one before is gone.
-    fn born(&self) -> Arc<dyn Adapter> {
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         self.adapter()
     }
     /// How often the request was carried out, where the VM manager counts.
@@ -34,20 +34,20 @@ pub(crate) trait Bed {
         None
     }
     /// Where gateways are killed. Real VM managers are looked at often while they work, each time alike.
-    fn moments(&self) -> Moments {
-        Moments::FirstOfEach
+    fn kill_moments(&self) -> KillMoments {
+        KillMoments::FirstOfEach
     }
     /// What the VM holds; `None` when its disks are of two times, as a gateway that was killed may leave them.
     fn found(&self) -> Option<u64> {
         Some(self.content())
     }
     /// Whether a gateway is to be killed now: a moment that the VM manager alone sees, within a call or a task.
-    fn is_due(&self) -> bool {
+    fn is_kill_due(&self) -> bool {
         false
     }
     /// A gateway was killed. Returns at once, or when the VM manager has noticed.
     fn killed(&self) {}
-    /// A settle time other than the adapter's, where the bed itself makes sure of what that time is waited for.
+    /// A settle time other than the adapter's, where the fixture itself makes sure of what that time is waited for.
     fn settle(&self) -> Option<Duration> {
         None
     }
@@ -55,12 +55,8 @@ pub(crate) trait Bed {
     fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
         None
     }
-    /// Whether every refusal ends with what to do.
-    fn names_remedies(&self) -> bool {
-        false
-    }
-    /// How long evidence is looked for, other than the gateway's default, where the bed leaves none.
-    fn window(&self) -> Option<Duration> {
+    /// How long evidence is looked for, other than the gateway's default, where the VM manager leaves none.
+    fn evidence_window(&self) -> Option<Duration> {
         None
     }
 }

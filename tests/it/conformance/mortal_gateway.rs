@@ -39,7 +39,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::client::basic;
-use crate::conformance::Bed;
+use crate::conformance::AdapterFixture;
 use crate::harness::PATIENCE;
 use crate::harness::SECRET_HASH;
 
@@ -48,14 +48,14 @@ pub(crate) const DUE: &str = "half-way";
 
 /// Which of the moments of a change a gateway is killed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moments {
+pub(crate) enum KillMoments {
     /// Every single one.
     All,
-    /// The first of each name: of the looks at work that goes on, one.
+    /// The first of each name: one of the polls of a running task.
     FirstOfEach,
 }
 
-impl Moments {
+impl KillMoments {
     pub(crate) const fn holds(self, is_new: bool) -> bool {
         match self {
             Self::All => true,
@@ -66,20 +66,20 @@ impl Moments {
 
 /// When a gateway is killed. Everything in it shares this.
 #[derive(Debug)]
-pub(crate) struct Death {
-    pub(crate) moments: Moments,
+pub(crate) struct KillSwitch {
+    pub(crate) kill_moments: KillMoments,
     /// Moments to live; none is left when it is dead.
     pub(crate) left: AtomicUsize,
     pub(crate) met: Mutex<BTreeSet<&'static str>>,
-    /// Moments that were met and that nobody is killed at.
+    /// Moments that were met and at which no gateway is killed.
     pub(crate) spared: AtomicUsize,
     pub(crate) dead: watch::Sender<Option<&'static str>>,
 }
 
-impl Death {
-    pub(crate) fn after(moments: Moments, left: usize) -> Arc<Self> {
+impl KillSwitch {
+    pub(crate) fn after(kill_moments: KillMoments, left: usize) -> Arc<Self> {
         Arc::new(Self {
-            moments,
+            kill_moments,
             left: AtomicUsize::new(left),
             met: Mutex::default(),
             spared: AtomicUsize::new(0),
@@ -88,14 +88,14 @@ impl Death {
     }
 
     pub(crate) fn never() -> Arc<Self> {
-        Self::after(Moments::All, usize::MAX)
+        Self::after(KillMoments::All, usize::MAX)
     }
 
     /// Passes, or ends the gateway: then it never returns.
     pub(crate) async fn moment(&self, name: &'static str) {
         if self.dead.borrow().is_none() {
             let is_new = self.met.lock().unwrap().insert(name);
-            if !self.moments.holds(is_new) {
+            if !self.kill_moments.holds(is_new) {
                 self.spared.fetch_add(1, Ordering::SeqCst);
                 return;
             }
@@ -116,33 +116,37 @@ impl Death {
 
 /// An adapter whose gateway is killed at a moment: from then on nothing it is asked is ever answered.
 #[derive(Debug)]
-struct Mortal {
+struct MortalAdapter {
     pub(crate) inner: Arc<dyn Adapter>,
     pub(crate) capability: Capability,
     /// Whether it is the VM manager's own adapter below the one that keeps names: then only the calls are moments.
     pub(crate) beneath: bool,
-    pub(crate) death: Arc<Death>,
+    pub(crate) kill_switch: Arc<KillSwitch>,
 }
 
-impl Mortal {
-    pub(crate) fn around(inner: Arc<dyn Adapter>, beneath: bool, death: &Arc<Death>) -> Self {
+impl MortalAdapter {
+    pub(crate) fn around(
+        inner: Arc<dyn Adapter>,
+        beneath: bool,
+        kill_switch: &Arc<KillSwitch>,
+    ) -> Self {
         let capability = inner.capability().clone();
         Self {
             inner,
             capability,
             beneath,
-            death: Arc::clone(death),
+            kill_switch: Arc::clone(kill_switch),
         }
     }
 
     /// With another settle time than the adapter's own.
     pub(crate) fn settling(mut self, settle: Option<Duration>) -> Self {
-        let it = &mut self.capability;
+        let capability = &mut self.capability;
         let verbs = [
-            &mut it.create,
-            &mut it.update,
-            &mut it.delete,
-            &mut it.restore,
+            &mut capability.create,
+            &mut capability.update,
+            &mut capability.delete,
+            &mut capability.restore,
         ];
         for verb in verbs.into_iter().flatten() {
             verb.settle = settle.unwrap_or(verb.settle);
@@ -152,13 +156,13 @@ impl Mortal {
 
     pub(crate) async fn moment(&self, name: &'static str) {
         if !self.beneath {
-            self.death.moment(name).await;
+            self.kill_switch.moment(name).await;
         }
     }
 }
 
 #[async_trait]
-impl Adapter for Mortal {
+impl Adapter for MortalAdapter {
     fn capability(&self) -> &Capability {
         &self.capability
     }
@@ -213,16 +217,16 @@ impl Adapter for Mortal {
                 "after the VM manager's begin",
             ),
         };
-        self.death.moment(before).await;
+        self.kill_switch.moment(before).await;
         let answer = self.inner.begin(intent, key, baseline, by).await;
-        self.death.moment(after).await;
+        self.kill_switch.moment(after).await;
         answer
     }
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         self.moment("before poll").await;
         let answer = self.inner.poll(task, by).await;
         let after = match &answer {
-            Ok(TaskState::Running(_)) | Err(_) => "after poll, at work",
+            Ok(TaskState::Running(_)) | Err(_) => "after poll, running",
             Ok(_) => "after poll, ended",
         };
         self.moment(after).await;
@@ -249,10 +253,10 @@ impl Adapter for Mortal {
 }
 
 /// One body, whole.
-struct Whole(Bytes);
+struct WholeBody(Bytes);
 
 #[async_trait]
-impl Body for Whole {
+impl Body for WholeBody {
     async fn read(&mut self, _limit: usize) -> Result<Bytes, BodyError> {
         Ok(self.0.clone())
     }
@@ -262,22 +266,26 @@ impl Body for Whole {
 }
 
 /// One life of the gateway.
-pub(crate) struct Life {
+pub(crate) struct MortalGateway {
     pub(crate) runtime: Runtime,
     pub(crate) operations: Arc<Operations>,
     pub(crate) gate: Gate,
 }
 
-impl Life {
+impl MortalGateway {
     /// Starts on what the life before left.
-    pub(crate) fn begin(folder: &Path, bed: &dyn Bed, death: &Arc<Death>) -> Self {
-        let (vm, adapter) = (bed.vm(), bed.born());
+    pub(crate) fn begin(
+        folder: &Path,
+        fixture: &dyn AdapterFixture,
+        kill_switch: &Arc<KillSwitch>,
+    ) -> Self {
+        let (vm, adapter) = (fixture.vm(), fixture.adapter_after_restart());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let operations = runtime.block_on(open(folder, &adapter, bed, death));
+        let operations = runtime.block_on(open(folder, &adapter, fixture, kill_switch));
         let clock = SystemClock::shared();
         let service: Arc<dyn OperationsApi> = Arc::<Operations>::clone(&operations);
         let metrics = Metrics::new().unwrap();
@@ -326,7 +334,7 @@ impl Life {
             peer: None,
             certificate: &[],
         };
-        let mut body = Whole(Bytes::copy_from_slice(body.as_bytes()));
+        let mut body = WholeBody(Bytes::copy_from_slice(body.as_bytes()));
         match self.gate.handle(head, &mut body).await {
             Decision::Answer(exchange) => exchange,
             Decision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
@@ -339,9 +347,9 @@ impl Life {
         method: &Method,
         path: &str,
         body: &str,
-        death: &Death,
+        kill_switch: &KillSwitch,
     ) -> OperationSeq {
-        let mut dead = death.dead.subscribe();
+        let mut dead = kill_switch.dead.subscribe();
         let answer = self.runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -374,14 +382,14 @@ impl Life {
     pub(crate) fn dies(
         &self,
         seq: OperationSeq,
-        death: &Death,
-        bed: &dyn Bed,
+        kill_switch: &KillSwitch,
+        fixture: &dyn AdapterFixture,
     ) -> Option<&'static str> {
-        let mut dead = death.dead.subscribe();
+        let mut dead = kill_switch.dead.subscribe();
         let by = SystemClock.deadline(PATIENCE);
         self.runtime.block_on(async {
             let due = async {
-                while !bed.is_due() {
+                while !fixture.is_kill_due() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -389,7 +397,7 @@ impl Life {
                 biased;
                 moment = dead.wait_for(Option::is_some) => *moment.unwrap(),
                 () = due => {
-                    death.dead.send_replace(Some(DUE));
+                    kill_switch.dead.send_replace(Some(DUE));
                     Some(DUE)
                 }
                 ended = self.operations.wait(seq, WaitFor::End, by) => {
@@ -419,15 +427,15 @@ impl Life {
 async fn open(
     folder: &Path,
     adapter: &Arc<dyn Adapter>,
-    bed: &dyn Bed,
-    death: &Arc<Death>,
+    fixture: &dyn AdapterFixture,
+    kill_switch: &Arc<KillSwitch>,
 ) -> Arc<Operations> {
     let by = SystemClock.deadline(PATIENCE);
     loop {
         let config = Config {
             poll_min: Duration::from_millis(20),
             poll_max: Duration::from_millis(50),
-            probe_window: bed.window().unwrap_or(limits::PROBE_WINDOW),
+            probe_window: fixture.evidence_window().unwrap_or(limits::PROBE_WINDOW),
             ..Config::with_store(folder.join("operations.db"))
         };
         let (metrics, clock) = (Metrics::new().unwrap(), SystemClock::shared());
@@ -444,12 +452,17 @@ async fn open(
             MetadataOwner::Native => Arc::clone(adapter),
             MetadataOwner::Gateway => Arc::new(Annotate::new(
                 name.clone(),
-                Arc::new(Mortal::around(Arc::clone(adapter), true, death)),
+                Arc::new(MortalAdapter::around(
+                    Arc::clone(adapter),
+                    true,
+                    kill_switch,
+                )),
                 store.annotations(),
                 Arc::clone(&clock),
             )),
         };
-        let adapter = Arc::new(Mortal::around(adapter, false, death).settling(bed.settle()));
+        let adapter =
+            Arc::new(MortalAdapter::around(adapter, false, kill_switch).settling(fixture.settle()));
         let backend = BackendHandle {
             name,
             adapter,

@@ -3,7 +3,7 @@
 use snapgate::adapters::adapter::Adapter;
 use snapgate::model::Intent;
 
-use crate::conformance::Bed;
+use crate::conformance::AdapterFixture;
 use crate::conformance::by;
 use crate::conformance::fault_of;
 use crate::conformance::key;
@@ -11,13 +11,13 @@ use crate::conformance::run;
 
 /// A restore that fails says what became of the data, whether the VM runs, and what to do; the remedy works.
 pub(crate) async fn fails(
-    bed: &dyn Bed,
+    fixture: &dyn AdapterFixture,
     adapter: &dyn Adapter,
     restore: &Intent,
     broken: Option<Box<dyn std::any::Any + Send>>,
 ) {
-    let name = bed.name();
-    bed.write(4);
+    let name = fixture.name();
+    fixture.write(4);
     let seen = adapter.baseline(restore, key(30), by()).await.unwrap();
     let fault = fault_of(adapter, restore, 30, seen.as_ref()).await;
     let fault = fault.expect_err(name);
@@ -44,12 +44,12 @@ pub(crate) async fn fails(
         Ok(()),
         "{name}: restored again"
     );
-    assert_eq!(bed.content(), 1, "{name}: restored again");
+    assert_eq!(fixture.content(), 1, "{name}: restored again");
 }
 
 /// What a caller reads of a refusal says what to do: more than one statement.
 pub(crate) async fn names_remedy(
-    bed: &dyn Bed,
+    fixture: &dyn AdapterFixture,
     adapter: &dyn Adapter,
     refused: &Intent,
     number: u64,
@@ -62,5 +62,5 @@ pub(crate) async fn names_remedy(
         .split_once([':', '.'])
         .map_or("", |(_, rest)| rest);
     let words = rest.split_whitespace().count();
-    assert!(words >= 2, "{}: no remedy: {fault:?}", bed.name());
+    assert!(words >= 2, "{}: no remedy: {fault:?}", fixture.name());
 }

@@ -191,7 +191,7 @@ fn new_folders_are_used_after_init_and_not_before() {
         0,
         "left as it is"
     );
-    let (code, said) = site.command(&["init", "--backend", "nobody"]);
+    let (code, said) = site.command(&["init", "--backend", "unknown"]);
     assert_eq!(code, Some(1), "{said}");
     let (code, said) = site.command(&["init"]);
     assert_eq!(code, Some(0), "{said}");

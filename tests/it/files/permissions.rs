@@ -22,13 +22,13 @@ use crate::requirements::require_root;
 const OURS: u32 = 12345;
 const OTHER: u32 = 12346;
 
-struct Gateway {
+struct RestrictedGateway {
     child: Child,
     client: Client,
     folder: TempDir,
 }
 
-impl Drop for Gateway {
+impl Drop for RestrictedGateway {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -40,7 +40,7 @@ fn owned(path: &Path, user: u32, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-fn start() -> Gateway {
+fn start() -> RestrictedGateway {
     let folder = tempfile::tempdir().unwrap();
     for name in ["", "vms", "vms/db", "backups"] {
         let path = folder.path().join(name);
@@ -106,7 +106,7 @@ backups = ["*"]
         .spawn(move || lines.for_each(drop))
         .unwrap();
     let client = Client::new(address.expect("it listens"), "alice", "secret");
-    Gateway {
+    RestrictedGateway {
         child,
         client,
         folder,

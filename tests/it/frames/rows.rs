@@ -30,7 +30,7 @@ pub(crate) enum Fate {
     Cut,
     /// The stream is answered with this status, and the connection goes on.
     Answered(u16),
-    /// Nothing is told, and the connection goes on.
+    /// No reaction, and the connection goes on.
     Passed,
 }
 
@@ -59,14 +59,14 @@ pub(crate) fn with(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
 /// A good request without a field, and with these in front.
 fn instead(name: &str, others: &[(&str, &str)]) -> Vec<u8> {
     let mut all = good("GET", BACKUP);
-    all.retain(|(it, _)| it != name.as_bytes());
+    all.retain(|(field, _)| field != name.as_bytes());
     let others = others.iter().rev();
     others.for_each(|(name, value)| all.insert(0, ((*name).into(), (*value).into())));
     request(&all)
 }
 
-fn path(it: &str) -> Vec<u8> {
-    instead(":path", &[(":path", it)])
+fn path(target: &str) -> Vec<u8> {
+    instead(":path", &[(":path", target)])
 }
 
 pub(crate) fn all(parts: &[&[u8]]) -> Vec<u8> {
@@ -337,7 +337,7 @@ pub(crate) fn requests() -> Vec<Row> {
     let mut late = good("GET", BACKUP);
     let first = late.remove(0);
     late.push(first);
-    let many = (0..150).map(|it| (format!("x-{it}"), "1".to_owned()));
+    let many = (0..150).map(|number| (format!("x-{number}"), "1".to_owned()));
     let many: Vec<(String, String)> = many.collect();
     let mut lots = good("GET", BACKUP);
     lots.extend(
@@ -410,7 +410,7 @@ pub(crate) fn requests() -> Vec<Row> {
             Reset(PROTOCOL),
         ),
         row(
-            "a pseudo field of nobody",
+            "an unknown pseudo field",
             instead("", &[(":x", "1")]),
             Ends(PROTOCOL),
         ),

@@ -15,23 +15,27 @@ use crate::frames::rows::shapes;
 use crate::frames::rows::streams;
 use crate::frames::wire::*;
 
-/// What became of it: what was told first, and whether the connection goes on.
-fn judge(secure: &Secure, row: &Row) -> (Option<Told>, bool) {
+/// What became of it: the first reaction, and whether the connection goes on.
+fn judge(secure: &Secure, row: &Row) -> (Option<Reaction>, bool) {
     /// Later than the stream of any row.
     const AFTER: u32 = 1001;
     let mut raw = secure.connect();
     raw.send(&row.bytes);
     let mut first = None;
-    // Read before more is sent: what comes to a connection that is closed already resets it, and with that goes what was told.
+    // Read before more is sent: what comes to a connection that is closed already resets it, and with that goes the reaction.
     if matches!(row.fate, Fate::Reset(_) | Fate::Answered(_) | Fate::Ends(_)) {
-        first = raw.told(SOON);
+        first = raw.next_reaction(SOON);
     }
     raw.send(&get(AFTER));
     loop {
-        match raw.told(SOON) {
-            Some(Told::Status(AFTER, 200)) => return (first, true),
-            Some(told @ (Told::Reset(..) | Told::Status(..))) => first = first.or(Some(told)),
-            Some(told @ (Told::GoAway(_) | Told::Closed)) => return (first.or(Some(told)), false),
+        match raw.next_reaction(SOON) {
+            Some(Reaction::Status(AFTER, 200)) => return (first, true),
+            Some(reaction @ (Reaction::Reset(..) | Reaction::Status(..))) => {
+                first = first.or(Some(reaction))
+            }
+            Some(reaction @ (Reaction::GoAway(_) | Reaction::Closed)) => {
+                return (first.or(Some(reaction)), false);
+            }
             None => return (first, false),
         }
     }
@@ -44,21 +48,25 @@ fn malformed_frames_end_what_they_must_and_nothing_else() {
     let rows = [shapes(), streams(), requests(), lengths()]
         .into_iter()
         .flatten();
-    for it in rows {
-        let (told, goes_on) = judge(&secure, &it);
-        let good = match (it.fate, told) {
-            (Fate::Reset(error), Some(Told::Reset(_, found))) => error == found && goes_on,
-            (Fate::Answered(status), Some(Told::Status(1, found))) => status == found && goes_on,
+    for row in rows {
+        let (reaction, goes_on) = judge(&secure, &row);
+        let good = match (row.fate, reaction) {
+            (Fate::Reset(error), Some(Reaction::Reset(_, found))) => error == found && goes_on,
+            (Fate::Answered(status), Some(Reaction::Status(1, found))) => {
+                status == found && goes_on
+            }
             (Fate::Passed, None) => goes_on,
             // Most libraries call the special errors the general one.
-            (Fate::Ends(error), Some(Told::GoAway(found))) => found == error || found == PROTOCOL,
-            (Fate::Cut, Some(Told::GoAway(_) | Told::Closed)) => true,
+            (Fate::Ends(error), Some(Reaction::GoAway(found))) => {
+                found == error || found == PROTOCOL
+            }
+            (Fate::Cut, Some(Reaction::GoAway(_) | Reaction::Closed)) => true,
             _ => false,
         };
         if !good {
             wrong.push(format!(
-                "{}: {:?} expected, {told:?} found, goes on: {goes_on}",
-                it.name, it.fate
+                "{}: {:?} expected, {reaction:?} found, goes on: {goes_on}",
+                row.name, row.fate
             ));
         }
     }
@@ -92,9 +100,12 @@ fn what_is_no_preface_is_no_connection() {
     for (name, bytes) in rows {
         let mut raw = secure.silent();
         raw.send(bytes);
-        let told = raw.told(SOON);
-        let good = matches!(told, Some(Told::GoAway(PROTOCOL) | Told::Closed));
-        assert!(good, "{name}: {told:?}");
+        let reaction = raw.next_reaction(SOON);
+        let good = matches!(
+            reaction,
+            Some(Reaction::GoAway(PROTOCOL) | Reaction::Closed)
+        );
+        assert!(good, "{name}: {reaction:?}");
         secure.serves(name);
     }
 }
@@ -105,14 +116,18 @@ fn a_stream_too_many_is_refused_and_the_others_go_on() {
     const MOST: u32 = 100;
     let secure = Secure::start("");
     let mut raw = secure.connect();
-    let streams = (0..MOST).map(|it| it * 2 + 1);
+    let streams = (0..MOST).map(|number| number * 2 + 1);
     let open: Vec<u8> = streams
         .clone()
         .flat_map(|stream| put(stream, None))
         .collect();
     let more = MOST * 2 + 1;
     raw.send(&all(&[&open, &put(more, None)]));
-    assert_eq!(raw.told(SOON), Some(Told::Reset(more, REFUSED)), "refused");
+    assert_eq!(
+        raw.next_reaction(SOON),
+        Some(Reaction::Reset(more, REFUSED)),
+        "refused"
+    );
     raw.send(
         &streams
             .clone()
@@ -121,8 +136,8 @@ fn a_stream_too_many_is_refused_and_the_others_go_on() {
     );
     let mut answered = Vec::new();
     while answered.len() < streams.clone().count() {
-        match raw.told(SOON) {
-            Some(Told::Status(stream, 400)) => answered.push(stream),
+        match raw.next_reaction(SOON) {
+            Some(Reaction::Status(stream, 400)) => answered.push(stream),
             other => panic!("after {} answers: {other:?}", answered.len()),
         }
     }
@@ -134,8 +149,8 @@ fn a_stream_too_many_is_refused_and_the_others_go_on() {
     let again = more + 2;
     raw.send(&get(again));
     assert_eq!(
-        raw.told(SOON),
-        Some(Told::Status(again, 200)),
+        raw.next_reaction(SOON),
+        Some(Reaction::Status(again, 200)),
         "there is room again"
     );
 }

@@ -89,8 +89,8 @@ pub(crate) fn framing() -> Vec<Hostile> {
     use Fate::Taken;
     let body = "{\"tags\":[]}";
     let chunks = "b\r\n{\"tags\":[]}\r\n0\r\n\r\n";
-    let te = |it: &str| put(&format!("Transfer-Encoding: {it}"), chunks);
-    let cl = |it: &str| put(&format!("Content-Length: {it}"), body);
+    let te = |value: &str| put(&format!("Transfer-Encoding: {value}"), chunks);
+    let cl = |value: &str| put(&format!("Content-Length: {value}"), body);
     vec![
         row(
             "length and chunks",
@@ -210,13 +210,13 @@ pub(crate) fn framing() -> Vec<Hostile> {
 pub(crate) fn chunk_grammar() -> Vec<Hostile> {
     let chunked = |body: &str| put("Transfer-Encoding: chunked", body);
     let content = "{\"tags\":[]}";
-    let head = |it: &str| chunked(&format!("{it}{content}\r\n0\r\n\r\n"));
-    let end = |it: &str| chunked(&format!("b\r\n{content}\r\n{it}"));
-    let bytes = |it: &[u8]| {
+    let head = |size: &str| chunked(&format!("{size}{content}\r\n0\r\n\r\n"));
+    let end = |last: &str| chunked(&format!("b\r\n{content}\r\n{last}"));
+    let bytes = |head: &[u8]| {
         let rest = format!("{content}\r\n0\r\n\r\n{}", hidden());
         let framing = put("Transfer-Encoding: chunked", "");
         let framing = framing.strip_suffix(&hidden()).unwrap().as_bytes();
-        [framing, it, rest.as_bytes()].concat()
+        [framing, head, rest.as_bytes()].concat()
     };
     let refused = |name, bytes: Vec<u8>| row(name, bytes, Fate::Refused(400));
     let taken = |name, bytes: Vec<u8>| row(name, bytes, Fate::Taken(202));

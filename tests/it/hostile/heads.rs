@@ -14,7 +14,7 @@ pub(crate) fn heads() -> Vec<Hostile> {
     use Fate::Taken;
     let many = |count: usize| {
         (0..count)
-            .map(|it| format!("X-{it}: 1"))
+            .map(|number| format!("X-{number}: 1"))
             .collect::<Vec<_>>()
             .join("\r\n")
     };
@@ -109,7 +109,7 @@ pub(crate) fn heads() -> Vec<Hostile> {
         ),
         row("an unknown expectation", with("Expect: 200-ok"), Taken(200)),
         row(
-            "a body nobody asked for",
+            "an unexpected body",
             format!("{}{}", with("Content-Length: 4"), "abcd"),
             Taken(200),
         ),
@@ -129,8 +129,9 @@ pub(crate) fn hosts() -> Vec<Hostile> {
     use Fate::Refused;
     use Fate::Taken;
     let rest = WHO.split_once("\r\n").unwrap().1;
-    let host = |it: &str| format!("GET /vms/1/backups/456 HTTP/1.1\r\n{it}{rest}\r\n");
-    let absolute = |it: &str| format!("GET {it}/vms/1/backups/456 HTTP/1.1\r\n{WHO}\r\n");
+    let host = |field: &str| format!("GET /vms/1/backups/456 HTTP/1.1\r\n{field}{rest}\r\n");
+    let absolute =
+        |authority: &str| format!("GET {authority}/vms/1/backups/456 HTTP/1.1\r\n{WHO}\r\n");
     vec![
         row("no Host", host(""), Refused(400)),
         row("an empty Host", host("Host: \r\n"), Refused(400)),
@@ -184,7 +185,7 @@ pub(crate) fn hosts() -> Vec<Hostile> {
 
 pub(crate) fn targets() -> Vec<Hostile> {
     use Fate::Refused;
-    let get = |it: &str| line(&format!("GET {it} HTTP/1.1"));
+    let get = |target: &str| line(&format!("GET {target} HTTP/1.1"));
     vec![
         row(
             "an encoded slash",

@@ -30,7 +30,7 @@ pub(crate) struct Hostile {
 
 pub(crate) const WHO: &str = "Host: gateway.example\r\nAuthorization: Basic YWxpY2U6c2VjcmV0\r\nX-Cloud-Client-Specification-Version: 0.1\r\n";
 
-/// The path of the hidden request: whoever sees it was desynchronised.
+/// The path of the hidden request: a peer that sees it was desynchronised.
 const HIDDEN: &str = "/vms/1/backups/hidden";
 
 pub(crate) fn hidden() -> String {

@@ -23,7 +23,7 @@ use snapgate::model::VmId;
 
 use crate::incus::Flavor;
 use crate::incus::Lxd;
-use crate::incus::Way;
+use crate::incus::Transport;
 use crate::incus::begin;
 use crate::incus::by;
 use crate::incus::followed;
@@ -115,7 +115,7 @@ async fn list(adapter: &Incus, vm: &VmId) -> Vec<Backup> {
 async fn a_restored_vm_that_cannot_start_is_reported_as_restored_and_off() {
     for flavor in Flavor::started() {
         let lxd = Lxd::of(flavor);
-        let (vm, adapter) = (lxd.vm("startless", 0), lxd.adapter(Way::Tls));
+        let (vm, adapter) = (lxd.vm("startless", 0), lxd.adapter(Transport::Tls));
         let source = tempfile::tempdir().unwrap();
         let path = source.path().display();
         configure(
@@ -149,7 +149,7 @@ async fn a_restored_vm_that_cannot_start_is_reported_as_restored_and_off() {
 async fn a_restore_that_fails_part_way_is_reported_as_a_mixture() {
     for flavor in Flavor::started() {
         let lxd = Lxd::of(flavor);
-        let (vm, adapter) = (lxd.vm("torn", 0), lxd.adapter(Way::Socket));
+        let (vm, adapter) = (lxd.vm("torn", 0), lxd.adapter(Transport::Socket));
         let file = lxd.file(&vm).with_file_name("zz");
         write(&lxd.file(&vm), "one");
         write(&file, "one");
@@ -182,7 +182,7 @@ async fn a_restore_that_fails_part_way_is_reported_as_a_mixture() {
 async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again() {
     for flavor in Flavor::started() {
         let lxd = Lxd::of(flavor);
-        let (vm, adapter) = (lxd.vm("halfgone", 0), lxd.adapter(Way::Socket));
+        let (vm, adapter) = (lxd.vm("halfgone", 0), lxd.adapter(Transport::Socket));
         let backup = made(&adapter, &vm, "one").await;
         let pool = lxd.pool("default").join("containers-snapshots");
         let inside = pool.join(format!("tenant_{vm}/{}/rootfs/sbin", backup.id));
@@ -216,7 +216,7 @@ async fn a_backup_that_is_half_removed_is_reported_so_and_can_be_removed_again()
 async fn an_ephemeral_vm_is_not_stopped_by_a_restore() {
     for flavor in Flavor::started() {
         let lxd = Lxd::of(flavor);
-        let (vm, adapter) = (lxd.vm("ephemeral", 0), lxd.adapter(Way::Socket));
+        let (vm, adapter) = (lxd.vm("ephemeral", 0), lxd.adapter(Transport::Socket));
         let backup = made(&adapter, &vm, "one").await;
         configure(&lxd, &vm, r#"{"ephemeral":true}"#);
         start(&lxd, &vm);
@@ -237,7 +237,7 @@ async fn an_ephemeral_vm_is_not_stopped_by_a_restore() {
 async fn protected_backups_do_not_expire() {
     for flavor in Flavor::started() {
         let lxd = Lxd::of(flavor);
-        let (vm, adapter) = (lxd.vm("expiring", 0), lxd.adapter(Way::Tls));
+        let (vm, adapter) = (lxd.vm("expiring", 0), lxd.adapter(Transport::Tls));
         configure(&lxd, &vm, r#"{"config":{"snapshots.expiry":"1d"}}"#);
         let backup = made(&adapter, &vm, "ours").await;
         let answer = lxd.call(
@@ -247,8 +247,11 @@ async fn protected_backups_do_not_expire() {
         );
         ends_well(&answer, "snapshot");
         let expiry = |id: &str| {
-            let told = lxd.call("GET", &in_instance(&vm, &format!("/snapshots/{id}")), "");
-            told["metadata"]["expires_at"].as_str().unwrap().to_owned()
+            let snapshot = lxd.call("GET", &in_instance(&vm, &format!("/snapshots/{id}")), "");
+            snapshot["metadata"]["expires_at"]
+                .as_str()
+                .unwrap()
+                .to_owned()
         };
         assert!(
             expiry(backup.id.as_str()).starts_with("0001-"),
@@ -259,7 +262,10 @@ async fn protected_backups_do_not_expire() {
             "{flavor:?}: the daemon's default"
         );
         let all = list(&adapter, &vm).await;
-        let theirs = all.iter().find(|it| it.id.as_str() == "theirs").unwrap();
+        let theirs = all
+            .iter()
+            .find(|backup| backup.id.as_str() == "theirs")
+            .unwrap();
         let protect = |set| {
             let patch = BackupPatch {
                 protected: set,
@@ -304,7 +310,7 @@ async fn storage_that_is_not_mounted_is_unavailable() {
             "devices":{"root":{"type":"disk","path":"/","pool":"far"}}}"#;
         ends_well(&lxd.call("POST", "/1.0/instances", body), "VM");
         let vm = VmId::new("web02").unwrap();
-        let adapter = lxd.adapter(Way::Socket);
+        let adapter = lxd.adapter(Transport::Socket);
         let backup = made(&adapter, &vm, "one").await;
         unmount(&lxd.pool("far"));
         for intent in [on(&backup, &vm, Change::Delete), restore(&backup, &vm)] {

@@ -23,7 +23,7 @@ use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
 use crate::incus::Lxd;
-use crate::incus::Way;
+use crate::incus::Transport;
 
 /// So much that a restore of it takes some hundred milliseconds.
 const BALLAST_MIB: u32 = 200;
@@ -48,7 +48,7 @@ impl Site {
     fn new(name: &str, mib: u32) -> Self {
         let lxd = Lxd::shared();
         let vm = lxd.vm(name, mib);
-        let Address::Unix(socket) = lxd.config(Way::Socket).address else {
+        let Address::Unix(socket) = lxd.config(Transport::Socket).address else {
             panic!("a socket")
         };
         let folder = tempfile::tempdir().unwrap();
@@ -113,7 +113,7 @@ backups = ["*"]
     }
 
     fn ballast_bytes(&self) -> u64 {
-        fs::metadata(self.ballast()).map_or(0, |it| it.len())
+        fs::metadata(self.ballast()).map_or(0, |metadata| metadata.len())
     }
 }
 
@@ -183,7 +183,7 @@ impl Watch {
         // Each frame holds one line of JSON; what is not heard to its end yet cannot be read.
         for line in String::from_utf8_lossy(&heard.bytes).split('\n') {
             let at = line.find("{\"type\":");
-            let Some(text) = at.and_then(|it| line.get(it..)) else {
+            let Some(text) = at.and_then(|start| line.get(start..)) else {
                 continue;
             };
             let Ok(event) = serde_json::from_str::<Value>(text) else {
@@ -192,14 +192,14 @@ impl Watch {
             let operation = &event["metadata"];
             let vm = format!("/1.0/instances/{}", self.vm);
             let on = operation["resources"]["instances"].as_array();
-            if on.is_none_or(|it| it.iter().all(|it| *it != vm.as_str())) {
+            if on.is_none_or(|names| names.iter().all(|names| *names != vm.as_str())) {
                 continue;
             }
             let code = operation["status_code"].as_u64().unwrap();
             // The events of one operation may be out of order.
             operations
                 .entry(operation["id"].as_str().unwrap().to_owned())
-                .and_modify(|it| it.code = it.code.max(code))
+                .and_modify(|operation| operation.code = operation.code.max(code))
                 .or_insert_with(|| Seen {
                     what: operation["description"].as_str().unwrap().to_owned(),
                     code,
@@ -211,13 +211,16 @@ impl Watch {
     /// How many operations of that kind were begun.
     fn begun(&self, what: &str) -> usize {
         let all = self.operations();
-        all.values().filter(|it| it.what == what).count()
+        all.values()
+            .filter(|operation| operation.what == what)
+            .count()
     }
 
-    /// Whether a restore is at work.
+    /// Whether a restore is running.
     fn is_restoring(&self) -> bool {
         let all = self.operations();
-        all.values().any(|it| it.what == RESTORING && it.code < 200)
+        all.values()
+            .any(|operation| operation.what == RESTORING && operation.code < 200)
     }
 }
 
@@ -233,7 +236,7 @@ enum Moment {
     /// So many milliseconds after the 202.
     After(u64),
     /// So many milliseconds after LXD has begun the restore.
-    BeginOutcome(u64),
+    Begun(u64),
     /// While LXD copies; it goes on when the gateway is dead.
     Copying,
 }
@@ -241,10 +244,10 @@ enum Moment {
 impl Moment {
     /// `before` is how many restores LXD had begun before this one.
     fn wait(self, watch: &Watch, before: usize) {
-        let wait = |it| std::thread::sleep(Duration::from_millis(it));
+        let wait = |millis| std::thread::sleep(Duration::from_millis(millis));
         match self {
             Self::After(time) => wait(time),
-            Self::BeginOutcome(time) => {
+            Self::Begun(time) => {
                 eventually("LXD begins", || watch.begun(RESTORING) > before);
                 wait(time);
             }
@@ -257,14 +260,14 @@ impl Moment {
 fn every_request_of_the_api_does_what_it_says() {
     let site = Site::new("http-all", 1);
     let config = site.folder.path().join("snapgate.toml");
-    let (code, told) = probe(config.to_str().unwrap());
-    assert_eq!(code, Some(0), "{told}");
+    let (code, printed) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend containers: LXD 5.",
         "  can create, update, delete, restore; cannot nothing",
         "  VM http-all: http-all STOPPED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     let (process, client) = site.start();
     site.write("old");
@@ -328,7 +331,7 @@ fn every_request_of_the_api_does_what_it_says() {
 }
 
 #[apply(test)]
-fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the_truth() {
+fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_is_true() {
     let site = Site::new("http-kill", BALLAST_MIB);
     let moments = [
         Moment::After(0),
@@ -336,9 +339,9 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         Moment::After(16),
         Moment::After(30),
         Moment::After(44),
-        Moment::BeginOutcome(0),
+        Moment::Begun(0),
         Moment::Copying,
-        Moment::BeginOutcome(100),
+        Moment::Begun(100),
         Moment::After(300),
         Moment::After(2000),
     ];
@@ -376,24 +379,28 @@ fn kill_9_in_the_middle_of_a_restore_runs_nothing_twice_and_the_status_tells_the
         let (text, bytes) = (site.text(), site.ballast_bytes());
         let begun = watch.begun(RESTORING) - restores;
         restores += begun;
-        let told = format!("life {life}, {moment:?}: {status}");
-        assert!(begun <= 1, "never twice, but {begun} times: {told}");
+        let printed = format!("life {life}, {moment:?}: {status}");
+        assert!(begun <= 1, "never twice, but {begun} times: {printed}");
         let whole = u64::from(BALLAST_MIB) * 1024 * 1024;
         if status["status"] == 200 {
-            assert_eq!((text.as_str(), bytes), ("old", whole), "restored: {told}");
-            assert_eq!(begun, 1, "restored by LXD: {told}");
-            assert_eq!(status["state"], "SUCCESS", "{told}");
+            assert_eq!(
+                (text.as_str(), bytes),
+                ("old", whole),
+                "restored: {printed}"
+            );
+            assert_eq!(begun, 1, "restored by LXD: {printed}");
+            assert_eq!(status["state"], "SUCCESS", "{printed}");
         } else {
-            assert_eq!((text, bytes), (new, 0), "untouched: {told}");
-            assert_eq!(begun, 0, "LXD never began: {told}");
+            assert_eq!((text, bytes), (new, 0), "untouched: {printed}");
+            assert_eq!(begun, 0, "LXD never began: {printed}");
             let state = status["state"].as_str().unwrap();
-            assert!(["FAILED", "UNKNOWN"].contains(&state), "{told}");
-            assert_ne!(status["message"], "", "it says so: {told}");
+            assert!(["FAILED", "UNKNOWN"].contains(&state), "{printed}");
+            assert_ne!(status["message"], "", "it says so: {printed}");
         }
-        // LXD tells the gateway and the test of an end, and one of the two first.
+        // LXD notifies the gateway and the test of an end, one of the two first.
         eventually("LXD is done", || !watch.is_restoring());
     }
-    assert!(cut > 0, "some gateway died while LXD was at work");
+    assert!(cut > 0, "some gateway died while LXD was busy");
     // Nothing comes late, neither from the daemon's socket nor from a gateway that starts once more.
     process.kill();
     (process, client) = site.start();

@@ -1,4 +1,4 @@
-//! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` tells where.
+//! The adapter for LXD and Incus on a real LXD: `tests/beds/lxd.sh` starts one, `SNAPGATE_BED_LXD` is its folder.
 
 pub(crate) mod failures;
 mod http;
@@ -49,7 +49,7 @@ use crate::runner::skip_part;
 
 const SCRIPT: &str = "tests/beds/lxd.sh";
 
-/// Which daemon: the same bed starts either.
+/// Which daemon: the same script starts either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flavor {
     Lxd,
@@ -108,7 +108,7 @@ pub(crate) struct Lxd {
 
 /// How the gateway comes to the daemon.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Transport {
     Socket,
     Tls,
 }
@@ -206,10 +206,10 @@ impl Lxd {
         pool.join(format!("tenant_{vm}/rootfs/root/data"))
     }
 
-    pub(crate) fn config(&self, way: Way) -> Config {
+    pub(crate) fn config(&self, way: Transport) -> Config {
         let address = match way {
-            Way::Socket => Address::Unix(self.folder.join("var/unix.socket")),
-            Way::Tls => self.tls(ServerTrust::Certificate(self.folder.join("server.crt"))),
+            Transport::Socket => Address::Unix(self.folder.join("var/unix.socket")),
+            Transport::Tls => self.tls(Server::Certificate(self.folder.join("server.crt"))),
         };
         Config {
             address,
@@ -230,7 +230,7 @@ impl Lxd {
         }
     }
 
-    pub(crate) fn adapter(&self, way: Way) -> Incus {
+    pub(crate) fn adapter(&self, way: Transport) -> Incus {
         Incus::new(&self.config(way), SystemClock::shared()).unwrap()
     }
 }
@@ -344,7 +344,7 @@ pub(crate) async fn followed(adapter: &Incus, task: &TaskRef) -> TaskState {
     panic!("{task:?} does not end")
 }
 
-/// What became of it, once that can be told.
+/// What became of it, once that is known.
 async fn found(
     adapter: &Incus,
     intent: &Intent,
@@ -362,14 +362,14 @@ async fn found(
             },
             Ok(FindOutcome::NotYet) | Err(_) => {}
             Ok(
-                it @ (FindOutcome::NotBegun
+                outcome @ (FindOutcome::NotBegun
                 | FindOutcome::VmChanged
                 | FindOutcome::HalfDone(_)
                 | FindOutcome::Done
                 | FindOutcome::Failed(_)
                 | FindOutcome::Unknowable),
             ) => {
-                return it;
+                return outcome;
             }
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -395,10 +395,10 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     let lxd = Lxd::shared();
     let config = |server| Config {
         address: lxd.tls(server),
-        ..lxd.config(Way::Tls)
+        ..lxd.config(Transport::Tls)
     };
     let adapter = |config: &Config| Incus::new(config, SystemClock::shared()).unwrap();
-    for way in [Way::Socket, Way::Tls] {
+    for way in [Transport::Socket, Transport::Tls] {
         let health = lxd.adapter(way).health(by()).await.unwrap();
         assert!(health.product.starts_with("LXD 5."), "{way:?}: {health:?}");
     }
@@ -429,12 +429,15 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
         );
     }
     // A client that the daemon does not know: made of the daemon's own certificate and key.
-    let mut stranger = lxd.config(Way::Tls);
-    if let Address::Https { identity, .. } = &mut stranger.address {
-        let files = ClientFiles {
-            certificate: lxd.folder.join("stranger.crt"),
-            key: lxd.folder.join("stranger.key"),
-        };
+    let mut stranger = lxd.config(Transport::Tls);
+    if let Address::Https {
+        client_certificate,
+        client_key,
+        ..
+    } = &mut stranger.address
+    {
+        *client_certificate = lxd.folder.join("stranger.crt");
+        *client_key = lxd.folder.join("stranger.key");
         let made = Command::new("openssl")
             .args(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
@@ -459,7 +462,7 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     assert_eq!(error.fault.kind, FaultKind::BackendDenied, "{error:?}");
     let other = Config {
         project: "default".to_owned(),
-        ..lxd.config(Way::Tls)
+        ..lxd.config(Transport::Tls)
     };
     let error = adapter(&other)
         .read_vm(&VmId::new("a").unwrap(), by())
@@ -476,18 +479,18 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
 async fn dangerous_names_are_unknown_without_asking() {
     let lxd = Lxd::shared();
     let vm = lxd.vm("names", 0);
-    // Nobody listens there: whatever is asked fails in another way.
-    let nobody = Config {
-        address: Address::Unix(lxd.folder.join("nobody")),
-        ..lxd.config(Way::Socket)
+    // No server listens there: requests fail in another way.
+    let unreachable = Config {
+        address: Address::Unix(lxd.folder.join("unreachable")),
+        ..lxd.config(Transport::Socket)
     };
-    let nobody = Incus::new(&nobody, SystemClock::shared()).unwrap();
-    let adapter = lxd.adapter(Way::Socket);
+    let unreachable = Incus::new(&unreachable, SystemClock::shared()).unwrap();
+    let adapter = lxd.adapter(Transport::Socket);
     for bad in [
         "a..b", "../x", "a/b", "a%2fb", "a%b", ".hidden", "x?y", "a b",
     ] {
-        let error = nobody
-            .read_vm(&VmId::new(bad).unwrap(), by())
+        let error = unreachable
+            .vm(&VmId::new(bad).unwrap(), by())
             .await
             .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{bad}");
@@ -511,11 +514,14 @@ async fn dangerous_names_are_unknown_without_asking() {
 /// LXD takes a connection to its socket only once the one before has sent something: one that a gateway opened and does
 /// not use keeps everybody out. That came of a call that began right before another one ended.
 #[apply(test)]
-async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
+async fn connections_that_a_gateway_opened_keep_no_client_out() {
     let lxd = Lxd::shared();
     let mut usual = Duration::from_millis(1);
     for round in 0..200 {
-        let (adapter, other) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Socket));
+        let (adapter, other) = (
+            lxd.adapter(Transport::Socket),
+            lxd.adapter(Transport::Socket),
+        );
         let begun = SystemClock.instant();
         let first = async {
             adapter.health(by()).await.unwrap();
@@ -538,7 +544,7 @@ async fn nobody_is_kept_out_by_connections_that_a_gateway_opened() {
 #[apply(test)]
 async fn fifty_backups_are_listed_page_by_page() {
     let lxd = Lxd::shared();
-    let adapter = lxd.adapter(Way::Tls);
+    let adapter = lxd.adapter(Transport::Tls);
     let vm = lxd.vm("many", 0);
     for number in 0..50 {
         made(&adapter, &vm, &format!("number {number}")).await;
@@ -552,7 +558,7 @@ async fn fifty_backups_are_listed_page_by_page() {
         let part = adapter.list_backups(&vm, &page, by()).await.unwrap();
         assert!(part.backups.len() <= 7, "no more than asked for");
         all.extend(part.backups);
-        page.after = all.last().map(|it| it.id.clone());
+        page.after = all.last().map(|backup| backup.id.clone());
         if !part.more {
             break;
         }
@@ -562,7 +568,7 @@ async fn fifty_backups_are_listed_page_by_page() {
         all.windows(2).all(|window| window[0].id < window[1].id),
         "in order of their ids"
     );
-    let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
+    let names: Vec<&str> = all.iter().map(|backup| backup.name.as_str()).collect();
     assert_eq!(names[49], "number 49", "with their labels: {names:?}");
 }
 
@@ -570,7 +576,7 @@ async fn fifty_backups_are_listed_page_by_page() {
 async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     let lxd = Lxd::shared();
     let vm = lxd.vm("lost", 20);
-    let adapter = lxd.adapter(Way::Socket);
+    let adapter = lxd.adapter(Transport::Socket);
     write(&lxd.file(&vm), "one");
     let backup = made(&adapter, &vm, "one").await;
     write(&lxd.file(&vm), "two");
@@ -586,7 +592,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
     );
     let (_task, before) = begin(&adapter, &intent, key).await;
     drop(adapter);
-    let next = lxd.adapter(Way::Tls);
+    let next = lxd.adapter(Transport::Tls);
     let end = found(&next, &intent, key, before.as_ref()).await;
     assert!(matches!(end, FindOutcome::Done), "{end:?}");
     assert_eq!(
@@ -594,7 +600,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         "one",
         "restored"
     );
-    // Operations are forgotten after five seconds: from then on evidence alone tells.
+    // Operations are forgotten after five seconds: from then on there is only the evidence.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let end = next
         .find_outcome(&intent, key, before.as_ref(), by())
@@ -607,7 +613,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
 async fn two_gateways_do_not_run_into_each_other() {
     let lxd = Lxd::shared();
     let vm = lxd.vm("shared", 1);
-    let (one, two) = (lxd.adapter(Way::Socket), lxd.adapter(Way::Tls));
+    let (one, two) = (lxd.adapter(Transport::Socket), lxd.adapter(Transport::Tls));
     let backup = made(&one, &vm, "base").await;
     let (first, second) = (key(), key());
     let slow = create(&one, &vm, "slow", first);
@@ -656,7 +662,7 @@ async fn two_gateways_do_not_run_into_each_other() {
 async fn a_daemon_that_restarts_or_dies_leaves_no_doubt() {
     let lxd = Lxd::own(Flavor::Lxd);
     let vm = lxd.vm("web01", 1);
-    let adapter = lxd.adapter(Way::Socket);
+    let adapter = lxd.adapter(Transport::Socket);
     write(&lxd.file(&vm), "one");
     let backup = made(&adapter, &vm, "one").await;
     write(&lxd.file(&vm), "two");

@@ -20,7 +20,7 @@ fn check(config: &Path) -> (i32, String) {
 }
 
 #[apply(test)]
-fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
+fn problems_of_an_issuer_are_reported_with_their_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
@@ -92,15 +92,15 @@ fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
     ];
     for (name, text, what, remedy) in rows {
         fs::write(&file, format!("{sim}{CORP}{text}")).unwrap();
-        let (status, told) = check(&file);
-        assert_eq!(status, 78, "{name}: {told}");
+        let (status, printed) = check(&file);
+        assert_eq!(status, 78, "{name}: {printed}");
         assert!(
-            told.contains(what) && told.contains(remedy),
-            "{name}: {told}"
+            printed.contains(what) && printed.contains(remedy),
+            "{name}: {printed}"
         );
         assert!(
-            told.ends_with("1 mistake\n"),
-            "{name}: nothing else: {told}"
+            printed.ends_with("1 mistake\n"),
+            "{name}: nothing else: {printed}"
         );
     }
 }
@@ -131,12 +131,12 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     fs::set_permissions(&file, private).unwrap();
     let set = Keys::new().set(&["a"]);
     fs::write(folder.path().join("ci.jwks.json"), set).unwrap();
-    let (status, told) = check(&file);
-    assert_eq!(status, 0, "{told}");
-    assert!(!told.contains("warning"), "nothing is odd: {told}");
+    let (status, printed) = check(&file);
+    assert_eq!(status, 0, "{printed}");
+    assert!(!printed.contains("warning"), "nothing is odd: {printed}");
     let corp = "issuer    corp: keys from https://sso.example.com/realms/corp/protocol/";
     for line in [corp, "issuer    ci: keys of a file, 1\n"] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     let rows: [(&[&str], i32, &str); 4] = [
         (
@@ -180,9 +180,13 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
             .args(arguments)
             .output()
             .unwrap();
-        let told = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
-        assert_eq!(ended.status.code(), Some(expected), "{arguments:?}: {told}");
-        assert!(told.contains(words), "{arguments:?}: {told}");
+        let printed = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+        assert_eq!(
+            ended.status.code(),
+            Some(expected),
+            "{arguments:?}: {printed}"
+        );
+        assert!(printed.contains(words), "{arguments:?}: {printed}");
     }
 }
 
@@ -202,8 +206,12 @@ fn routes_without_authentication_are_warned_of_where_others_can_reach_them() {
             "[server]\nlisten = \"{listen}:8080\"\npublic_url = \"https://a.example\"\n[insecure]\nplaintext = true\n"
         );
         fs::write(&file, format!("{server}{sim}{route}{keys}")).unwrap();
-        let (status, told) = check(&file);
-        assert_eq!(status, 0, "{listen} {keys}: {told}");
-        assert_eq!(told.contains(warning), expected, "{listen} {keys}: {told}");
+        let (status, printed) = check(&file);
+        assert_eq!(status, 0, "{listen} {keys}: {printed}");
+        assert_eq!(
+            printed.contains(warning),
+            expected,
+            "{listen} {keys}: {printed}"
+        );
     }
 }

@@ -150,7 +150,7 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
     let now = f64::from(u32::try_from(now()).unwrap());
     assert!(
         (now - fetched).abs() < 600.0,
-        "when they were fetched is told: {fetched}"
+        "the time of the fetch is exported: {fetched}"
     );
 
     let refreshes = |result: &str| {
@@ -207,10 +207,10 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
             "{name}: the last good ones stay"
         );
         let good = gateway.metric("snapgate_issuer_last_refresh_successful{issuer=\"corp\"}");
-        assert!(good < 0.5, "{name}: told");
+        assert!(good < 0.5, "{name}: exported");
     }
     let asked = provider.asked.lock().unwrap().clone();
-    let is_own = |it: &String| it.is_empty() || it == "/jwks?of=corp";
+    let is_own = |target: &String| target.is_empty() || target == "/jwks?of=corp";
     assert!(
         asked.iter().all(is_own),
         "nothing else is asked for: {asked:?}"
@@ -223,7 +223,7 @@ fn keys_at_a_url_are_rotated_and_the_last_good_ones_stay_whatever_the_issuer_ans
     assert_eq!(
         status(&new),
         200,
-        "an issuer that hangs delays nobody it knows"
+        "an issuer that hangs delays no caller of others"
     );
     assert_eq!(status(&old), 401, "who waits for it does not wait for long");
     assert_eq!(
@@ -263,26 +263,26 @@ fn a_gateway_whose_issuer_is_down_serves_everybody_else() {
     fs::write(&config, settings).unwrap();
     let config = config.to_str().unwrap();
     let place = format!("http://{}/jwks", provider.address);
-    let (status, told) = probe(config);
-    assert_eq!(status, Some(1), "{told}");
+    let (status, printed) = probe(config);
+    assert_eq!(status, Some(1), "{printed}");
     assert!(
-        told.contains(&format!("issuer corp: no keys from {place}: ")),
-        "{told}"
+        printed.contains(&format!("issuer corp: no keys from {place}: ")),
+        "{printed}"
     );
 
     provider.say(Answers::Set(keys.set(&["a"])));
     eventually("the keys come by themselves", || {
         get(gateway.api, &token).status == 200
     });
-    let (status, told) = probe(config);
-    assert_eq!(status, Some(0), "{told}");
+    let (status, printed) = probe(config);
+    assert_eq!(status, Some(0), "{printed}");
     assert!(
-        told.contains(&format!("issuer corp: 1 key from {place}\n")),
-        "{told}"
+        printed.contains(&format!("issuer corp: 1 key from {place}\n")),
+        "{printed}"
     );
     assert!(
-        !told.contains("of=corp"),
-        "a query may hold a secret: {told}"
+        !printed.contains("of=corp"),
+        "a query may hold a secret: {printed}"
     );
 }
 
@@ -317,7 +317,7 @@ fn encrypted(set: String) -> (u16, String) {
                 let mut stream = rustls::StreamOwned::new(connection, stream);
                 let mut head = vec![0; 4096];
                 // A client that trusts another authority sends nothing.
-                if stream.read(&mut head).is_ok_and(|it| it > 0) {
+                if stream.read(&mut head).is_ok_and(|count| count > 0) {
                     drop(stream.write_all(&ok(set.as_bytes())));
                     stream.conn.send_close_notify();
                     drop(stream.flush());
@@ -351,10 +351,14 @@ fn keys_come_from_the_server_that_is_trusted_alone() {
     ] {
         let text = settings(ca, host).replace("SECRET_HASH", SECRET_HASH);
         fs::write(place("c.toml"), text).unwrap();
-        let (status, told) = probe(place("c.toml").to_str().unwrap());
-        assert_eq!(status == Some(0), expected.is_ok(), "{ca} {host}: {told}");
+        let (status, printed) = probe(place("c.toml").to_str().unwrap());
+        assert_eq!(
+            status == Some(0),
+            expected.is_ok(),
+            "{ca} {host}: {printed}"
+        );
         let (Ok(words) | Err(words)) = expected;
-        assert!(told.contains(words), "{ca} {host}: {told}");
+        assert!(printed.contains(words), "{ca} {host}: {printed}");
     }
     let gateway = Gateway::start_in(folder, &settings("own.pem", "localhost"));
     let token = keys.token("a");

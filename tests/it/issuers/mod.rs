@@ -98,14 +98,14 @@ impl Keys {
         let mut all: Vec<Value> = ed.collect();
         all.push(json!({ "kty": "EC", "crv": "P-256", "kid": "p256", "x": url(x), "y": url(y), "use": "sig" }));
         all.push(json!({ "kty": "RSA", "kid": "rsa", "n": url(&rsa.n), "e": url(&rsa.e), "alg": "RS256" }));
-        all.retain(|it| ids.contains(&it["kid"].as_str().unwrap()));
+        all.retain(|key| ids.contains(&key["kid"].as_str().unwrap()));
         assert_eq!(all.len(), ids.len(), "every one is known");
         json!({ "keys": all }).to_string()
     }
 
     /// Signs as `how` says, whatever the header claims.
     fn sign(&self, how: &str, header: &Value, claims: &Value) -> String {
-        let part = |it: &Value| url(it.to_string().as_bytes());
+        let part = |part: &Value| url(part.to_string().as_bytes());
         let signed = format!("{}.{}", part(header), part(claims));
         let bytes = signed.as_bytes();
         let made = match how {
@@ -121,7 +121,7 @@ impl Keys {
                 let made = self.p256.sign(&self.random, bytes).unwrap();
                 made.as_ref().to_vec()
             }
-            // What whoever knows the public key can do.
+            // Possible for anyone with the public key.
             "hmac" => {
                 let public = self.rsa.public_key().as_ref();
                 let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, public);
@@ -129,7 +129,7 @@ impl Keys {
             }
             "" => Vec::new(),
             name => {
-                let key = self.ed.iter().find(|it| it.0 == name).unwrap();
+                let key = self.ed.iter().find(|key| key.0 == name).unwrap();
                 key.1.sign(bytes).as_ref().to_vec()
             }
         };
@@ -154,9 +154,9 @@ fn send(api: SocketAddr, token: &str, method: &str, path: &str) -> Reply {
 }
 
 pub(crate) fn with(name: &str, value: Value) -> Value {
-    let mut it = claims();
-    it[name] = value;
-    it
+    let mut claims = claims();
+    claims[name] = value;
+    claims
 }
 
 #[apply(test)]
@@ -195,18 +195,18 @@ fn tokens_of_an_issuer_have_the_rights_of_their_groups() {
         (
             "a grant of its own",
             {
-                let mut it = with("sub", json!("direct"));
-                it["groups"] = json!([]);
-                it
+                let mut claims = with("sub", json!("direct"));
+                claims["groups"] = json!([]);
+                claims
             },
             200,
         ),
         (
             "the name of a user",
             {
-                let mut it = with("sub", json!("alice"));
-                it["groups"] = json!([]);
-                it
+                let mut claims = with("sub", json!("alice"));
+                claims["groups"] = json!([]);
+                claims
             },
             404,
         ),
@@ -351,7 +351,7 @@ fn keys_in_a_file_are_rotated_with_a_reload() {
     put("{");
     process.signal("HUP");
     let successful = "snapgate_config_last_reload_successful";
-    eventually("the mistake is told", || {
+    eventually("the problem is logged", || {
         metric(process.admin, successful) < 0.5
     });
     assert_eq!(

@@ -27,7 +27,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::harness::eventually;
-use crate::prng::Dice;
+use crate::prng::Prng;
 
 /// Set in the process that is to be a fake VM manager: the [`Behaviour`] as JSON.
 const TO_BE_ONE: &str = "SNAPGATE_TEST_FAKE_VMM";
@@ -55,11 +55,11 @@ pub(crate) enum Point {
     Submitting,
     /// The call was made and is carried out later.
     Called,
-    /// The call was carried out, and nobody was told.
-    BeginOutcome,
+    /// The call was carried out and not answered.
+    CarriedOut,
     /// The call was answered; the answer is on its way to the store.
-    Told,
-    /// A look at a task that is at work.
+    Replied,
+    /// A poll of a task that is running.
     Polling,
     /// A look at a task that has ended: the outcome is not recorded.
     Done,
@@ -94,7 +94,7 @@ struct Request {
 
 struct State {
     behaviour: Behaviour,
-    dice: Dice,
+    prng: Prng,
     pending: Vec<Request>,
     log: Vec<Execution>,
     /// When each line of the log is over.
@@ -104,13 +104,13 @@ struct State {
 }
 
 /// Serves until standard input ends, if this process is to be a fake VM manager. Says whether it was.
-pub(crate) fn be_one_if_told() -> bool {
-    let Ok(told) = std::env::var(TO_BE_ONE) else {
+pub(crate) fn run_if_requested() -> bool {
+    let Ok(behaviour) = std::env::var(TO_BE_ONE) else {
         return false;
     };
-    let behaviour: Behaviour = serde_json::from_str(&told).unwrap();
+    let behaviour: Behaviour = serde_json::from_str(&behaviour).unwrap();
     serve(behaviour);
-    // Whoever started it holds the other end, dead or alive.
+    // The process that started it holds the other end.
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     true
 }
@@ -120,7 +120,7 @@ fn serve(behaviour: Behaviour) {
     let listener = UnixListener::bind(&behaviour.socket).unwrap();
     let state = Arc::new(Mutex::new(State {
         behaviour,
-        dice: Dice::new(7),
+        prng: Prng::new(7),
         pending: Vec::new(),
         log: Vec::new(),
         ends: Vec::new(),
@@ -225,7 +225,7 @@ impl State {
             return;
         }
         let longest = u64::try_from(self.behaviour.delay.as_millis()).unwrap();
-        let delay = Duration::from_millis(self.dice.below(longest + 1));
+        let delay = Duration::from_millis(self.prng.below(longest + 1));
         self.pending.push(Request {
             due: Instant::now() + delay,
             key: asked["key"].as_u64().unwrap(),
@@ -239,22 +239,25 @@ impl State {
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|it| it.due <= now);
+            .partition(|call| call.due <= now);
         self.pending = later;
         let mut due: Vec<Request> = due;
-        due.sort_by_key(|it| it.due);
+        due.sort_by_key(|call| call.due);
         for request in due {
             let reply = self.carry_out(&request);
-            if self.reached(Point::BeginOutcome) {
+            if self.reached(Point::CarriedOut) {
                 continue;
             }
             answer(&request.caller, &reply);
-            self.reached(Point::Told);
+            self.reached(Point::Replied);
         }
     }
 
     fn carry_out(&mut self, request: &Request) -> Value {
-        let known = self.log.iter().position(|it| it.key == request.key);
+        let known = self
+            .log
+            .iter()
+            .position(|execution| execution.key == request.key);
         if let Some(at) = known.filter(|_| self.behaviour.once) {
             return json!({"task": at.to_string()});
         }
@@ -262,7 +265,7 @@ impl State {
         let verb = change
             .as_object()
             .map(|change| change.keys().next().unwrap());
-        let fails = self.dice.below(10) == 0;
+        let fails = self.prng.below(10) == 0;
         let end = match (fails, self.behaviour.tasks) {
             (false, _) => End::Done,
             (true, true) => End::Failed,
@@ -278,7 +281,7 @@ impl State {
             verb: verb.map_or_else(|| change.as_str().unwrap().to_owned(), Clone::clone),
             end,
         });
-        let takes = Duration::from_millis(20 + self.dice.below(80));
+        let takes = Duration::from_millis(20 + self.prng.below(80));
         self.ends.push(Instant::now() + takes);
         match (self.behaviour.tasks, end) {
             (true, _) => json!({"task": (self.log.len() - 1).to_string()}),
@@ -289,7 +292,11 @@ impl State {
 
     /// `None` when the gateway was killed instead.
     fn poll(&mut self, task: &str) -> Option<Value> {
-        let Some(at) = task.parse::<usize>().ok().filter(|it| *it < self.log.len()) else {
+        let Some(at) = task
+            .parse::<usize>()
+            .ok()
+            .filter(|number| *number < self.log.len())
+        else {
             return Some(json!("gone"));
         };
         if self.ends[at] > Instant::now() {
@@ -305,14 +312,17 @@ impl State {
     }
 
     fn find(&self, key: u64) -> Value {
-        let at = self.log.iter().position(|it| it.key == key);
-        at.map_or_else(|| json!("gone"), |it| json!({"task": it.to_string()}))
+        let at = self.log.iter().position(|execution| execution.key == key);
+        at.map_or_else(
+            || json!("gone"),
+            |number| json!({"task": number.to_string()}),
+        )
     }
 
     fn list(&self, since: u64) -> Value {
         let since = usize::try_from(since).unwrap();
-        let lines = self.log.iter().enumerate().skip(since).map(|(at, it)| {
-            json!({"task": at.to_string(), "vm": it.vm, "backup": it.backup, "verb": it.verb})
+        let lines = self.log.iter().enumerate().skip(since).map(|(at, execution)| {
+            json!({"task": at.to_string(), "vm": execution.vm, "backup": execution.backup, "verb": execution.verb})
         });
         json!({"log": lines.collect::<Vec<Value>>()})
     }
@@ -350,7 +360,7 @@ impl FakeVmm {
         assert_eq!(armed, "armed", "the fake VM manager listens");
     }
 
-    /// Kills nobody from now on. Says whether it has.
+    /// Kills no gateway from now on. Returns whether it has killed one.
     pub(crate) fn disarm(&self) -> bool {
         ask(&self.socket, &json!({"call": "disarm"})) == true
     }

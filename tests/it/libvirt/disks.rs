@@ -14,7 +14,7 @@ use crate::conformance::key;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::libvirt::made;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
 
@@ -74,24 +74,25 @@ fn foreign(of: &VmId, name: &str) -> Target {
 
 #[apply(test)]
 async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
+    let fill = |byte| BOTH.map(|disk| libvirtd.write_off(disk, byte));
     fill(1);
     let backup = made(adapter, &web02, "before", 1).await;
     fill(2);
-    lab.virsh(&["start", "web02"]);
-    lab.virsh(&["managedsave", "web02"]);
+    libvirtd.virsh(&["start", "web02"]);
+    libvirtd.virsh(&["managedsave", "web02"]);
 
     let to = restore(&backup, &web02, "");
     let remedy = &["saved memory state", "managed_save = discard"];
     refused(adapter, &to, 2, FaultKind::Conflict, remedy).await;
     let new = create(adapter, &web02, "meanwhile", 3);
     refused(adapter, &new, 3, FaultKind::Conflict, &remedy[..1]).await;
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [2, 2], "left alone");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [2, 2], "left alone");
     let has_saved = || {
-        lab.virsh(&["dominfo", "web02"])
+        libvirtd
+            .virsh(&["dominfo", "web02"])
             .contains("Managed save:   yes")
     };
     assert!(has_saved(), "still there");
@@ -101,14 +102,14 @@ async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
     let discard = option(&backup, &web02, "managed_save", "discard");
     assert_eq!(run(adapter, &discard, 5).await, Ok(()), "by the option");
     assert!(!has_saved(), "removed");
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 1], "restored");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 1], "restored");
 
     fill(3);
-    lab.virsh(&["start", "web02"]);
-    lab.virsh(&["managedsave", "web02"]);
+    libvirtd.virsh(&["start", "web02"]);
+    libvirtd.virsh(&["managedsave", "web02"]);
     let config = Config {
         managed_save: ManagedSave::Discard,
-        ..lab.config()
+        ..libvirtd.config()
     };
     let configured = Libvirt::new(config, SystemClock::shared(), Tasks::default());
     assert_eq!(
@@ -117,17 +118,21 @@ async fn memory_kept_by_libvirt_keeps_restores_and_backups_out() {
         "by the configuration"
     );
     assert!(!has_saved(), "removed");
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 1], "restored");
-    lab.virsh(&["start", "web02"]);
-    assert_eq!(lab.state("web02"), "running", "it starts from its disks");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 1], "restored");
+    libvirtd.virsh(&["start", "web02"]);
+    assert_eq!(
+        libvirtd.state("web02"),
+        "running",
+        "it starts from its disks"
+    );
 }
 
 #[apply(test)]
 async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_out() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
+    let fill = |byte| BOTH.map(|disk| libvirtd.write_off(disk, byte));
     fill(1);
     let backup = made(adapter, &web02, "whole", 1).await;
     fill(2);
@@ -135,33 +140,37 @@ async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_ou
         restore(&backup, &web02, ""),
         on(&backup, &web02, Change::Delete),
     );
-    let held = lab.hold("web02b.qcow2");
+    let held = libvirtd.hold("web02b.qcow2");
     for (number, intent) in (2..).zip([&to, &delete]) {
         refused(adapter, intent, number, FaultKind::Busy, &["disk vdb"]).await;
     }
     drop(held);
     assert_eq!(
-        BOTH.map(|disk| lab.read(disk)),
+        BOTH.map(|disk| libvirtd.read(disk)),
         [2, 2],
         "neither was restored"
     );
     for disk in BOTH {
-        assert_eq!(lab.tags(disk), ["snapgate-1"], "{disk} still has its part");
+        assert_eq!(
+            libvirtd.tags(disk),
+            ["snapgate-1"],
+            "{disk} still has its part"
+        );
     }
 
-    lab.run("chattr", &["+i", "web02b.qcow2"]);
+    libvirtd.run("chattr", &["+i", "web02b.qcow2"]);
     for (number, intent) in (4..).zip([&to, &delete]) {
         let words = &["disk vdb", "immutable"];
         refused(adapter, intent, number, FaultKind::Conflict, words).await;
     }
-    lab.run("chattr", &["-i", "web02b.qcow2"]);
+    libvirtd.run("chattr", &["-i", "web02b.qcow2"]);
     assert_eq!(
-        BOTH.map(|disk| lab.read(disk)),
+        BOTH.map(|disk| libvirtd.read(disk)),
         [2, 2],
         "neither was restored"
     );
 
-    let (place, aside) = (lab.image("web02b.qcow2"), lab.image("aside"));
+    let (place, aside) = (libvirtd.image("web02b.qcow2"), libvirtd.image("aside"));
     std::fs::rename(&place, &aside).unwrap();
     for (number, intent) in (6..).zip([&to, &delete]) {
         refused(
@@ -175,15 +184,15 @@ async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_ou
     }
     std::fs::rename(&aside, &place).unwrap();
     assert_eq!(
-        BOTH.map(|disk| lab.read(disk)),
+        BOTH.map(|disk| libvirtd.read(disk)),
         [2, 2],
         "neither was restored"
     );
     assert_eq!(run(adapter, &to, 8).await, Ok(()), "restored");
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 1], "both");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 1], "both");
 
     // Half of it is gone all the same: it cannot be restored, and deleting it once more finishes.
-    lab.run(
+    libvirtd.run(
         "qemu-img",
         &["snapshot", "-d", "snapgate-1", "web02a.qcow2"],
     );
@@ -194,39 +203,39 @@ async fn a_disk_that_another_program_holds_keeps_every_change_of_a_stopped_vm_ou
         "the rest is deleted"
     );
     for disk in BOTH {
-        assert!(lab.tags(disk).is_empty(), "{disk} is clean");
+        assert!(libvirtd.tags(disk).is_empty(), "{disk} is clean");
     }
 }
 
 #[apply(test)]
 async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
-    let lab = Lab::start();
-    let (adapter, web) = (lab.adapter(), vm("web"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web) = (libvirtd.adapter(), vm("web"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let disc = lab.image("cd.iso");
+    let disc = libvirtd.image("cd.iso");
     std::fs::write(&disc, [0; 65536]).unwrap();
-    let network = lab.image("net.xml");
+    let network = libvirtd.image("net.xml");
     std::fs::write(&network, "<network><name>lonely</name></network>").unwrap();
-    let has_network = lab.try_virsh(&["net-define", network.to_str().unwrap()]);
+    let has_network = libvirtd.try_virsh(&["net-define", network.to_str().unwrap()]);
     assert!(has_network.status.success(), "{has_network:?}");
-    lab.define_like_web02("web", |xml| {
+    libvirtd.define_like_web02("web", |xml| {
         let drive = format!(
             "<disk type='file' device='cdrom'><source file='{}'/><target dev='sda' bus='sata'/><readonly/></disk>",
             disc.display()
         );
         xml.replace("<controller", &format!("{drive}<controller"))
     });
-    lab.virsh(&["start", "web"]);
+    libvirtd.virsh(&["start", "web"]);
     let backup = made(adapter, &web, "on", 1).await;
-    let number = lab.number("web");
+    let number = libvirtd.number("web");
     let to = restore(&backup, &web, "");
-    let aside = lab.image("aside");
+    let aside = libvirtd.image("aside");
 
     std::fs::rename(&disc, &aside).unwrap();
     refused(adapter, &to, 2, FaultKind::Unavailable, &["sda"]).await;
     std::fs::rename(&aside, &disc).unwrap();
 
-    let image = lab.image("webb.qcow2");
+    let image = libvirtd.image("webb.qcow2");
     std::fs::rename(&image, &aside).unwrap();
     refused(adapter, &to, 3, FaultKind::Unavailable, &["disk vdb"]).await;
     std::fs::copy(&aside, &image).unwrap();
@@ -240,7 +249,7 @@ async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
     .await;
     std::fs::rename(&aside, &image).unwrap();
 
-    lab.run("chattr", &["+i", "weba.qcow2"]);
+    libvirtd.run("chattr", &["+i", "weba.qcow2"]);
     refused(
         adapter,
         &to,
@@ -249,22 +258,22 @@ async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
         &["disk vda", "immutable"],
     )
     .await;
-    lab.run("chattr", &["-i", "weba.qcow2"]);
+    libvirtd.run("chattr", &["-i", "weba.qcow2"]);
 
-    assert_eq!(lab.number("web"), number, "it was never restarted");
-    assert_eq!(lab.state("web"), "running", "and runs on");
+    assert_eq!(libvirtd.number("web"), number, "it was never restarted");
+    assert_eq!(libvirtd.state("web"), "running", "and runs on");
     assert_eq!(
         run(adapter, &to, 6).await,
         Ok(()),
         "everything is there again"
     );
-    assert_eq!(lab.state("web"), "running", "it runs");
+    assert_eq!(libvirtd.state("web"), "running", "it runs");
 
     // A network that the backup's definition names.
-    lab.virsh(&["destroy", "web"]);
-    let xml = lab.virsh(&["dumpxml", "web"]);
+    libvirtd.virsh(&["destroy", "web"]);
+    let xml = libvirtd.virsh(&["dumpxml", "web"]);
     let interface = "<interface type='network'><source network='lonely'/></interface>";
-    lab.define(
+    libvirtd.define(
         "web",
         &xml.replacen("<controller", &format!("{interface}<controller"), 1),
     );
@@ -284,11 +293,11 @@ async fn a_running_vm_is_not_stopped_for_a_restore_whose_start_would_fail() {
 
 #[apply(test)]
 async fn names_that_are_ids_on_any_disk_are_not_restored() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.virsh(&["snapshot-create-as", "web02", "2"]);
-    lab.virsh(&["snapshot-create-as", "web02", "noon"]);
+    libvirtd.virsh(&["snapshot-create-as", "web02", "2"]);
+    libvirtd.virsh(&["snapshot-create-as", "web02", "noon"]);
     let target = foreign(&web02, "2");
     for (number, state) in [(1, "off"), (2, "on")] {
         let backup = adapter.read_backup(&target, by()).await.unwrap();
@@ -302,17 +311,17 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
         )
         .await;
         if state == "off" {
-            lab.virsh(&["start", "web02"]);
+            libvirtd.virsh(&["start", "web02"]);
         }
     }
-    lab.virsh(&["destroy", "web02"]);
+    libvirtd.virsh(&["destroy", "web02"]);
 
     // An id that is no short number, as other programs than QEMU may write it, on the second disk alone.
     let backup = made(adapter, &web02, "plain", 3).await;
-    lab.virsh(&["snapshot-delete", "web02", "noon"]);
-    lab.virsh(&["snapshot-delete", "web02", "2"]);
-    lab.run("qemu-img", &["snapshot", "-c", "other", "web02b.qcow2"]);
-    let path = lab.image("web02b.qcow2");
+    libvirtd.virsh(&["snapshot-delete", "web02", "noon"]);
+    libvirtd.virsh(&["snapshot-delete", "web02", "2"]);
+    libvirtd.run("qemu-img", &["snapshot", "-c", "other", "web02b.qcow2"]);
+    let path = libvirtd.image("web02b.qcow2");
     let mut bytes = std::fs::read(&path).unwrap();
     let needle = b"4other";
     let at = bytes
@@ -321,11 +330,11 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
         .unwrap();
     // The id `4` becomes the first byte of the name, so that the id is empty and the tag `4other`; then both are swapped.
     assert_eq!(bytes[at], b'4', "the id is right before the name");
-    let xml = lab.virsh(&["snapshot-dumpxml", "web02", "snapgate-3"]);
+    let xml = libvirtd.virsh(&["snapshot-dumpxml", "web02", "snapgate-3"]);
     let renamed = xml.replace("<name>snapgate-3</name>", "<name>q</name>");
-    let file = lab.image("renamed.xml");
+    let file = libvirtd.image("renamed.xml");
     std::fs::write(&file, renamed).unwrap();
-    lab.virsh(&[
+    libvirtd.virsh(&[
         "snapshot-create",
         "web02",
         file.to_str().unwrap(),
@@ -333,11 +342,8 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     ]);
     bytes[at] = b'q';
     std::fs::write(&path, bytes).unwrap();
-    lab.run("qemu-img", &["snapshot", "-c", "q", "web02a.qcow2"]);
-    let foreign = adapter
-        .read_backup(&foreign(&web02, "q"), by())
-        .await
-        .unwrap();
+    libvirtd.run("qemu-img", &["snapshot", "-c", "q", "web02a.qcow2"]);
+    let foreign = adapter.read_backup(&foreign(&web02, "q"), by()).await.unwrap();
     let to = restore(&foreign, &web02, "");
     refused(adapter, &to, 4, FaultKind::Unsupported, &["name q", "id"]).await;
     assert_eq!(
@@ -349,14 +355,14 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
 
 #[apply(test)]
 async fn disks_of_others_are_not_changed_under_them() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "base", 1).await;
     let to = restore(&backup, &web02, "");
 
-    std::fs::create_dir(lab.image("clones")).unwrap();
-    let base = lab.image("web02a.qcow2");
+    std::fs::create_dir(libvirtd.image("clones")).unwrap();
+    let base = libvirtd.image("web02a.qcow2");
     let base = base.to_str().unwrap();
     let over = [
         "create",
@@ -369,11 +375,11 @@ async fn disks_of_others_are_not_changed_under_them() {
         "qcow2",
         "clones/c.qcow2",
     ];
-    lab.run("qemu-img", &over);
-    let clone = lab.image("clones/c.qcow2");
-    lab.define_like_web02("clone", |xml| {
+    libvirtd.run("qemu-img", &over);
+    let clone = libvirtd.image("clones/c.qcow2");
+    libvirtd.define_like_web02("clone", |xml| {
         xml.replace(
-            lab.image("clonea.qcow2").to_str().unwrap(),
+            libvirtd.image("clonea.qcow2").to_str().unwrap(),
             clone.to_str().unwrap(),
         )
     });
@@ -385,7 +391,7 @@ async fn disks_of_others_are_not_changed_under_them() {
         &["VM clone", "linked clone", "vda"],
     )
     .await;
-    lab.virsh(&["start", "clone"]);
+    libvirtd.virsh(&["start", "clone"]);
     refused(
         adapter,
         &to,
@@ -394,11 +400,11 @@ async fn disks_of_others_are_not_changed_under_them() {
         &["VM clone", "linked clone", "vda"],
     )
     .await;
-    lab.virsh(&["destroy", "clone"]);
-    lab.virsh(&["undefine", "clone"]);
+    libvirtd.virsh(&["destroy", "clone"]);
+    libvirtd.virsh(&["undefine", "clone"]);
 
     // An image beside it, of no VM.
-    std::fs::rename(&clone, lab.image("c.qcow2")).unwrap();
+    std::fs::rename(&clone, libvirtd.image("c.qcow2")).unwrap();
     refused(
         adapter,
         &to,
@@ -408,17 +414,17 @@ async fn disks_of_others_are_not_changed_under_them() {
     )
     .await;
     // Images elsewhere that belong to no VM of this libvirtd are not looked for.
-    std::fs::rename(lab.image("c.qcow2"), &clone).unwrap();
+    std::fs::rename(libvirtd.image("c.qcow2"), &clone).unwrap();
     assert_eq!(
         run(adapter, &to, 5).await,
         Ok(()),
         "of no VM, and elsewhere"
     );
 
-    lab.define_like_web02("twin", |xml| {
+    libvirtd.define_like_web02("twin", |xml| {
         xml.replace(
-            lab.image("twinb.qcow2").to_str().unwrap(),
-            lab.image(BOTH[1]).to_str().unwrap(),
+            libvirtd.image("twinb.qcow2").to_str().unwrap(),
+            libvirtd.image(BOTH[1]).to_str().unwrap(),
         )
     });
     refused(
@@ -429,12 +435,12 @@ async fn disks_of_others_are_not_changed_under_them() {
         &["VM twin", "disk vdb"],
     )
     .await;
-    lab.virsh(&["undefine", "twin"]);
-    std::fs::hard_link(lab.image(BOTH[1]), lab.image("another-name")).unwrap();
-    lab.define_like_web02("twin", |xml| {
+    libvirtd.virsh(&["undefine", "twin"]);
+    std::fs::hard_link(libvirtd.image(BOTH[1]), libvirtd.image("another-name")).unwrap();
+    libvirtd.define_like_web02("twin", |xml| {
         xml.replace(
-            lab.image("twinb.qcow2").to_str().unwrap(),
-            lab.image("another-name").to_str().unwrap(),
+            libvirtd.image("twinb.qcow2").to_str().unwrap(),
+            libvirtd.image("another-name").to_str().unwrap(),
         )
     });
     refused(
@@ -445,35 +451,35 @@ async fn disks_of_others_are_not_changed_under_them() {
         &["VM twin", "disk vdb"],
     )
     .await;
-    lab.virsh(&["undefine", "twin"]);
+    libvirtd.virsh(&["undefine", "twin"]);
     assert_eq!(run(adapter, &to, 8).await, Ok(()), "its own again");
 }
 
 #[apply(test)]
 async fn disks_that_are_not_those_of_the_backup_are_named() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(adapter, &web01, "base", 1).await;
-    lab.write(2);
+    libvirtd.write(2);
     let (to, delete) = (
         restore(&backup, &web01, ""),
         on(&backup, &web01, Change::Delete),
     );
-    lab.virsh(&[
+    libvirtd.virsh(&[
         "snapshot-create-as",
         "web01",
         "--no-metadata",
         "over",
         "--disk-only",
     ]);
-    let number = lab.number("web01");
+    let number = libvirtd.number("web01");
     let words = &["disk vda", "overlay", "Merge"];
     refused(adapter, &to, 2, FaultKind::Conflict, words).await;
     let words = &["disk vda", "Merge"];
     refused(adapter, &delete, 3, FaultKind::Conflict, words).await;
-    lab.virsh(&["destroy", "web01"]);
+    libvirtd.virsh(&["destroy", "web01"]);
     refused(
         adapter,
         &to,
@@ -482,17 +488,21 @@ async fn disks_that_are_not_those_of_the_backup_are_named() {
         &["disk vda", "another image"],
     )
     .await;
-    assert_eq!(lab.read("web01.qcow2"), 2, "the base was left alone");
-    lab.virsh(&["start", "web01"]);
-    lab.virsh(&["blockcommit", "web01", "vda", "--active", "--pivot"]);
-    std::fs::remove_file(lab.image("web01.over")).unwrap();
-    assert_ne!(lab.number("web01"), number, "it was restarted by us alone");
+    assert_eq!(libvirtd.read("web01.qcow2"), 2, "the base was left alone");
+    libvirtd.virsh(&["start", "web01"]);
+    libvirtd.virsh(&["blockcommit", "web01", "vda", "--active", "--pivot"]);
+    std::fs::remove_file(libvirtd.image("web01.over")).unwrap();
+    assert_ne!(
+        libvirtd.number("web01"),
+        number,
+        "it was restarted by us alone"
+    );
 
     // A definition that names another disk for the next start.
-    let xml = lab.virsh(&["dumpxml", "--inactive", "web01"]);
-    let (plain, other) = (lab.image("web01.qcow2"), lab.image("other.qcow2"));
-    lab.write_new(&other);
-    lab.define(
+    let xml = libvirtd.virsh(&["dumpxml", "--inactive", "web01"]);
+    let (plain, other) = (libvirtd.image("web01.qcow2"), libvirtd.image("other.qcow2"));
+    libvirtd.write_new(&other);
+    libvirtd.define(
         "web01",
         &xml.replace(plain.to_str().unwrap(), other.to_str().unwrap()),
     );
@@ -504,18 +514,18 @@ async fn disks_that_are_not_those_of_the_backup_are_named() {
         &["disk vda", "next start"],
     )
     .await;
-    lab.define("web01", &xml);
+    libvirtd.define("web01", &xml);
     assert_eq!(run(adapter, &to, 6).await, Ok(()), "restored");
-    assert_eq!(lab.read("web01.qcow2"), 1, "its own disk");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "its own disk");
 }
 
 #[apply(test)]
 async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
-    let lab = Lab::start();
-    let (adapter, web02, web01) = (lab.adapter(), vm("web02"), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02, web01) = (libvirtd.adapter(), vm("web02"), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let plain = lab.virsh(&["dumpxml", "web02"]);
-    let uuid = lab.virsh(&["domuuid", "web02"]);
+    let plain = libvirtd.virsh(&["dumpxml", "web02"]);
+    let uuid = libvirtd.virsh(&["domuuid", "web02"]);
     let target = "<target dev='vdb' bus='virtio'/>";
     let second = "<disk type='file' device='disk'>";
     let (head, tail) = plain.rsplit_once(second).unwrap();
@@ -533,10 +543,10 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
     ];
     for (number, (name, xml, word)) in (1..).zip(rows) {
         assert!(xml.contains(uuid.trim()), "{name}: the same VM");
-        lab.define("web02", &xml);
+        libvirtd.define("web02", &xml);
         for state in ["off", "on"] {
             if state == "on" {
-                lab.virsh(&["start", "web02"]);
+                libvirtd.virsh(&["start", "web02"]);
             }
             let new = create(adapter, &web02, name, number);
             refused(
@@ -548,19 +558,19 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
             )
             .await;
         }
-        lab.virsh(&["destroy", "web02"]);
+        libvirtd.virsh(&["destroy", "web02"]);
     }
     // What is read only is left out, as the manual says.
-    lab.define(
+    libvirtd.define(
         "web02",
         &plain.replace(target, &format!("{target}<readonly/>")),
     );
     made(adapter, &web02, "one disk", 10).await;
-    assert_eq!(lab.tags(BOTH[0]), ["snapgate-10"], "the writable one");
-    assert!(lab.tags(BOTH[1]).is_empty(), "not the other");
+    assert_eq!(libvirtd.tags(BOTH[0]), ["snapgate-10"], "the writable one");
+    assert!(libvirtd.tags(BOTH[1]).is_empty(), "not the other");
 
     let backup = made(adapter, &web01, "kept", 11).await;
-    lab.virsh(&["undefine", "web01", "--snapshots-metadata"]);
+    libvirtd.virsh(&["undefine", "web01", "--snapshots-metadata"]);
     let new = create(adapter, &web01, "lost", 12);
     refused(
         adapter,
@@ -579,13 +589,13 @@ async fn vms_of_which_no_backup_would_last_are_refused_naming_the_reason() {
         &["transient", "Define"],
     )
     .await;
-    assert_eq!(lab.state("web01"), "running", "it runs on");
+    assert_eq!(libvirtd.state("web01"), "running", "it runs on");
 }
 
 #[apply(test)]
 async fn protection_outlives_an_edit_of_the_description_by_others() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "precious", 1).await;
     let patch = BackupPatch {
@@ -594,13 +604,13 @@ async fn protection_outlives_an_edit_of_the_description_by_others() {
     };
     let protect = on(&backup, &web02, Change::Update(patch));
     assert_eq!(run(adapter, &protect, 2).await, Ok(()), "protected");
-    let xml = lab.virsh(&["snapshot-dumpxml", "web02", "snapgate-1"]);
+    let xml = libvirtd.virsh(&["snapshot-dumpxml", "web02", "snapgate-1"]);
     let (head, rest) = xml.split_once("<description>").unwrap();
     let (_, tail) = rest.split_once("</description>").unwrap();
     let edited = format!("{head}<description>edited by others</description>{tail}");
-    let file = lab.image("edited.xml");
+    let file = libvirtd.image("edited.xml");
     std::fs::write(&file, edited).unwrap();
-    lab.virsh(&[
+    libvirtd.virsh(&[
         "snapshot-create",
         "web02",
         file.to_str().unwrap(),

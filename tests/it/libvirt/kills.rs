@@ -16,7 +16,7 @@ use crate::conformance::key;
 use crate::conformance::run;
 use crate::harness::PATIENCE;
 use crate::libvirt::made;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
 
@@ -43,8 +43,8 @@ fn begin_and_die(config: Config, intent: Intent, number: u64, after: Duration) -
 }
 
 /// Waits until libvirtd has taken up what those sent who died since.
-async fn taken_up(lab: &Lab, clients: usize) {
-    crate::harness::eventually("they are gone", || lab.clients() <= clients);
+async fn taken_up(libvirtd: &PrivateLibvirtd, clients: usize) {
+    crate::harness::eventually("they are gone", || libvirtd.clients() <= clients);
     // What was read from them is given to a thread, which begins at once.
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
@@ -78,28 +78,28 @@ pub(crate) async fn found(
 
 #[apply(test)]
 async fn what_a_killed_gateway_began_is_found_as_it_is() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(adapter, &web01, "base", 1).await;
     let mut restored = 0;
     // With every connection that the adapter has.
     found(adapter, &restore(&backup, &web01, ""), 2, None).await;
-    let clients = lab.clients();
+    let clients = libvirtd.clients();
     // Longer and longer, until one came far enough.
     for (life, wait) in (0..).zip([0_u64, 20, 100, 300, 900, 3000, 9000, 27000]) {
         if restored > 0 && life > 3 {
             break;
         }
-        lab.write(2);
+        libvirtd.write(2);
         let number = 100 + life;
         let intent = restore(&backup, &web01, "");
         let wait = Duration::from_millis(wait);
-        let before = begin_and_die(lab.config(), intent.clone(), number, wait);
-        taken_up(&lab, clients).await;
+        let before = begin_and_die(libvirtd.config(), intent.clone(), number, wait);
+        taken_up(&libvirtd, clients).await;
         let found = found(adapter, &intent, number, before.as_ref()).await;
-        let content = lab.read("web01.qcow2");
+        let content = libvirtd.read("web01.qcow2");
         match found {
             FindOutcome::Done => {
                 assert_eq!(content, 1, "life {life}: done means put back");
@@ -115,12 +115,12 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
                 panic!("life {life}: {found:?}")
             }
         }
-        assert_eq!(lab.state("web01"), "running", "life {life}: it runs");
+        assert_eq!(libvirtd.state("web01"), "running", "life {life}: it runs");
 
         let number = 200 + life;
         let intent = create(adapter, &web01, &format!("life {life}"), number);
-        let before = begin_and_die(lab.config(), intent.clone(), number, wait);
-        taken_up(&lab, clients).await;
+        let before = begin_and_die(libvirtd.config(), intent.clone(), number, wait);
+        taken_up(&libvirtd, clients).await;
         let found = self::found(adapter, &intent, number, before.as_ref()).await;
         let read = adapter.read_backup(&intent.target, by()).await;
         match found {
@@ -144,19 +144,19 @@ async fn what_a_killed_gateway_began_is_found_as_it_is() {
 
 #[apply(test)]
 async fn a_killed_libvirtd_makes_no_untrue_answers() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(adapter, &web01, "base", 1).await;
-    lab.kill_daemon();
+    libvirtd.kill_daemon();
     let error = adapter
-        .read(&create(adapter, &web01, "x", 1).target, by())
+        .read_backup(&create(adapter, &web01, "x", 1).target, by())
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Unavailable, "{error:?}");
     assert_eq!(error.effect, Effect::None, "nothing was sent");
-    lab.start_daemon();
+    libvirtd.start_daemon();
     let end = by();
     while adapter.health(by()).await.is_err() && SystemClock.instant() < end.instant() {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -169,11 +169,11 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
     );
 
     for (life, wait) in (0..).zip([5_u64, 100, 400, 800]) {
-        if lab.state("web01") != "running" {
-            lab.virsh(&["destroy", "web01"]);
-            lab.virsh(&["start", "web01"]);
+        if libvirtd.state("web01") != "running" {
+            libvirtd.virsh(&["destroy", "web01"]);
+            libvirtd.virsh(&["start", "web01"]);
         }
-        lab.write(2);
+        libvirtd.write(2);
         let number = 100 + life;
         let intent = if life % 2 == 0 {
             create(adapter, &web01, &format!("life {life}"), number)
@@ -183,8 +183,8 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
         let before = adapter.baseline(&intent, key(number), by()).await.unwrap();
         let kill = async {
             tokio::time::sleep(Duration::from_millis(wait)).await;
-            lab.kill_daemon();
-            lab.start_daemon();
+            libvirtd.kill_daemon();
+            libvirtd.start_daemon();
         };
         let begin = adapter.begin(&intent, key(number), before.as_ref(), by());
         let (begun, ()) = tokio::join!(begin, kill);
@@ -195,15 +195,21 @@ async fn a_killed_libvirtd_makes_no_untrue_answers() {
             }
             Ok(_) => found(adapter, &intent, number, before.as_ref()).await,
         };
-        tell(&lab, adapter, &intent, &found, life).await;
-        if lab.state("web01") == "shut off" {
-            lab.virsh(&["start", "web01"]);
+        check_outcome(&libvirtd, adapter, &intent, &found, life).await;
+        if libvirtd.state("web01") == "shut off" {
+            libvirtd.virsh(&["start", "web01"]);
         }
     }
 }
 
 /// Holds what was found against what is there.
-async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOutcome, life: u64) {
+async fn check_outcome(
+    libvirtd: &PrivateLibvirtd,
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    found: &FindOutcome,
+    life: u64,
+) {
     let is_create = matches!(intent.change, Change::Create(_));
     match (found, is_create) {
         (FindOutcome::Done, true) => {
@@ -214,18 +220,22 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
             let read = adapter.read_backup(&intent.target, by()).await;
             assert!(read.is_err(), "life {life}: {read:?}");
             assert_ne!(
-                lab.state("web01"),
+                libvirtd.state("web01"),
                 "shut off",
                 "life {life}: nothing was done"
             );
         }
         (FindOutcome::Done, false) => {
-            assert_eq!(lab.read("web01.qcow2"), 1, "life {life}: put back");
+            assert_eq!(libvirtd.read("web01.qcow2"), 1, "life {life}: put back");
         }
         (FindOutcome::NotBegun, false) => {
-            assert_eq!(lab.read("web01.qcow2"), 2, "life {life}: nothing was done");
             assert_eq!(
-                lab.state("web01"),
+                libvirtd.read("web01.qcow2"),
+                2,
+                "life {life}: nothing was done"
+            );
+            assert_eq!(
+                libvirtd.state("web01"),
                 "running",
                 "life {life}: nothing was done"
             );
@@ -233,10 +243,10 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
         // Both admit that something went wrong, which an operator can see.
         (FindOutcome::Failed(_), _) => {
             let id = intent.target.backup.as_str();
-            let is_stopped = lab.state("web01") != "running";
-            let told =
-                is_stopped || (is_create && lab.monitor("web01", "info snapshots").contains(id));
-            assert!(told, "life {life}");
+            let is_stopped = libvirtd.state("web01") != "running";
+            let is_true = is_stopped
+                || (is_create && libvirtd.monitor("web01", "info snapshots").contains(id));
+            assert!(is_true, "life {life}");
         }
         (FindOutcome::Unknowable, _) => assert!(!is_create, "life {life}: a create can be known"),
         (
@@ -253,8 +263,8 @@ async fn tell(lab: &Lab, adapter: &dyn Adapter, intent: &Intent, found: &FindOut
 
 #[apply(test)]
 async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     for (life, moment) in (1..).zip(["in the middle", "at once", "a little later"]) {
         let intent = create(adapter, &web01, &format!("life {life}"), life);
@@ -262,19 +272,19 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
         let is_middle = moment == "in the middle";
         if is_middle {
             // Nothing is made before it is killed.
-            lab.signal("web01", "STOP");
+            libvirtd.signal("web01", "STOP");
         }
         let kill = async {
             match moment {
                 "in the middle" => {
-                    while !lab.lists("web01", id) {
+                    while !libvirtd.lists("web01", id) {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
                 "at once" => {}
                 _later => tokio::time::sleep(Duration::from_millis(30)).await,
             }
-            lab.signal("web01", "KILL");
+            libvirtd.signal("web01", "KILL");
         };
         let (outcome, ()) = tokio::join!(run(adapter, &intent, life), kill);
         let read = adapter.read_backup(&intent.target, by()).await;
@@ -284,11 +294,11 @@ async fn a_killed_qemu_fails_its_operation_and_the_next_ones_work() {
             "{moment}: {outcome:?} {read:?}"
         );
         assert!(!is_middle || outcome.is_err(), "{moment}: {outcome:?}");
-        crate::harness::eventually("libvirt notices", || lab.state("web01") == "shut off");
+        crate::harness::eventually("libvirt notices", || libvirtd.state("web01") == "shut off");
         let stopped = adapter.read_vm(&web01, by()).await.unwrap();
         assert_eq!(stopped.run_state, Some(RunState::Stopped), "{moment}");
-        lab.virsh(&["start", "web01"]);
-        crate::harness::eventually("it boots", || lab.counter("web01") > 0);
+        libvirtd.virsh(&["start", "web01"]);
+        crate::harness::eventually("it boots", || libvirtd.counter("web01") > 0);
     }
     let backup = made(adapter, &web01, "afterwards", 10).await;
     assert_eq!(

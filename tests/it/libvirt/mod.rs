@@ -26,7 +26,7 @@ use crate::conformance::run;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::probe;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 
 pub(crate) fn vm(name: &str) -> VmId {
     VmId::new(name).unwrap()
@@ -51,17 +51,19 @@ pub(crate) fn restore(backup: &Backup, of: &VmId, after: &str) -> Intent {
 }
 
 #[apply(test)]
-async fn memory_and_disks_are_put_back_and_the_vm_does_what_it_is_told() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+async fn memory_and_disks_are_put_back_and_the_vm_ends_as_requested() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write(1);
-    let before = lab.counter("web01");
+    libvirtd.write(1);
+    let before = libvirtd.counter("web01");
     let backup = made(adapter, &web01, "counted", 1).await;
-    let at_most = lab.counter("web01");
-    lab.write(2);
-    crate::harness::eventually("it counts on", || lab.counter("web01") > at_most + 1000);
-    let after = lab.counter("web01");
+    let at_most = libvirtd.counter("web01");
+    libvirtd.write(2);
+    crate::harness::eventually("it counts on", || {
+        libvirtd.counter("web01") > at_most + 1000
+    });
+    let after = libvirtd.counter("web01");
 
     let intent = restore(&backup, &web01, "paused");
     assert_eq!(
@@ -69,51 +71,51 @@ async fn memory_and_disks_are_put_back_and_the_vm_does_what_it_is_told() {
         Ok(()),
         "restored and paused"
     );
-    assert_eq!(lab.state("web01"), "paused", "as asked");
-    let counted = lab.counter("web01");
+    assert_eq!(libvirtd.state("web01"), "paused", "as asked");
+    let counted = libvirtd.counter("web01");
     assert!(
         (before..=at_most).contains(&counted),
         "{before} <= {counted} <= {at_most} < {after}"
     );
-    assert_eq!(lab.counter("web01"), counted, "it stands still");
-    assert_eq!(lab.read("web01.qcow2"), 1, "the disk too");
+    assert_eq!(libvirtd.counter("web01"), counted, "it stands still");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "the disk too");
 
     let intent = restore(&backup, &web01, "");
     assert_eq!(run(adapter, &intent, 3).await, Ok(()), "as before");
-    assert_eq!(lab.state("web01"), "paused", "it was paused");
+    assert_eq!(libvirtd.state("web01"), "paused", "it was paused");
     assert_eq!(
         run(adapter, &restore(&backup, &web01, "running"), 4).await,
         Ok(()),
         "running"
     );
-    assert_eq!(lab.state("web01"), "running", "as asked");
-    crate::harness::eventually("it goes on", || lab.counter("web01") > counted);
+    assert_eq!(libvirtd.state("web01"), "running", "as asked");
+    crate::harness::eventually("it goes on", || libvirtd.counter("web01") > counted);
 
-    lab.virsh(&["destroy", "web01"]);
-    lab.write_off("web01.qcow2", 3);
+    libvirtd.virsh(&["destroy", "web01"]);
+    libvirtd.write_off("web01.qcow2", 3);
     assert_eq!(
         run(adapter, &restore(&backup, &web01, "as-before"), 5).await,
         Ok(()),
         "while off"
     );
-    assert_eq!(lab.state("web01"), "shut off", "it was off and is off");
-    assert_eq!(lab.read("web01.qcow2"), 1, "its disk is put back");
+    assert_eq!(libvirtd.state("web01"), "shut off", "it was off and is off");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "its disk is put back");
     assert_eq!(
         run(adapter, &restore(&backup, &web01, "as-saved"), 6).await,
         Ok(()),
         "as saved"
     );
-    assert_eq!(lab.state("web01"), "running", "it ran then");
+    assert_eq!(libvirtd.state("web01"), "running", "it ran then");
 
-    two_disks(&lab, adapter).await;
-    names_and_descriptions(&lab, adapter, &backup).await;
+    two_disks(&libvirtd, adapter).await;
+    names_and_descriptions(&libvirtd, adapter, &backup).await;
 }
 
-async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
+async fn two_disks(libvirtd: &PrivateLibvirtd, adapter: &dyn Adapter) {
     let web02 = vm("web02");
     let disks = ["web02a.qcow2", "web02b.qcow2"];
-    let fill = |byte| disks.map(|disk| lab.write_off(disk, byte));
-    let read = || disks.map(|disk| lab.read(disk));
+    let fill = |byte| disks.map(|disk| libvirtd.write_off(disk, byte));
+    let read = || disks.map(|disk| libvirtd.read(disk));
     fill(4);
     let backup = made(adapter, &web02, "two", 11).await;
     fill(5);
@@ -123,17 +125,17 @@ async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
         "offline"
     );
     assert_eq!(read(), [4, 4], "both disks");
-    assert_eq!(lab.state("web02"), "shut off", "still off");
+    assert_eq!(libvirtd.state("web02"), "shut off", "still off");
     fill(6);
-    lab.virsh(&["start", "web02"]);
+    libvirtd.virsh(&["start", "web02"]);
     assert_eq!(
         run(adapter, &restore(&backup, &web02, ""), 13).await,
         Ok(()),
         "while on"
     );
     assert_eq!(read(), [4, 4], "both disks again");
-    assert_eq!(lab.state("web02"), "running", "it ran and runs");
-    let uuid = lab.virsh(&["domuuid", "web02"]);
+    assert_eq!(libvirtd.state("web02"), "running", "it ran and runs");
+    let uuid = libvirtd.virsh(&["domuuid", "web02"]);
     let named = adapter.read_vm(&vm(uuid.trim()), by()).await.unwrap();
     assert_eq!(
         (named.name.as_str(), named.run_state),
@@ -143,7 +145,7 @@ async fn two_disks(lab: &Lab, adapter: &dyn Adapter) {
 }
 
 /// Properties live in libvirt, survive restores, and leave what others wrote alone.
-async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup) {
+async fn names_and_descriptions(libvirtd: &PrivateLibvirtd, adapter: &dyn Adapter, ours: &Backup) {
     let web01 = vm("web01");
     let patch = BackupPatch {
         name: Some(BackupName::new("n\u{e4}chtlich <1>").unwrap()),
@@ -164,14 +166,14 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
         patch.applied_to(ours.clone()),
         "everything is still there"
     );
-    let fresh = lab.adapter();
+    let fresh = libvirtd.adapter();
     assert_eq!(
         fresh.read_backup(&update.target, by()).await.unwrap(),
         read,
         "for others, too"
     );
 
-    lab.virsh(&[
+    libvirtd.virsh(&[
         "snapshot-create-as",
         "web01",
         "by-hand",
@@ -192,9 +194,9 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
     assert_eq!(run(adapter, &update, 23).await, Ok(()), "tagged");
     let read = adapter.read_backup(&target, by()).await.unwrap();
     assert_eq!(read, patch.applied_to(theirs.clone()), "only tagged");
-    let xml = lab.virsh(&["snapshot-dumpxml", "web01", "by-hand"]);
+    let xml = libvirtd.virsh(&["snapshot-dumpxml", "web01", "by-hand"]);
     assert!(xml.contains("of\nsomebody else"), "their words stay: {xml}");
-    let current = lab.virsh(&["snapshot-current", "web01", "--name"]);
+    let current = libvirtd.virsh(&["snapshot-current", "web01", "--name"]);
     assert_eq!(current.trim(), "by-hand", "still the current one");
     assert_eq!(
         run(adapter, &restore(&read, &web01, ""), 24).await,
@@ -214,80 +216,89 @@ async fn names_and_descriptions(lab: &Lab, adapter: &dyn Adapter, ours: &Backup)
 }
 
 /// Each reason not to restore: what brings it about, and what takes it away again.
-type Reason = (&'static str, fn(&Lab), fn(&Lab), FaultKind);
+type Reason = (
+    &'static str,
+    fn(&PrivateLibvirtd),
+    fn(&PrivateLibvirtd),
+    FaultKind,
+);
 
 const REASONS: &[Reason] = &[
     (
         "checkpoint",
-        |lab| drop(lab.virsh(&["checkpoint-create-as", "web01", "cp"])),
-        |lab| drop(lab.virsh(&["checkpoint-delete", "web01", "cp"])),
+        |libvirtd| drop(libvirtd.virsh(&["checkpoint-create-as", "web01", "cp"])),
+        |libvirtd| drop(libvirtd.virsh(&["checkpoint-delete", "web01", "cp"])),
         FaultKind::Conflict,
     ),
     (
         "dirty bitmap",
-        |lab| qmp(lab, "block-dirty-bitmap-add"),
-        |lab| qmp(lab, "block-dirty-bitmap-remove"),
+        |libvirtd| qmp(libvirtd, "block-dirty-bitmap-add"),
+        |libvirtd| qmp(libvirtd, "block-dirty-bitmap-remove"),
         FaultKind::Conflict,
     ),
     (
         "job of libvirt's",
-        |lab| {
-            let path = lab.folder().join("pull.xml");
-            let socket = lab.folder().join("nbd");
+        |libvirtd| {
+            let path = libvirtd.folder().join("pull.xml");
+            let socket = libvirtd.folder().join("nbd");
             let xml = format!(
                 "<domainbackup mode='pull'><server transport='unix' socket='{}'/></domainbackup>",
                 socket.display()
             );
             fs::write(&path, xml).unwrap();
-            lab.virsh(&["backup-begin", "web01", path.to_str().unwrap()]);
+            libvirtd.virsh(&["backup-begin", "web01", path.to_str().unwrap()]);
         },
-        |lab| drop(lab.virsh(&["domjobabort", "web01"])),
+        |libvirtd| drop(libvirtd.virsh(&["domjobabort", "web01"])),
         FaultKind::Busy,
     ),
     (
         "removed behind libvirt's back",
-        |lab| drop(lab.monitor("web01", "delvm snapgate-1")),
+        |libvirtd| drop(libvirtd.monitor("web01", "delvm snapgate-1")),
         |_| {},
         FaultKind::Damaged,
     ),
     (
         "another disk",
-        |lab| {
-            let disk = lab.folder().join("more.qcow2");
-            lab.write_new(&disk);
+        |libvirtd| {
+            let disk = libvirtd.folder().join("more.qcow2");
+            libvirtd.write_new(&disk);
             let at = disk.to_str().unwrap();
-            lab.virsh(&["attach-disk", "web01", at, "vdz", "--subdriver", "qcow2"]);
+            libvirtd.virsh(&["attach-disk", "web01", at, "vdz", "--subdriver", "qcow2"]);
         },
         |_| {},
         FaultKind::Conflict,
     ),
 ];
 
-fn qmp(lab: &Lab, command: &str) {
-    let nodes = lab.monitor("web01", "info block -v");
+fn qmp(libvirtd: &PrivateLibvirtd, command: &str) {
+    let nodes = libvirtd.monitor("web01", "info block -v");
     let (_, rest) = nodes.split_once("libvirt-").unwrap();
     let (number, _) = rest.split_once("-format").unwrap();
     let node = format!("libvirt-{number}-format");
     let text =
         format!(r#"{{"execute":"{command}","arguments":{{"node":"{node}","name":"foreign"}}}}"#);
-    let said = lab.virsh(&["qemu-monitor-command", "web01", &text]);
+    let said = libvirtd.virsh(&["qemu-monitor-command", "web01", &text]);
     assert!(!said.contains("error"), "{command}: {said}");
 }
 
 #[apply(test)]
 async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web01, "wanted", 1).await;
-    let number = lab.number("web01");
+    let number = libvirtd.number("web01");
     let intent = restore(&backup, &web01, "");
     for (at, (name, cause, cure, expected)) in (2..).zip(REASONS) {
-        cause(&lab);
+        cause(&libvirtd);
         assert_eq!(run(adapter, &intent, at).await, Err(*expected), "{name}");
-        assert_eq!(lab.state("web01"), "running", "{name}: it runs");
-        assert_eq!(lab.number("web01"), number, "{name}: it was not restarted");
-        cure(&lab);
+        assert_eq!(libvirtd.state("web01"), "running", "{name}: it runs");
+        assert_eq!(
+            libvirtd.number("web01"),
+            number,
+            "{name}: it was not restarted"
+        );
+        cure(&libvirtd);
     }
     let wrong = restore(&backup, &web01, "later");
     let error = adapter
@@ -301,7 +312,7 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
         } else {
             &[]
         };
-        lab.virsh(&[&["snapshot-create-as", "web01", name][..], disks].concat());
+        libvirtd.virsh(&[&["snapshot-create-as", "web01", name][..], disks].concat());
         let target = Target {
             vm: web01.clone(),
             backup: BackupId::new(name).unwrap(),
@@ -309,24 +320,28 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
         let foreign = adapter.read_backup(&target, by()).await.unwrap();
         let refused = run(adapter, &restore(&foreign, &web01, ""), at).await;
         assert_eq!(refused, Err(FaultKind::Unsupported), "{name}");
-        assert_eq!(lab.number("web01"), number, "{name}: it was not restarted");
+        assert_eq!(
+            libvirtd.number("web01"),
+            number,
+            "{name}: it was not restarted"
+        );
     }
-    renamed(&lab, adapter).await;
+    renamed(&libvirtd, adapter).await;
 }
 
 /// What libvirt's own rename does to a snapshot: only libvirt's record is renamed.
-async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
+async fn renamed(libvirtd: &PrivateLibvirtd, adapter: &dyn Adapter) {
     let web02 = vm("web02");
-    lab.virsh(&["start", "web02"]);
+    libvirtd.virsh(&["start", "web02"]);
     let backup = made(adapter, &web02, "renamed", 40).await;
-    let xml = lab.virsh(&["snapshot-dumpxml", "web02", backup.id.as_str()]);
-    let path = lab.folder().join("renamed.xml");
+    let xml = libvirtd.virsh(&["snapshot-dumpxml", "web02", backup.id.as_str()]);
+    let path = libvirtd.folder().join("renamed.xml");
     fs::write(
         &path,
         xml.replace("<name>snapgate-40</name>", "<name>new</name>"),
     )
     .unwrap();
-    lab.virsh(&[
+    libvirtd.virsh(&[
         "snapshot-create",
         "web02",
         path.to_str().unwrap(),
@@ -343,13 +358,13 @@ async fn renamed(lab: &Lab, adapter: &dyn Adapter) {
         Err(FaultKind::Damaged),
         "the disks do not know that name"
     );
-    assert_eq!(lab.state("web02"), "running", "it runs");
+    assert_eq!(libvirtd.state("web02"), "running", "it runs");
 }
 
 #[apply(test)]
-async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+async fn an_unfinished_snapshot_of_another_client_is_no_backup_yet() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let whole = made(adapter, &web01, "whole", 1).await;
     let page = Page {
@@ -359,17 +374,17 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
     let mut seen_half = false;
     for attempt in 0..20 {
         let name = format!("half-{attempt}");
-        let mut maker = lab.spawn_virsh(&["snapshot-create-as", "web01", &name]);
+        let mut maker = libvirtd.spawn_virsh(&["snapshot-create-as", "web01", &name]);
         // libvirt pauses the VM to make it.
-        while lab.state("web01") != "paused" && maker.try_wait().unwrap().is_none() {
+        while libvirtd.state("web01") != "paused" && maker.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
-        lab.signal("web01", "STOP");
-        let is_half = lab.state("web01") == "paused" && lab.lists("web01", &name);
+        libvirtd.signal("web01", "STOP");
+        let is_half = libvirtd.state("web01") == "paused" && libvirtd.lists("web01", &name);
         let listed = adapter.list_backups(&web01, &page, by()).await;
         let to = restore(&whole, &web01, "");
         let looked = adapter.baseline(&to, key(2), by()).await.is_ok();
-        lab.signal("web01", "CONT");
+        libvirtd.signal("web01", "CONT");
         assert!(maker.wait().unwrap().success(), "{name} is made");
         assert!(looked, "{name}: looking has no need to wait");
         if is_half {
@@ -381,7 +396,7 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
             );
             break;
         }
-        lab.virsh(&["snapshot-delete", "web01", &name]);
+        libvirtd.virsh(&["snapshot-delete", "web01", &name]);
     }
     assert!(seen_half, "libvirt was seen in the middle of a snapshot");
     let listed = adapter.list_backups(&web01, &page, by()).await.unwrap();
@@ -390,10 +405,10 @@ async fn a_snapshot_somebody_is_making_is_no_backup_yet() {
 
 #[apply(test)]
 async fn the_test_driver_is_served_by_the_same_calls() {
-    let lab = Lab::start();
+    let libvirtd = PrivateLibvirtd::start();
     let config = Config {
         uri: "test:///default".to_owned(),
-        ..lab.config()
+        ..libvirtd.config()
     };
     let adapter = Libvirt::new(config, SystemClock::shared(), Tasks::default());
     let adapter = Arc::new(adapter);
@@ -428,9 +443,9 @@ async fn the_test_driver_is_served_by_the_same_calls() {
     assert_eq!(gone, Err(FaultKind::NoSuchBackup), "deleted");
 }
 
-/// A gateway on the lab, as a process.
-fn serve(lab: &Lab) -> (Process, Client) {
-    let path = lab.folder().join("snapgate.toml");
+/// A gateway in front of it, as a process.
+fn serve(libvirtd: &PrivateLibvirtd) -> (Process, Client) {
+    let path = libvirtd.folder().join("snapgate.toml");
     let config = format!(
         r#"[server]
 listen = "127.0.0.1:0"
@@ -459,51 +474,56 @@ backups = ["*"]
 }
 
 #[apply(test)]
-fn the_four_requests_work_and_a_killed_gateway_tells_the_truth_afterwards() {
-    let lab = Lab::start();
-    let (process, client) = serve(&lab);
-    let config = lab.folder().join("snapgate.toml");
-    let (code, told) = probe(config.to_str().unwrap());
-    assert_eq!(code, Some(0), "{told}");
+fn the_four_requests_work_and_a_killed_gateway_reports_the_truth_afterwards() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (process, client) = serve(&libvirtd);
+    let config = libvirtd.folder().join("snapgate.toml");
+    let (code, printed) = probe(config.to_str().unwrap());
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: QEMU",
         "  can create, update, delete, restore; cannot nothing",
         "  VM web01: web01 STARTED",
         "  VM web02: web02 STOPPED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
-    lab.write(1);
+    libvirtd.write(1);
     let new = r#"{"name": "nightly", "description": "before", "tags": ["a"]}"#;
     let created = client.finished(&client.post("/back_up?vm=web01", new).status_uri());
     assert_eq!(created["status"], 201, "{created}");
     let target = created["target_uri"].as_str().unwrap().to_owned();
-    let counted = lab.counter("web01");
+    let counted = libvirtd.counter("web01");
     let changed = client
         .put(&target, r#"{"name": "weekly", "tags": ["b", "c"]}"#)
         .json();
     assert_eq!(changed["progress"], 100, "answered at once: {changed}");
     assert_eq!(changed["status"], 200, "answered at once: {changed}");
-    lab.write(2);
-    crate::harness::eventually("it counts on", || lab.counter("web01") > counted + 1000);
+    libvirtd.write(2);
+    crate::harness::eventually("it counts on", || {
+        libvirtd.counter("web01") > counted + 1000
+    });
     let paused = r#"{"after_restore": "paused", "note": "drill"}"#;
     let reply = client.post(&format!("{target}/restore"), paused);
     let status = client.finished(&reply.status_uri());
     assert_eq!(status["status"], 200, "{status}");
-    assert_eq!(lab.state("web01"), "paused", "as the request said");
-    assert_eq!(lab.read("web01.qcow2"), 1, "the disk is put back");
-    assert!(lab.counter("web01") <= counted, "the memory is put back");
-    lab.virsh(&["resume", "web01"]);
+    assert_eq!(libvirtd.state("web01"), "paused", "as the request said");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "the disk is put back");
+    assert!(
+        libvirtd.counter("web01") <= counted,
+        "the memory is put back"
+    );
+    libvirtd.virsh(&["resume", "web01"]);
     let backup = client.get(&target).json();
     assert_eq!(backup["name"], "weekly", "{backup}");
     assert_eq!(backup["description"], "before", "{backup}");
     assert_eq!(backup["tags"], serde_json::json!(["b", "c"]), "{backup}");
 
-    lab.write(3);
+    libvirtd.write(3);
     let uri = client.post(&format!("{target}/restore"), "").status_uri();
-    crate::harness::eventually("libvirt is at it", || lab.read("web01.qcow2") == 1);
+    crate::harness::eventually("libvirt is at it", || libvirtd.read("web01.qcow2") == 1);
     process.kill();
-    let (process, client) = serve(&lab);
+    let (process, client) = serve(&libvirtd);
     let status = client.finished(&uri);
     assert_eq!(
         status["status"], 200,
@@ -513,7 +533,8 @@ fn the_four_requests_work_and_a_killed_gateway_tells_the_truth_afterwards() {
     assert_eq!(status["status"], 200, "{status}");
     assert_eq!(client.get(&target).status, 404, "gone");
     assert!(
-        lab.virsh(&["snapshot-list", "web01", "--name"])
+        libvirtd
+            .virsh(&["snapshot-list", "web01", "--name"])
             .trim()
             .is_empty(),
         "in libvirt, too"

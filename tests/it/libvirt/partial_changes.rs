@@ -15,53 +15,53 @@ use crate::conformance::run;
 use crate::libvirt::disks::BOTH;
 use crate::libvirt::disks::failure;
 use crate::libvirt::made;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
 
 #[apply(test)]
 async fn a_restore_that_fails_all_the_same_says_what_became_of_the_vm_and_its_disks() {
-    let lab = Lab::start();
+    let libvirtd = PrivateLibvirtd::start();
     let config = Config {
         inspect_disks: false,
-        ..lab.config()
+        ..libvirtd.config()
     };
     // It does not look, so it runs into it.
     let blind = Libvirt::new(config, SystemClock::shared(), Tasks::default());
-    let (adapter, web01, web02) = (lab.adapter(), vm("web01"), vm("web02"));
+    let (adapter, web01, web02) = (libvirtd.adapter(), vm("web01"), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web01, "on", 1).await;
-    lab.monitor("web01", "delvm snapgate-1");
+    libvirtd.monitor("web01", "delvm snapgate-1");
     let text = failure(&blind, &restore(&backup, &web01, ""), 2).await;
     assert!(text.contains("half-way"), "{text}");
     assert!(text.contains("the VM is off"), "{text}");
     assert!(text.contains("start the VM"), "the remedy: {text}");
-    assert_eq!(lab.state("web01"), "shut off", "it is");
+    assert_eq!(libvirtd.state("web01"), "shut off", "it is");
 
-    let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
+    let fill = |byte| BOTH.map(|disk| libvirtd.write_off(disk, byte));
     fill(1);
     let backup = made(adapter, &web02, "two", 3).await;
     fill(2);
-    let held = lab.hold("web02b.qcow2");
+    let held = libvirtd.hold("web02b.qcow2");
     let text = failure(&blind, &restore(&backup, &web02, ""), 4).await;
     drop(held);
     assert!(text.contains("the VM is off"), "{text}");
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 2], "half of it");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 2], "half of it");
 
     // libvirt itself forgets a snapshot of which it left a part behind.
-    let held = lab.hold("web02b.qcow2");
+    let held = libvirtd.hold("web02b.qcow2");
     assert_eq!(
         run(&blind, &on(&backup, &web02, Change::Delete), 5).await,
         Ok(()),
         "so it says"
     );
     drop(held);
-    assert_eq!(lab.tags("web02b.qcow2"), ["snapgate-3"], "left behind");
+    assert_eq!(libvirtd.tags("web02b.qcow2"), ["snapgate-3"], "left behind");
 }
 
 /// Makes the snapshot of this name on a disk one that QEMU can neither restore nor delete, or mends it again.
-fn spoil(lab: &Lab, disk: &str, name: &str) {
-    let path = lab.image(disk);
+fn spoil(libvirtd: &PrivateLibvirtd, disk: &str, name: &str) {
+    let path = libvirtd.image(disk);
     let mut bytes = std::fs::read(&path).unwrap();
     let needle = format!("1{name}");
     let found = bytes
@@ -83,16 +83,16 @@ fn spoil(lab: &Lab, disk: &str, name: &str) {
 
 #[apply(test)]
 async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
+    let fill = |byte| BOTH.map(|disk| libvirtd.write_off(disk, byte));
     fill(1);
     let backup = made(adapter, &web02, "two", 3).await;
     fill(2);
-    spoil(&lab, BOTH[1], "snapgate-3");
+    spoil(&libvirtd, BOTH[1], "snapgate-3");
     let text = failure(adapter, &restore(&backup, &web02, ""), 4).await;
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 2], "half of it");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 2], "half of it");
     for words in [
         "data of the backup is on disk vda",
         "disk vdb was not restored",
@@ -100,46 +100,46 @@ async fn a_change_that_ends_half_way_names_the_disks_and_can_be_finished() {
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    spoil(&lab, BOTH[1], "snapgate-3");
+    spoil(&libvirtd, BOTH[1], "snapgate-3");
     let to = restore(&backup, &web02, "");
     assert_eq!(run(adapter, &to, 5).await, Ok(()), "finished");
-    assert_eq!(BOTH.map(|disk| lab.read(disk)), [1, 1], "all of it");
+    assert_eq!(BOTH.map(|disk| libvirtd.read(disk)), [1, 1], "all of it");
 
-    spoil(&lab, BOTH[1], "snapgate-3");
+    spoil(&libvirtd, BOTH[1], "snapgate-3");
     let delete = on(&backup, &web02, Change::Delete);
     let text = failure(adapter, &delete, 6).await;
     assert!(text.contains("disk vdb still has its part"), "{text}");
     assert!(text.contains("Delete the backup again"), "{text}");
-    assert!(lab.tags(BOTH[0]).is_empty(), "gone from the first");
+    assert!(libvirtd.tags(BOTH[0]).is_empty(), "gone from the first");
     let read = adapter.read_backup(&delete.target, by()).await.unwrap();
     assert_eq!(read, backup, "listed still, so that it can be finished");
-    spoil(&lab, BOTH[1], "snapgate-3");
+    spoil(&libvirtd, BOTH[1], "snapgate-3");
     assert_eq!(run(adapter, &delete, 7).await, Ok(()), "finished");
-    assert!(lab.tags(BOTH[1]).is_empty(), "gone from both");
+    assert!(libvirtd.tags(BOTH[1]).is_empty(), "gone from both");
 }
 
 #[apply(test)]
 async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    let fill = |byte| BOTH.map(|disk| lab.write_off(disk, byte));
+    let fill = |byte| BOTH.map(|disk| libvirtd.write_off(disk, byte));
     fill(1);
     let backup = made(adapter, &web02, "base", 1).await;
     fill(2);
     let to = restore(&backup, &web02, "");
     let before = adapter.baseline(&to, key(2), by()).await.unwrap();
     let found = adapter
-        .find(&to, key(2), before.as_ref(), by())
+        .find_outcome(&to, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
         matches!(found, FindOutcome::NotBegun),
         "nothing was written to two disks: {found:?}"
     );
-    lab.run("qemu-img", &["snapshot", "-a", "snapgate-1", BOTH[0]]);
+    libvirtd.run("qemu-img", &["snapshot", "-a", "snapgate-1", BOTH[0]]);
     let found = adapter
-        .find(&to, key(2), before.as_ref(), by())
+        .find_outcome(&to, key(2), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -152,23 +152,23 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
     made(adapter, &web01, "later", 4).await;
     let to = restore(&backup, &web01, "");
     let before = adapter.baseline(&to, key(5), by()).await.unwrap();
-    let image = lab.image("web01.qcow2");
-    std::fs::rename(&image, lab.image("aside")).unwrap();
-    std::fs::copy(lab.image("aside"), &image).unwrap();
+    let image = libvirtd.image("web01.qcow2");
+    std::fs::rename(&image, libvirtd.image("aside")).unwrap();
+    std::fs::copy(libvirtd.image("aside"), &image).unwrap();
     let found = adapter
-        .find(&to, key(5), before.as_ref(), by())
+        .find_outcome(&to, key(5), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
         matches!(found, FindOutcome::VmChanged),
         "replaced by others: {found:?}"
     );
-    lab.virsh(&["destroy", "web01"]);
-    lab.write_off("web01.qcow2", 7);
+    libvirtd.virsh(&["destroy", "web01"]);
+    libvirtd.write_off("web01.qcow2", 7);
     let before = adapter.baseline(&to, key(5), by()).await.unwrap();
-    lab.write_off("web01.qcow2", 8);
+    libvirtd.write_off("web01.qcow2", 8);
     let found = adapter
-        .find(&to, key(5), before.as_ref(), by())
+        .find_outcome(&to, key(5), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -179,20 +179,20 @@ async fn a_vm_whose_disks_were_changed_before_a_lost_restore_began_is_seen() {
 
 #[apply(test)]
 async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_part() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let backup = made(adapter, &web02, "two", 1).await;
     let delete = on(&backup, &web02, Change::Delete);
     let new = create(adapter, &web02, "lost", 2);
     let before = adapter.baseline(&new, key(2), by()).await.unwrap();
     // As libvirtd leaves it that was killed in the middle.
-    lab.run("qemu-img", &["snapshot", "-c", "snapgate-2", BOTH[1]]);
-    lab.virsh(&["snapshot-delete", "web02", "snapgate-1", "--metadata"]);
+    libvirtd.run("qemu-img", &["snapshot", "-c", "snapgate-2", BOTH[1]]);
+    libvirtd.virsh(&["snapshot-delete", "web02", "snapgate-1", "--metadata"]);
     let rows = [(&delete, 1, None), (&new, 2, before.as_ref())];
     for (intent, number, before) in rows {
         let found = adapter
-            .find(intent, key(number + 10), before, by())
+            .find_outcome(intent, key(number + 10), before, by())
             .await
             .unwrap();
         let FindOutcome::Failed(fault) = &found else {
@@ -205,7 +205,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
         (BOTH[1], "snapgate-1"),
         (BOTH[1], "snapgate-2"),
     ] {
-        lab.run("qemu-img", &["snapshot", "-d", tag, disk]);
+        libvirtd.run("qemu-img", &["snapshot", "-d", tag, disk]);
     }
     let found = adapter.find_outcome(&delete, key(11), None, by()).await.unwrap();
     assert!(
@@ -213,7 +213,7 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
         "nothing is left: {found:?}"
     );
     let found = adapter
-        .find(&new, key(12), before.as_ref(), by())
+        .find_outcome(&new, key(12), before.as_ref(), by())
         .await
         .unwrap();
     assert!(

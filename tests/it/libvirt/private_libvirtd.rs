@@ -27,11 +27,11 @@ const BED_CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt-cache");
 
 /// A private libvirtd: `web01` runs and counts in its memory, `web02` is off and has two disks.
 #[derive(Debug)]
-pub(crate) struct Lab {
+pub(crate) struct PrivateLibvirtd {
     folder: TempDir,
 }
 
-impl Lab {
+impl PrivateLibvirtd {
     /// Starts it; skips the test where the programs are not installed.
     pub(crate) fn start() -> Self {
         require_programs(&["libvirtd", "virsh", "qemu-system-x86_64", "qemu-io"]);
@@ -40,10 +40,10 @@ impl Lab {
             .prefix("lv")
             .tempdir_in("/tmp")
             .unwrap();
-        let lab = Self { folder };
-        lab.bed("up");
-        eventually("the guest counts", || lab.counter("web01") > 0);
-        lab
+        let libvirtd = Self { folder };
+        libvirtd.run_script("up");
+        eventually("the guest counts", || libvirtd.counter("web01") > 0);
+        libvirtd
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -66,14 +66,14 @@ impl Lab {
     }
 
     pub(crate) fn kill_daemon(&self) {
-        self.bed("daemon-kill");
+        self.run_script("daemon-kill");
     }
 
     pub(crate) fn start_daemon(&self) {
-        self.bed("daemon-start");
+        self.run_script("daemon-start");
     }
 
-    fn bed(&self, verb: &str) {
+    fn run_script(&self, verb: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/beds/libvirt.sh");
         let log = self.folder.path().join("bed.log");
         // The daemon outlives the script, so the script's output must not be a pipe.
@@ -154,7 +154,7 @@ impl Lab {
         virsh.args(arguments).stdout(Stdio::null()).spawn().unwrap()
     }
 
-    /// Somebody else's snapshot of `web01`, in the middle for as long as QEMU is stopped: until it gets `CONT`.
+    /// An unfinished snapshot of `web01` by another client, for as long as QEMU is stopped: until it gets `CONT`.
     pub(crate) fn held_snapshot(&self, name: &str) -> std::process::Child {
         self.signal("web01", "STOP");
         let maker = self.spawn_virsh(&["snapshot-create-as", "web01", name]);
@@ -173,15 +173,17 @@ impl Lab {
         let pid = std::fs::read_to_string(self.folder.path().join("libvirtd.pid")).unwrap();
         let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{}/fd", pid.trim()))
             .unwrap()
-            .filter_map(|it| std::fs::read_link(it.ok()?.path()).ok())
-            .filter_map(|it| Some(it.to_str()?.strip_prefix("socket:[")?.replace(']', "")))
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.replace(']', "")))
             .collect();
         let all = std::fs::read_to_string("/proc/net/unix").unwrap();
         all.lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
             // Address, references, protocol, flags, type, state (3 is connected), inode, path.
-            .filter(|it| it.get(5) == Some(&"03") && it.last().unwrap().ends_with("libvirt-sock"))
-            .filter(|it| sockets.contains(it[6]))
+            .filter(|columns| {
+                columns.get(5) == Some(&"03") && columns.last().unwrap().ends_with("libvirt-sock")
+            })
+            .filter(|columns| sockets.contains(columns[6]))
             .count()
     }
 
@@ -308,8 +310,8 @@ impl Drop for Held {
     }
 }
 
-impl Drop for Lab {
+impl Drop for PrivateLibvirtd {
     fn drop(&mut self) {
-        self.bed("down");
+        self.run_script("down");
     }
 }

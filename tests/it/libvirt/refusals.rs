@@ -1,4 +1,4 @@
-//! The libvirt adapter where somebody or something else is at the VM: block jobs, firmware, other clients, starts and stops.
+//! The libvirt adapter where something else uses the VM: block jobs, firmware, other clients, starts and stops.
 
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
@@ -9,7 +9,7 @@ use crate::conformance::key;
 use crate::conformance::run;
 use crate::harness::eventually;
 use crate::libvirt::made;
-use crate::libvirt::private_libvirtd::Lab;
+use crate::libvirt::private_libvirtd::PrivateLibvirtd;
 use crate::libvirt::restore;
 use crate::libvirt::vm;
 
@@ -29,19 +29,19 @@ async fn ids(adapter: &dyn Adapter, of: &VmId) -> Vec<String> {
 
 #[apply(test)]
 async fn a_block_job_keeps_requests_out_and_the_vm_runs_on() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(adapter, &web01, "wanted", 1).await;
-    lab.write(2);
-    let number = lab.number("web01");
-    let copy = lab.folder().join("copy.qcow2");
+    libvirtd.write(2);
+    let number = libvirtd.number("web01");
+    let copy = libvirtd.folder().join("copy.qcow2");
     let copy = copy.to_str().unwrap();
     // So slow that it never ends by itself.
     let slow = ["--transient-job", "--bandwidth", "1", "--bytes"];
-    lab.virsh(&[&["blockcopy", "web01", "vda", copy][..], &slow].concat());
-    let jobs = || lab.monitor("web01", "info block-jobs");
+    libvirtd.virsh(&[&["blockcopy", "web01", "vda", copy][..], &slow].concat());
+    let jobs = || libvirtd.monitor("web01", "info block-jobs");
     assert!(jobs().contains("mirror"), "it copies: {}", jobs());
 
     let to = restore(&backup, &web01, "");
@@ -56,28 +56,31 @@ async fn a_block_job_keeps_requests_out_and_the_vm_runs_on() {
     );
     assert_eq!(ids(adapter, &web01).await, ["snapgate-1"], "nothing more");
     assert!(jobs().contains("mirror"), "it still copies: {}", jobs());
-    assert_eq!(lab.state("web01"), "running", "it runs");
-    assert_eq!(lab.number("web01"), number, "it was not restarted");
-    assert_eq!(lab.read("web01.qcow2"), 2, "its disk was left alone");
-    let counted = lab.counter("web01");
-    eventually("it counts on", || lab.counter("web01") > counted);
+    assert_eq!(libvirtd.state("web01"), "running", "it runs");
+    assert_eq!(libvirtd.number("web01"), number, "it was not restarted");
+    assert_eq!(libvirtd.read("web01.qcow2"), 2, "its disk was left alone");
+    let counted = libvirtd.counter("web01");
+    eventually("it counts on", || libvirtd.counter("web01") > counted);
 
-    lab.virsh(&["blockjob", "web01", "vda", "--abort"]);
+    libvirtd.virsh(&["blockjob", "web01", "vda", "--abort"]);
     eventually("no job is left", || !jobs().contains("mirror"));
     assert_eq!(run(adapter, &to, 4).await, Ok(()), "once it is over");
-    assert_eq!(lab.read("web01.qcow2"), 1, "put back");
-    assert_eq!(lab.state("web01"), "running", "and runs");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "put back");
+    assert_eq!(libvirtd.state("web01"), "running", "and runs");
 }
 
 #[apply(test)]
 async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
-    let lab = Lab::start();
-    let (adapter, web02) = (lab.adapter(), vm("web02"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web02) = (libvirtd.adapter(), vm("web02"));
     let adapter: &dyn Adapter = adapter.as_ref();
-    lab.write_off("web02a.qcow2", 1);
+    libvirtd.write_off("web02a.qcow2", 1);
     let backup = made(adapter, &web02, "before", 1).await;
-    lab.write_off("web02a.qcow2", 2);
-    let (flash, variables) = (lab.folder().join("f.fd"), lab.folder().join("v.fd"));
+    libvirtd.write_off("web02a.qcow2", 2);
+    let (flash, variables) = (
+        libvirtd.folder().join("f.fd"),
+        libvirtd.folder().join("v.fd"),
+    );
     std::fs::write(&flash, vec![0; 65536]).unwrap();
     let boot = "<boot dev='hd'/>";
     let firmware = format!(
@@ -85,12 +88,12 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
         flash.display(),
         variables.display()
     );
-    let plain = lab.virsh(&["dumpxml", "web02"]);
+    let plain = libvirtd.virsh(&["dumpxml", "web02"]);
     assert!(plain.contains(boot), "{plain}");
-    let path = lab.folder().join("uefi.xml");
+    let path = libvirtd.folder().join("uefi.xml");
     std::fs::write(&path, plain.replacen(boot, &firmware, 1)).unwrap();
-    lab.virsh(&["define", path.to_str().unwrap()]);
-    let defined = lab.virsh(&["dumpxml", "web02"]);
+    libvirtd.virsh(&["define", path.to_str().unwrap()]);
+    let defined = libvirtd.virsh(&["dumpxml", "web02"]);
     assert!(defined.contains("type='pflash'"), "{defined}");
 
     let intents = [
@@ -108,38 +111,38 @@ async fn a_vm_with_uefi_firmware_is_left_as_it_is() {
         );
         assert_eq!(refused.effect, Effect::None, "{name:?}: {refused:?}");
         assert_eq!(
-            lab.virsh(&["dumpxml", "web02"]),
+            libvirtd.virsh(&["dumpxml", "web02"]),
             defined,
             "{name:?}: the definition"
         );
-        assert_eq!(lab.read("web02a.qcow2"), 2, "{name:?}: the disk");
-        assert_eq!(lab.state("web02"), "shut off", "{name:?}: off");
+        assert_eq!(libvirtd.read("web02a.qcow2"), 2, "{name:?}: the disk");
+        assert_eq!(libvirtd.state("web02"), "shut off", "{name:?}: off");
         assert_eq!(ids(adapter, &web02).await, ["snapgate-1"], "{name:?}");
     }
 
-    let path = lab.folder().join("plain.xml");
+    let path = libvirtd.folder().join("plain.xml");
     std::fs::write(&path, plain).unwrap();
-    lab.virsh(&["undefine", "web02", "--snapshots-metadata", "--keep-nvram"]);
-    lab.virsh(&["define", path.to_str().unwrap()]);
+    libvirtd.virsh(&["undefine", "web02", "--snapshots-metadata", "--keep-nvram"]);
+    libvirtd.virsh(&["define", path.to_str().unwrap()]);
     let again = create(adapter, &web02, "plain again", 4);
     assert_eq!(run(adapter, &again, 4).await, Ok(()), "only the firmware");
 }
 
 #[apply(test)]
-async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
-    let lab = Lab::start();
-    let (one, two, web01) = (lab.adapter(), lab.adapter(), vm("web01"));
+async fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
+    let libvirtd = PrivateLibvirtd::start();
+    let (one, two, web01) = (libvirtd.adapter(), libvirtd.adapter(), vm("web01"));
     let (one, two): (&dyn Adapter, &dyn Adapter) = (one.as_ref(), two.as_ref());
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(one, &web01, "base", 1).await;
-    let number = lab.number("web01");
+    let number = libvirtd.number("web01");
 
-    let mut maker = lab.held_snapshot("theirs");
+    let mut maker = libvirtd.held_snapshot("theirs");
     let to = restore(&backup, &web01, "");
     let refused = one.begin(&to, key(2), None, by()).await.map(|_| ());
     let waits = create(two, &web01, "waits", 3);
     let begun = two.begin(&waits, key(3), None, by()).await;
-    lab.signal("web01", "CONT");
+    libvirtd.signal("web01", "CONT");
     assert!(maker.wait().unwrap().success(), "theirs is made");
     let refused = refused.unwrap_err();
     assert_eq!(refused.fault.kind, FaultKind::Busy, "restore: {refused:?}");
@@ -154,10 +157,10 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
         let ids = ids(adapter, &web01).await;
         assert_eq!(ids, ["snapgate-1", "snapgate-3", "theirs"], "for both");
     }
-    assert_eq!(lab.number("web01"), number, "it was not restarted");
+    assert_eq!(libvirtd.number("web01"), number, "it was not restarted");
 
     for turn in 0..4 {
-        lab.write(2);
+        libvirtd.write(2);
         let (restoring, creating) = (10 + turn, 20 + turn);
         let new = create(two, &web01, &format!("turn {turn}"), creating);
         let (back, made) = tokio::join!(run(one, &to, restoring), run(two, &new, creating));
@@ -168,7 +171,11 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
                 2
             }
         };
-        assert_eq!(lab.read("web01.qcow2"), content, "turn {turn}: {back:?}");
+        assert_eq!(
+            libvirtd.read("web01.qcow2"),
+            content,
+            "turn {turn}: {back:?}"
+        );
         if let Err(kind) = made {
             assert_eq!(kind, FaultKind::Busy, "turn {turn}: create");
         }
@@ -177,42 +184,42 @@ async fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
         assert!(back.is_ok() || made.is_ok(), "turn {turn}: one had its way");
         // The one that came second may still be letting go of the VM.
         eventually(&format!("turn {turn}: it runs"), || {
-            lab.state("web01") == "running"
+            libvirtd.state("web01") == "running"
         });
     }
 }
 
 #[apply(test)]
 async fn a_vm_that_stops_and_starts_between_requests_keeps_its_backups() {
-    let lab = Lab::start();
-    let (adapter, web01) = (lab.adapter(), vm("web01"));
+    let libvirtd = PrivateLibvirtd::start();
+    let (adapter, web01) = (libvirtd.adapter(), vm("web01"));
     let adapter: &dyn Adapter = adapter.as_ref();
     let run_state = || async { adapter.read_vm(&web01, by()).await.unwrap().run_state };
     assert!(ids(adapter, &web01).await.is_empty(), "none yet");
-    lab.write(1);
+    libvirtd.write(1);
     let backup = made(adapter, &web01, "while on", 1).await;
     assert_eq!(run_state().await, Some(RunState::Started), "on");
 
-    lab.virsh(&["destroy", "web01"]);
-    lab.write_off("web01.qcow2", 2);
+    libvirtd.virsh(&["destroy", "web01"]);
+    libvirtd.write_off("web01.qcow2", 2);
     assert_eq!(run_state().await, Some(RunState::Stopped), "off");
     assert_eq!(ids(adapter, &web01).await, ["snapgate-1"], "while off");
     let to = restore(&backup, &web01, "");
     let read = adapter.read_backup(&to.target, by()).await;
     assert_eq!(read.unwrap(), backup, "the same backup");
     assert_eq!(run(adapter, &to, 2).await, Ok(()), "restored while off");
-    assert_eq!(lab.state("web01"), "shut off", "it stays off");
-    assert_eq!(lab.read("web01.qcow2"), 1, "its disk is put back");
+    assert_eq!(libvirtd.state("web01"), "shut off", "it stays off");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "its disk is put back");
 
-    lab.virsh(&["start", "web01"]);
-    eventually("it boots and counts", || lab.counter("web01") > 0);
+    libvirtd.virsh(&["start", "web01"]);
+    eventually("it boots and counts", || libvirtd.counter("web01") > 0);
     assert_eq!(run_state().await, Some(RunState::Started), "on again");
     made(adapter, &web01, "on again", 3).await;
     let both = ["snapgate-1", "snapgate-3"];
     assert_eq!(ids(adapter, &web01).await, both, "both");
-    lab.write(3);
+    libvirtd.write(3);
     assert_eq!(run(adapter, &to, 4).await, Ok(()), "restored while on");
-    assert_eq!(lab.state("web01"), "running", "it runs");
-    assert_eq!(lab.read("web01.qcow2"), 1, "put back again");
+    assert_eq!(libvirtd.state("web01"), "running", "it runs");
+    assert_eq!(libvirtd.read("web01.qcow2"), 1, "put back again");
     assert_eq!(ids(adapter, &web01).await, both, "still both");
 }

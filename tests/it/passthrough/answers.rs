@@ -87,7 +87,7 @@ fn old_clients_get_answers_they_can_read() {
     }
     let seen = upstream.seen();
     assert!(
-        seen.iter().all(|it| it.field("host").len() == 1),
+        seen.iter().all(|request| request.field("host").len() == 1),
         "{seen:?}"
     );
 }
@@ -216,7 +216,7 @@ fn answers_are_made_anew_both_ways() {
 }
 
 #[apply(test)]
-fn what_upstreams_do_wrong_is_told_in_our_own_words() {
+fn upstream_errors_are_answered_in_our_own_words() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "read_timeout = \"1s\"\neject_failures = 1000");
     let rows = [
@@ -254,7 +254,7 @@ fn what_upstreams_do_wrong_is_told_in_our_own_words() {
         upstream
             .seen()
             .iter()
-            .filter(|it| it.target == path)
+            .filter(|request| request.target == path)
             .count()
     };
     assert_eq!(tried("/reset"), 3, "POST once, GET twice");

@@ -16,8 +16,8 @@ fn gateway(upstreams: &[String], keys: &str) -> Gateway {
     Gateway::start(&format!("{SIM}{}", route("all", "/", upstreams, &keys)))
 }
 
-/// An address at which nobody listens.
-fn nobody() -> String {
+/// An address without a listener.
+fn closed_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
@@ -30,7 +30,7 @@ fn upstreams_take_turns() {
     for _ in 0..30 {
         assert_eq!(gateway.bare().get("/x").status, 200, "answered");
     }
-    let counts: Vec<usize> = all.iter().map(|it| it.seen().len()).collect();
+    let counts: Vec<usize> = all.iter().map(|upstream| upstream.seen().len()).collect();
     assert_eq!(counts, [10, 10, 10], "by turns");
 }
 
@@ -59,7 +59,7 @@ fn the_least_loaded_upstream_is_asked() {
 #[apply(test)]
 fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() {
     let good = Upstream::start();
-    let gateway = gateway(&[nobody(), http(&good)], "eject_failures = 1000");
+    let gateway = gateway(&[closed_address(), http(&good)], "eject_failures = 1000");
     let statuses = |method: &str| -> Vec<u16> {
         (0..10)
             .map(|_| gateway.bare().send(method, "/x", None).status)
@@ -147,10 +147,10 @@ fn names_are_looked_up_by_the_gateway() {
         [format!("localhost:{port}")],
         "its name"
     );
-    // A name that nobody has is no panic and no start that fails, but an upstream that cannot answer.
-    let places = ["http://nobody.invalid:1".to_owned()];
+    // An unknown name is no panic and no start that fails, but an upstream that cannot answer.
+    let places = ["http://unknown.invalid:1".to_owned()];
     let config = route("all", "/", &places, "authentication = \"none\"");
-    assert!(gateway.reload(&format!("{SIM}{config}")), "in force");
+    assert!(gateway.reload(&format!("{SIM}{config}")), "active");
     let reply = gateway.bare().get("/x");
     assert_eq!(
         (reply.status, &*reply.code()),

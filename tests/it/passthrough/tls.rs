@@ -72,11 +72,11 @@ fn fingerprint(path: &Path) -> String {
     digest
         .as_ref()
         .iter()
-        .map(|it| format!("{it:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect()
 }
 
-/// A TLS server that records what it is sent; asks for a client's certificate when it is told to.
+/// A TLS server that records what it is sent; asks for a client's certificate when asked to.
 fn serve(folder: &Path, asks: bool) -> (u16, Arc<Record>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -14,7 +14,7 @@ use snapgate::adapters::proxmox::Proxmox;
 use snapgate::model::*;
 use snapgate::runtime::{Clock, SystemClock};
 
-use crate::proxmox::Lab;
+use crate::proxmox::ProxmoxServer;
 
 fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(60))
@@ -117,7 +117,7 @@ async fn made(adapter: &Proxmox, number: u64, kind: BackupKind) -> Backup {
 /// The settings of every refusal: what is done to the guest before, the intent, and the expected fault.
 #[apply(test)]
 async fn preconditions_are_tested_before_a_task_is_begun() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     lab.write(1);
     let full = made(&adapter, 1, BackupKind::Full).await;
@@ -237,7 +237,7 @@ async fn preconditions_are_tested_before_a_task_is_begun() {
 
 #[apply(test)]
 async fn protection_is_native_for_full_backups_and_kept_in_the_description_of_snapshots() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     for (number, kind) in [(1, BackupKind::Full), (2, BackupKind::Snapshot)] {
         let backup = made(&adapter, number, kind).await;
@@ -287,7 +287,7 @@ async fn protection_is_native_for_full_backups_and_kept_in_the_description_of_sn
 
 #[apply(test)]
 async fn backups_of_others_are_listed_and_what_they_wrote_stays() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     lab.change_guest(|guest| {
         guest["snapshots"]["before_upgrade"] =
@@ -342,10 +342,10 @@ async fn backups_of_others_are_listed_and_what_they_wrote_stays() {
     assert_eq!(read.description.unwrap().to_string(), "by hand");
 }
 
-/// Held in the middle, then the worker is killed: what is said, and that nobody is told more than what is so.
+/// Held in the middle, then the worker is killed: what is reported, and nothing more than what is true.
 #[apply(test)]
 async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     lab.write(1);
     let base = made(&adapter, 1, BackupKind::Snapshot).await;
@@ -409,7 +409,7 @@ async fn a_worker_that_was_killed_leaves_a_lock_and_the_status_names_the_remedy(
 
 #[apply(test)]
 async fn a_create_is_cancelled_cleanly_and_a_restore_is_not() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     let base = made(&adapter, 1, BackupKind::Snapshot).await;
     lab.hold();
@@ -443,7 +443,7 @@ async fn a_create_is_cancelled_cleanly_and_a_restore_is_not() {
 
 #[apply(test)]
 async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     lab.write(1);
     let base = made(&adapter, 1, BackupKind::Snapshot).await;
@@ -492,7 +492,7 @@ async fn a_server_that_was_killed_goes_on_with_its_tasks_and_is_asked_again() {
 
 #[apply(test)]
 async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_one() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     let base = made(&adapter, 1, BackupKind::Snapshot).await;
     let intent = restore(&base, &[]);
@@ -516,8 +516,8 @@ async fn a_guest_that_migrated_is_found_on_its_new_node_and_its_task_on_the_old_
 }
 
 #[apply(test)]
-async fn tokens_certificates_and_rights_are_told_apart() {
-    let lab = Lab::new();
+async fn errors_of_tokens_certificates_and_rights_are_distinguished() {
+    let lab = ProxmoxServer::new();
     let adapter = |change: fn(&mut Config)| {
         let mut config = lab.config();
         change(&mut config);
@@ -569,7 +569,7 @@ async fn tokens_certificates_and_rights_are_told_apart() {
 /// Every call that the other tests make is one that the vendor's schema knows, with parameters that it knows.
 #[apply(test)]
 async fn every_call_is_one_of_the_vendors_schema() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let adapter = lab.adapter();
     lab.write(1);
     for (number, kind) in [(1, BackupKind::Full), (2, BackupKind::Snapshot)] {

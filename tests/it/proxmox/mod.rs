@@ -18,19 +18,19 @@ use snapgate::adapters::proxmox::NodeTrust;
 use snapgate::adapters::proxmox::Proxmox;
 use snapgate::model::*;
 
-use crate::conformance::Bed;
-use crate::conformance::kills::kills;
-use crate::conformance::suite::suite;
+use crate::conformance::AdapterFixture;
+use crate::conformance::kills::kill_at_every_moment;
+use crate::conformance::suite::run_suite;
 use crate::harness::eventually;
 use crate::requirements::require_programs;
 
 /// One server of its own, stopped and removed at the end.
-pub(crate) struct Lab {
+pub(crate) struct ProxmoxServer {
     folder: tempfile::TempDir,
     lab: Value,
 }
 
-impl Lab {
+impl ProxmoxServer {
     /// Skips the test where Python, OpenSSL or the tools of QEMU are not installed.
     pub(crate) fn new() -> Self {
         require_programs(&["python3", "qemu-img", "qemu-io", "openssl"]);
@@ -135,7 +135,7 @@ impl Lab {
         fs::rename(new, self.path("vms/100.json")).unwrap();
     }
 
-    /// Lets tasks stand still before the first disk, until [`Lab::release`].
+    /// Lets tasks stand still before the first disk, until [`ProxmoxServer::release`].
     pub(crate) fn hold(&self) {
         fs::write(self.path("hold"), "").unwrap();
     }
@@ -164,28 +164,28 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for ProxmoxServer {
     fn drop(&mut self) {
         self.run(&["down"], &[]);
     }
 }
 
 /// The suite over snapshots, or over full backups.
-struct ProxmoxBed {
-    lab: Lab,
+struct ProxmoxFixture {
+    lab: ProxmoxServer,
     kind: BackupKind,
 }
 
-impl ProxmoxBed {
+impl ProxmoxFixture {
     fn new(kind: BackupKind) -> Self {
         Self {
-            lab: Lab::new(),
+            lab: ProxmoxServer::new(),
             kind,
         }
     }
 }
 
-impl Bed for ProxmoxBed {
+impl AdapterFixture for ProxmoxFixture {
     fn name(&self) -> &'static str {
         match self.kind {
             BackupKind::Full => "proxmox full",
@@ -320,24 +320,24 @@ impl Adapter for OfKind {
 
 #[apply(test)]
 async fn proxmox_snapshots_behave() {
-    let bed = ProxmoxBed::new(BackupKind::Snapshot);
-    suite(&bed).await;
+    let fixture = ProxmoxFixture::new(BackupKind::Snapshot);
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 async fn proxmox_full_backups_behave() {
-    let bed = ProxmoxBed::new(BackupKind::Full);
-    suite(&bed).await;
+    let fixture = ProxmoxFixture::new(BackupKind::Full);
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 fn proxmox_snapshots_are_killed_between_any_two_steps() {
-    let bed = ProxmoxBed::new(BackupKind::Snapshot);
-    kills(&bed);
+    let fixture = ProxmoxFixture::new(BackupKind::Snapshot);
+    kill_at_every_moment(&fixture);
 }
 
 #[apply(test)]
 fn proxmox_full_backups_are_killed_between_any_two_steps() {
-    let bed = ProxmoxBed::new(BackupKind::Full);
-    kills(&bed);
+    let fixture = ProxmoxFixture::new(BackupKind::Full);
+    kill_at_every_moment(&fixture);
 }

@@ -14,10 +14,12 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
-use crate::conformance::{Bed as _, by, create, key, on, run};
+use crate::conformance::{AdapterFixture as _, by, create, key, on, run};
 use crate::harness::eventually;
-use crate::memory_annotations::Memory;
-use crate::qemu::private_qemu::{Bed, DISKS, annotated, backup, begun, config, plain, restore, vm};
+use crate::memory_annotations::MemoryAnnotations;
+use crate::qemu::private_qemu::{
+    DISKS, PrivateQemu, annotated, backup, begun, config, plain, restore, vm,
+};
 
 fn named(folder: &Path) -> qemu::Config {
     qemu::Config {
@@ -73,15 +75,15 @@ pub(crate) async fn all_refused(
 
 #[apply(test)]
 async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped() {
-    let mut bed = Bed::new();
-    let adapter = plain(bed.folder.path());
+    let mut qemu = PrivateQemu::new();
+    let adapter = plain(qemu.folder.path());
     for (content, tag) in [(1, "2"), (2, "noon")] {
-        bed.write(content);
+        qemu.write(content);
         for disk in DISKS {
-            bed.img(&["snapshot", "-c", tag], disk);
+            qemu.img(&["snapshot", "-c", tag], disk);
         }
     }
-    bed.write(3);
+    qemu.write(3);
     let two = read(&adapter, "2").await.unwrap();
     for (intent, number) in [(restore(&two), 1), (delete(&two), 2)] {
         let fault = refusal(&adapter, &intent, number).await;
@@ -89,19 +91,19 @@ async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped
         assert!(fault.text.contains("noon"), "names the other: {fault:?}");
         assert!(fault.text.contains("first"), "says what to do: {fault:?}");
     }
-    assert_eq!(bed.content(), 3, "nothing restored");
+    assert_eq!(qemu.content(), 3, "nothing restored");
     let noon = read(&adapter, "noon").await.unwrap();
     assert_eq!(run(&adapter, &delete(&noon), 3).await, Ok(()), "the remedy");
     assert_eq!(run(&adapter, &restore(&two), 4).await, Ok(()), "restored");
-    assert_eq!(bed.content(), 1, "the one that was meant");
+    assert_eq!(qemu.content(), 1, "the one that was meant");
 
     // A tag that is on one disk twice is not restored, and a delete leaves none.
     for (running, number) in [(false, 10), (true, 20)] {
         for disk in [DISKS[0], DISKS[0], DISKS[1]] {
-            bed.img(&["snapshot", "-c", "twice"], disk);
+            qemu.img(&["snapshot", "-c", "twice"], disk);
         }
         if running {
-            bed.start();
+            qemu.start();
         }
         let twice = read(&adapter, "twice").await.unwrap();
         let fault = refusal(&adapter, &restore(&twice), number).await;
@@ -112,7 +114,7 @@ async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped
         assert_eq!(gone, Err(FaultKind::NoSuchBackup), "{running}: gone");
     }
     for tag in ["3", "later"] {
-        bed.ask(
+        qemu.ask(
             "human-monitor-command",
             json!({"command-line": format!("savevm {tag}")}),
         );
@@ -123,39 +125,39 @@ async fn a_backup_whose_id_is_a_number_of_another_is_refused_running_and_stopped
         assert_eq!(fault.kind, FaultKind::Conflict, "running: {fault:?}");
         assert!(fault.text.contains("later"), "running: {fault:?}");
     }
-    assert_eq!(bed.status(), "running", "left alone");
-    bed.stop();
+    assert_eq!(qemu.status(), "running", "left alone");
+    qemu.stop();
 }
 
 #[apply(test)]
 async fn a_stopped_vm_whose_image_is_below_an_overlay_is_left_alone() {
-    let bed = Bed::new();
-    let adapter = plain(bed.folder.path());
-    bed.write(1);
+    let qemu = PrivateQemu::new();
+    let adapter = plain(qemu.folder.path());
+    qemu.write(1);
     let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
-    let base = bed.image(DISKS[1]);
+    qemu.write(2);
+    let base = qemu.image(DISKS[1]);
     for backing in [DISKS[1], base.to_str().unwrap()] {
-        bed.img(
+        qemu.img(
             &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing],
             "over.qcow2",
         );
         all_refused(&adapter, &taken, 10, FaultKind::Conflict, "over.qcow2").await;
-        assert_eq!(bed.content(), 2, "the base is as it was");
-        std::fs::remove_file(bed.image("over.qcow2")).unwrap();
+        assert_eq!(qemu.content(), 2, "the base is as it was");
+        std::fs::remove_file(qemu.image("over.qcow2")).unwrap();
     }
     assert_eq!(
         run(&adapter, &restore(&taken), 20).await,
         Ok(()),
         "restored"
     );
-    assert_eq!(bed.content(), 1, "once the overlay is gone");
+    assert_eq!(qemu.content(), 1, "once the overlay is gone");
 
     // A linked clone: the overlay is the VM's image, and its backing file is only read.
-    let base = bed.image("base.qcow2");
-    std::fs::rename(bed.image(DISKS[1]), &base).unwrap();
+    let base = qemu.image("base.qcow2");
+    std::fs::rename(qemu.image(DISKS[1]), &base).unwrap();
     for clone in [DISKS[1], "other-clone.qcow2"] {
-        bed.img(
+        qemu.img(
             &[
                 "create",
                 "-q",
@@ -170,32 +172,32 @@ async fn a_stopped_vm_whose_image_is_below_an_overlay_is_left_alone() {
         );
     }
     let cloned = backup(&adapter, "cloned", 50).await;
-    bed.write(3);
+    qemu.write(3);
     assert_eq!(run(&adapter, &restore(&cloned), 51).await, Ok(()), "clone");
-    assert_eq!(bed.content(), 1, "what the clone read of its backing file");
+    assert_eq!(qemu.content(), 1, "what the clone read of its backing file");
     assert_eq!(run(&adapter, &delete(&cloned), 52).await, Ok(()), "deleted");
 }
 
 #[apply(test)]
 async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() {
-    let mut bed = Bed::started();
-    let adapter = with(named(bed.folder.path()));
+    let mut qemu = PrivateQemu::started();
+    let adapter = with(named(qemu.folder.path()));
     let taken = backup(&adapter, "taken", 1).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let over = elsewhere.path().join("over.qcow2");
-    bed.ask(
+    qemu.ask(
         "blockdev-snapshot-sync",
         json!({"node-name": "disk0", "snapshot-file": over, "snapshot-node-name": "over", "format": "qcow2"}),
     );
     all_refused(&adapter, &taken, 10, FaultKind::Conflict, "disk0").await;
-    assert_eq!(bed.status(), "running", "and never left in restore-vm");
+    assert_eq!(qemu.status(), "running", "and never left in restore-vm");
     let shown = adapter.read_vm(&vm(), by()).await.unwrap();
     assert_eq!(shown.run_state, Some(RunState::Started), "shown");
-    let every = plain(bed.folder.path());
+    let every = plain(qemu.folder.path());
     // Without named disks the overlay itself would be backed up, which the configuration does not know.
     drop(adapter);
     eventually("the monitor is let go of", || {
-        let stream = std::os::unix::net::UnixStream::connect(bed.image("web01.qmp")).unwrap();
+        let stream = std::os::unix::net::UnixStream::connect(qemu.image("web01.qmp")).unwrap();
         stream
             .set_read_timeout(Some(std::time::Duration::from_millis(200)))
             .unwrap();
@@ -205,7 +207,7 @@ async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() 
     let intent = create(&every, &vm(), "over", 20);
     let fault = refusal(&every, &intent, 20).await;
     assert_eq!(fault.kind, FaultKind::Conflict, "every disk: {fault:?}");
-    bed.stop();
+    qemu.stop();
     // Stopped, the overlay lies in another folder: the gateway that saw the VM run remembers.
     all_refused(&every, &taken, 30, FaultKind::Conflict, "last ran").await;
     std::fs::remove_file(&over).unwrap();
@@ -218,8 +220,8 @@ async fn a_vm_that_writes_to_an_overlay_is_left_alone_while_it_runs_and_after() 
 
 #[apply(test)]
 async fn filters_and_symbolic_links_are_no_obstacle_and_a_replaced_image_is() {
-    let mut bed = Bed::new();
-    bed.start_with(
+    let mut qemu = PrivateQemu::new();
+    qemu.start_with(
         &[
             "-object",
             "throttle-group,id=group",
@@ -228,7 +230,7 @@ async fn filters_and_symbolic_links_are_no_obstacle_and_a_replaced_image_is() {
         ],
         "slow",
     );
-    let folder = bed.folder.path().to_owned();
+    let folder = qemu.folder.path().to_owned();
     let links: Vec<String> = DISKS
         .iter()
         .map(|disk| {
@@ -245,31 +247,31 @@ async fn filters_and_symbolic_links_are_no_obstacle_and_a_replaced_image_is() {
     assert_eq!(taken.state, BackupState::Available, "on both disks");
     assert_eq!(run(&adapter, &restore(&taken), 2).await, Ok(()), "restored");
 
-    let (image, aside) = (bed.image(DISKS[1]), bed.image("aside"));
+    let (image, aside) = (qemu.image(DISKS[1]), qemu.image("aside"));
     std::fs::rename(&image, &aside).unwrap();
     all_refused(&adapter, &taken, 10, FaultKind::Conflict, "missing").await;
     std::fs::copy(&aside, &image).unwrap();
     all_refused(&adapter, &taken, 20, FaultKind::Conflict, "replaced").await;
-    assert_eq!(bed.status(), "running", "left alone");
+    assert_eq!(qemu.status(), "running", "left alone");
     std::fs::rename(&aside, &image).unwrap();
     assert_eq!(
         run(&adapter, &restore(&taken), 30).await,
         Ok(()),
         "put back"
     );
-    bed.stop();
+    qemu.stop();
     assert_eq!(run(&adapter, &restore(&taken), 31).await, Ok(()), "stopped");
 }
 
 #[apply(test)]
 async fn disks_in_another_order_keep_name_protection_and_memory() {
-    let mut bed = Bed::started();
-    let folder = bed.folder.path().to_owned();
-    let memory = Arc::<Memory>::default();
+    let mut qemu = PrivateQemu::started();
+    let folder = qemu.folder.path().to_owned();
+    let memory = Arc::<MemoryAnnotations>::default();
     let first = annotated(named(&folder), &memory);
     let first = first.as_ref();
     let minted = backup(first, "minted", 1).await;
-    bed.ask(
+    qemu.ask(
         "human-monitor-command",
         json!({"command-line": "savevm daily"}),
     );
@@ -305,10 +307,10 @@ async fn disks_in_another_order_keep_name_protection_and_memory() {
     let mut turned = named(&folder);
     turned.disks.reverse();
     turned.images.reverse();
-    bed.stop();
+    qemu.stop();
     for running in [false, true] {
         if running {
-            bed.start();
+            qemu.start();
         }
         let adapter = annotated(turned.clone(), &memory);
         let adapter = adapter.as_ref();
@@ -325,9 +327,9 @@ async fn disks_in_another_order_keep_name_protection_and_memory() {
             );
         }
     }
-    bed.stop();
+    qemu.stop();
     // Deleted on one disk by other means, it keeps its name and protection, and a delete finishes the rest.
-    bed.img(&["snapshot", "-d", minted.id.as_str()], DISKS[0]);
+    qemu.img(&["snapshot", "-d", minted.id.as_str()], DISKS[0]);
     let adapter = annotated(named(&folder), &memory);
     let adapter = adapter.as_ref();
     let half = read(adapter, minted.id.as_str()).await.unwrap();
@@ -355,9 +357,9 @@ async fn disks_in_another_order_keep_name_protection_and_memory() {
 struct Holder(Child);
 
 impl Holder {
-    fn of(bed: &Bed, disk: &str) -> Self {
+    fn of(qemu: &PrivateQemu, disk: &str) -> Self {
         let mut holder = Command::new("qemu-io");
-        holder.args(["-r", "-f", "qcow2"]).arg(bed.image(disk));
+        holder.args(["-r", "-f", "qcow2"]).arg(qemu.image(disk));
         let mut child = holder
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -384,16 +386,16 @@ impl Drop for Holder {
 
 #[apply(test)]
 async fn a_change_over_an_image_that_is_held_changes_nothing_on_any_disk() {
-    let bed = Bed::new();
-    let adapter = plain(bed.folder.path());
-    bed.write(1);
+    let qemu = PrivateQemu::new();
+    let adapter = plain(qemu.folder.path());
+    qemu.write(1);
     let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
+    qemu.write(2);
     for (disk, number) in DISKS.iter().zip([10, 20]) {
-        let holder = Holder::of(&bed, disk);
+        let holder = Holder::of(&qemu, disk);
         all_refused(&adapter, &taken, number, FaultKind::Busy, "in use").await;
         drop(holder);
-        assert_eq!(bed.content(), 2, "{disk}: nothing restored");
+        assert_eq!(qemu.content(), 2, "{disk}: nothing restored");
         let shown = read(&adapter, taken.id.as_str()).await.unwrap();
         assert_eq!(
             shown.state,
@@ -403,7 +405,7 @@ async fn a_change_over_an_image_that_is_held_changes_nothing_on_any_disk() {
         for disk in DISKS {
             let listed = Command::new("qemu-img")
                 .args(["snapshot", "-l"])
-                .arg(bed.image(disk))
+                .arg(qemu.image(disk))
                 .output();
             let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
             assert_eq!(
@@ -418,7 +420,7 @@ async fn a_change_over_an_image_that_is_held_changes_nothing_on_any_disk() {
         Ok(()),
         "restored"
     );
-    assert_eq!(bed.content(), 1, "once they are free");
+    assert_eq!(qemu.content(), 1, "once they are free");
 }
 
 /// Fails once at what it is armed for.
@@ -433,13 +435,13 @@ exec qemu-img "$@"
 
 #[apply(test)]
 async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
-    let bed = Bed::new();
-    let script = bed.image("fails");
+    let qemu = PrivateQemu::new();
+    let script = qemu.image("fails");
     std::fs::write(&script, FAILS).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let adapter = with(qemu::Config {
         qemu_img: script,
-        ..config(bed.folder.path())
+        ..config(qemu.folder.path())
     });
     let failed = async |intent: &Intent, number: u64, act: &str| {
         let (before, task) = begun(&adapter, intent, number).await;
@@ -463,14 +465,14 @@ async fn a_change_that_fails_on_the_second_disk_says_what_each_disk_holds() {
             }
         }
     };
-    let arm = |act: &str| std::fs::write(bed.image("fails.armed"), act).unwrap();
-    bed.write(1);
+    let arm = |act: &str| std::fs::write(qemu.image("fails.armed"), act).unwrap();
+    qemu.write(1);
     let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
+    qemu.write(2);
     arm(r"\-a");
     let text = failed(&restore(&taken), 2, "restore").await;
     assert!(text.contains("what it held before"), "restore: {text}");
-    assert_eq!(bed.content(), 2, "the first disk was put back");
+    assert_eq!(qemu.content(), 2, "the first disk was put back");
     arm(r"\-c");
     let intent = create(&adapter, &vm(), "half", 3);
     let text = failed(&intent, 3, "create").await;

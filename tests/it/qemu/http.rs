@@ -10,10 +10,10 @@ use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::eventually;
 use crate::harness::probe;
-use crate::qemu::private_qemu::Bed;
+use crate::qemu::private_qemu::PrivateQemu;
 
-fn config(bed: &Bed) -> String {
-    let folder = bed.folder.path().display();
+fn config(qemu: &PrivateQemu) -> String {
+    let folder = qemu.folder.path().display();
     let text = format!(
         r#"[server]
 listen = "127.0.0.1:0"
@@ -36,7 +36,7 @@ vms = ["*"]
 backups = ["*"]
 "#
     );
-    let path = bed.folder.path().join("snapgate.toml");
+    let path = qemu.folder.path().join("snapgate.toml");
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }
@@ -49,21 +49,21 @@ fn start(config: &str) -> (Process, Client) {
 
 #[apply(test)]
 fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothing() {
-    let bed = Bed::started();
-    let config = config(&bed);
-    let (code, told) = probe(&config);
-    assert_eq!(code, Some(0), "{told}");
+    let qemu = PrivateQemu::started();
+    let config = config(&qemu);
+    let (code, printed) = probe(&config);
+    assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: qemu-img 7.",
         "  can create, update, delete, restore; cannot nothing",
         "  types snapshot; running VMs yes; memory yes; all disks or none yes",
         "  VM web01: web01 STARTED",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     let (process, client) = start(&config);
-    bed.fill(0, 1);
-    bed.fill(1, 1);
+    qemu.fill(0, 1);
+    qemu.fill(1, 1);
     let new = r#"{"name": "before", "description": "text", "tags": ["a"]}"#;
     let status_uri = client.post("/back_up?vm=web01", new).status_uri();
     // Killed between begin and finish: the next one finds what this one began.
@@ -77,44 +77,44 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
 
     let renamed = client.put(&target, r#"{"tags": ["b"], "protected": true}"#);
     assert!(renamed.status < 300, "updated: {renamed:?}");
-    let counted = bed.counter().unwrap();
-    eventually("it counts", || bed.counter().unwrap() > counted);
+    let counted = qemu.counter().unwrap();
+    eventually("it counts", || qemu.counter().unwrap() > counted);
     // What is paused stays paused, and so shows exactly what was put back.
-    bed.ask("stop", json!({}));
-    let far = bed.counter().unwrap();
-    bed.fill(0, 2);
-    bed.fill(1, 2);
+    qemu.ask("stop", json!({}));
+    let far = qemu.counter().unwrap();
+    qemu.fill(0, 2);
+    qemu.fill(1, 2);
     let status_uri = client.post(&format!("{target}/restore"), "").status_uri();
     std::thread::sleep(Duration::from_millis(3));
     process.kill();
     (process, client) = start(&config);
     let restored = client.finished(&status_uri);
-    let rolled_back = bed.counter().unwrap() < far;
+    let rolled_back = qemu.counter().unwrap() < far;
     assert_eq!(
         restored["status"] == 200,
         rolled_back,
-        "the Status tells what became of the memory: {restored}"
+        "the Status says what became of the memory: {restored}"
     );
     if rolled_back {
         assert_eq!(
-            (bed.filled(0), bed.filled(1)),
+            (qemu.filled(0), qemu.filled(1)),
             (1, 1),
             "both disks are back"
         );
     }
     // Without a kill there is no doubt.
-    bed.ask("cont", json!({}));
-    bed.fill(0, 3);
-    bed.fill(1, 3);
+    qemu.ask("cont", json!({}));
+    qemu.fill(0, 3);
+    qemu.fill(1, 3);
     let status_uri = client.post(&format!("{target}/restore"), "").status_uri();
     let restored = client.finished(&status_uri);
     assert_eq!(restored["status"], 200, "{restored}");
     assert_eq!(
-        (bed.filled(0), bed.filled(1)),
+        (qemu.filled(0), qemu.filled(1)),
         (1, 1),
         "both disks are back"
     );
-    assert_eq!(bed.status(), "running", "and it runs on");
+    assert_eq!(qemu.status(), "running", "and it runs on");
     let shown = client.get(&target).json();
     assert_eq!(
         shown["tags"][0], "b",
@@ -135,17 +135,17 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
 }
 
 #[apply(test)]
-fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
-    let bed = Bed::started();
-    let (process, one) = start(&config(&bed));
+fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
+    let qemu = PrivateQemu::started();
+    let (process, one) = start(&config(&qemu));
     let two = Client::new(process.api, "alice", "secret");
-    bed.fill(0, 1);
-    bed.fill(1, 1);
+    qemu.fill(0, 1);
+    qemu.fill(1, 1);
     let created = one.post("/back_up?vm=web01", r#"{"name": "base"}"#);
     let created = one.finished(&created.status_uri());
     let target = created["target_uri"].as_str().unwrap().to_owned();
-    bed.fill(0, 2);
-    bed.fill(1, 2);
+    qemu.fill(0, 2);
+    qemu.fill(1, 2);
     // One puts the VM back while the other makes backups, deletes one, and puts the VM back as well.
     let busy = std::thread::scope(|scope| {
         let restores = std::thread::Builder::new()
@@ -176,16 +176,16 @@ fn two_clients_of_one_vm_take_turns_and_both_are_told_the_truth() {
     for status in restored.iter().chain(&changed) {
         assert_eq!(status["state"], "SUCCESS", "each in its turn: {status}");
     }
-    assert_eq!((bed.filled(0), bed.filled(1)), (1, 1), "both disks");
-    assert_eq!(bed.status(), "running", "it runs");
+    assert_eq!((qemu.filled(0), qemu.filled(1)), (1, 1), "both disks");
+    assert_eq!(qemu.status(), "running", "it runs");
     let list = one.get("/vms/web01/backups").json();
     let names: Vec<&str> = list["backups"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|it| it["name"].as_str().unwrap())
+        .map(|backup| backup["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["base", "second"], "made and deleted as told");
+    assert_eq!(names, ["base", "second"], "made and deleted as reported");
     assert_eq!(one.get(&gone).status, 404, "deleted");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0), "ends as asked");

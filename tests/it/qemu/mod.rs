@@ -15,11 +15,11 @@ use serde_json::json;
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
-use crate::conformance::kills::{kills, kills_of};
+use crate::conformance::kills::{kill_at_every_moment, kill_during};
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
-use crate::qemu::private_qemu::Bed;
 use crate::qemu::private_qemu::DISKS;
+use crate::qemu::private_qemu::PrivateQemu;
 use crate::qemu::private_qemu::adapter;
 use crate::qemu::private_qemu::backup;
 use crate::qemu::private_qemu::begun;
@@ -29,92 +29,92 @@ use crate::qemu::private_qemu::vm;
 
 #[apply(test)]
 async fn a_running_vm_behaves() {
-    conformance::suite::suite(&Bed::started()).await;
+    conformance::suite::run_suite(&PrivateQemu::started()).await;
 }
 
 #[apply(test)]
 async fn a_stopped_vm_behaves() {
-    conformance::suite::suite(&Bed::new()).await;
+    conformance::suite::run_suite(&PrivateQemu::new()).await;
 }
 
 #[apply(test)]
 fn a_running_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
-    let bed = Bed::started();
+    let qemu = PrivateQemu::started();
     for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
-        kills_of(&bed, verb);
+        kill_during(&qemu, verb);
     }
 }
 
 #[apply(test)]
 fn a_stopped_vm_is_left_by_a_gateway_killed_between_any_two_steps() {
-    let bed = Bed::new();
-    kills(&bed);
+    let qemu = PrivateQemu::new();
+    kill_at_every_moment(&qemu);
 }
 
 #[apply(test)]
 async fn memory_is_rolled_back_and_the_guest_goes_on() {
-    let bed = Bed::started();
-    let adapter = bed.adapter.as_ref();
+    let qemu = PrivateQemu::started();
+    let adapter = qemu.adapter.as_ref();
     let taken = backup(adapter, "memory", 1).await;
-    let then = bed.counter().unwrap();
-    eventually("it counts", || bed.counter().unwrap() > then);
+    let then = qemu.counter().unwrap();
+    eventually("it counts", || qemu.counter().unwrap() > then);
     // A VM that is paused stays paused, and so shows exactly what was put back.
-    bed.ask("stop", json!({}));
-    let far = bed.counter().unwrap();
+    qemu.ask("stop", json!({}));
+    let far = qemu.counter().unwrap();
     assert_eq!(run(adapter, &restore(&taken), 2).await, Ok(()), "paused");
-    assert_eq!(bed.status(), "paused", "it stays paused");
-    let back = bed.counter().unwrap();
+    assert_eq!(qemu.status(), "paused", "it stays paused");
+    let back = qemu.counter().unwrap();
     assert!(back <= then, "{back} is not after {then}, but {far} was");
-    bed.ask("cont", json!({}));
+    qemu.ask("cont", json!({}));
 
-    // Far enough that a guest which merely went on is not taken for one that was rolled back.
+    // Far enough that a guest which merely went on cannot look like one that was rolled back.
     let end = Instant::now() + Duration::from_secs(60);
     let counted = Instant::now();
     let far = far.saturating_add(2000);
-    while bed.counter().unwrap() < far || counted.elapsed() < Duration::from_secs(3) {
+    while qemu.counter().unwrap() < far || counted.elapsed() < Duration::from_secs(3) {
         assert!(Instant::now() < end, "it counts");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let far = bed.counter().unwrap();
+    let far = qemu.counter().unwrap();
     assert_eq!(run(adapter, &restore(&taken), 3).await, Ok(()), "running");
-    let back = bed.counter().unwrap();
+    let back = qemu.counter().unwrap();
     assert!(back < far, "{back} is before {far}");
-    assert_eq!(bed.status(), "running", "it goes on");
-    eventually("it counts again", || bed.counter().unwrap() > back);
+    assert_eq!(qemu.status(), "running", "it goes on");
+    eventually("it counts again", || qemu.counter().unwrap() > back);
 }
 
 #[apply(test)]
 async fn a_restore_that_would_fail_half_way_is_refused() {
-    let bed = Bed::started();
-    let adapter = bed.adapter.as_ref();
+    let qemu = PrivateQemu::started();
+    let adapter = qemu.adapter.as_ref();
     let taken = backup(adapter, "good", 1).await;
     let refused = async |name: &str, of: &Backup, number: u64, expected: FaultKind| {
-        let counted = bed.counter();
+        let counted = qemu.counter();
         assert_eq!(
             run(adapter, &restore(of), number).await,
             Err(expected),
             "{name}"
         );
-        assert_eq!(bed.status(), "running", "{name}: the guest was left alone");
-        assert!(bed.counter() >= counted, "{name}: not rolled back");
+        assert_eq!(qemu.status(), "running", "{name}: the guest was left alone");
+        assert!(qemu.counter() >= counted, "{name}: not rolled back");
     };
     let bitmap = json!({"node": "disk1", "name": "bm"});
-    bed.ask("block-dirty-bitmap-add", bitmap.clone());
+    qemu.ask("block-dirty-bitmap-add", bitmap.clone());
     refused("bitmap", &taken, 2, FaultKind::Conflict).await;
-    bed.ask("block-dirty-bitmap-remove", bitmap);
+    qemu.ask("block-dirty-bitmap-remove", bitmap);
     let slow = json!({"job-id": "slow", "device": "disk1", "sync": "full", "speed": 65536,
-        "target": bed.image("slow.qcow2"), "format": "qcow2"});
-    bed.fill(1, 5);
-    bed.ask("drive-backup", slow);
+        "target": qemu.image("slow.qcow2"), "format": "qcow2"});
+    qemu.fill(1, 5);
+    qemu.ask("drive-backup", slow);
     refused("block job", &taken, 3, FaultKind::Conflict).await;
-    bed.ask("block-job-cancel", json!({"device": "slow", "force": true}));
+    qemu.ask("block-job-cancel", json!({"device": "slow", "force": true}));
     let end = Instant::now() + Duration::from_secs(60);
-    while bed.ask("query-block-jobs", json!({})) != json!([]) {
+    while qemu.ask("query-block-jobs", json!({})) != json!([]) {
         assert!(Instant::now() < end, "cancelled");
     }
     let only = |device: &str, name: &str| {
         let snapshot = json!({"device": device, "name": name});
-        bed.ask("blockdev-snapshot-internal-sync", snapshot);
+        qemu.ask("blockdev-snapshot-internal-sync", snapshot);
     };
     only("disk0", "disk-only");
     only("disk1", "disk-only");
@@ -145,16 +145,16 @@ async fn a_restore_that_would_fail_half_way_is_refused() {
 
 #[apply(test)]
 async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
-    let bed = Bed::started();
-    let adapter = bed.adapter.as_ref();
+    let qemu = PrivateQemu::started();
+    let adapter = qemu.adapter.as_ref();
     let taken = backup(adapter, "good", 1).await;
     // Our job id with a load that must fail, as if a bitmap had come between the check and the load.
-    bed.ask(
+    qemu.ask(
         "block-dirty-bitmap-add",
         json!({"node": "disk1", "name": "bm"}),
     );
     let load = json!({"job-id": "snapgate-2", "tag": taken.id.as_str(), "vmstate": "disk0", "devices": ["disk0", "disk1"]});
-    bed.ask("snapshot-load", load);
+    qemu.ask("snapshot-load", load);
     let found = found(adapter, &restore(&taken), 2, None).await;
     let FindOutcome::Failed(fault) = found else {
         panic!("failed: {found:?}");
@@ -167,8 +167,8 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
     for part in ["(restored: disk disk0;", "not restored: disk disk1"] {
         assert!(fault.text.contains(part), "the disks are named: {fault:?}");
     }
-    assert_eq!(bed.status(), "restore-vm", "nobody let it go on");
-    bed.ask(
+    assert_eq!(qemu.status(), "restore-vm", "it was not resumed");
+    qemu.ask(
         "block-dirty-bitmap-remove",
         json!({"node": "disk1", "name": "bm"}),
     );
@@ -181,14 +181,14 @@ async fn a_load_that_fails_leaves_the_vm_stopped_and_says_so() {
 
 #[apply(test)]
 async fn a_gateway_that_comes_back_finds_what_it_began() {
-    let bed = Bed::started();
+    let qemu = PrivateQemu::started();
     let memory = Arc::default();
-    let first = adapter(bed.folder.path(), &memory);
+    let first = adapter(qemu.folder.path(), &memory);
     let intent = create(first.as_ref(), &vm(), "named", 1);
     let (before, task) = begun(first.as_ref(), &intent, 1).await;
     // The gateway ends: its adapter, its connection and its tasks are gone.
     drop(first);
-    let second = adapter(bed.folder.path(), &memory);
+    let second = adapter(qemu.folder.path(), &memory);
     let second = second.as_ref();
     let end = Instant::now() + Duration::from_secs(60);
     // The connection of the first one is given up after a while; until then the monitor is held.
@@ -219,14 +219,14 @@ async fn a_gateway_that_comes_back_finds_what_it_began() {
 
 #[apply(test)]
 async fn when_qemu_is_killed_nothing_is_guessed() {
-    let mut bed = Bed::started();
-    let adapter = Arc::clone(&bed.adapter);
+    let mut qemu = PrivateQemu::started();
+    let adapter = Arc::clone(&qemu.adapter);
     let adapter = adapter.as_ref();
     let kept = backup(adapter, "kept", 1).await;
 
     let intent = create(adapter, &vm(), "lost", 2);
     let (before, task) = begun(adapter, &intent, 2).await;
-    bed.kill();
+    qemu.kill();
     let made = match found(adapter, &intent, 2, before.as_ref()).await {
         FindOutcome::Done => true,
         FindOutcome::Failed(_) => false,
@@ -236,7 +236,7 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
         | FindOutcome::Task(_)
         | FindOutcome::NotYet
         | FindOutcome::Unknowable) => {
-            panic!("the image tells: {other:?}")
+            panic!("the evidence is in the image: {other:?}")
         }
     };
     assert!(
@@ -246,15 +246,15 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
     let read = adapter.read_backup(&intent.target, by()).await;
     assert_eq!(read.is_ok(), made, "as was found");
 
-    bed.start();
+    qemu.start();
     let (before, _) = begun(adapter, &restore(&kept), 3).await;
-    bed.kill();
+    qemu.kill();
     let at_rest = found(adapter, &restore(&kept), 3, before.as_ref()).await;
     assert!(
         matches!(at_rest, FindOutcome::Unknowable),
         "off: {at_rest:?}"
     );
-    bed.start();
+    qemu.start();
     let restarted = found(adapter, &restore(&kept), 3, before.as_ref()).await;
     assert!(
         matches!(restarted, FindOutcome::Unknowable),
@@ -277,9 +277,9 @@ async fn when_qemu_is_killed_nothing_is_guessed() {
 
 #[apply(test)]
 async fn a_monitor_serves_one_client_and_is_given_back() {
-    let bed = Bed::started();
-    let adapter = bed.adapter.as_ref();
-    let held = UnixStream::connect(bed.image("web01.qmp")).unwrap();
+    let qemu = PrivateQemu::started();
+    let adapter = qemu.adapter.as_ref();
+    let held = UnixStream::connect(qemu.image("web01.qmp")).unwrap();
     let mut greeting = String::new();
     BufReader::new(held.try_clone().unwrap())
         .read_line(&mut greeting)
@@ -296,7 +296,7 @@ async fn a_monitor_serves_one_client_and_is_given_back() {
         assert!(Instant::now() < end, "free again");
     }
     // Unused for a while, the gateway lets go of it.
-    let held = UnixStream::connect(bed.image("web01.qmp")).unwrap();
+    let held = UnixStream::connect(qemu.image("web01.qmp")).unwrap();
     held.set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     let mut greeting = String::new();
@@ -306,15 +306,15 @@ async fn a_monitor_serves_one_client_and_is_given_back() {
 
 #[apply(test)]
 async fn a_vm_may_be_stopped_and_started_between_requests() {
-    let mut bed = Bed::started();
-    let adapter = Arc::clone(&bed.adapter);
+    let mut qemu = PrivateQemu::started();
+    let adapter = Arc::clone(&qemu.adapter);
     let adapter = adapter.as_ref();
     let state = async || adapter.read_vm(&vm(), by()).await.unwrap().run_state;
-    bed.fill(0, 1);
-    bed.fill(1, 1);
+    qemu.fill(0, 1);
+    qemu.fill(1, 1);
     let live = backup(adapter, "live", 1).await;
     assert_eq!(state().await, Some(RunState::Started), "running");
-    bed.stop();
+    qemu.stop();
     assert_eq!(state().await, Some(RunState::Stopped), "stopped");
     let target = Target {
         vm: vm(),
@@ -325,8 +325,8 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
         live,
         "the same backup"
     );
-    bed.fill(0, 2);
-    bed.fill(1, 2);
+    qemu.fill(0, 2);
+    qemu.fill(1, 2);
     let off = backup(adapter, "off", 2).await;
     assert_eq!(
         run(adapter, &restore(&live), 3).await,
@@ -334,11 +334,11 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
         "restored at rest"
     );
     assert_eq!(
-        (bed.filled(0), bed.filled(1)),
+        (qemu.filled(0), qemu.filled(1)),
         (1, 1),
         "both disks are back"
     );
-    bed.start();
+    qemu.start();
     assert_eq!(state().await, Some(RunState::Started), "running again");
     let error = run(adapter, &restore(&off), 4).await;
     assert_eq!(error, Err(FaultKind::Conflict), "it holds no memory");
@@ -347,10 +347,10 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
         Ok(()),
         "restored live"
     );
-    assert_eq!((bed.filled(0), bed.filled(1)), (1, 1), "as it was taken");
+    assert_eq!((qemu.filled(0), qemu.filled(1)), (1, 1), "as it was taken");
 
     // An image that is in use by a QEMU which the gateway does not see is left alone.
-    std::fs::rename(bed.image("web01.qmp"), bed.image("hidden")).unwrap();
+    std::fs::rename(qemu.image("web01.qmp"), qemu.image("hidden")).unwrap();
     let end = Instant::now() + Duration::from_secs(60);
     let error = loop {
         // The open connection is used for a while.
@@ -361,5 +361,5 @@ async fn a_vm_may_be_stopped_and_started_between_requests() {
         assert!(Instant::now() < end, "unseen");
     };
     assert_eq!(error, Err(FaultKind::Busy), "QEMU guards its images");
-    bed.img(&["snapshot", "-l", "-U"], DISKS[0]);
+    qemu.img(&["snapshot", "-l", "-U"], DISKS[0]);
 }

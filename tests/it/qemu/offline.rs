@@ -1,4 +1,4 @@
-//! A stopped VM of QEMU whose disks a killed gateway left half done: finished by the next one, or told as it is.
+//! A stopped VM of QEMU whose disks a killed gateway left half done: finished by the next one, or reported as it is.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,11 +13,11 @@ use snapgate::runtime::{SystemClock, Tasks};
 
 use crate::conformance;
 use crate::conformance::kills::kill_when_due;
-use crate::conformance::{Bed as _, by, create, key, on, run};
-use crate::qemu::private_qemu::{Bed, DISKS, backup, config, plain, restore, vm};
+use crate::conformance::{AdapterFixture as _, by, create, key, on, run};
+use crate::qemu::private_qemu::{DISKS, PrivateQemu, backup, config, plain, restore, vm};
 
-/// The bed with programs that stop before they change the second disk, once, until their gateway is killed.
-struct Halfway(Bed);
+/// The VM with programs that stop before they change the second disk, once, until their gateway is killed.
+struct Halfway(PrivateQemu);
 
 const SCRIPT: &str = r#"#!/bin/sh
 case "$*" in
@@ -33,20 +33,20 @@ exec qemu-img "$@"
 
 impl Halfway {
     fn new() -> Self {
-        let bed = Bed::new();
-        let script = bed.image("qemu-img");
+        let qemu = PrivateQemu::new();
+        let script = qemu.image("qemu-img");
         std::fs::write(&script, SCRIPT).unwrap();
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self(bed)
+        Self(qemu)
     }
 }
 
-impl conformance::Bed for Halfway {
+impl conformance::AdapterFixture for Halfway {
     fn name(&self) -> &'static str {
         "qemu, stopped"
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
-        self.born()
+        self.adapter_after_restart()
     }
     fn vm(&self) -> VmId {
         vm()
@@ -64,7 +64,7 @@ impl conformance::Bed for Halfway {
     fn found(&self) -> Option<u64> {
         self.0.found()
     }
-    fn born(&self) -> Arc<dyn Adapter> {
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         let folder = self.0.folder.path();
         let config = qemu::Config {
             qemu_img: folder.join("qemu-img"),
@@ -73,7 +73,7 @@ impl conformance::Bed for Halfway {
         let made = qemu::Qemu::new(config, SystemClock::shared(), Tasks::default());
         Arc::new(made)
     }
-    fn is_due(&self) -> bool {
+    fn is_kill_due(&self) -> bool {
         self.0.image("qemu-img.due").exists()
     }
     fn killed(&self) {
@@ -84,9 +84,9 @@ impl conformance::Bed for Halfway {
 
 #[apply(test)]
 fn a_gateway_killed_between_the_disks_of_a_stopped_vm_has_its_work_finished() {
-    let bed = Halfway::new();
+    let qemu = Halfway::new();
     for verb in [Verb::Create, Verb::Delete, Verb::Restore] {
-        kill_when_due(&bed, verb);
+        kill_when_due(&qemu, verb);
     }
 }
 
@@ -114,10 +114,10 @@ async fn again(
 }
 
 /// How many snapshots of its own the gateway has left on the disks.
-fn own(bed: &Bed) -> usize {
+fn own(qemu: &PrivateQemu) -> usize {
     let count = |disk: &&str| {
         let mut list = Command::new("qemu-img");
-        let said = list.args(["snapshot", "-l"]).arg(bed.image(disk)).output();
+        let said = list.args(["snapshot", "-l"]).arg(qemu.image(disk)).output();
         let said = said.unwrap();
         assert!(said.status.success(), "{disk}: {said:?}");
         String::from_utf8(said.stdout)
@@ -129,11 +129,11 @@ fn own(bed: &Bed) -> usize {
 }
 
 /// A VM with a backup of when its disks held 1, whose disks hold 2 now, and a restore that is about to begin.
-async fn before_a_restore(bed: &Bed, number: u64) -> (Intent, Option<Evidence>, String) {
-    bed.write(1);
-    let adapter = plain(bed.folder.path());
+async fn before_a_restore(qemu: &PrivateQemu, number: u64) -> (Intent, Option<Evidence>, String) {
+    qemu.write(1);
+    let adapter = plain(qemu.folder.path());
     let taken = backup(&adapter, &format!("of-{number}"), number).await;
-    bed.write(2);
+    qemu.write(2);
     let intent = restore(&taken);
     let before = adapter.baseline(&intent, key(number + 1), by()).await;
     (intent, before.unwrap(), taken.id.as_str().to_owned())
@@ -141,11 +141,11 @@ async fn before_a_restore(bed: &Bed, number: u64) -> (Intent, Option<Evidence>, 
 
 #[apply(test)]
 async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_thrown_away() {
-    let mut bed = Bed::new();
-    let folder = bed.folder.path().to_owned();
+    let mut qemu = PrivateQemu::new();
+    let folder = qemu.folder.path().to_owned();
     let folder = folder.as_path();
     // Number, how many disks the killed gateway restored, what its VM wrote to which disk afterwards, the VM's disks at
-    // the end, and what is told: `None` for a success.
+    // the end, and the text of the failure: `None` for a success.
     type Row = (
         u64,
         usize,
@@ -163,22 +163,22 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         (70, 1, &[(0, 3)], (3, 2), Some("different points in time")),
         (80, 1, &[(1, 3)], (1, 3), Some("different points in time")),
     ];
-    for (number, restored, written, expected, told) in rows {
-        let (intent, before, tag) = before_a_restore(&bed, number).await;
+    for (number, restored, written, expected, failure) in rows {
+        let (intent, before, tag) = before_a_restore(&qemu, number).await;
         for disk in &DISKS[..restored] {
-            bed.img(&["snapshot", "-a", &tag], disk);
+            qemu.img(&["snapshot", "-a", &tag], disk);
         }
         for (disk, content) in written {
-            bed.fill(*disk, *content);
+            qemu.fill(*disk, *content);
         }
         let found = find(folder, &intent, number + 1, before.as_ref()).await;
-        let half = restored == 1 && told.is_none();
-        match (&found, told) {
+        let half = restored == 1 && failure.is_none();
+        match (&found, failure) {
             // Never begun, and the VM was used since: not begun again.
             (FindOutcome::VmChanged, Some("")) => {}
-            (FindOutcome::Failed(fault), Some(told)) => {
+            (FindOutcome::Failed(fault), Some(failure)) => {
                 assert_eq!(fault.kind, FaultKind::Conflict, "{number}: {fault:?}");
-                assert!(fault.text.contains(told), "{number}: {fault:?}");
+                assert!(fault.text.contains(failure), "{number}: {fault:?}");
             }
             (FindOutcome::NotBegun, None) if restored == 0 => {}
             (FindOutcome::HalfDone(fault), None) if half => {
@@ -190,69 +190,69 @@ async fn what_a_killed_gateway_did_to_the_disks_is_found_and_nothing_newer_is_th
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
         assert_eq!(
             outcome.err(),
-            told.map(|_| FaultKind::Conflict),
+            failure.map(|_| FaultKind::Conflict),
             "{number}: again"
         );
-        let now = (bed.filled(0), bed.filled(1));
+        let now = (qemu.filled(0), qemu.filled(1));
         assert_eq!(
             now, expected,
             "{number}: {restored} restored, then {written:?}"
         );
-        if told.is_none() {
+        if failure.is_none() {
             let found = find(folder, &intent, number + 1, before.as_ref()).await;
             assert!(
                 matches!(found, FindOutcome::Done),
                 "{number}: at last: {found:?}"
             );
-            assert_eq!(own(&bed), 0, "{number}: what was left for this is gone");
+            assert_eq!(own(&qemu), 0, "{number}: what was left for this is gone");
         }
     }
 
     // A backup that is no longer whole is not put on the other disk.
-    let (intent, before, tag) = before_a_restore(&bed, 90).await;
-    bed.img(&["snapshot", "-a", &tag], DISKS[0]);
-    bed.img(&["snapshot", "-d", &tag], DISKS[1]);
+    let (intent, before, tag) = before_a_restore(&qemu, 90).await;
+    qemu.img(&["snapshot", "-a", &tag], DISKS[0]);
+    qemu.img(&["snapshot", "-d", &tag], DISKS[1]);
     let found = find(folder, &intent, 91, before.as_ref()).await;
     assert!(
         matches!(found, FindOutcome::Failed(_)),
         "not whole: {found:?}"
     );
-    assert_eq!((bed.filled(0), bed.filled(1)), (1, 2), "left alone");
+    assert_eq!((qemu.filled(0), qemu.filled(1)), (1, 2), "left alone");
 
-    // Another snapshot put on by hand is not taken for this one.
-    let (intent, before, _) = before_a_restore(&bed, 100).await;
+    // Another snapshot put on by hand does not count as this one.
+    let (intent, before, _) = before_a_restore(&qemu, 100).await;
     let adapter = plain(folder);
     let other = backup(&adapter, "other", 102).await;
     for disk in DISKS {
-        bed.img(&["snapshot", "-a", other.id.as_str()], disk);
+        qemu.img(&["snapshot", "-a", other.id.as_str()], disk);
     }
     let found = find(folder, &intent, 101, before.as_ref()).await;
     assert!(!matches!(found, FindOutcome::Done), "by hand: {found:?}");
 
-    started_meanwhile(&mut bed).await;
+    started_meanwhile(&mut qemu).await;
 }
 
-/// The VM was started by somebody before the next gateway came: it runs, and its disks are left alone.
-async fn started_meanwhile(bed: &mut Bed) {
-    let folder = bed.folder.path().to_owned();
+/// The VM was started by an operator before the next gateway came: it runs, and its disks are left alone.
+async fn started_meanwhile(qemu: &mut PrivateQemu) {
+    let folder = qemu.folder.path().to_owned();
     let folder = folder.as_path();
     let rows = [
         (200, 0, Some("")),
         (210, 1, Some("different points in time")),
         (220, 2, None),
     ];
-    for (number, restored, told) in rows {
-        let (intent, before, tag) = before_a_restore(bed, number).await;
+    for (number, restored, failure) in rows {
+        let (intent, before, tag) = before_a_restore(qemu, number).await;
         for disk in &DISKS[..restored] {
-            bed.img(&["snapshot", "-a", &tag], disk);
+            qemu.img(&["snapshot", "-a", &tag], disk);
         }
-        bed.start();
-        let held = (bed.filled(0), bed.filled(1));
+        qemu.start();
+        let held = (qemu.filled(0), qemu.filled(1));
         let found = find(folder, &intent, number + 1, before.as_ref()).await;
-        match (&found, told) {
+        match (&found, failure) {
             (FindOutcome::VmChanged, Some("")) => {}
-            (FindOutcome::Failed(fault), Some(told)) => {
-                assert!(fault.text.contains(told), "{number}: {fault:?}");
+            (FindOutcome::Failed(fault), Some(failure)) => {
+                assert!(fault.text.contains(failure), "{number}: {fault:?}");
             }
             (FindOutcome::Done, None) => {}
             other => panic!("{number}: {other:?}"),
@@ -260,60 +260,68 @@ async fn started_meanwhile(bed: &mut Bed) {
         let outcome = again(folder, &intent, number + 1, before.as_ref()).await;
         assert_eq!(
             outcome.err(),
-            told.map(|_| FaultKind::Conflict),
+            failure.map(|_| FaultKind::Conflict),
             "{number}: again"
         );
-        assert_eq!(bed.status(), "running", "{number}: left alone");
-        assert_eq!((bed.filled(0), bed.filled(1)), held, "{number}: left alone");
+        assert_eq!(qemu.status(), "running", "{number}: left alone");
+        assert_eq!(
+            (qemu.filled(0), qemu.filled(1)),
+            held,
+            "{number}: left alone"
+        );
         // Hidden from the gateway, QEMU itself guards the images.
-        let socket = bed.image("web01.qmp");
-        std::fs::rename(&socket, bed.image("hidden")).unwrap();
+        let socket = qemu.image("web01.qmp");
+        std::fs::rename(&socket, qemu.image("hidden")).unwrap();
         let adapter = plain(folder);
         let hidden = adapter.find_outcome(&intent, key(number + 1), before.as_ref(), by());
         assert!(
             hidden.await.is_err(),
             "{number}: not known while they are in use"
         );
-        std::fs::rename(bed.image("hidden"), &socket).unwrap();
-        assert_eq!((bed.filled(0), bed.filled(1)), held, "{number}: left alone");
+        std::fs::rename(qemu.image("hidden"), &socket).unwrap();
+        assert_eq!(
+            (qemu.filled(0), qemu.filled(1)),
+            held,
+            "{number}: left alone"
+        );
         // What was left is no backup, and goes with the next change.
         let page = Page {
             after: None,
             limit: 100,
         };
         let listed = adapter.list_backups(&vm(), &page, by()).await.unwrap();
-        let is_own = |it: &Backup| it.id.as_str().starts_with("snapgate-before");
+        let is_own = |backup: &Backup| backup.id.as_str().starts_with("snapgate-before");
         assert!(!listed.backups.iter().any(is_own), "{number}: {listed:?}");
         backup(&adapter, &format!("live-{number}"), number + 5).await;
-        bed.stop();
-        assert_eq!(own(bed), 0, "{number}: nothing of it is left");
+        qemu.stop();
+        assert_eq!(own(qemu), 0, "{number}: nothing of it is left");
         for disk in DISKS {
-            bed.img(&["check", "-q"], disk);
+            qemu.img(&["check", "-q"], disk);
         }
         let fresh = plain(folder);
         let third = run(&fresh, &intent, number + 2).await;
         assert_eq!(third, Ok(()), "{number}: asked for again");
-        assert_eq!(bed.content(), 1, "{number}: restored");
+        assert_eq!(qemu.content(), 1, "{number}: restored");
     }
-    bed.start();
+    qemu.start();
     assert_eq!(
-        bed.ask("query-jobs", json!({})),
+        qemu.ask("query-jobs", json!({})),
         json!([]),
         "no job was begun"
     );
-    bed.stop();
+    qemu.stop();
 }
 
 #[apply(test)]
 async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
-    let bed = Bed::new();
-    let folder = bed.folder.path();
-    bed.write(1);
+    let qemu = PrivateQemu::new();
+    let folder = qemu.folder.path();
+    qemu.write(1);
     let adapter = plain(folder);
     let intent = create(&adapter, &vm(), "half", 1);
     let before = adapter.baseline(&intent, key(1), by()).await.unwrap();
     let tag = intent.target.backup.as_str();
-    bed.img(&["snapshot", "-c", tag], DISKS[0]);
+    qemu.img(&["snapshot", "-c", tag], DISKS[0]);
     let shown = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(shown.state, BackupState::Error, "shown as no good");
     let found = find(folder, &intent, 1, before.as_ref()).await;
@@ -321,7 +329,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
         matches!(found, FindOutcome::HalfDone(_)),
         "half made: {found:?}"
     );
-    bed.write(2);
+    qemu.write(2);
     assert_eq!(
         again(folder, &intent, 1, before.as_ref()).await,
         Ok(()),
@@ -329,9 +337,9 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     );
     let made = adapter.read_backup(&intent.target, by()).await.unwrap();
     assert_eq!(made.state, BackupState::Available, "whole");
-    bed.write(3);
+    qemu.write(3);
     assert_eq!(run(&adapter, &restore(&made), 2).await, Ok(()), "restored");
-    assert_eq!(bed.content(), 2, "both disks are of when it was made anew");
+    assert_eq!(qemu.content(), 2, "both disks are of when it was made anew");
 
     let delete = on(&made, &vm(), Change::Delete);
     let before = adapter.baseline(&delete, key(3), by()).await.unwrap();
@@ -340,7 +348,7 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
         matches!(found, FindOutcome::NotBegun),
         "not begun: {found:?}"
     );
-    bed.img(&["snapshot", "-d", tag], DISKS[0]);
+    qemu.img(&["snapshot", "-d", tag], DISKS[0]);
     let found = find(folder, &delete, 3, before.as_ref()).await;
     assert!(
         matches!(found, FindOutcome::HalfDone(_)),
@@ -356,8 +364,8 @@ async fn a_backup_half_made_or_half_deleted_is_finished_by_the_next_gateway() {
     let found = find(folder, &delete, 3, before.as_ref()).await;
     assert!(matches!(found, FindOutcome::Done), "found gone: {found:?}");
 
-    // Somebody else's half of that very name is not touched.
-    bed.img(&["snapshot", "-c", "snapgate-9"], DISKS[1]);
+    // An unfinished snapshot of another client with that name is not touched.
+    qemu.img(&["snapshot", "-c", "snapgate-9"], DISKS[1]);
     let other = create(&adapter, &vm(), "nine", 9);
     assert_eq!(
         run(&adapter, &other, 9).await,

@@ -14,14 +14,14 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
-use crate::conformance::mortal_gateway::Moments;
+use crate::conformance::mortal_gateway::KillMoments;
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
-use crate::memory_annotations::Memory;
+use crate::memory_annotations::MemoryAnnotations;
 use crate::requirements::require_programs;
 
-/// A VM of the test bed in a folder of its own; ended when dropped.
-pub(crate) struct Bed {
+/// A VM of `tests/beds/qemu.sh` in a folder of its own; ended when dropped.
+pub(crate) struct PrivateQemu {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) adapter: Arc<dyn Adapter>,
     pub(crate) running: bool,
@@ -35,10 +35,10 @@ fn script(what: &str, folder: &Path) {
         .arg(folder)
         .output();
     let done = done.unwrap();
-    assert!(done.status.success(), "bed {what}: {done:?}");
+    assert!(done.status.success(), "{what}: {done:?}");
 }
 
-impl Bed {
+impl PrivateQemu {
     pub(crate) fn new() -> Self {
         require_programs(&["qemu-system-x86_64", "qemu-img", "qemu-io"]);
         let folder = tempfile::tempdir().unwrap();
@@ -52,9 +52,9 @@ impl Bed {
     }
 
     pub(crate) fn started() -> Self {
-        let mut bed = Self::new();
-        bed.start();
-        bed
+        let mut qemu = Self::new();
+        qemu.start();
+        qemu
     }
 
     pub(crate) fn start(&mut self) {
@@ -140,8 +140,8 @@ impl Bed {
     }
 
     pub(crate) fn qemu_io(&self, image: &str, command: &str) -> bool {
-        let mut it = Command::new("qemu-io");
-        let done = it
+        let mut program = Command::new("qemu-io");
+        let done = program
             .args(["-f", "qcow2", "-c", command])
             .arg(self.image(image))
             .output()
@@ -196,7 +196,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for PrivateQemu {
     fn drop(&mut self) {
         script("stop", self.folder.path());
     }
@@ -204,7 +204,7 @@ impl Drop for Bed {
 
 pub(crate) const DISKS: [&str; 2] = ["web01.qcow2", "web01-b.qcow2"];
 
-/// How an adapter finds the bed.
+/// How an adapter finds the VM.
 pub(crate) fn config(folder: &Path) -> qemu::Config {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     qemu::Config {
@@ -214,21 +214,21 @@ pub(crate) fn config(folder: &Path) -> qemu::Config {
     }
 }
 
-/// An adapter on the bed.
+/// An adapter for the VM.
 pub(crate) fn plain(folder: &Path) -> qemu::Qemu {
     qemu::Qemu::new(config(folder), SystemClock::shared(), Tasks::default())
 }
 
-/// A gateway's adapter on the bed with annotations of its own.
-pub(crate) fn adapter(folder: &Path, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+/// A gateway's adapter for the VM with annotations of its own.
+pub(crate) fn adapter(folder: &Path, memory: &Arc<MemoryAnnotations>) -> Arc<dyn Adapter> {
     annotated(config(folder), memory)
 }
 
 /// The same, with another configuration.
-pub(crate) fn annotated(config: qemu::Config, memory: &Arc<Memory>) -> Arc<dyn Adapter> {
+pub(crate) fn annotated(config: qemu::Config, memory: &Arc<MemoryAnnotations>) -> Arc<dyn Adapter> {
     let made = qemu::Qemu::new(config, SystemClock::shared(), Tasks::default());
     let backend = BackendName::new("qemu").unwrap();
-    let memory: Arc<Memory> = Arc::clone(memory);
+    let memory: Arc<MemoryAnnotations> = Arc::clone(memory);
     Arc::new(Annotate::new(
         backend,
         Arc::new(made),
@@ -237,7 +237,7 @@ pub(crate) fn annotated(config: qemu::Config, memory: &Arc<Memory>) -> Arc<dyn A
     ))
 }
 
-impl conformance::Bed for Bed {
+impl conformance::AdapterFixture for PrivateQemu {
     fn name(&self) -> &'static str {
         if self.running {
             "qemu, running"
@@ -267,11 +267,11 @@ impl conformance::Bed for Bed {
             self.let_go();
         }
     }
-    fn born(&self) -> Arc<dyn Adapter> {
+    fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         Arc::new(plain(self.folder.path()))
     }
-    fn moments(&self) -> Moments {
-        Moments::All
+    fn kill_moments(&self) -> KillMoments {
+        KillMoments::All
     }
 }
 

@@ -8,20 +8,20 @@ use snapgate::adapters::adapter::*;
 use snapgate::adapters::qemu;
 use snapgate::model::*;
 
-use crate::conformance::{Bed as _, by, create, key, run};
+use crate::conformance::{AdapterFixture as _, by, create, key, run};
 use crate::harness::eventually;
 use crate::qemu::disks::all_refused;
 use crate::qemu::disks::delete;
 use crate::qemu::disks::read;
 use crate::qemu::disks::refusal;
 use crate::qemu::disks::with;
-use crate::qemu::private_qemu::{Bed, DISKS, backup, config, found, plain, restore, vm};
+use crate::qemu::private_qemu::{DISKS, PrivateQemu, backup, config, found, plain, restore, vm};
 use crate::runner::{skip, skip_part};
 
 #[apply(test)]
 async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() {
-    let bed = Bed::new();
-    let folder = bed.folder.path();
+    let qemu = PrivateQemu::new();
+    let folder = qemu.folder.path();
     let at = |images: &[&str]| {
         let path = |image: &&str| folder.join(image).to_str().unwrap().to_owned();
         with(qemu::Config {
@@ -88,19 +88,19 @@ async fn images_on_storage_that_is_not_mounted_are_unavailable_and_not_absent() 
     // What was seen before does not cease to exist with its only image.
     let adapter = at(&["{vm}.qcow2"]);
     assert!(adapter.read_vm(&vm(), by()).await.is_ok(), "seen");
-    std::fs::rename(bed.image(DISKS[0]), bed.image("aside")).unwrap();
+    std::fs::rename(qemu.image(DISKS[0]), qemu.image("aside")).unwrap();
     let gone = adapter.read_vm(&vm(), by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::Unavailable, "{gone:?}");
 }
 
 #[apply(test)]
 async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_why() {
-    let bed = Bed::new();
-    let adapter = plain(bed.folder.path());
-    bed.write(1);
+    let qemu = PrivateQemu::new();
+    let adapter = plain(qemu.folder.path());
+    qemu.write(1);
     let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
-    let (image, aside) = (bed.image(DISKS[1]), bed.image("aside"));
+    qemu.write(2);
+    let (image, aside) = (qemu.image(DISKS[1]), qemu.image("aside"));
     std::fs::rename(&image, &aside).unwrap();
     drop(std::fs::File::create(&image).unwrap());
     std::fs::File::options()
@@ -136,12 +136,12 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
         )
         .await;
         assert!(immutable("-i"), "mutable again");
-        assert_eq!(bed.content(), 2, "immutable: nothing was changed");
+        assert_eq!(qemu.content(), 2, "immutable: nothing was changed");
     } else {
         skip_part("no right to make files immutable");
     }
     // A file system without room.
-    let mount = bed.image("full");
+    let mount = qemu.image("full");
     std::fs::create_dir(&mount).unwrap();
     let options = ["-t", "tmpfs", "-o", "size=2M", "none"];
     let mounted = Command::new("mount").args(options).arg(&mount).status();
@@ -149,7 +149,7 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
         skip("no right to mount a file system");
     }
     for disk in DISKS {
-        std::fs::copy(bed.image(disk), mount.join(disk)).unwrap();
+        std::fs::copy(qemu.image(disk), mount.join(disk)).unwrap();
     }
     let full = plain(&mount);
     let mut filler = std::fs::File::create(mount.join("filler")).unwrap();
@@ -167,13 +167,13 @@ async fn a_raw_disk_is_shown_and_refused_and_images_that_cannot_be_written_say_w
 #[apply(test)]
 async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_did_nothing_lets_it_run()
  {
-    let mut bed = Bed::started();
-    let adapter = plain(bed.folder.path());
+    let mut qemu = PrivateQemu::started();
+    let adapter = plain(qemu.folder.path());
     let taken = backup(&adapter, "taken", 1).await;
     let intent = restore(&taken);
     let before = adapter.baseline(&intent, key(2), by()).await.unwrap();
     let load = json!({"job-id": "snapgate-2", "tag": "none", "vmstate": "disk0", "devices": ["disk0", "disk1"]});
-    bed.ask("snapshot-load", load);
+    qemu.ask("snapshot-load", load);
     let lost = found(&adapter, &intent, 2, before.as_ref()).await;
     let FindOutcome::Failed(fault) = lost else {
         panic!("failed: {lost:?}");
@@ -184,37 +184,37 @@ async fn a_vm_that_was_migrated_away_is_refused_for_that_reason_and_a_load_that_
             .contains("No disk was changed, and the VM is running"),
         "{fault:?}"
     );
-    assert_eq!(bed.status(), "running", "it runs on");
+    assert_eq!(qemu.status(), "running", "it runs on");
 
     let mirror = json!({"job-id": "move", "device": "disk1", "sync": "full", "format": "qcow2",
-        "target": bed.image("moved.qcow2")});
-    bed.ask("drive-mirror", mirror);
+        "target": qemu.image("moved.qcow2")});
+    qemu.ask("drive-mirror", mirror);
     for intent in [create(&adapter, &vm(), "moving", 3), restore(&taken)] {
         let fault = refusal(&adapter, &intent, 3).await;
         assert_eq!(fault.kind, FaultKind::Conflict, "mirror: {fault:?}");
         assert!(fault.text.contains("block job"), "mirror: {fault:?}");
     }
-    bed.ask("block-job-cancel", json!({"device": "move", "force": true}));
+    qemu.ask("block-job-cancel", json!({"device": "move", "force": true}));
     eventually("cancelled", || {
-        bed.ask("query-block-jobs", json!({})) == json!([])
+        qemu.ask("query-block-jobs", json!({})) == json!([])
     });
 
-    bed.ask("migrate", json!({"uri": "exec:cat >/dev/null"}));
-    eventually("migrated", || bed.status() == "postmigrate");
+    qemu.ask("migrate", json!({"uri": "exec:cat >/dev/null"}));
+    eventually("migrated", || qemu.status() == "postmigrate");
     all_refused(&adapter, &taken, 10, FaultKind::Conflict, "migrated").await;
-    bed.ask("cont", json!({}));
+    qemu.ask("cont", json!({}));
     assert_eq!(run(&adapter, &intent, 20).await, Ok(()), "resumed here");
-    bed.stop();
+    qemu.stop();
 }
 
 #[apply(test)]
 async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
-    let bed = Bed::new();
-    let folder = bed.folder.path();
+    let qemu = PrivateQemu::new();
+    let folder = qemu.folder.path();
     let adapter = plain(folder);
-    bed.write(1);
+    qemu.write(1);
     let taken = backup(&adapter, "taken", 1).await;
-    bed.write(2);
+    qemu.write(2);
     let find = async |intent: &Intent, number: u64, before: &Option<Evidence>| {
         let adapter = plain(folder);
         let found = adapter.find_outcome(intent, key(number), before.as_ref(), by());
@@ -228,7 +228,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
         matches!(untouched, FindOutcome::NotBegun),
         "create: {untouched:?}"
     );
-    bed.fill(1, 3);
+    qemu.fill(1, 3);
     let used = find(&intent, 10, &before).await;
     assert!(matches!(used, FindOutcome::VmChanged), "create: {used:?}");
     let refused = adapter.begin(&intent, key(10), before.as_ref(), by()).await;
@@ -241,13 +241,13 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
 
     let intent = create(&adapter, &vm(), "half", 11);
     let before = adapter.baseline(&intent, key(11), by()).await.unwrap();
-    bed.img(&["snapshot", "-c", intent.target.backup.as_str()], DISKS[0]);
+    qemu.img(&["snapshot", "-c", intent.target.backup.as_str()], DISKS[0]);
     let half = find(&intent, 11, &before).await;
     assert!(
         matches!(half, FindOutcome::HalfDone(_)),
         "half made: {half:?}"
     );
-    bed.fill(1, 4);
+    qemu.fill(1, 4);
     let used = find(&intent, 11, &before).await;
     let FindOutcome::Failed(fault) = used else {
         panic!("half made and used: {used:?}");
@@ -257,7 +257,7 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     // A copy of the image, down to the marks, is not the disk that was left.
     let intent = restore(&taken);
     let before = adapter.baseline(&intent, key(12), by()).await.unwrap();
-    let (image, copy) = (bed.image(DISKS[0]), bed.image("copy"));
+    let (image, copy) = (qemu.image(DISKS[0]), qemu.image("copy"));
     std::fs::copy(&image, &copy).unwrap();
     std::fs::rename(&copy, &image).unwrap();
     let replaced = find(&intent, 12, &before).await;
@@ -270,10 +270,10 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
         refused.is_err_and(|error| error.effect == Effect::None),
         "restore"
     );
-    assert_eq!((bed.filled(0), bed.filled(1)), (2, 4), "left alone");
+    assert_eq!((qemu.filled(0), qemu.filled(1)), (2, 4), "left alone");
     // Half restored, then an image replaced: nothing is finished, and the disks are named.
     let before = adapter.baseline(&intent, key(13), by()).await.unwrap();
-    bed.img(&["snapshot", "-a", taken.id.as_str()], DISKS[0]);
+    qemu.img(&["snapshot", "-a", taken.id.as_str()], DISKS[0]);
     std::fs::copy(&image, &copy).unwrap();
     std::fs::rename(&copy, &image).unwrap();
     let replaced = find(&intent, 13, &before).await;
@@ -283,11 +283,11 @@ async fn what_was_not_begun_is_not_begun_over_disks_that_changed() {
     for part in ["disk web01.qcow2", "not restored: disk web01-b.qcow2"] {
         assert!(fault.text.contains(part), "{fault:?}");
     }
-    assert_eq!(bed.filled(1), 4, "left alone");
+    assert_eq!(qemu.filled(1), 4, "left alone");
 
     let intent = delete(&taken);
     let before = adapter.baseline(&intent, key(14), by()).await.unwrap();
-    bed.fill(0, 5);
+    qemu.fill(0, 5);
     let used = find(&intent, 14, &before).await;
     assert!(
         matches!(used, FindOutcome::NotBegun),

@@ -106,7 +106,7 @@ fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
         ),
     ];
     for (prefer, progress, applied) in rows {
-        let client = prefer.map_or_else(|| alice.clone(), |it| alice.with("Prefer", it));
+        let client = prefer.map_or_else(|| alice.clone(), |value| alice.with("Prefer", value));
         let body = json!({ "description": format!("{prefer:?}") });
         let reply = client.put(BACKUP, &body.to_string());
         assert_eq!(reply.status, 202, "{prefer:?}: {reply:?}");
@@ -116,8 +116,12 @@ fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
             progress == 100,
             "{prefer:?}: whether it is worth another look: {reply:?}"
         );
-        let told = reply.header("preference-applied").replace(", ", ",");
-        assert_eq!(told, applied.replace(", ", ","), "{prefer:?}: {reply:?}");
+        let answered = reply.header("preference-applied").replace(", ", ",");
+        assert_eq!(
+            answered,
+            applied.replace(", ", ","),
+            "{prefer:?}: {reply:?}"
+        );
         let status = alice.finished(&reply.status_uri());
         assert_eq!(status["state"], "SUCCESS", "{prefer:?}: {status}");
         let after = alice.get(BACKUP).json();
@@ -139,7 +143,7 @@ fn a_change_is_answered_as_soon_as_it_is_durable_when_asked_for() {
         assert_eq!(
             reply.header("preference-applied"),
             "respond-async",
-            "{name}: told"
+            "{name}: reported"
         );
         let status = alice.finished(&reply.status_uri());
         assert_eq!(status["progress"], 100, "{name}: {status}");

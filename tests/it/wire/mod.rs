@@ -113,9 +113,9 @@ fn specification_versions() {
         ),
     ];
     for (name, headers, expected) in rows {
-        let client = headers
-            .iter()
-            .fold(client.clone(), |it, (key, value)| it.with(key, value));
+        let client = headers.iter().fold(client.clone(), |client, (key, value)| {
+            client.with(key, value)
+        });
         let reply = client.get(BACKUP);
         match expected {
             Ok(version) => {
@@ -181,7 +181,7 @@ fn accept_and_content_types() {
         (Some("application/vnd.com.sun.cloud.Backup+json;q=0"), None),
     ];
     for (accept, expected) in gets {
-        let client = accept.map_or(alice.clone(), |it| alice.with("Accept", it));
+        let client = accept.map_or(alice.clone(), |value| alice.with("Accept", value));
         let reply = client.get(BACKUP);
         match expected {
             Some(media) => {
@@ -210,7 +210,7 @@ fn accept_and_content_types() {
         (None, 415),
     ];
     for (media, status) in puts {
-        let client = media.map_or(alice.clone(), |it| alice.with("Content-Type", it));
+        let client = media.map_or(alice.clone(), |value| alice.with("Content-Type", value));
         let reply = client.send("PUT", BACKUP, Some(br#"{"description": "d"}"#));
         assert_eq!(reply.status, *status, "{media:?}: {reply:?}");
         if *status == 415 {
