@@ -326,9 +326,12 @@ impl LiveOperations {
         let table = self.table.lock();
         let BackendCounts { queued, running } =
             table.counts.get(backend).copied().unwrap_or_default();
-        self.metrics.operations.set_queue_depth(backend.as_str(), "queued", queued);
         self.metrics
-            .operations.set_queue_depth(backend.as_str(), "running", running);
+            .operations
+            .set_queue_depth(backend.as_str(), "queued", queued);
+        self.metrics
+            .operations
+            .set_queue_depth(backend.as_str(), "running", running);
     }
 }
 

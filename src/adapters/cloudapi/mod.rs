@@ -389,7 +389,12 @@ impl Adapter for CloudApi {
         Ok(map::vm(vm, reply))
     }
 
-    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let all = self.list_remote(vm, by).await?;
         let complete = all.into_iter().filter(|remote| !remote.is_incomplete);
         Ok(page.of(complete.map(|remote| remote.backup)))

@@ -162,7 +162,12 @@ impl Adapter for Libvirt {
         })
     }
 
-    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let domain = self.reader.domain(vm, by).await?;
         let read = self
             .reader

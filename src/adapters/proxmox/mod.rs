@@ -315,7 +315,12 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let guest = self.locate_guest(vm, by).await?;
         let mut backups = Vec::new();
         for (id, item) in self.list_visible(&guest, by).await? {

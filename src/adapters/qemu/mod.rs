@@ -276,7 +276,12 @@ impl Adapter for Qemu {
         Ok(self.access.read_vm(vm, by).await?.vm.clone())
     }
 
-    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         let view = self.access.read_vm(vm, by).await?;
         let hidden = self.worker.unfinished_backups(vm);
         Ok(backups::backup_page(&view.disks, page, &hidden))

@@ -227,7 +227,12 @@ impl Adapter for ScriptedAdapter {
         )
     }
 
-    async fn list_backups(&self, _: &VmId, _: &Page, _: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        _: &VmId,
+        _: &Page,
+        _: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         Ok(BackupPage {
             backups: self.script().backups.clone(),
             more: false,

@@ -25,7 +25,12 @@ impl Adapter for LyingAdapter {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.0.vm(vm, by).await
     }
-    async fn list_backups(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         self.0.list(vm, page, by).await
     }
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

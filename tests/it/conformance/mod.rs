@@ -171,7 +171,10 @@ pub(crate) async fn found(
     let settle = adapter.capability().verb(intent.verb()).unwrap().settle;
     let end = SystemClock.deadline(settle + Duration::from_secs(20));
     while SystemClock.instant() < end.instant() {
-        match adapter.find_outcome(intent, key(number), baseline, by()).await {
+        match adapter
+            .find_outcome(intent, key(number), baseline, by())
+            .await
+        {
             Ok(FindOutcome::Done) => return Ok(()),
             Ok(FindOutcome::Failed(fault) | FindOutcome::HalfDone(fault)) => return Err(fault),
             Ok(FindOutcome::NotBegun | FindOutcome::VmChanged) => {

@@ -72,7 +72,10 @@ pub(crate) async fn run_suite(fixture: &dyn AdapterFixture) {
             after: None,
             limit: 1,
         };
-        let error = adapter.list_backups(&nowhere, &page, by()).await.unwrap_err();
+        let error = adapter
+            .list_backups(&nowhere, &page, by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: list");
         assert_eq!(adapter.read_vm(&vm, by()).await.unwrap().id, vm, "{name}");
     }
@@ -96,7 +99,10 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
     let error = adapter.read_backup(&first.target, by()).await.unwrap_err();
     let unknown = FaultKind::NoSuchBackup;
     assert_eq!(error.fault.kind, unknown, "{name}: unknown backup");
-    let found = adapter.find_outcome(&first, key(1), None, by()).await.unwrap();
+    let found = adapter
+        .find_outcome(&first, key(1), None, by())
+        .await
+        .unwrap();
     assert!(
         !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
@@ -105,7 +111,9 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
     let seen = adapter.baseline(&first, key(1), by()).await.unwrap();
     let outcome = run_from(adapter, &first, 1, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: create");
-    let found = adapter.find_outcome(&first, key(1), seen.as_ref(), by()).await;
+    let found = adapter
+        .find_outcome(&first, key(1), seen.as_ref(), by())
+        .await;
     let found = found.unwrap();
     assert!(
         matches!(found, FindOutcome::Done),
@@ -142,7 +150,10 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
     let second = create(adapter, &vm, "two", 3);
     assert_eq!(run(adapter, &second, 3).await, Ok(()), "{name}: second");
     let page = |after, limit| Page { after, limit };
-    let head = adapter.list_backups(&vm, &page(None, 1), by()).await.unwrap();
+    let head = adapter
+        .list_backups(&vm, &page(None, 1), by())
+        .await
+        .unwrap();
     assert!(
         head.more && head.backups.len() == 1,
         "{name}: first page: {head:?}"
@@ -173,7 +184,10 @@ async fn restores(
     let outcome = run(adapter, &other, 4).await;
     assert_eq!(outcome, Err(FaultKind::NoSuchBackup), "{name}: identity");
     assert_eq!(fixture.content(), 2, "{name}: nothing restored");
-    let found = adapter.find_outcome(&restore, key(5), None, by()).await.unwrap();
+    let found = adapter
+        .find_outcome(&restore, key(5), None, by())
+        .await
+        .unwrap();
     assert!(
         !matches!(found, FindOutcome::Done | FindOutcome::Task(_)),
         "{name}: never begun: {found:?}"
@@ -260,7 +274,9 @@ async fn deletes(
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{name}: gone");
     let replays = rows.replays(Verb::Delete);
     if rows.due_if("a deleted backup is found deleted", replays) {
-        let found = adapter.find_outcome(&delete, key(9), seen.as_ref(), by()).await;
+        let found = adapter
+            .find_outcome(&delete, key(9), seen.as_ref(), by())
+            .await;
         let found = found.unwrap();
         assert!(matches!(found, FindOutcome::Done), "{name}: {found:?}");
     }

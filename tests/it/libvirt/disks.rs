@@ -343,7 +343,10 @@ async fn names_that_are_ids_on_any_disk_are_not_restored() {
     bytes[at] = b'q';
     std::fs::write(&path, bytes).unwrap();
     libvirtd.run("qemu-img", &["snapshot", "-c", "q", "web02a.qcow2"]);
-    let foreign = adapter.read_backup(&foreign(&web02, "q"), by()).await.unwrap();
+    let foreign = adapter
+        .read_backup(&foreign(&web02, "q"), by())
+        .await
+        .unwrap();
     let to = restore(&foreign, &web02, "");
     refused(adapter, &to, 4, FaultKind::Unsupported, &["name q", "id"]).await;
     assert_eq!(

@@ -58,7 +58,10 @@ pub(crate) async fn found(
 ) -> FindOutcome {
     let end = SystemClock.deadline(PATIENCE);
     loop {
-        match adapter.find_outcome(intent, key(number), before, by()).await {
+        match adapter
+            .find_outcome(intent, key(number), before, by())
+            .await
+        {
             Ok(FindOutcome::NotYet) | Err(_) => {}
             // It does not know yet that the daemon died: followed, as the gateway does.
             Ok(FindOutcome::Task(task)) => match adapter.poll(&task, by()).await {

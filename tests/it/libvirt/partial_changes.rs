@@ -207,7 +207,10 @@ async fn a_delete_or_create_that_was_lost_names_the_disks_that_hold_an_unlisted_
     ] {
         libvirtd.run("qemu-img", &["snapshot", "-d", tag, disk]);
     }
-    let found = adapter.find_outcome(&delete, key(11), None, by()).await.unwrap();
+    let found = adapter
+        .find_outcome(&delete, key(11), None, by())
+        .await
+        .unwrap();
     assert!(
         matches!(found, FindOutcome::Done),
         "nothing is left: {found:?}"

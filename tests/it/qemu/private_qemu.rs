@@ -315,7 +315,10 @@ pub(crate) async fn found(
 ) -> FindOutcome {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        match adapter.find_outcome(intent, key(number), before, by()).await {
+        match adapter
+            .find_outcome(intent, key(number), before, by())
+            .await
+        {
             Ok(FindOutcome::Task(_) | FindOutcome::NotYet) | Err(_) => {}
             Ok(found) => return found,
         }

@@ -5,8 +5,8 @@ use rusqlite::OptionalExtension;
 use rusqlite::Transaction;
 use rusqlite::params;
 
-use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::model::BackendName;
 use crate::model::BackupId;
 use crate::model::Identity;
@@ -22,7 +22,7 @@ use crate::operations::store::sqlite::integers::to_integer;
 pub(super) enum AnnotationChange {
     Put {
         backend: BackendName,
-        annotated: Annotated,
+        annotated: AnnotationRecord,
         record: String,
     },
     Remove {
@@ -71,7 +71,7 @@ pub(super) fn list(
     db: &Connection,
     backend: &BackendName,
     vm: &VmId,
-) -> Result<Vec<Annotated>, StoreError> {
+) -> Result<Vec<AnnotationRecord>, StoreError> {
     let sql = format!("{COLUMNS} WHERE backend = ?1 AND vm = ?2 ORDER BY backup");
     let read = || -> rusqlite::Result<Vec<Row>> {
         let mut statement = db.prepare_cached(&sql)?;
@@ -87,7 +87,7 @@ pub(super) fn get(
     db: &Connection,
     backend: &BackendName,
     target: &Target,
-) -> Result<Option<Annotated>, StoreError> {
+) -> Result<Option<AnnotationRecord>, StoreError> {
     let sql = format!("{COLUMNS} WHERE backend = ?1 AND vm = ?2 AND backup = ?3");
     let read = || {
         let names = [backend.as_str(), target.vm.as_str(), target.backup.as_str()];
@@ -112,11 +112,11 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     ))
 }
 
-fn parse_row((vm, backup, identity, written, record): Row) -> Result<Annotated, StoreError> {
+fn parse_row((vm, backup, identity, written, record): Row) -> Result<AnnotationRecord, StoreError> {
     let unreadable = |why: String| StoreError::Unavailable(format!("an annotation: {why}"));
     let annotation: Annotation =
         serde_json::from_str(&record).map_err(|error| unreadable(error.to_string()))?;
-    Ok(Annotated {
+    Ok(AnnotationRecord {
         target: Target {
             vm: VmId::new(&vm).map_err(|error| unreadable(error.to_string()))?,
             backup: BackupId::new(&backup).map_err(|error| unreadable(error.to_string()))?,

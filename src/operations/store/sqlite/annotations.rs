@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::adapters::annotations::Annotated;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
 use crate::model::BackendName;
@@ -52,7 +52,7 @@ impl Annotations for AnnotationTable {
     async fn put(
         &self,
         backend: &BackendName,
-        annotated: &Annotated,
+        annotated: &AnnotationRecord,
     ) -> Result<(), AnnotationsError> {
         let record = serde_json::to_string(&annotated.annotation)
             .map_err(|error| AnnotationsError::Unavailable(error.to_string()))?;
