@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
-use snapgate::gate::Decision;
 use snapgate::gate::Gate;
+use snapgate::gate::GateDecision;
 use snapgate::gate::HandledRequest;
 use snapgate::gate::PassThrough;
 use snapgate::gate::ProcessState;
@@ -159,12 +159,12 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     let state = memory.0.lock().unwrap();
     let reads = body.reads.into_inner().unwrap();
     match decision {
-        Decision::PassThrough(pass) => {
+        GateDecision::PassThrough(pass) => {
             assert!(reads.is_empty(), "what is passed on is read by others");
             assert!(state.accepted.is_empty(), "and has no effect here");
             Fate::Passed(pass)
         }
-        Decision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
+        GateDecision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
             exchange,
             accepted: state.accepted.clone(),
             cancelled: state.cancelled.clone(),

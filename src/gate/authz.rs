@@ -7,7 +7,7 @@ use http::Method;
 use crate::gate::config::Grant;
 use crate::gate::config::Grantee;
 use crate::gate::config::Scope;
-use crate::gate::prefixes::Prefixes;
+use crate::gate::pattern_index::PatternIndex;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::route::Kind;
@@ -32,21 +32,21 @@ pub(super) struct Rights {
 #[derive(Debug, Default)]
 struct Rules {
     all: Vec<Rule>,
-    by_vm: Prefixes,
+    by_vm: PatternIndex,
 }
 
 /// How one grant bears on a VM or a backup.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Judged {
+pub(super) struct GrantMatch {
     /// Which of the configured grants.
     pub(super) grant: usize,
-    pub(super) is_on_vm: bool,
-    pub(super) is_on_backup: bool,
+    pub(super) covers_vm: bool,
+    pub(super) covers_backup: bool,
 }
 
 /// What a request needs to be permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum RequiredAccess {
     /// Nothing.
     Nothing,
     /// This action on the VM as such.
@@ -63,17 +63,17 @@ pub(super) const DELETE: &[Action] = &[Action::Delete];
 pub(super) const RESTORE: &[Action] = &[Action::Restore];
 
 /// What a request of that kind needs.
-pub(super) fn need(kind: Kind, method: &Method) -> Need {
+pub(super) fn need(kind: Kind, method: &Method) -> RequiredAccess {
     match kind {
-        Kind::Backup if *method == Method::PUT => Need::Backup(UPDATE),
-        Kind::Backup if *method == Method::DELETE => Need::Backup(DELETE),
-        Kind::Backup => Need::Backup(READ),
-        Kind::Restore => Need::Backup(RESTORE),
-        Kind::Backups if *method == Method::POST => Need::Vm(Action::Create),
-        Kind::BackUp => Need::Vm(Action::Create),
-        Kind::Backups | Kind::Vm => Need::Vm(Action::Read),
-        Kind::Statuses => Need::Operation,
-        Kind::Versions => Need::Nothing,
+        Kind::Backup if *method == Method::PUT => RequiredAccess::Backup(UPDATE),
+        Kind::Backup if *method == Method::DELETE => RequiredAccess::Backup(DELETE),
+        Kind::Backup => RequiredAccess::Backup(READ),
+        Kind::Restore => RequiredAccess::Backup(RESTORE),
+        Kind::Backups if *method == Method::POST => RequiredAccess::Vm(Action::Create),
+        Kind::BackUp => RequiredAccess::Vm(Action::Create),
+        Kind::Backups | Kind::Vm => RequiredAccess::Vm(Action::Read),
+        Kind::Statuses => RequiredAccess::Operation,
+        Kind::Versions => RequiredAccess::Nothing,
     }
 }
 
@@ -87,11 +87,11 @@ struct Rule {
 }
 
 impl Rule {
-    fn is_on_vm(&self, vm: &VmId) -> bool {
+    fn covers_vm(&self, vm: &VmId) -> bool {
         fits(&self.vms, vm.as_str())
     }
 
-    fn is_on_backup(&self, backup: &BackupId) -> bool {
+    fn covers_backup(&self, backup: &BackupId) -> bool {
         fits(&self.backups, backup.as_str())
     }
 }
@@ -102,7 +102,7 @@ fn fits(patterns: &[Pattern], text: &str) -> bool {
 
 impl Rights {
     /// The grants that are for this caller.
-    pub(super) fn of(principal: &Principal, grants: &[Grant]) -> Self {
+    pub(super) fn for_principal(principal: &Principal, grants: &[Grant]) -> Self {
         let is_for = |grantee: &Grantee| match grantee {
             Grantee::User(name) => *name == principal.name,
             Grantee::Group(name) => principal.groups.binary_search(name).is_ok(),
@@ -118,13 +118,13 @@ impl Rights {
                 backups: grant.backups.clone(),
             })
             .collect();
-        let by_vm = Prefixes::new(all.iter().map(|it| it.vms.as_slice()));
+        let by_vm = PatternIndex::new(all.iter().map(|it| it.vms.as_slice()));
         let rules = Arc::new(Rules { all, by_vm });
         Self { rules, scope: None }
     }
 
     /// The same, but no more than the scope includes.
-    pub(super) fn within(&self, scope: &Scope) -> Self {
+    pub(super) fn narrowed_to(&self, scope: &Scope) -> Self {
         Self {
             rules: Arc::clone(&self.rules),
             scope: Some(scope.clone()),
@@ -132,12 +132,12 @@ impl Rights {
     }
 
     /// Whether nothing is held back from what the grants allow.
-    pub(super) fn is_whole(&self) -> bool {
-        self.scope.as_ref().is_none_or(Scope::is_whole)
+    pub(super) fn is_unrestricted(&self) -> bool {
+        self.scope.as_ref().is_none_or(Scope::is_unrestricted)
     }
 
     /// What the scope includes of actions on a VM, or on one of its backups.
-    pub(super) fn included(&self, vm: &VmId, backup: Option<&BackupId>) -> ActionSet {
+    pub(super) fn scope_actions(&self, vm: &VmId, backup: Option<&BackupId>) -> ActionSet {
         let Some(scope) = &self.scope else {
             return ActionSet::ALL;
         };
@@ -157,7 +157,7 @@ impl Rights {
         backup: Option<&'a BackupId>,
     ) -> impl Iterator<Item = &'a Rule> {
         let is_on = move |it: &&Rule| {
-            it.is_on_vm(vm) && backup.is_none_or(|backup| it.is_on_backup(backup))
+            it.covers_vm(vm) && backup.is_none_or(|backup| it.covers_backup(backup))
         };
         let candidates = self.rules.by_vm.candidates(vm.as_str());
         let rules = candidates.filter_map(|candidate| self.rules.all.get(candidate));
@@ -165,50 +165,52 @@ impl Rights {
     }
 
     /// How each of the caller's grants that allow the action bears on a VM, or on one of its backups.
-    pub(super) fn judged<'a>(
+    pub(super) fn grant_matches<'a>(
         &'a self,
         vm: &'a VmId,
         backup: Option<&'a BackupId>,
         action: Action,
-    ) -> impl Iterator<Item = Judged> {
+    ) -> impl Iterator<Item = GrantMatch> {
         let rules = self.rules.all.iter();
         let rules = rules.filter(move |rule| rule.actions.contains(action));
-        rules.map(move |rule| Judged {
+        rules.map(move |rule| GrantMatch {
             grant: rule.grant,
-            is_on_vm: rule.is_on_vm(vm),
-            is_on_backup: backup.is_none_or(|backup| rule.is_on_backup(backup)),
+            covers_vm: rule.covers_vm(vm),
+            covers_backup: backup.is_none_or(|backup| rule.covers_backup(backup)),
         })
     }
 
     /// What may be done to at least one imaginable backup of the VM.
-    pub(super) fn on_vm(&self, vm: &VmId) -> ActionSet {
+    pub(super) fn actions_on_vm(&self, vm: &VmId) -> ActionSet {
         let rules = self.rules_on(vm, None);
         let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
-        granted.common(self.included(vm, None))
+        granted.common(self.scope_actions(vm, None))
     }
 
     /// What may be done to this backup.
-    pub(super) fn on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
+    pub(super) fn actions_on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
         let rules = self.rules_on(vm, Some(backup));
         let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
-        granted.common(self.included(vm, Some(backup)))
+        granted.common(self.scope_actions(vm, Some(backup)))
     }
 
     /// Whether any action is allowed anywhere.
-    pub(super) fn includes(&self, action: Action) -> bool {
+    pub(super) fn allows_anywhere(&self, action: Action) -> bool {
         let scope = self.scope.as_ref();
         scope.is_none_or(|scope| scope.actions.contains(action))
             && self.rules.all.iter().any(|it| it.actions.contains(action))
     }
 
     /// Whether the caller's own operations on the backup concern it here: the scope of a token hides the others.
-    pub(super) fn concerns(&self, target: &Target) -> bool {
-        !self.included(&target.vm, Some(&target.backup)).is_empty()
+    pub(super) fn covers_target(&self, target: &Target) -> bool {
+        !self
+            .scope_actions(&target.vm, Some(&target.backup))
+            .is_empty()
     }
 
     /// Whether the action may be done to the VM as such.
     pub(super) fn check_vm(&self, vm: &VmId, needed: Action) -> Result<(), Refusal> {
-        let held = self.on_vm(vm);
+        let held = self.actions_on_vm(vm);
         if held.contains(needed) {
             Ok(())
         } else if held.contains(Action::Read) {
@@ -224,12 +226,12 @@ impl Rights {
         target: &Target,
         needed: &[Action],
     ) -> Result<ActionSet, Refusal> {
-        let held = self.on_backup(&target.vm, &target.backup);
+        let held = self.actions_on_backup(&target.vm, &target.backup);
         if needed.iter().any(|it| held.contains(*it)) {
             Ok(held)
         } else if held.contains(Action::Read) {
             Err(Refusal::from(Code::NotPermitted))
-        } else if self.on_vm(&target.vm).contains(Action::Read) {
+        } else if self.actions_on_vm(&target.vm).contains(Action::Read) {
             Err(Refusal::from(Code::NoSuchBackup))
         } else {
             // The same for a VM that does not exist, is not placed, or is none of the caller's business.
@@ -245,7 +247,7 @@ impl Rights {
         backend: &BackendName,
         target: &Target,
     ) -> Result<Permit, Refusal> {
-        let held = self.on_backup(&target.vm, &target.backup);
+        let held = self.actions_on_backup(&target.vm, &target.backup);
         if held.contains_all(needed) && !needed.is_empty() {
             let (principal, backend) = (principal.clone(), backend.clone());
             Ok(Permit::issue(principal, needed, backend, target.clone()))
@@ -282,7 +284,7 @@ mod tests {
             grant(group, &[Action::Delete], "web1", "tmp-*"),
             grant(other, &Action::ALL, "*", "*"),
         ];
-        let rights = Rights::of(&principal, &grants);
+        let rights = Rights::for_principal(&principal, &grants);
         (principal, rights)
     }
 
@@ -391,11 +393,11 @@ mod tests {
             ),
         ];
         for (name, scope, vm, backup, action, expected) in rows {
-            let rights = rights.within(scope);
+            let rights = rights.narrowed_to(scope);
             let (vm, backup) = (VmId::new(vm).unwrap(), BackupId::new(backup).unwrap());
-            let held = rights.on_backup(&vm, &backup);
+            let held = rights.actions_on_backup(&vm, &backup);
             assert_eq!(held.contains(action), expected, "{name}: backup");
-            assert!(rights.on_vm(&vm).contains_all(held), "{name}: VM");
+            assert!(rights.actions_on_vm(&vm).contains_all(held), "{name}: VM");
             let target = Target { vm, backup };
             let needed = ActionSet::NONE.with(action);
             let (principal, _) = self::rights();
@@ -403,7 +405,13 @@ mod tests {
             let permit = rights.permit(&principal, needed, &backend, &target);
             assert_eq!(permit.is_ok(), expected, "{name}: permit");
         }
-        assert!(rights.within(&all).is_whole(), "everything is whole");
-        assert!(!rights.within(&one_vm).is_whole(), "one VM is not");
+        assert!(
+            rights.narrowed_to(&all).is_unrestricted(),
+            "everything is whole"
+        );
+        assert!(
+            !rights.narrowed_to(&one_vm).is_unrestricted(),
+            "one VM is not"
+        );
     }
 }

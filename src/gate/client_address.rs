@@ -60,7 +60,7 @@ impl ClientAddress {
     /// Where the request comes from. What peers that are not trusted say of others is ignored, and so is a list with
     /// anything in it, from the right to the answer, that is no address.
     #[must_use]
-    pub fn of(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
+    pub fn from_request(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
         let peer = head.peer.map(|peer| peer.to_canonical());
         let by_proxy = peer.is_some_and(|peer| trusted.include(peer));
         let address = if by_proxy {
@@ -148,7 +148,7 @@ mod tests {
             peer: Some(peer.parse().unwrap()),
             certificate: &[],
         };
-        let client = ClientAddress::of(&head, &trusted);
+        let client = ClientAddress::from_request(&head, &trusted);
         let id = client.request_id(&headers);
         let id = id.map(|id| id.as_str().to_owned());
         (client.address.unwrap().to_string(), id)

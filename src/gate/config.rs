@@ -33,7 +33,7 @@ pub struct Config {
     /// Who may call.
     pub credentials: CredentialRule,
     /// What happens after wrong passwords.
-    pub lock_out: LockOut,
+    pub lockout: LockoutRule,
     /// How much one client may ask for.
     pub rates: RateLimits,
     /// Who may do what.
@@ -189,7 +189,7 @@ impl Default for RateLimits {
 
 /// What happens after wrong passwords.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockOut {
+pub struct LockoutRule {
     /// Wrong passwords of one user from one address that cost nothing; zero means that any number does.
     pub attempts: u32,
     /// The same of one address, whatever the user.
@@ -198,7 +198,7 @@ pub struct LockOut {
     pub longest: Duration,
 }
 
-impl Default for LockOut {
+impl Default for LockoutRule {
     fn default() -> Self {
         let number = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
         Self {
@@ -223,7 +223,7 @@ pub struct Scope {
 impl Scope {
     /// Whether it leaves out nothing.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub fn is_unrestricted(&self) -> bool {
         let any = |all: &[Pattern]| all.iter().any(|it| it.as_str() == "*");
         self.actions == ActionSet::ALL && any(&self.vms) && any(&self.backups)
     }

@@ -6,14 +6,14 @@ use http::HeaderMap;
 use http::Method;
 use http::header::HOST;
 
-use crate::gate::authz::Need;
+use crate::gate::authz::RequiredAccess;
 use crate::gate::authz::Rights;
 use crate::gate::authz::need;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
 use crate::gate::passthrough::PassThroughAccess;
 use crate::gate::passthrough::PassThroughRoute;
-use crate::gate::passthrough::Passes;
+use crate::gate::passthrough::PassThroughRoutes;
 use crate::gate::pipeline;
 use crate::gate::placement::Placements;
 use crate::gate::refusal::Code;
@@ -28,7 +28,7 @@ use crate::model::VmId;
 
 /// Who would send the request.
 #[derive(Clone, Debug)]
-pub struct Caller<'a> {
+pub struct AssumedCaller<'a> {
     /// The name, and the groups, sorted.
     pub principal: Principal,
     /// The token with which it would be sent, if it is one.
@@ -56,17 +56,17 @@ impl fmt::Display for Explanation {
 pub fn explain(
     config: &Config,
     file: &str,
-    caller: &Caller<'_>,
+    caller: &AssumedCaller<'_>,
     method: &Method,
     target: &str,
 ) -> Explanation {
-    let rights = Rights::of(&caller.principal, &config.grants);
+    let rights = Rights::for_principal(&caller.principal, &config.grants);
     let mut told = Telling {
         config,
         file,
         caller,
         rights: match caller.token {
-            Some(token) => rights.within(&token.scope),
+            Some(token) => rights.narrowed_to(&token.scope),
             None => rights,
         },
         lines: Vec::new(),
@@ -89,7 +89,7 @@ pub fn explain(
 struct Telling<'a> {
     config: &'a Config,
     file: &'a str,
-    caller: &'a Caller<'a>,
+    caller: &'a AssumedCaller<'a>,
     rights: Rights,
     lines: Vec<String>,
 }
@@ -105,15 +105,15 @@ impl Telling<'_> {
             return Err(Refusal::from(Code::MethodNotAllowed));
         }
         let place = match (need(found.spec.kind, method), found.place) {
-            (Need::Vm(_), Place::None) => Place::Vm(pipeline::vm_parameter(parts.query)?),
+            (RequiredAccess::Vm(_), Place::None) => Place::Vm(pipeline::vm_parameter(parts.query)?),
             (_, place) => place,
         };
         match (need(found.spec.kind, method), place) {
-            (Need::Nothing, _) => {
+            (RequiredAccess::Nothing, _) => {
                 self.lines.push("nobody has to say who they are".to_owned());
                 Ok(())
             }
-            (Need::Operation, _) => {
+            (RequiredAccess::Operation, _) => {
                 self.lines.push(
                     "whoever began an operation may read its Status and stop it; others read it with observe on its \
                      backup, and stop it with the action that it is"
@@ -121,7 +121,7 @@ impl Telling<'_> {
                 );
                 Ok(())
             }
-            (Need::Vm(action), Place::Vm(vm)) => {
+            (RequiredAccess::Vm(action), Place::Vm(vm)) => {
                 self.action(action, &vm, None);
                 if action == Action::Create {
                     self.lines.push(
@@ -133,7 +133,7 @@ impl Telling<'_> {
                 self.rights.check_vm(&vm, action)?;
                 self.placed(&vm)
             }
-            (Need::Backup(any), Place::Backup(target)) => {
+            (RequiredAccess::Backup(any), Place::Backup(target)) => {
                 for action in any {
                     self.action(*action, &target.vm, Some(&target.backup));
                 }
@@ -141,9 +141,10 @@ impl Telling<'_> {
                 self.placed(&target.vm)
             }
             // The table of routes says that nothing else can be.
-            (Need::Vm(_) | Need::Backup(_), Place::None | Place::Vm(_) | Place::Backup(_)) => {
-                Err(Refusal::from(Code::NoSuchRoute))
-            }
+            (
+                RequiredAccess::Vm(_) | RequiredAccess::Backup(_),
+                Place::None | Place::Vm(_) | Place::Backup(_),
+            ) => Err(Refusal::from(Code::NoSuchRoute)),
         }
     }
 
@@ -152,12 +153,12 @@ impl Telling<'_> {
         let word = action.as_str();
         let mut told = Vec::new();
         let mut granted = false;
-        for it in self.rights.judged(vm, backup, action) {
+        for it in self.rights.grant_matches(vm, backup, action) {
             let line = self.config.grants.get(it.grant).map_or(0, |it| it.line);
             let place = format!("grant[{}] ({}:{line})", it.grant, self.file);
-            let (vm, bears) = (vm.as_str(), it.is_on_vm && it.is_on_backup);
+            let (vm, bears) = (vm.as_str(), it.covers_vm && it.covers_backup);
             granted |= bears;
-            told.push(match (bears, it.is_on_vm) {
+            told.push(match (bears, it.covers_vm) {
                 (true, _) => format!("{word}: {place} allows it"),
                 (false, true) => format!("{word}: {place} is not for this backup of {vm:?}"),
                 (false, false) => format!("{word}: {place} is not for VM {vm:?}"),
@@ -171,7 +172,7 @@ impl Telling<'_> {
         }
         if granted
             && let Some(token) = self.caller.token
-            && !self.rights.included(vm, backup).contains(action)
+            && !self.rights.scope_actions(vm, backup).contains(action)
         {
             told.push(format!(
                 "{word}: the scope of the token {} leaves it out",
@@ -213,7 +214,7 @@ impl Telling<'_> {
             peer: None,
             certificate: &[],
         };
-        Passes::new(&self.config.passthrough).find(&head, path)
+        PassThroughRoutes::new(&self.config.passthrough).find(&head, path)
     }
 
     fn passing(&mut self, method: &Method, route: &PassThroughRoute) -> Result<(), Refusal> {
@@ -221,7 +222,7 @@ impl Telling<'_> {
         self.lines
             .push(format!("it is passed through by the route {name}"));
         route.check_method(method)?;
-        if route.access != PassThroughAccess::Open && !self.rights.is_whole() {
+        if route.access != PassThroughAccess::Open && !self.rights.is_unrestricted() {
             self.lines.push(
                 "a token with a scope is not taken on routes that are passed through".to_owned(),
             );

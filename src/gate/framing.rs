@@ -15,7 +15,7 @@ use crate::gate::request::RequestHead;
 use crate::gate::route;
 
 /// Refuses what is too large or ambiguous.
-pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
+pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
     if head.target.len() > limits.target_bytes {
         return Err(Refusal::from(Code::TargetTooLong));
     }
@@ -73,7 +73,7 @@ pub(super) fn check(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refus
 }
 
 /// Refuses a body that is announced to be larger than allowed.
-pub(super) fn check_length(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
+pub(super) fn check_content_length(headers: &HeaderMap, bytes_max: u64) -> Result<(), Refusal> {
     if content_length(headers)?.is_some_and(|content_length| content_length > bytes_max) {
         return Err(Refusal::from(Code::BodyTooLarge));
     }
@@ -113,12 +113,12 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
 }
 
 /// Whether the framing says anything about a body, were it only that it is empty.
-pub(super) fn has_length(headers: &HeaderMap) -> bool {
+pub(super) fn has_body_framing(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Whether the framing announces a body that certainly holds something.
-pub(super) fn is_not_empty(headers: &HeaderMap) -> bool {
+pub(super) fn announces_content(headers: &HeaderMap) -> bool {
     content_length(headers)
         .is_ok_and(|content_length| content_length.is_some_and(|length| length > 0))
 }

@@ -26,10 +26,10 @@ pub(super) enum Json {
 }
 
 /// The members of the one object that the body is.
-pub(super) fn object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
+pub(super) fn parse_object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let says = |text: Cow<'static, str>| Refusal::says(Code::MalformedJson, text);
     let mut source = serde_json::Deserializer::from_slice(body);
-    let value = Level(limits::JSON_DEPTH_MAX).deserialize(&mut source);
+    let value = DepthLimit(limits::JSON_DEPTH_MAX).deserialize(&mut source);
     let value = value.and_then(|value| source.end().map(|()| value));
     match value {
         Ok(Json::Object(members)) => Ok(members),
@@ -42,9 +42,9 @@ pub(super) fn object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
 
 /// How many levels of nesting are left.
 #[derive(Clone, Copy)]
-struct Level(usize);
+struct DepthLimit(usize);
 
-impl Level {
+impl DepthLimit {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         self.0
             .checked_sub(1)
@@ -53,7 +53,7 @@ impl Level {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Level {
+impl<'de> DeserializeSeed<'de> for DepthLimit {
     type Value = Json;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, source: D) -> Result<Json, D::Error> {
@@ -61,7 +61,7 @@ impl<'de> DeserializeSeed<'de> for Level {
     }
 }
 
-impl<'de> Visitor<'de> for Level {
+impl<'de> Visitor<'de> for DepthLimit {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,8 +160,8 @@ mod tests {
             ("comment", "{/**/}".to_owned(), false),
         ];
         for (name, body, expected) in rows {
-            assert_eq!(object(body.as_bytes()).is_ok(), expected, "{name}");
+            assert_eq!(parse_object(body.as_bytes()).is_ok(), expected, "{name}");
         }
-        assert!(object(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
+        assert!(parse_object(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
     }
 }

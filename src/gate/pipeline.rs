@@ -10,28 +10,28 @@ use http::Method;
 use http::StatusCode;
 use http::header;
 
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
+use crate::gate::authn::AuthContext;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::authn::Authenticator;
 use crate::gate::authn::ClaimedName;
-use crate::gate::authn::Denied;
+use crate::gate::authn::CredentialsDenied;
 use crate::gate::client_address::ClientAddress;
 use crate::gate::config::Config;
 use crate::gate::config::Profile;
 use crate::gate::framing;
-use crate::gate::limiter::Admitted;
-use crate::gate::limiter::Network;
+use crate::gate::limiter::AdmittedRequest;
+use crate::gate::limiter::ClientNetwork;
+use crate::gate::limiter::LimitReached;
 use crate::gate::limiter::Quota;
-use crate::gate::limiter::Reached;
 use crate::gate::negotiate;
 use crate::gate::passthrough;
 use crate::gate::passthrough::PassThrough;
 use crate::gate::passthrough::PassThroughAccess;
-use crate::gate::passthrough::Passes;
+use crate::gate::passthrough::PassThroughRoutes;
 use crate::gate::placement::Placements;
 use crate::gate::prefer::Preferences;
 use crate::gate::process_state::ProcessState;
-use crate::gate::process_state::Waiter;
+use crate::gate::process_state::WaiterSlot;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::PREFERENCE_APPLIED;
@@ -45,10 +45,10 @@ use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::request::BodyError;
-use crate::gate::request::Decision;
+use crate::gate::request::GateDecision;
 use crate::gate::request::HandledRequest;
 use crate::gate::request::RequestHead;
-use crate::gate::response_cache::Written;
+use crate::gate::response_cache::ResponseCache;
 use crate::gate::route;
 use crate::gate::route::Kind;
 use crate::gate::route::Place;
@@ -77,8 +77,8 @@ pub struct Gate {
     pub(super) shared: Arc<ProcessState>,
     callers: Authenticator,
     placements: Placements,
-    passes: Passes,
-    pub(super) written: Written,
+    passes: PassThroughRoutes,
+    pub(super) written: ResponseCache,
     /// The supported versions as header values, in the order of the configuration.
     versions: Vec<HeaderValue>,
 }
@@ -99,23 +99,23 @@ pub(super) struct Call<'a> {
     pub(super) route: &'static str,
     principal: Option<PrincipalName>,
     /// Its place among the requests at work.
-    pub(super) admitted: Option<Admitted>,
+    pub(super) admitted: Option<AdmittedRequest>,
     quota: Option<Quota>,
     version: Option<SpecVersion>,
     body_was_read: bool,
 }
 
 impl Call<'_> {
-    fn identified(&mut self, account: &Account) {
-        let name = account.principal.name.clone();
+    fn identified(&mut self, caller: &AuthenticatedCaller) {
+        let name = caller.principal.name.clone();
         self.note(|it| {
             it.principal = Some(name.clone());
-            it.token = account.token.clone();
+            it.token = caller.token.clone();
         });
         self.principal = Some(name);
     }
 
-    fn denied(&mut self, denied: Denied) {
+    fn denied(&mut self, denied: CredentialsDenied) {
         tracing::info!(
             target: "snapgate::authentication",
             request = self.id.as_str(),
@@ -125,7 +125,7 @@ impl Call<'_> {
             token = denied.token.as_ref().map(|name| name.as_str()),
             "credentials refused"
         );
-        let is_pass = self.route == passthrough::ROUTE;
+        let is_pass = self.route == passthrough::ROUTE_NAME;
         let action = if is_pass {
             AuditAction::PassThrough
         } else {
@@ -164,8 +164,8 @@ impl Gate {
             versions: versions.collect(),
             callers: Authenticator::new(&config, &shared),
             placements: Placements::new(&config.placements),
-            passes: Passes::new(&config.passthrough),
-            written: Written::new(config.public_url.as_str()),
+            passes: PassThroughRoutes::new(&config.passthrough),
+            written: ResponseCache::new(config.public_url.as_str()),
             config,
             service,
             clock,
@@ -183,10 +183,10 @@ impl Gate {
     }
 
     /// Decides about one request. The body is read only when it is wanted, and never of a request that is passed on.
-    pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
-        let (prefer, preferred) = Preferences::of(head.headers);
+    pub async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
+        let (prefer, preferred) = Preferences::from_headers(head.headers);
         let has_body = body.is_present();
-        let client = ClientAddress::of(&head, &self.config.trusted_proxies);
+        let client = ClientAddress::from_request(&head, &self.config.trusted_proxies);
         let id = client.request_id(head.headers);
         let mut call = Call {
             parts: route::parts(head.target).ok(),
@@ -206,7 +206,7 @@ impl Gate {
             body_was_read: false,
         };
         let result = match self.pass(&mut call).await {
-            Ok(Some(pass)) => return Decision::PassThrough(Box::new(pass)),
+            Ok(Some(pass)) => return GateDecision::PassThrough(Box::new(pass)),
             Ok(None) => {
                 let passed = hop_count::of(call.head.headers);
                 hop_count::within(passed, self.walk(&mut call, preferred, body)).await
@@ -214,7 +214,7 @@ impl Gate {
             Err(refusal) => Err(refusal),
         };
         let close = has_body && !call.body_was_read;
-        Decision::Answer(self.finish(call, result, close))
+        GateDecision::Answer(self.finish(call, result, close))
     }
 
     /// What is passed on of the request; `None` when it is answered here.
@@ -224,28 +224,28 @@ impl Gate {
             peer: call.client.address,
             ..call.head
         };
-        framing::check(&head, &self.config.limits)?;
+        framing::check_head(&head, &self.config.limits)?;
         let Some(parts) = call.parts else {
             return Ok(None);
         };
         let Some(route) = self.passes.find(&head, parts.path)? else {
             return Ok(None);
         };
-        call.route = passthrough::ROUTE;
+        call.route = passthrough::ROUTE_NAME;
         route.check_method(head.method)?;
         if route.access != PassThroughAccess::Open {
-            let account = self.identify(call).await?;
+            let caller = self.identify(call).await?;
             // What is behind a route knows nothing of scopes.
-            if !account.rights.is_whole() {
+            if !caller.rights.is_unrestricted() {
                 return Err(Refusal::from(Code::NotPermitted));
             }
-            route.check_caller(Some(&account.principal))?;
+            route.check_caller(Some(&caller.principal))?;
         }
         let admitted = Arc::new(self.admit(call)?);
-        framing::check_length(head.headers, route.body.bytes_max)?;
+        framing::check_content_length(head.headers, route.body.bytes_max)?;
         let (request, caller) = (call.id.clone(), call.principal.clone());
         let scheme = self.config.public_url.scheme();
-        let pass = route.pass(&head, parts, request, caller, scheme)?;
+        let pass = route.prepare(&head, parts, request, caller, scheme)?;
         Ok(Some(pass.admitted(admitted)))
     }
 
@@ -256,7 +256,7 @@ impl Gate {
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let bytes_max = u64::try_from(self.config.limits.body_bytes).unwrap_or(u64::MAX);
-        framing::check_length(call.head.headers, bytes_max)?;
+        framing::check_content_length(call.head.headers, bytes_max)?;
         let method = call.head.method;
         if *method == Method::CONNECT || *method == Method::TRACE {
             let known = call.parts.and_then(|part| route::find(part.path).ok());
@@ -288,16 +288,16 @@ impl Gate {
             return Ok(Reply::read(media, body));
         }
         let headers = call.head.headers;
-        let account = self.identify(call).await?;
+        let caller = self.identify(call).await?;
         let rule = &self.config.specification;
         call.version = Some(version::choose(headers, rule, route.spec.is_versioned())?);
         preferred?;
         call.admitted = Some(self.admit(call)?);
-        self.dispatch(call, route, &account, body).await
+        self.dispatch(call, route, &caller, body).await
     }
 
     /// Check 6: rates and requests at once.
-    fn admit(&self, call: &mut Call<'_>) -> Result<Admitted, Refusal> {
+    fn admit(&self, call: &mut Call<'_>) -> Result<AdmittedRequest, Refusal> {
         let (principal, client) = (call.principal.as_ref(), call.client.address);
         let now = self.clock.instant();
         let limiter = &self.shared.limiter;
@@ -309,8 +309,10 @@ impl Gate {
             Err(reached) => reached,
         };
         let (limit, code, after) = match reached {
-            Reached::AtOnce(limit) => (limit, Code::TooManyAtOnce, Duration::from_secs(1)),
-            Reached::Rate(limit, quota) => {
+            LimitReached::Concurrency(limit) => {
+                (limit, Code::TooManyAtOnce, Duration::from_secs(1))
+            }
+            LimitReached::Rate(limit, quota) => {
                 call.quota = Some(quota);
                 (limit, Code::RateLimited, quota.retry_after)
             }
@@ -320,28 +322,32 @@ impl Gate {
     }
 
     /// A place among those who wait, if one is free for this caller.
-    pub(super) fn waiter(&self, call: &Call<'_>) -> Option<Waiter> {
+    pub(super) fn acquire_waiter(&self, call: &Call<'_>) -> Option<WaiterSlot> {
         let name = call.principal.as_ref().map_or("", |it| it.as_str());
         let most = self.config.rates.principal_waiters;
-        let own = self.shared.limiter.waiters.begin(&[name.as_bytes()], most);
+        let own = self
+            .shared
+            .limiter
+            .waiters
+            .acquire(&[name.as_bytes()], most);
         let place = self
             .shared
-            .waiter(self.config.limits.waiters, &self.metrics)?;
-        Some(place.with(own.ok()?))
+            .acquire_waiter(self.config.limits.waiters, &self.metrics)?;
+        Some(place.with_caller_slot(own.ok()?))
     }
 
     /// Check 4: who calls. Why a caller is not known goes to the log and the audit trail.
-    async fn identify(&self, call: &mut Call<'_>) -> Result<Arc<Account>, Refusal> {
+    async fn identify(&self, call: &mut Call<'_>) -> Result<Arc<AuthenticatedCaller>, Refusal> {
         let head = &call.head;
-        let around = self.around(call.client.address);
+        let context = self.context(call.client.address);
         let found = self
             .callers
-            .identify(head.headers, head.certificate, around)
+            .identify(head.headers, head.certificate, context)
             .await;
         match found {
-            Ok(account) => {
-                call.identified(&account);
-                Ok(account)
+            Ok(caller) => {
+                call.identified(&caller);
+                Ok(caller)
             }
             Err(denied) => {
                 let refusal = self.callers.refusal(&denied, &self.metrics);
@@ -351,12 +357,12 @@ impl Gate {
         }
     }
 
-    fn around(&self, client: Option<IpAddr>) -> Around<'_> {
-        Around {
+    fn context(&self, client: Option<IpAddr>) -> AuthContext<'_> {
+        AuthContext {
             shared: &self.shared,
             clock: &*self.clock,
             metrics: &self.metrics,
-            network: client.and_then(Network::of),
+            network: client.and_then(ClientNetwork::from_address),
         }
     }
 
@@ -364,38 +370,38 @@ impl Gate {
         &self,
         call: &mut Call<'_>,
         route: Route,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let method = call.head.method;
         // Changes are boxed: who waits for a Status does not hold room for one all that time.
         match (route.spec.kind, route.place) {
             (Kind::Backup, Place::Backup(target)) if *method == Method::PUT => {
-                Box::pin(self.update(call, account, target, body)).await
+                Box::pin(self.update(call, caller, target, body)).await
             }
             (Kind::Backup, Place::Backup(target)) if *method == Method::DELETE => {
-                Box::pin(self.delete(call, account, target, body)).await
+                Box::pin(self.delete(call, caller, target, body)).await
             }
             (Kind::Backup, Place::Backup(target)) => {
-                self.read_backup(call, account, &target, body).await
+                self.read_backup(call, caller, &target, body).await
             }
             (Kind::Restore, Place::Backup(target)) => {
-                Box::pin(self.restore(call, account, target, body)).await
+                Box::pin(self.restore(call, caller, target, body)).await
             }
             (Kind::Backups, Place::Vm(vm)) if *method == Method::POST => {
-                Box::pin(self.create(call, account, vm, body)).await
+                Box::pin(self.create(call, caller, vm, body)).await
             }
-            (Kind::Backups, Place::Vm(vm)) => self.list_backups(call, account, &vm, body).await,
-            (Kind::Vm, Place::Vm(vm)) => self.read_vm(call, account, &vm, body).await,
+            (Kind::Backups, Place::Vm(vm)) => self.list_backups(call, caller, &vm, body).await,
+            (Kind::Vm, Place::Vm(vm)) => self.read_vm(call, caller, &vm, body).await,
             (Kind::BackUp, Place::None) => {
                 let vm = vm_parameter(call.query)?;
                 call.note(|call| call.vm = Some(vm.clone()));
-                Box::pin(self.create(call, account, vm, body)).await
+                Box::pin(self.create(call, caller, vm, body)).await
             }
             (Kind::Statuses, Place::None) if *method == Method::DELETE => {
-                Box::pin(self.cancel(call, account, body)).await
+                Box::pin(self.cancel(call, caller, body)).await
             }
-            (Kind::Statuses, Place::None) => self.statuses(call, account, body).await,
+            (Kind::Statuses, Place::None) => self.statuses(call, caller, body).await,
             // The table of routes and the templates in it say that nothing else can be.
             (
                 Kind::Backup
@@ -422,7 +428,11 @@ impl Gate {
         call: &Call<'_>,
         own: &'static str,
     ) -> Result<&'static str, Refusal> {
-        negotiate::accept(call.head.headers, negotiate::Reply::Own(own), call.strict)
+        negotiate::choose_media_type(
+            call.head.headers,
+            negotiate::Representation::Own(own),
+            call.strict,
+        )
     }
 
     pub(super) async fn read_body(
@@ -465,7 +475,7 @@ impl Gate {
         let mut reply = result.unwrap_or_else(|refusal| {
             self.metrics.refusal(refusal.code().as_str());
             let accept = call.head.headers.get_all(header::ACCEPT);
-            let media = negotiate::error_type(accept.iter());
+            let media = negotiate::choose_error_type(accept.iter());
             Reply::refused(&refusal, media, call.id.as_str(), method)
         });
         if let Some(code) = code {
@@ -485,8 +495,8 @@ impl Gate {
             reply.headers.insert(header::CONTENT_LENGTH, length);
         }
         if let Some(quota) = call.quota {
-            reply.set(RATE_LIMIT_POLICY, &quota.policy());
-            reply.set(RATE_LIMIT, &quota.left());
+            reply.set(RATE_LIMIT_POLICY, &quota.policy_field());
+            reply.set(RATE_LIMIT, &quota.remaining_field());
         }
         reply.set(REQUEST_ID, call.id.as_str());
         let version = call

@@ -26,7 +26,7 @@ pub(super) struct Preferences {
 impl Preferences {
     /// What is asked for, and whether a preference that is known here has a value that means nothing: such a request
     /// is refused, since its caller would wait for what never comes. What is not known is ignored.
-    pub(super) fn of(headers: &HeaderMap) -> (Self, Result<(), Refusal>) {
+    pub(super) fn from_headers(headers: &HeaderMap) -> (Self, Result<(), Refusal>) {
         let mut found = Self::default();
         let mut handling = None;
         let mut meant = Ok(());
@@ -65,7 +65,7 @@ impl Preferences {
     /// How long the answer to an accepted change may be held back, where it is `usual` for those who say nothing.
     ///
     /// `wait` stands beside `respond-async` too, as in the example of RFC 7240, section 4.3: at most so long, then a 202.
-    pub(super) fn hold(self, usual: Duration, most: Duration) -> Duration {
+    pub(super) fn hold_time(self, usual: Duration, most: Duration) -> Duration {
         match self.wait {
             Some(time) => time.min(most),
             None if self.is_async => Duration::ZERO,
@@ -74,7 +74,7 @@ impl Preferences {
     }
 
     /// The value of `Preference-Applied` in a 202, which is what `respond-async` asks for even after `waited`.
-    pub(super) fn applied(self, waited: Option<Duration>) -> Option<String> {
+    pub(super) fn applied_field(self, waited: Option<Duration>) -> Option<String> {
         let waited = waited.map(|waited| format!("wait={}", waited.as_secs()));
         match (self.is_async, waited) {
             (true, Some(waited)) => Some(format!("{RESPOND_ASYNC}, {waited}")),
@@ -188,7 +188,7 @@ mod tests {
                 is_async: *is_async,
                 wait: wait.map(Duration::from_secs),
             };
-            let (found, whole) = Preferences::of(&headers);
+            let (found, whole) = Preferences::from_headers(&headers);
             let name: Vec<_> = values
                 .iter()
                 .map(|value| value.escape_ascii().to_string())
@@ -220,10 +220,14 @@ mod tests {
                 is_async,
                 wait: wait.map(seconds),
             };
-            let time = asked.hold(seconds(2), seconds(50));
+            let time = asked.hold_time(seconds(2), seconds(50));
             assert_eq!(time, seconds(held), "{name}: held back");
             let waited = wait.map(|_| time).filter(|it| !it.is_zero());
-            assert_eq!(asked.applied(waited).as_deref(), applied, "{name}: told");
+            assert_eq!(
+                asked.applied_field(waited).as_deref(),
+                applied,
+                "{name}: told"
+            );
         }
     }
 }

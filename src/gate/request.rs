@@ -109,7 +109,7 @@ pub struct HandledRequest {
     clippy::large_enum_variant,
     reason = "nearly every request is answered: a box would be one more allocation for each"
 )]
-pub enum Decision {
+pub enum GateDecision {
     /// It is answered.
     Answer(HandledRequest),
     /// It is passed on to a VM manager's own interface. Its body has not been touched.

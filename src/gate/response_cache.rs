@@ -16,26 +16,26 @@ use crate::model::limits;
 /// The replies, for one public URL. What they say is not kept in place of asking the VM manager: only what is the same as
 /// last time, in every part, is the same text.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct ResponseCache {
     base: String,
-    kept: Option<Mutex<LruCache<Target, Kept>>>,
+    kept: Option<Mutex<LruCache<Target, CacheEntry>>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CacheEntry {
     of: Backup,
-    reply: Reply,
+    reply: CachedResponse,
 }
 
 /// The text of a backup and its tag.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(super) struct CachedResponse {
     pub(super) body: Bytes,
     /// Quotes included.
     pub(super) tag: String,
 }
 
-impl Written {
+impl ResponseCache {
     /// None yet. `base` is the public URL.
     pub(super) fn new(base: &str) -> Self {
         let most = NonZeroUsize::new(limits::REPLIES_KEPT_MAX);
@@ -46,17 +46,17 @@ impl Written {
     }
 
     /// What says this of the target.
-    pub(super) fn reply(&self, target: &Target, backup: Backup) -> Reply {
+    pub(super) fn response_for(&self, target: &Target, backup: Backup) -> CachedResponse {
         if let Some(found) = self.find(target, &backup) {
             return found;
         }
         let body = wire::backup(&self.base, &target.vm, &backup);
-        let tag = conditional::tag_of(&body);
-        let reply = Reply { body, tag };
+        let tag = conditional::entity_tag(&body);
+        let reply = CachedResponse { body, tag };
         if let Some(kept) = &self.kept
             && reply.body.len() <= limits::REPLY_KEPT_BYTES_MAX
         {
-            let new = Kept {
+            let new = CacheEntry {
                 of: backup,
                 reply: reply.clone(),
             };
@@ -66,7 +66,7 @@ impl Written {
         reply
     }
 
-    fn find(&self, target: &Target, backup: &Backup) -> Option<Reply> {
+    fn find(&self, target: &Target, backup: &Backup) -> Option<CachedResponse> {
         let kept = self.kept.as_ref()?;
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.get(target)?;
@@ -111,7 +111,7 @@ mod tests {
     /// Each in one part other than the one before: none may be answered with the text of another.
     #[test]
     fn whatever_changed_is_written_anew() {
-        let all = Written::new("http://h");
+        let all = ResponseCache::new("http://h");
         let mut backups = vec![backup()];
         let mut change = |change: fn(&mut Backup)| {
             let mut next = backups.last().cloned().unwrap();
@@ -127,19 +127,19 @@ mod tests {
         change(|it| it.protected = true);
         for backup in &backups {
             for round in 0..2 {
-                let reply = all.reply(&target("1"), backup.clone());
+                let reply = all.response_for(&target("1"), backup.clone());
                 let expected = wire::backup("http://h", &target("1").vm, backup);
                 assert_eq!(reply.body, expected, "{backup:?}, round {round}");
-                assert_eq!(reply.tag, conditional::tag_of(&expected), "{backup:?}");
+                assert_eq!(reply.tag, conditional::entity_tag(&expected), "{backup:?}");
             }
         }
     }
 
     #[test]
     fn few_are_kept_and_none_that_is_large() {
-        let all = Written::new("http://h");
+        let all = ResponseCache::new("http://h");
         for vm in 0..=limits::REPLIES_KEPT_MAX {
-            all.reply(&target(&vm.to_string()), backup());
+            all.response_for(&target(&vm.to_string()), backup());
         }
         let len = || all.kept.as_ref().unwrap().lock().unwrap().len();
         assert_eq!(len(), limits::REPLIES_KEPT_MAX, "so many");
@@ -152,7 +152,7 @@ mod tests {
         let mut large = backup();
         large.description =
             Some(Description::new(&"x".repeat(limits::REPLY_KEPT_BYTES_MAX)).unwrap());
-        let reply = all.reply(&target("large"), large.clone());
+        let reply = all.response_for(&target("large"), large.clone());
         assert!(reply.body.len() > limits::REPLY_KEPT_BYTES_MAX, "whole");
         assert!(all.find(&target("large"), &large).is_none(), "and not kept");
     }

@@ -304,7 +304,7 @@ pub(super) fn parameter<'a>(
                 Refusal::says(Code::InvalidParameter, "The parameter is given twice.").on(name),
             );
         }
-        found = Some(form_value(value).ok_or_else(|| {
+        found = Some(decode_form_value(value).ok_or_else(|| {
             Refusal::says(Code::InvalidParameter, "The value is not UTF-8.").on(name)
         })?);
     }
@@ -312,7 +312,7 @@ pub(super) fn parameter<'a>(
 }
 
 /// Decodes a value as forms write it: `+` is a space. `None` when it is not UTF-8.
-pub(super) fn form_value(value: &str) -> Option<Cow<'_, str>> {
+pub(super) fn decode_form_value(value: &str) -> Option<Cow<'_, str>> {
     if value.contains('+') {
         let spaced = value.replace('+', " ");
         let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::gate::Body;
 use crate::gate::Code;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;
@@ -57,7 +57,7 @@ pub struct UpstreamResult<'a> {
 pub trait Handler: fmt::Debug + Send + Sync {
     /// Decides about one request, and answers it unless it is to be passed on. Runs to its end even when the client has
     /// gone away.
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision;
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision;
 
     /// Called once for each request after its answer was sent. The exchange is `None` when there is none: the handler
     /// panicked, or Pingora gave the request up.

@@ -27,7 +27,7 @@ use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::Mutex;
 
 use crate::gate::BodyStream;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
@@ -111,7 +111,7 @@ impl Proxy {
         peer: Option<IpAddr>,
         certificate: &[CertificateName],
         session: &mut ServerSession,
-    ) -> Result<Decision, Undecided> {
+    ) -> Result<GateDecision, Undecided> {
         let parts = RequestHead {
             method: &head.method,
             target: &head.target,
@@ -337,8 +337,8 @@ impl ProxyHttp for Proxy {
         let answered = self.answer(&head, peer, &certificate, session).await;
         context.target = head.target;
         match answered {
-            Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Ok(Decision::PassThrough(pass)) => {
+            Ok(GateDecision::Answer(exchange)) => context.exchange = Some(exchange),
+            Ok(GateDecision::PassThrough(pass)) => {
                 let is_plain = is_plain(session, pass.upgrade);
                 let carry = context.carry.insert(Carry::new(pass));
                 if is_plain {

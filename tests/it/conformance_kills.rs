@@ -22,7 +22,7 @@ use snapgate::adapters::layers::Annotate;
 use snapgate::config;
 use snapgate::gate::Body;
 use snapgate::gate::BodyError;
-use snapgate::gate::Decision;
+use snapgate::gate::GateDecision;
 use snapgate::gate::Gate;
 use snapgate::gate::HandledRequest;
 use snapgate::gate::ProcessState;
@@ -334,8 +334,8 @@ impl Life {
         };
         let mut body = Whole(Bytes::copy_from_slice(body.as_bytes()));
         match self.gate.handle(head, &mut body).await {
-            Decision::Answer(exchange) => exchange,
-            Decision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
+            GateDecision::Answer(exchange) => exchange,
+            GateDecision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
         }
     }
 

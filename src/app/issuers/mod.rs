@@ -87,18 +87,18 @@ impl Issuers {
     /// Fetches every set again at once.
     pub(crate) fn hurry(&self) {
         for it in self.lock().iter() {
-            it.ring.hurry();
+            it.ring.request_refresh();
         }
     }
 
     /// Begins to look after one, with the keys that were there before.
     fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> Kept {
-        let ring = KeyRing::fetched();
+        let ring = KeyRing::awaiting_fetch();
         if let Some(before) = before {
             ring.inherit(before);
         }
         // Before anybody can ask: who comes during the first fetch waits for it.
-        ring.begin();
+        ring.fetch_started();
         self.metrics.issuer_begun(source.issuer.as_str());
         let (stopper, stop) = stop_pair();
         let keeper = Keeper {
@@ -149,12 +149,12 @@ impl Keeper {
             () = self.keep(&stop) => {}
         }
         // Whoever still waits looks again.
-        self.ring.end();
+        self.ring.fetch_ended();
     }
 
     async fn keep(&mut self, stop: &Stop) {
         loop {
-            self.ring.begin();
+            self.ring.fetch_started();
             let begun = self.clock.instant();
             let outcome = self.remote.fetch().await;
             if stop.is_given() {
@@ -164,10 +164,10 @@ impl Keeper {
                 Ok(fetched) => self.succeeded(fetched, begun),
                 Err(error) => self.failed(&error),
             };
-            self.ring.end();
+            self.ring.fetch_ended();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.ring.wanted() => {}
+                () = self.ring.refresh_requested() => {}
             }
         }
     }
@@ -177,7 +177,7 @@ impl Keeper {
         let issuer = self.source.issuer.as_str();
         let keys = fetched.keys.len();
         let until = begun.checked_add(self.source.oldest).unwrap_or(begun);
-        let is_new = self.ring.put(fetched.keys, until);
+        let is_new = self.ring.replace(fetched.keys, until);
         self.metrics.issuer_refresh(issuer, "ok");
         let seconds = self.clock.now().as_millis().wrapping_div(1000);
         self.metrics.issuer_keys(issuer, seconds);

@@ -6,25 +6,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
+use crate::gate::authn::AuthContext;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::authn::Authenticator;
+use crate::gate::authn::CredentialsDenied;
 use crate::gate::authn::DenialReason;
-use crate::gate::authn::Denied;
 use crate::gate::authn::token;
 use crate::gate::config::PasswordHash;
-use crate::gate::limiter::Standing;
+use crate::gate::limiter::LockoutStatus;
 use crate::gate::password;
 use crate::gate::process_state::CredentialKey;
 use crate::model::limits;
 
 /// A name and a password as sent.
-pub(super) struct Credentials {
+pub(super) struct BasicCredentials {
     pair: Zeroizing<Vec<u8>>,
     colon: usize,
 }
 
-impl Credentials {
+impl BasicCredentials {
     /// Reads what follows the scheme; `None` for whatever is not one well-formed pair.
     pub(super) fn parse(token: &str) -> Option<Self> {
         if token.len() > limits::CREDENTIALS_BYTES_MAX.saturating_mul(2) {
@@ -40,7 +40,7 @@ impl Credentials {
         (text.len() <= limits::CREDENTIALS_BYTES_MAX).then_some(Self { pair, colon })
     }
 
-    pub(super) fn parts(&self) -> Option<(&str, &[u8])> {
+    pub(super) fn name_and_password(&self) -> Option<(&str, &[u8])> {
         let (name, rest) = self.pair.split_at_checked(self.colon)?;
         Some((str::from_utf8(name).ok()?, rest.get(1..)?))
     }
@@ -60,40 +60,42 @@ impl Authenticator {
     /// Whose name and password these are. A client that is locked out costs no hash, whether the name exists or not.
     pub(super) async fn basic(
         &self,
-        credentials: &Credentials,
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
-        let malformed = || Denied::wrong(DenialReason::Malformed);
-        let (name, password) = credentials.parts().ok_or_else(malformed)?;
-        let denied = |reason| Denied::wrong(reason).of(name);
-        if token::is_token(password) {
-            return self.tokens.find_as_password(name, password, around);
+        credentials: &BasicCredentials,
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
+        let malformed = || CredentialsDenied::invalid(DenialReason::Malformed);
+        let (name, password) = credentials.name_and_password().ok_or_else(malformed)?;
+        let denied = |reason| CredentialsDenied::invalid(reason).with_claimed_name(name);
+        if token::is_api_token_password(password) {
+            return self.tokens.find_as_password(name, password, context);
         }
-        let standing = standing(name, around);
+        let lockout_status = lockout_status(name, context);
         let user = self.users.get(name);
         let key = user.map(|user| (user, user.key.credential(password)));
         if let Some((user, key)) = key
-            && !matches!(standing, Standing::Barred(_))
-            && self.is_remembered(&key, around)
+            && !matches!(lockout_status, LockoutStatus::Barred(_))
+            && self.is_remembered(&key, context)
         {
-            return Ok(Arc::clone(&user.account));
+            return Ok(Arc::clone(&user.caller));
         }
-        if let Standing::Locked(after) | Standing::Barred(after) = standing {
-            return Err(Denied::later(after).of(name));
+        if let LockoutStatus::Locked(after) | LockoutStatus::Barred(after) = lockout_status {
+            return Err(CredentialsDenied::locked_out(after).with_claimed_name(name));
         }
-        let _ticket = around.shared.checks.acquire().await;
+        let _ticket = context.shared.password_checks.acquire().await;
         // Somebody else may have verified the same password while this request stood in line, or failed once too often.
         if let Some((user, key)) = key
-            && self.is_remembered(&key, around)
+            && self.is_remembered(&key, context)
         {
-            return Ok(Arc::clone(&user.account));
+            return Ok(Arc::clone(&user.caller));
         }
-        if let Standing::Locked(after) | Standing::Barred(after) = self::standing(name, around) {
-            return Err(Denied::later(after).of(name));
+        if let LockoutStatus::Locked(after) | LockoutStatus::Barred(after) =
+            self::lockout_status(name, context)
+        {
+            return Err(CredentialsDenied::locked_out(after).with_claimed_name(name));
         }
         // An unknown name costs what a wrong password costs. Which hash stands in depends on the name alone.
         let decoy = || {
-            let at = around.shared.draw(name.as_bytes());
+            let at = context.shared.stable_index(name.as_bytes());
             self.decoys.get(at.checked_rem(self.decoys.len())?)
         };
         let fits = match user.map(|user| &user.password).or_else(decoy) {
@@ -101,55 +103,57 @@ impl Authenticator {
             None => false,
         };
         let Some((user, key)) = key.filter(|_| fits) else {
-            self.note_failure(name, around);
+            self.note_failure(name, context);
             return Err(denied(match user {
                 Some(_) => DenialReason::WrongPassword,
                 None => DenialReason::UnknownUser,
             }));
         };
-        around.metrics.credential_check("verified");
-        let now = around.clock.instant();
+        context.metrics.credential_check("verified");
+        let now = context.clock.instant();
         if !self.remember.is_zero() {
-            let until = around.clock.deadline(self.remember).instant();
-            around.shared.remember(key, now, until);
+            let until = context.clock.deadline(self.remember).instant();
+            context.shared.cache_credential(key, now, until);
         }
-        if let Some(network) = around.network {
-            around
+        if let Some(network) = context.network {
+            context
                 .shared
                 .limiter
-                .lock_outs
+                .lockouts
                 .succeeded(name, network, now);
         }
-        Ok(Arc::clone(&user.account))
+        Ok(Arc::clone(&user.caller))
     }
 
-    fn is_remembered(&self, key: &CredentialKey, around: Around<'_>) -> bool {
-        let found = around.shared.remembers(key, around.clock.instant());
+    fn is_remembered(&self, key: &CredentialKey, context: AuthContext<'_>) -> bool {
+        let found = context
+            .shared
+            .is_credential_cached(key, context.clock.instant());
         if found {
-            around.metrics.credential_check("remembered");
+            context.metrics.credential_check("remembered");
         }
         found
     }
 
-    fn note_failure(&self, name: &str, around: Around<'_>) {
-        let Some(network) = around.network else {
+    fn note_failure(&self, name: &str, context: AuthContext<'_>) {
+        let Some(network) = context.network else {
             return;
         };
-        let lock_outs = &around.shared.limiter.lock_outs;
-        let begun = lock_outs.failed(name, network, around.clock.instant(), &self.lock_out);
+        let lockouts = &context.shared.limiter.lockouts;
+        let begun = lockouts.failed(name, network, context.clock.instant(), &self.lockout);
         for (by, begun) in [("user", begun.user), ("address", begun.address)] {
             if begun {
-                around.metrics.locked_out(by);
+                context.metrics.locked_out(by);
             }
         }
     }
 }
 
 /// Whether a password of that name may be checked for the client.
-fn standing(name: &str, around: Around<'_>) -> Standing {
-    around.network.map_or(Standing::Free, |it| {
-        let lock_outs = &around.shared.limiter.lock_outs;
-        lock_outs.knock(name, it, around.clock.instant())
+fn lockout_status(name: &str, context: AuthContext<'_>) -> LockoutStatus {
+    context.network.map_or(LockoutStatus::Free, |it| {
+        let lockouts = &context.shared.limiter.lockouts;
+        lockouts.check_attempt(name, it, context.clock.instant())
     })
 }
 
@@ -209,8 +213,8 @@ pub(super) mod tests {
             ),
         ];
         for (name, token, expected) in rows {
-            let found = Credentials::parse(&token);
-            let parts = found.as_ref().and_then(Credentials::parts);
+            let found = BasicCredentials::parse(&token);
+            let parts = found.as_ref().and_then(BasicCredentials::name_and_password);
             let expected = expected.map(|(name, word)| (name, word.as_bytes()));
             assert_eq!(parts, expected, "{name}");
         }

@@ -18,15 +18,15 @@ use http::header::AUTHORIZATION;
 use http::header::WWW_AUTHENTICATE;
 
 use crate::gate::authn::certificate::CertificateIdentities;
-use crate::gate::authn::denial::Answered;
-pub(super) use crate::gate::authn::denial::Denied;
+pub(super) use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialResponse;
 use crate::gate::authn::jwt::Issuers;
-use crate::gate::authn::token::Tokens;
+use crate::gate::authn::token::ApiTokens;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
-use crate::gate::config::LockOut;
+use crate::gate::config::LockoutRule;
 use crate::gate::config::PasswordHash;
-use crate::gate::limiter::Network;
+use crate::gate::limiter::ClientNetwork;
 use crate::gate::process_state::ProcessState;
 use crate::gate::process_state::UserKey;
 use crate::gate::refusal::Code;
@@ -54,7 +54,7 @@ const BEARER: &str = r#"Bearer realm="snapgate""#;
 
 /// One caller with what the caller may do: the proof of authentication when it comes out of [`Authenticator::identify`].
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct AuthenticatedCaller {
     pub(super) principal: Principal,
     pub(super) rights: Rights,
     /// The API token by which the caller is known, if it is one.
@@ -63,8 +63,8 @@ pub(super) struct Account {
 
 /// One user with a password.
 #[derive(Debug)]
-struct User {
-    account: Arc<Account>,
+struct PasswordUser {
+    caller: Arc<AuthenticatedCaller>,
     password: PasswordHash,
     /// What passwords are remembered under.
     key: UserKey,
@@ -73,9 +73,9 @@ struct User {
 /// Everybody who may call.
 #[derive(Debug)]
 pub(super) struct Authenticator {
-    users: BTreeMap<String, User>,
-    tokens: Tokens,
-    holders: CertificateIdentities,
+    users: BTreeMap<String, PasswordUser>,
+    tokens: ApiTokens,
+    certificates: CertificateIdentities,
     issuers: Issuers,
     /// Whether Deviation D22 is in use: bearer tokens beside Basic.
     takes_bearer: bool,
@@ -83,17 +83,17 @@ pub(super) struct Authenticator {
     decoys: Vec<PasswordHash>,
     /// How long a verified password is remembered.
     remember: Duration,
-    lock_out: LockOut,
+    lockout: LockoutRule,
 }
 
 /// What a method of authentication works with besides the request.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
+pub(super) struct AuthContext<'a> {
     pub(super) shared: &'a ProcessState,
     pub(super) clock: &'a dyn Clock,
     pub(super) metrics: &'a Metrics,
     /// The client, if it can be told from others: lock-outs go by it.
-    pub(super) network: Option<Network>,
+    pub(super) network: Option<ClientNetwork>,
 }
 
 impl Authenticator {
@@ -107,13 +107,13 @@ impl Authenticator {
                     name: name.clone(),
                     groups: user.groups.clone(),
                 };
-                let account = Account {
-                    rights: Rights::of(&principal, &config.grants),
+                let caller = AuthenticatedCaller {
+                    rights: Rights::for_principal(&principal, &config.grants),
                     principal,
                     token: None,
                 };
-                let user = User {
-                    account: Arc::new(account),
+                let user = PasswordUser {
+                    caller: Arc::new(caller),
                     password: user.password.clone(),
                     key: shared.user_key(name.as_str(), user.password.reveal()),
                 };
@@ -121,17 +121,17 @@ impl Authenticator {
             })
             .collect();
         let issuers = Issuers::new(config);
-        let tokens = Tokens::new(config, |name| Some(&users.get(name.as_str())?.account));
-        shared.know_tokens(tokens.all());
+        let tokens = ApiTokens::new(config, |name| Some(&users.get(name.as_str())?.caller));
+        shared.record_tokens(tokens.all());
         Self {
             decoys: users.values().map(|user| user.password.clone()).collect(),
             tokens,
-            holders: CertificateIdentities::new(config),
+            certificates: CertificateIdentities::new(config),
             users,
             takes_bearer: config.credentials.tokens.is_some() || !issuers.is_empty(),
             issuers,
             remember: config.credentials.remember,
-            lock_out: config.lock_out.clone(),
+            lockout: config.lockout.clone(),
         }
     }
 
@@ -140,34 +140,36 @@ impl Authenticator {
         &self,
         headers: &HeaderMap,
         certificate: &[CertificateName],
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
-        match Offered::of(headers) {
-            Some(Ok(Offered::Basic(credentials))) => self.basic(&credentials, around).await,
-            Some(Ok(Offered::Bearer(text))) => match self.tokens.find(text, around) {
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
+        match PresentedCredentials::from_headers(headers) {
+            Some(Ok(PresentedCredentials::Basic(credentials))) => {
+                self.basic(&credentials, context).await
+            }
+            Some(Ok(PresentedCredentials::Bearer(text))) => match self.tokens.find(text, context) {
                 Ok(found) => Ok(found),
-                Err(denied) if self.issuers.is_empty() || token::has_form(text) => Err(denied),
-                Err(_) => self.issuers.find(text, around).await,
+                Err(denied) if self.issuers.is_empty() || token::is_api_token(text) => Err(denied),
+                Err(_) => self.issuers.find(text, context).await,
             },
             // Who sends credentials is judged by them alone, whatever certificate comes with them.
-            Some(Err(reason)) => Err(Denied::wrong(reason)),
-            None => self.holders.find(certificate, around),
+            Some(Err(reason)) => Err(CredentialsDenied::invalid(reason)),
+            None => self.certificates.find(certificate, context),
         }
     }
 
     /// What the client is answered.
-    pub(super) fn refusal(&self, denied: &Denied, metrics: &Metrics) -> Refusal {
+    pub(super) fn refusal(&self, denied: &CredentialsDenied, metrics: &Metrics) -> Refusal {
         metrics.credentials_refused(denied.reason.as_str());
         match denied.answer {
-            Answered::Later(after) => {
+            DenialResponse::RetryLater(after) => {
                 metrics.credential_check("locked_out");
                 Refusal::from(Code::TooManyAttempts).retry_after(after)
             }
-            Answered::NoKeys => {
+            DenialResponse::KeysUnavailable => {
                 metrics.credential_check("no_keys");
                 Refusal::from(Code::KeysUnavailable)
             }
-            Answered::Unauthenticated => {
+            DenialResponse::Unauthenticated => {
                 metrics.credential_check("refused");
                 let refusal = Refusal::from(Code::Unauthenticated).with(WWW_AUTHENTICATE, BASIC);
                 if self.takes_bearer {
@@ -181,17 +183,17 @@ impl Authenticator {
 }
 
 /// What a request brings to prove who sends it.
-enum Offered<'a> {
+enum PresentedCredentials<'a> {
     /// RFC 7617.
-    Basic(basic::Credentials),
+    Basic(basic::BasicCredentials),
     /// RFC 6750: an API token, or a JSON Web Token.
     Bearer(&'a str),
 }
 
-impl<'a> Offered<'a> {
+impl<'a> PresentedCredentials<'a> {
     /// Reads the header; `None` when there is none. Anything but exactly one well-formed set of credentials of a known scheme
     /// is an error.
-    fn of(headers: &'a HeaderMap) -> Option<Result<Self, DenialReason>> {
+    fn from_headers(headers: &'a HeaderMap) -> Option<Result<Self, DenialReason>> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let value = values.next()?;
         if values.next().is_some() {
@@ -203,7 +205,7 @@ impl<'a> Offered<'a> {
     fn read(value: &'a HeaderValue) -> Result<Self, DenialReason> {
         let (scheme, rest) = scheme(value).ok_or(DenialReason::Malformed)?;
         if scheme.eq_ignore_ascii_case("basic") {
-            let read = basic::Credentials::parse(rest).map(Self::Basic);
+            let read = basic::BasicCredentials::parse(rest).map(Self::Basic);
             return read.ok_or(DenialReason::Malformed);
         }
         if scheme.eq_ignore_ascii_case("bearer") {
@@ -233,12 +235,12 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        match Offered::of(&headers)?.ok()? {
-            Offered::Basic(it) => {
-                let (name, password) = it.parts()?;
+        match PresentedCredentials::from_headers(&headers)?.ok()? {
+            PresentedCredentials::Basic(it) => {
+                let (name, password) = it.name_and_password()?;
                 Some((name.to_owned(), password.to_vec()))
             }
-            Offered::Bearer(it) => Some(("bearer".to_owned(), it.as_bytes().to_vec())),
+            PresentedCredentials::Bearer(it) => Some(("bearer".to_owned(), it.as_bytes().to_vec())),
         }
     }
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use ring::digest;
 use zeroize::Zeroizing;
 
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
+use crate::gate::authn::AuthContext;
+use crate::gate::authn::AuthenticatedCaller;
+use crate::gate::authn::CredentialsDenied;
 use crate::gate::authn::DenialReason;
-use crate::gate::authn::Denied;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
 use crate::model::PrincipalName;
@@ -97,61 +97,65 @@ fn checksum(digits: &str) -> String {
 
 /// Every token whose owner exists.
 #[derive(Debug)]
-pub(super) struct Tokens(BTreeMap<TokenDigest, Held>);
+pub(super) struct ApiTokens(BTreeMap<TokenDigest, ActiveToken>);
 
 #[derive(Debug)]
-struct Held {
-    account: Arc<Account>,
+struct ActiveToken {
+    caller: Arc<AuthenticatedCaller>,
     expires: Option<Timestamp>,
 }
 
-impl Tokens {
+impl ApiTokens {
     /// The tokens of these callers. A token does what its owner may do and its scope allows; without owner it is dead.
     pub(super) fn new<'a>(
         config: &Config,
-        owner: impl Fn(&PrincipalName) -> Option<&'a Arc<Account>>,
+        owner: impl Fn(&PrincipalName) -> Option<&'a Arc<AuthenticatedCaller>>,
     ) -> Self {
-        let held = |token: &ApiToken| {
+        let active = |token: &ApiToken| {
             let owner = owner(&token.owner)?;
-            let account = Account {
+            let caller = AuthenticatedCaller {
                 principal: owner.principal.clone(),
-                rights: owner.rights.within(&token.scope),
+                rights: owner.rights.narrowed_to(&token.scope),
                 token: Some(token.name.clone()),
             };
-            let held = Held {
-                account: Arc::new(account),
+            let active = ActiveToken {
+                caller: Arc::new(caller),
                 expires: token.expires,
             };
-            Some((token.digest, held))
+            Some((token.digest, active))
         };
         let all = config.credentials.tokens.iter().flatten();
-        Self(all.filter_map(held).collect())
+        Self(all.filter_map(active).collect())
     }
 
     /// Whose token this is.
-    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Result<Arc<Account>, Denied> {
+    pub(super) fn find(
+        &self,
+        text: &str,
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
         let Some(digest) = TokenDigest::of(text) else {
-            return Err(Denied::wrong(DenialReason::UnknownToken));
+            return Err(CredentialsDenied::invalid(DenialReason::UnknownToken));
         };
-        let Some(held) = self.0.get(&digest) else {
-            return Err(match around.shared.former_token(&digest) {
-                Some((name, owner)) => Denied::wrong(DenialReason::Revoked)
-                    .of(owner.as_str())
+        let Some(active) = self.0.get(&digest) else {
+            return Err(match context.shared.find_former_token(&digest) {
+                Some((name, owner)) => CredentialsDenied::invalid(DenialReason::Revoked)
+                    .with_claimed_name(owner.as_str())
                     .with_token(&name),
-                None => Denied::wrong(DenialReason::UnknownToken),
+                None => CredentialsDenied::invalid(DenialReason::UnknownToken),
             });
         };
-        let now = around.clock.now();
-        if held.expires.is_some_and(|end| end <= now) {
-            let denied = Denied::wrong(DenialReason::Expired);
-            let denied = denied.of(held.account.principal.name.as_str());
-            return Err(match &held.account.token {
+        let now = context.clock.now();
+        if active.expires.is_some_and(|end| end <= now) {
+            let denied = CredentialsDenied::invalid(DenialReason::Expired);
+            let denied = denied.with_claimed_name(active.caller.principal.name.as_str());
+            return Err(match &active.caller.token {
                 Some(name) => denied.with_token(name),
                 None => denied,
             });
         }
-        around.metrics.credential_check("token");
-        Ok(Arc::clone(&held.account))
+        context.metrics.credential_check("token");
+        Ok(Arc::clone(&active.caller))
     }
 
     /// The same when it was sent as the password of Basic credentials, for clients that know nothing else.
@@ -159,17 +163,21 @@ impl Tokens {
         &self,
         name: &str,
         password: &[u8],
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
-        let unreadable = |_not_utf_8| Denied::wrong(DenialReason::Malformed).of(name);
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
+        let unreadable = |_not_utf_8| {
+            CredentialsDenied::invalid(DenialReason::Malformed).with_claimed_name(name)
+        };
         let text = str::from_utf8(password).map_err(unreadable)?;
         // The name that came with it is the one that was tried.
-        let found = self.find(text, around).map_err(|denied| denied.of(name))?;
+        let found = self
+            .find(text, context)
+            .map_err(|denied| denied.with_claimed_name(name))?;
         let is_owner = found.principal.name.as_str() == name;
         if is_owner || name == ANY_USER {
             return Ok(found);
         }
-        let denied = Denied::wrong(DenialReason::WrongOwner).of(name);
+        let denied = CredentialsDenied::invalid(DenialReason::WrongOwner).with_claimed_name(name);
         Err(match &found.token {
             Some(token) => denied.with_token(token),
             None => denied,
@@ -178,20 +186,20 @@ impl Tokens {
 
     /// The tokens, each with its name and owner.
     pub(super) fn all(&self) -> impl Iterator<Item = (TokenDigest, &TokenName, &PrincipalName)> {
-        self.0.iter().filter_map(|(digest, held)| {
-            let name = held.account.token.as_ref()?;
-            Some((*digest, name, &held.account.principal.name))
+        self.0.iter().filter_map(|(digest, active)| {
+            let name = active.caller.token.as_ref()?;
+            Some((*digest, name, &active.caller.principal.name))
         })
     }
 }
 
 /// Whether a text can only be meant as an API token.
-pub(super) fn has_form(text: &str) -> bool {
+pub(super) fn is_api_token(text: &str) -> bool {
     TokenDigest::of(text).is_some()
 }
 
 /// Whether a password can only be meant as a token.
-pub(super) fn is_token(password: &[u8]) -> bool {
+pub(super) fn is_api_token_password(password: &[u8]) -> bool {
     str::from_utf8(password).is_ok_and(|it| TokenDigest::of(it).is_some())
 }
 

@@ -27,14 +27,14 @@ const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A type that can be sent, with other types whose mention asks for it too.
-struct Offer {
+struct MediaOffer {
     sent: &'static str,
     aliases: &'static [&'static str],
 }
 
 /// What a request is about, as far as the type of its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum Representation {
     /// One backup.
     Backup,
     /// The Status of a change.
@@ -46,31 +46,31 @@ pub(super) enum Reply {
 }
 
 /// The type to send: the one that ranks highest; the first offer where several do.
-pub(super) fn accept(
+pub(super) fn choose_media_type(
     headers: &HeaderMap,
-    reply: Reply,
+    reply: Representation,
     strict: bool,
 ) -> Result<&'static str, Refusal> {
     let (sent, aliases): (_, &[_]) = match (reply, strict) {
         // Deviation D3: the source says "Response Message Body: VM".
-        (Reply::Backup, false) => (BACKUP, &[VM]),
-        (Reply::Backup, true) => (BACKUP, &[]),
+        (Representation::Backup, false) => (BACKUP, &[VM]),
+        (Representation::Backup, true) => (BACKUP, &[]),
         // Deviation D5: the source's own PUT asks for a Backup and is answered with a Status.
-        (Reply::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
-        (Reply::Change, true) => (STATUS, &[MESSAGES]),
-        (Reply::Status, _) => (STATUS, &[]),
-        (Reply::Own(own), _) => (own, &[]),
+        (Representation::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
+        (Representation::Change, true) => (STATUS, &[MESSAGES]),
+        (Representation::Status, _) => (STATUS, &[]),
+        (Representation::Own(own), _) => (own, &[]),
     };
-    let json = Offer {
+    let json = MediaOffer {
         sent: JSON,
         aliases: &[],
     };
     let ranges = ranges(headers.get_all(ACCEPT).iter(), strict)?;
-    let own = Offer { sent, aliases };
+    let own = MediaOffer { sent, aliases };
     // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
     let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
-    let chosen = if reply == Reply::Status && is_named() {
-        let events = Offer {
+    let chosen = if reply == Representation::Status && is_named() {
+        let events = MediaOffer {
             sent: EVENTS,
             aliases: &[],
         };
@@ -83,8 +83,8 @@ pub(super) fn accept(
 }
 
 /// The type of an error: the problem type only where it is preferred. Errors are sent whatever Accept says.
-pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
-    let offers = [MESSAGES, PROBLEM].map(|sent| Offer { sent, aliases: &[] });
+pub(super) fn choose_error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
+    let offers = [MESSAGES, PROBLEM].map(|sent| MediaOffer { sent, aliases: &[] });
     ranges(accept, false)
         .ok()
         .and_then(|range| best(&range, &offers))
@@ -93,14 +93,14 @@ pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &
 
 /// One media range of an Accept header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range<'a> {
+struct MediaRange<'a> {
     main: &'a [u8],
     sub: &'a [u8],
     /// Thousandths, 0..=1000.
     quality: u16,
 }
 
-impl Range<'_> {
+impl MediaRange<'_> {
     /// How exactly the range names the type: 2 wholly, 1 by its first half, 0 as anything.
     fn fits(&self, media: &str) -> Option<u8> {
         if self.main == b"*" {
@@ -126,7 +126,7 @@ fn is_same(one: &[u8], two: &[u8]) -> bool {
     one == two || one.eq_ignore_ascii_case(two)
 }
 
-fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
+fn best(ranges: &[MediaRange<'_>], offers: &[MediaOffer]) -> Option<&'static str> {
     if ranges.is_empty() {
         return offers.first().map(|offer| offer.sent);
     }
@@ -160,10 +160,10 @@ const RANGES: usize = 4;
 fn ranges<'a>(
     accept: impl Iterator<Item = &'a HeaderValue>,
     strict: bool,
-) -> Result<Vec<Range<'a>>, Refusal> {
+) -> Result<Vec<MediaRange<'a>>, Refusal> {
     let mut found = Vec::with_capacity(RANGES);
     for value in accept {
-        let mut list = Scan {
+        let mut list = AcceptParser {
             rest: value.as_bytes(),
             strict,
         };
@@ -197,30 +197,30 @@ const fn token_bytes() -> [bool; 256] {
 /// What is left to be read of a value of `Accept`. Read byte by byte, each once: this is done for every request.
 ///
 /// Deviation D23: unless strict, `*` stands for `*/*` and a weight may begin with its point, as Java before 19 sends them.
-struct Scan<'a> {
+struct AcceptParser<'a> {
     rest: &'a [u8],
     strict: bool,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> AcceptParser<'a> {
     /// The next range; `None` at the end.
-    fn element(&mut self) -> Result<Option<Range<'a>>, Refusal> {
+    fn element(&mut self) -> Result<Option<MediaRange<'a>>, Refusal> {
         self.rest = self.rest.trim_ascii_start();
-        while self.takes(b',') {
+        while self.skip_byte(b',') {
             self.rest = self.rest.trim_ascii_start();
         }
         if self.rest.is_empty() {
             return Ok(None);
         }
         let range = self.range();
-        let is_whole = self.rest.is_empty() || self.takes(b',');
+        let is_whole = self.rest.is_empty() || self.skip_byte(b',');
         let malformed = || Refusal::from(Code::MalformedAccept);
         range.filter(|_| is_whole).map(Some).ok_or_else(malformed)
     }
 
-    fn range(&mut self) -> Option<Range<'a>> {
+    fn range(&mut self) -> Option<MediaRange<'a>> {
         let main = self.token()?;
-        let sub = if self.takes(b'/') {
+        let sub = if self.skip_byte(b'/') {
             self.token()?
         } else if main == b"*" && !self.strict {
             main
@@ -232,10 +232,10 @@ impl<'a> Scan<'a> {
         }
         self.rest = self.rest.trim_ascii_start();
         let mut quality = 1000;
-        while self.takes(b';') {
+        while self.skip_byte(b';') {
             self.rest = self.rest.trim_ascii_start();
             let name = self.token()?;
-            if !self.takes(b'=') {
+            if !self.skip_byte(b'=') {
                 return None;
             }
             if name.eq_ignore_ascii_case(b"q") {
@@ -247,7 +247,7 @@ impl<'a> Scan<'a> {
             }
             self.rest = self.rest.trim_ascii_start();
         }
-        Some(Range { main, sub, quality })
+        Some(MediaRange { main, sub, quality })
     }
 
     fn weight(&mut self) -> Option<u16> {
@@ -258,7 +258,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn takes(&mut self, byte: u8) -> bool {
+    fn skip_byte(&mut self, byte: u8) -> bool {
         let after = self.rest.strip_prefix(&[byte]);
         self.rest = after.unwrap_or(self.rest);
         after.is_some()
@@ -356,32 +356,32 @@ fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(super) enum BodyEncoding {
     Json,
     Form,
 }
 
 /// What a request with a body is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entity {
+pub(super) enum BodyEntity {
     /// A backup, to be made or changed.
     Backup,
     /// Name/value pairs. Deviation D15: also as a form, and also none at all.
     Pairs,
 }
 
-impl Entity {
-    fn takes(self, strict: bool) -> &'static [(&'static str, Encoding)] {
-        const TAKEN: &[(&str, Encoding)] = &[
-            (BACKUP, Encoding::Json),
-            (JSON, Encoding::Json),
+impl BodyEntity {
+    fn accepted_types(self, strict: bool) -> &'static [(&'static str, BodyEncoding)] {
+        const TAKEN: &[(&str, BodyEncoding)] = &[
+            (BACKUP, BodyEncoding::Json),
+            (JSON, BodyEncoding::Json),
             // Deviation D4: the slip in the source's PUT, which a strict request may not make.
-            (BACKUP_SLIP, Encoding::Json),
+            (BACKUP_SLIP, BodyEncoding::Json),
         ];
-        const PAIRS: &[(&str, Encoding)] = &[
-            (JSON, Encoding::Json),
-            (FORM, Encoding::Form),
-            (BACKUP, Encoding::Json),
+        const PAIRS: &[(&str, BodyEncoding)] = &[
+            (JSON, BodyEncoding::Json),
+            (FORM, BodyEncoding::Form),
+            (BACKUP, BodyEncoding::Json),
         ];
         match (self, strict) {
             (Self::Backup, false) => TAKEN,
@@ -395,15 +395,19 @@ impl Entity {
 ///
 /// # Errors
 /// 415 for a type or coding that is not taken, 400 for a part of a representation: its members would be taken for all.
-pub(super) fn content_type(
+pub(super) fn body_encoding(
     headers: &HeaderMap,
-    entity: Entity,
+    entity: BodyEntity,
     strict: bool,
-) -> Result<Option<Encoding>, Refusal> {
+) -> Result<Option<BodyEncoding>, Refusal> {
     if headers.contains_key(CONTENT_RANGE) {
         return Err(Refusal::from(Code::PartialContent).on("Content-Range"));
     }
-    if headers.get_all(CONTENT_ENCODING).iter().any(is_coded) {
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(has_content_coding)
+    {
         return Err(Refusal::says(
             Code::UnsupportedMediaType,
             "The body has a content coding, and none is supported; nothing was changed.",
@@ -413,7 +417,7 @@ pub(super) fn content_type(
         .with(ACCEPT_ENCODING, "identity"));
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let refusal = || unsupported(entity, strict);
+    let refusal = || unsupported_media_type(entity, strict);
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -430,15 +434,15 @@ pub(super) fn content_type(
             return Err(refusal());
         }
     }
-    let mut taken = entity.takes(strict).iter();
+    let mut taken = entity.accepted_types(strict).iter();
     taken
         .find(|(known, _)| known.eq_ignore_ascii_case(media))
         .map(|(_, encoding)| Some(*encoding))
         .ok_or_else(refusal)
 }
 
-/// Whether a value of `Content-Encoding` names anything but `identity`.
-fn is_coded(value: &HeaderValue) -> bool {
+/// Whether a value of `Content-BodyEncoding` names anything but `identity`.
+fn has_content_coding(value: &HeaderValue) -> bool {
     let mut codings = value.as_bytes().split(|byte| *byte == b',');
     codings.any(|coding| {
         let coding = coding.trim_ascii();
@@ -447,8 +451,12 @@ fn is_coded(value: &HeaderValue) -> bool {
 }
 
 /// 415 naming what is taken: in `Accept` for PUT, in `Accept-Post` for POST; which it is the walk knows.
-pub(super) fn unsupported(entity: Entity, strict: bool) -> Refusal {
-    let taken: Vec<_> = entity.takes(strict).iter().map(|(name, _)| *name).collect();
+pub(super) fn unsupported_media_type(entity: BodyEntity, strict: bool) -> Refusal {
+    let taken: Vec<_> = entity
+        .accepted_types(strict)
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
     let list = taken.join(", ");
     Refusal::from(Code::UnsupportedMediaType)
         .hint(format!("Send one of {list}."))

@@ -2,23 +2,23 @@
 //!
 //! The routes of this API come first and are never passed on, however their paths are spelled (see [`paths`]).
 
-mod decide;
-mod edit;
-mod fields;
+mod field_rule;
+mod header_edit;
 mod paths;
+mod prepared;
 
 #[cfg(test)]
 mod tests;
 
-pub use decide::PassThrough;
-pub use decide::failed;
-pub use edit::HeaderEdit;
-pub use fields::FieldError;
-pub use fields::FieldRule;
+pub use field_rule::FieldError;
+pub use field_rule::FieldRule;
+pub use header_edit::HeaderEdit;
 pub use paths::PathPrefix;
+pub use prepared::PassThrough;
+pub use prepared::pass_through_failure;
 
-pub(super) use decide::Passes;
-pub(super) use decide::ROUTE;
+pub(super) use prepared::PassThroughRoutes;
+pub(super) use prepared::ROUTE_NAME;
 
 use std::sync::Arc;
 use std::time::Duration;

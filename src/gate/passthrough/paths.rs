@@ -15,7 +15,7 @@ const DECODINGS_MAX: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPrefix {
     text: String,
-    folded: Folded,
+    normalized: NormalizedPath,
 }
 
 impl PathPrefix {
@@ -35,11 +35,12 @@ impl PathPrefix {
         if !path.is_empty() && !is_plain(path) {
             return Err("has empty or dot segments");
         }
-        let folded = Folded::of(path).filter(|it| !it.is_reserved());
-        let folded = folded.ok_or("is a path of this API, which is never passed through")?;
+        let normalized = NormalizedPath::from_path(path).filter(|it| !it.is_reserved());
+        let normalized =
+            normalized.ok_or("is a path of this API, which is never passed through")?;
         Ok(Self {
             text: path.to_owned(),
-            folded,
+            normalized,
         })
     }
 
@@ -50,7 +51,7 @@ impl PathPrefix {
     }
 
     /// What follows the prefix, beginning with `/`; `None` when the path is not below it.
-    pub(super) fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+    pub(super) fn remainder<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = path.strip_prefix(self.text.as_str())?;
         match rest {
             "" => Some("/"),
@@ -60,9 +61,11 @@ impl PathPrefix {
     }
 
     /// Whether a path, read generously, is below the prefix, read in the same way.
-    pub(super) fn takes(&self, folded: &Folded) -> bool {
-        let mut theirs = folded.words();
-        self.folded.words().all(|word| theirs.next() == Some(word))
+    pub(super) fn covers(&self, normalized: &NormalizedPath) -> bool {
+        let mut theirs = normalized.words();
+        self.normalized
+            .words()
+            .all(|word| theirs.next() == Some(word))
     }
 }
 
@@ -79,11 +82,11 @@ impl fmt::Display for PathPrefix {
 /// A path after everything that some server does to paths: decoded again and again, backslashes as slashes, parameters
 /// cut off, dots resolved, empty segments dropped, letters folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Folded(String);
+pub(super) struct NormalizedPath(String);
 
-impl Folded {
+impl NormalizedPath {
     /// `None` when there is no end to the decoding, or it yields no text.
-    pub(super) fn of(path: &str) -> Option<Self> {
+    pub(super) fn from_path(path: &str) -> Option<Self> {
         if is_simple(path) {
             return Some(Self(path.strip_suffix('/').unwrap_or(path).to_owned()));
         }
@@ -91,7 +94,7 @@ impl Folded {
         let text: String = if text.bytes().all(|byte| byte.is_ascii_graphic()) {
             text.to_ascii_lowercase()
         } else {
-            text.chars().filter_map(fold).flatten().collect()
+            text.chars().filter_map(fold_char).flatten().collect()
         };
         let mut kept = String::with_capacity(text.len());
         for segment in text.split(['/', '\\']) {
@@ -155,7 +158,7 @@ fn decoded(path: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A character as a careless server compares it: wide forms narrow, letters small; `None` for what such servers skip.
-fn fold(it: char) -> Option<impl Iterator<Item = char>> {
+fn fold_char(it: char) -> Option<impl Iterator<Item = char>> {
     let narrow = match it {
         '\u{ff01}'..='\u{ff5e}' => u32::from(it)
             .checked_sub(0xfee0)
@@ -171,7 +174,7 @@ fn fold(it: char) -> Option<impl Iterator<Item = char>> {
 
 /// Whether a path is one of this API's own by any reading, or cannot be read at all.
 pub(super) fn is_reserved(path: &str) -> bool {
-    Folded::of(path).is_none_or(|it| it.is_reserved())
+    NormalizedPath::from_path(path).is_none_or(|it| it.is_reserved())
 }
 
 /// Whether a path reads the same to everybody: no empty segment but the last, no dots, nothing encoded that need not be,

@@ -154,7 +154,7 @@ fn prefixes_are_whole_segments_of_other_paths() {
         let prefix = PathPrefix::new(text).unwrap();
         assert_eq!(prefix.as_str(), written, "{text}");
         assert_eq!(
-            path.and_then(|path| prefix.rest(path)),
+            path.and_then(|path| prefix.remainder(path)),
             rest,
             "{text}: {path:?}"
         );
@@ -192,7 +192,10 @@ fn simple_paths_are_folded_as_others_are() {
         ("//a", "//%61"),
     ];
     for (simple, encoded) in rows {
-        let (one, two) = (Folded::of(simple), Folded::of(encoded));
+        let (one, two) = (
+            NormalizedPath::from_path(simple),
+            NormalizedPath::from_path(encoded),
+        );
         assert_eq!(one, two, "{simple} and {encoded}");
     }
 }

@@ -108,7 +108,7 @@ async fn a_json_web_token_is_refused_for_its_first_fault() {
     rig.clock.advance(Duration::from_secs(660));
     let entry = denied(&rig, &format!("Bearer {text}"), 401).await;
     assert_eq!(said(&entry), ("expired", me, None), "over");
-    let empty = bearer::rig_of(KeyRing::fetched());
+    let empty = bearer::rig_of(KeyRing::awaiting_fetch());
     let entry = denied(&empty, &format!("Bearer {text}"), 503).await;
     assert_eq!(said(&entry), ("no_keys", me, None), "it cannot be judged");
 }
@@ -181,7 +181,7 @@ async fn a_client_certificate_is_named_by_its_first_name() {
 #[tokio::test]
 async fn who_is_locked_out_is_named_too() {
     let mut rig = Rig::new();
-    rig.reload(|rig| rig.lock_out.attempts = 1);
+    rig.reload(|rig| rig.lockout.attempts = 1);
     rig.peer = Some("198.51.100.1".parse().unwrap());
     for expected in ["wrong_password", "wrong_password"] {
         let entry = denied(&rig, &basic("ann", "guess"), 401).await;

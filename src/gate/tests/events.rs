@@ -180,7 +180,7 @@ async fn when_the_gateway_stops_nobody_is_kept() {
     let poll = "GET /statuses?seq=1\nas: ann\nPrefer: wait=40";
     let (stream, polled, ()) = tokio::join!(pieces.next(), rig.send(poll), async {
         tokio::task::yield_now().await;
-        rig.shared.release();
+        rig.shared.release_waiters();
     });
     assert_eq!(stream, None, "the stream ends");
     assert_eq!(status(&polled), 200, "the long poll is answered");

@@ -147,7 +147,7 @@ async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
 #[tokio::test]
 async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
     let mut rig = rig();
-    rig.reload(|rig| rig.lock_out.attempts = 2);
+    rig.reload(|rig| rig.lockout.attempts = 2);
     let (bad, good) = (["198.51.100.1", "203.0.113.5"], "198.51.100.9");
     for user in ["ann", "stranger"] {
         for _ in 0..3 {

@@ -41,8 +41,8 @@ fn rig(routes: &[PassThroughRoute]) -> Rig {
 /// The name of the route and the target, or the code of the refusal.
 async fn decide(rig: &Rig, request: &str) -> Result<(String, String), &'static str> {
     match rig.decide(request, None).await {
-        Decision::PassThrough(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
-        Decision::Answer(exchange) => Err(exchange.refusal.unwrap_or("answered")),
+        GateDecision::PassThrough(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
+        GateDecision::Answer(exchange) => Err(exchange.refusal.unwrap_or("answered")),
     }
 }
 
@@ -131,7 +131,7 @@ async fn our_own_paths_are_never_passed_on() {
                 let request = format!("{method} {prefix}{path}");
                 let decision = rig.decide(&request, None).await;
                 assert!(
-                    matches!(decision, Decision::Answer(_)),
+                    matches!(decision, GateDecision::Answer(_)),
                     "{request}: {decision:?}"
                 );
             }
@@ -204,8 +204,8 @@ async fn bodies_and_methods_keep_to_the_route() {
 
 async fn pass(rig: &Rig, request: &str) -> Box<PassThrough> {
     match rig.decide(request, None).await {
-        Decision::PassThrough(pass) => pass,
-        Decision::Answer(exchange) => panic!("{request}: {exchange:?}"),
+        GateDecision::PassThrough(pass) => pass,
+        GateDecision::Answer(exchange) => panic!("{request}: {exchange:?}"),
     }
 }
 
@@ -367,7 +367,7 @@ async fn failures_are_answered_in_the_format_of_this_api() {
     for (code, expected) in rows {
         for method in ["GET", "HEAD"] {
             let pass = pass(&rig, &format!("{method} /\nas: ann")).await;
-            let answer = failed(&pass, code);
+            let answer = pass_through_failure(&pass, code);
             assert_eq!(status(&answer), expected, "{code:?}");
             assert_eq!(answer.refusal, Some(code.as_str()), "{code:?}");
             assert_eq!(

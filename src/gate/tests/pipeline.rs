@@ -551,8 +551,8 @@ async fn head_options_and_allow() {
 #[tokio::test]
 async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
     let mut rig = Rig::new();
-    let checks = || VERIFIED.with(|it| it.replace(0));
-    checks();
+    let password_checks = || VERIFIED.with(|it| it.replace(0));
+    password_checks();
     for (name, user, expected, cost) in [
         ("first", "ann", 200, 1),
         ("again", "ann", 200, 0),
@@ -560,14 +560,18 @@ async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
         ("unknown again", "ghost", 401, 1),
     ] {
         let found = rig.send(&format!("GET {B}\nas: {user}\nv")).await;
-        assert_eq!((status(&found), checks()), (expected, cost), "{name}");
+        assert_eq!(
+            (status(&found), password_checks()),
+            (expected, cost),
+            "{name}"
+        );
     }
     rig.clock.advance(Duration::from_secs(61));
     rig.send(&format!("GET {B}\nas: ann\nv")).await;
-    assert_eq!(checks(), 1, "forgotten after a while");
+    assert_eq!(password_checks(), 1, "forgotten after a while");
     rig.reload(|_| {});
     rig.send(&format!("GET {B}\nas: ann\nv")).await;
-    assert_eq!(checks(), 0, "a reload keeps the memory");
+    assert_eq!(password_checks(), 0, "a reload keeps the memory");
     rig.reload(|rig| {
         for user in rig.credentials.users.values_mut() {
             user.password = PasswordHash::new(bcrypt::hash("new", 4).unwrap()).unwrap();
@@ -575,7 +579,7 @@ async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
     });
     let found = rig.send(&format!("GET {B}\nas: ann\nv")).await;
     assert_eq!(
-        (status(&found), checks()),
+        (status(&found), password_checks()),
         (401, 1),
         "but not of another password"
     );

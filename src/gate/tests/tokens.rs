@@ -151,7 +151,7 @@ async fn explain_says_what_the_walk_does() {
     for caller in callers {
         let is_token = caller == "t1";
         let name = if is_token { "ann" } else { caller };
-        let who = Caller {
+        let who = AssumedCaller {
             principal: Principal {
                 name: PrincipalName::new(name).unwrap(),
                 groups: Vec::new(),

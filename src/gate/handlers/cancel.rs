@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use crate::gate::authn::Account;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::conditional;
-use crate::gate::conditional::Required;
+use crate::gate::conditional::RequiredState;
+use crate::gate::handlers::statuses::Wanted;
+use crate::gate::handlers::statuses::may_see;
 use crate::gate::negotiate;
 use crate::gate::pipeline::Call;
 use crate::gate::pipeline::Gate;
@@ -13,15 +15,13 @@ use crate::gate::refusal::Refusal;
 use crate::gate::reply::Reply;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
-use crate::gate::statuses::Wanted;
-use crate::gate::statuses::may_see;
 use crate::model::Action;
 use crate::model::Operation;
 use crate::model::Verb;
 use crate::operations::CancelError;
 
 /// The owner, and whoever may ask for the same operation.
-fn may_cancel(account: &Account, operation: &Operation) -> bool {
+fn may_cancel(caller: &AuthenticatedCaller, operation: &Operation) -> bool {
     let target = operation.target();
     let needed = match operation.verb() {
         Verb::Create => Action::Create,
@@ -29,11 +29,13 @@ fn may_cancel(account: &Account, operation: &Operation) -> bool {
         Verb::Delete => Action::Delete,
         Verb::Restore => Action::Restore,
     };
-    let held = account.rights.on_backup(&target.vm, &target.backup);
+    let held = caller.rights.actions_on_backup(&target.vm, &target.backup);
     // A token without the right that began the operation does not end it, though its owner may.
-    let is_own = operation.principal == account.principal.name;
-    let included = account.rights.included(&target.vm, Some(&target.backup));
-    (is_own && included.contains(needed)) || held.contains(needed)
+    let is_own = operation.principal == caller.principal.name;
+    let scope_actions = caller
+        .rights
+        .scope_actions(&target.vm, Some(&target.backup));
+    (is_own && scope_actions.contains(needed)) || held.contains(needed)
 }
 
 impl From<CancelError> for Refusal {
@@ -48,10 +50,10 @@ impl From<CancelError> for Refusal {
 }
 
 impl Gate {
-    pub(super) async fn cancel(
+    pub(in crate::gate) async fn cancel(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let wanted = Wanted::of(call.query)?;
@@ -64,7 +66,7 @@ impl Gate {
         let found = self.service.operation(seq).await?;
         let found = found
             .filter(|it| wanted.agrees(it))
-            .filter(|it| may_see(account, it) || may_cancel(account, it))
+            .filter(|it| may_see(caller, it) || may_cancel(caller, it))
             .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
         call.operation = Some(seq);
         call.note(|call| {
@@ -73,13 +75,13 @@ impl Gate {
             call.vm = Some(found.target().vm.clone());
             call.backup = Some(found.target().backup.clone());
         });
-        if !may_cancel(account, &found) {
+        if !may_cancel(caller, &found) {
             return Err(Refusal::from(Code::NotPermitted));
         }
-        let tag = || conditional::tag_of_status(&found);
-        let only_at = match conditional::check_change(call.head.headers, tag)? {
-            Required::Nothing | Required::Presence => None,
-            Required::Sameness => Some(found.revision),
+        let tag = || conditional::status_tag(&found);
+        let only_at = match conditional::check_preconditions(call.head.headers, tag)? {
+            RequiredState::Any | RequiredState::Presence => None,
+            RequiredState::Unchanged => Some(found.revision),
         };
         self.trail_before(call, seq)?;
         let operation = self.service.cancel(seq, only_at).await?;

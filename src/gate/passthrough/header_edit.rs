@@ -33,7 +33,7 @@ impl HeaderEdit {
         self.fields.drops(name) || (*name == header::AUTHORIZATION && !self.keeps_authorization)
     }
 
-    pub(super) fn of(
+    pub(super) fn for_request(
         route: &PassThroughRoute,
         head: &RequestHead<'_>,
         request: &RequestId,

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use http::header;
 
-use crate::gate::authn::Account;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::conditional;
-use crate::gate::events;
-use crate::gate::limiter::Admitted;
+use crate::gate::handlers::events;
+use crate::gate::handlers::read;
+use crate::gate::limiter::AdmittedRequest;
 use crate::gate::links;
 use crate::gate::negotiate;
 use crate::gate::pipeline::Call;
 use crate::gate::pipeline::Gate;
-use crate::gate::reads;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::LOOK_AGAIN;
@@ -34,8 +34,8 @@ use crate::operations::Selector;
 use crate::operations::WaitFor;
 
 /// The parameters of a look-up.
-pub(super) struct Wanted {
-    pub(super) seq: Option<OperationSeq>,
+pub(in crate::gate) struct Wanted {
+    pub(in crate::gate) seq: Option<OperationSeq>,
     /// `Some(None)` for a word that is no operation.
     verb: Option<Option<Verb>>,
     vm: Option<VmId>,
@@ -43,7 +43,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn of(query: &str) -> Result<Self, Refusal> {
+    pub(in crate::gate) fn of(query: &str) -> Result<Self, Refusal> {
         let invalid = |field, error: &_| Refusal::text(Code::InvalidParameter, field, error);
         let vm = route::parameter(query, "vm")?.map(|parameter| VmId::new(&parameter));
         let (name, backup) = match route::parameter(query, "backup")? {
@@ -59,7 +59,7 @@ impl Wanted {
         })
     }
 
-    pub(super) fn agrees(&self, operation: &Operation) -> bool {
+    pub(in crate::gate) fn agrees(&self, operation: &Operation) -> bool {
         let target = operation.target();
         self.verb.is_none_or(|verb| verb == Some(operation.verb()))
             && self.vm.as_ref().is_none_or(|vm| *vm == target.vm)
@@ -106,31 +106,31 @@ fn number(query: &str, name: &'static str) -> Result<Option<OperationSeq>, Refus
         })
 }
 
-pub(super) fn may_see(account: &Account, operation: &Operation) -> bool {
+pub(in crate::gate) fn may_see(caller: &AuthenticatedCaller, operation: &Operation) -> bool {
     let target = operation.target();
-    let is_own = operation.principal == account.principal.name;
-    (is_own && account.rights.concerns(target))
-        || account
+    let is_own = operation.principal == caller.principal.name;
+    (is_own && caller.rights.covers_target(target))
+        || caller
             .rights
-            .on_backup(&target.vm, &target.backup)
+            .actions_on_backup(&target.vm, &target.backup)
             .contains(Action::Observe)
 }
 
 impl Gate {
-    pub(super) async fn statuses(
+    pub(in crate::gate) async fn statuses(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
         let wanted = Wanted::of(call.query)?;
         let is_one = wanted.seq.is_some() || wanted.backup.is_some();
         let asked = if is_one {
-            negotiate::Reply::Status
+            negotiate::Representation::Status
         } else {
-            negotiate::Reply::Own(negotiate::STATUSES)
+            negotiate::Representation::Own(negotiate::STATUSES)
         };
-        let media = negotiate::accept(call.head.headers, asked, call.strict)?;
+        let media = negotiate::choose_media_type(call.head.headers, asked, call.strict)?;
         let is_stream = media == negotiate::EVENTS;
         let last = if is_stream {
             events::last_id(call.head.headers)?
@@ -139,24 +139,24 @@ impl Gate {
         };
         self.skip_body(call, body).await?;
         if !is_one {
-            return self.own_statuses(call, account, &wanted, media).await;
+            return self.own_statuses(call, caller, &wanted, media).await;
         }
         let found = match wanted.seq {
             Some(seq) => self.service.operation(seq).await?,
-            None => self.newest(account, &wanted).await?,
+            None => self.newest(caller, &wanted).await?,
         };
         let found = found
-            .filter(|it| may_see(account, it) && wanted.agrees(it))
+            .filter(|it| may_see(caller, it) && wanted.agrees(it))
             .ok_or_else(|| Refusal::from(Code::NoSuchStatus))?;
         call.operation = Some(found.seq);
         if is_stream {
-            call.route = events::ROUTE;
+            call.route = events::ROUTE_NAME;
             return self.events(call, found, last);
         }
         let (operation, waited) = self.poll(call, found).await?;
-        let tag = conditional::tag_of_status(&operation);
-        conditional::check_match(call.head.headers, &tag)?;
-        let is_known = conditional::is_known(call.head.headers, &tag);
+        let tag = conditional::status_tag(&operation);
+        conditional::check_if_match(call.head.headers, &tag)?;
+        let is_known = conditional::matches_if_none_match(call.head.headers, &tag);
         let mut reply = Reply::read(media, wire::status(&operation)).tagged(&tag, is_known);
         if !operation.phase.is_final() {
             reply.headers.insert(header::RETRY_AFTER, LOOK_AGAIN);
@@ -170,19 +170,19 @@ impl Gate {
     /// Deviation D7: the newest that fits and may be seen, if all that do are of one VM.
     async fn newest(
         &self,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         wanted: &Wanted,
     ) -> Result<Option<Arc<Operation>>, Refusal> {
-        let observes = account.rights.includes(Action::Observe);
+        let observes = caller.rights.allows_anywhere(Action::Observe);
         let query = ListQuery {
-            principal: (!observes).then(|| account.principal.name.clone()),
+            principal: (!observes).then(|| caller.principal.name.clone()),
             selector: wanted.selector()?,
             before: None,
             unfinished: None,
             limit: limits::PAGE_MAX,
         };
         let all = self.service.list(&query).await?;
-        let mut seen = all.into_iter().filter(|it| may_see(account, it));
+        let mut seen = all.into_iter().filter(|it| may_see(caller, it));
         let newest = seen.next();
         let vm = newest.as_ref().map(|newest| newest.target().vm.clone());
         if seen.any(|it| Some(&it.target().vm) != vm.as_ref()) {
@@ -194,13 +194,13 @@ impl Gate {
     async fn own_statuses(
         &self,
         call: &Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         wanted: &Wanted,
         media: &'static str,
     ) -> Result<Reply, Refusal> {
-        let limit = reads::limit(call.query)?;
+        let limit = read::limit(call.query)?;
         let query = ListQuery {
-            principal: Some(account.principal.name.clone()),
+            principal: Some(caller.principal.name.clone()),
             selector: wanted.selector()?,
             before: number(call.query, "before")?,
             unfinished: None,
@@ -208,7 +208,7 @@ impl Gate {
         };
         let found = self.service.list(&query).await?;
         let seen = found.iter().map(|it| &**it);
-        let seen = seen.filter(|it| may_see(account, it));
+        let seen = seen.filter(|it| may_see(caller, it));
         let bytes = wire::statuses(seen);
         let mut reply = Reply::read(media, bytes);
         // A full page may be the last one; the next is empty then.
@@ -240,9 +240,9 @@ impl Gate {
         };
         let headers = call.head.headers;
         let until = if headers.contains_key(header::IF_NONE_MATCH) {
-            let tag = conditional::tag_of_status(&operation);
+            let tag = conditional::status_tag(&operation);
             // The caller knows another state: this one is news already.
-            if !conditional::is_known(headers, &tag) {
+            if !conditional::matches_if_none_match(headers, &tag) {
                 return Ok((operation, None));
             }
             WaitFor::ChangeAfter(operation.revision)
@@ -257,7 +257,7 @@ impl Gate {
     }
 
     /// Waits, if a place among those who wait is free; says how long it was ready to.
-    pub(super) async fn wait(
+    pub(in crate::gate) async fn wait(
         &self,
         call: &Call<'_>,
         operation: Arc<Operation>,
@@ -267,18 +267,18 @@ impl Gate {
         let place = if time.is_zero() {
             None
         } else {
-            self.waiter(call)
+            self.acquire_waiter(call)
         };
         let Some(_place) = place else {
             return Ok((operation, None));
         };
         // Who waits is counted among the waiters alone.
-        let _paused = call.admitted.as_ref().map(Admitted::pause);
+        let _paused = call.admitted.as_ref().map(AdmittedRequest::pause);
         let by = self.clock.deadline(time);
         let found = tokio::select! {
             biased;
             found = self.service.wait(operation.seq, until, by) => found?,
-            () = self.shared.released.given() => self.service.operation(operation.seq).await?,
+            () = self.shared.waiters_released.given() => self.service.operation(operation.seq).await?,
         };
         Ok((found.unwrap_or(operation), Some(time)))
     }

@@ -7,15 +7,16 @@ use bytes::Bytes;
 
 use http::header;
 
-use crate::gate::authn::Account;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::authz;
 use crate::gate::conditional;
-use crate::gate::conditional::Required;
+use crate::gate::conditional::RequiredState;
 use crate::gate::framing;
+use crate::gate::handlers::statuses::may_see;
 use crate::gate::links;
 use crate::gate::negotiate;
-use crate::gate::negotiate::Encoding;
-use crate::gate::negotiate::Entity;
+use crate::gate::negotiate::BodyEncoding;
+use crate::gate::negotiate::BodyEntity;
 use crate::gate::pipeline::Call;
 use crate::gate::pipeline::Gate;
 use crate::gate::refusal::Code;
@@ -26,7 +27,6 @@ use crate::gate::request::AuditEntry;
 use crate::gate::request::AuditOutcome;
 use crate::gate::request::Body;
 use crate::gate::request_bodies;
-use crate::gate::statuses::may_see;
 use crate::gate::wire;
 use crate::model::Action;
 use crate::model::ActionSet;
@@ -95,9 +95,9 @@ struct Wish {
 }
 
 /// What the VM is busy with is told to those who may see it.
-fn busy(account: &Account, other: &Operation) -> Refusal {
+fn busy(caller: &AuthenticatedCaller, other: &Operation) -> Refusal {
     let refusal = Refusal::from(Code::Busy);
-    if may_see(account, other) {
+    if may_see(caller, other) {
         refusal.with(header::LOCATION, &links::status(other))
     } else {
         refusal
@@ -113,25 +113,25 @@ fn check_made(before: &Backup) -> Result<(), Refusal> {
 }
 
 impl Gate {
-    pub(super) async fn update(
+    pub(in crate::gate) async fn update(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(&target, authz::UPDATE)?;
+        caller.rights.check_backup(&target, authz::UPDATE)?;
         let backend = self.place(call, &target.vm)?;
-        check_length(call, Entity::Backup, body)?;
+        check_length(call, BodyEntity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let (patch, ignored) = request_bodies::update(&bytes, call.strict)?;
+        let (patch, ignored) = request_bodies::parse_update(&bytes, call.strict)?;
         let needed = actions_of(&patch);
-        let permit = account
+        let permit = caller
             .rights
-            .permit(&account.principal, needed, backend, &target)?;
+            .permit(&caller.principal, needed, backend, &target)?;
         let scope = scope_of(Verb::Update, &target);
-        let idempotency = match self.key(call, account, &scope, &bytes).await? {
+        let idempotency = match self.key(call, caller, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -156,26 +156,26 @@ impl Gate {
             idempotency,
             ignored,
         };
-        self.submit(call, account, media, wish).await
+        self.submit(call, caller, media, wish).await
     }
 
-    pub(super) async fn delete(
+    pub(in crate::gate) async fn delete(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(&target, authz::DELETE)?;
+        caller.rights.check_backup(&target, authz::DELETE)?;
         let backend = self.place(call, &target.vm)?;
         let needed = ActionSet::NONE.with(Action::Delete);
-        let permit = account
+        let permit = caller
             .rights
-            .permit(&account.principal, needed, backend, &target)?;
+            .permit(&caller.principal, needed, backend, &target)?;
         let media = change_type(call)?;
         self.skip_body(call, body).await?;
         let scope = scope_of(Verb::Delete, &target);
-        let idempotency = match self.key(call, account, &scope, &[]).await? {
+        let idempotency = match self.key(call, caller, &scope, &[]).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -213,26 +213,29 @@ impl Gate {
             idempotency,
             ignored: IgnoredMembers::default(),
         };
-        self.submit(call, account, media, wish).await
+        self.submit(call, caller, media, wish).await
     }
 
-    pub(super) async fn restore(
+    pub(in crate::gate) async fn restore(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         target: Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(&target, authz::RESTORE)?;
+        caller.rights.check_backup(&target, authz::RESTORE)?;
         let backend = self.place(call, &target.vm)?;
         let needed = ActionSet::NONE.with(Action::Restore);
-        let permit = account
+        let permit = caller
             .rights
-            .permit(&account.principal, needed, backend, &target)?;
-        let encoding = negotiate::content_type(call.head.headers, Entity::Pairs, call.strict)?;
-        let untyped = encoding.is_none() && framing::is_not_empty(call.head.headers);
+            .permit(&caller.principal, needed, backend, &target)?;
+        let encoding = negotiate::body_encoding(call.head.headers, BodyEntity::Pairs, call.strict)?;
+        let untyped = encoding.is_none() && framing::announces_content(call.head.headers);
         if untyped {
-            return Err(negotiate::unsupported(Entity::Pairs, call.strict));
+            return Err(negotiate::unsupported_media_type(
+                BodyEntity::Pairs,
+                call.strict,
+            ));
         }
         let media = change_type(call)?;
         let bytes = if body.is_present() {
@@ -242,15 +245,18 @@ impl Gate {
         };
         // A chunked body shows only now whether it is empty.
         if encoding.is_none() && !bytes.is_empty() {
-            return Err(negotiate::unsupported(Entity::Pairs, call.strict));
+            return Err(negotiate::unsupported_media_type(
+                BodyEntity::Pairs,
+                call.strict,
+            ));
         }
         let capability = self.service.capability(backend);
         let known = capability.as_ref().map_or(&[][..], |it| it.restore_options);
-        let encoding = encoding.unwrap_or(Encoding::Json);
-        let wanted = request_bodies::restore(&bytes, encoding, known, call.strict)?;
+        let encoding = encoding.unwrap_or(BodyEncoding::Json);
+        let wanted = request_bodies::parse_restore(&bytes, encoding, known, call.strict)?;
         call.note(|call| call.note.clone_from(&wanted.note));
         let scope = scope_of(Verb::Restore, &target);
-        let idempotency = match self.key(call, account, &scope, &bytes).await? {
+        let idempotency = match self.key(call, caller, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
@@ -273,25 +279,25 @@ impl Gate {
             idempotency,
             ignored: wanted.ignored,
         };
-        self.submit(call, account, media, wish).await
+        self.submit(call, caller, media, wish).await
     }
 
-    pub(super) async fn create(
+    pub(in crate::gate) async fn create(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         vm: VmId,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_vm(&vm, Action::Create)?;
+        caller.rights.check_vm(&vm, Action::Create)?;
         let backend = self.place(call, &vm)?;
-        check_length(call, Entity::Backup, body)?;
+        check_length(call, BodyEntity::Backup, body)?;
         let media = change_type(call)?;
         let bytes = self.read_body(call, body).await?;
-        let (new, ignored) = request_bodies::create(&bytes, call.strict)?;
+        let (new, ignored) = request_bodies::parse_create(&bytes, call.strict)?;
         let mut needed = ActionSet::NONE.with(Action::Create);
         if new.protected {
-            account.rights.check_vm(&vm, Action::Protect)?;
+            caller.rights.check_vm(&vm, Action::Protect)?;
             needed = needed.with(Action::Protect);
         }
         let scope = KeyScope {
@@ -299,11 +305,11 @@ impl Gate {
             vm: vm.clone(),
             backup: None,
         };
-        let idempotency = match self.key(call, account, &scope, &bytes).await? {
+        let idempotency = match self.key(call, caller, &scope, &bytes).await? {
             Key::Known(operation) => return self.joined(call, media, operation).await,
             Key::Fresh(idempotency) => idempotency,
         };
-        let conditions = self.list_conditions(call, account, backend, &vm).await?;
+        let conditions = self.list_conditions(call, caller, backend, &vm).await?;
         self.check_name(backend, &vm, &new.name, None).await?;
         let capability = self.able(backend, Verb::Create)?;
         if new
@@ -321,9 +327,9 @@ impl Gate {
         call.note(|call| call.backup = Some(backup.clone()));
         let target = Target { vm, backup };
         // Only now is the id known that the patterns of the grants speak of.
-        let permit = account
+        let permit = caller
             .rights
-            .permit(&account.principal, needed, backend, &target)?;
+            .permit(&caller.principal, needed, backend, &target)?;
         let intent = Intent {
             target,
             identity: None,
@@ -338,7 +344,7 @@ impl Gate {
             idempotency,
             ignored,
         };
-        self.submit(call, account, media, wish).await
+        self.submit(call, caller, media, wish).await
     }
 
     /// The backup that a change is about, as it is now, and the conditions of the request, which it meets.
@@ -356,16 +362,16 @@ impl Gate {
             let is_absent = fault.kind == FaultKind::NoSuchBackup;
             let refusal = Refusal::from(fault);
             if is_absent {
-                conditional::absent(headers, refusal)
+                conditional::missing_backup(headers, refusal)
             } else {
                 refusal
             }
         })?;
-        let tag = || conditional::tag_of(&wire::backup(self.base(), &target.vm, &before));
-        let preconditions = match conditional::check_change(headers, tag)? {
-            Required::Nothing => Vec::new(),
-            Required::Presence => vec![Precondition::BackupPresent],
-            Required::Sameness => {
+        let tag = || conditional::entity_tag(&wire::backup(self.base(), &target.vm, &before));
+        let preconditions = match conditional::check_preconditions(headers, tag)? {
+            RequiredState::Any => Vec::new(),
+            RequiredState::Presence => vec![Precondition::BackupPresent],
+            RequiredState::Unchanged => {
                 vec![Precondition::BackupUnchanged(Version::of_backup(&before))]
             }
         };
@@ -382,7 +388,7 @@ impl Gate {
     async fn list_conditions(
         &self,
         call: &Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         backend: &BackendName,
         vm: &VmId,
     ) -> Result<Conditions, Refusal> {
@@ -395,11 +401,11 @@ impl Gate {
             after: None,
             limit: limits::PAGE,
         };
-        let tag = self.list_tag(account, backend, vm, page).await?;
-        let preconditions = match conditional::check_change(headers, || tag)? {
+        let tag = self.list_tag(caller, backend, vm, page).await?;
+        let preconditions = match conditional::check_preconditions(headers, || tag)? {
             // There always is a list.
-            Required::Nothing | Required::Presence => Vec::new(),
-            Required::Sameness => {
+            RequiredState::Any | RequiredState::Presence => Vec::new(),
+            RequiredState::Unchanged => {
                 let all = self.all_backups(backend, vm).await?;
                 vec![Precondition::ListUnchanged(Version::of_backups(&all))]
             }
@@ -474,7 +480,7 @@ impl Gate {
     async fn key(
         &self,
         call: &Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         scope: &KeyScope,
         body: &[u8],
     ) -> Result<Key, Refusal> {
@@ -495,7 +501,7 @@ impl Gate {
             .update(b"\0");
         hash.update(call.head.target).update(b"\0").update(body);
         let fingerprint = Fingerprint(*hash.finalize().as_bytes());
-        let name = &account.principal.name;
+        let name = &caller.principal.name;
         match self.service.replay(name, scope, &key, fingerprint).await? {
             Replay::Unused => Ok(Key::Fresh(Some(Idempotency { key, fingerprint }))),
             Replay::Same(operation) => Ok(Key::Known(operation)),
@@ -504,7 +510,7 @@ impl Gate {
     }
 
     /// Writes what is about to be changed, where changes need the audit trail.
-    pub(super) fn trail_before(
+    pub(in crate::gate) fn trail_before(
         &self,
         call: &mut Call<'_>,
         seq: OperationSeq,
@@ -522,7 +528,7 @@ impl Gate {
     }
 
     /// Writes what was decided, before the answer waits for anything.
-    pub(super) fn trail_now(&self, call: &mut Call<'_>) {
+    pub(in crate::gate) fn trail_now(&self, call: &mut Call<'_>) {
         let now = self.clock.now();
         call.note(|entry| {
             if !std::mem::replace(&mut entry.written, true) {
@@ -535,7 +541,7 @@ impl Gate {
     async fn submit(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         media: &'static str,
         wish: Wish,
     ) -> Result<Reply, Refusal> {
@@ -550,14 +556,14 @@ impl Gate {
             idempotency: wish.idempotency,
             ignored: wish.ignored,
             origin: Origin {
-                token: account.token.clone(),
+                token: caller.token.clone(),
                 client: call.client.address,
             },
         };
         let accepted = self.service.accept(wish.permit, submission).await;
         let accepted = accepted.map_err(|error| {
             if let AcceptError::Busy(other) = &error {
-                busy(account, other)
+                busy(caller, other)
             } else {
                 Refusal::from(error)
             }
@@ -607,14 +613,14 @@ impl Gate {
 
     /// The 202, held as the caller prefers; for `usual` where it says nothing. Whatever goes wrong while waiting, the
     /// operation is accepted.
-    pub(super) async fn accepted(
+    pub(in crate::gate) async fn accepted(
         &self,
         call: &Call<'_>,
         media: &'static str,
         operation: Arc<Operation>,
         usual: Duration,
     ) -> Reply {
-        let time = call.prefer.hold(usual, self.config.limits.wait);
+        let time = call.prefer.hold_time(usual, self.config.limits.wait);
         let (operation, waited) = if operation.phase.is_final() {
             (operation, None)
         } else {
@@ -625,7 +631,7 @@ impl Gate {
         let status_uri = links::status(&operation);
         let mut reply = Reply::accepted(media, &operation, &status_uri);
         let waited = waited.filter(|_| call.prefer.wait.is_some());
-        if let Some(applied) = call.prefer.applied(waited) {
+        if let Some(applied) = call.prefer.applied_field(waited) {
             reply.set(PREFERENCE_APPLIED, &applied);
         }
         reply
@@ -641,18 +647,22 @@ fn scope_of(verb: Verb, target: &Target) -> KeyScope {
 }
 
 fn change_type(call: &Call<'_>) -> Result<&'static str, Refusal> {
-    negotiate::accept(call.head.headers, negotiate::Reply::Change, call.strict)
+    negotiate::choose_media_type(
+        call.head.headers,
+        negotiate::Representation::Change,
+        call.strict,
+    )
 }
 
 /// The type and the presence of a body that is required.
-fn check_length(call: &Call<'_>, entity: Entity, body: &dyn Body) -> Result<(), Refusal> {
+fn check_length(call: &Call<'_>, entity: BodyEntity, body: &dyn Body) -> Result<(), Refusal> {
     let headers = call.head.headers;
-    let encoding = negotiate::content_type(headers, entity, call.strict)?;
-    if !body.is_present() && !framing::has_length(headers) {
+    let encoding = negotiate::body_encoding(headers, entity, call.strict)?;
+    if !body.is_present() && !framing::has_body_framing(headers) {
         return Err(Refusal::from(Code::LengthRequired));
     }
     if encoding.is_none() && body.is_present() {
-        return Err(negotiate::unsupported(entity, call.strict));
+        return Err(negotiate::unsupported_media_type(entity, call.strict));
     }
     Ok(())
 }

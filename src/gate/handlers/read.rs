@@ -2,7 +2,7 @@
 
 use http::header;
 
-use crate::gate::authn::Account;
+use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::authz;
 use crate::gate::conditional;
 use crate::gate::links;
@@ -31,34 +31,35 @@ struct Visible {
 }
 
 impl Gate {
-    pub(super) async fn read_backup(
+    pub(in crate::gate) async fn read_backup(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         target: &Target,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_backup(target, authz::READ)?;
+        caller.rights.check_backup(target, authz::READ)?;
         let backend = self.place(call, &target.vm)?;
         let headers = call.head.headers;
-        let media = negotiate::accept(headers, negotiate::Reply::Backup, call.strict)?;
+        let media =
+            negotiate::choose_media_type(headers, negotiate::Representation::Backup, call.strict)?;
         self.skip_body(call, body).await?;
         let by = self.clock.deadline(limits::READ_DEADLINE);
         let backup = self.service.backup(backend, target, by).await?;
-        let written = self.written.reply(target, backup);
-        conditional::check_match(headers, &written.tag)?;
-        let is_known = conditional::is_known(headers, &written.tag);
+        let written = self.written.response_for(target, backup);
+        conditional::check_if_match(headers, &written.tag)?;
+        let is_known = conditional::matches_if_none_match(headers, &written.tag);
         Ok(Reply::read(media, written.body).tagged(&written.tag, is_known))
     }
 
-    pub(super) async fn list_backups(
+    pub(in crate::gate) async fn list_backups(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         vm: &VmId,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_vm(vm, Action::Read)?;
+        caller.rights.check_vm(vm, Action::Read)?;
         let backend = self.place(call, vm)?;
         let media = self.own_type(call, negotiate::BACKUPS)?;
         self.skip_body(call, body).await?;
@@ -68,11 +69,11 @@ impl Gate {
         let after =
             after.map_err(|error| Refusal::text(Code::InvalidParameter, "after", &error))?;
         let page = Page { after, limit };
-        let found = self.visible(account, backend, vm, page).await?;
+        let found = self.visible(caller, backend, vm, page).await?;
         let bytes = wire::backups(self.base(), vm, &found.backups);
-        let tag = conditional::tag_of(&bytes);
-        conditional::check_match(call.head.headers, &tag)?;
-        let is_known = conditional::is_known(call.head.headers, &tag);
+        let tag = conditional::entity_tag(&bytes);
+        conditional::check_if_match(call.head.headers, &tag)?;
+        let is_known = conditional::matches_if_none_match(call.head.headers, &tag);
         let mut reply = Reply::read(media, bytes).tagged(&tag, is_known);
         if let Some(last) = found.backups.last().filter(|_| found.more) {
             let path = links::vm("", vm);
@@ -83,14 +84,14 @@ impl Gate {
         Ok(reply)
     }
 
-    pub(super) async fn read_vm(
+    pub(in crate::gate) async fn read_vm(
         &self,
         call: &mut Call<'_>,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         vm: &VmId,
         body: &mut dyn Body,
     ) -> Result<Reply, Refusal> {
-        account.rights.check_vm(vm, Action::Read)?;
+        caller.rights.check_vm(vm, Action::Read)?;
         let backend = self.place(call, vm)?;
         let media = self.own_type(call, negotiate::VM)?;
         self.skip_body(call, body).await?;
@@ -100,35 +101,35 @@ impl Gate {
             after: None,
             limit: limits::PAGE,
         };
-        let backups = self.visible(account, backend, vm, page).await?.backups;
+        let backups = self.visible(caller, backend, vm, page).await?.backups;
         let bytes = wire::vm(self.base(), &found, &backups);
-        let tag = conditional::tag_of(&bytes);
-        conditional::check_match(call.head.headers, &tag)?;
-        let is_known = conditional::is_known(call.head.headers, &tag);
+        let tag = conditional::entity_tag(&bytes);
+        conditional::check_if_match(call.head.headers, &tag)?;
+        let is_known = conditional::matches_if_none_match(call.head.headers, &tag);
         Ok(Reply::read(media, bytes).tagged(&tag, is_known))
     }
 
     /// The entity tag of the list of backups that this caller is shown.
-    pub(super) async fn list_tag(
+    pub(in crate::gate) async fn list_tag(
         &self,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         backend: &BackendName,
         vm: &VmId,
         page: Page,
     ) -> Result<String, Refusal> {
-        let found = self.visible(account, backend, vm, page).await?;
+        let found = self.visible(caller, backend, vm, page).await?;
         let bytes = wire::backups(self.base(), vm, &found.backups);
-        Ok(conditional::tag_of(&bytes))
+        Ok(conditional::entity_tag(&bytes))
     }
 
-    pub(super) fn base(&self) -> &str {
+    pub(in crate::gate) fn base(&self) -> &str {
         self.config.public_url.as_str()
     }
 
     /// One page of what the caller may see. Neither its length nor its cursor tells of anything else.
     async fn visible(
         &self,
-        account: &Account,
+        caller: &AuthenticatedCaller,
         backend: &BackendName,
         vm: &VmId,
         mut page: Page,
@@ -140,7 +141,7 @@ impl Gate {
             let found = self.service.backups(backend, vm, &page, by).await?;
             page.after = found.backups.last().map(|backup| backup.id.clone());
             for backup in found.backups {
-                let held = account.rights.on_backup(vm, &backup.id);
+                let held = caller.rights.actions_on_backup(vm, &backup.id);
                 if !held.contains(Action::Read) {
                     continue;
                 }
@@ -163,7 +164,7 @@ impl Gate {
 }
 
 /// The `limit` parameter.
-pub(super) fn limit(query: &str) -> Result<u16, Refusal> {
+pub(in crate::gate) fn limit(query: &str) -> Result<u16, Refusal> {
     let Some(text) = route::parameter(query, "limit")? else {
         return Ok(limits::PAGE);
     };

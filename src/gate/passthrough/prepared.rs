@@ -9,13 +9,13 @@ use http::Method;
 use http::header;
 
 use crate::gate::config::Grantee;
-use crate::gate::limiter::Admitted;
+use crate::gate::limiter::AdmittedRequest;
 use crate::gate::negotiate;
 use crate::gate::passthrough::HeaderEdit;
 use crate::gate::passthrough::PassThroughAccess;
 use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::passthrough::paths;
-use crate::gate::passthrough::paths::Folded;
+use crate::gate::passthrough::paths::NormalizedPath;
 use crate::gate::pipeline;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -29,7 +29,7 @@ use crate::model::PrincipalName;
 use crate::model::RequestId;
 
 /// The word for all of them in metrics and logs that have a route.
-pub(in crate::gate) const ROUTE: &str = "passthrough";
+pub(in crate::gate) const ROUTE_NAME: &str = "passthrough";
 
 /// A request that is to be passed on: everything that whoever carries it needs to know.
 #[derive(Clone, Debug)]
@@ -53,11 +53,11 @@ pub struct PassThrough {
     /// What the client accepts, for an answer of the gateway's own.
     accept: Vec<HeaderValue>,
     /// Its place among the requests at work, held as long as this lives.
-    admitted: Option<Arc<Admitted>>,
+    admitted: Option<Arc<AdmittedRequest>>,
 }
 
 impl PassThrough {
-    pub(in crate::gate) fn admitted(mut self, place: Arc<Admitted>) -> Self {
+    pub(in crate::gate) fn admitted(mut self, place: Arc<AdmittedRequest>) -> Self {
         self.admitted = Some(place);
         self
     }
@@ -65,9 +65,9 @@ impl PassThrough {
 
 /// The routes, in the order in which they are tried: those for a host first, the longer prefix first.
 #[derive(Debug)]
-pub(in crate::gate) struct Passes(Vec<Arc<PassThroughRoute>>);
+pub(in crate::gate) struct PassThroughRoutes(Vec<Arc<PassThroughRoute>>);
 
-impl Passes {
+impl PassThroughRoutes {
     pub(in crate::gate) fn new(routes: &[PassThroughRoute]) -> Self {
         let mut all: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
         all.sort_by_key(|it| {
@@ -89,7 +89,8 @@ impl Passes {
         if self.0.is_empty() || path == "*" {
             return Ok(None);
         }
-        let Some(folded) = Folded::of(path).filter(|it| !it.is_reserved()) else {
+        let Some(normalized) = NormalizedPath::from_path(path).filter(|it| !it.is_reserved())
+        else {
             return Ok(None);
         };
         let is_by_host = self.0.iter().any(|it| !it.hosts.is_empty());
@@ -100,9 +101,9 @@ impl Passes {
         };
         let fits = |it: &&Arc<PassThroughRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
-        let found = candidates.find(|candidate| candidate.prefix.rest(path).is_some());
+        let found = candidates.find(|candidate| candidate.prefix.remainder(path).is_some());
         let mut again = self.0.iter().filter(fits);
-        let other = again.find(|it| it.prefix.takes(&folded));
+        let other = again.find(|it| it.prefix.covers(&normalized));
         match (found, other) {
             (None, None) => Ok(None),
             (Some(one), Some(two)) if Arc::ptr_eq(one, two) && paths::is_plain(path) => {
@@ -159,7 +160,7 @@ impl PassThroughRoute {
     ///
     /// # Errors
     /// When what is left of the path after the prefix is one of this API's own paths.
-    pub(in crate::gate) fn pass(
+    pub(in crate::gate) fn prepare(
         self: &Arc<Self>,
         head: &RequestHead<'_>,
         parts: route::Parts<'_>,
@@ -168,7 +169,7 @@ impl PassThroughRoute {
         scheme: &'static str,
     ) -> Result<PassThrough, Refusal> {
         let path = if self.strip {
-            self.prefix.rest(parts.path).unwrap_or(parts.path)
+            self.prefix.remainder(parts.path).unwrap_or(parts.path)
         } else {
             parts.path
         };
@@ -182,7 +183,7 @@ impl PassThroughRoute {
             format!("{path}?{}", parts.query)
         };
         Ok(PassThrough {
-            edit: HeaderEdit::of(self, head, &request, scheme),
+            edit: HeaderEdit::for_request(self, head, &request, scheme),
             request,
             client: head.peer,
             method: pipeline::method_word(head.method),
@@ -227,14 +228,14 @@ fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
 
 /// The answer when a request that was to be passed on could not be.
 #[must_use]
-pub fn failed(pass: &PassThrough, code: Code) -> HandledRequest {
+pub fn pass_through_failure(pass: &PassThrough, code: Code) -> HandledRequest {
     let refusal = Refusal::from(code);
     let method = if pass.method == "HEAD" {
         Method::HEAD
     } else {
         Method::GET
     };
-    let media = negotiate::error_type(pass.accept.iter());
+    let media = negotiate::choose_error_type(pass.accept.iter());
     let mut reply = Reply::refused(&refusal, media, pass.request.as_str(), &method);
     let length = HeaderValue::from(reply.body.len());
     reply.headers.insert(header::CONTENT_LENGTH, length);
@@ -248,7 +249,7 @@ pub fn failed(pass: &PassThrough, code: Code) -> HandledRequest {
         pieces: None,
         request: pass.request.clone(),
         client: pass.client,
-        route: ROUTE,
+        route: ROUTE_NAME,
         method: pass.method,
         principal: pass.principal.clone(),
         refusal: Some(code.as_str()),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::model::limits;
 
 /// What is remembered of one client.
-pub(super) trait Remembered: Copy {
+pub(super) trait Expiring: Copy {
     /// What is known of a client that is new.
     fn fresh(now: Instant) -> Self;
 
@@ -19,20 +19,20 @@ pub(super) trait Remembered: Copy {
 /// Entries by the keyed hash of a client, in buckets of a few. A full bucket gives up whatever ends first, which may be the
 /// newcomer: with many addresses one can neither grow the table nor wash a long penalty out of it. Who does not fit is
 /// treated as new each time.
-pub(super) struct Table<V> {
+pub(super) struct BucketTable<V> {
     key: [u8; 32],
     buckets: Box<[Bucket<V>]>,
 }
 
 type Bucket<V> = Mutex<Vec<(u64, V)>>;
 
-impl<V> fmt::Debug for Table<V> {
+impl<V> fmt::Debug for BucketTable<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
-impl<V: Remembered> Table<V> {
+impl<V: Expiring> BucketTable<V> {
     /// An empty one; `key` must be random and known to nobody.
     pub(super) fn new(key: [u8; 32]) -> Self {
         let buckets = (0..limits::CLIENT_BUCKETS).map(|_| Mutex::default());
@@ -44,7 +44,7 @@ impl<V: Remembered> Table<V> {
 
     /// The hash by which a client is known here.
     pub(super) fn hash(&self, parts: &[&[u8]]) -> u64 {
-        keyed(&self.key, parts)
+        keyed_hash_of(&self.key, parts)
     }
 
     /// Looks at, and perhaps changes, what is remembered.
@@ -77,7 +77,7 @@ impl<V: Remembered> Table<V> {
     }
 }
 
-fn insert<V: Remembered>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant) {
+fn insert<V: Expiring>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant) {
     bucket.retain(|(_, it)| it.until() > now);
     if bucket.len() >= limits::CLIENT_BUCKET_ENTRIES {
         let ends = bucket.iter().enumerate().min_by_key(|(_, it)| it.1.until());
@@ -92,7 +92,7 @@ fn insert<V: Remembered>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant
 }
 
 /// A hash that nobody can aim without the key.
-pub(super) fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> u64 {
+pub(super) fn keyed_hash_of(key: &[u8; 32], parts: &[&[u8]]) -> u64 {
     let mut bytes = Vec::with_capacity(128);
     for part in parts {
         bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
@@ -114,7 +114,7 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Until(Instant);
 
-    impl Remembered for Until {
+    impl Expiring for Until {
         fn fresh(now: Instant) -> Self {
             Self(now)
         }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_table_does_not_grow_and_many_small_ones_push_out_no_large_one() {
-        let table = Table::<Until>::new([3; 32]);
+        let table = BucketTable::<Until>::new([3; 32]);
         let now = ManualClock::new(Timestamp::default()).instant();
         let after = |seconds| now + Duration::from_secs(seconds);
         let culprit = table.hash(&[b"culprit"]);

@@ -18,7 +18,7 @@ use crate::gate::negotiate;
 use crate::gate::pipeline::Call;
 use crate::gate::pipeline::Gate;
 use crate::gate::process_state::ProcessState;
-use crate::gate::process_state::Waiter;
+use crate::gate::process_state::WaiterSlot;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::reply::Reply;
@@ -35,7 +35,7 @@ use crate::runtime::Clock;
 
 /// The word for streams in metrics and the access log: they last as long as what they tell of, and would hide how long
 /// other requests take.
-pub(super) const ROUTE: &str = "events";
+pub(in crate::gate) const ROUTE_NAME: &str = "events";
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Asks proxies of the kind of nginx to hand on every piece at once.
@@ -44,7 +44,9 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
 /// The event that the caller has seen last, as `Last-Event-ID` names it.
-pub(super) fn last_id(headers: &HeaderMap) -> Result<Option<(OperationSeq, Revision)>, Refusal> {
+pub(in crate::gate) fn last_id(
+    headers: &HeaderMap,
+) -> Result<Option<(OperationSeq, Revision)>, Refusal> {
     let mut values = headers.get_all(LAST_EVENT_ID).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -71,7 +73,7 @@ fn malformed() -> Refusal {
 
 impl Gate {
     /// Begins the stream of an operation, after the event that the caller has seen last.
-    pub(super) fn events(
+    pub(in crate::gate) fn events(
         &self,
         call: &Call<'_>,
         operation: Arc<Operation>,
@@ -89,7 +91,7 @@ impl Gate {
             reply.fix(header::CACHE_CONTROL, "no-store");
             return Ok(reply);
         }
-        let place = self.waiter(call);
+        let place = self.acquire_waiter(call);
         let mut reply = Reply::empty(StatusCode::OK);
         reply.fix(header::CONTENT_TYPE, negotiate::EVENTS);
         reply.fix(header::CACHE_CONTROL, "no-store");
@@ -127,7 +129,7 @@ struct Events {
     stage: Stage,
     operation: Arc<Operation>,
     /// `None` where too many wait already: the present Status is told, and the caller asks again later.
-    place: Option<Waiter>,
+    place: Option<WaiterSlot>,
 }
 
 impl Events {
@@ -159,7 +161,7 @@ impl Events {
         let found = tokio::select! {
             biased;
             found = self.service.wait(self.operation.seq, WaitFor::ChangeAfter(seen), by) => found,
-            () = self.shared.released.given() => return None,
+            () = self.shared.waiters_released.given() => return None,
         };
         // A store that cannot answer, or a record that is gone: the caller asks again, and is told then.
         let found = found.ok().flatten()?;
