@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::gate::reply::REQUEST_ID;
+use crate::gate::header_names::REQUEST_ID;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
 use crate::model::limits;

@@ -8,6 +8,7 @@ use crate::gate::negotiate::split_outside_quotes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::Operation;
+use crate::public_text;
 
 /// The tag of a representation, quotes included: the start of a hash over its bytes.
 pub(super) fn entity_tag(body: &[u8]) -> String {
@@ -87,10 +88,8 @@ pub(super) fn check_if_match(headers: &HeaderMap, tag: &str) -> Result<(), Refus
 /// What is refused because nothing is there: any `If-Match` fails then (RFC 9110 section 13.1.1).
 pub(super) fn missing_backup(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
     if headers.contains_key(IF_MATCH) {
-        Refusal::says(
-            Code::PreconditionFailed,
-            "The backup that the request requires does not exist.",
-        )
+        let text = public_text!("The backup that the request requires does not exist.");
+        Refusal::says(Code::PreconditionFailed, text)
     } else {
         otherwise
     }

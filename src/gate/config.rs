@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::gate::authn::Issuer;
 use crate::gate::authn::TokenDigest;
 use crate::gate::client_address::TrustedProxies;
+use crate::gate::grant::Grant;
+use crate::gate::grant::Scope;
 use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::password;
-use crate::model::ActionSet;
 use crate::model::BackendName;
 use crate::model::CertificateName;
 use crate::model::GroupName;
@@ -209,26 +210,6 @@ impl Default for LockoutRule {
     }
 }
 
-/// What of its owner's rights an API token has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// Which actions.
-    pub actions: ActionSet,
-    /// On which VMs.
-    pub vms: Vec<Pattern>,
-    /// On which backups of these, by id.
-    pub backups: Vec<Pattern>,
-}
-
-impl Scope {
-    /// Whether it leaves out nothing.
-    #[must_use]
-    pub fn is_unrestricted(&self) -> bool {
-        let any = |all: &[Pattern]| all.iter().any(|it| it.as_str() == "*");
-        self.actions == ActionSet::ALL && any(&self.vms) && any(&self.backups)
-    }
-}
-
 /// One API token. Dead while there is no user of the owner's name.
 #[derive(Clone, Debug)]
 pub struct ApiToken {
@@ -257,30 +238,6 @@ pub struct CredentialRule {
     pub issuers: Vec<Issuer>,
     /// How long a verified password is remembered; zero means never.
     pub remember: Duration,
-}
-
-/// Whom a grant is for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Grantee {
-    /// One caller.
-    User(PrincipalName),
-    /// Everybody in a group.
-    Group(GroupName),
-}
-
-/// Allows actions on backups. What no grant allows is denied.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    /// Whom it is for.
-    pub to: Vec<Grantee>,
-    /// What it allows.
-    pub actions: ActionSet,
-    /// On which VMs.
-    pub vms: Vec<Pattern>,
-    /// On which backups of these, by id.
-    pub backups: Vec<Pattern>,
-    /// The line of the configuration file it begins on, from 1; 0 when it is from no file.
-    pub line: usize,
 }
 
 /// Says that VMs are on a backend. The pattern is an exact id, or a prefix followed by one `*`;

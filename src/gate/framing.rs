@@ -12,7 +12,8 @@ use crate::gate::config::Limits;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request::RequestHead;
-use crate::gate::route;
+use crate::gate::request_target;
+use crate::public_text;
 
 /// Refuses what is too large or ambiguous.
 pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), Refusal> {
@@ -46,7 +47,7 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
     // Some servers read `_` and `-` as the same, and would take such a field for another one.
     if has_underscore {
         let refusal = Refusal::from(Code::MalformedRequest);
-        return Err(refusal.hint("Send header names without underscores."));
+        return Err(refusal.hint(public_text!("Send header names without underscores.")));
     }
     if takes_vital {
         return Err(Refusal::from(Code::MalformedRequest));
@@ -56,7 +57,7 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
         1 => head
             .headers
             .get(HOST)
-            .is_some_and(|header| header.to_str().is_ok_and(route::is_authority)),
+            .is_some_and(|header| header.to_str().is_ok_and(request_target::is_authority)),
         _ => false,
     };
     if !is_good {

@@ -1,6 +1,5 @@
 //! Strict JSON: one object, no member twice, nothing after it, bounded depth.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeSeed;
@@ -12,6 +11,7 @@ use serde::de::Visitor;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::limits;
+use crate::public_text;
 
 /// A JSON value; members in the order they were sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,16 +27,19 @@ pub(super) enum Json {
 
 /// The members of the one object that the body is.
 pub(super) fn parse_object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
-    let says = |text: Cow<'static, str>| Refusal::says(Code::MalformedJson, text);
     let mut source = serde_json::Deserializer::from_slice(body);
     let value = DepthLimit(limits::JSON_DEPTH_MAX).deserialize(&mut source);
     let value = value.and_then(|value| source.end().map(|()| value));
     match value {
         Ok(Json::Object(members)) => Ok(members),
         Ok(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) | Json::Array(_)) => {
-            Err(says("The body is JSON but not an object.".into()))
+            let text = public_text!("The body is JSON but not an object.");
+            Err(Refusal::says(Code::MalformedJson, text))
         }
-        Err(error) => Err(says(format!("The body is not valid: {error}.").into())),
+        Err(error) => {
+            let text = public_text!("The body is not valid JSON: {error}.");
+            Err(Refusal::says(Code::MalformedJson, text))
+        }
     }
 }
 
@@ -111,7 +114,7 @@ impl<'de> Visitor<'de> for DepthLimit {
         let mut seen = std::collections::BTreeSet::new();
         while let Some(name) = source.next_key::<String>()? {
             if !seen.insert(name.clone()) {
-                return Err(A::Error::custom("a member is given twice"));
+                return Err(A::Error::custom("duplicate member"));
             }
             let value = source.next_value_seed(level)?;
             members.push((name, value));

@@ -8,6 +8,8 @@ use http::HeaderName;
 use crate::gate::negotiate::split_outside_quotes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::model::PublicText;
+use crate::public_text;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const RESPOND_ASYNC: &str = "respond-async";
@@ -42,18 +44,28 @@ impl Preferences {
                 if name.eq_ignore_ascii_case("handling") {
                     match strict(value) {
                         Some(it) => handling = handling.or(Some(it)),
-                        None => meant = Err(malformed("handling is strict or lenient")),
+                        None => {
+                            meant = Err(malformed(public_text!(
+                                "The value of handling must be strict or lenient."
+                            )))
+                        }
                     }
                 } else if name.eq_ignore_ascii_case("wait") {
                     match seconds(value) {
                         Some(it) => found.wait = found.wait.or(Some(it)),
-                        None => meant = Err(malformed("wait is a number of whole seconds")),
+                        None => {
+                            meant = Err(malformed(public_text!(
+                                "The value of wait must be a whole number of seconds."
+                            )))
+                        }
                     }
                 } else if name.eq_ignore_ascii_case(RESPOND_ASYNC) {
                     if value.is_empty() {
                         found.is_async = true;
                     } else {
-                        meant = Err(malformed("respond-async must be left out"));
+                        meant = Err(malformed(public_text!(
+                            "The preference respond-async takes no value."
+                        )));
                     }
                 }
             }
@@ -84,10 +96,8 @@ impl Preferences {
     }
 }
 
-fn malformed(rule: &str) -> Refusal {
-    Refusal::from(Code::MalformedPrefer)
-        .on("Prefer")
-        .hint(format!("The value of {rule}."))
+fn malformed(hint: PublicText) -> Refusal {
+    Refusal::from(Code::MalformedPrefer).on("Prefer").hint(hint)
 }
 
 fn unquoted(text: &str) -> &str {

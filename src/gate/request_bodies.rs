@@ -7,7 +7,7 @@ use crate::gate::json::parse_object;
 use crate::gate::negotiate::BodyEncoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::route::decode_form_value;
+use crate::gate::request_target::decode_form_value;
 use crate::gate::suggest;
 use crate::model::BackupKind;
 use crate::model::BackupName;
@@ -17,17 +17,19 @@ use crate::model::IgnoredMembers;
 use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Patch;
+use crate::model::PublicText;
 use crate::model::RestoreOptions;
 use crate::model::Tag;
 use crate::model::TextError;
 use crate::model::limits;
+use crate::public_text;
 
 /// Members of a Backup that every change may write.
 const WRITABLE: &[&str] = &["name", "description", "tags", "protected"];
 /// Members of a Backup that only the server writes.
 const READ_ONLY: &[&str] = &["uri", "restore", "vm", "created", "state", "size"];
 
-fn invalid_member(field: impl Into<String>, text: &'static str) -> Refusal {
+fn invalid_member(field: impl Into<String>, text: PublicText) -> Refusal {
     Refusal::says(Code::InvalidMember, text).on(field.into())
 }
 
@@ -37,9 +39,12 @@ fn parse_text<T>(
     make: impl Fn(&str) -> Result<T, TextError>,
 ) -> Result<T, Refusal> {
     let Json::Text(text) = value else {
-        return Err(invalid_member(field, "The value must be a string."));
+        return Err(invalid_member(
+            field,
+            public_text!("The value must be a string."),
+        ));
     };
-    make(text).map_err(|error| Refusal::text(Code::InvalidMember, field, &error))
+    make(text).map_err(|error| Refusal::invalid_text(Code::InvalidMember, field, &error))
 }
 
 /// `null` clears (Deviation D18), anything else sets.
@@ -58,11 +63,14 @@ fn parse_tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
     let Json::Array(items) = value else {
         return Err(invalid_member(
             "tags",
-            "The value must be an array of strings.",
+            public_text!("The value must be an array of strings."),
         ));
     };
     if items.len() > limits::TAGS_MAX {
-        return Err(invalid_member("tags", "There are more than 64 tags."));
+        return Err(invalid_member(
+            "tags",
+            public_text!("At most 64 tags are allowed."),
+        ));
     }
     let tag = |it| parse_text("tags", it, Tag::new);
     items.iter().map(tag).collect()
@@ -71,18 +79,23 @@ fn parse_tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
 fn parse_bool(value: &Json) -> Result<bool, Refusal> {
     match value {
         Json::Bool(parse_bool) => Ok(*parse_bool),
-        Json::Null | Json::Number(_) | Json::Text(_) | Json::Array(_) | Json::Object(_) => Err(
-            invalid_member("protected", "The value must be true or false."),
-        ),
+        Json::Null | Json::Number(_) | Json::Text(_) | Json::Array(_) | Json::Object(_) => {
+            Err(invalid_member(
+                "protected",
+                public_text!("The value must be true or false."),
+            ))
+        }
     }
 }
 
 fn parse_kind(value: &Json) -> Result<BackupKind, Refusal> {
     let named = |it: &BackupKind| matches!(value, Json::Text(text) if text == it.as_str());
-    BackupKind::ALL
-        .into_iter()
-        .find(named)
-        .ok_or_else(|| invalid_member("type", "The value must be snapshot, full or incremental."))
+    BackupKind::ALL.into_iter().find(named).ok_or_else(|| {
+        invalid_member(
+            "type",
+            public_text!("The value must be snapshot, full or incremental."),
+        )
+    })
 }
 
 /// What is not known in a body: refused in the strict profile and where another name is probably meant, else ignored.
@@ -95,15 +108,17 @@ struct UnknownMembers<'a> {
 
 impl UnknownMembers<'_> {
     fn handle(&mut self, name: &str) -> Result<(), Refusal> {
-        let refused = |text: String| {
+        let refused = |text: PublicText| {
             let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
             Err(Refusal::says(Code::UnknownMember, text).on(field))
         };
         if let Some(near) = suggest::nearest(name, &self.known) {
-            return refused(format!("The member is not known; did you mean \"{near}\"?"));
+            return refused(public_text!(
+                "Unknown member: did you mean \"{near}\"? Nothing was changed."
+            ));
         }
         if self.strict {
-            return refused("The member is not known.".to_owned());
+            return refused(public_text!("Unknown member; nothing was changed."));
         }
         self.ignored.push(name);
         Ok(())
@@ -147,7 +162,7 @@ fn parse_backup(body: &[u8], creating: bool, strict: bool) -> Result<ParsedBacku
             // What a GET says comes back with a PUT. It is no sign that the client meant to change it.
             other if READ_ONLY.contains(&other) || other == "type" => {
                 if strict {
-                    let text = "The member cannot be written.";
+                    let text = public_text!("The member is read-only; nothing was changed.");
                     return Err(Refusal::says(Code::UnknownMember, text).on(name));
                 }
             }
@@ -217,10 +232,8 @@ pub(super) fn parse_restore(
         BodyEncoding::Form => parse_form(body)?,
     };
     if pairs.len() > limits::RESTORE_OPTIONS_MAX {
-        return Err(Refusal::says(
-            Code::InvalidMember,
-            "There are more than 32 pairs.",
-        ));
+        let text = public_text!("At most 32 pairs are allowed.");
+        return Err(Refusal::says(Code::InvalidMember, text));
     }
     let mut note = None;
     let mut options = BTreeMap::new();
@@ -242,7 +255,7 @@ pub(super) fn parse_restore(
                 Json::Array(_) | Json::Object(_) => {
                     return Err(invalid_member(
                         name,
-                        "The value must be a string, a number or a boolean.",
+                        public_text!("The value must be a string, a number or a boolean."),
                     ));
                 }
             };
@@ -362,7 +375,11 @@ mod tests {
     #[test]
     fn a_member_that_is_not_known_is_named_and_a_near_miss_is_refused() {
         // member, in an update, in a create
-        let meant = |name: &str| Err(Some(format!("did you mean \"{name}\"?")));
+        let meant = |name: &str| {
+            Err(Some(format!(
+                "did you mean \"{name}\"? Nothing was changed."
+            )))
+        };
         let ignored = || Ok(true);
         let silent = || Ok(false);
         let rows = [
@@ -404,8 +421,8 @@ mod tests {
                 Err(refusal) => {
                     assert_eq!(refusal.code(), Code::UnknownMember, "{member}");
                     assert_eq!(refusal.field.as_deref(), Some(member), "{member}: named");
-                    let told = refusal.text.split_once("; ");
-                    Err(told.map(|(_, meant)| meant.to_owned()))
+                    let parts = refusal.text.split_once(": ");
+                    Err(parts.map(|(_, meant)| meant.to_owned()))
                 }
             };
             let found = outcome(parse_update(body.as_bytes(), false).map(|(_, ignored)| ignored));

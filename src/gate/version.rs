@@ -10,6 +10,7 @@ use crate::gate::config::Specification;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::limits;
+use crate::public_text;
 
 /// The three names.
 pub(super) static NAMES: [HeaderName; 3] = [
@@ -44,7 +45,7 @@ pub(super) fn choose(
             OnMissingVersion::Reject if required => Err(Refusal::from(
                 Code::MissingSpecificationVersion,
             )
-            .hint(format!(
+            .hint(public_text!(
                 "Send X-Cloud-Client-Specification-Version with one of {}.",
                 rule.supported.join(", ")
             ))),
@@ -56,8 +57,10 @@ pub(super) fn choose(
         .find_map(|it| rule.supported.iter().position(|known| known == it))
         .map(SpecVersion)
         .ok_or_else(|| {
-            Refusal::from(Code::UnsupportedSpecificationVersion)
-                .hint(format!("Supported: {}.", rule.supported.join(", ")))
+            Refusal::from(Code::UnsupportedSpecificationVersion).hint(public_text!(
+                "Supported versions: {}.",
+                rule.supported.join(", ")
+            ))
         })
 }
 

@@ -313,7 +313,7 @@ fn whatever_is_wrong_with_a_token_the_answer_is_the_same_401() {
         body.as_object_mut().unwrap().remove("instance");
         let text = body["message"][0]["text"].as_str().unwrap_or_default();
         assert_eq!(
-            text, "The credentials are missing or not valid.",
+            text, "The credentials are missing or invalid.",
             "{name}: {body}"
         );
     }
@@ -842,7 +842,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
         (
             &["--as", "corp:4711", "--groups", "x", "GET", "/vms/web01"],
             1,
-            "no grant gives it to corp:4711",
+            "no grant allows it to corp:4711",
         ),
         (
             &[

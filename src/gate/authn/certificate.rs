@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::gate::authn::AuthContext;
-use crate::gate::authn::AuthenticatedCaller;
-use crate::gate::authn::CredentialsDenied;
-use crate::gate::authn::DenialReason;
+use crate::gate::authn::caller::AuthContext;
+use crate::gate::authn::caller::AuthenticatedCaller;
+use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialReason;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::model::CertificateName;
+use crate::model::Principal;
 
 /// The callers that are known by a name in their certificate.
 #[derive(Debug)]
@@ -18,10 +19,9 @@ pub(super) struct CertificateIdentities(BTreeMap<CertificateName, Arc<Authentica
 impl CertificateIdentities {
     pub(super) fn new(config: &Config) -> Self {
         let all = config.credentials.certificates.iter();
-        let caller = |principal: &crate::model::Principal| AuthenticatedCaller {
-            rights: Rights::for_principal(principal, &config.grants),
-            principal: principal.clone(),
-            token: None,
+        let caller = |principal: &Principal| {
+            let rights = Rights::for_principal(principal, &config.grants);
+            AuthenticatedCaller::new(principal.clone(), rights)
         };
         Self(
             all.map(|(name, principal)| (name.clone(), Arc::new(caller(principal))))

@@ -16,44 +16,21 @@ use ring::digest;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::gate::authn::AuthContext;
-use crate::gate::authn::AuthenticatedCaller;
-use crate::gate::authn::CredentialsDenied;
-use crate::gate::authn::DenialReason;
+use crate::gate::authn::caller::AuthContext;
+use crate::gate::authn::caller::AuthenticatedCaller;
+use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialReason;
+use crate::gate::authn::issuer::Issuer;
 use crate::gate::authn::jwks::Algorithm;
 use crate::gate::authn::keyring::KeyRing;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
-use crate::gate::config::Grant;
+use crate::gate::grant::Grant;
 use crate::model::GroupName;
-use crate::model::IssuerName;
 use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
-
-/// Whose tokens are taken, and what they must say.
-#[derive(Clone, Debug)]
-pub struct Issuer {
-    /// What the names of its callers begin with, before a colon: no user has such a name.
-    pub name: IssuerName,
-    /// The `iss` of its tokens, exactly.
-    pub issuer: String,
-    /// One of these must be in `aud`.
-    pub audience: Vec<String>,
-    /// Its keys, as they are now.
-    pub keys: Arc<KeyRing>,
-    /// The algorithms that are taken.
-    pub algorithms: Vec<Algorithm>,
-    /// The claim that names the caller.
-    pub subject_claim: String,
-    /// The claim with the caller's groups.
-    pub groups_claim: String,
-    /// What its groups are called here; others mean nothing.
-    pub groups: BTreeMap<String, GroupName>,
-    /// How far its clock may be from ours.
-    pub leeway: Duration,
-}
 
 /// The header of a token. Of members that are not here none can change what is done.
 #[derive(Deserialize)]
@@ -244,11 +221,8 @@ impl Issuers {
         claims: VerifiedClaims,
         context: AuthContext<'_>,
     ) -> Arc<AuthenticatedCaller> {
-        let caller = Arc::new(AuthenticatedCaller {
-            rights: Rights::for_principal(&claims.principal, &self.grants),
-            principal: claims.principal,
-            token: None,
-        });
+        let rights = Rights::for_principal(&claims.principal, &self.grants);
+        let caller = Arc::new(AuthenticatedCaller::new(claims.principal, rights));
         let now = context.clock.now();
         let mut verified = self.lock();
         if verified.len() >= limits::CREDENTIALS_CACHED_MAX {

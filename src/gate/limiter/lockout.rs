@@ -10,9 +10,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::gate::config::LockoutRule;
-use crate::gate::limiter::ClientNetwork;
 use crate::gate::limiter::bucket_table::BucketTable;
 use crate::gate::limiter::bucket_table::Expiring;
+use crate::gate::limiter::client_network::ClientNetwork;
 use crate::model::limits;
 
 /// What is remembered of wrong passwords.
@@ -150,7 +150,7 @@ impl Lockouts {
     }
 
     /// A password was wrong.
-    pub(in crate::gate) fn failed(
+    pub(in crate::gate) fn record_failure(
         &self,
         user: &str,
         network: ClientNetwork,
@@ -182,7 +182,7 @@ impl Lockouts {
 
     /// A password was right: what went wrong before with that user from there is forgotten. What the address did to others
     /// is not, or one account would be enough to guess at all the rest.
-    pub(in crate::gate) fn succeeded(&self, user: &str, network: ClientNetwork, now: Instant) {
+    pub(in crate::gate) fn record_success(&self, user: &str, network: ClientNetwork, now: Instant) {
         let forget = |it: &mut Failures| *it = Failures::fresh(now);
         self.users.with(self.of_user(user, network), now, forget);
     }
@@ -232,7 +232,8 @@ mod tests {
 
         fn fail(&self, user: &str, from: &str) -> StartedLockouts {
             let now = self.clock.instant();
-            self.all.failed(user, network(from), now, &self.rule)
+            self.all
+                .record_failure(user, network(from), now, &self.rule)
         }
     }
 
@@ -306,7 +307,7 @@ mod tests {
             bench.fail(&format!("u{number}"), "192.0.2.1");
         }
         bench.fail("ann", "192.0.2.1");
-        bench.all.succeeded("ann", network("192.0.2.1"), now);
+        bench.all.record_success("ann", network("192.0.2.1"), now);
         let begun = bench.fail("ann", "192.0.2.1");
         let expected = StartedLockouts {
             user: false,

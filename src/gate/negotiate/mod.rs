@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::public_text;
 
 /// The media types of the API.
 pub(super) const BACKUP: &str = "application/vnd.com.sun.cloud.Backup+json";
@@ -78,8 +79,9 @@ pub(super) fn choose_media_type(
     } else {
         best(&ranges, &[own, json])
     };
-    chosen
-        .ok_or_else(|| Refusal::from(Code::NotAcceptable).hint(format!("Accept {sent} or {JSON}.")))
+    chosen.ok_or_else(|| {
+        Refusal::from(Code::NotAcceptable).hint(public_text!("Accept {sent} or {JSON}."))
+    })
 }
 
 /// The type of an error: the problem type only where it is preferred. Errors are sent whatever Accept says.
@@ -410,9 +412,9 @@ pub(super) fn body_encoding(
     {
         return Err(Refusal::says(
             Code::UnsupportedMediaType,
-            "The body has a content coding, and none is supported; nothing was changed.",
+            public_text!("Content codings are not supported; nothing was changed."),
         )
-        .hint("Send the body without Content-Encoding.")
+        .hint(public_text!("Send the body without Content-Encoding."))
         .on("Content-Encoding")
         .with(ACCEPT_ENCODING, "identity"));
     }
@@ -459,7 +461,7 @@ pub(super) fn unsupported_media_type(entity: BodyEntity, strict: bool) -> Refusa
         .collect();
     let list = taken.join(", ");
     Refusal::from(Code::UnsupportedMediaType)
-        .hint(format!("Send one of {list}."))
+        .hint(public_text!("Send one of {list}."))
         .with(ACCEPT, &list)
 }
 

@@ -1,4 +1,4 @@
-//! From the head of a request to what is passed on.
+//! A request that is passed through, with everything that the proxy needs to send it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,23 +8,19 @@ use http::HeaderValue;
 use http::Method;
 use http::header;
 
-use crate::gate::config::Grantee;
+use crate::gate::handled_request::HandledRequest;
+use crate::gate::header_names::REQUEST_ID;
 use crate::gate::limiter::AdmittedRequest;
 use crate::gate::negotiate;
-use crate::gate::passthrough::HeaderEdit;
-use crate::gate::passthrough::PassThroughAccess;
-use crate::gate::passthrough::PassThroughRoute;
+use crate::gate::passthrough::header_edit::HeaderEdit;
 use crate::gate::passthrough::paths;
-use crate::gate::passthrough::paths::NormalizedPath;
-use crate::gate::pipeline;
+use crate::gate::passthrough::route::PassThroughRoute;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::reply::REQUEST_ID;
-use crate::gate::reply::Reply;
-use crate::gate::request::HandledRequest;
+use crate::gate::request;
 use crate::gate::request::RequestHead;
-use crate::gate::route;
-use crate::model::Principal;
+use crate::gate::request_target::TargetParts;
+use crate::gate::response_draft::ResponseDraft;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 
@@ -52,129 +48,39 @@ pub struct PassThrough {
     pub upgrade: bool,
     /// What the client accepts, for an answer of the gateway's own.
     accept: Vec<HeaderValue>,
-    /// Its place among the requests at work, held as long as this lives.
-    admitted: Option<Arc<AdmittedRequest>>,
+    /// The slot among the concurrent requests, held as long as any copy of this lives.
+    _admitted: Arc<AdmittedRequest>,
+}
+
+/// What the gate knows about a request beyond its head when it passes it through.
+#[derive(Debug)]
+pub(in crate::gate) struct PassThroughOrigin {
+    pub(in crate::gate) request: RequestId,
+    /// The caller; `None` on routes without authentication.
+    pub(in crate::gate) principal: Option<PrincipalName>,
+    pub(in crate::gate) admitted: AdmittedRequest,
+    /// `http` or `https`: how clients reach the gateway.
+    pub(in crate::gate) scheme: &'static str,
 }
 
 impl PassThrough {
-    pub(in crate::gate) fn admitted(mut self, place: Arc<AdmittedRequest>) -> Self {
-        self.admitted = Some(place);
-        self
-    }
-}
-
-/// The routes, in the order in which they are tried: those for a host first, the longer prefix first.
-#[derive(Debug)]
-pub(in crate::gate) struct PassThroughRoutes(Vec<Arc<PassThroughRoute>>);
-
-impl PassThroughRoutes {
-    pub(in crate::gate) fn new(routes: &[PassThroughRoute]) -> Self {
-        let mut all: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
-        all.sort_by_key(|it| {
-            let length = it.prefix.as_str().len();
-            (it.hosts.is_empty(), std::cmp::Reverse(length))
-        });
-        Self(all)
-    }
-
-    /// The route of a request with what is left of its path; `None` when the gateway answers itself.
+    /// Prepares a request that may be passed through on the route. `head.peer` is the address that the upstream shall see.
     ///
     /// # Errors
-    /// When the path is below a route and can be read in more than one way.
-    pub(in crate::gate) fn find(
-        &self,
-        head: &RequestHead<'_>,
-        path: &str,
-    ) -> Result<Option<Arc<PassThroughRoute>>, Refusal> {
-        if self.0.is_empty() || path == "*" {
-            return Ok(None);
-        }
-        let Some(normalized) = NormalizedPath::from_path(path).filter(|it| !it.is_reserved())
-        else {
-            return Ok(None);
-        };
-        let is_by_host = self.0.iter().any(|it| !it.hosts.is_empty());
-        let host = if is_by_host {
-            host_of(head)
-        } else {
-            String::new()
-        };
-        let fits = |it: &&Arc<PassThroughRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
-        let mut candidates = self.0.iter().filter(fits);
-        let found = candidates.find(|candidate| candidate.prefix.remainder(path).is_some());
-        let mut again = self.0.iter().filter(fits);
-        let other = again.find(|it| it.prefix.covers(&normalized));
-        match (found, other) {
-            (None, None) => Ok(None),
-            (Some(one), Some(two)) if Arc::ptr_eq(one, two) && paths::is_plain(path) => {
-                Ok(Some(Arc::clone(one)))
-            }
-            (Some(_) | None, Some(_)) | (Some(_), None) => {
-                Err(Refusal::from(Code::MalformedTarget).hint(
-                    "Paths that are passed through hold no empty or dot segments and nothing encoded that need not be.",
-                ))
-            }
-        }
-    }
-}
-
-/// The host that the client named, in lower case and without port.
-fn host_of(head: &RequestHead<'_>) -> String {
-    let named = head.headers.get(header::HOST);
-    let named = named
-        .and_then(|named| named.to_str().ok())
-        .unwrap_or_default();
-    let host = named
-        .parse::<http::uri::Authority>()
-        .map_or_else(|_| String::new(), |it| it.host().to_ascii_lowercase());
-    host.trim_end_matches('.').to_owned()
-}
-
-impl PassThroughRoute {
-    /// Whether the method is passed on.
-    pub(in crate::gate) fn check_method(&self, method: &Method) -> Result<(), Refusal> {
-        if self.methods.contains(&method.as_str()) {
-            return Ok(());
-        }
-        let allow = self.methods.join(", ");
-        Err(Refusal::from(Code::MethodNotAllowed).with(header::ALLOW, &allow))
-    }
-
-    /// Whether the caller may use the route. Nobody may who is not named.
-    pub(in crate::gate) fn check_caller(&self, caller: Option<&Principal>) -> Result<(), Refusal> {
-        let is_for = |grantee: &Grantee, principal: &Principal| match grantee {
-            Grantee::User(name) => *name == principal.name,
-            Grantee::Group(name) => principal.groups.contains(name),
-        };
-        match (&self.access, caller) {
-            (PassThroughAccess::Open, _) => Ok(()),
-            (PassThroughAccess::Allowed(all), Some(it)) if all.iter().any(|to| is_for(to, it)) => {
-                Ok(())
-            }
-            (PassThroughAccess::Allowed(_), Some(_)) => Err(Refusal::from(Code::NotPermitted)),
-            (PassThroughAccess::Allowed(_), None) => Err(Refusal::from(Code::Unauthenticated)),
-        }
-    }
-
-    /// What is passed on of a request that may be.
-    ///
-    /// # Errors
-    /// When what is left of the path after the prefix is one of this API's own paths.
+    /// When the path without the prefix is one of this API's own paths.
     pub(in crate::gate) fn prepare(
-        self: &Arc<Self>,
+        route: Arc<PassThroughRoute>,
         head: &RequestHead<'_>,
-        parts: route::Parts<'_>,
-        request: RequestId,
-        caller: Option<PrincipalName>,
-        scheme: &'static str,
-    ) -> Result<PassThrough, Refusal> {
-        let path = if self.strip {
-            self.prefix.remainder(parts.path).unwrap_or(parts.path)
+        parts: TargetParts<'_>,
+        origin: PassThroughOrigin,
+    ) -> Result<Self, Refusal> {
+        let path = if route.strip {
+            route.prefix.remainder(parts.path).unwrap_or(parts.path)
         } else {
             parts.path
         };
-        // The whole path is none: it was found to be ours to pass on.
-        if self.strip && paths::is_reserved(path) {
+        // Only stripping can uncover a path of this API: the whole path was checked when the route was chosen.
+        if route.strip && paths::is_reserved(path) {
             return Err(Refusal::from(Code::NoSuchRoute));
         }
         let target = if parts.query.is_empty() {
@@ -182,22 +88,18 @@ impl PassThroughRoute {
         } else {
             format!("{path}?{}", parts.query)
         };
-        Ok(PassThrough {
-            edit: HeaderEdit::for_request(self, head, &request, scheme),
-            request,
+        let accept = head.headers.get_all(header::ACCEPT).iter();
+        Ok(Self {
+            edit: HeaderEdit::for_request(&route, head, &origin.request, origin.scheme),
+            request: origin.request,
             client: head.peer,
-            method: pipeline::method_word(head.method),
-            principal: caller,
+            method: request::method_word(head.method),
+            principal: origin.principal,
             target,
-            upgrade: self.upgrade && asks_for_websocket(head),
-            accept: head
-                .headers
-                .get_all(header::ACCEPT)
-                .iter()
-                .cloned()
-                .collect(),
-            admitted: None,
-            route: Arc::clone(self),
+            upgrade: route.upgrade && asks_for_websocket(head),
+            accept: accept.cloned().collect(),
+            _admitted: Arc::new(origin.admitted),
+            route,
         })
     }
 }
@@ -236,14 +138,14 @@ pub fn pass_through_failure(pass: &PassThrough, code: Code) -> HandledRequest {
         Method::GET
     };
     let media = negotiate::choose_error_type(pass.accept.iter());
-    let mut reply = Reply::refused(&refusal, media, pass.request.as_str(), &method);
-    let length = HeaderValue::from(reply.body.len());
-    reply.headers.insert(header::CONTENT_LENGTH, length);
-    reply.set(REQUEST_ID, pass.request.as_str());
+    let mut draft = ResponseDraft::refused(&refusal, media, pass.request.as_str(), &method);
+    let length = HeaderValue::from(draft.body.len());
+    draft.headers.insert(header::CONTENT_LENGTH, length);
+    draft.set(REQUEST_ID, pass.request.as_str());
     let is_head = method == Method::HEAD;
-    let mut response = http::Response::new(if is_head { Bytes::new() } else { reply.body });
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    let mut response = http::Response::new(if is_head { Bytes::new() } else { draft.body });
+    *response.status_mut() = draft.status;
+    *response.headers_mut() = draft.headers;
     HandledRequest {
         response,
         pieces: None,

@@ -33,7 +33,7 @@ async fn denied(rig: &Rig, authorization: &str, expected: u16) -> AuditEntry {
     let body = String::from_utf8_lossy(found.response.body()).into_owned();
     let entry = *found.audit.expect("an entry for the trail");
     let reason = entry.denial.expect("a reason").as_str();
-    let is_general = body.contains("The credentials are missing or not valid.");
+    let is_general = body.contains("The credentials are missing or invalid.");
     assert!(
         is_general || !body.contains(reason),
         "not for the client: {body}"

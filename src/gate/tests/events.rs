@@ -38,7 +38,7 @@ fn event(text: &str) -> (String, serde_json::Value) {
 }
 
 fn waiters(rig: &Rig) -> String {
-    let text = String::from_utf8(rig.gate.metrics.text()).unwrap();
+    let text = String::from_utf8(rig.gate.services.metrics.text()).unwrap();
     let mut lines = text.lines();
     let found = lines.find_map(|line| line.strip_prefix("snapgate_waiters "));
     found.unwrap().to_owned()

@@ -133,16 +133,11 @@ fn described(operation: &Operation) -> Value {
     described
 }
 
-/// Whether HEAD, which is GET without a body, is described: it is not, as in most documents.
-fn wanted(method: &str) -> bool {
-    method != "HEAD"
-}
-
 fn paths() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let mut item = Map::new();
-        for method in route.methods.iter().filter(|method| wanted(method)) {
+        for method in route.methods() {
             let found = operations::find(route, method);
             item.insert(method.to_lowercase(), described(&found));
         }
@@ -208,7 +203,7 @@ fn update() -> bool {
 fn every_code_belongs_to_an_operation_or_to_a_status() {
     let mut used: BTreeSet<Code> = operations::ELSEWHERE.iter().copied().collect();
     for route in ROUTES {
-        for method in route.methods.iter().filter(|method| wanted(method)) {
+        for method in route.methods() {
             used.extend(operations::find(route, method).codes());
         }
     }
