@@ -78,6 +78,10 @@ const TOKENS: &str = r#"{"format": 1, "tokens": [{
 
 /// What a VM manager says and no client may read.
 pub(crate) const PRIVATE: &str = "no file /srv/private";
+fn private_text() -> PublicText {
+    snapgate::public_text!("There is {PRIVATE}.")
+}
+
 /// The name of the backend, which no client may read either.
 pub(crate) const BACKEND: &str = "hidden-backend";
 
@@ -316,7 +320,7 @@ impl OperationsApi for Memory {
             description: None,
             run_state: Some(RunState::Started),
         });
-        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, PRIVATE))
+        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, private_text()))
     }
 
     async fn backups(
@@ -345,7 +349,7 @@ impl OperationsApi for Memory {
         target: &Target,
         _by: Deadline,
     ) -> Result<Backup, Fault> {
-        let missing = || Fault::new(FaultKind::NoSuchBackup, PRIVATE);
+        let missing = || Fault::new(FaultKind::NoSuchBackup, private_text());
         self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
     }
 

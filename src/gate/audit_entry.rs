@@ -17,7 +17,7 @@ use crate::model::VmId;
 use crate::telemetry::AuditClient;
 use crate::telemetry::AuditRecord;
 
-/// What a request wanted to do.
+/// What was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditAction {
     /// One of the changes.
@@ -26,7 +26,7 @@ pub enum AuditAction {
     Cancel,
     /// To read something.
     Read,
-    /// To have a request passed on.
+    /// To have a request passed through.
     PassThrough,
 }
 
@@ -43,7 +43,7 @@ impl AuditAction {
     }
 }
 
-/// What became of a change that was asked for.
+/// The outcome of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditOutcome {
     /// The change is about to be made.
@@ -88,19 +88,19 @@ pub struct AuditEntry {
     pub vm: Option<VmId>,
     /// The backup.
     pub backup: Option<BackupId>,
-    /// What the caller wants to read in the log. Unescaped.
+    /// The note of the caller. Unescaped.
     pub note: Option<Note>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: AuditOutcome,
     /// The stable code of the refusal.
     pub refusal: Option<&'static str>,
     /// The operation.
     pub operation: Option<OperationSeq>,
-    /// Why the caller is not known.
+    /// Why the credentials were denied.
     pub denial: Option<DenialReason>,
-    /// The name that was tried by a caller who is not known.
+    /// The name that was claimed with denied credentials.
     pub claimed: Option<ClaimedName>,
-    /// Whether the trail says this already.
+    /// Whether the line is written already.
     pub written: bool,
 }
 

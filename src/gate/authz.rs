@@ -20,7 +20,7 @@ use crate::model::Principal;
 use crate::model::Target;
 use crate::model::VmId;
 
-/// What one caller may do: what its grants allow, and of that only what the scope of its token includes.
+/// The rights of one caller: what its grants allow, narrowed to the scope of its token.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rights {
     rules: Arc<Rules>,
@@ -34,7 +34,7 @@ struct Rules {
     by_vm: PatternIndex,
 }
 
-/// How one grant bears on a VM or a backup.
+/// Whether one grant covers a VM or a backup.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GrantMatch {
     /// Which of the configured grants.
@@ -84,12 +84,12 @@ impl Rights {
                 backups: grant.backups.clone(),
             })
             .collect();
-        let by_vm = PatternIndex::new(all.iter().map(|it| it.vms.as_slice()));
+        let by_vm = PatternIndex::new(all.iter().map(|rule| rule.vms.as_slice()));
         let rules = Arc::new(Rules { all, by_vm });
         Self { rules, scope: None }
     }
 
-    /// The same, but no more than the scope includes.
+    /// The same rights narrowed to a scope.
     pub(super) fn narrowed_to(&self, scope: &Scope) -> Self {
         Self {
             rules: Arc::clone(&self.rules),
@@ -97,7 +97,7 @@ impl Rights {
         }
     }
 
-    /// Whether nothing is allowed back from what the grants allow.
+    /// Whether no scope narrows what the grants allow.
     pub(super) fn is_unrestricted(&self) -> bool {
         self.scope.as_ref().is_none_or(Scope::is_unrestricted)
     }
@@ -122,15 +122,15 @@ impl Rights {
         vm: &'a VmId,
         backup: Option<&'a BackupId>,
     ) -> impl Iterator<Item = &'a Rule> {
-        let is_on = move |it: &&Rule| {
-            it.covers_vm(vm) && backup.is_none_or(|backup| it.covers_backup(backup))
+        let is_on = move |rule: &&Rule| {
+            rule.covers_vm(vm) && backup.is_none_or(|backup| rule.covers_backup(backup))
         };
         let candidates = self.rules.by_vm.candidates(vm.as_str());
         let rules = candidates.filter_map(|candidate| self.rules.all.get(candidate));
         rules.filter(is_on)
     }
 
-    /// How each of the caller's grants that allow the action bears on a VM, or on one of its backups.
+    /// Which of the caller's grants with this action cover a VM, or one of its backups.
     pub(super) fn grant_matches<'a>(
         &'a self,
         vm: &'a VmId,
@@ -164,10 +164,14 @@ impl Rights {
     pub(super) fn allows_anywhere(&self, action: Action) -> bool {
         let scope = self.scope.as_ref();
         scope.is_none_or(|scope| scope.actions.contains(action))
-            && self.rules.all.iter().any(|it| it.actions.contains(action))
+            && self
+                .rules
+                .all
+                .iter()
+                .any(|rule| rule.actions.contains(action))
     }
 
-    /// Whether the caller's own operations on the backup concern it here: the scope of a token hides the others.
+    /// Whether the scope covers the target at all: a token does not see the operations of its owner on other targets.
     pub(super) fn covers_target(&self, target: &Target) -> bool {
         !self
             .scope_actions(&target.vm, Some(&target.backup))
@@ -217,7 +221,7 @@ impl Rights {
         } else if self.actions_on_vm(&target.vm).contains(Action::Read) {
             Err(Refusal::from(Code::NoSuchBackup))
         } else {
-            // The same for a VM that does not exist, is not placed, or is none of the caller's business.
+            // The same refusal for a VM that does not exist, is not placed, or may not be seen: it must not reveal which.
             Err(Refusal::from(Code::NoSuchVm))
         }
     }
@@ -251,7 +255,7 @@ mod tests {
             name: PrincipalName::new("ann").unwrap(),
             groups: vec![GroupName::new("ops").unwrap()],
         };
-        let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+        let pattern = |text: &str| vec![Pattern::new(text).unwrap()];
         let user = vec![Grantee::User(principal.name.clone())];
         let group = vec![Grantee::Group(GroupName::new("ops").unwrap())];
         let other = vec![Grantee::Group(GroupName::new("dev").unwrap())];
@@ -288,7 +292,7 @@ mod tests {
             };
             let found = rights.check_backup(&target, &[action]).err();
             assert_eq!(
-                found.map(|it| it.code()),
+                found.map(|error| error.code()),
                 expected,
                 "{vm} {backup} {action:?}"
             );
@@ -322,7 +326,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn a_scope_takes_away_and_never_adds() {
         let (_, rights) = rights();
-        let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+        let pattern = |text: &str| vec![Pattern::new(text).unwrap()];
         let scope = |actions: &[Action], vms, backups| Scope {
             actions: actions.iter().copied().collect(),
             vms: pattern(vms),

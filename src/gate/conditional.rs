@@ -27,8 +27,8 @@ pub(super) fn status_tag(operation: &Operation) -> String {
 
 /// Whether `If-None-Match` names the tag: the caller has it already.
 pub(super) fn matches_if_none_match(headers: &HeaderMap, tag: &str) -> bool {
-    lists(headers, &IF_NONE_MATCH, |it| {
-        it.strip_prefix("W/").unwrap_or(it) == tag
+    lists(headers, &IF_NONE_MATCH, |value| {
+        value.strip_prefix("W/").unwrap_or(value) == tag
     })
 }
 
@@ -44,7 +44,7 @@ pub(super) enum RequiredState {
     Any,
     /// Only that there is something (`If-Match: *`).
     Presence,
-    /// All of it. Which other tags would do is not known later, so it is what was found.
+    /// The exact state. Other tags that the request names cannot be checked later, so the state that was found must remain.
     Unchanged,
 }
 
@@ -78,14 +78,14 @@ pub(super) fn check_preconditions(
 /// # Errors
 /// 412 when it is there and names another tag. A weak one never fits.
 pub(super) fn check_if_match(headers: &HeaderMap, tag: &str) -> Result<(), Refusal> {
-    if !headers.contains_key(IF_MATCH) || lists(headers, &IF_MATCH, |it| it == tag) {
+    if !headers.contains_key(IF_MATCH) || lists(headers, &IF_MATCH, |value| value == tag) {
         Ok(())
     } else {
         Err(Refusal::from(Code::PreconditionFailed))
     }
 }
 
-/// What is refused because nothing is there: any `If-Match` fails then (RFC 9110 section 13.1.1).
+/// The refusal when the backup does not exist: any `If-Match` fails then (RFC 9110 section 13.1.1).
 pub(super) fn missing_backup(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
     if headers.contains_key(IF_MATCH) {
         let text = public_text!("The backup that the request requires does not exist.");
@@ -100,9 +100,9 @@ fn lists(headers: &HeaderMap, name: &http::HeaderName, fits: impl Fn(&str) -> bo
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|it| split_outside_quotes(it, b','))
+        .flat_map(|value| split_outside_quotes(value, b','))
         .map(str::trim)
-        .any(|it| it == "*" || fits(it))
+        .any(|value| value == "*" || fits(value))
 }
 
 #[cfg(test)]

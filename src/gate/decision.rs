@@ -3,7 +3,7 @@
 use crate::gate::handled_request::HandledRequest;
 use crate::gate::passthrough::PassThrough;
 
-/// What becomes of a request.
+/// What to do with a request.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -12,6 +12,6 @@ use crate::gate::passthrough::PassThrough;
 pub enum GateDecision {
     /// It is answered.
     Answer(HandledRequest),
-    /// It is passed on to a VM manager's own interface. Its body has not been touched.
+    /// It is passed through to a VM manager's own interface. Its body has not been read.
     PassThrough(Box<PassThrough>),
 }

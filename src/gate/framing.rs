@@ -36,7 +36,7 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
         } else if *name == CONNECTION {
             takes_vital |= names_vital_fields(value);
         } else if *name == TRANSFER_ENCODING {
-            // One coding, `chunked`, and nothing else: whoever reads a list of codings otherwise sees another body.
+            // One coding, `chunked`, and nothing else: a server that reads a list of codings in another way sees another body.
             codings = codings.saturating_add(1);
             is_odd_coding |= codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked");
         }
@@ -81,7 +81,7 @@ pub(super) fn check_content_length(headers: &HeaderMap, bytes_max: u64) -> Resul
     Ok(())
 }
 
-/// Whether `Connection` would take fields away that say who asks for what, behind whoever believes it.
+/// Whether `Connection` names fields that a proxy behind this one would then remove, and with them who asks for what.
 fn names_vital_fields(connection: &HeaderValue) -> bool {
     const VITAL: &[&[u8]] = &[
         b"host",
@@ -90,10 +90,10 @@ fn names_vital_fields(connection: &HeaderValue) -> bool {
         b"content-type",
         b"transfer-encoding",
     ];
-    let named = connection.as_bytes().split(|it| *it == b',');
+    let named = connection.as_bytes().split(|byte| *byte == b',');
     named
         .map(<[u8]>::trim_ascii)
-        .any(|it| VITAL.iter().any(|vital| vital.eq_ignore_ascii_case(it)))
+        .any(|name| VITAL.iter().any(|vital| vital.eq_ignore_ascii_case(name)))
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {

@@ -10,7 +10,7 @@ use crate::model::PrincipalName;
 pub enum Grantee {
     /// One caller.
     User(PrincipalName),
-    /// Everybody in a group.
+    /// Every member of a group.
     Group(GroupName),
 }
 
@@ -29,7 +29,7 @@ pub struct Grant {
     pub line: usize,
 }
 
-/// What of its owner's rights an API token has.
+/// The part of its owner's rights that an API token has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Which actions.
@@ -41,10 +41,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Whether it leaves out nothing.
+    /// Whether it excludes nothing.
     #[must_use]
     pub fn is_unrestricted(&self) -> bool {
-        let any = |all: &[Pattern]| all.iter().any(|it| it.as_str() == "*");
+        let any = |all: &[Pattern]| all.iter().any(|pattern| pattern.as_str() == "*");
         self.actions == ActionSet::ALL && any(&self.vms) && any(&self.backups)
     }
 }

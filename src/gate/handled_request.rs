@@ -10,7 +10,7 @@ use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 
-/// The answer to a request, with what the access log wants to know.
+/// The answer to a request, with what the access log needs.
 #[derive(Debug)]
 pub struct HandledRequest {
     /// The answer. Has `Content-Length` unless its status forbids one or the body comes in pieces; for HEAD the body
@@ -24,7 +24,7 @@ pub struct HandledRequest {
     pub client: Option<IpAddr>,
     /// The route as a bounded word, for instance `backup`.
     pub route: &'static str,
-    /// The method as a bounded word; `OTHER` for invented ones.
+    /// The method as a bounded word; `OTHER` for unregistered ones.
     pub method: &'static str,
     /// Who called, once that was known.
     pub principal: Option<PrincipalName>,
@@ -34,7 +34,7 @@ pub struct HandledRequest {
     pub operation: Option<OperationSeq>,
     /// Whether the connection must be closed after the answer: the body was not read to its end.
     pub close: bool,
-    /// What the audit trail is to say: present for every request that would have changed something, and for every one whose
-    /// caller is not known.
+    /// The line of the audit trail: present for every request that would have changed something, and for every one whose
+    /// credentials were denied.
     pub audit: Option<Box<AuditEntry>>,
 }

@@ -25,7 +25,7 @@ pub(super) enum Json {
     Object(Vec<(String, Self)>),
 }
 
-/// The members of the one object that the body is.
+/// The members of a body that must be one object.
 pub(super) fn parse_object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let mut source = serde_json::Deserializer::from_slice(body);
     let value = DepthLimit(limits::JSON_DEPTH_MAX).deserialize(&mut source);

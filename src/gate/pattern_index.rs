@@ -50,7 +50,7 @@ mod tests {
         for _ in 0..most {
             let mut longer = Vec::new();
             for text in &last {
-                longer.extend(alphabet.iter().map(|it| format!("{text}{it}")));
+                longer.extend(alphabet.iter().map(|letter| format!("{text}{letter}")));
             }
             last = longer;
             all.extend(last.iter().cloned());
@@ -70,10 +70,12 @@ mod tests {
             let rules: Vec<&[Pattern]> = patterns.chunks(size).collect();
             let prefixes = PatternIndex::new(rules.iter().copied());
             for text in texts(&['a', '\u{e9}', 'b'], 5) {
-                let is_on = |rule: &[Pattern]| rule.iter().any(|it| it.matches(&text));
-                let wanted: Vec<usize> = (0..rules.len()).filter(|it| is_on(rules[*it])).collect();
+                let is_on = |rule: &[Pattern]| rule.iter().any(|pattern| pattern.matches(&text));
+                let wanted: Vec<usize> = (0..rules.len())
+                    .filter(|rule| is_on(rules[*rule]))
+                    .collect();
                 let mut found: Vec<usize> = prefixes.candidates(&text).collect();
-                found.retain(|it| is_on(rules[*it]));
+                found.retain(|rule| is_on(rules[*rule]));
                 found.sort_unstable();
                 found.dedup();
                 assert_eq!(found, wanted, "{text:?} with {size} patterns a rule");
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn what_begins_otherwise_is_not_looked_at() {
         let many: Vec<Vec<Pattern>> = (0..1000)
-            .map(|it| vec![Pattern::new(&format!("vm{it:03}-*")).unwrap()])
+            .map(|number| vec![Pattern::new(&format!("vm{number:03}-*")).unwrap()])
             .collect();
         let prefixes = PatternIndex::new(many.iter().map(Vec::as_slice));
         let found: Vec<usize> = prefixes.candidates("vm123-a").collect();

@@ -1,4 +1,4 @@
-//! What a caller would like (RFC 7240): `handling=strict`, `respond-async` and `wait=N`; what is not known here is ignored.
+//! The preferences of a caller (RFC 7240): `handling=strict`, `respond-async` and `wait=N`; what is not known here is ignored.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub(super) struct Preferences {
 }
 
 impl Preferences {
-    /// What is asked for, and whether a preference that is known here has a value that means nothing: such a request
-    /// is refused, since its caller would wait for what never comes. What is not known is ignored.
+    /// The preferences, and whether the known ones have valid values: a request with an invalid one is refused, since its
+    /// caller would rely on something that never happens. Unknown preferences are ignored.
     pub(super) fn from_headers(headers: &HeaderMap) -> (Self, Result<(), Refusal>) {
         let mut found = Self::default();
         let mut handling = None;
@@ -232,11 +232,11 @@ mod tests {
             };
             let time = asked.hold_time(seconds(2), seconds(50));
             assert_eq!(time, seconds(held), "{name}: held back");
-            let waited = wait.map(|_| time).filter(|it| !it.is_zero());
+            let waited = wait.map(|_| time).filter(|time| !time.is_zero());
             assert_eq!(
                 asked.applied_field(waited).as_deref(),
                 applied,
-                "{name}: told"
+                "{name}: applied"
             );
         }
     }

@@ -1,15 +1,14 @@
-//! What outlives a reload: remembered credentials, password checks and waiters at work, request ids.
+//! What outlives a reload: remembered credentials, password checks and waiters, request ids.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::gate::authn::TokenDigest;
@@ -25,11 +24,11 @@ use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 use crate::telemetry::WaiterGuard;
 
-/// A keyed hash over a user and the stored hash: says nothing without the key of this process.
+/// A keyed hash over a user and the stored password hash: useless without the key of this process.
 #[derive(Clone)]
 pub(super) struct UserKey([u8; 32]);
 
-/// A hash over a password, keyed by that: fits no more once the stored hash is another one.
+/// A hash over a password, keyed by the user key: no longer matches once the stored password hash changes.
 pub(super) type CredentialKey = [u8; 32];
 
 impl fmt::Debug for UserKey {
@@ -61,7 +60,7 @@ pub struct ProcessState {
 
 impl fmt::Debug for ProcessState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("ProcessState").finish_non_exhaustive()
     }
 }
 
@@ -105,13 +104,16 @@ impl ProcessState {
         let mut text = String::with_capacity(limits::REQUEST_ID_BYTES_MAX);
         text.push_str(&self.prefix);
         text.push('-');
-        let digits = (0..64_u32).step_by(4).rev().map(|it| (number >> it) & 15);
+        let digits = (0..64_u32)
+            .step_by(4)
+            .rev()
+            .map(|shift| (number >> shift) & 15);
         let digits = digits.filter_map(|digit| char::from_digit(u32::try_from(digit).ok()?, 16));
         text.extend(digits.skip_while(|digit| *digit == '0'));
         RequestId::new(&text).expect("short visible ASCII")
     }
 
-    /// What the passwords of a user are remembered under: another one once the stored hash is another.
+    /// The key under which verified passwords of a user are remembered; changes with the stored hash.
     pub(super) fn user_key(&self, user: &str, hash: &str) -> UserKey {
         let length = u64::try_from(user.len()).unwrap_or(u64::MAX);
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -121,7 +123,7 @@ impl ProcessState {
         UserKey(*hasher.finalize().as_bytes())
     }
 
-    /// A number drawn from a name, the same for the same name within one process.
+    /// A number derived from a name, the same for the same name within one process.
     pub(super) fn stable_index(&self, name: &[u8]) -> usize {
         let hash = blake3::keyed_hash(&self.key, name);
         let [a, b, c, d, ..] = *hash.as_bytes();
@@ -144,12 +146,12 @@ impl ProcessState {
         remembered.insert(key, until);
     }
 
-    /// Keeps in mind which tokens there are, for the time after they are revoked.
+    /// Records which tokens exist, so that they can be named after they are revoked.
     pub(super) fn record_tokens<'a>(
         &self,
         tokens: impl Iterator<Item = (TokenDigest, &'a TokenName, &'a PrincipalName)>,
     ) {
-        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.tokens.lock();
         for (digest, name, owner) in tokens {
             if known.len() >= limits::PRINCIPALS_MAX.saturating_mul(2) {
                 // The keys are hashes, so the first one is a random one.
@@ -159,22 +161,20 @@ impl ProcessState {
         }
     }
 
-    /// A token that was known earlier in the life of this process.
+    /// A token that existed earlier in the life of this process.
     pub(super) fn find_former_token(
         &self,
         digest: &TokenDigest,
     ) -> Option<(TokenName, PrincipalName)> {
-        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.tokens.lock();
         known.get(digest).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {
-        self.remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {
+        self.remembered.lock()
     }
 
-    /// A place among those who wait, if one is free.
+    /// A slot among the waiting requests, if one is free.
     pub(super) fn acquire_waiter(
         self: &Arc<Self>,
         max: usize,
@@ -191,17 +191,17 @@ impl ProcessState {
         })
     }
 
-    /// Whoever waits is answered now, and nobody waits from now on: the gateway stops.
+    /// Releases all waiters and refuses new ones; called at shutdown.
     pub fn release_waiters(&self) {
         self.waiter_releaser.stop();
     }
 }
 
-/// A place among those who wait; given back when dropped.
+/// A slot among the waiting requests; released when dropped.
 #[derive(Debug)]
 pub(super) struct WaiterSlot {
     shared: Arc<ProcessState>,
-    /// The place among those of the same caller.
+    /// The slot among the waiting requests of the same caller.
     own: Option<InFlightSlot>,
     _counted: WaiterGuard,
 }

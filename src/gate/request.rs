@@ -39,7 +39,7 @@ pub enum BodyError {
     Broken,
 }
 
-/// The body of a request, read at most once and only when it is wanted.
+/// The body of a request, read at most once and only when it is needed.
 #[async_trait]
 pub trait Body: Send {
     /// Reads the whole body of at most `limit` bytes. Answers `Expect: 100-continue` first.
@@ -52,7 +52,7 @@ pub trait Body: Send {
     fn is_present(&self) -> bool;
 }
 
-/// A body that comes to be while it is sent.
+/// A body that is produced while it is sent.
 #[async_trait]
 pub trait BodyStream: fmt::Debug + Send + Sync {
     /// The next piece, never empty; `None` at the end and ever after. Each is to be sent at once.

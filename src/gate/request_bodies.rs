@@ -1,4 +1,4 @@
-//! From request bodies to validated wishes: a new backup, a change of one, a restore.
+//! Parses request bodies: a new backup, an update, a restore.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ fn parse_tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
             public_text!("At most 64 tags are allowed."),
         ));
     }
-    let tag = |it| parse_text("tags", it, Tag::new);
+    let tag = |item| parse_text("tags", item, Tag::new);
     items.iter().map(tag).collect()
 }
 
@@ -89,7 +89,7 @@ fn parse_bool(value: &Json) -> Result<bool, Refusal> {
 }
 
 fn parse_kind(value: &Json) -> Result<BackupKind, Refusal> {
-    let named = |it: &BackupKind| matches!(value, Json::Text(text) if text == it.as_str());
+    let named = |kind: &BackupKind| matches!(value, Json::Text(text) if text == kind.as_str());
     BackupKind::ALL.into_iter().find(named).ok_or_else(|| {
         invalid_member(
             "type",
@@ -98,7 +98,7 @@ fn parse_kind(value: &Json) -> Result<BackupKind, Refusal> {
     })
 }
 
-/// What is not known in a body: refused in the strict profile and where another name is probably meant, else ignored.
+/// Unknown members of a body: refused in the strict profile and where another name is probably meant, ignored otherwise.
 struct UnknownMembers<'a> {
     /// The names that may be written here.
     known: Vec<&'a str>,
@@ -132,7 +132,7 @@ struct ParsedBackup {
     ignored: IgnoredMembers,
 }
 
-/// Reads a Backup. `creating` tells whether `type` may be written.
+/// Reads a Backup. `creating`: whether `type` may be written.
 fn parse_backup(body: &[u8], creating: bool, strict: bool) -> Result<ParsedBackup, Refusal> {
     let mut patch = BackupPatch::default();
     let mut wanted = None;
@@ -149,7 +149,7 @@ fn parse_backup(body: &[u8], creating: bool, strict: bool) -> Result<ParsedBacku
         match name.as_str() {
             "name" => patch.name = Some(parse_text("name", &value, BackupName::new)?),
             "description" => {
-                let read = |it: &Json| parse_text("description", it, Description::new);
+                let read = |value: &Json| parse_text("description", value, Description::new);
                 patch.description = parse_patch(&value, read)?;
             }
             "tags" => patch.tags = parse_patch(&value, parse_tags)?,
@@ -159,7 +159,7 @@ fn parse_backup(body: &[u8], creating: bool, strict: bool) -> Result<ParsedBacku
                     .then(|| parse_kind(&value))
                     .transpose()?;
             }
-            // What a GET says comes back with a PUT. It is no sign that the client meant to change it.
+            // Clients send back what a GET returned; that does not mean that they want to change these members.
             other if READ_ONLY.contains(&other) || other == "type" => {
                 if strict {
                     let text = public_text!("The member is read-only; nothing was changed.");
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn updates_are_partial() {
-        let tag = |it: &str| Tag::new(it).unwrap();
+        let tag = |text: &str| Tag::new(text).unwrap();
         let tags = BackupPatch {
             tags: Patch::Set(vec![tag("foo"), tag("bar")]),
             ..BackupPatch::default()
@@ -431,7 +431,7 @@ mod tests {
             assert_eq!(found, created, "{member} in a create");
         }
         let many: String = (0..100)
-            .map(|it| format!(",\"x{}{it}\":1", "y".repeat(200)))
+            .map(|number| format!(",\"x{}{number}\":1", "y".repeat(200)))
             .collect();
         let body = format!("{{\"tags\":[]{many}}}");
         let (_, ignored) = parse_update(body.as_bytes(), false).unwrap();
@@ -440,7 +440,7 @@ mod tests {
             limits::IGNORED_MAX,
             "so many are named"
         );
-        let longest = ignored.iter().map(|it| it.chars().count()).max();
+        let longest = ignored.iter().map(|name| name.chars().count()).max();
         assert_eq!(
             longest,
             Some(limits::IGNORED_NAME_CHARS_MAX),

@@ -69,9 +69,9 @@ const fn is_target_byte(byte: u8) -> bool {
 /// Whether the text is a host with perhaps a port, and nothing else.
 pub(super) fn is_authority(text: &str) -> bool {
     let is_port =
-        |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|byte| byte.is_ascii_digit());
+        |text: &str| text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit());
     // Most are a name or an IPv4 address, which need no parser.
-    let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || it == b'.';
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     let colon = text.bytes().position(|byte| byte == b':');
     let (host, port) = text
         .split_at_checked(colon.unwrap_or(text.len()))
@@ -89,7 +89,7 @@ pub(super) fn is_authority(text: &str) -> bool {
 
 fn is_well_encoded(bytes: &[u8]) -> bool {
     let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|it| *it == b'%') {
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let Some([_, high, low, after @ ..]) = rest.get(at..) else {
             return false;
         };

@@ -1,11 +1,10 @@
-//! Replies about backups that were written lately: one that has not changed since is neither written nor hashed again.
+//! Recent representations of backups: one that has not changed is neither serialised nor hashed again.
 
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
 use bytes::Bytes;
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::gate::conditional;
 use crate::gate::wire;
@@ -13,8 +12,8 @@ use crate::model::Backup;
 use crate::model::Target;
 use crate::model::limits;
 
-/// The replies, for one public URL. What they say is not kept in place of asking the VM manager: only what is the same as
-/// last time, in every part, is the same text.
+/// The representations for one public URL. The VM manager is still asked every time: only a backup that equals the cached one in
+/// every part gets the cached text.
 #[derive(Debug)]
 pub(super) struct ResponseCache {
     base: String,
@@ -36,7 +35,7 @@ pub(super) struct CachedResponse {
 }
 
 impl ResponseCache {
-    /// None yet. `base` is the public URL.
+    /// An empty cache. `base` is the public URL.
     pub(super) fn new(base: &str) -> Self {
         let most = NonZeroUsize::new(limits::REPLIES_KEPT_MAX);
         Self {
@@ -45,7 +44,7 @@ impl ResponseCache {
         }
     }
 
-    /// What says this of the target.
+    /// The representation of the backup at this target, cached or new.
     pub(super) fn response_for(&self, target: &Target, backup: Backup) -> CachedResponse {
         if let Some(found) = self.find(target, &backup) {
             return found;
@@ -60,7 +59,7 @@ impl ResponseCache {
                 of: backup,
                 reply: reply.clone(),
             };
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = kept.lock();
             kept.put(target.clone(), new);
         }
         reply
@@ -68,7 +67,7 @@ impl ResponseCache {
 
     fn find(&self, target: &Target, backup: &Backup) -> Option<CachedResponse> {
         let kept = self.kept.as_ref()?;
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.lock();
         let found = kept.get(target)?;
         (found.of == *backup).then(|| found.reply.clone())
     }
@@ -118,13 +117,13 @@ mod tests {
             change(&mut next);
             backups.push(next);
         };
-        change(|it| it.name = BackupName::new("after").unwrap());
-        change(|it| it.description = Some(Description::new("what").unwrap()));
-        change(|it| it.created = Timestamp::from_millis(1000));
-        change(|it| it.tags = vec![Tag::new("a").unwrap()]);
-        change(|it| it.state = BackupState::Deleting);
-        change(|it| it.size = None);
-        change(|it| it.protected = true);
+        change(|backup| backup.name = BackupName::new("after").unwrap());
+        change(|backup| backup.description = Some(Description::new("what").unwrap()));
+        change(|backup| backup.created = Timestamp::from_millis(1000));
+        change(|backup| backup.tags = vec![Tag::new("a").unwrap()]);
+        change(|backup| backup.state = BackupState::Deleting);
+        change(|backup| backup.size = None);
+        change(|backup| backup.protected = true);
         for backup in &backups {
             for round in 0..2 {
                 let reply = all.response_for(&target("1"), backup.clone());
@@ -141,7 +140,7 @@ mod tests {
         for vm in 0..=limits::REPLIES_KEPT_MAX {
             all.response_for(&target(&vm.to_string()), backup());
         }
-        let len = || all.kept.as_ref().unwrap().lock().unwrap().len();
+        let len = || all.kept.as_ref().unwrap().lock().len();
         assert_eq!(len(), limits::REPLIES_KEPT_MAX, "so many");
         assert!(
             all.find(&target("0"), &backup()).is_none(),

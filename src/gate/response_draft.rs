@@ -20,7 +20,7 @@ pub(super) struct ResponseDraft {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// The body, where it comes in pieces.
+    /// The body of a stream; `body` is empty then.
     pub(super) pieces: Option<Box<dyn BodyStream>>,
 }
 
@@ -34,7 +34,7 @@ impl ResponseDraft {
         }
     }
 
-    /// What a GET answers.
+    /// The response to a read.
     pub(super) fn read(media: &'static str, body: Bytes) -> Self {
         let mut draft = Self::empty(StatusCode::OK);
         draft.body = body;
@@ -43,7 +43,7 @@ impl ResponseDraft {
         draft
     }
 
-    /// What an accepted change answers. Deviation D13: with headers that lead to the Status.
+    /// The response to an accepted change. Deviation D13: with headers that lead to the Status.
     pub(super) fn accepted(media: &'static str, operation: &Operation, status_uri: &str) -> Self {
         let mut draft = Self::empty(StatusCode::ACCEPTED);
         draft.body = wire::status(operation);

@@ -90,7 +90,7 @@ pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup]) -> Bytes {
     struct Shape<'a> {
         backups: Vec<BackupShape<'a>>,
     }
-    let shape = |it| backup_shape(base, vm, it);
+    let shape = |backup| backup_shape(base, vm, backup);
     bytes(&Shape {
         backups: backups.iter().map(shape).collect(),
     })
@@ -109,7 +109,7 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
         back_up: String,
         backups: Vec<BackupShape<'a>>,
     }
-    let shape = |it| backup_shape(base, &vm.id, it);
+    let shape = |backup| backup_shape(base, &vm.id, backup);
     bytes(&Shape {
         name: &vm.name,
         uri: links::vm(base, &vm.id),
@@ -173,9 +173,9 @@ fn outcome(operation: &Operation) -> (u16, String) {
         (_, Some(fault)) => Code::of_fault(fault.kind),
         (_, None) => Code::InternalError,
     };
-    let told = operation.fault.as_ref().map(|fault| fault.text.as_str());
-    let text = told
-        .filter(|it| !it.is_empty())
+    let text = operation.fault.as_ref().map(|fault| fault.text.as_str());
+    let text = text
+        .filter(|text| !text.is_empty())
         .unwrap_or_else(|| code.sentence());
     (code.status().as_u16(), text.to_owned())
 }

@@ -71,8 +71,8 @@ impl Authenticator {
                 Err(denied) if self.issuers.is_empty() || is_api_token(text) => Err(denied),
                 Err(_) => self.issuers.find(text, context).await,
             },
-            // Credentials take precedence over a certificate, even when they are invalid: a caller must never be taken
-            // for somebody else than the one it claims to be.
+            // Credentials take precedence over a certificate, even invalid ones: a caller must never act as another one
+            // than it claims to be.
             Some(Err(reason)) => Err(CredentialsDenied::invalid(reason)),
             None => self.certificates.find(certificate, context),
         }

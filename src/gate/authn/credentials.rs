@@ -102,11 +102,13 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
         match PresentedCredentials::from_headers(&headers)?.ok()? {
-            PresentedCredentials::Basic(it) => {
-                let (name, password) = it.name_and_password()?;
+            PresentedCredentials::Basic(basic) => {
+                let (name, password) = basic.name_and_password()?;
                 Some((name.to_owned(), password.to_vec()))
             }
-            PresentedCredentials::Bearer(it) => Some(("bearer".to_owned(), it.as_bytes().to_vec())),
+            PresentedCredentials::Bearer(text) => {
+                Some(("bearer".to_owned(), text.as_bytes().to_vec()))
+            }
         }
     }
 

@@ -46,7 +46,7 @@ reasons! {
     UnknownToken "unknown_token";
     /// The API token was revoked while this process ran.
     Revoked "revoked";
-    /// The API token came as the password of somebody who does not own it.
+    /// The API token came as the password of a user who does not own it.
     WrongOwner "wrong_owner";
     /// The token is over.
     Expired "expired";
@@ -56,7 +56,7 @@ reasons! {
     UnknownIssuer "unknown_issuer";
     /// The token is signed with an algorithm that its issuer may not use.
     WrongAlgorithm "wrong_algorithm";
-    /// The token is for somebody else.
+    /// The token is for another audience.
     WrongAudience "wrong_audience";
     /// The claim that names the caller is missing or unusable.
     UnusableSubject "unusable_subject";
@@ -96,7 +96,7 @@ impl fmt::Display for ClaimedName {
     }
 }
 
-/// What the client is answered, which says nothing of the reason.
+/// The response to the client, which does not reveal the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DenialResponse {
     /// 401.
@@ -107,7 +107,7 @@ pub(super) enum DenialResponse {
     KeysUnavailable,
 }
 
-/// Why nobody was identified.
+/// Why the caller was not identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gate) struct CredentialsDenied {
     pub(super) answer: DenialResponse,

@@ -51,11 +51,13 @@ impl Algorithm {
     /// The one of that name, in exactly these letters.
     #[must_use]
     pub fn from_name(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == text)
     }
 }
 
-/// One key as it is written in a set. Members that are not here belong to other kinds of keys, or say what nobody asks.
+/// One key of a set as it is written. Other members belong to other kinds of keys or are not needed.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -120,7 +122,7 @@ impl KeySet {
         if document.keys.len() > limits::ISSUER_KEYS_MAX {
             return Err(format!("has more than {} keys", limits::ISSUER_KEYS_MAX));
         }
-        let read = |it: serde_json::Value| parse_key(&serde_json::from_value(it).ok()?);
+        let read = |value: serde_json::Value| parse_key(&serde_json::from_value(value).ok()?);
         let keys: Vec<VerificationKey> = document.keys.into_iter().filter_map(read).collect();
         if keys.is_empty() {
             return Err(
@@ -143,8 +145,8 @@ impl KeySet {
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Option<&VerificationKey> {
-        let fits = |it: &&VerificationKey| {
-            it.supports(algorithm) && (id.is_none() || it.id.as_deref() == id)
+        let fits = |key: &&VerificationKey| {
+            key.supports(algorithm) && (id.is_none() || key.id.as_deref() == id)
         };
         let mut found = self.0.iter().filter(fits);
         let first = found.next()?;
@@ -209,7 +211,7 @@ fn parse_key(jwk: &Jwk) -> Option<VerificationKey> {
     if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
         return None;
     }
-    let bytes = |it: &Option<String>| URL_SAFE_NO_PAD.decode(it.as_deref()?).ok();
+    let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
     let point = |length: usize| {
         let (x, y) = (bytes(&jwk.x)?, bytes(&jwk.y)?);
         let whole = x.len() == length && y.len() == length;
@@ -228,7 +230,7 @@ fn parse_key(jwk: &Jwk) -> Option<VerificationKey> {
         ("OKP", Some("Ed25519")) => {
             PublicKeyMaterial::Ed25519(bytes(&jwk.x).filter(|byte| byte.len() == 32)?)
         }
-        // Symmetric keys above all: whoever can verify with one can sign with it.
+        // Symmetric keys above all: a key that verifies such a signature can also make one.
         _ => return None,
     };
     let key = VerificationKey {
@@ -242,6 +244,6 @@ fn parse_key(jwk: &Jwk) -> Option<VerificationKey> {
     // A key whose set says that it is for an algorithm of another kind is for none.
     Algorithm::ALL
         .into_iter()
-        .any(|it| key.supports(it))
+        .any(|algorithm| key.supports(algorithm))
         .then_some(key)
 }

@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use ring::digest;
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,7 +77,7 @@ enum OneOrMany {
 impl OneOrMany {
     fn as_slice(&self) -> &[String] {
         match self {
-            Self::One(it) => std::slice::from_ref(it),
+            Self::One(one) => std::slice::from_ref(one),
             Self::Many(all) => all,
         }
     }
@@ -226,7 +225,7 @@ impl Issuers {
         let now = context.clock.now();
         let mut verified = self.lock();
         if verified.len() >= limits::CREDENTIALS_CACHED_MAX {
-            verified.retain(|_, it| now < it.until);
+            verified.retain(|_, token| now < token.until);
         }
         if verified.len() >= limits::CREDENTIALS_CACHED_MAX {
             // The keys are hashes, so the first one is a random one.
@@ -243,8 +242,8 @@ impl Issuers {
         caller
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], VerifiedToken>> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<[u8; 32], VerifiedToken>> {
+        self.verified.lock()
     }
 
     /// Who, and until when. Keys come last: only a token that would be taken with the right one asks for newer ones.
@@ -257,10 +256,10 @@ impl Issuers {
         let UnverifiedToken { header, claims, .. } = token;
         let mut all = self.all.iter().enumerate();
         let (index, issuer) = all
-            .find(|it| it.1.issuer == claims.iss)
+            .find(|entry| entry.1.issuer == claims.iss)
             .ok_or_else(wrong(DenialReason::UnknownIssuer))?;
         let algorithm = Algorithm::from_name(&header.alg)
-            .filter(|it| issuer.algorithms.contains(it))
+            .filter(|algorithm| issuer.algorithms.contains(algorithm))
             .ok_or_else(wrong(DenialReason::WrongAlgorithm))?;
         let now = context.clock.now();
         let until = claims
@@ -314,7 +313,7 @@ fn decode_base64url(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-/// A part that is JSON. The parser would pass over bytes that are no UTF-8 in members that nobody reads, which other readers
+/// A part that is JSON. The parser would accept bytes that are not UTF-8 in members that are not read, which other readers
 /// of the token do not (RFC 7515 section 5.2).
 fn decode_json_text(part: &str) -> Option<String> {
     String::from_utf8(decode_base64url(part)?).ok()
@@ -324,13 +323,13 @@ impl Claims {
     /// Until when the token counts, if it does now and here.
     fn valid_until(&self, issuer: &Issuer, now: Timestamp) -> Option<Timestamp> {
         let audience = self.aud.as_slice();
-        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+        if !audience.iter().any(|name| issuer.audience.contains(name)) {
             return None;
         }
         let until = parse_numeric_date(self.exp)?.plus(issuer.leeway);
         let latest = now.plus(issuer.leeway);
         let has_begun = |claim: Option<f64>| match claim.map(parse_numeric_date) {
-            Some(Some(it)) => it <= latest,
+            Some(Some(begin)) => begin <= latest,
             Some(None) => false,
             None => true,
         };
@@ -340,7 +339,7 @@ impl Claims {
     /// Why [`Claims::valid_until`] found none: a word for the operator, which decides nothing.
     fn rejection_reason(&self, issuer: &Issuer, now: Timestamp) -> DenialReason {
         let audience = self.aud.as_slice();
-        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+        if !audience.iter().any(|name| issuer.audience.contains(name)) {
             return DenialReason::WrongAudience;
         }
         match parse_numeric_date(self.exp).map(|end| end.plus(issuer.leeway)) {
@@ -360,7 +359,7 @@ impl Claims {
                 Vec::new()
             }
         };
-        let groups = claimed.iter().filter_map(|it| issuer.groups.get(*it));
+        let groups = claimed.iter().filter_map(|name| issuer.groups.get(*name));
         let groups: std::collections::BTreeSet<GroupName> = groups.cloned().collect();
         let groups = groups.into_iter().collect();
         Some(Principal { name, groups })

@@ -1,15 +1,14 @@
-//! The keys of an issuer as they are now: read with the configuration, or put in again and again by whoever fetches them.
+//! The keys of an issuer as they are now: read with the configuration, or replaced again and again by a fetcher.
 //!
 //! The gate fetches nothing. It reads the ring, and where a token names a key that is not in it, it asks for a newer set:
 //! one fetch serves all who wait, how often one may be asked for is bounded, and so are the wait and the number of those
 //! who wait. Tokens with invented key ids therefore cost the issuer one request in [`limits::ISSUER_ASK_PAUSE`].
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -17,15 +16,15 @@ use tokio::sync::watch;
 use crate::gate::authn::jwks::KeySet;
 use crate::model::limits;
 
-/// The keys of one issuer. Read by the gate, changed by whoever fetches them.
+/// The keys of one issuer. Read by the gate, replaced by a fetcher.
 #[derive(Debug)]
 pub struct KeyRing {
     active: ArcSwapOption<ActiveKeySet>,
-    /// How newer keys are asked for; `None` when nobody fetches any.
+    /// How newer keys are asked for; `None` when none are fetched.
     refreshes: Option<RefreshRequests>,
 }
 
-/// A set in force.
+/// The keys that tokens are verified with.
 #[derive(Debug)]
 pub(super) struct ActiveKeySet {
     pub(super) keys: Arc<KeySet>,
@@ -66,7 +65,7 @@ impl KeyRing {
         })
     }
 
-    /// No keys yet; somebody will put some in.
+    /// No keys yet: a fetcher puts them in with [`KeyRing::replace`].
     #[must_use]
     pub fn awaiting_fetch() -> Arc<Self> {
         Arc::new(Self {
@@ -80,15 +79,15 @@ impl KeyRing {
         })
     }
 
-    /// Puts a set in force until it is too old. Whether its keys are others than before.
+    /// Replaces the keys until the set is too old. Returns whether they differ from the ones before.
     pub fn replace(&self, keys: KeySet, until: Instant) -> bool {
         let before = self.active.load_full();
-        let same = before.as_ref().filter(|it| *it.keys == keys);
+        let same = before.as_ref().filter(|before| *before.keys == keys);
         let active = ActiveKeySet {
-            keys: same.map_or_else(|| Arc::new(keys), |it| Arc::clone(&it.keys)),
+            keys: same.map_or_else(|| Arc::new(keys), |same| Arc::clone(&same.keys)),
             generation: match (same, &before) {
-                (Some(it), _) => it.generation,
-                (None, Some(it)) => it.generation.wrapping_add(1),
+                (Some(same), _) => same.generation,
+                (None, Some(before)) => before.generation.wrapping_add(1),
                 (None, None) => 0,
             },
             until: Some(until),
@@ -105,31 +104,31 @@ impl KeyRing {
 
     /// A fetch begins.
     pub fn fetch_started(&self) {
-        if let Some(it) = &self.refreshes {
-            it.lock().is_under_way = true;
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.lock().is_under_way = true;
         }
     }
 
-    /// The fetch that was under way has ended, well or not: whoever waits for it looks again.
+    /// The fetch that was under way has ended, well or not: requests that wait for it look again.
     pub fn fetch_ended(&self) {
-        if let Some(it) = &self.refreshes {
-            it.lock().is_under_way = false;
-            it.ended.send_replace(());
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.lock().is_under_way = false;
+            refreshes.ended.send_replace(());
         }
     }
 
-    /// Returns when a newer set is wanted. Never when nobody can ask.
+    /// Returns when a newer set is wanted. Never where keys are not fetched.
     pub async fn refresh_requested(&self) {
         match &self.refreshes {
-            Some(it) => it.requested.notified().await,
+            Some(refreshes) => refreshes.requested.notified().await,
             None => std::future::pending().await,
         }
     }
 
     /// Asks for a newer set on behalf of the operator.
     pub fn request_refresh(&self) {
-        if let Some(it) = &self.refreshes {
-            it.requested.notify_one();
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.requested.notify_one();
         }
     }
 
@@ -142,10 +141,10 @@ impl KeyRing {
     /// How many keys it holds that are not too old.
     #[must_use]
     pub fn key_count(&self, now: Instant) -> usize {
-        self.current_keys(now).map_or(0, |it| it.keys.len())
+        self.current_keys(now).map_or(0, |active| active.keys.len())
     }
 
-    /// The set in force, unless there is none or it is too old.
+    /// The current set, unless there is none or it is too old.
     pub(super) fn current_keys(&self, now: Instant) -> Option<Arc<ActiveKeySet>> {
         let active = self.active.load_full()?;
         active
@@ -179,8 +178,8 @@ impl RefreshRequests {
         if state.is_under_way {
             return true;
         }
-        let next = |it: Instant| it.checked_add(limits::ISSUER_ASK_PAUSE);
-        if state.last.and_then(next).is_some_and(|it| now < it) {
+        let next = |last: Instant| last.checked_add(limits::ISSUER_ASK_PAUSE);
+        if state.last.and_then(next).is_some_and(|next| now < next) {
             return false;
         }
         state.last = Some(now);
@@ -190,8 +189,8 @@ impl RefreshRequests {
         true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, RefreshState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, RefreshState> {
+        self.state.lock()
     }
 }
 
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_in_force_until_it_is_too_old_and_the_same_keys_are_the_same_generation() {
+    fn a_set_is_used_until_it_is_too_old_and_the_same_keys_keep_their_generation() {
         let clock = ManualClock::new(Timestamp::default());
         let now = clock.instant();
         let later = now + Duration::from_secs(10);
@@ -228,7 +227,7 @@ mod tests {
         assert_eq!(
             ring.current_keys(later).unwrap().generation,
             first,
-            "not another generation, but in force for longer"
+            "not another generation, but valid for longer"
         );
         assert!(ring.replace(set("2"), later), "others");
         assert_ne!(
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_fetch_serves_all_who_wait_and_the_next_one_comes_after_a_pause() {
+    async fn one_fetch_serves_all_waiters_and_the_next_one_follows_after_a_pause() {
         let clock = ManualClock::new(Timestamp::default());
         let ring = KeyRing::awaiting_fetch();
         let tasks = Tasks::default();
@@ -255,19 +254,19 @@ mod tests {
             tasks.spawn(async move {
                 loop {
                     ring.refresh_requested().await;
-                    *fetches.lock().unwrap() += 1;
+                    *fetches.lock() += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     ring.fetch_ended();
                 }
             })
         };
-        let count = || *fetches.lock().unwrap();
+        let count = || *fetches.lock();
         let ask = |many: usize| {
             let all = (0..many).map(|_| ring.wait_for_newer_keys(clock.instant()));
             futures_util::future::join_all(all)
         };
         let served = ask(limits::ISSUER_WAITERS_MAX).await;
-        assert!(served.iter().all(|it| *it), "all of them");
+        assert!(served.iter().all(|is_served| *is_served), "all of them");
         assert_eq!(count(), 1, "by one fetch");
         for seconds in 0..limits::ISSUER_ASK_PAUSE.as_secs() {
             assert_eq!(ask(3).await, [false; 3], "not again after {seconds} s");
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_long_and_not_too_many_wait() {
+    async fn the_wait_is_short_and_the_number_of_waiters_is_bounded() {
         let clock = ManualClock::new(Timestamp::default());
         let ring = KeyRing::awaiting_fetch();
         let begun = tokio::time::Instant::now();
@@ -293,10 +292,14 @@ mod tests {
         let all = (0..many).map(|_| ring.wait_for_newer_keys(clock.instant()));
         let served = futures_util::future::join_all(all).await;
         assert!(
-            served.iter().all(|it| !*it),
-            "a fetch that does not end serves nobody"
+            served.iter().all(|is_served| !*is_served),
+            "a fetch that does not end serves no request"
         );
-        assert_eq!(begun.elapsed(), limits::ISSUER_WAIT, "and nobody for long");
+        assert_eq!(
+            begun.elapsed(),
+            limits::ISSUER_WAIT,
+            "and no request waits longer"
+        );
         ring.fetch_started();
         let waiting = Tasks::default();
         for _ in 0..limits::ISSUER_WAITERS_MAX {
@@ -312,7 +315,7 @@ mod tests {
             !ring.wait_for_newer_keys(clock.instant()).await,
             "no place is left"
         );
-        assert_eq!(begun.elapsed(), Duration::ZERO, "and that is told at once");
+        assert_eq!(begun.elapsed(), Duration::ZERO, "and that is known at once");
         ring.fetch_ended();
         waiting.ended().await;
     }

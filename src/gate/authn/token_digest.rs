@@ -29,7 +29,7 @@ impl TokenDigest {
     pub fn of(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(PREFIX)?;
         let (random, check) = digits.split_at_checked(RANDOM_DIGITS)?;
-        let is_hex = |it: u8| matches!(it, b'0'..=b'9' | b'a'..=b'f');
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         if check.len() != CHECK_DIGITS || !digits.bytes().all(is_hex) || checksum(random) != check {
             return None;
         }
@@ -53,7 +53,7 @@ impl TokenDigest {
 
 impl fmt::Display for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|it| write!(f, "{it:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -68,9 +68,9 @@ impl fmt::Debug for TokenDigest {
 pub fn new_token(random: &Zeroizing<[u8; 32]>) -> Secret {
     let mut text = String::with_capacity(PREFIX.len().saturating_add(72));
     text.push_str(PREFIX);
-    for it in random.iter() {
+    for byte in random.iter() {
         // Writing to a string does not fail.
-        write!(text, "{it:02x}").unwrap_or_default();
+        write!(text, "{byte:02x}").unwrap_or_default();
     }
     let check = text.strip_prefix(PREFIX).map(checksum).unwrap_or_default();
     text.push_str(&check);
@@ -108,7 +108,7 @@ mod tests {
         let expected: String = expected
             .as_ref()
             .iter()
-            .map(|it| format!("{it:02x}"))
+            .map(|byte| format!("{byte:02x}"))
             .collect();
         assert_eq!(printed, expected, "plain SHA-256");
         assert!(!format!("{digest:?}").contains(&printed), "not in logs");

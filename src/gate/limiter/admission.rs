@@ -14,7 +14,7 @@ use crate::gate::limiter::rate::Quota;
 use crate::gate::limiter::rate::RateTable;
 use crate::model::PrincipalName;
 
-/// Everything that limits go by. Outlives reloads.
+/// The state of all limits. Outlives reloads.
 #[derive(Debug)]
 pub(in crate::gate) struct Limiter {
     pub(in crate::gate) lockouts: Lockouts,
@@ -24,53 +24,53 @@ pub(in crate::gate) struct Limiter {
     pub(in crate::gate) waiters: InFlightCounts,
 }
 
-/// A request that was let in.
+/// An admitted request.
 #[derive(Debug)]
 pub(in crate::gate) struct AdmittedRequest {
     of_principal: Option<InFlightSlot>,
     of_network: Option<InFlightSlot>,
-    /// What is left of the limit that is nearest to being reached.
+    /// The quota of the limit with the fewest requests remaining.
     pub(in crate::gate) quota: Option<Quota>,
 }
 
 /// The limit that keeps a request out, as a word for metrics.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::gate) enum LimitReached {
-    /// Of requests at work at once.
+    /// Of concurrent requests.
     Concurrency(&'static str),
     /// Of requests in a time.
     Rate(&'static str, Quota),
 }
 
 impl AdmittedRequest {
-    /// Does not count among the requests at work until dropped.
+    /// Does not count among the concurrent requests until dropped.
     pub(in crate::gate) fn pause(&self) -> (Option<PausedSlot>, Option<PausedSlot>) {
-        let pause = |it: &Option<InFlightSlot>| it.as_ref().map(InFlightSlot::pause);
+        let pause = |slot: &Option<InFlightSlot>| slot.as_ref().map(InFlightSlot::pause);
         (pause(&self.of_principal), pause(&self.of_network))
     }
 }
 
 impl Limiter {
-    /// `key` must be random and known to nobody.
+    /// `key` must be random and secret.
     pub(in crate::gate) fn new(key: [u8; 32]) -> Self {
         let derived = |what| blake3::derive_key(what, &key);
         Self {
             lockouts: Lockouts::new(key),
             principals: RateTable::new(derived("snapgate rates of principals")),
             networks: RateTable::new(derived("snapgate rates of networks")),
-            in_flight: InFlightCounts::new(derived("snapgate requests at work")),
+            in_flight: InFlightCounts::new(derived("snapgate concurrent requests")),
             waiters: InFlightCounts::new(derived("snapgate requests that wait")),
         }
     }
 
-    /// A place of this principal among the requests at work.
+    /// A slot of this principal among the concurrent requests.
     #[cfg(test)]
-    pub(in crate::gate) fn at_work(&self, name: &str) -> Option<InFlightSlot> {
+    pub(in crate::gate) fn hold_slot(&self, name: &str) -> Option<InFlightSlot> {
         let client: [&[u8]; 2] = [b"principal", name.as_bytes()];
         self.in_flight.acquire(&client, usize::MAX).unwrap()
     }
 
-    /// Lets a request in, or says which limit is reached. Check 6.
+    /// Admits a request, or returns the limit that is reached (check 6).
     pub(in crate::gate) fn admit(
         &self,
         principal: Option<&PrincipalName>,

@@ -11,8 +11,8 @@ pub(in crate::gate) struct ClientNetwork {
 }
 
 impl ClientNetwork {
-    /// The network of a client. `None` for loopback addresses: behind a proxy that is not trusted by name everybody has one,
-    /// so that what one does must not fall upon all.
+    /// The network of a client. `None` for loopback addresses: behind a proxy that is not configured as trusted all clients
+    /// share one, and one of them must not exhaust the limits of all.
     pub(in crate::gate) fn from_address(address: IpAddr) -> Option<Self> {
         let address = address.to_canonical();
         if address.is_loopback() {
@@ -31,7 +31,7 @@ impl ClientNetwork {
     }
 }
 
-/// As much as there is room for.
+/// Copies as many bytes as fit; returns how many.
 fn copy(to: &mut [u8; 8], from: &[u8]) -> usize {
     to.iter_mut()
         .zip(from)
@@ -53,7 +53,7 @@ mod tests {
             ("2001:db8::1", "2001:db8:0:1::1", false),
         ];
         for (one, two, expected) in rows {
-            let network = |it: &str| ClientNetwork::from_address(it.parse().unwrap()).unwrap();
+            let network = |text: &str| ClientNetwork::from_address(text.parse().unwrap()).unwrap();
             assert_eq!(network(one) == network(two), expected, "{one} {two}");
         }
         for it in ["127.0.0.1", "::1", "::ffff:127.0.0.2"] {

@@ -1,24 +1,24 @@
-//! Requests at once: counted per client, and no entry for a client that has none, so that the table is never larger than the
-//! number of requests.
+//! Concurrent requests, counted per client. A client without requests has no entry, so the table never has more entries than
+//! there are requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+
+use parking_lot::Mutex;
 
 use crate::gate::limiter::bucket_table::keyed_hash_of;
 
-/// Locks that do not wait for one another.
+/// Number of locks: clients of different shards do not contend.
 const SHARDS: u64 = 16;
 
-/// How many requests each client has at once.
+/// The number of concurrent requests of each client.
 #[derive(Clone, Debug)]
 pub(in crate::gate) struct InFlightCounts {
     key: [u8; 32],
     counts: Arc<[Mutex<BTreeMap<u64, usize>>]>,
 }
 
-/// There are as many as allowed.
+/// The client has as many requests as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gate) struct AtCapacity;
 
@@ -55,11 +55,7 @@ impl InFlightCounts {
 
     fn with<R>(&self, hash: u64, change: impl FnOnce(&mut usize) -> R) -> Option<R> {
         let at = usize::try_from(hash.checked_rem(SHARDS)?).ok()?;
-        let mut counts = self
-            .counts
-            .get(at)?
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.get(at)?.lock();
         let count = counts.entry(hash).or_default();
         let done = change(count);
         if *count == 0 {
@@ -70,10 +66,7 @@ impl InFlightCounts {
 
     #[cfg(test)]
     fn entries(&self) -> usize {
-        self.counts
-            .iter()
-            .map(|count| count.lock().unwrap().len())
-            .sum()
+        self.counts.iter().map(|count| count.lock().len()).sum()
     }
 }
 
@@ -85,10 +78,10 @@ pub(in crate::gate) struct InFlightSlot {
 }
 
 impl InFlightSlot {
-    /// Does not count until the answer is dropped. Counts again then, even beyond the limit: it was let in.
+    /// Stops counting until the returned guard is dropped. Counts again then, even beyond the limit: the request was admitted.
     pub(super) fn pause(&self) -> PausedSlot {
         let in_flight = self.in_flight.clone();
-        in_flight.with(self.hash, |it| *it = it.saturating_sub(1));
+        in_flight.with(self.hash, |count| *count = count.saturating_sub(1));
         PausedSlot {
             in_flight,
             hash: self.hash,
@@ -99,11 +92,11 @@ impl InFlightSlot {
 impl Drop for InFlightSlot {
     fn drop(&mut self) {
         self.in_flight
-            .with(self.hash, |it| *it = it.saturating_sub(1));
+            .with(self.hash, |count| *count = count.saturating_sub(1));
     }
 }
 
-/// A request that waits for something that is not the gateway's own work.
+/// A request that waits and does not count meanwhile.
 #[derive(Debug)]
 pub(in crate::gate) struct PausedSlot {
     in_flight: InFlightCounts,
@@ -113,7 +106,7 @@ pub(in crate::gate) struct PausedSlot {
 impl Drop for PausedSlot {
     fn drop(&mut self) {
         self.in_flight
-            .with(self.hash, |it| *it = it.saturating_add(1));
+            .with(self.hash, |count| *count = count.saturating_add(1));
     }
 }
 

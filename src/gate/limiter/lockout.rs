@@ -1,6 +1,6 @@
 //! Lock-out after wrong passwords: of one user from one address, and of one address, for longer and longer.
 //!
-//! Never of a user as such: whoever guesses elsewhere does not keep the real user out. Names that do not exist are counted
+//! Never of a user as such: guessing from elsewhere must not keep the real user out. Names that do not exist are counted
 //! like names that do.
 
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ use crate::gate::limiter::bucket_table::Expiring;
 use crate::gate::limiter::client_network::ClientNetwork;
 use crate::model::limits;
 
-/// What is remembered of wrong passwords.
+/// The failed logins of a user from a network, or of a network.
 #[derive(Clone, Copy, Debug)]
 struct Failures {
     count: u32,
@@ -59,7 +59,7 @@ impl Failures {
     }
 }
 
-/// How an attempt stands.
+/// Whether a login attempt may be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gate) enum LockoutStatus {
     /// A password may be checked.
@@ -70,21 +70,21 @@ pub(in crate::gate) enum LockoutStatus {
     Barred(Duration),
 }
 
-/// What a failure led to.
+/// The lockouts that a failure started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gate) struct StartedLockouts {
     pub(in crate::gate) user: bool,
     pub(in crate::gate) address: bool,
 }
 
-/// The memory of wrong passwords. Outlives reloads.
+/// All failed logins that are remembered. Outlives reloads.
 #[derive(Debug)]
 pub(in crate::gate) struct Lockouts {
     users: BucketTable<Failures>,
     addresses: BucketTable<Failures>,
     /// When a password was wrong for the first time.
     began: OnceLock<Instant>,
-    /// Until when somebody may be locked out, in milliseconds from `began`: nobody is looked up after that.
+    /// Until when any client may be locked out, in milliseconds from `began`: there is no lookup after that.
     busy_until: AtomicU64,
 }
 
@@ -103,15 +103,15 @@ impl Lockouts {
         u64::try_from(since).unwrap_or(u64::MAX)
     }
 
-    /// Whether nobody at all is locked out: the usual case, told by one look.
+    /// Whether no client is locked out: the usual case, which costs one atomic read.
     pub(in crate::gate) fn is_idle(&self, now: Instant) -> bool {
         let busy_until = self.busy_until.load(Ordering::Acquire);
         self.began
             .get()
-            .is_none_or(|it| Self::millis(*it, now) >= busy_until)
+            .is_none_or(|began| Self::millis(*began, now) >= busy_until)
     }
 
-    /// Whether a password of that user may be checked for a client in that network. Counts as a knock when not.
+    /// Whether a password of that user may be checked for a client in that network. An attempt while locked out is counted.
     pub(in crate::gate) fn check_attempt(
         &self,
         user: &str,
@@ -122,13 +122,13 @@ impl Lockouts {
             return LockoutStatus::Free;
         }
         let look = |table: &BucketTable<Failures>, hash| {
-            table.with(hash, now, |it| {
-                let left = it.locked_until.saturating_duration_since(now);
+            table.with(hash, now, |failures| {
+                let left = failures.locked_until.saturating_duration_since(now);
                 if left.is_zero() {
                     return LockoutStatus::Free;
                 }
-                it.attempts_while_locked = it.attempts_while_locked.saturating_add(1);
-                if it.attempts_while_locked > limits::LOCKED_OUT_KNOCKS_MAX {
+                failures.attempts_while_locked = failures.attempts_while_locked.saturating_add(1);
+                if failures.attempts_while_locked > limits::LOCKED_OUT_KNOCKS_MAX {
                     LockoutStatus::Barred(left)
                 } else {
                     LockoutStatus::Locked(left)
@@ -162,9 +162,9 @@ impl Lockouts {
             if allowed == 0 {
                 return false;
             }
-            let (locked, until) = table.with(hash, now, |it| {
-                let locked = it.add(now, allowed, rule);
-                (locked, it.locked_until)
+            let (locked, until) = table.with(hash, now, |failures| {
+                let locked = failures.add(now, allowed, rule);
+                (locked, failures.locked_until)
             });
             self.busy_until
                 .fetch_max(Self::millis(began, until), Ordering::AcqRel);
@@ -183,7 +183,7 @@ impl Lockouts {
     /// A password was right: what went wrong before with that user from there is forgotten. What the address did to others
     /// is not, or one account would be enough to guess at all the rest.
     pub(in crate::gate) fn record_success(&self, user: &str, network: ClientNetwork, now: Instant) {
-        let forget = |it: &mut Failures| *it = Failures::fresh(now);
+        let forget = |failures: &mut Failures| *failures = Failures::fresh(now);
         self.users.with(self.of_user(user, network), now, forget);
     }
 
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_locked_out_from_elsewhere() {
+    fn a_user_is_not_locked_out_from_elsewhere() {
         let bench = Bench::new();
         for _ in 0..200 {
             bench.fail("ann", "192.0.2.1");
@@ -338,7 +338,7 @@ mod tests {
         );
     }
 
-    /// Whatever is tried in whatever order: within an hour nobody gets more checks from one address than the pauses allow,
+    /// Whatever is tried in whatever order: within an hour no client gets more checks from one address than the pauses allow,
     /// and another address is never affected.
     #[test]
     fn no_order_of_attempts_gets_more_checks() {

@@ -1,4 +1,4 @@
-//! Requests in a time, by the generic cell rate algorithm: one instant per client is all that is kept.
+//! Rate limits by the generic cell rate algorithm (GCRA), which keeps one instant per client.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use crate::gate::config::Rate;
 use crate::gate::limiter::bucket_table::BucketTable;
 use crate::gate::limiter::bucket_table::Expiring;
 
-/// When the last request that was let in would have come at an even pace.
+/// When the next request would arrive at an even pace ("theoretical arrival time").
 #[derive(Clone, Copy, Debug)]
 struct TheoreticalArrival(Instant);
 
@@ -63,7 +63,7 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(more)
 }
 
-/// The pace of many clients.
+/// The theoretical arrival times of all clients.
 #[derive(Debug)]
 pub(super) struct RateTable(BucketTable<TheoreticalArrival>);
 
@@ -169,9 +169,9 @@ mod tests {
                 let rate = rate(per_second, burst);
                 rates.take_request("address", client.as_bytes(), &rate, clock.instant())
             };
-            for told in [take(), take(), take()] {
-                let (Ok(told) | Err(told)) = told;
-                let (policy, left) = (read(&told.policy_field()), read(&told.remaining_field()));
+            for quota in [take(), take(), take()] {
+                let (Ok(quota) | Err(quota)) = quota;
+                let (policy, left) = (read(&quota.policy_field()), read(&quota.remaining_field()));
                 assert_eq!(policy.0, "address", "{client}: the limit");
                 assert_eq!(left.0, policy.0, "{client}: of the same limit");
                 let [(q, quota), (w, window)] = policy.1.as_slice() else {

@@ -1,4 +1,4 @@
-//! Which media types are taken and sent (RFC 9110 sections 8.3 and 12.5.1).
+//! Which media types are accepted and sent (RFC 9110 sections 8.3 and 12.5.1).
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -33,7 +33,7 @@ struct MediaOffer {
     aliases: &'static [&'static str],
 }
 
-/// What a request is about, as far as the type of its reply goes.
+/// What a response represents, which decides its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Representation {
     /// One backup.
@@ -68,7 +68,7 @@ pub(super) fn choose_media_type(
     };
     let ranges = ranges(headers.get_all(ACCEPT).iter(), strict)?;
     let own = MediaOffer { sent, aliases };
-    // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
+    // Deviation D21. Only a range that names the type exactly asks for a stream: `text/*` does not.
     let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
     let chosen = if reply == Representation::Status && is_named() {
         let events = MediaOffer {
@@ -268,7 +268,7 @@ impl<'a> AcceptParser<'a> {
 
     /// A token (RFC 9110 section 5.6.2), which is never empty.
     fn token(&mut self) -> Option<&'a [u8]> {
-        let is_other = |it: &u8| TOKEN_BYTES.get(usize::from(*it)) != Some(&true);
+        let is_other = |byte: &u8| TOKEN_BYTES.get(usize::from(*byte)) != Some(&true);
         let end = self
             .rest
             .iter()
@@ -283,15 +283,15 @@ impl<'a> AcceptParser<'a> {
     fn skip_quoted(&mut self) -> Option<()> {
         let mut escaped = false;
         let inner = self.rest.strip_prefix(b"\"")?;
-        let is_end = |it: &u8| {
-            let ends = *it == b'"' && !escaped;
-            escaped = *it == b'\\' && !escaped;
+        let is_end = |byte: &u8| {
+            let ends = *byte == b'"' && !escaped;
+            escaped = *byte == b'\\' && !escaped;
             ends
         };
         let end = inner.iter().position(is_end)?;
         let (text, rest) = inner.split_at_checked(end)?;
         self.rest = rest.strip_prefix(b"\"")?;
-        let is_text = |it: &u8| it.is_ascii_graphic() || matches!(*it, b' ' | b'\t');
+        let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(*byte, b' ' | b'\t');
         text.iter().all(is_text).then_some(())
     }
 }
@@ -315,7 +315,9 @@ fn tenths(decimals: &[u8]) -> Option<u16> {
     let mut part = 0_u16;
     let mut scale = 100_u16;
     for digit in decimals {
-        let digit = digit.checked_sub(b'0').filter(|it| *it < 10 && scale > 0)?;
+        let digit = digit
+            .checked_sub(b'0')
+            .filter(|digit| *digit < 10 && scale > 0)?;
         part = part.saturating_add(u16::from(digit).saturating_mul(scale));
         scale = scale.checked_div(10)?;
     }
@@ -336,21 +338,23 @@ pub(super) fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<I
 
 /// Where the first separator stands that is not quoted.
 fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
-    let first = text.iter().position(|it| *it == separator || *it == b'"')?;
+    let first = text
+        .iter()
+        .position(|byte| *byte == separator || *byte == b'"')?;
     if text.get(first) == Some(&separator) {
         return Some(first);
     }
     let mut quoted = false;
     let mut escaped = false;
-    text.iter().position(|it| {
+    text.iter().position(|byte| {
         if escaped {
             escaped = false;
             return false;
         }
-        match it {
+        match byte {
             b'"' => quoted = !quoted,
             b'\\' if quoted => escaped = true,
-            _ => return *it == separator && !quoted,
+            _ => return *byte == separator && !quoted,
         }
         false
     })
@@ -396,7 +400,7 @@ impl BodyEntity {
 /// How the body is written; `None` when it does not say.
 ///
 /// # Errors
-/// 415 for a type or coding that is not taken, 400 for a part of a representation: its members would be taken for all.
+/// 415 for a type or coding that is not supported, 400 for a part of a representation: its members would be read as the whole.
 pub(super) fn body_encoding(
     headers: &HeaderMap,
     entity: BodyEntity,
@@ -429,7 +433,10 @@ pub(super) fn body_encoding(
     let text = value.to_str().map_err(|_not_ascii| refusal())?;
     let mut parts = split_outside_quotes(text, b';');
     let media = parts.next().unwrap_or_default().trim();
-    for parameter in parts.map(str::trim).filter(|it| !it.is_empty()) {
+    for parameter in parts
+        .map(str::trim)
+        .filter(|parameter| !parameter.is_empty())
+    {
         let (name, value) = parameter.split_once('=').ok_or_else(refusal)?;
         let charset = value.trim_matches('"');
         if name.eq_ignore_ascii_case("charset") && !charset.eq_ignore_ascii_case("utf-8") {
@@ -443,7 +450,7 @@ pub(super) fn body_encoding(
         .ok_or_else(refusal)
 }
 
-/// Whether a value of `Content-BodyEncoding` names anything but `identity`.
+/// Whether a value of `Content-Encoding` names anything but `identity`.
 fn has_content_coding(value: &HeaderValue) -> bool {
     let mut codings = value.as_bytes().split(|byte| *byte == b',');
     codings.any(|coding| {
@@ -452,7 +459,7 @@ fn has_content_coding(value: &HeaderValue) -> bool {
     })
 }
 
-/// 415 naming what is taken: in `Accept` for PUT, in `Accept-Post` for POST; which it is the walk knows.
+/// 415 with the supported types: in `Accept` for PUT; a POST gets them in `Accept-Post` when the response is made.
 pub(super) fn unsupported_media_type(entity: BodyEntity, strict: bool) -> Refusal {
     let taken: Vec<_> = entity
         .accepted_types(strict)
@@ -465,7 +472,7 @@ pub(super) fn unsupported_media_type(entity: BodyEntity, strict: bool) -> Refusa
         .with(ACCEPT, &list)
 }
 
-/// The header in which the answer to a POST names what is taken.
+/// The header that names the supported types in the response to a POST.
 pub(super) const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
 #[cfg(test)]

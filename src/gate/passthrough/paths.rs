@@ -19,7 +19,7 @@ pub struct PathPrefix {
 }
 
 impl PathPrefix {
-    /// Takes a path that begins with `/`, has no query, and reads the same to everybody.
+    /// Takes a path that begins with `/`, has no query, and is read in the same way by every server.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
@@ -35,7 +35,7 @@ impl PathPrefix {
         if !path.is_empty() && !is_plain(path) {
             return Err("has empty or dot segments");
         }
-        let normalized = NormalizedPath::from_path(path).filter(|it| !it.is_reserved());
+        let normalized = NormalizedPath::from_path(path).filter(|path| !path.is_reserved());
         let normalized =
             normalized.ok_or("is a path of this API, which is never passed through")?;
         Ok(Self {
@@ -122,9 +122,13 @@ impl NormalizedPath {
         let mut words = self.words();
         let is_backup = words.next() == Some("vms") && words.any(|word| word == "backups");
         let first = self.words().next().unwrap_or_default();
-        let begins = |template: &str| template.get(1..).is_some_and(|it| it.starts_with(first));
+        let begins = |template: &str| {
+            template
+                .get(1..)
+                .is_some_and(|rest| rest.starts_with(first))
+        };
         let mut like = ROUTES.iter().filter(|route| begins(route.template));
-        is_backup || like.any(|it| self.is_within(it.template))
+        is_backup || like.any(|route| self.is_within(route.template))
     }
 
     /// Whether the segments fit the template; below it too, unless it ends with an identifier.
@@ -174,10 +178,10 @@ fn fold_char(it: char) -> Option<impl Iterator<Item = char>> {
 
 /// Whether a path is one of this API's own by any reading, or cannot be read at all.
 pub(super) fn is_reserved(path: &str) -> bool {
-    NormalizedPath::from_path(path).is_none_or(|it| it.is_reserved())
+    NormalizedPath::from_path(path).is_none_or(|path| path.is_reserved())
 }
 
-/// Whether a path reads the same to everybody: no empty segment but the last, no dots, nothing encoded that need not be,
+/// Whether every server reads a path in the same way: no empty segment but the last, no dots, nothing encoded that need not be,
 /// nothing encoded twice, no control characters, backslashes or parameters.
 pub(super) fn is_plain(path: &str) -> bool {
     if is_simple(path) {
@@ -198,7 +202,7 @@ pub(super) fn is_plain(path: &str) -> bool {
     true
 }
 
-/// Whether there is nothing in a path that anybody could do anything with: small letters, digits, and no empty segment but
+/// Whether a path needs no normalisation: small letters, digits, and no empty segment but
 /// the last. Most paths are like that, and need no closer look.
 fn is_simple(path: &str) -> bool {
     let mut before = b' ';
@@ -227,7 +231,7 @@ fn is_plain_segment(segment: &str) -> bool {
     let inner = text.split(['/', '\\']).all(|part| !is_dots(part));
     let encoded_twice = percent_decode_str(&text)
         .decode_utf8()
-        .map_or(true, |it| it != text);
+        .map_or(true, |decoded| decoded != text);
     inner && !encoded_twice && !text.contains(['\\', ';']) && !text.chars().any(char::is_control)
 }
 
@@ -242,8 +246,8 @@ fn has_idle_encoding(segment: &str) -> bool {
     while let Some((_, after)) = rest.split_once('%') {
         let code = after
             .get(..2)
-            .and_then(|it| u8::from_str_radix(it, 16).ok());
-        let idle = |it: u8| it.is_ascii_alphanumeric() || b"-._~".contains(&it);
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let idle = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if code.is_none_or(idle) {
             return true;
         }

@@ -24,10 +24,10 @@ use crate::gate::response_draft::ResponseDraft;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 
-/// The word for all of them in metrics and logs that have a route.
+/// The route of pass-through requests in metrics and logs.
 pub(in crate::gate) const ROUTE_NAME: &str = "passthrough";
 
-/// A request that is to be passed on: everything that whoever carries it needs to know.
+/// A request to pass through, with everything that the proxy needs.
 #[derive(Clone, Debug)]
 pub struct PassThrough {
     /// The route that took it.
@@ -38,7 +38,7 @@ pub struct PassThrough {
     pub client: Option<IpAddr>,
     /// The method as a bounded word.
     pub method: &'static str,
-    /// Who called, unless nobody had to say.
+    /// The caller; `None` on routes without authentication.
     pub principal: Option<PrincipalName>,
     /// The request target for the upstream, in origin form.
     pub target: String,
@@ -128,7 +128,7 @@ fn asks_for_websocket(head: &RequestHead<'_>) -> bool {
         && !has_body()
 }
 
-/// The answer when a request that was to be passed on could not be.
+/// The response when a request could not be passed through.
 #[must_use]
 pub fn pass_through_failure(pass: &PassThrough, code: Code) -> HandledRequest {
     let refusal = Refusal::from(code);

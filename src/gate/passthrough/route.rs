@@ -23,7 +23,7 @@ pub const PASS_THROUGH_METHODS: &[&str] =
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(pub u64);
 
-/// One `[[passthrough]]`, as far as it decides about requests. Where they go is the listener's business.
+/// One `[[passthrough]]`, as far as it decides about requests. Where they go is decided by the listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassThroughRoute {
     /// Its name, for logs and metrics.
@@ -55,7 +55,7 @@ pub struct PassThroughRoute {
 /// Who may use a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PassThroughAccess {
-    /// Everybody who reaches the gateway, without credentials.
+    /// Every client, without credentials.
     Open,
     /// Callers who are authenticated and named here, or in a group named here.
     Allowed(Vec<Grantee>),
@@ -102,7 +102,7 @@ impl PassThroughRoute {
         Err(Refusal::from(Code::MethodNotAllowed).with(header::ALLOW, &allow))
     }
 
-    /// Whether the caller may use the route. Nobody may who is not named.
+    /// Whether the caller may use the route: only callers that it names may.
     pub(in crate::gate) fn check_caller(&self, caller: Option<&Principal>) -> Result<(), Refusal> {
         let is_for = |grantee: &Grantee, principal: &Principal| match grantee {
             Grantee::User(name) => *name == principal.name,

@@ -19,9 +19,9 @@ pub(in crate::gate) struct PassThroughRoutes(Vec<Arc<PassThroughRoute>>);
 impl PassThroughRoutes {
     pub(in crate::gate) fn new(routes: &[PassThroughRoute]) -> Self {
         let mut all: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
-        all.sort_by_key(|it| {
-            let length = it.prefix.as_str().len();
-            (it.hosts.is_empty(), std::cmp::Reverse(length))
+        all.sort_by_key(|route| {
+            let length = route.prefix.as_str().len();
+            (route.hosts.is_empty(), std::cmp::Reverse(length))
         });
         Self(all)
     }
@@ -38,21 +38,22 @@ impl PassThroughRoutes {
         if self.0.is_empty() || path == "*" {
             return Ok(None);
         }
-        let Some(normalized) = NormalizedPath::from_path(path).filter(|it| !it.is_reserved())
+        let Some(normalized) = NormalizedPath::from_path(path).filter(|path| !path.is_reserved())
         else {
             return Ok(None);
         };
-        let is_by_host = self.0.iter().any(|it| !it.hosts.is_empty());
+        let is_by_host = self.0.iter().any(|route| !route.hosts.is_empty());
         let host = if is_by_host {
             host_of(head)
         } else {
             String::new()
         };
-        let fits = |it: &&Arc<PassThroughRoute>| it.hosts.is_empty() || it.hosts.contains(&host);
+        let fits =
+            |route: &&Arc<PassThroughRoute>| route.hosts.is_empty() || route.hosts.contains(&host);
         let mut candidates = self.0.iter().filter(fits);
         let found = candidates.find(|candidate| candidate.prefix.remainder(path).is_some());
         let mut again = self.0.iter().filter(fits);
-        let other = again.find(|it| it.prefix.covers(&normalized));
+        let other = again.find(|route| route.prefix.covers(&normalized));
         match (found, other) {
             (None, None) => Ok(None),
             (Some(one), Some(two)) if Arc::ptr_eq(one, two) && paths::is_plain(path) => {
@@ -74,8 +75,9 @@ fn host_of(head: &RequestHead<'_>) -> String {
     let named = named
         .and_then(|named| named.to_str().ok())
         .unwrap_or_default();
-    let host = named
-        .parse::<http::uri::Authority>()
-        .map_or_else(|_| String::new(), |it| it.host().to_ascii_lowercase());
+    let host = named.parse::<http::uri::Authority>().map_or_else(
+        |_| String::new(),
+        |authority| authority.host().to_ascii_lowercase(),
+    );
     host.trim_end_matches('.').to_owned()
 }

@@ -181,7 +181,7 @@ fn prefixes_are_whole_segments_of_other_paths() {
 
 #[test]
 fn simple_paths_are_folded_as_others_are() {
-    // The same path, once so simple that nobody looks closely, once with a letter encoded.
+    // The same path, once so plain that it takes the short way, once with a letter encoded.
     let rows = [
         ("/", "/%2f"),
         ("/a", "/%61"),

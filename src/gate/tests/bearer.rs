@@ -439,7 +439,7 @@ async fn without_keys_a_token_is_not_judged_and_everybody_else_is() {
     let ring = KeyRing::awaiting_fetch();
     let rig = rig_of(Arc::clone(&ring));
     let token = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
-    // Somebody was asked just now, and brought nothing.
+    // The issuer was asked just now and returned nothing new.
     ring.fetch_started();
     ring.fetch_ended();
     tokio::time::pause();
@@ -490,7 +490,7 @@ async fn a_key_that_is_new_is_fetched_once_and_one_that_is_gone_counts_no_more()
     );
     let new = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
     assert_eq!(sent(&rig, &old).await, 200, "a key that is there");
-    // Whoever fetches: the issuer has gone over to another key.
+    // The fetcher: the issuer has rotated its key.
     let (asked, tasks) = (
         Arc::new(std::sync::atomic::AtomicUsize::new(0)),
         Tasks::default(),

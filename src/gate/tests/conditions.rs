@@ -33,7 +33,8 @@ async fn entity_tag(rig: &Rig, path: &str) -> String {
 fn kept(rig: &Rig) -> Vec<Precondition> {
     let state = rig.fake.0.lock().unwrap();
     let last = state.operations.last();
-    last.map(|it| it.preconditions.clone()).unwrap_or_default()
+    last.map(|submission| submission.preconditions.clone())
+        .unwrap_or_default()
 }
 
 #[tokio::test]

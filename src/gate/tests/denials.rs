@@ -124,7 +124,7 @@ async fn an_api_token_is_named_once_it_was_known() {
     let bearer = |text: &str| format!("Bearer {text}");
     let entry = denied(&rig, &basic("reader", &revoked), 401).await;
     let expected = ("wrong_owner", Some("reader"), Some("t1"));
-    assert_eq!(said(&entry), expected, "the token of somebody else");
+    assert_eq!(said(&entry), expected, "the token of another user");
     rig.reload(|rig| rig.credentials.tokens = Some(vec![brief_token]));
     let ann = Some("ann");
     let rows = [

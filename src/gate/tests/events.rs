@@ -91,7 +91,7 @@ async fn a_stream_tells_every_change_and_ends_with_the_status() {
     assert_eq!(waiters(&rig), "0", "the place is given back");
     let again = rig.send(&format!("{GET}\nLast-Event-ID: 1-3")).await;
     assert_eq!(status(&again), 204, "who knows the end need not ask again");
-    assert!(again.pieces.is_none(), "and is told nothing");
+    assert!(again.pieces.is_none(), "and receives nothing");
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn without_a_place_to_wait_a_stream_is_a_look() {
 }
 
 #[tokio::test]
-async fn when_the_gateway_stops_nobody_is_kept() {
+async fn streams_end_when_the_gateway_stops() {
     let rig = rig().await;
     let mut pieces = rig.send(GET).await.pieces.unwrap();
     text(pieces.next().await);
@@ -186,7 +186,7 @@ async fn when_the_gateway_stops_nobody_is_kept() {
     assert_eq!(status(&polled), 200, "the long poll is answered");
     assert_eq!(json(&polled)["progress"], 0, "with the present");
     let later = rig.send(&format!("{RESTORE}\nPrefer: wait=40")).await;
-    assert_eq!(status(&later), 202, "and nobody waits from now on");
+    assert_eq!(status(&later), 202, "and no new request waits");
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn streams_are_for_those_who_name_them_and_may_see_the_status() {
             "NotAcceptable",
         ),
         (
-            "somebody else's",
+            "another caller's",
             "GET /statuses?seq=1\nas: reader",
             "NoSuchStatus",
         ),

@@ -26,9 +26,9 @@ fn reference(kind: &str, name: &str) -> Value {
 
 /// The same schema under each of the media types.
 fn content(media: &[&str], schema: &str) -> Value {
-    let one = |it: &&str| {
+    let one = |text: &&str| {
         (
-            (*it).to_owned(),
+            (*text).to_owned(),
             json!({ "schema": reference("schemas", schema) }),
         )
     };
@@ -36,7 +36,7 @@ fn content(media: &[&str], schema: &str) -> Value {
 }
 
 fn headers(names: &[&str]) -> Value {
-    let one = |it: &&str| ((*it).to_owned(), reference("headers", it));
+    let one = |text: &&str| ((*text).to_owned(), reference("headers", text));
     Value::Object(names.iter().map(one).collect())
 }
 

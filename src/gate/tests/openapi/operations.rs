@@ -34,7 +34,7 @@ pub(super) struct Operation {
     refusals: &'static [Code],
 }
 
-/// The codes of no operation here: what only a Status tells, other methods, and what is passed on.
+/// The codes of no operation here: what only a Status reports, other methods, and what is passed on.
 pub(super) const ELSEWHERE: &[Code] = &[
     Code::NotExecuted,
     Code::OutcomeUnknown,
@@ -323,7 +323,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             tag: "statuses",
             versioned: false,
             own: &["seqRequired", "op", "vmSelector"],
-            answer: "The wish is durable: the Status of the operation.",
+            answer: "The cancellation request is durable: the Status of the operation.",
             refusals: &[
                 Code::NoSuchStatus,
                 Code::NotPermitted,
