@@ -212,7 +212,7 @@ fn config(grants: usize) -> Config {
             tokens: None,
             remember: Duration::from_secs(300),
         },
-        lock_out: LockOut::default(),
+        lockout: LockoutRule::default(),
         rates: RateLimits::default(),
         grants: others.chain([grant("web*")]).collect(),
         placements: vec![Placement {
@@ -307,7 +307,7 @@ impl Rig {
             certificate: &[],
         };
         let mut body = Memory(request.body.clone());
-        let Decision::Answer(exchange) = self.gate.handle(head, &mut body).await else {
+        let GateDecision::Answer(exchange) = self.gate.handle(head, &mut body).await else {
             panic!("nothing is passed on here");
         };
         let status = exchange.response.status().as_u16();

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
-use snapgate::gate::Decision;
 use snapgate::gate::Gate;
+use snapgate::gate::GateDecision;
 use snapgate::gate::HandledRequest;
 use snapgate::gate::PassThrough;
 use snapgate::gate::ProcessState;
@@ -78,6 +78,10 @@ const TOKENS: &str = r#"{"format": 1, "tokens": [{
 
 /// What a VM manager says and no client may read.
 pub(crate) const PRIVATE: &str = "no file /srv/private";
+fn private_text() -> PublicText {
+    snapgate::public_text!("There is {PRIVATE}.")
+}
+
 /// The name of the backend, which no client may read either.
 pub(crate) const BACKEND: &str = "hidden-backend";
 
@@ -159,12 +163,12 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
     let state = memory.0.lock().unwrap();
     let reads = body.reads.into_inner().unwrap();
     match decision {
-        Decision::PassThrough(pass) => {
+        GateDecision::PassThrough(pass) => {
             assert!(reads.is_empty(), "what is passed on is read by others");
             assert!(state.accepted.is_empty(), "and has no effect here");
             Fate::Passed(pass)
         }
-        Decision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
+        GateDecision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
             exchange,
             accepted: state.accepted.clone(),
             cancelled: state.cancelled.clone(),
@@ -302,7 +306,7 @@ impl OperationsApi for Memory {
             description: None,
             run_state: Some(RunState::Started),
         });
-        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, PRIVATE))
+        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, private_text()))
     }
 
     async fn backups(
@@ -331,8 +335,8 @@ impl OperationsApi for Memory {
         target: &Target,
         _by: Deadline,
     ) -> Result<Backup, Fault> {
-        let missing = || Fault::new(FaultKind::NoSuchBackup, PRIVATE);
-        self.with(|state| state.backups.get(target).cloned().ok_or_else(missing))
+        let missing = || Fault::new(FaultKind::NoSuchBackup, private_text());
+        self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
     }
 
     fn reserve(&self) -> OperationSeq {

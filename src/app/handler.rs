@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use crate::gate;
 use crate::gate::Body;
 use crate::gate::Code;
-use crate::gate::Decision;
 use crate::gate::Gate;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::ProcessState;
@@ -82,23 +82,23 @@ impl GatewayHandler {
 
     /// Nobody waits for a Status any more: whoever does is answered now.
     pub(crate) fn release(&self) {
-        self.shared.release();
+        self.shared.release_waiters();
     }
 }
 
 #[async_trait]
 impl Handler for GatewayHandler {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
         let gate = self.gate.load_full();
         let exchange = match gate.handle(head, body).await {
-            Decision::Answer(exchange) => exchange,
-            Decision::PassThrough(pass) => return Decision::PassThrough(pass),
+            GateDecision::Answer(exchange) => exchange,
+            GateDecision::PassThrough(pass) => return GateDecision::PassThrough(pass),
         };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
         if let Some(entry) = exchange.audit.as_ref().filter(|entry| !entry.written) {
             telemetry::record_audit(&entry.record(self.clock.now()));
         }
-        Decision::Answer(exchange)
+        GateDecision::Answer(exchange)
     }
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {

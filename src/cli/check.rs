@@ -99,7 +99,7 @@ fn issuers(settings: &Settings) -> Vec<String> {
             Some(source) => format!("issuer    {name}: keys from {}", source.place()),
             None => format!(
                 "issuer    {name}: keys of a file, {}",
-                it.keys.count(SystemClock.instant())
+                it.keys.key_count(SystemClock.instant())
             ),
         }
     };

@@ -11,7 +11,7 @@ use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::gate;
-use crate::gate::Caller;
+use crate::gate::AssumedCaller;
 use crate::model::GroupName;
 use crate::model::Principal;
 use crate::model::PrincipalName;
@@ -60,7 +60,7 @@ pub(super) fn run(question: &Question, output: &mut Output<'_>) -> Result<bool, 
     Ok(found.is_allowed)
 }
 
-fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>, CliError> {
+fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<AssumedCaller<'a>, CliError> {
     let credentials = &settings.gate.credentials;
     let user = |name: &PrincipalName| {
         let user = credentials.users.get(name)?;
@@ -81,7 +81,7 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
             ))
         })?;
         let token = Some(token);
-        return Ok(Caller { principal, token });
+        return Ok(AssumedCaller { principal, token });
     }
     let text = question.caller.as_deref().unwrap_or_default();
     let name = PrincipalName::new(text).map_err(|error| other(format!("the name {error}")))?;
@@ -107,5 +107,5 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
         }
     };
     let token = None;
-    Ok(Caller { principal, token })
+    Ok(AssumedCaller { principal, token })
 }

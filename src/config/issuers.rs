@@ -146,7 +146,7 @@ impl Reading<'_> {
                     refresh,
                     oldest,
                 };
-                Some((KeyRing::fetched(), Some(made)))
+                Some((KeyRing::awaiting_fetch(), Some(made)))
             }
         }
     }
@@ -200,7 +200,7 @@ impl Reading<'_> {
     }
 
     fn algorithm(&self, found: &Found) -> Option<Algorithm> {
-        let algorithm = Algorithm::named(&found.text);
+        let algorithm = Algorithm::from_name(&found.text);
         if algorithm.is_none() {
             let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
             let what = format!("{:?} is no algorithm that is taken", found.text);

@@ -110,7 +110,7 @@ fn settings(
     let limit = section(&schema::limit::TABLE);
     let specification =
         section(&schema::specification::TABLE).map(|section| specification(reader, &section));
-    let lock_out = section(&schema::lockout::TABLE).map(|section| lock_out(&section));
+    let lockout = section(&schema::lockout::TABLE).map(|section| lockout(&section));
     let rates = section(&schema::rate::TABLE).map(|section| rates(&section));
     let passes = reader.sections(root, &schema::passthrough::TABLE);
     let authentication_section = section(&schema::authentication::TABLE);
@@ -149,7 +149,7 @@ fn settings(
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
-            lock_out: lock_out?,
+            lockout: lockout?,
             rates: rates?,
             grants: people.grants,
             placements,
@@ -346,8 +346,8 @@ fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
     }
 }
 
-fn lock_out(section: &Section<'_>) -> gate::LockOut {
-    gate::LockOut {
+fn lockout(section: &Section<'_>) -> gate::LockoutRule {
+    gate::LockoutRule {
         attempts: section.small(&schema::lockout::ATTEMPTS),
         address_attempts: section.small(&schema::lockout::ADDRESS_ATTEMPTS),
         longest: section.span(&schema::lockout::LONGEST),

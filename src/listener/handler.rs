@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::gate::Body;
 use crate::gate::Code;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;

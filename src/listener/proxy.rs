@@ -101,7 +101,7 @@ impl ApiProxy {
         peer: Option<IpAddr>,
         certificate: &[CertificateName],
         session: &mut ServerSession,
-    ) -> Result<Decision, Undecided> {
+    ) -> Result<GateDecision, Undecided> {
         let parts = RequestHead {
             method: &head.method,
             target: &head.target,

@@ -119,7 +119,7 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "/vms/1/backups/4",
     ]);
     assert!(
-        status == 1 && out.contains("the scope of the token ci leaves it out"),
+        status == 1 && out.contains("the scope of the token ci excludes it"),
         "{out}"
     );
 
@@ -227,8 +227,8 @@ fn explain_names_the_grant_or_the_reason() {
             &["--as", "carol", "delete", "/vms/1/backups/456"],
             1,
             vec![
-                "delete: no grant gives it to carol or to a group of carol".to_owned(),
-                "denied: 403 NotPermitted: The caller may not do that.".to_owned(),
+                "delete: no grant allows it to carol or to a group of carol".to_owned(),
+                "denied: 403 NotPermitted: The caller is not permitted to do this.".to_owned(),
             ],
         ),
         (
@@ -236,16 +236,16 @@ fn explain_names_the_grant_or_the_reason() {
             1,
             vec![
                 format!(
-                    "read: grant[1] (snapgate.toml:{}) is not for VM \"2\"",
+                    "read: grant[1] (snapgate.toml:{}) does not cover VM \"2\"",
                     line(1)
                 ),
-                "denied: 404 NoSuchVm: There is no such VM.".to_owned(),
+                "denied: 404 NoSuchVm: The VM does not exist.".to_owned(),
             ],
         ),
         (
             &["--as", "sso", "--groups", "ops", "GET", "/vms/1"],
             1,
-            vec!["read: no grant gives it to sso or to a group of sso".to_owned()],
+            vec!["read: no grant allows it to sso or to a group of sso".to_owned()],
         ),
         (&["--as", "zoe", "GET", "/vms/1"], 1, Vec::new()),
     ];

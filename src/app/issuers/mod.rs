@@ -89,13 +89,13 @@ impl Issuers {
     /// Fetches every set again at once.
     pub(crate) fn hurry(&self) {
         for it in self.lock().iter() {
-            it.ring.hurry();
+            it.ring.request_refresh();
         }
     }
 
     /// Begins to look after one, with the keys that were there before.
     fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> Kept {
-        let ring = KeyRing::fetched();
+        let ring = KeyRing::awaiting_fetch();
         if let Some(before) = before {
             ring.inherit(before);
         }
@@ -151,12 +151,12 @@ impl Keeper {
             () = self.keep(&stop) => {}
         }
         // Whoever still waits looks again.
-        self.ring.end();
+        self.ring.fetch_ended();
     }
 
     async fn keep(&mut self, stop: &Stop) {
         loop {
-            self.ring.begin();
+            self.ring.fetch_started();
             let begun = self.clock.instant();
             let outcome = self.remote.fetch().await;
             if stop.is_given() {
@@ -166,10 +166,10 @@ impl Keeper {
                 Ok(fetched) => self.succeeded(fetched, begun),
                 Err(error) => self.failed(&error),
             };
-            self.ring.end();
+            self.ring.fetch_ended();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.ring.wanted() => {}
+                () = self.ring.refresh_requested() => {}
             }
         }
     }

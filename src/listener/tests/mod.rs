@@ -28,7 +28,7 @@ use crate::gate::Body;
 use crate::gate::BodyError;
 use crate::gate::BodyStream;
 use crate::gate::Code;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;
@@ -111,7 +111,7 @@ pub(super) struct Script {
 
 #[async_trait]
 impl Handler for Script {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let (mut status, mut text, mut close) = (200, String::new(), false);
         let mut pieces: Option<Box<dyn BodyStream>> = None;
@@ -162,7 +162,7 @@ impl Handler for Script {
             response = response.header("content-length", text.len());
             text.clear();
         }
-        Decision::Answer(HandledRequest {
+        GateDecision::Answer(HandledRequest {
             response: response.body(Bytes::from(text)).unwrap(),
             pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
@@ -178,7 +178,7 @@ impl Handler for Script {
     }
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        crate::gate::failed(pass, code)
+        crate::gate::pass_through_failure(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {

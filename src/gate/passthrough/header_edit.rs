@@ -6,10 +6,10 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-use crate::gate::passthrough::AuthorizationRule;
-use crate::gate::passthrough::FieldRule;
-use crate::gate::passthrough::PassThroughRoute;
-use crate::gate::reply::REQUEST_ID;
+use crate::gate::header_names::REQUEST_ID;
+use crate::gate::passthrough::field_rule::FieldRule;
+use crate::gate::passthrough::route::AuthorizationRule;
+use crate::gate::passthrough::route::PassThroughRoute;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
 
@@ -33,7 +33,7 @@ impl HeaderEdit {
         self.fields.drops(name) || (*name == header::AUTHORIZATION && !self.keeps_authorization)
     }
 
-    pub(super) fn of(
+    pub(super) fn for_request(
         route: &PassThroughRoute,
         head: &RequestHead<'_>,
         request: &RequestId,

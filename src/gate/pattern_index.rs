@@ -7,13 +7,13 @@ use crate::model::Pattern;
 /// Which rules may fit a text. A pattern fits only what begins with the text before its first `*`, so a look-up for
 /// each length of such a beginning finds every rule that fits, and few that do not.
 #[derive(Debug, Default)]
-pub(super) struct Prefixes {
+pub(super) struct PatternIndex {
     rules: BTreeMap<String, Vec<usize>>,
     /// The lengths of the keys, in bytes, each once.
     lengths: Vec<usize>,
 }
 
-impl Prefixes {
+impl PatternIndex {
     /// Of the patterns of each rule, in order. A rule fits where one of its patterns does.
     pub(super) fn new<'a>(patterns: impl Iterator<Item = &'a [Pattern]>) -> Self {
         let mut rules: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -50,7 +50,7 @@ mod tests {
         for _ in 0..most {
             let mut longer = Vec::new();
             for text in &last {
-                longer.extend(alphabet.iter().map(|it| format!("{text}{it}")));
+                longer.extend(alphabet.iter().map(|letter| format!("{text}{letter}")));
             }
             last = longer;
             all.extend(last.iter().cloned());
@@ -68,12 +68,14 @@ mod tests {
         // Rules of one, two and three patterns, every pattern in each kind.
         for size in 1..=3 {
             let rules: Vec<&[Pattern]> = patterns.chunks(size).collect();
-            let prefixes = Prefixes::new(rules.iter().copied());
+            let prefixes = PatternIndex::new(rules.iter().copied());
             for text in texts(&['a', '\u{e9}', 'b'], 5) {
-                let is_on = |rule: &[Pattern]| rule.iter().any(|it| it.matches(&text));
-                let wanted: Vec<usize> = (0..rules.len()).filter(|it| is_on(rules[*it])).collect();
+                let is_on = |rule: &[Pattern]| rule.iter().any(|pattern| pattern.matches(&text));
+                let wanted: Vec<usize> = (0..rules.len())
+                    .filter(|rule| is_on(rules[*rule]))
+                    .collect();
                 let mut found: Vec<usize> = prefixes.candidates(&text).collect();
-                found.retain(|it| is_on(rules[*it]));
+                found.retain(|rule| is_on(rules[*rule]));
                 found.sort_unstable();
                 found.dedup();
                 assert_eq!(found, wanted, "{text:?} with {size} patterns a rule");
@@ -84,9 +86,9 @@ mod tests {
     #[test]
     fn what_begins_otherwise_is_not_looked_at() {
         let many: Vec<Vec<Pattern>> = (0..1000)
-            .map(|it| vec![Pattern::new(&format!("vm{it:03}-*")).unwrap()])
+            .map(|number| vec![Pattern::new(&format!("vm{number:03}-*")).unwrap()])
             .collect();
-        let prefixes = Prefixes::new(many.iter().map(Vec::as_slice));
+        let prefixes = PatternIndex::new(many.iter().map(Vec::as_slice));
         let found: Vec<usize> = prefixes.candidates("vm123-a").collect();
         assert_eq!(found, [123], "one of a thousand");
         assert_eq!(prefixes.candidates("other").count(), 0, "none");

@@ -24,7 +24,7 @@ const ADDRESSES: &[&str] = &[
 ];
 
 /// Fields by which the proxies in front of applications say who the client is, after they have checked it. An upstream that
-/// believes them believes whoever can send them.
+/// trusts them trusts every client that can send them.
 const IDENTITIES: &[&str] = &[
     "auth-user",
     "iv-creds",
@@ -94,8 +94,8 @@ const OVERRIDES: &[&str] = &[
     "x-rewrite-url",
 ];
 
-/// Fields between two neighbours only (RFC 9110 section 7.6.1), besides those of framing and upgrades, which whoever writes
-/// the request to the upstream sees to.
+/// Fields between two neighbours only (RFC 9110 section 7.6.1), besides those of framing and upgrades, which the proxy
+/// that writes the request handles.
 const HOPS: &[&str] = &[
     "http2-settings",
     "keep-alive",

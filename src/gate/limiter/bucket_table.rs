@@ -1,39 +1,39 @@
-//! A table of fixed size for what is remembered of clients for a while. Nobody can push out somebody with more to forget.
+//! A table of fixed size for state that is kept of clients for a while. No client can evict an entry that expires later than its own.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use crate::model::limits;
 
-/// What is remembered of one client.
-pub(super) trait Remembered: Copy {
-    /// What is known of a client that is new.
+/// State kept of one client.
+pub(super) trait Expiring: Copy {
+    /// The state of a new client.
     fn fresh(now: Instant) -> Self;
 
-    /// From when on it is the same as nothing.
+    /// When it expires: from then on it equals that of a new client.
     fn until(&self) -> Instant;
 }
 
-/// Entries by the keyed hash of a client, in buckets of a few. A full bucket gives up whatever ends first, which may be the
-/// newcomer: with many addresses one can neither grow the table nor wash a long penalty out of it. Who does not fit is
-/// treated as new each time.
-pub(super) struct Table<V> {
+/// Entries by the keyed hash of a client, in buckets of a few. A full bucket drops the entry that expires
+/// first, which may be the new one: an attacker with many addresses can neither grow the table nor evict a long penalty. A
+/// client that does not fit is treated as new each time.
+pub(super) struct BucketTable<V> {
     key: [u8; 32],
     buckets: Box<[Bucket<V>]>,
 }
 
 type Bucket<V> = Mutex<Vec<(u64, V)>>;
 
-impl<V> fmt::Debug for Table<V> {
+impl<V> fmt::Debug for BucketTable<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
-impl<V: Remembered> Table<V> {
-    /// An empty one; `key` must be random and known to nobody.
+impl<V: Expiring> BucketTable<V> {
+    /// An empty one; `key` must be random and secret: a client that knew it could choose its bucket.
     pub(super) fn new(key: [u8; 32]) -> Self {
         let buckets = (0..limits::CLIENT_BUCKETS).map(|_| Mutex::default());
         Self {
@@ -44,22 +44,22 @@ impl<V: Remembered> Table<V> {
 
     /// The hash by which a client is known here.
     pub(super) fn hash(&self, parts: &[&[u8]]) -> u64 {
-        keyed(&self.key, parts)
+        keyed_hash_of(&self.key, parts)
     }
 
-    /// Looks at, and perhaps changes, what is remembered.
+    /// Reads and perhaps changes the state of a client, under the lock of its bucket.
     pub(super) fn with<R>(&self, hash: u64, now: Instant, change: impl FnOnce(&mut V) -> R) -> R {
         let most = u64::try_from(self.buckets.len()).unwrap_or(1).max(1);
         let at = usize::try_from(hash.checked_rem(most).unwrap_or(0)).unwrap_or(0);
         let Some(bucket) = self.buckets.get(at) else {
             return change(&mut V::fresh(now));
         };
-        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = bucket.lock();
         let found = bucket.iter().position(|(it, _)| *it == hash);
         let mut value = found
-            .and_then(|it| bucket.get(it))
-            .filter(|it| it.1.until() > now)
-            .map_or_else(|| V::fresh(now), |it| it.1);
+            .and_then(|index| bucket.get(index))
+            .filter(|entry| entry.1.until() > now)
+            .map_or_else(|| V::fresh(now), |entry| entry.1);
         let done = change(&mut value);
         if let Some(at) = found {
             bucket.swap_remove(at);
@@ -72,12 +72,12 @@ impl<V: Remembered> Table<V> {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let count = |it: &Mutex<Vec<_>>| it.lock().unwrap().len();
+        let count = |bucket: &Mutex<Vec<_>>| bucket.lock().len();
         self.buckets.iter().map(count).sum()
     }
 }
 
-fn insert<V: Remembered>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant) {
+fn insert<V: Expiring>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant) {
     bucket.retain(|(_, it)| it.until() > now);
     if bucket.len() >= limits::CLIENT_BUCKET_ENTRIES {
         let ends = bucket.iter().enumerate().min_by_key(|(_, it)| it.1.until());
@@ -91,8 +91,8 @@ fn insert<V: Remembered>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant
     bucket.push(new);
 }
 
-/// A hash that nobody can aim without the key.
-pub(super) fn keyed(key: &[u8; 32], parts: &[&[u8]]) -> u64 {
+/// A hash that cannot be aimed without the key.
+pub(super) fn keyed_hash_of(key: &[u8; 32], parts: &[&[u8]]) -> u64 {
     let mut bytes = Vec::with_capacity(128);
     for part in parts {
         bytes.extend(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
@@ -114,7 +114,7 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Until(Instant);
 
-    impl Remembered for Until {
+    impl Expiring for Until {
         fn fresh(now: Instant) -> Self {
             Self(now)
         }
@@ -126,25 +126,25 @@ mod tests {
 
     #[test]
     fn the_table_does_not_grow_and_many_small_ones_push_out_no_large_one() {
-        let table = Table::<Until>::new([3; 32]);
+        let table = BucketTable::<Until>::new([3; 32]);
         let now = ManualClock::new(Timestamp::default()).instant();
         let after = |seconds| now + Duration::from_secs(seconds);
         let culprit = table.hash(&[b"culprit"]);
-        table.with(culprit, now, |it| it.0 = after(600));
+        table.with(culprit, now, |until| until.0 = after(600));
         let most = limits::CLIENT_BUCKETS * limits::CLIENT_BUCKET_ENTRIES;
         for number in 0..4 * most {
             let hash = table.hash(&[&number.to_le_bytes()]);
-            table.with(hash, now, |it| it.0 = after(1));
+            table.with(hash, now, |until| until.0 = after(1));
         }
         let held = table.len();
         assert!(held <= most && held > most / 2, "bounded and used: {held}");
-        let until = table.with(culprit, now, |it| it.0);
+        let until = table.with(culprit, now, |until| until.0);
         assert_eq!(until, after(600), "the long one is still there");
-        let gone = table.with(culprit, after(600), |it| it.0);
+        let gone = table.with(culprit, after(600), |until| until.0);
         assert_eq!(gone, after(600), "as good as new once over");
         let other = table.hash(&[b"other"]);
-        table.with(other, after(601), |it| it.0 = after(602));
-        let found = table.with(other, after(601), |it| it.0);
+        table.with(other, after(601), |until| until.0 = after(602));
+        let found = table.with(other, after(601), |until| until.0);
         assert_eq!(found, after(602), "what is over makes room");
     }
 }
