@@ -184,7 +184,7 @@ async fn whole(address: SocketAddr, request: String) -> String {
     text
 }
 
-/// Waits until the text has come, and tells when that was; `None` when the connection ends before.
+/// Waits until the text has come, and returns when that was; `None` when the connection ends before.
 async fn waits(
     address: SocketAddr,
     request: String,
