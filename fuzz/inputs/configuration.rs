@@ -29,8 +29,8 @@ pub(crate) fn config(data: &[u8]) {
             }
         }
         (Err(one), Err(two)) => {
-            assert_eq!(one, two, "the same file, the same mistakes");
-            assert!(!one.list().is_empty(), "a mistake is told");
+            assert_eq!(one, two, "the same file, the same problems");
+            assert!(!one.list().is_empty(), "a problem is reported");
             let lines = data.split(|data| *data == b'\n').count();
             for problem in one.list().iter().filter(|problem| problem.file == path) {
                 let place = problem.place.map_or(1, |(line, _)| line);

@@ -20,70 +20,15 @@ use snapgate::operations::*;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
 
-use super::passing::ROUTES;
+use super::issuer;
+use super::issuer::NOW;
 use super::request::Request;
 use super::request::Sent;
-use super::tokens;
-
-/// Passwords are `secret`; the hash costs next to nothing, so that inputs are many.
-const SETTINGS: &str = r#"
-[server]
-public_url = "http://example.com"
-
-[operations]
-store = "operations.db"
-
-[authentication]
-tokens = "tokens.json"
-
-[[issuer]]
-name = "sso"
-issuer = "https://sso.example.com"
-audience = ["snapgate"]
-jwks = "sso.json"
-groups = ["readers=readers"]
-
-[[backend]]
-name = "hidden-backend"
-kind = "sim"
-vms = ["3*"]
-
-[[user]]
-name = "ann"
-password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
-
-[[user]]
-name = "reader"
-password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
-
-[[grant]]
-to = ["user:ann"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-
-[[grant]]
-to = ["user:reader", "group:readers"]
-actions = ["read"]
-vms = ["3*"]
-backups = ["*"]
-"#;
-
-/// A token of `ann` that may only read one VM.
-const TOKENS: &str = r#"{"format": 1, "tokens": [{
-    "name": "nightly", "owner": "ann", "created": "2026-11-27T00:00:00Z",
-    "sha256": "135ef9c4e7fb4a467e169317977748197a2df32956deff04aa4160bae6ae89f8",
-    "actions": ["read"], "vms": ["33333"], "backups": ["*"]
-}]}"#;
-
-/// What a VM manager says and no client may read.
-pub(crate) const PRIVATE: &str = "no file /srv/private";
-fn private_text() -> PublicText {
-    snapgate::public_text!("There is {PRIVATE}.")
-}
-
-/// The name of the backend, which no client may read either.
-pub(crate) const BACKEND: &str = "hidden-backend";
+use super::settings::BACKEND;
+use super::settings::PRIVATE;
+use super::settings::ROUTES;
+use super::settings::SETTINGS;
+use super::settings::TOKENS;
 
 /// What became of one request.
 #[derive(Debug)]
@@ -96,9 +41,6 @@ pub(crate) struct Outcome {
     /// The limits with which the body was read.
     pub(crate) reads: Vec<usize>,
 }
-
-/// What time it is, in milliseconds since 1970.
-pub(crate) const NOW: u32 = 5_000;
 
 /// Answers the request from the beginning of the world.
 pub(crate) fn answer(request: &Request) -> Outcome {
@@ -187,7 +129,7 @@ fn loaded(settings: &str) -> gate::Config {
     let path = folder.path().join("snapgate.toml");
     std::fs::write(&path, settings).unwrap();
     std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
-    std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
+    std::fs::write(folder.path().join("sso.json"), issuer::key_set()).unwrap();
     let loaded = config::load(&path, &|_| None);
     loaded.unwrap_or_else(|error| panic!("{error}")).gate
 }

@@ -103,7 +103,7 @@ impl Handler for GatewayHandler {
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
         self.metrics.requests.record_refusal(code.as_str());
-        gate::failed(pass, code)
+        gate::pass_through_failure(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {

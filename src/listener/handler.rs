@@ -57,7 +57,7 @@ pub struct UpstreamResult<'a> {
 pub trait Handler: fmt::Debug + Send + Sync {
     /// Decides about a request, and answers it unless it is to be forwarded. The listener drops the future of a GET or HEAD whose
     /// client disconnects; those of other methods run to their end.
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision;
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision;
 
     /// Called once per request after its response was sent. The exchange is `None` if the handler panicked or was not called.
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>);

@@ -26,7 +26,7 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::Mutex;
 
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
@@ -245,8 +245,8 @@ impl ProxyHttp for ApiProxy {
         let answered = self.call_handler(&head, peer, &certificate, session).await;
         context.target = head.target;
         match answered {
-            Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Ok(Decision::PassThrough(pass)) => {
+            Ok(GateDecision::Answer(exchange)) => context.exchange = Some(exchange),
+            Ok(GateDecision::PassThrough(pass)) => {
                 let is_fast_path_request = is_fast_path_request(session, pass.upgrade);
                 let forwarded = context.forwarded.insert(ForwardedRequest::new(pass));
                 if is_fast_path_request {

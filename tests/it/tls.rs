@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use rcgen::CertificateParams;
 use rcgen::KeyPair;
@@ -25,6 +24,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::client::basic;
 use crate::harness::Gateway;
 use crate::harness::SIM;
+use crate::harness::eventually;
 
 /// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
@@ -450,14 +450,6 @@ impl Kept {
 
     fn is_resumed(&self) -> bool {
         self.0.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

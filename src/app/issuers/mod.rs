@@ -100,7 +100,7 @@ impl Issuers {
             ring.inherit(before);
         }
         // Before anybody can ask: who comes during the first fetch waits for it.
-        ring.begin();
+        ring.fetch_started();
         self.metrics.callers.add_issuer(source.issuer.as_str());
         let (stopper, stop) = stop_pair();
         let keeper = Keeper {
@@ -179,7 +179,7 @@ impl Keeper {
         let issuer = self.source.issuer.as_str();
         let keys = fetched.keys.len();
         let until = begun.checked_add(self.source.oldest).unwrap_or(begun);
-        let is_new = self.ring.put(fetched.keys, until);
+        let is_new = self.ring.replace(fetched.keys, until);
         self.metrics.callers.record_issuer_refresh(issuer, "ok");
         let seconds = self.clock.now().as_millis().wrapping_div(1000);
         self.metrics

@@ -475,7 +475,7 @@ async fn submit(
         seq: judged.seq,
         intent: judged.intent,
         preconditions: judged.conditions.preconditions,
-        seen: judged.conditions.known_changes,
+        known_changes: judged.conditions.known_changes,
         request: request.received.id.clone(),
         note: kept.note,
         idempotency: kept.idempotency,

@@ -2,6 +2,11 @@
 //!
 //! A re-export (`pub use`) is no dependency of the file it is written in: it only gives a name to something defined elsewhere.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "syn adds kinds of items; those without a name or attributes are alike here"
+)]
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 

@@ -17,6 +17,7 @@ use snapgate::runtime::SystemClock;
 use crate::cloudapi::servers::Script;
 use crate::cloudapi::servers::http;
 use crate::conformance::key;
+use crate::harness::PATIENCE;
 
 const BACKUP: &str =
     r#"{"name": "n", "uri": "http://x/vms/1/backups/456", "created": "2026-11-24T01:02:03Z"}"#;
@@ -196,11 +197,16 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
             assert!(sent.contains(part), "{name}: {part} in {sent}");
         }
     }
-    let slow = Script::start(|request| {
+    // Answers nothing until the caller has given up.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let slow = Script::start(move |request| {
         if request.starts_with("GET ") {
             return http("200 OK", "", BACKUP);
         }
-        std::thread::sleep(Duration::from_secs(3));
+        assert!(
+            held.recv_timeout(PATIENCE).is_err(),
+            "released, not answered"
+        );
         Vec::new()
     });
     let adapter = slow.adapter(Recovery::ReplaySafe, SystemClock::shared());
@@ -208,6 +214,7 @@ async fn a_restore_that_got_no_clear_answer_may_have_been_begun() {
         .begin(&restore(), key(9), None, by(1500))
         .await
         .unwrap_err();
+    drop(release);
     let seen = (error.fault.kind, error.effect);
     assert_eq!(
         seen,

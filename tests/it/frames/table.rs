@@ -31,7 +31,7 @@ fn judge(secure: &Secure, row: &Row) -> (Option<Reaction>, bool) {
         match raw.next_reaction(SOON) {
             Some(Reaction::Status(AFTER, 200)) => return (first, true),
             Some(reaction @ (Reaction::Reset(..) | Reaction::Status(..))) => {
-                first = first.or(Some(reaction))
+                first = first.or(Some(reaction));
             }
             Some(reaction @ (Reaction::GoAway(_) | Reaction::Closed)) => {
                 return (first.or(Some(reaction)), false);

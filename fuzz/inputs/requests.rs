@@ -14,7 +14,7 @@ pub(crate) fn decision(data: &[u8]) {
     }
 }
 
-/// The bytes as the query of a look-up: read by a stranger and by somebody who sees all, and taken as a wish to stop.
+/// The bytes as the query of a look-up: read by a stranger and by a caller who sees all, and as a request to cancel.
 pub(crate) fn status_query(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else {
         return;
@@ -26,9 +26,12 @@ pub(crate) fn status_query(data: &[u8]) {
     // reader:secret
     let stranger = stranger.with("authorization", b"Basic cmVhZGVyOnNlY3JldA==");
     let hidden = checked(&stranger.unwrap());
-    let told = String::from_utf8_lossy(hidden.exchange.response.body()).into_owned();
+    let hidden_text = String::from_utf8_lossy(hidden.exchange.response.body()).into_owned();
     for uri in ["seq=1\"", "seq=2\""] {
-        assert!(!told.contains(uri), "an operation of somebody else: {told}");
+        assert!(
+            !hidden_text.contains(uri),
+            "an operation of another principal: {hidden_text}"
+        );
     }
     let stopped = checked(&Request::of_ann(Method::DELETE, &target));
     if !stopped.cancelled.is_empty() {
@@ -95,7 +98,7 @@ pub(crate) fn bodies(data: &[u8]) {
                 "known options only"
             );
         }
-        Change::Delete => panic!("nobody asked for that"),
+        Change::Delete => panic!("a change that was not requested"),
     }
     if strict {
         let known = [
