@@ -276,9 +276,11 @@ store = "{STORE}"
 [[backend]]
 name = "demo-disks"
 kind = "files"
+vms = ["*"]
+
+[backend.files]
 root = "vms"
 backups = "backups"
-vms = ["*"]
 
 [[user]]
 name = "{USER}"

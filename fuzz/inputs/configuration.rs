@@ -33,7 +33,7 @@ pub(crate) fn config(data: &[u8]) {
             assert!(!one.list().is_empty(), "a mistake is told");
             let lines = data.split(|data| *data == b'\n').count();
             for it in one.list().iter().filter(|it| it.file == path) {
-                let place = it.place.map_or(1, |(line, _)| line);
+                let place = it.position.map_or(1, |(line, _)| line);
                 assert!((1..=lines).contains(&place), "a place in the file: {it:?}");
                 assert!(is_plain(&it.key), "plain text: {it:?}");
                 assert!(is_plain(&it.what), "plain text: {it:?}");

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
-use crate::app::backends::Around;
+use crate::app::backends::AdapterDeps;
 use crate::config::Backend;
 use crate::model::BackendName;
 use crate::operations::BackendHandle;
@@ -19,22 +19,26 @@ const FIRST: Duration = Duration::from_secs(5);
 
 /// The tasks that look, one for each backend. They end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct HealthLooks(Vec<JoinHandle<()>>);
+pub(crate) struct HealthChecks(Vec<JoinHandle<()>>);
 
-impl HealthLooks {
+impl HealthChecks {
     /// Begins to look at every backend through its layers.
-    pub(crate) fn start(backends: &[Backend], handles: &[BackendHandle], around: &Around) -> Self {
+    pub(crate) fn start(
+        backends: &[Backend],
+        handles: &[BackendHandle],
+        deps: &AdapterDeps,
+    ) -> Self {
         let look = |(backend, handle): (&Backend, &BackendHandle)| {
-            let look = Look {
+            let look = BackendCheck {
                 name: handle.name.clone(),
                 adapter: Arc::clone(&handle.adapter),
                 timeout: backend.layers.timeout,
                 interval: backend.layers.health_interval,
-                clock: Arc::clone(&around.clock),
-                metrics: Arc::clone(&around.metrics),
+                clock: Arc::clone(&deps.clock),
+                metrics: Arc::clone(&deps.metrics),
                 last: None,
             };
-            around.tasks.spawn(look.repeated())
+            deps.tasks.spawn(look.repeated())
         };
         Self(backends.iter().zip(handles).map(look).collect())
     }
@@ -49,7 +53,7 @@ impl HealthLooks {
     }
 }
 
-impl Drop for HealthLooks {
+impl Drop for HealthChecks {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
@@ -64,7 +68,7 @@ enum Condition {
 
 /// The looks at one backend.
 #[derive(Debug)]
-struct Look {
+struct BackendCheck {
     name: BackendName,
     adapter: Arc<dyn Adapter>,
     timeout: Duration,
@@ -74,7 +78,7 @@ struct Look {
     last: Option<Condition>,
 }
 
-impl Look {
+impl BackendCheck {
     async fn repeated(mut self) {
         // A start is busy enough, and the first requests of clients say as much as a look.
         tokio::time::sleep(self.interval.min(FIRST)).await;
@@ -133,7 +137,7 @@ mod tests {
     use crate::runtime::SystemClock;
     use crate::runtime::Tasks;
 
-    fn look(script: &Script) -> (Look, Arc<Metrics>) {
+    fn look(script: &Script) -> (BackendCheck, Arc<Metrics>) {
         let clock = SystemClock::shared();
         let sim = Sim::new(
             &sim::Config::default(),
@@ -141,7 +145,7 @@ mod tests {
             Tasks::default(),
         );
         let metrics = Arc::new(Metrics::new().unwrap());
-        let look = Look {
+        let look = BackendCheck {
             name: BackendName::new("lab").unwrap(),
             adapter: Arc::new(Chaos::new(Arc::new(sim), script.clone())),
             timeout: Duration::from_secs(10),
@@ -185,7 +189,7 @@ mod tests {
         let script = Script::default();
         let (look, metrics) = look(&script);
         let adapter = Arc::downgrade(&look.adapter);
-        let looks = HealthLooks(vec![Tasks::default().spawn(look.repeated())]);
+        let looks = HealthChecks(vec![Tasks::default().spawn(look.repeated())]);
         let trouble = Trouble::Fail(FaultKind::Unavailable, Effect::None, Retry::Permanent);
         script.repeat(Call::Health, trouble, 3);
         let seen = async {

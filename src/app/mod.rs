@@ -22,7 +22,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::app::handler::GatewayHandler;
-use crate::app::health::HealthLooks;
+use crate::app::health::HealthChecks;
 use crate::app::issuers::Issuers;
 use crate::app::operator::OperatorApi;
 use crate::config;
@@ -71,12 +71,12 @@ pub enum StartError {
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// A backend cannot be used.
-    #[error("backend {name}: {why}")]
+    #[error("cannot create the adapter of backend {name}")]
     Backend {
         /// Which.
         name: BackendName,
-        /// What to do about it.
-        why: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The system has no randomness.
     #[error("the system gives no random numbers")]
@@ -86,7 +86,7 @@ pub enum StartError {
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
-    looks: HealthLooks,
+    health_checks: HealthChecks,
     front: Arc<GatewayHandler>,
     bench: Arc<OperatorApi>,
     issuers: Issuers,
@@ -124,13 +124,14 @@ pub async fn start_on(
     // What adapters have begun is not waited for: it is found again after the next start.
     let its_metrics = Metrics::clone(&metrics);
     let store = OpenStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
-    let around = backends::Around {
+    let deps = backends::AdapterDeps {
         annotations: store.annotations(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
         tasks: Tasks::default(),
     };
-    let (backends, looks) = backends::start(&settings.backends, &around)?;
+    let backends = backends::build(&settings.backends, &deps)?;
+    let health_checks = HealthChecks::start(&settings.backends, &backends, &deps);
     let operations = Operations::open_on(
         store,
         settings.operations.clone(),
@@ -170,7 +171,7 @@ pub async fn start_on(
     metrics.certificates(&ends(tls));
     bench.open(admin.address());
     Ok(Running {
-        looks,
+        health_checks,
         front,
         bench,
         issuers,
@@ -228,7 +229,7 @@ fn upstreams_of(
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
 ) -> Arc<Upstreams> {
-    // Who looks after them is not waited for.
+    // Who health_checks after them is not waited for.
     let upstreams = Upstreams::new(Arc::clone(clock), Arc::clone(metrics), Tasks::default());
     prepare_upstreams(&upstreams, settings);
     upstreams
@@ -347,7 +348,7 @@ impl Running {
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;
-        self.looks.stop().await;
+        self.health_checks.stop().await;
         self.bench.close();
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);

@@ -43,7 +43,7 @@ pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<Probed> {
             is_well: true,
             lines: Vec::new(),
         };
-        match backends::bare(backend, &clock, &Tasks::default()) {
+        match backends::build_adapter(backend, &clock, &Tasks::default()) {
             Ok(adapter) => look(settings, backend, adapter, &clock, metrics, &mut found).await,
             Err(error) => found.failed(error.to_string()),
         }

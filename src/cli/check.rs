@@ -7,8 +7,6 @@ use crate::app;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
-use crate::config::Backend;
-use crate::config::BackendKind;
 use crate::config::Settings;
 use crate::gate::Issuer;
 use crate::listener::Certificate;
@@ -75,7 +73,7 @@ fn summary(settings: &Settings) -> String {
         lines.push(format!(
             "backend   {} ({}): {}",
             backend.name,
-            kind(backend),
+            backend.config.kind(),
             vms.join(", ")
         ));
     }
@@ -96,7 +94,7 @@ fn issuers(settings: &Settings) -> Vec<String> {
         let name = &it.name;
         let source = settings.key_sources.iter().find(|its| its.issuer == *name);
         match source {
-            Some(source) => format!("issuer    {name}: keys from {}", source.place()),
+            Some(source) => format!("issuer    {name}: keys from {}", source.display_url()),
             None => format!(
                 "issuer    {name}: keys of a file, {}",
                 it.keys.count(SystemClock.instant())
@@ -114,16 +112,4 @@ fn certificates(tls: &Tls) -> Vec<String> {
         format!("tls       {} until {ends}", it.names().join(", "))
     };
     tls.certificates().iter().map(line).collect()
-}
-
-const fn kind(backend: &Backend) -> &'static str {
-    match backend.kind {
-        BackendKind::CloudApi(_) => "cloudapi",
-        BackendKind::Files(_) => "files",
-        BackendKind::Libvirt(_) => "libvirt",
-        BackendKind::Incus(_) => "incus",
-        BackendKind::Proxmox(_) => "proxmox",
-        BackendKind::Sim(_) => "sim",
-        BackendKind::Qemu(_) => "qemu",
-    }
 }

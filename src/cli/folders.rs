@@ -10,7 +10,7 @@ use crate::adapters::files::Take;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
-use crate::config::BackendKind;
+use crate::config::BackendConfig;
 use crate::config::Settings;
 use crate::model::BackendName;
 use crate::model::VmId;
@@ -56,7 +56,7 @@ fn chosen<'a>(
     name: Option<&str>,
 ) -> Result<Vec<(&'a BackendName, &'a files::Config)>, CliError> {
     let backends = settings.backends.iter().filter_map(|backend| {
-        let BackendKind::Files(config) = &backend.kind else {
+        let BackendConfig::Files(config) = &backend.config else {
             return None;
         };
         let is_meant = name.is_none_or(|name| backend.name.as_str() == name);

@@ -29,7 +29,6 @@ mod request_bodies;
 mod response_cache;
 mod route;
 mod statuses;
-mod suggest;
 mod version;
 mod wire;
 

@@ -8,7 +8,6 @@ use crate::gate::negotiate::Encoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::route::form_value;
-use crate::gate::suggest;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -21,6 +20,7 @@ use crate::model::RestoreOptions;
 use crate::model::Tag;
 use crate::model::TextError;
 use crate::model::limits;
+use crate::model::suggest;
 
 /// Members of a Backup that every change may write.
 const WRITABLE: &[&str] = &["name", "description", "tags", "protected"];
@@ -96,7 +96,7 @@ impl Strangers<'_> {
             let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
             Err(Refusal::says(Code::UnknownMember, text).on(field))
         };
-        if let Some(near) = suggest::nearest(name, &self.known) {
+        if let Some(near) = suggest::nearest(name, self.known.iter().copied()) {
             return refused(format!("The member is not known; did you mean \"{near}\"?"));
         }
         if self.strict {

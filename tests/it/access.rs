@@ -382,7 +382,7 @@ fn a_rate_limit_is_told_and_kept() {
     let bad = configured(folder.path(), "[rate]\nprincipal_burst = 3\n");
     let (status, _, err) = snapgate(&["check", "--config", &bad]);
     assert!(
-        status == 78 && err.contains("rate.principal_burst: means nothing without principal"),
+        status == 78 && err.contains("rate.principal_burst: has no effect without principal"),
         "{err}"
     );
 }

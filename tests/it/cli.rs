@@ -85,12 +85,14 @@ store = "operations.sqlite"
 name = "lab"
 kind = "sim"
 vms = ["web*", "db01"]
+[backend.sim]
 simulated_vms = ["web01", "db02"]
 
 [[backend]]
 name = "disks"
 kind = "files"
 vms = ["v-*"]
+[backend.files]
 root = "vms"
 backups = "kept"
 "#;

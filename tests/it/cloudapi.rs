@@ -165,10 +165,11 @@ store = "operations.db"
 [[backend]]
 name = "images"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
 new_folders = true
-vms = ["*"]
 [[user]]
 name = "gate"
 password_hash = "{SECRET_HASH}"

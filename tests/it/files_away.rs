@@ -33,9 +33,10 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
-vms = ["*"]
 {backend}
 [[user]]
 name = "alice"

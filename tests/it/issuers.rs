@@ -727,31 +727,31 @@ fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
         (
             "neither",
             String::new(),
-            "issuer[0].jwks: is missing",
+            "issuer[0].jwks: is required",
             "jwks_url = \"https://...\"",
         ),
         (
             "both",
             format!("jwks = \"keys.json\"\n{url}"),
-            "issuer[0].jwks_url: is there beside jwks",
+            "issuer[0].jwks_url: cannot be combined with jwks",
             "remove one",
         ),
         (
             "a URL as a file",
             "jwks = \"https://sso.example.com/jwks\"\n".to_owned(),
-            "issuer[0].jwks: is a URL",
+            "issuer[0].jwks: expected a path, got a URL",
             "write it as jwks_url",
         ),
         (
             "plain HTTP",
             "jwks_url = \"http://sso.example.com/jwks\"\n".to_owned(),
-            "issuer[0].jwks_url: is plain HTTP to another machine",
+            "issuer[0].jwks_url: would fetch keys in cleartext from another machine",
             "write https://",
         ),
         (
             "no URL",
             "jwks_url = \"sso.example.com\"\n".to_owned(),
-            "issuer[0].jwks_url: is no URL",
+            "issuer[0].jwks_url: is not the URL",
             "write https://host/path",
         ),
         (
@@ -769,13 +769,13 @@ fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
         (
             "an authority for plain HTTP",
             "jwks_url = \"http://127.0.0.1:1/\"\njwks_ca = \"empty.pem\"\n".to_owned(),
-            "issuer[0].jwks_ca: means nothing for http://",
+            "issuer[0].jwks_ca: has no effect with http://",
             "remove it",
         ),
         (
             "a rhythm for a file",
             "jwks = \"keys.json\"\njwks_refresh = \"1h\"\n".to_owned(),
-            "issuer[0].jwks_refresh: means nothing without jwks_url",
+            "issuer[0].jwks_refresh: has no effect without jwks_url",
             "remove it",
         ),
         (
@@ -793,10 +793,7 @@ fn what_is_wrong_with_an_issuer_is_told_with_its_remedy() {
             told.contains(what) && told.contains(remedy),
             "{name}: {told}"
         );
-        assert!(
-            told.ends_with("1 mistake\n"),
-            "{name}: nothing else: {told}"
-        );
+        assert!(told.ends_with("1 error\n"), "{name}: nothing else: {told}");
     }
 }
 

@@ -715,8 +715,9 @@ store = "operations.db"
 [[backend]]
 name = "host"
 kind = "libvirt"
-libvirt_socket = "run/libvirt-sock"
 vms = ["web01", "web02"]
+[backend.libvirt]
+libvirt_socket = "run/libvirt-sock"
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"

@@ -140,7 +140,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "no key",
             "[[certificate]]\nchain = \"one.pem\"\n",
-            "certificate[0].key: is missing",
+            "certificate[0].key: is required",
         ),
         (
             "absent",
@@ -185,12 +185,12 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "clients without authority",
             &format!("{one}[tls]\nclient_certificates = \"required\"\n"),
-            "tls.client_ca: is missing",
+            "tls.client_ca: is required",
         ),
         (
             "authority without clients",
             &format!("{one}[tls]\nclient_ca = \"one.pem\"\n"),
-            "tls.client_ca: has no meaning while client_certificates is \"off\"",
+            "tls.client_ca: has no effect with client_certificates = \"off\"",
         ),
         (
             "empty authority",
@@ -206,7 +206,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         assert!(problems.contains(expected), "{name}: {problems}");
         assert!(!problems.contains("PRIVATE KEY"), "{name}: no key is told");
         assert!(
-            problems.trim_end().ends_with("\n1 mistake"),
+            problems.trim_end().ends_with("\n1 error"),
             "{name}: told once: {problems}"
         );
     }
@@ -238,7 +238,7 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
     fs::write(here.join("bare.key"), key.serialize_pem()).unwrap();
     let no_name =
         "certificate[0].chain: the certificate has a common name but no subject alternative name";
-    let other = "certificate[0].names: \"two.example\" is not among the subject alternative names";
+    let other = "certificate[0].names: \"two.example\" is not a subject alternative name";
     // The files, the names to serve, and how the warning begins.
     let rows: [(&str, &str, Option<&str>); 5] = [
         ("one", "", None),

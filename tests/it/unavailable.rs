@@ -41,8 +41,9 @@ impl Site {
         let root = root.display();
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n{sim}\n\
-             [[backend]]\nname = \"disks\"\nkind = \"files\"\nvms = [\"web\"]\nroot = \"{root}\"\nbackups = \"backups\"\nnew_folders = true\n\
-             health_interval = \"1s\"\nbreaker_pause = \"1s\"\n"
+             [[backend]]\nname = \"disks\"\nkind = \"files\"\nvms = [\"web\"]\n\
+             health_interval = \"1s\"\nbreaker_pause = \"1s\"\n\
+             [backend.files]\nroot = \"{root}\"\nbackups = \"backups\"\nnew_folders = true\n"
         );
         let file = self.at(&format!("{name}.toml"));
         fs::write(&file, text).unwrap();

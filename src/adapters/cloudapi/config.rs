@@ -79,8 +79,12 @@ impl Credential {
     /// # Errors
     /// [`ConfigError::Credential`] when the name holds a colon, or one of them a control character.
     pub fn basic(user: &str, password: &Secret) -> Result<Self, ConfigError> {
-        let control = |it: &str| it.chars().any(char::is_control);
-        if user.is_empty() || user.contains(':') || control(user) || control(password.reveal()) {
+        let has_control = |text: &str| text.chars().any(char::is_control);
+        if user.is_empty()
+            || user.contains(':')
+            || has_control(user)
+            || has_control(password.reveal())
+        {
             return Err(ConfigError::Credential);
         }
         let both = Secret::new(format!("{user}:{}", password.reveal()));
@@ -124,7 +128,7 @@ impl Eq for Credential {}
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
-    #[error("{} cannot be read: {why}", file.display())]
+    #[error("cannot read {}: {why}", file.display())]
     File {
         /// Which.
         file: PathBuf,
@@ -140,10 +144,12 @@ pub enum ConfigError {
     )]
     Address,
     /// Plain HTTP would cross a network.
-    #[error("is plain HTTP to another machine, where credentials can be read by all; use https://")]
+    #[error("would send credentials in cleartext to another machine; use https://")]
     Plaintext,
     /// User, password or token hold what a header field cannot.
-    #[error("cannot be sent: a user name has no colon, and neither has control characters")]
+    #[error(
+        "cannot be sent in a header field: user names must not contain a colon, and no credential may contain control characters"
+    )]
     Credential,
     /// The version is malformed.
     #[error("is not a version such as 0.1")]
@@ -182,7 +188,8 @@ impl Config {
 
     /// The version as it is sent.
     pub(super) fn version_field(&self) -> Result<HeaderValue, ConfigError> {
-        let digits = |it: &str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let parts = self.version.split('.').count();
         if parts > 3 || !self.version.split('.').all(digits) || self.version.len() > 64 {
             return Err(ConfigError::Version);
@@ -230,7 +237,7 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 
 /// What a configured address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum ServerUrl {
     /// The path of a unix socket.
     Socket(PathBuf),
     /// Plain HTTP on this machine, and the path below which the API is.
@@ -239,12 +246,12 @@ pub enum Place {
     Host(String, Vec<String>),
 }
 
-impl Place {
+impl ServerUrl {
     /// From `unix:///path`, `https://host:port/path` or `http://127.0.0.1:port/path`.
     ///
     /// # Errors
     /// [`ConfigError::Address`] when it has none of these forms, [`ConfigError::Plaintext`] for HTTP to elsewhere.
-    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+    pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
         if let Some(path) = url
             .strip_prefix("unix://")
             .filter(|rest| rest.starts_with('/'))
@@ -254,11 +261,14 @@ impl Place {
         let (scheme, rest) = url.split_once("://").ok_or(ConfigError::Address)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let plain = |it: char| it.is_ascii_alphanumeric() || ".-:[]".contains(it);
-        let unreserved = |it: char| it.is_ascii_alphanumeric() || "-._~".contains(it);
-        let segment = |it: &&str| !matches!(*it, "" | "." | "..") && it.chars().all(unreserved);
+        let is_host =
+            |character: char| character.is_ascii_alphanumeric() || ".-:[]".contains(character);
+        let is_unreserved =
+            |character: char| character.is_ascii_alphanumeric() || "-._~".contains(character);
+        let is_segment =
+            |text: &&str| !matches!(*text, "" | "." | "..") && text.chars().all(is_unreserved);
         let base: Vec<&str> = path.split('/').filter(|_| !path.is_empty()).collect();
-        if authority.is_empty() || !authority.chars().all(plain) || !base.iter().all(segment) {
+        if authority.is_empty() || !authority.chars().all(is_host) || !base.iter().all(is_segment) {
             return Err(ConfigError::Address);
         }
         let base = base.into_iter().map(str::to_owned).collect();
@@ -275,13 +285,13 @@ impl Place {
 
 /// An IP address of this machine alone, with or without a port. Names may lead anywhere.
 fn loopback(authority: &str) -> Option<SocketAddr> {
-    let bare = |it: &str| {
-        let host = it.trim_start_matches('[').trim_end_matches(']');
+    let without_port = |text: &str| {
+        let host = text.trim_start_matches('[').trim_end_matches(']');
         let host: Option<IpAddr> = host.parse().ok();
         host.map(|host| SocketAddr::new(host, 80))
     };
-    let address = authority.parse().ok().or_else(|| bare(authority))?;
-    Some(address).filter(|it: &SocketAddr| it.ip().is_loopback())
+    let address = authority.parse().ok().or_else(|| without_port(authority))?;
+    Some(address).filter(|address: &SocketAddr| address.ip().is_loopback())
 }
 
 #[cfg(test)]
@@ -290,41 +300,44 @@ mod tests {
 
     #[test]
     fn addresses_have_three_forms() {
-        let base = |it: &[&str]| it.iter().map(|it| (*it).to_owned()).collect();
-        let rows: Vec<(&str, Result<Place, &str>)> = vec![
+        let base = |segments: &[&str]| segments.iter().map(|text| (*text).to_owned()).collect();
+        let rows: Vec<(&str, Result<ServerUrl, &str>)> = vec![
             (
                 "unix:///run/vmm.socket",
-                Ok(Place::Socket(PathBuf::from("/run/vmm.socket"))),
+                Ok(ServerUrl::Socket(PathBuf::from("/run/vmm.socket"))),
             ),
             (
                 "https://lab.example:8443",
-                Ok(Place::Host("lab.example:8443".to_owned(), base(&[]))),
+                Ok(ServerUrl::Host("lab.example:8443".to_owned(), base(&[]))),
             ),
             (
                 "https://[::1]:8443/",
-                Ok(Place::Host("[::1]:8443".to_owned(), base(&[]))),
+                Ok(ServerUrl::Host("[::1]:8443".to_owned(), base(&[]))),
             ),
             (
                 "https://lab.example/cloud/v1",
-                Ok(Place::Host(
+                Ok(ServerUrl::Host(
                     "lab.example".to_owned(),
                     base(&["cloud", "v1"]),
                 )),
             ),
             (
                 "http://127.0.0.1:8080",
-                Ok(Place::Loopback(
+                Ok(ServerUrl::Loopback(
                     "127.0.0.1:8080".parse().unwrap(),
                     base(&[]),
                 )),
             ),
             (
                 "http://[::1]:8080/a",
-                Ok(Place::Loopback("[::1]:8080".parse().unwrap(), base(&["a"]))),
+                Ok(ServerUrl::Loopback(
+                    "[::1]:8080".parse().unwrap(),
+                    base(&["a"]),
+                )),
             ),
-            ("http://192.0.2.1:8080", Err("plain HTTP")),
-            ("http://localhost:8080", Err("plain HTTP")),
-            ("http://127.0.0.1.evil.example", Err("plain HTTP")),
+            ("http://192.0.2.1:8080", Err("in cleartext")),
+            ("http://localhost:8080", Err("in cleartext")),
+            ("http://127.0.0.1.evil.example", Err("in cleartext")),
             ("unix://relative", Err("is neither")),
             ("https://", Err("is neither")),
             ("https://user@lab.example", Err("is neither")),
@@ -336,7 +349,7 @@ mod tests {
             ("lab.example", Err("is neither")),
         ];
         for (url, expected) in rows {
-            match (Place::from_url(url), expected) {
+            match (ServerUrl::parse(url), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{url}"),
                 (Err(found), Err(expected)) => {
                     assert!(found.to_string().contains(expected), "{url}: {found}");
@@ -348,7 +361,7 @@ mod tests {
 
     #[test]
     fn credentials_fit_into_a_header_field_and_do_not_print() {
-        let secret = |it: &str| Secret::new(it.to_owned());
+        let secret = |text: &str| Secret::new(text.to_owned());
         let basic = Credential::basic("gate", &secret("p\u{e4}ss:word")).unwrap();
         assert_eq!(
             basic.value().reveal(),

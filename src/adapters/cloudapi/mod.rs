@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod error;
 mod find;
+mod keys;
 mod link;
 mod map;
 mod rests;
@@ -18,7 +19,6 @@ pub use config::Address;
 pub use config::Config;
 pub use config::ConfigError;
 pub use config::Credential;
-pub use config::Place;
 pub use config::Server;
 
 use std::sync::Arc;

@@ -16,6 +16,7 @@ mod error;
 mod faults;
 mod jobs;
 mod journal;
+mod keys;
 mod lock;
 mod loops;
 mod manifest;

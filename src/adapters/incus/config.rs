@@ -60,7 +60,7 @@ pub enum Server {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
-    #[error("{} cannot be read: {why}", file.display())]
+    #[error("cannot read {}: {why}", file.display())]
     File {
         /// Which.
         file: PathBuf,
@@ -74,7 +74,7 @@ pub enum ConfigError {
     #[error("is neither unix:///path/of/the/socket nor https://host:port")]
     Address,
     /// The project's name is malformed.
-    #[error("is not the name of a project")]
+    #[error("invalid project name")]
     Project,
 }
 
@@ -128,30 +128,31 @@ impl Server {
 
 /// What a configured address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum ServerUrl {
     /// The path of a unix socket.
     Socket(PathBuf),
     /// Host and port of TLS.
     Host(String),
 }
 
-impl Place {
+impl ServerUrl {
     /// From `unix:///path` or `https://host:port`.
     ///
     /// # Errors
     /// [`ConfigError::Address`] when it has neither form.
-    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+    pub(super) fn parse(url: &str) -> Result<Self, ConfigError> {
         if let Some(path) = url
             .strip_prefix("unix://")
             .filter(|rest| rest.starts_with('/'))
         {
             return Ok(Self::Socket(PathBuf::from(path)));
         }
-        let plain = |it: char| it.is_ascii_alphanumeric() || ".-:[]".contains(it);
+        let is_host =
+            |character: char| character.is_ascii_alphanumeric() || ".-:[]".contains(character);
         url.strip_prefix("https://")
             .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-            .filter(|it| !it.is_empty() && it.chars().all(plain))
-            .map(|it| Self::Host(it.to_owned()))
+            .filter(|host| !host.is_empty() && host.chars().all(is_host))
+            .map(|host| Self::Host(host.to_owned()))
             .ok_or(ConfigError::Address)
     }
 }
@@ -169,8 +170,8 @@ mod tests {
 
     #[test]
     fn addresses_have_two_forms() {
-        let socket = |it: &str| Some(Place::Socket(PathBuf::from(it)));
-        let host = |it: &str| Some(Place::Host(it.to_owned()));
+        let socket = |path: &str| Some(ServerUrl::Socket(PathBuf::from(path)));
+        let host = |host: &str| Some(ServerUrl::Host(host.to_owned()));
         let rows = [
             (
                 "unix:///var/lib/lxd/unix.socket",
@@ -185,7 +186,7 @@ mod tests {
             ("https://lab.example/1.0", None),
         ];
         for (url, expected) in rows {
-            assert_eq!(Place::from_url(url).ok(), expected, "{url}");
+            assert_eq!(ServerUrl::parse(url).ok(), expected, "{url}");
         }
     }
 }

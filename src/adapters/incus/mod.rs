@@ -13,6 +13,7 @@ mod error;
 mod evidence;
 mod expiry;
 mod guard;
+mod keys;
 mod map;
 mod wire;
 
@@ -22,7 +23,6 @@ mod tests;
 pub use config::Address;
 pub use config::Config;
 pub use config::ConfigError;
-pub use config::Place;
 pub use config::Server;
 
 use std::collections::BTreeMap;

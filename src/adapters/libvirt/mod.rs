@@ -12,6 +12,7 @@ mod error;
 mod images;
 mod inspect;
 mod jobs;
+mod keys;
 mod link;
 mod map;
 mod nodes;

@@ -9,6 +9,7 @@ mod error;
 mod identity;
 mod image;
 mod in_use;
+mod keys;
 mod map;
 mod qcow2;
 mod qmp;

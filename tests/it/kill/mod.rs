@@ -103,6 +103,7 @@ name = "lab"
 kind = "sim"
 vms = ["*"]
 concurrency = 8
+[backend.sim]
 simulator = "unix:{}"
 recovery = "{}"
 settle = "{}"
