@@ -1,21 +1,14 @@
-//! The kinds of VM manager: one line for each.
+//! The kinds of VM manager: one line for each, at `register!` below.
 
 use std::sync::Arc;
 
 use crate::adapters::adapter::Adapter;
-use crate::adapters::cloudapi;
-use crate::adapters::files;
-use crate::adapters::incus;
 use crate::adapters::kind::AdapterKind;
 use crate::adapters::kind::BackendFolder;
 use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::kind::WarningContext;
-use crate::adapters::libvirt;
-use crate::adapters::proxmox;
-use crate::adapters::qemu;
-use crate::adapters::sim;
 use crate::schema::Section;
 use crate::schema::Table;
 
@@ -92,13 +85,13 @@ macro_rules! register {
     };
 }
 register! {
-    CloudApi(cloudapi::Config),
-    Files(files::Config),
-    Incus(incus::Config),
-    Libvirt(libvirt::Config),
-    Proxmox(proxmox::Config),
-    Qemu(qemu::Config),
-    Sim(sim::Config),
+    CloudApi(crate::adapters::cloudapi::Config),
+    Files(crate::adapters::files::Config),
+    Incus(crate::adapters::incus::Config),
+    Libvirt(crate::adapters::libvirt::Config),
+    Proxmox(crate::adapters::proxmox::Config),
+    Qemu(crate::adapters::qemu::Config),
+    Sim(crate::adapters::sim::Config),
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Looks at every backend soon after the start and then now and again, so that one that is not used is known to be down.
+//! Health checks: every backend soon after the start and then periodically, so that an unused one is known to be down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::operations::BackendHandle;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
-/// Longest time from the start to the first look.
+/// Longest time from the start to the first health check.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// The tasks that look, one for each backend. They end when this is dropped.
+/// The health check tasks, one for each backend. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct HealthChecks(Vec<JoinHandle<()>>);
 
 impl HealthChecks {
-    /// Begins to look at every backend through its layers.
+    /// Starts the health checks of every backend, through its layers.
     pub(crate) fn start(
         backends: &[Backend],
         handles: &[BackendHandle],
@@ -66,7 +66,7 @@ enum Condition {
     Unavailable,
 }
 
-/// The looks at one backend.
+/// The health checks of one backend.
 #[derive(Debug)]
 struct BackendCheck {
     name: BackendName,
@@ -101,12 +101,12 @@ impl BackendCheck {
         match found {
             // At the start being available is nothing to log.
             Ok(health) if before == Some(Condition::Unavailable) => {
-                tracing::info!(backend = %self.name, product = health.product, "backend is available again");
+                tracing::info!(backend = %self.name, product = health.product, "backend available");
             }
             Err(error) if before != Some(Condition::Unavailable) => self.log(&error),
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(backend = %self.name, reason = %error.fault.text, "backend is still unavailable");
+                tracing::debug!(backend = %self.name, reason = %error.fault.text, "backend still unavailable");
             }
         }
     }
@@ -117,7 +117,7 @@ impl BackendCheck {
             kind = error.fault.kind.as_str(),
             reason = %error.fault.text,
             cause = error.private(),
-            "backend is unavailable"
+            "backend unavailable"
         );
     }
 }

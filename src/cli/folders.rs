@@ -21,10 +21,10 @@ pub(super) struct Init {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// One backend; every one of kind `files` unless given
+    /// Only this backend [default: every backend of kind files]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// Take folders that hold other files too
+    /// Accept folders that contain other files
     #[arg(long)]
     accept_contents: bool,
 }
@@ -65,11 +65,9 @@ fn chosen<'a>(
     let chosen: Vec<_> = backends.collect();
     match (name, chosen.is_empty()) {
         (Some(name), true) => Err(other(format!(
-            "there is no backend {name} of kind \"files\" in the configuration"
+            "no backend {name} of kind \"files\" is configured"
         ))),
-        (None, true) => Err(other(
-            "there is no backend of kind \"files\" in the configuration",
-        )),
+        (None, true) => Err(other("no backend of kind \"files\" is configured")),
         (Some(_) | None, false) => Ok(chosen),
     }
 }
@@ -105,7 +103,7 @@ pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliEr
     for (name, folders) in chosen(&settings, Some(&wanted.backend))? {
         let adopted = files::adopt(folders, &from, &to).map_err(|error| failed(name, &error))?;
         output.print(&format!(
-            "{} backups of {from} are of {to} now; {} were already\n",
+            "{} backups of {from} now belong to {to}; {} already did\n",
             adopted.changed, adopted.kept
         ))?;
     }

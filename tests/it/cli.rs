@@ -237,7 +237,7 @@ fn passwords_that_could_never_be_used_are_refused() {
             "bcrypt",
             &["hash-password", "--bcrypt"],
             &bcrypt,
-            "no bcrypt hash",
+            "cannot create a bcrypt hash",
         ),
     ];
     for (name, arguments, input, expected) in rows {

@@ -827,7 +827,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     assert_eq!(status, 0, "{told}");
     assert!(!told.contains("warning"), "nothing is odd: {told}");
     let corp = "issuer    corp: keys from https://sso.example.com/realms/corp/protocol/";
-    for line in [corp, "issuer    ci: keys of a file, 1\n"] {
+    for line in [corp, "issuer    ci: keys from a file, 1\n"] {
         assert!(told.contains(line), "{line}: {told}");
     }
     let rows: [(&[&str], i32, &str); 4] = [
@@ -884,7 +884,7 @@ fn routes_without_authentication_are_warned_of_where_others_can_reach_them() {
     let file = folder.path().join("c.toml");
     let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
     let route = "[[passthrough]]\nname = \"manager\"\npath = \"/m\"\nupstreams = [\"http://127.0.0.1:1\"]\n";
-    let warning = "warning: passthrough[0].authentication: whoever reaches";
+    let warning = "warning: passthrough[0].authentication: route ";
     for (listen, keys, expected) in [
         ("0.0.0.0", "authentication = \"none\"\n", true),
         ("127.0.0.1", "authentication = \"none\"\n", false),

@@ -180,7 +180,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "clients without TLS",
             "[tls]\nclient_certificates = \"optional\"\nclient_ca = \"one.pem\"\n",
-            "tls.client_certificates: has no meaning without TLS",
+            "tls.client_certificates: has no effect without TLS",
         ),
         (
             "clients without authority",

@@ -9,7 +9,7 @@ use crate::config::tests::load_text;
 
 const HEAD: &str = "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nvms = [\"*\"]\n";
 
-/// Keys with which each kind can be loaded.
+/// Keys with which each kind of version 0.1 can be loaded. Later kinds never had flat keys.
 fn keys_of_kinds() -> BTreeMap<&'static str, &'static [&'static str]> {
     let none: &[&str] = &[];
     BTreeMap::from([
@@ -26,8 +26,12 @@ fn keys_of_kinds() -> BTreeMap<&'static str, &'static [&'static str]> {
 #[test]
 fn flat_keys_of_each_kind_mean_the_same_and_warn() {
     let all = keys_of_kinds();
-    let kinds: Vec<&str> = all.keys().copied().collect();
-    assert_eq!(kinds, registry::NAMES, "every kind has a row");
+    for kind in all.keys() {
+        assert!(
+            registry::NAMES.contains(kind),
+            "{kind}: there is such a kind"
+        );
+    }
     for (kind, keys) in all {
         if keys.is_empty() {
             // Needs files; `every_declared_key_of_a_kind_is_read_from_its_table_and_as_a_flat_key` covers its keys.
