@@ -45,7 +45,7 @@ pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<ProbeRepo
         };
         match backends::build_adapter(backend, &clock, &Tasks::default()) {
             Ok(adapter) => {
-                probe_backend(settings, backend, adapter, &clock, metrics, &mut found).await
+                probe_backend(settings, backend, adapter, &clock, metrics, &mut found).await;
             }
             Err(error) => found.failed(error.to_string()),
         }

@@ -87,21 +87,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     }
     certificates(settings, now, &mut found);
     people(settings, &mut found);
-    for (index, grant) in settings.gate.grants.iter().enumerate() {
-        for vms in &grant.vms {
-            if !settings
-                .gate
-                .placements
-                .iter()
-                .any(|placement| overlap(vms, placement))
-            {
-                let text = vms.as_str();
-                found.push(format!(
-                    "grant[{index}].vms: {text:?} matches no VM of any backend"
-                ));
-            }
-        }
-    }
+    grants(settings, &mut found);
     backends(settings, &mut found);
     found.extend(file_access::folders(settings));
     found
@@ -178,6 +164,24 @@ fn is_for(grantee: &Grantee, name: &PrincipalName, user: &User) -> bool {
     match grantee {
         Grantee::User(it) => it == name,
         Grantee::Group(it) => user.groups.contains(it),
+    }
+}
+
+fn grants(settings: &Settings, found: &mut Vec<String>) {
+    for (index, grant) in settings.gate.grants.iter().enumerate() {
+        for vms in &grant.vms {
+            if !settings
+                .gate
+                .placements
+                .iter()
+                .any(|placement| overlap(vms, placement))
+            {
+                let text = vms.as_str();
+                found.push(format!(
+                    "grant[{index}].vms: {text:?} matches no VM of any backend"
+                ));
+            }
+        }
     }
 }
 

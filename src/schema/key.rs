@@ -303,7 +303,7 @@ pub(crate) struct Table {
     pub(crate) help: &'static str,
     pub(crate) keys: &'static [&'static dyn DeclaredKey],
     /// The tables that may stand in this one. Their keys may stand in this one directly too, as version 0.1 had them.
-    pub(crate) nested: &'static [Table],
+    pub(crate) nested: &'static [Self],
 }
 
 impl Table {
