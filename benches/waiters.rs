@@ -60,6 +60,7 @@ wait = "5m"
 name = "lab"
 kind = "sim"
 vms = ["1"]
+[backend.sim]
 simulated_vms = ["1"]
 duration = "30m"
 [[user]]

@@ -15,8 +15,8 @@ BARE = "Pingora, nothing on top"
 def sim(count, backups=1, duration="1s", more=""):
     names = ", ".join(f'"vm{it}"' for it in range(count))
     return (
-        f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\nsimulated_vms = [{names}]\n'
-        f'simulated_backups = {backups}\nduration = "{duration}"\n{more}'
+        f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n{more}[backend.sim]\nsimulated_vms = [{names}]\n'
+        f'simulated_backups = {backups}\nduration = "{duration}"\n'
     )
 
 

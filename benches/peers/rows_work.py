@@ -143,7 +143,7 @@ def polled_at(run):
     path = run.servers.folder / "polled.socket"
     manager = Untold(str(path))
     threading.Thread(target=manager.serve_forever, daemon=True).start()
-    backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\nsimulator = "unix:{path}"\n'
+    backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n[backend.sim]\nsimulator = "unix:{path}"\n'
     gateway = run.servers.snapgate("polled", backend, settings=f'poll_min = "{LOOKS}s"\npoll_max = "{LOOKS}s"')
     caller = load.Caller(gateway.port)
     late = []

@@ -51,6 +51,20 @@ pub enum Recovery {
 }
 
 impl Recovery {
+    /// The words used in the configuration.
+    pub const WORDS: &'static [&'static str] = &["replay-safe", "listable", "no-trace"];
+
+    /// The one of this word of the configuration; `None` when there is none.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "replay-safe" => Some(Self::ReplaySafe),
+            "listable" => Some(Self::Listable),
+            "no-trace" => Some(Self::NoTrace),
+            _ => None,
+        }
+    }
+
     /// The word used in the documentation.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

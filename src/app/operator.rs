@@ -48,19 +48,19 @@ pub struct OperatorAccess {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct AccessFile {
     address: SocketAddr,
     token: String,
 }
 
 impl OperatorAccess {
-    /// Reads what the gateway at work wrote.
+    /// Reads the file that the running gateway wrote.
     ///
     /// # Errors
     /// When there is no such file, it may not be read, or it is something else.
     pub fn read(file: &Path) -> io::Result<Self> {
         let text = std::fs::read_to_string(file)?;
-        let it: Written = serde_json::from_str(&text)?;
+        let it: AccessFile = serde_json::from_str(&text)?;
         Ok(Self {
             address: it.address,
             token: Secret::new(it.token),
@@ -72,7 +72,7 @@ impl OperatorAccess {
         let mut new = file.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        let written = Written {
+        let written = AccessFile {
             address: self.address,
             token: self.token.reveal().to_owned(),
         };
@@ -133,14 +133,14 @@ impl OperatorApi {
         }
         let token = self.token.clone();
         if let Err(error) = (OperatorAccess { address, token }).write(&self.file) {
-            tracing::warn!(%error, file = %self.file.display(), "operators cannot be told where to ask");
+            tracing::warn!(%error, file = %self.file.display(), "operator access file not written");
         }
     }
 
-    /// Nobody is to be found here any more.
+    /// Removes the operator access file.
     pub(crate) fn close(&self) {
         if let Err(error) = std::fs::remove_file(&self.file) {
-            tracing::debug!(%error, "file for operators not removed");
+            tracing::debug!(%error, "operator access file not removed");
         }
     }
 }
@@ -350,7 +350,7 @@ impl Operator for OperatorApi {
             target: "snapgate::authentication",
             client = client.map(tracing::field::display),
             reason,
-            "credentials refused on the admin port"
+            "admin credentials refused"
         );
         telemetry::record_audit(&AuditRecord {
             client: client.map(AuditClient::Address),

@@ -36,7 +36,6 @@ mod response_cache;
 mod response_draft;
 mod route;
 mod services;
-mod suggest;
 mod version;
 mod wire;
 

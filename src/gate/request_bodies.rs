@@ -8,7 +8,6 @@ use crate::gate::negotiate::BodyEncoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request_target::decode_form_value;
-use crate::gate::suggest;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -22,6 +21,7 @@ use crate::model::RestoreOptions;
 use crate::model::Tag;
 use crate::model::TextError;
 use crate::model::limits;
+use crate::model::suggest;
 use crate::public_text;
 
 /// Members of a Backup that every change may write.
@@ -112,7 +112,7 @@ impl UnknownMembers<'_> {
             let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
             Err(Refusal::says(Code::UnknownMember, text).on(field))
         };
-        if let Some(near) = suggest::nearest(name, &self.known) {
+        if let Some(near) = suggest::nearest(name, self.known.iter().copied()) {
             return refused(public_text!(
                 "Unknown member: did you mean \"{near}\"? Nothing was changed."
             ));

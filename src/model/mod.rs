@@ -14,6 +14,7 @@ mod permit;
 mod precondition;
 mod public_text;
 mod secret;
+pub(crate) mod suggest;
 mod text;
 mod time;
 

@@ -85,12 +85,14 @@ store = "operations.sqlite"
 name = "lab"
 kind = "sim"
 vms = ["web*", "db01"]
+[backend.sim]
 simulated_vms = ["web01", "db02"]
 
 [[backend]]
 name = "disks"
 kind = "files"
 vms = ["v-*"]
+[backend.files]
 root = "vms"
 backups = "kept"
 "#;
@@ -235,7 +237,7 @@ fn passwords_that_could_never_be_used_are_refused() {
             "bcrypt",
             &["hash-password", "--bcrypt"],
             &bcrypt,
-            "no bcrypt hash",
+            "cannot create a bcrypt hash",
         ),
     ];
     for (name, arguments, input, expected) in rows {

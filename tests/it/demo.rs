@@ -112,7 +112,7 @@ fn a_reset_touches_no_folder_that_holds_no_demo() {
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{text}");
         assert!(
-            text.contains("holds no demo; nothing was changed"),
+            text.contains("is not a demo folder; nothing was changed"),
             "{text}"
         );
     }

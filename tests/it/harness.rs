@@ -45,6 +45,7 @@ store = "operations.db"
 name = "lab"
 kind = "sim"
 vms = ["1", "2"]
+[backend.sim]
 simulated_vms = ["1", "2"]
 duration = "50ms"
 

@@ -196,10 +196,11 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
 new_folders = true
-vms = ["*"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"

@@ -206,7 +206,7 @@ fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
         (
             format!("{loopback}[insecure]\nplaintext = true\n"),
             format!(
-                "server.public_url: is missing, and 0.0.0.0:{port} is not an address that a link can begin with"
+                "server.public_url: is required, because clients cannot use 0.0.0.0:{port} in links"
             ),
         ),
     ];

@@ -140,7 +140,7 @@ fn problems_of_certificates_are_reported_with_their_key() {
         (
             "no key",
             "[[certificate]]\nchain = \"one.pem\"\n",
-            "certificate[0].key: is missing",
+            "certificate[0].key: is required",
         ),
         (
             "absent",
@@ -180,17 +180,17 @@ fn problems_of_certificates_are_reported_with_their_key() {
         (
             "clients without TLS",
             "[tls]\nclient_certificates = \"optional\"\nclient_ca = \"one.pem\"\n",
-            "tls.client_certificates: has no meaning without TLS",
+            "tls.client_certificates: has no effect without TLS",
         ),
         (
             "clients without authority",
             &format!("{one}[tls]\nclient_certificates = \"required\"\n"),
-            "tls.client_ca: is missing",
+            "tls.client_ca: is required",
         ),
         (
             "authority without clients",
             &format!("{one}[tls]\nclient_ca = \"one.pem\"\n"),
-            "tls.client_ca: has no meaning while client_certificates is \"off\"",
+            "tls.client_ca: has no effect with client_certificates = \"off\"",
         ),
         (
             "empty authority",
@@ -209,7 +209,7 @@ fn problems_of_certificates_are_reported_with_their_key() {
             "{name}: no key is printed"
         );
         assert!(
-            problems.trim_end().ends_with("\n1 mistake"),
+            problems.trim_end().ends_with("\n1 error"),
             "{name}: reported once: {problems}"
         );
     }
@@ -241,7 +241,7 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
     fs::write(here.join("bare.key"), key.serialize_pem()).unwrap();
     let no_name =
         "certificate[0].chain: the certificate has a common name but no subject alternative name";
-    let other = "certificate[0].names: \"two.example\" is not among the subject alternative names";
+    let other = "certificate[0].names: \"two.example\" is not a subject alternative name";
     // The files, the names to serve, and how the warning begins.
     let rows: [(&str, &str, Option<&str>); 5] = [
         ("one", "", None),

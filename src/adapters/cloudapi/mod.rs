@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod error;
 mod find;
+mod keys;
 mod link;
 mod map;
 mod poll_backoff;

@@ -21,6 +21,7 @@ mod jobs;
 mod journal;
 mod layout;
 mod loop_devices;
+mod keys;
 mod manifest;
 mod mounts;
 mod operator_commands;

@@ -30,7 +30,7 @@ pub enum ConfigError {
     #[error("is neither unix:///path/of/the/socket nor https://host:port")]
     Address,
     /// The project's name is malformed.
-    #[error("is not the name of a project")]
+    #[error("invalid project name")]
     Project,
 }
 

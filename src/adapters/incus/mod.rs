@@ -14,6 +14,7 @@ mod expiry;
 mod failure;
 mod guard;
 mod label;
+mod keys;
 mod map;
 mod names;
 mod native_tasks;

@@ -15,6 +15,7 @@ mod error;
 mod image_users;
 mod images;
 mod inspector;
+mod keys;
 mod link;
 mod loaded_snapshot;
 mod long_calls;

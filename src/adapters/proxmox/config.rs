@@ -52,6 +52,17 @@ pub enum BackupMode {
 }
 
 impl BackupMode {
+    /// From the word of the configuration.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "snapshot" => Some(Self::Snapshot),
+            "suspend" => Some(Self::Suspend),
+            "stop" => Some(Self::Stop),
+            _ => None,
+        }
+    }
+
     /// The word that Proxmox VE uses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -11,6 +11,7 @@ mod config;
 mod error;
 mod evidence;
 mod native_backup;
+mod keys;
 mod notes;
 mod tasks;
 mod wire;

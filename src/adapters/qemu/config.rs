@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::VmId;
 
 /// What stands for the id of the VM in a path.
-const PLACEHOLDER: &str = "{vm}";
+pub(super) const PLACEHOLDER: &str = "{vm}";
 
 /// Where the monitors and images of VMs are found. VMs that differ in more than their id go on backends of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod offline_worker;
 mod online;
 mod online_failures;
 mod own_names;
+mod keys;
 mod qcow2;
 mod qmp;
 mod records;

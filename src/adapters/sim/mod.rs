@@ -5,6 +5,7 @@
 //! that outlives the gateway's process.
 
 mod config;
+mod keys;
 mod remote;
 mod world;
 

@@ -149,11 +149,14 @@ pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<S
                 1 => "1 key".to_owned(),
                 many => format!("{many} keys"),
             };
-            Ok(format!("issuer {name}: {keys} from {}", source.place()))
+            Ok(format!(
+                "issuer {name}: {keys} from {}",
+                source.display_url()
+            ))
         }
         Err(error) => Err(format!(
             "issuer {name}: no keys from {}: {}",
-            source.place(),
+            source.display_url(),
             error.told()
         )),
     }

@@ -33,12 +33,12 @@ pub(crate) struct Issuers {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<FetchedKeys>>,
 }
 
 /// One that is looked after until it is dropped.
 #[derive(Debug)]
-struct Kept {
+struct FetchedKeys {
     source: KeySource,
     ring: Arc<KeyRing>,
     stopper: Stopper,
@@ -94,7 +94,7 @@ impl Issuers {
     }
 
     /// Begins to look after one, with the keys that were there before.
-    fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> Kept {
+    fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> FetchedKeys {
         let ring = KeyRing::awaiting_fetch();
         if let Some(before) = before {
             ring.inherit(before);
@@ -110,17 +110,17 @@ impl Issuers {
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             failures: 0,
-            is_told: false,
+            is_reported: false,
         };
         drop(self.tasks.spawn(keeper.run(stop)));
-        Kept {
+        FetchedKeys {
             source: source.clone(),
             ring,
             stopper,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<FetchedKeys>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,7 +141,7 @@ struct Keeper {
     /// Fetches in a row that failed.
     failures: u32,
     /// Whether it was told that there are no keys.
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Keeper {
@@ -186,10 +186,10 @@ impl Keeper {
             .callers
             .set_issuer_keys_fetched(issuer, seconds);
         if is_new || self.failures > 0 {
-            tracing::info!(issuer, keys, is_new, "keys of an issuer fetched");
+            tracing::info!(issuer, keys, is_new, "issuer keys fetched");
         }
         self.failures = 0;
-        self.is_told = false;
+        self.is_reported = false;
         let asked = fetched.max_age.unwrap_or(self.source.refresh);
         let asked = asked.max(limits::ISSUER_REFRESH_MIN);
         asked.min(self.source.refresh)
@@ -209,11 +209,11 @@ impl Keeper {
             tracing::warn!(
                 issuer,
                 why,
-                "keys of an issuer not fetched, the last ones stay in force"
+                "issuer keys not fetched, the last keys stay active"
             );
-        } else if !has_keys && (is_due || !self.is_told) {
-            tracing::error!(issuer, why, "no keys of an issuer, its tokens are refused");
-            self.is_told = true;
+        } else if !has_keys && (is_due || !self.is_reported) {
+            tracing::error!(issuer, why, "issuer keys unavailable, tokens are refused");
+            self.is_reported = true;
         }
         let (first, longest) = limits::ISSUER_RETRY;
         let pause = first.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));

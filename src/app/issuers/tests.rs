@@ -113,7 +113,7 @@ fn bed(source: KeySource, answer: Brings) -> Bed {
         clock: Arc::new(Paused),
         metrics: Arc::clone(&made.metrics),
         failures: 0,
-        is_told: false,
+        is_reported: false,
     };
     drop(Tasks::default().spawn(keeper.run(stop)));
     made

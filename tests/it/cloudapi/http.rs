@@ -128,11 +128,12 @@ poll_min = "20ms"
 [[backend]]
 name = "beyond"
 kind = "cloudapi"
+vms = ["*"]
+[backend.cloudapi]
 url = "unix://{}"
 username = "gate"
 password = "file:{password}"
 server_recovery = "replay-safe"
-vms = ["*"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"
@@ -468,10 +469,11 @@ store = "operations.db"
 [[backend]]
 name = "images"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
 new_folders = true
-vms = ["*"]
 [[user]]
 name = "gate"
 password_hash = "{SECRET_HASH}"

@@ -33,9 +33,10 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
-vms = ["*"]
 {backend}
 [[user]]
 name = "alice"
@@ -227,8 +228,8 @@ fn backups_of_a_renamed_vm_are_adopted() {
         "web",
     ];
     for expected in [
-        "1 backups of db are of web now",
-        "0 backups of db are of web now; 1 were",
+        "1 backups of db now belong to web",
+        "0 backups of db now belong to web; 1 already",
     ] {
         let (code, said) = site.command(&adopt);
         assert_eq!(code, Some(0), "{said}");

@@ -59,9 +59,10 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
-vms = ["*"]
 new_folders = true
 [[user]]
 name = "alice"

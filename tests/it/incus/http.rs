@@ -61,9 +61,10 @@ store = "operations.db"
 [[backend]]
 name = "containers"
 kind = "incus"
+vms = ["{name}"]
+[backend.incus]
 url = "unix://{}"
 project = "tenant"
-vms = ["{name}"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"

@@ -32,31 +32,31 @@ fn problems_of_an_issuer_are_reported_with_their_remedy() {
         (
             "neither",
             String::new(),
-            "issuer[0].jwks: is missing",
+            "issuer[0].jwks: is required",
             "jwks_url = \"https://...\"",
         ),
         (
             "both",
             format!("jwks = \"keys.json\"\n{url}"),
-            "issuer[0].jwks_url: is there beside jwks",
+            "issuer[0].jwks_url: cannot be combined with jwks",
             "remove one",
         ),
         (
             "a URL as a file",
             "jwks = \"https://sso.example.com/jwks\"\n".to_owned(),
-            "issuer[0].jwks: is a URL",
+            "issuer[0].jwks: expected a path, got a URL",
             "write it as jwks_url",
         ),
         (
             "plain HTTP",
             "jwks_url = \"http://sso.example.com/jwks\"\n".to_owned(),
-            "issuer[0].jwks_url: is plain HTTP to another machine",
+            "issuer[0].jwks_url: would fetch keys in cleartext from another machine",
             "write https://",
         ),
         (
             "no URL",
             "jwks_url = \"sso.example.com\"\n".to_owned(),
-            "issuer[0].jwks_url: is no URL",
+            "issuer[0].jwks_url: is not the URL",
             "write https://host/path",
         ),
         (
@@ -74,13 +74,13 @@ fn problems_of_an_issuer_are_reported_with_their_remedy() {
         (
             "an authority for plain HTTP",
             "jwks_url = \"http://127.0.0.1:1/\"\njwks_ca = \"empty.pem\"\n".to_owned(),
-            "issuer[0].jwks_ca: means nothing for http://",
+            "issuer[0].jwks_ca: has no effect with http://",
             "remove it",
         ),
         (
             "a rhythm for a file",
             "jwks = \"keys.json\"\njwks_refresh = \"1h\"\n".to_owned(),
-            "issuer[0].jwks_refresh: means nothing without jwks_url",
+            "issuer[0].jwks_refresh: has no effect without jwks_url",
             "remove it",
         ),
         (
@@ -99,7 +99,7 @@ fn problems_of_an_issuer_are_reported_with_their_remedy() {
             "{name}: {printed}"
         );
         assert!(
-            printed.ends_with("1 mistake\n"),
+            printed.ends_with("1 error\n"),
             "{name}: nothing else: {printed}"
         );
     }
@@ -135,7 +135,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
     assert_eq!(status, 0, "{printed}");
     assert!(!printed.contains("warning"), "nothing is odd: {printed}");
     let corp = "issuer    corp: keys from https://sso.example.com/realms/corp/protocol/";
-    for line in [corp, "issuer    ci: keys of a file, 1\n"] {
+    for line in [corp, "issuer    ci: keys from a file, 1\n"] {
         assert!(printed.contains(line), "{line}: {printed}");
     }
     let rows: [(&[&str], i32, &str); 4] = [
@@ -196,7 +196,7 @@ fn routes_without_authentication_are_warned_of_where_others_can_reach_them() {
     let file = folder.path().join("c.toml");
     let sim = SIM.replace("SECRET_HASH", SECRET_HASH);
     let route = "[[passthrough]]\nname = \"manager\"\npath = \"/m\"\nupstreams = [\"http://127.0.0.1:1\"]\n";
-    let warning = "warning: passthrough[0].authentication: whoever reaches";
+    let warning = "warning: passthrough[0].authentication: route ";
     for (listen, keys, expected) in [
         ("0.0.0.0", "authentication = \"none\"\n", true),
         ("127.0.0.1", "authentication = \"none\"\n", false),

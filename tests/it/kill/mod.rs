@@ -102,6 +102,7 @@ name = "lab"
 kind = "sim"
 vms = ["*"]
 concurrency = 8
+[backend.sim]
 simulator = "unix:{}"
 recovery = "{}"
 settle = "{}"

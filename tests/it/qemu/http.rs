@@ -23,9 +23,10 @@ store = "operations.db"
 [[backend]]
 name = "host"
 kind = "qemu"
+vms = ["web01"]
+[backend.qemu]
 qmp = "{folder}/{{vm}}.qmp"
 images = ["{folder}/{{vm}}.qcow2", "{folder}/{{vm}}-b.qcow2"]
-vms = ["web01"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"

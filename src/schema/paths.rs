@@ -1,4 +1,4 @@
-//! Which paths of a configuration lead to the same place, or one into the other.
+//! Which paths of a configuration lead to the same file or folder, or one into the other.
 //!
 //! Compared are canonical paths, and device and inode: links, bind mounts and other spellings do not hide that two folders
 //! are one.
@@ -8,9 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// How two paths lie to each other.
+/// How two paths overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Overlap {
+pub(crate) enum Overlap {
     /// They are one file or folder.
     Same,
     /// The first is below the second.
@@ -20,8 +20,8 @@ pub(super) enum Overlap {
 }
 
 impl Overlap {
-    /// Of two folders, for a message: `is the same folder as`.
-    pub(super) const fn in_words(self) -> &'static str {
+    /// For a message about two folders: `is the same folder as`.
+    pub(crate) const fn describe(self) -> &'static str {
         match self {
             Self::Same => "is the same folder as",
             Self::Below => "is below",
@@ -34,43 +34,44 @@ impl Overlap {
 type FileId = (u64, u64);
 
 /// Where a path leads, as far as it exists.
-struct Place {
+struct ResolvedPath {
     path: PathBuf,
     /// `None` where nothing exists yet.
-    own: Option<FileId>,
-    /// Of the folders above it.
-    above: Vec<FileId>,
+    id: Option<FileId>,
+    /// The ids of the folders above it.
+    ids_above: Vec<FileId>,
 }
 
-impl Place {
-    fn of(path: &Path) -> Self {
+impl ResolvedPath {
+    fn resolve(path: &Path) -> Self {
         let id = |path: &Path| {
             fs::metadata(path)
                 .ok()
                 .map(|about| (about.dev(), about.ino()))
         };
-        let path = canonical(path);
-        let above = path.ancestors().skip(1).filter_map(id).collect();
+        let path = canonicalize_existing(path);
+        let ids_above = path.ancestors().skip(1).filter_map(id).collect();
         Self {
-            own: id(&path),
-            above,
+            id: id(&path),
+            ids_above,
             path,
         }
     }
 
-    fn is(&self, other: &Self) -> bool {
-        self.path == other.path || (self.own.is_some() && self.own == other.own)
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.path == other.path || (self.id.is_some() && self.id == other.id)
     }
 
     fn is_below(&self, other: &Self) -> bool {
-        self.path.starts_with(&other.path) || other.own.is_some_and(|id| self.above.contains(&id))
+        self.path.starts_with(&other.path)
+            || other.id.is_some_and(|id| self.ids_above.contains(&id))
     }
 }
 
-/// How the two paths lie to each other; `None` when they are apart.
-pub(super) fn overlap(one: &Path, two: &Path) -> Option<Overlap> {
-    let (one, two) = (Place::of(one), Place::of(two));
-    if one.is(&two) {
+/// How two paths overlap; `None` when they do not.
+pub(crate) fn overlap(one: &Path, two: &Path) -> Option<Overlap> {
+    let (one, two) = (ResolvedPath::resolve(one), ResolvedPath::resolve(two));
+    if one.is_same_as(&two) {
         Some(Overlap::Same)
     } else if one.is_below(&two) {
         Some(Overlap::Below)
@@ -82,15 +83,15 @@ pub(super) fn overlap(one: &Path, two: &Path) -> Option<Overlap> {
 }
 
 /// The absolute path without links and dots, as far as it exists.
-fn canonical(path: &Path) -> PathBuf {
+fn canonicalize_existing(path: &Path) -> PathBuf {
     if let Ok(found) = path.canonicalize() {
         return found;
     }
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
-            canonical(Path::new(".")).join(name)
+            canonicalize_existing(Path::new(".")).join(name)
         }
-        (Some(parent), Some(name)) => canonical(parent).join(name),
+        (Some(parent), Some(name)) => canonicalize_existing(parent).join(name),
         (Some(_) | None, Some(_) | None) => path.to_owned(),
     }
 }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_other_spellings_and_hard_links_hide_nothing() {
+    fn links_and_other_spellings_do_not_hide_an_overlap() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("vms/web")).unwrap();

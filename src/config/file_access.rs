@@ -1,4 +1,4 @@
-//! Who may read and write the files of the gateway: secrets that others can read, and images that the gateway cannot change.
+//! Access to files: secrets that other users can read, and images that the gateway cannot change.
 
 use std::ffi::CString;
 use std::fs;
@@ -14,12 +14,11 @@ use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 
-use crate::adapters::files;
-use crate::config::settings::BackendKind;
-use crate::config::settings::SecretFile;
+use crate::adapters::kind::BackendFolder;
 use crate::config::settings::Settings;
 use crate::gate::Placement;
 use crate::model::BackendName;
+use crate::schema::SecretFile;
 
 /// Most folders of VMs that are looked at.
 const VMS_MAX: usize = 10_000;
@@ -57,37 +56,40 @@ pub(super) fn secrets(settings: &Settings) -> Vec<String> {
         };
         let (path, mode) = (path.display(), about.mode() & 0o7777);
         found.push(format!(
-            "{path}: every user of this machine can {can} it (mode {mode:04o}), and it holds {holds}; run chmod o-rwx on it"
+            "{path}: every user of this machine can {can} {holds} (mode {mode:04o}); run: chmod o-rwx {path}"
         ));
     }
     found
 }
 
-/// A sentence for each folder of a `files` backend that is missing or cannot be used, and for images that the gateway cannot
-/// change. Does blocking reads of metadata.
+/// A sentence for each folder of a backend that is missing or cannot be used, and for images that the gateway cannot change.
+/// Reads metadata, and blocks.
 pub(super) fn folders(settings: &Settings) -> Vec<String> {
     let user = GatewayUser::of(&settings.operations.store);
     let mut found = Vec::new();
     for (index, backend) in settings.backends.iter().enumerate() {
-        let BackendKind::Files(folders) = &backend.kind else {
-            continue;
-        };
-        for (key, path) in [("root", &folders.root), ("backups", &folders.backups)] {
-            if let Some(problem) = folder(path, &user) {
-                found.push(format!("backend[{index}].{key}: {problem}"));
-            }
-        }
-        let vms = Vms {
+        let vms = BackendVms {
             backend: &backend.name,
             placements: &settings.gate.placements,
         };
-        found.extend(images(index, folders, &vms, &user));
+        let folders = backend.config.folders();
+        let key = |folder: &BackendFolder<'_>| {
+            format!("backend[{index}].{}.{}", backend.config.kind(), folder.key)
+        };
+        for folder in &folders {
+            let problem = folder_problem(folder.path, &user);
+            found.extend(problem.map(|problem| format!("{}: {problem}", key(folder))));
+        }
+        for folder in folders.iter().filter(|folder| folder.has_vm_folders) {
+            let problem = image_problem(folder.path, &vms, &user);
+            found.extend(problem.map(|problem| format!("{}: {problem}", key(folder))));
+        }
     }
     found
 }
 
-/// What keeps a folder from being used.
-fn folder(path: &Path, user: &GatewayUser) -> Option<String> {
+/// Why a folder cannot be used.
+fn folder_problem(path: &Path, user: &GatewayUser) -> Option<String> {
     let shown = path.display();
     let about = match fs::metadata(path) {
         Ok(about) => about,
@@ -108,13 +110,13 @@ fn folder(path: &Path, user: &GatewayUser) -> Option<String> {
     })
 }
 
-/// Which VMs a backend has.
-struct Vms<'a> {
+/// The VMs of one backend.
+struct BackendVms<'a> {
     backend: &'a BackendName,
     placements: &'a [Placement],
 }
 
-impl Vms<'_> {
+impl BackendVms<'_> {
     fn include(&self, id: &str) -> bool {
         let mut all = self.placements.iter();
         all.any(|placement| placement.backend == *self.backend && placement.pattern.matches(id))
@@ -122,14 +124,9 @@ impl Vms<'_> {
 }
 
 /// The images and folders of VMs that the gateway cannot change.
-fn images(
-    index: usize,
-    folders: &files::Config,
-    vms: &Vms<'_>,
-    user: &GatewayUser,
-) -> Option<String> {
+fn image_problem(root: &Path, vms: &BackendVms<'_>, user: &GatewayUser) -> Option<String> {
     let mut unwritable = Vec::new();
-    for vm in entries(&folders.root).take(VMS_MAX) {
+    for vm in entries(root).take(VMS_MAX) {
         let name = vm.file_name();
         let is_its_own = name.to_str().is_some_and(|id| vms.include(id));
         let path = vm.path();
@@ -161,7 +158,7 @@ fn images(
         list = format!("{list}, and {more} more");
     }
     Some(format!(
-        "backend[{index}].root: {user} cannot read and write {list}: backups or restores of these VMs will fail; correct owner or mode"
+        "{user} cannot read and write {list}; backups or restores of these VMs will fail; correct their owner or mode"
     ))
 }
 

@@ -1,16 +1,16 @@
-//! Mistakes in a configuration: where each one is, what is wrong and what to do about it.
+//! Errors in a configuration: where each one is, what is wrong and what to do about it.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One mistake. Ordered by place.
+/// One error. Ordered by file and position.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// Line and column, both from 1; absent when the file as a whole is meant.
-    pub place: Option<(usize, usize)>,
-    /// The path of the key, for instance `backend[1].timeout`; empty when no key is meant.
+    /// Line and column, both from 1; `None` for the file as a whole.
+    pub position: Option<(usize, usize)>,
+    /// The path of the key, for instance `backend[1].timeout`; empty when the error is not about a key.
     pub key: String,
     /// What is wrong. Never holds a secret.
     pub what: String,
@@ -21,7 +21,7 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let Some((line, column)) = self.place {
+        if let Some((line, column)) = self.position {
             write!(f, ":{line}:{column}")?;
         }
         if self.key.is_empty() {
@@ -36,36 +36,36 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every mistake of one configuration; at least one.
+/// Every error of one configuration; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Problems {
     list: Vec<Problem>,
     files: Vec<PathBuf>,
 }
 
-/// Writes control characters out: what a file says must neither move the cursor of who reads the mistakes nor begin a line.
-fn plain(text: &mut String) {
+/// Escapes control characters: text of a file must neither move the cursor of a terminal nor begin a line of the output.
+fn escape_controls(text: &mut String) {
     if text.chars().any(char::is_control) {
-        let mut written = String::new();
-        for it in text.chars() {
-            if it.is_control() {
-                written.extend(it.escape_default());
+        let mut escaped = String::new();
+        for character in text.chars() {
+            if character.is_control() {
+                escaped.extend(character.escape_default());
             } else {
-                written.push(it);
+                escaped.push(character);
             }
         }
-        *text = written;
+        *text = escaped;
     }
 }
 
 impl Problems {
-    /// Takes the mistakes, and the files in which they were looked for.
-    pub(super) fn new(mut list: Vec<Problem>, files: Vec<PathBuf>) -> Self {
-        for it in &mut list {
-            plain(&mut it.key);
-            plain(&mut it.what);
-            if let Some(hint) = &mut it.hint {
-                plain(hint);
+    /// Takes the errors, and the files that were read.
+    pub(crate) fn new(mut list: Vec<Problem>, files: Vec<PathBuf>) -> Self {
+        for problem in &mut list {
+            escape_controls(&mut problem.key);
+            escape_controls(&mut problem.what);
+            if let Some(hint) = &mut problem.hint {
+                escape_controls(hint);
             }
         }
         list.sort();
@@ -73,13 +73,13 @@ impl Problems {
         Self { list, files }
     }
 
-    /// The mistakes, sorted by file and line.
+    /// The errors, sorted by file and line.
     #[must_use]
     pub fn list(&self) -> &[Problem] {
         &self.list
     }
 
-    /// The files that were read: a change of any may mend the configuration.
+    /// The files that were read: a change of any may correct the configuration.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -92,8 +92,8 @@ impl fmt::Display for Problems {
             writeln!(f, "{problem}")?;
         }
         match self.list.len() {
-            1 => f.write_str("1 mistake"),
-            many => write!(f, "{many} mistakes"),
+            1 => f.write_str("1 error"),
+            many => write!(f, "{many} errors"),
         }
     }
 }

@@ -1,17 +1,16 @@
-//! What must not be one place: VMs and backups of backends, and the files that the gateway writes.
+//! Paths that must not be the same: folders of backends, and files that the gateway writes.
 
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::config::paths::Overlap;
-use crate::config::paths::overlap;
-use crate::config::reader::Section;
-use crate::config::schema::backend;
+use crate::adapters::registry::BackendConfig;
 use crate::config::settings::Backend;
-use crate::config::settings::BackendKind;
+use crate::schema::Overlap;
+use crate::schema::Section;
+use crate::schema::overlap;
 
 /// A file that the gateway writes, and the key that names it.
-pub(super) struct Written<'a> {
+pub(super) struct OutputFile<'a> {
     pub(super) section: &'a Section<'a>,
     pub(super) key: &'static str,
     pub(super) path: &'a Path,
@@ -19,67 +18,51 @@ pub(super) struct Written<'a> {
     pub(super) is_read: bool,
 }
 
-/// Notes folders of VMs or backups that another backend uses, too: each would change what the other relies on.
-pub(super) fn folders(section: &Section<'_>, kind: &BackendKind, others: &[Backend]) {
-    let BackendKind::Files(mine) = kind else {
-        return;
-    };
-    for other in others {
-        let BackendKind::Files(theirs) = &other.kind else {
-            continue;
-        };
-        let (root, backups) = (backend::ROOT.name, backend::BACKUPS.name);
-        for (my_key, my_path, their_key, their_path) in [
-            (root, &mine.root, root, &theirs.root),
-            (root, &mine.root, backups, &theirs.backups),
-            (backups, &mine.backups, root, &theirs.root),
-            (backups, &mine.backups, backups, &theirs.backups),
-        ] {
-            if let Some(overlap) = overlap(my_path, their_path) {
-                let (how, name) = (overlap.in_words(), &other.name);
-                let what = format!("{how} {their_key} of the backend {name}");
-                let hint = "give each backend a root and a backups folder of its own, side by side";
-                section.problem_at(my_key, what, hint);
+/// Reports folders of a backend that an earlier backend uses too: each would change files that the other relies on.
+pub(super) fn check_folders(section: &Section<'_>, config: &BackendConfig, earlier: &[Backend]) {
+    for own in config.folders() {
+        for other in earlier {
+            for theirs in other.config.folders() {
+                let Some(overlap) = overlap(own.path, theirs.path) else {
+                    continue;
+                };
+                let (how, name) = (overlap.describe(), &other.name);
+                let what = format!("{how} {} of backend {name}", theirs.key);
+                let hint = "give each backend folders of its own, side by side";
+                section.report_key(own.key, what, hint);
             }
         }
     }
 }
 
-/// Notes files that are written where the gateway reads or writes something else.
-pub(super) fn files(written: &[Written<'_>], read: &[PathBuf], backends: &[Backend]) {
-    for (index, file) in written.iter().enumerate() {
-        let wrong = |what: String| {
+/// Reports output files that are the same as another file that the gateway reads or writes, or that lie in a folder of a backend.
+pub(super) fn check_files(outputs: &[OutputFile<'_>], inputs: &[PathBuf], backends: &[Backend]) {
+    for (index, file) in outputs.iter().enumerate() {
+        let report = |what: String| {
             let hint = "name a file that nothing else uses";
-            file.section.problem_at(file.key, what, hint);
+            file.section.report_key(file.key, what, hint);
         };
         let is_same = |other: &Path| overlap(file.path, other) == Some(Overlap::Same);
-        for other in written.iter().take(index) {
+        for other in outputs.iter().take(index) {
             if is_same(other.path) {
                 let (path, key) = (other.section.path(), other.key);
-                wrong(format!("is the same file as {path}.{key}"));
+                report(format!("is the same file as {path}.{key}"));
             }
         }
-        let readings = read.iter().filter(|path| is_same(path));
-        if readings.clone().count() > usize::from(file.is_read)
-            && let Some(other) = readings.clone().next()
-        {
-            let other = other.display();
-            wrong(format!(
-                "is the file {other}, which the configuration is read from"
+        // The file of tokens is read once as such; a second time means that it is something else as well.
+        let mut same_inputs = inputs.iter().filter(|path| is_same(path));
+        if let Some(input) = same_inputs.nth(usize::from(file.is_read)) {
+            let input = input.display();
+            report(format!(
+                "is the file {input}, which the configuration is read from"
             ));
         }
         for backend in backends {
-            let BackendKind::Files(folders) = &backend.kind else {
-                continue;
-            };
-            for (key, folder) in [
-                (backend::ROOT.name, &folders.root),
-                (backend::BACKUPS.name, &folders.backups),
-            ] {
-                if overlap(file.path, folder) == Some(Overlap::Below) {
-                    let name = &backend.name;
-                    wrong(format!(
-                        "is below {key} of the backend {name}, where it would be treated as a part of a VM"
+            for folder in backend.config.folders() {
+                if overlap(file.path, folder.path) == Some(Overlap::Below) {
+                    let (key, name) = (folder.key, &backend.name);
+                    report(format!(
+                        "is below {key} of backend {name}, where it would be treated as a part of a VM"
                     ));
                 }
             }
@@ -95,7 +78,7 @@ mod tests {
 
     #[expect(clippy::too_many_lines, reason = "it is a table")]
     #[test]
-    fn files_that_are_written_are_nothing_else() {
+    fn output_files_are_used_for_nothing_else() {
         let rows = [
             ("apart", "operations.db", "audit.log", "tokens.json", ""),
             (
@@ -145,14 +128,14 @@ mod tests {
                 "vms/web/operations.db",
                 "audit.log",
                 "tokens.json",
-                "operations.store: is below root of the backend a",
+                "operations.store: is below root of backend a",
             ),
             (
                 "the audit trail is among backups",
                 "operations.db",
                 "backups/audit.log",
                 "tokens.json",
-                "log.audit: is below backups of the backend a",
+                "log.audit: is below backups of backend a",
             ),
         ];
         for (name, store, audit, tokens, expected) in rows {
@@ -166,7 +149,7 @@ mod tests {
             let text = format!(
                 "[operations]\nstore = \"{store}\"\n[log]\naudit = \"{audit}\"\n\
                  [authentication]\nhtpasswd = \"users\"\ntokens = \"{tokens}\"\n\
-                 [[backend]]\nname = \"a\"\nkind = \"files\"\nvms = [\"*\"]\nroot = \"vms\"\nbackups = \"backups\"\n"
+                 [[backend]]\nname = \"a\"\nkind = \"files\"\nvms = [\"*\"]\n[backend.files]\nroot = \"vms\"\nbackups = \"backups\"\n"
             );
             fs::write(at("c.toml"), text).unwrap();
             let found = load(&at("c.toml"), &|_| None);
