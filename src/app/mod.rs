@@ -167,7 +167,9 @@ pub async fn start_on(
     let serves = (api_handler, Arc::clone(&upstreams));
     let api = Server::api(sockets.api, serves, limits, tls, &metrics, &clock)?;
     metrics.process.set_active_config(&settings.hash, false);
-    metrics.requests.set_certificate_expiry(&certificate_ends(tls));
+    metrics
+        .requests
+        .set_certificate_expiry(&certificate_ends(tls));
     operator_api.open(admin.address());
     log_start(&settings, api.address(), admin.address());
     Ok(Running {
@@ -318,7 +320,10 @@ impl Running {
         let certificates = settings.listener.tls.as_ref();
         let replaced = certificates.map_or(Ok(()), |tls| self.api.replace_certificates(tls));
         match replaced {
-            Ok(()) => self.metrics.requests.set_certificate_expiry(&certificate_ends(certificates)),
+            Ok(()) => self
+                .metrics
+                .requests
+                .set_certificate_expiry(&certificate_ends(certificates)),
             Err(error) => tracing::error!(%error, "certificates not replaced"),
         }
         telemetry::reopen_audit_trail();

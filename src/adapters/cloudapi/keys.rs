@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::Recovery;
-use crate::adapters::cloudapi::Address;
 use crate::adapters::cloudapi::CloudApi;
 use crate::adapters::cloudapi::Config;
-use crate::adapters::cloudapi::Credential;
-use crate::adapters::cloudapi::Server;
-use crate::adapters::cloudapi::config::ServerUrl;
 use crate::adapters::kind::AdapterKind;
 use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::kind::WarningContext;
+use crate::adapters::transport::Address;
+use crate::adapters::transport::ClientFiles;
+use crate::adapters::transport::Credential;
+use crate::adapters::transport::ServerTrust;
+use crate::adapters::transport::ServerUrl;
 use crate::schema::Choice;
 use crate::schema::LocatedText;
 use crate::schema::Section;
@@ -69,9 +70,9 @@ impl AdapterKind for Config {
             .map_err(|error| section.report_text(&url, error.to_string(), ""))
             .ok()?;
         let (address, base) = match server_url {
-            ServerUrl::Socket(socket) => (Address::Unix(socket), Vec::new()),
+            ServerUrl::Unix(socket) => (Address::Unix(socket), Vec::new()),
             ServerUrl::Loopback(address, base) => (Address::Loopback(address), base),
-            ServerUrl::Host(authority, base) => {
+            ServerUrl::Https(authority, base) => {
                 (tls.address(section, context, &url, authority)?, base)
             }
         };
@@ -120,7 +121,7 @@ struct TlsKeys {
     certificate: Option<LocatedText>,
     key: Option<LocatedText>,
     /// One for each key that says how the server is recognised.
-    servers: Vec<Server>,
+    servers: Vec<ServerTrust>,
 }
 
 impl TlsKeys {
@@ -128,13 +129,13 @@ impl TlsKeys {
         let servers = [
             section
                 .read_text(&SERVER_CERT)
-                .map(|path| Server::Certificate(section.resolve_path(&path))),
+                .map(|path| ServerTrust::Certificate(section.resolve_path(&path))),
             section
                 .read_text(&SERVER_FINGERPRINT)
-                .map(|found| Server::Fingerprint(found.text)),
+                .map(|found| ServerTrust::Fingerprint(found.text)),
             section
                 .read_text(&CA)
-                .map(|path| Server::Authority(section.resolve_path(&path))),
+                .map(|path| ServerTrust::Authority(section.resolve_path(&path))),
         ];
         Self {
             certificate: section.read_text(&CLIENT_CERT),
@@ -151,7 +152,7 @@ impl TlsKeys {
         authority: String,
     ) -> Option<Address> {
         let mut servers = self.servers.into_iter();
-        let (Some(server), None) = (servers.next(), servers.next()) else {
+        let (Some(trust), None) = (servers.next(), servers.next()) else {
             let what = "needs exactly one of ca, server_cert and server_fingerprint";
             let hint = "most sites use ca, with the authority that signed the server's certificate";
             section.report_text(url, what, hint);
@@ -162,7 +163,8 @@ impl TlsKeys {
                 let key = section.resolve_path(&key);
                 let secrets = context.secrets;
                 secrets.mark_secret_file(&key, "a private key");
-                Some((section.resolve_path(&certificate), key))
+                let certificate = section.resolve_path(&certificate);
+                Some(ClientFiles { certificate, key })
             }
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
@@ -172,7 +174,7 @@ impl TlsKeys {
         };
         Some(Address::Https {
             authority,
-            server,
+            trust,
             identity,
         })
     }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::adapter::Adapter;
-use crate::adapters::incus::Address;
 use crate::adapters::incus::Config;
 use crate::adapters::incus::Incus;
-use crate::adapters::incus::Server;
-use crate::adapters::incus::config::ServerUrl;
+use crate::adapters::incus::parse_url;
 use crate::adapters::kind::AdapterKind;
 use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
+use crate::adapters::transport::Address;
+use crate::adapters::transport::ClientFiles;
+use crate::adapters::transport::ServerTrust;
+use crate::adapters::transport::ServerUrl;
 use crate::schema::LocatedText;
 use crate::schema::Section;
 use crate::schema::Table;
@@ -51,12 +53,13 @@ impl AdapterKind for Config {
         let connect_timeout = section.read_duration(&CONNECT_TIMEOUT);
         let tls = TlsKeys::read(section);
         let url = url?;
-        let server_url = ServerUrl::parse(&url.text)
+        let server_url = parse_url(&url.text)
             .map_err(|error| section.report_text(&url, error.to_string(), ""))
             .ok()?;
         let address = match server_url {
-            ServerUrl::Socket(socket) => Address::Unix(socket),
-            ServerUrl::Host(authority) => tls.address(section, context, &url, authority)?,
+            ServerUrl::Unix(socket) => Address::Unix(socket),
+            ServerUrl::Loopback(address, _) => Address::Loopback(address),
+            ServerUrl::Https(authority, _) => tls.address(section, context, &url, authority)?,
         };
         let config = Self {
             address,
@@ -80,7 +83,7 @@ struct TlsKeys {
     certificate: Option<LocatedText>,
     key: Option<LocatedText>,
     /// One for each key that says how the server is recognised.
-    servers: Vec<Server>,
+    servers: Vec<ServerTrust>,
 }
 
 impl TlsKeys {
@@ -88,13 +91,13 @@ impl TlsKeys {
         let servers = [
             section
                 .read_text(&SERVER_CERT)
-                .map(|path| Server::Certificate(section.resolve_path(&path))),
+                .map(|path| ServerTrust::Certificate(section.resolve_path(&path))),
             section
                 .read_text(&SERVER_FINGERPRINT)
-                .map(|found| Server::Fingerprint(found.text)),
+                .map(|found| ServerTrust::Fingerprint(found.text)),
             section
                 .read_text(&CA)
-                .map(|path| Server::Authority(section.resolve_path(&path))),
+                .map(|path| ServerTrust::Authority(section.resolve_path(&path))),
         ];
         Self {
             certificate: section.read_text(&CLIENT_CERT),
@@ -111,7 +114,7 @@ impl TlsKeys {
         authority: String,
     ) -> Option<Address> {
         let mut servers = self.servers.into_iter();
-        let (Some(server), None) = (servers.next(), servers.next()) else {
+        let (Some(trust), None) = (servers.next(), servers.next()) else {
             let what = "needs exactly one of server_cert, server_fingerprint and ca";
             let hint = "most sites use server_cert, with a copy of the server's certificate";
             section.report_text(url, what, hint);
@@ -127,9 +130,11 @@ impl TlsKeys {
         secrets.mark_secret_file(&client_key, "a private key");
         Some(Address::Https {
             authority,
-            server,
-            client_certificate: section.resolve_path(&certificate),
-            client_key,
+            trust,
+            identity: Some(ClientFiles {
+                certificate: section.resolve_path(&certificate),
+                key: client_key,
+            }),
         })
     }
 }

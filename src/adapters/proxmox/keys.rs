@@ -11,8 +11,8 @@ use crate::adapters::kind::ReadContext;
 use crate::adapters::proxmox::AfterRestore;
 use crate::adapters::proxmox::BackupMode;
 use crate::adapters::proxmox::Config;
+use crate::adapters::proxmox::NodeTrust;
 use crate::adapters::proxmox::Proxmox;
-use crate::adapters::proxmox::ServerTrust;
 use crate::model::Secret;
 use crate::schema::Choice;
 use crate::schema::Flag;
@@ -65,8 +65,8 @@ impl AdapterKind for Config {
             return None;
         }
         let trust = match (fingerprints.is_empty(), authorities) {
-            (false, None) => ServerTrust::Fingerprints(texts_of(fingerprints)),
-            (true, Some(file)) => ServerTrust::Authority(section.resolve_path(&file)),
+            (false, None) => NodeTrust::Fingerprints(texts_of(fingerprints)),
+            (true, Some(file)) => NodeTrust::Authority(section.resolve_path(&file)),
             (false, Some(_)) | (true, None) => {
                 let what = "needs exactly one of server_fingerprints and ca";
                 let hint = "most sites use ca, with a copy of /etc/pve/pve-root-ca.pem";

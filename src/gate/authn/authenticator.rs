@@ -98,7 +98,9 @@ impl Authenticator {
         denied: &CredentialsDenied,
         metrics: &Metrics,
     ) -> Refusal {
-        metrics.callers.record_refused_credentials(denied.reason.as_str());
+        metrics
+            .callers
+            .record_refused_credentials(denied.reason.as_str());
         match denied.answer {
             DenialResponse::RetryLater(after) => {
                 metrics.callers.record_credential_check("locked_out");

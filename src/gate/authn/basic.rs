@@ -152,7 +152,10 @@ fn is_remembered(key: &CredentialKey, context: AuthContext<'_>) -> bool {
     let now = context.clock.instant();
     let is_cached = context.shared.is_credential_cached(key, now);
     if is_cached {
-        context.metrics.callers.record_credential_check("remembered");
+        context
+            .metrics
+            .callers
+            .record_credential_check("remembered");
     }
     is_cached
 }

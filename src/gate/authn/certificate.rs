@@ -47,7 +47,10 @@ impl CertificateIdentities {
         if known.any(|other| other.principal.name != one.principal.name) {
             return Err(denied(DenialReason::AmbiguousCertificate));
         }
-        context.metrics.callers.record_credential_check("certificate");
+        context
+            .metrics
+            .callers
+            .record_credential_check("certificate");
         Ok(Arc::clone(one))
     }
 }

@@ -160,7 +160,10 @@ impl Issuers {
             return Err(CredentialsDenied::invalid(DenialReason::Malformed));
         };
         if let Some(caller) = self.find_verified(&digest, context) {
-            context.metrics.callers.record_credential_check("remembered");
+            context
+                .metrics
+                .callers
+                .record_credential_check("remembered");
             return Ok(caller);
         }
         let token = UnverifiedToken::read(text)

@@ -19,7 +19,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("runtime", &["model"]),
     ("telemetry", &["model"]),
-    ("adapters", &["model", "runtime", "telemetry"]),
+    // Declared keys and their reading, below those who declare keys: the configuration and each adapter.
+    ("schema", &["model"]),
+    ("adapters", &["model", "runtime", "telemetry", "schema"]),
     ("operations", &["model", "runtime", "telemetry", "adapters"]),
     ("gate", &["model", "runtime", "telemetry", "operations"]),
     ("listener", &["model", "runtime", "telemetry", "gate"]),
