@@ -169,6 +169,7 @@ pub async fn start_on(
     metrics.process.set_active_config(&settings.hash, false);
     metrics.requests.set_certificate_expiry(&ends(tls));
     bench.open(admin.address());
+    log_start(&settings, api.address(), admin.address());
     Ok(Running {
         looks,
         front,
@@ -183,6 +184,25 @@ pub async fn start_on(
         metrics,
         tasks,
     })
+}
+
+/// Logs in one line what an operator needs to know of a start.
+fn log_start(settings: &Settings, api: SocketAddr, admin: SocketAddr) {
+    let backends: Vec<&str> = settings
+        .backends
+        .iter()
+        .map(|backend| backend.name.as_str())
+        .collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config_hash = %settings.hash,
+        %api,
+        tls = settings.listener.tls.is_some(),
+        %admin,
+        backends = %backends.join(", "),
+        store = %settings.operations.store.display(),
+        "gateway started"
+    );
 }
 
 /// The gate over the operations, as the listener and the probes of readiness see it.
@@ -236,7 +256,7 @@ fn upstreams_of(
 
 /// Makes the upstreams of pass-through routes, and tells the routes which are theirs.
 fn prepare_upstreams(upstreams: &Upstreams, settings: &mut Settings) {
-    let ids = upstreams.prepare(&settings.upstreams);
+    let ids = upstreams.activate(&settings.upstreams);
     for (route, id) in settings.gate.passthrough.iter_mut().zip(ids) {
         route.pool = id;
     }
@@ -347,7 +367,7 @@ impl Running {
             (settings.listener.drain_notice, settings.listener.drain)
         };
         self.front.draining();
-        self.api.leave();
+        self.api.ask_clients_to_leave();
         tokio::time::sleep(notice).await;
         self.front.release();
         let drained = self.api.drain(patience).await;

@@ -292,7 +292,7 @@ impl One<'_> {
             Some("least-loaded") => Balance::LeastLoaded,
             Some(_) | None => Balance::RoundRobin,
         };
-        let probe = self.probe();
+        let health_check = self.health_check();
         let failures = section.small(&key::EJECT_FAILURES);
         let pause = section.span(&key::EJECT_PAUSE);
         let resolve = section.span(&key::RESOLVE);
@@ -303,14 +303,14 @@ impl One<'_> {
             timeouts,
             trust,
             identity,
-            probe,
+            health_check,
             failures,
             pause,
             resolve,
         })
     }
 
-    fn probe(&self) -> Option<HealthCheck> {
+    fn health_check(&self) -> Option<HealthCheck> {
         let section = self.section;
         let interval = section.span(&key::HEALTH_INTERVAL);
         let timeout = section.span(&key::HEALTH_TIMEOUT);
@@ -461,7 +461,7 @@ fn wide(size: usize) -> u64 {
 fn upstream(text: &str) -> Option<Upstream> {
     if let Some(path) = text.strip_prefix("unix://") {
         return path.starts_with('/').then(|| Upstream {
-            place: UpstreamAddress::Socket(PathBuf::from(path)),
+            address: UpstreamAddress::Socket(PathBuf::from(path)),
             tls: false,
             label: Arc::from("localhost"),
         });
@@ -490,7 +490,7 @@ fn upstream(text: &str) -> Option<Upstream> {
         return None;
     }
     Some(Upstream {
-        place: UpstreamAddress::Host(plain.to_owned(), port),
+        address: UpstreamAddress::Host(plain.to_owned(), port),
         tls,
         label: Arc::from(authority.as_str()),
     })

@@ -381,7 +381,7 @@ fn routes_that_cannot_work_are_told() {
         ),
         (
             format!("{https}ca = \"c.toml\""),
-            "c.toml: there is no certificate in PEM form",
+            "c.toml: no PEM certificate found",
         ),
         (
             format!("{https}server_fingerprint = \"abc\""),

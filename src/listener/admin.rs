@@ -13,23 +13,23 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::Limits;
-use crate::listener::connection_lifecycle;
+use crate::listener::connection_phase;
 use crate::listener::operator;
 use crate::listener::operator::Operator;
 use crate::telemetry::Metrics;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Tells whether the gateway should be sent requests.
+/// Reports whether the gateway should receive requests.
 pub trait Readiness: fmt::Debug + Send + Sync {
     /// Whether it is ready.
     ///
     /// # Errors
-    /// The reason why not, a short sentence for operators.
+    /// The reason why it is not, as a short sentence for operators.
     fn readiness(&self) -> Result<(), String>;
 }
 
-/// Answers requests of the admin port.
+/// The Pingora application of the admin port.
 #[derive(Debug)]
 pub(super) struct AdminPages {
     pub(super) readiness: Arc<dyn Readiness>,
@@ -38,11 +38,11 @@ pub(super) struct AdminPages {
     pub(super) limits: Limits,
 }
 
-/// One page: status, media type and content.
+/// A page: status, media type and content.
 type Page = (StatusCode, &'static str, Vec<u8>);
 
 impl AdminPages {
-    fn page(&self, path: &str) -> Option<Page> {
+    fn find_page(&self, path: &str) -> Option<Page> {
         match path {
             "/metrics" => Some((
                 StatusCode::OK,
@@ -70,8 +70,8 @@ impl AdminPages {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        let Some((status, media_type, content)) = self.page(path) else {
+    fn build_page(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
+        let Some((status, media_type, content)) = self.find_page(path) else {
             return framed_response(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
         };
         if *method != Method::GET && *method != Method::HEAD {
@@ -90,7 +90,7 @@ impl AdminPages {
     }
 }
 
-/// A response with exact framing; without `with_body` only the length of the content is told.
+/// A response with exact framing. Without `with_body` it declares the length of the content but has no body, as for HEAD.
 pub(super) fn framed_response(
     status: StatusCode,
     media_type: &'static str,
@@ -110,15 +110,15 @@ pub(super) fn framed_response(
 #[async_trait]
 impl ServeHttp for AdminPages {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        connection_lifecycle::mark_request_begun();
-        // One request a connection: a scrape every few seconds needs no more, and nothing is idle when the gateway stops.
+        connection_phase::mark_request_begun();
+        // One request per connection: a scrape every few seconds needs no more, and no connection is idle when the gateway stops.
         session.set_keepalive(None);
         session.set_write_timeout(Some(self.limits.write_timeout));
         let head = session.req_header();
         let head_only = head.method == Method::HEAD;
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let peer = peer.map(std::net::SocketAddr::ip);
-        let operators = operator::answer(
+        let operators = operator::handle_request(
             &*self.operator,
             &head.method,
             &head.uri,
@@ -127,7 +127,7 @@ impl ServeHttp for AdminPages {
         );
         let mut response = match operators.await {
             Some(response) => response,
-            None => self.answer(&head.method, head.uri.path()),
+            None => self.build_page(&head.method, head.uri.path()),
         };
         if head_only {
             response.body_mut().clear();
@@ -171,11 +171,11 @@ mod tests {
         for (method, path, ready, status, body) in rows {
             let pages = AdminPages {
                 readiness: Arc::new(Fixed(ready.map_err(str::to_owned))),
-                operator: Arc::new(crate::listener::tests::Nobody),
+                operator: Arc::new(crate::listener::tests::NoOperations),
                 metrics: Arc::new(Metrics::new().unwrap()),
                 limits: Limits::default(),
             };
-            let answer = pages.answer(&method.parse().unwrap(), path);
+            let answer = pages.build_page(&method.parse().unwrap(), path);
             assert_eq!(answer.status(), status, "{method} {path}: status");
             assert_eq!(
                 String::from_utf8_lossy(answer.body()),

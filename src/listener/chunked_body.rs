@@ -1,11 +1,11 @@
 //! The grammar of a chunked body, to the letter of RFC 9112 section 7.1.
 //!
-//! Pingora reads anything after the size of a chunk, and any lines after the last one. A server or proxy that ends these lines
-//! elsewhere sees another body and other requests behind it, so the bytes are checked before Pingora reads them.
+//! Pingora accepts anything after the size of a chunk and any lines after the last chunk. A server or proxy that ends these lines
+//! elsewhere sees another body and other requests after it (request smuggling), so bytes are checked before Pingora reads them.
 
-/// Bytes of extensions, trailers and other framing that a body may have beyond twice its content and 16 for each chunk.
+/// Bytes of extensions, trailers and other framing allowed beyond twice the content and 16 bytes per chunk.
 const EXCESS_BYTES_MAX: u64 = 16 * 1024;
-/// Digits of a size.
+/// Digits in a chunk size.
 const DIGITS_MAX: u8 = 16;
 
 /// The next byte expected.
@@ -13,7 +13,7 @@ const DIGITS_MAX: u8 = 16;
 enum ExpectedByte {
     #[default]
     Size,
-    /// White space that only a semicolon may follow.
+    /// White space after which only a semicolon is allowed.
     BeforeSemicolon,
     AfterSemicolon,
     ExtensionName,
@@ -35,41 +35,41 @@ enum ExpectedByte {
     End,
 }
 
-/// What became of a piece of a chunked body.
+/// The result of consuming a piece of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChunkProgress {
-    /// All of it belongs to the body, and there is more to come.
+    /// The whole piece belongs to the body, which continues.
     Within,
-    /// The body ended after so many of its bytes.
+    /// The body ended after this many bytes of the piece.
     Ended(usize),
-    /// It is no chunked body.
+    /// The body violates the grammar.
     Malformed,
 }
 
-/// A chunked body as far as it was read.
+/// The state of a chunked body that is checked piece by piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ChunkedBody {
-    part: ExpectedByte,
+    expected: ExpectedByte,
     digits: u8,
-    /// The size of the chunk, and then what is left of it.
+    /// The size of the chunk; within its content, the bytes left.
     size: u64,
-    /// Framing beyond what the content justifies.
+    /// Bytes of framing beyond what the content justifies.
     excess: u64,
 }
 
 impl ChunkedBody {
-    /// Reads the next piece of the body.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> ChunkProgress {
+    /// Checks the next piece of the body.
+    pub(super) fn consume(&mut self, bytes: &[u8]) -> ChunkProgress {
         let mut rest = bytes;
         while let Some((first, after)) = rest.split_first() {
-            if self.part == ExpectedByte::Data {
-                rest = self.skip(rest);
+            if self.expected == ExpectedByte::Data {
+                rest = self.skip_content(rest);
                 continue;
             }
-            let Some(next) = self.next(*first) else {
+            let Some(next) = self.after_byte(*first) else {
                 return ChunkProgress::Malformed;
             };
-            self.part = next;
+            self.expected = next;
             self.excess = self.excess.saturating_add(1);
             if self.excess > EXCESS_BYTES_MAX {
                 return ChunkProgress::Malformed;
@@ -82,8 +82,8 @@ impl ChunkedBody {
         ChunkProgress::Within
     }
 
-    /// Passes over the content of the chunk.
-    fn skip<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// Skips the content of the chunk.
+    fn skip_content<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let left = usize::try_from(self.size).unwrap_or(usize::MAX);
         let count = left.min(bytes.len());
         let rest = bytes.get(count..).unwrap_or_default();
@@ -91,15 +91,15 @@ impl ChunkedBody {
         self.size = self.size.saturating_sub(counted);
         self.excess = self.excess.saturating_sub(counted.saturating_mul(2));
         if self.size == 0 {
-            self.part = ExpectedByte::DataCarriageReturn;
+            self.expected = ExpectedByte::DataCarriageReturn;
         }
         rest
     }
 
-    /// The part after this byte; `None` where it may not be.
-    fn next(&mut self, byte: u8) -> Option<ExpectedByte> {
-        match self.part {
-            ExpectedByte::Size => self.size(byte),
+    /// What is expected after this byte; `None` if the byte is not allowed here.
+    fn after_byte(&mut self, byte: u8) -> Option<ExpectedByte> {
+        match self.expected {
+            ExpectedByte::Size => self.after_size_byte(byte),
             ExpectedByte::BeforeSemicolon
             | ExpectedByte::AfterSemicolon
             | ExpectedByte::ExtensionName
@@ -108,7 +108,7 @@ impl ChunkedBody {
             | ExpectedByte::ExtensionValue
             | ExpectedByte::QuotedValue
             | ExpectedByte::QuotedPair
-            | ExpectedByte::AfterQuotedValue => extension(self.part, byte),
+            | ExpectedByte::AfterQuotedValue => after_extension_byte(self.expected, byte),
             ExpectedByte::SizeLineFeed => (byte == b'\n').then_some(if self.size == 0 {
                 ExpectedByte::TrailerStart
             } else {
@@ -126,13 +126,13 @@ impl ChunkedBody {
             | ExpectedByte::TrailerName
             | ExpectedByte::TrailerValue
             | ExpectedByte::TrailerLineFeed
-            | ExpectedByte::LastLineFeed => trailer(self.part, byte),
-            // Content is passed over, and nothing comes after the end.
+            | ExpectedByte::LastLineFeed => after_trailer_byte(self.expected, byte),
+            // `skip_content` handles content, and nothing is expected after the end.
             ExpectedByte::Data | ExpectedByte::End => None,
         }
     }
 
-    fn size(&mut self, byte: u8) -> Option<ExpectedByte> {
+    fn after_size_byte(&mut self, byte: u8) -> Option<ExpectedByte> {
         if let Some(digit) = char::from(byte).to_digit(16) {
             if self.digits == DIGITS_MAX {
                 return None;
@@ -148,7 +148,7 @@ impl ChunkedBody {
     }
 }
 
-/// What may follow a size or the value of an extension.
+/// What may follow a size or an extension value.
 const fn after_value(byte: u8) -> Option<ExpectedByte> {
     match byte {
         b'\r' => Some(ExpectedByte::SizeLineFeed),
@@ -158,7 +158,7 @@ const fn after_value(byte: u8) -> Option<ExpectedByte> {
     }
 }
 
-fn extension(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
+fn after_extension_byte(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     let is_space = matches!(byte, b' ' | b'\t');
     match part {
         ExpectedByte::BeforeSemicolon if byte == b';' => Some(ExpectedByte::AfterSemicolon),
@@ -206,7 +206,7 @@ fn extension(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     }
 }
 
-fn trailer(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
+fn after_trailer_byte(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     match part {
         ExpectedByte::TrailerStart if byte == b'\r' => Some(ExpectedByte::LastLineFeed),
         ExpectedByte::TrailerName if byte == b':' => Some(ExpectedByte::TrailerValue),
@@ -235,7 +235,7 @@ fn trailer(part: ExpectedByte, byte: u8) -> Option<ExpectedByte> {
     }
 }
 
-/// A byte of a token (RFC 9110 section 5.6.2).
+/// Whether the byte is allowed in a token (RFC 9110 section 5.6.2).
 const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -257,7 +257,7 @@ const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// A byte of a field value or of a quoted string.
+/// Whether the byte is allowed in a field value or a quoted string.
 const fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..=0xff)
 }
@@ -270,7 +270,7 @@ mod tests {
         let mut chunks = ChunkedBody::default();
         let mut before = 0_usize;
         for part in bytes.chunks(piece) {
-            match chunks.read(part) {
+            match chunks.consume(part) {
                 ChunkProgress::Within => before = before.saturating_add(part.len()),
                 ChunkProgress::Ended(count) => {
                     return ChunkProgress::Ended(before.saturating_add(count));
@@ -408,10 +408,14 @@ mod tests {
             ChunkProgress::Malformed,
             "many small extensions"
         );
-        let signed = [b"400;chunk-signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n".as_slice(), &[b'x'; 1024], b"\r\n"]
+        let with_signatures = [b"400;chunk-signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\n".as_slice(), &[b'x'; 1024], b"\r\n"]
             .concat()
             .repeat(3000);
-        assert_eq!(read(&signed, 4096), ChunkProgress::Within, "signed chunks");
+        assert_eq!(
+            read(&with_signatures, 4096),
+            ChunkProgress::Within,
+            "signed chunks"
+        );
         let bytewise = b"1\r\nx\r\n".repeat(30_000);
         assert_eq!(read(&bytewise, 4096), ChunkProgress::Within, "single bytes");
     }

@@ -1,4 +1,4 @@
-//! The body of a request, read from a Pingora session within limits.
+//! Reads request bodies from a Pingora session within limits of size and time.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -16,60 +16,62 @@ use crate::gate::BodyError;
 use crate::listener::Limits;
 use crate::runtime::Clock;
 
-/// Most bytes of an unwanted body that are read and thrown away so that the answer before it is not lost: a connection that
-/// is closed with unread data is reset, and a reset takes away what the client has not read yet.
+/// Bytes of an unread body that are discarded after the response. Closing a connection with unread data resets it, and a reset
+/// discards what the client has not read yet, the response included.
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
-/// Longest time spent on that.
+/// Time limit for discarding.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// How long a request is handled before anybody looks whether its client is still there.
+/// How long a request is handled before the gateway starts to check whether its client has disconnected.
 const GONE_CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// How fast a body has to come.
+/// How fast a request body must arrive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyPace {
-    /// The whole body may take so long, and half of that without a single byte.
-    pub(super) patience: Duration,
-    /// Bytes a second, on average; zero for any number.
+    /// Time for the whole body; half of it for a single read.
+    pub(super) timeout: Duration,
+    /// Minimum average rate in bytes per second; 0 for no minimum.
     pub(super) rate: u64,
-    /// Time before the rate counts.
+    /// Time from the start of the body before the rate applies.
     pub(super) grace: Duration,
 }
 
 impl BodyPace {
-    pub(super) const fn of(limits: &Limits) -> Self {
+    pub(super) const fn from_limits(limits: &Limits) -> Self {
         Self {
-            patience: limits.body_timeout,
+            timeout: limits.body_timeout,
             rate: limits.body_rate,
             grace: limits.body_grace,
         }
     }
 
-    /// How long after the start of the body the next byte may come when there were so many.
-    fn allowed(self, bytes: usize) -> Duration {
+    /// The latest time after the start of the body for the byte after `bytes` bytes.
+    fn deadline_of_next_byte(self, bytes: usize) -> Duration {
         let next = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(1);
         let millis = next.saturating_mul(1000).checked_div(self.rate);
-        millis.map_or(self.patience, |it| {
-            self.grace.max(Duration::from_millis(it)).min(self.patience)
+        millis.map_or(self.timeout, |millis| {
+            self.grace
+                .max(Duration::from_millis(millis))
+                .min(self.timeout)
         })
     }
 }
 
-/// A session that is shared by those who read the body of its request and those who look whether its client is there.
+/// A session shared by the reader of its request body and the check whether its client has disconnected.
 pub(super) type SharedSession<'a> = Mutex<&'a mut ServerSession>;
 
-/// The body of the request a session is at.
+/// The body of the current request of a session.
 pub(super) struct SessionBody<'a, 's> {
     session: &'a SharedSession<'s>,
     pace: BodyPace,
     clock: &'a dyn Clock,
     present: bool,
-    /// Whether all of the request was read.
+    /// Whether the whole request has been received.
     received: &'a AtomicBool,
 }
 
 impl<'a, 's> SessionBody<'a, 's> {
-    /// `received` says whether there is no body, and is set once it was read.
+    /// `received` is true if the request has no body; it is set once the body has been read.
     pub(super) fn new(
         session: &'a SharedSession<'s>,
         pace: BodyPace,
@@ -85,13 +87,20 @@ impl<'a, 's> SessionBody<'a, 's> {
         }
     }
 
-    async fn collect(&self, session: &mut ServerSession, limit: usize) -> Result<Bytes, BodyError> {
+    async fn read_all(
+        &self,
+        session: &mut ServerSession,
+        limit: usize,
+    ) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
         let began = self.clock.instant();
         loop {
             let took = self.clock.instant().saturating_duration_since(began);
-            let left = self.pace.allowed(whole.len()).saturating_sub(took);
-            // What has come already is read even when no time is left: it may be us who took it.
+            let left = self
+                .pace
+                .deadline_of_next_byte(whole.len())
+                .saturating_sub(took);
+            // Bytes that have arrived are read even if no time is left: the gateway itself may have caused the delay.
             let read = tokio::time::timeout(left, session.read_request_body()).await;
             let Ok(read) = read else {
                 return Err(BodyError::TooSlow);
@@ -106,7 +115,7 @@ impl<'a, 's> SessionBody<'a, 's> {
                     return Err(BodyError::TooSlow);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "body not read");
+                    tracing::debug!(%error, "request body read failed");
                     return Err(BodyError::Broken);
                 }
             }
@@ -114,10 +123,10 @@ impl<'a, 's> SessionBody<'a, 's> {
     }
 }
 
-/// Asks the client to go on, if it waits for that.
-async fn invite(session: &mut ServerSession, patience: Duration) -> Result<(), BodyError> {
+/// Sends `100 Continue` if the client expects it.
+async fn send_continue(session: &mut ServerSession, limit: Duration) -> Result<(), BodyError> {
     let head = session.req_header();
-    // HTTP/1.0 knows no interim answers.
+    // HTTP/1.0 has no interim responses.
     let waits = head.version >= http::Version::HTTP_11
         && head
             .headers
@@ -126,14 +135,14 @@ async fn invite(session: &mut ServerSession, patience: Duration) -> Result<(), B
     if !waits {
         return Ok(());
     }
-    // Pingora would take the interim answer for an answer before the end of the body, and close the connection for it.
+    // Pingora would treat the interim response as a final response before the end of the body, and close the connection.
     session.set_close_on_response_before_downstream_finish(false);
-    let written = tokio::time::timeout(patience, session.write_continue_response()).await;
+    let written = tokio::time::timeout(limit, session.write_continue_response()).await;
     session.set_close_on_response_before_downstream_finish(true);
     match written {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
-            tracing::debug!(%error, "interim answer not written");
+            tracing::debug!(%error, "interim response write failed");
             Err(BodyError::Broken)
         }
         Err(_) => Err(BodyError::TooSlow),
@@ -148,14 +157,14 @@ impl Body for SessionBody<'_, '_> {
         }
         let mut session = self.session.lock().await;
         let session = &mut **session;
-        // Refused before the client is invited: it then never sends what nobody wants.
-        if announced(&session.req_header().headers).is_some_and(|length| length > limit) {
+        // Refused before `100 Continue`, so that the client never sends the body.
+        if declared_length(&session.req_header().headers).is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge);
         }
-        let patience = self.pace.patience;
-        invite(session, patience).await?;
-        session.set_read_timeout(Some(patience.checked_div(2).unwrap_or(patience)));
-        let read = tokio::time::timeout(patience, self.collect(session, limit)).await;
+        let timeout = self.pace.timeout;
+        send_continue(session, timeout).await?;
+        session.set_read_timeout(Some(timeout.checked_div(2).unwrap_or(timeout)));
+        let read = tokio::time::timeout(timeout, self.read_all(session, limit)).await;
         let read = read.unwrap_or(Err(BodyError::TooSlow));
         self.received.store(read.is_ok(), Ordering::Relaxed);
         read
@@ -166,9 +175,9 @@ impl Body for SessionBody<'_, '_> {
     }
 }
 
-/// Returns when the client has gone away after it sent the whole request.
-pub(super) async fn gone(session: &SharedSession<'_>, received: &AtomicBool) {
-    // Most answers are made before that.
+/// Resolves when the client has disconnected after it sent the whole request.
+pub(super) async fn wait_for_disconnect(session: &SharedSession<'_>, received: &AtomicBool) {
+    // Most responses are ready before that.
     tokio::time::sleep(GONE_CHECK_PAUSE).await;
     while !received.load(Ordering::Relaxed) {
         tokio::time::sleep(GONE_CHECK_PAUSE).await;
@@ -176,20 +185,21 @@ pub(super) async fn gone(session: &SharedSession<'_>, received: &AtomicBool) {
     let mut session = session.lock().await;
     match session.read_body_or_idle(true).await {
         Ok(_) => std::future::pending().await,
-        Err(error) => tracing::debug!(%error, "client gone"),
+        Err(error) => tracing::debug!(%error, "client disconnected"),
     }
 }
 
-/// The length the client announced, when it is a number. Larger than memory counts as the largest number.
-fn announced(headers: &http::HeaderMap) -> Option<usize> {
+/// The declared `Content-Length`, if it is a number; saturates at `usize::MAX`.
+fn declared_length(headers: &http::HeaderMap) -> Option<usize> {
     let value = headers.get(http::header::CONTENT_LENGTH)?.as_bytes();
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| digits)?;
     Some(text.parse().unwrap_or(usize::MAX))
 }
 
-/// Ends our side of the connection and reads what the client is still sending, within bounds, so that it sees the answer.
-pub(super) async fn discard(session: &mut ServerSession) {
+/// Closes the write side of the connection and discards what the client still sends, within limits, so that it sees the
+/// response.
+pub(super) async fn discard_body(session: &mut ServerSession) {
     if session.is_body_done() {
         return;
     }
@@ -206,7 +216,7 @@ pub(super) async fn discard(session: &mut ServerSession) {
     })
     .await;
     if discarded.is_err() {
-        tracing::debug!("client goes on sending an unwanted body");
+        tracing::debug!("client continues to send an unwanted body");
     }
 }
 
@@ -215,9 +225,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_allowed_by_what_has_come() {
+    fn deadlines_follow_the_received_bytes() {
         let pace = |rate| BodyPace {
-            patience: Duration::from_secs(20),
+            timeout: Duration::from_secs(20),
             rate,
             grace: Duration::from_secs(5),
         };
@@ -232,13 +242,13 @@ mod tests {
             ("more than can be counted", 1, usize::MAX, 20_000),
         ];
         for (name, rate, bytes, millis) in rows {
-            let allowed = pace(rate).allowed(bytes);
+            let allowed = pace(rate).deadline_of_next_byte(bytes);
             assert_eq!(allowed, Duration::from_millis(millis), "{name}");
         }
     }
 
     #[test]
-    fn announced_lengths_are_digits_only() {
+    fn declared_lengths_are_digits_only() {
         let rows = [
             ("absent", None, None),
             ("number", Some("12"), Some(12)),
@@ -253,7 +263,7 @@ mod tests {
             if let Some(value) = value {
                 headers.insert(http::header::CONTENT_LENGTH, value.parse().unwrap());
             }
-            assert_eq!(announced(&headers), expected, "{name}");
+            assert_eq!(declared_length(&headers), expected, "{name}");
         }
     }
 }

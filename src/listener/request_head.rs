@@ -1,5 +1,4 @@
-//! The head of a request as it was sent: Pingora repairs what it can before anybody sees it, and what was repaired is what
-//! must be judged.
+//! The request head as sent. Pingora repairs heads before the handler sees them, and the gate must judge what was sent.
 
 use http::HeaderMap;
 use http::HeaderValue;
@@ -10,10 +9,10 @@ use pingora::ErrorType;
 use pingora::OrErr;
 use pingora::protocols::http::ServerSession;
 
-use crate::listener::connection_lifecycle;
-use crate::listener::request_tracker::Framing;
+use crate::listener::connection_phase;
+use crate::listener::request_tracker::BodyFraming;
 
-/// What the handler reads of the head of a request, while the session reads its body.
+/// A copy of the request head, which the handler reads while the session reads the body.
 #[derive(Debug)]
 pub(super) struct SentHead {
     pub(super) method: Method,
@@ -22,36 +21,36 @@ pub(super) struct SentHead {
     pub(super) headers: HeaderMap,
 }
 
-/// The head of the request that the session is at.
+/// The head of the current request of the session.
 pub(super) fn read_request_head(session: &ServerSession) -> pingora::Result<SentHead> {
     let head = session.req_header();
     let mut headers = head.headers.clone();
     let field = |value: &[u8]| {
-        HeaderValue::from_bytes(value).or_err(ErrorType::InvalidHTTPHeader, "not a field value")
+        HeaderValue::from_bytes(value).or_err(ErrorType::InvalidHTTPHeader, "invalid field value")
     };
-    // The authority of HTTP/2 is the `Host` it stands for (RFC 9113 section 8.3.1).
+    // In HTTP/2 the authority takes the place of `Host` (RFC 9113 section 8.3.1).
     if session.is_http2()
         && !headers.contains_key(header::HOST)
         && let Some(authority) = head.uri.authority()
     {
         headers.insert(header::HOST, field(authority.as_str().as_bytes())?);
     }
-    // Pingora takes the length away where there are chunks, too.
+    // Pingora removes `Content-Length` next to `Transfer-Encoding`. Restored, so that the gate refuses the two framings.
     if headers.contains_key(header::TRANSFER_ENCODING)
         && let Some(session) = session.as_http1()
         && let Some(length) = first_content_length(&session.get_headers_raw_bytes())
     {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
-    // Framing that the body contradicts is refused like framing that contradicts itself: this is a second coding.
-    if !session.is_http2() && connection_lifecycle::is_malformed() {
+    // A body that contradicts its framing is refused like contradicting framings: this adds a second coding.
+    if !session.is_http2() && connection_phase::is_body_malformed() {
         headers.append(header::TRANSFER_ENCODING, field(b"malformed")?);
     }
-    // Pingora encodes what must not be in a target, and keeps a part of it alone.
+    // Pingora percent-encodes bytes that are not allowed in a target, and drops parts of it.
     let sent = if session.is_http2() {
         None
     } else {
-        connection_lifecycle::target()
+        connection_phase::received_target()
     };
     let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
     Ok(SentHead {
@@ -62,20 +61,20 @@ pub(super) fn read_request_head(session: &ServerSession) -> pingora::Result<Sent
     })
 }
 
-/// How the body of a request of HTTP/1 is framed, as Pingora reads it. Framing of two meanings is refused before that.
-pub(super) fn body_framing(headers: &HeaderMap) -> Framing {
+/// How the body of an HTTP/1 request is framed, as Pingora reads it. The gate refuses ambiguous framing before the body is read.
+pub(super) fn body_framing(headers: &HeaderMap) -> BodyFraming {
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Framing::Chunked;
+        return BodyFraming::Chunked;
     }
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Framing::Length(length.unwrap_or(0))
+    BodyFraming::Length(length.unwrap_or(0))
 }
 
 /// The value of the first `Content-Length`.
 fn first_content_length(raw: &[u8]) -> Option<&[u8]> {
     raw.split(|byte| *byte == b'\n').find_map(|line| {
-        let colon = line.iter().position(|it| *it == b':')?;
+        let colon = line.iter().position(|byte| *byte == b':')?;
         let (name, rest) = line.split_at_checked(colon)?;
         name.trim_ascii()
             .eq_ignore_ascii_case(b"content-length")
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_that_was_taken_away_is_found() {
+    fn the_removed_content_length_is_found() {
         let rows: [(&[u8], Option<&[u8]>); 4] = [
             (
                 b"PUT / HTTP/1.1\r\nContent-LENGTH: 11 \r\n\r\n",

@@ -1,85 +1,84 @@
-//! What a client sends over a connection of HTTP/1, before Pingora reads it.
+//! Tracks which received bytes of an HTTP/1 connection belong to which request, before Pingora reads them.
 //!
-//! Pingora repairs targets, reads chunks leniently and, while a request is handled, has no room for the next one. So the first
-//! line of each request is kept as it was sent, chunked bodies are checked, and what comes after the end of a request waits here
-//! until that request was answered.
+//! Pingora repairs targets, parses chunks leniently and, while a request is handled, has no buffer for the next one. So the first
+//! line of each request is kept as sent, chunked bodies are checked, and bytes after the end of a request wait here until that
+//! request has been answered.
 
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 use crate::listener::chunked_body::ChunkProgress;
 use crate::listener::chunked_body::ChunkedBody;
 
-/// Most bytes of a first line that are kept. The limits of the gate are lower.
+/// Bytes of a request line that are kept. The limits of the gate are lower.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Most bytes that wait for the end of the request before them.
+/// Bytes that may wait for the end of the request before them.
 const EARLY_BYTES_MAX: usize = 16 * 1024;
-/// Buffers of at most this size are kept for the next request.
+/// Buffers up to this size are reused for the next request.
 const KEPT_CAPACITY: usize = 2048;
 
-/// How the body of a request is framed.
+/// How a request body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum BodyFraming {
     Chunked,
-    /// So many bytes, also none.
+    /// This many bytes; 0 for no body.
     Length(u64),
 }
 
-/// Which bytes are read next.
+/// The part of a request that is received next.
 #[derive(Clone, Copy, Debug, Default)]
 enum ReadStage {
-    /// The first line of a request, or empty lines before it.
+    /// The request line, or empty lines before it.
     #[default]
     Line,
-    /// The rest of its head.
+    /// The rest of the head.
     Head,
     ChunkedBody(ChunkedBody),
-    /// So many bytes of a body.
+    /// A body of which this many bytes are left.
     Length(u64),
-    /// None: the request is complete.
+    /// Nothing: the request is complete.
     Complete,
-    /// What the gateway has no interest in.
-    Open,
+    /// Bytes that are not checked, for example after an upgrade.
+    Unchecked,
 }
 
-/// What a connection received of the request that it is at.
+/// The bytes received for the current request of a connection.
 #[derive(Debug, Default)]
 pub(super) struct RequestTracker(Mutex<TrackedRequest>);
 
 #[derive(Debug, Default)]
 struct TrackedRequest {
     stage: ReadStage,
-    /// The first line.
+    /// The request line.
     line: Vec<u8>,
-    /// What was read last.
+    /// The result of the last read.
     last: Vec<u8>,
-    /// Bytes of the request so far.
+    /// Bytes of the request received so far.
     received: usize,
-    /// Came after the end of the request.
+    /// Bytes received after the end of the request.
     early: Vec<u8>,
-    /// Pingora read beyond the end of the request.
+    /// Whether Pingora read beyond the end of the request.
     is_overread: bool,
-    /// The body is not what its framing says.
+    /// Whether the body contradicts its framing.
     is_malformed: bool,
 }
 
-/// What to do with bytes that were read.
+/// What to do with received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadDecision {
-    /// So many of them belong to the request; the rest is kept here.
+    /// This many belong to the request; the tracker has kept the rest.
     Keep(usize),
-    /// They are not to be read by anybody.
+    /// None may be parsed.
     Malformed,
 }
 
 impl RequestTracker {
     fn lock(&self) -> MutexGuard<'_, TrackedRequest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
-    /// The next byte that comes is of another request.
-    pub(super) fn begin(&self) {
+    /// Starts the next request: the next byte received belongs to it.
+    pub(super) fn begin_request(&self) {
         let mut state = self.lock();
         let state = &mut *state;
         state.stage = ReadStage::Line;
@@ -90,27 +89,27 @@ impl RequestTracker {
         state.is_malformed = false;
     }
 
-    /// Pingora read this head of a request, and what follows is framed like this.
-    pub(super) fn head_ended(&self, head: &[u8], framing: Framing) {
+    /// Records the request head as Pingora read it, and how the body after it is framed.
+    pub(super) fn record_head(&self, head: &[u8], framing: BodyFraming) {
         let mut state = self.lock();
         let state = &mut *state;
         let beyond = state.received.checked_sub(head.len());
         let start = beyond.and_then(|count| state.last.len().checked_sub(count));
-        let Some(start) = start.filter(|_| begins_with(head, &state.line)) else {
-            // Pingora rewrote the head, so that nobody knows where it ended. It is refused.
+        let Some(start) = start.filter(|_| starts_with_line(head, &state.line)) else {
+            // Pingora rewrote the head, so the end of the sent head is unknown. The gate refuses the request.
             state.is_overread = true;
-            state.stage = ReadStage::Open;
+            state.stage = ReadStage::Unchecked;
             return;
         };
         state.stage = match framing {
-            Framing::Chunked => ReadStage::ChunkedBody(ChunkedBody::default()),
-            Framing::Length(0) => ReadStage::Complete,
-            Framing::Length(count) => ReadStage::Length(count),
+            BodyFraming::Chunked => ReadStage::ChunkedBody(ChunkedBody::default()),
+            BodyFraming::Length(0) => ReadStage::Complete,
+            BodyFraming::Length(count) => ReadStage::Length(count),
         };
         let last = std::mem::take(&mut state.last);
         let rest = last.get(start..).unwrap_or_default();
         if !rest.is_empty() {
-            match state.body(rest) {
+            match state.track_body(rest) {
                 ReadDecision::Keep(count) => state.is_overread |= count < rest.len(),
                 ReadDecision::Malformed => {}
             }
@@ -120,50 +119,50 @@ impl RequestTracker {
         }
     }
 
-    /// Nothing that follows is checked any more.
-    pub(super) fn open(&self) {
-        self.lock().stage = ReadStage::Open;
+    /// Stops checking what follows.
+    pub(super) fn stop_checking(&self) {
+        self.lock().stage = ReadStage::Unchecked;
     }
 
-    /// Whether something of the next request has come.
+    /// Whether bytes of the next request have been received.
     pub(super) fn has_begun(&self) -> bool {
         let state = self.lock();
         match state.stage {
             ReadStage::Line => !state.line.is_empty() || !state.early.is_empty(),
             ReadStage::Head | ReadStage::ChunkedBody(_) | ReadStage::Length(_) => true,
-            ReadStage::Complete | ReadStage::Open => false,
+            ReadStage::Complete | ReadStage::Unchecked => false,
         }
     }
 
-    /// The target of the request as it was sent, between the first space and the last one of the line.
+    /// The request target as sent: what is between the first and the last space of the request line.
     pub(super) fn target(&self) -> Vec<u8> {
         let state = self.lock();
-        target_of(&state.line).to_vec()
+        parse_target(&state.line).to_vec()
     }
 
-    /// Whether the body is known not to be what its framing says.
+    /// Whether the body is known to contradict its framing.
     pub(super) fn is_malformed(&self) -> bool {
         self.lock().is_malformed
     }
 
-    /// Whether bytes behind the request were read that no other request can be read from any more.
+    /// Whether bytes after the request were lost, so that no other request can be read from the connection.
     pub(super) fn is_overread(&self) -> bool {
         self.lock().is_overread
     }
 
-    /// How many bytes may be read that have to wait; `None` where they need not.
+    /// How many bytes may still be received early, while the request is handled; `None` before it is complete.
     pub(super) fn room_for_early(&self) -> Option<usize> {
         let state = self.lock();
         matches!(state.stage, ReadStage::Complete)
             .then(|| EARLY_BYTES_MAX.saturating_sub(state.early.len()))
     }
 
-    /// Keeps what comes after the end of a request.
+    /// Keeps bytes received after the end of the request.
     pub(super) fn keep_early(&self, bytes: &[u8]) {
         self.lock().early.extend_from_slice(bytes);
     }
 
-    /// At most so many bytes of what was kept.
+    /// Takes at most `count` of the kept bytes.
     pub(super) fn take_early(&self, count: usize) -> Vec<u8> {
         let mut state = self.lock();
         if state.early.is_empty() {
@@ -174,30 +173,30 @@ impl RequestTracker {
         std::mem::replace(&mut state.early, rest)
     }
 
-    /// These bytes came.
-    pub(super) fn see(&self, bytes: &[u8]) -> ReadDecision {
+    /// Tracks received bytes.
+    pub(super) fn track(&self, bytes: &[u8]) -> ReadDecision {
         let mut state = self.lock();
         let state = &mut *state;
         match state.stage {
             ReadStage::Line | ReadStage::Head => {
-                state.head(bytes);
+                state.track_head(bytes);
                 ReadDecision::Keep(bytes.len())
             }
             ReadStage::ChunkedBody(_) | ReadStage::Length(_) => {
-                let verdict = state.body(bytes);
+                let verdict = state.track_body(bytes);
                 if let ReadDecision::Keep(count) = verdict {
                     let rest = bytes.get(count..).unwrap_or_default();
                     state.early.extend_from_slice(rest);
                 }
                 verdict
             }
-            ReadStage::Complete | ReadStage::Open => ReadDecision::Keep(bytes.len()),
+            ReadStage::Complete | ReadStage::Unchecked => ReadDecision::Keep(bytes.len()),
         }
     }
 }
 
 impl TrackedRequest {
-    fn head(&mut self, bytes: &[u8]) {
+    fn track_head(&mut self, bytes: &[u8]) {
         self.received = self.received.saturating_add(bytes.len());
         self.last.clear();
         self.last.extend_from_slice(bytes);
@@ -220,10 +219,10 @@ impl TrackedRequest {
         }
     }
 
-    /// Counts a piece of the body.
-    fn body(&mut self, bytes: &[u8]) -> ReadDecision {
+    /// Tracks a piece of the body.
+    fn track_body(&mut self, bytes: &[u8]) -> ReadDecision {
         match &mut self.stage {
-            ReadStage::ChunkedBody(chunks) => match chunks.read(bytes) {
+            ReadStage::ChunkedBody(chunks) => match chunks.consume(bytes) {
                 ChunkProgress::Within => ReadDecision::Keep(bytes.len()),
                 ChunkProgress::Ended(count) => {
                     self.stage = ReadStage::Complete;
@@ -231,8 +230,8 @@ impl TrackedRequest {
                 }
                 ChunkProgress::Malformed => {
                     self.is_malformed = true;
-                    // Read once more only to be thrown away.
-                    self.stage = ReadStage::Open;
+                    // Pingora may read more of the body, but only to discard it.
+                    self.stage = ReadStage::Unchecked;
                     ReadDecision::Malformed
                 }
             },
@@ -245,15 +244,17 @@ impl TrackedRequest {
                 }
                 ReadDecision::Keep(count)
             }
-            // A request without a body keeps nothing of what comes after its head.
+            // A request without a body owns nothing after its head.
             ReadStage::Complete => ReadDecision::Keep(0),
-            ReadStage::Line | ReadStage::Head | ReadStage::Open => ReadDecision::Keep(bytes.len()),
+            ReadStage::Line | ReadStage::Head | ReadStage::Unchecked => {
+                ReadDecision::Keep(bytes.len())
+            }
         }
     }
 }
 
-/// The target in a first line without its end.
-fn target_of(line: &[u8]) -> &[u8] {
+/// The target in a request line.
+fn parse_target(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let is_space = |byte: &u8| *byte == b' ';
     let Some(first) = line.iter().position(is_space) else {
@@ -266,8 +267,8 @@ fn target_of(line: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether Pingora read the first line as it was sent. It encodes bytes that may not be in a target.
-fn begins_with(head: &[u8], line: &[u8]) -> bool {
+/// Whether Pingora kept the request line as sent. It percent-encodes bytes that are not allowed in a target.
+fn starts_with_line(head: &[u8], line: &[u8]) -> bool {
     let start = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
     let head = head.get(start.unwrap_or(0)..).unwrap_or_default();
     head.starts_with(line)
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_those_that_were_sent() {
+    fn targets_are_kept_as_sent() {
         let rows: [(&[u8], &[u8]); 15] = [
             (b"GET /a HTTP/1.1\r\nX: a b\r\n\r\n", b"/a"),
             (b"GET /a HTTP/1.1\nX: a b\n\n", b"/a"),
@@ -299,11 +300,11 @@ mod tests {
         for (bytes, expected) in rows {
             let name = String::from_utf8_lossy(bytes);
             let whole = RequestTracker::default();
-            whole.see(bytes);
+            whole.track(bytes);
             assert_eq!(whole.target(), expected, "{name:?}");
             let pieces = RequestTracker::default();
             for byte in bytes.chunks(1) {
-                pieces.see(byte);
+                pieces.track(byte);
             }
             assert_eq!(pieces.target(), expected, "{name:?}, byte by byte");
         }
@@ -313,7 +314,7 @@ mod tests {
     fn a_line_without_end_takes_bounded_memory() {
         let tracker = RequestTracker::default();
         for _ in 0..100 {
-            tracker.see(&[b'a'; 10_000]);
+            tracker.track(&[b'a'; 10_000]);
         }
         let state = tracker.lock();
         assert!(state.line.len() <= LINE_BYTES_MAX, "{}", state.line.len());
@@ -321,22 +322,22 @@ mod tests {
     }
 
     #[test]
-    fn each_request_is_judged_by_its_own_line() {
+    fn each_request_has_its_own_target() {
         let tracker = RequestTracker::default();
         let head = b"POST /a HTTP/1.1\r\nHost: x\r\n\r\n";
-        tracker.see(head);
-        tracker.head_ended(head, Framing::Length(3));
-        assert_eq!(tracker.see(b"b c"), ReadDecision::Keep(3), "its body");
+        tracker.track(head);
+        tracker.record_head(head, BodyFraming::Length(3));
+        assert_eq!(tracker.track(b"b c"), ReadDecision::Keep(3), "its body");
         assert_eq!(tracker.target(), b"/a", "the first");
-        tracker.begin();
-        tracker.see(b"GET /b HTTP/1.1\r\n");
+        tracker.begin_request();
+        tracker.track(b"GET /b HTTP/1.1\r\n");
         assert_eq!(tracker.target(), b"/b", "the second");
     }
 
     /// Name, framing, read with the head, read later, kept of that, malformed, overread, and what waits.
     type Row = (
         &'static str,
-        Framing,
+        BodyFraming,
         &'static [u8],
         &'static [u8],
         ReadDecision,
@@ -347,7 +348,7 @@ mod tests {
     const BODIES: [Row; 7] = [
         (
             "a length, later",
-            Framing::Length(3),
+            BodyFraming::Length(3),
             b"",
             b"abcGET",
             ReadDecision::Keep(3),
@@ -357,7 +358,7 @@ mod tests {
         ),
         (
             "a length, half and half",
-            Framing::Length(3),
+            BodyFraming::Length(3),
             b"a",
             b"bcG",
             ReadDecision::Keep(2),
@@ -367,7 +368,7 @@ mod tests {
         ),
         (
             "a length, with the head",
-            Framing::Length(3),
+            BodyFraming::Length(3),
             b"abcGET",
             b"",
             ReadDecision::Keep(0),
@@ -377,7 +378,7 @@ mod tests {
         ),
         (
             "no body",
-            Framing::Length(0),
+            BodyFraming::Length(0),
             b"GET",
             b"",
             ReadDecision::Keep(0),
@@ -387,7 +388,7 @@ mod tests {
         ),
         (
             "chunks",
-            Framing::Chunked,
+            BodyFraming::Chunked,
             b"1\r\n",
             b"a\r\n0\r\n\r\nGET",
             ReadDecision::Keep(8),
@@ -397,7 +398,7 @@ mod tests {
         ),
         (
             "malformed chunks, later",
-            Framing::Chunked,
+            BodyFraming::Chunked,
             b"1\r\n",
             b"a\n0\r\n\r\nGET",
             ReadDecision::Malformed,
@@ -407,7 +408,7 @@ mod tests {
         ),
         (
             "malformed chunks, with the head",
-            Framing::Chunked,
+            BodyFraming::Chunked,
             b"2;\nxx\r\n39\r\n0\r\n\r\n",
             b"",
             ReadDecision::Keep(0),
@@ -418,14 +419,14 @@ mod tests {
     ];
 
     #[test]
-    fn bodies_end_where_their_framing_says_and_the_rest_waits() {
+    fn bodies_end_where_their_framing_ends_and_the_rest_waits() {
         let head = b"PUT / HTTP/1.1\r\n\r\n";
         for (name, framing, with, later, verdict, malformed, overread, waits) in BODIES {
             let tracker = RequestTracker::default();
-            tracker.see(&[head.as_slice(), with].concat());
-            tracker.head_ended(head, framing);
+            tracker.track(&[head.as_slice(), with].concat());
+            tracker.record_head(head, framing);
             if !later.is_empty() {
-                assert_eq!(tracker.see(later), verdict, "{name}: kept");
+                assert_eq!(tracker.track(later), verdict, "{name}: kept");
             }
             assert_eq!(tracker.is_malformed(), malformed, "{name}: malformed");
             assert_eq!(tracker.is_overread(), overread, "{name}: overread");

@@ -150,12 +150,12 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "empty",
             "[[certificate]]\nchain = \"empty.pem\"\nkey = \"one.key\"\n",
-            "certificate[0].chain: there is no certificate in PEM form",
+            "certificate[0].chain: no PEM certificate found",
         ),
         (
             "of another",
             "[[certificate]]\nchain = \"one.pem\"\nkey = \"two.key\"\n",
-            "certificate[0].key: the key does not belong to the certificate",
+            "certificate[0].key: the private key does not match the certificate",
         ),
         (
             "swapped",
@@ -170,12 +170,12 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "same name",
             &format!("{one}{one}"),
-            "certificate[1]: another certificate serves one.example, too",
+            "certificate[1]: duplicate certificate for one.example",
         ),
         (
             "no name",
             &format!("{one}[[certificate]]\nchain = \"bare.pem\"\nkey = \"bare.key\"\n"),
-            "certificate[1]: it has no DNS name",
+            "certificate[1]: the certificate has no DNS name",
         ),
         (
             "clients without TLS",
@@ -195,7 +195,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "empty authority",
             &format!("{one}[tls]\nclient_certificates = \"required\"\nclient_ca = \"empty.pem\"\n"),
-            "tls.client_ca: there is no certificate in PEM form",
+            "tls.client_ca: no PEM certificate found",
         ),
     ];
     for (name, text, expected) in rows {

@@ -1,19 +1,17 @@
-//! Connections to an upstream that wait for their next request.
+//! Keeps idle connections to an upstream for the next request.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use pingora::protocols::Stream;
 use tokio::io::AsyncReadExt as _;
 
 use crate::listener::forward::peer::ResolvedAddress;
 use crate::model::limits;
 
-/// Those of one upstream, the one that was used last at the end.
+/// The idle connections of one upstream, the most recently used last.
 #[derive(Debug, Default)]
 pub(super) struct IdleConnections(Mutex<VecDeque<IdleConnection>>);
 
@@ -25,16 +23,14 @@ struct IdleConnection {
 }
 
 impl IdleConnections {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<IdleConnection>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One to that address on which nothing was said since, and the one least likely to be closed soon.
+    /// Takes the most recently used connection to the address that is open and silent. It is the least likely to be closed soon.
     pub(super) fn take(&self, address: &ResolvedAddress, now: Instant) -> Option<Stream> {
         loop {
             let mut found = {
-                let mut all = self.lock();
-                let at = all.iter().rposition(|it| it.address == *address)?;
+                let mut all = self.0.lock();
+                let at = all
+                    .iter()
+                    .rposition(|connection| connection.address == *address)?;
                 all.remove(at)?
             };
             if found.until > now && is_silent(&mut found.stream) {
@@ -43,9 +39,9 @@ impl IdleConnections {
         }
     }
 
-    /// Keeps one until then. The oldest is closed when there are too many.
+    /// Keeps a connection until `until`. Closes the oldest if there are too many.
     pub(super) fn put(&self, stream: Stream, address: ResolvedAddress, until: Instant) {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         if all.len() >= limits::UPSTREAM_IDLE_MAX {
             drop(all.pop_front());
         }
@@ -56,14 +52,14 @@ impl IdleConnections {
         });
     }
 
-    /// Closes those whose time is over.
-    pub(super) fn sweep(&self, now: Instant) {
-        self.lock().retain(|it| it.until > now);
+    /// Closes connections whose time is over.
+    pub(super) fn close_expired(&self, now: Instant) {
+        self.0.lock().retain(|connection| connection.until > now);
     }
 }
 
-/// Whether an upstream neither closed the connection nor said anything that nobody asked for. Costs no call to the system
-/// where the runtime knows that there is nothing to read.
+/// Whether the upstream neither closed the connection nor sent unsolicited bytes, which would be read as the next response.
+/// Needs no system call if the runtime knows that there is nothing to read.
 fn is_silent(stream: &mut Stream) -> bool {
     let mut byte = [0];
     let read = tokio::task::unconstrained(stream.read(&mut byte));
@@ -97,11 +93,11 @@ mod tests {
 
     async fn found(idle: &IdleConnections, address: SocketAddr, now: Instant) -> Option<i32> {
         idle.take(&ResolvedAddress::Inet(address), now)
-            .map(|it| it.id())
+            .map(|stream| stream.id())
     }
 
     #[tokio::test]
-    async fn only_what_is_open_silent_and_in_time_is_taken_again_the_last_first() {
+    async fn only_open_silent_unexpired_connections_are_reused_the_last_first() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (here, elsewhere) = ("127.0.0.1:1", "127.0.0.1:2");
         let (here, elsewhere): (SocketAddr, SocketAddr) =
@@ -144,14 +140,14 @@ mod tests {
         assert_eq!(found(&idle, here, now).await, None, "no other is left");
         let (stream, _other) = pair(&listener).await;
         idle.put(stream, ResolvedAddress::Inet(here), later);
-        idle.sweep(now);
-        assert_eq!(idle.lock().len(), 1, "in time");
-        idle.sweep(later);
-        assert_eq!(idle.lock().len(), 0, "over");
+        idle.close_expired(now);
+        assert_eq!(idle.0.lock().len(), 1, "in time");
+        idle.close_expired(later);
+        assert_eq!(idle.0.lock().len(), 0, "over");
     }
 
     #[tokio::test]
-    async fn there_are_never_too_many() {
+    async fn the_number_of_idle_connections_is_bounded() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = ResolvedAddress::Inet("127.0.0.1:1".parse().unwrap());
         let idle = IdleConnections::default();
@@ -162,7 +158,12 @@ mod tests {
             ids.push(stream.id());
             idle.put(stream, here.clone(), later);
         }
-        let kept: Vec<i32> = idle.lock().iter().map(|it| it.stream.id()).collect();
+        let kept: Vec<i32> = idle
+            .0
+            .lock()
+            .iter()
+            .map(|connection| connection.stream.id())
+            .collect();
         assert_eq!(kept, ids[1..], "all but the oldest");
     }
 }

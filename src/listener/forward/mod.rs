@@ -1,8 +1,9 @@
-//! Passing requests on: the upstreams of every route, which of them is asked, and what is done on the way.
+//! Passes requests through to upstreams: selects an upstream, forwards the request and returns the response.
 //!
-//! `config` says what a route's upstreams are, `pool` chooses one and remembers how it did, `peer` says how it is
-//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `answer` makes heads of answers anew, `fast_path` passes on what has no
-//! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
+//! `config` describes the upstreams of a route and `upstreams` holds the pools of all routes. `pool` selects an upstream and tracks
+//! its health, `peer` sets how it is connected to, `health_check` resolves names and checks health. `forwarded_request` follows one
+//! request and `response_head` makes response heads anew. `fast_path` forwards requests without a body over the connections that
+//! `idle_connections` keeps, and `upgrade` makes WebSocket upgrades reliable.
 
 mod config;
 mod fast_path;
@@ -13,6 +14,7 @@ mod peer;
 mod pool;
 mod response_head;
 mod upgrade;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
@@ -27,9 +29,10 @@ pub use config::UpstreamAddress;
 pub use config::UpstreamIdentity;
 pub use config::UpstreamTlsError;
 pub use config::UpstreamTrust;
-pub use pool::Upstreams;
+pub use upstreams::Upstreams;
 
 pub(super) use fast_path::FastPath;
 pub(super) use fast_path::ForwardContext;
 pub(super) use fast_path::is_fast_path_request;
 pub(super) use forwarded_request::ForwardedRequest;
+pub(super) use peer::NO_AUTHORITIES;

@@ -1,5 +1,4 @@
-//! The head of an answer as the client reads it, made anew from what the upstream said: one table for both ways that requests
-//! are passed on.
+//! Makes the response head for the client anew from that of the upstream: one set of rules for both ways of forwarding.
 
 use http::HeaderName;
 use http::StatusCode;
@@ -9,7 +8,7 @@ use pingora::Error;
 use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 
-/// Fields of an answer that are between two neighbours only, or say what no client needs to know.
+/// Fields that are hop-by-hop, or that disclose the software of the upstream.
 static DROPPED: [HeaderName; 7] = [
     header::SERVER,
     HeaderName::from_static("x-powered-by"),
@@ -19,7 +18,7 @@ static DROPPED: [HeaderName; 7] = [
     header::TE,
     header::TRAILER,
 ];
-/// Fields of one value, by which two readers could understand an answer differently.
+/// Fields with a single value. Two readers could pick different ones if there were two.
 static SINGLE: [HeaderName; 9] = [
     header::AGE,
     header::CONTENT_RANGE,
@@ -31,43 +30,43 @@ static SINGLE: [HeaderName; 9] = [
     header::LOCATION,
     header::RETRY_AFTER,
 ];
-/// Digits of the longest length.
+/// Digits in a `Content-Length`.
 const LENGTH_DIGITS_MAX: usize = 18;
 
-/// Refuses an answer that could be read in two ways, or that answers another request.
+/// Rejects a response that two readers could understand differently, or an upgrade that was not requested.
 ///
 /// # Errors
-/// Of the upstream: the client gets a 502.
-pub(super) fn check(received: &ResponseHeader, may_upgrade: bool) -> pingora::Result<()> {
-    match fault(received, may_upgrade) {
+/// An error of the upstream: the client gets a 502.
+pub(super) fn check_response(received: &ResponseHeader, may_upgrade: bool) -> pingora::Result<()> {
+    match find_fault(received, may_upgrade) {
         None => Ok(()),
         Some(fault) => Err(Error::explain(ErrorType::InvalidHTTPHeader, fault).into_up()),
     }
 }
 
-/// What is wrong with an answer.
-fn fault(received: &ResponseHeader, may_upgrade: bool) -> Option<&'static str> {
+/// Why a response is rejected.
+fn find_fault(received: &ResponseHeader, may_upgrade: bool) -> Option<&'static str> {
     if !(100..600).contains(&received.status.as_u16()) {
-        return Some("the status is none of HTTP");
+        return Some("invalid status code");
     }
     if received.status == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade {
-        return Some("an upgrade that was not requested");
+        return Some("unrequested upgrade");
     }
     if received.version != Version::HTTP_10 && received.version != Version::HTTP_11 {
-        return Some("the version is none of HTTP/1");
+        return Some("unsupported HTTP version");
     }
-    framing_fault(received).or_else(|| {
+    find_framing_fault(received).or_else(|| {
         let is_doubled = |name: &HeaderName| {
             let mut values = received.headers.get_all(name).iter();
             let first = values.next();
             values.any(|value| Some(value) != first)
         };
         let doubled = SINGLE.iter().any(is_doubled);
-        doubled.then_some("a field of one value has two")
+        doubled.then_some("conflicting values of a single-value field")
     })
 }
 
-fn framing_fault(received: &ResponseHeader) -> Option<&'static str> {
+fn find_framing_fault(received: &ResponseHeader) -> Option<&'static str> {
     let mut lengths = received.headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
@@ -75,27 +74,27 @@ fn framing_fault(received: &ResponseHeader) -> Option<&'static str> {
             && digits.len() <= LENGTH_DIGITS_MAX
             && digits.iter().all(u8::is_ascii_digit);
         if !is_number || lengths.next().is_some() {
-            return Some("not one length");
+            return Some("invalid Content-Length");
         }
     }
     let mut codings = received.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
         if !is_chunked || codings.next().is_some() || received.version == Version::HTTP_10 {
-            return Some("a coding other than chunked");
+            return Some("unsupported Transfer-Encoding");
         }
     }
     None
 }
 
-/// Whether an answer of this status has neither a body nor framing.
+/// Whether a response of this status has neither body nor framing fields.
 fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
 }
 
-/// Which fields of an answer are left out: what is between the upstream and the gateway only, and what says too much.
+/// Decides which fields of a response are removed: hop-by-hop ones, and those that disclose too much.
 pub(super) struct FieldFilter {
     named: Vec<HeaderName>,
     is_upgrade: bool,
@@ -103,7 +102,7 @@ pub(super) struct FieldFilter {
 }
 
 impl FieldFilter {
-    pub(super) fn of(received: &ResponseHeader) -> Self {
+    pub(super) fn for_response(received: &ResponseHeader) -> Self {
         let named = received.headers.get_all(header::CONNECTION).iter();
         let named = named
             .filter_map(|value| value.to_str().ok())
@@ -119,7 +118,7 @@ impl FieldFilter {
         }
     }
 
-    pub(super) fn out(&self, name: &HeaderName) -> bool {
+    pub(super) fn removes(&self, name: &HeaderName) -> bool {
         if *name == header::UPGRADE {
             return !self.is_upgrade;
         }
@@ -131,19 +130,19 @@ impl FieldFilter {
     }
 }
 
-/// Makes a head anew in its place.
-pub(super) fn clean(response: &mut ResponseHeader) -> pingora::Result<()> {
-    let left = FieldFilter::of(response);
+/// Makes a head anew in place.
+pub(super) fn clean_head(response: &mut ResponseHeader) -> pingora::Result<()> {
+    let filter = FieldFilter::for_response(response);
     let all = response.headers.keys();
-    let there: Vec<HeaderName> = all.filter(|name| left.out(name)).cloned().collect();
-    for name in &there {
+    let removed: Vec<HeaderName> = all.filter(|name| filter.removes(name)).cloned().collect();
+    for name in &removed {
         response.remove_header(name);
     }
-    finish(response)
+    normalize(response)
 }
 
-/// What every head of an answer has in common.
-pub(super) fn finish(response: &mut ResponseHeader) -> pingora::Result<()> {
+/// Sets what all response heads have in common: the version, one value per single-value field, `Connection` of an upgrade.
+pub(super) fn normalize(response: &mut ResponseHeader) -> pingora::Result<()> {
     response.set_version(Version::HTTP_11);
     for name in &SINGLE {
         let values = response.headers.get_all(name).iter().count();
@@ -174,7 +173,7 @@ mod tests {
     type Row = (&'static str, u16, &'static [(&'static str, &'static str)]);
 
     #[test]
-    fn answers_of_one_meaning_are_passed_on() {
+    fn unambiguous_responses_are_forwarded() {
         let good: [Row; 8] = [
             ("plain", 200, &[]),
             ("a length", 200, &[("Content-Length", "3")]),
@@ -190,12 +189,12 @@ mod tests {
             ("hints", 103, &[("Link", "x")]),
         ];
         for (name, status, fields) in good {
-            assert_eq!(fault(&received(status, fields), false), None, "{name}");
+            assert_eq!(find_fault(&received(status, fields), false), None, "{name}");
         }
     }
 
     #[test]
-    fn answers_that_can_be_read_in_two_ways_are_refused() {
+    fn ambiguous_responses_are_rejected() {
         let bad: [Row; 16] = [
             ("status", 600, &[]),
             ("upgrade", 101, &[("Upgrade", "websocket")]),
@@ -246,20 +245,23 @@ mod tests {
             ("two places", 302, &[("Location", "/a"), ("Location", "/b")]),
         ];
         for (name, status, fields) in bad {
-            assert!(fault(&received(status, fields), false).is_some(), "{name}");
+            assert!(
+                find_fault(&received(status, fields), false).is_some(),
+                "{name}"
+            );
         }
         let mut old = received(200, &[("Transfer-Encoding", "chunked")]);
         old.set_version(Version::HTTP_10);
-        assert!(fault(&old, false).is_some(), "chunks of HTTP/1.0");
+        assert!(find_fault(&old, false).is_some(), "chunks of HTTP/1.0");
         assert_eq!(
-            fault(&received(101, &[]), true),
+            find_fault(&received(101, &[]), true),
             None,
             "a requested upgrade"
         );
     }
 
     #[test]
-    fn answers_are_cleaned() {
+    fn response_heads_are_cleaned() {
         let fields = [
             ("Server", "Secret/1.0"),
             ("X-Powered-By", "x"),
@@ -284,7 +286,7 @@ mod tests {
         for (status, expected) in rows {
             let mut response = received(status, &fields);
             response.set_version(Version::HTTP_10);
-            clean(&mut response).unwrap();
+            clean_head(&mut response).unwrap();
             let mut left: Vec<&str> = response
                 .headers
                 .iter()

@@ -1,9 +1,9 @@
-//! Connections for WebSockets, made reliable.
+//! Connects to upstreams for WebSocket upgrades, around a race in Pingora.
 //!
-//! Pingora sends the end of the request's (empty) body to the part that talks to the upstream and reads the answer at the
-//! same time. When a quick upstream's 101 is read first, that end is taken for the end of the upgraded connection, which
-//! is torn down (Pingora issue 946). So the first bytes after a write are held back for a moment: whoever reads finds
-//! nothing at first, looks at the body meanwhile, and comes back.
+//! Pingora signals the end of the (empty) request body to its upstream half while that half reads the response. If the 101 of a
+//! quick upstream is read first, the signal is treated as the end of the upgraded connection, which is then torn down (Pingora
+//! issue 946). So the first bytes after a write are held back for a moment: the reader finds nothing at first, processes the end of
+//! the body, and reads again.
 
 use std::io;
 use std::pin::Pin;
@@ -28,17 +28,17 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio::time::Sleep;
 
-/// How long what an upstream says is held back after something was sent to it: far longer than looking at a body takes
-/// that is there already, far shorter than anybody notices.
+/// How long received bytes are held back after a write: far longer than processing the end of the body takes, far shorter than
+/// users notice.
 const HOLD: Duration = Duration::from_millis(2);
-/// How often on one connection: enough for a handshake of TLS and the request, so that the conversation itself is not
-/// slowed down.
+/// How often bytes are held back per connection: enough for a TLS handshake and the request, so that the upgraded connection is
+/// not slowed down.
 const HOLDS_MAX: u8 = 4;
 
-/// Makes such connections.
+/// Connects with [`HeldStream`]s.
 #[derive(Debug)]
 pub(super) struct UpgradeConnector {
-    /// Time for one.
+    /// Time limit for connecting.
     pub(super) connect: Duration,
 }
 
@@ -150,7 +150,7 @@ impl<S> VirtualSocket for HeldStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug,
 {
-    /// What is worth setting was set when the connection was made.
+    /// Options were set when the connection was made.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
@@ -164,12 +164,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_there_at_once_is_not_read_at_once_after_a_write() {
+    async fn bytes_after_a_write_are_held_back_a_few_times() {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let mut held = HeldStream::new(ours);
         for round in 0..=HOLDS_MAX {
             held.write_all(b"ask").await.unwrap();
-            theirs.write_all(b"tell").await.unwrap();
+            theirs.write_all(b"data").await.unwrap();
             let mut buffer = [0; 4];
             let at_once = {
                 let read = held.read_exact(&mut buffer);
@@ -181,7 +181,7 @@ mod tests {
                 first
             };
             assert_eq!(at_once, round == HOLDS_MAX, "round {round}");
-            assert_eq!(&buffer, b"tell", "all of it, round {round}");
+            assert_eq!(&buffer, b"data", "all of it, round {round}");
         }
     }
 }

@@ -44,7 +44,7 @@ async fn a_drain_answers_what_is_on_its_way_and_waits_for_busy_connections() {
         script.go.notify_one();
         let last = rest(&mut busy).await;
         assert_eq!(body(&last), "waited", "the busy one is answered");
-        assert!(closes(&last), "and told that it is the last: {last:?}");
+        assert!(closes(&last), "and says that it is the last: {last:?}");
     })
     .0;
     assert_eq!(drained.cut, 0, "nothing cut");
@@ -61,7 +61,7 @@ async fn before_a_drain_every_answer_is_the_last_of_its_connection() {
     let mut kept = gateway.connect().await;
     kept.write_all(ASK).await.unwrap();
     assert!(!closes(&answer(&mut kept).await), "kept");
-    gateway.port.leave();
+    gateway.port.ask_clients_to_leave();
     for path in ["/a", "/refuse", "/none", "/large", "/panic"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         let mut stream = if path == "/a" {

@@ -11,13 +11,13 @@ mod tls_http2;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -42,15 +42,15 @@ use crate::telemetry::Metrics;
 const BODY_LIMIT: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
-type Told = (String, String, Option<u16>, usize, bool, bool);
+/// The report of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
+type Report = (String, String, Option<u16>, usize, bool, bool);
 
-/// An operator's place where nothing is to be had.
+/// An operator interface without operations.
 #[derive(Debug)]
-pub(super) struct Nobody;
+pub(super) struct NoOperations;
 
 #[async_trait]
-impl Operator for Nobody {
+impl Operator for NoOperations {
     fn is_token(&self, _token: &[u8]) -> bool {
         false
     }
@@ -106,7 +106,7 @@ pub(super) struct Script {
     begun: AtomicUsize,
     finished: AtomicUsize,
     go: Arc<Notify>,
-    told: Mutex<Vec<Told>>,
+    reports: Mutex<Vec<Report>>,
 }
 
 #[async_trait]
@@ -148,7 +148,9 @@ impl Handler for Script {
             }
             b"/host" => {
                 let host = head.headers.get("host");
-                text = host.map_or("none", |it| it.to_str().unwrap()).to_owned();
+                text = host
+                    .map_or("none", |host| host.to_str().unwrap())
+                    .to_owned();
             }
             b"/large" => text = "x".repeat(300_000),
             target => text = String::from_utf8_lossy(target).into_owned(),
@@ -188,7 +190,7 @@ impl Handler for Script {
     }
 
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>) {
-        self.told.lock().unwrap().push((
+        self.reports.lock().push((
             access.method.to_string(),
             String::from_utf8_lossy(access.target).into_owned(),
             access.status,
@@ -262,7 +264,7 @@ impl Gateway {
 
     fn metric(&self, line: &str) -> bool {
         let text = String::from_utf8(self.metrics.encode_text()).unwrap();
-        text.lines().any(|it| it == line)
+        text.lines().any(|found| found == line)
     }
 
     async fn metric_becomes(&self, line: &str) {

@@ -81,7 +81,7 @@ async fn the_refusal_of_a_large_body_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test]
-async fn a_client_is_invited_to_send_only_a_wanted_body() {
+async fn continue_is_sent_only_for_a_wanted_body() {
     let gateway = gateway();
     let head = "POST /body HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length:";
     let mut wanted = gateway.connect().await;

@@ -133,7 +133,7 @@ async fn a_client_that_leaves_cancels_nothing() {
         gateway.script.finished.load(Ordering::SeqCst) == 1
     })
     .await;
-    until("told of", || gateway.script.told.lock().unwrap().len() == 1).await;
+    until("reported", || gateway.script.reports.lock().len() == 1).await;
 }
 
 #[tokio::test]
@@ -162,20 +162,17 @@ async fn a_panic_is_one_answer_and_not_the_end() {
     );
     let next = gateway.whole("GET /a HTTP/1.0\r\n\r\n").await;
     assert_eq!(status(&next), "200", "the gateway lives");
-    until("both told of", || {
-        gateway.script.told.lock().unwrap().len() == 2
-    })
-    .await;
-    let told = gateway.script.told.lock().unwrap();
+    until("both reported", || gateway.script.reports.lock().len() == 2).await;
+    let reports = gateway.script.reports.lock();
     assert_eq!(
-        told[0],
+        reports[0],
         ("GET".into(), "/panic".into(), Some(500), 22, false, true),
-        "told without an exchange"
+        "reported without an exchange"
     );
     assert_eq!(
-        told[1],
+        reports[1],
         ("GET".into(), "/a".into(), Some(200), 2, true, true),
-        "told with one"
+        "reported with one"
     );
 }
 

@@ -41,9 +41,9 @@ async fn each_piece_is_sent_at_once_and_the_connection_lives_on() {
         .await
         .unwrap();
     assert_eq!(body(&answer(&mut stream).await), "/next", "used again");
-    let told = gateway.script.told.lock().unwrap()[0].clone();
+    let reports = gateway.script.reports.lock()[0].clone();
     let expected = ("GET".into(), "/pieces".into(), Some(200), 16, true, true);
-    assert_eq!(told, expected, "told of at its end, with all its bytes");
+    assert_eq!(reports, expected, "reported at its end, with all its bytes");
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_panic_breaks_the_answer_off_and_a_client_that_leaves_ends_it() {
     drop(leaving);
     until("noticed by the writes", || {
         gateway.script.go.notify_one();
-        gateway.script.told.lock().unwrap().len() == 2
+        gateway.script.reports.lock().len() == 2
     })
     .await;
 }

@@ -74,7 +74,7 @@ impl Gateway {
         client.connect(name, self.connect().await).await
     }
 
-    /// A connection of HTTP/2, with a task that drives it; its end is told.
+    /// A connection of HTTP/2, and the task that drives it.
     async fn many(
         &self,
         made: &Made,
@@ -255,7 +255,7 @@ async fn requests_of_http_2_run_side_by_side() {
     let (large, _) = sender.send_request(large, true).unwrap();
     let large = in_time("head", large).await.unwrap();
     assert_eq!(large.headers()["content-length"], "300000", "of the GET");
-    // Longer than a head may take: the connection is not idle as long as one request is at work.
+    // Longer than a head may take: the connection is not idle while a request is handled.
     tokio::time::sleep(Duration::from_millis(700)).await;
     gateway.script.go.notify_one();
     let waited = in_time("the waiting one", waits).await.unwrap();
@@ -326,7 +326,7 @@ async fn slow_clients_of_tls_and_http_2_are_closed_in_time() {
     gateway
         .metric_becomes("snapgate_connections_closed_total{reason=\"idle\"} 1")
         .await;
-    // An answer that nobody takes: its window is never opened.
+    // A response that is never read: its window is not opened.
     let (mut sender, _end) = gateway.many(&made).await;
     let (answer, _) = sender.send_request(request("/large"), true).unwrap();
     let mut body = in_time("head", answer).await.unwrap().into_body();
@@ -352,12 +352,12 @@ async fn a_stop_ends_idle_connections_of_http_2_and_waits_for_busy_ones() {
     drop(in_time("one", answer).await.unwrap());
     let (mut busy, _busy_end) = gateway.many(&made).await;
     let (waits, _) = busy.send_request(request("/wait"), true).unwrap();
-    until("the request is at work", || {
+    until("the request has begun", || {
         gateway.script.begun.load(Ordering::SeqCst) == 2
     })
     .await;
-    gateway.port.leave();
-    drop(in_time("the idle one is told to go", idle_end).await);
+    gateway.port.ask_clients_to_leave();
+    drop(in_time("the idle one gets a GOAWAY", idle_end).await);
     let (mut late, _late_end) = gateway.many(&made).await;
     let (answer, _) = late.send_request(request("/late"), true).unwrap();
     let answer = in_time("a new one is served", answer).await.unwrap();
@@ -418,10 +418,10 @@ async fn certificates_of_clients_are_believed_when_signed() {
     let rows = [
         ("required, signed", &required, &good, Some("dns:ci.example")),
         ("required, none", &required, &None, None),
-        ("required, of nobody", &required, &bad, None),
+        ("required, untrusted", &required, &bad, None),
         ("optional, signed", &optional, &good, Some("dns:ci.example")),
         ("optional, none", &optional, &None, Some("")),
-        ("optional, of nobody", &optional, &bad, None),
+        ("optional, untrusted", &optional, &bad, None),
     ];
     for (name, wants, shows, expected) in rows {
         for protocol in ["http/1.1", "h2"] {
@@ -429,8 +429,8 @@ async fn certificates_of_clients_are_believed_when_signed() {
             let gateway = gateway_over(&limits(), Some(&made.tls));
             let client = client(&made.chain, protocol, shows.clone());
             let found = who(&gateway, &client, protocol).await;
-            let found = found.map(|it| {
-                let mut names = it.split(' ');
+            let found = found.map(|found| {
+                let mut names = found.split(' ');
                 names
                     .find(|name| name.starts_with("dns:"))
                     .unwrap_or("")

@@ -1,4 +1,4 @@
-//! Certificates of clients: which are believed, and what they say.
+//! Client certificates: the policy of the port, and the names in a certificate.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::listener::tls::certificate;
 use crate::model::CertificateName;
 use crate::model::limits;
 
-/// Whether clients show certificates.
+/// The policy for client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked to.
+    /// None are requested.
     Off,
-    /// They may, signed by one of these authorities (PEM).
+    /// Accepted if signed by one of these authorities (PEM).
     Optional(String),
-    /// They must; whoever has none gets no connection.
+    /// Required, signed by one of these authorities (PEM): other handshakes fail.
     Required(String),
 }
 
-/// What decides about certificates of clients; `None` when there are none.
-pub(super) fn verifier(
+/// The verifier of client certificates; `None` if none are requested.
+pub(super) fn build_verifier(
     clients: &ClientCertificates,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let (pem, optional) = match clients {
@@ -35,10 +35,12 @@ pub(super) fn verifier(
         ClientCertificates::Optional(pem) => (pem, true),
         ClientCertificates::Required(pem) => (pem, false),
     };
-    let bad = |it: &dyn ToString| TlsError::BadAuthority(it.to_string());
+    let unusable = |error: &dyn ToString| TlsError::BadAuthority(error.to_string());
     let mut roots = RootCertStore::empty();
-    for it in certificate::certificates(pem.as_bytes()).map_err(|error| bad(&error))? {
-        roots.add(it).map_err(|error| bad(&error))?;
+    for authority in
+        certificate::parse_pem_chain(pem.as_bytes()).map_err(|error| unusable(&error))?
+    {
+        roots.add(authority).map_err(|error| unusable(&error))?;
     }
     let provider = Arc::new(default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -47,17 +49,19 @@ pub(super) fn verifier(
     } else {
         builder
     };
-    builder.build().map(Some).map_err(|error| bad(&error))
+    builder.build().map(Some).map_err(|error| unusable(&error))
 }
 
-/// Everything a certificate says about who holds it. Whether it is to be believed was decided in the handshake.
-pub(super) fn names(der: &[u8]) -> Vec<CertificateName> {
-    let Ok(parsed) = certificate::parsed(der) else {
+/// All names in a certificate. The handshake has decided whether it is trusted.
+pub(super) fn certificate_names(der: &[u8]) -> Vec<CertificateName> {
+    let Ok(parsed) = certificate::parse_certificate(der) else {
         return Vec::new();
     };
     let alternative = parsed.subject_alternative_name().ok().flatten();
-    let alternative = alternative.iter().flat_map(|it| &it.value.general_names);
-    let alternative = alternative.filter_map(|it| match it {
+    let alternative = alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names);
+    let alternative = alternative.filter_map(|name| match name {
         GeneralName::DNSName(name) => CertificateName::dns(name),
         GeneralName::RFC822Name(address) => CertificateName::email(address),
         GeneralName::URI(uri) => CertificateName::uri(uri),
@@ -68,7 +72,8 @@ pub(super) fn names(der: &[u8]) -> Vec<CertificateName> {
         | GeneralName::IPAddress(_)
         | GeneralName::RegisteredID(_) => None,
     });
-    let subject = subject(parsed.subject()).and_then(|it| CertificateName::subject(&it));
+    let subject =
+        format_subject(parsed.subject()).and_then(|subject| CertificateName::subject(&subject));
     subject
         .into_iter()
         .chain(alternative)
@@ -76,19 +81,19 @@ pub(super) fn names(der: &[u8]) -> Vec<CertificateName> {
         .collect()
 }
 
-/// The subject as RFC 4514 writes it; `None` when it holds something that has no name or is no text.
-fn subject(name: &X509Name<'_>) -> Option<String> {
+/// The subject in RFC 4514 form; `None` if an attribute has an unknown type or is not text.
+fn format_subject(name: &X509Name<'_>) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in name.iter_rdn() {
-        let all: Option<Vec<String>> = part.iter().map(attribute).collect();
+        let all: Option<Vec<String>> = part.iter().map(format_attribute).collect();
         parts.push(all?.join("+"));
     }
     parts.reverse();
     Some(parts.join(","))
 }
 
-fn attribute(it: &AttributeTypeAndValue<'_>) -> Option<String> {
-    let name = match it.attr_type().to_id_string().as_str() {
+fn format_attribute(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
+    let name = match attribute.attr_type().to_id_string().as_str() {
         "2.5.4.3" => "CN",
         "2.5.4.5" => "serialNumber",
         "2.5.4.6" => "C",
@@ -102,22 +107,22 @@ fn attribute(it: &AttributeTypeAndValue<'_>) -> Option<String> {
         "1.2.840.113549.1.9.1" => "emailAddress",
         _ => return None,
     };
-    let value = it.as_str().ok()?;
-    Some(format!("{name}={}", escaped(value)))
+    let value = attribute.as_str().ok()?;
+    Some(format!("{name}={}", escape_value(value)))
 }
 
-/// RFC 4514 section 2.4.
-fn escaped(value: &str) -> String {
+/// Escapes an attribute value (RFC 4514 section 2.4).
+fn escape_value(value: &str) -> String {
     let mut text = String::new();
     let last = value.chars().count().saturating_sub(1);
-    for (place, it) in value.chars().enumerate() {
-        let special = "\"+,;<>\\".contains(it)
-            || (place == 0 && (it == '#' || it == ' '))
-            || (place == last && it == ' ');
+    for (position, character) in value.chars().enumerate() {
+        let special = "\"+,;<>\\".contains(character)
+            || (position == 0 && (character == '#' || character == ' '))
+            || (position == last && character == ' ');
         if special {
             text.push('\\');
         }
-        text.push(it);
+        text.push(character);
     }
     text
 }
@@ -128,8 +133,8 @@ mod tests {
     use crate::listener::tls::tests::client;
 
     #[test]
-    fn every_name_of_a_certificate_is_read() {
-        let found = names(&client());
+    fn all_names_of_a_certificate_are_read() {
+        let found = certificate_names(&client());
         let found: Vec<&str> = found.iter().map(CertificateName::as_str).collect();
         let expected = [
             "subject:CN=ci\\, \\\"the\\\" builder,O=Lab,C=DE",
@@ -138,6 +143,6 @@ mod tests {
             "uri:spiffe://lab/ci",
         ];
         assert_eq!(found, expected);
-        assert_eq!(names(b"no certificate"), [], "nothing is made up");
+        assert_eq!(certificate_names(b"no certificate"), [], "no names");
     }
 }

@@ -1,17 +1,16 @@
-//! Whether what a client proved in its handshake still counts: judged for every request.
+//! Validates the client certificate of a connection again for every request.
 //!
-//! A handshake may be long ago: connections are kept open, and a resumed session carries the certificate of an earlier
-//! handshake without a look at it. Meanwhile the certificate may have expired, or its authority may be gone from the
-//! configuration. The signatures are verified once for each set of authorities and each span of time in which no certificate
-//! of the chain begins or ceases to be valid; in between a request costs a comparison.
+//! The handshake may be long ago: connections stay open, and a resumed session carries over the certificate of an earlier handshake
+//! without verification. Meanwhile the certificate may have expired, or a reload may have removed its authority. Signatures are
+//! verified once per set of authorities and per span of time in which no certificate of the chain becomes valid or expires;
+//! otherwise a request costs one comparison.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
@@ -22,13 +21,13 @@ use crate::listener::tls::client_certificate;
 use crate::model::CertificateName;
 use crate::model::Timestamp;
 
-/// Who is trusted now; exchanged by a reload.
+/// The authorities that are trusted now; replaced by a reload.
 pub(super) struct ClientTrust(ArcSwap<TrustRules>);
 
-/// Who is trusted by one configuration.
+/// The authorities of one configuration.
 struct TrustRules {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
-    /// Another number for every configuration.
+    /// Incremented by every reload.
     generation: u64,
 }
 
@@ -41,7 +40,7 @@ impl ClientTrust {
         Arc::new(Self(ArcSwap::from_pointee(rules)))
     }
 
-    /// Every certificate is judged by this from now on, whenever it was shown.
+    /// Validates every certificate by this configuration from now on, whenever it was presented.
     pub(super) fn replace(&self, tls: &Tls) {
         self.0.rcu(|before| TrustRules {
             verifier: tls.verifier.clone(),
@@ -57,55 +56,57 @@ impl fmt::Debug for ClientTrust {
     }
 }
 
-/// The client of a connection, by what it showed.
+/// The certificate that the client of a connection presented, if any.
 #[derive(Debug)]
 pub(in crate::listener) struct PresentedCertificate {
     trust: Arc<ClientTrust>,
-    /// The client's own certificate first; empty when it showed none.
+    /// The client's own certificate first; empty if it presented none.
     chain: Vec<CertificateDer<'static>>,
     names: Arc<[CertificateName]>,
-    /// The moments at which a certificate of the chain begins or ceases to be valid, in order.
-    turns: Vec<Timestamp>,
+    /// The times at which a certificate of the chain becomes valid or expires, in order.
+    boundaries: Vec<Timestamp>,
     last: Mutex<Option<CachedVerification>>,
 }
 
-/// A judgement, and what it holds for.
+/// The result of a verification, and what it holds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CachedVerification {
     generation: u64,
-    /// How many of the turns were over.
-    turns_over: usize,
-    is_good: bool,
+    /// How many of the boundaries had passed.
+    boundaries_passed: usize,
+    is_valid: bool,
 }
 
-/// The client has no certificate that counts, and without one no connection would be made now.
+/// The port requires a client certificate, and that of the connection is no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the port requires a client certificate, and that of this connection is no longer valid")]
 pub(in crate::listener) struct NoLongerValid;
 
 impl PresentedCertificate {
     pub(super) fn new(trust: Arc<ClientTrust>, chain: &[CertificateDer<'static>]) -> Self {
-        let names = chain.first().map(|leaf| client_certificate::names(leaf));
-        let mut turns: Vec<Timestamp> = chain
+        let names = chain
+            .first()
+            .map(|leaf| client_certificate::certificate_names(leaf));
+        let mut boundaries: Vec<Timestamp> = chain
             .iter()
-            .filter_map(|der| certificate::parsed(der).ok())
+            .filter_map(|der| certificate::parse_certificate(der).ok())
             .flat_map(|parsed| {
                 let validity = certificate::validity(&parsed);
-                // It is valid throughout its last second.
+                // A certificate is valid throughout its last second.
                 [validity.0, validity.1.plus(Duration::from_secs(1))]
             })
             .collect();
-        turns.sort_unstable();
+        boundaries.sort_unstable();
         Self {
             trust,
             chain: chain.to_vec(),
             names: names.unwrap_or_default().into(),
-            turns,
+            boundaries,
             last: Mutex::default(),
         }
     }
 
-    /// What the certificate says about its holder, if it counts at that moment; else nothing.
+    /// The names in the certificate if it is valid at that time; otherwise none.
     ///
     /// # Errors
     /// [`NoLongerValid`].
@@ -117,7 +118,7 @@ impl PresentedCertificate {
         let Some(verifier) = &rules.verifier else {
             return Ok(Arc::default());
         };
-        if self.is_good(verifier.as_ref(), rules.generation, now) {
+        if self.is_valid(verifier.as_ref(), rules.generation, now) {
             Ok(Arc::clone(&self.names))
         } else if verifier.client_auth_mandatory() {
             Err(NoLongerValid)
@@ -126,30 +127,30 @@ impl PresentedCertificate {
         }
     }
 
-    fn is_good(&self, verifier: &dyn ClientCertVerifier, generation: u64, now: Timestamp) -> bool {
+    fn is_valid(&self, verifier: &dyn ClientCertVerifier, generation: u64, now: Timestamp) -> bool {
         let Some((leaf, others)) = self.chain.split_first() else {
             return false;
         };
-        let turns_over = self.turns.partition_point(|turn| *turn <= now);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verdict) = *last
-            && (verdict.generation, verdict.turns_over) == (generation, turns_over)
+        let boundaries_passed = self.boundaries.partition_point(|boundary| *boundary <= now);
+        let mut last = self.last.lock();
+        if let Some(cached) = *last
+            && (cached.generation, cached.boundaries_passed) == (generation, boundaries_passed)
         {
-            return verdict.is_good;
+            return cached.is_valid;
         }
         let since = Duration::from_millis(now.as_millis());
         let time = UnixTime::since_unix_epoch(since);
         let verified = verifier.verify_client_cert(leaf, others, time);
         if let Err(error) = &verified {
-            tracing::info!(%error, "certificate of a client does not count any more");
+            tracing::info!(%error, "client certificate no longer valid");
         }
-        let is_good = verified.is_ok();
+        let is_valid = verified.is_ok();
         *last = Some(CachedVerification {
             generation,
-            turns_over,
-            is_good,
+            boundaries_passed,
+            is_valid,
         });
-        is_good
+        is_valid
     }
 }
 
@@ -184,7 +185,7 @@ mod tests {
 
     impl Authority {
         /// A certificate that is valid from the one to the other second of 2026.
-        fn signs(&self, from: u64, to: u64) -> CertificateDer<'static> {
+        fn sign_certificate(&self, from: u64, to: u64) -> CertificateDer<'static> {
             let second = |number| UNIX_EPOCH.checked_add(since_1970(number)).unwrap().into();
             let mut params = CertificateParams::new(vec!["ci.example".to_owned()]).unwrap();
             params.not_before = second(from);
@@ -216,9 +217,9 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_counts_while_it_is_valid_and_no_longer() {
+    fn a_certificate_is_accepted_only_while_it_is_valid() {
         let authority = authority();
-        let chain = [authority.signs(100, 200)];
+        let chain = [authority.sign_certificate(100, 200)];
         for (clients, otherwise) in [
             (
                 ClientCertificates::Optional(authority.pem.clone()),
@@ -246,10 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_counts_while_its_authority_is_trusted() {
+    fn a_certificate_is_accepted_only_while_its_authority_is_trusted() {
         let (one, other) = (authority(), authority());
         let trust = ClientTrust::new(&tls(ClientCertificates::Optional(one.pem.clone())));
-        let client = PresentedCertificate::new(Arc::clone(&trust), &[one.signs(0, 1000)]);
+        let client =
+            PresentedCertificate::new(Arc::clone(&trust), &[one.sign_certificate(0, 1000)]);
         let bare = PresentedCertificate::new(Arc::clone(&trust), &[]);
         assert_eq!(outcome(&client, at(5)), "named", "trusted");
         let both = format!("{}{}", one.pem, other.pem);

@@ -1,4 +1,4 @@
-//! Which certificate is served to whom (SNI, RFC 6066 section 3).
+//! Selects the certificate by the host name that the client asks for (SNI, RFC 6066 section 3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use rustls::sign::CertifiedKey;
 use crate::listener::tls::Certificate;
 use crate::listener::tls::TlsError;
 
-/// The certificates by the host names they serve.
+/// The certificates by host name.
 #[derive(Debug)]
 pub(super) struct SniResolver {
-    /// By the whole name.
+    /// By full name.
     exact: BTreeMap<String, Arc<CertifiedKey>>,
-    /// By what follows the first label.
+    /// Wildcards, by the name after the first label.
     wild: BTreeMap<String, Arc<CertifiedKey>>,
     /// For clients that name no host.
     first: Arc<CertifiedKey>,
 }
 
 impl SniResolver {
-    /// The first certificate is for clients that name no host as well.
+    /// The first certificate is also used for clients that name no host.
     pub(super) fn new(certificates: &[Certificate]) -> Result<Self, TlsError> {
         let first = certificates.first().ok_or(TlsError::NoCertificate)?;
         let mut names = Self {
@@ -48,8 +48,8 @@ impl SniResolver {
         Ok(names)
     }
 
-    /// The certificate for a host; nothing for one that no certificate serves.
-    fn find(&self, host: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+    /// The certificate for a host; `None` if there is none.
+    fn find_certificate(&self, host: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         let Some(host) = host else {
             return Some(&self.first);
         };
@@ -64,7 +64,7 @@ impl SniResolver {
 
 impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find(hello.server_name()).cloned()
+        self.find_certificate(hello.server_name()).cloned()
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use crate::listener::tls::tests::certificate;
 
     #[test]
-    fn hosts_get_the_certificate_that_serves_them() {
+    fn each_host_gets_its_certificate() {
         let all = [
             certificate(&["a.example", "A.example.org"]),
             certificate(&["*.example", "b.example"]),
@@ -95,25 +95,27 @@ mod tests {
             (Some("other"), None),
         ];
         for (host, expected) in rows {
-            let found = names.find(host);
-            let place = |it: &Certificate| found.is_some_and(|key| Arc::ptr_eq(key, &it.served));
-            assert_eq!(all.iter().position(place), expected, "{host:?}");
+            let found = names.find_certificate(host);
+            let is_found = |certificate: &Certificate| {
+                found.is_some_and(|key| Arc::ptr_eq(key, &certificate.served))
+            };
+            assert_eq!(all.iter().position(is_found), expected, "{host:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_told_apart_is_refused() {
+    fn duplicate_and_missing_names_are_refused() {
         let twice = [certificate(&["a.example"]), certificate(&["a.example"])];
         let nameless = [certificate(&["a.example"]), certificate(&[])];
         let rows = [
-            (SniResolver::new(&[]), "there is no certificate in PEM form"),
+            (SniResolver::new(&[]), "no PEM certificate found"),
             (
                 SniResolver::new(&twice),
-                "another certificate serves a.example, too",
+                "duplicate certificate for a.example",
             ),
             (
                 SniResolver::new(&nameless),
-                "it has no DNS name; write which it serves as names",
+                "the certificate has no DNS name; set `names`",
             ),
         ];
         for (made, expected) in rows {
