@@ -83,6 +83,7 @@ pub use pipeline::Gate;
 pub use process_state::ProcessState;
 pub use refusal::Code;
 pub use refusal::Refusal;
+pub use reply::refuse_unreadable;
 pub use request::AuditAction;
 pub use request::AuditEntry;
 pub use request::AuditOutcome;

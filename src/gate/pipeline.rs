@@ -264,6 +264,9 @@ impl Gate {
         }
         let malformed = || Refusal::from(Code::MalformedTarget);
         let parts = call.parts.ok_or_else(malformed)?;
+        if route::is_browser_query(parts.query) {
+            return Err(malformed());
+        }
         call.query = parts.query;
         if parts.path == "*" {
             return if *method == Method::OPTIONS {

@@ -56,6 +56,7 @@ macro_rules! codes {
 
 codes! {
     MalformedRequest BAD_REQUEST "Malformed request" "The framing of the request is not valid.";
+    ExpectationFailed EXPECTATION_FAILED "Expectation failed" "The gateway cannot send 100 Continue over this version of HTTP; nothing was changed.";
     MalformedTarget BAD_REQUEST "Malformed request target" "The request target is not a valid path or URL.";
     MalformedHost BAD_REQUEST "Malformed Host" "The request needs exactly one valid Host header.";
     UnreadableBody BAD_REQUEST "Unreadable body" "The body of the request could not be read.";

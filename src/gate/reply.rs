@@ -1,5 +1,7 @@
 //! A reply before it becomes a response, and what all responses have in common.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -7,11 +9,15 @@ use http::HeaderValue;
 use http::StatusCode;
 use http::header;
 
+use crate::gate::negotiate;
 use crate::gate::negotiate::ACCEPT_POST;
+use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request::BodyStream;
+use crate::gate::request::HandledRequest;
 use crate::gate::wire;
 use crate::model::Operation;
+use crate::model::RequestId;
 
 /// `Vary` of everything that can be read.
 pub(super) const VARY: HeaderValue = HeaderValue::from_static(
@@ -112,5 +118,30 @@ impl Reply {
             self.headers.remove(header::CONTENT_TYPE);
         }
         self
+    }
+}
+
+/// The refusal of a request whose head could not be parsed.
+#[must_use]
+pub fn refuse_unreadable(request: RequestId, client: Option<IpAddr>) -> HandledRequest {
+    let refusal = Refusal::from(Code::MalformedRequest);
+    let media = negotiate::error_type(std::iter::empty());
+    let mut reply = Reply::refused(&refusal, media, request.as_str(), &http::Method::GET);
+    reply.set(REQUEST_ID, request.as_str());
+    let mut response = http::Response::new(reply.body);
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    HandledRequest {
+        response,
+        pieces: None,
+        request,
+        client,
+        route: "none",
+        method: "OTHER",
+        principal: None,
+        refusal: Some(refusal.code().as_str()),
+        operation: None,
+        close: true,
+        audit: None,
     }
 }

@@ -19,7 +19,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::listener::admin::framed_response;
+use crate::listener::admin_response::framed_response;
 use crate::model::OperationSeq;
 use crate::model::Showing;
 use crate::model::limits;

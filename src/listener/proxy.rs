@@ -46,6 +46,7 @@ use crate::listener::request_body::SessionBody;
 use crate::listener::request_head::SentHead;
 use crate::listener::request_head::body_framing;
 use crate::listener::request_head::read_request_head;
+use crate::listener::request_head::trim_field_values;
 use crate::listener::response_writer::ResponseWriter;
 use crate::listener::response_writer::plain_response;
 use crate::listener::response_writer::status_of_error;
@@ -145,6 +146,40 @@ impl ApiProxy {
         }
     }
 
+    /// Writes the response of the gateway, reports it, and lets the client read it before the connection closes.
+    async fn respond(
+        &self,
+        session: &mut ServerSession,
+        context: &mut RequestContext,
+    ) -> pingora::Result<()> {
+        let pieces = context
+            .exchange
+            .as_mut()
+            .and_then(|exchange| exchange.pieces.take());
+        let is_streamed = pieces.is_some();
+        let close = self.is_last()
+            || context
+                .exchange
+                .as_ref()
+                .is_none_or(|exchange| exchange.close);
+        let delivered = self
+            .writer()
+            .write_exchange(session, context.exchange.as_mut(), pieces, close)
+            .await;
+        self.report(session, context, delivered);
+        if is_streamed && !delivered {
+            // Without an error Pingora would properly end the truncated body.
+            return Err(
+                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
+            );
+        }
+        // HTTP/2 resets the stream instead, without ending the connection.
+        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
+            request_body::discard_body(session).await;
+        }
+        Ok(())
+    }
+
     /// Reports the outcome of the request to the handler, once.
     fn report(&self, session: &ServerSession, context: &mut RequestContext, delivered: bool) {
         if std::mem::replace(&mut context.is_reported, true) {
@@ -215,6 +250,7 @@ impl ProxyHttp for ApiProxy {
             session.set_ignore_info_resp(true);
         }
         if session.is_http2() {
+            trim_field_values(session.req_header_mut())?;
             context.stream_in_flight = tls_peer_of(session).map(|peer| peer.phases.begin_stream());
         }
         // Pingora turns keep-alive off if the framing is doubtful or the client does not support it: never turn it on again.
@@ -275,31 +311,7 @@ impl ProxyHttp for ApiProxy {
             }
             Err(Undecided::Panicked) => {}
         }
-        let pieces = context
-            .exchange
-            .as_mut()
-            .and_then(|exchange| exchange.pieces.take());
-        let is_streamed = pieces.is_some();
-        let close = self.is_last()
-            || context
-                .exchange
-                .as_ref()
-                .is_none_or(|exchange| exchange.close);
-        let delivered = self
-            .writer()
-            .write_exchange(session, context.exchange.as_mut(), pieces, close)
-            .await;
-        self.report(session, context, delivered);
-        if is_streamed && !delivered {
-            // Without an error Pingora would properly end the truncated body.
-            return Err(
-                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
-            );
-        }
-        // HTTP/2 resets the stream instead, without ending the connection.
-        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
-            request_body::discard_body(session).await;
-        }
+        self.respond(session, context).await?;
         Ok(true)
     }
 

@@ -140,6 +140,13 @@ impl RequestTracker {
         parse_target(&state.line).to_vec()
     }
 
+    /// What was received of the target, while the head has not been recorded; `None` after that.
+    pub(super) fn target_before_head(&self) -> Option<Vec<u8>> {
+        let state = self.lock();
+        matches!(state.stage, ReadStage::Line | ReadStage::Head)
+            .then(|| parse_target(&state.line).to_vec())
+    }
+
     /// Whether the body is known to contradict its framing.
     pub(super) fn is_malformed(&self) -> bool {
         self.lock().is_malformed

@@ -179,7 +179,7 @@ impl PassThroughRoute {
         let target = if parts.query.is_empty() {
             path.to_owned()
         } else {
-            format!("{path}?{}", parts.query)
+            format!("{path}?{}", route::encode_browser_query(parts.query))
         };
         Ok(PassThrough {
             edit: HeaderEdit::of(self, head, &request, scheme),

@@ -177,6 +177,10 @@ impl Handler for Script {
         })
     }
 
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
+        crate::gate::refuse_unreadable(RequestId::new("r").unwrap(), peer)
+    }
+
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
         crate::gate::failed(pass, code)
     }

@@ -1,6 +1,6 @@
 //! What is passed through, over whole programs and real upstreams.
 
-mod away;
+pub(crate) mod away;
 mod balance;
 mod hostile;
 mod idle;
