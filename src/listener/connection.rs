@@ -96,6 +96,7 @@ impl<T> Http1Connection<T> {
                 count => self.sent = self.sent.saturating_add(count),
             }
         }
+        // The memory is freed: most connections are idle most of the time.
         self.buffered = Vec::new();
         self.sent = 0;
         Poll::Ready(Ok(()))
@@ -112,6 +113,7 @@ impl<T> Http1Connection<T> {
             .iter()
             .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
         let before = self.buffered.len();
+        // A piece of a body after a sent head goes out at once: it must not wait for the next piece.
         let alone = self.begun && before == 0;
         if alone || before.saturating_add(length) > BUFFER_BYTES_MAX {
             std::task::ready!(self.poll_send_buffered(context))?;
@@ -131,6 +133,7 @@ impl<T> Http1Connection<T> {
         if self.poll_send_buffered(context)?.is_ready() {
             return Poll::Ready(Ok(length));
         }
+        // Of what was just appended, only the part that was sent counts as written.
         let taken = self.sent.saturating_sub(before);
         if taken == 0 {
             self.buffered.truncate(before);

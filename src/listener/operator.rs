@@ -139,6 +139,7 @@ pub(super) async fn handle_request(
         refused.headers_mut().insert(header::ALLOW, allow);
         return Some(refused);
     }
+    // After the method, so that the preflight of a browser is refused without a token.
     if let Err(reason) = check_token(operator, headers) {
         operator.denied(reason, peer);
         return Some(unauthorized_response());

@@ -119,6 +119,7 @@ impl ApiProxy {
         // Unwind safe: after a panic only the request head is used, which the handler cannot change.
         let handled = std::panic::AssertUnwindSafe(handled).catch_unwind();
         let is_read = head.method == Method::GET || head.method == Method::HEAD;
+        // Biased: a response that is ready is sent, even if the client has just closed its write side.
         let handled = tokio::select! {
             biased;
             handled = handled => handled,

@@ -278,6 +278,7 @@ impl Server {
         let began = self.guard.clock.instant();
         self.leave.stop();
         self.stop.stop();
+        // Counted before the cut: afterwards no connection is left to count.
         let in_time = tokio::time::timeout(timeout, self.tasks.ended()).await;
         let cut = if in_time.is_ok() {
             0

@@ -160,7 +160,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "swapped",
             "[[certificate]]\nchain = \"one.key\"\nkey = \"one.pem\"\n",
-            "certificate[0].chain: there is no certificate",
+            "certificate[0].chain: no PEM certificate found",
         ),
         (
             "bad name",

@@ -118,6 +118,7 @@ impl ForwardedRequest {
             let Err(error) = self.forward_once(&mut context).await else {
                 return Ok(());
             };
+            // Reports the failure; the error says whether the request is retried.
             let error = self.handle_failure(context.session, error);
             if !error.retry() {
                 return Err(error);
@@ -142,6 +143,7 @@ impl ForwardedRequest {
             ended = piece.is_none() || upstream.is_body_done();
             write_piece(context.session, piece.unwrap_or_default(), ended).await?;
         }
+        // Reused only if the upstream allows it and the whole body was read.
         upstream.respect_keepalive();
         if let Some(stream) = upstream.reuse().await {
             self.keep_connection(stream, context.clock.instant());
