@@ -209,8 +209,8 @@ impl ApiProxy {
         };
         match &context.forwarded {
             Some(forwarded) => {
-                self.handler
-                    .passed(&forwarded.pass, &forwarded.upstream_result(), &access)
+                let result = forwarded.upstream_result();
+                self.handler.passed(&forwarded.pass, &result, &access);
             }
             None => self.handler.done(context.exchange.as_ref(), &access),
         }
