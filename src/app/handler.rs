@@ -101,6 +101,12 @@ impl Handler for GatewayHandler {
         GateDecision::Answer(exchange)
     }
 
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
+        let code = Code::MalformedRequest;
+        self.metrics.requests.record_refusal(code.as_str());
+        gate::refuse_unreadable(self.shared.request_id(), peer)
+    }
+
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
         self.metrics.requests.record_refusal(code.as_str());
         gate::pass_through_failure(pass, code)

@@ -94,3 +94,28 @@ fn add_common_headers(
         draft.headers.append(PREFERENCE_APPLIED, applied);
     }
 }
+
+/// The refusal of a request whose head could not be parsed.
+#[must_use]
+pub fn refuse_unreadable(request: RequestId, client: Option<IpAddr>) -> HandledRequest {
+    let refusal = Refusal::from(Code::MalformedRequest);
+    let media = negotiate::choose_error_type(std::iter::empty());
+    let mut reply = Reply::refused(&refusal, media, request.as_str(), &http::Method::GET);
+    reply.set(REQUEST_ID, request.as_str());
+    let mut response = http::Response::new(reply.body);
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    HandledRequest {
+        response,
+        pieces: None,
+        request,
+        client,
+        route: "none",
+        method: "OTHER",
+        principal: None,
+        refusal: Some(refusal.code().as_str()),
+        operation: None,
+        close: true,
+        audit: None,
+    }
+}

@@ -5,6 +5,7 @@ use http::HeaderValue;
 use http::Version;
 use http::header::CONNECTION;
 use http::header::CONTENT_LENGTH;
+use http::header::EXPECT;
 use http::header::HOST;
 use http::header::TRANSFER_ENCODING;
 
@@ -24,6 +25,7 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
     let mut has_underscore = false;
     let mut takes_vital = false;
     let mut is_odd_coding = false;
+    let mut expects_continue = false;
     let mut hosts = 0_usize;
     let mut codings = 0_usize;
     // One look at every field costs less than a look-up for each name.
@@ -39,6 +41,8 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
             // One coding, `chunked`, and nothing else: a server that reads a list of codings in another way sees another body.
             codings = codings.saturating_add(1);
             is_odd_coding |= codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        } else if *name == EXPECT {
+            expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         }
     }
     if bytes > limits.header_bytes || head.headers.len() > limits.header_count {
@@ -51,6 +55,10 @@ pub(super) fn check_head(head: &RequestHead<'_>, limits: &Limits) -> Result<(), 
     }
     if takes_vital {
         return Err(Refusal::from(Code::MalformedRequest));
+    }
+    // The HTTP/2 server below sends no interim responses. Without a final one the client would wait for a 100.
+    if expects_continue && head.version == Version::HTTP_2 {
+        return Err(Refusal::from(Code::ExpectationFailed));
     }
     let is_good = match hosts {
         0 => head.version != Version::HTTP_11,

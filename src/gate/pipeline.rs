@@ -260,6 +260,9 @@ impl Gate {
         }
         let malformed = || Refusal::from(Code::MalformedTarget);
         let target = received.target.ok_or_else(malformed)?;
+        if request_target::is_browser_query(target.query) {
+            return Err(malformed());
+        }
         if target.path == "*" {
             return if *method == Method::OPTIONS {
                 Ok(Routed::Options(options(

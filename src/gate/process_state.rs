@@ -99,7 +99,7 @@ impl ProcessState {
         clippy::expect_used,
         reason = "12 and at most 16 hexadecimal digits around a dash are short visible ASCII"
     )]
-    pub(super) fn request_id(&self) -> RequestId {
+    pub(crate) fn request_id(&self) -> RequestId {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut text = String::with_capacity(limits::REQUEST_ID_BYTES_MAX);
         text.push_str(&self.prefix);

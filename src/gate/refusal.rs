@@ -70,6 +70,7 @@ macro_rules! codes {
 
 codes! {
     MalformedRequest BAD_REQUEST "Malformed request" "The request framing is invalid.";
+    ExpectationFailed EXPECTATION_FAILED "Expectation failed" "The gateway cannot send 100 Continue over this version of HTTP; nothing was changed.";
     MalformedTarget BAD_REQUEST "Malformed request target" "The request target is not a valid path or URL.";
     MalformedHost BAD_REQUEST "Malformed Host" "Exactly one valid Host header is required.";
     UnreadableBody BAD_REQUEST "Unreadable body" "The request body could not be read.";

@@ -21,7 +21,14 @@ pub(super) struct TargetParts<'a> {
 /// Takes the target apart: origin form, absolute form with http or https, or `*`.
 pub(super) fn parse_target(target: &[u8]) -> Result<TargetParts<'_>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedTarget);
-    let is_allowed = target.iter().all(|byte| is_target_byte(*byte));
+    let question = target.iter().position(|byte| *byte == b'?');
+    let (before, query) = target
+        .split_at_checked(question.unwrap_or(target.len()))
+        .unwrap_or_default();
+    let is_allowed = before.iter().all(|byte| is_target_byte(*byte))
+        && query
+            .iter()
+            .all(|byte| is_target_byte(*byte) || is_browser_query_byte(*byte));
     let text = str::from_utf8(target).ok().filter(|_| is_allowed);
     let text = text.ok_or_else(malformed)?;
     if !is_well_encoded(text.as_bytes()) {
@@ -64,6 +71,32 @@ const fn is_target_byte(byte: u8) -> bool {
             byte,
             b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
         )
+}
+
+/// Whether browsers leave this byte in a query although RFC 3986 does not allow it there (WHATWG URL, query percent-encode set).
+const fn is_browser_query_byte(byte: u8) -> bool {
+    matches!(byte, b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+/// Whether a query has bytes that only browsers leave in it. Routes of this API refuse them; pass-through encodes them.
+pub(super) fn is_browser_query(query: &str) -> bool {
+    query.bytes().any(is_browser_query_byte)
+}
+
+/// The query with those bytes percent-encoded, so that every reader agrees on its target.
+pub(super) fn encode_browser_query(query: &str) -> String {
+    let mut encoded = String::with_capacity(query.len().saturating_add(16));
+    for character in query.chars() {
+        match character {
+            '^' => encoded.push_str("%5E"),
+            '`' => encoded.push_str("%60"),
+            '{' => encoded.push_str("%7B"),
+            '|' => encoded.push_str("%7C"),
+            '}' => encoded.push_str("%7D"),
+            other => encoded.push(other),
+        }
+    }
+    encoded
 }
 
 /// Whether the text is a host with perhaps a port, and nothing else.

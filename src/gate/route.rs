@@ -481,7 +481,10 @@ mod tests {
             ("/vms/{1}", Err(Code::MalformedTarget)),
             ("/vms/1|2", Err(Code::MalformedTarget)),
             ("/vms/[1]", Err(Code::MalformedTarget)),
-            ("/vms/1?a={}", Err(Code::MalformedTarget)),
+            // Only pass-through routes take such a query.
+            ("/vms/1?a={}", Ok(("vm", vm("1")))),
+            ("/vms/1?a=<>", Err(Code::MalformedTarget)),
+            ("/vms/1?a=\\", Err(Code::MalformedTarget)),
             ("/vms/1?a[]=1", Ok(("vm", vm("1")))),
             ("http://[::1]/vms/1", Ok(("vm", vm("1")))),
             ("http://[::1/vms/1", Err(Code::MalformedTarget)),

@@ -13,6 +13,7 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::Limits;
+use crate::listener::admin_response::framed_response;
 use crate::listener::connection_phase;
 use crate::listener::operator;
 use crate::listener::operator::Operator;
@@ -39,10 +40,10 @@ pub(super) struct AdminPages {
 }
 
 /// A page: status, media type and content.
-type Page = (StatusCode, &'static str, Vec<u8>);
+type AdminPage = (StatusCode, &'static str, Vec<u8>);
 
 impl AdminPages {
-    fn find_page(&self, path: &str) -> Option<Page> {
+    fn find_page(&self, path: &str) -> Option<AdminPage> {
         match path {
             "/metrics" => Some((
                 StatusCode::OK,
@@ -88,23 +89,6 @@ impl AdminPages {
         }
         framed_response(status, media_type, content, *method == Method::GET)
     }
-}
-
-/// A response with exact framing. Without `with_body` it declares the length of the content but has no body, as for HEAD.
-pub(super) fn framed_response(
-    status: StatusCode,
-    media_type: &'static str,
-    content: Vec<u8>,
-    with_body: bool,
-) -> Response<Vec<u8>> {
-    let length = content.len();
-    let mut response = Response::new(if with_body { content } else { Vec::new() });
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[async_trait]

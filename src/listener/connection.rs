@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 
 use crate::listener::request_tracker::ReadDecision;
 use crate::listener::request_tracker::RequestTracker;
+use crate::listener::unreadable_request::UnreadableRequests;
 
 /// Size of the write buffer: more than a packet of most networks and than most responses of the API.
 const BUFFER_BYTES_MAX: usize = 4096;
@@ -46,7 +47,7 @@ const EARLY_PIECE_BYTES: usize = 1024;
 
 /// A connection, plain or encrypted, with a write buffer that takes no memory while it is empty.
 #[derive(Debug)]
-pub(super) struct Connection<T> {
+pub(super) struct Http1Connection<T> {
     stream: Stream,
     tracker: T,
     /// Ends the connection some time after the client closed its write side while its request is handled.
@@ -57,11 +58,19 @@ pub(super) struct Connection<T> {
     sent: usize,
     /// Whether anything was written since the last flush.
     begun: bool,
+    /// Present where the answers of Pingora's parser are replaced.
+    unreadable: Option<UnreadableRequests>,
+    /// Whether that happened: all later writes belong to the replaced answer.
+    is_refused: bool,
 }
 
-impl<T> Connection<T> {
+impl<T> Http1Connection<T> {
     /// `tracker` sees every received byte.
-    pub(super) const fn new(stream: Stream, tracker: T) -> Self {
+    pub(super) const fn new(
+        stream: Stream,
+        tracker: T,
+        unreadable: Option<UnreadableRequests>,
+    ) -> Self {
         Self {
             stream,
             tracker,
@@ -69,6 +78,8 @@ impl<T> Connection<T> {
             buffered: Vec::new(),
             sent: 0,
             begun: false,
+            unreadable,
+            is_refused: false,
         }
     }
 
@@ -85,6 +96,7 @@ impl<T> Connection<T> {
                 count => self.sent = self.sent.saturating_add(count),
             }
         }
+        // The memory is freed: most connections are idle most of the time.
         self.buffered = Vec::new();
         self.sent = 0;
         Poll::Ready(Ok(()))
@@ -101,6 +113,7 @@ impl<T> Connection<T> {
             .iter()
             .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
         let before = self.buffered.len();
+        // A piece of a body after a sent head goes out at once: it must not wait for the next piece.
         let alone = self.begun && before == 0;
         if alone || before.saturating_add(length) > BUFFER_BYTES_MAX {
             std::task::ready!(self.poll_send_buffered(context))?;
@@ -120,6 +133,7 @@ impl<T> Connection<T> {
         if self.poll_send_buffered(context)?.is_ready() {
             return Poll::Ready(Ok(length));
         }
+        // Of what was just appended, only the part that was sent counts as written.
         let taken = self.sent.saturating_sub(before);
         if taken == 0 {
             self.buffered.truncate(before);
@@ -133,7 +147,7 @@ impl<T> Connection<T> {
 }
 
 /// A connection that is dropped still sends its buffered bytes, as far as the system accepts them at once.
-impl<T> Drop for Connection<T> {
+impl<T> Drop for Http1Connection<T> {
     fn drop(&mut self) {
         if !self.buffered.is_empty() {
             let mut context = Context::from_waker(Waker::noop());
@@ -143,7 +157,32 @@ impl<T> Drop for Connection<T> {
     }
 }
 
-impl<T: AsRef<RequestTracker> + Unpin> Connection<T> {
+impl<T: AsRef<RequestTracker> + Unpin> Http1Connection<T> {
+    /// Whether the bytes belong to an answer of Pingora's parser, in whose place a refusal of the gateway is buffered.
+    fn replaces_parser_answer(&mut self, bytes: &[u8]) -> bool {
+        if self.is_refused {
+            return true;
+        }
+        // The status is compared first: it costs less than looking at the tracker, and hardly any response has it.
+        if self.begun || !UnreadableRequests::is_parser_answer(bytes) {
+            return false;
+        }
+        let Some(unreadable) = &self.unreadable else {
+            return false;
+        };
+        let Some(target) = self.tracker.as_ref().target_before_head() else {
+            return false;
+        };
+        let digest = self.stream.get_socket_digest();
+        let peer = digest
+            .as_ref()
+            .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()));
+        self.buffered = unreadable.refuse(&target, peer);
+        self.begun = true;
+        self.is_refused = true;
+        true
+    }
+
     /// Reads bytes after a request that is still being handled, to find out whether the client has disconnected. Ready only
     /// some time after the end of the connection.
     fn poll_early(&mut self, context: &mut Context<'_>, mut room: usize) -> Poll<io::Result<()>> {
@@ -171,7 +210,7 @@ impl<T: AsRef<RequestTracker> + Unpin> Connection<T> {
     }
 }
 
-impl<T: AsRef<RequestTracker> + Unpin> AsyncRead for Connection<T> {
+impl<T: AsRef<RequestTracker> + Unpin> AsyncRead for Http1Connection<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -202,12 +241,15 @@ impl<T: AsRef<RequestTracker> + Unpin> AsyncRead for Connection<T> {
     }
 }
 
-impl<T: Unpin> AsyncWrite for Connection<T> {
+impl<T: AsRef<RequestTracker> + Unpin> AsyncWrite for Http1Connection<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.replaces_parser_answer(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         self.poll_write_pieces(context, &[IoSlice::new(bytes)])
     }
 
@@ -227,6 +269,13 @@ impl<T: Unpin> AsyncWrite for Connection<T> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let first = pieces.first().map(|piece| &**piece).unwrap_or_default();
+        if self.replaces_parser_answer(first) {
+            let length = pieces
+                .iter()
+                .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
+            return Poll::Ready(Ok(length));
+        }
         self.poll_write_pieces(context, pieces)
     }
 
@@ -237,7 +286,7 @@ impl<T: Unpin> AsyncWrite for Connection<T> {
 }
 
 #[async_trait]
-impl<T: Send> Shutdown for Connection<T> {
+impl<T: Send> Shutdown for Http1Connection<T> {
     async fn shutdown(&mut self) {
         let flushed = std::future::poll_fn(|context| self.poll_send_buffered(context)).await;
         if let Err(error) = flushed {
@@ -248,19 +297,19 @@ impl<T: Send> Shutdown for Connection<T> {
 }
 
 #[async_trait]
-impl<T: Send> Peek for Connection<T> {
+impl<T: Send> Peek for Http1Connection<T> {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         self.stream.try_peek(buffer).await
     }
 }
 
-impl<T> UniqueID for Connection<T> {
+impl<T> UniqueID for Http1Connection<T> {
     fn id(&self) -> UniqueIDType {
         self.stream.id()
     }
 }
 
-impl<T> Ssl for Connection<T> {
+impl<T> Ssl for Http1Connection<T> {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.stream.get_ssl_digest()
     }
@@ -270,7 +319,7 @@ impl<T> Ssl for Connection<T> {
     }
 }
 
-impl<T> GetTimingDigest for Connection<T> {
+impl<T> GetTimingDigest for Http1Connection<T> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.stream.get_timing_digest()
     }
@@ -284,7 +333,7 @@ impl<T> GetTimingDigest for Connection<T> {
     }
 }
 
-impl<T> GetProxyDigest for Connection<T> {
+impl<T> GetProxyDigest for Http1Connection<T> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         self.stream.get_proxy_digest()
     }
@@ -294,7 +343,7 @@ impl<T> GetProxyDigest for Connection<T> {
     }
 }
 
-impl<T> GetSocketDigest for Connection<T> {
+impl<T> GetSocketDigest for Http1Connection<T> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.stream.get_socket_digest()
     }
@@ -315,12 +364,12 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Connection<Arc<RequestTracker>>, TcpStream) {
+    async fn pair() -> (Http1Connection<Arc<RequestTracker>>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, served) = tokio::join!(client, listener.accept());
         let socket = Socket::from(served.unwrap().0);
-        let made = Connection::new(Box::new(socket), Arc::default());
+        let made = Http1Connection::new(Box::new(socket), Arc::default(), None);
         (made, client.unwrap())
     }
 

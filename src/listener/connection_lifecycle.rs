@@ -17,7 +17,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 
 use crate::listener::Limits;
-use crate::listener::connection::Connection;
+use crate::listener::connection::Http1Connection;
 use crate::listener::connection_phase::ConnectionPhase;
 use crate::listener::connection_phase::PhaseSnapshot;
 use crate::listener::connection_phase::PhaseTracker;
@@ -26,12 +26,13 @@ use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::tls_peer;
+use crate::listener::unreadable_request::UnreadableRequests;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
 /// How long an idle connection stays open when the gateway stops. A request that arrives in this time is answered with
-/// `Connection: close`; HTTP/2 sends GOAWAY.
+/// `Http1Connection: close`; HTTP/2 sends GOAWAY.
 const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Why a connection ended. The words are values of a metric label.
@@ -87,6 +88,8 @@ pub(super) struct ConnectionGuard {
     pub(super) counted: bool,
     /// Present if the connections per address are limited.
     pub(super) per_ip_limit: Option<Arc<PerIpLimit>>,
+    /// Present if answers of Pingora's parser are replaced. The admin port records no heads, so it cannot tell them.
+    pub(super) unreadable: Option<UnreadableRequests>,
     /// Present if connections are encrypted.
     pub(super) tls: Option<Handshakes>,
     /// Connections of HTTP/1 end with their next response; clients of HTTP/2 are asked to leave.
@@ -192,7 +195,11 @@ impl ConnectionGuard {
         let stream: Stream = if is_http2 {
             stream
         } else {
-            Box::new(Connection::new(stream, phases.clone()))
+            Box::new(Http1Connection::new(
+                stream,
+                phases.clone(),
+                self.unreadable.clone(),
+            ))
         };
         let work = phases.scope(async {
             let mut next = app.process_new(stream, &shutdown).await;

@@ -62,6 +62,9 @@ pub trait Handler: fmt::Debug + Send + Sync {
     /// Called once per request after its response was sent. The exchange is `None` if the handler panicked or was not called.
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>);
 
+    /// The response to a request whose head could not be parsed, for [`Handler::done`] as well.
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest;
+
     /// The response to a request that could not be forwarded.
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest;
 

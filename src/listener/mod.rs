@@ -7,6 +7,7 @@
 
 mod accept;
 mod admin;
+mod admin_response;
 mod chunked_body;
 mod config;
 mod connection;
@@ -26,6 +27,7 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unreadable_request;
 
 pub use admin::Readiness;
 pub use config::Config;

@@ -19,7 +19,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::listener::admin::framed_response;
+use crate::listener::admin_response::framed_response;
 use crate::model::OperationSeq;
 use crate::model::Showing;
 use crate::model::limits;
@@ -139,6 +139,7 @@ pub(super) async fn handle_request(
         refused.headers_mut().insert(header::ALLOW, allow);
         return Some(refused);
     }
+    // After the method, so that the preflight of a browser is refused without a token.
     if let Err(reason) = check_token(operator, headers) {
         operator.denied(reason, peer);
         return Some(unauthorized_response());

@@ -52,6 +52,7 @@ impl PerIpLimit {
         self: &Arc<Self>,
         peer: IpAddr,
     ) -> Result<ConnectionSlot, TooManyConnections> {
+        // Asked before the lock is taken, which is held for a moment only.
         let shared = self.handler.is_shared(peer);
         let client = limit_key(peer);
         let mut open = self.open.lock();

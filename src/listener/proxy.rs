@@ -46,6 +46,7 @@ use crate::listener::request_body::SessionBody;
 use crate::listener::request_head::SentHead;
 use crate::listener::request_head::body_framing;
 use crate::listener::request_head::read_request_head;
+use crate::listener::request_head::trim_field_values;
 use crate::listener::response_writer::ResponseWriter;
 use crate::listener::response_writer::plain_response;
 use crate::listener::response_writer::status_of_error;
@@ -118,6 +119,7 @@ impl ApiProxy {
         // Unwind safe: after a panic only the request head is used, which the handler cannot change.
         let handled = std::panic::AssertUnwindSafe(handled).catch_unwind();
         let is_read = head.method == Method::GET || head.method == Method::HEAD;
+        // Biased: a response that is ready is sent, even if the client has just closed its write side.
         let handled = tokio::select! {
             biased;
             handled = handled => handled,
@@ -143,6 +145,40 @@ impl ApiProxy {
             write_timeout: self.limits.write_timeout,
             metrics: &self.metrics,
         }
+    }
+
+    /// Writes the response of the gateway, reports it, and lets the client read it before the connection closes.
+    async fn respond(
+        &self,
+        session: &mut ServerSession,
+        context: &mut RequestContext,
+    ) -> pingora::Result<()> {
+        let pieces = context
+            .exchange
+            .as_mut()
+            .and_then(|exchange| exchange.pieces.take());
+        let is_streamed = pieces.is_some();
+        let close = self.is_last()
+            || context
+                .exchange
+                .as_ref()
+                .is_none_or(|exchange| exchange.close);
+        let delivered = self
+            .writer()
+            .write_exchange(session, context.exchange.as_mut(), pieces, close)
+            .await;
+        self.report(session, context, delivered);
+        if is_streamed && !delivered {
+            // Without an error Pingora would properly end the truncated body.
+            return Err(
+                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
+            );
+        }
+        // HTTP/2 resets the stream instead, without ending the connection.
+        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
+            request_body::discard_body(session).await;
+        }
+        Ok(())
     }
 
     /// Reports the outcome of the request to the handler, once.
@@ -173,8 +209,8 @@ impl ApiProxy {
         };
         match &context.forwarded {
             Some(forwarded) => {
-                self.handler
-                    .passed(&forwarded.pass, &forwarded.upstream_result(), &access)
+                let result = forwarded.upstream_result();
+                self.handler.passed(&forwarded.pass, &result, &access);
             }
             None => self.handler.done(context.exchange.as_ref(), &access),
         }
@@ -215,6 +251,7 @@ impl ProxyHttp for ApiProxy {
             session.set_ignore_info_resp(true);
         }
         if session.is_http2() {
+            trim_field_values(session.req_header_mut())?;
             context.stream_in_flight = tls_peer_of(session).map(|peer| peer.phases.begin_stream());
         }
         // Pingora turns keep-alive off if the framing is doubtful or the client does not support it: never turn it on again.
@@ -275,31 +312,7 @@ impl ProxyHttp for ApiProxy {
             }
             Err(Undecided::Panicked) => {}
         }
-        let pieces = context
-            .exchange
-            .as_mut()
-            .and_then(|exchange| exchange.pieces.take());
-        let is_streamed = pieces.is_some();
-        let close = self.is_last()
-            || context
-                .exchange
-                .as_ref()
-                .is_none_or(|exchange| exchange.close);
-        let delivered = self
-            .writer()
-            .write_exchange(session, context.exchange.as_mut(), pieces, close)
-            .await;
-        self.report(session, context, delivered);
-        if is_streamed && !delivered {
-            // Without an error Pingora would properly end the truncated body.
-            return Err(
-                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
-            );
-        }
-        // HTTP/2 resets the stream instead, without ending the connection.
-        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
-            request_body::discard_body(session).await;
-        }
+        self.respond(session, context).await?;
         Ok(true)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use bytes::BytesMut;
+use pingora::Error;
 use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::Mutex;
@@ -175,6 +176,14 @@ impl Body for SessionBody<'_, '_> {
     }
 }
 
+/// Resolves when the client of a request without a body, or whose body has been read, disconnects or resets its stream.
+pub(super) async fn client_disconnected(session: &mut ServerSession) -> Box<Error> {
+    match session.read_body_or_idle(true).await {
+        Ok(_) => std::future::pending().await,
+        Err(error) => error.into_down(),
+    }
+}
+
 /// Resolves when the client has disconnected after it sent the whole request.
 pub(super) async fn wait_for_disconnect(session: &SharedSession<'_>, received: &AtomicBool) {
     // Most responses are ready before that.
@@ -183,10 +192,8 @@ pub(super) async fn wait_for_disconnect(session: &SharedSession<'_>, received: &
         tokio::time::sleep(GONE_CHECK_PAUSE).await;
     }
     let mut session = session.lock().await;
-    match session.read_body_or_idle(true).await {
-        Ok(_) => std::future::pending().await,
-        Err(error) => tracing::debug!(%error, "client disconnected"),
-    }
+    let error = client_disconnected(&mut session).await;
+    tracing::debug!(%error, "client disconnected");
 }
 
 /// The declared `Content-Length`, if it is a number; saturates at `usize::MAX`.

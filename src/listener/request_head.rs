@@ -1,12 +1,14 @@
 //! The request head as sent. Pingora repairs heads before the handler sees them, and the gate must judge what was sent.
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Version;
 use http::header;
 use pingora::ErrorType;
 use pingora::OrErr;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::connection_phase;
@@ -71,6 +73,25 @@ pub(super) fn body_framing(headers: &HeaderMap) -> BodyFraming {
     BodyFraming::Length(length.unwrap_or(0))
 }
 
+/// Removes white space around field values. HTTP/1.1 allows and ignores it, HTTP/2 forbids it (RFC 9113 section 8.2.1), and the
+/// HTTP/2 library hands it on.
+pub(super) fn trim_field_values(head: &mut RequestHeader) -> pingora::Result<()> {
+    let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii() != value.as_bytes();
+    let padded = head.headers.iter().filter(|(_, value)| is_padded(value));
+    let mut names: Vec<HeaderName> = padded.map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    for name in names {
+        let values: Vec<HeaderValue> = head.headers.get_all(&name).iter().cloned().collect();
+        head.remove_header(&name);
+        for value in values {
+            let trimmed = HeaderValue::from_bytes(value.as_bytes().trim_ascii());
+            let trimmed = trimmed.or_err(ErrorType::InvalidHTTPHeader, "invalid field value")?;
+            head.append_header(name.clone(), trimmed)?;
+        }
+    }
+    Ok(())
+}
+
 /// The value of the first `Content-Length`.
 fn first_content_length(raw: &[u8]) -> Option<&[u8]> {
     raw.split(|byte| *byte == b'\n').find_map(|line| {
@@ -85,6 +106,36 @@ fn first_content_length(raw: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_around_field_values_is_removed() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        let sent = [
+            ("accept", " a/b"),
+            ("x-a", "1"),
+            ("x-a", "2\t "),
+            ("x-b", "c d"),
+            ("x-c", " "),
+        ];
+        for (name, value) in sent {
+            head.append_header(name, value).unwrap();
+        }
+        trim_field_values(&mut head).unwrap();
+        let mut found: Vec<(&str, &str)> = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        found.sort_unstable();
+        let expected = [
+            ("accept", "a/b"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("x-b", "c d"),
+            ("x-c", ""),
+        ];
+        assert_eq!(found, expected, "no field is lost");
+    }
 
     #[test]
     fn the_removed_content_length_is_found() {

@@ -93,6 +93,7 @@ impl RequestTracker {
     pub(super) fn record_head(&self, head: &[u8], framing: BodyFraming) {
         let mut state = self.lock();
         let state = &mut *state;
+        // Pingora reads in pieces: the last one holds the end of the head and perhaps the start of the body.
         let beyond = state.received.checked_sub(head.len());
         let start = beyond.and_then(|count| state.last.len().checked_sub(count));
         let Some(start) = start.filter(|_| starts_with_line(head, &state.line)) else {
@@ -106,6 +107,7 @@ impl RequestTracker {
             BodyFraming::Length(0) => ReadStage::Complete,
             BodyFraming::Length(count) => ReadStage::Length(count),
         };
+        // Pingora already has these bytes. What belongs to the next request cannot be given back to it.
         let last = std::mem::take(&mut state.last);
         let rest = last.get(start..).unwrap_or_default();
         if !rest.is_empty() {
@@ -114,6 +116,7 @@ impl RequestTracker {
                 ReadDecision::Malformed => {}
             }
         }
+        // Idle connections keep no large buffers.
         if last.capacity() <= KEPT_CAPACITY {
             state.last = last;
         }
@@ -138,6 +141,13 @@ impl RequestTracker {
     pub(super) fn target(&self) -> Vec<u8> {
         let state = self.lock();
         parse_target(&state.line).to_vec()
+    }
+
+    /// What was received of the target, while the head has not been recorded; `None` after that.
+    pub(super) fn target_before_head(&self) -> Option<Vec<u8>> {
+        let state = self.lock();
+        matches!(state.stage, ReadStage::Line | ReadStage::Head)
+            .then(|| parse_target(&state.line).to_vec())
     }
 
     /// Whether the body is known to contradict its framing.
@@ -205,12 +215,14 @@ impl TrackedRequest {
         }
         let mut rest = bytes;
         if self.line.is_empty() {
+            // Empty lines before a request line are ignored (RFC 9112 section 2.2).
             let is_empty_line = |byte: &u8| matches!(byte, b'\r' | b'\n');
             let start = rest.iter().position(|byte| !is_empty_line(byte));
             rest = rest.get(start.unwrap_or(rest.len())..).unwrap_or_default();
         }
         let end = rest.iter().position(|byte| *byte == b'\n');
         let piece = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        // A longer line is cut, and refused by the gate for its length.
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
         let piece = piece.get(..room).unwrap_or(piece);
         self.line.extend_from_slice(piece);
@@ -261,6 +273,7 @@ fn parse_target(line: &[u8]) -> &[u8] {
         return b"";
     };
     let rest = line.get(first.saturating_add(1)..).unwrap_or_default();
+    // The last space, not the second: spaces within a target must be seen by the gate, which refuses them.
     match rest.iter().rposition(is_space) {
         Some(last) => rest.get(..last).unwrap_or_default(),
         None => rest,

@@ -15,6 +15,7 @@ use pingora::protocols::http::ServerSession;
 
 use crate::gate::BodyStream;
 use crate::gate::HandledRequest;
+use crate::listener::request_body::client_disconnected;
 use crate::telemetry::Metrics;
 
 /// Largest piece of a body that one write timeout applies to.
@@ -107,7 +108,13 @@ impl ResponseWriter<'_> {
             .await?;
         loop {
             let next = std::panic::AssertUnwindSafe(pieces.next()).catch_unwind();
-            let Ok(piece) = next.await else {
+            // A client that disconnects frees its place at once, not with the next piece.
+            let next = tokio::select! {
+                biased;
+                next = next => next,
+                error = client_disconnected(session) => return Err(WriteError::Broken(error)),
+            };
+            let Ok(piece) = next else {
                 self.metrics.process.record_panic("listener");
                 tracing::error!("panic while producing a response body");
                 return Err(WriteError::Panic);

@@ -32,6 +32,7 @@ use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::proxy::ApiProxy;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
+use crate::listener::unreadable_request::UnreadableRequests;
 use crate::runtime::Clock;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
@@ -81,6 +82,7 @@ pub struct Drained {
 struct PortOptions {
     counted: bool,
     per_ip_limit: Option<Arc<PerIpLimit>>,
+    unreadable: Option<UnreadableRequests>,
     tls: Option<Handshakes>,
 }
 
@@ -132,6 +134,7 @@ impl Server {
         let port_options = PortOptions {
             counted: true,
             per_ip_limit: PerIpLimit::new(limits.connections_per_address, Arc::clone(&handler)),
+            unreadable: Some(UnreadableRequests::new(Arc::clone(&handler))),
             tls: tls.map_err(StartError::Tls)?,
         };
         Self::start(socket, limits, metrics, clock, port_options, |guard| {
@@ -184,6 +187,7 @@ impl Server {
         let port_options = PortOptions {
             counted: false,
             per_ip_limit: None,
+            unreadable: None,
             tls: None,
         };
         Self::start(socket, &limits, metrics, clock, port_options, |_| {
@@ -214,6 +218,7 @@ impl Server {
             metrics: Arc::clone(metrics),
             counted: options.counted,
             per_ip_limit: options.per_ip_limit,
+            unreadable: options.unreadable,
             tls: options.tls,
             leaving,
             stop,
@@ -273,6 +278,7 @@ impl Server {
         let began = self.guard.clock.instant();
         self.leave.stop();
         self.stop.stop();
+        // Counted before the cut: afterwards no connection is left to count.
         let in_time = tokio::time::timeout(timeout, self.tasks.ended()).await;
         let cut = if in_time.is_ok() {
             0

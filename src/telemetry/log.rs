@@ -15,20 +15,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::AuditWriteError;
+use crate::telemetry::LineFormat;
 use crate::telemetry::Metrics;
 use crate::telemetry::escape::Escaping;
 use crate::telemetry::json_lines::JsonLines;
 
 static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
-
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LineFormat {
-    /// Human-readable text.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 mod audit;
 mod escape;
 mod json_lines;
+mod line_format;
 mod log;
 mod metrics;
 
@@ -13,8 +14,8 @@ pub use audit::AuditWriteError;
 pub use audit::Verified;
 pub use audit::VerifyError;
 pub use audit::verify;
+pub use line_format::LineFormat;
 pub use log::AccessRecord;
-pub use log::LineFormat;
 pub use log::LogConfig;
 pub use log::LogError;
 pub use log::init_logging;

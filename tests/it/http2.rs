@@ -33,13 +33,13 @@ const BACKUP: &str = "/vms/1/backups/456";
 const CERTIFICATE: &str = "[[certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";
 
 /// A gateway with a certificate for `localhost`, and the certificate.
-struct Secure {
-    gateway: Gateway,
+pub(crate) struct Secure {
+    pub(crate) gateway: Gateway,
     certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
 impl Secure {
-    fn start(settings: &str) -> Self {
+    pub(crate) fn start(settings: &str) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("chain.pem"), made.cert.pem()).unwrap();
@@ -54,7 +54,7 @@ impl Secure {
         }
     }
 
-    fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         self.connect_with(&h2::client::Builder::new())
     }
 
@@ -64,7 +64,7 @@ impl Secure {
 }
 
 /// One connection of a client.
-struct Connection {
+pub(crate) struct Connection {
     runtime: Runtime,
     requests: SendRequest<Bytes>,
     driver: JoinHandle<Result<(), h2::Error>>,
@@ -72,10 +72,10 @@ struct Connection {
 
 /// One answer.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: HeaderMap,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -90,7 +90,7 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// A request of `alice`, without its body.
-fn request(method: &str, path: &str) -> Builder {
+pub(crate) fn request(method: &str, path: &str) -> Builder {
     Request::builder()
         .method(method)
         .uri(format!("https://localhost{path}"))
@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Sends head and body and does not wait for the answer.
-    fn begin(&self, head: Builder, body: Option<&[u8]>) -> ResponseFuture {
+    pub(crate) fn begin(&self, head: Builder, body: Option<&[u8]>) -> ResponseFuture {
         let request = head.body(()).unwrap();
         self.runtime
             .block_on(within("a stream", async {
@@ -172,7 +172,7 @@ impl Connection {
         self.runtime.block_on(within("an answer", answer(response)))
     }
 
-    fn send(&self, head: Builder, body: Option<&[u8]>) -> Answer {
+    pub(crate) fn send(&self, head: Builder, body: Option<&[u8]>) -> Answer {
         let response = self.begin(head, body);
         self.finish(response).unwrap()
     }
@@ -181,7 +181,7 @@ impl Connection {
         self.send(request("GET", path), None)
     }
 
-    fn status_uri(&self, head: Builder, body: Option<&[u8]>) -> String {
+    pub(crate) fn status_uri(&self, head: Builder, body: Option<&[u8]>) -> String {
         let accepted = self.send(head, body);
         assert_eq!(accepted.status, 202, "accepted: {accepted:?}");
         let uri = accepted.json()["status_uri"].as_str().map(str::to_owned);

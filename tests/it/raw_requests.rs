@@ -134,6 +134,38 @@ fn targets_that_pingora_repairs_and_methods_it_answers_itself_are_refused_by_nam
     );
 }
 
+#[test]
+fn requests_that_the_parser_cannot_read_are_refused_and_counted_like_all_others() {
+    let gateway = Gateway::start(SIM);
+    let requests = [
+        "GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nX A: 1\r\n\r\n",
+        "G@T / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ];
+    for request in requests {
+        let answer = converse(gateway.api, request.as_bytes());
+        let text = String::from_utf8_lossy(&answer);
+        assert_eq!(statuses(&answer), [400], "{request:?}: {text}");
+        assert!(
+            text.contains("MalformedRequest"),
+            "{request:?}: named: {text}"
+        );
+        let lower = text.to_ascii_lowercase();
+        assert!(!lower.contains("pingora"), "{request:?}: our own: {text}");
+        for field in ["x-request-id: ", "date: ", "connection: close"] {
+            assert!(lower.contains(field), "{request:?}: {field}: {text}");
+        }
+    }
+    for series in [
+        "snapgate_refusals_total{code=\"MalformedRequest\"}",
+        "snapgate_requests_total{code=\"400\",method=\"OTHER\",route=\"none\"}",
+        "snapgate_connections_closed_total{reason=\"no_request\"}",
+    ] {
+        let counted = gateway.metric(series);
+        assert!((counted - 3.0).abs() < 0.1, "{series}: {counted}");
+    }
+}
+
 /// One answer with a length.
 fn one_answer(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();

@@ -160,7 +160,7 @@ fn problems_of_certificates_are_reported_with_their_key() {
         (
             "swapped",
             "[[certificate]]\nchain = \"one.key\"\nkey = \"one.pem\"\n",
-            "certificate[0].chain: there is no certificate",
+            "certificate[0].chain: no PEM certificate found",
         ),
         (
             "bad name",

@@ -86,7 +86,7 @@ impl PassThrough {
         let target = if parts.query.is_empty() {
             path.to_owned()
         } else {
-            format!("{path}?{}", parts.query)
+            format!("{path}?{}", request_target::encode_browser_query(parts.query))
         };
         let accept = head.headers.get_all(header::ACCEPT).iter();
         Ok(Self {

@@ -200,6 +200,7 @@ const REFUSED: &[(&str, &str)] = &[
         "POST /vms/33333/backups/456/restore\nas: ann\nv\n\n{}",
         "UnsupportedMediaType",
     ),
+    ("GET /vms/33333?a={}", "MalformedTarget"),
     ("GET /x\nno-host", "MalformedHost"),
     ("GET /x\nHost: a", "MalformedHost"),
     ("GET /x\nno-host\nHost: a b", "MalformedHost"),
@@ -355,6 +356,8 @@ async fn invalid_requests_are_refused_and_the_earlier_check_wins() {
     seen.extend(["RateLimited", "TooManyAtOnce", "TooManyAttempts"]);
     // Of issuers; see `bearer.rs`.
     seen.insert("KeysUnavailable");
+    // Of HTTP/2; see `tests/it/edge_http2.rs`.
+    seen.insert("ExpectationFailed");
     let all: BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(seen, all, "left: seen, right: every code");
 }

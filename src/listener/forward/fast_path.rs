@@ -29,6 +29,7 @@ use crate::listener::forward::peer::NO_AUTHORITIES;
 use crate::listener::forward::response_head;
 use crate::listener::forward::response_head::FieldFilter;
 use crate::listener::forward::upstreams::Upstreams;
+use crate::listener::request_body::client_disconnected;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 
@@ -117,6 +118,7 @@ impl ForwardedRequest {
             let Err(error) = self.forward_once(&mut context).await else {
                 return Ok(());
             };
+            // Reports the failure; the error says whether the request is retried.
             let error = self.handle_failure(context.session, error);
             if !error.retry() {
                 return Err(error);
@@ -136,11 +138,12 @@ impl ForwardedRequest {
             let piece = tokio::select! {
                 biased;
                 piece = upstream.read_body_bytes() => piece.map_err(|error| error.into_up())?,
-                error = wait_for_disconnect(context.session) => return Err(error),
+                error = client_disconnected(context.session) => return Err(error),
             };
             ended = piece.is_none() || upstream.is_body_done();
             write_piece(context.session, piece.unwrap_or_default(), ended).await?;
         }
+        // Reused only if the upstream allows it and the whole body was read.
         upstream.respect_keepalive();
         if let Some(stream) = upstream.reuse().await {
             self.keep_connection(stream, context.clock.instant());
@@ -222,7 +225,7 @@ impl ForwardedRequest {
         tokio::select! {
             biased;
             read = upstream.read_response() => read.map_err(|error| error.into_up())?,
-            error = wait_for_disconnect(context.session) => return Err(error),
+            error = client_disconnected(context.session) => return Err(error),
         };
         let is_over = upstream.is_body_done();
         let Some(received) = upstream.resp_header() else {
@@ -244,14 +247,6 @@ impl ForwardedRequest {
         let written = session.write_response_header(Box::new(head)).await;
         written.map_err(|error| error.into_down())?;
         Ok(interim)
-    }
-}
-
-/// Resolves when the client has disconnected.
-async fn wait_for_disconnect(session: &mut ServerSession) -> Box<Error> {
-    match session.read_body_or_idle(true).await {
-        Ok(_) => std::future::pending().await,
-        Err(error) => error.into_down(),
     }
 }
 

@@ -80,25 +80,30 @@ pub(super) fn build_peer(
         }));
     }
     if upstream.tls {
-        let unusable =
-            |error| Error::because(ErrorType::InvalidCert, "no trusted authority", error);
-        let authorities = match &config.trust {
-            Some(UpstreamTrust::Authorities(all)) => all.clone(),
-            Some(UpstreamTrust::Pin(_)) => {
-                // The handshake signature is verified anyway, and `check_pin` compares the certificate afterwards.
-                options.verify_cert = false;
-                options.verify_hostname = false;
-                Authorities::trusting_none().map_err(unusable)?
-            }
-            None => Authorities::trusting_none().map_err(unusable)?,
-        };
-        options.ca = Some(authorities.0);
-        peer.client_cert_key = config
-            .identity
-            .as_ref()
-            .map(|identity| Arc::clone(&identity.pair));
+        set_tls(&mut peer, config)?;
     }
     Ok(peer)
+}
+
+/// Sets whom a connection trusts, and the client certificate of the gateway.
+fn set_tls(peer: &mut HttpPeer, config: &PoolConfig) -> Result<(), Box<Error>> {
+    let unusable = |error| Error::because(ErrorType::InvalidCert, "no trusted authority", error);
+    let authorities = match &config.trust {
+        Some(UpstreamTrust::Authorities(all)) => all.clone(),
+        Some(UpstreamTrust::Pin(_)) => {
+            // The handshake signature is verified anyway, and `check_pin` compares the certificate afterwards.
+            peer.options.verify_cert = false;
+            peer.options.verify_hostname = false;
+            Authorities::trusting_none().map_err(unusable)?
+        }
+        None => Authorities::trusting_none().map_err(unusable)?,
+    };
+    peer.options.ca = Some(authorities.0);
+    peer.client_cert_key = config
+        .identity
+        .as_ref()
+        .map(|identity| Arc::clone(&identity.pair));
+    Ok(())
 }
 
 /// Checks that the connected upstream has the pinned certificate. Call before anything is sent.

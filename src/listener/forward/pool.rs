@@ -160,7 +160,7 @@ impl Pool {
             .copied()
             .collect();
         if candidates.is_empty() {
-            // An ejected upstream is better than none.
+            // All are ejected: trying one is better than refusing the request.
             candidates = available
                 .iter()
                 .filter(|(index, _)| Some(*index) != failed)
@@ -255,6 +255,7 @@ impl Pool {
         if health.dissent < needed {
             return;
         }
+        // A change of state forgets failures and ejections of the time before.
         *health = UpstreamHealth {
             down: !health.down,
             ..UpstreamHealth::default()

@@ -65,6 +65,7 @@ impl Upstreams {
                 Arc::clone,
             ));
         }
+        // Retired before the new pools export their metrics: both can have upstreams of the same name.
         for old in &pools.current {
             if !made.iter().any(|pool| Arc::ptr_eq(pool, old)) {
                 old.retire();

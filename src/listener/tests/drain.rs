@@ -123,7 +123,7 @@ async fn starts_and_answers() {
 #[test]
 fn the_certificate_store_of_the_system_is_not_needed() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "listener::tests::life::starts_and_answers"])
+        .args(["--exact", "listener::tests::drain::starts_and_answers"])
         .env("SSL_CERT_FILE", "/nonexistent/certificates.pem")
         .env("SSL_CERT_DIR", "/nonexistent")
         .output()

@@ -177,8 +177,12 @@ impl Handler for Script {
         })
     }
 
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
+        crate::gate::refuse_unreadable(RequestId::new("r").unwrap(), peer)
+    }
+
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        crate::gate::pass_through_failure(pass, code)
+        crate::gate::failed(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {

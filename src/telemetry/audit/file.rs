@@ -30,6 +30,7 @@ pub(super) fn open(path: &Path) -> io::Result<OpenedTrail> {
         .create(true)
         .append(true)
         .read(true)
+        // The trail has names of users, VMs and backups.
         .mode(0o600)
         .open(path)?;
     // A pipe or a terminal has no content to read back.

@@ -223,6 +223,7 @@ impl TrailWriter {
         let length = self.unwritten.len();
         match self.write_rest() {
             Ok(()) => {}
+            // Nothing was written: the record can be dropped without leaving a broken line.
             Err(error) if self.unwritten.len() == length => {
                 self.unwritten.clear();
                 return Err(WriteFailure::lost(error));
@@ -323,6 +324,7 @@ impl AuditTrail {
         let Err(WriteFailure { error, is_lost }) = written else {
             return Ok(());
         };
+        // Logged as an error once per outage, or a full disk would fill the log too.
         let is_first = writer.lost == 0;
         if is_lost {
             writer.lost = writer.lost.saturating_add(1);
@@ -348,6 +350,8 @@ impl AuditTrail {
     /// continues.
     pub fn reopen(&self) {
         let Some(path) = &self.path else { return };
+        // Locked first: once the new file exists, no record goes to the old one.
+        let mut writer = self.writer.lock();
         let opened = match file::open(path) {
             Ok(opened) => opened,
             Err(error) => {
@@ -356,7 +360,6 @@ impl AuditTrail {
                 return;
             }
         };
-        let mut writer = self.writer.lock();
         if let Err(error) = writer.write_rest() {
             tracing::error!(%error, "audit record truncated in rotated file");
             writer.lost = writer.lost.saturating_add(1);

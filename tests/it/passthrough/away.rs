@@ -16,7 +16,7 @@ use crate::passthrough::upstream::Upstream;
 const FREE_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// Closes the connection with a reset instead of an orderly end.
-fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
     stream.set_nonblocking(true).unwrap();

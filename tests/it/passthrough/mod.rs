@@ -1,7 +1,7 @@
 //! What is passed through, over whole programs and real upstreams.
 
 pub(crate) mod answers;
-mod away;
+pub(crate) mod away;
 mod balance;
 mod hostile;
 mod idle;

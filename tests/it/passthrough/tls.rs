@@ -229,7 +229,8 @@ fn a_self_signed_upstream_that_ca_cannot_check_is_logged_once_with_the_remedy() 
         assert_eq!(reply.status, 502, "not trusted: {reply:?}");
     }
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    let is_failure = |line: &&str| line.contains("WARN") && line.contains("upstream failed");
+    let is_failure =
+        |line: &&str| line.contains("WARN") && line.contains("request to upstream failed");
     let lines: Vec<&str> = log.lines().filter(is_failure).collect();
     assert_eq!(lines.len(), 1, "once for each cause: {log}");
     let remedy = "set `server_fingerprint`";

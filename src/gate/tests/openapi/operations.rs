@@ -55,6 +55,7 @@ const ANY: &[Code] = &[
     Code::BodyTooLarge,
     Code::BodyTooSlow,
     Code::TargetTooLong,
+    Code::ExpectationFailed,
     Code::HeadersTooLarge,
     Code::NotAcceptable,
     Code::InternalError,
