@@ -1,5 +1,7 @@
 //! The last stage: what all responses have in common, and what is reported of the request.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use http::Method;
@@ -14,12 +16,14 @@ use crate::gate::header_names::RATE_LIMIT_POLICY;
 use crate::gate::header_names::REQUEST_ID;
 use crate::gate::header_names::VARY;
 use crate::gate::negotiate;
+use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request;
 use crate::gate::request_context::ReceivedRequest;
 use crate::gate::request_report::RequestReport;
 use crate::gate::response_draft::ResponseDraft;
 use crate::gate::version;
+use crate::model::RequestId;
 use crate::telemetry::Metrics;
 
 /// The response, or the refusal as a response. `versions` are the supported specification versions, oldest first.
@@ -100,11 +104,11 @@ fn add_common_headers(
 pub fn refuse_unreadable(request: RequestId, client: Option<IpAddr>) -> HandledRequest {
     let refusal = Refusal::from(Code::MalformedRequest);
     let media = negotiate::choose_error_type(std::iter::empty());
-    let mut reply = Reply::refused(&refusal, media, request.as_str(), &http::Method::GET);
-    reply.set(REQUEST_ID, request.as_str());
-    let mut response = http::Response::new(reply.body);
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    let mut draft = ResponseDraft::refused(&refusal, media, request.as_str(), &Method::GET);
+    draft.set(REQUEST_ID, request.as_str());
+    let mut response = http::Response::new(draft.body);
+    *response.status_mut() = draft.status;
+    *response.headers_mut() = draft.headers;
     HandledRequest {
         response,
         pieces: None,

@@ -73,6 +73,7 @@ pub use decision::GateDecision;
 pub use explain::AssumedCaller;
 pub use explain::Explanation;
 pub use explain::explain;
+pub use finish::refuse_unreadable;
 pub use grant::Grant;
 pub use grant::Grantee;
 pub use grant::Scope;

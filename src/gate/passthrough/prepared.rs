@@ -19,6 +19,7 @@ use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request;
 use crate::gate::request::RequestHead;
+use crate::gate::request_target;
 use crate::gate::request_target::TargetParts;
 use crate::gate::response_draft::ResponseDraft;
 use crate::model::PrincipalName;
