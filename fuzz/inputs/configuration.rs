@@ -33,7 +33,7 @@ pub(crate) fn config(data: &[u8]) {
             assert!(!one.list().is_empty(), "a problem is reported");
             let lines = data.split(|data| *data == b'\n').count();
             for problem in one.list().iter().filter(|problem| problem.file == path) {
-                let place = problem.place.map_or(1, |(line, _)| line);
+                let place = problem.position.map_or(1, |(line, _)| line);
                 assert!(
                     (1..=lines).contains(&place),
                     "a place in the file: {problem:?}"

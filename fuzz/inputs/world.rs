@@ -25,10 +25,10 @@ use super::issuer::NOW;
 use super::request::Request;
 use super::request::Sent;
 use super::settings::BACKEND;
-use super::settings::PRIVATE;
 use super::settings::ROUTES;
 use super::settings::SETTINGS;
 use super::settings::TOKENS;
+use super::settings::private_text;
 
 /// What became of one request.
 #[derive(Debug)]

@@ -90,7 +90,11 @@ fn said(id: &str, identity: Option<&str>, name: &str) -> AnnotationRecord {
 async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     let sim_fixture = AnnotatedSim::new();
     let adapter = &sim_fixture.adapter;
-    let native = sim_fixture.sim.read(&target("456"), by()).await.unwrap();
+    let native = sim_fixture
+        .sim
+        .read_backup(&target("456"), by())
+        .await
+        .unwrap();
     let patch = |name: &str| BackupPatch {
         name: Some(BackupName::new(name).unwrap()),
         description: Patch::Set(Description::new("text").unwrap()),
@@ -107,11 +111,19 @@ async fn an_update_is_the_gateways_alone_and_names_stay_unique() {
     let shown = adapter.read_backup(&target("456"), by()).await.unwrap();
     assert_eq!(shown.name.as_str(), "mine", "shown");
     assert_eq!(
-        sim_fixture.sim.read(&target("456"), by()).await.unwrap(),
+        sim_fixture
+            .sim
+            .read_backup(&target("456"), by())
+            .await
+            .unwrap(),
         native,
         "the VM manager knows nothing of it"
     );
-    let other = sim_fixture.sim.read(&target("457"), by()).await.unwrap();
+    let other = sim_fixture
+        .sim
+        .read_backup(&target("457"), by())
+        .await
+        .unwrap();
     let taken = on(&other, &vm(), Change::Update(patch("mine")));
     assert_eq!(
         run(adapter, &taken, 2).await,

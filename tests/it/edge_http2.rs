@@ -62,7 +62,7 @@ fn send_h1(address: SocketAddr, uri: &str, fields: &str) -> TcpStream {
     stream
 }
 
-#[test]
+#[apply(test)]
 fn waits_and_event_streams_of_http_1_end_with_their_connection() {
     let gateway = Gateway::start(&slow());
     let uri = gateway.client("alice").delete(BACKUP).status_uri();
@@ -86,7 +86,7 @@ fn waits_and_event_streams_of_http_1_end_with_their_connection() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn waits_and_event_streams_of_http_2_end_with_their_stream_or_connection() {
     let secure = Secure::start(&slow());
     let uri = secure.connect().status_uri(request("DELETE", BACKUP), None);
@@ -110,7 +110,7 @@ fn waits_and_event_streams_of_http_2_end_with_their_stream_or_connection() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn forwarded_requests_of_http_2_end_with_their_stream_or_connection() {
     let upstream = Upstream::start();
     let secure = Secure::start(&open_route(&upstream));
@@ -154,7 +154,7 @@ fn forwarded(
     upstream.seen().split_off(before)
 }
 
-#[test]
+#[apply(test)]
 fn an_expectation_is_answered_at_once_on_both_kinds_of_routes() {
     let upstream = Upstream::start();
     let secure = Secure::start(&open_route(&upstream));
@@ -173,7 +173,7 @@ fn an_expectation_is_answered_at_once_on_both_kinds_of_routes() {
     assert_eq!(alive.status, 200, "other streams go on: {alive:?}");
 }
 
-#[test]
+#[apply(test)]
 fn padded_field_values_are_trimmed_on_both_kinds_of_routes() {
     let upstream = Upstream::start();
     let secure = Secure::start(&open_route(&upstream));
@@ -187,7 +187,7 @@ fn padded_field_values_are_trimmed_on_both_kinds_of_routes() {
     assert_eq!(answer.status, 200, "answered: {answer:?}");
 }
 
-#[test]
+#[apply(test)]
 fn queries_as_browsers_send_them_are_forwarded_percent_encoded() {
     let upstream = Upstream::start();
     let secure = Secure::start(&open_route(&upstream));

@@ -9,7 +9,7 @@ use snapgate::model::{BackendName, Target, VmId};
 
 /// Annotations in memory.
 #[derive(Debug, Default)]
-pub(crate) struct MemoryAnnotations(Mutex<BTreeMap<(BackendName, Target), Annotated>>);
+pub(crate) struct MemoryAnnotations(Mutex<BTreeMap<(BackendName, Target), AnnotationRecord>>);
 
 #[async_trait]
 impl Annotations for MemoryAnnotations {
@@ -37,7 +37,7 @@ impl Annotations for MemoryAnnotations {
     async fn put(
         &self,
         backend: &BackendName,
-        annotated: &Annotated,
+        annotated: &AnnotationRecord,
     ) -> Result<(), AnnotationsError> {
         let at = (backend.clone(), annotated.target.clone());
         self.0.lock().unwrap().insert(at, annotated.clone());

@@ -134,7 +134,7 @@ fn targets_that_pingora_repairs_and_methods_it_answers_itself_are_refused_by_nam
     );
 }
 
-#[test]
+#[apply(test)]
 fn requests_that_the_parser_cannot_read_are_refused_and_counted_like_all_others() {
     let gateway = Gateway::start(SIM);
     let requests = [

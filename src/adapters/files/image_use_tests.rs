@@ -65,7 +65,7 @@ async fn images_that_qemu_uses_are_left_alone() {
         .unwrap();
     assert_eq!(vm.run_state, Some(RunState::Started), "seen to run");
     release(child);
-    let child = holder(&fixture, true).unwrap();
+    let child = holder(&fixture, true);
     assert_eq!(
         fixture.failure(&create("vm", 4, "x"), 4).await,
         None,

@@ -144,7 +144,7 @@ impl Incus {
         Ok(TaskState::Done)
     }
 
-    pub(super) async fn find_outcome(
+    pub(super) async fn find_evidence(
         &self,
         intent: &Intent,
         key: &str,

@@ -379,7 +379,7 @@ impl Adapter for Incus {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let key = key.to_string();
-        match self.find_outcome(intent, &key, baseline, by).await? {
+        match self.find_evidence(intent, &key, baseline, by).await? {
             FindOutcome::NotBegun | FindOutcome::Failed(_) => {}
             found @ (FindOutcome::VmChanged
             | FindOutcome::HalfDone(_)
@@ -392,7 +392,7 @@ impl Adapter for Incus {
         }
         // A daemon that resumes answers new requests before it accepts those that wait in its sockets.
         tokio::time::sleep(RESUME_DELAY).await;
-        self.find_outcome(intent, &key, baseline, by).await
+        self.find_evidence(intent, &key, baseline, by).await
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::adapters::adapter::Recovery;
 use crate::adapters::cloudapi;
+use crate::adapters::transport;
 use crate::adapters::sim;
 use crate::config::BackendConfig;
 use crate::config::load;
@@ -216,7 +217,7 @@ fn a_server_that_speaks_this_api_is_configured() {
     let url = "url = \"http://127.0.0.1:1/base\"\n";
     let found = load_text(&text(&format!("{url}server_recovery = \"replay-safe\"\n"))).unwrap();
     let expected = cloudapi::Config {
-        address: cloudapi::Address::Loopback("127.0.0.1:1".parse().unwrap()),
+        address: transport::Address::Loopback("127.0.0.1:1".parse().unwrap()),
         base: vec!["base".to_owned()],
         credential: None,
         version: "0.1".to_owned(),
@@ -280,11 +281,11 @@ fn credentials_of_servers_come_from_files_and_the_environment() {
     let rows = [
         (
             "username = \"gate\"\npassword = \"file:p\"",
-            cloudapi::Credential::basic("gate", &secret).unwrap(),
+            transport::Credential::basic("gate", &secret).unwrap(),
         ),
         (
             "token = \"env:TOKEN\"",
-            cloudapi::Credential::bearer(&secret).unwrap(),
+            transport::Credential::bearer(&secret).unwrap(),
         ),
     ];
     for (more, expected) in rows {

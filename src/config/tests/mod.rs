@@ -135,7 +135,7 @@ fn defaults_are_those_of_the_rooms() {
     );
     assert_eq!(found.gate.limits, gate::Limits::default(), "gate");
     assert_eq!(found.gate.rates, gate::RateLimits::default(), "rates");
-    assert_eq!(found.gate.lock_out, gate::LockOut::default(), "lock-out");
+    assert_eq!(found.gate.lockout, gate::LockoutRule::default(), "lock-out");
     assert_eq!(
         found.gate.specification,
         gate::Specification::default(),

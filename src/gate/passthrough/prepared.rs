@@ -87,7 +87,10 @@ impl PassThrough {
         let target = if parts.query.is_empty() {
             path.to_owned()
         } else {
-            format!("{path}?{}", request_target::encode_browser_query(parts.query))
+            format!(
+                "{path}?{}",
+                request_target::encode_browser_query(parts.query)
+            )
         };
         let accept = head.headers.get_all(header::ACCEPT).iter();
         Ok(Self {

@@ -182,7 +182,7 @@ impl Handler for Script {
     }
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        crate::gate::failed(pass, code)
+        crate::gate::pass_through_failure(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {

@@ -23,7 +23,7 @@ impl Adapter for LyingAdapter {
         self.0.health(by).await
     }
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.0.vm(vm, by).await
+        self.0.read_vm(vm, by).await
     }
     async fn list_backups(
         &self,
@@ -31,10 +31,10 @@ impl Adapter for LyingAdapter {
         page: &Page,
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
-        self.0.list(vm, page, by).await
+        self.0.list_backups(vm, page, by).await
     }
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.0.read(target, by).await
+        self.0.read_backup(target, by).await
     }
     async fn begin(
         &self,

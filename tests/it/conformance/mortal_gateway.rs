@@ -18,8 +18,8 @@ use snapgate::adapters::layers::Annotate;
 use snapgate::config;
 use snapgate::gate::Body;
 use snapgate::gate::BodyError;
-use snapgate::gate::Decision;
 use snapgate::gate::Gate;
+use snapgate::gate::GateDecision;
 use snapgate::gate::HandledRequest;
 use snapgate::gate::ProcessState;
 use snapgate::gate::RequestHead;
@@ -336,8 +336,8 @@ impl MortalGateway {
         };
         let mut body = WholeBody(Bytes::copy_from_slice(body.as_bytes()));
         match self.gate.handle(head, &mut body).await {
-            Decision::Answer(exchange) => exchange,
-            Decision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
+            GateDecision::Answer(exchange) => exchange,
+            GateDecision::PassThrough(_) => panic!("{method} {path}: nothing is passed on here"),
         }
     }
 

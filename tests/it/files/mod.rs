@@ -183,7 +183,7 @@ async fn an_image_that_qemu_has_open_is_left_alone() {
         }
         let holder = Holder::start(program, arguments, &image, created.is_err());
         number += 2;
-        let state = files.vm(&vm(), by()).await.unwrap().run_state;
+        let state = files.read_vm(&vm(), by()).await.unwrap().run_state;
         let is_started = state == Some(RunState::Started);
         assert!(
             is_started || created.is_ok(),

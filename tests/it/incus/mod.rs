@@ -209,7 +209,7 @@ impl Lxd {
     pub(crate) fn config(&self, way: Transport) -> Config {
         let address = match way {
             Transport::Socket => Address::Unix(self.folder.join("var/unix.socket")),
-            Transport::Tls => self.tls(Server::Certificate(self.folder.join("server.crt"))),
+            Transport::Tls => self.tls(ServerTrust::Certificate(self.folder.join("server.crt"))),
         };
         Config {
             address,
@@ -430,14 +430,11 @@ async fn servers_and_clients_that_are_not_trusted_are_refused() {
     }
     // A client that the daemon does not know: made of the daemon's own certificate and key.
     let mut stranger = lxd.config(Transport::Tls);
-    if let Address::Https {
-        client_certificate,
-        client_key,
-        ..
-    } = &mut stranger.address
-    {
-        *client_certificate = lxd.folder.join("stranger.crt");
-        *client_key = lxd.folder.join("stranger.key");
+    if let Address::Https { identity, .. } = &mut stranger.address {
+        let files = ClientFiles {
+            certificate: lxd.folder.join("stranger.crt"),
+            key: lxd.folder.join("stranger.key"),
+        };
         let made = Command::new("openssl")
             .args(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
@@ -490,7 +487,7 @@ async fn dangerous_names_are_unknown_without_asking() {
         "a..b", "../x", "a/b", "a%2fb", "a%b", ".hidden", "x?y", "a b",
     ] {
         let error = unreachable
-            .vm(&VmId::new(bad).unwrap(), by())
+            .read_vm(&VmId::new(bad).unwrap(), by())
             .await
             .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{bad}");

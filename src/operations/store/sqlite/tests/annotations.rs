@@ -1,8 +1,8 @@
 //! The table of annotations beside the operations.
 
 use super::*;
-use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::model::BackendName;
 use crate::model::BackupId;
 use crate::model::BackupName;
@@ -13,8 +13,8 @@ use crate::model::VmId;
 use crate::operations::store::Store;
 use crate::operations::testing::NOW;
 
-pub(super) fn annotated(backup: &str, identity: Option<&str>, name: &str) -> Annotated {
-    Annotated {
+pub(super) fn annotated(backup: &str, identity: Option<&str>, name: &str) -> AnnotationRecord {
+    AnnotationRecord {
         target: Target {
             vm: VmId::new("vm").unwrap(),
             backup: BackupId::new(backup).unwrap(),
