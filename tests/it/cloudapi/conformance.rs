@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::transport::Address;
 use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::cloudapi::Config;
+use snapgate::adapters::transport::Address;
 use snapgate::model::*;
 use snapgate::runtime::SystemClock;
 use tempfile::TempDir;

@@ -17,9 +17,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use snapgate::adapters::adapter::*;
-use snapgate::adapters::transport::Address;
 use snapgate::adapters::cloudapi::CloudApi;
 use snapgate::adapters::cloudapi::Config;
+use snapgate::adapters::transport::Address;
 use snapgate::adapters::transport::Credential;
 use snapgate::model::*;
 use snapgate::runtime::Clock;
