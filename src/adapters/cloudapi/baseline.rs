@@ -51,7 +51,7 @@ impl CloudApi {
         let known = if self.lists_statuses() {
             let (op, vm) = (map::status_op(intent.verb()), &intent.target.vm);
             let listed = self.api.statuses(op, vm, by).await;
-            let listed = listed.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+            let listed = listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
             let fits = |link: &String| link.len() <= limits::LINK_BYTES_MAX;
             let links = listed.into_iter().map(|status| status.status_uri);
             Some(

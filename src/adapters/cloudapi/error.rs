@@ -75,14 +75,14 @@ impl NativeError {
     }
 
     /// Of a request without effect; `missing` is what a 404 means.
-    pub(super) fn as_read_error(self, missing: FaultKind) -> AdapterError {
-        let mut error = self.as_write_error(missing);
+    pub(super) fn into_read_error(self, missing: FaultKind) -> AdapterError {
+        let mut error = self.into_write_error(missing);
         error.effect = Effect::None;
         error
     }
 
     /// Of a request with an effect; `missing` is what a 404 means.
-    pub(super) fn as_write_error(self, missing: FaultKind) -> AdapterError {
+    pub(super) fn into_write_error(self, missing: FaultKind) -> AdapterError {
         let error = match &self {
             Self::Transport(error) => error.to_adapter_error(),
             Self::Refused {
@@ -313,17 +313,17 @@ mod tests {
                 message: None,
                 request: Some("r-1".to_owned()),
             };
-            let error = native().as_write_error(FaultKind::NoSuchBackup);
+            let error = native().into_write_error(FaultKind::NoSuchBackup);
             let seen = (error.fault.kind, error.effect);
             assert_eq!(seen, (kind, effect), "{status} {code:?}");
             assert!(
                 error.private().contains("r-1"),
                 "the server's request id is kept for the log"
             );
-            let error = native().as_read_error(FaultKind::NoSuchBackup);
+            let error = native().into_read_error(FaultKind::NoSuchBackup);
             assert_eq!(error.effect, none, "{status}: a read has no effect");
         }
-        let error = NativeError::Redirect(303).as_write_error(FaultKind::NoSuchBackup);
+        let error = NativeError::Redirect(303).into_write_error(FaultKind::NoSuchBackup);
         assert_eq!(error.effect, may, "a redirect may follow what was done");
     }
 
@@ -349,7 +349,7 @@ mod tests {
                     message: message.clone(),
                     request: None,
                 };
-                let error = refusal.as_write_error(FaultKind::NoSuchBackup);
+                let error = refusal.into_write_error(FaultKind::NoSuchBackup);
                 let has = !text.is_empty() && error.fault.text.contains(text);
                 assert_eq!(has, passed_on, "{text}: {error:?}");
             }

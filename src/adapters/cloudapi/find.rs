@@ -44,7 +44,7 @@ impl CloudApi {
         {
             let (op, vm) = (map::status_op(intent.verb()), &intent.target.vm);
             let listed = self.api.statuses(op, vm, by).await;
-            let listed = listed.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+            let listed = listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
             let is_new = |status: &&wire::Status| {
                 !known.contains(&status.status_uri) && is_status_of(status, intent)
             };

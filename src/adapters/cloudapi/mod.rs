@@ -145,7 +145,7 @@ impl CloudApi {
         by: Deadline,
     ) -> Result<Vec<RemoteBackup>, AdapterError> {
         let reply = self.api.backups(vm, by).await;
-        let reply = reply.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         Ok(map::remote_backups(vm, reply))
     }
 
@@ -168,7 +168,7 @@ impl CloudApi {
             target.backup.clone()
         };
         let reply = self.api.backup(&target.vm, &server_id, by).await;
-        let reply = reply.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         let Some((reply, tag)) = reply else {
             return Ok(None);
         };
@@ -242,7 +242,7 @@ impl CloudApi {
             match self.api.change(change, by).await {
                 Ok(reply) => return self.begin_outcome(&reply, op),
                 Err(error) if error.is_stale() && !is_last => {}
-                Err(error) => return Err(error.as_write_error(FaultKind::NoSuchBackup)),
+                Err(error) => return Err(error.into_write_error(FaultKind::NoSuchBackup)),
             }
         }
     }
@@ -266,7 +266,7 @@ impl CloudApi {
             key,
         };
         let reply = self.api.change(change, by).await;
-        let reply = reply.map_err(|error| error.as_write_error(FaultKind::NoSuchVm))?;
+        let reply = reply.map_err(|error| error.into_write_error(FaultKind::NoSuchVm))?;
         self.begin_outcome(&reply, "back_up")
     }
 
@@ -375,18 +375,18 @@ impl Adapter for CloudApi {
                 product = format!("Cloud API server {build:.80} (specification {versions:.80})");
             }
             Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error.as_read_error(FaultKind::BackendFailed)),
+            Err(error) => return Err(error.into_read_error(FaultKind::BackendFailed)),
         }
         if self.lists_statuses() {
             let listed = self.api.check_status_list(by).await;
-            listed.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+            listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
         }
         Ok(Health { product })
     }
 
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let reply = self.api.vm(vm, by).await;
-        let reply = reply.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         Ok(map::vm(vm, reply))
     }
 
@@ -459,7 +459,7 @@ impl Adapter for CloudApi {
         let reply = match self.api.status(&link, None, by).await {
             Ok(reply) => reply,
             Err(error) if error.is_missing() => return Ok(TaskState::Gone),
-            Err(error) => return Err(error.as_read_error(FaultKind::BackendFailed)),
+            Err(error) => return Err(error.into_read_error(FaultKind::BackendFailed)),
         };
         Ok(match map::read_outcome(&reply.status) {
             StatusOutcome::Running(progress) => {
@@ -521,7 +521,7 @@ impl Adapter for CloudApi {
                 Ok(())
             }
             Err(error) if error.is_not_offered() => Err(not_offered().because(error)),
-            Err(error) => Err(error.as_write_error(FaultKind::BackendFailed)),
+            Err(error) => Err(error.into_write_error(FaultKind::BackendFailed)),
         }
     }
 }

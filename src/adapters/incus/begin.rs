@@ -228,7 +228,7 @@ impl Incus {
             Some(_changed) => return Err(error::busy()),
             None => {
                 let sent = self.api.configure(vm, RESTORE_MARKER, key, by).await;
-                let sent = sent.map_err(|error| error.as_write_error(FaultKind::NoSuchVm))?;
+                let sent = sent.map_err(|error| error.into_write_error(FaultKind::NoSuchVm))?;
                 self.wait_for_end(&sent, by).await?;
             }
         }
@@ -263,7 +263,7 @@ impl Incus {
             self.check_restore_allowed(target, labelled, by).await?;
             let found = self.api.tagged_instance(vm, by).await;
             let (instance, etag) =
-                found.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+                found.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
             check_settled(&instance)?;
             if instance.created_at != labelled.instance.created_at
                 || is_restored(&instance, before.generation.as_deref(), key)
@@ -291,7 +291,7 @@ impl Incus {
     ) -> Result<(), AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let now = self.api.snapshot(vm, id, by).await;
-        let now = now.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+        let now = now.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         now.filter(|now| now.created_at == labelled.snapshot.created_at)
             .map(|_same| ())
             .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))
@@ -355,7 +355,7 @@ impl Incus {
         let missing = FaultKind::NoSuchBackup;
         for _ in 0..TRIES {
             let found = self.api.volume(path, id, by).await;
-            let found = found.map_err(|error| error.as_read_error(missing))?;
+            let found = found.map_err(|error| error.into_read_error(missing))?;
             let (volume, etag) = found.ok_or_else(|| missing_error(missing))?;
             let mut label = SnapshotLabel::parse(made, &volume.description);
             if !edit(&mut label) {
@@ -370,7 +370,7 @@ impl Incus {
                 // The answer of the operation proves nothing: the label is read once more.
                 Ok(sent @ AcceptedChange::Operation(_)) => self.wait_for_end(&sent, by).await?,
                 Err(error) if error.is_stale() => {}
-                Err(error) => return Err(error.as_write_error(missing)),
+                Err(error) => return Err(error.into_write_error(missing)),
             }
         }
         let text = public_text!(
@@ -388,7 +388,7 @@ impl Incus {
         let AcceptedChange::Operation(id) = sent else {
             return Ok(());
         };
-        let lost = |error: NativeError| error.as_write_error(FaultKind::BackendFailed);
+        let lost = |error: NativeError| error.into_write_error(FaultKind::BackendFailed);
         loop {
             self.api.wait(id, SHORT_WAIT, by).await.map_err(lost)?;
             match self.api.operation(id, by).await.map_err(lost)? {
@@ -404,7 +404,7 @@ fn begin_outcome(
     make: Option<NewSnapshot>,
     doing: Option<RunningChange>,
 ) -> Result<BeginOutcome, AdapterError> {
-    match sent.map_err(|error| error.as_write_error(FaultKind::NoSuchBackup))? {
+    match sent.map_err(|error| error.into_write_error(FaultKind::NoSuchBackup))? {
         AcceptedChange::Done => Ok(BeginOutcome::Done),
         AcceptedChange::Operation(operation) => {
             let job = TaskRecord {

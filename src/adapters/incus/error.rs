@@ -42,14 +42,14 @@ impl NativeError {
     }
 
     /// Of a call without effect; `missing` is what a 404 means.
-    pub(super) fn as_read_error(self, missing: FaultKind) -> AdapterError {
-        let mut error = self.as_write_error(missing);
+    pub(super) fn into_read_error(self, missing: FaultKind) -> AdapterError {
+        let mut error = self.into_write_error(missing);
         error.effect = Effect::None;
         error
     }
 
     /// Of a call with an effect; `missing` is what a 404 means.
-    pub(super) fn as_write_error(self, missing: FaultKind) -> AdapterError {
+    pub(super) fn into_write_error(self, missing: FaultKind) -> AdapterError {
         let error = match &self {
             Self::Transport(error) => error.to_adapter_error(),
             Self::Refused { code, text } => refusal_error(*code, text, missing),
@@ -248,14 +248,14 @@ mod tests {
                 code,
                 text: text.to_owned(),
             };
-            let error = native().as_write_error(FaultKind::NoSuchVm);
+            let error = native().into_write_error(FaultKind::NoSuchVm);
             assert_eq!((error.fault.kind, error.effect), (kind, effect), "{text}");
             assert!(error.private().contains(text), "{text}: kept for the log");
             assert!(
                 !error.fault.text.contains(text),
                 "{text}: kept from callers"
             );
-            let error = native().as_read_error(FaultKind::NoSuchVm);
+            let error = native().into_read_error(FaultKind::NoSuchVm);
             assert_eq!(error.effect, none, "{text}: a read has no effect");
         }
     }

@@ -92,7 +92,7 @@ impl Incus {
             return Ok(TaskState::Gone);
         };
         let task = self.api.operation(&job.operation, by).await;
-        let task = task.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+        let task = task.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
         let Some(task) = task else {
             return Ok(TaskState::Gone);
         };

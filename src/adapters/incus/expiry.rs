@@ -43,7 +43,7 @@ impl Incus {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let now = self.api.snapshot(vm, id, by).await;
         let now = now
-            .map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?
+            .map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?
             .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))?;
         if expiry_of(&now).is_some() {
             let text = public_text!(
@@ -81,7 +81,7 @@ impl Incus {
     ) -> Result<(), AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.set_expiry(vm, id, at, by).await;
-        let sent = sent.map_err(|error| error.as_write_error(FaultKind::NoSuchBackup))?;
+        let sent = sent.map_err(|error| error.into_write_error(FaultKind::NoSuchBackup))?;
         self.wait_for_end(&sent, by).await
     }
 

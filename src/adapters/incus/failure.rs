@@ -134,7 +134,7 @@ impl Incus {
         match self.api.instance(vm.as_str(), by).await {
             Ok(instance) => Ok(Some(instance)),
             Err(error) if error.is_missing() => Ok(None),
-            Err(error) => Err(error.as_read_error(FaultKind::NoSuchVm)),
+            Err(error) => Err(error.into_read_error(FaultKind::NoSuchVm)),
         }
     }
 
@@ -145,6 +145,6 @@ impl Incus {
     ) -> Result<Option<wire::Snapshot>, AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let snapshot = self.api.snapshot(vm, id, by).await;
-        snapshot.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))
+        snapshot.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))
     }
 }

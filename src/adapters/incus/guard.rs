@@ -44,7 +44,7 @@ impl Incus {
             Err(NativeError::Refused {
                 code: 403 | 404, ..
             }) => wire::Pool::default(),
-            Err(error) => return Err(error.as_read_error(FaultKind::NoSuchVm)),
+            Err(error) => return Err(error.into_read_error(FaultKind::NoSuchVm)),
         };
         match pool.status.as_str() {
             "Unavailable" | "Errored" => {
@@ -64,11 +64,11 @@ impl Incus {
         match self.api.read_storage(vm.as_str(), by).await {
             Ok(()) => Ok(()),
             Err(error @ NativeError::Refused { code: 403, .. }) => {
-                Err(error.as_read_error(FaultKind::NoSuchVm))
+                Err(error.into_read_error(FaultKind::NoSuchVm))
             }
             Err(error @ NativeError::Refused { .. }) => Err(storage_unavailable().because(error)),
             Err(error @ (NativeError::Transport(_) | NativeError::InvalidAnswer(_))) => {
-                Err(error.as_read_error(FaultKind::NoSuchVm))
+                Err(error.into_read_error(FaultKind::NoSuchVm))
             }
         }
     }
@@ -86,7 +86,7 @@ impl Incus {
             return Ok(());
         }
         let all = self.api.snapshots(target.vm.as_str(), by).await;
-        let all = all.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+        let all = all.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         check_latest(&labelled.snapshot, &all)
     }
 

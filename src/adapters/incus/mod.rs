@@ -153,7 +153,7 @@ impl Incus {
             .api
             .instance(vm.as_str(), by)
             .await
-            .map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?;
+            .map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         let path = map::volume_path(&instance).ok_or_else(|| {
             let text = public_text!(
                 "The VM has no root disk, so it has no backups. Add a root disk to the VM."
@@ -176,7 +176,8 @@ impl Incus {
         self.check_pool(&path, by).await?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let snapshot = self.api.snapshot(vm, id, by).await;
-        let Some(snapshot) = snapshot.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))?
+        let Some(snapshot) =
+            snapshot.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?
         else {
             return Ok(None);
         };
@@ -208,7 +209,7 @@ impl Incus {
     ) -> Result<SnapshotLabel, AdapterError> {
         let id = names::last_segment(&snapshot.name);
         let volume = self.api.volume(path, id, by).await;
-        let volume = volume.map_err(|error| error.as_read_error(FaultKind::NoSuchBackup))?;
+        let volume = volume.map_err(|error| error.into_read_error(FaultKind::NoSuchBackup))?;
         let text = volume.map(|(volume, _)| volume.description);
         Ok(SnapshotLabel::parse(
             &snapshot.created_at,
@@ -218,7 +219,7 @@ impl Incus {
 
     async fn tasks(&self, by: Deadline) -> Result<Vec<wire::Task>, AdapterError> {
         let tasks = self.api.operations(by).await;
-        tasks.map_err(|error| error.as_read_error(FaultKind::NoSuchVm))
+        tasks.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))
     }
 
     /// Every backup of the VM in order of their ids.
@@ -228,7 +229,7 @@ impl Incus {
         let id = vm.as_str();
         let missing = FaultKind::NoSuchVm;
         let snapshots = self.api.snapshots(id, by).await;
-        let snapshots = snapshots.map_err(|error| error.as_read_error(missing))?;
+        let snapshots = snapshots.map_err(|error| error.into_read_error(missing))?;
         if snapshots.is_empty() {
             return Ok(Vec::new());
         }
@@ -236,7 +237,7 @@ impl Incus {
         // whose operation is forgotten by then has its label.
         let tasks = self.tasks(by).await?;
         let volumes = self.api.volumes(&path, by).await;
-        let volumes = volumes.map_err(|error| error.as_read_error(missing))?;
+        let volumes = volumes.map_err(|error| error.into_read_error(missing))?;
         let descriptions: BTreeMap<&str, &str> = volumes
             .iter()
             .map(|volume| {
@@ -284,7 +285,7 @@ impl Adapter for Incus {
 
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         let server = self.api.server(by).await;
-        let server = server.map_err(|error| error.as_read_error(FaultKind::BackendFailed))?;
+        let server = server.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
         let environment = server.environment.filter(|_| server.auth == "trusted");
         let Some(environment) = environment else {
             return Err(AdapterError::refused(

@@ -116,13 +116,17 @@ mod tests {
         let mut console = task("Executing command", 103, "/1.0/instances/web01");
         console.class = "websocket".to_owned();
         assert!(!is_running_on(&console, "web01"), "a console");
+    }
+
+    #[test]
+    fn a_snapshot_may_be_incomplete_while_its_operation_is_known() {
         let (before, after) = ("2026-11-23T11:59:59Z", "2026-11-23T12:00:00.1Z");
         let rows = [
             ("older", "s", before, SNAPSHOTTING, 103, false),
-            ("a person's, at work", "s", after, SNAPSHOTTING, 103, true),
+            ("a person's, running", "s", after, SNAPSHOTTING, 103, true),
             ("a person's, ended", "s", after, SNAPSHOTTING, 200, false),
             (
-                "ours, at work",
+                "ours, running",
                 "snapgate-7",
                 after,
                 SNAPSHOTTING,

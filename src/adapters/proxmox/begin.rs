@@ -102,7 +102,7 @@ impl Proxmox {
     /// The state of a guest that a task may be begun on.
     async fn check_ready(&self, guest: &Guest, by: Deadline) -> Result<wire::Status, AdapterError> {
         let status = self.api.status(guest, by).await;
-        let status = status.map_err(NativeError::as_read_error)?;
+        let status = status.map_err(NativeError::into_read_error)?;
         if let Some(lock) = &status.lock {
             let fault = locked(guest, lock);
             return Err(AdapterError::refused(
@@ -273,7 +273,7 @@ impl Proxmox {
         };
         changed
             .map(|()| BeginOutcome::Done)
-            .map_err(NativeError::as_write_error)
+            .map_err(NativeError::into_write_error)
     }
 
     pub(super) async fn delete(
@@ -299,7 +299,7 @@ impl Proxmox {
                     .api
                     .delete_archive(guest, &storage, &volume.volid, by)
                     .await;
-                match deleted.map_err(NativeError::as_write_error)? {
+                match deleted.map_err(NativeError::into_write_error)? {
                     Some(upid) => task(&upid).map(BeginOutcome::Task),
                     None => Ok(BeginOutcome::Done),
                 }
@@ -357,7 +357,7 @@ impl Proxmox {
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
         let snapshots = self.api.snapshots(guest, by).await;
-        let count = snapshots.map_err(NativeError::as_read_error)?.len();
+        let count = snapshots.map_err(NativeError::into_read_error)?.len();
         if count > 0 && !options.discard_snapshots {
             let text = public_text!(
                 "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
@@ -490,7 +490,7 @@ pub(super) fn requested_protection(patch: &BackupPatch) -> Option<bool> {
 }
 
 fn begun_task(begun: Result<String, NativeError>) -> Result<BeginOutcome, AdapterError> {
-    let upid = begun.map_err(NativeError::as_write_error)?;
+    let upid = begun.map_err(NativeError::into_write_error)?;
     task(&upid).map(BeginOutcome::Task)
 }
 

@@ -79,14 +79,14 @@ impl NativeError {
     }
 
     /// As the failure of a call without effect.
-    pub(super) fn as_read_error(self) -> AdapterError {
-        let mut error = self.as_write_error();
+    pub(super) fn into_read_error(self) -> AdapterError {
+        let mut error = self.into_write_error();
         error.effect = Effect::None;
         error
     }
 
     /// As the failure of a call that may have had an effect.
-    pub(super) fn as_write_error(self) -> AdapterError {
+    pub(super) fn into_write_error(self) -> AdapterError {
         let error = match &self {
             Self::Transport(error) => error.to_adapter_error(),
             Self::Refused { status, text, .. } => refusal_error(*status, text),
@@ -286,9 +286,13 @@ mod tests {
             (401, Effect::None),
         ];
         for (status, effect) in rows {
-            assert_eq!(refused(status).as_write_error().effect, effect, "{status}");
             assert_eq!(
-                refused(status).as_read_error().effect,
+                refused(status).into_write_error().effect,
+                effect,
+                "{status}"
+            );
+            assert_eq!(
+                refused(status).into_read_error().effect,
                 Effect::None,
                 "{status}"
             );

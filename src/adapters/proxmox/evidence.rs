@@ -92,7 +92,7 @@ impl Proxmox {
             .own_tasks(&guest.node, &guest.vmid, task_type, by)
             .await?;
         let config = self.api.config(&guest, by).await;
-        let config = config.map_err(NativeError::as_read_error)?;
+        let config = config.map_err(NativeError::into_read_error)?;
         Ok(GuestBaseline {
             node: guest.node,
             task_type: task_type.to_owned(),
@@ -122,7 +122,7 @@ impl Proxmox {
             query.push(("vmid", vmid));
         }
         let tasks = self.api.tasks(node, &query, by).await;
-        let mut tasks = tasks.map_err(NativeError::as_read_error)?;
+        let mut tasks = tasks.map_err(NativeError::into_read_error)?;
         tasks.retain(|task| self.is_own(task) && tasks::guest_of(&task.upid) == Some(vmid));
         Ok(tasks)
     }
@@ -258,7 +258,7 @@ impl Proxmox {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let config = self.api.config(guest, by).await;
-        let config = config.map_err(NativeError::as_read_error)?;
+        let config = config.map_err(NativeError::into_read_error)?;
         // The generation changes at the very end of a rollback and of a restore from an archive.
         let is_new = config.vmgenid.is_some() && config.vmgenid != before.vmgenid;
         let descends = config.parent.as_deref() == Some(intent.target.backup.as_str());
@@ -292,7 +292,7 @@ impl Proxmox {
     /// The failure of a change whose task died and left the guest locked.
     async fn left_over_fault(&self, guest: &Guest, by: Deadline) -> Result<Fault, AdapterError> {
         let status = self.api.status(guest, by).await;
-        let status = status.map_err(NativeError::as_read_error)?;
+        let status = status.map_err(NativeError::into_read_error)?;
         let text = match &status.lock {
             Some(lock) => public_text!(
                 "The task of the VM manager was interrupted and left the change incomplete. {}",

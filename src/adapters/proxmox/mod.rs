@@ -103,7 +103,7 @@ impl Proxmox {
             .api
             .guests(by)
             .await
-            .map_err(NativeError::as_read_error)?;
+            .map_err(NativeError::into_read_error)?;
         let found = guests
             .into_iter()
             .find(|guest| guest.vmid.to_string() == vm.as_str())
@@ -128,12 +128,12 @@ impl Proxmox {
         by: Deadline,
     ) -> Result<Vec<(BackupId, NativeBackup)>, AdapterError> {
         let snapshots = self.api.snapshots(guest, by).await;
-        let snapshots = snapshots.map_err(NativeError::as_read_error)?;
+        let snapshots = snapshots.map_err(NativeError::into_read_error)?;
         let mut items: Vec<NativeBackup> =
             snapshots.into_iter().map(NativeBackup::Snapshot).collect();
         for storage in &self.config.storages {
             let volumes = self.api.archives(guest, storage, by).await;
-            let volumes = volumes.map_err(NativeError::as_read_error)?;
+            let volumes = volumes.map_err(NativeError::into_read_error)?;
             items.extend(volumes.into_iter().map(|volume| NativeBackup::Archive {
                 storage: storage.clone(),
                 volume,
@@ -157,7 +157,7 @@ impl Proxmox {
         if items.iter().any(|(_, item)| item.is_unfinished()) {
             let query = [("vmid", guest.vmid.as_str()), ("source", "active")];
             let active = self.api.tasks(&guest.node, &query, by).await;
-            if !active.map_err(NativeError::as_read_error)?.is_empty() {
+            if !active.map_err(NativeError::into_read_error)?.is_empty() {
                 items.retain(|(_, item)| !item.is_unfinished());
             }
         }
@@ -177,7 +177,7 @@ impl Proxmox {
         // Only the notes: the answer about one volume lacks what the list has.
         let notes = if volume.notes.is_some() {
             let one = self.api.archive(guest, &storage, &volume.volid, by).await;
-            one.map_err(NativeError::as_read_error)?.notes
+            one.map_err(NativeError::into_read_error)?.notes
         } else {
             None
         };
@@ -292,7 +292,7 @@ impl Adapter for Proxmox {
             .api
             .version(by)
             .await
-            .map_err(NativeError::as_read_error)?;
+            .map_err(NativeError::into_read_error)?;
         Ok(Health {
             product: format!("Proxmox VE {}", version.version),
         })
@@ -302,9 +302,9 @@ impl Adapter for Proxmox {
         let guest = self.locate_guest(vm, by).await?;
         // The list of guests shows `unknown` while the statistics of a node hang.
         let status = self.api.status(&guest, by).await;
-        let status = status.map_err(NativeError::as_read_error)?;
+        let status = status.map_err(NativeError::into_read_error)?;
         let config = self.api.config(&guest, by).await;
-        let config = config.map_err(NativeError::as_read_error)?;
+        let config = config.map_err(NativeError::into_read_error)?;
         Ok(Vm {
             id: vm.clone(),
             name: status
@@ -387,7 +387,7 @@ impl Adapter for Proxmox {
         };
         let found = match self.api.task(node, upid, by).await {
             Err(error) if error.is_missing() => return Ok(TaskState::Gone),
-            other => other.map_err(NativeError::as_read_error)?,
+            other => other.map_err(NativeError::into_read_error)?,
         };
         Ok(match TaskEnd::of_status(&found) {
             TaskEnd::Running => TaskState::Running(self.progress(node, upid, by).await),
@@ -431,7 +431,7 @@ impl Adapter for Proxmox {
         };
         match self.api.stop_task(node, upid, by).await {
             Err(error) if error.is_missing() => Ok(()),
-            other => other.map_err(NativeError::as_write_error),
+            other => other.map_err(NativeError::into_write_error),
         }
     }
 }

@@ -16,26 +16,26 @@ use snapgate::runtime::{Clock, SystemClock};
 
 use crate::proxmox::ProxmoxServer;
 
-fn by() -> Deadline {
+pub(crate) fn by() -> Deadline {
     SystemClock.deadline(Duration::from_secs(60))
 }
 
-fn vm(id: &str) -> VmId {
+pub(crate) fn vm(id: &str) -> VmId {
     VmId::new(id).unwrap()
 }
 
-fn key(number: u64) -> RequestKey {
+pub(crate) fn key(number: u64) -> RequestKey {
     RequestKey(OperationSeq::new(number).unwrap())
 }
 
-fn target(number: u64) -> Target {
+pub(crate) fn target(number: u64) -> Target {
     Target {
         vm: vm("100"),
         backup: BackupId::new(&key(number).to_string()).unwrap(),
     }
 }
 
-fn create(number: u64, kind: BackupKind) -> Intent {
+pub(crate) fn create(number: u64, kind: BackupKind) -> Intent {
     Intent {
         target: target(number),
         identity: None,
@@ -49,7 +49,7 @@ fn create(number: u64, kind: BackupKind) -> Intent {
     }
 }
 
-fn about(backup: &Backup, change: Change) -> Intent {
+pub(crate) fn about(backup: &Backup, change: Change) -> Intent {
     Intent {
         target: Target {
             vm: vm("100"),
@@ -60,14 +60,14 @@ fn about(backup: &Backup, change: Change) -> Intent {
     }
 }
 
-fn restore(backup: &Backup, options: &[(&str, &str)]) -> Intent {
+pub(crate) fn restore(backup: &Backup, options: &[(&str, &str)]) -> Intent {
     let pairs = options
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     about(backup, Change::Restore(RestoreOptions(pairs.collect())))
 }
 
-async fn begun(
+pub(crate) async fn begun(
     adapter: &Proxmox,
     intent: &Intent,
     number: u64,
@@ -79,7 +79,7 @@ async fn begun(
 }
 
 /// The end of a task.
-async fn end(adapter: &Proxmox, begun: BeginOutcome) -> TaskState {
+pub(crate) async fn end(adapter: &Proxmox, begun: BeginOutcome) -> TaskState {
     let BeginOutcome::Task(task) = begun else {
         return TaskState::Done;
     };
@@ -96,7 +96,7 @@ async fn end(adapter: &Proxmox, begun: BeginOutcome) -> TaskState {
     panic!("{task:?} does not end");
 }
 
-async fn run(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<(), Fault> {
+pub(crate) async fn run(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<(), Fault> {
     let begun = begun(adapter, intent, number)
         .await
         .map_err(|error| error.fault)?;
@@ -109,7 +109,7 @@ async fn run(adapter: &Proxmox, intent: &Intent, number: u64) -> Result<(), Faul
     }
 }
 
-async fn made(adapter: &Proxmox, number: u64, kind: BackupKind) -> Backup {
+pub(crate) async fn made(adapter: &Proxmox, number: u64, kind: BackupKind) -> Backup {
     run(adapter, &create(number, kind), number).await.unwrap();
     adapter.read_backup(&target(number), by()).await.unwrap()
 }

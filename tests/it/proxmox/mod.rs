@@ -1,6 +1,9 @@
 //! The adapter for Proxmox VE over a stand-in for its server with real disk images (`tests/beds/proxmox.py`).
 
+mod answers;
 mod failures;
+mod refusals;
+mod two_gateways;
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,16 +31,24 @@ use crate::requirements::require_programs;
 pub(crate) struct ProxmoxServer {
     folder: tempfile::TempDir,
     lab: Value,
+    /// The number of the guest: 100 is a virtual machine, 200 a container.
+    guest: u32,
 }
 
 impl ProxmoxServer {
     /// Skips the test where Python, OpenSSL or the tools of QEMU are not installed.
     pub(crate) fn new() -> Self {
+        Self::of_guest(100)
+    }
+
+    /// A server for tests with one of its guests.
+    pub(crate) fn of_guest(guest: u32) -> Self {
         require_programs(&["python3", "qemu-img", "qemu-io", "openssl"]);
         let folder = tempfile::tempdir().unwrap();
         let mut lab = Self {
             folder,
             lab: Value::Null,
+            guest,
         };
         lab.run(&["up"], &["0"]);
         let text = fs::read_to_string(lab.path("lab.json")).unwrap();
@@ -67,7 +78,11 @@ impl ProxmoxServer {
         Config {
             nodes: vec![url.strip_prefix("https://").unwrap().to_owned()],
             trust: NodeTrust::Fingerprints(vec![self.fingerprint()]),
-            token: Secret::new(text("token")),
+            token: Secret::new(text(if self.guest == 100 {
+                "token"
+            } else {
+                "token_ct"
+            })),
             storages: vec!["local".to_owned()],
             snapshot_memory: false,
             backup_mode: BackupMode::Snapshot,
@@ -87,12 +102,23 @@ impl ProxmoxServer {
         text.trim().rsplit_once('=').unwrap().1.to_owned()
     }
 
+    /// The adapter of another gateway, which has a token of its own.
+    pub(crate) fn adapter_with(&self, token: &str) -> Proxmox {
+        let token = Secret::new(self.lab[token].as_str().unwrap().to_owned());
+        Proxmox::new(Config {
+            token,
+            ..self.config()
+        })
+        .unwrap()
+    }
+
     pub(crate) fn adapter(&self) -> Proxmox {
         Proxmox::new(self.config()).unwrap()
     }
 
     fn image(&self, disk: u8) -> PathBuf {
-        self.path(&format!("images/100/vm-100-disk-{disk}.qcow2"))
+        let guest = self.guest;
+        self.path(&format!("images/{guest}/vm-{guest}-disk-{disk}.qcow2"))
     }
 
     /// Writes a byte to both disks.
@@ -121,18 +147,22 @@ impl ProxmoxServer {
         u64::from_str_radix(first, 16).unwrap_or_else(|_| panic!("a byte: {text}"))
     }
 
+    fn guest_file(&self) -> PathBuf {
+        self.path(&format!("vms/{}.json", self.guest))
+    }
+
     /// The members of the file that stands for the configuration of the guest.
     pub(crate) fn guest(&self) -> Value {
-        serde_json::from_str(&fs::read_to_string(self.path("vms/100.json")).unwrap()).unwrap()
+        serde_json::from_str(&fs::read_to_string(self.guest_file()).unwrap()).unwrap()
     }
 
     /// Changes that file, as `qm` or a migration does.
     pub(crate) fn change_guest(&self, change: impl FnOnce(&mut Value)) {
         let mut guest = self.guest();
         change(&mut guest);
-        let new = self.path("vms/100.json.test");
+        let new = self.path("vms/guest.test");
         fs::write(&new, guest.to_string()).unwrap();
-        fs::rename(new, self.path("vms/100.json")).unwrap();
+        fs::rename(new, self.guest_file()).unwrap();
     }
 
     /// Lets tasks stand still before the first disk, until [`ProxmoxServer::release`].
@@ -160,7 +190,7 @@ impl ProxmoxServer {
     }
 
     pub(crate) fn unlock(&self) {
-        self.run(&["unlock"], &["100"]);
+        self.run(&["unlock"], &[&self.guest.to_string()]);
     }
 }
 
@@ -174,29 +204,47 @@ impl Drop for ProxmoxServer {
 struct ProxmoxFixture {
     lab: ProxmoxServer,
     kind: BackupKind,
+    name: &'static str,
+    storage: &'static str,
 }
 
 impl ProxmoxFixture {
     fn new(kind: BackupKind) -> Self {
+        let name = match kind {
+            BackupKind::Full => "proxmox full",
+            BackupKind::Snapshot | BackupKind::Incremental => "proxmox snapshot",
+        };
         Self {
             lab: ProxmoxServer::new(),
             kind,
+            name,
+            storage: "local",
+        }
+    }
+
+    /// Over a container.
+    fn of_container(kind: BackupKind, name: &'static str) -> Self {
+        Self {
+            lab: Lab::of_guest(200),
+            name,
+            ..Self::new(kind)
         }
     }
 }
 
 impl AdapterFixture for ProxmoxFixture {
     fn name(&self) -> &'static str {
-        match self.kind {
-            BackupKind::Full => "proxmox full",
-            BackupKind::Snapshot | BackupKind::Incremental => "proxmox snapshot",
-        }
+        self.name
     }
     fn adapter(&self) -> Arc<dyn Adapter> {
-        Arc::new(OfKind::new(self.lab.adapter(), self.kind))
+        let config = Config {
+            storages: vec![self.storage.to_owned()],
+            ..self.lab.config()
+        };
+        Arc::new(OfKind::new(Proxmox::new(config).unwrap(), self.kind))
     }
     fn vm(&self) -> VmId {
-        VmId::new("100").unwrap()
+        VmId::new(&self.lab.guest.to_string()).unwrap()
     }
     fn write(&self, content: u64) {
         self.lab.write(content);
@@ -340,4 +388,32 @@ fn proxmox_snapshots_are_killed_between_any_two_steps() {
 fn proxmox_full_backups_are_killed_between_any_two_steps() {
     let fixture = ProxmoxFixture::new(BackupKind::Full);
     kill_at_every_moment(&fixture);
+}
+
+#[apply(test)]
+async fn proxmox_snapshots_of_containers_behave() {
+    let bed = ProxmoxBed::of_container(BackupKind::Snapshot, "proxmox container snapshot");
+    suite(&bed).await;
+}
+
+#[apply(test)]
+async fn proxmox_full_backups_of_containers_behave() {
+    let bed = ProxmoxBed::of_container(BackupKind::Full, "proxmox container full");
+    suite(&bed).await;
+}
+
+#[apply(test)]
+async fn proxmox_full_backups_on_a_backup_server_behave() {
+    let bed = ProxmoxBed {
+        name: "proxmox full, backup server",
+        storage: "pbs",
+        ..ProxmoxBed::new(BackupKind::Full)
+    };
+    suite(&bed).await;
+}
+
+#[apply(test)]
+fn proxmox_snapshots_of_containers_are_killed_between_any_two_steps() {
+    let bed = ProxmoxBed::of_container(BackupKind::Snapshot, "proxmox container snapshot");
+    kills(&bed);
 }
