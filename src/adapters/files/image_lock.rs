@@ -181,7 +181,7 @@ mod tests {
                 let problem = acquire(&ours, image_use).unwrap_err();
                 let text = problem.to_string();
                 assert!(
-                    text.contains("shut the VM down"),
+                    text.contains("Shut the VM down"),
                     "{name} {image_use:?}: {text}"
                 );
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::adapters::adapter::Recovery;
 use crate::adapters::cloudapi;
-use crate::adapters::transport;
 use crate::adapters::sim;
+use crate::adapters::transport;
 use crate::config::BackendConfig;
 use crate::config::load;
 use crate::config::tests::load_text;

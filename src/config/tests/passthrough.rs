@@ -52,7 +52,7 @@ fn routes_that_cannot_work_are_reported() {
         (format!("{https}ca = \"ca.crt\""), "ca.crt: no such file"),
         (
             format!("{https}ca = \"c.toml\""),
-            "c.toml: there is no certificate in PEM form",
+            "c.toml: no PEM certificate found",
         ),
         (
             format!("{https}server_fingerprint = \"abc\""),

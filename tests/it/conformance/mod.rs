@@ -151,7 +151,9 @@ pub(crate) async fn fault_of(
             }
             TaskState::Done => return Ok(()),
             TaskState::Failed(fault) => return Err(fault),
-            TaskState::Cancelled => return Err(Fault::new(FaultKind::Cancelled, "")),
+            TaskState::Cancelled => {
+                return Err(Fault::new(FaultKind::Cancelled, PublicText::default()));
+            }
             // What the gateway does then.
             TaskState::Gone => return found(adapter, intent, number, baseline).await,
         }
@@ -167,7 +169,7 @@ pub(crate) async fn found(
     number: u64,
     baseline: Option<&Evidence>,
 ) -> Result<(), Fault> {
-    let only = |kind| Err(Fault::new(kind, ""));
+    let only = |kind| Err(Fault::new(kind, PublicText::default()));
     let settle = adapter.capability().verb(intent.verb()).unwrap().settle;
     let end = SystemClock.deadline(settle + Duration::from_secs(20));
     while SystemClock.instant() < end.instant() {

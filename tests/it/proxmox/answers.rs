@@ -3,12 +3,12 @@
 use std::fs;
 use std::process::Command;
 
-use crate::proxmox::Lab;
+use crate::proxmox::ProxmoxServer;
 
 /// What a killed task leaves, as the server code of Proxmox VE 8.4 was seen to leave it.
 const TRANSCRIPT: &str = "tests/golden/proxmox-crash.txt";
 
-fn output_of(script: &str, lab: &Lab) -> String {
+fn output_of(script: &str, lab: &ProxmoxServer) -> String {
     let output = Command::new("/usr/bin/python3")
         .arg("-B")
         .arg(format!(
@@ -26,14 +26,14 @@ fn output_of(script: &str, lab: &Lab) -> String {
 
 #[apply(test)]
 fn every_verb_is_answered_as_the_server_answers_it() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let text = output_of("proxmox_verbs.py", &lab);
     assert!(text.ends_with("39 passed, 0 failed\n"), "{text}");
 }
 
 #[apply(test)]
 fn a_killed_task_leaves_what_the_server_leaves() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let text = output_of("proxmox_crash.py", &lab);
     let expected = fs::read_to_string(TRANSCRIPT).unwrap();
     assert_eq!(text, expected, "{TRANSCRIPT}");

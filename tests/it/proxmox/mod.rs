@@ -225,7 +225,7 @@ impl ProxmoxFixture {
     /// Over a container.
     fn of_container(kind: BackupKind, name: &'static str) -> Self {
         Self {
-            lab: Lab::of_guest(200),
+            lab: ProxmoxServer::of_guest(200),
             name,
             ..Self::new(kind)
         }
@@ -343,7 +343,7 @@ impl Adapter for OfKind {
         if let Change::Create(new) = &intent.change
             && new.kind != Some(self.kind)
         {
-            let text = "This fixture makes backups of one kind only.";
+            let text = snapgate::public_text!("This fixture makes backups of one kind only.");
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         }
         self.inner.begin(&intent, key, baseline, by).await
@@ -392,28 +392,28 @@ fn proxmox_full_backups_are_killed_between_any_two_steps() {
 
 #[apply(test)]
 async fn proxmox_snapshots_of_containers_behave() {
-    let bed = ProxmoxBed::of_container(BackupKind::Snapshot, "proxmox container snapshot");
-    suite(&bed).await;
+    let fixture = ProxmoxFixture::of_container(BackupKind::Snapshot, "proxmox container snapshot");
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 async fn proxmox_full_backups_of_containers_behave() {
-    let bed = ProxmoxBed::of_container(BackupKind::Full, "proxmox container full");
-    suite(&bed).await;
+    let fixture = ProxmoxFixture::of_container(BackupKind::Full, "proxmox container full");
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 async fn proxmox_full_backups_on_a_backup_server_behave() {
-    let bed = ProxmoxBed {
+    let fixture = ProxmoxFixture {
         name: "proxmox full, backup server",
         storage: "pbs",
-        ..ProxmoxBed::new(BackupKind::Full)
+        ..ProxmoxFixture::new(BackupKind::Full)
     };
-    suite(&bed).await;
+    run_suite(&fixture).await;
 }
 
 #[apply(test)]
 fn proxmox_snapshots_of_containers_are_killed_between_any_two_steps() {
-    let bed = ProxmoxBed::of_container(BackupKind::Snapshot, "proxmox container snapshot");
-    kills(&bed);
+    let fixture = ProxmoxFixture::of_container(BackupKind::Snapshot, "proxmox container snapshot");
+    kill_at_every_moment(&fixture);
 }

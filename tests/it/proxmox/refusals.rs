@@ -6,7 +6,7 @@ use serde_json::json;
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
-use crate::proxmox::Lab;
+use crate::proxmox::ProxmoxServer;
 use crate::proxmox::failures::about;
 use crate::proxmox::failures::begun;
 use crate::proxmox::failures::create;
@@ -70,7 +70,7 @@ impl Backups {
     }
 }
 
-async fn prepare(lab: &Lab) -> Backups {
+async fn prepare(lab: &ProxmoxServer) -> Backups {
     let adapter = lab.adapter();
     lab.write(1);
     let full = made(&adapter, 1, BackupKind::Full).await;
@@ -422,7 +422,7 @@ const TASKS: &[Row] = &{
 
 #[apply(test)]
 async fn what_the_server_refuses_is_refused_with_a_remedy_and_changes_nothing() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let (adapter, backups) = (lab.adapter(), prepare(&lab).await);
     let guest = lab.guest();
     for (verb, status, text, kind, effect, words) in CALLS {
@@ -447,7 +447,7 @@ async fn what_the_server_refuses_is_refused_with_a_remedy_and_changes_nothing() 
 
 #[apply(test)]
 async fn a_task_that_fails_says_why_and_what_the_guest_is_now() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let (adapter, backups) = (lab.adapter(), prepare(&lab).await);
     let guest = lab.guest();
     for (verb, _, text, kind, _, words) in TASKS {

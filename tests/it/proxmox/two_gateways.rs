@@ -4,7 +4,7 @@ use snapgate::adapters::adapter::*;
 use snapgate::adapters::proxmox::Proxmox;
 use snapgate::model::*;
 
-use crate::proxmox::Lab;
+use crate::proxmox::ProxmoxServer;
 use crate::proxmox::failures::about;
 use crate::proxmox::failures::begun;
 use crate::proxmox::failures::by;
@@ -23,14 +23,14 @@ async fn outcome(
     baseline: Option<&Evidence>,
 ) -> FindOutcome {
     adapter
-        .find(intent, key(number), baseline, by())
+        .find_outcome(intent, key(number), baseline, by())
         .await
         .unwrap()
 }
 
 #[apply(test)]
 async fn a_request_that_was_not_sent_is_not_begun_whatever_others_begin() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let one = lab.adapter();
     lab.write(1);
     let backup = made(&one, 1, BackupKind::Snapshot).await;
@@ -58,7 +58,7 @@ async fn a_request_that_was_not_sent_is_not_begun_whatever_others_begin() {
             after: None,
             limit: 50,
         };
-        let listed = one.list(&backup_vm(), &all, by()).await.unwrap();
+        let listed = one.list_backups(&backup_vm(), &all, by()).await.unwrap();
         for theirs in listed.backups.iter().filter(|found| found.id != backup.id) {
             let delete = about(theirs, Change::Delete);
             assert_eq!(run(&other, &delete, 40).await, Ok(()), "{name}: cleared");
@@ -69,7 +69,7 @@ async fn a_request_that_was_not_sent_is_not_begun_whatever_others_begin() {
 
 #[apply(test)]
 async fn of_two_gateways_at_once_one_is_told_of_the_lock_and_each_finds_its_own_task() {
-    let lab = Lab::new();
+    let lab = ProxmoxServer::new();
     let (one, two) = (lab.adapter(), lab.adapter_with("token_2"));
     let (first, second) = (
         create(1, BackupKind::Snapshot),
@@ -96,7 +96,7 @@ async fn of_two_gateways_at_once_one_is_told_of_the_lock_and_each_finds_its_own_
         panic!("{begun_one:?}")
     };
     assert!(
-        matches!(&found, FindOutcome::Task(found) if found == task),
+        matches!(&found, FindOutcome::Task(found) if *found == *task),
         "the first gateway: {found:?}"
     );
     lab.release();
