@@ -106,7 +106,13 @@ pub fn shown_description(text: &str) -> Option<Description> {
         .chars()
         .map(|character| if is_kept(character) { character } else { ' ' })
         .collect();
-    clean.truncate(clean.floor_char_boundary(limits::DESCRIPTION_BYTES_MAX));
+    let is_end = |index: &usize| clean.is_char_boundary(*index);
+    if let Some(end) = (0..=limits::DESCRIPTION_BYTES_MAX.min(clean.len()))
+        .rev()
+        .find(is_end)
+    {
+        clean.truncate(end);
+    }
     Description::new(&clean).ok()
 }
 

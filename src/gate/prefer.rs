@@ -47,7 +47,7 @@ impl Preferences {
                         None => {
                             meant = Err(malformed(public_text!(
                                 "The value of handling must be strict or lenient."
-                            )))
+                            )));
                         }
                     }
                 } else if name.eq_ignore_ascii_case("wait") {
@@ -56,7 +56,7 @@ impl Preferences {
                         None => {
                             meant = Err(malformed(public_text!(
                                 "The value of wait must be a whole number of seconds."
-                            )))
+                            )));
                         }
                     }
                 } else if name.eq_ignore_ascii_case(RESPOND_ASYNC) {

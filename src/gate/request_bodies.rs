@@ -373,6 +373,7 @@ mod tests {
 
     /// What becomes of a member beside a good one: ignored, passed over in silence, or another name is probably meant.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one story, step by step")]
     fn a_member_that_is_not_known_is_named_and_a_near_miss_is_refused() {
         // member, in an update, in a create
         let meant = |name: &str| {

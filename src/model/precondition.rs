@@ -178,7 +178,7 @@ mod tests {
     const CHANGES: [Change; 13] = [
         ("id", |backup| backup.id = BackupId::new("c").unwrap()),
         ("identity", |backup| {
-            backup.identity = Identity::new("2".to_owned())
+            backup.identity = Identity::new("2".to_owned());
         }),
         ("name", |backup| backup.name = BackupName::new("m").unwrap()),
         ("description", |backup| {
@@ -186,7 +186,7 @@ mod tests {
         }),
         ("kind", |backup| backup.kind = Some(BackupKind::Full)),
         ("created", |backup| {
-            backup.created = Timestamp::from_millis(1)
+            backup.created = Timestamp::from_millis(1);
         }),
         ("one tag", |backup| backup.tags = tags(&["ab"])),
         ("two tags", |backup| backup.tags = tags(&["a", "b"])),

@@ -194,6 +194,7 @@ async fn check(rows: &[Row]) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn every_change_of_a_file_is_seen() {
     let rows: [Row; 9] = [
         (
@@ -282,6 +283,7 @@ fn replace(fixture: &Fixture) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn every_change_of_a_directory_is_seen() {
     let gone = Err(FaultKind::NoSuchBackup);
     let rows: [Row; 9] = [
@@ -308,7 +310,7 @@ async fn every_change_of_a_directory_is_seen() {
                     away(fixture, &fixture.vm_backups().join("1")),
                     fixture.vm_backups().join("1"),
                 )
-                .unwrap()
+                .unwrap();
             },
             gone,
         ),

@@ -145,7 +145,7 @@ impl Table {
                     return !self.dead;
                 }
                 WatchNews::Events(events) => {
-                    events.iter().for_each(|event| self.apply_event(event))
+                    events.iter().for_each(|event| self.apply_event(event));
                 }
                 WatchNews::Anything => self.dead = true,
             }

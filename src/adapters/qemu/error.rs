@@ -179,8 +179,11 @@ fn not_migratable() -> PublicText {
     )
 }
 
+/// A part of a native text, and the fault that it stands for.
+type Meaning = (&'static str, FaultKind, fn() -> PublicText);
+
 /// The meaning of parts of the texts of QEMU and `qemu-img`; the first that matches counts.
-const MEANINGS: &[(&str, FaultKind, fn() -> PublicText)] = &[
+const MEANINGS: &[Meaning] = &[
     ("already exists", FaultKind::Conflict, || {
         public_text!(
             "A snapshot with this id exists already. Delete it, or create the backup again."

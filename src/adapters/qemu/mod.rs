@@ -208,6 +208,10 @@ impl Qemu {
     }
 
     /// Begins a change of a running VM. Whether it is done already, and whether the guest ran.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a part of begin, with its arguments"
+    )]
     async fn begin_online(
         &self,
         monitor: &Monitor,

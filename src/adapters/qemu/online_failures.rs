@@ -46,7 +46,7 @@ pub(super) async fn read_rollback(disks: &[Disk], tag: Option<&str>, text: &str)
         match qcow2::relation_to_snapshot(file, tag).await {
             Ok(SnapshotRelation::Identical) => found.restored.push(label),
             Ok(SnapshotRelation::WrittenSince | SnapshotRelation::Unclear) => {
-                found.kept.push(label)
+                found.kept.push(label);
             }
             Err(error) => {
                 tracing::warn!(%error, disk = label, "disk not readable after a failed restore");

@@ -291,7 +291,7 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<MonitorState>
         match line {
             Ok(line) => shared.take(line),
             Err(QemuError::UnexpectedAnswer(why)) => {
-                tracing::warn!(error = why, "unreadable line from QEMU ignored")
+                tracing::warn!(error = why, "unreadable line from QEMU ignored");
             }
             Err(_ended) => break,
         }

@@ -254,6 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one story, step by step")]
     fn how_far_a_restore_came_follows_from_each_disk() {
         let (a, b) = (PathBuf::from("a"), PathBuf::from("b"));
         let before = DiskAfterRestore::Before;

@@ -91,7 +91,7 @@ struct JudgedChange {
 
 /// What follows from judging a change.
 enum Verdict {
-    Submit(JudgedChange),
+    Submit(Box<JudgedChange>),
     /// The same delete is under way already.
     Join(Arc<Operation>),
 }
@@ -323,7 +323,7 @@ async fn judge_existing(
         check_name_is_free(services, backend, &target.vm, name, own).await?;
     }
     check_capability(services, capability, change.verb())?;
-    Ok(Verdict::Submit(JudgedChange {
+    Ok(Verdict::Submit(Box::new(JudgedChange {
         permit,
         seq: services.operations.reserve(),
         intent: Intent {
@@ -332,7 +332,7 @@ async fn judge_existing(
             change,
         },
         conditions,
-    }))
+    })))
 }
 
 /// Judges a create, whose backup gets its id here.
@@ -364,7 +364,7 @@ async fn judge_create(
     let permit = caller
         .rights
         .issue_permit(&caller.principal, needed, backend, &target)?;
-    Ok(Verdict::Submit(JudgedChange {
+    Ok(Verdict::Submit(Box::new(JudgedChange {
         permit,
         seq,
         intent: Intent {
@@ -373,7 +373,7 @@ async fn judge_create(
             change: Change::Create(new),
         },
         conditions,
-    }))
+    })))
 }
 
 /// Whether the state of the backup allows the change.
@@ -466,7 +466,7 @@ async fn submit(
     services: &Services,
     request: &AuthenticatedRequest<'_>,
     media: &'static str,
-    judged: JudgedChange,
+    judged: Box<JudgedChange>,
     kept: KeptBeside,
     report: &mut RequestReport,
 ) -> Result<ResponseDraft, Refusal> {

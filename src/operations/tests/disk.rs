@@ -62,6 +62,7 @@ impl Drop for SmallFileSystem {
 
 #[tokio::test]
 #[ignore = "needs the right to mount a file system"]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn a_full_disk_refuses_changes_answers_reads_and_recovers_when_there_is_space() {
     let small = SmallFileSystem::new();
     let file = small.path().join("operations.db");

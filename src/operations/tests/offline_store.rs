@@ -20,6 +20,7 @@ async fn open_offline(fixture: &Fixture) -> Result<OfflineStore, OfflineStoreErr
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     let mut fixture = Fixture::new().await;
     fixture.adapter.set_begin_reply("vm", BeginReply::Lose);

@@ -220,7 +220,7 @@ fn records_that_break_an_invariant_are_found() {
         }),
         ("no fault", Phase::Failed, |record| record.fault = None),
         ("wrong fault", Phase::Unknown, |record| {
-            record.fault = Some(fault())
+            record.fault = Some(fault());
         }),
         ("no task", Phase::Running, |record| record.task = None),
         ("early task", Phase::Accepted, |record| {
@@ -228,10 +228,10 @@ fn records_that_break_an_invariant_are_found() {
         }),
         ("no end", Phase::Succeeded, |record| record.completed = None),
         ("never started", Phase::Submitting, |record| {
-            record.started = None
+            record.started = None;
         }),
         ("expires", Phase::Unknown, |record| {
-            record.expires = Some(NOW)
+            record.expires = Some(NOW);
         }),
     ];
     for (name, phase, damage) in rows {
