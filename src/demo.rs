@@ -255,7 +255,7 @@ fn first_backup(vm: &str, number: u64, now: Timestamp) -> Result<(Intent, Reques
     Ok((intent, RequestKey(seq)))
 }
 
-/// An image of numbered lines of 64 bytes, so that `head -c 64` tells which content it is.
+/// An image of numbered lines of 64 bytes, so that `head -c 64` shows which content it is.
 fn content(vm: &str, what: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(IMAGE_BYTES);
     for block in 0..IMAGE_BYTES / BLOCK_BYTES {

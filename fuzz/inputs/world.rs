@@ -278,7 +278,7 @@ impl OperationsApi for Memory {
         _by: Deadline,
     ) -> Result<Backup, Fault> {
         let missing = || Fault::new(FaultKind::NoSuchBackup, private_text());
-        self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
+        self.with(|state| state.backups.get(target).cloned().ok_or_else(missing))
     }
 
     fn reserve(&self) -> OperationSeq {

@@ -27,7 +27,7 @@ use crate::telemetry;
 use crate::telemetry::AccessRecord;
 use crate::telemetry::Metrics;
 
-/// The gate in force, and all that outlives it.
+/// The active gate, and the state that outlives it.
 #[derive(Debug)]
 pub(crate) struct GatewayHandler {
     gate: ArcSwap<Gate>,
@@ -80,7 +80,7 @@ impl GatewayHandler {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Nobody waits for a Status any more: whoever does is answered now.
+    /// Releases all waiters and refuses new ones; called at shutdown.
     pub(crate) fn release(&self) {
         self.shared.release_waiters();
     }
@@ -156,7 +156,9 @@ impl Handler for GatewayHandler {
     }
 
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>) {
-        let (route, method) = exchange.map_or(("none", "OTHER"), |it| (it.route, it.method));
+        let (route, method) = exchange.map_or(("none", "OTHER"), |exchange| {
+            (exchange.route, exchange.method)
+        });
         // A client that went away before the answer: the status that nginx made customary.
         let status = access.status.unwrap_or(499);
         self.metrics
@@ -172,7 +174,7 @@ impl Handler for GatewayHandler {
         let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::log_access(&AccessRecord {
-            request: exchange.map_or("", |it| it.request.as_str()),
+            request: exchange.map_or("", |exchange| exchange.request.as_str()),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),
             method,

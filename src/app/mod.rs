@@ -94,7 +94,7 @@ pub struct Running {
     operations: Arc<Operations>,
     api: Server,
     admin: Server,
-    /// What is in force, restart-bound parts as they were at the start.
+    /// The active settings; parts that need a restart are as at the start.
     settings: Mutex<Settings>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
@@ -255,7 +255,7 @@ fn start_upstreams(
     upstreams
 }
 
-/// Makes the upstreams of pass-through routes, and tells the routes which are theirs.
+/// Makes the upstreams of pass-through routes, and assigns them to their routes.
 fn prepare_upstreams(upstreams: &Upstreams, settings: &mut Settings) {
     let ids = upstreams.activate(&settings.upstreams);
     for (route, id) in settings.gate.passthrough.iter_mut().zip(ids) {

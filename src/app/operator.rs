@@ -1,6 +1,6 @@
 //! What operators may do while the gateway runs, and the file by which they find it.
 //!
-//! Whoever may read the store of operations may do with a stopped gateway what this offers of a running one. The file
+//! A user who may read the store can do with a stopped gateway what this offers for a running one. The file
 //! beside the store, with the same rights, holds the address of the admin port and a token drawn at the start.
 
 use std::fs::OpenOptions;
@@ -38,7 +38,7 @@ use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditWriteError;
 use crate::telemetry::Metrics;
 
-/// Where a gateway at work is spoken to, and by what right.
+/// Where a running gateway accepts operators' requests, and the token for them.
 #[derive(Debug)]
 pub struct OperatorAccess {
     /// The admin port.
@@ -60,10 +60,10 @@ impl OperatorAccess {
     /// When there is no such file, it may not be read, or it is something else.
     pub fn read(file: &Path) -> io::Result<Self> {
         let text = std::fs::read_to_string(file)?;
-        let it: AccessFile = serde_json::from_str(&text)?;
+        let access: AccessFile = serde_json::from_str(&text)?;
         Ok(Self {
-            address: it.address,
-            token: Secret::new(it.token),
+            address: access.address,
+            token: Secret::new(access.token),
         })
     }
 
@@ -122,7 +122,7 @@ impl OperatorApi {
         })
     }
 
-    /// Tells operators where to ask. A gateway that cannot (its disk is full, say) works all the same.
+    /// Writes the access file for operators. A gateway that cannot write it, for instance on a full disk, runs without it.
     pub(crate) fn open(&self, mut address: SocketAddr) {
         let ip = address.ip().to_canonical();
         if ip.is_unspecified() {
@@ -145,7 +145,7 @@ impl OperatorApi {
     }
 }
 
-fn told(error: &OfflineStoreError) -> OperatorError {
+fn operator_error(error: &OfflineStoreError) -> OperatorError {
     let text = error.to_string();
     match error {
         OfflineStoreError::NoSuchOperation(_) => OperatorError::NoSuchOperation(text),
@@ -177,7 +177,7 @@ impl OperatorName {
 
     /// What `snapgate operations` says of itself to a running gateway. It knows the token, and with that has the right to
     /// the store: its word counts as much as what it could write there.
-    fn told(name: Option<&str>) -> Self {
+    fn from_caller(name: Option<&str>) -> Self {
         let name = name.filter(|name| name.starts_with("os:"));
         Self(name.unwrap_or("operator").to_owned())
     }
@@ -274,7 +274,7 @@ impl OperatorApi {
         seq: OperationSeq,
         caller: OperatorCaller<'_>,
     ) -> Result<Value, OperatorError> {
-        let by = OperatorName::told(caller.name);
+        let by = OperatorName::from_caller(caller.name);
         let decision = Decision {
             action,
             by: &by,
@@ -283,7 +283,7 @@ impl OperatorApi {
                 .map_or(AuditClient::Local, AuditClient::Address),
         };
         let before = self.operations.show(seq).await;
-        let before = before.map_err(|error| told(&error))?;
+        let before = before.map_err(|error| operator_error(&error))?;
         decision
             .record_before(&*self.clock, &before)
             .map_err(|error| OperatorError::Unavailable(format!("{error}: nothing was changed")))?;
@@ -291,7 +291,7 @@ impl OperatorApi {
             OperatorAction::Acknowledge => self.operations.acknowledge(seq).await,
             OperatorAction::Cancel => self.operations.cancel_by_operator(seq).await,
         };
-        let decided = decided.map_err(|error| told(&error))?;
+        let decided = decided.map_err(|error| operator_error(&error))?;
         if decided.is_new {
             decision.record(&*self.clock, &decided.operation);
         }
@@ -315,8 +315,8 @@ impl Operator for OperatorApi {
             .operations
             .list_for_operator(showing, before, limit.into())
             .await;
-        let found = found.map_err(|error| told(&error))?;
-        Ok(found.iter().map(|it| shown(it)).collect())
+        let found = found.map_err(|error| operator_error(&error))?;
+        Ok(found.iter().map(|operation| shown(operation)).collect())
     }
 
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError> {
@@ -324,7 +324,7 @@ impl Operator for OperatorApi {
             .operations
             .show(seq)
             .await
-            .map_err(|error| told(&error))?;
+            .map_err(|error| operator_error(&error))?;
         Ok(shown(&found))
     }
 

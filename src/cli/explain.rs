@@ -72,7 +72,7 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<AssumedCall
     let other = |what: String| CliError::Other(what);
     if let Some(name) = &question.token {
         let mut all = credentials.tokens.iter().flatten();
-        let token = all.find(|it| it.name.as_str() == name);
+        let token = all.find(|token| token.name.as_str() == name);
         let token = token.ok_or_else(|| other(format!("unknown token {name:?}")))?;
         let principal = user(&token.owner).ok_or_else(|| {
             let owner = &token.owner;
@@ -95,7 +95,7 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<AssumedCall
         (Some(known), true) => known,
         (None, true) => {
             let what =
-                format!("{name} is no user of the configuration: add --groups for somebody else");
+                format!("the configuration has no user {name}: add --groups for other callers");
             return Err(other(what));
         }
         (None, false) => {

@@ -215,7 +215,7 @@ async fn offline(
     let desk = OfflineStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
     let done = match request {
         OperatorRequest::List(showing, most) => desk.list(showing, None, most).await,
-        OperatorRequest::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
+        OperatorRequest::Show(seq) => desk.show(seq).await.map(|operation| vec![operation]),
         OperatorRequest::Acknowledge(seq) => {
             let action = OperatorAction::Acknowledge;
             decide(settings, metrics, &*clock, &desk, action, seq).await
@@ -228,7 +228,7 @@ async fn offline(
     desk.close().await;
     Ok(done?
         .iter()
-        .map(|it| OperationSummary::from(&**it))
+        .map(|operation| OperationSummary::from(&**operation))
         .collect())
 }
 
@@ -328,7 +328,10 @@ impl<'a> Gateway<'a> {
             if limit == 0 {
                 return Ok(found);
             }
-            let (text, before) = (limit.to_string(), found.last().map(|it| it.seq.to_string()));
+            let (text, before) = (
+                limit.to_string(),
+                found.last().map(|operation| operation.seq.to_string()),
+            );
             let mut query = vec![("state", showing.as_str()), ("limit", &text)];
             if let Some(before) = &before {
                 query.push(("before", before));
@@ -377,7 +380,7 @@ impl<'a> Gateway<'a> {
         if reply.status.is_success() {
             return serde_json::from_slice(&reply.body).map_err(|error| unlike(&error));
         }
-        Err(other(told(&reply.body).unwrap_or_else(|| {
+        Err(other(error_message(&reply.body).unwrap_or_else(|| {
             format!(
                 "the gateway's admin port {address} answers {}",
                 reply.status
@@ -386,9 +389,9 @@ impl<'a> Gateway<'a> {
     }
 }
 
-fn told(body: &Bytes) -> Option<String> {
-    let told: ErrorBody = serde_json::from_slice(body).ok()?;
-    Some(told.error)
+fn error_message(body: &Bytes) -> Option<String> {
+    let body: ErrorBody = serde_json::from_slice(body).ok()?;
+    Some(body.error)
 }
 
 fn unlike(error: &serde_json::Error) -> CliError {

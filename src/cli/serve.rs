@@ -111,9 +111,9 @@ pub(super) fn serve(
             "listening on {}://{api}\nadmin on http://{admin}\n",
             running.scheme()
         ))?;
-        tell(Notice::Ready);
+        notify_manager(Notice::Ready);
         let ended = watch(&running, load, &mut signals).await;
-        tell(Notice::Stopping);
+        notify_manager(Notice::Stopping);
         tracing::info!("stopping");
         tokio::select! {
             drained = running.drain() => {
@@ -129,7 +129,7 @@ pub(super) fn serve(
     ended
 }
 
-/// Reloads when told or when a file changed; returns when it is time to stop.
+/// Reloads on a signal or when a file changed; returns when it is time to stop.
 async fn watch(
     running: &Running,
     load: &ConfigLoader,
@@ -150,7 +150,7 @@ async fn watch(
                 ));
             }
         }
-        tell(Notice::Reloading);
+        notify_manager(Notice::Reloading);
         let load = Arc::clone(load);
         let loaded = tokio::task::spawn_blocking(move || {
             let loaded = load();
@@ -172,7 +172,7 @@ async fn watch(
                 watch = Watch::new(files, hash);
             }
         }
-        tell(Notice::Ready);
+        notify_manager(Notice::Ready);
     }
 }
 
@@ -180,7 +180,7 @@ async fn another_stop(signals: &mut Signals) {
     while signals.next().await == Signal::Reload {}
 }
 
-fn tell(notice: Notice) {
+fn notify_manager(notice: Notice) {
     if let Err(error) = notify(notice) {
         tracing::warn!(%error, "service manager not notified");
     }

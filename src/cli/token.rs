@@ -130,14 +130,14 @@ fn record(
 ) -> Result<TokenRecord, CliError> {
     let name = TokenName::new(name).map_err(|error| other(format!("name {error}")))?;
     let known = PrincipalName::new(owner).ok();
-    let known = known.filter(|it| settings.gate.credentials.users.contains_key(it));
+    let known = known.filter(|user| settings.gate.credentials.users.contains_key(user));
     let owner = known.ok_or_else(|| other(format!("{owner:?} is no user of the configuration")))?;
     let now = SystemClock.now();
     let expires = match expires {
         "never" => None,
         text => {
             let after = humantime::parse_duration(text).ok();
-            let after = after.filter(|it| *it >= Duration::from_secs(1));
+            let after = after.filter(|duration| *duration >= Duration::from_secs(1));
             let after = after.ok_or_else(|| {
                 other(format!(
                     "{text:?} is not a time such as 12h or 90d, nor never"
@@ -164,7 +164,9 @@ fn chosen(words: &[String]) -> Result<Vec<Action>, CliError> {
     }
     let known: Vec<&str> = Action::ALL.into_iter().map(Action::as_str).collect();
     let action = |word: &String| {
-        let found = Action::ALL.into_iter().find(|it| it.as_str() == word);
+        let found = Action::ALL
+            .into_iter()
+            .find(|action| action.as_str() == word);
         found.ok_or_else(|| {
             let known = known.join(", ");
             other(format!("{word:?} is no known action: known are {known}"))
@@ -198,7 +200,7 @@ fn create(
     let (name, owner) = (record.name.clone(), record.owner.clone());
     let ends = record.expires.clone();
     config::change_tokens::<_, CliError>(file, |all| {
-        if all.iter().any(|it| it.name == record.name) {
+        if all.iter().any(|token| token.name == record.name) {
             let name = &record.name;
             return Err(other(format!(
                 "token {name} exists; revoke it first, or choose another name"
@@ -207,7 +209,10 @@ fn create(
         all.push(record);
         Ok(())
     })?;
-    let ends = ends.map_or_else(|| "never ends".to_owned(), |it| format!("ends {it}"));
+    let ends = ends.map_or_else(
+        || "never ends".to_owned(),
+        |timestamp| format!("ends {timestamp}"),
+    );
     output.complain(&format!(
         "token {name} of {owner}, {ends}. It is shown this once; send it as: Authorization: Bearer TOKEN"
     ))?;
@@ -240,11 +245,11 @@ fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), 
     for it in &all {
         let state = state(it, settings);
         let line = if json {
-            let told = serde_json::json!({
+            let record = serde_json::json!({
                 "name": it.name, "owner": it.owner, "state": state, "created": it.created, "expires": it.expires,
                 "actions": it.actions, "vms": it.vms, "backups": it.backups,
             });
-            told.to_string()
+            record.to_string()
         } else {
             let actions: Vec<&str> = it.actions.iter().map(|action| action.as_str()).collect();
             let ends = it.expires.as_deref().unwrap_or("never");
@@ -271,7 +276,7 @@ fn revoke(
 ) -> Result<(), CliError> {
     config::change_tokens::<_, CliError>(file(settings)?, |all| {
         let before = all.len();
-        all.retain(|it| it.name.as_str() != name);
+        all.retain(|token| token.name.as_str() != name);
         if all.len() == before {
             return Err(other(format!("unknown token {name:?}")));
         }

@@ -40,12 +40,12 @@ use crate::schema::Section;
 /// Everybody known so far.
 struct People<'a> {
     reader: &'a Reader<'a>,
-    /// With the hash and the groups; no hash after a mistake, so that grants to the user are not mistakes as well.
+    /// With the hash and the groups; no hash after a problem, so that grants to the user are not reported as well.
     users: BTreeMap<PrincipalName, (Option<PasswordHash>, BTreeSet<GroupName>)>,
     issuers: Vec<Issuer>,
     /// Where the keys of some of them are fetched from.
     key_sources: Vec<KeySource>,
-    /// Of those with a mistake too.
+    /// Of invalid ones too.
     issuer_names: BTreeSet<IssuerName>,
     groups: BTreeSet<GroupName>,
 }
@@ -77,12 +77,12 @@ pub(super) fn read(
         issuer_names: BTreeSet::new(),
         groups: BTreeSet::new(),
     };
-    for section in reader.sections(root, &tables::user::TABLE) {
+    for section in Section::read_all(reader, root, &tables::user::TABLE) {
         people.add_user(&section, source);
     }
     let mut remember = limits::CREDENTIALS_REMEMBERED;
     let (mut tokens, mut tokens_file) = (None, None);
-    for section in reader.sections(root, &tables::authentication::TABLE) {
+    for section in Section::read_all(reader, root, &tables::authentication::TABLE) {
         remember = section.read_duration(&tables::authentication::REMEMBER);
         if let Some(path) = section.read_text(&tables::authentication::HTPASSWD) {
             people.add_file(&path, source);
@@ -95,20 +95,20 @@ pub(super) fn read(
         }
     }
     let mut holders = BTreeMap::new();
-    for section in reader.sections(root, &tables::client_certificate::TABLE) {
+    for section in Section::read_all(reader, root, &tables::client_certificate::TABLE) {
         people.add_certificate(&section, &mut holders);
     }
     let mut named = BTreeSet::new();
-    for section in reader.sections(root, &tables::group::TABLE) {
+    for section in Section::read_all(reader, root, &tables::group::TABLE) {
         people.add_group(&section, &mut named);
     }
-    for section in reader.sections(root, &tables::issuer::TABLE) {
+    for section in Section::read_all(reader, root, &tables::issuer::TABLE) {
         people.add_issuer(&section, source);
     }
-    let grants = people.grants(&reader.sections(root, &tables::grant::TABLE));
+    let grants = people.grants(&Section::read_all(reader, root, &tables::grant::TABLE));
     let allowed = passes.iter().map(|section| {
         let all = section.read_texts(&tables::passthrough::ALLOW);
-        all.iter().filter_map(|it| people.grantee(it)).collect()
+        all.iter().filter_map(|text| people.grantee(text)).collect()
     });
     let allowed = allowed.collect();
     let certificates = people.holders(holders);
@@ -345,7 +345,11 @@ impl People<'_> {
         let Some((issuer, keys)) = found.issuer else {
             return;
         };
-        if self.issuers.iter().any(|it| it.issuer == issuer.issuer) {
+        if self
+            .issuers
+            .iter()
+            .any(|other| other.issuer == issuer.issuer)
+        {
             let what = "is also the issuer of another [[issuer]]";
             section.report_key(key::ISSUER.name, what, "keep one");
         }
@@ -359,7 +363,7 @@ impl People<'_> {
 
     /// Whether it is a name that an issuer can give.
     fn is_of_issuer(&self, name: &PrincipalName) -> bool {
-        let issuer = name.as_str().split_once(':').map(|it| it.0);
+        let issuer = name.as_str().split_once(':').map(|parts| parts.0);
         issuer.is_some_and(|issuer| self.issuer_names.iter().any(|name| name.as_str() == issuer))
     }
 
@@ -371,7 +375,7 @@ impl People<'_> {
     fn unknown(&self, found: &LocatedText, what: &str, near: Option<&str>) {
         let hint = near.map_or_else(
             || format!("add a [[{what}]] of that name"),
-            |it| format!("did you mean \"{it}\"?"),
+            |near| format!("did you mean \"{near}\"?"),
         );
         let what = format!("unknown {what} {:?}", found.text);
         self.reader.report_text(found, what, &hint);
@@ -384,11 +388,11 @@ impl People<'_> {
         let backups = section.read_texts(&tables::grant::BACKUPS);
         let patterns = |all: Vec<LocatedText>| -> Vec<Pattern> {
             all.iter()
-                .filter_map(|it| self.checked(it, Pattern::new))
+                .filter_map(|text| self.checked(text, Pattern::new))
                 .collect()
         };
         Grant {
-            to: to.iter().filter_map(|it| self.grantee(it)).collect(),
+            to: to.iter().filter_map(|text| self.grantee(text)).collect(),
             actions: actions
                 .iter()
                 .filter_map(|action| self.action(action))
@@ -402,7 +406,8 @@ impl People<'_> {
     fn grantee(&self, found: &LocatedText) -> Option<Grantee> {
         if let Some(name) = found.text.strip_prefix("user:") {
             let known = PrincipalName::new(name).ok();
-            let known = known.filter(|it| self.users.contains_key(it) || self.is_of_issuer(it));
+            let known =
+                known.filter(|user| self.users.contains_key(user) || self.is_of_issuer(user));
             if known.is_none() {
                 self.unknown_user(found, name);
             }
@@ -410,7 +415,7 @@ impl People<'_> {
         }
         if let Some(name) = found.text.strip_prefix("group:") {
             let known = GroupName::new(name).ok();
-            let known = known.filter(|it| self.groups.contains(it));
+            let known = known.filter(|group| self.groups.contains(group));
             if known.is_none() {
                 let near = suggest::nearest(name, self.groups.iter().map(GroupName::as_str));
                 self.unknown(found, "group", near);
@@ -424,7 +429,9 @@ impl People<'_> {
     }
 
     fn action(&self, found: &LocatedText) -> Option<Action> {
-        let action = Action::ALL.into_iter().find(|it| it.as_str() == found.text);
+        let action = Action::ALL
+            .into_iter()
+            .find(|action| action.as_str() == found.text);
         if action.is_none() {
             let known: Vec<&str> = Action::ALL.into_iter().map(Action::as_str).collect();
             let hint = format!("expected one of {}", known.join(", "));

@@ -31,7 +31,7 @@ pub struct FixedAddresses {
     pub admin: Option<FixedAddress>,
 }
 
-/// The two addresses that are used, and what to tell the operator about keys that are not.
+/// The two addresses that are used, and the warnings about keys that have no effect.
 pub(super) struct Addresses {
     pub(super) listen: SocketAddr,
     pub(super) admin: SocketAddr,

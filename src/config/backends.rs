@@ -30,7 +30,7 @@ pub(super) fn read(
     let mut placements = Vec::new();
     let mut names: Vec<BackendName> = Vec::new();
     let mut owners = BTreeMap::new();
-    for section in reader.sections(root, &keys::TABLE) {
+    for section in Section::read_all(reader, root, &keys::TABLE) {
         let name = read_name(&section, &names);
         names.extend(name.clone());
         let vms = section.read_texts(&keys::VMS);

@@ -13,7 +13,7 @@ pub(super) struct Entry {
     pub(super) password: PasswordHash,
 }
 
-/// The users of the file, and its mistakes. Blank lines and lines that begin with `#` count for nothing.
+/// The users of the file, and its problems. Blank lines and lines that begin with `#` count for nothing.
 pub(super) fn read(file: &Path, text: &str) -> (Vec<Entry>, Vec<Problem>) {
     let mut entries = Vec::new();
     let mut problems = Vec::new();

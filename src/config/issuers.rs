@@ -79,7 +79,7 @@ pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &SecretSo
     let issuer = Issuer {
         name: its,
         issuer,
-        audience: audience.into_iter().map(|it| it.text).collect(),
+        audience: audience.into_iter().map(|text| text.text).collect(),
         keys,
         algorithms,
         subject_claim,
@@ -133,7 +133,7 @@ impl Reading<'_> {
                     (key::JWKS_REFRESH.name, refresh != limits::ISSUER_REFRESH),
                     (key::JWKS_MAX_AGE.name, oldest != limits::ISSUER_KEYS_AGE),
                 ];
-                for (name, _) in odd.iter().filter(|it| it.1) {
+                for (name, _) in odd.iter().filter(|key| key.1) {
                     section.report_key(name, "has no effect without jwks_url", "remove it");
                 }
                 Some((KeyRing::fixed(self.key_set(&file)?), None))
@@ -168,7 +168,7 @@ impl Reading<'_> {
         };
         let path = authorities.map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
-            |it| self.reader.folder().join(&it.text),
+            |file| self.reader.folder().join(&file.text),
         );
         let problem = |what: String| {
             let hint = "name a file with certificates of authorities in PEM form";
@@ -214,7 +214,10 @@ impl Reading<'_> {
 
     fn mapped(&self, found: &LocatedText) -> Option<(String, GroupName)> {
         // The last sign of equality: their names may hold some themselves.
-        let parts = found.text.rsplit_once('=').filter(|it| !it.0.is_empty());
+        let parts = found
+            .text
+            .rsplit_once('=')
+            .filter(|parts| !parts.0.is_empty());
         let Some((theirs, ours)) = parts else {
             let what = format!("{:?} is not a mapping of group names", found.text);
             self.reader
@@ -299,7 +302,7 @@ fn address(text: &str) -> Result<(Address, String), Wrong> {
     if odd || uri.path().split('/').any(dots) {
         return Err(FORM);
     }
-    let target = uri.path_and_query().map_or("/", |it| it.as_str());
+    let target = uri.path_and_query().map_or("/", |path| path.as_str());
     let address = if *scheme == Scheme::HTTPS {
         Address::Https(authority.as_str().to_owned())
     } else if *scheme == Scheme::HTTP {

@@ -101,7 +101,7 @@ fn settings(
     fixed: &FixedAddresses,
 ) -> Option<Settings> {
     reader.refuse_unknown_tables(root, tables::ALL);
-    let section = |table| reader.sections(root, table).into_iter().next();
+    let section = |table| Section::read_all(reader, root, table).into_iter().next();
     let insecure = section(&tables::insecure::TABLE);
     let plaintext = insecure.is_some_and(|section| section.read_flag(&tables::insecure::PLAINTEXT));
     let encryption = tls::read(reader, root, source);
@@ -113,7 +113,7 @@ fn settings(
         section(&tables::specification::TABLE).map(|section| specification(reader, &section));
     let lockout = section(&tables::lockout::TABLE).map(|section| lockout(&section));
     let rates = section(&tables::rate::TABLE).map(|section| rates(&section));
-    let passes = reader.sections(root, &tables::passthrough::TABLE);
+    let passes = Section::read_all(reader, root, &tables::passthrough::TABLE);
     let authentication_section = section(&tables::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);

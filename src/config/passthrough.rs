@@ -76,7 +76,7 @@ pub(super) fn read(
         let (Some(route), Some(pool)) = (route, pool) else {
             continue;
         };
-        if routes.iter().any(|it| it.name == route.name) {
+        if routes.iter().any(|other| other.name == route.name) {
             let what = format!("duplicate route \"{}\"", route.name);
             section.report_key(key::NAME.name, what, "choose another name");
         }
@@ -93,7 +93,7 @@ pub(super) fn read(
 }
 
 fn overlap(one: &[String], two: &[String]) -> bool {
-    (one.is_empty() && two.is_empty()) || one.iter().any(|it| two.contains(it))
+    (one.is_empty() && two.is_empty()) || one.iter().any(|host| two.contains(host))
 }
 
 /// One `[[passthrough]]`.
@@ -262,7 +262,7 @@ impl One<'_> {
             .ok()?;
         let value = HeaderValue::from_str(&secret)
             .ok()
-            .filter(|it| !it.is_empty());
+            .filter(|text| !text.is_empty());
         let Some(mut value) = value else {
             let what = "the secret is not a valid header field value";
             let hint = "expected one line of visible ASCII, such as: Bearer TOKEN";
@@ -367,7 +367,11 @@ impl One<'_> {
             section.read_text(&key::CA),
         );
         if !tls {
-            for name in OF_TLS.iter().map(|it| it.name).filter(|it| section.has(it)) {
+            for name in OF_TLS
+                .iter()
+                .map(|key| key.name)
+                .filter(|key| section.has(key))
+            {
                 section.report_key(name, "has no effect without https", "remove it");
             }
             return None;
@@ -387,7 +391,7 @@ impl One<'_> {
         }
         let path = ca.as_ref().map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
-            |it| self.reader.folder().join(&it.text),
+            |file| self.reader.folder().join(&file.text),
         );
         let report = |what: String| {
             let hint = "name a file with certificates in PEM form, or write server_fingerprint";
@@ -503,7 +507,7 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
         .map(|byte| {
             char::from(byte)
                 .to_digit(16)
-                .and_then(|it| u8::try_from(it).ok())
+                .and_then(|byte| u8::try_from(byte).ok())
         })
         .collect::<Option<_>>()?;
     let pairs = digits.chunks_exact(2);

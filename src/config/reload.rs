@@ -96,16 +96,18 @@ fn fixed(old: &Settings, new: &Settings) -> [(&'static str, bool); 30] {
 
 fn backends(old: &[Backend], new: &[Backend]) -> Vec<String> {
     let by_name =
-        |all: &[Backend], one: &Backend| all.iter().find(|it| it.name == one.name).cloned();
+        |all: &[Backend], one: &Backend| all.iter().find(|other| other.name == one.name).cloned();
     let gone = old
         .iter()
-        .filter(|it| by_name(new, it).is_none())
-        .map(|it| format!("backend {} (removed)", it.name));
-    let other = new.iter().filter_map(|it| match by_name(old, it) {
-        None => Some(format!("backend {} (added)", it.name)),
-        Some(was) if was != *it => Some(format!("backend {} (changed)", it.name)),
-        Some(_) => None,
-    });
+        .filter(|backend| by_name(new, backend).is_none())
+        .map(|backend| format!("backend {} (removed)", backend.name));
+    let other = new
+        .iter()
+        .filter_map(|backend| match by_name(old, backend) {
+            None => Some(format!("backend {} (added)", it.name)),
+            Some(was) if was != *it => Some(format!("backend {} (changed)", it.name)),
+            Some(_) => None,
+        });
     gone.chain(other).collect()
 }
 
@@ -171,7 +173,7 @@ mod tests {
     fn the_keys_that_are_compared_are_those_declared_to_need_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let one = settings(folder.path(), BASE);
-        let mut compared: Vec<&str> = fixed(&one, &one).iter().map(|it| it.0).collect();
+        let mut compared: Vec<&str> = fixed(&one, &one).iter().map(|key| key.0).collect();
         let mut declared = Vec::new();
         for table in tables::ALL.iter().filter(|table| table.name != "backend") {
             for key in table.keys.iter().map(|key| key.describe()) {

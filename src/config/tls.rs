@@ -46,12 +46,12 @@ pub(super) fn read(
     root: &DeTable<'_>,
     source: &SecretSource<'_>,
 ) -> Encryption {
-    let sections = reader.sections(root, &tables::certificate::TABLE);
+    let sections = Section::read_all(reader, root, &tables::certificate::TABLE);
     let read: Vec<_> = sections
         .iter()
         .map(|section| certificate(reader, section, source))
         .collect();
-    let tls = reader.sections(root, &tables::tls::TABLE);
+    let tls = Section::read_all(reader, root, &tables::tls::TABLE);
     let tls = tls.first();
     let clients = tls.and_then(|tls| clients(reader, tls, source, !sections.is_empty()));
     if sections.is_empty() {

@@ -64,7 +64,7 @@ impl TokenRecord {
     /// The token as the gate knows it; what is wrong with it when it cannot be used.
     fn token(&self) -> Result<ApiToken, String> {
         let patterns = |all: &[String], what: &str| {
-            let made = all.iter().map(|it| Pattern::new(it));
+            let made = all.iter().map(|text| Pattern::new(text));
             let made: Result<Vec<_>, _> = made.collect();
             made.map_err(|error| format!("a pattern in {what} {error}"))
         };
@@ -114,7 +114,7 @@ fn parse(text: &str) -> Result<Vec<TokenRecord>, String> {
     Ok(found.tokens)
 }
 
-/// The tokens of the file, and its mistakes.
+/// The tokens of the file, and its problems.
 pub(super) fn read(file: &Path, text: &str) -> (Vec<ApiToken>, Vec<Problem>) {
     let problem = |what: String| Problem {
         file: file.to_owned(),
@@ -311,12 +311,12 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_and_nothing_is_guessed() {
+    fn invalid_token_files_are_reported_and_nothing_is_guessed() {
         let one = serde_json::to_value(record("t")).unwrap();
         let with = |change: &dyn Fn(&mut serde_json::Value)| {
-            let mut it = one.clone();
-            change(&mut it);
-            serde_json::json!({ "format": 1, "tokens": [it] }).to_string()
+            let mut changed = one.clone();
+            change(&mut changed);
+            serde_json::json!({ "format": 1, "tokens": [changed] }).to_string()
         };
         let rows = [
             ("empty", String::new(), ""),
@@ -328,27 +328,27 @@ mod tests {
             ),
             (
                 "unknown",
-                with(&|it| it["more"] = 1.into()),
+                with(&|record| record["more"] = 1.into()),
                 "unknown field",
             ),
             (
                 "hash",
-                with(&|it| it["sha256"] = "x".into()),
+                with(&|record| record["sha256"] = "x".into()),
                 "64 hexadecimal",
             ),
             (
                 "time",
-                with(&|it| it["expires"] = "soon".into()),
+                with(&|record| record["expires"] = "soon".into()),
                 "not a time",
             ),
             (
                 "action",
-                with(&|it| it["actions"][0] = "fly".into()),
+                with(&|record| record["actions"][0] = "fly".into()),
                 "unknown variant",
             ),
             (
                 "pattern",
-                with(&|it| it["vms"][0] = "".into()),
+                with(&|record| record["vms"][0] = "".into()),
                 "vms must not be empty",
             ),
             (
@@ -359,9 +359,9 @@ mod tests {
         ];
         for (name, text, expected) in rows {
             let (_, problems) = read(Path::new("t.json"), &text);
-            let told: String = problems.iter().map(ToString::to_string).collect();
-            assert!(told.contains(expected), "{name}: {told}");
-            assert_eq!(problems.is_empty(), expected.is_empty(), "{name}: {told}");
+            let text: String = problems.iter().map(ToString::to_string).collect();
+            assert!(text.contains(expected), "{name}: {text}");
+            assert_eq!(problems.is_empty(), expected.is_empty(), "{name}: {text}");
         }
     }
 }

@@ -151,7 +151,7 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
         for to in &grant.to {
             let mut mapped = issuers.iter().flat_map(|issuer| issuer.groups.values());
             if let Grantee::Group(group) = to
-                && !mapped.any(|it| it == group)
+                && !mapped.any(|other| other == group)
                 && !users.iter().any(|(name, user)| is_for(to, name, user))
             {
                 found.push(format!("grant[{index}].to: group {group} has no members"));

@@ -106,7 +106,7 @@ mod tests {
         assert!(!watch.look(), "nothing yet");
         fs::write(path("one"), "longer").unwrap();
         assert!(watch.look(), "written in place");
-        assert!(!watch.look(), "told once");
+        assert!(!watch.look(), "reported once");
         symlink(path("two"), path("new")).unwrap();
         fs::rename(path("new"), path("link")).unwrap();
         assert!(watch.look(), "link swapped");

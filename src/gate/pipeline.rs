@@ -170,7 +170,7 @@ impl Gate {
         report: &mut RequestReport,
     ) -> Result<Option<PassThrough>, Refusal> {
         let config = &self.services.config;
-        // The upstream is told the client as it is known here, which a trusted proxy may have named.
+        // The upstream gets the client's address as it is known here, which a trusted proxy may have set.
         let head = RequestHead {
             peer: received.client.address,
             ..received.head

@@ -88,7 +88,7 @@ pub(super) struct ConnectionGuard {
     pub(super) counted: bool,
     /// Present if the connections per address are limited.
     pub(super) per_ip_limit: Option<Arc<PerIpLimit>>,
-    /// Present if answers of Pingora's parser are replaced. The admin port records no heads, so it cannot tell them.
+    /// Present if answers of Pingora's parser are replaced. The admin port records no heads, so it cannot recognise them.
     pub(super) unreadable: Option<UnreadableRequests>,
     /// Present if connections are encrypted.
     pub(super) tls: Option<Handshakes>,

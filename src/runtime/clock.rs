@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::model::Deadline;
 use crate::model::Timestamp;
 
-/// Reads the time. Whoever needs the time takes a clock as a parameter, so that tests control it:
+/// Reads the time. Code that needs the time takes a clock as a parameter, so that tests control it:
 ///
 /// ```
 /// use std::time::Duration;

@@ -10,7 +10,6 @@ use toml::de::DeValue;
 
 use crate::model::suggest;
 use crate::schema::Problem;
-use crate::schema::Section;
 use crate::schema::Table;
 
 /// One file, and the errors and warnings found in it.
@@ -95,54 +94,6 @@ impl<'a> Reader<'a> {
         self.problems.into_inner()
     }
 
-    /// The tables of that name, in order. A table that is not repeated is there even when it is not written.
-    pub(crate) fn sections<'s>(
-        &'s self,
-        root: &'s DeTable<'s>,
-        table: &'s Table,
-    ) -> Vec<Section<'s>> {
-        let name = table.name;
-        let Some((key, value)) = root.get_key_value(name) else {
-            return if table.repeated {
-                Vec::new()
-            } else {
-                vec![Section::new(self, name.to_owned(), 0, None)]
-            };
-        };
-        let at = key.span().start;
-        let sections = match (value.get_ref(), table.repeated) {
-            (DeValue::Table(inner), false) => {
-                vec![Section::new(self, name.to_owned(), at, Some(inner))]
-            }
-            (DeValue::Array(items), true) => {
-                let tables = items.iter().enumerate().filter_map(|(index, item)| {
-                    let path = format!("{name}[{index}]");
-                    let inner = item.get_ref().as_table();
-                    if inner.is_none() {
-                        let what = expected_but_got("a table", item.get_ref());
-                        self.report(item.span().start, &path, what, &heading_hint(table));
-                    }
-                    inner.map(|inner| Section::new(self, path, item.span().start, Some(inner)))
-                });
-                tables.collect()
-            }
-            (other, is_list) => {
-                let expected = if is_list {
-                    "an array of tables"
-                } else {
-                    "a table"
-                };
-                let what = expected_but_got(expected, other);
-                self.report(at, name, what, &heading_hint(table));
-                Vec::new()
-            }
-        };
-        for section in &sections {
-            section.refuse_unknown_keys(table);
-        }
-        sections
-    }
-
     /// Reports every table of the file that is not among these.
     pub(crate) fn refuse_unknown_tables(&self, root: &DeTable<'_>, known: &[Table]) {
         for (key, _) in root {
@@ -155,7 +106,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn heading_hint(table: &Table) -> String {
+pub(super) fn heading_hint(table: &Table) -> String {
     if table.repeated {
         format!("write [[{}]] above each one", table.name)
     } else {

@@ -26,6 +26,7 @@ use crate::schema::WhenAbsent;
 use crate::schema::format_duration;
 use crate::schema::key::format_size;
 use crate::schema::reader::expected_but_got;
+use crate::schema::reader::heading_hint;
 use crate::schema::reader::nearest_hint;
 
 /// One table of the file, or the defaults in place of one that is not written.
@@ -46,6 +47,54 @@ struct Parent<'a> {
 }
 
 impl<'a> Section<'a> {
+    /// The tables of that name, in order. A table that is not repeated is there even when it is not written.
+    pub(crate) fn read_all(
+        reader: &'a Reader<'a>,
+        root: &'a DeTable<'a>,
+        table: &'a Table,
+    ) -> Vec<Self> {
+        let name = table.name;
+        let Some((key, value)) = root.get_key_value(name) else {
+            return if table.repeated {
+                Vec::new()
+            } else {
+                vec![Self::new(reader, name.to_owned(), 0, None)]
+            };
+        };
+        let at = key.span().start;
+        let sections = match (value.get_ref(), table.repeated) {
+            (DeValue::Table(inner), false) => {
+                vec![Self::new(reader, name.to_owned(), at, Some(inner))]
+            }
+            (DeValue::Array(items), true) => {
+                let tables = items.iter().enumerate().filter_map(|(index, item)| {
+                    let path = format!("{name}[{index}]");
+                    let inner = item.get_ref().as_table();
+                    if inner.is_none() {
+                        let what = expected_but_got("a table", item.get_ref());
+                        reader.report(item.span().start, &path, what, &heading_hint(table));
+                    }
+                    inner.map(|inner| Self::new(reader, path, item.span().start, Some(inner)))
+                });
+                tables.collect()
+            }
+            (other, is_list) => {
+                let expected = if is_list {
+                    "an array of tables"
+                } else {
+                    "a table"
+                };
+                let what = expected_but_got(expected, other);
+                reader.report(at, name, what, &heading_hint(table));
+                Vec::new()
+            }
+        };
+        for section in &sections {
+            section.refuse_unknown_keys(table);
+        }
+        sections
+    }
+
     pub(super) const fn new(
         reader: &'a Reader<'a>,
         path: String,

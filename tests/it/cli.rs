@@ -264,7 +264,7 @@ fn looking_at_operations_makes_no_store() {
         arguments.extend(["--config", "good.toml"]);
         let (status, out, err) = snapgate(&arguments, folder.path(), "");
         assert_eq!((status, out.as_str()), (1, ""), "{command:?}: {err}");
-        assert!(err.contains("no store of operations"), "{command:?}: {err}");
+        assert!(err.contains("no operation store"), "{command:?}: {err}");
         assert!(!store.exists(), "{command:?}: none is made");
     }
 }

@@ -113,12 +113,12 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
         assert_eq!(found, expected, "{arguments:?}");
     }
     let refused = [
-        (&["show", "1"][..], "no operation 1"),
+        (&["show", "1"][..], "no such operation: 1"),
         (&["acknowledge", &running_text], "only an unknown outcome"),
-        (&["acknowledge", "1"], "no operation 1"),
+        (&["acknowledge", "1"], "no such operation: 1"),
         (&["show", "0"], "0 is not a number"),
         (&["cancel", &lost_text], "cannot be cancelled"),
-        (&["cancel", "1"], "no operation 1"),
+        (&["cancel", "1"], "no such operation: 1"),
     ];
     for (arguments, expected) in refused {
         let (status, out, err) = operations(&config, arguments);
@@ -213,7 +213,7 @@ fn an_unreachable_gateway_is_reported_with_a_remedy() {
         (
             "another token",
             good.replace(token, "00000000"),
-            "token of this process",
+            "operator token required",
         ),
         (
             "no gateway",

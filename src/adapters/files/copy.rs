@@ -386,7 +386,7 @@ mod tests {
             let room = to.metadata().unwrap().blocks() * 512;
             assert!(
                 room <= digest.data + (128 << 10),
-                "{name}: {room} bytes taken for {} of data",
+                "{name}: {room} bytes allocated for {} of data",
                 digest.data
             );
         }
@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn checksums_are_those_that_earlier_versions_wrote() {
         let bytes: Vec<u8> = (0..2_500_000_u32)
-            .map(|it| u8::try_from(it % 251).unwrap())
+            .map(|index| u8::try_from(index % 251).unwrap())
             .collect();
         let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         from.write_all_at(&bytes, 1 << 20).unwrap();

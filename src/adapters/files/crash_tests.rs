@@ -42,10 +42,13 @@ fn change(verb: &str, backup: &Backup) -> Intent {
 /// Whether it was done, from what can be seen; `None` when what is seen is neither before nor after.
 async fn was_done(fixture: &Fixture, verb: &str) -> Option<bool> {
     let list = fixture.list().await;
-    if list.iter().any(|it| it.state != BackupState::Available) {
+    if list
+        .iter()
+        .any(|backup| backup.state != BackupState::Available)
+    {
         return None;
     }
-    let names: Vec<_> = list.iter().map(|it| it.name.as_str()).collect();
+    let names: Vec<_> = list.iter().map(|backup| backup.name.as_str()).collect();
     match (verb, names.as_slice(), fixture.generations()?) {
         ("create", ["backup 1"], (2, 2)) => Some(false),
         ("create", ["backup 1", "second"], (2, 2)) => Some(true),
@@ -235,10 +238,13 @@ async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
 #[tokio::test]
 async fn everything_is_synced_before_the_rename_that_shows_it() {
     let made = steps("create").await;
-    let show = made.iter().position(|it| *it == "rename").unwrap();
+    let show = made.iter().position(|step| *step == "rename").unwrap();
     let (before, after) = made.split_at(show);
-    let files = before.iter().filter(|it| **it == "sync file").count();
-    let dirs = before.iter().filter(|it| **it == "sync directory").count();
+    let files = before.iter().filter(|step| **step == "sync file").count();
+    let dirs = before
+        .iter()
+        .filter(|step| **step == "sync directory")
+        .count();
     assert_eq!(files, 3, "two disks and the manifest: {made:?}");
     assert_eq!(
         dirs, 3,
@@ -310,7 +316,7 @@ pub(super) struct Mounted<'a>(pub(super) &'a Path);
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         let done = Command::new("umount").arg("-l").arg(self.0).status();
-        assert!(done.is_ok_and(|it| it.success()), "unmounted");
+        assert!(done.is_ok_and(|status| status.success()), "unmounted");
     }
 }
 

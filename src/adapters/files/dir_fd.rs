@@ -368,7 +368,7 @@ impl Dir {
         let mut bytes = Vec::new();
         let taken = file.take(max.saturating_add(1)).read_to_end(&mut bytes);
         let length = taken.map_err(|error| errno_of(&error))?;
-        if u64::try_from(length).is_ok_and(|it| it <= max) {
+        if u64::try_from(length).is_ok_and(|bytes| bytes <= max) {
             Ok(Some(bytes))
         } else {
             Err(Errno::FBIG)

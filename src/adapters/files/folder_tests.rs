@@ -326,11 +326,11 @@ async fn refusals_name_the_thing_and_the_remedy() {
     let rows: [(Change, &[&str]); 4] = [
         (
             |fixture| fs::write(fixture.disk("lost+found/#12"), "x").unwrap(),
-            &["`lost+found`", "move it"],
+            &["`lost+found`", "Move it"],
         ),
         (
             |fixture| fs::create_dir(fixture.disk("old")).unwrap(),
-            &["`old`", "a folder", "move it"],
+            &["`old`", "a folder", "Move it"],
         ),
         (
             |fixture| symlink("/nowhere", fixture.disk("iso")).unwrap(),
@@ -420,7 +420,7 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
             }
             last
         };
-        let strange = adopted("nobody", "web");
+        let strange = adopted("stranger", "web");
         assert!(strange.is_err(), "another name: {strange:?}");
         assert_eq!(
             adopted("vm", "web").unwrap(),

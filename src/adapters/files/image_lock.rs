@@ -1,7 +1,7 @@
 //! QEMU's image locks: held by us while an image is copied or replaced, respected when others hold them.
 //!
 //! QEMU takes a shared byte-range lock at 100+n for each permission n it uses, and at 200+n for each that it
-//! shares with nobody, on the open file description; a user conflicts when someone else's lock is on the byte
+//! does not share, on the open file description; a user conflicts when someone else's lock is on the byte
 //! that mirrors its own. The permissions are 0 consistent read, 1 write, 2 write unchanged, 3 resize,
 //! 4 (before QEMU 6.2) change the graph.
 

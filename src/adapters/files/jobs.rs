@@ -199,14 +199,14 @@ impl Jobs {
     pub(super) fn start(&self, durable_id: &str, cancellable: bool) -> Arc<Job> {
         let job = Arc::new(Job::new(durable_id.to_owned(), cancellable));
         let mut state = self.state();
-        state.order.retain(|it| it != durable_id);
+        state.order.retain(|other| other != durable_id);
         state.order.push_back(durable_id.to_owned());
         state.jobs.insert(durable_id.to_owned(), Arc::clone(&job));
         while state.order.len() > ENDED_MAX {
             let JobTable { jobs, order, .. } = &mut *state;
             let ended = order
                 .iter()
-                .position(|it| jobs.get(it).is_none_or(|job| job.end().is_some()));
+                .position(|id| jobs.get(id).is_none_or(|job| job.end().is_some()));
             let Some(oldest) = ended.and_then(|index| order.remove(index)) else {
                 break;
             };

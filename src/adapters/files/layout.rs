@@ -393,7 +393,7 @@ fn read_backup_in<'a>(
         Ok(manifest) => reading.and_then(|reading| reading.disks(&dir, manifest)),
         Err(_told_below) => None,
     };
-    let whole = read.as_ref().is_ok_and(|it| it.is_whole(&dir));
+    let whole = read.as_ref().is_ok_and(|manifest| manifest.is_whole(&dir));
     if !whole && !still_has_name(vm_backups, target.backup.as_str(), &dir) {
         // It was deleted while we looked.
         return Ok(None);

@@ -27,7 +27,7 @@ pub(super) fn refuse_attached(
     };
     let is_image = |path: &str| {
         rustix::fs::stat(path)
-            .is_ok_and(|it| it.st_dev == image.st_dev && it.st_ino == image.st_ino)
+            .is_ok_and(|stat| stat.st_dev == image.st_dev && stat.st_ino == image.st_ino)
     };
     let devices = fs::read_dir(BLOCK_DEVICES).into_iter().flatten().flatten();
     for device in devices {

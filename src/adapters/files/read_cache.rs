@@ -159,8 +159,8 @@ impl ReadCache {
             return None;
         }
         let of = (target, ticket);
-        let watched = table.watch(of, |it| it.open_directory(dir));
-        let watched = watched.and_then(|()| table.watch(of, |it| it.file(dir, MANIFEST)));
+        let watched = table.watch(of, |watcher| watcher.open_directory(dir));
+        let watched = watched.and_then(|()| table.watch(of, |watcher| watcher.file(dir, MANIFEST)));
         if let Err(errno) = watched {
             table.end(target, ticket);
             state.warn_once(errno);
@@ -202,9 +202,9 @@ impl Reading<'_> {
         let mut state = self.cache.lock();
         let table = state.table.as_mut().ok_or(Errno::STALE)?;
         let of = (self.target, self.ticket);
-        table.watch(of, |it| it.open_directory(&disks))?;
+        table.watch(of, |watcher| watcher.open_directory(&disks))?;
         let mut names = manifest.disks.iter().map(|disk| disk.name.as_str());
-        names.try_for_each(|name| table.watch(of, |it| it.file(&disks, name)))
+        names.try_for_each(|name| table.watch(of, |watcher| watcher.file(&disks, name)))
     }
 
     /// Remembers the backup that was read, unless something happened to it.

@@ -188,7 +188,9 @@ async fn check(rows: &[Row]) {
         change(&fixture);
         assert_eq!(cached_backup(&fixture), None, "{name}: still relied upon");
         let found = read_backup(&fixture).await;
-        let found = found.as_ref().map(|it| (it.name.as_str(), it.state));
+        let found = found
+            .as_ref()
+            .map(|backup| (backup.name.as_str(), backup.state));
         assert_eq!(found, expected.as_ref().copied(), "{name}: read");
     }
 }
@@ -461,7 +463,7 @@ async fn when_the_kernel_loses_count_everything_is_forgotten() {
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let most: u32 = most.trim().parse().unwrap();
     // Of another VM, so that none of these events concerns the backup.
-    let [one, two] = ["other", "another"].map(|it| fixture.dir.path().join("root").join(it));
+    let [one, two] = ["other", "another"].map(|vm| fixture.dir.path().join("root").join(vm));
     fs::create_dir(&one).unwrap();
     for _ in 0..most / 4 + 1 {
         fs::rename(&one, &two).unwrap();

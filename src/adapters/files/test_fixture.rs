@@ -215,9 +215,10 @@ impl Fixture {
             .flatten();
         let names = entries.map(|entry| entry.unwrap());
         names
-            .filter(|it| {
-                let name = it.file_name().to_str().unwrap().to_owned();
-                let empty = fs::read_dir(it.path()).is_ok_and(|mut it| it.next().is_none());
+            .filter(|entry| {
+                let name = entry.file_name().to_str().unwrap().to_owned();
+                let empty =
+                    fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none());
                 name.starts_with(".snapgate")
                     && name != ".snapgate-restore.json"
                     && !(name.starts_with(".snapgate-gone.") && empty)

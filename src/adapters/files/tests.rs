@@ -137,7 +137,12 @@ async fn damaged_manifests_break_neither_list_nor_rules() {
     for (name, text) in rows {
         assert_ne!(text, forged, "{name}: is a change");
         fs::write(fixture.vm_backups().join("2/manifest.json"), text).unwrap();
-        let states: Vec<_> = fixture.list().await.iter().map(|it| it.state).collect();
+        let states: Vec<_> = fixture
+            .list()
+            .await
+            .iter()
+            .map(|backup| backup.state)
+            .collect();
         let expected = [BackupState::Available, BackupState::Error];
         assert_eq!(states, expected, "{name}: listed");
         for change in [Change::Delete, Change::Restore(RestoreOptions::default())] {
@@ -350,7 +355,7 @@ async fn lists_are_paged_in_order_of_ids() {
     ];
     for (after, limit, expected, more) in rows {
         let page = Page {
-            after: after.map(|it| BackupId::new(it).unwrap()),
+            after: after.map(|id| BackupId::new(id).unwrap()),
             limit,
         };
         let page = fixture.files.list_backups(&vm, &page, by()).await.unwrap();

@@ -149,7 +149,9 @@ impl Watcher {
         };
         match epoll::wait(&self.ready, &mut room, Some(&at_once)) {
             Ok(([], _)) => WatchNews::Nothing,
-            Ok((ready, _)) if ready.iter().all(|it| it.data.u64() == INOTIFY) => self.events(),
+            Ok((ready, _)) if ready.iter().all(|event| event.data.u64() == INOTIFY) => {
+                self.events()
+            }
             Ok(_) | Err(_) => WatchNews::Anything,
         }
     }

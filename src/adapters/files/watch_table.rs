@@ -48,7 +48,8 @@ impl WatchedRoot {
     }
 
     fn is_at(&self, path: &Path) -> bool {
-        rustix::fs::stat(path).is_ok_and(|it| it.st_dev == self.device && it.st_ino == self.inode)
+        rustix::fs::stat(path)
+            .is_ok_and(|stat| stat.st_dev == self.device && stat.st_ino == self.inode)
     }
 }
 
@@ -141,7 +142,7 @@ impl Table {
             }
             match self.watcher.pending_events() {
                 WatchNews::Nothing => {
-                    self.dead = self.linked && !roots.iter().all(|it| it.is_at(&it.path));
+                    self.dead = self.linked && !roots.iter().all(|root| root.is_at(&root.path));
                     return !self.dead;
                 }
                 WatchNews::Events(events) => {
@@ -159,7 +160,9 @@ impl Table {
             (None, _) => {}
             (Some(WatchScope::Parent(_) | WatchScope::Vms), None) => self.dead = true,
             (Some(WatchScope::Parent(names)), Some(name)) => {
-                self.dead |= names.iter().any(|it| may_be_equal(it.as_bytes(), name));
+                self.dead |= names
+                    .iter()
+                    .any(|watched| may_be_equal(watched.as_bytes(), name));
             }
             (Some(WatchScope::Vms), Some(name)) => {
                 let about = |it: &&Target| may_be_equal(it.vm.as_str().as_bytes(), name);
@@ -234,7 +237,7 @@ impl Table {
     pub(super) fn end(&mut self, target: &Target, ticket: u64) {
         if self
             .entry(target, ticket)
-            .is_ok_and(|it| it.backup.is_none())
+            .is_ok_and(|entry| entry.backup.is_none())
         {
             self.forget(target);
         }

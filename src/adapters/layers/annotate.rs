@@ -158,7 +158,7 @@ impl Annotate {
         let mut said: BTreeMap<BackupId, AnnotationRecord> = said
             .map_err(|error| store_unavailable(&error))?
             .into_iter()
-            .map(|it| (it.target.backup.clone(), it))
+            .map(|record| (record.target.backup.clone(), record))
             .collect();
         let last = listed.backups.last().map(|backup| backup.id.clone());
         let mut backups = Vec::with_capacity(listed.backups.len());
@@ -171,8 +171,8 @@ impl Annotate {
             backups.push(self.with_annotation(backup, found).await);
         }
         let within = |id: &BackupId| {
-            page.after.as_ref().is_none_or(|it| id > it)
-                && (!listed.more || last.as_ref().is_some_and(|it| id < it))
+            page.after.as_ref().is_none_or(|after| id > after)
+                && (!listed.more || last.as_ref().is_some_and(|last| id < last))
         };
         // Storage that is away for a day may read as empty: what is protected is never forgotten.
         let may_go =
@@ -301,13 +301,13 @@ impl Annotate {
         identity: Option<Identity>,
         annotation: Annotation,
     ) -> Result<(), AdapterError> {
-        let it = AnnotationRecord {
+        let record = AnnotationRecord {
             target: target.clone(),
             identity,
             annotation,
             written: self.clock.now(),
         };
-        let put = self.annotations.put(&self.backend, &it).await;
+        let put = self.annotations.put(&self.backend, &record).await;
         put.map_err(|error| store_write_failed(&error))
     }
 

@@ -109,7 +109,7 @@ async fn reads_are_repeated_for_passing_reasons_only() {
             bed.script.add(Call::Read, trouble);
         }
         let result = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
-        assert_eq!(result.err().map(|it| it.retry), expected, "{name}");
+        assert_eq!(result.err().map(|error| error.retry), expected, "{name}");
     }
 }
 

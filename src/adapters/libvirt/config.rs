@@ -35,7 +35,7 @@ impl AfterRestore {
     /// The choice of this word; `None` when there is none.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.as_str() == word)
+        Self::ALL.into_iter().find(|value| value.as_str() == word)
     }
 }
 

@@ -27,7 +27,7 @@ struct Call {
 }
 
 fn words(all: &[u32]) -> Vec<u8> {
-    all.iter().flat_map(|it| it.to_be_bytes()).collect()
+    all.iter().flat_map(|word| word.to_be_bytes()).collect()
 }
 
 async fn receive(stream: &mut UnixStream) -> Option<Call> {

@@ -1,4 +1,4 @@
-//! Reads of a qcow2 image what `qemu-img` does not tell: whether the disk is just as one of its snapshots.
+//! Reads from a qcow2 image what `qemu-img` does not report: whether the disk is just as one of its snapshots.
 //!
 //! An image and each of its snapshots have a table of their own that says where their data are. A snapshot shares all
 //! its data with the disk when it is made or applied, and each later write goes elsewhere and changes the disk's

@@ -232,11 +232,11 @@ impl World {
     pub(super) fn write(&self, vm: &VmId, content: u64) -> bool {
         let mut state = self.write_state();
         let found = state.vms.get_mut(vm);
-        found.map(|it| it.content = content).is_some()
+        found.map(|vm| vm.content = content).is_some()
     }
 
     pub(super) fn restores(&self, vm: &VmId) -> u64 {
-        self.read_state().vms.get(vm).map_or(0, |it| it.restores)
+        self.read_state().vms.get(vm).map_or(0, |vm| vm.restores)
     }
 
     pub(super) fn executions(&self, key: RequestKey) -> u64 {
@@ -244,7 +244,7 @@ impl World {
         state
             .jobs
             .get(&key.0.number())
-            .map_or(0, |it| it.executions)
+            .map_or(0, |request| request.executions)
     }
 
     pub(super) fn forget(&self, key: RequestKey) {
@@ -282,7 +282,9 @@ impl World {
         let state = self.read_state();
         let vm = state.vms.get(&target.vm).ok_or_else(no_such_vm)?;
         let found = vm.backups.get(&target.backup).filter(|backup| backup.whole);
-        found.map(|it| it.backup.clone()).ok_or_else(no_such_backup)
+        found
+            .map(|stored| stored.backup.clone())
+            .ok_or_else(no_such_backup)
     }
 
     pub(super) fn begin(
@@ -349,7 +351,7 @@ impl World {
     pub(super) async fn changed(&self, task: &TaskRef) {
         let changed = self.changed.notified();
         let end = number(task).and_then(|number| self.read_state().running.get(&number).copied());
-        let left = end.map_or(Duration::ZERO, |it| {
+        let left = end.map_or(Duration::ZERO, |end| {
             it.saturating_duration_since(self.clock.instant())
         });
         tokio::select! {

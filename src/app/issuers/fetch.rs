@@ -54,7 +54,7 @@ impl FetchError {
     }
 
     /// For the operator, with the remedy where there is one.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Status(status) if status.is_redirection() => {
                 format!("{self}: redirects are not followed, name the address it leads to")
@@ -123,10 +123,10 @@ const TAKEN: &str = "application/jwk-set+json, application/json";
 pub(super) fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let all = headers.get_all(header::CACHE_CONTROL).iter();
     let mut all = all
-        .filter_map(|it| it.to_str().ok())
-        .flat_map(|it| it.split(','));
-    all.find_map(|it| {
-        let (name, value) = it.trim().split_once('=')?;
+        .filter_map(|header| header.to_str().ok())
+        .flat_map(|text| text.split(','));
+    all.find_map(|directive| {
+        let (name, value) = directive.trim().split_once('=')?;
         let seconds = name.eq_ignore_ascii_case("max-age").then_some(value)?;
         seconds
             .trim_matches('"')
@@ -136,10 +136,10 @@ pub(super) fn max_age(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Fetches the keys of an issuer once and tells what came: `snapgate check --probe`.
+/// Fetches the keys of an issuer once and describes the result, for `snapgate check --probe`.
 ///
 /// # Errors
-/// What to tell the operator when none can be had.
+/// The reason, for the operator, why no keys could be fetched.
 pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<String, String> {
     let found = Remote::new(source, Arc::clone(clock)).fetch().await;
     let name = &source.issuer;
@@ -157,7 +157,7 @@ pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<S
         Err(error) => Err(format!(
             "issuer {name}: no keys from {}: {}",
             source.display_url(),
-            error.told()
+            error.message()
         )),
     }
 }

@@ -1,5 +1,5 @@
 //! Keeps the key sets of issuers that name a URL: fetched at the start, again and again, and when a token names a key that
-//! is not there. What the gate reads is a [`KeyRing`]; it waits for nobody here.
+//! is not there. What the gate reads is a [`KeyRing`]; the gate never waits for a fetch.
 
 mod fetch;
 #[cfg(test)]
@@ -61,7 +61,7 @@ impl Issuers {
         let before = std::mem::take(&mut *kept);
         let (stay, go): (Vec<_>, Vec<_>) = before
             .into_iter()
-            .partition(|it| settings.key_sources.contains(&it.source));
+            .partition(|fetched| settings.key_sources.contains(&fetched.source));
         for it in &go {
             it.stopper.stop();
             self.metrics
@@ -70,17 +70,19 @@ impl Issuers {
         }
         *kept = stay;
         for source in &settings.key_sources {
-            let known = kept.iter().find(|it| it.source == *source);
-            let ring = known.map(|it| Arc::clone(&it.ring));
+            let known = kept.iter().find(|fetched| fetched.source == *source);
+            let ring = known.map(|fetched| Arc::clone(&fetched.ring));
             let ring = ring.unwrap_or_else(|| {
-                let heir = go.iter().find(|it| is_same_place(&it.source, source));
+                let heir = go
+                    .iter()
+                    .find(|fetched| is_same_place(&fetched.source, source));
                 let made = self.begin(source, heir.map(|heir| &*heir.ring));
                 let ring = Arc::clone(&made.ring);
                 kept.push(made);
                 ring
             });
             let mut all = settings.gate.credentials.issuers.iter_mut();
-            if let Some(issuer) = all.find(|it| it.name == source.issuer) {
+            if let Some(issuer) = all.find(|issuer_config| issuer_config.name == source.issuer) {
                 issuer.keys = ring;
             }
         }
@@ -140,7 +142,7 @@ struct Keeper {
     metrics: Arc<Metrics>,
     /// Fetches in a row that failed.
     failures: u32,
-    /// Whether it was told that there are no keys.
+    /// Whether the log has the missing keys already.
     is_reported: bool,
 }
 
@@ -150,7 +152,7 @@ impl Keeper {
             () = stop.given() => {}
             () = self.keep(&stop) => {}
         }
-        // Whoever still waits looks again.
+        // Requests that still wait look again.
         self.ring.fetch_ended();
     }
 
@@ -202,7 +204,7 @@ impl Keeper {
             .callers
             .record_issuer_refresh(issuer, error.kind());
         let has_keys = self.ring.has_keys(self.clock.instant());
-        let why = error.told();
+        let why = error.message();
         // The first one, and then now and then: an outage must be seen, not fill the log.
         let is_due = self.failures.is_multiple_of(LOGGED_EVERY);
         if has_keys && is_due {

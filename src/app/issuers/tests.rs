@@ -40,7 +40,7 @@ enum Brings {
     Nothing,
 }
 
-/// Notes when it is asked, in seconds from the start, and answers as it is told.
+/// Notes when it is asked, in seconds from the start, and answers as scripted.
 struct Script {
     start: Instant,
     asked: Mutex<Vec<u64>>,
@@ -124,7 +124,7 @@ impl Bed {
         self.ring.has_keys(Paused.instant())
     }
 
-    fn told(&self, series: &str) -> String {
+    fn metric(&self, series: &str) -> String {
         let text = String::from_utf8(self.metrics.encode_text()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap_or_default().trim().to_owned()
@@ -141,7 +141,7 @@ async fn keys_are_fetched_again_in_time_and_the_last_ones_stay_until_they_are_to
     let good = "snapgate_issuer_last_refresh_successful{issuer=\"corp\"}";
     pass(1300).await;
     assert_eq!(bed.script.times(), [0, 600, 1200], "again and again");
-    assert_eq!(bed.told(good), "1", "told");
+    assert_eq!(bed.metric(good), "1", "reported");
     bed.script.say(Brings::Nothing);
     pass(700).await;
     assert_eq!(
@@ -149,9 +149,9 @@ async fn keys_are_fetched_again_in_time_and_the_last_ones_stay_until_they_are_to
         [1800, 1801, 1803, 1807, 1815, 1831, 1863, 1923, 1983],
         "sooner when it failed, and less often when it fails on"
     );
-    assert_eq!(bed.told(good), "0", "told");
+    assert_eq!(bed.metric(good), "0", "reported");
     assert_eq!(
-        bed.told("snapgate_issuer_refreshes_total{issuer=\"corp\",result=\"status\"}"),
+        bed.metric("snapgate_issuer_refreshes_total{issuer=\"corp\",result=\"status\"}"),
         "9",
         "counted"
     );
@@ -163,12 +163,12 @@ async fn keys_are_fetched_again_in_time_and_the_last_ones_stay_until_they_are_to
     bed.script.say(Brings::Keys(None));
     pass(61).await;
     assert!(bed.has_keys(), "and come back by themselves");
-    assert_eq!(bed.told(good), "1", "told");
+    assert_eq!(bed.metric(good), "1", "reported");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_an_answer_says_of_its_age_counts_within_bounds() {
-    for (told, refresh, expected) in [
+    for (max_age, refresh, expected) in [
         (None, 600, 600),
         (Some(0), 600, 60),
         (Some(5), 600, 60),
@@ -176,9 +176,13 @@ async fn what_an_answer_says_of_its_age_counts_within_bounds() {
         (Some(u64::MAX), 600, 600),
         (Some(0), 10, 10),
     ] {
-        let bed = bed(source(refresh, 3600), Brings::Keys(told));
+        let bed = bed(source(refresh, 3600), Brings::Keys(max_age));
         pass(expected + 1).await;
-        assert_eq!(bed.script.times(), [0, expected], "{told:?} of {refresh}");
+        assert_eq!(
+            bed.script.times(),
+            [0, expected],
+            "{max_age:?} of {refresh}"
+        );
     }
     for (field, expected) in [
         ("max-age=60", Some(60)),
@@ -237,7 +241,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
         Arc::clone(&settings.gate.credentials.issuers[0].keys)
     };
     let has_keys = |ring: &KeyRing| ring.has_keys(Paused.instant());
-    // Nobody listens on port 9, and nobody is asked before the test yields.
+    // No server listens on port 9, and no fetch begins before the test yields.
     let url = "jwks_url = \"http://127.0.0.1:9/jwks\"\n";
     let first = prepared(url);
     assert!(!has_keys(&first), "none yet");
@@ -257,7 +261,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
     std::fs::write(folder.path().join("keys.json"), SET).unwrap();
     let file = prepared("jwks = \"keys.json\"\n");
     assert!(has_keys(&file), "a file is there at once");
-    assert!(issuers.lock().is_empty(), "and nobody looks after it");
+    assert!(issuers.lock().is_empty(), "and its task has ended");
     let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         !text.contains("issuer=\"corp\""),
@@ -310,8 +314,12 @@ fn what_went_wrong_has_a_word_and_a_remedy() {
             (FetchError::Status(StatusCode::BAD_GATEWAY), "status", "502"),
         ),
     ]);
-    for (name, (error, kind, told)) in rows {
+    for (name, (error, kind, text)) in rows {
         assert_eq!(error.kind(), kind, "{name}");
-        assert!(error.told().contains(told), "{name}: {}", error.told());
+        assert!(
+            error.message().contains(text),
+            "{name}: {}",
+            error.message()
+        );
     }
 }

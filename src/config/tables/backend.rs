@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::adapters::registry;
-use crate::config::tables::NAME_FORM;
+use crate::config::tables::forms::NAME_FORM;
 use crate::model::limits;
 use crate::schema::Choice;
 use crate::schema::TextList;

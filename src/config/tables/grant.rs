@@ -1,6 +1,6 @@
 //! `[[grant]]`.
 
-use crate::config::tables::PATTERN_FORM;
+use crate::config::tables::forms::PATTERN_FORM;
 use crate::schema::TextList;
 use crate::schema::declare_table;
 

@@ -1,6 +1,6 @@
 //! `[[group]]`.
 
-use crate::config::tables::NAME_FORM;
+use crate::config::tables::forms::NAME_FORM;
 use crate::schema::TextList;
 use crate::schema::declare_table;
 use crate::schema::required_text;

@@ -1,6 +1,6 @@
 //! `[[issuer]]`.
 
-use crate::config::tables::NAME_FORM;
+use crate::config::tables::forms::NAME_FORM;
 use crate::model::limits;
 use crate::schema::TextList;
 use crate::schema::declare_table;

@@ -4,6 +4,7 @@ pub(super) mod authentication;
 pub(super) mod backend;
 pub(super) mod certificate;
 pub(super) mod client_certificate;
+mod forms;
 pub(super) mod grant;
 pub(super) mod group;
 pub(super) mod insecure;
@@ -20,10 +21,6 @@ pub(super) mod tls;
 pub(super) mod user;
 
 use crate::schema::Table;
-
-const NAME_FORM: &str = "name of 1 to 64 letters, digits, `.`, `_`, `-`, `@`";
-const SECRET_FORM: &str = "hash, `file:PATH` or `env:NAME`";
-const PATTERN_FORM: &str = "patterns in which `*` stands for anything";
 
 /// Every table, in the order of the documentation.
 pub(super) const ALL: &[Table] = &[

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::tables::NAME_FORM;
+use crate::config::tables::forms::NAME_FORM;
 use crate::gate::PASS_THROUGH_METHODS;
 use crate::model::limits;
 use crate::schema::Choice;

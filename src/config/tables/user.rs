@@ -1,7 +1,7 @@
 //! `[[user]]`.
 
-use crate::config::tables::NAME_FORM;
-use crate::config::tables::SECRET_FORM;
+use crate::config::tables::forms::NAME_FORM;
+use crate::config::tables::forms::SECRET_FORM;
 use crate::schema::TextList;
 use crate::schema::declare_table;
 use crate::schema::required_text;

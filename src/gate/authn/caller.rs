@@ -35,6 +35,6 @@ pub(in crate::gate) struct AuthContext<'a> {
     pub(in crate::gate) shared: &'a ProcessState,
     pub(in crate::gate) clock: &'a dyn Clock,
     pub(in crate::gate) metrics: &'a Metrics,
-    /// The network of the client, by which lockouts are counted; `None` where it cannot be told from others.
+    /// The network of the client, by which lockouts are counted; `None` where all clients share one address.
     pub(in crate::gate) network: Option<ClientNetwork>,
 }

@@ -220,18 +220,18 @@ async fn every_algorithm_is_taken_with_its_own_key() {
 
 #[tokio::test]
 #[expect(clippy::too_many_lines, reason = "it is a table")]
-async fn whatever_is_wrong_with_a_token_it_is_401() {
+async fn invalid_tokens_are_refused_with_401() {
     let keys = Keys::new();
     let rig = rig(&keys);
     let with = |name: &str, value: Value| {
-        let mut it = claims();
-        it[name] = value;
-        it
+        let mut changed = claims();
+        changed[name] = value;
+        changed
     };
     let without = |name: &str| {
-        let mut it = claims();
-        it.as_object_mut().unwrap().remove(name);
-        it
+        let mut changed = claims();
+        changed.as_object_mut().unwrap().remove(name);
+        changed
     };
     let good = json!({ "alg": "RS256", "kid": "rsa" });
     let header = |alg: &str, kid: &str| json!({ "alg": alg, "kid": kid });
@@ -429,7 +429,7 @@ fn sets_without_a_usable_key_are_refused() {
 fn set_without(keys: &Keys, ids: &[&str]) -> Value {
     let mut all = keys.set();
     let list = all["keys"].as_array_mut().unwrap();
-    list.retain(|it| !ids.contains(&it["kid"].as_str().unwrap_or_default()));
+    list.retain(|key| !ids.contains(&key["kid"].as_str().unwrap_or_default()));
     all
 }
 

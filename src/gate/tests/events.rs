@@ -51,7 +51,11 @@ async fn a_stream_tells_every_change_and_ends_with_the_status() {
     assert_eq!(status(&begun), 200, "begun");
     assert_eq!(header(&begun, "content-type"), "text/event-stream", "type");
     assert_eq!(header(&begun, "cache-control"), "no-store", "never kept");
-    assert_eq!(header(&begun, "content-length"), "", "nobody knows");
+    assert_eq!(
+        header(&begun, "content-length"),
+        "",
+        "the length is unknown"
+    );
     assert_eq!(begun.route, "events", "counted apart");
     assert_eq!(begun.operation.unwrap().number(), 1, "for the log");
     let mut pieces = begun.pieces.unwrap();
@@ -107,7 +111,7 @@ async fn a_client_that_was_away_takes_up_where_it_was() {
         (Some("1-9"), Some("1-3")),
     ];
     for (last, expected) in rows {
-        let header = last.map_or(String::new(), |it| format!("\nLast-Event-ID: {it}"));
+        let header = last.map_or(String::new(), |id| format!("\nLast-Event-ID: {id}"));
         let begun = rig.send(&format!("{GET}{header}")).await;
         let first = text(begun.pieces.unwrap().next().await);
         let rest = first.strip_prefix("retry: 2000\n\n").unwrap();
@@ -263,7 +267,11 @@ async fn streams_are_for_those_who_name_them_and_may_see_the_status() {
             "GET /statuses?seq=1\nas: reader",
             "NoSuchStatus",
         ),
-        ("nobody's", "GET /statuses?seq=1", "Unauthenticated"),
+        (
+            "without credentials",
+            "GET /statuses?seq=1",
+            "Unauthenticated",
+        ),
         ("none", "GET /statuses?seq=7\nas: ann", "NoSuchStatus"),
         (
             "another",

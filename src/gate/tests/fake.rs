@@ -73,15 +73,15 @@ impl Fake {
     }
 
     fn read<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Fault>) -> Result<T, Fault> {
-        self.with(|it| match it.fault.clone() {
+        self.with(|state| match state.fault.clone() {
             Some(fault) => Err(fault),
             None => work(it),
         })
     }
 
-    /// Changes an operation and wakes those who wait for it.
+    /// Changes an operation and wakes those who wait for state.
     pub(super) fn change(&self, seq: u64, phase: Phase, percent: u8) {
-        self.with(|it| {
+        self.with(|state| {
             let found = it
                 .operations
                 .iter_mut()
@@ -93,12 +93,12 @@ impl Fake {
                 revision: found.revision.next(),
                 ..Operation::clone(found)
             });
-            it.changed.notify_waiters();
+            state.changed.notify_waiters();
         });
     }
 
     fn stored<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreFault> {
-        self.with(|it| match it.store {
+        self.with(|state| match state.store {
             Some(fault) => Err(fault),
             None => Ok(work(it)),
         })
@@ -122,7 +122,7 @@ impl OperationsApi for Fake {
             cancel: false,
             progress: true,
         };
-        let able = self.with(|it| (!it.unable).then_some(able));
+        let able = self.with(|state| (!state.unable).then_some(able));
         Some(Arc::new(Capability {
             kind: "fake",
             create: able,
@@ -155,13 +155,13 @@ impl OperationsApi for Fake {
         page: &Page,
         _by: Deadline,
     ) -> Result<BackupPage, Fault> {
-        self.read(|it| {
+        self.read(|state| {
             let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
             let all = it
                 .backups
                 .iter()
                 .filter(|(at, _)| at.vm == *vm && is_after(&at.backup));
-            let mut backups: Vec<_> = all.map(|(_, it)| it.clone()).collect();
+            let mut backups: Vec<_> = all.map(|(_, it)| state.clone()).collect();
             let more = backups.len() > usize::from(page.limit);
             backups.truncate(usize::from(page.limit));
             Ok(BackupPage { backups, more })
@@ -180,11 +180,11 @@ impl OperationsApi for Fake {
                 public_text!("The file /srv/private is missing."),
             )
         };
-        self.read(|it| it.backups.get(target).cloned().ok_or_else(missing))
+        self.read(|state| state.backups.get(target).cloned().ok_or_else(missing))
     }
 
     fn reserve(&self) -> OperationSeq {
-        let count = self.with(|it| it.operations.len());
+        let count = self.with(|state| state.operations.len());
         OperationSeq::new(u64::try_from(count).unwrap().saturating_add(1)).unwrap()
     }
 
@@ -204,8 +204,8 @@ impl OperationsApi for Fake {
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
-        self.stored(|it| {
-            for operation in &it.operations {
+        self.stored(|state| {
+            for operation in &state.operations {
                 let in_scope = operation.intent.key_scope() == *scope;
                 if operation.principal != *principal || !in_scope {
                     continue;
@@ -232,8 +232,8 @@ impl OperationsApi for Fake {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        self.with(|it| {
-            if let Some(error) = it.refuse.clone() {
+        self.with(|state| {
+            if let Some(error) = state.refuse.clone() {
                 return Err(error);
             }
             if !permit.covers(&submission.intent) {
@@ -265,14 +265,15 @@ impl OperationsApi for Fake {
                 acknowledged: None,
                 expires: None,
             });
-            it.operations.push(Arc::clone(&operation));
+            state.operations.push(Arc::clone(&operation));
             Ok(Accepted::New(operation))
         })
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.stored(|it| {
-            it.operations
+        self.stored(|state| {
+            state
+                .operations
                 .iter()
                 .find(|operation| operation.seq == seq)
                 .cloned()
@@ -280,25 +281,25 @@ impl OperationsApi for Fake {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        self.stored(|it| {
+        self.stored(|state| {
             let wanted = &query.selector;
             let fits = |it: &&Arc<Operation>| {
                 query
                     .principal
                     .as_ref()
-                    .is_none_or(|name| *name == it.principal)
-                    && wanted.verb.is_none_or(|verb| verb == it.verb())
-                    && wanted.vm.as_ref().is_none_or(|vm| *vm == it.target().vm)
+                    .is_none_or(|name| *name == state.principal)
+                    && wanted.verb.is_none_or(|verb| verb == state.verb())
+                    && wanted.vm.as_ref().is_none_or(|vm| *vm == state.target().vm)
                     && wanted
                         .backup
                         .as_ref()
-                        .is_none_or(|id| *id == it.target().backup)
-                    && query.before.is_none_or(|before| it.seq < before)
+                        .is_none_or(|id| *id == state.target().backup)
+                    && query.before.is_none_or(|before| state.seq < before)
                     && query
                         .unfinished
-                        .is_none_or(|open| open != it.phase.is_final())
+                        .is_none_or(|open| open != state.phase.is_final())
             };
-            let newest = it.operations.iter().rev().filter(fits);
+            let newest = state.operations.iter().rev().filter(fits);
             newest.take(usize::from(query.limit)).cloned().collect()
         })
     }
@@ -309,10 +310,10 @@ impl OperationsApi for Fake {
         until: WaitFor,
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault> {
-        let (patient, changed) = self.with(|it| (it.patient, Arc::clone(&it.changed)));
+        let (patient, changed) = self.with(|state| (state.patient, Arc::clone(&state.changed)));
         let fits = |it: &Operation| match until {
-            WaitFor::End => it.phase.is_final(),
-            WaitFor::ChangeAfter(seen) => it.revision > seen,
+            WaitFor::End => state.phase.is_final(),
+            WaitFor::ChangeAfter(seen) => state.revision > seen,
         };
         loop {
             if !patient {
@@ -322,7 +323,7 @@ impl OperationsApi for Fake {
             tokio::pin!(changed);
             changed.as_mut().enable();
             let found = self.operation(seq).await?;
-            let is_over = found.as_ref().is_none_or(|it| fits(it));
+            let is_over = found.as_ref().is_none_or(|operation| fits(operation));
             if is_over
                 || tokio::time::timeout_at(by.instant().into(), changed)
                     .await
@@ -331,8 +332,8 @@ impl OperationsApi for Fake {
                 return Ok(found);
             }
         }
-        self.stored(|it| {
-            let quick = it.quick;
+        self.stored(|state| {
+            let quick = state.quick;
             let found = it
                 .operations
                 .iter_mut()
@@ -349,7 +350,7 @@ impl OperationsApi for Fake {
         seq: OperationSeq,
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
-        self.stored(|it| {
+        self.stored(|state| {
             let found = it
                 .operations
                 .iter_mut()
@@ -361,7 +362,7 @@ impl OperationsApi for Fake {
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }
-            if it.slow_to_cancel {
+            if state.slow_to_cancel {
                 return Ok(Arc::clone(found));
             }
             *found = Arc::new(Operation {
@@ -379,6 +380,6 @@ impl OperationsApi for Fake {
     }
 
     fn is_ready(&self) -> bool {
-        self.with(|it| !it.not_ready)
+        self.with(|state| !state.not_ready)
     }
 }

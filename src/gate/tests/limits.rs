@@ -16,7 +16,7 @@ use crate::gate::*;
 const GET: &str = "GET /vms/33333/backups/456\nv";
 
 fn rate(per_second: u32, burst: u32) -> Option<Rate> {
-    let number = |it| NonZeroU32::new(it).unwrap();
+    let number = |value| NonZeroU32::new(value).unwrap();
     Some(Rate {
         per_second: number(per_second),
         burst: number(burst),

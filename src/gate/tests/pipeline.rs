@@ -144,7 +144,7 @@ async fn creates_are_taken_on_three_paths_and_found_by_their_status() {
             .send(&format!("GET {uri}\nas: ann\nIf-None-Match: \"{seq}-1\""))
             .await;
         assert_eq!(status(&known), 304, "{uri}");
-        let other = rig.send(&format!("GET {uri}\nas: nobody")).await;
+        let other = rig.send(&format!("GET {uri}\nas: stranger")).await;
         assert_eq!(
             other.refusal,
             Some("NoSuchStatus"),
@@ -229,11 +229,11 @@ const REFUSED: &[(&str, &str)] = &[
         "Unauthenticated",
     ),
     (
-        "GET /vms/none/backups/2\nas: nobody",
+        "GET /vms/none/backups/2\nas: stranger",
         "MissingSpecificationVersion",
     ),
     (
-        "GET /vms/1/backups/2\nas: nobody\nX-Cloud-Specification-Version: x",
+        "GET /vms/1/backups/2\nas: stranger\nX-Cloud-Specification-Version: x",
         "MalformedSpecificationVersion",
     ),
     (
@@ -253,7 +253,7 @@ const REFUSED: &[(&str, &str)] = &[
         "NoSuchVm",
     ),
     (
-        "GET /vms/33333/backups/2\nas: nobody\nv\nAccept: text/html",
+        "GET /vms/33333/backups/2\nas: stranger\nv\nAccept: text/html",
         "NoSuchVm",
     ),
     (
@@ -475,7 +475,7 @@ async fn hidden_resources_are_indistinguishable_from_missing_ones() {
     ] {
         for method in ["GET", "DELETE"] {
             let found = rig
-                .send(&format!("{method} /vms/{path}\nas: nobody\nv"))
+                .send(&format!("{method} /vms/{path}\nas: stranger\nv"))
                 .await;
             let mut body = json(&found);
             body["instance"] = "".into();

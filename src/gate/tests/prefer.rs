@@ -19,7 +19,7 @@ async fn waiting_is_capped_bounded_and_reported() {
     rig.fake.0.lock().unwrap().quick = true;
     let restore = format!("POST {B}/restore\nas: ann\nv");
     let found = rig.send(&restore).await;
-    assert_eq!(json(&found)["progress"], 0, "nobody asked to wait");
+    assert_eq!(json(&found)["progress"], 0, "no wait was requested");
     assert_eq!(header(&found, "retry-after"), "2", "look again");
     let found = rig.send(&format!("{restore}\nPrefer: wait=999")).await;
     assert_eq!(json(&found)["progress"], 100, "waited for the end");

@@ -67,7 +67,8 @@ fn config() -> Config {
         backups: all.clone(),
         line: 0,
     };
-    let users = ["ann", "reader", "nobody", "shield"].map(|it| (name(it), user("pw")));
+    let users =
+        ["ann", "reader", "stranger", "shield"].map(|user_name| (name(user_name), user("pw")));
     Config {
         public_url: PublicUrl::new("http://example.com").unwrap(),
         specification: Specification::default(),
@@ -206,7 +207,7 @@ pub(super) fn header<'a>(exchange: &'a HandledRequest, name: &str) -> &'a str {
         .response
         .headers()
         .get(name)
-        .map_or("", |it| it.to_str().unwrap())
+        .map_or("", |header| header.to_str().unwrap())
 }
 
 pub(super) fn status(exchange: &HandledRequest) -> u16 {

@@ -137,7 +137,7 @@ async fn explain_says_what_the_walk_does() {
     let mut rig = Rig::new();
     let (text, scoped) = token(1, "ann", &[Action::Read, Action::Protect], "33333");
     rig.reload(|rig| rig.credentials.tokens = Some(vec![scoped.clone()]));
-    let callers = ["ann", "reader", "nobody", "shield", "t1"];
+    let callers = ["ann", "reader", "stranger", "shield", "t1"];
     let targets = [
         "/vms/33333/backups/456",
         "/vms/333333/backups/456",

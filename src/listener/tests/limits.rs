@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Sends the text, then the drip again and again, and tells what came back and when the gateway closed the connection.
+/// Sends the text, then the drip again and again, and returns what came back and when the gateway closed the connection.
 async fn converse(stream: TcpStream, first: &str, drip: &str) -> (String, Duration) {
     let began = SystemClock.instant();
     let (mut read, mut write) = stream.into_split();

@@ -142,8 +142,8 @@ pub(in crate::operations) fn permit(intent: &Intent, on_backend: &str) -> Permit
         groups: Vec::new(),
     };
     // Only the gate may issue permits, and a test searches the code for other calls; this one plays the gate.
-    type TestPermit = Permit;
-    TestPermit::issue(
+    type ForTests = Permit;
+    ForTests::issue(
         principal,
         ActionSet::from_iter(actions),
         backend(on_backend),

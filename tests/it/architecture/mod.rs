@@ -29,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "config",
         &[
             "model",
+            "schema",
             "runtime",
             "telemetry",
             "adapters",
@@ -41,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "app",
         &[
             "model",
+            "schema",
             "runtime",
             "telemetry",
             "adapters",
@@ -55,6 +57,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model",
+            "schema",
             "runtime",
             "telemetry",
             "adapters",

@@ -150,15 +150,15 @@ fn what_the_gateways_user_has_too_few_rights_to_is_named_with_the_remedy_and_not
             (OURS, 0o755),
             (OTHER, 0o600),
             "`data.img`",
-            "give it",
+            "Give that user",
             true,
         ),
         (
             "folder not writable",
             (OTHER, 0o755),
             (OURS, 0o644),
-            "folder of the VM",
-            "give it",
+            "The VM's directory",
+            "Give that user",
             false,
         ),
         (
@@ -166,7 +166,7 @@ fn what_the_gateways_user_has_too_few_rights_to_is_named_with_the_remedy_and_not
             (OTHER, 0o700),
             (OURS, 0o644),
             "`db`",
-            "give it",
+            "Give that user",
             true,
         ),
     ];

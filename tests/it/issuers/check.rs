@@ -147,7 +147,7 @@ fn the_example_with_tokens_limits_and_issuers_is_good_and_can_be_explained() {
         (
             &["--as", "corp:4711", "--groups", "x", "GET", "/vms/web01"],
             1,
-            "no grant gives it to corp:4711",
+            "no grant allows it to corp:4711",
         ),
         (
             &[

@@ -225,7 +225,7 @@ fn tokens_of_an_issuer_have_the_rights_of_their_groups() {
 }
 
 #[apply(test)]
-fn whatever_is_wrong_with_a_token_the_answer_is_the_same_401() {
+fn invalid_tokens_get_the_same_401() {
     let keys = Keys::new();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("sso.jwks.json"), keys.set(&["a", "rsa"])).unwrap();
@@ -307,7 +307,7 @@ fn whatever_is_wrong_with_a_token_the_answer_is_the_same_401() {
         body.as_object_mut().unwrap().remove("instance");
         let text = body["message"][0]["text"].as_str().unwrap_or_default();
         assert_eq!(
-            text, "The credentials are missing or not valid.",
+            text, "The credentials are missing or invalid.",
             "{name}: {body}"
         );
     }

@@ -237,7 +237,7 @@ fn messages() -> Value {
 
 pub(super) fn schemas() -> Value {
     let one_of_these =
-        ["name", "description", "tags", "protected"].map(|it| json!({ "required": [it] }));
+        ["name", "description", "tags", "protected"].map(|member| json!({ "required": [member] }));
     let run_states =
         [RunState::Stopped, RunState::Started, RunState::Sleeping].map(RunState::as_str);
     let mut new = writable(false);
