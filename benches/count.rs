@@ -21,7 +21,9 @@ fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with("--"));
     let path = arguments.next().unwrap_or_else(|| DEFAULT.0.to_owned());
-    let times = arguments.next().map_or(DEFAULT.1, |it| it.parse().unwrap());
+    let times = arguments
+        .next()
+        .map_or(DEFAULT.1, |times| times.parse().unwrap());
     let (rig, request, expected) = match path.as_str() {
         "get" => (Rig::new(1), Request::get(), 200),
         "get_10000_grants" => (Rig::new(10_000), Request::get(), 200),

@@ -37,39 +37,22 @@ fn operation(seq: u64) -> Operation {
         description: Patch::Set(Description::new("changed").unwrap()),
         ..BackupPatch::default()
     };
-    Operation {
-        seq: OperationSeq::new(seq).unwrap(),
-        revision: Revision::FIRST,
-        principal: PrincipalName::new("ann").unwrap(),
-        request: RequestId::new("0123456789abcdef").unwrap(),
-        backend: BackendName::new("sim").unwrap(),
-        intent: Intent {
-            target: Target {
-                vm: VmId::new(&vm).unwrap(),
-                backup: BackupId::new("456").unwrap(),
-            },
-            identity: Some(Identity::new("1764200000000-456".to_owned())),
-            change: Change::Update(patch),
+    let intent = Intent {
+        target: Target {
+            vm: VmId::new(&vm).unwrap(),
+            backup: BackupId::new("456").unwrap(),
         },
-        preconditions: Vec::new(),
-        note: None,
-        idempotency: None,
-        phase: Phase::Accepted,
-        progress: Progress::NONE,
-        fault: None,
-        baseline: None,
-        calls: 0,
-        task: None,
-        created: NOW,
-        started: None,
-        completed: None,
-        uncertain_since: None,
-        ignored: IgnoredMembers::default(),
-        resume_expired: false,
-        cancel_asked: None,
-        acknowledged: None,
-        expires: None,
-    }
+        identity: Some(Identity::new("1764200000000-456".to_owned())),
+        change: Change::Update(patch),
+    };
+    Operation::accepted(
+        OperationSeq::new(seq).unwrap(),
+        PrincipalName::new("ann").unwrap(),
+        RequestId::new("0123456789abcdef").unwrap(),
+        BackendName::new("sim").unwrap(),
+        intent,
+        NOW,
+    )
 }
 
 fn next(state: &Operation, what: LifeCycle) -> Operation {
@@ -109,24 +92,25 @@ fn store(criterion: &mut Criterion) {
         Arc::new(operation(seq.get()))
     };
     let create = async |them: &[Arc<Operation>]| {
-        let all = join_all(them.iter().map(|it| store.create(it))).await;
-        assert!(all.into_iter().all(|it| it), "durable");
+        let all = join_all(them.iter().map(|operation| store.create(operation))).await;
+        assert!(all.into_iter().all(|is_durable| is_durable), "durable");
     };
     let update = async |them: &[Arc<Operation>]| {
-        let ended =
-            |it: &Arc<Operation>| Arc::new(next(&next(it, LifeCycle::Start), LifeCycle::Done));
+        let ended = |operation: &Arc<Operation>| {
+            Arc::new(next(&next(operation, LifeCycle::Start), LifeCycle::Done))
+        };
         let them: Vec<_> = them
             .iter()
             .map(ended)
-            .map(|it| {
+            .map(|operation| {
                 Arc::new(Operation {
                     revision: Revision::FIRST.next(),
-                    ..(*it).clone()
+                    ..(*operation).clone()
                 })
             })
             .collect();
-        let all = join_all(them.iter().map(|it| store.update(it))).await;
-        assert!(all.into_iter().all(|it| it), "durable");
+        let all = join_all(them.iter().map(|operation| store.update(operation))).await;
+        assert!(all.into_iter().all(|is_durable| is_durable), "durable");
     };
     let mut group = criterion.benchmark_group("store");
     for together in [1, TOGETHER] {

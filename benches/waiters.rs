@@ -1,4 +1,4 @@
-//! Thousands who wait for one Status: what they cost in memory, and how soon each is woken by the write.
+//! Thousands of clients that wait for one Status: their cost in memory, and how soon the write wakes each.
 //!
 //! Half wait in long polls and half in streams of events, over sockets, in a gateway that is a process of its own. The
 //! measure is a bare server in another process: a task for each connection that waits on one tokio `watch` channel and
@@ -60,6 +60,7 @@ wait = "5m"
 name = "lab"
 kind = "sim"
 vms = ["1"]
+[backend.sim]
 simulated_vms = ["1"]
 duration = "30m"
 [[user]]
@@ -84,27 +85,27 @@ fn main() {
         maximum: most.maximum,
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    let count =
-        std::env::var("SNAPGATE_BENCH_WAITERS").map_or(WAITERS, |it| it.parse().expect("a number"));
+    let count = std::env::var("SNAPGATE_BENCH_WAITERS")
+        .map_or(WAITERS, |count| count.parse().expect("a number"));
     let gateway = gateway(count);
     let bare = bare(count);
     let ratio = |of: fn(&Figures) -> f64| of(&gateway) / of(&bare);
     let mut out = std::io::stdout();
-    for (name, it) in [("gateway", &gateway), ("bare tokio", &bare)] {
+    for (name, costs) in [("gateway", &gateway), ("bare tokio", &bare)] {
         writeln!(
             out,
             "{name:<10} {count} wait, {} missed; {:.1} KiB each; woken: first {:.1} ms, median {:.1} ms, 99% {:.1} ms, last {:.1} ms",
-            it.missed, it.kib_each, it.at(0.0), it.at(0.5), it.at(0.99), it.at(1.0)
+            costs.missed, costs.kib_each, costs.at(0.0), costs.at(0.5), costs.at(0.99), costs.at(1.0)
         )
         .unwrap();
     }
     writeln!(
         out,
         "ratio      memory {:.1}; median {:.1}, 99% {:.1}, last {:.1}",
-        ratio(|it| it.kib_each),
-        ratio(|it| it.at(0.5)),
-        ratio(|it| it.at(0.99)),
-        ratio(|it| it.at(1.0))
+        ratio(|figures| figures.kib_each),
+        ratio(|figures| figures.at(0.5)),
+        ratio(|figures| figures.at(0.99)),
+        ratio(|figures| figures.at(1.0))
     )
     .unwrap();
     assert_eq!(gateway.missed, 0, "no waiter is missed");
@@ -130,13 +131,15 @@ impl Figures {
     /// The latency that this share of the waiters does not exceed.
     fn at(&self, share: f64) -> f64 {
         let last = self.woken.len().saturating_sub(1);
-        let steps = (0..last).filter(|it| ratio(*it + 1, last) <= share).count();
+        let steps = (0..last)
+            .filter(|step| ratio(*step + 1, last) <= share)
+            .count();
         self.woken.get(steps).copied().unwrap_or(f64::NAN)
     }
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {
-    let number = |it: usize| f64::from(u32::try_from(it).unwrap());
+    let number = |count: usize| f64::from(u32::try_from(count).unwrap());
     number(part) / number(whole.max(1))
 }
 
@@ -182,7 +185,7 @@ async fn whole(address: SocketAddr, request: String) -> String {
     text
 }
 
-/// Waits until the text has come, and tells when that was; `None` when the connection ends before.
+/// Waits until the text has arrived, and returns when; `None` when the connection ends before.
 async fn waits(
     address: SocketAddr,
     request: String,
@@ -339,7 +342,7 @@ async fn served(mut stream: TcpStream, sender: Arc<watch::Sender<bool>>) -> std:
         return stream.write_all(count.as_bytes()).await;
     }
     let mut receiver = sender.subscribe();
-    let woken = receiver.wait_for(|it| *it).await.is_ok();
+    let woken = receiver.wait_for(|is_given| *is_given).await.is_ok();
     assert!(woken, "the sender lives as long as the program");
     // As long as the head and the Status that the gateway sends.
     let mut answer = vec![b'x'; 800];

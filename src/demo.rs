@@ -62,10 +62,10 @@ pub enum DemoError {
         source: io::Error,
     },
     /// It holds something else, which would be overwritten or served.
-    #[error("{0} is not empty and was not made by the demo; choose another folder with --dir")]
+    #[error("{0} is not empty and was not created by the demo; choose another folder with --dir")]
     Foreign(PathBuf),
     /// A reset was asked for where there is no demo.
-    #[error("{0} holds no demo; nothing was changed")]
+    #[error("{0} is not a demo folder; nothing was changed")]
     Absent(PathBuf),
     /// A reset was asked for while a gateway runs on the folder.
     #[error("a gateway is running on {0}; nothing was changed; stop it before the reset")]
@@ -203,7 +203,7 @@ impl Folder {
         for ((vm, _), number) in VMS.into_iter().zip(1..) {
             let (intent, key) = first_backup(vm, number, clock.now())?;
             let by = || clock.deadline(Duration::from_secs(60));
-            if adapter.read(&intent.target, by()).await.is_ok() {
+            if adapter.read_backup(&intent.target, by()).await.is_ok() {
                 continue;
             }
             let begun = adapter.begin(&intent, key, None, by()).await;
@@ -268,7 +268,7 @@ fn content(vm: &str, what: &str) -> Vec<u8> {
 fn settings(password_hash: &str) -> String {
     format!(
         r#"{HEADING} Change it as you like: it is read again when it changes.
-# Every key is told in config/reference.toml.
+# config/reference.toml describes every key.
 
 [operations]
 store = "{STORE}"
@@ -276,9 +276,11 @@ store = "{STORE}"
 [[backend]]
 name = "demo-disks"
 kind = "files"
+vms = ["*"]
+
+[backend.files]
 root = "vms"
 backups = "backups"
-vms = ["*"]
 
 [[user]]
 name = "{USER}"

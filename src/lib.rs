@@ -1,6 +1,6 @@
 //! snapgate: one small, safe backup and restore API in front of the VM managers people already run.
 //!
-//! The rooms and who may enter which are told in `docs/architecture.md`.
+//! `docs/architecture.md` describes the rooms, and which may import which.
 
 pub mod adapters;
 pub mod app;
@@ -12,4 +12,5 @@ pub mod listener;
 pub mod model;
 pub mod operations;
 pub mod runtime;
+mod schema;
 pub mod telemetry;

@@ -78,8 +78,8 @@ fn main() {
     let durable = end.durable;
     drop(end);
     done.notify_all();
-    for it in clients {
-        it.join().unwrap();
+    for client in clients {
+        client.join().unwrap();
     }
     println!("{:.1}", durable as f64 / took);
 }

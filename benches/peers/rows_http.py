@@ -15,8 +15,8 @@ BARE = "Pingora, nothing on top"
 def sim(count, backups=1, duration="1s", more=""):
     names = ", ".join(f'"vm{it}"' for it in range(count))
     return (
-        f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\nsimulated_vms = [{names}]\n'
-        f'simulated_backups = {backups}\nduration = "{duration}"\n{more}'
+        f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n{more}[backend.sim]\nsimulated_vms = [{names}]\n'
+        f'simulated_backups = {backups}\nduration = "{duration}"\n'
     )
 
 
@@ -128,7 +128,7 @@ def durable(run):
 
     With `Prefer: respond-async` each 202 comes after one durable write, as each answer of the appends does; the write of the end
     comes later, within the same round. Without it an update is answered at its end: two durable writes, one after the other. The
-    backend takes as many at once as there are clients: that it takes four unless told otherwise is for real VM managers.
+    backend takes as many at once as there are clients: its default of four is for real VM managers.
     """
     program = run.servers.folder / "append"
     subprocess.run(["rustc", "-O", "--edition", "2024", "-o", str(program), str(servers.HERE / "append.rs")], check=True)

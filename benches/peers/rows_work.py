@@ -1,4 +1,4 @@
-"""The rows about work done: disk images copied, completions told, growth, start."""
+"""The rows about work done: disk images copied, completions announced, growth, start."""
 
 import json
 import os
@@ -98,18 +98,18 @@ def newest(caller):
 
 
 def completion(run):
-    """From the end of the work in the VM manager to the whole answer for whoever waits for it: seen, made durable, told."""
-    told, untold = told_at(run), untold_at(run)
-    note = f"median {median(told) * 1e3:.1f} ms; one commit is in it"
-    other = f"median {median(untold) * 1e3:.0f} ms; looks every {LOOKS * 1e3:.0f} ms"
+    """From the end of the work in the VM manager to the whole answer for the client that waits for it: seen, made durable, announced."""
+    announced, polled = announced_at(run), polled_at(run)
+    note = f"median {median(announced) * 1e3:.1f} ms; one commit is in it"
+    other = f"median {median(polled) * 1e3:.0f} ms; looks every {LOOKS * 1e3:.0f} ms"
     return [
-        Row.limit("completion to waiter woken, p99, told", load.percentile(told, 0.99) * 1e3, "ms", 10.0, note),
-        Row.limit("the same, not told", load.percentile(untold, 0.99) * 1e3, "ms", LOOKS * 1e3 + 10.0, other),
+        Row.limit("completion to waiter woken, p99, announced", load.percentile(announced, 0.99) * 1e3, "ms", 10.0, note),
+        Row.limit("the same, polled", load.percentile(polled, 0.99) * 1e3, "ms", LOOKS * 1e3 + 10.0, other),
     ]
 
 
-def told_at(run):
-    """By `sim`, which tells. It ends a create 100 ms after it began it, and says when that was in the identity of the backup, which
+def announced_at(run):
+    """By `sim`, which announces the end. It ends a create 100 ms after it began it, and says when that was in the identity of the backup, which
     the store keeps with the next change of it; milliseconds are cut off, so that each is up to one too long."""
     work, woken = 0.1, {}
     gateway = run.servers.snapgate("completion", sim(64, duration="100ms"))
@@ -138,13 +138,13 @@ def told_at(run):
 LOOKS = 0.2
 
 
-def untold_at(run):
+def polled_at(run):
     """By a VM manager in this process that only answers when it is asked."""
-    path = run.servers.folder / "untold.socket"
+    path = run.servers.folder / "polled.socket"
     manager = Untold(str(path))
     threading.Thread(target=manager.serve_forever, daemon=True).start()
-    backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\nsimulator = "unix:{path}"\n'
-    gateway = run.servers.snapgate("untold", backend, settings=f'poll_min = "{LOOKS}s"\npoll_max = "{LOOKS}s"')
+    backend = f'[[backend]]\nname = "sim"\nkind = "sim"\nvms = ["vm*"]\n[backend.sim]\nsimulator = "unix:{path}"\n'
+    gateway = run.servers.snapgate("polled", backend, settings=f'poll_min = "{LOOKS}s"\npoll_max = "{LOOKS}s"')
     caller = load.Caller(gateway.port)
     late = []
     for number in range(100):
@@ -175,7 +175,7 @@ class Untold(socketserver.ThreadingUnixStreamServer):
         backup = {"id": "456", "identity": "first", "name": "words", "created": 1_700_000_000_000}
         match asked["call"]:
             case "health":
-                return {"product": "untold"}
+                return {"product": "polled"}
             case "vm":
                 return "here"
             case "list":

@@ -127,30 +127,17 @@ impl OperationsApi for Instant {
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
         Ok(Accepted::New(Arc::new(Operation {
-            seq: submission.seq,
-            revision: Revision::FIRST,
-            principal: permit.principal().name.clone(),
-            request: submission.request,
-            backend: permit.backend().clone(),
-            intent: submission.intent,
             preconditions: submission.preconditions,
             note: submission.note,
             idempotency: submission.idempotency,
-            phase: Phase::Accepted,
-            progress: Progress::NONE,
-            fault: None,
-            baseline: None,
-            calls: 0,
-            task: None,
-            created: Timestamp::from_millis(1_764_200_000_000),
-            started: None,
-            completed: None,
-            uncertain_since: None,
-            ignored: IgnoredMembers::default(),
-            resume_expired: false,
-            cancel_asked: None,
-            acknowledged: None,
-            expires: None,
+            ..Operation::accepted(
+                submission.seq,
+                permit.principal().name.clone(),
+                submission.request,
+                permit.backend().clone(),
+                submission.intent,
+                Timestamp::from_millis(1_764_200_000_000),
+            )
         })))
     }
 
@@ -208,7 +195,7 @@ fn config(grants: usize) -> Config {
         backups: vec![Pattern::new("*").unwrap()],
         line: 0,
     };
-    let others = (1..grants).map(|it| grant(&format!("other-{it}-*")));
+    let others = (1..grants).map(|number| grant(&format!("other-{number}-*")));
     let user = User {
         // The lowest cost there is: what is measured is the request after the one that was verified.
         password: PasswordHash::new(bcrypt::hash(PASSWORD, 4).unwrap()).unwrap(),
@@ -225,7 +212,7 @@ fn config(grants: usize) -> Config {
             tokens: None,
             remember: Duration::from_secs(300),
         },
-        lock_out: LockOut::default(),
+        lockout: LockoutRule::default(),
         rates: RateLimits::default(),
         grants: others.chain([grant("web*")]).collect(),
         placements: vec![Placement {
@@ -320,13 +307,14 @@ impl Rig {
             certificate: &[],
         };
         let mut body = Memory(request.body.clone());
-        let Decision::Answer(exchange) = self.gate.handle(head, &mut body).await else {
+        let GateDecision::Answer(exchange) = self.gate.handle(head, &mut body).await else {
             panic!("nothing is passed on here");
         };
         let status = exchange.response.status().as_u16();
         let took = Duration::from_micros(50);
         self.metrics
-            .request(exchange.route, exchange.method, status, took);
+            .requests
+            .record_request(exchange.route, exchange.method, status, took);
         exchange
     }
 }

@@ -29,17 +29,20 @@ pub(crate) fn config(data: &[u8]) {
             }
         }
         (Err(one), Err(two)) => {
-            assert_eq!(one, two, "the same file, the same mistakes");
-            assert!(!one.list().is_empty(), "a mistake is told");
+            assert_eq!(one, two, "the same file, the same problems");
+            assert!(!one.list().is_empty(), "a problem is reported");
             let lines = data.split(|data| *data == b'\n').count();
-            for it in one.list().iter().filter(|it| it.file == path) {
-                let place = it.place.map_or(1, |(line, _)| line);
-                assert!((1..=lines).contains(&place), "a place in the file: {it:?}");
-                assert!(is_plain(&it.key), "plain text: {it:?}");
-                assert!(is_plain(&it.what), "plain text: {it:?}");
+            for problem in one.list().iter().filter(|problem| problem.file == path) {
+                let place = problem.position.map_or(1, |(line, _)| line);
                 assert!(
-                    is_plain(it.hint.as_deref().unwrap_or_default()),
-                    "plain text: {it:?}"
+                    (1..=lines).contains(&place),
+                    "a place in the file: {problem:?}"
+                );
+                assert!(is_plain(&problem.key), "plain text: {problem:?}");
+                assert!(is_plain(&problem.what), "plain text: {problem:?}");
+                assert!(
+                    is_plain(problem.hint.as_deref().unwrap_or_default()),
+                    "plain text: {problem:?}"
                 );
             }
         }

@@ -77,7 +77,7 @@ pub(crate) fn version(data: &[u8]) {
             let asked = text.split(',').map(str::trim);
             let first = asked
                 .clone()
-                .find(|it| ["0.1", "0.2", "0.8"].contains(it))
+                .find(|version| ["0.1", "0.2", "0.8"].contains(version))
                 .unwrap();
             assert_eq!(
                 chosen.to_str().unwrap(),

@@ -9,22 +9,22 @@ use serde_json::Value;
 use snapgate::gate::AuditOutcome;
 use snapgate::gate::Code;
 
+use super::issuer;
 use super::request::Request;
 use super::request::TOKEN;
-use super::tokens;
-use super::world::BACKEND;
+use super::settings::BACKEND;
+use super::settings::PRIVATE;
 use super::world::Outcome;
-use super::world::PRIVATE;
 use super::world::answer;
 
-/// Answers the request and checks everything that must hold whatever was asked.
+/// Answers the request and checks everything that must hold for every request.
 pub(crate) fn checked(request: &Request) -> Outcome {
     let outcome = answer(request);
     of_an_answer(request, &outcome);
     let again = answer(request);
     assert_eq!(
-        told(&outcome),
-        told(&again),
+        visible_parts(&outcome),
+        visible_parts(&again),
         "the same request, the same decision"
     );
     if request.method == Method::HEAD {
@@ -45,11 +45,11 @@ pub(crate) fn of_an_answer(request: &Request, outcome: &Outcome) {
     framing_is_exact(request, outcome);
     nothing_without_a_permit(request, outcome);
     bodies_are_read_once_and_bounded(request, outcome);
-    nothing_private_is_told(request, outcome);
+    nothing_private_is_disclosed(request, outcome);
 }
 
 /// Everything a client sees of an answer.
-fn told(outcome: &Outcome) -> (StatusCode, http::HeaderMap, Vec<u8>) {
+fn visible_parts(outcome: &Outcome) -> (StatusCode, http::HeaderMap, Vec<u8>) {
     let response = &outcome.exchange.response;
     let headers = response.headers().clone();
     (response.status(), headers, response.body().to_vec())
@@ -62,7 +62,7 @@ pub(crate) enum Caller {
     /// A token of `ann` that may read one VM.
     Token,
     Reader,
-    /// Whoever a token of the issuer names.
+    /// The principal that a token of the issuer names.
     Issued(String),
 }
 
@@ -76,7 +76,7 @@ impl Caller {
     }
 }
 
-/// Who calls, as far as the header tells; read without the gateway's own code.
+/// The caller according to the header; read without the gateway's own code.
 pub(crate) fn caller(request: &Request) -> Option<Caller> {
     let mut values = request.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -88,7 +88,7 @@ pub(crate) fn caller(request: &Request) -> Option<Caller> {
         if text == TOKEN {
             return Some(Caller::Token);
         }
-        return tokens::holder(text).map(Caller::Issued);
+        return issuer::holder(text).map(Caller::Issued);
     }
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
@@ -97,8 +97,11 @@ pub(crate) fn caller(request: &Request) -> Option<Caller> {
         b"ann:secret" => Some(Caller::Ann),
         b"reader:secret" => Some(Caller::Reader),
         pair => {
-            let named = ["ann", "token"].map(|it| format!("{it}:{TOKEN}").into_bytes());
-            named.iter().any(|it| it == pair).then_some(Caller::Token)
+            let named = ["ann", "token"].map(|name| format!("{name}:{TOKEN}").into_bytes());
+            named
+                .iter()
+                .any(|named| named == pair)
+                .then_some(Caller::Token)
         }
     }
 }
@@ -111,7 +114,7 @@ fn code_is_known(outcome: &Outcome) {
         assert!(good, "an answer that is no refusal: {status}");
         return;
     };
-    let code = Code::ALL.iter().find(|it| it.as_str() == word);
+    let code = Code::ALL.iter().find(|code| code.as_str() == word);
     let code = code.unwrap_or_else(|| panic!("a code that is not documented: {word}"));
     assert_eq!(status, code.status(), "{word}: its own status");
     assert!(
@@ -143,7 +146,7 @@ fn framing_is_exact(request: &Request, outcome: &Outcome) {
     );
     if outcome.exchange.pieces.is_some() {
         assert_eq!(status, 200, "only an answer comes in pieces");
-        assert!(lengths.next().is_none(), "nobody knows how long it is");
+        assert!(lengths.next().is_none(), "its length is unknown");
         assert!(response.body().is_empty(), "the body is in the pieces");
         let media = &headers[header::CONTENT_TYPE];
         assert_eq!(media, "text/event-stream", "only events come in pieces");
@@ -197,7 +200,7 @@ fn nothing_without_a_permit(request: &Request, outcome: &Outcome) {
     );
     if effects == 1 {
         assert!(changes, "only changes have effects");
-        assert_eq!(exchange.response.status(), 202, "an effect is told");
+        assert_eq!(exchange.response.status(), 202, "an effect is announced");
         assert_eq!(caller, Some(Caller::Ann), "only ann may change anything");
         assert!(exchange.operation.is_some(), "and named");
         let audit = exchange.audit.as_ref().unwrap();
@@ -238,7 +241,7 @@ fn bodies_are_read_once_and_bounded(request: &Request, outcome: &Outcome) {
     }
 }
 
-fn nothing_private_is_told(request: &Request, outcome: &Outcome) {
+fn nothing_private_is_disclosed(request: &Request, outcome: &Outcome) {
     let response = &outcome.exchange.response;
     let mut text = String::from_utf8_lossy(response.body()).into_owned();
     for (_, value) in response.headers() {
@@ -247,7 +250,7 @@ fn nothing_private_is_told(request: &Request, outcome: &Outcome) {
     let asked = String::from_utf8_lossy(&request.target).into_owned()
         + &String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
     for secret in [PRIVATE, BACKEND, "c2VjcmV0", "argon2", TOKEN] {
-        let told = text.contains(secret) && !asked.contains(secret);
-        assert!(!told, "{secret:?} is told: {text}");
+        let is_disclosed = text.contains(secret) && !asked.contains(secret);
+        assert!(!is_disclosed, "{secret:?} is disclosed: {text}");
     }
 }

@@ -1,4 +1,4 @@
-//! What is fuzzed: one function for each kind of input, with what must hold for any bytes whatever.
+//! What is fuzzed: one function for each kind of input, with what must hold for any bytes.
 //!
 //! Compiled twice: into the fuzz targets of this folder, and into the ordinary tests, which feed every file of
 //! `fuzz/corpus/` through the same functions.
@@ -6,10 +6,14 @@
 mod configuration;
 mod headers;
 mod invariants;
+mod issuer;
+mod listener;
 mod passing;
+pub(crate) mod reference_http1;
 mod request;
+mod requests;
+mod settings;
 mod tokens;
-mod wishes;
 mod world;
 
 /// Panics when the gateway does with the bytes what it must not.
@@ -19,13 +23,14 @@ pub(crate) type Input = fn(&[u8]);
 pub(crate) const INPUTS: &[(&str, Input)] = &[
     ("accept", headers::accept),
     ("basic", headers::basic),
-    ("bodies", wishes::bodies),
+    ("bodies", requests::bodies),
     ("config", configuration::config),
-    ("decision", wishes::decision),
+    ("decision", requests::decision),
     ("jwks", tokens::jwks),
     ("jwt", tokens::jwt),
+    ("listener", listener::listener),
     ("passing", passing::passing),
-    ("status_query", wishes::status_query),
+    ("status_query", requests::status_query),
     ("version", headers::version),
 ];
 

@@ -12,34 +12,7 @@ use super::request::Request;
 use super::world::Fate;
 use super::world::fate;
 
-/// Routes of every kind; the last one takes all that is left.
-pub(crate) const ROUTES: &str = r#"
-[[passthrough]]
-name = "console"
-path = "/console"
-upstreams = ["http://127.0.0.1:1"]
-authentication = "none"
-methods = ["GET", "HEAD"]
-upgrade = true
-
-[[passthrough]]
-name = "api"
-path = "/api/v2"
-upstreams = ["http://127.0.0.1:1"]
-allow = ["user:ann"]
-strip_prefix = true
-host = "upstream"
-
-[[passthrough]]
-name = "other"
-path = "/"
-hosts = ["other.example"]
-upstreams = ["http://127.0.0.1:1"]
-allow = ["user:reader"]
-client_authorization = "keep"
-"#;
-
-/// What a route promises, told apart from the gateway's own reading of the settings.
+/// What a route promises, read apart from the gateway's own reading of the settings.
 struct Promise {
     prefix: &'static str,
     methods: &'static [&'static str],
@@ -95,10 +68,10 @@ fn passed(request: &Request, pass: &PassThrough) {
     assert_ne!(request.method, Method::CONNECT, "never a tunnel");
     let caller = invariants::caller(request);
     if promise.callers == [None] {
-        assert!(pass.principal.is_none(), "nobody had to say who calls");
+        assert!(pass.principal.is_none(), "no caller had to be named");
     } else {
         assert!(promise.callers.contains(&caller), "{caller:?} may not");
-        assert!(pass.principal.is_some(), "who calls is told");
+        assert!(pass.principal.is_some(), "the caller is named");
     }
     let sent = str::from_utf8(&request.target).unwrap();
     let (path, query) = parts(sent);
@@ -182,7 +155,7 @@ fn fields(request: &Request, pass: &PassThrough, promise: &Promise) {
         assert!(clean, "{name}: visible ASCII: {value:?}");
     }
     for name in ["x-forwarded-proto", "forwarded", "via", "x-request-id"] {
-        assert!(names.contains(name), "{name}: told by the gateway");
+        assert!(names.contains(name), "{name}: added by the gateway");
     }
     if pass.upgrade {
         assert_eq!(request.method, Method::GET, "an upgrade is a GET");

@@ -71,7 +71,7 @@ impl Request {
         let mut lines = Lines(data);
         let line = lines.next()?;
         let (method, rest) = split(line, b' ')?;
-        let at = rest.iter().rposition(|it| *it == b' ')?;
+        let at = rest.iter().rposition(|byte| *byte == b' ')?;
         let (target, version) = (rest.get(..at)?, rest.get(at + 1..)?);
         let version = match version {
             b"HTTP/1.0" => Version::HTTP_10,
@@ -79,7 +79,7 @@ impl Request {
             b"HTTP/2" => Version::HTTP_2,
             _ => return None,
         };
-        if target.is_empty() || target.iter().any(|it| *it == b' ' || *it == 0) {
+        if target.is_empty() || target.iter().any(|byte| *byte == b' ' || *byte == 0) {
             return None;
         }
         let mut headers = HeaderMap::new();

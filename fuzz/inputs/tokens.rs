@@ -1,7 +1,4 @@
 //! JSON Web Tokens and the key sets they are verified with.
-//!
-//! What a token proves is judged a second time here, without the gateway's own code: from the RFCs, in one direction. A token
-//! that the gateway takes must be right; one that it refuses may be.
 
 use std::sync::Once;
 
@@ -9,91 +6,24 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Method;
 use http::header;
-use ring::signature::ED25519;
-use ring::signature::Ed25519KeyPair;
-use ring::signature::KeyPair;
-use ring::signature::UnparsedPublicKey;
 use serde_json::Value;
 use snapgate::gate::KeySet;
 
 use super::invariants::checked;
+use super::issuer::holder;
+use super::issuer::key_set;
+use super::issuer::public;
+use super::issuer::signed;
 use super::request::Request;
 use super::world;
-use super::world::NOW;
 
 const BACKUP: &str = "/vms/33333/backups/456";
-/// How far the issuer's clock may be from ours, in seconds: the default.
-const LEEWAY: f64 = 60.0;
-
-/// The issuer's key.
-fn key() -> Ed25519KeyPair {
-    Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap()
-}
-
-/// The `x` of its public half.
-fn public() -> String {
-    URL_SAFE_NO_PAD.encode(key().public_key().as_ref())
-}
-
-/// The issuer's set of keys: one.
-pub(crate) fn key_set() -> String {
-    let key = serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "kid": "k", "x": public() });
-    serde_json::json!({ "keys": [key] }).to_string()
-}
-
-/// A token with these two parts, whatever they are, signed by the issuer.
-fn signed(header: &[u8], claims: &[u8]) -> String {
-    let part = |it: &[u8]| URL_SAFE_NO_PAD.encode(it);
-    let signed = format!("{}.{}", part(header), part(claims));
-    let signature = part(key().sign(signed.as_bytes()).as_ref());
-    format!("{signed}.{signature}")
-}
-
-/// Who is meant by a token that may be taken.
-pub(crate) fn holder(text: &str) -> Option<String> {
-    let parts: Vec<&str> = text.split('.').collect();
-    let [header, claims, signature] = parts.as_slice() else {
-        return None;
-    };
-    let part = |it: &str| URL_SAFE_NO_PAD.decode(it).ok();
-    let object = |it: &str| serde_json::from_slice::<Value>(&part(it)?).ok();
-    let signed = format!("{header}.{claims}");
-    let public = key();
-    UnparsedPublicKey::new(&ED25519, public.public_key().as_ref())
-        .verify(signed.as_bytes(), &part(signature)?)
-        .ok()?;
-    let (header, claims) = (object(header)?, object(claims)?);
-    let is_absent = |it: &Value| it.is_null();
-    let kid = &header["kid"];
-    let is_understood = is_absent(&header["crit"]) && is_absent(&header["b64"]);
-    if header["alg"] != "EdDSA" || !is_understood || !(is_absent(kid) || *kid == "k") {
-        return None;
-    }
-    let audience = &claims["aud"];
-    let is_ours = |it: &Value| *it == "snapgate";
-    let is_for_us = is_ours(audience)
-        || audience
-            .as_array()
-            .is_some_and(|audience| audience.iter().any(is_ours));
-    let now = f64::from(NOW) / 1000.0;
-    let ends = claims["exp"].as_f64()?;
-    let has_begun = |it: &Value| it.is_null() || it.as_f64().is_some_and(|it| it <= now + LEEWAY);
-    // A thousandth: the gateway counts in milliseconds.
-    if claims["iss"] != "https://sso.example.com" || !is_for_us || ends + LEEWAY + 0.001 < now {
-        return None;
-    }
-    if !has_begun(&claims["nbf"]) || !has_begun(&claims["iat"]) {
-        return None;
-    }
-    Some(format!("sso:{}", claims["sub"].as_str()?))
-}
-
 /// With `{` at the beginning the first line as the header and the rest as the claims of a token that the issuer signed;
 /// anything else as the token itself.
 pub(crate) fn jwt(data: &[u8]) {
     right_tokens_are_taken();
     let token = if data.starts_with(b"{") {
-        let at = data.iter().position(|it| *it == b'\n');
+        let at = data.iter().position(|byte| *byte == b'\n');
         let (header, claims) = data.split_at(at.unwrap_or(data.len()));
         signed(header, claims.strip_prefix(b"\n").unwrap_or_default())
     } else {
@@ -115,7 +45,9 @@ pub(crate) fn jwt(data: &[u8]) {
         return;
     }
     let principal = outcome.exchange.principal.as_ref();
-    let name = principal.expect("whoever is not refused is known").as_str();
+    let name = principal
+        .expect("a caller who is not refused is known")
+        .as_str();
     if name == "ann" {
         return;
     }
@@ -188,7 +120,7 @@ pub(crate) fn jwks(data: &[u8]) {
         .as_array()
         .unwrap()
         .iter()
-        .any(|it| it["x"] == public().as_str());
+        .any(|key| key["x"] == public().as_str());
     for header in [r#"{"alg":"EdDSA","kid":"k"}"#, r#"{"alg":"EdDSA"}"#] {
         let outcome = world::answer_by_keys(&good(header), set.clone());
         let is_taken = outcome.exchange.refusal.is_none();

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 use snapgate::config;
 use snapgate::gate;
-use snapgate::gate::Decision;
 use snapgate::gate::Gate;
+use snapgate::gate::GateDecision;
 use snapgate::gate::HandledRequest;
 use snapgate::gate::PassThrough;
 use snapgate::gate::ProcessState;
@@ -20,66 +20,15 @@ use snapgate::operations::*;
 use snapgate::runtime::ManualClock;
 use snapgate::telemetry::Metrics;
 
-use super::passing::ROUTES;
+use super::issuer;
+use super::issuer::NOW;
 use super::request::Request;
 use super::request::Sent;
-use super::tokens;
-
-/// Passwords are `secret`; the hash costs next to nothing, so that inputs are many.
-const SETTINGS: &str = r#"
-[server]
-public_url = "http://example.com"
-
-[operations]
-store = "operations.db"
-
-[authentication]
-tokens = "tokens.json"
-
-[[issuer]]
-name = "sso"
-issuer = "https://sso.example.com"
-audience = ["snapgate"]
-jwks = "sso.json"
-groups = ["readers=readers"]
-
-[[backend]]
-name = "hidden-backend"
-kind = "sim"
-vms = ["3*"]
-
-[[user]]
-name = "ann"
-password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
-
-[[user]]
-name = "reader"
-password_hash = "$argon2id$v=19$m=8,t=1,p=1$WOV57XxSOm3WI7S3TunXvQ$eOteaxagQi0qZvkzf60p8D2116HVd8xUgwo/i/1GOc4"
-
-[[grant]]
-to = ["user:ann"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-
-[[grant]]
-to = ["user:reader", "group:readers"]
-actions = ["read"]
-vms = ["3*"]
-backups = ["*"]
-"#;
-
-/// A token of `ann` that may only read one VM.
-const TOKENS: &str = r#"{"format": 1, "tokens": [{
-    "name": "nightly", "owner": "ann", "created": "2026-11-27T00:00:00Z",
-    "sha256": "135ef9c4e7fb4a467e169317977748197a2df32956deff04aa4160bae6ae89f8",
-    "actions": ["read"], "vms": ["33333"], "backups": ["*"]
-}]}"#;
-
-/// What a VM manager says and no client may read.
-pub(crate) const PRIVATE: &str = "no file /srv/private";
-/// The name of the backend, which no client may read either.
-pub(crate) const BACKEND: &str = "hidden-backend";
+use super::settings::BACKEND;
+use super::settings::ROUTES;
+use super::settings::SETTINGS;
+use super::settings::TOKENS;
+use super::settings::private_text;
 
 /// What became of one request.
 #[derive(Debug)]
@@ -92,9 +41,6 @@ pub(crate) struct Outcome {
     /// The limits with which the body was read.
     pub(crate) reads: Vec<usize>,
 }
-
-/// What time it is, in milliseconds since 1970.
-pub(crate) const NOW: u32 = 5_000;
 
 /// Answers the request from the beginning of the world.
 pub(crate) fn answer(request: &Request) -> Outcome {
@@ -155,16 +101,16 @@ fn decide(request: &Request, config: gate::Config) -> Fate {
         certificate: &[],
     };
     let mut body = Sent::new(request.body.clone());
-    let decision = RUNTIME.with_borrow(|it| it.block_on(gate.handle(head, &mut body)));
+    let decision = RUNTIME.with_borrow(|runtime| runtime.block_on(gate.handle(head, &mut body)));
     let state = memory.0.lock().unwrap();
     let reads = body.reads.into_inner().unwrap();
     match decision {
-        Decision::PassThrough(pass) => {
+        GateDecision::PassThrough(pass) => {
             assert!(reads.is_empty(), "what is passed on is read by others");
             assert!(state.accepted.is_empty(), "and has no effect here");
             Fate::Passed(pass)
         }
-        Decision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
+        GateDecision::Answer(exchange) => Fate::Answered(Box::new(Outcome {
             exchange,
             accepted: state.accepted.clone(),
             cancelled: state.cancelled.clone(),
@@ -183,7 +129,7 @@ fn loaded(settings: &str) -> gate::Config {
     let path = folder.path().join("snapgate.toml");
     std::fs::write(&path, settings).unwrap();
     std::fs::write(folder.path().join("tokens.json"), TOKENS).unwrap();
-    std::fs::write(folder.path().join("sso.json"), tokens::key_set()).unwrap();
+    std::fs::write(folder.path().join("sso.json"), issuer::key_set()).unwrap();
     let loaded = config::load(&path, &|_| None);
     loaded.unwrap_or_else(|error| panic!("{error}")).gate
 }
@@ -223,35 +169,21 @@ fn backup(id: &str, state: BackupState, protected: bool) -> Backup {
 
 fn operation(number: u64, principal: &str, change: Change, phase: Phase) -> Operation {
     let identity = Some(Identity::new("456@1".to_owned()));
+    let intent = Intent {
+        target: target("33333", "456"),
+        identity,
+        change,
+    };
     Operation {
-        seq: OperationSeq::new(number).unwrap(),
-        revision: Revision::FIRST,
-        principal: PrincipalName::new(principal).unwrap(),
-        request: RequestId::new("earlier").unwrap(),
-        backend: BackendName::new(BACKEND).unwrap(),
-        intent: Intent {
-            target: target("33333", "456"),
-            identity,
-            change,
-        },
-        preconditions: Vec::new(),
-        note: None,
-        idempotency: None,
         phase,
-        progress: Progress::NONE,
-        fault: None,
-        baseline: None,
-        calls: 0,
-        task: None,
-        created: Timestamp::from_millis(2_000),
-        started: None,
-        completed: None,
-        uncertain_since: None,
-        ignored: IgnoredMembers::default(),
-        resume_expired: false,
-        cancel_asked: None,
-        acknowledged: None,
-        expires: None,
+        ..Operation::accepted(
+            OperationSeq::new(number).unwrap(),
+            PrincipalName::new(principal).unwrap(),
+            RequestId::new("earlier").unwrap(),
+            BackendName::new(BACKEND).unwrap(),
+            intent,
+            Timestamp::from_millis(2_000),
+        )
     }
 }
 
@@ -316,7 +248,7 @@ impl OperationsApi for Memory {
             description: None,
             run_state: Some(RunState::Started),
         });
-        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, PRIVATE))
+        found.ok_or_else(|| Fault::new(FaultKind::NoSuchVm, private_text()))
     }
 
     async fn backups(
@@ -326,12 +258,12 @@ impl OperationsApi for Memory {
         page: &Page,
         _by: Deadline,
     ) -> Result<BackupPage, Fault> {
-        self.with(|it| {
+        self.with(|state| {
             let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = it.backups.iter();
+            let all = state.backups.iter();
             let mut backups: Vec<_> = all
                 .filter(|(at, _)| at.vm == *vm && is_after(&at.backup))
-                .map(|(_, it)| it.clone())
+                .map(|(_, state)| state.clone())
                 .collect();
             let more = backups.len() > usize::from(page.limit);
             backups.truncate(usize::from(page.limit));
@@ -345,12 +277,12 @@ impl OperationsApi for Memory {
         target: &Target,
         _by: Deadline,
     ) -> Result<Backup, Fault> {
-        let missing = || Fault::new(FaultKind::NoSuchBackup, PRIVATE);
+        let missing = || Fault::new(FaultKind::NoSuchBackup, private_text());
         self.with(|it| it.backups.get(target).cloned().ok_or_else(missing))
     }
 
     fn reserve(&self) -> OperationSeq {
-        let count = self.with(|it| it.operations.len());
+        let count = self.with(|state| state.operations.len());
         OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()
     }
 
@@ -378,7 +310,7 @@ impl OperationsApi for Memory {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        self.with(|it| {
+        self.with(|state| {
             let operation = Arc::new(Operation {
                 seq: submission.seq,
                 request: submission.request.clone(),
@@ -392,15 +324,15 @@ impl OperationsApi for Memory {
                     Phase::Accepted,
                 )
             });
-            it.accepted.push((permit, submission));
-            it.operations.push(Arc::clone(&operation));
+            state.accepted.push((permit, submission));
+            state.operations.push(Arc::clone(&operation));
             Ok(Accepted::New(operation))
         })
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        self.with(|it| {
-            Ok(it
+        self.with(|state| {
+            Ok(state
                 .operations
                 .iter()
                 .find(|operation| operation.seq == seq)
@@ -413,25 +345,28 @@ impl OperationsApi for Memory {
             (1..=limits::PAGE_MAX).contains(&query.limit),
             "a page within its limit"
         );
-        self.with(|it| {
+        self.with(|state| {
             let wanted = &query.selector;
-            let fits = |it: &&Arc<Operation>| {
+            let fits = |operation: &&Arc<Operation>| {
                 query
                     .principal
                     .as_ref()
-                    .is_none_or(|name| *name == it.principal)
-                    && wanted.verb.is_none_or(|verb| verb == it.verb())
-                    && wanted.vm.as_ref().is_none_or(|vm| *vm == it.target().vm)
+                    .is_none_or(|name| *name == operation.principal)
+                    && wanted.verb.is_none_or(|verb| verb == operation.verb())
+                    && wanted
+                        .vm
+                        .as_ref()
+                        .is_none_or(|vm| *vm == operation.target().vm)
                     && wanted
                         .backup
                         .as_ref()
-                        .is_none_or(|id| *id == it.target().backup)
-                    && query.before.is_none_or(|before| it.seq < before)
+                        .is_none_or(|id| *id == operation.target().backup)
+                    && query.before.is_none_or(|before| operation.seq < before)
                     && query
                         .unfinished
-                        .is_none_or(|open| open != it.phase.is_final())
+                        .is_none_or(|open| open != operation.phase.is_final())
             };
-            let newest = it.operations.iter().rev().filter(fits);
+            let newest = state.operations.iter().rev().filter(fits);
             Ok(newest.take(usize::from(query.limit)).cloned().collect())
         })
     }
@@ -450,8 +385,8 @@ impl OperationsApi for Memory {
         seq: OperationSeq,
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
-        self.with(|it| {
-            let found = it
+        self.with(|state| {
+            let found = state
                 .operations
                 .iter()
                 .find(|operation| operation.seq == seq)
@@ -463,7 +398,7 @@ impl OperationsApi for Memory {
             if found.phase.is_final() {
                 return Err(CancelError::NotCancellable);
             }
-            it.cancelled.push(seq);
+            state.cancelled.push(seq);
             Ok(found)
         })
     }

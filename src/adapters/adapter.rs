@@ -1,8 +1,16 @@
-//! The port: what every adapter is to the rest of the gateway.
+//! The contract between the gateway and one kind of VM manager.
 //!
-//! An adapter neither retries nor times out by itself and knows no other adapter: the layers around it
-//! do the first, and nothing needs the second. Dropping a future returned by any of its methods must
-//! leave nothing half-known: work that goes on is found again by [`Adapter::find`].
+//! An adapter neither retries nor limits time by itself and knows no other adapter: the layers around it do the first two, and
+//! nothing needs the third. The gateway may be killed between any two calls, and may drop any future that it got from an adapter.
+//! Neither may leave an effect without a trace: [`Adapter::find_outcome`] has to learn about it.
+//!
+//! One change goes through these calls:
+//!
+//! 1. [`Adapter::mint_backup_id`] when a create is accepted: the caller learns the id before the backup exists.
+//! 2. [`Adapter::baseline`]: what has to be known later to recognise the outcome. It is stored before the next step.
+//! 3. [`Adapter::begin`]: the only call that has an effect, with [`Adapter::cancel`]. It is made once.
+//! 4. [`Adapter::poll`] until the task has ended, woken by [`Adapter::changed`].
+//! 5. [`Adapter::find_outcome`] instead, when the answer of `begin` was lost, the task is gone, or the gateway was restarted.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,6 +37,7 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// How the outcome of a call can be learned when its answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +46,25 @@ pub enum Recovery {
     ReplaySafe,
     /// The VM manager keeps a log in which the call is found, or found missing, after the settle time.
     Listable,
-    /// Nothing is kept; the state of the backup or VM may tell, or else nobody can.
+    /// Nothing is kept: the outcome follows from the state of the backup or VM, or remains unknown.
     NoTrace,
 }
 
 impl Recovery {
+    /// The words used in the configuration.
+    pub const WORDS: &'static [&'static str] = &["replay-safe", "listable", "no-trace"];
+
+    /// The one of this word of the configuration; `None` when there is none.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "replay-safe" => Some(Self::ReplaySafe),
+            "listable" => Some(Self::Listable),
+            "no-trace" => Some(Self::NoTrace),
+            _ => None,
+        }
+    }
+
     /// The word used in the documentation.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -56,13 +79,13 @@ impl Recovery {
 /// What an adapter can do with one verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerbCapability {
-    /// How a lost answer is made good.
+    /// How the outcome is learned when the answer was lost.
     pub recovery: Recovery,
     /// After a call whose answer was lost: how long the VM manager may still be about to begin it.
     pub settle: Duration,
     /// Whether a running one can be stopped.
     pub cancel: bool,
-    /// Whether the VM manager says how far it is.
+    /// Whether the VM manager reports progress.
     pub progress: bool,
 }
 
@@ -179,7 +202,7 @@ impl AdapterError {
         }
     }
 
-    /// A failure after which it is not known whether there was an effect.
+    /// A failure that may have had an effect.
     #[must_use]
     pub fn uncertain(kind: FaultKind, text: impl Into<PublicText>) -> Self {
         Self {
@@ -189,7 +212,7 @@ impl AdapterError {
         }
     }
 
-    /// The same with what the VM manager or the system said, for the log.
+    /// The same with the native message of the VM manager or the system, for the log.
     #[must_use]
     pub fn because(mut self, private: impl fmt::Display) -> Self {
         self.private = private.to_string();
@@ -210,8 +233,8 @@ impl AdapterError {
         self
     }
 
-    /// Whether it is an answer to what was asked, and no failure of the VM manager or of its storage: there is no such VM, the
-    /// backup is protected, and the like. Callers see it; operators need not act.
+    /// Whether it answers the request (no such VM, the backup is protected, and the like), as opposed to a failure of the VM manager or
+    /// its storage. Operators need not act on it.
     #[must_use]
     pub const fn is_answer(&self) -> bool {
         match self.fault.kind {
@@ -237,7 +260,7 @@ impl AdapterError {
         }
     }
 
-    /// What the VM manager or the system said. For logs alone: never for a reply, a Status or a metric.
+    /// The native message of the VM manager or the system. For logs only: never for a reply, a Status or a metric.
     #[must_use]
     pub fn private(&self) -> &str {
         &self.private
@@ -256,34 +279,34 @@ impl fmt::Debug for AdapterError {
     }
 }
 
-/// How a backend is.
+/// The state of a backend that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The product and version behind it, for operators, for instance `QEMU 7.2.17`.
     pub product: String,
 }
 
-/// What became of a request to begin.
+/// How a change was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BeginOutcome {
     /// It is done.
     Done,
-    /// The VM manager works on it.
+    /// The VM manager is working on it.
     Task(TaskRef),
 }
 
-/// How a task is.
+/// The state of a task.
 #[derive(Debug)]
 pub enum TaskState {
-    /// Not finished; the progress is what the VM manager says, `None` while it says nothing.
+    /// Not finished; the progress is what the VM manager reports, never a guess. `None` while it reports nothing.
     Running(Option<Progress>),
     /// It was done.
     Done,
     /// It failed.
     Failed(Fault),
-    /// It was stopped on request.
+    /// It was cancelled on request.
     Cancelled,
-    /// The VM manager no longer knows it: its end must be learned by [`Adapter::find`].
+    /// The VM manager no longer knows it: the outcome is learned by [`Adapter::find_outcome`].
     Gone,
 }
 
@@ -294,7 +317,7 @@ pub enum FindOutcome {
     /// replay-safe it is begun again, a bounded number of times; elsewhere the operation ends as not executed.
     NotBegun,
     /// It began, was broken off half-way, and nothing more will come of it. Where the verb is replay-safe calling again
-    /// carries it to its end; elsewhere, or when it was called too often, it failed, and this is what to tell then.
+    /// carries it to its end; elsewhere, or when it was called too often, it failed with this fault.
     HalfDone(Fault),
     /// It provably never began, or was undone without a trace, and the VM's disks are no longer those that
     /// [`Adapter::baseline`] saw. Calling again would overwrite what was done to the VM since, so the operation ends as not
@@ -306,19 +329,110 @@ pub enum FindOutcome {
     Done,
     /// It failed.
     Failed(Fault),
-    /// It cannot be told yet; asking again later may help.
+    /// Not known yet: ask again later.
     NotYet,
-    /// Nothing will ever tell.
+    /// The outcome will never be known. The Status then says UNKNOWN, which is better than a wrong answer.
     Unknowable,
 }
 
 /// One kind of VM manager, configured for one backend.
+///
+/// The methods with defaults are those that small adapters need not think about. Wrappers state every one of them: see
+/// [`crate::adapters::layers`].
+///
+/// # Example
+///
+/// An adapter with read access only: what its capability leaves out is refused before it is called.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use snapgate::adapters::adapter::*;
+/// use snapgate::model::*;
+/// use snapgate::public_text;
+///
+/// #[derive(Debug)]
+/// struct ReadOnly(Capability);
+///
+/// fn no_such_vm() -> AdapterError {
+///     let text = public_text!("The VM does not exist. Check its id.");
+///     AdapterError::refused(FaultKind::NoSuchVm, text)
+/// }
+///
+/// fn no_changes() -> AdapterError {
+///     let text = public_text!("This backend is read-only, so nothing was changed. Use another backend.");
+///     AdapterError::refused(FaultKind::Unsupported, text)
+/// }
+///
+/// #[async_trait]
+/// impl Adapter for ReadOnly {
+///     fn capability(&self) -> &Capability {
+///         &self.0
+///     }
+///
+///     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
+///         Ok(Health { product: "example".to_owned() })
+///     }
+///
+///     async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+///         if vm.as_str() != "vm1" {
+///             return Err(no_such_vm());
+///         }
+///         Ok(Vm { id: vm.clone(), name: "web".to_owned(), description: None, run_state: None })
+///     }
+///
+///     async fn list_backups(&self, vm: &VmId, _page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+///         self.read_vm(vm, by).await?;
+///         Ok(BackupPage::default())
+///     }
+///
+///     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+///         self.read_vm(&target.vm, by).await?;
+///         let text = public_text!("The backup does not exist. List the VM's backups.");
+///         Err(AdapterError::refused(FaultKind::NoSuchBackup, text))
+///     }
+///
+///     async fn begin(&self, _: &Intent, _: RequestKey, _: Option<&Evidence>, _: Deadline) -> Result<BeginOutcome, AdapterError> {
+///         Err(no_changes())
+///     }
+///
+///     async fn poll(&self, _task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
+///         Ok(TaskState::Gone)
+///     }
+///
+///     async fn find_outcome(&self, _: &Intent, _: RequestKey, _: Option<&Evidence>, _: Deadline) -> Result<FindOutcome, AdapterError> {
+///         // Nothing is ever begun here, and that is a proof.
+///         Ok(FindOutcome::NotBegun)
+///     }
+///
+///     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
+///         Err(no_changes())
+///     }
+/// }
+///
+/// let adapter = ReadOnly(Capability {
+///     kind: "example",
+///     create: None,
+///     update: None,
+///     delete: None,
+///     restore: None,
+///     kinds: &[],
+///     restore_options: &[],
+///     online: false,
+///     memory: false,
+///     consistent: false,
+/// });
+/// assert!(adapter.capability().verb(Verb::Restore).is_none(), "refused before it is called");
+/// assert_eq!(adapter.metadata_owner(), MetadataOwner::Native, "a default");
+/// ```
 #[async_trait]
 pub trait Adapter: fmt::Debug + Send + Sync {
-    /// What it can do.
+    /// What it can do. Constant: it is read at the start, for the documentation, and before every change.
     fn capability(&self) -> &Capability;
 
-    /// Who keeps the name, description, tags and protection of backups.
+    /// Who keeps the name, description, tags and protection of backups. By default the VM manager.
+    ///
+    /// It must keep them through a restore as well; where it does not, answer [`MetadataOwner::Gateway`], and the adapter gets no
+    /// updates at all.
     fn metadata_owner(&self) -> MetadataOwner {
         MetadataOwner::Native
     }
@@ -333,55 +447,65 @@ pub trait Adapter: fmt::Debug + Send + Sync {
 
     /// The id that a new backup will have, fixed when the create is accepted.
     ///
-    /// Pure: the same name and key give the same id. By default the number of the operation.
+    /// Pure: the same name and key give the same id, so that a create that is begun again after a crash makes the same backup. By
+    /// default the number of the operation, which no other create has.
     ///
     /// # Errors
     /// When the id cannot be made from that name.
     fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         let _ = new;
         BackupId::new(&key.0.to_string()).map_err(|error| {
-            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+            let text = public_text!("The name is not usable for a backup. Choose another name.");
+            AdapterError::refused(FaultKind::Invalid, text).because(error)
         })
     }
 
-    /// Whether the VM manager answers.
+    /// Whether the VM manager answers, and its product and version. No effect.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer.
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError>;
 
-    /// One VM.
+    /// One VM. No effect.
     ///
     /// # Errors
-    /// [`FaultKind::NoSuchVm`], or whatever keeps it from answering.
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
+    /// [`FaultKind::NoSuchVm`] only when the VM manager says so: a VM manager that does not answer is
+    /// [`FaultKind::Unavailable`], or callers would take a network failure for a deleted VM.
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
 
-    /// The backups of a VM in order of their ids. Never one that is half made.
+    /// One page of the backups of a VM in the order of their ids. No effect. Never a backup that is incomplete because it is still
+    /// being made.
     ///
     /// # Errors
-    /// [`FaultKind::NoSuchVm`], or whatever keeps it from answering.
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError>;
+    /// As for [`Adapter::read_vm`].
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError>;
 
-    /// One backup. Never one that is half made.
+    /// One backup. No effect. Never a backup that is incomplete because it is still being made.
     ///
     /// # Errors
-    /// [`FaultKind::NoSuchVm`], [`FaultKind::NoSuchBackup`], or whatever keeps it from answering.
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
+    /// As for [`Adapter::read_vm`], and [`FaultKind::NoSuchBackup`] only when the VM manager says so.
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
 
-    /// Whether [`Adapter::baseline`] has anything to look at before this intent. Pure.
+    /// Whether [`Adapter::baseline`] has to be called before this change. Pure.
     ///
-    /// Where it says no, an update may be accepted and begun in one durable write.
+    /// Where it has not, a replay-safe update is accepted and started in one durable write instead of two.
     fn needs_baseline(&self, intent: &Intent) -> bool {
         let _ = intent;
         true
     }
 
-    /// What must be remembered before [`Adapter::begin`], so that [`Adapter::find`] can tell later.
+    /// What [`Adapter::find_outcome`] will need, as seen before [`Adapter::begin`]: the length of a log, the state of the disks.
     ///
-    /// Changes neither the VM nor its backups; a mark by which the VM manager is recognised later may be left.
+    /// It is stored durably before `begin` is called, so it is known after a crash at any point. Changes neither the VM nor its
+    /// backups; a mark by which the VM manager recognises something later may be left.
     ///
     /// # Errors
-    /// Whatever keeps it from looking; the operation then is provably not begun.
+    /// Any failure to look; the operation is then provably not started.
     async fn baseline(
         &self,
         intent: &Intent,
@@ -392,12 +516,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Does it, or has it begun. Checks again that the backup is the one of `intent.identity`, whole, and of that VM.
+    /// Starts the change, or carries it out at once.
     ///
-    /// Long work must become a task: return within seconds.
+    /// Checks again that the backup is the one of `intent.identity`, complete, and of that VM: it may have been replaced by another one
+    /// with the same id since the change was accepted. Returns within seconds: long work becomes a task. Dropping the future must
+    /// not matter: the gateway calls [`Adapter::find_outcome`] then. Where the verb is [`Recovery::ReplaySafe`], the same key again has
+    /// no second effect.
     ///
     /// # Errors
-    /// [`AdapterError::effect`] tells whether it may have begun.
+    /// [`AdapterError::effect`] decides between FAILED and a search for evidence. [`Effect::None`] needs a proof, such as a refused
+    /// connection or a clear refusal; in doubt it is [`Effect::Possible`].
     async fn begin(
         &self,
         intent: &Intent,
@@ -406,25 +534,27 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError>;
 
-    /// How the task is. No effect.
+    /// The state of the task. No effect.
     ///
     /// # Errors
-    /// Whatever keeps it from answering; says nothing about the task.
+    /// Any failure to learn it; says nothing about the task.
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError>;
 
-    /// Returns when asking [`Adapter::poll`] again is worth while, or never; a hint only.
-    ///
-    /// Adapters that are told of changes override this, so that the end of a task is seen at once.
+    /// Returns when the task may have changed, so that [`Adapter::poll`] is worth calling now. A hint: the gateway polls at intervals
+    /// as well, and by default this never returns.
     async fn changed(&self, task: &TaskRef) {
         let _ = task;
         std::future::pending::<()>().await;
     }
 
-    /// What became of a request whose answer was lost, or whose task is gone. Changes neither the VM nor its backups.
+    /// The outcome of a change whose answer was lost, or whose task is gone. Changes neither the VM nor its backups.
+    ///
+    /// Every answer is a proof, not a probability: [`FindOutcome::NotBegun`] lets the gateway start the change again, and
+    /// [`FindOutcome::Done`] reports success to the caller. In doubt it is [`FindOutcome::NotYet`] or [`FindOutcome::Unknowable`].
     ///
     /// # Errors
-    /// Whatever keeps it from looking; says nothing about the request.
-    async fn find(
+    /// Any failure to look; says nothing about the change.
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -432,7 +562,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError>;
 
-    /// Asks the task to stop; [`Adapter::poll`] tells whether it did.
+    /// Requests that the task stop. Whether it did is the answer of [`Adapter::poll`]: it may have ended before.
     ///
     /// # Errors
     /// [`FaultKind::Unsupported`] where [`VerbCapability::cancel`] is false.

@@ -15,7 +15,7 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
 
-/// What people said about one backup.
+/// The metadata that callers gave one backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Annotation {
     /// Its name; the VM manager's own when absent.
@@ -30,12 +30,12 @@ pub struct Annotation {
 
 /// An annotation and the backup that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Annotated {
+pub struct AnnotationRecord {
     /// The backup, by its ids.
     pub target: Target,
-    /// The very backup; `None` while it is being made and nobody has seen it yet.
+    /// The very backup; `None` while it is being made and was not seen yet.
     pub identity: Option<Identity>,
-    /// What was said about it.
+    /// The metadata.
     pub annotation: Annotation,
     /// When it was written.
     pub written: Timestamp,
@@ -65,7 +65,7 @@ pub trait Annotations: Debug + Send + Sync {
         &self,
         backend: &BackendName,
         vm: &VmId,
-    ) -> Result<Vec<Annotated>, AnnotationsError>;
+    ) -> Result<Vec<AnnotationRecord>, AnnotationsError>;
 
     /// The annotation of one backup id.
     ///
@@ -75,13 +75,17 @@ pub trait Annotations: Debug + Send + Sync {
         &self,
         backend: &BackendName,
         target: &Target,
-    ) -> Result<Option<Annotated>, AnnotationsError>;
+    ) -> Result<Option<AnnotationRecord>, AnnotationsError>;
 
     /// Writes or replaces.
     ///
     /// # Errors
     /// [`AnnotationsError::Indeterminate`] when it may have been written.
-    async fn put(&self, backend: &BackendName, it: &Annotated) -> Result<(), AnnotationsError>;
+    async fn put(
+        &self,
+        backend: &BackendName,
+        it: &AnnotationRecord,
+    ) -> Result<(), AnnotationsError>;
 
     /// Removes; it is no error when there is none.
     ///

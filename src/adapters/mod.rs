@@ -1,16 +1,19 @@
-//! Our code for each kind of VM manager, behind one port.
+//! The adapters: one folder for each kind of VM manager, behind one trait.
 //!
-//! One folder per kind; no adapter knows another. `layers/` wraps any adapter; `transport/` is what those share that
-//! speak HTTP.
+//! No adapter imports another. `kind.rs` is the contract between a kind and the configuration, `registry.rs` lists the kinds,
+//! `layers/` wraps any adapter, and `transport/` is shared by those that speak HTTP.
 
 pub mod adapter;
 pub mod annotations;
 pub mod cloudapi;
+pub mod description_trailer;
 pub mod files;
 pub mod incus;
+pub(crate) mod kind;
 pub mod layers;
 pub mod libvirt;
 pub mod proxmox;
 pub mod qemu;
+pub mod registry;
 pub mod sim;
 pub mod transport;

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use crate::gate;
 use crate::gate::Body;
 use crate::gate::Code;
-use crate::gate::Decision;
 use crate::gate::Gate;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::ProcessState;
@@ -82,28 +82,34 @@ impl GatewayHandler {
 
     /// Nobody waits for a Status any more: whoever does is answered now.
     pub(crate) fn release(&self) {
-        self.shared.release();
+        self.shared.release_waiters();
     }
 }
 
 #[async_trait]
 impl Handler for GatewayHandler {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
         let gate = self.gate.load_full();
         let exchange = match gate.handle(head, body).await {
-            Decision::Answer(exchange) => exchange,
-            Decision::PassThrough(pass) => return Decision::PassThrough(pass),
+            GateDecision::Answer(exchange) => exchange,
+            GateDecision::PassThrough(pass) => return GateDecision::PassThrough(pass),
         };
         // Written before the answer leaves: a client that knows of a change finds it in the trail.
         if let Some(entry) = exchange.audit.as_ref().filter(|entry| !entry.written) {
-            telemetry::audit(&entry.record(self.clock.now()));
+            telemetry::record_audit(&entry.record(self.clock.now()));
         }
-        Decision::Answer(exchange)
+        GateDecision::Answer(exchange)
+    }
+
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
+        let code = Code::MalformedRequest;
+        self.metrics.requests.record_refusal(code.as_str());
+        gate::refuse_unreadable(self.shared.request_id(), peer)
     }
 
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        self.metrics.refusal(code.as_str());
-        gate::failed(pass, code)
+        self.metrics.requests.record_refusal(code.as_str());
+        gate::pass_through_failure(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {
@@ -114,19 +120,24 @@ impl Handler for GatewayHandler {
         let status = access.status.unwrap_or(499);
         let route = pass.route.name.as_str();
         self.metrics
-            .request("passthrough", pass.method, status, access.took);
-        self.metrics
-            .passed(route, way.upstream.unwrap_or("none"), status, way.waited);
+            .requests
+            .record_request("passthrough", pass.method, status, access.took);
+        self.metrics.passthrough.record_passed_request(
+            route,
+            way.upstream.unwrap_or("none"),
+            status,
+            way.waited,
+        );
         if way.retried {
-            self.metrics.pass_retried(route);
+            self.metrics.passthrough.record_pass_retry(route);
         }
-        if !telemetry::access_is_logged() {
+        if !telemetry::is_access_logged() {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
         let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::access(&AccessRecord {
+        telemetry::log_access(&AccessRecord {
             request: pass.request.as_str(),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),
@@ -148,8 +159,10 @@ impl Handler for GatewayHandler {
         let (route, method) = exchange.map_or(("none", "OTHER"), |it| (it.route, it.method));
         // A client that went away before the answer: the status that nginx made customary.
         let status = access.status.unwrap_or(499);
-        self.metrics.request(route, method, status, access.took);
-        if !telemetry::access_is_logged() {
+        self.metrics
+            .requests
+            .record_request(route, method, status, access.took);
+        if !telemetry::is_access_logged() {
             return;
         }
         let peer = access.peer.map(|it: IpAddr| it.to_string());
@@ -158,7 +171,7 @@ impl Handler for GatewayHandler {
             .or(access.peer);
         let client = client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
-        telemetry::access(&AccessRecord {
+        telemetry::log_access(&AccessRecord {
             request: exchange.map_or("", |it| it.request.as_str()),
             peer: peer.as_deref().unwrap_or_default(),
             client: client.as_deref().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Looks at every backend soon after the start and then now and again, so that one that is not used is known to be down.
+//! Health checks: every backend soon after the start and then periodically, so that an unused one is known to be down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,34 +7,38 @@ use tokio::task::JoinHandle;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
-use crate::app::backends::Around;
+use crate::app::backends::AdapterDeps;
 use crate::config::Backend;
 use crate::model::BackendName;
 use crate::operations::BackendHandle;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
-/// Longest time from the start to the first look.
+/// Longest time from the start to the first health check.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// The tasks that look, one for each backend. They end when this is dropped.
+/// The health check tasks, one for each backend. They end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct HealthLooks(Vec<JoinHandle<()>>);
+pub(crate) struct HealthChecks(Vec<JoinHandle<()>>);
 
-impl HealthLooks {
-    /// Begins to look at every backend through its layers.
-    pub(crate) fn start(backends: &[Backend], handles: &[BackendHandle], around: &Around) -> Self {
+impl HealthChecks {
+    /// Starts the health checks of every backend, through its layers.
+    pub(crate) fn start(
+        backends: &[Backend],
+        handles: &[BackendHandle],
+        deps: &AdapterDeps,
+    ) -> Self {
         let look = |(backend, handle): (&Backend, &BackendHandle)| {
-            let look = Look {
+            let look = BackendCheck {
                 name: handle.name.clone(),
                 adapter: Arc::clone(&handle.adapter),
                 timeout: backend.layers.timeout,
                 interval: backend.layers.health_interval,
-                clock: Arc::clone(&around.clock),
-                metrics: Arc::clone(&around.metrics),
+                clock: Arc::clone(&deps.clock),
+                metrics: Arc::clone(&deps.metrics),
                 last: None,
             };
-            around.tasks.spawn(look.repeated())
+            deps.tasks.spawn(look.repeated())
         };
         Self(backends.iter().zip(handles).map(look).collect())
     }
@@ -49,7 +53,7 @@ impl HealthLooks {
     }
 }
 
-impl Drop for HealthLooks {
+impl Drop for HealthChecks {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
@@ -62,9 +66,9 @@ enum Condition {
     Unavailable,
 }
 
-/// The looks at one backend.
+/// The health checks of one backend.
 #[derive(Debug)]
-struct Look {
+struct BackendCheck {
     name: BackendName,
     adapter: Arc<dyn Adapter>,
     timeout: Duration,
@@ -74,7 +78,7 @@ struct Look {
     last: Option<Condition>,
 }
 
-impl Look {
+impl BackendCheck {
     async fn repeated(mut self) {
         // A start is busy enough, and the first requests of clients say as much as a look.
         tokio::time::sleep(self.interval.min(FIRST)).await;
@@ -88,7 +92,9 @@ impl Look {
     async fn once(&mut self) {
         let by = self.clock.deadline(self.timeout);
         let found = self.adapter.health(by).await;
-        self.metrics.backend_up(self.name.as_str(), found.is_ok());
+        self.metrics
+            .backends
+            .set_backend_up(self.name.as_str(), found.is_ok());
         let now = match &found {
             Ok(_) => Condition::Available,
             Err(_) => Condition::Unavailable,
@@ -97,12 +103,12 @@ impl Look {
         match found {
             // At the start being available is nothing to log.
             Ok(health) if before == Some(Condition::Unavailable) => {
-                tracing::info!(backend = %self.name, product = health.product, "backend is available again");
+                tracing::info!(backend = %self.name, product = health.product, "backend available");
             }
             Err(error) if before != Some(Condition::Unavailable) => self.log(&error),
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(backend = %self.name, reason = %error.fault.text, "backend is still unavailable");
+                tracing::debug!(backend = %self.name, reason = %error.fault.text, "backend still unavailable");
             }
         }
     }
@@ -113,7 +119,7 @@ impl Look {
             kind = error.fault.kind.as_str(),
             reason = %error.fault.text,
             cause = error.private(),
-            "backend is unavailable"
+            "backend unavailable"
         );
     }
 }
@@ -125,15 +131,15 @@ mod tests {
     use crate::adapters::adapter::Retry;
     use crate::adapters::layers::Call;
     use crate::adapters::layers::Chaos;
+    use crate::adapters::layers::InjectedFault;
     use crate::adapters::layers::Script;
-    use crate::adapters::layers::Trouble;
     use crate::adapters::sim;
     use crate::adapters::sim::Sim;
     use crate::model::FaultKind;
     use crate::runtime::SystemClock;
     use crate::runtime::Tasks;
 
-    fn look(script: &Script) -> (Look, Arc<Metrics>) {
+    fn look(script: &Script) -> (BackendCheck, Arc<Metrics>) {
         let clock = SystemClock::shared();
         let sim = Sim::new(
             &sim::Config::default(),
@@ -141,7 +147,7 @@ mod tests {
             Tasks::default(),
         );
         let metrics = Arc::new(Metrics::new().unwrap());
-        let look = Look {
+        let look = BackendCheck {
             name: BackendName::new("lab").unwrap(),
             adapter: Arc::new(Chaos::new(Arc::new(sim), script.clone())),
             timeout: Duration::from_secs(10),
@@ -154,7 +160,7 @@ mod tests {
     }
 
     fn is_up(metrics: &Metrics) -> Option<bool> {
-        let text = String::from_utf8(metrics.text()).unwrap();
+        let text = String::from_utf8(metrics.encode_text()).unwrap();
         let prefix = "snapgate_backend_up{backend=\"lab\"} ";
         let value = text.lines().find_map(|line| line.strip_prefix(prefix))?;
         Some(value == "1")
@@ -172,7 +178,7 @@ mod tests {
             (false, FaultKind::Unavailable),
         ] {
             if fails {
-                let trouble = Trouble::Fail(kind, Effect::None, Retry::Permanent);
+                let trouble = InjectedFault::Fail(kind, Effect::None, Retry::Permanent);
                 script.add(Call::Health, trouble);
             }
             look.once().await;
@@ -185,8 +191,8 @@ mod tests {
         let script = Script::default();
         let (look, metrics) = look(&script);
         let adapter = Arc::downgrade(&look.adapter);
-        let looks = HealthLooks(vec![Tasks::default().spawn(look.repeated())]);
-        let trouble = Trouble::Fail(FaultKind::Unavailable, Effect::None, Retry::Permanent);
+        let looks = HealthChecks(vec![Tasks::default().spawn(look.repeated())]);
+        let trouble = InjectedFault::Fail(FaultKind::Unavailable, Effect::None, Retry::Permanent);
         script.repeat(Call::Health, trouble, 3);
         let seen = async {
             while !(script.is_empty() && is_up(&metrics) == Some(true)) {

@@ -11,18 +11,17 @@ pub use operator::Decision;
 pub use operator::OperatorAccess;
 pub use operator::OperatorAction;
 pub use operator::OperatorName;
-pub use probe::Probed;
+pub use probe::ProbeReport;
 pub use probe::probe;
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::app::handler::GatewayHandler;
-use crate::app::health::HealthLooks;
+use crate::app::health::HealthChecks;
 use crate::app::issuers::Issuers;
 use crate::app::operator::OperatorApi;
 use crate::config;
@@ -71,12 +70,12 @@ pub enum StartError {
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// A backend cannot be used.
-    #[error("backend {name}: {why}")]
+    #[error("cannot create the adapter of backend {name}")]
     Backend {
         /// Which.
         name: BackendName,
-        /// What to do about it.
-        why: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The system has no randomness.
     #[error("the system gives no random numbers")]
@@ -86,9 +85,9 @@ pub enum StartError {
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
-    looks: HealthLooks,
-    front: Arc<GatewayHandler>,
-    bench: Arc<OperatorApi>,
+    health_checks: HealthChecks,
+    handler: Arc<GatewayHandler>,
+    operator_api: Arc<OperatorApi>,
     issuers: Issuers,
     upstreams: Arc<Upstreams>,
     runtime: tokio::runtime::Handle,
@@ -121,16 +120,17 @@ pub async fn start_on(
 ) -> Result<Running, StartError> {
     let clock = SystemClock::shared();
     let tasks = Tasks::default();
-    // What adapters have begun is not waited for: it is found again after the next start.
+    // The tasks of adapters are not awaited at shutdown: after the next start, `find` learns what became of them.
     let its_metrics = Metrics::clone(&metrics);
     let store = OpenStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
-    let around = backends::Around {
+    let deps = backends::AdapterDeps {
         annotations: store.annotations(),
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
         tasks: Tasks::default(),
     };
-    let (backends, looks) = backends::start(&settings.backends, &around)?;
+    let backends = backends::build(&settings.backends, &deps)?;
+    let health_checks = HealthChecks::start(&settings.backends, &backends, &deps);
     let operations = Operations::open_on(
         store,
         settings.operations.clone(),
@@ -140,21 +140,21 @@ pub async fn start_on(
         tasks.clone(),
     )
     .await?;
-    public_url_of(&mut settings, sockets.api.address());
-    let upstreams = upstreams_of(&mut settings, &clock, &metrics);
-    // Nor is who fetches keys: an issuer that is down keeps nothing from starting or stopping.
+    complete_public_url(&mut settings, sockets.api.address());
+    let upstreams = start_upstreams(&mut settings, &clock, &metrics);
+    // Neither are fetches of keys: an issuer that is down must not delay start or stop.
     let issuers = Issuers::new(Arc::clone(&clock), Arc::clone(&metrics), Tasks::default());
     issuers.prepare(&mut settings);
-    let front = front_of(&settings, &operations, &clock, &metrics)?;
-    let readiness: Arc<dyn Readiness> = Arc::<GatewayHandler>::clone(&front);
-    let handler: Arc<dyn Handler> = Arc::<GatewayHandler>::clone(&front);
-    let bench = Arc::new(OperatorApi::new(
+    let handler = handler_of(&settings, &operations, &clock, &metrics)?;
+    let readiness: Arc<dyn Readiness> = Arc::<GatewayHandler>::clone(&handler);
+    let api_handler: Arc<dyn Handler> = Arc::<GatewayHandler>::clone(&handler);
+    let operator_api = Arc::new(OperatorApi::new(
         Arc::clone(&operations),
         Arc::clone(&clock),
         Arc::clone(&metrics),
         settings.operations.operator_file(),
     )?);
-    let operator: Arc<dyn Operator> = Arc::<OperatorApi>::clone(&bench);
+    let operator: Arc<dyn Operator> = Arc::<OperatorApi>::clone(&operator_api);
     let limits = &settings.listener.limits;
     let admin = Server::admin(
         sockets.admin,
@@ -164,15 +164,18 @@ pub async fn start_on(
         &clock,
     )?;
     let tls = settings.listener.tls.as_ref();
-    let its = (handler, Arc::clone(&upstreams));
-    let api = Server::api(sockets.api, its, limits, tls, &metrics, &clock)?;
-    metrics.config_in_force(&settings.hash, false);
-    metrics.certificates(&ends(tls));
-    bench.open(admin.address());
+    let serves = (api_handler, Arc::clone(&upstreams));
+    let api = Server::api(sockets.api, serves, limits, tls, &metrics, &clock)?;
+    metrics.process.set_active_config(&settings.hash, false);
+    metrics
+        .requests
+        .set_certificate_expiry(&certificate_ends(tls));
+    operator_api.open(admin.address());
+    log_start(&settings, api.address(), admin.address());
     Ok(Running {
-        looks,
-        front,
-        bench,
+        health_checks,
+        handler,
+        operator_api,
         issuers,
         upstreams,
         runtime: tokio::runtime::Handle::current(),
@@ -185,8 +188,26 @@ pub async fn start_on(
     })
 }
 
+/// One line with what a support request needs to know first.
+fn log_start(settings: &Settings, api: SocketAddr, admin: SocketAddr) {
+    let backends = settings.backends.iter();
+    let backends: Vec<String> = backends
+        .map(|backend| format!("{} ({})", backend.name, backend.config.kind()))
+        .collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = %settings.hash,
+        %api,
+        tls = settings.listener.tls.is_some(),
+        %admin,
+        backends = backends.join(", "),
+        store = %settings.operations.store.display(),
+        "gateway started"
+    );
+}
+
 /// The gate over the operations, as the listener and the probes of readiness see it.
-fn front_of(
+fn handler_of(
     settings: &Settings,
     operations: &Arc<Operations>,
     clock: &Arc<dyn Clock>,
@@ -203,14 +224,14 @@ fn front_of(
 }
 
 /// When each certificate ends, in seconds since 1970.
-fn ends(tls: Option<&Tls>) -> Vec<u64> {
+fn certificate_ends(tls: Option<&Tls>) -> Vec<u64> {
     let all = tls.into_iter().flat_map(Tls::certificates);
-    all.map(|it| it.validity().1.as_millis().wrapping_div(1000))
+    all.map(|certificate| certificate.validity().1.as_millis().wrapping_div(1000))
         .collect()
 }
 
 /// A port that the system chose is known only now; links must name it unless the operator named another URL.
-fn public_url_of(settings: &mut Settings, bound: SocketAddr) {
+fn complete_public_url(settings: &mut Settings, bound: SocketAddr) {
     let configured = settings.listener.listen;
     let scheme = settings.gate.public_url.scheme();
     let derived = PublicUrl::new(&format!("{scheme}://{configured}"));
@@ -223,12 +244,12 @@ fn public_url_of(settings: &mut Settings, bound: SocketAddr) {
 }
 
 /// The upstreams of what is configured at the start.
-fn upstreams_of(
+fn start_upstreams(
     settings: &mut Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
 ) -> Arc<Upstreams> {
-    // Who looks after them is not waited for.
+    // Their health checks are not awaited at shutdown.
     let upstreams = Upstreams::new(Arc::clone(clock), Arc::clone(metrics), Tasks::default());
     prepare_upstreams(&upstreams, settings);
     upstreams
@@ -236,7 +257,7 @@ fn upstreams_of(
 
 /// Makes the upstreams of pass-through routes, and tells the routes which are theirs.
 fn prepare_upstreams(upstreams: &Upstreams, settings: &mut Settings) {
-    let ids = upstreams.prepare(&settings.upstreams);
+    let ids = upstreams.activate(&settings.upstreams);
     for (route, id) in settings.gate.passthrough.iter_mut().zip(ids) {
         route.pool = id;
     }
@@ -252,7 +273,7 @@ impl Running {
     /// Whether the API is encrypted: `https` or `http`.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.lock();
         if settings.listener.tls.is_some() {
             "https"
         } else {
@@ -266,19 +287,19 @@ impl Running {
         self.admin.address()
     }
 
-    /// Puts a configuration in force as far as that is possible without a restart; with mistakes in it, not at all.
-    /// Returns whether it is in force.
+    /// Applies a configuration as far as possible without a restart; an invalid one changes nothing.
+    /// Returns whether it was applied.
     pub fn reload(&self, loaded: Result<Settings, Problems>) -> bool {
         let mut settings = match loaded {
             Ok(settings) => settings,
             Err(problems) => {
-                self.metrics.config_reload("refused");
-                tracing::error!(%problems, "configuration refused, the old one stays in force");
+                self.metrics.process.record_config_reload("refused");
+                tracing::error!(%problems, "configuration rejected");
                 return false;
             }
         };
-        public_url_of(&mut settings, self.api());
-        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        complete_public_url(&mut settings, self.api());
+        let mut current = self.settings.lock();
         let restart = config::restart_needed(&current, &settings);
         let result = if current.hash == settings.hash {
             "unchanged"
@@ -292,24 +313,28 @@ impl Running {
             self.issuers.prepare(&mut settings);
         }
         if result == "unchanged" {
-            // Somebody asked for it: what is not in a file is read again as well.
+            // A reload without a change was requested explicitly: fetched keys are refreshed as well.
             self.issuers.hurry();
         }
-        self.front.reload(settings.gate.clone());
+        self.handler.reload(settings.gate.clone());
         let certificates = settings.listener.tls.as_ref();
-        let replaced = certificates.map_or(Ok(()), |it| self.api.replace_certificates(it));
+        let replaced = certificates.map_or(Ok(()), |tls| self.api.replace_certificates(tls));
         match replaced {
-            Ok(()) => self.metrics.certificates(&ends(certificates)),
-            Err(error) => tracing::error!(%error, "the certificates stay as they were"),
+            Ok(()) => self
+                .metrics
+                .requests
+                .set_certificate_expiry(&certificate_ends(certificates)),
+            Err(error) => tracing::error!(%error, "certificates not replaced"),
         }
-        telemetry::reopen();
+        telemetry::reopen_audit_trail();
         self.metrics
-            .config_in_force(&settings.hash, !restart.is_empty());
-        self.metrics.config_reload(result);
+            .process
+            .set_active_config(&settings.hash, !restart.is_empty());
+        self.metrics.process.record_config_reload(result);
         if restart.is_empty() {
-            tracing::info!(hash = %settings.hash, result, "configuration in force");
+            tracing::info!(hash = %settings.hash, result, "configuration reloaded");
         } else {
-            tracing::warn!(hash = %settings.hash, keys = %restart.join(", "), "configuration in force but for keys that need a restart");
+            tracing::warn!(hash = %settings.hash, keys = %restart.join(", "), "configuration reloaded, restart required");
         }
         // What needs a restart stays as it was, so that the next comparison is with what really runs.
         *current = Settings {
@@ -323,10 +348,10 @@ impl Running {
         true
     }
 
-    /// The files of the configuration in force, and the hash over their contents.
+    /// The files of the active configuration, and the hash over their contents.
     #[must_use]
     pub fn loaded(&self) -> (Vec<PathBuf>, String) {
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.lock();
         (settings.files.clone(), settings.hash.clone())
     }
 
@@ -339,16 +364,16 @@ impl Running {
     /// stand as they are on disk, and closes the admin port last.
     pub async fn drain(self) -> Drained {
         let (notice, patience) = {
-            let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+            let settings = self.settings.lock();
             (settings.listener.drain_notice, settings.listener.drain)
         };
-        self.front.draining();
-        self.api.leave();
+        self.handler.draining();
+        self.api.ask_clients_to_leave();
         tokio::time::sleep(notice).await;
-        self.front.release();
+        self.handler.release();
         let drained = self.api.drain(patience).await;
-        self.looks.stop().await;
-        self.bench.close();
+        self.health_checks.stop().await;
+        self.operator_api.close();
         self.operations.stop().await;
         drop(tokio::time::timeout(patience, self.tasks.ended()).await);
         self.admin.drain(ADMIN_PATIENCE).await;

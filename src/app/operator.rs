@@ -48,19 +48,19 @@ pub struct OperatorAccess {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct AccessFile {
     address: SocketAddr,
     token: String,
 }
 
 impl OperatorAccess {
-    /// Reads what the gateway at work wrote.
+    /// Reads the file that the running gateway wrote.
     ///
     /// # Errors
     /// When there is no such file, it may not be read, or it is something else.
     pub fn read(file: &Path) -> io::Result<Self> {
         let text = std::fs::read_to_string(file)?;
-        let it: Written = serde_json::from_str(&text)?;
+        let it: AccessFile = serde_json::from_str(&text)?;
         Ok(Self {
             address: it.address,
             token: Secret::new(it.token),
@@ -72,7 +72,7 @@ impl OperatorAccess {
         let mut new = file.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        let written = Written {
+        let written = AccessFile {
             address: self.address,
             token: self.token.reveal().to_owned(),
         };
@@ -133,14 +133,14 @@ impl OperatorApi {
         }
         let token = self.token.clone();
         if let Err(error) = (OperatorAccess { address, token }).write(&self.file) {
-            tracing::warn!(%error, file = %self.file.display(), "operators cannot be told where to ask");
+            tracing::warn!(%error, file = %self.file.display(), "operator access file not written");
         }
     }
 
-    /// Nobody is to be found here any more.
+    /// Removes the operator access file.
     pub(crate) fn close(&self) {
         if let Err(error) = std::fs::remove_file(&self.file) {
-            tracing::debug!(%error, "file for operators not removed");
+            tracing::debug!(%error, "operator access file not removed");
         }
     }
 }
@@ -233,7 +233,7 @@ impl<'a> Decision<'a> {
 
     /// Writes to the audit trail that the operation was decided about.
     pub fn record(&self, clock: &dyn Clock, operation: &Operation) {
-        telemetry::audit(&self.audit_record(clock.now(), operation, "accepted"));
+        telemetry::record_audit(&self.audit_record(clock.now(), operation, "accepted"));
     }
 
     /// Writes to the audit trail that the operation is about to be decided about, where changes need the trail.
@@ -245,7 +245,7 @@ impl<'a> Decision<'a> {
         clock: &dyn Clock,
         operation: &Operation,
     ) -> Result<(), AuditWriteError> {
-        telemetry::audit_before(&self.audit_record(clock.now(), operation, "asked"))
+        telemetry::record_audit_before_change(&self.audit_record(clock.now(), operation, "asked"))
     }
 
     fn audit_record(
@@ -311,7 +311,10 @@ impl Operator for OperatorApi {
         before: Option<OperationSeq>,
         limit: u16,
     ) -> Result<Vec<Value>, OperatorError> {
-        let found = self.operations.look(showing, before, limit.into()).await;
+        let found = self
+            .operations
+            .list_for_operator(showing, before, limit.into())
+            .await;
         let found = found.map_err(|error| told(&error))?;
         Ok(found.iter().map(|it| shown(it)).collect())
     }
@@ -342,14 +345,14 @@ impl Operator for OperatorApi {
     }
 
     fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
-        self.metrics.credentials_refused(reason);
+        self.metrics.callers.record_refused_credentials(reason);
         tracing::info!(
             target: "snapgate::authentication",
             client = client.map(tracing::field::display),
             reason,
-            "credentials refused on the admin port"
+            "admin credentials refused"
         );
-        telemetry::audit(&AuditRecord {
+        telemetry::record_audit(&AuditRecord {
             client: client.map(AuditClient::Address),
             code: Some("Unauthenticated"),
             reason: Some(reason),

@@ -1,4 +1,4 @@
-//! Connects to every backend and tells what it is and can do there, and fetches the keys of issuers: `snapgate check --probe`.
+//! `snapgate check --probe`: connects to every backend and reports its capabilities, and fetches the keys of issuers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,55 +24,57 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Most VMs of one backend that are looked at: those that the configuration names without a `*`.
 const VMS_MAX: usize = 20;
 
-/// What was found out about one backend or issuer.
+/// The report about one backend or issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probed {
+pub struct ProbeReport {
     /// Whether it answered, and every VM that was looked at.
-    pub is_well: bool,
-    /// What to tell the operator, line by line.
+    pub is_healthy: bool,
+    /// The report for the operator, line by line.
     pub lines: Vec<String>,
 }
 
 /// Looks at every backend, and then at every issuer whose keys are fetched, in the order of the configuration. Opens each as
 /// a start would.
-pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<Probed> {
+pub async fn probe(settings: &Settings, metrics: &Arc<Metrics>) -> Vec<ProbeReport> {
     let clock = SystemClock::shared();
     let mut all = Vec::new();
     for backend in &settings.backends {
-        let mut found = Probed {
-            is_well: true,
+        let mut found = ProbeReport {
+            is_healthy: true,
             lines: Vec::new(),
         };
-        match backends::bare(backend, &clock, &Tasks::default()) {
-            Ok(adapter) => look(settings, backend, adapter, &clock, metrics, &mut found).await,
+        match backends::build_adapter(backend, &clock, &Tasks::default()) {
+            Ok(adapter) => {
+                probe_backend(settings, backend, adapter, &clock, metrics, &mut found).await;
+            }
             Err(error) => found.failed(error.to_string()),
         }
         all.push(found);
     }
     for source in &settings.key_sources {
         let found = issuers::look(source, &clock).await;
-        all.push(Probed {
-            is_well: found.is_ok(),
+        all.push(ProbeReport {
+            is_healthy: found.is_ok(),
             lines: vec![found.unwrap_or_else(|why| why)],
         });
     }
     all
 }
 
-impl Probed {
+impl ProbeReport {
     fn failed(&mut self, line: String) {
-        self.is_well = false;
+        self.is_healthy = false;
         self.lines.push(line);
     }
 }
 
-async fn look(
+async fn probe_backend(
     settings: &Settings,
     backend: &Backend,
     adapter: Arc<dyn Adapter>,
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
-    found: &mut Probed,
+    found: &mut ProbeReport,
 ) {
     let name = &backend.name;
     let metadata_owner = adapter.metadata_owner();
@@ -87,37 +89,39 @@ async fn look(
         Ok(health) => found
             .lines
             .push(format!("backend {name}: {}", health.product)),
-        Err(error) => found.failed(format!("backend {name}: {}", said(&error))),
+        Err(error) => found.failed(format!("backend {name}: {}", describe_error(&error))),
     }
     found
         .lines
-        .extend(abilities(adapter.capability(), metadata_owner));
+        .extend(describe_capability(adapter.capability(), metadata_owner));
     let placed = settings.gate.placements.iter();
     let vms = placed
         .filter(|placed| placed.backend == *name && !placed.pattern.prefix().1)
-        .filter_map(|it| VmId::new(it.pattern.as_str()).ok());
+        .filter_map(|placement| VmId::new(placement.pattern.as_str()).ok());
     for vm in vms.take(VMS_MAX) {
-        match adapter.vm(&vm, clock.deadline(PATIENCE)).await {
-            Ok(it) => {
-                let state = it.run_state.map_or("", |state| state.as_str());
-                found.lines.push(format!("  VM {vm}: {} {state}", it.name));
+        match adapter.read_vm(&vm, clock.deadline(PATIENCE)).await {
+            Ok(found_vm) => {
+                let state = found_vm.run_state.map_or("", |state| state.as_str());
+                found
+                    .lines
+                    .push(format!("  VM {vm}: {} {state}", found_vm.name));
             }
-            Err(error) => found.failed(format!("  VM {vm}: {}", said(&error))),
+            Err(error) => found.failed(format!("  VM {vm}: {}", describe_error(&error))),
         }
     }
 }
 
 /// For the operator, who may know what the VM manager itself said.
-fn said(error: &AdapterError) -> String {
+fn describe_error(error: &AdapterError) -> String {
     match error.private() {
         "" => error.fault.text.to_string(),
         private => format!("{} ({private})", error.fault.text),
     }
 }
 
-fn abilities(it: &Capability, metadata_owner: MetadataOwner) -> Vec<String> {
+fn describe_capability(capability: &Capability, metadata_owner: MetadataOwner) -> Vec<String> {
     let can = |verb: Verb| {
-        it.verb(verb).is_some()
+        capability.verb(verb).is_some()
             || (verb == Verb::Update && metadata_owner == MetadataOwner::Gateway)
     };
     let verbs = |wanted: bool| -> String {
@@ -129,16 +133,16 @@ fn abilities(it: &Capability, metadata_owner: MetadataOwner) -> Vec<String> {
             verbs.join(", ")
         }
     };
-    let kinds: Vec<&str> = it.kinds.iter().map(|kind| kind.as_str()).collect();
-    let yes = |it: bool| if it { "yes" } else { "no" };
+    let kinds: Vec<&str> = capability.kinds.iter().map(|kind| kind.as_str()).collect();
+    let yes = |value: bool| if value { "yes" } else { "no" };
     vec![
         format!("  can {}; cannot {}", verbs(true), verbs(false)),
         format!(
             "  types {}; running VMs {}; memory {}; all disks or none {}",
             kinds.join(", "),
-            yes(it.online),
-            yes(it.memory),
-            yes(it.consistent)
+            yes(capability.online),
+            yes(capability.memory),
+            yes(capability.consistent)
         ),
     ]
 }

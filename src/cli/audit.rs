@@ -11,18 +11,18 @@ use crate::telemetry;
 
 /// What to do with an audit trail.
 #[derive(Debug, Subcommand)]
-pub(super) enum Task {
-    /// Find changed, missing or reordered records; the status is 1 when there are any
+pub(super) enum AuditCommand {
+    /// Find changed, missing or reordered records; exit status 1 if there are any
     Verify {
-        /// The files in the order in which they were written, the oldest first
+        /// The files, oldest first
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
 }
 
-/// Does it and prints what was found.
-pub(super) fn run(task: &Task, output: &mut Output<'_>) -> Result<(), CliError> {
-    let Task::Verify { files } = task;
+/// Runs the command and prints the result.
+pub(super) fn run(task: &AuditCommand, output: &mut Output<'_>) -> Result<(), CliError> {
+    let AuditCommand::Verify { files } = task;
     let found = telemetry::verify(files).map_err(|error| CliError::Other(error.to_string()))?;
     let mut text = String::new();
     let mut say = |line: std::fmt::Arguments<'_>| {

@@ -1,4 +1,4 @@
-//! `snapgate check`: every mistake of a configuration, or what it amounts to.
+//! `snapgate check`: validates a configuration and prints a summary.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,8 +7,6 @@ use crate::app;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
-use crate::config::Backend;
-use crate::config::BackendKind;
 use crate::config::Settings;
 use crate::gate::Issuer;
 use crate::listener::Certificate;
@@ -21,29 +19,29 @@ use crate::telemetry::Metrics;
 pub(super) fn run(file: &Path, probe: bool, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(file, &config::environment)?;
     output.print(&summary(&settings))?;
-    for it in config::warnings(&settings, SystemClock.now()) {
-        output.complain(&format!("warning: {it}"))?;
+    for warning in config::warnings(&settings, SystemClock.now()) {
+        output.complain(&format!("warning: {warning}"))?;
     }
     if probe {
-        probed(&settings, output)?;
+        run_probe(&settings, output)?;
     }
     Ok(())
 }
 
-fn probed(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> {
+fn run_probe(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> {
     let metrics = Arc::new(Metrics::new().map_err(|error| CliError::Other(error.to_string()))?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let all = runtime.block_on(app::probe(settings, &metrics));
+    let reports = runtime.block_on(app::probe(settings, &metrics));
     runtime.shutdown_background();
-    let mut sick = 0_usize;
-    for it in &all {
-        sick = sick.saturating_add(usize::from(!it.is_well));
-        output.print(&format!("{}\n", it.lines.join("\n")))?;
+    let mut failed = 0_usize;
+    for report in &reports {
+        failed = failed.saturating_add(usize::from(!report.is_healthy));
+        output.print(&format!("{}\n", report.lines.join("\n")))?;
     }
-    if sick == 0 {
+    if failed == 0 {
         return Ok(());
     }
     let what = if settings.key_sources.is_empty() {
@@ -52,8 +50,8 @@ fn probed(settings: &Settings, output: &mut Output<'_>) -> Result<(), CliError> 
         "backends and issuers"
     };
     Err(CliError::Other(format!(
-        "{sick} of {} {what} did not answer as they should",
-        all.len()
+        "{failed} of {} {what} failed",
+        reports.len()
     )))
 }
 
@@ -75,7 +73,7 @@ fn summary(settings: &Settings) -> String {
         lines.push(format!(
             "backend   {} ({}): {}",
             backend.name,
-            kind(backend),
+            backend.config.kind(),
             vms.join(", ")
         ));
     }
@@ -92,14 +90,17 @@ fn summary(settings: &Settings) -> String {
 
 /// A line for each issuer.
 fn issuers(settings: &Settings) -> Vec<String> {
-    let line = |it: &Issuer| {
-        let name = &it.name;
-        let source = settings.key_sources.iter().find(|its| its.issuer == *name);
+    let line = |issuer: &Issuer| {
+        let name = &issuer.name;
+        let source = settings
+            .key_sources
+            .iter()
+            .find(|source| source.issuer == *name);
         match source {
-            Some(source) => format!("issuer    {name}: keys from {}", source.place()),
+            Some(source) => format!("issuer    {name}: keys from {}", source.display_url()),
             None => format!(
-                "issuer    {name}: keys of a file, {}",
-                it.keys.count(SystemClock.instant())
+                "issuer    {name}: keys from a file, {}",
+                issuer.keys.key_count(SystemClock.instant())
             ),
         }
     };
@@ -109,21 +110,9 @@ fn issuers(settings: &Settings) -> Vec<String> {
 
 /// A line for each certificate.
 fn certificates(tls: &Tls) -> Vec<String> {
-    let line = |it: &Certificate| {
-        let (_, ends) = it.validity();
-        format!("tls       {} until {ends}", it.names().join(", "))
+    let line = |certificate: &Certificate| {
+        let (_, ends) = certificate.validity();
+        format!("tls       {} until {ends}", certificate.names().join(", "))
     };
     tls.certificates().iter().map(line).collect()
-}
-
-const fn kind(backend: &Backend) -> &'static str {
-    match backend.kind {
-        BackendKind::CloudApi(_) => "cloudapi",
-        BackendKind::Files(_) => "files",
-        BackendKind::Libvirt(_) => "libvirt",
-        BackendKind::Incus(_) => "incus",
-        BackendKind::Proxmox(_) => "proxmox",
-        BackendKind::Sim(_) => "sim",
-        BackendKind::Qemu(_) => "qemu",
-    }
 }

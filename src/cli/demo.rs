@@ -47,13 +47,14 @@ pub(super) fn run(options: Options, output: &mut Output<'_>) -> Result<(), CliEr
     }
     let made = make(&folder)?;
     let file = folder.config();
-    let load: serve::Load = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
+    let load: serve::ConfigLoader =
+        Arc::new(move || config::load_at(&file, &config::environment, &fixed));
     let what = if options.reset {
         "reset"
     } else if made {
         "made"
     } else {
-        "opened again"
+        "reopened"
     };
     let advice = format!("demo folder {} {what}\n{}", dir.display(), requests(&dir));
     let settings = load()?;

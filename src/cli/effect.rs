@@ -49,7 +49,7 @@ pub(super) fn wait(file: &Path, settings: &Settings) -> Result<Effect, CliError>
 }
 
 async fn confirmed(file: &Path, settings: &Settings, access: &OperatorAccess) -> Effect {
-    let client = transport::Client::new(transport::Settings {
+    let client = transport::Client::new(transport::ClientSettings {
         endpoint: transport::Endpoint::Http(access.address),
         connect_timeout: CONNECT,
         body_bytes_max: METRICS_BYTES_MAX,
@@ -72,7 +72,7 @@ async fn confirmed(file: &Path, settings: &Settings, access: &OperatorAccess) ->
         let hash = match config::load(file, &config::environment) {
             Ok(now) => now.hash,
             Err(_problems) => {
-                let why = "the configuration has mistakes: run snapgate check";
+                let why = "the configuration is invalid; run snapgate check";
                 return Effect::Unconfirmed(why.to_owned());
             }
         };
@@ -80,7 +80,7 @@ async fn confirmed(file: &Path, settings: &Settings, access: &OperatorAccess) ->
             return Effect::InUse;
         }
         if SystemClock.instant() >= by.instant() {
-            let why = "it still uses an older configuration: see its log";
+            let why = "it still uses an older configuration; see its log";
             return Effect::Unconfirmed(why.to_owned());
         }
         tokio::time::sleep(PAUSE).await;

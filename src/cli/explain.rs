@@ -11,7 +11,7 @@ use crate::cli::output::Output;
 use crate::config;
 use crate::config::Settings;
 use crate::gate;
-use crate::gate::Caller;
+use crate::gate::AssumedCaller;
 use crate::model::GroupName;
 use crate::model::Principal;
 use crate::model::PrincipalName;
@@ -22,7 +22,7 @@ pub(super) struct Question {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Who would send it: a user, or with --groups anybody
+    /// The caller: a user, or with --groups any name
     #[arg(
         long = "as",
         value_name = "NAME",
@@ -30,10 +30,10 @@ pub(super) struct Question {
         conflicts_with = "token"
     )]
     caller: Option<String>,
-    /// The API token with which it would be sent, by its name
+    /// The name of the API token that the request uses
     #[arg(long, value_name = "NAME")]
     token: Option<String>,
-    /// The groups of somebody who is no user, such as those in a token of an identity provider
+    /// The groups of a caller that is not a user, for example of an identity provider
     #[arg(
         long,
         value_name = "GROUPS",
@@ -60,7 +60,7 @@ pub(super) fn run(question: &Question, output: &mut Output<'_>) -> Result<bool, 
     Ok(found.is_allowed)
 }
 
-fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>, CliError> {
+fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<AssumedCaller<'a>, CliError> {
     let credentials = &settings.gate.credentials;
     let user = |name: &PrincipalName| {
         let user = credentials.users.get(name)?;
@@ -73,18 +73,18 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
     if let Some(name) = &question.token {
         let mut all = credentials.tokens.iter().flatten();
         let token = all.find(|it| it.name.as_str() == name);
-        let token = token.ok_or_else(|| other(format!("there is no token {name:?}")))?;
+        let token = token.ok_or_else(|| other(format!("unknown token {name:?}")))?;
         let principal = user(&token.owner).ok_or_else(|| {
             let owner = &token.owner;
             other(format!(
-                "the token {name} is dead: its owner {owner} is no user"
+                "token {name} cannot be used: its owner {owner} is not a user"
             ))
         })?;
         let token = Some(token);
-        return Ok(Caller { principal, token });
+        return Ok(AssumedCaller { principal, token });
     }
     let text = question.caller.as_deref().unwrap_or_default();
-    let name = PrincipalName::new(text).map_err(|error| other(format!("the name {error}")))?;
+    let name = PrincipalName::new(text).map_err(|error| other(format!("name {error}")))?;
     let principal = match (user(&name), question.groups.is_empty()) {
         (Some(_), false) => {
             let what = format!(
@@ -101,11 +101,11 @@ fn caller<'a>(settings: &'a Settings, question: &Question) -> Result<Caller<'a>,
         (None, false) => {
             let groups = question.groups.iter().map(|group| GroupName::new(group));
             let groups: Result<std::collections::BTreeSet<_>, _> = groups.collect();
-            let groups = groups.map_err(|error| other(format!("a group {error}")))?;
+            let groups = groups.map_err(|error| other(format!("group {error}")))?;
             let groups = groups.into_iter().collect();
             Principal { name, groups }
         }
     };
     let token = None;
-    Ok(Caller { principal, token })
+    Ok(AssumedCaller { principal, token })
 }

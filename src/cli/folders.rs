@@ -6,11 +6,11 @@ use clap::Args;
 
 use crate::adapters::files;
 use crate::adapters::files::FolderError;
-use crate::adapters::files::Take;
+use crate::adapters::files::UnmarkedFolders;
 use crate::cli::CliError;
 use crate::cli::output::Output;
 use crate::config;
-use crate::config::BackendKind;
+use crate::config::BackendConfig;
 use crate::config::Settings;
 use crate::model::BackendName;
 use crate::model::VmId;
@@ -21,10 +21,10 @@ pub(super) struct Init {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// One backend; every one of kind `files` unless given
+    /// Only this backend [default: every backend of kind files]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// Take folders that hold other files too
+    /// Accept folders that contain other files
     #[arg(long)]
     accept_contents: bool,
 }
@@ -56,7 +56,7 @@ fn chosen<'a>(
     name: Option<&str>,
 ) -> Result<Vec<(&'a BackendName, &'a files::Config)>, CliError> {
     let backends = settings.backends.iter().filter_map(|backend| {
-        let BackendKind::Files(config) = &backend.kind else {
+        let BackendConfig::Files(config) = &backend.config else {
             return None;
         };
         let is_meant = name.is_none_or(|name| backend.name.as_str() == name);
@@ -65,11 +65,9 @@ fn chosen<'a>(
     let chosen: Vec<_> = backends.collect();
     match (name, chosen.is_empty()) {
         (Some(name), true) => Err(other(format!(
-            "there is no backend {name} of kind \"files\" in the configuration"
+            "no backend {name} of kind \"files\" is configured"
         ))),
-        (None, true) => Err(other(
-            "there is no backend of kind \"files\" in the configuration",
-        )),
+        (None, true) => Err(other("no backend of kind \"files\" is configured")),
         (Some(_) | None, false) => Ok(chosen),
     }
 }
@@ -82,9 +80,9 @@ fn failed(name: &BackendName, error: &FolderError) -> CliError {
 pub(super) fn init(wanted: &Init, output: &mut Output<'_>) -> Result<(), CliError> {
     let settings = config::load(&wanted.config, &config::environment)?;
     let take = if wanted.accept_contents {
-        Take::Any
+        UnmarkedFolders::Any
     } else {
-        Take::Empty
+        UnmarkedFolders::Empty
     };
     for (name, folders) in chosen(&settings, wanted.backend.as_deref())? {
         files::prepare_folders(folders, take).map_err(|error| failed(name, &error))?;
@@ -103,9 +101,10 @@ pub(super) fn adopt(wanted: &Adopt, output: &mut Output<'_>) -> Result<(), CliEr
     let id = |text: &str| VmId::new(text).map_err(|error| other(format!("{text}: {error}")));
     let (from, to) = (id(&wanted.from)?, id(&wanted.to)?);
     for (name, folders) in chosen(&settings, Some(&wanted.backend))? {
-        let adopted = files::adopt(folders, &from, &to).map_err(|error| failed(name, &error))?;
+        let adopted =
+            files::adopt_backups(folders, &from, &to).map_err(|error| failed(name, &error))?;
         output.print(&format!(
-            "{} backups of {from} are of {to} now; {} were already\n",
+            "{} backups of {from} now belong to {to}; {} already did\n",
             adopted.changed, adopted.kept
         ))?;
     }

@@ -41,11 +41,11 @@ pub(super) fn hash(password: &Secret, bcrypt: bool) -> Result<String, String> {
     }
     if bcrypt {
         let hash = bcrypt::non_truncating_hash(text, BCRYPT_COST);
-        return hash.map_err(|error| format!("no bcrypt hash can be made: {error}"));
+        return hash.map_err(|error| format!("cannot create a bcrypt hash: {error}"));
     }
     let hash = Argon2::default().hash_password(text.as_bytes());
     hash.map(|hash| hash.to_string())
-        .map_err(|error| format!("no argon2id hash can be made: {error}"))
+        .map_err(|error| format!("cannot create an argon2id hash: {error}"))
 }
 
 /// One line; asked for without echo when there is a terminal.
@@ -57,7 +57,7 @@ fn password(output: &mut Output<'_>) -> Result<Secret, CliError> {
         return Ok(line(input(most.saturating_add(3))?));
     }
     output.ask("Password: ")?;
-    let silent = Silent::new().map_err(io::Error::from)?;
+    let silent = EchoOff::new().map_err(io::Error::from)?;
     let mut text = String::new();
     stdin.lock().read_line(&mut text)?;
     drop(silent);
@@ -72,9 +72,9 @@ fn line(mut text: String) -> Secret {
 }
 
 /// The terminal does not echo while this lives.
-struct Silent(Termios);
+struct EchoOff(Termios);
 
-impl Silent {
+impl EchoOff {
     fn new() -> rustix::io::Result<Self> {
         let before = termios::tcgetattr(io::stdin())?;
         let mut quiet = before.clone();
@@ -84,7 +84,7 @@ impl Silent {
     }
 }
 
-impl Drop for Silent {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         // A terminal that is gone needs no echo.
         termios::tcsetattr(io::stdin(), OptionalActions::Flush, &self.0).unwrap_or_default();

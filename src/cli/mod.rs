@@ -30,7 +30,7 @@ use crate::config;
 #[derive(Debug, Parser)]
 #[command(name = "snapgate", version)]
 #[command(
-    after_help = "Status: 0 done, 64 bad usage, 78 mistakes in the configuration, 1 anything else."
+    after_help = "Exit status: 0 success, 64 usage error, 78 invalid configuration, 1 any other failure."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -45,54 +45,54 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Make or open again a folder with two small VMs, and run a gateway for them
+    /// Run a gateway on a demo folder with two small VMs
     Demo {
-        /// Where its files are kept; snapgate-demo unless given
+        /// The demo folder [default: snapgate-demo]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// The address and port of the API; 127.0.0.1:8080 unless given
+        /// Address and port of the API [default: 127.0.0.1:8080]
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,
-        /// The address and port of metrics and health; 127.0.0.1:8970 unless given
+        /// Address and port of metrics and health [default: 127.0.0.1:8970]
         #[arg(long, value_name = "ADDR")]
         admin: Option<SocketAddr>,
-        /// Discard what the demo made in the folder, and make it anew
+        /// Recreate the demo folder
         #[arg(long)]
         reset: bool,
     },
-    /// Tell every mistake of a configuration, or what it amounts to
+    /// Validate a configuration and print a summary
     Check {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// Connect to every backend too, and tell what it can and cannot do there
+        /// Connect to every backend and issuer, and print capabilities
         #[arg(long)]
         probe: bool,
     },
-    /// Tell which grant allows a request, or why none does; the status is 1 when it is denied
+    /// Explain whether a request is allowed, and by which grant; exit status 1 if denied
     Explain(explain::Question),
-    /// Take the folders of every backend of kind `files` as new: make that of the backups, and mark both
+    /// Prepare the folders of backends of kind `files`
     Init(folders::Init),
-    /// Give a VM of a backend of kind `files` the backups that it had under another name
+    /// Assign backups of a renamed VM of a `files` backend to its new id
     AdoptBackups(folders::Adopt),
-    /// Look at stored operations, and acknowledge unknown outcomes, of a gateway that runs or not
+    /// List, show, cancel and acknowledge operations
     Operations {
         #[command(subcommand)]
-        wish: operations::Wish,
+        command: operations::OperationsCommand,
     },
-    /// Check an audit trail
+    /// Verify an audit trail
     Audit {
         #[command(subcommand)]
-        task: audit::Task,
+        task: audit::AuditCommand,
     },
-    /// Make, list and revoke API tokens
+    /// Create, list and revoke API tokens
     Token {
         #[command(subcommand)]
-        wish: token::Wish,
+        command: token::TokenCommand,
     },
-    /// Read a password and print its hash for the configuration
+    /// Print the hash of a password for the configuration
     HashPassword {
-        /// Make a bcrypt hash instead of an argon2id one
+        /// Use bcrypt instead of argon2id
         #[arg(long)]
         bcrypt: bool,
     },
@@ -100,10 +100,10 @@ enum Command {
     Version,
 }
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// The configuration has mistakes.
+    /// The configuration is invalid.
     #[error("{0}")]
     Configuration(#[from] config::Problems),
     /// The answer is no, and was printed.
@@ -120,9 +120,9 @@ impl From<io::Error> for CliError {
     }
 }
 
-/// The status for bad usage: `EX_USAGE` of sysexits.h.
+/// The exit status for a usage error: `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
-/// The status for mistakes in the configuration: `EX_CONFIG` of sysexits.h.
+/// The exit status for an invalid configuration: `EX_CONFIG` of sysexits.h.
 const CONFIGURATION: u8 = 78;
 
 /// Runs the program with the arguments, streams and environment of the process.
@@ -180,8 +180,8 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         Command::Audit { task } => audit::run(&task, output),
         Command::Init(wanted) => folders::init(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
-        Command::Operations { wish } => operations::run(&wish, output),
-        Command::Token { wish } => token::run(wish, output),
+        Command::Operations { command } => operations::run(&command, output),
+        Command::Token { command } => token::run(command, output),
         Command::HashPassword { bcrypt } => hash_password::run(bcrypt, output),
         Command::Version => {
             Ok(output.print(concat!("snapgate ", env!("CARGO_PKG_VERSION"), "\n"))?)

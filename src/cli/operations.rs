@@ -40,46 +40,46 @@ use crate::telemetry;
 use crate::telemetry::LogConfig;
 use crate::telemetry::Metrics;
 
-/// How long a gateway at work may take for one answer.
+/// How long a running gateway may take for one response.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest answer: a page of operations whose texts are as long as can be.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What to do with operations.
 #[derive(Debug, Subcommand)]
-pub(super) enum Wish {
+pub(super) enum OperationsCommand {
     /// List operations, newest first
     List {
         #[command(flatten)]
-        place: Place,
-        /// Which ones
+        arguments: StoreArguments,
+        /// Only operations in this state
         #[arg(long, value_enum, default_value = "all")]
         state: State,
-        /// At most so many
+        /// At most this many
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: usize,
     },
     /// Show one operation
     Show {
         #[command(flatten)]
-        place: Place,
-        /// Its number
+        arguments: StoreArguments,
+        /// Number of the operation
         #[arg(value_parser = seq)]
         seq: u64,
     },
-    /// Stop an operation: a queued one ends at once, one that has begun is stopped where its VM manager can do so
+    /// Cancel an operation: a queued one immediately, a running one if its VM manager supports it
     Cancel {
         #[command(flatten)]
-        place: Place,
-        /// Its number
+        arguments: StoreArguments,
+        /// Number of the operation
         #[arg(value_parser = seq)]
         seq: u64,
     },
-    /// Tell that the unknown outcome of an operation was looked into; its record may expire then
+    /// Acknowledge an operation with an unknown outcome, so that its record may expire
     Acknowledge {
         #[command(flatten)]
-        place: Place,
-        /// Its number
+        arguments: StoreArguments,
+        /// Number of the operation
         #[arg(value_parser = seq)]
         seq: u64,
     },
@@ -93,9 +93,9 @@ fn seq(text: &str) -> Result<u64, std::num::ParseIntError> {
     quoted.unwrap_or(text).parse()
 }
 
-/// Where the store is, and how to print.
+/// Arguments that every command on operations has.
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct StoreArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -107,7 +107,7 @@ pub(super) struct Place {
 /// Which operations to list.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum State {
-    /// Unknown outcomes that nobody acknowledged
+    /// Unknown outcomes that are not acknowledged
     Unknown,
     /// Not final
     Unfinished,
@@ -125,9 +125,9 @@ impl From<State> for Showing {
     }
 }
 
-/// The wish, read.
+/// The request of a command, with its arguments checked.
 #[derive(Clone, Copy)]
-enum Want {
+enum OperatorRequest {
     List(Showing, usize),
     Show(OperationSeq),
     Acknowledge(OperationSeq),
@@ -138,37 +138,43 @@ fn other(error: impl std::fmt::Display) -> CliError {
     CliError::Other(error.to_string())
 }
 
-/// Does it and prints what came of it.
-pub(super) fn run(wish: &Wish, output: &mut Output<'_>) -> Result<(), CliError> {
+/// Runs the command and prints the result.
+pub(super) fn run(command: &OperationsCommand, output: &mut Output<'_>) -> Result<(), CliError> {
     let number = |seq: u64| {
-        let none = || other(format!("{seq} is not a number of an operation"));
+        let none = || other(format!("{seq} is not an operation number"));
         OperationSeq::new(seq).ok_or_else(none)
     };
-    let (place, want) = match wish {
-        Wish::List {
-            place,
+    let (arguments, request) = match command {
+        OperationsCommand::List {
+            arguments,
             state,
             limit,
-        } => (place, Want::List((*state).into(), *limit)),
-        Wish::Show { place, seq } => (place, Want::Show(number(*seq)?)),
-        Wish::Acknowledge { place, seq } => (place, Want::Acknowledge(number(*seq)?)),
-        Wish::Cancel { place, seq } => (place, Want::Cancel(number(*seq)?)),
+        } => (arguments, OperatorRequest::List((*state).into(), *limit)),
+        OperationsCommand::Show { arguments, seq } => {
+            (arguments, OperatorRequest::Show(number(*seq)?))
+        }
+        OperationsCommand::Acknowledge { arguments, seq } => {
+            (arguments, OperatorRequest::Acknowledge(number(*seq)?))
+        }
+        OperationsCommand::Cancel { arguments, seq } => {
+            (arguments, OperatorRequest::Cancel(number(*seq)?))
+        }
     };
-    let settings = config::load(&place.config, &config::environment)?;
+    let settings = config::load(&arguments.config, &config::environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let found = runtime.block_on(async {
-        match offline(&settings, want).await {
-            // A gateway has the store: it does what is wished.
-            Err(Refused::InUse(why)) => online(&settings, want, &why).await,
+        match offline(&settings, request).await {
+            // A running gateway has the store open: it does what the command asks for.
+            Err(Refused::InUse(why)) => online(&settings, request, &why).await,
             Err(Refused::Other(error)) => Err(error),
             Ok(found) => Ok(found),
         }
     })?;
     let mut text = String::new();
     for it in &found {
-        if place.json {
+        if arguments.json {
             writeln!(text, "{}", serde_json::json!(it)).map_err(other)?;
         } else {
             text.push_str(&line(it));
@@ -199,19 +205,22 @@ impl From<OfflineStoreError> for Refused {
     }
 }
 
-async fn offline(settings: &Settings, want: Want) -> Result<Vec<OperationSummary>, Refused> {
+async fn offline(
+    settings: &Settings,
+    request: OperatorRequest,
+) -> Result<Vec<OperationSummary>, Refused> {
     let metrics = Arc::new(Metrics::new().map_err(|error| Refused::Other(other(error)))?);
     let clock = SystemClock::shared();
     let its_metrics = Metrics::clone(&metrics);
     let desk = OfflineStore::open(&settings.operations, Arc::clone(&clock), its_metrics).await?;
-    let done = match want {
-        Want::List(showing, most) => desk.list(showing, None, most).await,
-        Want::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
-        Want::Acknowledge(seq) => {
+    let done = match request {
+        OperatorRequest::List(showing, most) => desk.list(showing, None, most).await,
+        OperatorRequest::Show(seq) => desk.show(seq).await.map(|it| vec![it]),
+        OperatorRequest::Acknowledge(seq) => {
             let action = OperatorAction::Acknowledge;
             decide(settings, metrics, &*clock, &desk, action, seq).await
         }
-        Want::Cancel(seq) => {
+        OperatorRequest::Cancel(seq) => {
             let action = OperatorAction::Cancel;
             decide(settings, metrics, &*clock, &desk, action, seq).await
         }
@@ -234,14 +243,15 @@ async fn decide(
 ) -> Result<Vec<Arc<Operation>>, OfflineStoreError> {
     // Opened first: what cannot be written is not done.
     let log = LogConfig {
-        format: telemetry::Format::Text,
+        format: telemetry::LineFormat::Text,
         level: "warn".to_owned(),
         quiet: listener::QUIET,
         access: false,
         audit: settings.logging.audit.clone(),
         audit_required: settings.logging.audit_required,
     };
-    telemetry::init(log, metrics).map_err(|error| OfflineStoreError::Store(error.to_string()))?;
+    telemetry::init_logging(log, metrics)
+        .map_err(|error| OfflineStoreError::Store(error.to_string()))?;
     let by = OperatorName::of_this_process();
     let decision = Decision::local(action, &by);
     let before = desk.show(seq).await?;
@@ -261,7 +271,7 @@ async fn decide(
 /// Asks the gateway that has the store, through its admin port.
 async fn online(
     settings: &Settings,
-    want: Want,
+    request: OperatorRequest,
     why: &str,
 ) -> Result<Vec<OperationSummary>, CliError> {
     let file = settings.operations.operator_file();
@@ -272,36 +282,36 @@ async fn online(
         ))
     })?;
     let gateway = Gateway::new(&access)?;
-    match want {
-        Want::List(showing, most) => gateway.list(showing, most).await,
-        Want::Show(seq) => {
+    match request {
+        OperatorRequest::List(showing, most) => gateway.list(showing, most).await,
+        OperatorRequest::Show(seq) => {
             let seq = seq.to_string();
             Ok(vec![gateway.ask(Method::GET, &[&seq], &[]).await?])
         }
-        Want::Acknowledge(seq) => Ok(vec![gateway.decide(seq, "acknowledge").await?]),
-        Want::Cancel(seq) => Ok(vec![gateway.decide(seq, "cancel").await?]),
+        OperatorRequest::Acknowledge(seq) => Ok(vec![gateway.decide(seq, "acknowledge").await?]),
+        OperatorRequest::Cancel(seq) => Ok(vec![gateway.decide(seq, "cancel").await?]),
     }
 }
 
-/// The admin port of a gateway at work.
+/// The admin port of the running gateway.
 struct Gateway<'a> {
     client: transport::Client,
     access: &'a OperatorAccess,
 }
 
 #[derive(Deserialize)]
-struct Listed {
+struct OperationList {
     operations: Vec<OperationSummary>,
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct ErrorBody {
     error: String,
 }
 
 impl<'a> Gateway<'a> {
     fn new(access: &'a OperatorAccess) -> Result<Self, CliError> {
-        let client = transport::Client::new(transport::Settings {
+        let client = transport::Client::new(transport::ClientSettings {
             endpoint: transport::Endpoint::Http(access.address),
             connect_timeout: PATIENCE,
             body_bytes_max: ANSWER_BYTES_MAX,
@@ -323,7 +333,7 @@ impl<'a> Gateway<'a> {
             if let Some(before) = &before {
                 query.push(("before", before));
             }
-            let page: Listed = self.ask(Method::GET, &[], &query).await?;
+            let page: OperationList = self.ask(Method::GET, &[], &query).await?;
             let is_last = page.operations.len() < limit;
             found.extend(page.operations);
             if is_last {
@@ -377,7 +387,7 @@ impl<'a> Gateway<'a> {
 }
 
 fn told(body: &Bytes) -> Option<String> {
-    let told: Told = serde_json::from_slice(body).ok()?;
+    let told: ErrorBody = serde_json::from_slice(body).ok()?;
     Some(told.error)
 }
 

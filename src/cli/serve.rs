@@ -1,4 +1,4 @@
-//! `snapgate serve`: runs the gateway until it is told to stop.
+//! `snapgate serve`: runs the gateway until a signal stops it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const THREADS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Reads the configuration again, in the same way as the first time.
-pub(super) type Load = Arc<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
+pub(super) type ConfigLoader = Arc<dyn Fn() -> Result<Settings, Problems> + Send + Sync>;
 
 /// Serves the configuration file until a signal ends it.
 pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> {
@@ -44,7 +44,7 @@ pub(super) fn run(file: &Path, output: &mut Output<'_>) -> Result<(), CliError> 
     // Each reload is judged by the sockets that are held, too.
     let fixed = addresses_of(&inherited);
     let file = file.to_owned();
-    let load: Load = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
+    let load: ConfigLoader = Arc::new(move || config::load_at(&file, &config::environment, &fixed));
     let settings = load()?;
     warn(&settings, output)?;
     serve(settings, inherited, &load, "", output)
@@ -74,15 +74,15 @@ pub(super) fn addresses_of(inherited: &Inherited) -> FixedAddresses {
 pub(super) fn serve(
     settings: Settings,
     inherited: Inherited,
-    load: &Load,
+    load: &ConfigLoader,
     advice: &str,
     output: &mut Output<'_>,
 ) -> Result<(), CliError> {
     let metrics = Arc::new(Metrics::new().map_err(other)?);
     let logging = &settings.logging;
     let format = match logging.format {
-        LogFormat::Text => telemetry::Format::Text,
-        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::LineFormat::Text,
+        LogFormat::Json => telemetry::LineFormat::Json,
     };
     let log = LogConfig {
         format,
@@ -92,7 +92,7 @@ pub(super) fn serve(
         audit: logging.audit.clone(),
         audit_required: logging.audit_required,
     };
-    telemetry::init(log, Arc::clone(&metrics)).map_err(other)?;
+    telemetry::init_logging(log, Arc::clone(&metrics)).map_err(other)?;
     // Bound before anything else is made: a port in use changes nothing.
     let sockets = Sockets::bind(&settings.listener, inherited).map_err(other)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -120,7 +120,7 @@ pub(super) fn serve(
                 let took_ms = u64::try_from(drained.took.as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(cut = drained.cut, took_ms, "stopped");
             }
-            () = another_stop(&mut signals) => tracing::warn!("stopped at once"),
+            () = another_stop(&mut signals) => tracing::warn!("stopped immediately"),
         }
         ended
     });
@@ -130,7 +130,11 @@ pub(super) fn serve(
 }
 
 /// Reloads when told or when a file changed; returns when it is time to stop.
-async fn watch(running: &Running, load: &Load, signals: &mut Signals) -> Result<(), CliError> {
+async fn watch(
+    running: &Running,
+    load: &ConfigLoader,
+    signals: &mut Signals,
+) -> Result<(), CliError> {
     let (files, hash) = running.loaded();
     let mut watch = Watch::new(files, hash);
     loop {
@@ -142,7 +146,7 @@ async fn watch(running: &Running, load: &Load, signals: &mut Signals) -> Result<
             _changed = watch.changed(WATCH_EVERY) => {}
             () = running.failed() => {
                 return Err(CliError::Other(
-                    "the store of operations failed, see the log; what it holds is as it was then".to_owned(),
+                    "the operation store failed; see the log; its contents are unchanged".to_owned(),
                 ));
             }
         }
@@ -163,7 +167,7 @@ async fn watch(running: &Running, load: &Load, signals: &mut Signals) -> Result<
                 watch = again.unwrap_or_else(|| Watch::new(files, hash));
             }
             Err(error) => {
-                tracing::error!(%error, "the configuration could not be read");
+                tracing::error!(%error, "configuration not read");
                 let (files, hash) = running.loaded();
                 watch = Watch::new(files, hash);
             }
@@ -178,7 +182,7 @@ async fn another_stop(signals: &mut Signals) {
 
 fn tell(notice: Notice) {
     if let Err(error) = notify(notice) {
-        tracing::warn!(%error, "the service manager could not be told");
+        tracing::warn!(%error, "service manager not notified");
     }
 }
 

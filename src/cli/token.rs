@@ -27,50 +27,50 @@ use crate::runtime::SystemClock;
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
-pub(super) enum Wish {
-    /// Make a token and print it, once
+pub(super) enum TokenCommand {
+    /// Create a token and print it once
     Create {
         #[command(flatten)]
-        place: Place,
-        /// Its name, not used by another token
+        arguments: ConfigArguments,
+        /// A unique name
         #[arg(long, value_name = "NAME")]
         name: String,
-        /// The user whose rights it has, at most
+        /// The user whose permissions it has at most
         #[arg(long, value_name = "USER")]
         owner: String,
-        /// How long it counts, such as 12h or 90d, or never
+        /// Lifetime, such as 12h or 90d, or never
         #[arg(long, value_name = "TIME", default_value = "90d")]
         expires: String,
-        /// What it may do of what its owner may, such as read,restore; everything unless given
+        /// Actions it allows, such as read,restore [default: all of its owner]
         #[arg(long, value_name = "ACTIONS", value_delimiter = ',')]
         actions: Vec<String>,
-        /// On which VMs, such as web*; all unless given
+        /// VMs it applies to, such as web* [default: all]
         #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
         vms: Vec<String>,
-        /// On which backups of these, by id; all unless given
+        /// Backups of these VMs it applies to, by id [default: all]
         #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
         backups: Vec<String>,
     },
-    /// List tokens; what they are cannot be shown
+    /// List tokens, without their secrets
     List {
         #[command(flatten)]
-        place: Place,
+        arguments: ConfigArguments,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// End a token
+    /// Revoke a token
     Revoke {
         #[command(flatten)]
-        place: Place,
+        arguments: ConfigArguments,
         /// Its name
         name: String,
     },
 }
 
-/// Where the tokens are.
+/// The configuration that names the token file.
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct ConfigArguments {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -86,11 +86,11 @@ fn other(text: impl Into<String>) -> CliError {
     CliError::Other(text.into())
 }
 
-/// Does it and prints what came of it.
-pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
-    match wish {
-        Wish::Create {
-            place,
+/// Runs the command and prints the result.
+pub(super) fn run(command: TokenCommand, output: &mut Output<'_>) -> Result<(), CliError> {
+    match command {
+        TokenCommand::Create {
+            arguments,
             name,
             owner,
             expires,
@@ -98,23 +98,25 @@ pub(super) fn run(wish: Wish, output: &mut Output<'_>) -> Result<(), CliError> {
             vms,
             backups,
         } => {
-            let settings = load(&place)?;
+            let settings = load(&arguments)?;
             let scope = (actions, vms, backups);
             let record = record(&settings, &name, &owner, &expires, scope)?;
-            create(&place, &settings, record, output)
+            create(&arguments, &settings, record, output)
         }
-        Wish::List { place, json } => list(&load(&place)?, json, output),
-        Wish::Revoke { place, name } => revoke(&place, &load(&place)?, &name, output),
+        TokenCommand::List { arguments, json } => list(&load(&arguments)?, json, output),
+        TokenCommand::Revoke { arguments, name } => {
+            revoke(&arguments, &load(&arguments)?, &name, output)
+        }
     }
 }
 
-fn load(place: &Place) -> Result<Settings, CliError> {
-    Ok(config::load(&place.config, &config::environment)?)
+fn load(arguments: &ConfigArguments) -> Result<Settings, CliError> {
+    Ok(config::load(&arguments.config, &config::environment)?)
 }
 
 fn file(settings: &Settings) -> Result<&Path, CliError> {
     settings.tokens.as_deref().ok_or_else(|| {
-        other("the configuration names no file for tokens: write [authentication] tokens = \"tokens.json\"")
+        other("no token file is configured; write [authentication] tokens = \"tokens.json\"")
     })
 }
 
@@ -126,7 +128,7 @@ fn record(
     expires: &str,
     (actions, vms, backups): (Vec<String>, Vec<String>, Vec<String>),
 ) -> Result<TokenRecord, CliError> {
-    let name = TokenName::new(name).map_err(|error| other(format!("the name {error}")))?;
+    let name = TokenName::new(name).map_err(|error| other(format!("name {error}")))?;
     let known = PrincipalName::new(owner).ok();
     let known = known.filter(|it| settings.gate.credentials.users.contains_key(it));
     let owner = known.ok_or_else(|| other(format!("{owner:?} is no user of the configuration")))?;
@@ -182,7 +184,7 @@ fn patterns(all: Vec<String>, option: &str) -> Result<Vec<String>, CliError> {
 }
 
 fn create(
-    place: &Place,
+    arguments: &ConfigArguments,
     settings: &Settings,
     mut record: TokenRecord,
     output: &mut Output<'_>,
@@ -199,7 +201,7 @@ fn create(
         if all.iter().any(|it| it.name == record.name) {
             let name = &record.name;
             return Err(other(format!(
-                "there is a token {name}: revoke it first, or choose another name"
+                "token {name} exists; revoke it first, or choose another name"
             )));
         }
         all.push(record);
@@ -211,7 +213,7 @@ fn create(
     ))?;
     output.print(&format!("{}\n", token.reveal()))?;
     // The command ends when the token is valid, so that a script can use it at once.
-    let text = match effect::wait(&place.config, settings)? {
+    let text = match effect::wait(&arguments.config, settings)? {
         Effect::InUse => "the running gateway accepts it now".to_owned(),
         Effect::NoGateway => "no gateway is running: it is valid from the next start on".to_owned(),
         Effect::Unconfirmed(why) => format!(
@@ -262,7 +264,7 @@ fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), 
 }
 
 fn revoke(
-    place: &Place,
+    arguments: &ConfigArguments,
     settings: &Settings,
     name: &str,
     output: &mut Output<'_>,
@@ -271,11 +273,11 @@ fn revoke(
         let before = all.len();
         all.retain(|it| it.name.as_str() != name);
         if all.len() == before {
-            return Err(other(format!("there is no token {name:?}")));
+            return Err(other(format!("unknown token {name:?}")));
         }
         Ok(())
     })?;
-    let text = match effect::wait(&place.config, settings)? {
+    let text = match effect::wait(&arguments.config, settings)? {
         Effect::InUse => "the running gateway refuses it now".to_owned(),
         Effect::NoGateway => "no gateway is running".to_owned(),
         Effect::Unconfirmed(why) => format!(

@@ -10,14 +10,8 @@ use toml::de::DeTable;
 
 use crate::config::htpasswd;
 use crate::config::issuers;
-use crate::config::problem::Problem;
-use crate::config::reader::Found;
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema;
-use crate::config::secret_source::Source;
 use crate::config::settings::KeySource;
-use crate::config::suggest;
+use crate::config::tables;
 use crate::config::tokens;
 use crate::gate::ApiToken;
 use crate::gate::CredentialRule;
@@ -36,6 +30,12 @@ use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::TextError;
 use crate::model::limits;
+use crate::model::suggest;
+use crate::schema::LocatedText;
+use crate::schema::Problem;
+use crate::schema::Reader;
+use crate::schema::SecretSource;
+use crate::schema::Section;
 
 /// Everybody known so far.
 struct People<'a> {
@@ -66,7 +66,7 @@ pub(super) struct Access {
 pub(super) fn read(
     reader: &Reader<'_>,
     root: &DeTable<'_>,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
     passes: &[Section<'_>],
 ) -> Access {
     let mut people = People {
@@ -77,37 +77,37 @@ pub(super) fn read(
         issuer_names: BTreeSet::new(),
         groups: BTreeSet::new(),
     };
-    for section in reader.sections(root, &schema::user::TABLE) {
+    for section in reader.sections(root, &tables::user::TABLE) {
         people.add_user(&section, source);
     }
     let mut remember = limits::CREDENTIALS_REMEMBERED;
     let (mut tokens, mut tokens_file) = (None, None);
-    for section in reader.sections(root, &schema::authentication::TABLE) {
-        remember = section.span(&schema::authentication::REMEMBER);
-        if let Some(path) = section.text(&schema::authentication::HTPASSWD) {
+    for section in reader.sections(root, &tables::authentication::TABLE) {
+        remember = section.read_duration(&tables::authentication::REMEMBER);
+        if let Some(path) = section.read_text(&tables::authentication::HTPASSWD) {
             people.add_file(&path, source);
         }
-        if let Some(path) = section.text(&schema::authentication::TOKENS) {
+        if let Some(path) = section.read_text(&tables::authentication::TOKENS) {
             let file = reader.folder().join(&path.text);
-            source.holds_secret(&file, "the hashes and rights of API tokens");
+            source.mark_secret_file(&file, "the hashes and rights of API tokens");
             tokens = Some(tokens_of(reader, &path, &file, source));
             tokens_file = Some(file);
         }
     }
     let mut holders = BTreeMap::new();
-    for section in reader.sections(root, &schema::client_certificate::TABLE) {
+    for section in reader.sections(root, &tables::client_certificate::TABLE) {
         people.add_certificate(&section, &mut holders);
     }
     let mut named = BTreeSet::new();
-    for section in reader.sections(root, &schema::group::TABLE) {
+    for section in reader.sections(root, &tables::group::TABLE) {
         people.add_group(&section, &mut named);
     }
-    for section in reader.sections(root, &schema::issuer::TABLE) {
+    for section in reader.sections(root, &tables::issuer::TABLE) {
         people.add_issuer(&section, source);
     }
-    let grants = people.grants(&reader.sections(root, &schema::grant::TABLE));
+    let grants = people.grants(&reader.sections(root, &tables::grant::TABLE));
     let allowed = passes.iter().map(|section| {
-        let all = section.texts(&schema::passthrough::ALLOW);
+        let all = section.read_texts(&tables::passthrough::ALLOW);
         all.iter().filter_map(|it| people.grantee(it)).collect()
     });
     let allowed = allowed.collect();
@@ -138,20 +138,20 @@ pub(super) fn read(
 
 fn tokens_of(
     reader: &Reader<'_>,
-    found: &Found,
+    found: &LocatedText,
     file: &Path,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
 ) -> Vec<ApiToken> {
-    match source.read_if_there(file) {
+    match source.read_if_exists(file) {
         Ok(text) => {
             let (tokens, problems) = tokens::read(file, &text.unwrap_or_default());
             for it in problems {
-                reader.elsewhere(it);
+                reader.report_in_other_file(it);
             }
             tokens
         }
         Err(what) => {
-            reader.wrong(found, format!("{} {what}", file.display()), "");
+            reader.report_text(found, what, "");
             Vec::new()
         }
     }
@@ -163,41 +163,41 @@ impl People<'_> {
         for section in sections {
             grants.push(self.grant(section));
             if grants.len() > limits::PRINCIPALS_MAX {
-                let what = format!("is more than {} grants", limits::PRINCIPALS_MAX);
-                section.problem(what, "");
+                let what = format!("more than {} grants", limits::PRINCIPALS_MAX);
+                section.report(what, "");
                 break;
             }
         }
         grants
     }
 
-    fn add_user(&mut self, section: &Section<'_>, source: &Source<'_>) {
-        let name = section.text(&schema::user::NAME);
-        let hash = section.text(&schema::user::PASSWORD_HASH);
+    fn add_user(&mut self, section: &Section<'_>, source: &SecretSource<'_>) {
+        let name = section.read_text(&tables::user::NAME);
+        let hash = section.read_text(&tables::user::PASSWORD_HASH);
         let password = hash.and_then(|hash| self.password(&hash, source));
         let mut groups = BTreeSet::new();
-        for item in section.texts(&schema::user::GROUPS) {
+        for item in section.read_texts(&tables::user::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
         if let Some(found) = name.as_ref().filter(|name| name.text.contains(':')) {
-            let what = "must not contain ':', which is for callers of an issuer";
-            return self.reader.wrong(found, what, "");
+            let what = "must not contain ':', which is reserved for callers of an issuer";
+            return self.reader.report_text(found, what, "");
         }
         let Some(name) = name.and_then(|name| self.checked(&name, PrincipalName::new)) else {
             return;
         };
         if self.users.len() >= limits::PRINCIPALS_MAX {
-            section.problem(format!("is more than {} users", limits::PRINCIPALS_MAX), "");
+            section.report(format!("more than {} users", limits::PRINCIPALS_MAX), "");
             return;
         }
         match self.users.entry(name) {
-            Entry::Occupied(it) => {
-                let what = format!("the user {} is there twice", it.key());
-                section.problem_at(schema::user::NAME.name, what, "remove one");
+            Entry::Occupied(entry) => {
+                let what = format!("duplicate user \"{}\"", entry.key());
+                section.report_key(tables::user::NAME.name, what, "remove one");
             }
-            Entry::Vacant(it) => {
-                it.insert((password, groups));
+            Entry::Vacant(entry) => {
+                entry.insert((password, groups));
             }
         }
     }
@@ -207,10 +207,10 @@ impl People<'_> {
         section: &Section<'_>,
         holders: &mut BTreeMap<CertificateName, PrincipalName>,
     ) {
-        let user = section.text(&schema::client_certificate::USER);
+        let user = section.read_text(&tables::client_certificate::USER);
         let user = user.and_then(|user| self.checked(&user, PrincipalName::new));
         let mut groups = BTreeSet::new();
-        for item in section.texts(&schema::client_certificate::GROUPS) {
+        for item in section.read_texts(&tables::client_certificate::GROUPS) {
             groups.extend(self.checked(&item, GroupName::new));
         }
         self.groups.extend(groups.iter().cloned());
@@ -218,21 +218,21 @@ impl People<'_> {
             let (_, its) = self.users.entry(user.clone()).or_default();
             its.extend(groups);
         }
-        for found in section.texts(&schema::client_certificate::NAMES) {
-            let hint = "write for instance \"dns:ci.example.com\"";
+        for found in section.read_texts(&tables::client_certificate::NAMES) {
+            let hint = "write a name such as \"dns:ci.example.com\"";
             let name = match CertificateName::new(&found.text) {
                 Ok(name) => name,
                 Err(what) => {
                     self.reader
-                        .wrong(&found, format!("{:?} {what}", found.text), hint);
+                        .report_text(&found, format!("{:?} {what}", found.text), hint);
                     continue;
                 }
             };
             let Some(user) = &user else { continue };
             if holders.insert(name, user.clone()).is_some() {
-                let what = format!("{:?} is there twice", found.text);
+                let what = format!("duplicate name {:?}", found.text);
                 self.reader
-                    .wrong(&found, what, "a name stands for one caller");
+                    .report_text(&found, what, "each name identifies one caller");
             }
         }
     }
@@ -256,69 +256,70 @@ impl People<'_> {
         all.map(|(name, user)| (name, principal(user))).collect()
     }
 
-    fn password(&self, found: &Found, source: &Source<'_>) -> Option<PasswordHash> {
+    fn password(&self, found: &LocatedText, source: &SecretSource<'_>) -> Option<PasswordHash> {
         if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
-            source.holds_secret(self.reader.file(), "hashes of passwords");
+            source.mark_secret_file(self.reader.file(), "hashes of passwords");
         }
         let text = source
-            .secret(&found.text, &self.reader.folder())
-            .map_err(|error| self.reader.wrong(found, error, ""))
+            .resolve(&found.text, &self.reader.folder())
+            .map_err(|error| self.reader.report_text(found, error, ""))
             .ok()?;
-        let hint = "make one with: snapgate hash-password";
+        let hint = "create one with: snapgate hash-password";
         PasswordHash::new(text)
-            .map_err(|error| self.reader.wrong(found, error, hint))
+            .map_err(|error| self.reader.report_text(found, error, hint))
             .ok()
     }
 
-    fn checked<T>(&self, found: &Found, make: fn(&str) -> Result<T, TextError>) -> Option<T> {
+    fn checked<T>(&self, found: &LocatedText, make: fn(&str) -> Result<T, TextError>) -> Option<T> {
         make(&found.text)
-            .map_err(|error| self.reader.wrong(found, error.to_string(), ""))
+            .map_err(|error| self.reader.report_text(found, error.to_string(), ""))
             .ok()
     }
 
-    fn add_file(&mut self, path: &Found, source: &Source<'_>) {
+    fn add_file(&mut self, path: &LocatedText, source: &SecretSource<'_>) {
         let file = self.reader.folder().join(&path.text);
-        source.holds_secret(&file, "hashes of passwords");
+        source.mark_secret_file(&file, "hashes of passwords");
         let text = match source.read(&file) {
             Ok(text) => text,
-            Err(what) => {
-                let what = format!("{} {what}", file.display());
-                return self.reader.wrong(path, what, "");
-            }
+            Err(what) => return self.reader.report_text(path, what, ""),
         };
         let (entries, problems) = htpasswd::read(&file, &text);
         for it in problems {
-            self.reader.elsewhere(it);
+            self.reader.report_in_other_file(it);
         }
         for entry in entries {
             let fault = if self.users.contains_key(&entry.name) {
-                format!("the user {} is there twice", entry.name)
+                format!("duplicate user \"{}\"", entry.name)
             } else if self.users.len() >= limits::PRINCIPALS_MAX {
-                format!("is more than {} users", limits::PRINCIPALS_MAX)
+                format!("more than {} users", limits::PRINCIPALS_MAX)
             } else {
                 let user = (Some(entry.password), BTreeSet::new());
                 self.users.insert(entry.name, user);
                 continue;
             };
-            self.reader.elsewhere(Problem {
+            self.reader.report_in_other_file(Problem {
                 file: file.clone(),
-                place: Some((entry.line, 1)),
+                position: Some((entry.line, 1)),
                 key: String::new(),
                 what: fault,
-                hint: Some("users of this file and of [[user]] count together".to_owned()),
+                hint: Some("remove it here or in [[user]]".to_owned()),
             });
         }
     }
 
     fn add_group(&mut self, section: &Section<'_>, named: &mut BTreeSet<GroupName>) {
-        let members = section.texts(&schema::group::MEMBERS);
-        let name = section.text(&schema::group::NAME);
+        let members = section.read_texts(&tables::group::MEMBERS);
+        let name = section.read_text(&tables::group::NAME);
         let Some(name) = name.and_then(|name| self.checked(&name, GroupName::new)) else {
             return;
         };
         if !named.insert(name.clone()) {
-            let what = format!("the group {name} is there twice");
-            section.problem_at(schema::group::NAME.name, what, "write all members into one");
+            let what = format!("duplicate group \"{name}\"");
+            section.report_key(
+                tables::group::NAME.name,
+                what,
+                "write all members in one [[group]]",
+            );
         }
         self.groups.insert(name.clone());
         for item in members {
@@ -331,25 +332,25 @@ impl People<'_> {
         }
     }
 
-    fn add_issuer(&mut self, section: &Section<'_>, source: &Source<'_>) {
-        use schema::issuer as key;
+    fn add_issuer(&mut self, section: &Section<'_>, source: &SecretSource<'_>) {
+        use tables::issuer as key;
         let found = issuers::read(self.reader, section, source);
         if let Some(name) = &found.name
             && !self.issuer_names.insert(name.clone())
         {
-            let what = format!("the issuer {name} is there twice");
-            section.problem_at(key::NAME.name, what, "choose another name");
+            let what = format!("duplicate issuer \"{name}\"");
+            section.report_key(key::NAME.name, what, "choose another name");
         }
         self.groups.extend(found.groups.into_values());
         let Some((issuer, keys)) = found.issuer else {
             return;
         };
         if self.issuers.iter().any(|it| it.issuer == issuer.issuer) {
-            let what = "is that of another [[issuer]]: a token would not say which is meant";
-            section.problem_at(key::ISSUER.name, what, "keep one");
+            let what = "is also the issuer of another [[issuer]]";
+            section.report_key(key::ISSUER.name, what, "keep one");
         }
         if self.issuers.len() >= limits::ISSUERS_MAX {
-            section.problem(format!("is more than {} issuers", limits::ISSUERS_MAX), "");
+            section.report(format!("more than {} issuers", limits::ISSUERS_MAX), "");
             return;
         }
         self.issuers.push(issuer);
@@ -362,26 +363,26 @@ impl People<'_> {
         issuer.is_some_and(|issuer| self.issuer_names.iter().any(|name| name.as_str() == issuer))
     }
 
-    fn unknown_user(&self, found: &Found, name: &str) {
+    fn unknown_user(&self, found: &LocatedText, name: &str) {
         let known = self.users.keys().map(PrincipalName::as_str);
         self.unknown(found, "user", suggest::nearest(name, known));
     }
 
-    fn unknown(&self, found: &Found, what: &str, near: Option<&str>) {
+    fn unknown(&self, found: &LocatedText, what: &str, near: Option<&str>) {
         let hint = near.map_or_else(
             || format!("add a [[{what}]] of that name"),
             |it| format!("did you mean \"{it}\"?"),
         );
-        let what = format!("{:?} is no known {what}", found.text);
-        self.reader.wrong(found, what, &hint);
+        let what = format!("unknown {what} {:?}", found.text);
+        self.reader.report_text(found, what, &hint);
     }
 
     fn grant(&self, section: &Section<'_>) -> Grant {
-        let to = section.texts(&schema::grant::TO);
-        let actions = section.texts(&schema::grant::ACTIONS);
-        let vms = section.texts(&schema::grant::VMS);
-        let backups = section.texts(&schema::grant::BACKUPS);
-        let patterns = |all: Vec<Found>| -> Vec<Pattern> {
+        let to = section.read_texts(&tables::grant::TO);
+        let actions = section.read_texts(&tables::grant::ACTIONS);
+        let vms = section.read_texts(&tables::grant::VMS);
+        let backups = section.read_texts(&tables::grant::BACKUPS);
+        let patterns = |all: Vec<LocatedText>| -> Vec<Pattern> {
             all.iter()
                 .filter_map(|it| self.checked(it, Pattern::new))
                 .collect()
@@ -398,7 +399,7 @@ impl People<'_> {
         }
     }
 
-    fn grantee(&self, found: &Found) -> Option<Grantee> {
+    fn grantee(&self, found: &LocatedText) -> Option<Grantee> {
         if let Some(name) = found.text.strip_prefix("user:") {
             let known = PrincipalName::new(name).ok();
             let known = known.filter(|it| self.users.contains_key(it) || self.is_of_issuer(it));
@@ -418,17 +419,17 @@ impl People<'_> {
         }
         let what = format!("{:?} is neither a user nor a group", found.text);
         self.reader
-            .wrong(found, what, "write \"user:NAME\" or \"group:NAME\"");
+            .report_text(found, what, "write \"user:NAME\" or \"group:NAME\"");
         None
     }
 
-    fn action(&self, found: &Found) -> Option<Action> {
+    fn action(&self, found: &LocatedText) -> Option<Action> {
         let action = Action::ALL.into_iter().find(|it| it.as_str() == found.text);
         if action.is_none() {
             let known: Vec<&str> = Action::ALL.into_iter().map(Action::as_str).collect();
-            let hint = format!("known actions are {}", known.join(", "));
-            let what = format!("{:?} is no known action", found.text);
-            self.reader.wrong(found, what, &hint);
+            let hint = format!("expected one of {}", known.join(", "));
+            let what = format!("unknown action {:?}", found.text);
+            self.reader.report_text(found, what, &hint);
         }
         action
     }

@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema;
-use crate::config::schema::Key;
-use crate::config::schema::Text;
+use crate::config::tables;
 use crate::gate::PublicUrl;
+use crate::schema::Key;
+use crate::schema::Reader;
+use crate::schema::Section;
+use crate::schema::Text;
 
 /// An address that is used instead of the one in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +70,14 @@ pub(super) fn read(
     let listen = address(
         reader,
         section,
-        &schema::server::LISTEN,
+        &tables::server::LISTEN,
         fixed.api,
         &mut notes,
     );
     let admin = address(
         reader,
         section,
-        &schema::server::ADMIN,
+        &tables::server::ADMIN,
         fixed.admin,
         &mut notes,
     );
@@ -91,7 +91,7 @@ pub(super) fn read(
             .unwrap_or_default();
         let what = format!("{origin}{listen} would send passwords in cleartext");
         let hint = "name a [[certificate]], listen on a loopback address behind a TLS proxy, or write [insecure] plaintext = true";
-        section.problem_at(schema::server::LISTEN.name, what, hint);
+        section.report_key(tables::server::LISTEN.name, what, hint);
     }
     let (listen, admin) = (listen?, admin?);
     let are_bound = fixed.api.is_some() && fixed.admin.is_some();
@@ -99,9 +99,9 @@ pub(super) fn read(
         let what = if listen == admin {
             "is the same as listen".to_owned()
         } else {
-            format!("{admin} collides with listen, {listen}: both cannot be bound")
+            format!("{admin} conflicts with listen, {listen}")
         };
-        section.problem_at(schema::server::ADMIN.name, what, "choose another port");
+        section.report_key(tables::server::ADMIN.name, what, "choose another port");
     }
     Some(Addresses {
         listen,
@@ -117,11 +117,11 @@ fn address(
     fixed: Option<FixedAddress>,
     notes: &mut Vec<String>,
 ) -> Option<SocketAddr> {
-    let found = section.text(key)?;
+    let found = section.read_text(key)?;
     let address: Option<SocketAddr> = found.text.parse().ok();
     if address.is_none() {
         let what = format!("{:?} is not an address and port", found.text);
-        reader.wrong(&found, what, "write \"127.0.0.1:8080\" or \"[::1]:8080\"");
+        reader.report_text(&found, what, "write \"127.0.0.1:8080\" or \"[::1]:8080\"");
     }
     let Some(FixedAddress {
         address: used,
@@ -147,12 +147,12 @@ pub(super) fn public_url(
     listen: Option<SocketAddr>,
     is_encrypted: bool,
 ) -> Option<PublicUrl> {
-    if let Some(found) = section.text(&schema::server::PUBLIC_URL) {
+    if let Some(found) = section.read_text(&tables::server::PUBLIC_URL) {
         let url = PublicUrl::new(&found.text);
         if url.is_none() {
-            let what = format!("{:?} cannot begin a link", found.text);
-            let hint = "write http:// or https://, a host, perhaps a port and a path; no user, query or fragment";
-            reader.wrong(&found, what, hint);
+            let what = format!("{:?} is not a valid base URL", found.text);
+            let hint = "write http:// or https://, a host, and optionally a port and a path; no user, query or fragment";
+            reader.report_text(&found, what, hint);
         }
         return url;
     }
@@ -162,9 +162,9 @@ pub(super) fn public_url(
     // The number of an interface means nothing on another machine.
     let has_scope = matches!(listen, SocketAddr::V6(address) if address.scope_id() != 0);
     if url.is_none() || is_wildcard(listen) || has_scope {
-        let what = format!("is missing, and {listen} is not an address that a link can begin with");
+        let what = format!("is required, because clients cannot use {listen} in links");
         let hint = "write public_url = \"https://the-name-clients-use\"";
-        section.problem_at(schema::server::PUBLIC_URL.name, what, hint);
+        section.report_key(tables::server::PUBLIC_URL.name, what, hint);
         return None;
     }
     url

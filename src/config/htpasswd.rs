@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::config::problem::Problem;
 use crate::gate::PasswordHash;
 use crate::model::PrincipalName;
+use crate::schema::Problem;
 
 /// One user of such a file.
 pub(super) struct Entry {
@@ -27,7 +27,7 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<Entry>, Vec<Problem>) {
             Ok(it) => entries.push(it),
             Err((what, hint)) => problems.push(Problem {
                 file: file.to_owned(),
-                place: Some((number, 1)),
+                position: Some((number, 1)),
                 key: String::new(),
                 what,
                 hint: Some(hint.to_owned()),
@@ -39,15 +39,15 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<Entry>, Vec<Problem>) {
 
 fn entry(line: usize, text: &str) -> Result<Entry, (String, &'static str)> {
     let Some((name, hash)) = text.split_once(':') else {
-        return Err(("has no colon".to_owned(), "write user:hash"));
+        return Err(("missing colon".to_owned(), "write user:hash"));
     };
     let name = PrincipalName::new(name)
-        .map_err(|error| (format!("the user name {error}"), "choose another name"))?;
+        .map_err(|error| (format!("user name {error}"), "choose another name"))?;
     let password = PasswordHash::new(hash.to_owned()).map_err(|error| {
-        let what = format!("the password hash of {name} {error}");
+        let what = format!("password hash of {name} {error}");
         (
             what,
-            "make one with: htpasswd -nB USER, or snapgate hash-password",
+            "create one with: htpasswd -nB USER, or snapgate hash-password",
         )
     })?;
     Ok(Entry {
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(names, [(3, "ann"), (8, "zoe")], "good lines");
         let lines: Vec<usize> = problems
             .iter()
-            .filter_map(|problem| problem.place.map(|at| at.0))
+            .filter_map(|problem| problem.position.map(|at| at.0))
             .collect();
         assert_eq!(lines, [4, 6, 7], "bad lines");
         assert!(

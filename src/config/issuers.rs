@@ -12,12 +12,8 @@ use crate::adapters::transport;
 use crate::adapters::transport::Endpoint;
 use crate::adapters::transport::Trust;
 use crate::config::passthrough::SYSTEM_AUTHORITIES;
-use crate::config::reader::Found;
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema::issuer as key;
-use crate::config::secret_source::Source;
 use crate::config::settings::KeySource;
+use crate::config::tables::issuer as key;
 use crate::gate::Algorithm;
 use crate::gate::Issuer;
 use crate::gate::KeyRing;
@@ -25,6 +21,10 @@ use crate::gate::KeySet;
 use crate::model::GroupName;
 use crate::model::IssuerName;
 use crate::model::limits;
+use crate::schema::LocatedText;
+use crate::schema::Reader;
+use crate::schema::SecretSource;
+use crate::schema::Section;
 
 /// What is wrong with a URL, and what to do about it.
 type Wrong = (&'static str, &'static str);
@@ -38,32 +38,32 @@ pub(super) struct Read {
 }
 
 /// Reads one `[[issuer]]`.
-pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &Source<'_>) -> Read {
+pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &SecretSource<'_>) -> Read {
     let here = Reading {
         reader,
         section,
         source,
     };
-    let name = section.text(&key::NAME).and_then(|found| {
+    let name = section.read_text(&key::NAME).and_then(|found| {
         let name = IssuerName::new(&found.text);
-        name.map_err(|error| reader.wrong(&found, error.to_string(), ""))
+        name.map_err(|error| reader.report_text(&found, error.to_string(), ""))
             .ok()
     });
-    let text = |key| section.text(key).map(|text| text.text);
+    let text = |key| section.read_text(key).map(|text| text.text);
     let issuer = text(&key::ISSUER);
     let (subject_claim, groups_claim) = (text(&key::SUBJECT_CLAIM), text(&key::GROUPS_CLAIM));
-    let audience = section.texts(&key::AUDIENCE);
-    let algorithms = section.texts(&key::ALGORITHMS);
+    let audience = section.read_texts(&key::AUDIENCE);
+    let algorithms = section.read_texts(&key::ALGORITHMS);
     let algorithms = algorithms
         .iter()
         .filter_map(|algorithm| here.algorithm(algorithm));
     let algorithms = algorithms.collect();
-    let groups = section.texts(&key::GROUPS);
+    let groups = section.read_texts(&key::GROUPS);
     let groups: BTreeMap<String, GroupName> = groups
         .iter()
         .filter_map(|group| here.mapped(group))
         .collect();
-    let leeway = section.span(&key::LEEWAY);
+    let leeway = section.read_duration(&key::LEEWAY);
     let keys = here.keys(name.as_ref());
     let made = (name.clone(), issuer, keys, subject_claim, groups_claim);
     let (Some(its), Some(issuer), Some((keys, fetched)), Some(subject_claim), Some(groups_claim)) =
@@ -97,30 +97,33 @@ pub(super) fn read(reader: &Reader<'_>, section: &Section<'_>, source: &Source<'
 struct Reading<'a> {
     reader: &'a Reader<'a>,
     section: &'a Section<'a>,
-    source: &'a Source<'a>,
+    source: &'a SecretSource<'a>,
 }
 
 impl Reading<'_> {
     /// The keys of a file, or none yet and where they are fetched from.
     fn keys(&self, name: Option<&IssuerName>) -> Option<(Arc<KeyRing>, Option<KeySource>)> {
         let section = self.section;
-        let (file, url) = (section.text(&key::JWKS), section.text(&key::JWKS_URL));
+        let (file, url) = (
+            section.read_text(&key::JWKS),
+            section.read_text(&key::JWKS_URL),
+        );
         let (authorities, refresh, oldest) = (
-            section.text(&key::JWKS_CA),
-            section.span(&key::JWKS_REFRESH),
-            section.span(&key::JWKS_MAX_AGE),
+            section.read_text(&key::JWKS_CA),
+            section.read_duration(&key::JWKS_REFRESH),
+            section.read_duration(&key::JWKS_MAX_AGE),
         );
         match (file, url) {
             (Some(_), Some(url)) => {
                 self.reader
-                    .wrong(&url, "is there beside jwks", "remove one of them");
+                    .report_text(&url, "cannot be combined with jwks", "remove one of them");
                 None
             }
             (None, None) => {
                 if !section.has(key::JWKS.name) && !section.has(key::JWKS_URL.name) {
                     let hint =
                         "write jwks = \"keys.json\" for a file, or jwks_url = \"https://...\"";
-                    section.problem_at(key::JWKS.name, "is missing", hint);
+                    section.report_missing(key::JWKS.name, hint);
                 }
                 None
             }
@@ -131,13 +134,13 @@ impl Reading<'_> {
                     (key::JWKS_MAX_AGE.name, oldest != limits::ISSUER_KEYS_AGE),
                 ];
                 for (name, _) in odd.iter().filter(|it| it.1) {
-                    section.problem_at(name, "means nothing without jwks_url", "remove it");
+                    section.report_key(name, "has no effect without jwks_url", "remove it");
                 }
                 Some((KeyRing::fixed(self.key_set(&file)?), None))
             }
             (None, Some(url)) => {
                 let (address, target) = address(&url.text)
-                    .map_err(|(what, hint)| self.reader.wrong(&url, what, hint))
+                    .map_err(|(what, hint)| self.reader.report_text(&url, what, hint))
                     .ok()?;
                 let made = KeySource {
                     issuer: name?.clone(),
@@ -146,18 +149,18 @@ impl Reading<'_> {
                     refresh,
                     oldest,
                 };
-                Some((KeyRing::fetched(), Some(made)))
+                Some((KeyRing::awaiting_fetch(), Some(made)))
             }
         }
     }
 
     /// How the server at the address is reached and known.
-    fn endpoint(&self, address: Address, authorities: Option<&Found>) -> Option<KeyEndpoint> {
+    fn endpoint(&self, address: Address, authorities: Option<&LocatedText>) -> Option<KeyEndpoint> {
         let authority = match address {
             Address::Loopback(address) => {
                 if let Some(found) = authorities {
-                    let what = "means nothing for http://";
-                    self.reader.wrong(found, what, "remove it");
+                    let what = "has no effect with http://";
+                    self.reader.report_text(found, what, "remove it");
                 }
                 return Some(KeyEndpoint::Loopback(address));
             }
@@ -168,9 +171,8 @@ impl Reading<'_> {
             |it| self.reader.folder().join(&it.text),
         );
         let problem = |what: String| {
-            let hint = "name a file of authorities' certificates in PEM form";
-            let what = format!("{} {what}", path.display());
-            self.section.problem_at(key::JWKS_CA.name, what, hint);
+            let hint = "name a file with certificates of authorities in PEM form";
+            self.section.report_key(key::JWKS_CA.name, what, hint);
         };
         let authorities = self.source.read(&path).map_err(problem).ok()?;
         let made = KeyEndpoint::Https {
@@ -178,48 +180,50 @@ impl Reading<'_> {
             authorities: Arc::from(authorities),
         };
         made.client()
-            .map_err(|error| problem(format!("cannot be used: {error}")))
+            .map_err(|error| problem(format!("cannot use {}: {error}", path.display())))
             .ok()?;
         Some(made)
     }
 
-    fn key_set(&self, path: &Found) -> Option<KeySet> {
+    fn key_set(&self, path: &LocatedText) -> Option<KeySet> {
         if path.text.contains("://") {
-            let hint = "write it as jwks_url, and it is fetched";
-            self.reader.wrong(path, "is a URL instead of a file", hint);
+            let hint = "write it as jwks_url";
+            self.reader
+                .report_text(path, "expected a path, got a URL", hint);
             return None;
         }
         let file = self.reader.folder().join(&path.text);
-        let found = self.source.read(&file).and_then(|it| KeySet::parse(&it));
-        found
-            .map_err(|what| {
-                let what = format!("{} {what}", file.display());
-                self.reader.wrong(path, what, "");
-            })
+        let text = self.source.read(&file);
+        let keys = text.and_then(|text| {
+            KeySet::parse(&text).map_err(|what| format!("{}: {what}", file.display()))
+        });
+        keys.map_err(|what| self.reader.report_text(path, what, ""))
             .ok()
     }
 
-    fn algorithm(&self, found: &Found) -> Option<Algorithm> {
-        let algorithm = Algorithm::named(&found.text);
+    fn algorithm(&self, found: &LocatedText) -> Option<Algorithm> {
+        let algorithm = Algorithm::from_name(&found.text);
         if algorithm.is_none() {
             let known = Algorithm::ALL.map(Algorithm::as_str).join(", ");
-            let what = format!("{:?} is no algorithm that is taken", found.text);
+            let what = format!("unsupported algorithm {:?}", found.text);
             self.reader
-                .wrong(found, what, &format!("known are {known}"));
+                .report_text(found, what, &format!("expected one of {known}"));
         }
         algorithm
     }
 
-    fn mapped(&self, found: &Found) -> Option<(String, GroupName)> {
+    fn mapped(&self, found: &LocatedText) -> Option<(String, GroupName)> {
         // The last sign of equality: their names may hold some themselves.
         let parts = found.text.rsplit_once('=').filter(|it| !it.0.is_empty());
         let Some((theirs, ours)) = parts else {
-            let what = format!("{:?} has no name before or after a '='", found.text);
-            self.reader.wrong(found, what, "write \"THEIRS=OURS\"");
+            let what = format!("{:?} is not a mapping of group names", found.text);
+            self.reader
+                .report_text(found, what, "write \"THEIRS=OURS\"");
             return None;
         };
         let ours = GroupName::new(ours);
-        let ours = ours.map_err(|error| self.reader.wrong(found, format!("the group {error}"), ""));
+        let ours =
+            ours.map_err(|error| self.reader.report_text(found, format!("group {error}"), ""));
         Some((theirs.to_owned(), ours.ok()?))
     }
 }
@@ -255,7 +259,7 @@ impl KeyEndpoint {
                 identity: None,
             },
         };
-        transport::Client::new(transport::Settings {
+        transport::Client::new(transport::ClientSettings {
             endpoint,
             connect_timeout: limits::ISSUER_FETCH_TIMEOUT,
             body_bytes_max: limits::ISSUER_ANSWER_BYTES_MAX,
@@ -273,11 +277,11 @@ enum Address {
 /// The place that a URL names, and its path and query.
 fn address(text: &str) -> Result<(Address, String), Wrong> {
     const FORM: Wrong = (
-        "is no URL of a key set",
+        "is not the URL of a key set",
         "write https://host/path, or http://127.0.0.1:port/path for a server on this machine",
     );
     const PLAINTEXT: Wrong = (
-        "is plain HTTP to another machine, where keys can be replaced on the way",
+        "would fetch keys in cleartext from another machine",
         "write https://, with jwks_ca for an authority of your own; http:// only to an address such as 127.0.0.1",
     );
     let uri: Uri = text.parse().map_err(|_malformed| FORM)?;
@@ -340,19 +344,31 @@ mod tests {
                 "/jwks",
             ),
             ("http://[::1]/jwks", loopback("[::1]:80"), "/jwks"),
-            ("http://sso.example.com/jwks", Err("plain HTTP"), ""),
-            ("http://192.0.2.1/jwks", Err("plain HTTP"), ""),
-            ("http://localhost/jwks", Err("plain HTTP"), ""),
-            ("http://127.0.0.1.example.com/", Err("plain HTTP"), ""),
-            ("https://user:pw@sso.example.com/jwks", Err("no URL"), ""),
-            ("https://sso.example.com/a/../jwks", Err("no URL"), ""),
-            ("https://sso.example.com/a/%2E%2e/jwks", Err("no URL"), ""),
-            ("https://sso.example.com/jwks#k", Err("no URL"), ""),
-            ("https:///jwks", Err("no URL"), ""),
-            ("ftp://sso.example.com/jwks", Err("no URL"), ""),
-            ("sso.example.com/jwks", Err("no URL"), ""),
-            ("/jwks.json", Err("no URL"), ""),
-            ("https://sso.example.com/a b", Err("no URL"), ""),
+            ("http://sso.example.com/jwks", Err("in cleartext"), ""),
+            ("http://192.0.2.1/jwks", Err("in cleartext"), ""),
+            ("http://localhost/jwks", Err("in cleartext"), ""),
+            ("http://127.0.0.1.example.com/", Err("in cleartext"), ""),
+            (
+                "https://user:pw@sso.example.com/jwks",
+                Err("is not the URL"),
+                "",
+            ),
+            (
+                "https://sso.example.com/a/../jwks",
+                Err("is not the URL"),
+                "",
+            ),
+            (
+                "https://sso.example.com/a/%2E%2e/jwks",
+                Err("is not the URL"),
+                "",
+            ),
+            ("https://sso.example.com/jwks#k", Err("is not the URL"), ""),
+            ("https:///jwks", Err("is not the URL"), ""),
+            ("ftp://sso.example.com/jwks", Err("is not the URL"), ""),
+            ("sso.example.com/jwks", Err("is not the URL"), ""),
+            ("/jwks.json", Err("is not the URL"), ""),
+            ("https://sso.example.com/a b", Err("is not the URL"), ""),
         ];
         for (url, expected, path) in rows {
             match (address(url), expected) {

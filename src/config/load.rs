@@ -1,4 +1,4 @@
-//! From a file to [`Settings`], or to every mistake in it.
+//! From a file to [`Settings`], or to every error in it.
 
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -11,23 +11,15 @@ use crate::config::access;
 use crate::config::addresses;
 use crate::config::addresses::Addresses;
 use crate::config::addresses::FixedAddresses;
-use crate::config::apart;
-use crate::config::apart::Written;
 use crate::config::backends;
 use crate::config::log_level;
 use crate::config::passthrough;
-use crate::config::problem::Problem;
-use crate::config::problem::Problems;
-use crate::config::reader::Found;
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema;
-use crate::config::schema::Count;
-use crate::config::schema::Key;
-use crate::config::secret_source::Source;
+use crate::config::separate_paths;
+use crate::config::separate_paths::OutputFile;
 use crate::config::settings::LogFormat;
 use crate::config::settings::Logging;
 use crate::config::settings::Settings;
+use crate::config::tables;
 use crate::config::tls;
 use crate::gate;
 use crate::gate::OnMissingVersion;
@@ -39,16 +31,25 @@ use crate::listener;
 use crate::model::limits;
 use crate::operations;
 use crate::operations::WhenBusy;
+use crate::schema::Integer;
+use crate::schema::Key;
+use crate::schema::LocatedText;
+use crate::schema::Problem;
+use crate::schema::Problems;
+use crate::schema::Reader;
+use crate::schema::SecretSource;
+use crate::schema::Section;
+use crate::schema::format_duration;
 
 /// Reads the file and everything it names. Relative paths start from the folder of the file.
 ///
 /// # Errors
-/// Every mistake in it, with its place. What is no TOML is told alone, because the rest cannot be judged then.
+/// Every error in it, with its position. Syntax errors are reported alone, because nothing else can be checked then.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Settings, Problems> {
     load_at(path, env, &FixedAddresses::default())
 }
 
-/// [`load`] for a gateway whose ports are known already: they count instead of `server.listen` and `server.admin`.
+/// [`load`] for a gateway whose addresses are already known; they replace `server.listen` and `server.admin`.
 ///
 /// # Errors
 /// Those of [`load`].
@@ -57,13 +58,13 @@ pub fn load_at(
     env: &dyn Fn(&str) -> Option<String>,
     fixed: &FixedAddresses,
 ) -> Result<Settings, Problems> {
-    let source = Source::new(env);
-    let text = match source.read(path) {
+    let source = SecretSource::new(env);
+    let text = match source.read_or_reason(path) {
         Ok(text) => text,
         Err(what) => {
             let problem = Problem {
                 file: path.to_owned(),
-                place: None,
+                position: None,
                 key: String::new(),
                 what,
                 hint: None,
@@ -74,9 +75,9 @@ pub fn load_at(
     let reader = Reader::new(path, &text);
     let (root, errors) = DeTable::parse_recoverable(&text);
     if !errors.is_empty() {
-        for it in errors {
-            let at = it.span().map_or(0, |span| span.start);
-            reader.problem(at, "", it.message(), "");
+        for error in errors {
+            let at = error.span().map_or(0, |span| span.start);
+            reader.report(at, "", error.message(), "");
         }
         return Err(Problems::new(reader.into_problems(), source.finish().0));
     }
@@ -96,29 +97,29 @@ pub fn load_at(
 fn settings(
     reader: &Reader<'_>,
     root: &DeTable<'_>,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
     fixed: &FixedAddresses,
 ) -> Option<Settings> {
-    reader.refuse_unknown_tables(root);
+    reader.refuse_unknown_tables(root, tables::ALL);
     let section = |table| reader.sections(root, table).into_iter().next();
-    let insecure = section(&schema::insecure::TABLE);
-    let plaintext = insecure.is_some_and(|it| it.flag(&schema::insecure::PLAINTEXT));
+    let insecure = section(&tables::insecure::TABLE);
+    let plaintext = insecure.is_some_and(|section| section.read_flag(&tables::insecure::PLAINTEXT));
     let encryption = tls::read(reader, root, source);
     let is_safe = plaintext || encryption.is_wanted();
-    let server = section(&schema::server::TABLE)
+    let server = section(&tables::server::TABLE)
         .map(|section| server(reader, &section, fixed, (is_safe, encryption.is_wanted())));
-    let limit = section(&schema::limit::TABLE);
+    let limit = section(&tables::limits::TABLE);
     let specification =
-        section(&schema::specification::TABLE).map(|section| specification(reader, &section));
-    let lock_out = section(&schema::lockout::TABLE).map(|section| lock_out(&section));
-    let rates = section(&schema::rate::TABLE).map(|section| rates(&section));
-    let passes = reader.sections(root, &schema::passthrough::TABLE);
-    let authentication_section = section(&schema::authentication::TABLE);
+        section(&tables::specification::TABLE).map(|section| specification(reader, &section));
+    let lockout = section(&tables::lockout::TABLE).map(|section| lockout(&section));
+    let rates = section(&tables::rate::TABLE).map(|section| rates(&section));
+    let passes = reader.sections(root, &tables::passthrough::TABLE);
+    let authentication_section = section(&tables::authentication::TABLE);
     let mut people = access::read(reader, root, source, &passes);
     let allowed = std::mem::take(&mut people.allowed);
     let (passthrough, upstreams) = passthrough::read(reader, &passes, allowed, source);
-    let operations_section = section(&schema::operations::TABLE);
-    let log_section = section(&schema::log::TABLE);
+    let operations_section = section(&tables::operations::TABLE);
+    let log_section = section(&tables::log::TABLE);
     let operations = operations_section
         .as_ref()
         .and_then(|section| operations(reader, section));
@@ -130,7 +131,7 @@ fn settings(
         logging.as_ref(),
         people.tokens_file.as_deref(),
     );
-    apart::files(&written(&sections, paths), &source.files(), &backends);
+    separate_paths::check_files(&output_files(&sections, paths), &source.files(), &backends);
     let limits = limit.as_ref().map(gate_limits);
     let listener_limits = limit.as_ref().map(listener_limits);
     let server = server?;
@@ -149,7 +150,7 @@ fn settings(
             specification: specification?,
             trusted_proxies: server.trusted_proxies,
             credentials: people.credentials,
-            lock_out: lock_out?,
+            lockout: lockout?,
             rates: rates?,
             grants: people.grants,
             placements,
@@ -163,14 +164,14 @@ fn settings(
         logging: logging?,
         tokens: people.tokens_file,
         threads: server.threads,
-        notes: addresses.notes,
-        secrets: source.secrets(),
+        notes: [addresses.notes, reader.warnings()].concat(),
+        secrets: source.secret_files(),
         files: Vec::new(),
         hash: String::new(),
     })
 }
 
-/// What the table `server` says.
+/// `[server]`.
 struct Server {
     addresses: Option<Addresses>,
     public_url: Option<PublicUrl>,
@@ -192,41 +193,41 @@ fn server(
         public_url: addresses::public_url(reader, section, listen, is_encrypted),
         addresses,
         trusted_proxies: trusted_proxies(reader, section),
-        threads: threads_or_cores(section.number(&schema::server::THREADS)),
-        drain: section.span(&schema::server::DRAIN),
-        drain_notice: section.span(&schema::server::DRAIN_NOTICE),
+        threads: threads_or_cores(section.read_usize(&tables::server::THREADS)),
+        drain: section.read_duration(&tables::server::DRAIN),
+        drain_notice: section.read_duration(&tables::server::DRAIN_NOTICE),
     }
 }
 
-/// The files that are written: those of `operations.store`, `log.audit` and `authentication.tokens`.
-fn written<'a>(
+/// The files that the gateway writes: those of `operations.store`, `log.audit` and `authentication.tokens`.
+fn output_files<'a>(
     sections: &'a [Option<Section<'a>>; 3],
     (operations, logging, tokens): (
         Option<&'a operations::Config>,
         Option<&'a Logging>,
         Option<&'a Path>,
     ),
-) -> Vec<Written<'a>> {
+) -> Vec<OutputFile<'a>> {
     let files = [
         operations.map(|config| config.store.as_path()),
         logging.and_then(|logging| logging.audit.as_deref()),
         tokens,
     ];
     let keys = [
-        schema::operations::STORE.name,
-        schema::log::AUDIT.name,
-        schema::authentication::TOKENS.name,
+        tables::operations::STORE.name,
+        tables::log::AUDIT.name,
+        tables::authentication::TOKENS.name,
     ];
     let named = sections.iter().zip(keys).zip(files);
-    let written = named.filter_map(|((section, key), path)| {
-        Some(Written {
+    let files = named.filter_map(|((section, key), path)| {
+        Some(OutputFile {
             section: section.as_ref()?,
             key,
             path: path?,
-            is_read: key == schema::authentication::TOKENS.name,
+            is_read: key == tables::authentication::TOKENS.name,
         })
     });
-    written.collect()
+    files.collect()
 }
 
 fn threads_or_cores(threads: usize) -> usize {
@@ -239,12 +240,12 @@ fn threads_or_cores(threads: usize) -> usize {
 
 fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies {
     let mut networks = Vec::new();
-    for it in section.texts(&schema::server::TRUSTED_PROXIES) {
-        match TrustedProxies::network(&it.text) {
+    for found in section.read_texts(&tables::server::TRUSTED_PROXIES) {
+        match TrustedProxies::network(&found.text) {
             Some(network) => networks.push(network),
             None => {
-                let what = format!("{:?} is neither an address nor a network", it.text);
-                reader.wrong(&it, what, "write \"10.0.0.7\" or \"10.0.0.0/8\"");
+                let what = format!("{:?} is neither an address nor a network", found.text);
+                reader.report_text(&found, what, "write \"10.0.0.7\" or \"10.0.0.0/8\"");
             }
         }
     }
@@ -253,20 +254,17 @@ fn trusted_proxies(reader: &Reader<'_>, section: &Section<'_>) -> TrustedProxies
 
 fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
     let known = Specification::default().supported;
-    let found = section.texts(&schema::specification::SUPPORTED);
-    for it in found.iter().filter(|it| !known.contains(&it.text)) {
-        let what = format!("{:?} is no version this gateway speaks", it.text);
-        reader.wrong(
-            it,
-            what,
-            &format!("known versions are {}", known.join(", ")),
-        );
+    let found = section.read_texts(&tables::specification::SUPPORTED);
+    let hint = format!("expected one of {}", known.join(", "));
+    for version in found.iter().filter(|item| !known.contains(&item.text)) {
+        let what = format!("unsupported version {:?}", version.text);
+        reader.report_text(version, what, &hint);
     }
-    let on_missing = section.word(&schema::specification::ON_MISSING);
-    let profile = section.word(&schema::specification::PROFILE);
-    let wanted = |version: &String| found.iter().any(|it| it.text == *version);
+    let on_missing = section.read_choice(&tables::specification::ON_MISSING);
+    let profile = section.read_choice(&tables::specification::PROFILE);
+    let is_listed = |version: &String| found.iter().any(|item| item.text == *version);
     Specification {
-        supported: known.into_iter().filter(wanted).collect(),
+        supported: known.into_iter().filter(is_listed).collect(),
         on_missing: if on_missing == Some("assume-current") {
             OnMissingVersion::AssumeCurrent
         } else {
@@ -281,21 +279,21 @@ fn specification(reader: &Reader<'_>, section: &Section<'_>) -> Specification {
 }
 
 fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::Config> {
-    use schema::operations as key;
-    let poll_min = section.span(&key::POLL_MIN);
-    let poll_max = section.span(&key::POLL_MAX);
+    use tables::operations as key;
+    let poll_min = section.read_duration(&key::POLL_MIN);
+    let poll_max = section.read_duration(&key::POLL_MAX);
     if poll_min > poll_max {
-        let what = format!("is longer than poll_max, {}", schema::written(poll_max));
-        section.problem_at(key::POLL_MIN.name, what, "make it shorter");
+        let what = format!("is longer than poll_max, {}", format_duration(poll_max));
+        section.report_key(key::POLL_MIN.name, what, "make it shorter");
     }
-    let retention = section.span(&key::RETENTION);
-    let queue_per_vm = section.number(&key::QUEUE_PER_VM);
-    let queue_total = section.number(&key::QUEUE_TOTAL);
-    let accept_ttl = section.span(&key::ACCEPT_TTL);
-    let resume_ttl = section.span_or(&key::RESUME_TTL, accept_ttl);
-    let probe_window = section.span(&key::PROBE_WINDOW);
-    let refuse = section.word(&key::WHEN_BUSY) == Some("refuse");
-    let store = section.text(&key::STORE)?;
+    let retention = section.read_duration(&key::RETENTION);
+    let queue_per_vm = section.read_usize(&key::QUEUE_PER_VM);
+    let queue_total = section.read_usize(&key::QUEUE_TOTAL);
+    let accept_ttl = section.read_duration(&key::ACCEPT_TTL);
+    let resume_ttl = section.read_duration_or(&key::RESUME_TTL, accept_ttl);
+    let probe_window = section.read_duration(&key::PROBE_WINDOW);
+    let refuse = section.read_choice(&key::WHEN_BUSY) == Some("refuse");
+    let store = section.read_text(&key::STORE)?;
     Some(operations::Config {
         store: file_to_write(reader, &store),
         retention,
@@ -314,54 +312,54 @@ fn operations(reader: &Reader<'_>, section: &Section<'_>) -> Option<operations::
     })
 }
 
-/// The path of a file that the gateway makes when it is absent: its folder must exist.
-fn file_to_write(reader: &Reader<'_>, found: &Found) -> PathBuf {
+/// The path of a file that the gateway creates when it is absent: its folder must exist.
+fn file_to_write(reader: &Reader<'_>, found: &LocatedText) -> PathBuf {
     let path = reader.folder().join(&found.text);
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     if path.is_dir() {
         let what = format!("{} is a folder", path.display());
-        reader.wrong(found, what, "name a file in it");
+        reader.report_text(found, what, "name a file in it");
     } else if !folder.is_dir() {
-        let what = format!("the folder {} does not exist", folder.display());
-        reader.wrong(found, what, "make it, or correct the path");
+        let what = format!("folder {} does not exist", folder.display());
+        reader.report_text(found, what, "create it, or correct the path");
     }
     path
 }
 
 fn logging(reader: &Reader<'_>, section: &Section<'_>) -> Logging {
-    let level = section.text(&schema::log::LEVEL).and_then(|found| {
-        let wrong = |(what, hint): (String, String)| reader.wrong(&found, what, &hint);
-        log_level::checked(&found.text).map_err(wrong).ok()
+    let level = section.read_text(&tables::log::LEVEL).and_then(|found| {
+        let report = |(what, hint): (String, String)| reader.report_text(&found, what, &hint);
+        log_level::check(&found.text).map_err(report).ok()
     });
-    let audit = section.text(&schema::log::AUDIT);
+    let audit = section.read_text(&tables::log::AUDIT);
     Logging {
-        format: match section.word(&schema::log::FORMAT) {
+        format: match section.read_choice(&tables::log::FORMAT) {
             Some("json") => LogFormat::Json,
             Some(_) | None => LogFormat::Text,
         },
         level: level.unwrap_or_else(|| "info".to_owned()),
-        access: section.flag(&schema::log::ACCESS),
+        access: section.read_flag(&tables::log::ACCESS),
         audit: audit.map(|audit| file_to_write(reader, &audit)),
-        audit_required: section.flag(&schema::log::AUDIT_REQUIRED),
+        audit_required: section.read_flag(&tables::log::AUDIT_REQUIRED),
     }
 }
 
-fn lock_out(section: &Section<'_>) -> gate::LockOut {
-    gate::LockOut {
-        attempts: section.small(&schema::lockout::ATTEMPTS),
-        address_attempts: section.small(&schema::lockout::ADDRESS_ATTEMPTS),
-        longest: section.span(&schema::lockout::LONGEST),
+fn lockout(section: &Section<'_>) -> gate::LockoutRule {
+    gate::LockoutRule {
+        attempts: section.read_u32(&tables::lockout::ATTEMPTS),
+        address_attempts: section.read_u32(&tables::lockout::ADDRESS_ATTEMPTS),
+        longest: section.read_duration(&tables::lockout::LONGEST),
     }
 }
 
 fn rates(section: &Section<'_>) -> gate::RateLimits {
-    use schema::rate as key;
-    let rate = |per_second: &Key<Count>, burst: &Key<Count>| {
-        let (number, written) = (section.small(per_second), section.small(burst));
+    use tables::rate as key;
+    let rate = |per_second: &Key<Integer>, burst: &Key<Integer>| {
+        let (number, written) = (section.read_u32(per_second), section.read_u32(burst));
         if number == 0 && written != 0 {
-            let what = format!("means nothing without {}", per_second.name);
+            let what = format!("has no effect without {}", per_second.name);
             let hint = format!("write {} = 10 beside it", per_second.name);
-            section.problem_at(burst.name, what, &hint);
+            section.report_key(burst.name, what, &hint);
         }
         let per_second = NonZeroU32::new(number)?;
         let usual = number.saturating_mul(limits::BURST_SECONDS);
@@ -371,35 +369,35 @@ fn rates(section: &Section<'_>) -> gate::RateLimits {
     gate::RateLimits {
         principal: rate(&key::PRINCIPAL, &key::PRINCIPAL_BURST),
         address: rate(&key::ADDRESS, &key::ADDRESS_BURST),
-        principal_concurrent: section.number(&key::PRINCIPAL_CONCURRENT),
-        address_concurrent: section.number(&key::ADDRESS_CONCURRENT),
-        principal_waiters: section.number(&key::PRINCIPAL_WAITERS),
+        principal_concurrent: section.read_usize(&key::PRINCIPAL_CONCURRENT),
+        address_concurrent: section.read_usize(&key::ADDRESS_CONCURRENT),
+        principal_waiters: section.read_usize(&key::PRINCIPAL_WAITERS),
     }
 }
 
 fn gate_limits(section: &Section<'_>) -> gate::Limits {
     gate::Limits {
-        body_bytes: section.size(&schema::limit::BODY),
-        target_bytes: section.size(&schema::limit::TARGET),
-        header_bytes: section.size(&schema::limit::HEADER),
-        header_count: section.number(&schema::limit::HEADER_COUNT),
-        wait: section.span(&schema::limit::WAIT),
-        stream: section.span(&schema::limit::STREAM),
-        waiters: section.number(&schema::limit::WAITERS),
+        body_bytes: section.read_size(&tables::limits::BODY),
+        target_bytes: section.read_size(&tables::limits::TARGET),
+        header_bytes: section.read_size(&tables::limits::HEADER),
+        header_count: section.read_usize(&tables::limits::HEADER_COUNT),
+        wait: section.read_duration(&tables::limits::WAIT),
+        stream: section.read_duration(&tables::limits::STREAM),
+        waiters: section.read_usize(&tables::limits::WAITERS),
     }
 }
 
 fn listener_limits(section: &Section<'_>) -> listener::Limits {
     listener::Limits {
-        connections: section.number(&schema::limit::CONNECTIONS),
-        connections_per_address: section.number(&schema::limit::CONNECTIONS_PER_ADDRESS),
-        handshake_timeout: section.span(&schema::limit::HANDSHAKE_TIMEOUT),
-        streams: section.small(&schema::limit::STREAMS),
-        header_timeout: section.span(&schema::limit::HEADER_TIMEOUT),
-        body_timeout: section.span(&schema::limit::BODY_TIMEOUT),
-        body_rate: u64::try_from(section.size(&schema::limit::BODY_RATE)).unwrap_or(u64::MAX),
-        body_grace: section.span(&schema::limit::BODY_GRACE),
-        idle_timeout: section.span(&schema::limit::IDLE_TIMEOUT),
-        write_timeout: section.span(&schema::limit::WRITE_TIMEOUT),
+        connections: section.read_usize(&tables::limits::CONNECTIONS),
+        connections_per_address: section.read_usize(&tables::limits::CONNECTIONS_PER_ADDRESS),
+        handshake_timeout: section.read_duration(&tables::limits::HANDSHAKE_TIMEOUT),
+        streams: section.read_u32(&tables::limits::STREAMS),
+        header_timeout: section.read_duration(&tables::limits::HEADER_TIMEOUT),
+        body_timeout: section.read_duration(&tables::limits::BODY_TIMEOUT),
+        body_rate: u64::try_from(section.read_size(&tables::limits::BODY_RATE)).unwrap_or(u64::MAX),
+        body_grace: section.read_duration(&tables::limits::BODY_GRACE),
+        idle_timeout: section.read_duration(&tables::limits::IDLE_TIMEOUT),
+        write_timeout: section.read_duration(&tables::limits::WRITE_TIMEOUT),
     }
 }

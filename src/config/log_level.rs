@@ -3,8 +3,8 @@
 //! The filter behind it takes any word for the name of a part, so that a misspelt level would silence everything. Here a
 //! word is a level or a part that exists.
 
-use crate::config::suggest;
 use crate::listener::LOG_TARGETS;
+use crate::model::suggest;
 
 /// The levels, least first.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -36,11 +36,15 @@ const PARTS: &[&str] = &[
     "model",
     "operations",
     "runtime",
+    "schema",
     "telemetry",
 ];
 
-/// The value without spaces; or what is wrong with it, and what to do about that.
-pub(super) fn checked(text: &str) -> Result<String, (String, String)> {
+/// The value without spaces.
+///
+/// # Errors
+/// The error and its hint.
+pub(super) fn check(text: &str) -> Result<String, (String, String)> {
     let mut general = None;
     let mut directives = Vec::new();
     let mut targets: Vec<&str> = Vec::new();
@@ -48,7 +52,7 @@ pub(super) fn checked(text: &str) -> Result<String, (String, String)> {
         let Some((target, level)) = directive.split_once('=') else {
             level_of(directive)?;
             if let Some(other) = general.replace(directive) {
-                let what = format!("names two general levels, {other:?} and {directive:?}");
+                let what = format!("two general levels, {other:?} and {directive:?}");
                 return Err((what, "keep one of them".to_owned()));
             }
             directives.push(directive.to_owned());
@@ -58,7 +62,7 @@ pub(super) fn checked(text: &str) -> Result<String, (String, String)> {
         target_of(target)?;
         level_of(level.trim())?;
         if targets.contains(&target) {
-            let what = format!("names {target:?} twice");
+            let what = format!("duplicate target {target:?}");
             return Err((what, "keep one of them".to_owned()));
         }
         targets.push(target);
@@ -67,7 +71,7 @@ pub(super) fn checked(text: &str) -> Result<String, (String, String)> {
     Ok(directives.join(","))
 }
 
-/// Whether nothing at all is logged at this value, which has no mistakes.
+/// Whether nothing at all is logged at this value, which was checked.
 pub(super) fn is_silent(text: &str) -> bool {
     let level = |directive: &str| {
         let level = directive.rsplit('=').next().unwrap_or_default();
@@ -76,7 +80,7 @@ pub(super) fn is_silent(text: &str) -> bool {
     text.split(',').all(level)
 }
 
-fn crates() -> impl Iterator<Item = &'static str> {
+fn crates() -> impl Iterator<Item = &'static str> + Clone {
     CRATES.iter().copied().chain(LOG_TARGETS)
 }
 
@@ -88,7 +92,7 @@ fn level_of(word: &str) -> Result<(), (String, String)> {
     let hint = if word.contains("::") || crates().any(|known| known == word) {
         format!("write {word}=debug to set the level of a part of the program")
     } else {
-        let meant = suggest::nearest(&word.to_lowercase(), LEVELS.into_iter().chain(crates()));
+        let meant = suggest::nearest_or_prefix(word, LEVELS.into_iter().chain(crates()));
         meant.map_or_else(
             || "write a level such as \"info\", or \"snapgate=debug,warn\"".to_owned(),
             |known| format!("did you mean \"{known}\"?"),
@@ -104,7 +108,7 @@ fn target_of(target: &str) -> Result<(), (String, String)> {
     let unknown = |known: &[&'static str], word: &str, prefix: &str| {
         let what = format!("unknown log target {target:?}");
         let hint = suggest::nearest(word, known.iter().copied()).map_or_else(
-            || format!("known targets are {}", known.join(", ")),
+            || format!("expected one of {}", known.join(", ")),
             |meant| format!("did you mean \"{prefix}{meant}\"?"),
         );
         Err((what, hint))
@@ -153,7 +157,7 @@ mod tests {
             ("info,", "unknown log level \"\""),
             ("", "unknown log level \"\""),
             ("info;debug", "unknown log level \"info;debug\""),
-            ("info,debug", "names two general levels"),
+            ("info,debug", "two general levels"),
             ("snapgate=verbose", "unknown log level \"verbose\""),
             ("snapgate=", "unknown log level \"\""),
             ("snapgate=debug=info", "unknown log level \"debug=info\""),
@@ -167,7 +171,10 @@ mod tests {
             ("snapgate::adapters::=debug", "unknown log target"),
             ("snapgate[request]=debug", "unknown log target"),
             ("[{vm=7}]=debug", "unknown log target"),
-            ("snapgate=info,snapgate=debug", "names \"snapgate\" twice"),
+            (
+                "snapgate=info,snapgate=debug",
+                "duplicate target \"snapgate\"",
+            ),
             (
                 "snapgate::access=off",
                 "cannot set the level of snapgate::access",
@@ -178,7 +185,7 @@ mod tests {
             ),
         ];
         for (text, expected) in rows {
-            let (what, hint) = checked(text).unwrap_err();
+            let (what, hint) = check(text).unwrap_err();
             assert!(what.starts_with(expected), "{text:?}: {what}");
             assert!(!hint.is_empty(), "{text:?}: says what to do");
         }
@@ -195,7 +202,7 @@ mod tests {
             "warn, snapgate::adapters::files=trace",
             "info,hyper=off",
         ] {
-            let found = checked(text).unwrap();
+            let found = check(text).unwrap();
             assert_eq!(found, text.replace(' ', ""), "{text:?}");
             let filter = tracing_subscriber::EnvFilter::builder().parse(&found);
             assert!(filter.is_ok(), "{text:?} is a filter");
@@ -211,7 +218,7 @@ mod tests {
             ("snapgate::adapter=info", "snapgate::adapters"),
         ];
         for (text, expected) in rows {
-            let (_, hint) = checked(text).unwrap_err();
+            let (_, hint) = check(text).unwrap_err();
             assert_eq!(hint, format!("did you mean \"{expected}\"?"), "{text}");
         }
     }

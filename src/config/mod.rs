@@ -2,8 +2,8 @@
 
 mod access;
 mod addresses;
-mod apart;
 mod backends;
+mod file_access;
 mod htpasswd;
 mod issuers;
 mod load;
@@ -11,17 +11,11 @@ mod log_level;
 #[cfg(test)]
 mod operator_tests;
 mod passthrough;
-mod paths;
-mod problem;
-mod proxmox;
-mod reader;
 mod reference;
 mod reload;
-mod rights;
-mod schema;
-mod secret_source;
+mod separate_paths;
 mod settings;
-mod suggest;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -29,23 +23,23 @@ mod tokens;
 mod warnings;
 mod watch;
 
+pub use crate::adapters::registry::BackendConfig;
+pub use crate::schema::Problem;
+pub use crate::schema::Problems;
+pub use crate::schema::SecretFile;
+pub use crate::schema::environment;
 pub use addresses::FixedAddress;
 pub use addresses::FixedAddresses;
 pub use issuers::KeyEndpoint;
 pub use load::load;
 pub use load::load_at;
-pub use problem::Problem;
-pub use problem::Problems;
 pub use reference::keys_as_markdown;
 pub use reference::keys_as_toml;
 pub use reload::restart_needed;
-pub use secret_source::environment;
 pub use settings::Backend;
-pub use settings::BackendKind;
 pub use settings::KeySource;
 pub use settings::LogFormat;
 pub use settings::Logging;
-pub use settings::SecretFile;
 pub use settings::Settings;
 pub use tokens::TokenFileError;
 pub use tokens::TokenRecord;

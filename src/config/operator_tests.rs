@@ -55,7 +55,7 @@ fn addresses_are_judged_by_what_they_mean() {
         (
             "IPv6 wildcard",
             server("[::]:1", "127.0.0.1:2"),
-            "public_url: is missing",
+            "public_url: is required, because clients cannot use [::]:1",
         ),
         (
             "link-local",
@@ -63,7 +63,7 @@ fn addresses_are_judged_by_what_they_mean() {
                 "{}[insecure]\nplaintext = true\n",
                 server("[fe80::1%2]:1", "127.0.0.1:2")
             ),
-            "is not an address that a link can begin with",
+            "in links",
         ),
         (
             "same",
@@ -73,13 +73,13 @@ fn addresses_are_judged_by_what_they_mean() {
         (
             "covered",
             server("127.0.0.1:1", "[::]:1"),
-            "collides with listen, 127.0.0.1:1",
+            "conflicts with listen, 127.0.0.1:1",
         ),
         ("both free", server("127.0.0.1:0", "127.0.0.1:0"), ""),
         (
             "empty",
             server("", "127.0.0.1:2"),
-            "server.listen: is empty",
+            "server.listen: must not be empty",
         ),
         (
             "no port",
@@ -148,7 +148,7 @@ fn secrets() -> (tempfile::TempDir, std::path::PathBuf, [&'static str; 7]) {
          [[certificate]]\nchain = \"crt.pem\"\nkey = \"key.pem\"\n\
          [[user]]\nname = \"ann\"\npassword_hash = \"file:ann.hash\"\n\
          [[user]]\nname = \"bob\"\npassword_hash = \"{HASH}\"\n\
-         [[backend]]\nname = \"lab\"\nkind = \"incus\"\nvms = [\"*\"]\nurl = \"https://localhost:1\"\n\
+         [[backend]]\nname = \"lab\"\nkind = \"incus\"\nvms = [\"*\"]\n[backend.incus]\nurl = \"https://localhost:1\"\n\
          server_cert = \"crt.pem\"\nclient_cert = \"crt.pem\"\nclient_key = \"client.pem\"\n"
     ));
     let key = rcgen::KeyPair::generate().unwrap();
@@ -188,10 +188,10 @@ fn every_secret_that_others_can_read_or_write_is_warned_of() {
     all_at(0o640);
     let found = warned(&file);
     assert!(!found.contains("every user of this machine"), "{found}");
-    for (mode, can) in [
-        (0o644, "can read it (mode 0644)"),
-        (0o602, "can write it (mode 0602)"),
-        (0o666, "can read and write it (mode 0666)"),
+    for (mode, (can, shown)) in [
+        (0o644, ("can read ", "(mode 0644)")),
+        (0o602, ("can write ", "(mode 0602)")),
+        (0o666, ("can read and write ", "(mode 0666)")),
     ] {
         for name in names {
             all_at(0o600);
@@ -200,6 +200,7 @@ fn every_secret_that_others_can_read_or_write_is_warned_of() {
             let found = warned(&file);
             let expected = format!("{}: every user of this machine {can}", path.display());
             assert!(found.contains(&expected), "{name}: {found}");
+            assert!(found.contains(shown), "{name}: the mode: {found}");
             let lines = found.matches("every user of this machine").count();
             assert_eq!(lines, 1, "{name} alone: {found}");
         }
@@ -208,16 +209,16 @@ fn every_secret_that_others_can_read_or_write_is_warned_of() {
 
 fn disks(root: &str, backups: &str) -> String {
     format!(
-        "{STORE}[[backend]]\nname = \"d\"\nkind = \"files\"\nvms = [\"web*\"]\nroot = \"{root}\"\nbackups = \"{backups}\"\n"
+        "{STORE}[[backend]]\nname = \"d\"\nkind = \"files\"\nvms = [\"web*\"]\n[backend.files]\nroot = \"{root}\"\nbackups = \"{backups}\"\n"
     )
 }
 
 #[test]
 fn folders_that_are_missing_are_warned_of_and_files_in_their_place_refused() {
     for (root, backups, expected) in [
-        ("absent", "backups", "backend[0].root: "),
-        ("vms", "absent", "backend[0].backups: "),
-        ("absent/deeper", "backups", "backend[0].root: "),
+        ("absent", "backups", "backend[0].files.root: "),
+        ("vms", "absent", "backend[0].files.backups: "),
+        ("absent/deeper", "backups", "backend[0].files.root: "),
     ] {
         let (folder, file) = folder_with(&disks(root, backups));
         for made in ["vms", "backups"] {
@@ -315,7 +316,7 @@ fn published_in(text: &str) {
         ));
         let found = warned(&file);
         assert!(
-            found.contains("the user ann has the password of a published example"),
+            found.contains("user ann has the password of a published example"),
             "{hash}: {found}"
         );
     }
@@ -338,59 +339,63 @@ fn values_that_would_mean_nothing_or_another_thing_are_refused() {
     let rows = [
         (
             "one monitor for many VMs",
-            qemu("vms = [\"q*\"]\nqmp = \"/run/vm.qmp\"\n"),
-            "backend[0].qmp: is the same path for every VM of the backend",
+            qemu("vms = [\"q*\"]\n[backend.qemu]\nqmp = \"/run/vm.qmp\"\n"),
+            "backend[0].qemu.qmp: is the same path for every VM of the backend",
         ),
         (
             "one image for two VMs",
-            qemu("vms = [\"a\", \"b\"]\nqmp = \"/run/{vm}\"\nimages = [\"/srv/disk\"]\n"),
-            "backend[0].images[0]: is the same path for every VM of the backend",
+            qemu(
+                "vms = [\"a\", \"b\"]\n[backend.qemu]\nqmp = \"/run/{vm}\"\nimages = [\"/srv/disk\"]\n",
+            ),
+            "backend[0].qemu.images[0]: is the same path for every VM of the backend",
         ),
         (
             "one monitor for one VM",
-            qemu("vms = [\"a\"]\nqmp = \"/run/vm.qmp\"\n"),
+            qemu("vms = [\"a\"]\n[backend.qemu]\nqmp = \"/run/vm.qmp\"\n"),
             "",
         ),
         (
             "another placeholder",
-            qemu("vms = [\"a\"]\nqmp = \"/run/{VM}.qmp\"\n"),
-            "backend[0].qmp: unknown placeholder \"{VM}\" (expected {vm})",
+            qemu("vms = [\"a\"]\n[backend.qemu]\nqmp = \"/run/{VM}.qmp\"\n"),
+            "backend[0].qemu.qmp: unknown placeholder \"{VM}\" (expected {vm})",
         ),
         (
             "a disk twice",
-            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\ndisks = [\"a\", \"a\"]\n"),
-            "backend[0].disks[1]: duplicate \"a\"",
+            qemu("vms = [\"a\"]\n[backend.qemu]\nqmp = \"/run/{vm}\"\ndisks = [\"a\", \"a\"]\n"),
+            "backend[0].qemu.disks[1]: duplicate \"a\"",
         ),
         (
             "an image twice",
-            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\nimages = [\"{vm}\", \"{vm}\"]\n"),
-            "backend[0].images[1]: duplicate \"{vm}\"",
+            qemu(
+                "vms = [\"a\"]\n[backend.qemu]\nqmp = \"/run/{vm}\"\nimages = [\"{vm}\", \"{vm}\"]\n",
+            ),
+            "backend[0].qemu.images[1]: duplicate \"{vm}\"",
         ),
         (
             "a disk without a name",
-            qemu("vms = [\"a\"]\nqmp = \"/run/{vm}\"\ndisks = [\"\"]\n"),
-            "backend[0].disks[0]: is empty",
+            qemu("vms = [\"a\"]\n[backend.qemu]\nqmp = \"/run/{vm}\"\ndisks = [\"\"]\n"),
+            "backend[0].qemu.disks[0]: must not be empty",
         ),
         (
             "a version that the gateway does not speak",
             format!(
-                "{STORE}[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"c\"]\nurl = \"unix:///run/x\"\nserver_version = \"0.3\"\n"
+                "{STORE}[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"c\"]\n[backend.cloudapi]\nurl = \"unix:///run/x\"\nserver_version = \"0.3\"\n"
             ),
-            "backend[0].server_version: the gateway does not speak version \"0.3\"",
+            "backend[0].cloudapi.server_version: unsupported version \"0.3\"",
         ),
         (
             "an empty audience",
             format!(
                 "{STORE}[[issuer]]\nname = \"i\"\nissuer = \"x\"\naudience = [\"\"]\njwks_url = \"https://x/y\"\n"
             ),
-            "issuer[0].audience[0]: is empty",
+            "issuer[0].audience[0]: must not be empty",
         ),
         (
             "a driver",
             format!(
-                "{STORE}[[backend]]\nname = \"l\"\nkind = \"libvirt\"\nvms = [\"*\"]\nlibvirt_uri = \"system\"\n"
+                "{STORE}[[backend]]\nname = \"l\"\nkind = \"libvirt\"\nvms = [\"*\"]\n[backend.libvirt]\nlibvirt_uri = \"system\"\n"
             ),
-            "backend[0].libvirt_uri: \"system\" is not the URI of a driver",
+            "backend[0].libvirt.libvirt_uri: \"system\" is not the URI of a driver",
         ),
         (
             "a level",
@@ -421,13 +426,13 @@ fn what_is_allowed_but_seldom_meant_is_warned_of() {
         ),
         (
             "",
-            "[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"*\"]\nurl = \"http://127.0.0.1:8080\"\n",
-            "backend c: its url is this gateway itself",
+            "[[backend]]\nname = \"c\"\nkind = \"cloudapi\"\nvms = [\"*\"]\n[backend.cloudapi]\nurl = \"http://127.0.0.1:8080\"\n",
+            "backend c: url is the address of this gateway itself",
         ),
         (
             "",
-            "[[backend]]\nname = \"q\"\nkind = \"qemu\"\nvms = [\"*\"]\nqmp = \"{vm}\"\nimages = [\"{vm}.img\"]\nqemu_img = \"qemu-imgg\"\n",
-            "backend q: the program qemu-imgg is not found",
+            "[[backend]]\nname = \"q\"\nkind = \"qemu\"\nvms = [\"*\"]\n[backend.qemu]\nqmp = \"{vm}\"\nimages = [\"{vm}.img\"]\nqemu_img = \"qemu-imgg\"\n",
+            "backend q: program qemu-imgg not found",
         ),
     ];
     for (before, after, expected) in rows {

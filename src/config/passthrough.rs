@@ -9,14 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::reader::Found;
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema::Key;
-use crate::config::schema::Text;
-use crate::config::schema::Texts;
-use crate::config::schema::passthrough as key;
-use crate::config::secret_source::Source;
+use crate::config::tables::passthrough as key;
 use crate::gate::AuthorizationRule;
 use crate::gate::BodyRule;
 use crate::gate::FieldError;
@@ -30,15 +23,22 @@ use crate::gate::PathPrefix;
 use crate::gate::PoolId;
 use crate::listener::Authorities;
 use crate::listener::Balance;
-use crate::listener::Identity;
+use crate::listener::HealthCheck;
 use crate::listener::PoolConfig;
-use crate::listener::Probe;
 use crate::listener::Timeouts;
-use crate::listener::Trust;
 use crate::listener::Upstream;
 use crate::listener::UpstreamAddress;
+use crate::listener::UpstreamIdentity;
+use crate::listener::UpstreamTrust;
 use crate::model::PassName;
 use crate::model::limits;
+use crate::schema::Key;
+use crate::schema::LocatedText;
+use crate::schema::Reader;
+use crate::schema::SecretSource;
+use crate::schema::Section;
+use crate::schema::Text;
+use crate::schema::TextList;
 
 /// Where Debian and most others keep the certificates of the authorities the system trusts.
 pub(super) const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -56,14 +56,14 @@ pub(super) fn read(
     reader: &Reader<'_>,
     sections: &[Section<'_>],
     allowed: Vec<Vec<Grantee>>,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
 ) -> (Vec<PassThroughRoute>, Vec<PoolConfig>) {
     let mut routes: Vec<PassThroughRoute> = Vec::new();
     let mut pools = Vec::new();
     for (section, allowed) in sections.iter().zip(allowed) {
         if routes.len() >= limits::PASSTHROUGH_MAX {
-            let what = format!("is more than {} routes", limits::PASSTHROUGH_MAX);
-            section.problem(what, "");
+            let what = format!("more than {} routes", limits::PASSTHROUGH_MAX);
+            section.report(what, "");
             break;
         }
         let one = One {
@@ -77,14 +77,14 @@ pub(super) fn read(
             continue;
         };
         if routes.iter().any(|it| it.name == route.name) {
-            let what = format!("the route {} is there twice", route.name);
-            section.problem_at(key::NAME.name, what, "choose another name");
+            let what = format!("duplicate route \"{}\"", route.name);
+            section.report_key(key::NAME.name, what, "choose another name");
         }
         let same =
             |it: &&PassThroughRoute| it.prefix == route.prefix && overlap(&it.hosts, &route.hosts);
         if let Some(other) = routes.iter().find(same) {
-            let what = format!("is taken by the route {} already", other.name);
-            section.problem_at(key::PATH.name, what, "choose another path, or other hosts");
+            let what = format!("also belongs to route \"{}\"", other.name);
+            section.report_key(key::PATH.name, what, "choose another path, or other hosts");
         }
         routes.push(route);
         pools.push(pool);
@@ -100,40 +100,41 @@ fn overlap(one: &[String], two: &[String]) -> bool {
 struct One<'a> {
     reader: &'a Reader<'a>,
     section: &'a Section<'a>,
-    source: &'a Source<'a>,
+    source: &'a SecretSource<'a>,
 }
 
 impl One<'_> {
     fn name(&self) -> Option<PassName> {
-        let found = self.section.text(&key::NAME)?;
+        let found = self.section.read_text(&key::NAME)?;
         PassName::new(&found.text)
-            .map_err(|error| self.reader.wrong(&found, error.to_string(), ""))
+            .map_err(|error| self.reader.report_text(&found, error.to_string(), ""))
             .ok()
     }
 
     fn route(&self, name: Option<PassName>, allowed: Vec<Grantee>) -> Option<PassThroughRoute> {
         let section = self.section;
-        let found = section.text(&key::PATH);
+        let found = section.read_text(&key::PATH);
         let prefix = found.and_then(|found| {
             PathPrefix::new(&found.text)
                 .map_err(|error| {
                     let what = format!("{:?} {error}", found.text);
-                    self.reader.wrong(&found, what, "write path = \"/manager\"");
+                    self.reader
+                        .report_text(&found, what, "write path = \"/manager\"");
                 })
                 .ok()
         });
         let access = self.access(allowed);
         let authorization = self.authorization();
         let body = BodyRule {
-            bytes_max: wide(section.size(&key::BODY)),
-            pause: section.span(&key::BODY_PAUSE),
-            rate_min: wide(section.size(&key::BODY_RATE)),
+            bytes_max: wide(section.read_size(&key::BODY)),
+            pause: section.read_duration(&key::BODY_PAUSE),
+            rate_min: wide(section.read_size(&key::BODY_RATE)),
         };
         let (hosts, methods) = (self.hosts(), self.methods());
         let fields = Arc::new(self.fields());
-        let strip = section.flag(&key::STRIP_PREFIX);
-        let upgrade = section.flag(&key::UPGRADE);
-        let host = match section.word(&key::HOST) {
+        let strip = section.read_flag(&key::STRIP_PREFIX);
+        let upgrade = section.read_flag(&key::UPGRADE);
+        let host = match section.read_choice(&key::HOST) {
             Some("upstream") => HostRule::Upstream,
             Some(_) | None => HostRule::Keep,
         };
@@ -155,15 +156,15 @@ impl One<'_> {
 
     fn hosts(&self) -> Vec<String> {
         let mut hosts = Vec::new();
-        for found in self.section.texts(&key::HOSTS) {
+        for found in self.section.read_texts(&key::HOSTS) {
             let plain = |it: char| it.is_ascii_alphanumeric() || ".-_[]:".contains(it);
             let host: Option<http::uri::Authority> = found.text.parse().ok();
             match host.filter(|host| host.port().is_none() && found.text.chars().all(plain)) {
                 Some(it) => hosts.push(it.host().to_ascii_lowercase()),
                 None => {
-                    let what = format!("{:?} is no host", found.text);
-                    let hint = "write a name or address without port";
-                    self.reader.wrong(&found, what, hint);
+                    let what = format!("{:?} is not a host name", found.text);
+                    let hint = "write a name or address without a port";
+                    self.reader.report_text(&found, what, hint);
                 }
             }
         }
@@ -172,16 +173,16 @@ impl One<'_> {
 
     fn methods(&self) -> Vec<&'static str> {
         let mut methods = Vec::new();
-        for found in self.section.texts(&key::METHODS) {
+        for found in self.section.read_texts(&key::METHODS) {
             match PASS_THROUGH_METHODS
                 .iter()
                 .find(|pass_through_method| **pass_through_method == found.text)
             {
                 Some(it) => methods.push(*it),
                 None => {
-                    let what = format!("{:?} cannot be passed on", found.text);
-                    let hint = format!("known methods are {}", PASS_THROUGH_METHODS.join(", "));
-                    self.reader.wrong(&found, what, &hint);
+                    let what = format!("{:?} cannot be passed through", found.text);
+                    let hint = format!("expected one of {}", PASS_THROUGH_METHODS.join(", "));
+                    self.reader.report_text(&found, what, &hint);
                 }
             }
         }
@@ -193,36 +194,39 @@ impl One<'_> {
         self.names(&key::REMOVE_HEADERS, |name| rule.remove(name));
         self.names(&key::KEEP_HEADERS, |name| rule.keep(name));
         if let Some(name) = rule.contradiction() {
-            let what = format!("{:?} is in remove_headers, too", name.as_str());
+            let what = format!("{:?} is also in remove_headers", name.as_str());
             self.section
-                .problem_at(key::KEEP_HEADERS.name, what, "remove one of them");
+                .report_key(key::KEEP_HEADERS.name, what, "remove one of them");
         }
         rule
     }
 
     /// Hands in every header name of a list, and reports those that cannot be in it.
-    fn names(&self, list: &Key<Texts>, mut add: impl FnMut(HeaderName) -> Result<(), FieldError>) {
-        for found in self.section.texts(list) {
+    fn names(
+        &self,
+        list: &Key<TextList>,
+        mut add: impl FnMut(HeaderName) -> Result<(), FieldError>,
+    ) {
+        for found in self.section.read_texts(list) {
             let what = match HeaderName::from_bytes(found.text.as_bytes()).map(&mut add) {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => "is not the name of a header field".to_owned(),
+                Err(_) => "is not a header field name".to_owned(),
             };
             let what = format!("{:?} {what}", found.text);
-            self.reader.wrong(&found, what, "remove it");
+            self.reader.report_text(&found, what, "remove it");
         }
     }
 
     fn access(&self, allowed: Vec<Grantee>) -> Option<PassThroughAccess> {
         let section = self.section;
-        let open = section.word(&key::AUTHENTICATION)? == "none";
+        let open = section.read_choice(&key::AUTHENTICATION)? == "none";
         if open && section.has(key::ALLOW.name) {
-            let what = "means nothing with authentication = \"none\"";
-            section.problem_at(key::ALLOW.name, what, "remove one of them");
+            let what = "has no effect with authentication = \"none\"";
+            section.report_key(key::ALLOW.name, what, "remove one of them");
         }
         if !open && !section.has(key::ALLOW.name) {
-            let what = "is missing: nobody may use the route";
-            section.problem_at(key::ALLOW.name, what, "write allow = [\"group:NAME\"]");
+            section.report_missing(key::ALLOW.name, "write allow = [\"group:NAME\"]");
         }
         Some(if open {
             PassThroughAccess::Open
@@ -233,8 +237,8 @@ impl One<'_> {
 
     fn authorization(&self) -> Option<AuthorizationRule> {
         let section = self.section;
-        let found = section.text(&key::AUTHORIZATION);
-        let keep = section.word(&key::CLIENT_AUTHORIZATION)? == "keep";
+        let found = section.read_text(&key::AUTHORIZATION);
+        let keep = section.read_choice(&key::CLIENT_AUTHORIZATION)? == "keep";
         let Some(found) = found else {
             return Some(if keep {
                 AuthorizationRule::Keep
@@ -243,26 +247,26 @@ impl One<'_> {
             });
         };
         if keep {
-            let what = "takes the place of what client_authorization = \"keep\" keeps";
-            section.problem_at(key::AUTHORIZATION.name, what, "remove one of them");
+            let what = "cannot be combined with client_authorization = \"keep\"";
+            section.report_key(key::AUTHORIZATION.name, what, "remove one of them");
         }
         if !found.text.starts_with("file:") && !found.text.starts_with("env:") {
-            let what = "holds a secret in plain sight";
+            let what = "contains the secret itself";
             let hint = "write \"file:PATH\" or \"env:NAME\"";
-            self.reader.wrong(&found, what, hint);
+            self.reader.report_text(&found, what, hint);
             return None;
         }
-        let secret = self.source.secret(&found.text, &self.reader.folder());
+        let secret = self.source.resolve(&found.text, &self.reader.folder());
         let secret = secret
-            .map_err(|error| self.reader.wrong(&found, error, ""))
+            .map_err(|error| self.reader.report_text(&found, error, ""))
             .ok()?;
         let value = HeaderValue::from_str(&secret)
             .ok()
             .filter(|it| !it.is_empty());
         let Some(mut value) = value else {
-            let what = "names a secret that cannot be the value of a header field";
-            let hint = "it is one line of visible ASCII such as: Bearer TOKEN";
-            self.reader.wrong(&found, what, hint);
+            let what = "the secret is not a valid header field value";
+            let hint = "expected one line of visible ASCII, such as: Bearer TOKEN";
+            self.reader.report_text(&found, what, hint);
             return None;
         };
         value.set_sensitive(true);
@@ -275,27 +279,27 @@ impl One<'_> {
         let tls = upstreams.iter().any(|upstream| upstream.tls);
         let is_mixed = upstreams.iter().any(|upstream| upstream.tls != tls);
         if is_mixed {
-            let what = "are partly https and partly not";
-            section.problem_at(key::UPSTREAMS.name, what, "make two routes of it");
+            let what = "mixes https and other schemes";
+            section.report_key(key::UPSTREAMS.name, what, "write two routes");
         }
         let trust = self.trust(tls);
         let identity = self.identity(tls);
         let timeouts = Timeouts {
-            connect: section.span(&key::CONNECT_TIMEOUT),
-            connect_total: section.span(&key::CONNECT_TOTAL_TIMEOUT),
-            read: section.span(&key::READ_TIMEOUT),
-            write: section.span(&key::WRITE_TIMEOUT),
-            idle: section.span(&key::IDLE_TIMEOUT),
-            upgraded: section.span(&key::UPGRADED_TIMEOUT),
+            connect: section.read_duration(&key::CONNECT_TIMEOUT),
+            connect_total: section.read_duration(&key::CONNECT_TOTAL_TIMEOUT),
+            read: section.read_duration(&key::READ_TIMEOUT),
+            write: section.read_duration(&key::WRITE_TIMEOUT),
+            idle: section.read_duration(&key::IDLE_TIMEOUT),
+            upgraded: section.read_duration(&key::UPGRADED_TIMEOUT),
         };
-        let balance = match section.word(&key::BALANCE) {
+        let balance = match section.read_choice(&key::BALANCE) {
             Some("least-loaded") => Balance::LeastLoaded,
             Some(_) | None => Balance::RoundRobin,
         };
-        let probe = self.probe();
-        let failures = section.small(&key::EJECT_FAILURES);
-        let pause = section.span(&key::EJECT_PAUSE);
-        let resolve = section.span(&key::RESOLVE);
+        let health_check = self.health_check();
+        let failures = section.read_u32(&key::EJECT_FAILURES);
+        let pause = section.read_duration(&key::EJECT_PAUSE);
+        let resolve = section.read_duration(&key::RESOLVE);
         Some(PoolConfig {
             route: route?,
             upstreams,
@@ -303,29 +307,29 @@ impl One<'_> {
             timeouts,
             trust,
             identity,
-            probe,
+            health_check,
             failures,
             pause,
             resolve,
         })
     }
 
-    fn probe(&self) -> Option<Probe> {
+    fn health_check(&self) -> Option<HealthCheck> {
         let section = self.section;
-        let interval = section.span(&key::HEALTH_INTERVAL);
-        let timeout = section.span(&key::HEALTH_TIMEOUT);
-        let rise = section.small(&key::HEALTH_RISE);
-        let fall = section.small(&key::HEALTH_FALL);
-        let found = section.text(&key::HEALTH_PATH)?;
+        let interval = section.read_duration(&key::HEALTH_INTERVAL);
+        let timeout = section.read_duration(&key::HEALTH_TIMEOUT);
+        let rise = section.read_u32(&key::HEALTH_RISE);
+        let fall = section.read_u32(&key::HEALTH_FALL);
+        let found = section.read_text(&key::HEALTH_PATH)?;
         let visible = found.text.bytes().all(|byte| byte.is_ascii_graphic());
         let good =
             found.text.starts_with('/') && visible && found.text.parse::<http::Uri>().is_ok();
         if !good {
-            let what = format!("{:?} is no path", found.text);
+            let what = format!("{:?} is not a path", found.text);
             let hint = "write health_path = \"/healthz\"";
-            self.reader.wrong(&found, what, hint);
+            self.reader.report_text(&found, what, hint);
         }
-        good.then_some(Probe {
+        good.then_some(HealthCheck {
             path: found.text,
             interval,
             timeout,
@@ -336,18 +340,19 @@ impl One<'_> {
 
     fn upstreams(&self) -> Vec<Upstream> {
         let mut made: Vec<Upstream> = Vec::new();
-        for found in self.section.texts(&key::UPSTREAMS) {
+        for found in self.section.read_texts(&key::UPSTREAMS) {
             let Some(it) = upstream(&found.text) else {
-                let what = format!("{:?} is no upstream", found.text);
-                let hint = "write http://host:port, https://host:port or unix:///path, and nothing after it";
-                self.reader.wrong(&found, what, hint);
+                let what = format!("{:?} is not an upstream address", found.text);
+                let hint = "write http://host:port, https://host:port or unix:///path, without a path after it";
+                self.reader.report_text(&found, what, hint);
                 continue;
             };
             if made.contains(&it) {
-                self.reader.wrong(&found, "is there twice", "remove one");
+                let what = format!("duplicate upstream {:?}", found.text);
+                self.reader.report_text(&found, what, "remove one");
             } else if made.len() >= limits::PASSTHROUGH_MAX {
-                let what = format!("is more than {} upstreams", limits::PASSTHROUGH_MAX);
-                self.reader.wrong(&found, what, "");
+                let what = format!("more than {} upstreams", limits::PASSTHROUGH_MAX);
+                self.reader.report_text(&found, what, "");
             } else {
                 made.push(it);
             }
@@ -355,57 +360,55 @@ impl One<'_> {
         made
     }
 
-    fn trust(&self, tls: bool) -> Option<Trust> {
+    fn trust(&self, tls: bool) -> Option<UpstreamTrust> {
         let section = self.section;
         let (pin, ca) = (
-            section.text(&key::SERVER_FINGERPRINT),
-            section.text(&key::CA),
+            section.read_text(&key::SERVER_FINGERPRINT),
+            section.read_text(&key::CA),
         );
         if !tls {
             for name in OF_TLS.iter().map(|it| it.name).filter(|it| section.has(it)) {
-                section.problem_at(name, "means nothing without https", "remove it");
+                section.report_key(name, "has no effect without https", "remove it");
             }
             return None;
         }
         if let Some(found) = pin {
             if section.has(key::CA.name) {
-                let what = "means nothing beside server_fingerprint";
-                section.problem_at(key::CA.name, what, "remove one of them");
+                let what = "has no effect with server_fingerprint";
+                section.report_key(key::CA.name, what, "remove one of them");
             }
             let pin = fingerprint(&found.text);
             if pin.is_none() {
-                let what = "is not the SHA-256 of a certificate: 64 hexadecimal digits";
-                let hint = "see: openssl x509 -noout -fingerprint -sha256 -in server.crt";
-                self.reader.wrong(&found, what, hint);
+                let what = "is not the SHA-256 of a certificate (64 hexadecimal digits)";
+                let hint = "run: openssl x509 -noout -fingerprint -sha256 -in server.crt";
+                self.reader.report_text(&found, what, hint);
             }
-            return pin.map(Trust::Pin);
+            return pin.map(UpstreamTrust::Pin);
         }
         let path = ca.as_ref().map_or_else(
             || PathBuf::from(SYSTEM_AUTHORITIES),
             |it| self.reader.folder().join(&it.text),
         );
-        let problem = |what: String| {
-            let what = format!("{}: {what}", path.display());
-            section.problem_at(
-                key::CA.name,
-                what,
-                "name a file of certificates in PEM form, or write server_fingerprint",
-            );
+        let report = |what: String| {
+            let hint = "name a file with certificates in PEM form, or write server_fingerprint";
+            section.report_key(key::CA.name, what, hint);
         };
-        let pem = self.source.read(&path).map_err(problem).ok()?;
+        let pem = self.source.read(&path).map_err(report).ok()?;
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-        let all = all.map_err(|error| problem(error.to_string())).ok()?;
+        let problem =
+            |error: &dyn std::error::Error| report(format!("{}: {error}", path.display()));
+        let all = all.map_err(|error| problem(&error)).ok()?;
         let all = Authorities::new(&all);
-        all.map_err(|error| problem(error.to_string()))
+        all.map_err(|error| problem(&error))
             .ok()
-            .map(Trust::Authorities)
+            .map(UpstreamTrust::Authorities)
     }
 
-    fn identity(&self, tls: bool) -> Option<Identity> {
+    fn identity(&self, tls: bool) -> Option<UpstreamIdentity> {
         let section = self.section;
         let (cert, secret) = (
-            section.text(&key::CLIENT_CERT),
-            section.text(&key::CLIENT_KEY),
+            section.read_text(&key::CLIENT_CERT),
+            section.read_text(&key::CLIENT_KEY),
         );
         if !tls {
             return None;
@@ -414,43 +417,40 @@ impl One<'_> {
             (None, None) => return None,
             (Some(cert), Some(secret)) => (cert, secret),
             (Some(_), None) => {
-                let what = "is missing beside client_cert";
-                section.problem_at(key::CLIENT_KEY.name, what, "write both, or neither");
+                let what = "is required with client_cert";
+                section.report_key(key::CLIENT_KEY.name, what, "write both, or neither");
                 return None;
             }
             (None, Some(_)) => {
-                let what = "is missing beside client_key";
-                section.problem_at(key::CLIENT_CERT.name, what, "write both, or neither");
+                let what = "is required with client_key";
+                section.report_key(key::CLIENT_CERT.name, what, "write both, or neither");
                 return None;
             }
         };
         let chain = self.pem(&cert)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
         let chain = chain
-            .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
+            .map_err(|error| self.reader.report_text(&cert, error.to_string(), ""))
             .ok()?;
         let path = self.reader.folder().join(&secret.text);
-        self.source.holds_secret(&path, "a private key");
-        // What is wrong with a key is not told: the text could hold a part of it.
+        self.source.mark_secret_file(&path, "a private key");
+        // The reason is not reported: its text could hold a part of the key.
         let key = PrivateKeyDer::from_pem_slice(self.pem(&secret)?.as_bytes());
         let Ok(key) = key else {
             self.reader
-                .wrong(&secret, "holds no private key in PEM form", "");
+                .report_text(&secret, "is not a private key in PEM form", "");
             return None;
         };
-        Identity::new(&chain, &key)
-            .map_err(|error| self.reader.wrong(&cert, error.to_string(), ""))
+        UpstreamIdentity::new(&chain, &key)
+            .map_err(|error| self.reader.report_text(&cert, error.to_string(), ""))
             .ok()
     }
 
-    fn pem(&self, found: &Found) -> Option<String> {
+    fn pem(&self, found: &LocatedText) -> Option<String> {
         let path = self.reader.folder().join(&found.text);
         let text = self.source.read(&path);
-        text.map_err(|error| {
-            let what = format!("{} {error}", path.display());
-            self.reader.wrong(found, what, "");
-        })
-        .ok()
+        text.map_err(|what| self.reader.report_text(found, what, ""))
+            .ok()
     }
 }
 
@@ -461,7 +461,7 @@ fn wide(size: usize) -> u64 {
 fn upstream(text: &str) -> Option<Upstream> {
     if let Some(path) = text.strip_prefix("unix://") {
         return path.starts_with('/').then(|| Upstream {
-            place: UpstreamAddress::Socket(PathBuf::from(path)),
+            address: UpstreamAddress::Socket(PathBuf::from(path)),
             tls: false,
             label: Arc::from("localhost"),
         });
@@ -490,7 +490,7 @@ fn upstream(text: &str) -> Option<Upstream> {
         return None;
     }
     Some(Upstream {
-        place: UpstreamAddress::Host(plain.to_owned(), port),
+        address: UpstreamAddress::Host(plain.to_owned(), port),
         tls,
         label: Arc::from(authority.as_str()),
     })

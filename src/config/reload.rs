@@ -1,4 +1,4 @@
-//! What of a changed configuration counts only after a restart.
+//! Which changes of a configuration need a restart.
 
 use crate::config::settings::Backend;
 use crate::config::settings::Settings;
@@ -116,8 +116,8 @@ mod tests {
 
     use super::*;
     use crate::config::load::load;
-    use crate::config::schema::Applies;
-    use crate::config::schema::TABLES;
+    use crate::config::tables;
+    use crate::schema::TakesEffect;
 
     const BASE: &str =
         "[operations]\nstore = \"s\"\n[[backend]]\nname = \"a\"\nkind = \"sim\"\nvms = [\"a*\"]\n";
@@ -173,15 +173,15 @@ mod tests {
         let one = settings(folder.path(), BASE);
         let mut compared: Vec<&str> = fixed(&one, &one).iter().map(|it| it.0).collect();
         let mut declared = Vec::new();
-        for table in TABLES.iter().filter(|table| table.name != "backend") {
+        for table in tables::ALL.iter().filter(|table| table.name != "backend") {
             for key in table.keys.iter().map(|key| key.describe()) {
-                if key.applies == Applies::Restart {
+                if key.takes_effect == TakesEffect::Restart {
                     declared.push(format!("{}.{}", table.name, key.name));
                 }
             }
         }
         compared.sort_unstable();
         declared.sort_unstable();
-        assert_eq!(compared, declared, "left: reload.rs, right: keys.rs");
+        assert_eq!(compared, declared, "left: reload.rs, right: tables/");
     }
 }

@@ -3,20 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::adapters::cloudapi;
-use crate::adapters::files;
-use crate::adapters::incus;
 use crate::adapters::layers;
-use crate::adapters::libvirt;
-use crate::adapters::proxmox;
-use crate::adapters::qemu;
-use crate::adapters::sim;
+use crate::adapters::registry::BackendConfig;
 use crate::config::issuers::KeyEndpoint;
 use crate::gate;
 use crate::listener;
 use crate::model::BackendName;
 use crate::model::IssuerName;
 use crate::operations;
+use crate::schema::SecretFile;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -25,21 +20,21 @@ pub struct Settings {
     pub listener: listener::Config,
     /// How requests are decided.
     pub gate: gate::Config,
-    /// Where the keys of those issuers of the gate are fetched from that name a URL. Whoever serves puts them into the issuers.
+    /// Where keys of issuers are fetched from; `app` puts the keys into the issuers of the gate.
     pub key_sources: Vec<KeySource>,
-    /// The upstreams of what is passed through: one for each route of the gate, in the same order.
+    /// The upstreams of pass-through routes: one pool for each route of the gate, in the same order.
     pub upstreams: Vec<listener::PoolConfig>,
     /// How operations are kept and run.
     pub operations: operations::Config,
     /// The VM managers.
     pub backends: Vec<Backend>,
-    /// What is logged, and where to.
+    /// Logs and the audit trail.
     pub logging: Logging,
     /// The file of API tokens, which may not exist yet.
     pub tokens: Option<PathBuf>,
     /// Threads that serve requests, 1..=256; the number of cores unless configured.
     pub threads: usize,
-    /// What the operator should know about keys that have no effect, one sentence each.
+    /// What the operator should change, found while reading: deprecated keys, and keys without effect.
     pub notes: Vec<String>,
     /// Files that were read and hold secrets.
     pub secrets: Vec<SecretFile>,
@@ -49,21 +44,12 @@ pub struct Settings {
     pub hash: String,
 }
 
-/// A file that only the gateway's user and its group should be able to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// The secret in it, in words: `a private key`.
-    pub holds: &'static str,
-}
-
 /// Where the keys of one issuer are fetched from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySource {
-    /// Whose they are.
+    /// The issuer.
     pub issuer: IssuerName,
-    /// Which server has them.
+    /// The server.
     pub endpoint: KeyEndpoint,
     /// Path and query there.
     pub target: String,
@@ -76,7 +62,7 @@ pub struct KeySource {
 impl KeySource {
     /// Its URL without the query, which may hold a secret.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn display_url(&self) -> String {
         let path = self.target.split('?').next().unwrap_or_default();
         match &self.endpoint {
             KeyEndpoint::Loopback(address) => format!("http://{address}{path}"),
@@ -90,29 +76,10 @@ impl KeySource {
 pub struct Backend {
     /// Its name.
     pub name: BackendName,
-    /// How calls to it are treated.
+    /// How calls to it are limited, retried and watched.
     pub layers: layers::Config,
-    /// Which kind it is, and what that kind needs.
-    pub kind: BackendKind,
-}
-
-/// Which kind of VM manager a backend is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackendKind {
-    /// A server that itself speaks this API.
-    CloudApi(cloudapi::Config),
-    /// Directories of disk images.
-    Files(files::Config),
-    /// A libvirtd.
-    Libvirt(libvirt::Config),
-    /// Instances of LXD or Incus.
-    Incus(incus::Config),
-    /// Guests of Proxmox VE.
-    Proxmox(proxmox::Config),
-    /// In memory.
-    Sim(sim::Config),
-    /// QEMU, running or not.
-    Qemu(qemu::Config),
+    /// Which kind it is, and the configuration of that kind.
+    pub config: BackendConfig,
 }
 
 /// The form of log lines.
@@ -124,7 +91,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged, and where to.
+/// Logs and the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
     /// The form of log lines.

@@ -2,16 +2,16 @@
 
 use toml::de::DeTable;
 
-use crate::config::reader::Found;
-use crate::config::reader::Reader;
-use crate::config::reader::Section;
-use crate::config::schema;
-use crate::config::secret_source::Source;
+use crate::config::tables;
 use crate::listener::Certificate;
 use crate::listener::ClientCertificates;
 use crate::listener::Tls;
 use crate::listener::TlsError;
 use crate::model::Secret;
+use crate::schema::LocatedText;
+use crate::schema::Reader;
+use crate::schema::SecretSource;
+use crate::schema::Section;
 
 /// What `[[certificate]]` and `[tls]` come to.
 pub(super) enum Encryption {
@@ -41,13 +41,17 @@ impl Encryption {
 }
 
 /// Reads `[[certificate]]` and `[tls]`.
-pub(super) fn read(reader: &Reader<'_>, root: &DeTable<'_>, source: &Source<'_>) -> Encryption {
-    let sections = reader.sections(root, &schema::certificate::TABLE);
+pub(super) fn read(
+    reader: &Reader<'_>,
+    root: &DeTable<'_>,
+    source: &SecretSource<'_>,
+) -> Encryption {
+    let sections = reader.sections(root, &tables::certificate::TABLE);
     let read: Vec<_> = sections
         .iter()
         .map(|section| certificate(reader, section, source))
         .collect();
-    let tls = reader.sections(root, &schema::tls::TABLE);
+    let tls = reader.sections(root, &tables::tls::TABLE);
     let tls = tls.first();
     let clients = tls.and_then(|tls| clients(reader, tls, source, !sections.is_empty()));
     if sections.is_empty() {
@@ -71,13 +75,13 @@ fn unusable(sections: &[Section<'_>], tls: Option<&Section<'_>>, error: &TlsErro
     match error {
         TlsError::NoName(index) | TlsError::NameTwice(index, _) => {
             if let Some(section) = sections.get(*index) {
-                section.problem(error.to_string(), hint);
+                section.report(error.to_string(), hint);
             }
         }
         TlsError::BadAuthority(_) => {
             if let Some(section) = tls {
-                let hint = "name a file with the authorities' certificates in PEM form";
-                section.problem_at(schema::tls::CLIENT_CA.name, error.to_string(), hint);
+                let hint = "name a file with certificates of authorities in PEM form";
+                section.report_key(tables::tls::CLIENT_CA.name, error.to_string(), hint);
             }
         }
         TlsError::NoCertificate
@@ -86,7 +90,7 @@ fn unusable(sections: &[Section<'_>], tls: Option<&Section<'_>>, error: &TlsErro
         | TlsError::KeyOfAnotherCertificate
         | TlsError::BadName(_) => {
             if let Some(section) = sections.first() {
-                section.problem(error.to_string(), "");
+                section.report(error.to_string(), "");
             }
         }
     }
@@ -95,20 +99,20 @@ fn unusable(sections: &[Section<'_>], tls: Option<&Section<'_>>, error: &TlsErro
 fn certificate(
     reader: &Reader<'_>,
     section: &Section<'_>,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
 ) -> Option<Certificate> {
-    use schema::certificate as name;
+    use tables::certificate as name;
     let names: Vec<String> = section
-        .texts(&name::NAMES)
+        .read_texts(&name::NAMES)
         .into_iter()
         .map(|text| text.text)
         .collect();
-    let chain = section.text(&name::CHAIN);
-    let key = section.text(&name::KEY);
+    let chain = section.read_text(&name::CHAIN);
+    let key = section.read_text(&name::KEY);
     let chain_text = chain.as_ref().and_then(|chain| text(reader, chain, source));
     let key_text = key.as_ref().and_then(|key| text(reader, key, source));
     let (chain, key) = (chain?, key?);
-    source.holds_secret(&reader.folder().join(&key.text), "a private key");
+    source.mark_secret_file(&reader.folder().join(&key.text), "a private key");
     let made = Certificate::new(&chain_text?, &Secret::new(key_text?), &names);
     match made {
         Ok(made) => Some(made),
@@ -116,18 +120,22 @@ fn certificate(
             let what = error.to_string();
             match error {
                 TlsError::NoKey | TlsError::KeyOfAnotherCertificate => {
-                    reader.wrong(&key, what, "name the key that the certificate was made for");
+                    reader.report_text(
+                        &key,
+                        what,
+                        "name the key that the certificate was made for",
+                    );
                 }
                 TlsError::BadName(_) => {
                     let hint = "write names such as \"example.com\" or \"*.example.com\"";
-                    section.problem_at(name::NAMES.name, what, hint);
+                    section.report_key(name::NAMES.name, what, hint);
                 }
                 TlsError::NoCertificate
                 | TlsError::BadCertificate(_)
                 | TlsError::NoName(_)
                 | TlsError::NameTwice(..)
                 | TlsError::BadAuthority(_) => {
-                    reader.wrong(&chain, what, "name a file with certificates in PEM form");
+                    reader.report_text(&chain, what, "name a file with certificates in PEM form");
                 }
             }
             None
@@ -138,17 +146,17 @@ fn certificate(
 fn clients(
     reader: &Reader<'_>,
     section: &Section<'_>,
-    source: &Source<'_>,
+    source: &SecretSource<'_>,
     has_certificates: bool,
 ) -> Option<ClientCertificates> {
-    let found = section.text(&schema::tls::CLIENT_CA);
-    let wanted = section.word(&schema::tls::CLIENT_CERTIFICATES)?;
+    let found = section.read_text(&tables::tls::CLIENT_CA);
+    let wanted = section.read_choice(&tables::tls::CLIENT_CERTIFICATES)?;
     if wanted == "off" {
         if let Some(found) = found {
             let hint = "write client_certificates = \"optional\" or \"required\", or remove it";
-            reader.wrong(
+            reader.report_text(
                 &found,
-                "has no meaning while client_certificates is \"off\"",
+                "has no effect with client_certificates = \"off\"",
                 hint,
             );
             return None;
@@ -156,14 +164,14 @@ fn clients(
         return Some(ClientCertificates::Off);
     }
     if !has_certificates {
-        let what = "has no meaning without TLS";
+        let what = "has no effect without TLS";
         let hint = "add a [[certificate]] for the API port";
-        section.problem_at(schema::tls::CLIENT_CERTIFICATES.name, what, hint);
+        section.report_key(tables::tls::CLIENT_CERTIFICATES.name, what, hint);
         return None;
     }
     let Some(found) = found else {
-        let hint = "name a file with the authorities' certificates in PEM form";
-        section.problem_at(schema::tls::CLIENT_CA.name, "is missing", hint);
+        let hint = "name a file with certificates of authorities in PEM form";
+        section.report_missing(tables::tls::CLIENT_CA.name, hint);
         return None;
     };
     let pem = text(reader, &found, source)?;
@@ -175,10 +183,10 @@ fn clients(
 }
 
 /// The text of a file that a key names.
-fn text(reader: &Reader<'_>, found: &Found, source: &Source<'_>) -> Option<String> {
+fn text(reader: &Reader<'_>, found: &LocatedText, source: &SecretSource<'_>) -> Option<String> {
     let path = reader.folder().join(&found.text);
     source
         .read(&path)
-        .map_err(|what| reader.wrong(found, format!("{} {what}", path.display()), ""))
+        .map_err(|what| reader.report_text(found, what, ""))
         .ok()
 }

@@ -14,8 +14,6 @@ use rustix::fs::FlockOperation;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::config::problem::Problem;
-use crate::config::secret_source::reason;
 use crate::gate::ApiToken;
 use crate::gate::Scope;
 use crate::gate::TokenDigest;
@@ -25,6 +23,8 @@ use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::TokenName;
 use crate::model::limits;
+use crate::schema::Problem;
+use crate::schema::io_reason;
 
 /// The format that is written.
 const FORMAT: u32 = 1;
@@ -73,7 +73,7 @@ impl TokenRecord {
             name: self.name.clone(),
             owner: self.owner.clone(),
             digest: TokenDigest::parse(&self.sha256)
-                .ok_or("its sha256 is not 64 hexadecimal digits")?,
+                .ok_or("sha256 is not 64 hexadecimal digits")?,
             expires,
             scope: Scope {
                 actions: self.actions.iter().copied().collect(),
@@ -106,10 +106,10 @@ fn parse(text: &str) -> Result<Vec<TokenRecord>, String> {
     let found: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if found.format != FORMAT {
         let format = found.format;
-        return Err(format!("has format {format}, and only {FORMAT} is known"));
+        return Err(format!("unsupported format {format} (expected {FORMAT})"));
     }
     if found.tokens.len() > limits::PRINCIPALS_MAX {
-        return Err(format!("has more than {} tokens", limits::PRINCIPALS_MAX));
+        return Err(format!("more than {} tokens", limits::PRINCIPALS_MAX));
     }
     Ok(found.tokens)
 }
@@ -118,10 +118,10 @@ fn parse(text: &str) -> Result<Vec<TokenRecord>, String> {
 pub(super) fn read(file: &Path, text: &str) -> (Vec<ApiToken>, Vec<Problem>) {
     let problem = |what: String| Problem {
         file: file.to_owned(),
-        place: None,
+        position: None,
         key: String::new(),
         what,
-        hint: Some("the file is written by snapgate token; restore it from a copy".to_owned()),
+        hint: Some("only snapgate token writes this file; restore it from a copy".to_owned()),
     };
     let records = match parse(text) {
         Ok(records) => records,
@@ -131,11 +131,11 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<ApiToken>, Vec<Problem>) {
     let mut names = std::collections::BTreeSet::new();
     for record in records {
         if !names.insert(record.name.clone()) {
-            problems.push(problem(format!("the token {} is there twice", record.name)));
+            problems.push(problem(format!("duplicate token \"{}\"", record.name)));
         }
         match record.token() {
             Ok(token) => tokens.push(token),
-            Err(what) => problems.push(problem(format!("the token {}: {what}", record.name))),
+            Err(what) => problems.push(problem(format!("token \"{}\": {what}", record.name))),
         }
     }
     (tokens, problems)
@@ -144,17 +144,17 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<ApiToken>, Vec<Problem>) {
 /// Why the file of tokens could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
-    /// The system said no.
-    #[error("{} cannot be {what}: {}", .file.display(), reason(.source))]
+    /// It could not be read or written.
+    #[error("cannot {what} {}: {}", .file.display(), io_reason(.source))]
     File {
         /// Which file.
         file: PathBuf,
-        /// `read` or `written`.
+        /// `read` or `write`.
         what: &'static str,
         /// What the system said.
         source: io::Error,
     },
-    /// What is in it cannot be used.
+    /// Its contents cannot be used.
     #[error("{}: {what}", .file.display())]
     Contents {
         /// Which file.
@@ -189,7 +189,7 @@ pub fn change_tokens<T, E: From<TokenFileError>>(
     file: &Path,
     change: impl FnOnce(&mut Vec<TokenRecord>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let written = |source: io::Error| E::from(failed(file, "written", source));
+    let written = |source: io::Error| E::from(failed(file, "write", source));
     let lock = lock(file).map_err(written)?;
     let mut tokens = read_tokens(file)?;
     let done = change(&mut tokens)?;
@@ -354,7 +354,7 @@ mod tests {
             (
                 "twice",
                 serde_json::json!({ "format": 1, "tokens": [one, one] }).to_string(),
-                "there twice",
+                "duplicate token",
             ),
         ];
         for (name, text, expected) in rows {

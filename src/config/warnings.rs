@@ -1,14 +1,11 @@
 //! What is allowed in a configuration but is seldom meant.
 
-use std::path::Path;
 use std::time::Duration;
 
-use crate::adapters::cloudapi;
+use crate::adapters::kind::WarningContext;
 use crate::config::addresses::is_loopback;
+use crate::config::file_access;
 use crate::config::log_level;
-use crate::config::rights;
-use crate::config::secret_source::environment;
-use crate::config::settings::BackendKind;
 use crate::config::settings::Settings;
 use crate::gate::Grantee;
 use crate::gate::PassThroughAccess;
@@ -18,6 +15,7 @@ use crate::listener::Tls;
 use crate::model::Pattern;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
+use crate::schema::environment;
 
 /// A certificate that ends earlier than this is warned of.
 const RENEWED_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -53,7 +51,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     ] {
         if !is_loopback(address) && !safe {
             found.push(format!(
-                "server.{name}: other machines may reach {address}: {what}"
+                "server.{name}: other machines can reach {address}: {what}"
             ));
         }
     }
@@ -63,7 +61,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         let open = all.filter(|(_, it)| it.access == PassThroughAccess::Open);
         found.extend(open.map(|(index, it)| {
             format!(
-                "passthrough[{index}].authentication: whoever reaches {listen} is passed on by {} without a password",
+                "passthrough[{index}].authentication: route {} passes every client of {listen} through without authentication",
                 it.name
             )
         }));
@@ -71,7 +69,7 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     let limits = &settings.listener.limits;
     if !is_loopback(listen) && limits.connections_per_address >= limits.connections {
         found.push(format!(
-            "limits.connections: one address can take all {}, because limits.connections_per_address is {}",
+            "limits.connections: one address can use all {} connections, because limits.connections_per_address is {}",
             limits.connections, limits.connections_per_address
         ));
     }
@@ -79,16 +77,97 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
         let level = &settings.logging.level;
         found.push(format!("log.level: {level:?} silences every message"));
     }
-    found.extend(rights::secrets(settings));
+    found.extend(file_access::secrets(settings));
     for network in settings.gate.trusted_proxies.networks() {
         if network.prefix_len() == 0 {
             found.push(format!(
-                "server.trusted_proxies: {network} trusts every machine: clients can choose the address that limits and the audit trail go by"
+                "server.trusted_proxies: {network} trusts every machine, so clients can forge their address in limits and the audit trail"
             ));
         }
     }
     certificates(settings, now, &mut found);
     people(settings, &mut found);
+    grants(settings, &mut found);
+    backends(settings, &mut found);
+    found.extend(file_access::folders(settings));
+    found
+}
+
+fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
+    let all = settings.listener.tls.iter().flat_map(Tls::certificates);
+    for (index, it) in all.enumerate() {
+        let (begins, ends) = it.validity();
+        if ends <= now {
+            found.push(format!("certificate[{index}]: expired at {ends}"));
+        } else if begins > now {
+            found.push(format!("certificate[{index}]: not valid before {begins}"));
+        } else if ends.since(now) < RENEWED_BEFORE {
+            found.push(format!("certificate[{index}]: expires at {ends}"));
+        }
+        if !it.has_alternative_names() {
+            found.push(format!(
+                "certificate[{index}].chain: the certificate has a common name but no subject alternative name, so clients reject it; have it reissued with one for each host name"
+            ));
+            continue;
+        }
+        for name in it.unsupported_names() {
+            found.push(format!(
+                "certificate[{index}].names: {name:?} is not a subject alternative name of the certificate, so clients reject it for that host"
+            ));
+        }
+    }
+}
+
+fn people(settings: &Settings, found: &mut Vec<String>) {
+    let users = &settings.gate.credentials.users;
+    let grants = &settings.gate.grants;
+    let credentials = &settings.gate.credentials;
+    let (issuers, holders) = (&credentials.issuers, &credentials.certificates);
+    if users.is_empty() && issuers.is_empty() && holders.is_empty() {
+        found.push("no user is configured: every request will be refused".to_owned());
+    }
+    for (name, user) in users {
+        if PUBLISHED_HASHES.contains(&user.password.reveal()) {
+            found.push(format!(
+                "user {name} has the password of a published example; create another hash with: snapgate hash-password"
+            ));
+        }
+        let granted = |it: &Grantee| is_for(it, name, user);
+        if !grants.iter().flat_map(|grant| &grant.to).any(granted) {
+            found.push(format!(
+                "user {name} has no grant: every request will be denied"
+            ));
+        }
+    }
+    for token in settings.gate.credentials.tokens.iter().flatten() {
+        if !users.contains_key(&token.owner) {
+            let (name, owner) = (&token.name, &token.owner);
+            found.push(format!(
+                "token {name} cannot be used: its owner {owner} is not a user"
+            ));
+        }
+    }
+    for (index, grant) in grants.iter().enumerate() {
+        for to in &grant.to {
+            let mut mapped = issuers.iter().flat_map(|issuer| issuer.groups.values());
+            if let Grantee::Group(group) = to
+                && !mapped.any(|it| it == group)
+                && !users.iter().any(|(name, user)| is_for(to, name, user))
+            {
+                found.push(format!("grant[{index}].to: group {group} has no members"));
+            }
+        }
+    }
+}
+
+fn is_for(grantee: &Grantee, name: &PrincipalName, user: &User) -> bool {
+    match grantee {
+        Grantee::User(it) => it == name,
+        Grantee::Group(it) => user.groups.contains(it),
+    }
+}
+
+fn grants(settings: &Settings, found: &mut Vec<String>) {
     for (index, grant) in settings.gate.grants.iter().enumerate() {
         for vms in &grant.vms {
             if !settings
@@ -104,127 +183,27 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
             }
         }
     }
-    backends(settings, &mut found);
-    found.extend(rights::folders(settings));
-    found
-}
-
-fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
-    let all = settings.listener.tls.iter().flat_map(Tls::certificates);
-    for (index, it) in all.enumerate() {
-        let (begins, ends) = it.validity();
-        if ends <= now {
-            found.push(format!("certificate[{index}]: ended at {ends}"));
-        } else if begins > now {
-            found.push(format!("certificate[{index}]: begins at {begins} only"));
-        } else if ends.since(now) < RENEWED_BEFORE {
-            found.push(format!("certificate[{index}]: ends at {ends}"));
-        }
-        if !it.has_alternative_names() {
-            found.push(format!(
-                "certificate[{index}].chain: the certificate has a common name but no subject alternative name, so clients refuse it; have it issued with one for each host name"
-            ));
-            continue;
-        }
-        for name in it.unsupported_names() {
-            found.push(format!(
-                "certificate[{index}].names: {name:?} is not among the subject alternative names of the certificate, so clients refuse it for that host"
-            ));
-        }
-    }
-}
-
-fn people(settings: &Settings, found: &mut Vec<String>) {
-    let users = &settings.gate.credentials.users;
-    let grants = &settings.gate.grants;
-    let credentials = &settings.gate.credentials;
-    let (issuers, holders) = (&credentials.issuers, &credentials.certificates);
-    if users.is_empty() && issuers.is_empty() && holders.is_empty() {
-        found.push("there is no user: every request will be refused".to_owned());
-    }
-    for (name, user) in users {
-        if PUBLISHED_HASHES.contains(&user.password.reveal()) {
-            found.push(format!(
-                "the user {name} has the password of a published example, which everyone knows: make another hash with snapgate hash-password"
-            ));
-        }
-        let granted = |it: &Grantee| is_for(it, name, user);
-        if !grants.iter().flat_map(|grant| &grant.to).any(granted) {
-            found.push(format!("the user {name} has no grant and may do nothing"));
-        }
-    }
-    for token in settings.gate.credentials.tokens.iter().flatten() {
-        if !users.contains_key(&token.owner) {
-            let (name, owner) = (&token.name, &token.owner);
-            found.push(format!(
-                "the token {name} is dead: its owner {owner} is no user"
-            ));
-        }
-    }
-    for (index, grant) in grants.iter().enumerate() {
-        for to in &grant.to {
-            let mut mapped = issuers.iter().flat_map(|issuer| issuer.groups.values());
-            if let Grantee::Group(group) = to
-                && !mapped.any(|it| it == group)
-                && !users.iter().any(|(name, user)| is_for(to, name, user))
-            {
-                found.push(format!("grant[{index}].to: nobody is in the group {group}"));
-            }
-        }
-    }
-}
-
-fn is_for(grantee: &Grantee, name: &PrincipalName, user: &User) -> bool {
-    match grantee {
-        Grantee::User(it) => it == name,
-        Grantee::Group(it) => user.groups.contains(it),
-    }
 }
 
 fn backends(settings: &Settings, found: &mut Vec<String>) {
     if settings.backends.is_empty() {
-        found.push("there is no backend: no VM can be reached".to_owned());
+        found.push("no backend is configured: no VM can be reached".to_owned());
     }
+    let program_path = environment("PATH").unwrap_or_default();
     for backend in &settings.backends {
-        if let BackendKind::CloudApi(config) = &backend.kind
-            && config.address == cloudapi::Address::Loopback(settings.listener.listen)
-        {
-            let name = &backend.name;
-            found.push(format!("backend {name}: its url is this gateway itself"));
-        }
-        if let BackendKind::Qemu(config) = &backend.kind
-            && !config.images.is_empty()
-        {
-            let name = &backend.name;
-            let programs = [&config.qemu_img, &config.qemu_io];
-            found.extend(programs.into_iter().filter(|path| !is_found(path)).map(|path| {
-                let path = path.display();
-                format!("backend {name}: the program {path} is not found: nothing can be done to stopped VMs")
-            }));
-        }
-        let BackendKind::Sim(sim) = &backend.kind else {
-            continue;
+        let placements = settings.gate.placements.iter();
+        let vms: Vec<Pattern> = placements
+            .filter(|placement| placement.backend == backend.name)
+            .map(|placement| placement.pattern.clone())
+            .collect();
+        let context = WarningContext {
+            listen: settings.listener.listen,
+            vms: &vms,
+            program_path: &program_path,
         };
-        let name = &backend.name;
-        let placed = |id: &str| {
-            let mut all = settings.gate.placements.iter();
-            all.any(|it| it.backend == *name && it.pattern.matches(id))
-        };
-        for vm in sim.vms.iter().filter(|vm| !placed(vm.as_str())) {
-            found.push(format!(
-                "backend {name}: no pattern in vms matches the simulated VM {vm}"
-            ));
-        }
+        let warnings = backend.config.warnings(&context).into_iter();
+        found.extend(warnings.map(|warning| format!("backend {}: {warning}", backend.name)));
     }
-}
-
-/// Whether a program exists, by its path or in one of the folders of PATH.
-fn is_found(program: &Path) -> bool {
-    if program.components().count() > 1 {
-        return program.is_file();
-    }
-    let path = environment("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Whether some VM can fit both.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::secret_source::hash_files;
+use crate::schema::hash_files;
 
 /// Device, inode, size and times of what a path leads to; `None` when it leads nowhere.
 type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use http::Method;
-
-use crate::gate::config::Grant;
-use crate::gate::config::Grantee;
-use crate::gate::config::Scope;
-use crate::gate::prefixes::Prefixes;
+use crate::gate::grant::Grant;
+use crate::gate::grant::Grantee;
+use crate::gate::grant::Scope;
+use crate::gate::pattern_index::PatternIndex;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::route::Kind;
+use crate::gate::route::RequiredAccess;
+use crate::gate::route::Route;
 use crate::model::Action;
 use crate::model::ActionSet;
 use crate::model::BackendName;
@@ -21,7 +20,7 @@ use crate::model::Principal;
 use crate::model::Target;
 use crate::model::VmId;
 
-/// What one caller may do: what its grants allow, and of that only what the scope of its token includes.
+/// The rights of one caller: what its grants allow, narrowed to the scope of its token.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rights {
     rules: Arc<Rules>,
@@ -32,49 +31,16 @@ pub(super) struct Rights {
 #[derive(Debug, Default)]
 struct Rules {
     all: Vec<Rule>,
-    by_vm: Prefixes,
+    by_vm: PatternIndex,
 }
 
-/// How one grant bears on a VM or a backup.
+/// Whether one grant covers a VM or a backup.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Judged {
+pub(super) struct GrantMatch {
     /// Which of the configured grants.
     pub(super) grant: usize,
-    pub(super) is_on_vm: bool,
-    pub(super) is_on_backup: bool,
-}
-
-/// What a request needs to be permitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing.
-    Nothing,
-    /// This action on the VM as such.
-    Vm(Action),
-    /// At least one of these on the backup; which, its body decides.
-    Backup(&'static [Action]),
-    /// To be the one who began the operation, or an action on its backup.
-    Operation,
-}
-
-pub(super) const READ: &[Action] = &[Action::Read];
-pub(super) const UPDATE: &[Action] = &[Action::Update, Action::Protect];
-pub(super) const DELETE: &[Action] = &[Action::Delete];
-pub(super) const RESTORE: &[Action] = &[Action::Restore];
-
-/// What a request of that kind needs.
-pub(super) fn need(kind: Kind, method: &Method) -> Need {
-    match kind {
-        Kind::Backup if *method == Method::PUT => Need::Backup(UPDATE),
-        Kind::Backup if *method == Method::DELETE => Need::Backup(DELETE),
-        Kind::Backup => Need::Backup(READ),
-        Kind::Restore => Need::Backup(RESTORE),
-        Kind::Backups if *method == Method::POST => Need::Vm(Action::Create),
-        Kind::BackUp => Need::Vm(Action::Create),
-        Kind::Backups | Kind::Vm => Need::Vm(Action::Read),
-        Kind::Statuses => Need::Operation,
-        Kind::Versions => Need::Nothing,
-    }
+    pub(super) covers_vm: bool,
+    pub(super) covers_backup: bool,
 }
 
 #[derive(Debug)]
@@ -87,11 +53,11 @@ struct Rule {
 }
 
 impl Rule {
-    fn is_on_vm(&self, vm: &VmId) -> bool {
+    fn covers_vm(&self, vm: &VmId) -> bool {
         fits(&self.vms, vm.as_str())
     }
 
-    fn is_on_backup(&self, backup: &BackupId) -> bool {
+    fn covers_backup(&self, backup: &BackupId) -> bool {
         fits(&self.backups, backup.as_str())
     }
 }
@@ -102,7 +68,7 @@ fn fits(patterns: &[Pattern], text: &str) -> bool {
 
 impl Rights {
     /// The grants that are for this caller.
-    pub(super) fn of(principal: &Principal, grants: &[Grant]) -> Self {
+    pub(super) fn for_principal(principal: &Principal, grants: &[Grant]) -> Self {
         let is_for = |grantee: &Grantee| match grantee {
             Grantee::User(name) => *name == principal.name,
             Grantee::Group(name) => principal.groups.binary_search(name).is_ok(),
@@ -118,26 +84,26 @@ impl Rights {
                 backups: grant.backups.clone(),
             })
             .collect();
-        let by_vm = Prefixes::new(all.iter().map(|it| it.vms.as_slice()));
+        let by_vm = PatternIndex::new(all.iter().map(|rule| rule.vms.as_slice()));
         let rules = Arc::new(Rules { all, by_vm });
         Self { rules, scope: None }
     }
 
-    /// The same, but no more than the scope includes.
-    pub(super) fn within(&self, scope: &Scope) -> Self {
+    /// The same rights narrowed to a scope.
+    pub(super) fn narrowed_to(&self, scope: &Scope) -> Self {
         Self {
             rules: Arc::clone(&self.rules),
             scope: Some(scope.clone()),
         }
     }
 
-    /// Whether nothing is held back from what the grants allow.
-    pub(super) fn is_whole(&self) -> bool {
-        self.scope.as_ref().is_none_or(Scope::is_whole)
+    /// Whether no scope narrows what the grants allow.
+    pub(super) fn is_unrestricted(&self) -> bool {
+        self.scope.as_ref().is_none_or(Scope::is_unrestricted)
     }
 
     /// What the scope includes of actions on a VM, or on one of its backups.
-    pub(super) fn included(&self, vm: &VmId, backup: Option<&BackupId>) -> ActionSet {
+    pub(super) fn scope_actions(&self, vm: &VmId, backup: Option<&BackupId>) -> ActionSet {
         let Some(scope) = &self.scope else {
             return ActionSet::ALL;
         };
@@ -156,97 +122,120 @@ impl Rights {
         vm: &'a VmId,
         backup: Option<&'a BackupId>,
     ) -> impl Iterator<Item = &'a Rule> {
-        let is_on = move |it: &&Rule| {
-            it.is_on_vm(vm) && backup.is_none_or(|backup| it.is_on_backup(backup))
+        let is_on = move |rule: &&Rule| {
+            rule.covers_vm(vm) && backup.is_none_or(|backup| rule.covers_backup(backup))
         };
         let candidates = self.rules.by_vm.candidates(vm.as_str());
         let rules = candidates.filter_map(|candidate| self.rules.all.get(candidate));
         rules.filter(is_on)
     }
 
-    /// How each of the caller's grants that allow the action bears on a VM, or on one of its backups.
-    pub(super) fn judged<'a>(
+    /// Which of the caller's grants with this action cover a VM, or one of its backups.
+    pub(super) fn grant_matches<'a>(
         &'a self,
         vm: &'a VmId,
         backup: Option<&'a BackupId>,
         action: Action,
-    ) -> impl Iterator<Item = Judged> {
+    ) -> impl Iterator<Item = GrantMatch> {
         let rules = self.rules.all.iter();
         let rules = rules.filter(move |rule| rule.actions.contains(action));
-        rules.map(move |rule| Judged {
+        rules.map(move |rule| GrantMatch {
             grant: rule.grant,
-            is_on_vm: rule.is_on_vm(vm),
-            is_on_backup: backup.is_none_or(|backup| rule.is_on_backup(backup)),
+            covers_vm: rule.covers_vm(vm),
+            covers_backup: backup.is_none_or(|backup| rule.covers_backup(backup)),
         })
     }
 
     /// What may be done to at least one imaginable backup of the VM.
-    pub(super) fn on_vm(&self, vm: &VmId) -> ActionSet {
+    pub(super) fn actions_on_vm(&self, vm: &VmId) -> ActionSet {
         let rules = self.rules_on(vm, None);
         let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
-        granted.common(self.included(vm, None))
+        granted.common(self.scope_actions(vm, None))
     }
 
     /// What may be done to this backup.
-    pub(super) fn on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
+    pub(super) fn actions_on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
         let rules = self.rules_on(vm, Some(backup));
         let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
-        granted.common(self.included(vm, Some(backup)))
+        granted.common(self.scope_actions(vm, Some(backup)))
     }
 
     /// Whether any action is allowed anywhere.
-    pub(super) fn includes(&self, action: Action) -> bool {
+    pub(super) fn allows_anywhere(&self, action: Action) -> bool {
         let scope = self.scope.as_ref();
         scope.is_none_or(|scope| scope.actions.contains(action))
-            && self.rules.all.iter().any(|it| it.actions.contains(action))
+            && self
+                .rules
+                .all
+                .iter()
+                .any(|rule| rule.actions.contains(action))
     }
 
-    /// Whether the caller's own operations on the backup concern it here: the scope of a token hides the others.
-    pub(super) fn concerns(&self, target: &Target) -> bool {
-        !self.included(&target.vm, Some(&target.backup)).is_empty()
+    /// Whether the scope covers the target at all: a token does not see the operations of its owner on other targets.
+    pub(super) fn covers_target(&self, target: &Target) -> bool {
+        !self
+            .scope_actions(&target.vm, Some(&target.backup))
+            .is_empty()
+    }
+
+    /// Whether the caller may make a request that needs this access to the resource. Operations are decided once found.
+    pub(super) fn check_access(
+        &self,
+        access: RequiredAccess,
+        route: &Route,
+    ) -> Result<(), Refusal> {
+        match (access, route) {
+            (RequiredAccess::Nothing | RequiredAccess::Operation, _) => Ok(()),
+            (RequiredAccess::Vm(action), Route::Vm(vm) | Route::Backups(vm)) => {
+                self.check_vm(vm, action)
+            }
+            (RequiredAccess::Backup(any), Route::Backup(target) | Route::Restore(target)) => {
+                self.check_backup(target, any)
+            }
+            // The table of routes has no such pair; a test walks it.
+            (RequiredAccess::Vm(_) | RequiredAccess::Backup(_), _) => {
+                Err(Refusal::from(Code::NoSuchRoute))
+            }
+        }
     }
 
     /// Whether the action may be done to the VM as such.
     pub(super) fn check_vm(&self, vm: &VmId, needed: Action) -> Result<(), Refusal> {
-        let held = self.on_vm(vm);
-        if held.contains(needed) {
+        let allowed = self.actions_on_vm(vm);
+        if allowed.contains(needed) {
             Ok(())
-        } else if held.contains(Action::Read) {
+        } else if allowed.contains(Action::Read) {
             Err(Refusal::from(Code::NotPermitted))
         } else {
             Err(Refusal::from(Code::NoSuchVm))
         }
     }
 
-    /// Whether one of the actions may be done to the backup; what they all are.
-    pub(super) fn check_backup(
-        &self,
-        target: &Target,
-        needed: &[Action],
-    ) -> Result<ActionSet, Refusal> {
-        let held = self.on_backup(&target.vm, &target.backup);
-        if needed.iter().any(|it| held.contains(*it)) {
-            Ok(held)
-        } else if held.contains(Action::Read) {
+    /// Whether one of the actions may be done to the backup.
+    pub(super) fn check_backup(&self, target: &Target, needed: &[Action]) -> Result<(), Refusal> {
+        let allowed = self.actions_on_backup(&target.vm, &target.backup);
+        if needed.iter().any(|action| allowed.contains(*action)) {
+            Ok(())
+        } else if allowed.contains(Action::Read) {
             Err(Refusal::from(Code::NotPermitted))
-        } else if self.on_vm(&target.vm).contains(Action::Read) {
+        } else if self.actions_on_vm(&target.vm).contains(Action::Read) {
             Err(Refusal::from(Code::NoSuchBackup))
         } else {
-            // The same for a VM that does not exist, is not placed, or is none of the caller's business.
+            // The same refusal for a VM that does not exist, is not placed, or may not be seen: it must not reveal which.
             Err(Refusal::from(Code::NoSuchVm))
         }
     }
 
     /// The proof that all of `needed` may be done to the target.
-    pub(super) fn permit(
+    pub(super) fn issue_permit(
         &self,
         principal: &Principal,
         needed: ActionSet,
         backend: &BackendName,
         target: &Target,
     ) -> Result<Permit, Refusal> {
-        let held = self.on_backup(&target.vm, &target.backup);
-        if held.contains_all(needed) && !needed.is_empty() {
+        let allowed = self.actions_on_backup(&target.vm, &target.backup);
+        if allowed.contains_all(needed) && !needed.is_empty() {
             let (principal, backend) = (principal.clone(), backend.clone());
             Ok(Permit::issue(principal, needed, backend, target.clone()))
         } else {
@@ -266,7 +255,7 @@ mod tests {
             name: PrincipalName::new("ann").unwrap(),
             groups: vec![GroupName::new("ops").unwrap()],
         };
-        let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+        let pattern = |text: &str| vec![Pattern::new(text).unwrap()];
         let user = vec![Grantee::User(principal.name.clone())];
         let group = vec![Grantee::Group(GroupName::new("ops").unwrap())];
         let other = vec![Grantee::Group(GroupName::new("dev").unwrap())];
@@ -282,7 +271,7 @@ mod tests {
             grant(group, &[Action::Delete], "web1", "tmp-*"),
             grant(other, &Action::ALL, "*", "*"),
         ];
-        let rights = Rights::of(&principal, &grants);
+        let rights = Rights::for_principal(&principal, &grants);
         (principal, rights)
     }
 
@@ -303,7 +292,7 @@ mod tests {
             };
             let found = rights.check_backup(&target, &[action]).err();
             assert_eq!(
-                found.map(|it| it.code()),
+                found.map(|error| error.code()),
                 expected,
                 "{vm} {backup} {action:?}"
             );
@@ -326,7 +315,9 @@ mod tests {
         ];
         for (actions, expected) in rows {
             let needed = actions.iter().copied().collect();
-            let found = rights.permit(&principal, needed, &backend, &target).is_ok();
+            let found = rights
+                .issue_permit(&principal, needed, &backend, &target)
+                .is_ok();
             assert_eq!(found, expected, "{actions:?}");
         }
     }
@@ -335,7 +326,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn a_scope_takes_away_and_never_adds() {
         let (_, rights) = rights();
-        let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+        let pattern = |text: &str| vec![Pattern::new(text).unwrap()];
         let scope = |actions: &[Action], vms, backups| Scope {
             actions: actions.iter().copied().collect(),
             vms: pattern(vms),
@@ -345,9 +336,9 @@ mod tests {
         let one_vm = scope(&Action::ALL, "web1", "*");
         let one_action = scope(&[Action::Delete, Action::Restore], "*", "tmp-*");
         let rows = [
-            ("all, held", &all, "web1", "tmp-1", Action::Delete, true),
+            ("all, allowed", &all, "web1", "tmp-1", Action::Delete, true),
             (
-                "all, not held",
+                "all, not allowed",
                 &all,
                 "web1",
                 "tmp-1",
@@ -391,19 +382,28 @@ mod tests {
             ),
         ];
         for (name, scope, vm, backup, action, expected) in rows {
-            let rights = rights.within(scope);
+            let rights = rights.narrowed_to(scope);
             let (vm, backup) = (VmId::new(vm).unwrap(), BackupId::new(backup).unwrap());
-            let held = rights.on_backup(&vm, &backup);
-            assert_eq!(held.contains(action), expected, "{name}: backup");
-            assert!(rights.on_vm(&vm).contains_all(held), "{name}: VM");
+            let allowed = rights.actions_on_backup(&vm, &backup);
+            assert_eq!(allowed.contains(action), expected, "{name}: backup");
+            assert!(
+                rights.actions_on_vm(&vm).contains_all(allowed),
+                "{name}: VM"
+            );
             let target = Target { vm, backup };
             let needed = ActionSet::NONE.with(action);
             let (principal, _) = self::rights();
             let backend = BackendName::new("b").unwrap();
-            let permit = rights.permit(&principal, needed, &backend, &target);
+            let permit = rights.issue_permit(&principal, needed, &backend, &target);
             assert_eq!(permit.is_ok(), expected, "{name}: permit");
         }
-        assert!(rights.within(&all).is_whole(), "everything is whole");
-        assert!(!rights.within(&one_vm).is_whole(), "one VM is not");
+        assert!(
+            rights.narrowed_to(&all).is_unrestricted(),
+            "everything is whole"
+        );
+        assert!(
+            !rights.narrowed_to(&one_vm).is_unrestricted(),
+            "one VM is not"
+        );
     }
 }

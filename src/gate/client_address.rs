@@ -1,4 +1,4 @@
-//! Whose address counts: that of the connection, or what a trusted proxy says of its own client.
+//! The address of the client: that of the connection, or the one that a trusted proxy reports.
 //!
 //! The one place where `X-Forwarded-For` and the client's `X-Request-Id` are read.
 
@@ -8,14 +8,14 @@ use http::HeaderMap;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::gate::reply::REQUEST_ID;
+use crate::gate::header_names::REQUEST_ID;
 use crate::gate::request::RequestHead;
 use crate::model::RequestId;
 use crate::model::limits;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The proxies whose word about their clients is taken.
+/// The proxies whose reports about their clients are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -30,7 +30,8 @@ impl TrustedProxies {
     #[must_use]
     pub fn network(text: &str) -> Option<IpNet> {
         let address: Option<IpAddr> = text.parse().ok();
-        let network = address.map_or_else(|| text.parse().ok(), |it| Some(IpNet::from(it)));
+        let network =
+            address.map_or_else(|| text.parse().ok(), |address| Some(IpNet::from(address)));
         network.map(|network| network.trunc())
     }
 
@@ -42,14 +43,14 @@ impl TrustedProxies {
     /// Whether the address is one of theirs.
     #[must_use]
     pub fn include(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|it| it.contains(&address))
+        self.0.iter().any(|network| network.contains(&address))
     }
 }
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// The address of the client, or of the nearest hop that is not trusted. An IPv4 address mapped into IPv6 is told as
+    /// The address of the client, or of the nearest hop that is not trusted. An IPv4 address mapped into IPv6 is reported as
     /// the IPv4 address. `None` when the connection has no address.
     pub address: Option<IpAddr>,
     /// Whether the connection comes from a trusted proxy.
@@ -57,10 +58,10 @@ pub struct ClientAddress {
 }
 
 impl ClientAddress {
-    /// Where the request comes from. What peers that are not trusted say of others is ignored, and so is a list with
-    /// anything in it, from the right to the answer, that is no address.
+    /// Where the request comes from. Headers from peers that are not trusted are ignored, and so is a list with
+    /// a malformed address between its right end and the result.
     #[must_use]
-    pub fn of(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
+    pub fn from_request(head: &RequestHead<'_>, trusted: &TrustedProxies) -> Self {
         let peer = head.peer.map(|peer| peer.to_canonical());
         let by_proxy = peer.is_some_and(|peer| trusted.include(peer));
         let address = if by_proxy {
@@ -113,10 +114,14 @@ fn forwarded(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
-        .and_then(|it| it.strip_suffix(']'))
+        .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(text);
     let address: Option<IpAddr> = bare.parse().ok();
-    let with_port = || text.parse().ok().map(|it: std::net::SocketAddr| it.ip());
+    let with_port = || {
+        text.parse()
+            .ok()
+            .map(|socket: std::net::SocketAddr| socket.ip())
+    };
     address
         .or_else(with_port)
         .map(|address| address.to_canonical())
@@ -131,14 +136,14 @@ mod tests {
 
     fn client(peer: &str, forwarded: &[&str], id: &[&str]) -> (String, Option<String>) {
         let networks = ["10.0.0.0/8", "192.0.2.7", "fd00::/8"];
-        let networks = networks.map(|it| TrustedProxies::network(it).unwrap());
+        let networks = networks.map(|text| TrustedProxies::network(text).unwrap());
         let trusted = TrustedProxies::new(networks.to_vec());
         let mut headers = HeaderMap::new();
-        for it in forwarded {
-            headers.append(FORWARDED_FOR, HeaderValue::from_str(it).unwrap());
+        for value in forwarded {
+            headers.append(FORWARDED_FOR, HeaderValue::from_str(value).unwrap());
         }
-        for it in id {
-            headers.append(REQUEST_ID, HeaderValue::from_str(it).unwrap());
+        for value in id {
+            headers.append(REQUEST_ID, HeaderValue::from_str(value).unwrap());
         }
         let head = RequestHead {
             method: &Method::GET,
@@ -148,7 +153,7 @@ mod tests {
             peer: Some(peer.parse().unwrap()),
             certificate: &[],
         };
-        let client = ClientAddress::of(&head, &trusted);
+        let client = ClientAddress::from_request(&head, &trusted);
         let id = client.request_id(&headers);
         let id = id.map(|id| id.as_str().to_owned());
         (client.address.unwrap().to_string(), id)
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed_and_only_as_far_as_they_go() {
-        let far: Vec<String> = (0..100).map(|it| format!("10.0.0.{it}")).collect();
+        let far: Vec<String> = (0..100).map(|last| format!("10.0.0.{last}")).collect();
         let far = format!("203.0.113.9, {}", far.join(", "));
         let rows: [(&str, &str, &[&str], &str); 16] = [
             ("no proxy", "203.0.113.1", &[], "203.0.113.1"),

@@ -8,9 +8,10 @@ use crate::gate::negotiate::split_outside_quotes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::Operation;
+use crate::public_text;
 
 /// The tag of a representation, quotes included: the start of a hash over its bytes.
-pub(super) fn tag_of(body: &[u8]) -> String {
+pub(super) fn entity_tag(body: &[u8]) -> String {
     let hash = blake3::hash(body).to_hex();
     let mut tag = String::with_capacity(26);
     tag.push('"');
@@ -20,14 +21,14 @@ pub(super) fn tag_of(body: &[u8]) -> String {
 }
 
 /// The tag of a Status: it changes with every change of the record.
-pub(super) fn tag_of_status(operation: &Operation) -> String {
+pub(super) fn status_tag(operation: &Operation) -> String {
     format!("\"{}-{}\"", operation.seq, operation.revision.0)
 }
 
 /// Whether `If-None-Match` names the tag: the caller has it already.
-pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    lists(headers, &IF_NONE_MATCH, |it| {
-        it.strip_prefix("W/").unwrap_or(it) == tag
+pub(super) fn matches_if_none_match(headers: &HeaderMap, tag: &str) -> bool {
+    lists(headers, &IF_NONE_MATCH, |value| {
+        value.strip_prefix("W/").unwrap_or(value) == tag
     })
 }
 
@@ -38,37 +39,37 @@ pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
 
 /// What the conditions of a change, which hold now, require to be the same when it is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Required {
+pub(super) enum RequiredState {
     /// The request has no conditions.
-    Nothing,
+    Any,
     /// Only that there is something (`If-Match: *`).
     Presence,
-    /// All of it. Which other tags would do is not known later, so it is what was found.
-    Sameness,
+    /// The exact state. Other tags that the request names cannot be checked later, so the state that was found must remain.
+    Unchanged,
 }
 
 /// Checks the conditions of a change against what is there.
 ///
 /// # Errors
 /// 412 when they do not hold.
-pub(super) fn check_change(
+pub(super) fn check_preconditions(
     headers: &HeaderMap,
     tag: impl FnOnce() -> String,
-) -> Result<Required, Refusal> {
+) -> Result<RequiredState, Refusal> {
     if !is_conditional(headers) {
-        return Ok(Required::Nothing);
+        return Ok(RequiredState::Any);
     }
     let unwanted = headers.contains_key(IF_NONE_MATCH);
     let tag = tag();
-    check_match(headers, &tag)?;
-    if unwanted && is_known(headers, &tag) {
+    check_if_match(headers, &tag)?;
+    if unwanted && matches_if_none_match(headers, &tag) {
         return Err(Refusal::from(Code::PreconditionFailed));
     }
     let is_any = !unwanted && lists(headers, &IF_MATCH, |_| false);
     Ok(if is_any {
-        Required::Presence
+        RequiredState::Presence
     } else {
-        Required::Sameness
+        RequiredState::Unchanged
     })
 }
 
@@ -76,21 +77,19 @@ pub(super) fn check_change(
 ///
 /// # Errors
 /// 412 when it is there and names another tag. A weak one never fits.
-pub(super) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Refusal> {
-    if !headers.contains_key(IF_MATCH) || lists(headers, &IF_MATCH, |it| it == tag) {
+pub(super) fn check_if_match(headers: &HeaderMap, tag: &str) -> Result<(), Refusal> {
+    if !headers.contains_key(IF_MATCH) || lists(headers, &IF_MATCH, |value| value == tag) {
         Ok(())
     } else {
         Err(Refusal::from(Code::PreconditionFailed))
     }
 }
 
-/// What is refused because nothing is there: any `If-Match` fails then (RFC 9110 section 13.1.1).
-pub(super) fn absent(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
+/// The refusal when the backup does not exist: any `If-Match` fails then (RFC 9110 section 13.1.1).
+pub(super) fn missing_backup(headers: &HeaderMap, otherwise: Refusal) -> Refusal {
     if headers.contains_key(IF_MATCH) {
-        Refusal::says(
-            Code::PreconditionFailed,
-            "The backup that the request requires does not exist.",
-        )
+        let text = public_text!("The backup that the request requires does not exist.");
+        Refusal::says(Code::PreconditionFailed, text)
     } else {
         otherwise
     }
@@ -101,9 +100,9 @@ fn lists(headers: &HeaderMap, name: &http::HeaderName, fits: impl Fn(&str) -> bo
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|it| split_outside_quotes(it, b','))
+        .flat_map(|value| split_outside_quotes(value, b','))
         .map(str::trim)
-        .any(|it| it == "*" || fits(it))
+        .any(|value| value == "*" || fits(value))
 }
 
 #[cfg(test)]
@@ -122,18 +121,18 @@ mod tests {
 
     #[test]
     fn what_must_stay_the_same_follows_from_the_conditions() {
-        let rows: &[(&[(http::HeaderName, &str)], Required)] = &[
-            (&[], Required::Nothing),
-            (&[(IF_MATCH, "*")], Required::Presence),
-            (&[(IF_MATCH, "\"a\"")], Required::Sameness),
-            (&[(IF_NONE_MATCH, "\"b\"")], Required::Sameness),
+        let rows: &[(&[(http::HeaderName, &str)], RequiredState)] = &[
+            (&[], RequiredState::Any),
+            (&[(IF_MATCH, "*")], RequiredState::Presence),
+            (&[(IF_MATCH, "\"a\"")], RequiredState::Unchanged),
+            (&[(IF_NONE_MATCH, "\"b\"")], RequiredState::Unchanged),
             (
                 &[(IF_MATCH, "*"), (IF_NONE_MATCH, "\"b\"")],
-                Required::Sameness,
+                RequiredState::Unchanged,
             ),
         ];
         for (given, expected) in rows {
-            let found = check_change(&with(given), || "\"a\"".to_owned());
+            let found = check_preconditions(&with(given), || "\"a\"".to_owned());
             assert_eq!(found.ok(), Some(*expected), "{given:?}");
         }
     }
@@ -154,7 +153,7 @@ mod tests {
             (&[(IF_NONE_MATCH, "\"b\"")], true),
         ];
         for (given, expected) in rows {
-            let found = check_change(&with(given), || "\"a\"".to_owned()).is_ok();
+            let found = check_preconditions(&with(given), || "\"a\"".to_owned()).is_ok();
             assert_eq!(found, *expected, "{given:?}");
         }
     }

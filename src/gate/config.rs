@@ -1,4 +1,4 @@
-//! What the gate is configured with. All of it is request-scoped: a reload swaps it as a whole.
+//! The configuration of the gate. A reload replaces it as a whole; requests under way keep the old one.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::gate::authn::Issuer;
 use crate::gate::authn::TokenDigest;
 use crate::gate::client_address::TrustedProxies;
+use crate::gate::grant::Grant;
+use crate::gate::grant::Scope;
 use crate::gate::passthrough::PassThroughRoute;
 use crate::gate::password;
-use crate::model::ActionSet;
 use crate::model::BackendName;
 use crate::model::CertificateName;
 use crate::model::GroupName;
@@ -21,19 +22,19 @@ use crate::model::Timestamp;
 use crate::model::TokenName;
 use crate::model::limits;
 
-/// Everything the gate decides by.
+/// The configuration of the gate.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What absolute links in replies begin with.
     pub public_url: PublicUrl,
     /// The specification version header, and how strictly requests are read.
     pub specification: Specification,
-    /// The proxies whose word about their clients is taken.
+    /// The proxies whose reports about their clients are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Who may call.
     pub credentials: CredentialRule,
-    /// What happens after wrong passwords.
-    pub lock_out: LockOut,
+    /// The lockout after failed logins.
+    pub lockout: LockoutRule,
     /// How much one client may ask for.
     pub rates: RateLimits,
     /// Who may do what.
@@ -81,10 +82,10 @@ impl PublicUrl {
     }
 }
 
-/// What a request without a specification version header is taken for.
+/// How a request without a specification version header is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnMissingVersion {
-    /// A mistake: 400.
+    /// Refused with 400.
     Reject,
     /// The newest version (Spec: "Common Behaviors").
     AssumeCurrent,
@@ -93,9 +94,9 @@ pub enum OnMissingVersion {
 /// How requests are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// The slips of the specification's own examples are taken; unknown members are ignored.
+    /// The errors in the specification's own examples are accepted; unknown members are ignored.
     Lenient,
-    /// They are not.
+    /// They are refused.
     Strict,
 }
 
@@ -125,7 +126,7 @@ impl Default for Specification {
 pub struct PasswordHash(Secret);
 
 impl PasswordHash {
-    /// Takes the text if it is a hash of a kind that can be verified, with bearable cost.
+    /// Takes the text if it is a hash of a kind that can be verified, with acceptable cost.
     ///
     /// # Errors
     /// A sentence that says what is wrong, without the hash.
@@ -166,9 +167,9 @@ pub struct RateLimits {
     pub principal: Option<Rate>,
     /// Requests from one address (IPv6: one /64) in a time. Loopback addresses have no limit.
     pub address: Option<Rate>,
-    /// Requests of one principal at work at once; zero means any number.
+    /// Concurrent requests of one principal; zero means no limit.
     pub principal_concurrent: usize,
-    /// Requests from one address at work at once; zero means any number.
+    /// Concurrent requests from one address; zero means no limit.
     pub address_concurrent: usize,
     /// Requests of one principal that wait for Statuses at once; zero means any number.
     pub principal_waiters: usize,
@@ -176,7 +177,7 @@ pub struct RateLimits {
 
 impl Default for RateLimits {
     fn default() -> Self {
-        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
             principal: None,
             address: None,
@@ -187,9 +188,9 @@ impl Default for RateLimits {
     }
 }
 
-/// What happens after wrong passwords.
+/// The lockout after failed logins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockOut {
+pub struct LockoutRule {
     /// Wrong passwords of one user from one address that cost nothing; zero means that any number does.
     pub attempts: u32,
     /// The same of one address, whatever the user.
@@ -198,34 +199,14 @@ pub struct LockOut {
     pub longest: Duration,
 }
 
-impl Default for LockOut {
+impl Default for LockoutRule {
     fn default() -> Self {
-        let number = |it: u64| u32::try_from(it).unwrap_or(u32::MAX);
+        let number = |limit: u64| u32::try_from(limit).unwrap_or(u32::MAX);
         Self {
             attempts: number(limits::LOCKOUT_ATTEMPTS),
             address_attempts: number(limits::LOCKOUT_ADDRESS_ATTEMPTS),
             longest: limits::LOCKOUT_LONGEST,
         }
-    }
-}
-
-/// What of its owner's rights an API token has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// Which actions.
-    pub actions: ActionSet,
-    /// On which VMs.
-    pub vms: Vec<Pattern>,
-    /// On which backups of these, by id.
-    pub backups: Vec<Pattern>,
-}
-
-impl Scope {
-    /// Whether it leaves out nothing.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        let any = |all: &[Pattern]| all.iter().any(|it| it.as_str() == "*");
-        self.actions == ActionSet::ALL && any(&self.vms) && any(&self.backups)
     }
 }
 
@@ -251,36 +232,12 @@ pub struct CredentialRule {
     pub users: BTreeMap<PrincipalName, User>,
     /// The callers by a name in their certificate.
     pub certificates: BTreeMap<CertificateName, Principal>,
-    /// The API tokens; `None` when tokens are not taken.
+    /// The API tokens; `None` when tokens are not accepted.
     pub tokens: Option<Vec<ApiToken>>,
-    /// Whose JSON Web Tokens are taken.
+    /// The accepted issuers of JSON Web Tokens.
     pub issuers: Vec<Issuer>,
     /// How long a verified password is remembered; zero means never.
     pub remember: Duration,
-}
-
-/// Whom a grant is for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Grantee {
-    /// One caller.
-    User(PrincipalName),
-    /// Everybody in a group.
-    Group(GroupName),
-}
-
-/// Allows actions on backups. What no grant allows is denied.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    /// Whom it is for.
-    pub to: Vec<Grantee>,
-    /// What it allows.
-    pub actions: ActionSet,
-    /// On which VMs.
-    pub vms: Vec<Pattern>,
-    /// On which backups of these, by id.
-    pub backups: Vec<Pattern>,
-    /// The line of the configuration file it begins on, from 1; 0 when it is from no file.
-    pub line: usize,
 }
 
 /// Says that VMs are on a backend. The pattern is an exact id, or a prefix followed by one `*`;
@@ -314,7 +271,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
             body_bytes: size(limits::BODY_BYTES),
             target_bytes: size(limits::TARGET_BYTES),

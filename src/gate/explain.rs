@@ -1,46 +1,45 @@
-//! Which grant allows a request, or why none does: asks the same routes and rights as the walk.
+//! Which grant allows a request, or why none does: uses the table of routes and the checks of the gate itself.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use http::Method;
 use http::header::HOST;
 
-use crate::gate::authz::Need;
 use crate::gate::authz::Rights;
-use crate::gate::authz::need;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
 use crate::gate::passthrough::PassThroughAccess;
 use crate::gate::passthrough::PassThroughRoute;
-use crate::gate::passthrough::Passes;
-use crate::gate::pipeline;
+use crate::gate::passthrough::PassThroughRoutes;
 use crate::gate::placement::Placements;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request::RequestHead;
-use crate::gate::route;
-use crate::gate::route::Place;
+use crate::gate::request_target::parse_target;
+use crate::gate::route::RequiredAccess;
+use crate::gate::route::Route;
+use crate::gate::route::find_route;
 use crate::model::Action;
-use crate::model::BackupId;
 use crate::model::Principal;
 use crate::model::VmId;
 
 /// Who would send the request.
 #[derive(Clone, Debug)]
-pub struct Caller<'a> {
+pub struct AssumedCaller<'a> {
     /// The name, and the groups, sorted.
     pub principal: Principal,
     /// The token with which it would be sent, if it is one.
     pub token: Option<&'a ApiToken>,
 }
 
-/// What would become of a request.
+/// Whether a request would be permitted, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether nothing that grants decide stands in its way.
+    /// Whether grants and placement allow it.
     pub is_allowed: bool,
-    /// Why, for the operator, line by line.
+    /// The reasons, for the operator, line by line.
     pub lines: Vec<String>,
 }
 
@@ -50,157 +49,146 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Tells what would become of the request `method target` of that caller, and which grants decide it. `file` names the
-/// configuration file in what is told.
+/// Explains whether the caller may send the request `method target`, and which grants decide it. `file` names the configuration
+/// file in the explanation. Uses the gate's own table of routes and checks, so it cannot differ from them.
 #[must_use]
 pub fn explain(
     config: &Config,
     file: &str,
-    caller: &Caller<'_>,
+    caller: &AssumedCaller<'_>,
     method: &Method,
     target: &str,
 ) -> Explanation {
-    let rights = Rights::of(&caller.principal, &config.grants);
-    let mut told = Telling {
+    let rights = Rights::for_principal(&caller.principal, &config.grants);
+    let mut explainer = Explainer {
         config,
         file,
         caller,
         rights: match caller.token {
-            Some(token) => rights.within(&token.scope),
+            Some(token) => rights.narrowed_to(&token.scope),
             None => rights,
         },
         lines: Vec::new(),
     };
-    let verdict = told.request(method, target);
-    told.lines.push(match &verdict {
+    let verdict = explainer.explain_request(method, target);
+    let last = match &verdict {
         Ok(()) => "allowed".to_owned(),
         Err(refusal) => {
             let (code, text) = (refusal.code(), &refusal.text);
             let status = code.status().as_u16();
             format!("denied: {status} {}: {text}", code.as_str())
         }
-    });
+    };
+    explainer.lines.push(last);
     Explanation {
         is_allowed: verdict.is_ok(),
-        lines: told.lines,
+        lines: explainer.lines,
     }
 }
 
-struct Telling<'a> {
+struct Explainer<'a> {
     config: &'a Config,
     file: &'a str,
-    caller: &'a Caller<'a>,
+    caller: &'a AssumedCaller<'a>,
     rights: Rights,
     lines: Vec<String>,
 }
 
-impl Telling<'_> {
-    fn request(&mut self, method: &Method, target: &str) -> Result<(), Refusal> {
-        let parts = route::parts(target.as_bytes())?;
-        if let Some(found) = self.passed(method, parts.path)? {
-            return self.passing(method, &found);
+impl Explainer<'_> {
+    fn explain_request(&mut self, method: &Method, target: &str) -> Result<(), Refusal> {
+        let parts = parse_target(target.as_bytes())?;
+        if let Some(found) = self.find_pass_through(method, parts.path)? {
+            return self.explain_pass_through(method, &found);
         }
-        let found = route::find(parts.path)?;
-        if !found.spec.methods.contains(&method.as_str()) {
-            return Err(Refusal::from(Code::MethodNotAllowed));
-        }
-        let place = match (need(found.spec.kind, method), found.place) {
-            (Need::Vm(_), Place::None) => Place::Vm(pipeline::vm_parameter(parts.query)?),
-            (_, place) => place,
-        };
-        match (need(found.spec.kind, method), place) {
-            (Need::Nothing, _) => {
-                self.lines.push("nobody has to say who they are".to_owned());
-                Ok(())
-            }
-            (Need::Operation, _) => {
-                self.lines.push(
-                    "whoever began an operation may read its Status and stop it; others read it with observe on its \
-                     backup, and stop it with the action that it is"
-                        .to_owned(),
-                );
-                Ok(())
-            }
-            (Need::Vm(action), Place::Vm(vm)) => {
-                self.action(action, &vm, None);
+        let matched = find_route(parts.path)?;
+        let endpoint = matched.spec.endpoint(method);
+        let endpoint = endpoint.ok_or_else(|| Refusal::from(Code::MethodNotAllowed))?;
+        let route = matched.route.resolve(parts.query)?;
+        match endpoint.access {
+            RequiredAccess::Nothing => self.add("no credentials are required"),
+            RequiredAccess::Operation => self.add(
+                "the caller who started an operation may read its Status and cancel it; other callers need observe on \
+                 its backup to read it, and the action of the operation to cancel it",
+            ),
+            RequiredAccess::Vm(action) => {
+                self.explain_grants(action, &route);
                 if action == Action::Create {
-                    self.lines.push(
-                        "the id of the new backup must fit backups of the same grants; protect is needed as well for \
-                         one that is protected from the start"
-                            .to_owned(),
+                    self.add(
+                        "the id of the new backup must match backups of the same grants; a backup that is created \
+                         protected also needs protect",
                     );
                 }
-                self.rights.check_vm(&vm, action)?;
-                self.placed(&vm)
             }
-            (Need::Backup(any), Place::Backup(target)) => {
+            RequiredAccess::Backup(any) => {
                 for action in any {
-                    self.action(*action, &target.vm, Some(&target.backup));
+                    self.explain_grants(*action, &route);
                 }
-                self.rights.check_backup(&target, any)?;
-                self.placed(&target.vm)
-            }
-            // The table of routes says that nothing else can be.
-            (Need::Vm(_) | Need::Backup(_), Place::None | Place::Vm(_) | Place::Backup(_)) => {
-                Err(Refusal::from(Code::NoSuchRoute))
             }
         }
+        self.rights.check_access(endpoint.access, &route)?;
+        route.vm().map_or(Ok(()), |vm| self.explain_placement(vm))
     }
 
-    /// One line for each grant that allows the action, and what each of them says of this place.
-    fn action(&mut self, action: Action, vm: &VmId, backup: Option<&BackupId>) {
+    fn add(&mut self, line: &str) {
+        self.lines.push(line.to_owned());
+    }
+
+    /// One line for each grant that allows the action, saying whether it covers the resource.
+    fn explain_grants(&mut self, action: Action, route: &Route) {
+        let Some(vm) = route.vm() else { return };
+        let backup = route.backup();
         let word = action.as_str();
-        let mut told = Vec::new();
-        let mut granted = false;
-        for it in self.rights.judged(vm, backup, action) {
-            let line = self.config.grants.get(it.grant).map_or(0, |it| it.line);
-            let place = format!("grant[{}] ({}:{line})", it.grant, self.file);
-            let (vm, bears) = (vm.as_str(), it.is_on_vm && it.is_on_backup);
-            granted |= bears;
-            told.push(match (bears, it.is_on_vm) {
-                (true, _) => format!("{word}: {place} allows it"),
-                (false, true) => format!("{word}: {place} is not for this backup of {vm:?}"),
-                (false, false) => format!("{word}: {place} is not for VM {vm:?}"),
+        let mut lines = Vec::new();
+        let mut is_granted = false;
+        for found in self.rights.grant_matches(vm, backup, action) {
+            let line = self.config.grants.get(found.grant);
+            let line = line.map_or(0, |grant| grant.line);
+            let grant = format!("grant[{}] ({}:{line})", found.grant, self.file);
+            let vm = vm.as_str();
+            lines.push(match (found.covers_vm, found.covers_backup) {
+                (true, true) => {
+                    is_granted = true;
+                    format!("{word}: {grant} allows it")
+                }
+                (true, false) => format!("{word}: {grant} does not cover this backup of {vm:?}"),
+                (false, _) => format!("{word}: {grant} does not cover VM {vm:?}"),
             });
         }
-        if told.is_empty() {
+        if lines.is_empty() {
             let name = &self.caller.principal.name;
-            told.push(format!(
-                "{word}: no grant gives it to {name} or to a group of {name}"
+            lines.push(format!(
+                "{word}: no grant allows it to {name} or to a group of {name}"
             ));
         }
-        if granted
+        if is_granted
             && let Some(token) = self.caller.token
-            && !self.rights.included(vm, backup).contains(action)
+            && !self.rights.scope_actions(vm, backup).contains(action)
         {
-            told.push(format!(
-                "{word}: the scope of the token {} leaves it out",
-                token.name
-            ));
+            let name = &token.name;
+            lines.push(format!("{word}: the scope of the token {name} excludes it"));
         }
-        self.lines.extend(told);
+        self.lines.extend(lines);
     }
 
-    fn placed(&mut self, vm: &VmId) -> Result<(), Refusal> {
+    fn explain_placement(&mut self, vm: &VmId) -> Result<(), Refusal> {
         match Placements::new(&self.config.placements).find(vm) {
             Some(backend) => {
                 self.lines.push(format!("the VM is on backend {backend}"));
                 Ok(())
             }
             None => {
-                self.lines
-                    .push("no backend has the VM: see vms of [[backend]]".to_owned());
+                self.add("no backend has the VM: see vms of [[backend]]");
                 Err(Refusal::from(Code::NoSuchVm))
             }
         }
     }
 
-    /// The route by which it is passed through, as the walk finds it for the host of `server.public_url`.
-    fn passed(
+    /// The pass-through route of the request, as the gate finds it for the host of `server.public_url`.
+    fn find_pass_through(
         &self,
         method: &Method,
         path: &str,
-    ) -> Result<Option<std::sync::Arc<PassThroughRoute>>, Refusal> {
+    ) -> Result<Option<Arc<PassThroughRoute>>, Refusal> {
         let mut headers = HeaderMap::new();
         let url: Option<http::Uri> = self.config.public_url.as_str().parse().ok();
         let host = url.and_then(|url| url.authority()?.as_str().parse().ok());
@@ -213,18 +201,20 @@ impl Telling<'_> {
             peer: None,
             certificate: &[],
         };
-        Passes::new(&self.config.passthrough).find(&head, path)
+        PassThroughRoutes::new(&self.config.passthrough).find(&head, path)
     }
 
-    fn passing(&mut self, method: &Method, route: &PassThroughRoute) -> Result<(), Refusal> {
+    fn explain_pass_through(
+        &mut self,
+        method: &Method,
+        route: &PassThroughRoute,
+    ) -> Result<(), Refusal> {
         let name = &route.name;
         self.lines
-            .push(format!("it is passed through by the route {name}"));
+            .push(format!("the pass-through route {name} matches"));
         route.check_method(method)?;
-        if route.access != PassThroughAccess::Open && !self.rights.is_whole() {
-            self.lines.push(
-                "a token with a scope is not taken on routes that are passed through".to_owned(),
-            );
+        if route.access != PassThroughAccess::Open && !self.rights.is_unrestricted() {
+            self.add("tokens with a scope are not accepted on pass-through routes");
             return Err(Refusal::from(Code::NotPermitted));
         }
         route.check_caller(Some(&self.caller.principal))

@@ -1,6 +1,5 @@
 //! Strict JSON: one object, no member twice, nothing after it, bounded depth.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::DeserializeSeed;
@@ -12,6 +11,7 @@ use serde::de::Visitor;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::limits;
+use crate::public_text;
 
 /// A JSON value; members in the order they were sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,26 +25,29 @@ pub(super) enum Json {
     Object(Vec<(String, Self)>),
 }
 
-/// The members of the one object that the body is.
-pub(super) fn object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
-    let says = |text: Cow<'static, str>| Refusal::says(Code::MalformedJson, text);
+/// The members of a body that must be one object.
+pub(super) fn parse_object(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let mut source = serde_json::Deserializer::from_slice(body);
-    let value = Level(limits::JSON_DEPTH_MAX).deserialize(&mut source);
+    let value = DepthLimit(limits::JSON_DEPTH_MAX).deserialize(&mut source);
     let value = value.and_then(|value| source.end().map(|()| value));
     match value {
         Ok(Json::Object(members)) => Ok(members),
         Ok(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) | Json::Array(_)) => {
-            Err(says("The body is JSON but not an object.".into()))
+            let text = public_text!("The body is JSON but not an object.");
+            Err(Refusal::says(Code::MalformedJson, text))
         }
-        Err(error) => Err(says(format!("The body is not valid: {error}.").into())),
+        Err(error) => {
+            let text = public_text!("The body is not valid JSON: {error}.");
+            Err(Refusal::says(Code::MalformedJson, text))
+        }
     }
 }
 
 /// How many levels of nesting are left.
 #[derive(Clone, Copy)]
-struct Level(usize);
+struct DepthLimit(usize);
 
-impl Level {
+impl DepthLimit {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         self.0
             .checked_sub(1)
@@ -53,7 +56,7 @@ impl Level {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Level {
+impl<'de> DeserializeSeed<'de> for DepthLimit {
     type Value = Json;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, source: D) -> Result<Json, D::Error> {
@@ -61,7 +64,7 @@ impl<'de> DeserializeSeed<'de> for Level {
     }
 }
 
-impl<'de> Visitor<'de> for Level {
+impl<'de> Visitor<'de> for DepthLimit {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,7 +114,7 @@ impl<'de> Visitor<'de> for Level {
         let mut seen = std::collections::BTreeSet::new();
         while let Some(name) = source.next_key::<String>()? {
             if !seen.insert(name.clone()) {
-                return Err(A::Error::custom("a member is given twice"));
+                return Err(A::Error::custom("duplicate member"));
             }
             let value = source.next_value_seed(level)?;
             members.push((name, value));
@@ -160,8 +163,8 @@ mod tests {
             ("comment", "{/**/}".to_owned(), false),
         ];
         for (name, body, expected) in rows {
-            assert_eq!(object(body.as_bytes()).is_ok(), expected, "{name}");
+            assert_eq!(parse_object(body.as_bytes()).is_ok(), expected, "{name}");
         }
-        assert!(object(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
+        assert!(parse_object(b"{\"a\":\"\xff\"}").is_err(), "not UTF-8");
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn check(hash: &str) -> Result<(), &'static str> {
     }
     if ["$2a$", "$2b$", "$2y$"]
         .iter()
-        .any(|it| hash.starts_with(it))
+        .any(|prefix| hash.starts_with(prefix))
     {
         let parts: bcrypt::HashParts = hash
             .parse()
@@ -53,7 +53,7 @@ pub(super) fn check(hash: &str) -> Result<(), &'static str> {
 pub(super) fn verify(hash: &str, password: &[u8]) -> bool {
     if hash.starts_with("$argon2id$") {
         phc::PasswordHash::new(hash)
-            .is_ok_and(|it| Argon2::default().verify_password(password, &it).is_ok())
+            .is_ok_and(|parsed| Argon2::default().verify_password(password, &parsed).is_ok())
     } else {
         // Bcrypt would silently ignore what follows byte 72: such a password is refused, in the usual time.
         let looked_at = password.get(..BCRYPT_BYTES).unwrap_or(password);

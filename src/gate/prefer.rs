@@ -1,4 +1,4 @@
-//! What a caller would like (RFC 7240): `handling=strict`, `respond-async` and `wait=N`; what is not known here is ignored.
+//! The preferences of a caller (RFC 7240): `handling=strict`, `respond-async` and `wait=N`; what is not known here is ignored.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use http::HeaderName;
 use crate::gate::negotiate::split_outside_quotes;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::model::PublicText;
+use crate::public_text;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const RESPOND_ASYNC: &str = "respond-async";
@@ -24,9 +26,9 @@ pub(super) struct Preferences {
 }
 
 impl Preferences {
-    /// What is asked for, and whether a preference that is known here has a value that means nothing: such a request
-    /// is refused, since its caller would wait for what never comes. What is not known is ignored.
-    pub(super) fn of(headers: &HeaderMap) -> (Self, Result<(), Refusal>) {
+    /// The preferences, and whether the known ones have valid values: a request with an invalid one is refused, since its
+    /// caller would rely on something that never happens. Unknown preferences are ignored.
+    pub(super) fn from_headers(headers: &HeaderMap) -> (Self, Result<(), Refusal>) {
         let mut found = Self::default();
         let mut handling = None;
         let mut meant = Ok(());
@@ -42,18 +44,28 @@ impl Preferences {
                 if name.eq_ignore_ascii_case("handling") {
                     match strict(value) {
                         Some(it) => handling = handling.or(Some(it)),
-                        None => meant = Err(malformed("handling is strict or lenient")),
+                        None => {
+                            meant = Err(malformed(public_text!(
+                                "The value of handling must be strict or lenient."
+                            )));
+                        }
                     }
                 } else if name.eq_ignore_ascii_case("wait") {
                     match seconds(value) {
                         Some(it) => found.wait = found.wait.or(Some(it)),
-                        None => meant = Err(malformed("wait is a number of whole seconds")),
+                        None => {
+                            meant = Err(malformed(public_text!(
+                                "The value of wait must be a whole number of seconds."
+                            )));
+                        }
                     }
                 } else if name.eq_ignore_ascii_case(RESPOND_ASYNC) {
                     if value.is_empty() {
                         found.is_async = true;
                     } else {
-                        meant = Err(malformed("respond-async must be left out"));
+                        meant = Err(malformed(public_text!(
+                            "The preference respond-async takes no value."
+                        )));
                     }
                 }
             }
@@ -65,7 +77,7 @@ impl Preferences {
     /// How long the answer to an accepted change may be held back, where it is `usual` for those who say nothing.
     ///
     /// `wait` stands beside `respond-async` too, as in the example of RFC 7240, section 4.3: at most so long, then a 202.
-    pub(super) fn hold(self, usual: Duration, most: Duration) -> Duration {
+    pub(super) fn hold_time(self, usual: Duration, most: Duration) -> Duration {
         match self.wait {
             Some(time) => time.min(most),
             None if self.is_async => Duration::ZERO,
@@ -74,7 +86,7 @@ impl Preferences {
     }
 
     /// The value of `Preference-Applied` in a 202, which is what `respond-async` asks for even after `waited`.
-    pub(super) fn applied(self, waited: Option<Duration>) -> Option<String> {
+    pub(super) fn applied_field(self, waited: Option<Duration>) -> Option<String> {
         let waited = waited.map(|waited| format!("wait={}", waited.as_secs()));
         match (self.is_async, waited) {
             (true, Some(waited)) => Some(format!("{RESPOND_ASYNC}, {waited}")),
@@ -84,10 +96,8 @@ impl Preferences {
     }
 }
 
-fn malformed(rule: &str) -> Refusal {
-    Refusal::from(Code::MalformedPrefer)
-        .on("Prefer")
-        .hint(format!("The value of {rule}."))
+fn malformed(hint: PublicText) -> Refusal {
+    Refusal::from(Code::MalformedPrefer).on("Prefer").hint(hint)
 }
 
 fn unquoted(text: &str) -> &str {
@@ -188,7 +198,7 @@ mod tests {
                 is_async: *is_async,
                 wait: wait.map(Duration::from_secs),
             };
-            let (found, whole) = Preferences::of(&headers);
+            let (found, whole) = Preferences::from_headers(&headers);
             let name: Vec<_> = values
                 .iter()
                 .map(|value| value.escape_ascii().to_string())
@@ -220,10 +230,14 @@ mod tests {
                 is_async,
                 wait: wait.map(seconds),
             };
-            let time = asked.hold(seconds(2), seconds(50));
+            let time = asked.hold_time(seconds(2), seconds(50));
             assert_eq!(time, seconds(held), "{name}: held back");
-            let waited = wait.map(|_| time).filter(|it| !it.is_zero());
-            assert_eq!(asked.applied(waited).as_deref(), applied, "{name}: told");
+            let waited = wait.map(|_| time).filter(|time| !time.is_zero());
+            assert_eq!(
+                asked.applied_field(waited).as_deref(),
+                applied,
+                "{name}: applied"
+            );
         }
     }
 }

@@ -1,19 +1,18 @@
-//! What outlives a reload: remembered credentials, password checks and waiters at work, request ids.
+//! What outlives a reload: remembered credentials, password checks and waiters, request ids.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::gate::authn::TokenDigest;
-use crate::gate::limiter::Flight;
+use crate::gate::limiter::InFlightSlot;
 use crate::gate::limiter::Limiter;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
@@ -25,11 +24,11 @@ use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 use crate::telemetry::WaiterGuard;
 
-/// A keyed hash over a user and the stored hash: says nothing without the key of this process.
+/// A keyed hash over a user and the stored password hash: useless without the key of this process.
 #[derive(Clone)]
 pub(super) struct UserKey([u8; 32]);
 
-/// A hash over a password, keyed by that: fits no more once the stored hash is another one.
+/// A hash over a password, keyed by the user key: no longer matches once the stored password hash changes.
 pub(super) type CredentialKey = [u8; 32];
 
 impl fmt::Debug for UserKey {
@@ -51,9 +50,9 @@ pub struct ProcessState {
     requests: AtomicU64,
     waiters: AtomicUsize,
     pub(super) limiter: Limiter,
-    releaser: Stopper,
-    pub(super) released: Stop,
-    pub(super) checks: Arc<Semaphore>,
+    waiter_releaser: Stopper,
+    pub(super) waiters_released: Stop,
+    pub(super) password_checks: Arc<Semaphore>,
     remembered: Mutex<BTreeMap<CredentialKey, Instant>>,
     /// Every API token that this process has known, so that a revoked one can be named.
     tokens: Mutex<BTreeMap<TokenDigest, (TokenName, PrincipalName)>>,
@@ -61,7 +60,7 @@ pub struct ProcessState {
 
 impl fmt::Debug for ProcessState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("ProcessState").finish_non_exhaustive()
     }
 }
 
@@ -70,16 +69,16 @@ impl ProcessState {
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Arc<Self> {
         let prefix = blake3::keyed_hash(&seed, b"request ids").to_hex();
-        let (releaser, released) = stop_pair();
+        let (waiter_releaser, waiters_released) = stop_pair();
         Arc::new(Self {
             key: *blake3::keyed_hash(&seed, b"credentials").as_bytes(),
             prefix: prefix.chars().take(12).collect(),
             requests: AtomicU64::new(1),
             waiters: AtomicUsize::new(0),
             limiter: Limiter::new(*blake3::keyed_hash(&seed, b"limits").as_bytes()),
-            releaser,
-            released,
-            checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
+            waiter_releaser,
+            waiters_released,
+            password_checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
             remembered: Mutex::default(),
             tokens: Mutex::default(),
         })
@@ -100,18 +99,21 @@ impl ProcessState {
         clippy::expect_used,
         reason = "12 and at most 16 hexadecimal digits around a dash are short visible ASCII"
     )]
-    pub(super) fn request_id(&self) -> RequestId {
+    pub(crate) fn request_id(&self) -> RequestId {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut text = String::with_capacity(limits::REQUEST_ID_BYTES_MAX);
         text.push_str(&self.prefix);
         text.push('-');
-        let digits = (0..64_u32).step_by(4).rev().map(|it| (number >> it) & 15);
+        let digits = (0..64_u32)
+            .step_by(4)
+            .rev()
+            .map(|shift| (number >> shift) & 15);
         let digits = digits.filter_map(|digit| char::from_digit(u32::try_from(digit).ok()?, 16));
         text.extend(digits.skip_while(|digit| *digit == '0'));
         RequestId::new(&text).expect("short visible ASCII")
     }
 
-    /// What the passwords of a user are remembered under: another one once the stored hash is another.
+    /// The key under which verified passwords of a user are remembered; changes with the stored hash.
     pub(super) fn user_key(&self, user: &str, hash: &str) -> UserKey {
         let length = u64::try_from(user.len()).unwrap_or(u64::MAX);
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -121,18 +123,18 @@ impl ProcessState {
         UserKey(*hasher.finalize().as_bytes())
     }
 
-    /// A number drawn from a name, the same for the same name within one process.
-    pub(super) fn draw(&self, name: &[u8]) -> usize {
+    /// A number derived from a name, the same for the same name within one process.
+    pub(super) fn stable_index(&self, name: &[u8]) -> usize {
         let hash = blake3::keyed_hash(&self.key, name);
         let [a, b, c, d, ..] = *hash.as_bytes();
         usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(0)
     }
 
-    pub(super) fn remembers(&self, key: &CredentialKey, now: Instant) -> bool {
+    pub(super) fn is_credential_cached(&self, key: &CredentialKey, now: Instant) -> bool {
         self.lock().get(key).is_some_and(|until| now < *until)
     }
 
-    pub(super) fn remember(&self, key: CredentialKey, now: Instant, until: Instant) {
+    pub(super) fn cache_credential(&self, key: CredentialKey, now: Instant, until: Instant) {
         let mut remembered = self.lock();
         if remembered.len() >= limits::CREDENTIALS_CACHED_MAX {
             remembered.retain(|_, until| now < *until);
@@ -144,12 +146,12 @@ impl ProcessState {
         remembered.insert(key, until);
     }
 
-    /// Keeps in mind which tokens there are, for the time after they are revoked.
-    pub(super) fn know_tokens<'a>(
+    /// Records which tokens exist, so that they can be named after they are revoked.
+    pub(super) fn record_tokens<'a>(
         &self,
         tokens: impl Iterator<Item = (TokenDigest, &'a TokenName, &'a PrincipalName)>,
     ) {
-        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.tokens.lock();
         for (digest, name, owner) in tokens {
             if known.len() >= limits::PRINCIPALS_MAX.saturating_mul(2) {
                 // The keys are hashes, so the first one is a random one.
@@ -159,54 +161,59 @@ impl ProcessState {
         }
     }
 
-    /// A token that was known earlier in the life of this process.
-    pub(super) fn former_token(&self, digest: &TokenDigest) -> Option<(TokenName, PrincipalName)> {
-        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A token that existed earlier in the life of this process.
+    pub(super) fn find_former_token(
+        &self,
+        digest: &TokenDigest,
+    ) -> Option<(TokenName, PrincipalName)> {
+        let known = self.tokens.lock();
         known.get(digest).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {
-        self.remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<CredentialKey, Instant>> {
+        self.remembered.lock()
     }
 
-    /// A place among those who wait, if one is free.
-    pub(super) fn waiter(self: &Arc<Self>, max: usize, metrics: &Metrics) -> Option<Waiter> {
+    /// A slot among the waiting requests, if one is free.
+    pub(super) fn acquire_waiter(
+        self: &Arc<Self>,
+        max: usize,
+        metrics: &Metrics,
+    ) -> Option<WaiterSlot> {
         let next = |count: usize| (count < max).then(|| count.saturating_add(1));
         self.waiters
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, next)
             .ok()?;
-        Some(Waiter {
+        Some(WaiterSlot {
             shared: Arc::clone(self),
             own: None,
-            _counted: metrics.waiting(),
+            _counted: metrics.requests.count_waiter(),
         })
     }
 
-    /// Whoever waits is answered now, and nobody waits from now on: the gateway stops.
-    pub fn release(&self) {
-        self.releaser.stop();
+    /// Releases all waiters and refuses new ones; called at shutdown.
+    pub fn release_waiters(&self) {
+        self.waiter_releaser.stop();
     }
 }
 
-/// A place among those who wait; given back when dropped.
+/// A slot among the waiting requests; released when dropped.
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct WaiterSlot {
     shared: Arc<ProcessState>,
-    /// The place among those of the same caller.
-    own: Option<Flight>,
+    /// The slot among the waiting requests of the same caller.
+    own: Option<InFlightSlot>,
     _counted: WaiterGuard,
 }
 
-impl Waiter {
-    pub(super) fn with(mut self, own: Option<Flight>) -> Self {
+impl WaiterSlot {
+    pub(super) fn with_caller_slot(mut self, own: Option<InFlightSlot>) -> Self {
         self.own = own;
         self
     }
 }
 
-impl Drop for Waiter {
+impl Drop for WaiterSlot {
     fn drop(&mut self) {
         self.shared.waiters.fetch_sub(1, Ordering::AcqRel);
     }
@@ -228,7 +235,7 @@ mod tests {
         let until = now + Duration::from_secs(10);
         for number in 0..=limits::CREDENTIALS_CACHED_MAX {
             let key = shared.user_key(&number.to_string(), "h").credential(b"p");
-            shared.remember(key, now, until);
+            shared.cache_credential(key, now, until);
         }
         assert_eq!(
             shared.lock().len(),
@@ -236,22 +243,25 @@ mod tests {
             "bounded"
         );
         let key = shared.user_key("last", "h").credential(b"p");
-        shared.remember(key, now, until);
-        assert!(shared.remembers(&key, now), "remembered");
-        assert!(!shared.remembers(&key, until), "not for ever");
+        shared.cache_credential(key, now, until);
+        assert!(shared.is_credential_cached(&key, now), "remembered");
+        assert!(!shared.is_credential_cached(&key, until), "not for ever");
         let other = shared.user_key("last", "other hash").credential(b"p");
-        assert!(!shared.remembers(&other, now), "another hash, another key");
+        assert!(
+            !shared.is_credential_cached(&other, now),
+            "another hash, another key"
+        );
     }
 
     #[test]
     fn waiters_are_bounded_and_request_ids_differ() {
         let shared = ProcessState::new([7; 32]);
         let metrics = Metrics::new().unwrap();
-        let first = shared.waiter(1, &metrics);
+        let first = shared.acquire_waiter(1, &metrics);
         assert!(first.is_some(), "one place");
-        assert!(shared.waiter(1, &metrics).is_none(), "and no other");
+        assert!(shared.acquire_waiter(1, &metrics).is_none(), "and no other");
         drop(first);
-        assert!(shared.waiter(1, &metrics).is_some(), "given back");
+        assert!(shared.acquire_waiter(1, &metrics).is_some(), "given back");
         assert_ne!(shared.request_id(), shared.request_id(), "two requests");
     }
 }

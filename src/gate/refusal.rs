@@ -1,6 +1,6 @@
 //! Every way a request can be refused: a stable code, its status, and the sentence a caller reads.
 //!
-//! Nothing in a refusal names a backend, a path or what a VM manager said.
+//! No refusal names a backend, a path of the gateway or the words of a VM manager.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,9 +11,13 @@ use http::StatusCode;
 
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 use crate::model::TextError;
+use crate::model::check_public_template;
 use crate::operations::AcceptError;
+use crate::operations::CancelError;
 use crate::operations::StoreFault;
+use crate::public_text;
 
 macro_rules! codes {
     ($($name:ident $status:ident $title:literal $sentence:literal;)*) => {
@@ -50,78 +54,89 @@ macro_rules! codes {
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => $sentence,)* }
             }
+
+            /// The same as text for callers; checked when it is compiled, like every other.
+            const fn public_text(self) -> PublicText {
+                match self {
+                    $(Self::$name => {
+                        const { check_public_template($sentence) };
+                        PublicText::from_checked_template(Cow::Borrowed($sentence))
+                    })*
+                }
+            }
         }
     };
 }
 
 codes! {
-    MalformedRequest BAD_REQUEST "Malformed request" "The framing of the request is not valid.";
+    MalformedRequest BAD_REQUEST "Malformed request" "The request framing is invalid.";
+    ExpectationFailed EXPECTATION_FAILED "Expectation failed" "The gateway cannot send 100 Continue over this version of HTTP; nothing was changed.";
     MalformedTarget BAD_REQUEST "Malformed request target" "The request target is not a valid path or URL.";
-    MalformedHost BAD_REQUEST "Malformed Host" "The request needs exactly one valid Host header.";
-    UnreadableBody BAD_REQUEST "Unreadable body" "The body of the request could not be read.";
-    MissingSpecificationVersion BAD_REQUEST "Missing specification version" "The request does not say which version of the specification it follows.";
+    MalformedHost BAD_REQUEST "Malformed Host" "Exactly one valid Host header is required.";
+    UnreadableBody BAD_REQUEST "Unreadable body" "The request body could not be read.";
+    MissingSpecificationVersion BAD_REQUEST "Missing specification version" "The specification version header is missing.";
     MalformedSpecificationVersion BAD_REQUEST "Malformed specification version" "The specification version header is not a list of versions such as 0.1.";
-    ConflictingSpecificationVersion BAD_REQUEST "Conflicting specification versions" "Two specification version headers disagree.";
-    UnsupportedSpecificationVersion BAD_REQUEST "Unsupported specification version" "None of the specification versions of the request is supported.";
-    MalformedAccept BAD_REQUEST "Malformed Accept" "The Accept header is not a list of media types.";
-    InvalidParameter BAD_REQUEST "Invalid parameter" "A query parameter has a value that cannot be used.";
-    MissingParameter BAD_REQUEST "Missing parameter" "A query parameter is missing.";
-    MalformedJson BAD_REQUEST "Malformed JSON" "The body is not one well-formed JSON object.";
-    MalformedForm BAD_REQUEST "Malformed form" "The body is not a well-formed list of name/value pairs.";
-    InvalidMember BAD_REQUEST "Invalid member" "A member of the body has a value that cannot be used.";
-    MissingMember BAD_REQUEST "Missing member" "A member of the body is missing.";
-    UnknownMember BAD_REQUEST "Unknown member" "The body has a member that cannot be written.";
-    NothingToUpdate BAD_REQUEST "Nothing to update" "The body has no member that can be changed.";
-    MalformedIdempotencyKey BAD_REQUEST "Malformed idempotency key" "The Idempotency-Key header is not one key of 1 to 255 visible characters.";
-    MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of one event of this Status.";
-    MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has a value of wait, handling or respond-async that means nothing.";
+    ConflictingSpecificationVersion BAD_REQUEST "Conflicting specification versions" "The specification version headers disagree.";
+    UnsupportedSpecificationVersion BAD_REQUEST "Unsupported specification version" "None of the requested specification versions is supported.";
+    MalformedAccept BAD_REQUEST "Malformed Accept" "The Accept header is not a valid list of media types.";
+    InvalidParameter BAD_REQUEST "Invalid parameter" "A query parameter has an invalid value.";
+    MissingParameter BAD_REQUEST "Missing parameter" "A required query parameter is missing.";
+    MalformedJson BAD_REQUEST "Malformed JSON" "The body is not a single well-formed JSON object.";
+    MalformedForm BAD_REQUEST "Malformed form" "The body is not well-formed form data.";
+    InvalidMember BAD_REQUEST "Invalid member" "A member of the body has an invalid value.";
+    MissingMember BAD_REQUEST "Missing member" "A required member of the body is missing.";
+    UnknownMember BAD_REQUEST "Unknown member" "The body has a member that is unknown or read-only.";
+    NothingToUpdate BAD_REQUEST "Nothing to update" "The body has no member that can be updated.";
+    MalformedIdempotencyKey BAD_REQUEST "Malformed idempotency key" "The Idempotency-Key header must be one key of 1 to 255 visible characters.";
+    MalformedLastEventId BAD_REQUEST "Malformed Last-Event-ID" "The Last-Event-ID header is not the id of an event of this Status.";
+    MalformedPrefer BAD_REQUEST "Malformed Prefer" "The Prefer header has an invalid value for wait, handling or respond-async.";
     PartialContent BAD_REQUEST "Partial content" "The body must be the whole representation, without Content-Range; nothing was changed.";
-    AmbiguousStatus BAD_REQUEST "Ambiguous Status" "The parameters fit operations on several VMs.";
-    InvalidRequest BAD_REQUEST "Invalid request" "The VM manager cannot make sense of what was asked for.";
-    Unauthenticated UNAUTHORIZED "Authentication required" "The credentials are missing or not valid.";
-    NotPermitted FORBIDDEN "Not permitted" "The caller may not do that.";
-    NoSuchRoute NOT_FOUND "No such resource" "There is nothing at this path.";
-    NoSuchVm NOT_FOUND "No such VM" "There is no such VM.";
+    AmbiguousStatus BAD_REQUEST "Ambiguous Status" "The parameters match operations on several VMs.";
+    InvalidRequest BAD_REQUEST "Invalid request" "The VM manager rejected the request as invalid.";
+    Unauthenticated UNAUTHORIZED "Authentication required" "The credentials are missing or invalid.";
+    NotPermitted FORBIDDEN "Not permitted" "The caller is not permitted to do this.";
+    NoSuchRoute NOT_FOUND "No such resource" "There is no resource at this path.";
+    NoSuchVm NOT_FOUND "No such VM" "The VM does not exist.";
     NoSuchBackup NOT_FOUND "No such backup" "The VM has no such backup.";
-    NoSuchStatus NOT_FOUND "No such Status" "There is no such Status, or it is no longer kept.";
+    NoSuchStatus NOT_FOUND "No such Status" "The Status does not exist or has expired.";
     MethodNotAllowed METHOD_NOT_ALLOWED "Method not allowed" "The resource does not support this method.";
-    NotAcceptable NOT_ACCEPTABLE "Not acceptable" "None of the media types in Accept can be sent.";
-    BodyTooSlow REQUEST_TIMEOUT "Body too slow" "The body took longer than allowed.";
-    NameTaken CONFLICT "Name taken" "Another backup of the VM has this name.";
+    NotAcceptable NOT_ACCEPTABLE "Not acceptable" "None of the media types in Accept is available.";
+    BodyTooSlow REQUEST_TIMEOUT "Request body timeout" "The request body took too long to arrive.";
+    NameTaken CONFLICT "Name taken" "Another backup of the VM already has this name.";
     BackupProtected CONFLICT "Backup protected" "The backup is protected against deletion.";
-    NotReady CONFLICT "Backup not ready" "The backup is not whole and cannot be used for this.";
+    NotReady CONFLICT "Backup not ready" "The backup is incomplete and cannot be used for this.";
     Busy CONFLICT "Busy" "The VM or the backup is in use by another operation.";
-    Conflict CONFLICT "Conflict" "The present state of the VM does not allow this.";
-    NotCancellable CONFLICT "Not cancellable" "The operation is over, or its VM manager cannot stop it any more.";
+    Conflict CONFLICT "Conflict" "The current state of the VM does not allow this.";
+    NotCancellable CONFLICT "Not cancellable" "The operation has finished or can no longer be cancelled.";
     Cancelled CONFLICT "Cancelled" "The operation was cancelled.";
-    LengthRequired LENGTH_REQUIRED "Length required" "The request needs a body with a Content-Length.";
-    PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The resource is no longer as the condition of the request requires; nothing was changed.";
-    BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The body is larger than allowed.";
-    TargetTooLong URI_TOO_LONG "Request target too long" "The request target is longer than allowed.";
-    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "The body is of a media type that is not taken here.";
-    TooManyAttempts TOO_MANY_REQUESTS "Too many attempts" "Too many wrong passwords came from this address; none is checked for a while.";
-    RateLimited TOO_MANY_REQUESTS "Too many requests" "The caller sends requests faster than allowed.";
-    TooManyAtOnce TOO_MANY_REQUESTS "Too many requests at once" "Too many requests of the caller are at work.";
-    IdempotencyKeyReused UNPROCESSABLE_ENTITY "Idempotency key reused" "The idempotency key was used for another request with this method and target.";
-    HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Header fields too large" "The request has more or longer header fields than allowed.";
+    LengthRequired LENGTH_REQUIRED "Length required" "A request body with a Content-Length is required.";
+    PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The resource does not meet the condition of the request; nothing was changed.";
+    BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The request body is too large.";
+    TargetTooLong URI_TOO_LONG "Request target too long" "The request target is too long.";
+    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "Unsupported request media type.";
+    TooManyAttempts TOO_MANY_REQUESTS "Too many failed logins" "Too many failed logins from this address; try again later.";
+    RateLimited TOO_MANY_REQUESTS "Too many requests" "Too many requests from this caller in a short time.";
+    TooManyAtOnce TOO_MANY_REQUESTS "Too many concurrent requests" "Too many concurrent requests from this caller.";
+    IdempotencyKeyReused UNPROCESSABLE_ENTITY "Idempotency key reused" "The idempotency key was already used for another request with this method and target.";
+    HeadersTooLarge REQUEST_HEADER_FIELDS_TOO_LARGE "Header fields too large" "The request header fields are too many or too long.";
     InternalError INTERNAL_SERVER_ERROR "Internal error" "The gateway failed; nothing was accepted.";
-    DamagedBackup INTERNAL_SERVER_ERROR "Damaged backup" "What is stored is damaged or cannot be read.";
-    OutcomeUnknown INTERNAL_SERVER_ERROR "Outcome unknown" "It cannot be known whether the operation took place.";
-    Unsupported NOT_IMPLEMENTED "Not supported" "The VM manager of this VM cannot do that.";
-    BackendDenied BAD_GATEWAY "Refused by the VM manager" "The VM manager does not accept the gateway.";
+    DamagedBackup INTERNAL_SERVER_ERROR "Damaged backup" "The stored backup is damaged or cannot be read.";
+    OutcomeUnknown INTERNAL_SERVER_ERROR "Outcome unknown" "The outcome of the operation could not be determined.";
+    Unsupported NOT_IMPLEMENTED "Not supported" "The VM manager of this VM does not support this.";
+    BackendDenied BAD_GATEWAY "VM manager denied access" "The VM manager rejected the gateway's credentials.";
     BackendFailed BAD_GATEWAY "VM manager failed" "The VM manager failed.";
-    BadGateway BAD_GATEWAY "Upstream failed" "The server behind the gateway gave no answer that can be passed on.";
-    Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager cannot be reached at present.";
-    NoUpstream SERVICE_UNAVAILABLE "No upstream" "No server behind the gateway is able to answer at present.";
-    KeysUnavailable SERVICE_UNAVAILABLE "Keys unavailable" "The keys of the token's issuer cannot be had at present.";
-    StoreUnavailable SERVICE_UNAVAILABLE "Not ready" "The gateway cannot read or keep operations at present.";
-    AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The gateway cannot record changes at present, so it makes none; nothing was changed.";
-    Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is stopping and accepts no new operations.";
-    QueueFull SERVICE_UNAVAILABLE "Queue full" "Too many operations wait already.";
-    NotExecuted SERVICE_UNAVAILABLE "Not executed" "The operation was given up before it began; nothing was changed.";
-    BackendTimeout GATEWAY_TIMEOUT "VM manager too slow" "The VM manager took longer than allowed.";
-    GatewayTimeout GATEWAY_TIMEOUT "Upstream too slow" "The server behind the gateway took longer than allowed.";
-    StorageFull INSUFFICIENT_STORAGE "Storage full" "No room is left for backups.";
+    BadGateway BAD_GATEWAY "Upstream failed" "The upstream server gave no valid response.";
+    Unavailable SERVICE_UNAVAILABLE "VM manager unavailable" "The VM manager is unavailable.";
+    NoUpstream SERVICE_UNAVAILABLE "No upstream" "No upstream server is available.";
+    KeysUnavailable SERVICE_UNAVAILABLE "Signing keys unavailable" "The token issuer's signing keys are unavailable.";
+    StoreUnavailable SERVICE_UNAVAILABLE "Operation store unavailable" "The operation store is unavailable.";
+    AuditUnavailable SERVICE_UNAVAILABLE "Audit trail unavailable" "The audit trail is unavailable; nothing was changed.";
+    Stopping SERVICE_UNAVAILABLE "Stopping" "The gateway is shutting down and accepts no new operations.";
+    QueueFull SERVICE_UNAVAILABLE "Queue full" "The operation queue is full.";
+    NotExecuted SERVICE_UNAVAILABLE "Not executed" "The operation was abandoned before it started; nothing was changed.";
+    BackendTimeout GATEWAY_TIMEOUT "VM manager timeout" "The VM manager did not respond in time.";
+    GatewayTimeout GATEWAY_TIMEOUT "Upstream timeout" "The upstream server did not respond in time.";
+    StorageFull INSUFFICIENT_STORAGE "Storage full" "There is no storage space left for backups.";
 }
 
 /// Seconds after which a request that met an overload or an outage may be worth repeating.
@@ -167,8 +182,8 @@ impl Code {
 #[error("{}: {text}", .code.as_str())]
 pub struct Refusal {
     pub(super) code: Code,
-    pub(super) text: Cow<'static, str>,
-    pub(super) hint: Option<Cow<'static, str>>,
+    pub(super) text: PublicText,
+    pub(super) hint: Option<PublicText>,
     pub(super) field: Option<Cow<'static, str>>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -177,7 +192,7 @@ impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
         Self {
             code,
-            text: Cow::Borrowed(code.sentence()),
+            text: code.public_text(),
             hint: None,
             field: None,
             headers: Vec::new(),
@@ -186,29 +201,35 @@ impl From<Code> for Refusal {
 }
 
 impl Refusal {
-    /// Which.
+    /// The stable code.
     #[must_use]
     pub const fn code(&self) -> Code {
         self.code
     }
 
-    pub(super) fn says(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
+    /// A refusal with a more exact text than the sentence of its code.
+    pub(super) fn says(code: Code, text: PublicText) -> Self {
         Self {
-            text: text.into(),
+            text,
             ..Self::from(code)
         }
     }
 
-    /// A member or parameter that cannot be used, and why.
-    pub(super) fn text(code: Code, field: impl Into<Cow<'static, str>>, error: &TextError) -> Self {
-        Self::says(code, format!("The value {error}.")).on(field)
+    /// A member or parameter whose value is not valid text of its kind.
+    pub(super) fn invalid_text(
+        code: Code,
+        field: impl Into<Cow<'static, str>>,
+        error: &TextError,
+    ) -> Self {
+        Self::says(code, public_text!("The value {error}.")).on(field)
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
-        self.hint = Some(hint.into());
+    pub(super) fn hint(mut self, hint: PublicText) -> Self {
+        self.hint = Some(hint);
         self
     }
 
+    /// The same naming the member, parameter or header at fault.
     pub(super) fn on(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
         self
@@ -232,7 +253,8 @@ impl Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let code = Code::of_fault(fault.kind);
-        // What does not exist reads the same as what may not be seen: never the backend's own words.
+        // A resource that does not exist must read the same as one that the caller may not see, so the text of the
+        // fault, which may be more exact, is dropped.
         if code.status() == StatusCode::NOT_FOUND || fault.text.as_str().is_empty() {
             Self::from(code)
         } else {
@@ -245,8 +267,9 @@ impl From<StoreFault> for Refusal {
     fn from(fault: StoreFault) -> Self {
         match fault {
             StoreFault::Unavailable => Self::from(Code::StoreUnavailable),
-            StoreFault::Failed => Self::from(Code::StoreUnavailable)
-                .hint("The gateway is about to restart; try again then."),
+            StoreFault::Failed => Self::from(Code::StoreUnavailable).hint(public_text!(
+                "The gateway is about to restart. Try again afterwards."
+            )),
         }
     }
 }
@@ -260,13 +283,25 @@ impl From<AcceptError> for Refusal {
             AcceptError::Busy(_) => Self::from(Code::Busy),
             AcceptError::PreconditionFailed => Self::from(Code::PreconditionFailed),
             AcceptError::VmQueueFull => {
-                Self::says(Code::QueueFull, "Too many operations wait for this VM.")
+                let text = public_text!("The operation queue of this VM is full.");
+                Self::says(Code::QueueFull, text)
             }
             AcceptError::QueueFull => Self::from(Code::QueueFull),
             AcceptError::Backend(fault) => Self::from(fault),
             AcceptError::Stopping => Self::from(Code::Stopping),
             AcceptError::NotRecorded => Self::from(Code::AuditUnavailable),
             AcceptError::Store(fault) => Self::from(fault),
+        }
+    }
+}
+
+impl From<CancelError> for Refusal {
+    fn from(error: CancelError) -> Self {
+        match error {
+            CancelError::NoSuchOperation => Self::from(Code::NoSuchStatus),
+            CancelError::NotCancellable => Self::from(Code::NotCancellable),
+            CancelError::Changed => Self::from(Code::PreconditionFailed),
+            CancelError::Store(fault) => Self::from(fault),
         }
     }
 }
@@ -291,7 +326,7 @@ mod tests {
             .collect();
         let known: BTreeMap<String, String> = Code::ALL
             .iter()
-            .map(|it| (it.as_str().to_owned(), it.status().as_str().to_owned()))
+            .map(|code| (code.as_str().to_owned(), code.status().as_str().to_owned()))
             .collect();
         assert_eq!(
             listed, known,
@@ -311,9 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_reads_the_same_whatever_the_backend_said() {
+    fn a_missing_resource_reads_the_same_whatever_the_fault_said() {
         for kind in [FaultKind::NoSuchVm, FaultKind::NoSuchBackup] {
-            let refusal = Refusal::from(Fault::new(kind, "no domain 'x' on host7"));
+            let refusal = Refusal::from(Fault::new(
+                kind,
+                public_text!("The domain x is not on this host."),
+            ));
             assert_eq!(refusal.text, refusal.code.sentence(), "{kind:?}");
         }
     }

@@ -1,14 +1,13 @@
-//! From request bodies to validated wishes: a new backup, a change of one, a restore.
+//! Parses request bodies: a new backup, an update, a restore.
 
 use std::collections::BTreeMap;
 
 use crate::gate::json::Json;
-use crate::gate::json::object;
-use crate::gate::negotiate::Encoding;
+use crate::gate::json::parse_object;
+use crate::gate::negotiate::BodyEncoding;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
-use crate::gate::route::form_value;
-use crate::gate::suggest;
+use crate::gate::request_target::decode_form_value;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -17,33 +16,39 @@ use crate::model::IgnoredMembers;
 use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Patch;
+use crate::model::PublicText;
 use crate::model::RestoreOptions;
 use crate::model::Tag;
 use crate::model::TextError;
 use crate::model::limits;
+use crate::model::suggest;
+use crate::public_text;
 
 /// Members of a Backup that every change may write.
 const WRITABLE: &[&str] = &["name", "description", "tags", "protected"];
 /// Members of a Backup that only the server writes.
 const READ_ONLY: &[&str] = &["uri", "restore", "vm", "created", "state", "size"];
 
-fn invalid(field: impl Into<String>, text: &'static str) -> Refusal {
+fn invalid_member(field: impl Into<String>, text: PublicText) -> Refusal {
     Refusal::says(Code::InvalidMember, text).on(field.into())
 }
 
-fn text_of<T>(
+fn parse_text<T>(
     field: &'static str,
     value: &Json,
     make: impl Fn(&str) -> Result<T, TextError>,
 ) -> Result<T, Refusal> {
     let Json::Text(text) = value else {
-        return Err(invalid(field, "The value must be a string."));
+        return Err(invalid_member(
+            field,
+            public_text!("The value must be a string."),
+        ));
     };
-    make(text).map_err(|error| Refusal::text(Code::InvalidMember, field, &error))
+    make(text).map_err(|error| Refusal::invalid_text(Code::InvalidMember, field, &error))
 }
 
 /// `null` clears (Deviation D18), anything else sets.
-fn patch_of<T>(
+fn parse_patch<T>(
     value: &Json,
     read: impl FnOnce(&Json) -> Result<T, Refusal>,
 ) -> Result<Patch<T>, Refusal> {
@@ -54,53 +59,66 @@ fn patch_of<T>(
     }
 }
 
-fn tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
+fn parse_tags(value: &Json) -> Result<Vec<Tag>, Refusal> {
     let Json::Array(items) = value else {
-        return Err(invalid("tags", "The value must be an array of strings."));
+        return Err(invalid_member(
+            "tags",
+            public_text!("The value must be an array of strings."),
+        ));
     };
     if items.len() > limits::TAGS_MAX {
-        return Err(invalid("tags", "There are more than 64 tags."));
+        return Err(invalid_member(
+            "tags",
+            public_text!("At most 64 tags are allowed."),
+        ));
     }
-    let tag = |it| text_of("tags", it, Tag::new);
+    let tag = |item| parse_text("tags", item, Tag::new);
     items.iter().map(tag).collect()
 }
 
-fn flag(value: &Json) -> Result<bool, Refusal> {
+fn parse_bool(value: &Json) -> Result<bool, Refusal> {
     match value {
-        Json::Bool(flag) => Ok(*flag),
+        Json::Bool(parse_bool) => Ok(*parse_bool),
         Json::Null | Json::Number(_) | Json::Text(_) | Json::Array(_) | Json::Object(_) => {
-            Err(invalid("protected", "The value must be true or false."))
+            Err(invalid_member(
+                "protected",
+                public_text!("The value must be true or false."),
+            ))
         }
     }
 }
 
-fn kind(value: &Json) -> Result<BackupKind, Refusal> {
-    let named = |it: &BackupKind| matches!(value, Json::Text(text) if text == it.as_str());
-    BackupKind::ALL
-        .into_iter()
-        .find(named)
-        .ok_or_else(|| invalid("type", "The value must be snapshot, full or incremental."))
+fn parse_kind(value: &Json) -> Result<BackupKind, Refusal> {
+    let named = |kind: &BackupKind| matches!(value, Json::Text(text) if text == kind.as_str());
+    BackupKind::ALL.into_iter().find(named).ok_or_else(|| {
+        invalid_member(
+            "type",
+            public_text!("The value must be snapshot, full or incremental."),
+        )
+    })
 }
 
-/// What is not known in a body: refused in the strict profile and where another name is probably meant, else ignored.
-struct Strangers<'a> {
+/// Unknown members of a body: refused in the strict profile and where another name is probably meant, ignored otherwise.
+struct UnknownMembers<'a> {
     /// The names that may be written here.
     known: Vec<&'a str>,
     strict: bool,
     ignored: IgnoredMembers,
 }
 
-impl Strangers<'_> {
-    fn meet(&mut self, name: &str) -> Result<(), Refusal> {
-        let refused = |text: String| {
+impl UnknownMembers<'_> {
+    fn handle(&mut self, name: &str) -> Result<(), Refusal> {
+        let refused = |text: PublicText| {
             let field: String = name.chars().take(limits::IGNORED_NAME_CHARS_MAX).collect();
             Err(Refusal::says(Code::UnknownMember, text).on(field))
         };
-        if let Some(near) = suggest::nearest(name, &self.known) {
-            return refused(format!("The member is not known; did you mean \"{near}\"?"));
+        if let Some(near) = suggest::nearest(name, self.known.iter().copied()) {
+            return refused(public_text!(
+                "Unknown member: did you mean \"{near}\"? Nothing was changed."
+            ));
         }
         if self.strict {
-            return refused("The member is not known.".to_owned());
+            return refused(public_text!("Unknown member; nothing was changed."));
         }
         self.ignored.push(name);
         Ok(())
@@ -108,57 +126,62 @@ impl Strangers<'_> {
 }
 
 /// Everything a client may write, from POST and PUT alike.
-struct Draft {
+struct ParsedBackup {
     patch: BackupPatch,
     kind: Option<BackupKind>,
     ignored: IgnoredMembers,
 }
 
-/// Reads a Backup. `creating` tells whether `type` may be written.
-fn draft(body: &[u8], creating: bool, strict: bool) -> Result<Draft, Refusal> {
+/// Reads a Backup. `creating`: whether `type` may be written.
+fn parse_backup(body: &[u8], creating: bool, strict: bool) -> Result<ParsedBackup, Refusal> {
     let mut patch = BackupPatch::default();
     let mut wanted = None;
     let mut known = WRITABLE.to_vec();
     if creating {
         known.push("type");
     }
-    let mut strangers = Strangers {
+    let mut unknown = UnknownMembers {
         known,
         strict,
         ignored: IgnoredMembers::default(),
     };
-    for (name, value) in object(body)? {
+    for (name, value) in parse_object(body)? {
         match name.as_str() {
-            "name" => patch.name = Some(text_of("name", &value, BackupName::new)?),
+            "name" => patch.name = Some(parse_text("name", &value, BackupName::new)?),
             "description" => {
-                let read = |it: &Json| text_of("description", it, Description::new);
-                patch.description = patch_of(&value, read)?;
+                let read = |value: &Json| parse_text("description", value, Description::new);
+                patch.description = parse_patch(&value, read)?;
             }
-            "tags" => patch.tags = patch_of(&value, tags)?,
-            "protected" => patch.protected = patch_of(&value, flag)?,
+            "tags" => patch.tags = parse_patch(&value, parse_tags)?,
+            "protected" => patch.protected = parse_patch(&value, parse_bool)?,
             "type" if creating => {
-                wanted = (value != Json::Null).then(|| kind(&value)).transpose()?;
+                wanted = (value != Json::Null)
+                    .then(|| parse_kind(&value))
+                    .transpose()?;
             }
-            // What a GET says comes back with a PUT. It is no sign that the client meant to change it.
+            // Clients send back what a GET returned; that does not mean that they want to change these members.
             other if READ_ONLY.contains(&other) || other == "type" => {
                 if strict {
-                    let text = "The member cannot be written.";
+                    let text = public_text!("The member is read-only; nothing was changed.");
                     return Err(Refusal::says(Code::UnknownMember, text).on(name));
                 }
             }
-            other => strangers.meet(other)?,
+            other => unknown.handle(other)?,
         }
     }
-    Ok(Draft {
+    Ok(ParsedBackup {
         patch,
         kind: wanted,
-        ignored: strangers.ignored,
+        ignored: unknown.ignored,
     })
 }
 
 /// The body of a PUT.
-pub(super) fn update(body: &[u8], strict: bool) -> Result<(BackupPatch, IgnoredMembers), Refusal> {
-    let Draft { patch, ignored, .. } = draft(body, false, strict)?;
+pub(super) fn parse_update(
+    body: &[u8],
+    strict: bool,
+) -> Result<(BackupPatch, IgnoredMembers), Refusal> {
+    let ParsedBackup { patch, ignored, .. } = parse_backup(body, false, strict)?;
     if patch.is_empty() {
         return Err(Refusal::from(Code::NothingToUpdate));
     }
@@ -166,12 +189,15 @@ pub(super) fn update(body: &[u8], strict: bool) -> Result<(BackupPatch, IgnoredM
 }
 
 /// The body of a create.
-pub(super) fn create(body: &[u8], strict: bool) -> Result<(NewBackup, IgnoredMembers), Refusal> {
-    let Draft {
+pub(super) fn parse_create(
+    body: &[u8],
+    strict: bool,
+) -> Result<(NewBackup, IgnoredMembers), Refusal> {
+    let ParsedBackup {
         patch,
         kind,
         ignored,
-    } = draft(body, true, strict)?;
+    } = parse_backup(body, true, strict)?;
     let name = patch
         .name
         .ok_or_else(|| Refusal::from(Code::MissingMember).on("name"))?;
@@ -187,33 +213,31 @@ pub(super) fn create(body: &[u8], strict: bool) -> Result<(NewBackup, IgnoredMem
 
 /// What a restore asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Restore {
+pub(super) struct RestoreRequest {
     pub(super) note: Option<Note>,
     pub(super) options: RestoreOptions,
     pub(super) ignored: IgnoredMembers,
 }
 
 /// The body of a restore. `known` are the options of the adapter; other pairs are ignored unless strict.
-pub(super) fn restore(
+pub(super) fn parse_restore(
     body: &[u8],
-    encoding: Encoding,
+    encoding: BodyEncoding,
     known: &[(&str, &str)],
     strict: bool,
-) -> Result<Restore, Refusal> {
+) -> Result<RestoreRequest, Refusal> {
     let pairs = match encoding {
-        Encoding::Json if body.is_empty() => Vec::new(),
-        Encoding::Json => object(body)?,
-        Encoding::Form => form(body)?,
+        BodyEncoding::Json if body.is_empty() => Vec::new(),
+        BodyEncoding::Json => parse_object(body)?,
+        BodyEncoding::Form => parse_form(body)?,
     };
     if pairs.len() > limits::RESTORE_OPTIONS_MAX {
-        return Err(Refusal::says(
-            Code::InvalidMember,
-            "There are more than 32 pairs.",
-        ));
+        let text = public_text!("At most 32 pairs are allowed.");
+        return Err(Refusal::says(Code::InvalidMember, text));
     }
     let mut note = None;
     let mut options = BTreeMap::new();
-    let mut strangers = Strangers {
+    let mut unknown = UnknownMembers {
         known: std::iter::once("note")
             .chain(known.iter().map(|(name, _)| *name))
             .collect(),
@@ -222,32 +246,32 @@ pub(super) fn restore(
     };
     for (name, value) in pairs {
         if name == "note" {
-            note = Some(text_of("note", &value, Note::new)?);
+            note = Some(parse_text("note", &value, Note::new)?);
         } else if known.iter().any(|(it, _)| *it == name) {
             let text = match value {
                 Json::Text(text) | Json::Number(text) => text,
-                Json::Bool(flag) => flag.to_string(),
+                Json::Bool(parse_bool) => parse_bool.to_string(),
                 Json::Null => continue,
                 Json::Array(_) | Json::Object(_) => {
-                    return Err(invalid(
+                    return Err(invalid_member(
                         name,
-                        "The value must be a string, a number or a boolean.",
+                        public_text!("The value must be a string, a number or a boolean."),
                     ));
                 }
             };
             options.insert(name, text);
         } else {
-            strangers.meet(&name)?;
+            unknown.handle(&name)?;
         }
     }
-    Ok(Restore {
+    Ok(RestoreRequest {
         note,
         options: RestoreOptions(options),
-        ignored: strangers.ignored,
+        ignored: unknown.ignored,
     })
 }
 
-fn form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
+fn parse_form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
     let malformed = || Refusal::from(Code::MalformedForm);
     let text = str::from_utf8(body).map_err(|_not_utf_8| malformed())?;
     let mut pairs: Vec<(String, Json)> = Vec::new();
@@ -256,8 +280,8 @@ fn form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
             return Err(malformed());
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = form_value(name).ok_or_else(malformed)?.into_owned();
-        let value = form_value(value).ok_or_else(malformed)?.into_owned();
+        let name = decode_form_value(name).ok_or_else(malformed)?.into_owned();
+        let value = decode_form_value(value).ok_or_else(malformed)?.into_owned();
         if pairs.iter().any(|(it, _)| *it == name) {
             return Err(malformed());
         }
@@ -271,14 +295,14 @@ mod tests {
     use super::*;
 
     fn patched(body: &str, strict: bool) -> Result<BackupPatch, (Code, Option<String>)> {
-        update(body.as_bytes(), strict)
+        parse_update(body.as_bytes(), strict)
             .map(|(patch, _)| patch)
             .map_err(|error| (error.code(), error.field.map(std::borrow::Cow::into_owned)))
     }
 
     #[test]
     fn updates_are_partial() {
-        let tag = |it: &str| Tag::new(it).unwrap();
+        let tag = |text: &str| Tag::new(text).unwrap();
         let tags = BackupPatch {
             tags: Patch::Set(vec![tag("foo"), tag("bar")]),
             ..BackupPatch::default()
@@ -349,9 +373,14 @@ mod tests {
 
     /// What becomes of a member beside a good one: ignored, passed over in silence, or another name is probably meant.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one story, step by step")]
     fn a_member_that_is_not_known_is_named_and_a_near_miss_is_refused() {
         // member, in an update, in a create
-        let meant = |name: &str| Err(Some(format!("did you mean \"{name}\"?")));
+        let meant = |name: &str| {
+            Err(Some(format!(
+                "did you mean \"{name}\"? Nothing was changed."
+            )))
+        };
         let ignored = || Ok(true);
         let silent = || Ok(false);
         let rows = [
@@ -393,26 +422,26 @@ mod tests {
                 Err(refusal) => {
                     assert_eq!(refusal.code(), Code::UnknownMember, "{member}");
                     assert_eq!(refusal.field.as_deref(), Some(member), "{member}: named");
-                    let told = refusal.text.split_once("; ");
-                    Err(told.map(|(_, meant)| meant.to_owned()))
+                    let parts = refusal.text.split_once(": ");
+                    Err(parts.map(|(_, meant)| meant.to_owned()))
                 }
             };
-            let found = outcome(update(body.as_bytes(), false).map(|(_, ignored)| ignored));
+            let found = outcome(parse_update(body.as_bytes(), false).map(|(_, ignored)| ignored));
             assert_eq!(found, updated, "{member} in an update");
-            let found = outcome(create(body.as_bytes(), false).map(|(_, ignored)| ignored));
+            let found = outcome(parse_create(body.as_bytes(), false).map(|(_, ignored)| ignored));
             assert_eq!(found, created, "{member} in a create");
         }
         let many: String = (0..100)
-            .map(|it| format!(",\"x{}{it}\":1", "y".repeat(200)))
+            .map(|number| format!(",\"x{}{number}\":1", "y".repeat(200)))
             .collect();
         let body = format!("{{\"tags\":[]{many}}}");
-        let (_, ignored) = update(body.as_bytes(), false).unwrap();
+        let (_, ignored) = parse_update(body.as_bytes(), false).unwrap();
         assert_eq!(
             ignored.iter().count(),
             limits::IGNORED_MAX,
             "so many are named"
         );
-        let longest = ignored.iter().map(|it| it.chars().count()).max();
+        let longest = ignored.iter().map(|name| name.chars().count()).max();
         assert_eq!(
             longest,
             Some(limits::IGNORED_NAME_CHARS_MAX),
@@ -430,11 +459,11 @@ mod tests {
             ("reason", Ok(())),
         ] {
             let bodies = [
-                (Encoding::Json, format!("{{\"{member}\":\"v\"}}")),
-                (Encoding::Form, format!("{member}=v")),
+                (BodyEncoding::Json, format!("{{\"{member}\":\"v\"}}")),
+                (BodyEncoding::Form, format!("{member}=v")),
             ];
             for (encoding, body) in bodies {
-                let found = restore(body.as_bytes(), encoding, &known, false);
+                let found = parse_restore(body.as_bytes(), encoding, &known, false);
                 match (found, expected) {
                     (Ok(found), Ok(())) => {
                         let names: Vec<&str> = found.ignored.iter().collect();
@@ -464,15 +493,15 @@ mod tests {
             ("[]", Err(Code::MalformedJson)),
         ];
         for (body, expected) in rows {
-            let found = create(body.as_bytes(), false).map(|(new, _)| new.kind);
+            let found = parse_create(body.as_bytes(), false).map(|(new, _)| new.kind);
             assert_eq!(found.map_err(|error| error.code()), expected, "{body}");
         }
     }
 
     #[test]
     fn restores_take_pairs_in_two_forms() {
-        use Encoding::Form;
-        use Encoding::Json;
+        use BodyEncoding::Form;
+        use BodyEncoding::Json;
         let known = [("mode", ""), ("force", "")];
         let rows = [
             (
@@ -503,7 +532,7 @@ mod tests {
             ("{", Json, false, Err(Code::MalformedJson)),
         ];
         for (body, encoding, strict, expected) in rows {
-            let found = restore(body.as_bytes(), encoding, &known, strict);
+            let found = parse_restore(body.as_bytes(), encoding, &known, strict);
             let found = found.map_err(|error| error.code()).map(|restore| {
                 let pairs = restore.options.0.iter();
                 let pairs: String = pairs

@@ -1,11 +1,10 @@
-//! Replies about backups that were written lately: one that has not changed since is neither written nor hashed again.
+//! Recent representations of backups: one that has not changed is neither serialised nor hashed again.
 
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
 use bytes::Bytes;
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::gate::conditional;
 use crate::gate::wire;
@@ -13,30 +12,30 @@ use crate::model::Backup;
 use crate::model::Target;
 use crate::model::limits;
 
-/// The replies, for one public URL. What they say is not kept in place of asking the VM manager: only what is the same as
-/// last time, in every part, is the same text.
+/// The representations for one public URL. The VM manager is still asked every time: only a backup that equals the cached one in
+/// every part gets the cached text.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct ResponseCache {
     base: String,
-    kept: Option<Mutex<LruCache<Target, Kept>>>,
+    kept: Option<Mutex<LruCache<Target, CacheEntry>>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CacheEntry {
     of: Backup,
-    reply: Reply,
+    reply: CachedResponse,
 }
 
 /// The text of a backup and its tag.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(super) struct CachedResponse {
     pub(super) body: Bytes,
     /// Quotes included.
     pub(super) tag: String,
 }
 
-impl Written {
-    /// None yet. `base` is the public URL.
+impl ResponseCache {
+    /// An empty cache. `base` is the public URL.
     pub(super) fn new(base: &str) -> Self {
         let most = NonZeroUsize::new(limits::REPLIES_KEPT_MAX);
         Self {
@@ -45,30 +44,30 @@ impl Written {
         }
     }
 
-    /// What says this of the target.
-    pub(super) fn reply(&self, target: &Target, backup: Backup) -> Reply {
+    /// The representation of the backup at this target, cached or new.
+    pub(super) fn response_for(&self, target: &Target, backup: Backup) -> CachedResponse {
         if let Some(found) = self.find(target, &backup) {
             return found;
         }
         let body = wire::backup(&self.base, &target.vm, &backup);
-        let tag = conditional::tag_of(&body);
-        let reply = Reply { body, tag };
+        let tag = conditional::entity_tag(&body);
+        let reply = CachedResponse { body, tag };
         if let Some(kept) = &self.kept
             && reply.body.len() <= limits::REPLY_KEPT_BYTES_MAX
         {
-            let new = Kept {
+            let new = CacheEntry {
                 of: backup,
                 reply: reply.clone(),
             };
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = kept.lock();
             kept.put(target.clone(), new);
         }
         reply
     }
 
-    fn find(&self, target: &Target, backup: &Backup) -> Option<Reply> {
+    fn find(&self, target: &Target, backup: &Backup) -> Option<CachedResponse> {
         let kept = self.kept.as_ref()?;
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.lock();
         let found = kept.get(target)?;
         (found.of == *backup).then(|| found.reply.clone())
     }
@@ -111,37 +110,37 @@ mod tests {
     /// Each in one part other than the one before: none may be answered with the text of another.
     #[test]
     fn whatever_changed_is_written_anew() {
-        let all = Written::new("http://h");
+        let all = ResponseCache::new("http://h");
         let mut backups = vec![backup()];
         let mut change = |change: fn(&mut Backup)| {
             let mut next = backups.last().cloned().unwrap();
             change(&mut next);
             backups.push(next);
         };
-        change(|it| it.name = BackupName::new("after").unwrap());
-        change(|it| it.description = Some(Description::new("what").unwrap()));
-        change(|it| it.created = Timestamp::from_millis(1000));
-        change(|it| it.tags = vec![Tag::new("a").unwrap()]);
-        change(|it| it.state = BackupState::Deleting);
-        change(|it| it.size = None);
-        change(|it| it.protected = true);
+        change(|backup| backup.name = BackupName::new("after").unwrap());
+        change(|backup| backup.description = Some(Description::new("what").unwrap()));
+        change(|backup| backup.created = Timestamp::from_millis(1000));
+        change(|backup| backup.tags = vec![Tag::new("a").unwrap()]);
+        change(|backup| backup.state = BackupState::Deleting);
+        change(|backup| backup.size = None);
+        change(|backup| backup.protected = true);
         for backup in &backups {
             for round in 0..2 {
-                let reply = all.reply(&target("1"), backup.clone());
+                let reply = all.response_for(&target("1"), backup.clone());
                 let expected = wire::backup("http://h", &target("1").vm, backup);
                 assert_eq!(reply.body, expected, "{backup:?}, round {round}");
-                assert_eq!(reply.tag, conditional::tag_of(&expected), "{backup:?}");
+                assert_eq!(reply.tag, conditional::entity_tag(&expected), "{backup:?}");
             }
         }
     }
 
     #[test]
     fn few_are_kept_and_none_that_is_large() {
-        let all = Written::new("http://h");
+        let all = ResponseCache::new("http://h");
         for vm in 0..=limits::REPLIES_KEPT_MAX {
-            all.reply(&target(&vm.to_string()), backup());
+            all.response_for(&target(&vm.to_string()), backup());
         }
-        let len = || all.kept.as_ref().unwrap().lock().unwrap().len();
+        let len = || all.kept.as_ref().unwrap().lock().len();
         assert_eq!(len(), limits::REPLIES_KEPT_MAX, "so many");
         assert!(
             all.find(&target("0"), &backup()).is_none(),
@@ -152,7 +151,7 @@ mod tests {
         let mut large = backup();
         large.description =
             Some(Description::new(&"x".repeat(limits::REPLY_KEPT_BYTES_MAX)).unwrap());
-        let reply = all.reply(&target("large"), large.clone());
+        let reply = all.response_for(&target("large"), large.clone());
         assert!(reply.body.len() > limits::REPLY_KEPT_BYTES_MAX, "whole");
         assert!(all.find(&target("large"), &large).is_none(), "and not kept");
     }

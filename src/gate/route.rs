@@ -1,28 +1,36 @@
-//! From a request target to a route: nothing is normalised, and nothing is decoded twice.
+//! The routes of the API: one table that says of every method on every path what a request needs, sends and receives.
+//! Requests are dispatched, authorized, negotiated and explained by this table alone.
 //!
 //! Deviation D12: besides the paths of the source there are a list of backups, POST on it, both spellings of
 //! `back_up`, and lists of Statuses.
 
 use std::borrow::Cow;
 
+use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::gate::negotiate;
+use crate::gate::negotiate::BodyEntity;
+use crate::gate::negotiate::Representation;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::gate::request_target::query_parameter;
+use crate::model::Action;
 use crate::model::BackupId;
 use crate::model::Target;
+use crate::model::Verb;
 use crate::model::VmId;
 
-/// What a route is about.
+/// The kinds of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RouteKind {
     /// One backup.
     Backup,
     /// The restore of a VM from a backup.
     Restore,
     /// The backups of a VM.
     Backups,
-    /// Making a backup, in the source's own place.
+    /// Creating a backup, at the path that the source gives.
     BackUp,
     /// One VM.
     Vm,
@@ -32,33 +40,177 @@ pub enum Kind {
     Versions,
 }
 
-/// One route: the table that requests are matched with, and that tests walk.
+/// One route: a path and what each method does there.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteSpec {
     /// A bounded word for metrics and logs.
     pub name: &'static str,
     /// The path, with `{vm}` and `{b}` for identifiers.
     pub template: &'static str,
-    /// The methods besides OPTIONS.
-    pub methods: &'static [&'static str],
     /// The value of `Allow`.
     pub allow: &'static str,
-    /// What it is about.
-    pub kind: Kind,
+    /// The kind of resource.
+    pub kind: RouteKind,
+    endpoints: &'static [Endpoint],
 }
 
 impl RouteSpec {
+    /// The methods besides HEAD, which is allowed wherever GET is, and OPTIONS.
+    pub fn methods(&self) -> impl Iterator<Item = &'static str> {
+        self.endpoints.iter().map(|endpoint| endpoint.method)
+    }
+
+    /// What a method does here; `None` when it is not allowed. HEAD does what GET does.
+    pub(super) fn endpoint(&self, method: &Method) -> Option<&'static Endpoint> {
+        let method = if *method == Method::HEAD {
+            "GET"
+        } else {
+            method.as_str()
+        };
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|endpoint| endpoint.method == method)
+    }
+
     /// Whether it is one of the Backup routes, whose requests name a specification version.
     #[must_use]
     pub const fn is_versioned(&self) -> bool {
         match self.kind {
-            Kind::Backup | Kind::Restore | Kind::Backups | Kind::BackUp | Kind::Vm => true,
-            Kind::Statuses | Kind::Versions => false,
+            RouteKind::Backup
+            | RouteKind::Restore
+            | RouteKind::Backups
+            | RouteKind::BackUp
+            | RouteKind::Vm => true,
+            RouteKind::Statuses | RouteKind::Versions => false,
         }
     }
 }
 
-const READ: &[&str] = &["GET", "HEAD"];
+/// One method on one route: everything that the stages of the pipeline need to know about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endpoint {
+    pub(super) method: &'static str,
+    pub(super) purpose: Purpose,
+    pub(super) access: RequiredAccess,
+    pub(super) body: ExpectedBody,
+    pub(super) response: Representation,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To read.
+    Read,
+    /// To change something, durably.
+    Change(Verb),
+    /// To stop an operation.
+    Cancel,
+}
+
+/// What a request needs to be permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequiredAccess {
+    /// Nothing, not even credentials.
+    Nothing,
+    /// This action on the VM as such.
+    Vm(Action),
+    /// At least one of these on the backup; the body decides which.
+    Backup(&'static [Action]),
+    /// To own the operation, or an action on its backup. Decided once the operation is found.
+    Operation,
+}
+
+/// The body that a request sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpectedBody {
+    /// None; one that is sent is read and ignored.
+    Ignored,
+    /// This is required.
+    Required(BodyEntity),
+    /// This may be left out.
+    Optional(BodyEntity),
+}
+
+const READ: Endpoint = Endpoint {
+    method: "GET",
+    purpose: Purpose::Read,
+    access: RequiredAccess::Nothing,
+    body: ExpectedBody::Ignored,
+    response: Representation::Status,
+};
+
+const CREATE: Endpoint = Endpoint {
+    method: "POST",
+    purpose: Purpose::Change(Verb::Create),
+    access: RequiredAccess::Vm(Action::Create),
+    body: ExpectedBody::Required(BodyEntity::Backup),
+    response: Representation::Change,
+};
+
+const BACKUP: &[Endpoint] = &[
+    Endpoint {
+        access: RequiredAccess::Backup(&[Action::Read]),
+        response: Representation::Backup,
+        ..READ
+    },
+    Endpoint {
+        method: "PUT",
+        purpose: Purpose::Change(Verb::Update),
+        access: RequiredAccess::Backup(&[Action::Update, Action::Protect]),
+        ..CREATE
+    },
+    Endpoint {
+        method: "DELETE",
+        purpose: Purpose::Change(Verb::Delete),
+        access: RequiredAccess::Backup(&[Action::Delete]),
+        body: ExpectedBody::Ignored,
+        ..CREATE
+    },
+];
+
+const RESTORE: &[Endpoint] = &[Endpoint {
+    purpose: Purpose::Change(Verb::Restore),
+    access: RequiredAccess::Backup(&[Action::Restore]),
+    body: ExpectedBody::Optional(BodyEntity::Pairs),
+    ..CREATE
+}];
+
+const BACKUPS: &[Endpoint] = &[
+    Endpoint {
+        access: RequiredAccess::Vm(Action::Read),
+        response: Representation::Own(negotiate::BACKUPS),
+        ..READ
+    },
+    CREATE,
+];
+
+const BACK_UP: &[Endpoint] = &[CREATE];
+
+const VM: &[Endpoint] = &[Endpoint {
+    access: RequiredAccess::Vm(Action::Read),
+    response: Representation::Own(negotiate::VM),
+    ..READ
+}];
+
+const STATUSES: &[Endpoint] = &[
+    // A list where the query names no single Status: its type is chosen by the handler.
+    Endpoint {
+        access: RequiredAccess::Operation,
+        ..READ
+    },
+    Endpoint {
+        method: "DELETE",
+        purpose: Purpose::Cancel,
+        access: RequiredAccess::Operation,
+        response: Representation::Own(negotiate::STATUS),
+        ..READ
+    },
+];
+
+const VERSIONS: &[Endpoint] = &[Endpoint {
+    response: Representation::Own(negotiate::VERSION),
+    ..READ
+}];
+
 const READ_ALLOW: &str = "GET, HEAD, OPTIONS";
 const POST_ALLOW: &str = "POST, OPTIONS";
 
@@ -67,186 +219,171 @@ pub const ROUTES: &[RouteSpec] = &[
     RouteSpec {
         name: "backup",
         template: "/vms/{vm}/backups/{b}",
-        methods: &["GET", "HEAD", "PUT", "DELETE"],
         allow: "GET, HEAD, PUT, DELETE, OPTIONS",
-        kind: Kind::Backup,
+        kind: RouteKind::Backup,
+        endpoints: BACKUP,
     },
     RouteSpec {
         name: "restore",
         template: "/vms/{vm}/backups/{b}/restore",
-        methods: &["POST"],
         allow: POST_ALLOW,
-        kind: Kind::Restore,
+        kind: RouteKind::Restore,
+        endpoints: RESTORE,
     },
     RouteSpec {
         name: "backups",
         template: "/vms/{vm}/backups",
-        methods: &["GET", "HEAD", "POST"],
         allow: "GET, HEAD, POST, OPTIONS",
-        kind: Kind::Backups,
+        kind: RouteKind::Backups,
+        endpoints: BACKUPS,
     },
     RouteSpec {
         name: "back_up",
         template: "/back_up",
-        methods: &["POST"],
         allow: POST_ALLOW,
-        kind: Kind::BackUp,
+        kind: RouteKind::BackUp,
+        endpoints: BACK_UP,
     },
     RouteSpec {
         name: "back_up",
         template: "/back-up",
-        methods: &["POST"],
         allow: POST_ALLOW,
-        kind: Kind::BackUp,
+        kind: RouteKind::BackUp,
+        endpoints: BACK_UP,
     },
     RouteSpec {
         name: "vm",
         template: "/vms/{vm}",
-        methods: READ,
         allow: READ_ALLOW,
-        kind: Kind::Vm,
+        kind: RouteKind::Vm,
+        endpoints: VM,
     },
     RouteSpec {
         name: "statuses",
         template: "/statuses",
-        methods: &["GET", "HEAD", "DELETE"],
         allow: "GET, HEAD, DELETE, OPTIONS",
-        kind: Kind::Statuses,
+        kind: RouteKind::Statuses,
+        endpoints: STATUSES,
     },
     RouteSpec {
         name: "versions",
         template: "/versions",
-        methods: READ,
         allow: READ_ALLOW,
-        kind: Kind::Versions,
+        kind: RouteKind::Versions,
+        endpoints: VERSIONS,
     },
     RouteSpec {
         name: "versions",
         template: "/version",
-        methods: READ,
         allow: READ_ALLOW,
-        kind: Kind::Versions,
+        kind: RouteKind::Versions,
+        endpoints: VERSIONS,
     },
 ];
 
-/// A target taken apart, still encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Parts<'a> {
-    /// The path; `*` for the asterisk form.
-    pub(super) path: &'a str,
-    /// What follows the first `?`.
-    pub(super) query: &'a str,
-}
-
-/// Takes the target apart: origin form, absolute form with http or https, or `*`.
-pub(super) fn parts(target: &[u8]) -> Result<Parts<'_>, Refusal> {
-    let malformed = || Refusal::from(Code::MalformedTarget);
-    let is_allowed = target.iter().all(|byte| is_target_byte(*byte));
-    let text = str::from_utf8(target).ok().filter(|_| is_allowed);
-    let text = text.ok_or_else(malformed)?;
-    if !is_well_encoded(text.as_bytes()) {
-        return Err(malformed());
-    }
-    if text == "*" {
-        return Ok(Parts {
-            path: "*",
-            query: "",
-        });
-    }
-    let origin = if text.starts_with('/') {
-        text
-    } else {
-        let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err(malformed());
-        }
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at_checked(end).ok_or_else(malformed)?;
-        if !is_authority(authority) {
-            return Err(malformed());
-        }
-        path
-    };
-    let (path, query) = origin.split_once('?').unwrap_or((origin, ""));
-    // Brackets belong to IPv6 addresses. Browsers leave those of forms in queries as they are.
-    // By bytes, which is quicker: every request passes here.
-    if path.as_bytes().contains(&b'[') || path.as_bytes().contains(&b']') {
-        return Err(malformed());
-    }
-    let path = if path.is_empty() { "/" } else { path };
-    Ok(Parts { path, query })
-}
-
-/// Whether the byte may be in a target (RFC 3986 appendix A). Fragments are never sent.
-const fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic()
-        && !matches!(
-            byte,
-            b'"' | b'#' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
-        )
-}
-
-/// Whether the text is a host with perhaps a port, and nothing else.
-pub(super) fn is_authority(text: &str) -> bool {
-    let is_port =
-        |it: &str| it.parse::<u16>().is_ok() && it.bytes().all(|byte| byte.is_ascii_digit());
-    // Most are a name or an IPv4 address, which need no parser.
-    let is_plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || it == b'.';
-    let colon = text.bytes().position(|byte| byte == b':');
-    let (host, port) = text
-        .split_at_checked(colon.unwrap_or(text.len()))
-        .unwrap_or_default();
-    if !host.is_empty() && host.bytes().all(is_plain) {
-        return port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-    }
-    let Ok(authority) = text.parse::<http::uri::Authority>() else {
-        return false;
-    };
-    let host = authority.host();
-    let port = text.strip_prefix(host).unwrap_or(text);
-    !host.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
-}
-
-fn is_well_encoded(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|it| *it == b'%') {
-        let Some([_, high, low, after @ ..]) = rest.get(at..) else {
-            return false;
-        };
-        if !high.is_ascii_hexdigit() || !low.is_ascii_hexdigit() {
-            return false;
-        }
-        rest = after;
-    }
-    true
-}
-
-/// A route with the identifiers in its path.
-#[derive(Clone, Debug)]
-pub(super) struct Route {
-    pub(super) spec: &'static RouteSpec,
-    pub(super) place: Place,
-}
-
-/// The identifiers in a path.
+/// The resource that a request names, with the identifiers in its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    None,
-    Vm(VmId),
+pub(super) enum Route {
     Backup(Target),
+    Restore(Target),
+    Backups(VmId),
+    /// The VM is named by the query: see [`Route::resolve`].
+    BackUp,
+    Vm(VmId),
+    Statuses,
+    Versions,
+}
+
+/// A route and its row of the table.
+#[derive(Clone, Debug)]
+pub(super) struct MatchedRoute {
+    pub(super) spec: &'static RouteSpec,
+    pub(super) route: Route,
 }
 
 /// Finds the route of a path.
-pub(super) fn find(path: &str) -> Result<Route, Refusal> {
+pub(super) fn find_route(path: &str) -> Result<MatchedRoute, Refusal> {
     for spec in ROUTES {
         if let Some(ids) = capture(spec.template, path) {
-            return Ok(Route {
-                spec,
-                place: place(ids)?,
-            });
+            let route = Route::new(spec.kind, ids)?;
+            return Ok(MatchedRoute { spec, route });
         }
     }
     Err(Refusal::from(Code::NoSuchRoute))
+}
+
+impl Route {
+    fn new(kind: RouteKind, ids: [Option<&str>; 2]) -> Result<Self, Refusal> {
+        Ok(match (kind, ids) {
+            (RouteKind::Backup, [Some(vm), Some(backup)]) => Self::Backup(target(vm, backup)?),
+            (RouteKind::Restore, [Some(vm), Some(backup)]) => Self::Restore(target(vm, backup)?),
+            (RouteKind::Backups, [Some(vm), None]) => Self::Backups(vm_id(vm)?),
+            (RouteKind::Vm, [Some(vm), None]) => Self::Vm(vm_id(vm)?),
+            (RouteKind::BackUp, [None, None]) => Self::BackUp,
+            (RouteKind::Statuses, [None, None]) => Self::Statuses,
+            (RouteKind::Versions, [None, None]) => Self::Versions,
+            // A template whose identifiers do not fit its kind; a test walks the table.
+            (
+                RouteKind::Backup
+                | RouteKind::Restore
+                | RouteKind::Backups
+                | RouteKind::Vm
+                | RouteKind::BackUp
+                | RouteKind::Statuses
+                | RouteKind::Versions,
+                [_, _],
+            ) => return Err(Refusal::from(Code::NoSuchRoute)),
+        })
+    }
+
+    /// The VM that is named.
+    pub(super) const fn vm(&self) -> Option<&VmId> {
+        match self {
+            Self::Backup(target) | Self::Restore(target) => Some(&target.vm),
+            Self::Backups(vm) | Self::Vm(vm) => Some(vm),
+            Self::BackUp | Self::Statuses | Self::Versions => None,
+        }
+    }
+
+    /// The backup that is named.
+    pub(super) const fn backup(&self) -> Option<&BackupId> {
+        match self {
+            Self::Backup(target) | Self::Restore(target) => Some(&target.backup),
+            Self::Backups(_) | Self::Vm(_) | Self::BackUp | Self::Statuses | Self::Versions => None,
+        }
+    }
+
+    /// The same route with all its identifiers in the path: `/back_up?vm=1` is POST on the backups of VM 1.
+    ///
+    /// # Errors
+    /// When the query does not name one VM.
+    pub(super) fn resolve(self, query: &str) -> Result<Self, Refusal> {
+        if self != Self::BackUp {
+            return Ok(self);
+        }
+        let text = query_parameter(query, "vm")?;
+        let text = text.ok_or_else(|| Refusal::from(Code::MissingParameter).on("vm"))?;
+        let vm = VmId::new(&text)
+            .map_err(|error| Refusal::invalid_text(Code::InvalidParameter, "vm", &error))?;
+        Ok(Self::Backups(vm))
+    }
+}
+
+fn vm_id(segment: &str) -> Result<VmId, Refusal> {
+    VmId::new(&decode(segment)?).map_err(|_not_an_id| Refusal::from(Code::NoSuchRoute))
+}
+
+fn target(vm: &str, backup: &str) -> Result<Target, Refusal> {
+    let vm = vm_id(vm)?;
+    let backup = BackupId::new(&decode(backup)?);
+    let backup = backup.map_err(|_not_an_id| Refusal::from(Code::NoSuchRoute))?;
+    Ok(Target { vm, backup })
+}
+
+fn decode(segment: &str) -> Result<Cow<'_, str>, Refusal> {
+    percent_decode_str(segment)
+        .decode_utf8()
+        .map_err(|_not_utf_8| Refusal::from(Code::MalformedTarget))
 }
 
 /// The encoded identifiers of a path that fits the template.
@@ -270,77 +407,31 @@ fn capture<'a>(template: &str, path: &'a str) -> Option<[Option<&'a str>; 2]> {
     rest.is_empty().then_some(ids)
 }
 
-fn place(ids: [Option<&str>; 2]) -> Result<Place, Refusal> {
-    let nothing = |_| Refusal::from(Code::NoSuchRoute);
-    Ok(match ids {
-        [Some(vm), Some(backup)] => Place::Backup(Target {
-            vm: VmId::new(&decode(vm)?).map_err(nothing)?,
-            backup: BackupId::new(&decode(backup)?).map_err(nothing)?,
-        }),
-        [Some(vm), None] => Place::Vm(VmId::new(&decode(vm)?).map_err(nothing)?),
-        [None, _] => Place::None,
-    })
-}
-
-fn decode(segment: &str) -> Result<Cow<'_, str>, Refusal> {
-    percent_decode_str(segment)
-        .decode_utf8()
-        .map_err(|_not_utf_8| Refusal::from(Code::MalformedTarget))
-}
-
-/// The decoded value of a query parameter that may be given once.
-pub(super) fn parameter<'a>(
-    query: &'a str,
-    name: &'static str,
-) -> Result<Option<Cow<'a, str>>, Refusal> {
-    let mut found = None;
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if key != name {
-            continue;
-        }
-        if found.is_some() {
-            return Err(
-                Refusal::says(Code::InvalidParameter, "The parameter is given twice.").on(name),
-            );
-        }
-        found = Some(form_value(value).ok_or_else(|| {
-            Refusal::says(Code::InvalidParameter, "The value is not UTF-8.").on(name)
-        })?);
-    }
-    Ok(found)
-}
-
-/// Decodes a value as forms write it: `+` is a space. `None` when it is not UTF-8.
-pub(super) fn form_value(value: &str) -> Option<Cow<'_, str>> {
-    if value.contains('+') {
-        let spaced = value.replace('+', " ");
-        let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
-        return Some(Cow::Owned(decoded.into_owned()));
-    }
-    percent_decode_str(value).decode_utf8().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::request_target::parse_target;
 
-    fn walk(target: &str) -> Result<(&'static str, Place), Code> {
-        let parts = parts(target.as_bytes()).map_err(|error| error.code())?;
-        let route = find(parts.path).map_err(|error| error.code())?;
-        Ok((route.spec.name, route.place))
+    fn find(target: &str) -> Result<(&'static str, Route), Code> {
+        let parts = parse_target(target.as_bytes()).map_err(|error| error.code())?;
+        let found = find_route(parts.path).map_err(|error| error.code())?;
+        Ok((found.spec.name, found.route))
     }
 
-    fn backup(vm: &str, id: &str) -> Place {
-        Place::Backup(Target {
+    fn target_of(vm: &str, id: &str) -> Target {
+        Target {
             vm: VmId::new(vm).unwrap(),
             backup: BackupId::new(id).unwrap(),
-        })
+        }
+    }
+
+    fn backup(vm: &str, id: &str) -> Route {
+        Route::Backup(target_of(vm, id))
     }
 
     #[test]
     fn targets_become_routes_or_refusals() {
-        let vm = |id: &str| Place::Vm(VmId::new(id).unwrap());
+        let vm = |id: &str| Route::Vm(VmId::new(id).unwrap());
         let long = format!("/vms/{}", "x".repeat(256));
         let rows = [
             (
@@ -356,12 +447,12 @@ mod tests {
                 Ok(("backup", backup("a%2Fb", "1"))),
             ),
             ("http://h:1/vms/1?x=%20", Ok(("vm", vm("1")))),
-            ("HTTPS://h/back-up?vm=1", Ok(("back_up", Place::None))),
+            ("HTTPS://h/back-up?vm=1", Ok(("back_up", Route::BackUp))),
             (
                 "/vms/1/backups/2/restore",
-                Ok(("restore", backup("1", "2"))),
+                Ok(("restore", Route::Restore(target_of("1", "2")))),
             ),
-            ("/statuses?seq=1", Ok(("statuses", Place::None))),
+            ("/statuses?seq=1", Ok(("statuses", Route::Statuses))),
             ("/", Err(Code::NoSuchRoute)),
             ("http://h", Err(Code::NoSuchRoute)),
             ("/vms/1/", Err(Code::NoSuchRoute)),
@@ -390,7 +481,10 @@ mod tests {
             ("/vms/{1}", Err(Code::MalformedTarget)),
             ("/vms/1|2", Err(Code::MalformedTarget)),
             ("/vms/[1]", Err(Code::MalformedTarget)),
-            ("/vms/1?a={}", Err(Code::MalformedTarget)),
+            // Only pass-through routes take such a query.
+            ("/vms/1?a={}", Ok(("vm", vm("1")))),
+            ("/vms/1?a=<>", Err(Code::MalformedTarget)),
+            ("/vms/1?a=\\", Err(Code::MalformedTarget)),
             ("/vms/1?a[]=1", Ok(("vm", vm("1")))),
             ("http://[::1]/vms/1", Ok(("vm", vm("1")))),
             ("http://[::1/vms/1", Err(Code::MalformedTarget)),
@@ -404,7 +498,7 @@ mod tests {
             ("", Err(Code::MalformedTarget)),
         ];
         for (target, expected) in rows {
-            assert_eq!(walk(target), expected, "{target}");
+            assert_eq!(find(target), expected, "{target}");
         }
     }
 
@@ -419,7 +513,7 @@ mod tests {
             ("vm=%ff", Err(Code::InvalidParameter)),
         ];
         for (query, expected) in rows {
-            let found = parameter(query, "vm").map_err(|error| error.code());
+            let found = query_parameter(query, "vm").map_err(|error| error.code());
             assert_eq!(
                 found.as_ref().map(Option::as_deref),
                 expected.as_ref().copied(),
@@ -429,10 +523,32 @@ mod tests {
     }
 
     #[test]
-    fn allow_says_what_the_methods_say() {
+    fn the_allow_header_lists_the_methods_of_the_endpoints() {
         for spec in ROUTES {
-            let expected = format!("{}, OPTIONS", spec.methods.join(", "));
+            let methods = spec.methods().map(|method| match method {
+                "GET" => "GET, HEAD",
+                other => other,
+            });
+            let expected = format!("{}, OPTIONS", methods.collect::<Vec<_>>().join(", "));
             assert_eq!(spec.allow, expected, "{}", spec.template);
+        }
+    }
+
+    #[test]
+    fn every_template_names_the_identifiers_of_its_kind() {
+        for spec in ROUTES {
+            let path = spec.template.replace("{vm}", "1").replace("{b}", "2");
+            let found = find_route(&path).unwrap();
+            assert_eq!(found.spec.template, spec.template, "its own template");
+            let route = found.route.resolve("vm=1").unwrap();
+            for endpoint in spec.endpoints {
+                let is_named = match endpoint.access {
+                    RequiredAccess::Vm(_) => route.vm().is_some() && route.backup().is_none(),
+                    RequiredAccess::Backup(_) => route.backup().is_some(),
+                    RequiredAccess::Nothing | RequiredAccess::Operation => route.vm().is_none(),
+                };
+                assert!(is_named, "{} {}", endpoint.method, spec.template);
+            }
         }
     }
 }

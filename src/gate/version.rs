@@ -10,6 +10,7 @@ use crate::gate::config::Specification;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::model::limits;
+use crate::public_text;
 
 /// The three names.
 pub(super) static NAMES: [HeaderName; 3] = [
@@ -36,7 +37,7 @@ pub(super) fn choose(
         .into_iter()
         .filter(|version| !version.is_empty());
     let first = found.next();
-    if found.any(|it| Some(&it) != first.as_ref()) {
+    if found.any(|list| Some(&list) != first.as_ref()) {
         return Err(Refusal::from(Code::ConflictingSpecificationVersion));
     }
     let Some(asked) = first else {
@@ -44,7 +45,7 @@ pub(super) fn choose(
             OnMissingVersion::Reject if required => Err(Refusal::from(
                 Code::MissingSpecificationVersion,
             )
-            .hint(format!(
+            .hint(public_text!(
                 "Send X-Cloud-Client-Specification-Version with one of {}.",
                 rule.supported.join(", ")
             ))),
@@ -53,11 +54,13 @@ pub(super) fn choose(
     };
     asked
         .iter()
-        .find_map(|it| rule.supported.iter().position(|known| known == it))
+        .find_map(|version| rule.supported.iter().position(|known| known == version))
         .map(SpecVersion)
         .ok_or_else(|| {
-            Refusal::from(Code::UnsupportedSpecificationVersion)
-                .hint(format!("Supported: {}.", rule.supported.join(", ")))
+            Refusal::from(Code::UnsupportedSpecificationVersion).hint(public_text!(
+                "Supported versions: {}.",
+                rule.supported.join(", ")
+            ))
         })
 }
 
@@ -69,7 +72,8 @@ fn versions(headers: &HeaderMap) -> Result<[Vec<&str>; 3], Refusal> {
     // One look at every field costs less than three look-ups of long names.
     for (name, value) in headers {
         let known = NAMES.iter().zip(&mut found).zip(&mut bytes);
-        let Some(((_, list), bytes)) = known.into_iter().find(|((it, _), _)| *it == name) else {
+        let Some(((_, list), bytes)) = known.into_iter().find(|((known, _), _)| *known == name)
+        else {
             continue;
         };
         *bytes = bytes.saturating_add(value.len());
@@ -128,7 +132,7 @@ mod tests {
         }
         let rule = Specification::default();
         choose(&headers, &rule, required)
-            .map(|it| rule.supported[it.0].clone())
+            .map(|version| rule.supported[version.0].clone())
             .map_err(|error| error.code())
     }
 
@@ -186,7 +190,7 @@ mod tests {
             on_missing: OnMissingVersion::AssumeCurrent,
             ..Specification::default()
         };
-        let found = choose(&HeaderMap::new(), &rule, true).map(|it| it.0);
+        let found = choose(&HeaderMap::new(), &rule, true).map(|version| version.0);
         assert_eq!(found.ok(), Some(2), "the last one");
     }
 }

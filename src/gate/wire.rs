@@ -20,9 +20,9 @@ use crate::model::Vm;
 use crate::model::VmId;
 
 /// A value written as its own text.
-struct Shown<T>(T);
+struct AsText<T>(T);
 
-impl<T: Display> Serialize for Shown<T> {
+impl<T: Display> Serialize for AsText<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
@@ -51,7 +51,7 @@ struct BackupShape<'a> {
     description: Option<&'a str>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    created: Shown<Timestamp>,
+    created: AsText<Timestamp>,
     tags: Vec<&'a str>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,7 @@ fn backup_shape<'a>(base: &str, vm: &VmId, backup: &'a Backup) -> BackupShape<'a
             .as_ref()
             .map(|description| description.as_str()),
         kind: backup.kind.map(|kind| kind.as_str()),
-        created: Shown(backup.created),
+        created: AsText(backup.created),
         tags: backup.tags.iter().map(Tag::as_str).collect(),
         state: backup.state.as_str(),
         size: backup.size,
@@ -90,7 +90,7 @@ pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup]) -> Bytes {
     struct Shape<'a> {
         backups: Vec<BackupShape<'a>>,
     }
-    let shape = |it| backup_shape(base, vm, it);
+    let shape = |backup| backup_shape(base, vm, backup);
     bytes(&Shape {
         backups: backups.iter().map(shape).collect(),
     })
@@ -109,7 +109,7 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
         back_up: String,
         backups: Vec<BackupShape<'a>>,
     }
-    let shape = |it| backup_shape(base, &vm.id, it);
+    let shape = |backup| backup_shape(base, &vm.id, backup);
     bytes(&Shape {
         name: &vm.name,
         uri: links::vm(base, &vm.id),
@@ -134,13 +134,13 @@ struct StatusShape {
     state: &'static str,
     #[serde(skip_serializing_if = "IgnoredMembers::is_empty")]
     ignored: IgnoredMembers,
-    created: Shown<Timestamp>,
+    created: AsText<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    started: Option<Shown<Timestamp>>,
+    started: Option<AsText<Timestamp>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    completed: Option<Shown<Timestamp>>,
+    completed: Option<AsText<Timestamp>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires: Option<Shown<Timestamp>>,
+    expires: Option<AsText<Timestamp>>,
 }
 
 const fn state(phase: Phase) -> &'static str {
@@ -173,9 +173,9 @@ fn outcome(operation: &Operation) -> (u16, String) {
         (_, Some(fault)) => Code::of_fault(fault.kind),
         (_, None) => Code::InternalError,
     };
-    let told = operation.fault.as_ref().map(|fault| fault.text.as_str());
-    let text = told
-        .filter(|it| !it.is_empty())
+    let text = operation.fault.as_ref().map(|fault| fault.text.as_str());
+    let text = text
+        .filter(|text| !text.is_empty())
         .unwrap_or_else(|| code.sentence());
     (code.status().as_u16(), text.to_owned())
 }
@@ -197,10 +197,10 @@ fn status_shape(operation: &Operation) -> StatusShape {
         message,
         state: state(operation.phase),
         ignored: operation.ignored.clone(),
-        created: Shown(operation.created),
-        started: operation.started.map(Shown),
-        completed: operation.completed.map(Shown),
-        expires: operation.expires.map(Shown),
+        created: AsText(operation.created),
+        started: operation.started.map(AsText),
+        completed: operation.completed.map(AsText),
+        expires: operation.expires.map(AsText),
     }
 }
 
@@ -247,7 +247,7 @@ pub(super) fn refusal(refusal: &Refusal, request: &str) -> Bytes {
     }
     #[derive(Serialize)]
     struct Shape<'a> {
-        r#type: Shown<std::fmt::Arguments<'a>>,
+        r#type: AsText<std::fmt::Arguments<'a>>,
         title: &'static str,
         status: u16,
         detail: &'a str,
@@ -256,7 +256,7 @@ pub(super) fn refusal(refusal: &Refusal, request: &str) -> Bytes {
     }
     let code = refusal.code();
     bytes(&Shape {
-        r#type: Shown(format_args!("/problems/{}", code.as_str())),
+        r#type: AsText(format_args!("/problems/{}", code.as_str())),
         title: code.title(),
         status: code.status().as_u16(),
         detail: &refusal.text,

@@ -1,4 +1,4 @@
-//! The accept loop: a bounded number of connections, of each address too, each a tracked task of its own.
+//! The accept loop: accepts a bounded number of connections, in total and per address, each as a tracked task.
 
 use std::io;
 use std::sync::Arc;
@@ -9,26 +9,30 @@ use pingora::protocols::l4::listener::Listener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
-use crate::listener::connection_lifecycle::Guard;
+use crate::listener::connection_lifecycle::ConnectionGuard;
 use crate::runtime::Stop;
 use crate::runtime::Tasks;
 
-/// How long to wait when the system has no descriptor or memory for another connection: others end meanwhile.
+/// Pause after the system ran out of descriptors or memory, in which other connections can end.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until told to stop. Returns with the port closed; connections go on as tasks of `tasks`.
+/// Accepts connections until the gateway stops. Returns with the port closed; connections continue as tasks of `tasks`.
 ///
-/// At the limit nothing more is accepted: clients wait in the kernel's queue until a connection ends.
-/// What is beyond the limit of its address is closed at once.
-pub(super) async fn accept<A>(listener: Listener, app: Arc<A>, guard: Arc<Guard>, tasks: Tasks)
-where
+/// At the connection limit nothing more is accepted: clients wait in the kernel's queue until a connection ends. A connection
+/// beyond the limit of its address is closed at once.
+pub(super) async fn accept_connections<A>(
+    listener: Listener,
+    app: Arc<A>,
+    guard: Arc<ConnectionGuard>,
+    tasks: Tasks,
+) where
     A: ServerApp + Send + Sync + 'static,
 {
     let room = Arc::new(Semaphore::new(
         guard.limits.connections.clamp(1, Semaphore::MAX_PERMITS),
     ));
     let mut exhausted = false;
-    while let Some(permit) = permit(&room, &guard.stop).await {
+    while let Some(permit) = acquire_permit(&room, &guard.stop).await {
         let accepted = tokio::select! {
             biased;
             () = guard.stop.given() => break,
@@ -39,7 +43,7 @@ where
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 if !exhausted {
-                    tracing::warn!(%error, "connections cannot be accepted");
+                    tracing::warn!(%error, "accepting connections failed, retrying");
                 }
                 exhausted = true;
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -47,30 +51,30 @@ where
             }
         };
         if exhausted {
-            tracing::info!("connections are accepted again");
+            tracing::info!("accepting connections recovered");
             exhausted = false;
         }
         if let Err(error) = stream.set_nodelay() {
-            tracing::debug!(%error, "connection lost while it was accepted");
+            tracing::debug!(%error, "connection lost while being accepted");
             continue;
         }
-        let Ok(place) = guard.place(&stream) else {
+        let Ok(slot) = guard.take_address_slot(&stream) else {
             continue;
         };
-        // A stream made by `Listener::accept` has no buffers of its own; the HTTP parser above brings one of 4 KiB to read,
-        // and `Connection` one to write.
+        // A stream from `Listener::accept` has no buffers. The HTTP parser above brings a read buffer of 4 KiB, `Connection` a
+        // write buffer.
         let (app, guard) = (Arc::clone(&app), Arc::clone(&guard));
         drop(tasks.spawn(async move {
-            guard.serve(&app, stream).await;
-            drop((place, permit));
+            guard.serve_connection(&app, stream).await;
+            drop((slot, permit));
         }));
     }
-    // Pingora's own clean-up would end idle connections in the middle of what their clients send: the guard ends them.
+    // The guard ends idle connections. Pingora's own clean-up would cut requests that are just being received.
     drop(listener);
 }
 
-/// Room for one more connection; `None` when it is time to stop.
-async fn permit(room: &Arc<Semaphore>, stop: &Stop) -> Option<OwnedSemaphorePermit> {
+/// A permit for one more connection; `None` when the gateway stops.
+async fn acquire_permit(room: &Arc<Semaphore>, stop: &Stop) -> Option<OwnedSemaphorePermit> {
     tokio::select! {
         biased;
         () = stop.given() => None,
@@ -78,7 +82,7 @@ async fn permit(room: &Arc<Semaphore>, stop: &Stop) -> Option<OwnedSemaphorePerm
     }
 }
 
-/// Whether the error is about the connection that was being accepted, so that the next one may do.
+/// Whether the error concerns only the connection that was being accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -94,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_errors_of_one_connection_are_passed_over_at_once() {
+    fn only_errors_of_one_connection_are_skipped_without_a_pause() {
         let rows = [
             (
                 "aborted",

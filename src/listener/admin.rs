@@ -13,38 +13,43 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::listener::Limits;
-use crate::listener::connection_lifecycle;
+use crate::listener::admin_response::framed_response;
+use crate::listener::connection_phase;
 use crate::listener::operator;
 use crate::listener::operator::Operator;
 use crate::telemetry::Metrics;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// Tells whether the gateway should be sent requests.
+/// Reports whether the gateway should receive requests.
 pub trait Readiness: fmt::Debug + Send + Sync {
     /// Whether it is ready.
     ///
     /// # Errors
-    /// The reason why not, a short sentence for operators.
+    /// The reason why it is not, as a short sentence for operators.
     fn readiness(&self) -> Result<(), String>;
 }
 
-/// Answers requests of the admin port.
+/// The Pingora application of the admin port.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(super) struct AdminPages {
     pub(super) readiness: Arc<dyn Readiness>,
     pub(super) operator: Arc<dyn Operator>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
 }
 
-/// One page: status, media type and content.
-type Page = (StatusCode, &'static str, Vec<u8>);
+/// A page: status, media type and content.
+type AdminPage = (StatusCode, &'static str, Vec<u8>);
 
-impl Pages {
-    fn page(&self, path: &str) -> Option<Page> {
+impl AdminPages {
+    fn find_page(&self, path: &str) -> Option<AdminPage> {
         match path {
-            "/metrics" => Some((StatusCode::OK, Metrics::CONTENT_TYPE, self.metrics.text())),
+            "/metrics" => Some((
+                StatusCode::OK,
+                Metrics::CONTENT_TYPE,
+                self.metrics.encode_text(),
+            )),
             "/healthz" => Some((StatusCode::OK, TEXT, b"ok\n".to_vec())),
             "/readyz" => Some(match self.readiness.readiness() {
                 Ok(()) => (StatusCode::OK, TEXT, b"ready\n".to_vec()),
@@ -66,12 +71,12 @@ impl Pages {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
-        let Some((status, media_type, content)) = self.page(path) else {
-            return made(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
+    fn build_page(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
+        let Some((status, media_type, content)) = self.find_page(path) else {
+            return framed_response(StatusCode::NOT_FOUND, TEXT, b"not found\n".to_vec(), true);
         };
         if *method != Method::GET && *method != Method::HEAD {
-            let mut refused = made(
+            let mut refused = framed_response(
                 StatusCode::METHOD_NOT_ALLOWED,
                 TEXT,
                 b"method not allowed\n".to_vec(),
@@ -82,39 +87,22 @@ impl Pages {
                 .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refused;
         }
-        made(status, media_type, content, *method == Method::GET)
+        framed_response(status, media_type, content, *method == Method::GET)
     }
 }
 
-/// A response with exact framing; without `with_body` only the length of the content is told.
-pub(super) fn made(
-    status: StatusCode,
-    media_type: &'static str,
-    content: Vec<u8>,
-    with_body: bool,
-) -> Response<Vec<u8>> {
-    let length = content.len();
-    let mut response = Response::new(if with_body { content } else { Vec::new() });
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 #[async_trait]
-impl ServeHttp for Pages {
+impl ServeHttp for AdminPages {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        connection_lifecycle::request_began();
-        // One request a connection: a scrape every few seconds needs no more, and nothing is idle when the gateway stops.
+        connection_phase::mark_request_begun();
+        // One request per connection: a scrape every few seconds needs no more, and no connection is idle when the gateway stops.
         session.set_keepalive(None);
         session.set_write_timeout(Some(self.limits.write_timeout));
         let head = session.req_header();
         let head_only = head.method == Method::HEAD;
         let peer = session.client_addr().and_then(|address| address.as_inet());
         let peer = peer.map(std::net::SocketAddr::ip);
-        let operators = operator::answer(
+        let operators = operator::handle_request(
             &*self.operator,
             &head.method,
             &head.uri,
@@ -123,7 +111,7 @@ impl ServeHttp for Pages {
         );
         let mut response = match operators.await {
             Some(response) => response,
-            None => self.answer(&head.method, head.uri.path()),
+            None => self.build_page(&head.method, head.uri.path()),
         };
         if head_only {
             response.body_mut().clear();
@@ -165,13 +153,13 @@ mod tests {
             ("GET", "/metrics/", Ok(()), 404, "not found\n"),
         ];
         for (method, path, ready, status, body) in rows {
-            let pages = Pages {
+            let pages = AdminPages {
                 readiness: Arc::new(Fixed(ready.map_err(str::to_owned))),
-                operator: Arc::new(crate::listener::tests::Nobody),
+                operator: Arc::new(crate::listener::tests::NoOperations),
                 metrics: Arc::new(Metrics::new().unwrap()),
                 limits: Limits::default(),
             };
-            let answer = pages.answer(&method.parse().unwrap(), path);
+            let answer = pages.build_page(&method.parse().unwrap(), path);
             assert_eq!(answer.status(), status, "{method} {path}: status");
             assert_eq!(
                 String::from_utf8_lossy(answer.body()),

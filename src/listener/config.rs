@@ -1,4 +1,4 @@
-//! What the listener is configured with.
+//! The configuration of the listener.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,41 +6,41 @@ use std::time::Duration;
 use crate::listener::Tls;
 use crate::model::limits;
 
-/// Where to listen, and how patient to be.
+/// Addresses, TLS and limits of the ports.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The API port. Port 0 takes a free one. Changes need a restart.
+    /// The address of the API port. Port 0 selects a free port. Changes need a restart.
     pub listen: SocketAddr,
-    /// The admin port: metrics and health. Changes need a restart.
+    /// The address of the admin port: metrics and health. Changes need a restart.
     pub admin: SocketAddr,
-    /// Encryption of the API port; other certificates count at once, whether there are any only after a restart.
+    /// TLS of the API port. New certificates apply at once; turning TLS on or off needs a restart.
     pub tls: Option<Tls>,
-    /// How long running requests are waited for when the gateway stops.
+    /// Time that requests in progress get to finish when the gateway stops.
     pub drain: Duration,
-    /// How long `/readyz` says 503 before new connections are refused, so that load balancers notice.
+    /// How long `/readyz` reports 503 before new connections are refused, so that load balancers notice.
     pub drain_notice: Duration,
-    /// Sizes and times of connections.
+    /// Limits of connections.
     pub limits: Limits,
 }
 
-/// Sizes and times of connections.
+/// Limits of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; more wait in the kernel's queue.
+    /// Concurrent connections; more wait in the kernel's queue.
     pub connections: usize,
-    /// Of these from one address (IPv6: one /64) that is no proxy's; zero means any number.
+    /// Concurrent connections per address (IPv6: per /64), trusted proxies excepted; 0 for no limit.
     pub connections_per_address: usize,
-    /// Time for a whole TLS handshake.
+    /// Time for a TLS handshake.
     pub handshake_timeout: Duration,
-    /// Requests at once on one HTTP/2 connection.
+    /// Concurrent requests per HTTP/2 connection.
     pub streams: u32,
     /// Time for a whole request head.
     pub header_timeout: Duration,
     /// Time for a whole request body.
     pub body_timeout: Duration,
-    /// Fewest bytes a second of a request body, on average; zero means any number.
+    /// Minimum average rate of a request body in bytes per second; 0 for no minimum.
     pub body_rate: u64,
-    /// Time from the start of a body before its rate counts.
+    /// Time from the start of a body before the minimum rate applies.
     pub body_grace: Duration,
     /// Time a connection may be idle between requests.
     pub idle_timeout: Duration,

@@ -1,9 +1,8 @@
-//! A connection of HTTP/1: what comes is checked before Pingora reads it, and the head of an answer leaves with what follows it.
+//! An HTTP/1 connection: checks received bytes before Pingora reads them, and sends a response head together with what follows.
 //!
-//! Pingora writes head and body apart and flushes at the end of an answer. Its own connections have a buffer for that where
-//! Pingora itself accepts them, and its HTTP parser flushes accordingly; there is no other way to get one. Only the first
-//! write after a flush is kept: bodies of known length are flushed at their end, and a piece of one that an upstream sends
-//! slowly must not wait for the next. Encrypted, head and body are one record.
+//! Pingora writes head and body separately and flushes at the end of a response. It buffers only connections that it accepted
+//! itself. Here only the first write after a flush is buffered: bodies of known length are flushed at their end, and a piece of a
+//! body that an upstream sends slowly must not wait for the next piece. On TLS, head and body then form one record.
 
 use std::io;
 use std::io::IoSlice;
@@ -34,187 +33,234 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
-use crate::listener::intake::Intake;
-use crate::listener::intake::Verdict;
+use crate::listener::request_tracker::ReadDecision;
+use crate::listener::request_tracker::RequestTracker;
+use crate::listener::unreadable_request::UnreadableRequests;
 
-/// As much leaves together; more than one packet of most networks, and more than most answers of ours are long.
-const KEPT_BYTES_MAX: usize = 4096;
-/// How long a client that has closed its side may wait for an answer. Some close it right after the request; most have gone away.
-const LEAVING_TIME_MAX: Duration = Duration::from_millis(500);
-/// Bytes read at once of what has to wait.
+/// Size of the write buffer: more than a packet of most networks and than most responses of the API.
+const BUFFER_BYTES_MAX: usize = 4096;
+/// How long a client that closed its write side may wait for a response. Some close it right after the request; most of those
+/// that close it have disconnected.
+const HALF_CLOSED_TIME_MAX: Duration = Duration::from_millis(500);
+/// Bytes per read of data that has to wait for the current request.
 const EARLY_PIECE_BYTES: usize = 1024;
 
-/// A connection, plain or encrypted, with a buffer that takes no memory while there is nothing in it.
+/// A connection, plain or encrypted, with a write buffer that takes no memory while it is empty.
 #[derive(Debug)]
-pub(super) struct Connection<L> {
+pub(super) struct Http1Connection<T> {
     stream: Stream,
-    intake: L,
-    /// Runs out after the client has closed its side while its request is handled.
-    leaving: Option<Pin<Box<Sleep>>>,
-    /// What was written and did not leave.
-    kept: Vec<u8>,
-    /// How much of it left.
-    left: usize,
-    /// Whether something was written since the last flush.
+    tracker: T,
+    /// Ends the connection some time after the client closed its write side while its request is handled.
+    half_closed: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were written by Pingora and not sent yet.
+    buffered: Vec<u8>,
+    /// How many of them have been sent.
+    sent: usize,
+    /// Whether anything was written since the last flush.
     begun: bool,
+    /// Present where the answers of Pingora's parser are replaced.
+    unreadable: Option<UnreadableRequests>,
+    /// Whether that happened: all later writes belong to the replaced answer.
+    is_refused: bool,
 }
 
-impl<L> Connection<L> {
-    /// `intake` sees every byte that comes.
-    pub(super) const fn new(stream: Stream, intake: L) -> Self {
+impl<T> Http1Connection<T> {
+    /// `tracker` sees every received byte.
+    pub(super) const fn new(
+        stream: Stream,
+        tracker: T,
+        unreadable: Option<UnreadableRequests>,
+    ) -> Self {
         Self {
             stream,
-            intake,
-            leaving: None,
-            kept: Vec::new(),
-            left: 0,
+            tracker,
+            half_closed: None,
+            buffered: Vec::new(),
+            sent: 0,
             begun: false,
+            unreadable,
+            is_refused: false,
         }
     }
 
-    /// Writes what is kept.
-    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.kept.get(self.left..).filter(|it| !it.is_empty()) {
+    /// Sends the buffered bytes.
+    fn poll_send_buffered(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self
+            .buffered
+            .get(self.sent..)
+            .filter(|rest| !rest.is_empty())
+        {
             let written = Pin::new(&mut self.stream).poll_write(context, rest);
             match std::task::ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.left = self.left.saturating_add(count),
+                count => self.sent = self.sent.saturating_add(count),
             }
         }
-        self.kept = Vec::new();
-        self.left = 0;
+        // The memory is freed: most connections are idle most of the time.
+        self.buffered = Vec::new();
+        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
-    /// Keeps the pieces if they are the first since the last flush. Else they leave with what was kept, as far as they
-    /// are taken now.
-    fn poll_pieces(
+    /// Buffers the pieces if they are the first since the last flush. Otherwise sends them after the buffered bytes, as far as
+    /// the system accepts them now.
+    fn poll_write_pieces(
         &mut self,
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = pieces
             .iter()
-            .fold(0_usize, |sum, it| sum.saturating_add(it.len()));
-        let before = self.kept.len();
+            .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
+        let before = self.buffered.len();
+        // A piece of a body after a sent head goes out at once: it must not wait for the next piece.
         let alone = self.begun && before == 0;
-        if alone || before.saturating_add(length) > KEPT_BYTES_MAX {
-            std::task::ready!(self.poll_kept(context))?;
+        if alone || before.saturating_add(length) > BUFFER_BYTES_MAX {
+            std::task::ready!(self.poll_send_buffered(context))?;
             self.begun = true;
             return Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         }
-        if self.kept.is_empty() {
-            self.kept.reserve_exact(KEPT_BYTES_MAX);
+        if self.buffered.is_empty() {
+            self.buffered.reserve_exact(BUFFER_BYTES_MAX);
         }
         for piece in pieces {
-            self.kept.extend_from_slice(piece);
+            self.buffered.extend_from_slice(piece);
         }
         if !self.begun {
             self.begun = true;
             return Poll::Ready(Ok(length));
         }
-        if self.poll_kept(context)?.is_ready() {
+        if self.poll_send_buffered(context)?.is_ready() {
             return Poll::Ready(Ok(length));
         }
-        let taken = self.left.saturating_sub(before);
+        // Of what was just appended, only the part that was sent counts as written.
+        let taken = self.sent.saturating_sub(before);
         if taken == 0 {
-            self.kept.truncate(before);
+            self.buffered.truncate(before);
             return Poll::Pending;
         }
-        // The rest is handed in again.
-        self.kept = Vec::new();
-        self.left = 0;
+        // The caller passes the rest again.
+        self.buffered = Vec::new();
+        self.sent = 0;
         Poll::Ready(Ok(taken))
     }
 }
 
-/// A connection that breaks off still sends what was said before, as far as the system takes it at once.
-impl<L> Drop for Connection<L> {
+/// A connection that is dropped still sends its buffered bytes, as far as the system accepts them at once.
+impl<T> Drop for Http1Connection<T> {
     fn drop(&mut self) {
-        if !self.kept.is_empty() {
+        if !self.buffered.is_empty() {
             let mut context = Context::from_waker(Waker::noop());
-            let left = matches!(self.poll_kept(&mut context), Poll::Ready(Ok(())));
-            tracing::trace!(left, "connection broken off with something to say");
+            let sent = matches!(self.poll_send_buffered(&mut context), Poll::Ready(Ok(())));
+            tracing::trace!(sent, "connection dropped with buffered bytes");
         }
     }
 }
 
-impl<L: AsRef<Intake> + Unpin> Connection<L> {
-    /// Reads what comes after a request that is still being handled, to see whether the client has gone away. Ready at the
-    /// end of the connection alone, a while after it.
+impl<T: AsRef<RequestTracker> + Unpin> Http1Connection<T> {
+    /// Whether the bytes belong to an answer of Pingora's parser, in whose place a refusal of the gateway is buffered.
+    fn replaces_parser_answer(&mut self, bytes: &[u8]) -> bool {
+        if self.is_refused {
+            return true;
+        }
+        // The status is compared first: it costs less than looking at the tracker, and hardly any response has it.
+        if self.begun || !UnreadableRequests::is_parser_answer(bytes) {
+            return false;
+        }
+        let Some(unreadable) = &self.unreadable else {
+            return false;
+        };
+        let Some(target) = self.tracker.as_ref().target_before_head() else {
+            return false;
+        };
+        let digest = self.stream.get_socket_digest();
+        let peer = digest
+            .as_ref()
+            .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()));
+        self.buffered = unreadable.refuse(&target, peer);
+        self.begun = true;
+        self.is_refused = true;
+        true
+    }
+
+    /// Reads bytes after a request that is still being handled, to find out whether the client has disconnected. Ready only
+    /// some time after the end of the connection.
     fn poll_early(&mut self, context: &mut Context<'_>, mut room: usize) -> Poll<io::Result<()>> {
-        while self.leaving.is_none() {
+        while self.half_closed.is_none() {
             let mut piece = [0; EARLY_PIECE_BYTES];
             let Some(space) = piece.get_mut(..room.min(EARLY_PIECE_BYTES)) else {
                 return Poll::Pending;
             };
             if space.is_empty() {
-                // The client sends without waiting for answers. It is read again when it was answered.
+                // The client pipelines without waiting for responses. Reading resumes after the current response.
                 return Poll::Pending;
             }
             let mut buffer = ReadBuf::new(space);
             std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             if buffer.filled().is_empty() {
-                self.leaving = Some(Box::pin(tokio::time::sleep(LEAVING_TIME_MAX)));
+                self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED_TIME_MAX)));
             }
             room = room.saturating_sub(buffer.filled().len());
-            self.intake.as_ref().keep_early(buffer.filled());
+            self.tracker.as_ref().keep_early(buffer.filled());
         }
-        match &mut self.leaving {
-            Some(leaving) => leaving.as_mut().poll(context).map(Ok),
+        match &mut self.half_closed {
+            Some(timer) => timer.as_mut().poll(context).map(Ok),
             None => Poll::Pending,
         }
     }
 }
 
-impl<L: AsRef<Intake> + Unpin> AsyncRead for Connection<L> {
+impl<T: AsRef<RequestTracker> + Unpin> AsyncRead for Http1Connection<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(room) = self.intake.as_ref().room_for_early() {
+        if let Some(room) = self.tracker.as_ref().room_for_early() {
             return self.poll_early(context, room);
         }
         let before = buffer.filled().len();
-        let early = self.intake.as_ref().take_early(buffer.remaining());
+        let early = self.tracker.as_ref().take_early(buffer.remaining());
         if early.is_empty() {
             std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         } else {
             buffer.put_slice(&early);
         }
-        let came = buffer.filled().get(before..).unwrap_or_default();
-        match self.intake.as_ref().see(came) {
-            Verdict::Keep(count) => {
+        let received = buffer.filled().get(before..).unwrap_or_default();
+        match self.tracker.as_ref().track(received) {
+            ReadDecision::Keep(count) => {
                 buffer.set_filled(before.saturating_add(count));
                 Poll::Ready(Ok(()))
             }
-            Verdict::Malformed => {
+            ReadDecision::Malformed => {
                 buffer.set_filled(before);
-                let message = "the chunked body is malformed";
+                let message = "malformed chunked body";
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)))
             }
         }
     }
 }
 
-impl<L: Unpin> AsyncWrite for Connection<L> {
+impl<T: AsRef<RequestTracker> + Unpin> AsyncWrite for Http1Connection<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_pieces(context, &[IoSlice::new(bytes)])
+        if self.replaces_parser_answer(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        self.poll_write_pieces(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_kept(context))?;
+        std::task::ready!(self.poll_send_buffered(context))?;
         self.begun = false;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(self.poll_kept(context))?;
+        std::task::ready!(self.poll_send_buffered(context))?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -223,40 +269,47 @@ impl<L: Unpin> AsyncWrite for Connection<L> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_pieces(context, pieces)
+        let first = pieces.first().map(|piece| &**piece).unwrap_or_default();
+        if self.replaces_parser_answer(first) {
+            let length = pieces
+                .iter()
+                .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
+            return Poll::Ready(Ok(length));
+        }
+        self.poll_write_pieces(context, pieces)
     }
 
-    // A chunk is a length, bytes and an end of a line.
+    // Pingora writes a chunk as three pieces: size, content and line end.
     fn is_write_vectored(&self) -> bool {
         true
     }
 }
 
 #[async_trait]
-impl<L: Send> Shutdown for Connection<L> {
+impl<T: Send> Shutdown for Http1Connection<T> {
     async fn shutdown(&mut self) {
-        let flushed = std::future::poll_fn(|context| self.poll_kept(context)).await;
+        let flushed = std::future::poll_fn(|context| self.poll_send_buffered(context)).await;
         if let Err(error) = flushed {
-            tracing::debug!(%error, "connection ended with something to say");
+            tracing::debug!(%error, "buffered bytes not sent at shutdown");
         }
         Shutdown::shutdown(&mut *self.stream).await;
     }
 }
 
 #[async_trait]
-impl<L: Send> Peek for Connection<L> {
+impl<T: Send> Peek for Http1Connection<T> {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         self.stream.try_peek(buffer).await
     }
 }
 
-impl<L> UniqueID for Connection<L> {
+impl<T> UniqueID for Http1Connection<T> {
     fn id(&self) -> UniqueIDType {
         self.stream.id()
     }
 }
 
-impl<L> Ssl for Connection<L> {
+impl<T> Ssl for Http1Connection<T> {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.stream.get_ssl_digest()
     }
@@ -266,7 +319,7 @@ impl<L> Ssl for Connection<L> {
     }
 }
 
-impl<L> GetTimingDigest for Connection<L> {
+impl<T> GetTimingDigest for Http1Connection<T> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.stream.get_timing_digest()
     }
@@ -280,7 +333,7 @@ impl<L> GetTimingDigest for Connection<L> {
     }
 }
 
-impl<L> GetProxyDigest for Connection<L> {
+impl<T> GetProxyDigest for Http1Connection<T> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         self.stream.get_proxy_digest()
     }
@@ -290,7 +343,7 @@ impl<L> GetProxyDigest for Connection<L> {
     }
 }
 
-impl<L> GetSocketDigest for Connection<L> {
+impl<T> GetSocketDigest for Http1Connection<T> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.stream.get_socket_digest()
     }
@@ -311,12 +364,12 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Connection<Arc<Intake>>, TcpStream) {
+    async fn pair() -> (Http1Connection<Arc<RequestTracker>>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, served) = tokio::join!(client, listener.accept());
         let socket = Socket::from(served.unwrap().0);
-        let made = Connection::new(Box::new(socket), Arc::default());
+        let made = Http1Connection::new(Box::new(socket), Arc::default(), None);
         (made, client.unwrap())
     }
 
@@ -330,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_write_leaves_with_the_next_or_when_it_is_flushed() {
+    async fn the_first_write_is_sent_with_the_next_or_when_it_is_flushed() {
         let (mut made, client) = pair().await;
         for round in 0..2 {
             made.write_all(b"head ").await.unwrap();
@@ -342,7 +395,7 @@ mod tests {
             client.readable().await.unwrap();
             assert_eq!(arrived(&client), "drop", "{round}: at once");
             made.flush().await.unwrap();
-            assert_eq!(made.kept.capacity(), 0, "{round}: nothing is kept");
+            assert_eq!(made.buffered.capacity(), 0, "{round}: nothing is kept");
         }
         made.write_all(b"head alone").await.unwrap();
         made.flush().await.unwrap();
@@ -357,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_slow_client_does_not_take_is_handed_in_again() {
+    async fn what_a_slow_client_does_not_accept_is_written_again() {
         let (mut made, mut client) = pair().await;
         let mut context = Context::from_waker(Waker::noop());
         let (mut sent, mut pending) = (Vec::new(), 0);
@@ -397,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_the_sizes_are_the_bytes_arrive_in_order() {
+    async fn bytes_arrive_in_order_for_writes_of_any_size() {
         let (mut made, mut client) = pair().await;
         let sizes = [1, 4095, 4096, 4097, 0, 3, 300_000, 4000, 97, 1];
         let mut sent = Vec::new();

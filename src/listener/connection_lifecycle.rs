@@ -1,14 +1,10 @@
-//! What every connection is held to: time for a request head, time between requests, and the two signals of a drain.
+//! The life of every connection: handshake, limits of time between and within request heads, and the two signals of a drain.
 //!
-//! Pingora limits single reads only, so a client that sends one byte a minute would stay for ever. Here the time allowed
-//! belongs to the phase a connection is in, and every change of phase starts it anew. Phases change twice with each request and
-//! are hardly ever too long, so nobody is woken by a change: the time is looked at when it could be over.
+//! Pingora limits single reads only, so a client that sends one byte a minute would stay connected forever. Here the limit applies
+//! to the phase of a connection, and every change of phase restarts it. A phase changes twice per request and hardly ever exceeds
+//! its limit, so a change wakes no task: the limit is checked when it could have passed.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,225 +15,54 @@ use pingora::protocols::ALPN;
 use pingora::protocols::GetSocketDigest as _;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
-use pingora::protocols::tls::SslDigest;
-use tokio::sync::Notify;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::listener::Limits;
-use crate::listener::connection::Connection;
-use crate::listener::intake::Framing;
-use crate::listener::intake::Intake;
-use crate::listener::per_ip_limit::ConnectionsPerAddress;
-use crate::listener::per_ip_limit::Member;
+use crate::listener::connection::Http1Connection;
+use crate::listener::connection_phase::ConnectionPhase;
+use crate::listener::connection_phase::PhaseSnapshot;
+use crate::listener::connection_phase::PhaseTracker;
+use crate::listener::per_ip_limit::ConnectionSlot;
+use crate::listener::per_ip_limit::PerIpLimit;
 use crate::listener::per_ip_limit::TooManyConnections;
 use crate::listener::tls::Handshakes;
-use crate::listener::tls::Peer;
+use crate::listener::tls::tls_peer;
+use crate::listener::unreadable_request::UnreadableRequests;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
-/// Requests of one connection before it is closed: frees what its buffers grew to.
-pub(super) const REQUESTS_PER_CONNECTION: u32 = 10_000;
-/// How long an idle connection stays when the gateway stops. A request that is on its way by then is answered, and the client
-/// is told to come back on another connection; HTTP/2 says good-bye.
-const GOODBYE_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Its first request head is awaited.
-    First,
-    /// A request is handled; how long that may take is not decided here.
-    Busy,
-    /// Its next request head is awaited.
-    Next,
-}
-
-/// What one connection is doing, told by whoever handles its requests.
-#[derive(Clone, Debug)]
-pub(super) struct Phases(Arc<Doing>);
-
-#[derive(Debug)]
-struct Doing {
-    now: Mutex<Now>,
-    /// Told of every change of phase; only who has been told to stop listens.
-    changed: Notify,
-    /// Requests of HTTP/2 so far.
-    requests: AtomicU32,
-    /// No more of them.
-    enough: watch::Sender<bool>,
-    /// What came of its request of HTTP/1.
-    intake: Intake,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    phase: Phase,
-    /// When the phase began, by the clock of timers; that of [`Phase::Busy`] is of no interest, and not noted.
-    since: Instant,
-    /// Requests of HTTP/2 being handled.
-    open: usize,
-}
-
-tokio::task_local! {
-    static PHASES: Phases;
-}
-
-impl Phases {
-    pub(super) fn new() -> Self {
-        let now = Now {
-            phase: Phase::First,
-            since: Instant::now(),
-            open: 0,
-        };
-        Self(Arc::new(Doing {
-            now: Mutex::new(now),
-            changed: Notify::new(),
-            requests: AtomicU32::new(0),
-            enough: watch::Sender::new(false),
-            intake: Intake::default(),
-        }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> Now {
-        *self.lock()
-    }
-
-    fn enter(&self, phase: Phase) {
-        if phase == Phase::Next {
-            self.0.intake.begin();
-        }
-        self.change(|now| now.phase = phase);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Now)) {
-        let mut now = self.lock();
-        let before = now.phase;
-        change(&mut now);
-        if now.phase == before {
-            return;
-        }
-        if now.phase != Phase::Busy {
-            now.since = Instant::now();
-        }
-        drop(now);
-        self.0.changed.notify_waiters();
-    }
-
-    /// One more request of HTTP/2, until the returned value is dropped: they run beside one another, in tasks of their own.
-    pub(super) fn request(&self) -> OneOfMany {
-        let before = self.0.requests.fetch_add(1, Ordering::Relaxed);
-        if before.saturating_add(1) >= REQUESTS_PER_CONNECTION {
-            self.0.enough.send_replace(true);
-        }
-        self.change(|now| {
-            now.open = now.open.saturating_add(1);
-            now.phase = Phase::Busy;
-        });
-        OneOfMany(self.clone())
-    }
-}
-
-impl AsRef<Intake> for Phases {
-    fn as_ref(&self) -> &Intake {
-        &self.0.intake
-    }
-}
-
-/// A request of HTTP/2 that is being handled.
-#[derive(Debug)]
-pub(super) struct OneOfMany(Phases);
-
-impl Drop for OneOfMany {
-    fn drop(&mut self) {
-        self.0.change(|now| {
-            now.open = now.open.saturating_sub(1);
-            if now.open == 0 {
-                now.phase = Phase::Next;
-            }
-        });
-    }
-}
-
-/// The request head is complete: from now on the connection is not closed from outside. For the task of the connection.
-pub(super) fn request_began() {
-    enter(Phase::Busy);
-}
-
-/// The answer is out, to the last byte.
-pub(super) fn request_ended() {
-    enter(Phase::Next);
-}
-
-/// Pingora read this head of a request of HTTP/1, and what follows is framed like this. For the task of the connection, as are
-/// the functions below.
-pub(super) fn head_ended(head: &[u8], framing: Framing) {
-    of_intake(|intake| intake.head_ended(head, framing));
-}
-
-/// What follows is not HTTP/1 any more, or may not be.
-pub(super) fn open() {
-    of_intake(Intake::open);
-}
-
-/// The target of the request of HTTP/1 as it was sent; `None` outside a guarded connection.
-pub(super) fn target() -> Option<Vec<u8>> {
-    of_intake(Intake::target)
-}
-
-/// Whether the body of the request of HTTP/1 is known not to be what its framing says.
-pub(super) fn is_malformed() -> bool {
-    of_intake(Intake::is_malformed).unwrap_or_default()
-}
-
-/// Whether the connection of HTTP/1 has to end with this request, because bytes behind it were lost.
-pub(super) fn is_overread() -> bool {
-    of_intake(Intake::is_overread).unwrap_or_default()
-}
-
-fn of_intake<R>(ask: impl FnOnce(&Intake) -> R) -> Option<R> {
-    PHASES.try_with(|phases| ask(phases.as_ref())).ok()
-}
-
-fn enter(phase: Phase) {
-    // Requests of HTTP/2 run in tasks of their own, outside any guard; they hold a `OneOfMany`.
-    if let Err(error) = PHASES.try_with(|it| it.enter(phase)) {
-        tracing::trace!(%error, "request without a guarded connection");
-    }
-}
+/// How long an idle connection stays open when the gateway stops. A request that arrives in this time is answered with
+/// `Http1Connection: close`; HTTP/2 sends GOAWAY.
+const IDLE_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Why a connection ended. The words are values of a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The client, or a request that asked for it.
+enum CloseReason {
+    /// By the client, or after a request that asked for it.
     Usual,
-    /// Its address had as many connections as it may have.
+    /// Its address has too many connections.
     AddressLimit,
-    /// It did not finish its handshake in time.
+    /// The handshake timed out.
     SlowHandshake,
-    /// Its handshake failed.
+    /// The handshake failed.
     BadHandshake,
-    /// It never sent a request that could be understood.
+    /// No request that could be parsed was received.
     NoRequest,
-    /// Its request head took too long.
+    /// A request head timed out.
     SlowHeader,
     /// It was idle for too long.
     Idle,
-    /// The gateway stops, and it was between requests.
+    /// The gateway stopped while it was between requests.
     Stopping,
-    /// The gateway stopped while its request was being handled.
+    /// The gateway stopped while its request was handled.
     Cut,
     /// The code that handled it panicked.
     Panic,
 }
 
-impl End {
-    const fn reason(self) -> Option<&'static str> {
+impl CloseReason {
+    /// The value of the metric label; `None` for ends that are not counted.
+    const fn label(self) -> Option<&'static str> {
         match self {
             Self::Usual => None,
             Self::AddressLimit => Some("address_limit"),
@@ -255,61 +80,66 @@ impl End {
 
 /// The connections of one port.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct ConnectionGuard {
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
-    /// Whether connections are counted in the metrics: those of the API port are.
+    /// Whether connections are counted in the metrics. Only those of the API port are.
     pub(super) counted: bool,
-    /// Present where the connections of one address are limited.
-    pub(super) crowd: Option<Arc<ConnectionsPerAddress>>,
-    /// Present where connections are encrypted.
+    /// Present if the connections per address are limited.
+    pub(super) per_ip_limit: Option<Arc<PerIpLimit>>,
+    /// Present if answers of Pingora's parser are replaced. The admin port records no heads, so it cannot tell them.
+    pub(super) unreadable: Option<UnreadableRequests>,
+    /// Present if connections are encrypted.
     pub(super) tls: Option<Handshakes>,
-    /// Each connection of HTTP/1 ends with its next answer; those of HTTP/2 are asked to end.
+    /// Connections of HTTP/1 end with their next response; clients of HTTP/2 are asked to leave.
     pub(super) leaving: Stop,
-    /// No more connections; what is idle ends soon.
+    /// No new connections; idle ones end soon.
     pub(super) stop: Stop,
-    /// Not even those being handled.
+    /// Connections end at once, even while a request is handled.
     pub(super) cut: Stop,
     pub(super) open: AtomicUsize,
 }
 
-/// One open connection, until dropped.
-struct Open<'a>(&'a Guard);
+/// Counts an open connection until dropped.
+struct OpenConnection<'a>(&'a ConnectionGuard);
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.tell_open();
+        self.0.publish_open_count();
     }
 }
 
-impl Guard {
+impl ConnectionGuard {
     /// Serves the connection until it ends.
-    pub(super) async fn serve<A>(&self, app: &Arc<A>, socket: Socket)
+    pub(super) async fn serve_connection<A>(&self, app: &Arc<A>, socket: Socket)
     where
         A: ServerApp + Send + Sync + 'static,
     {
         self.open.fetch_add(1, Ordering::AcqRel);
-        self.tell_open();
-        let open = Open(self);
-        let end = match self.greeted(socket).await {
-            Ok(stream) => self.conversation(app, stream).await,
-            Err(end) => end,
+        self.publish_open_count();
+        let open = OpenConnection(self);
+        let reason = match self.complete_handshake(socket).await {
+            Ok(stream) => self.serve_requests(app, stream).await,
+            Err(reason) => reason,
         };
         drop(open);
-        if end == End::Panic {
-            self.metrics.panic("listener");
+        if reason == CloseReason::Panic {
+            self.metrics.process.record_panic("listener");
         }
-        self.count(end);
+        self.count_end(reason);
     }
 
-    /// A place for the connection among those of its address; `None` where places are not limited.
+    /// Takes a slot of the connections of this address; `None` if they are not limited.
     ///
     /// # Errors
-    /// [`TooManyConnections`], counted: the connection is to be closed.
-    pub(super) fn place(&self, socket: &Socket) -> Result<Option<Member>, TooManyConnections> {
-        let Some(crowd) = &self.crowd else {
+    /// [`TooManyConnections`], counted: close the connection.
+    pub(super) fn take_address_slot(
+        &self,
+        socket: &Socket,
+    ) -> Result<Option<ConnectionSlot>, TooManyConnections> {
+        let Some(limit) = &self.per_ip_limit else {
             return Ok(None);
         };
         let digest = socket.get_socket_digest();
@@ -319,158 +149,157 @@ impl Guard {
         let Some(peer) = peer else {
             return Ok(None);
         };
-        crowd.enter(peer.ip()).map(Some).inspect_err(|_crowded| {
-            tracing::debug!(%peer, "too many connections of this address");
-            self.count(End::AddressLimit);
+        limit.take_slot(peer.ip()).map(Some).inspect_err(|_full| {
+            tracing::debug!(%peer, "connection refused, too many from this address");
+            self.count_end(CloseReason::AddressLimit);
         })
     }
 
-    fn count(&self, end: End) {
-        if let (true, Some(reason)) = (self.counted, end.reason()) {
-            self.metrics.connection_closed(reason);
+    fn count_end(&self, reason: CloseReason) {
+        if let (true, Some(label)) = (self.counted, reason.label()) {
+            self.metrics.requests.record_closed_connection(label);
         }
     }
 
-    /// The connection, encrypted where it should be.
-    async fn greeted(&self, socket: Socket) -> Result<Stream, End> {
+    /// The stream of the connection, after the TLS handshake if the port is encrypted.
+    async fn complete_handshake(&self, socket: Socket) -> Result<Stream, CloseReason> {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(socket));
         };
         tokio::select! {
             biased;
-            // Boxed: the connection does not hold room for a handshake as long as it lives.
-            made = Box::pin(tls.make(socket)) => match made {
+            // Boxed, so that the task of the connection does not hold room for a handshake for its whole life.
+            accepted = Box::pin(tls.accept(socket)) => match accepted {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => {
-                    tracing::debug!(%error, "handshake failed");
-                    Err(End::BadHandshake)
+                    tracing::debug!(%error, "TLS handshake failed");
+                    Err(CloseReason::BadHandshake)
                 }
             },
-            () = self.stop.given() => Err(End::Stopping),
-            () = tokio::time::sleep(self.limits.handshake_timeout) => Err(End::SlowHandshake),
+            () = self.stop.given() => Err(CloseReason::Stopping),
+            () = tokio::time::sleep(self.limits.handshake_timeout) => Err(CloseReason::SlowHandshake),
         }
     }
 
-    async fn conversation<A>(&self, app: &Arc<A>, stream: Stream) -> End
+    async fn serve_requests<A>(&self, app: &Arc<A>, stream: Stream) -> CloseReason
     where
         A: ServerApp + Send + Sync + 'static,
     {
-        let phases = phases_of(&stream).unwrap_or_else(Phases::new);
-        let many = stream.selected_alpn_proto() == Some(ALPN::H2);
-        let shutdown = if many {
-            phases.0.enough.subscribe()
+        let phases = tracker_of(&stream).unwrap_or_else(PhaseTracker::new);
+        let is_http2 = stream.selected_alpn_proto() == Some(ALPN::H2);
+        let shutdown = if is_http2 {
+            phases.subscribe_last_request()
         } else {
             self.leaving.receiver()
         };
-        let stream: Stream = if many {
+        let stream: Stream = if is_http2 {
             stream
         } else {
-            Box::new(Connection::new(stream, phases.clone()))
+            Box::new(Http1Connection::new(
+                stream,
+                phases.clone(),
+                self.unreadable.clone(),
+            ))
         };
-        let work = PHASES.scope(phases.clone(), async {
+        let work = phases.scope(async {
             let mut next = app.process_new(stream, &shutdown).await;
             while let Some(stream) = next {
                 next = app.process_new(stream, &shutdown).await;
             }
         });
-        // The work comes first: what it has already read is handled, whatever else happened meanwhile.
+        // The work is polled first: a request that was already read is handled, whatever else happened meanwhile.
         tokio::select! {
             biased;
             ended = std::panic::AssertUnwindSafe(work).catch_unwind() => match ended {
-                Ok(()) => self.ended(phases.now()),
-                Err(_) => End::Panic,
+                Ok(()) => self.reason_of_end(phases.snapshot()),
+                Err(_) => CloseReason::Panic,
             },
-            end = self.told_to_stop(&phases, many) => end,
-            end = self.overdue(&phases) => end,
+            reason = self.wait_until_stopped(&phases, is_http2) => reason,
+            reason = self.wait_until_overdue(&phases) => reason,
         }
     }
 
-    /// Returns when the connection is in a phase for longer than that may take.
-    async fn overdue(&self, phases: &Phases) -> End {
+    /// Resolves when the connection has been in a phase for longer than that may take.
+    async fn wait_until_overdue(&self, phases: &PhaseTracker) -> CloseReason {
         loop {
-            let now = phases.now();
+            let now = phases.snapshot();
             let spent = now.since.elapsed();
             let left = match now.phase {
-                // Whatever comes next may take longer than this, so it is not missed.
-                Phase::Busy => self.limits.header_timeout,
-                Phase::First => self.limits.header_timeout.saturating_sub(spent),
-                // A connection that is merely idle is closed by Pingora's own keep-alive timer (see `proxy.rs`) before this.
-                Phase::Next => self.next_timeout().saturating_sub(spent),
+                // Every later phase may take at least this long, so its end is not missed.
+                ConnectionPhase::Busy => self.limits.header_timeout,
+                ConnectionPhase::First => self.limits.header_timeout.saturating_sub(spent),
+                // Pingora's keep-alive timer (see `proxy.rs`) closes a merely idle connection before this.
+                ConnectionPhase::Next => self.next_head_timeout().saturating_sub(spent),
             };
             if left.is_zero() {
-                return End::SlowHeader;
+                return CloseReason::SlowHeader;
             }
             tokio::time::sleep(left).await;
         }
     }
 
-    /// Returns when the gateway stops and the connection has nothing to finish, or is not to finish it.
-    async fn told_to_stop(&self, phases: &Phases, many: bool) -> End {
-        // A connection of HTTP/2 that is made while others leave is as good as theirs was until the gateway stops.
+    /// Resolves when the gateway stops and the connection has no request to finish, or may not finish it.
+    async fn wait_until_stopped(&self, phases: &PhaseTracker, is_http2: bool) -> CloseReason {
+        // A client of HTTP/2 that connects while others are asked to leave may stay until the gateway stops.
         if !self.leaving.is_given() {
             self.leaving.given().await;
-            if many {
-                phases.0.enough.send_replace(true);
+            if is_http2 {
+                phases.refuse_more_requests();
             }
         }
         self.stop.given().await;
-        if many {
-            phases.0.enough.send_replace(true);
+        if is_http2 {
+            phases.refuse_more_requests();
         }
         loop {
-            let changed = phases.0.changed.notified();
-            // A head of which a part has come is waited for, as long as heads may take.
-            let is_busy = || phases.now().phase == Phase::Busy || phases.0.intake.has_begun();
-            let was_busy = is_busy();
+            let changed = phases.wait_for_change();
+            // A partly received head is waited for, within the limit for heads.
+            let was_busy = phases.is_busy();
             tokio::select! {
                 () = changed => {}
-                () = self.cut.given() => return if was_busy { End::Cut } else { End::Stopping },
-                () = tokio::time::sleep(GOODBYE_TIME_MAX), if !was_busy => {
-                    if !is_busy() {
-                        return End::Stopping;
+                () = self.cut.given() => {
+                    return if was_busy { CloseReason::Cut } else { CloseReason::Stopping };
+                }
+                () = tokio::time::sleep(IDLE_DRAIN_TIME), if !was_busy => {
+                    if !phases.is_busy() {
+                        return CloseReason::Stopping;
                     }
                 }
             }
         }
     }
 
-    fn next_timeout(&self) -> Duration {
+    fn next_head_timeout(&self) -> Duration {
         self.limits
             .idle_timeout
             .saturating_add(self.limits.header_timeout)
     }
 
-    /// Why work ended by itself.
-    fn ended(&self, now: Now) -> End {
-        if self.stop.is_given() && now.phase != Phase::Busy {
-            return End::Stopping;
+    /// Why Pingora ended the connection.
+    fn reason_of_end(&self, now: PhaseSnapshot) -> CloseReason {
+        if self.stop.is_given() && now.phase != ConnectionPhase::Busy {
+            return CloseReason::Stopping;
         }
         match now.phase {
-            Phase::First => End::NoRequest,
-            Phase::Busy => End::Usual,
-            Phase::Next => {
-                if now.since.elapsed() >= self.limits.idle_timeout {
-                    End::Idle
-                } else {
-                    End::Usual
-                }
+            ConnectionPhase::First => CloseReason::NoRequest,
+            ConnectionPhase::Busy => CloseReason::Usual,
+            ConnectionPhase::Next if now.since.elapsed() >= self.limits.idle_timeout => {
+                CloseReason::Idle
             }
+            ConnectionPhase::Next => CloseReason::Usual,
         }
     }
 
-    fn tell_open(&self) {
+    fn publish_open_count(&self) {
         if self.counted {
-            self.metrics.connections(self.open.load(Ordering::Acquire));
+            let open = self.open.load(Ordering::Acquire);
+            self.metrics.requests.set_open_connections(open);
         }
     }
 }
 
-/// What an encrypted connection knows of its client.
-pub(super) fn peer_of(digest: &SslDigest) -> Option<&Peer> {
-    digest.extension.get::<Peer>()
-}
-
-fn phases_of(stream: &Stream) -> Option<Phases> {
+/// The tracker that was created in the handshake, which requests of HTTP/2 share.
+fn tracker_of(stream: &Stream) -> Option<PhaseTracker> {
     let digest = stream.get_ssl_digest()?;
-    Some(peer_of(&digest)?.phases.clone())
+    Some(tls_peer(&digest)?.phases.clone())
 }

@@ -1,4 +1,4 @@
-//! What the listener calls for every request: implemented by the application, which owns the gate.
+//! The interface through which the listener hands over requests. The application, which owns the gate, implements it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,67 +8,69 @@ use async_trait::async_trait;
 
 use crate::gate::Body;
 use crate::gate::Code;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;
 
-/// Most bytes of a request target or user agent that are handed on for the log.
+/// Bytes of a request target or user agent that are logged.
 pub(super) const LOGGED_BYTES_MAX: usize = 1024;
 
-/// What became of an answer, for the access log and the metrics.
+/// The outcome of a request, for the access log and the metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct SentResponse<'a> {
     /// The method as sent.
     pub method: &'a http::Method,
-    /// The first 1024 bytes of the request target as sent: any bytes, to be escaped by the log.
+    /// The first 1024 bytes of the request target as sent. Any bytes; the log escapes them.
     pub target: &'a [u8],
-    /// The version of HTTP.
+    /// The HTTP version.
     pub version: http::Version,
-    /// The first 1024 bytes of `User-Agent` as sent, to be escaped by the log.
+    /// The first 1024 bytes of `User-Agent` as sent. Any bytes; the log escapes them.
     pub user_agent: Option<&'a [u8]>,
-    /// The address the connection comes from.
+    /// The remote address of the connection.
     pub peer: Option<IpAddr>,
-    /// The status that was sent; `None` when nothing could be sent.
+    /// The status code that was sent; `None` if none was.
     pub status: Option<u16>,
     /// Bytes of the body that were sent.
     pub bytes: usize,
-    /// Time from the head of the request to the end of the answer.
+    /// Time from receiving the request head to the end of the response.
     pub took: Duration,
-    /// Whether the whole answer was handed to the system for delivery.
+    /// Whether the whole response was written to the connection.
     pub delivered: bool,
 }
 
-/// How a request was passed on.
+/// How a request was forwarded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UpstreamResult<'a> {
-    /// The host and port of the upstream that was asked last; `None` when there was none to ask.
+    /// The host and port of the last selected upstream; `None` if none was available.
     pub upstream: Option<&'a str>,
-    /// Time from the choice of that upstream to the head of its answer; `None` without one.
+    /// Time from its selection to its response head; `None` without a response.
     pub waited: Option<Duration>,
-    /// Whether a first attempt had failed.
+    /// Whether the request was retried.
     pub retried: bool,
-    /// Why the gateway answered itself, if it did.
+    /// The code of the refusal, if the gateway answered itself.
     pub refusal: Option<&'static str>,
 }
 
-/// Answers requests.
+/// Decides about requests.
 #[async_trait]
 pub trait Handler: fmt::Debug + Send + Sync {
-    /// Decides about one request, and answers it unless it is to be passed on. Runs to its end even when the client has
-    /// gone away.
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision;
+    /// Decides about a request, and answers it unless it is to be forwarded. The listener drops the future of a GET or HEAD whose
+    /// client disconnects; those of other methods run to their end.
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision;
 
-    /// Called once for each request after its answer was sent. The exchange is `None` when there is none: the handler
-    /// panicked, or Pingora gave the request up.
+    /// Called once per request after its response was sent. The exchange is `None` if the handler panicked or was not called.
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>);
 
-    /// The answer to a request that could not be passed on, for this reason.
+    /// The response to a request whose head could not be parsed, for [`Handler::done`] as well.
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest;
+
+    /// The response to a request that could not be forwarded.
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest;
 
-    /// Whether many clients may connect from this address, so that it has no limit of its own.
+    /// Whether many clients share this address, so that no limit per address applies.
     fn is_shared(&self, peer: IpAddr) -> bool;
 
-    /// Called once for each request that was to be passed on, in place of [`Handler::done`].
-    fn passed(&self, pass: &PassThrough, way: &UpstreamResult<'_>, access: &SentResponse<'_>);
+    /// Called once per forwarded request, instead of [`Handler::done`].
+    fn passed(&self, pass: &PassThrough, result: &UpstreamResult<'_>, access: &SentResponse<'_>);
 }

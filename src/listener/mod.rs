@@ -1,43 +1,47 @@
-//! Pingora: sockets, HTTP, and the admin port. The only room that knows it.
+//! Sockets, TLS, HTTP, pass-through upstreams and the admin port. The only room that uses Pingora.
 //!
-//! A connection's way: `sockets` (bound at start) -> `accept` (bounded number) -> `guard` (handshake of `tls`,
-//! time limits, drain) -> `connection` (HTTP/1: first lines as they came, heads kept for what follows) -> Pingora's
-//! HTTP parser -> `proxy` (one request) -> `body` and the [`Handler`] -> the answer. The admin port goes the same way up to
-//! the guard and then to `admin`.
+//! The path of a connection: `sockets` (bound at start) -> `accept` (bounded number) -> `connection_lifecycle` (TLS handshake,
+//! limits of time, drain) -> `connection` (HTTP/1: checks received bytes with `request_tracker`) -> Pingora's HTTP parser ->
+//! `proxy` (one request) -> `request_body` and the [`Handler`] -> `response_writer`, or `forward` for requests that are passed
+//! through. The admin port takes the same path up to `connection_lifecycle` and then `admin`.
 
 mod accept;
 mod admin;
-mod body;
-mod chunks;
+mod admin_response;
+mod chunked_body;
 mod config;
 mod connection;
 mod connection_lifecycle;
+mod connection_phase;
 mod forward;
 mod handler;
-mod intake;
 mod operator;
 mod per_ip_limit;
 mod proxy;
+mod request_body;
 mod request_head;
+mod request_tracker;
+mod response_writer;
 mod server;
 mod sockets;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unreadable_request;
 
 pub use admin::Readiness;
 pub use config::Config;
 pub use config::Limits;
 pub use forward::Authorities;
 pub use forward::Balance;
-pub use forward::Identity;
+pub use forward::HealthCheck;
 pub use forward::PoolConfig;
-pub use forward::Probe;
 pub use forward::Timeouts;
-pub use forward::Trust;
-pub use forward::TrustError;
 pub use forward::Upstream;
 pub use forward::UpstreamAddress;
+pub use forward::UpstreamIdentity;
+pub use forward::UpstreamTlsError;
+pub use forward::UpstreamTrust;
 pub use forward::Upstreams;
 pub use handler::Handler;
 pub use handler::SentResponse;
@@ -58,11 +62,11 @@ pub use tls::ClientCertificates;
 pub use tls::Tls;
 pub use tls::TlsError;
 
-/// Log directives for what Pingora logs of its own accord: every scan of a port and every client that went away as an
-/// error. What matters of it is counted in metrics.
+/// Log directives that silence Pingora, which logs every port scan and every client that disconnects as an error. Metrics
+/// count what matters of it.
 pub const QUIET: &str = "pingora_core=warn,pingora_proxy=off,pingora_core::services::listening=off,pingora_core::protocols=off";
 
-/// The targets of Pingora's log messages, of which a level can be set.
+/// The targets of Pingora's log messages, for which a level can be set.
 pub const LOG_TARGETS: [&str; 4] = [
     "pingora_core",
     "pingora_pool",

@@ -1,8 +1,8 @@
-//! `/operations` on the admin port: what an operator does with stored operations while the gateway runs.
+//! `/operations` on the admin port: lets an operator list, acknowledge and cancel stored operations while the gateway runs.
 //!
-//! Unlike the rest of the port it shows what callers did and changes what is kept, so it wants a token that only those
-//! know who may read the store itself. A page in a browser on the same machine has neither the token nor, without
-//! being asked first (`OPTIONS`, which is refused), a way to send the header it goes in.
+//! Unlike the rest of the port it shows what callers did and changes what is stored, so it requires a token that only accounts
+//! with access to the store can read. A web page in a browser on the same machine has neither the token nor a way to send its
+//! header without a preflight (`OPTIONS`), which is refused.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,47 +19,47 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::listener::admin::made;
+use crate::listener::admin_response::framed_response;
 use crate::model::OperationSeq;
 use crate::model::Showing;
 use crate::model::limits;
 
 const JSON: &str = "application/json";
-/// The header in which `snapgate operations` names the account of the system that runs it.
+/// The header in which `snapgate operations` sends the name of the system account that runs it.
 pub const OPERATOR_NAME: HeaderName = HeaderName::from_static("x-snapgate-operator");
-/// Longest name of an operator.
+/// Bytes in the name of an operator.
 const NAME_BYTES_MAX: usize = 255;
 
-/// Who asks, as far as that is known: the token has been checked.
+/// The caller, whose token has been checked.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorCaller<'a> {
-    /// What the caller says its name is.
+    /// The name that the caller claims.
     pub name: Option<&'a str>,
-    /// Where the connection comes from.
+    /// The remote address of the connection.
     pub address: Option<IpAddr>,
 }
 
-/// Why an operator's wish was not fulfilled, in a sentence.
+/// Why a request of an operator failed, in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
-    /// There is none of that number.
+    /// No operation has this number.
     #[error("{0}")]
     NoSuchOperation(String),
-    /// It is in a phase in which this cannot be done.
+    /// The state of the operation does not allow this.
     #[error("{0}")]
     Conflict(String),
-    /// The store cannot answer at present.
+    /// The store is unavailable.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What operators ask of a running gateway: implemented by the application. Operations are JSON objects.
+/// The interface for operators of a running gateway, implemented by the application. Operations are JSON objects.
 #[async_trait]
 pub trait Operator: fmt::Debug + Send + Sync {
-    /// Whether this is the token of this process. Takes as long for every other text of that length.
+    /// Whether this is the token of this process, compared in constant time.
     fn is_token(&self, token: &[u8]) -> bool;
 
-    /// Operations older than `before`, newest first, 1..=[`limits::PAGE_MAX`] at most.
+    /// Operations older than `before`, newest first; `limit` is 1..=[`limits::PAGE_MAX`].
     async fn list(
         &self,
         showing: Showing,
@@ -70,7 +70,7 @@ pub trait Operator: fmt::Debug + Send + Sync {
     /// One operation.
     async fn show(&self, seq: OperationSeq) -> Result<Value, OperatorError>;
 
-    /// Notes, durably and in the audit trail, that the unknown outcome was looked into; once, however often it is asked.
+    /// Records, durably and in the audit trail, that an operator has examined the unknown outcome. Idempotent.
     async fn acknowledge(
         &self,
         seq: OperationSeq,
@@ -84,21 +84,21 @@ pub trait Operator: fmt::Debug + Send + Sync {
         caller: OperatorCaller<'_>,
     ) -> Result<Value, OperatorError>;
 
-    /// Notes, in the log and the audit trail, that a request came without the token: `missing`, `malformed` or
+    /// Records in the log and the audit trail that a request had no valid token. `reason` is `missing`, `malformed` or
     /// `unknown_token`.
     fn denied(&self, reason: &'static str, client: Option<IpAddr>);
 }
 
-/// What a path names.
-enum UpstreamAddress<'a> {
+/// A path below `/operations`.
+enum OperatorRoute<'a> {
     All,
     One(&'a str),
     Acknowledge(&'a str),
     Cancel(&'a str),
 }
 
-impl<'a> UpstreamAddress<'a> {
-    fn of(path: &'a str) -> Option<Self> {
+impl<'a> OperatorRoute<'a> {
+    fn parse(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/operations")?;
         if rest.is_empty() {
             return Some(Self::All);
@@ -116,7 +116,7 @@ impl<'a> UpstreamAddress<'a> {
         }
     }
 
-    const fn allow(&self) -> &'static str {
+    const fn allowed_method(&self) -> &'static str {
         match self {
             Self::All | Self::One(_) => "GET",
             Self::Acknowledge(_) | Self::Cancel(_) => "POST",
@@ -124,90 +124,111 @@ impl<'a> UpstreamAddress<'a> {
     }
 }
 
-/// Answers what is asked below `/operations`; `None` for every other path.
-pub(super) async fn answer(
+/// Handles a request below `/operations`; `None` for every other path.
+pub(super) async fn handle_request(
     operator: &dyn Operator,
     method: &Method,
     uri: &http::Uri,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
 ) -> Option<Response<Vec<u8>>> {
-    let place = UpstreamAddress::of(uri.path())?;
-    if method.as_str() != place.allow() {
-        let mut refused = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-        let allow = HeaderValue::from_static(place.allow());
+    let route = OperatorRoute::parse(uri.path())?;
+    if method.as_str() != route.allowed_method() {
+        let mut refused = error_response(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+        let allow = HeaderValue::from_static(route.allowed_method());
         refused.headers_mut().insert(header::ALLOW, allow);
         return Some(refused);
     }
+    // After the method, so that the preflight of a browser is refused without a token.
     if let Err(reason) = check_token(operator, headers) {
         operator.denied(reason, peer);
-        let mut refused = refusal(
-            StatusCode::UNAUTHORIZED,
-            "the token of this process is needed: `snapgate operations` reads it from the file beside the store",
-        );
-        let challenge = HeaderValue::from_static("Bearer realm=\"snapgate operations\"");
-        refused
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-        return Some(refused);
+        return Some(unauthorized_response());
     }
-    let done = match place {
-        UpstreamAddress::All => match query(uri.query().unwrap_or_default()) {
-            Ok((showing, before, limit)) => operator
-                .list(showing, before, limit)
-                .await
-                .map(|found| json!({ "operations": found })),
-            Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
-        },
-        UpstreamAddress::One(text)
-        | UpstreamAddress::Acknowledge(text)
-        | UpstreamAddress::Cancel(text) => {
-            let seq = match number("seq", text) {
-                Ok(seq) => seq,
-                Err(why) => return Some(refusal(StatusCode::BAD_REQUEST, &why)),
-            };
-            let name = headers.get(OPERATOR_NAME);
-            let name = name.and_then(|value| value.to_str().ok());
-            let caller = OperatorCaller {
-                name: name.filter(|name| name.len() <= NAME_BYTES_MAX),
-                address: peer,
-            };
-            match place {
-                UpstreamAddress::All | UpstreamAddress::One(_) => operator.show(seq).await,
-                UpstreamAddress::Acknowledge(_) => operator.acknowledge(seq, caller).await,
-                UpstreamAddress::Cancel(_) => operator.cancel(seq, caller).await,
-            }
-        }
+    let caller = OperatorCaller {
+        name: operator_name(headers),
+        address: peer,
     };
+    let done = perform(operator, &route, uri.query().unwrap_or_default(), caller).await;
     Some(match done {
-        Ok(value) => made(
+        Ok(value) => framed_response(
             StatusCode::OK,
             JSON,
             format!("{value}\n").into_bytes(),
             true,
         ),
-        Err(error) => {
-            let status = match error {
-                OperatorError::NoSuchOperation(_) => StatusCode::NOT_FOUND,
-                OperatorError::Conflict(_) => StatusCode::CONFLICT,
-                OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            refusal(status, &error.to_string())
-        }
+        Err((status, cause)) => error_response(status, &cause),
     })
 }
 
-fn refusal(status: StatusCode, why: &str) -> Response<Vec<u8>> {
-    let body = format!("{}\n", json!({ "error": why }));
-    made(status, JSON, body.into_bytes(), true)
+/// Performs the request; a status and a sentence if that fails.
+async fn perform(
+    operator: &dyn Operator,
+    route: &OperatorRoute<'_>,
+    query: &str,
+    caller: OperatorCaller<'_>,
+) -> Result<Value, (StatusCode, String)> {
+    let bad_request = |cause| (StatusCode::BAD_REQUEST, cause);
+    let done = match route {
+        OperatorRoute::All => {
+            let (showing, before, limit) = parse_list_query(query).map_err(bad_request)?;
+            operator
+                .list(showing, before, limit)
+                .await
+                .map(|operations| json!({ "operations": operations }))
+        }
+        OperatorRoute::One(seq) => {
+            operator
+                .show(parse_seq("seq", seq).map_err(bad_request)?)
+                .await
+        }
+        OperatorRoute::Acknowledge(seq) => {
+            let seq = parse_seq("seq", seq).map_err(bad_request)?;
+            operator.acknowledge(seq, caller).await
+        }
+        OperatorRoute::Cancel(seq) => {
+            let seq = parse_seq("seq", seq).map_err(bad_request)?;
+            operator.cancel(seq, caller).await
+        }
+    };
+    done.map_err(|error| {
+        let status = match error {
+            OperatorError::NoSuchOperation(_) => StatusCode::NOT_FOUND,
+            OperatorError::Conflict(_) => StatusCode::CONFLICT,
+            OperatorError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, error.to_string())
+    })
 }
 
-/// Why the request may not be answered.
+/// The name that the caller claims, if it is not too long.
+fn operator_name(headers: &HeaderMap) -> Option<&str> {
+    let name = headers.get(OPERATOR_NAME)?.to_str().ok()?;
+    Some(name).filter(|name| name.len() <= NAME_BYTES_MAX)
+}
+
+fn unauthorized_response() -> Response<Vec<u8>> {
+    let mut refused = error_response(
+        StatusCode::UNAUTHORIZED,
+        "operator token required: `snapgate operations` reads it from the file beside the store",
+    );
+    let challenge = HeaderValue::from_static("Bearer realm=\"snapgate operations\"");
+    refused
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    refused
+}
+
+fn error_response(status: StatusCode, why: &str) -> Response<Vec<u8>> {
+    let body = format!("{}\n", json!({ "error": why }));
+    framed_response(status, JSON, body.into_bytes(), true)
+}
+
+/// Checks the token; the reason if it is not valid.
 fn check_token(operator: &dyn Operator, headers: &HeaderMap) -> Result<(), &'static str> {
     if !headers.contains_key(header::AUTHORIZATION) {
         return Err("missing");
     }
-    let token = bearer(headers).ok_or("malformed")?;
+    let token = bearer_token(headers).ok_or("malformed")?;
     if operator.is_token(token) {
         Ok(())
     } else {
@@ -216,33 +237,35 @@ fn check_token(operator: &dyn Operator, headers: &HeaderMap) -> Result<(), &'sta
 }
 
 /// The token of the one `Authorization` header.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// `state`, `before` and `limit`; a sentence that names what is wrong.
-fn query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
+/// Parses `state`, `before` and `limit`; a sentence that names the invalid one.
+fn parse_list_query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
     let (mut showing, mut before, mut limit) = (Showing::All, None, limits::PAGE);
     for pair in text.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value).decode_utf8_lossy();
         match name {
             "state" => {
-                showing = Showing::parse(&value)
-                    .ok_or_else(|| "state is unknown, unfinished or all".to_owned())?;
+                showing = Showing::parse(&value).ok_or_else(|| {
+                    "invalid state (expected unknown, unfinished or all)".to_owned()
+                })?;
             }
-            "before" => before = Some(number("before", &value)?),
+            "before" => before = Some(parse_seq("before", &value)?),
             "limit" => {
                 let range = 1..=limits::PAGE_MAX;
                 let read = value.parse().ok().filter(|value| range.contains(value));
-                limit = read.ok_or_else(|| format!("limit is 1 to {}", limits::PAGE_MAX))?;
+                limit = read
+                    .ok_or_else(|| format!("invalid limit (expected 1 to {})", limits::PAGE_MAX))?;
             }
             _ => {
                 return Err(format!(
-                    "there is no parameter {name:?}: state, before, limit"
+                    "unknown parameter {name:?} (expected state, before or limit)"
                 ));
             }
         }
@@ -250,20 +273,20 @@ fn query(text: &str) -> Result<(Showing, Option<OperationSeq>, u16), String> {
     Ok((showing, before, limit))
 }
 
-fn number(name: &str, text: &str) -> Result<OperationSeq, String> {
+fn parse_seq(name: &str, text: &str) -> Result<OperationSeq, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let read = text.parse().ok().filter(|_| digits);
     read.and_then(OperationSeq::new)
-        .ok_or_else(|| format!("{name} is not the number of an operation: {text:?}"))
+        .ok_or_else(|| format!("invalid {name} {text:?} (expected an operation number)"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::*;
 
-    /// Says what it was asked.
+    /// Echoes what it was asked.
     #[derive(Debug, Default)]
     struct Echo(Mutex<Option<OperatorError>>, Mutex<Vec<&'static str>>);
 
@@ -271,7 +294,7 @@ mod tests {
 
     impl Echo {
         fn says(&self, text: String) -> Result<Value, OperatorError> {
-            let fails = self.0.lock().unwrap().clone();
+            let fails = self.0.lock().clone();
             fails.map_or(Ok(Value::String(text)), Err)
         }
     }
@@ -304,7 +327,7 @@ mod tests {
         }
         fn denied(&self, reason: &'static str, client: Option<IpAddr>) {
             assert_eq!(client, Some(PEER), "where it comes from");
-            self.1.lock().unwrap().push(reason);
+            self.1.lock().push(reason);
         }
         async fn cancel(
             &self,
@@ -322,13 +345,13 @@ mod tests {
             headers.append(header::AUTHORIZATION, value.parse().unwrap());
         }
         let (method, uri) = (method.parse().unwrap(), uri.parse().unwrap());
-        let found = answer(echo, &method, &uri, &headers, Some(PEER)).await?;
+        let found = handle_request(echo, &method, &uri, &headers, Some(PEER)).await?;
         let body = String::from_utf8(found.body().clone()).unwrap();
         Some((found.status().as_u16(), body.trim_end().to_owned()))
     }
 
     #[tokio::test]
-    async fn wishes_are_read_and_bad_ones_named() {
+    async fn requests_are_parsed_and_invalid_ones_named() {
         let echo = Echo::default();
         let rows = [
             ("GET /operations", 200, r#"{"operations":["All None 100"]}"#),
@@ -375,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_told_or_done_without_the_token() {
+    async fn nothing_is_shown_or_done_without_the_token() {
         let echo = Echo::default();
         for (token, reason) in [
             ("", "missing"),
@@ -393,14 +416,14 @@ mod tests {
             ] {
                 let (status, body) = ask(&echo, line, token).await.unwrap();
                 assert_eq!(status, 401, "{line} with {token:?}: {body}");
-                let noted = echo.1.lock().unwrap().pop();
+                let noted = echo.1.lock().pop();
                 assert_eq!(noted, Some(reason), "{line} with {token:?}: noted");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_cannot_be_done_is_told_with_its_status() {
+    async fn failures_have_their_status() {
         let rows = [
             (OperatorError::NoSuchOperation("none".to_owned()), 404),
             (OperatorError::Conflict("known".to_owned()), 409),

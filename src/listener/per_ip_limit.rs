@@ -1,79 +1,77 @@
-//! How many connections each client has: no address may take all the places there are.
+//! Limits the connections of each client address, so that one client cannot use up all connections.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+
+use parking_lot::Mutex;
 
 use crate::listener::handler::Handler;
 
-/// The part of an IPv6 address that one site or machine gets, and chooses the rest of.
+/// The network part of an IPv6 address. One site can use any address of its network.
 const SITE_BITS: u32 = 64;
 
-/// The connections of each client address. Holds no more addresses than there are connections.
+/// Counts the connections of each client address. Holds at most as many addresses as there are connections.
 #[derive(Debug)]
-pub(super) struct ConnectionsPerAddress {
-    most: NonZeroUsize,
+pub(super) struct PerIpLimit {
+    connections_max: NonZeroUsize,
     handler: Arc<dyn Handler>,
     open: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
-/// One connection of an address, until dropped.
+/// Counts one connection of an address until dropped.
 #[derive(Debug)]
-pub(super) struct Member {
-    crowd: Arc<ConnectionsPerAddress>,
+pub(super) struct ConnectionSlot {
+    limit: Arc<PerIpLimit>,
     client: IpAddr,
 }
 
-/// The address has as many connections as it may have.
+/// The address already has as many connections as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyConnections;
 
-impl ConnectionsPerAddress {
-    /// So many connections for each address that the handler does not know to be shared; `None` for any number.
-    pub(super) fn new(most: usize, handler: Arc<dyn Handler>) -> Option<Arc<Self>> {
-        let most = NonZeroUsize::new(most)?;
+impl PerIpLimit {
+    /// A limit for each address that the handler does not report as shared; `None` for 0, which means no limit.
+    pub(super) fn new(connections_max: usize, handler: Arc<dyn Handler>) -> Option<Arc<Self>> {
+        let connections_max = NonZeroUsize::new(connections_max)?;
         Some(Arc::new(Self {
-            most,
+            connections_max,
             handler,
             open: Mutex::default(),
         }))
     }
 
-    /// One more connection from this address. Connections of shared addresses count, too: what is shared changes with the
-    /// configuration.
+    /// Counts one more connection of this address. Those of shared addresses count too, because a reload can change which
+    /// addresses are shared.
     ///
     /// # Errors
-    /// [`TooManyConnections`]; nothing is counted then.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Result<Member, TooManyConnections> {
+    /// [`TooManyConnections`]; nothing is counted.
+    pub(super) fn take_slot(
+        self: &Arc<Self>,
+        peer: IpAddr,
+    ) -> Result<ConnectionSlot, TooManyConnections> {
+        // Asked before the lock is taken, which is held for a moment only.
         let shared = self.handler.is_shared(peer);
-        let client = client(peer);
-        let mut open = self.lock();
+        let client = limit_key(peer);
+        let mut open = self.open.lock();
         let count = open.entry(client).or_default();
-        if *count >= self.most.get() && !shared {
+        if *count >= self.connections_max.get() && !shared {
             return Err(TooManyConnections);
         }
         *count = count.saturating_add(1);
         drop(open);
-        Ok(Member {
-            crowd: Arc::clone(self),
+        Ok(ConnectionSlot {
+            limit: Arc::clone(self),
             client,
         })
     }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        // A count is changed in one step: what another thread left is whole.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Drop for Member {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.crowd.lock();
+        let mut open = self.limit.open.lock();
         if let Some(count) = open.get_mut(&self.client) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -83,10 +81,12 @@ impl Drop for Member {
     }
 }
 
-/// What counts as one client: an IPv4 address, or the network of an IPv6 address.
-fn client(peer: IpAddr) -> IpAddr {
+/// The address that stands for a client: its IPv4 address, or the network of its IPv6 address.
+fn limit_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
-        IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() >> SITE_BITS << SITE_BITS).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() >> SITE_BITS << SITE_BITS).into()
+        }
         address @ IpAddr::V4(_) => address,
     }
 }
@@ -96,8 +96,8 @@ mod tests {
     use super::*;
     use crate::listener::tests::Script;
 
-    fn crowd(most: usize) -> Arc<ConnectionsPerAddress> {
-        ConnectionsPerAddress::new(most, Arc::new(Script::default())).unwrap()
+    fn per_ip_limit(connections_max: usize) -> Arc<PerIpLimit> {
+        PerIpLimit::new(connections_max, Arc::new(Script::default())).unwrap()
     }
 
     fn address(text: &str) -> IpAddr {
@@ -106,16 +106,20 @@ mod tests {
 
     #[test]
     fn each_client_has_so_many_and_gets_them_back() {
-        let crowd = crowd(2);
+        let per_ip_limit = per_ip_limit(2);
         let one = address("192.0.2.1");
-        let first = crowd.enter(one).unwrap();
-        let _second = crowd.enter(one).unwrap();
-        assert_eq!(crowd.enter(one).err(), Some(TooManyConnections), "no third");
-        let _other = crowd.enter(address("192.0.2.2")).unwrap();
-        drop(first);
-        let _third = crowd.enter(one).unwrap();
+        let first = per_ip_limit.take_slot(one).unwrap();
+        let _second = per_ip_limit.take_slot(one).unwrap();
         assert_eq!(
-            crowd.enter(one).err(),
+            per_ip_limit.take_slot(one).err(),
+            Some(TooManyConnections),
+            "no third"
+        );
+        let _other = per_ip_limit.take_slot(address("192.0.2.2")).unwrap();
+        drop(first);
+        let _third = per_ip_limit.take_slot(one).unwrap();
+        assert_eq!(
+            per_ip_limit.take_slot(one).err(),
             Some(TooManyConnections),
             "again two"
         );
@@ -123,18 +127,18 @@ mod tests {
 
     #[test]
     fn refused_connections_leave_nothing_behind() {
-        let crowd = crowd(1);
+        let per_ip_limit = per_ip_limit(1);
         let one = address("192.0.2.1");
-        let only = crowd.enter(one).unwrap();
+        let only = per_ip_limit.take_slot(one).unwrap();
         for _ in 0..100 {
             assert_eq!(
-                crowd.enter(one).err(),
+                per_ip_limit.take_slot(one).err(),
                 Some(TooManyConnections),
                 "one is there"
             );
         }
         drop(only);
-        assert!(crowd.lock().is_empty(), "nothing is remembered");
+        assert!(per_ip_limit.open.lock().is_empty(), "nothing is remembered");
     }
 
     #[test]
@@ -147,22 +151,28 @@ mod tests {
             ("another", "2001:db8:1:3::9", "2001:db8:1:3::"),
         ];
         for (name, peer, expected) in rows {
-            assert_eq!(client(address(peer)), address(expected), "{name}");
+            assert_eq!(limit_key(address(peer)), address(expected), "{name}");
         }
     }
 
     #[test]
     fn shared_addresses_have_any_number() {
-        let crowd = crowd(1);
+        let per_ip_limit = per_ip_limit(1);
         // The one that the script knows to be shared.
         let proxy = address("127.0.0.1");
-        let all: Vec<Member> = (0..10).map(|_| crowd.enter(proxy).unwrap()).collect();
-        assert_eq!(crowd.lock().get(&proxy), Some(&all.len()), "counted");
+        let all: Vec<ConnectionSlot> = (0..10)
+            .map(|_| per_ip_limit.take_slot(proxy).unwrap())
+            .collect();
+        assert_eq!(
+            per_ip_limit.open.lock().get(&proxy),
+            Some(&all.len()),
+            "counted"
+        );
     }
 
     #[test]
     fn none_counts_where_any_number_is_allowed() {
         let handler: Arc<dyn Handler> = Arc::new(Script::default());
-        assert!(ConnectionsPerAddress::new(0, handler).is_none(), "no limit");
+        assert!(PerIpLimit::new(0, handler).is_none(), "no limit");
     }
 }

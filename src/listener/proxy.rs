@@ -1,4 +1,4 @@
-//! Each request of the API port: handed to the handler, and its answer written, within limits.
+//! Handles each request of the API port: calls the handler, and writes its response or forwards the request to an upstream.
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -26,92 +26,83 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::Mutex;
 
-use crate::gate::BodyStream;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::RequestHead;
 use crate::listener::Limits;
-use crate::listener::body;
-use crate::listener::body::Pace;
-use crate::listener::body::SessionBody;
-use crate::listener::connection_lifecycle;
-use crate::listener::connection_lifecycle::OneOfMany;
-use crate::listener::forward::Around;
-use crate::listener::forward::Carry;
-use crate::listener::forward::Direct;
+use crate::listener::connection_phase;
+use crate::listener::connection_phase::StreamInFlight;
+use crate::listener::forward::FastPath;
+use crate::listener::forward::ForwardContext;
+use crate::listener::forward::ForwardedRequest;
 use crate::listener::forward::Upstreams;
-use crate::listener::forward::is_plain;
+use crate::listener::forward::is_fast_path_request;
 use crate::listener::handler::Handler;
 use crate::listener::handler::LOGGED_BYTES_MAX;
 use crate::listener::handler::SentResponse;
-use crate::listener::request_head::Head;
-use crate::listener::request_head::framing_of;
-use crate::listener::request_head::head_of;
+use crate::listener::request_body;
+use crate::listener::request_body::BodyPace;
+use crate::listener::request_body::SessionBody;
+use crate::listener::request_head::SentHead;
+use crate::listener::request_head::body_framing;
+use crate::listener::request_head::read_request_head;
+use crate::listener::request_head::trim_field_values;
+use crate::listener::response_writer::ResponseWriter;
+use crate::listener::response_writer::plain_response;
+use crate::listener::response_writer::status_of_error;
 use crate::listener::tls::NoLongerValid;
-use crate::listener::tls::Peer;
+use crate::listener::tls::TlsPeer;
+use crate::listener::tls::tls_peer;
 use crate::model::CertificateName;
 use crate::model::Timestamp;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::telemetry::Metrics;
 
-/// Largest piece of an answer that one write timeout is for.
-const WRITE_BYTES: usize = 64 * 1024;
-
-/// Answers every request by the handler.
+/// The Pingora application of the API port.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct ApiProxy {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) upstreams: Arc<Upstreams>,
-    pub(super) direct: Direct,
+    pub(super) fast_path: FastPath,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
-    /// Connections end with their answer.
+    /// Connections end with their next response.
     pub(super) leaving: Stop,
 }
 
-/// One request on its way.
+/// The state of one request.
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct RequestContext {
     began: Instant,
     exchange: Option<HandledRequest>,
-    carry: Option<Carry>,
-    told: bool,
-    /// The request target as it was sent.
+    forwarded: Option<ForwardedRequest>,
+    /// Whether the outcome has been reported to the handler.
+    is_reported: bool,
+    /// The request target as sent.
     target: Vec<u8>,
-    /// Present for HTTP/2: the connection is busy as long as it is there.
-    one_of_many: Option<OneOfMany>,
+    /// Present for HTTP/2: keeps the connection busy until dropped.
+    stream_in_flight: Option<StreamInFlight>,
 }
 
-/// The answer could not be written to its end.
-#[derive(Debug, thiserror::Error)]
-enum WriteError {
-    #[error("the client takes the answer too slowly")]
-    TooSlow,
-    #[error("the client is gone")]
-    Broken(#[from] Box<Error>),
-    #[error("the code that makes the answer panicked")]
-    Panic,
-}
-
-/// Why the handler decided nothing.
+/// Why the handler made no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Undecided {
     Panicked,
-    /// The client waits for no answer any more.
-    ClientGone,
+    /// The client has disconnected.
+    Disconnected,
 }
 
-impl Proxy {
-    /// Calls the handler. Reads end when the client has gone away; changes run to their end.
-    async fn answer(
+impl ApiProxy {
+    /// Calls the handler. A read ends when the client disconnects; a change always runs to its end.
+    async fn call_handler(
         &self,
-        head: &Head,
+        head: &SentHead,
         peer: Option<IpAddr>,
         certificate: &[CertificateName],
         session: &mut ServerSession,
-    ) -> Result<Decision, Undecided> {
+    ) -> Result<GateDecision, Undecided> {
         let parts = RequestHead {
             method: &head.method,
             target: &head.target,
@@ -122,143 +113,93 @@ impl Proxy {
         };
         let received = AtomicBool::new(session.is_body_empty());
         let session = Mutex::new(session);
-        let pace = Pace::of(&self.limits);
+        let pace = BodyPace::from_limits(&self.limits);
         let mut body = SessionBody::new(&session, pace, &*self.clock, &received);
         let handled = self.handler.handle(parts, &mut body);
-        // Nothing of the request is used after a panic but its head, which the handler cannot change.
+        // Unwind safe: after a panic only the request head is used, which the handler cannot change.
         let handled = std::panic::AssertUnwindSafe(handled).catch_unwind();
         let is_read = head.method == Method::GET || head.method == Method::HEAD;
+        // Biased: a response that is ready is sent, even if the client has just closed its write side.
         let handled = tokio::select! {
             biased;
             handled = handled => handled,
-            () = body::gone(&session, &received), if is_read => return Err(Undecided::ClientGone),
+            () = request_body::wait_for_disconnect(&session, &received), if is_read => return Err(Undecided::Disconnected),
         };
         if let Ok(decision) = handled {
             return Ok(decision);
         }
-        self.metrics.panic("listener");
-        tracing::error!("panic while a request was handled");
+        self.metrics.process.record_panic("listener");
+        tracing::error!("panic while handling a request");
         Err(Undecided::Panicked)
     }
 
-    /// Sends the answer and, when the connection ends with it, sees to it that the client can read it.
-    async fn reply(
-        &self,
-        session: &mut ServerSession,
-        exchange: Option<&mut HandledRequest>,
-        pieces: Option<Box<dyn BodyStream>>,
-    ) -> bool {
-        let close = exchange.as_ref().is_none_or(|exchange| exchange.close) || self.is_last();
-        let (mut header, body) = match exchange {
-            // What is told of it afterwards is beside the answer itself.
-            Some(exchange) => response(
-                std::mem::take(&mut exchange.response),
-                session.req_header().method == Method::HEAD,
-            ),
-            None => plain(StatusCode::INTERNAL_SERVER_ERROR),
-        };
-        if pieces.is_some() {
-            header = unended(header, session);
-        }
-        if close {
-            session.set_keepalive(None);
-        }
-        let written = match pieces {
-            Some(pieces) => self.stream(session, header, pieces).await,
-            None => self.write(session, header, body).await,
-        };
-        match written {
-            Ok(()) => true,
-            Err(error) => {
-                session.set_keepalive(None);
-                tracing::debug!(%error, "answer not delivered");
-                false
-            }
-        }
-    }
-
-    /// Whether the connection takes no other request after this one.
+    /// Whether the connection ends after this request.
     fn is_last(&self) -> bool {
         self.leaving.is_given()
-            || connection_lifecycle::is_overread()
-            || connection_lifecycle::is_malformed()
+            || connection_phase::is_overread()
+            || connection_phase::is_body_malformed()
     }
 
-    async fn write(
+    fn writer(&self) -> ResponseWriter<'_> {
+        ResponseWriter {
+            write_timeout: self.limits.write_timeout,
+            metrics: &self.metrics,
+        }
+    }
+
+    /// Writes the response of the gateway, reports it, and lets the client read it before the connection closes.
+    async fn respond(
         &self,
         session: &mut ServerSession,
-        header: ResponseHeader,
-        mut body: Bytes,
-    ) -> Result<(), WriteError> {
-        self.in_time(session.write_response_header(Box::new(header)))
-            .await?;
-        loop {
-            let part = body.split_to(body.len().min(WRITE_BYTES));
-            let last = body.is_empty();
-            self.in_time(session.write_response_body(part, last))
-                .await?;
-            if last {
-                return Ok(());
-            }
+        context: &mut RequestContext,
+    ) -> pingora::Result<()> {
+        let pieces = context
+            .exchange
+            .as_mut()
+            .and_then(|exchange| exchange.pieces.take());
+        let is_streamed = pieces.is_some();
+        let close = self.is_last()
+            || context
+                .exchange
+                .as_ref()
+                .is_none_or(|exchange| exchange.close);
+        let delivered = self
+            .writer()
+            .write_exchange(session, context.exchange.as_mut(), pieces, close)
+            .await;
+        self.report(session, context, delivered);
+        if is_streamed && !delivered {
+            // Without an error Pingora would properly end the truncated body.
+            return Err(
+                Error::explain(ErrorType::WriteError, "the response was truncated").into_down(),
+            );
         }
+        // HTTP/2 resets the stream instead, without ending the connection.
+        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
+            request_body::discard_body(session).await;
+        }
+        Ok(())
     }
 
-    /// Sends pieces as they come to be, until there are no more or the client is gone.
-    async fn stream(
-        &self,
-        session: &mut ServerSession,
-        header: ResponseHeader,
-        mut pieces: Box<dyn BodyStream>,
-    ) -> Result<(), WriteError> {
-        self.in_time(session.write_response_header(Box::new(header)))
-            .await?;
-        loop {
-            let next = std::panic::AssertUnwindSafe(pieces.next()).catch_unwind();
-            let Ok(piece) = next.await else {
-                self.metrics.panic("listener");
-                tracing::error!("panic while an answer was made");
-                return Err(WriteError::Panic);
-            };
-            let last = piece.is_none();
-            let part = piece.unwrap_or_default();
-            self.in_time(session.write_response_body(part, last))
-                .await?;
-            if last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// One write, as long as that may take.
-    async fn in_time(
-        &self,
-        write: impl Future<Output = pingora::Result<()>>,
-    ) -> Result<(), WriteError> {
-        match tokio::time::timeout(self.limits.write_timeout, write).await {
-            Ok(written) => Ok(written?),
-            Err(_) => Err(WriteError::TooSlow),
-        }
-    }
-
-    /// Tells the handler what became of the request, once.
-    fn tell(&self, session: &ServerSession, context: &mut Context, delivered: bool) {
-        if std::mem::replace(&mut context.told, true) {
+    /// Reports the outcome of the request to the handler, once.
+    fn report(&self, session: &ServerSession, context: &mut RequestContext, delivered: bool) {
+        if std::mem::replace(&mut context.is_reported, true) {
             return;
         }
         let head = session.req_header();
         let access = SentResponse {
             method: &head.method,
-            target: bounded(&context.target),
+            target: truncate_for_log(&context.target),
             version: head.version,
             user_agent: head
                 .headers
                 .get(header::USER_AGENT)
-                .map(|user_agent| bounded(user_agent.as_bytes())),
-            peer: peer(session),
+                .map(|user_agent| truncate_for_log(user_agent.as_bytes())),
+            peer: peer_address(session),
             status: session
                 .response_written()
                 .map(|response_written| response_written.status.as_u16())
-                .filter(|it| *it >= 200 || *it == 101),
+                .filter(|status| *status >= 200 || *status == 101),
             bytes: session.body_bytes_sent(),
             took: self
                 .clock
@@ -266,50 +207,54 @@ impl Proxy {
                 .saturating_duration_since(context.began),
             delivered,
         };
-        match &context.carry {
-            Some(carry) => self.handler.passed(&carry.pass, &carry.way(), &access),
+        match &context.forwarded {
+            Some(forwarded) => {
+                let result = forwarded.upstream_result();
+                self.handler.passed(&forwarded.pass, &result, &access);
+            }
             None => self.handler.done(context.exchange.as_ref(), &access),
         }
     }
 }
 
 #[async_trait]
-impl ProxyHttp for Proxy {
-    type CTX = Context;
+impl ProxyHttp for ApiProxy {
+    type CTX = RequestContext;
 
-    /// None: there is nothing to compress, and what is there by default costs something even when it does nothing.
+    /// None: nothing is compressed, and the default modules cost time even when they do nothing.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// Pingora calls this once the head of the request is complete.
-    fn new_ctx(&self) -> Context {
-        connection_lifecycle::request_began();
-        Context {
+    /// Called by Pingora once the request head is complete.
+    fn new_ctx(&self) -> RequestContext {
+        connection_phase::mark_request_begun();
+        RequestContext {
             began: self.clock.instant(),
             exchange: None,
-            carry: None,
-            told: false,
+            forwarded: None,
+            is_reported: false,
             target: Vec::new(),
-            one_of_many: None,
+            stream_in_flight: None,
         }
     }
 
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         if let Some(session) = session.as_downstream().as_http1() {
-            let framing = framing_of(&session.req_header().headers);
-            connection_lifecycle::head_ended(&session.get_headers_raw_bytes(), framing);
+            let framing = body_framing(&session.req_header().headers);
+            connection_phase::record_request_head(&session.get_headers_raw_bytes(), framing);
         }
         if session.req_header().version < http::Version::HTTP_11 {
-            // HTTP/1.0 knows no interim answers.
+            // HTTP/1.0 has no interim responses.
             session.set_ignore_info_resp(true);
         }
         if session.is_http2() {
-            context.one_of_many = encrypted(session).map(|it| it.phases.request());
+            trim_field_values(session.req_header_mut())?;
+            context.stream_in_flight = tls_peer_of(session).map(|peer| peer.phases.begin_stream());
         }
-        // Pingora has turned keep-alive off where the framing is doubtful or the client cannot do it: never turn it on again.
+        // Pingora turns keep-alive off if the framing is doubtful or the client does not support it: never turn it on again.
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(keepalive_seconds(&self.limits)));
         }
@@ -317,7 +262,7 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(self.limits.body_timeout));
         session.set_write_timeout(Some(self.limits.write_timeout));
         session.set_total_drain_timeout(Some(self.limits.body_timeout));
-        // A client that closed its side a while ago wants no answer (see `connection.rs`).
+        // A client that closed its write side a while ago waits for no response (see `connection.rs`).
         session.set_abort_on_close(true);
         Ok(())
     }
@@ -325,78 +270,65 @@ impl ProxyHttp for Proxy {
     async fn request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<bool> {
         let session = session.as_downstream_mut();
-        let head = head_of(session)?;
-        let peer = peer(session);
-        let certificate = certificate(session, self.clock.now()).map_err(|error| {
+        let head = read_request_head(session)?;
+        let peer = peer_address(session);
+        let certificate = client_certificate(session, self.clock.now()).map_err(|error| {
             let unauthorized = ErrorType::HTTPStatus(StatusCode::UNAUTHORIZED.as_u16());
             Error::explain(unauthorized, error.to_string()).into_down()
         })?;
-        let answered = self.answer(&head, peer, &certificate, session).await;
+        let answered = self.call_handler(&head, peer, &certificate, session).await;
         context.target = head.target;
         match answered {
-            Ok(Decision::Answer(exchange)) => context.exchange = Some(exchange),
-            Ok(Decision::PassThrough(pass)) => {
-                let is_plain = is_plain(session, pass.upgrade);
-                let carry = context.carry.insert(Carry::new(pass));
-                if is_plain {
-                    let around = Around {
+            Ok(GateDecision::Answer(exchange)) => context.exchange = Some(exchange),
+            Ok(GateDecision::PassThrough(pass)) => {
+                let is_fast_path_request = is_fast_path_request(session, pass.upgrade);
+                let forwarded = context.forwarded.insert(ForwardedRequest::new(pass));
+                if is_fast_path_request {
+                    let forward = ForwardContext {
                         session,
                         upstreams: &self.upstreams,
-                        direct: &self.direct,
+                        fast_path: &self.fast_path,
                         clock: &*self.clock,
                         leaving: &self.leaving,
                     };
-                    // Boxed: answers of our own need not carry its room.
-                    Box::pin(carry.ask(around)).await?;
+                    // Boxed, so that responses of the gateway's own do not reserve room for it.
+                    Box::pin(forwarded.forward_directly(forward)).await?;
                     return Ok(true);
                 }
-                if carry.pass.upgrade {
-                    connection_lifecycle::open();
+                if forwarded.pass.upgrade {
+                    connection_phase::stop_checking();
                 }
-                session.set_read_timeout(Some(carry.patience(&self.upstreams)));
+                session.set_read_timeout(Some(forwarded.read_timeout(&self.upstreams)));
                 return Ok(false);
             }
-            Err(Undecided::ClientGone) => {
-                self.tell(session, context, false);
-                let error = Error::explain(ErrorType::ConnectionClosed, "the client is gone");
+            Err(Undecided::Disconnected) => {
+                self.report(session, context, false);
+                let error =
+                    Error::explain(ErrorType::ConnectionClosed, "the client has disconnected");
                 return Err(error.into_down());
             }
             Err(Undecided::Panicked) => {}
         }
-        let pieces = context
-            .exchange
-            .as_mut()
-            .and_then(|exchange| exchange.pieces.take());
-        let unended = pieces.is_some();
-        let delivered = self.reply(session, context.exchange.as_mut(), pieces).await;
-        self.tell(session, context, delivered);
-        if unended && !delivered {
-            // Pingora would put a proper end to what broke off.
-            return Err(Error::explain(ErrorType::WriteError, "the answer broke off").into_down());
-        }
-        // HTTP/2 tells the client to send no more, without ending the connection.
-        if delivered && session.get_keepalive().is_none() && !session.is_http2() {
-            body::discard(session).await;
-        }
+        self.respond(session, context).await?;
         Ok(true)
     }
 
-    /// Only requests that are passed on come this far, here and in all that follows.
+    /// Called only for requests that are forwarded, like all methods below.
     async fn upstream_peer(
         &self,
         _: &mut Session,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<Box<HttpPeer>> {
         let now = self.clock.instant();
-        match &mut context.carry {
-            Some(carry) => {
-                carry.choose(&self.upstreams, now)?;
-                Ok(Box::new(carry.peer()?))
+        match &mut context.forwarded {
+            Some(forwarded) => {
+                forwarded.choose_upstream(&self.upstreams, now)?;
+                Ok(Box::new(forwarded.build_peer()?))
             }
-            None => Error::e_explain(ErrorType::HTTPStatus(404), "not to be passed on"),
+            None => Error::e_explain(ErrorType::HTTPStatus(404), "not a forwarded request"),
         }
     }
 
@@ -407,10 +339,10 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         _: RawFd,
         digest: Option<&Digest>,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
-        context.carry.as_ref().map_or(Ok(()), |it| {
-            it.connected(digest.and_then(|digest| digest.ssl_digest.as_deref()))
+        context.forwarded.as_ref().map_or(Ok(()), |forwarded| {
+            forwarded.check_connection(digest.and_then(|digest| digest.ssl_digest.as_deref()))
         })
     }
 
@@ -418,12 +350,11 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
-        context
-            .carry
-            .as_ref()
-            .map_or(Ok(()), |it| it.rewrite(session.as_downstream(), request))
+        context.forwarded.as_ref().map_or(Ok(()), |forwarded| {
+            forwarded.rewrite_head(session.as_downstream(), request)
+        })
     }
 
     async fn request_body_filter(
@@ -431,28 +362,27 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         let now = self.clock.instant();
         let upgraded = session.was_upgraded();
-        context
-            .carry
-            .as_mut()
-            .map_or(Ok(()), |it| it.count(body, end, upgraded, now))
+        context.forwarded.as_mut().map_or(Ok(()), |forwarded| {
+            forwarded.count_body(body, end, upgraded, now)
+        })
     }
 
     async fn response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> pingora::Result<()> {
         if self.is_last() {
             session.set_keepalive(None);
         }
         let now = self.clock.instant();
-        context.carry.as_mut().map_or(Ok(()), |it| {
-            it.answered(session.as_downstream_mut(), response, now)
+        context.forwarded.as_mut().map_or(Ok(()), |forwarded| {
+            forwarded.rewrite_response(session.as_downstream_mut(), response, now)
         })
     }
 
@@ -460,11 +390,11 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         _: &HttpPeer,
-        context: &mut Context,
+        context: &mut RequestContext,
         error: Box<Error>,
     ) -> Box<Error> {
-        match &mut context.carry {
-            Some(carry) => carry.failed(session.as_downstream(), error),
+        match &mut context.forwarded {
+            Some(forwarded) => forwarded.handle_failure(session.as_downstream(), error),
             None => error,
         }
     }
@@ -474,11 +404,11 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut Context,
+        context: &mut RequestContext,
         _: bool,
     ) -> Box<Error> {
-        match &mut context.carry {
-            Some(carry) => carry.failed(session.as_downstream(), error),
+        match &mut context.forwarded {
+            Some(forwarded) => forwarded.handle_failure(session.as_downstream(), error),
             None => error,
         }
     }
@@ -487,21 +417,26 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut Context,
+        context: &mut RequestContext,
     ) -> FailToProxy {
-        if let Some(carry) = &mut context.carry {
+        if let Some(forwarded) = &mut context.forwarded {
             let written = session.response_written();
             let sent = written
                 .map(|written| written.status.as_u16())
-                .filter(|it| *it >= 200);
-            let code = carry.code(error).filter(|_| sent.is_none());
+                .filter(|status| *status >= 200);
+            let code = forwarded.refusal_code(error).filter(|_| sent.is_none());
             let mut error_code = sent.unwrap_or(0);
             if let Some(code) = code {
-                let mut exchange = self.handler.failed(&carry.pass, code);
+                let mut exchange = self.handler.failed(&forwarded.pass, code);
                 error_code = exchange.response.status().as_u16();
                 let session = session.as_downstream_mut();
-                if self.reply(session, Some(&mut exchange), None).await {
-                    body::discard(session).await;
+                let close = exchange.close || self.is_last();
+                let writer = self.writer();
+                if writer
+                    .write_exchange(session, Some(&mut exchange), None, close)
+                    .await
+                {
+                    request_body::discard_body(session).await;
                 }
             }
             return FailToProxy {
@@ -509,162 +444,73 @@ impl ProxyHttp for Proxy {
                 can_reuse_downstream: false,
             };
         }
-        let status = status_of(error);
+        let status = status_of_error(error);
         if let (Some(status), None) = (status, session.response_written()) {
-            let (header, body) = plain(status);
+            let (header, body) = plain_response(status);
             let sent = session
                 .as_downstream_mut()
                 .write_error_response(header, body)
                 .await;
             if let Err(error) = sent {
-                tracing::debug!(%error, "error answer not delivered");
+                tracing::debug!(%error, "error response not delivered");
             }
         }
         FailToProxy {
-            error_code: status.map_or(0, |it| it.as_u16()),
+            error_code: status.map_or(0, |status| status.as_u16()),
             can_reuse_downstream: false,
         }
     }
 
-    /// What clients do wrong is no error of ours.
-    fn suppress_error_log(&self, _: &Session, _: &Context, error: &Error) -> bool {
+    /// Errors of clients are not logged as errors of the gateway.
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, error: &Error) -> bool {
         *error.esource() == ErrorSource::Downstream
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
-        self.tell(session.as_downstream(), context, error.is_none());
-        connection_lifecycle::request_ended();
+    async fn logging(
+        &self,
+        session: &mut Session,
+        error: Option<&Error>,
+        context: &mut RequestContext,
+    ) {
+        self.report(session.as_downstream(), context, error.is_none());
+        connection_phase::mark_request_ended();
     }
 }
 
-/// Whole seconds for Pingora's timer between requests, at least one: zero means for ever there.
+/// Whole seconds for Pingora's keep-alive timer, at least 1: for Pingora 0 means forever.
 fn keepalive_seconds(limits: &Limits) -> u64 {
     let whole = limits.idle_timeout.as_secs();
     let part = u64::from(limits.idle_timeout.subsec_nanos() > 0);
     whole.saturating_add(part).max(1)
 }
 
-/// What is kept with the connection if it is encrypted.
-fn encrypted(session: &ServerSession) -> Option<&Peer> {
+/// The data kept with an encrypted connection.
+fn tls_peer_of(session: &ServerSession) -> Option<&TlsPeer> {
     let digest = session.digest()?.ssl_digest.as_ref()?;
-    connection_lifecycle::peer_of(digest)
+    tls_peer(digest)
 }
 
-/// What the certificate of the client says, as far as it counts now.
-fn certificate(
+/// The names in the client certificate, if it is valid now.
+fn client_certificate(
     session: &ServerSession,
     now: Timestamp,
 ) -> Result<Arc<[CertificateName]>, NoLongerValid> {
-    match encrypted(session) {
-        Some(peer) => peer.client.names_at(now),
+    match tls_peer_of(session) {
+        Some(peer) => peer.certificate.names_at(now),
         None => Ok(Arc::default()),
     }
 }
 
-/// The address the connection comes from.
-fn peer(session: &ServerSession) -> Option<IpAddr> {
+/// The remote address of the connection.
+fn peer_address(session: &ServerSession) -> Option<IpAddr> {
     session
         .client_addr()?
         .as_inet()
         .map(std::net::SocketAddr::ip)
 }
 
-fn bounded(bytes: &[u8]) -> &[u8] {
+fn truncate_for_log(bytes: &[u8]) -> &[u8] {
     bytes.get(..LOGGED_BYTES_MAX).unwrap_or(bytes)
-}
-
-/// The answer with exact framing, whatever its maker put in.
-fn response(answer: http::Response<Bytes>, head_only: bool) -> (ResponseHeader, Bytes) {
-    let (mut parts, body) = answer.into_parts();
-    let hops = [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    // Hardly ever: nobody who makes answers says such a thing.
-    if parts.headers.keys().any(|key| hops.contains(key)) {
-        for hop in hops {
-            parts.headers.remove(hop);
-        }
-    }
-    match parts.status {
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
-            parts.headers.remove(header::CONTENT_LENGTH);
-            return (parts.into(), Bytes::new());
-        }
-        // What comes in pieces has no length that HEAD could tell.
-        _ if head_only
-            && (parts.headers.contains_key(header::CONTENT_LENGTH) || body.is_empty()) => {}
-        _ => {
-            if told_length(&parts.headers) != Some(body.len()) {
-                parts
-                    .headers
-                    .insert(header::CONTENT_LENGTH, body.len().into());
-            }
-        }
-    }
-    let body = if head_only { Bytes::new() } else { body };
-    (parts.into(), body)
-}
-
-/// The length that the maker of an answer told, once and in digits.
-fn told_length(headers: &http::HeaderMap) -> Option<usize> {
-    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
-    let text = all.next()?.to_str().ok()?;
-    let is_exact = all.next().is_none() && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_exact)
-}
-
-/// The head of an answer whose length nobody knows: chunked where HTTP/1.1 wants it said, up to the end of the
-/// connection in HTTP/1.0; HTTP/2 says it by itself.
-fn unended(mut header: ResponseHeader, session: &ServerSession) -> ResponseHeader {
-    drop(header.remove_header(&header::CONTENT_LENGTH));
-    if !session.is_http2() && session.req_header().version == http::Version::HTTP_11 {
-        let inserted = header.insert_header(header::TRANSFER_ENCODING, "chunked");
-        if let Err(error) = inserted {
-            tracing::error!(%error, "framing not told");
-        }
-    }
-    header
-}
-
-/// An answer of the listener's own, for what never reached the gate or came back without an answer.
-fn plain(status: StatusCode) -> (ResponseHeader, Bytes) {
-    let text = format!("{}\n", status.canonical_reason().unwrap_or("error"));
-    let mut parts = http::Response::new(()).into_parts().0;
-    parts.status = status;
-    parts.headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    parts.headers.insert(
-        header::CACHE_CONTROL,
-        header::HeaderValue::from_static("no-store"),
-    );
-    parts
-        .headers
-        .insert(header::CONTENT_LENGTH, text.len().into());
-    (parts.into(), Bytes::from(text))
-}
-
-/// What to answer when Pingora gives a request up; `None` when there is nobody to answer.
-fn status_of(error: &Error) -> Option<StatusCode> {
-    if let ErrorType::HTTPStatus(code) = error.etype() {
-        return StatusCode::from_u16(*code).ok();
-    }
-    let timed_out = matches!(
-        error.etype(),
-        ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-            | ErrorType::TLSHandshakeTimedout
-    );
-    match error.esource() {
-        ErrorSource::Upstream if timed_out => Some(StatusCode::GATEWAY_TIMEOUT),
-        ErrorSource::Upstream => Some(StatusCode::BAD_GATEWAY),
-        ErrorSource::Downstream => None,
-        ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
-    }
 }
 
 #[cfg(test)]
@@ -672,89 +518,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn framing_is_exact_whatever_the_handler_says() {
-        // name, status, for HEAD, Content-Length given, body, Content-Length sent, body sent
-        let rows = [
-            ("added", 200, false, None, "abc", Some("3"), "abc"),
-            ("corrected", 200, false, Some("9"), "abc", Some("3"), "abc"),
-            ("told", 200, false, Some("3"), "abc", Some("3"), "abc"),
-            ("signed", 200, false, Some("+3"), "abc", Some("3"), "abc"),
-            ("empty", 202, false, None, "", Some("0"), ""),
-            ("HEAD", 200, true, Some("9"), "", Some("9"), ""),
-            ("HEAD with a body", 200, true, None, "abc", Some("3"), ""),
-            ("HEAD of no known length", 200, true, None, "", None, ""),
-            ("no content", 204, false, Some("3"), "abc", None, ""),
-            ("not modified", 304, false, Some("3"), "abc", None, ""),
-        ];
-        for (name, status, head_only, given, body, length, sent) in rows {
-            let mut answer = http::Response::builder()
-                .status(status)
-                .header("connection", "keep-alive, x-foo")
-                .header("transfer-encoding", "chunked");
-            if let Some(given) = given {
-                answer = answer.header("content-length", given);
-            }
-            let answer = answer.body(Bytes::from(body)).unwrap();
-            let (header, body) = response(answer, head_only);
-            let field = |it| {
-                header
-                    .headers
-                    .get(it)
-                    .map(|header| header.to_str().unwrap())
-            };
-            assert_eq!(header.status, status, "{name}: status");
-            assert_eq!(field("content-length"), length, "{name}: length");
-            assert_eq!(body, sent, "{name}: body");
-            assert_eq!(
-                field("connection"),
-                None,
-                "{name}: not for the handler to say"
-            );
-            assert_eq!(field("transfer-encoding"), None, "{name}: neither");
-        }
-    }
-
-    #[test]
-    fn what_pingora_gives_up_has_a_status_when_there_is_somebody_to_tell() {
-        let error = |kind, source: ErrorSource| {
-            let mut error = Error::new(kind);
-            error.esource = source;
-            error
-        };
-        let rows = [
-            (
-                "chosen",
-                error(ErrorType::HTTPStatus(404), ErrorSource::Internal),
-                Some(404),
-            ),
-            (
-                "upstream slow",
-                error(ErrorType::ReadTimedout, ErrorSource::Upstream),
-                Some(504),
-            ),
-            (
-                "upstream gone",
-                error(ErrorType::ConnectRefused, ErrorSource::Upstream),
-                Some(502),
-            ),
-            (
-                "client gone",
-                error(ErrorType::WriteError, ErrorSource::Downstream),
-                None,
-            ),
-            (
-                "defect",
-                error(ErrorType::InternalError, ErrorSource::Internal),
-                Some(500),
-            ),
-        ];
-        for (name, error, expected) in rows {
-            assert_eq!(status_of(&error).map(|it| it.as_u16()), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn idle_time_is_never_for_ever() {
+    fn the_idle_timeout_is_never_infinite() {
         let rows = [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2), (60_000, 60)];
         for (millis, expected) in rows {
             let limits = Limits {

@@ -1,60 +1,61 @@
-//! The head of a request as it was sent: Pingora repairs what it can before anybody sees it, and what was repaired is what
-//! must be judged.
+//! The request head as sent. Pingora repairs heads before the handler sees them, and the gate must judge what was sent.
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Version;
 use http::header;
 use pingora::ErrorType;
 use pingora::OrErr;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
-use crate::listener::connection_lifecycle;
-use crate::listener::intake::Framing;
+use crate::listener::connection_phase;
+use crate::listener::request_tracker::BodyFraming;
 
-/// What the handler reads of the head of a request, while the session reads its body.
+/// A copy of the request head, which the handler reads while the session reads the body.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct SentHead {
     pub(super) method: Method,
     pub(super) target: Vec<u8>,
     pub(super) version: Version,
     pub(super) headers: HeaderMap,
 }
 
-/// The head of the request that the session is at.
-pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
+/// The head of the current request of the session.
+pub(super) fn read_request_head(session: &ServerSession) -> pingora::Result<SentHead> {
     let head = session.req_header();
     let mut headers = head.headers.clone();
     let field = |value: &[u8]| {
-        HeaderValue::from_bytes(value).or_err(ErrorType::InvalidHTTPHeader, "not a field value")
+        HeaderValue::from_bytes(value).or_err(ErrorType::InvalidHTTPHeader, "invalid field value")
     };
-    // The authority of HTTP/2 is the `Host` it stands for (RFC 9113 section 8.3.1).
+    // In HTTP/2 the authority takes the place of `Host` (RFC 9113 section 8.3.1).
     if session.is_http2()
         && !headers.contains_key(header::HOST)
         && let Some(authority) = head.uri.authority()
     {
         headers.insert(header::HOST, field(authority.as_str().as_bytes())?);
     }
-    // Pingora takes the length away where there are chunks, too.
+    // Pingora removes `Content-Length` next to `Transfer-Encoding`. Restored, so that the gate refuses the two framings.
     if headers.contains_key(header::TRANSFER_ENCODING)
         && let Some(session) = session.as_http1()
-        && let Some(length) = length_of(&session.get_headers_raw_bytes())
+        && let Some(length) = first_content_length(&session.get_headers_raw_bytes())
     {
         headers.insert(header::CONTENT_LENGTH, field(length)?);
     }
-    // Framing that the body contradicts is refused like framing that contradicts itself: this is a second coding.
-    if !session.is_http2() && connection_lifecycle::is_malformed() {
+    // A body that contradicts its framing is refused like contradicting framings: this adds a second coding.
+    if !session.is_http2() && connection_phase::is_body_malformed() {
         headers.append(header::TRANSFER_ENCODING, field(b"malformed")?);
     }
-    // Pingora encodes what must not be in a target, and keeps a part of it alone.
+    // Pingora percent-encodes bytes that are not allowed in a target, and drops parts of it.
     let sent = if session.is_http2() {
         None
     } else {
-        connection_lifecycle::target()
+        connection_phase::received_target()
     };
     let target = sent.unwrap_or_else(|| head.raw_path().to_vec());
-    Ok(Head {
+    Ok(SentHead {
         method: head.method.clone(),
         target,
         version: head.version,
@@ -62,20 +63,39 @@ pub(super) fn head_of(session: &ServerSession) -> pingora::Result<Head> {
     })
 }
 
-/// How the body of a request of HTTP/1 is framed, as Pingora reads it. Framing of two meanings is refused before that.
-pub(super) fn framing_of(headers: &HeaderMap) -> Framing {
+/// How the body of an HTTP/1 request is framed, as Pingora reads it. The gate refuses ambiguous framing before the body is read.
+pub(super) fn body_framing(headers: &HeaderMap) -> BodyFraming {
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Framing::Chunked;
+        return BodyFraming::Chunked;
     }
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Framing::Length(length.unwrap_or(0))
+    BodyFraming::Length(length.unwrap_or(0))
+}
+
+/// Removes white space around field values. HTTP/1.1 allows and ignores it, HTTP/2 forbids it (RFC 9113 section 8.2.1), and the
+/// HTTP/2 library hands it on.
+pub(super) fn trim_field_values(head: &mut RequestHeader) -> pingora::Result<()> {
+    let is_padded = |value: &HeaderValue| value.as_bytes().trim_ascii() != value.as_bytes();
+    let padded = head.headers.iter().filter(|(_, value)| is_padded(value));
+    let mut names: Vec<HeaderName> = padded.map(|(name, _)| name.clone()).collect();
+    names.dedup();
+    for name in names {
+        let values: Vec<HeaderValue> = head.headers.get_all(&name).iter().cloned().collect();
+        head.remove_header(&name);
+        for value in values {
+            let trimmed = HeaderValue::from_bytes(value.as_bytes().trim_ascii());
+            let trimmed = trimmed.or_err(ErrorType::InvalidHTTPHeader, "invalid field value")?;
+            head.append_header(name.clone(), trimmed)?;
+        }
+    }
+    Ok(())
 }
 
 /// The value of the first `Content-Length`.
-fn length_of(raw: &[u8]) -> Option<&[u8]> {
+fn first_content_length(raw: &[u8]) -> Option<&[u8]> {
     raw.split(|byte| *byte == b'\n').find_map(|line| {
-        let colon = line.iter().position(|it| *it == b':')?;
+        let colon = line.iter().position(|byte| *byte == b':')?;
         let (name, rest) = line.split_at_checked(colon)?;
         name.trim_ascii()
             .eq_ignore_ascii_case(b"content-length")
@@ -88,7 +108,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_that_was_taken_away_is_found() {
+    fn white_space_around_field_values_is_removed() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        let sent = [
+            ("accept", " a/b"),
+            ("x-a", "1"),
+            ("x-a", "2\t "),
+            ("x-b", "c d"),
+            ("x-c", " "),
+        ];
+        for (name, value) in sent {
+            head.append_header(name, value).unwrap();
+        }
+        trim_field_values(&mut head).unwrap();
+        let mut found: Vec<(&str, &str)> = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        found.sort_unstable();
+        let expected = [
+            ("accept", "a/b"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("x-b", "c d"),
+            ("x-c", ""),
+        ];
+        assert_eq!(found, expected, "no field is lost");
+    }
+
+    #[test]
+    fn the_removed_content_length_is_found() {
         let rows: [(&[u8], Option<&[u8]>); 4] = [
             (
                 b"PUT / HTTP/1.1\r\nContent-LENGTH: 11 \r\n\r\n",
@@ -100,7 +150,7 @@ mod tests {
         ];
         for (raw, expected) in rows {
             let text = String::from_utf8_lossy(raw);
-            assert_eq!(length_of(raw), expected, "{text:?}");
+            assert_eq!(first_content_length(raw), expected, "{text:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A port in service: started on a socket, drained at the end.
+//! Serves a port: started on a bound socket, drained at shutdown.
 
 use std::fs::File;
 use std::io;
@@ -18,77 +18,77 @@ use pingora::server::configuration::ServerConf;
 
 use crate::listener::Limits;
 use crate::listener::Socket;
-use crate::listener::accept::accept;
-use crate::listener::admin::Pages;
+use crate::listener::accept::accept_connections;
+use crate::listener::admin::AdminPages;
 use crate::listener::admin::Readiness;
-use crate::listener::connection_lifecycle::Guard;
-use crate::listener::connection_lifecycle::REQUESTS_PER_CONNECTION;
-use crate::listener::forward::Direct;
+use crate::listener::connection_lifecycle::ConnectionGuard;
+use crate::listener::connection_phase::REQUESTS_PER_CONNECTION;
+use crate::listener::forward::FastPath;
+use crate::listener::forward::NO_AUTHORITIES;
 use crate::listener::forward::Upstreams;
 use crate::listener::handler::Handler;
 use crate::listener::operator::Operator;
-use crate::listener::per_ip_limit::ConnectionsPerAddress;
-use crate::listener::proxy::Proxy;
+use crate::listener::per_ip_limit::PerIpLimit;
+use crate::listener::proxy::ApiProxy;
 use crate::listener::tls::Handshakes;
 use crate::listener::tls::Tls;
+use crate::listener::unreadable_request::UnreadableRequests;
 use crate::runtime::Clock;
 use crate::runtime::Stopper;
 use crate::runtime::Tasks;
 use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
-/// The certificate authorities Pingora trusts for upstreams unless a peer brings its own: none. Pingora panics when the
-/// file it is given (or without one the system's store) cannot be read, and nothing here needs the system's store.
-pub(super) const NO_AUTHORITIES: &str = "/dev/null";
-/// What a client may send on one HTTP/2 stream, and on all of a connection, before it is read: one large request body.
+/// Flow-control window of an HTTP/2 stream and of a whole connection: one large request body.
 const H2_WINDOW_BYTES: u32 = 64 * 1024;
-/// What is kept of an answer that a client of HTTP/2 does not take.
+/// Bytes buffered of a response that a client of HTTP/2 does not read.
 const H2_BUFFER_BYTES: usize = 64 * 1024;
-/// Streams that were reset and are remembered, of one connection.
+/// Reset streams remembered per connection.
 const H2_RESETS_MAX: usize = 10;
-/// Connections at once on the admin port: a few scrapers and probes.
+/// Concurrent connections of the admin port: a few scrapers and probes.
 const ADMIN_CONNECTIONS: usize = 64;
-/// Longest wait for connections that were cut to be gone.
+/// Limit for the end of connections that were cut.
 const CUT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Why a port could not be put into service.
+/// Why a port could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The socket cannot be watched by this runtime.
+    /// The runtime cannot use the socket.
     #[error("cannot serve {address}")]
     Socket {
-        /// Where it listens.
+        /// The address of the socket.
         address: SocketAddr,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// A device every Unix has is missing or not readable.
+    /// The null device is missing or not readable.
     #[error("cannot read {NO_AUTHORITIES}")]
     NullDevice(#[source] io::Error),
-    /// The certificates were checked, but Pingora does not take them: a defect.
+    /// Pingora rejected certificates that were checked before: a defect.
     #[error("cannot use the certificates")]
     Tls(#[source] Box<pingora::Error>),
 }
 
-/// How a drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Requests that were not finished in time and were cut off.
+    /// Connections whose requests did not finish in time and were cut.
     pub cut: usize,
-    /// How long it took.
+    /// The duration of the drain.
     pub took: Duration,
 }
 
-/// How the connections of a port differ from those of another.
-struct Serves {
+/// Options in which the ports differ.
+struct PortOptions {
     counted: bool,
-    crowd: Option<Arc<ConnectionsPerAddress>>,
+    per_ip_limit: Option<Arc<PerIpLimit>>,
+    unreadable: Option<UnreadableRequests>,
     tls: Option<Handshakes>,
 }
 
-/// What one HTTP/2 connection may take: as many requests at once as configured, windows and buffers of 64 KiB, and Pingora's
-/// bound for a list of header fields, above our own.
-fn many_at_once(limits: &Limits) -> H2Options {
+/// Limits of an HTTP/2 connection: the configured number of concurrent requests, windows and buffers of 64 KiB, and Pingora's
+/// limit for header lists, which is above that of the gate.
+fn http2_options(limits: &Limits) -> H2Options {
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(limits.streams)
@@ -99,11 +99,11 @@ fn many_at_once(limits: &Limits) -> H2Options {
     options
 }
 
-/// A port in service. Dropping it closes everything at once.
+/// A port that is served. Dropping it closes all its connections at once.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    guard: Arc<Guard>,
+    guard: Arc<ConnectionGuard>,
     leave: Stopper,
     stop: Stopper,
     cut: Stopper,
@@ -111,7 +111,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Puts the API port into service on the current runtime.
+    /// Serves the API port on the current runtime.
     ///
     /// # Errors
     /// [`StartError`].
@@ -126,23 +126,24 @@ impl Server {
         File::open(NO_AUTHORITIES).map_err(StartError::NullDevice)?;
         let conf = Arc::new(ServerConf {
             ca_file: Some(NO_AUTHORITIES.to_owned()),
-            // Attempts in all; which requests get a second one is decided in `forward/carry.rs`.
+            // Attempts in total; `forward/forwarded_request.rs` decides which requests are retried.
             max_retries: 2,
             ..ServerConf::default()
         });
         let tls = tls.map(Handshakes::new).transpose();
-        let serves = Serves {
+        let port_options = PortOptions {
             counted: true,
-            crowd: ConnectionsPerAddress::new(limits.connections_per_address, Arc::clone(&handler)),
+            per_ip_limit: PerIpLimit::new(limits.connections_per_address, Arc::clone(&handler)),
+            unreadable: Some(UnreadableRequests::new(Arc::clone(&handler))),
             tls: tls.map_err(StartError::Tls)?,
         };
-        Self::start(socket, limits, metrics, clock, serves, |guard| {
+        Self::start(socket, limits, metrics, clock, port_options, |guard| {
             let mut app = http_proxy(
                 &conf,
-                Proxy {
+                ApiProxy {
                     handler,
                     upstreams,
-                    direct: Direct::new(),
+                    fast_path: FastPath::new(),
                     limits: guard.limits.clone(),
                     clock: Arc::clone(clock),
                     metrics: Arc::clone(metrics),
@@ -150,19 +151,19 @@ impl Server {
                 },
             );
             let mut options = HttpServerOptions::default();
-            // No HTTP/2 without TLS: looking for its preface hangs on requests that are shorter than it.
+            // No HTTP/2 without TLS: Pingora would wait for a whole preface, which hangs on shorter requests.
             options.h2c = false;
-            // The gate refuses it, as every method it does not know; Pingora would do so where nobody sees it.
+            // The gate refuses CONNECT like every unknown method. Pingora would refuse it without a log line or metric.
             options.allow_connect_method_proxying = true;
             options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION);
             options.h2_idle_timeout = Some(limits.idle_timeout);
             app.server_options = Some(options);
-            app.h2_options = Some(many_at_once(limits));
+            app.h2_options = Some(http2_options(limits));
             app
         })
     }
 
-    /// Puts the admin port into service on the current runtime.
+    /// Serves the admin port on the current runtime.
     ///
     /// # Errors
     /// [`StartError`].
@@ -177,18 +178,19 @@ impl Server {
             connections: ADMIN_CONNECTIONS,
             ..limits.clone()
         };
-        let pages = Pages {
+        let pages = AdminPages {
             readiness,
             operator,
             metrics: Arc::clone(metrics),
             limits: limits.clone(),
         };
-        let serves = Serves {
+        let port_options = PortOptions {
             counted: false,
-            crowd: None,
+            per_ip_limit: None,
+            unreadable: None,
             tls: None,
         };
-        Self::start(socket, &limits, metrics, clock, serves, |_| {
+        Self::start(socket, &limits, metrics, clock, port_options, |_| {
             HttpServer::new_app(pages)
         })
     }
@@ -198,8 +200,8 @@ impl Server {
         limits: &Limits,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
-        serves: Serves,
-        app: impl FnOnce(&Guard) -> A,
+        options: PortOptions,
+        app: impl FnOnce(&ConnectionGuard) -> A,
     ) -> Result<Self, StartError>
     where
         A: ServerApp + Send + Sync + 'static,
@@ -210,13 +212,14 @@ impl Server {
         let (leaver, leaving) = stop_pair();
         let (stopper, stop) = stop_pair();
         let (cutter, cut) = stop_pair();
-        let guard = Arc::new(Guard {
+        let guard = Arc::new(ConnectionGuard {
             limits: limits.clone(),
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
-            counted: serves.counted,
-            crowd: serves.crowd,
-            tls: serves.tls,
+            counted: options.counted,
+            per_ip_limit: options.per_ip_limit,
+            unreadable: options.unreadable,
+            tls: options.tls,
             leaving,
             stop,
             cut,
@@ -224,7 +227,7 @@ impl Server {
         });
         let tasks = Tasks::default();
         let app = Arc::new(app(&guard));
-        drop(tasks.spawn(accept(
+        drop(tasks.spawn(accept_connections(
             Listener::from(listener),
             app,
             Arc::clone(&guard),
@@ -240,11 +243,10 @@ impl Server {
         })
     }
 
-    /// Makes handshakes with these certificates from now on; connections there are stay as they are. Nothing on a port that
-    /// is not encrypted.
+    /// Uses these certificates for new handshakes. Existing connections are unaffected. Does nothing on a port without TLS.
     ///
     /// # Errors
-    /// [`StartError::Tls`]; the old ones stay.
+    /// [`StartError::Tls`]; the old certificates stay active.
     pub fn replace_certificates(&self, tls: &Tls) -> Result<(), StartError> {
         match &self.guard.tls {
             Some(handshakes) => handshakes.replace(tls).map_err(StartError::Tls),
@@ -252,32 +254,32 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// The address of the port.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections open now.
+    /// The number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.guard.open.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Asks clients to go elsewhere, while everything is still accepted: every answer of HTTP/1 is the last one of its
-    /// connection, and HTTP/2 connections that are open now are told to end (GOAWAY).
-    pub fn leave(&self) {
+    /// Asks clients to connect elsewhere, while requests are still accepted: every HTTP/1 response closes its connection, and
+    /// open HTTP/2 connections get a GOAWAY.
+    pub fn ask_clients_to_leave(&self) {
         self.leave.stop();
     }
 
-    /// Takes the port out of service: nothing more is accepted, idle connections end after a moment in which a request that is
-    /// on its way is still answered, and requests that are being handled are waited for, but no longer than `patience`.
-    /// What is left then is cut off.
-    pub async fn drain(self, patience: Duration) -> Drained {
+    /// Stops the port: no new connections, idle ones end after a moment in which a request that is already on its way is still
+    /// answered, and requests in progress get at most `timeout` to finish. What is left then is cut.
+    pub async fn drain(self, timeout: Duration) -> Drained {
         let began = self.guard.clock.instant();
         self.leave.stop();
         self.stop.stop();
-        let in_time = tokio::time::timeout(patience, self.tasks.ended()).await;
+        // Counted before the cut: afterwards no connection is left to count.
+        let in_time = tokio::time::timeout(timeout, self.tasks.ended()).await;
         let cut = if in_time.is_ok() {
             0
         } else {
@@ -288,7 +290,7 @@ impl Server {
             .await
             .is_err()
         {
-            tracing::warn!("connections that were cut are not gone yet");
+            tracing::warn!("cut connections have not ended yet");
         }
         Drained {
             cut,

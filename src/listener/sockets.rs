@@ -1,8 +1,8 @@
-//! The two listening sockets: bound before anything else starts, or inherited from systemd.
+//! The two listening sockets, bound before anything else starts or inherited from systemd.
 //!
-//! Socket activation: the inherited socket named `api` (`FileDescriptorName=` of the socket unit) is the API port and the one
-//! named `admin` the admin port. Sockets with other names are taken in order: the first is the API port, the second the admin
-//! port. What is inherited wins over the configured address.
+//! Socket activation: the inherited socket named `api` (`FileDescriptorName=` of the socket unit) is the API port, the one named
+//! `admin` the admin port. Sockets with other names are assigned in order: the first to the API port, the second to the admin port.
+//! An inherited socket overrides the configured address.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use std::net::TcpListener;
 
 use crate::listener::Config;
 
-/// Why a port cannot be listened on: one sentence for the operator.
+/// Why the gateway cannot listen on a port: one sentence for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The configured address cannot be bound.
@@ -19,19 +19,19 @@ pub enum SocketError {
     Bind {
         /// The configured address.
         address: SocketAddr,
-        /// What is wrong, and what helps.
+        /// The cause and the remedy.
         reason: String,
-        /// What the system said.
+        /// The system error.
         source: io::Error,
     },
-    /// What the service manager handed over is of no use.
+    /// An inherited socket cannot be used.
     #[error("cannot use inherited socket number {number}: {reason}")]
     Inherited {
         /// Counted from 1, in the order of the socket units.
         number: usize,
-        /// What is wrong.
+        /// The cause.
         reason: &'static str,
-        /// What the system said.
+        /// The system error.
         source: Option<io::Error>,
     },
 }
@@ -43,33 +43,33 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds; port 0 takes a free one.
+    /// Binds the address; port 0 selects a free port.
     ///
     /// # Errors
     /// [`SocketError::Bind`].
     pub fn bind(address: SocketAddr) -> Result<Self, SocketError> {
         TcpListener::bind(address)
-            .and_then(Self::prepared)
+            .and_then(Self::from_listener)
             .map_err(|source| SocketError::Bind {
                 address,
-                reason: explained(&source),
+                reason: explain_bind_error(&source),
                 source,
             })
     }
 
-    /// Where it listens, with the port that was taken for port 0.
+    /// The bound address, with the actual port if port 0 was requested.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The socket itself, not blocking.
+    /// The non-blocking socket.
     #[must_use]
     pub fn into_std(self) -> TcpListener {
         self.listener
     }
 
-    fn prepared(listener: TcpListener) -> io::Result<Self> {
+    fn from_listener(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address })
@@ -82,7 +82,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// What the service manager handed over.
+/// The sockets inherited from the service manager.
 #[derive(Debug, Default)]
 pub struct Inherited {
     api: Option<Socket>,
@@ -90,7 +90,7 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Nothing.
+    /// No inherited sockets.
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -99,15 +99,15 @@ impl Inherited {
         }
     }
 
-    /// Takes what was handed over to this very process by the protocol of systemd, and removes the traces of it.
+    /// Takes the sockets passed to this process by systemd, and removes the environment variables.
     ///
-    /// To be called once, before other threads run.
+    /// Call once, before other threads run.
     ///
     /// # Errors
-    /// [`SocketError::Inherited`]: something else than two listening TCP sockets was handed over.
+    /// [`SocketError::Inherited`] for anything but at most two listening TCP sockets.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the protocol of socket activation is environment variables"
+        reason = "socket activation passes environment variables"
     )]
     pub fn from_service_manager() -> Result<Self, SocketError> {
         let ours =
@@ -118,7 +118,7 @@ impl Inherited {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut fds = listenfd::ListenFd::from_env();
-        let mut taken = Vec::new();
+        let mut inherited = Vec::new();
         for index in 0..fds.len() {
             let name = names.next().unwrap_or_default().to_owned();
             let refused = |reason, source| SocketError::Inherited {
@@ -129,28 +129,28 @@ impl Inherited {
             let listener = fds
                 .take_tcp_listener(index)
                 .map_err(|source| refused("it is not a TCP socket", Some(source)))?
-                .ok_or_else(|| refused("it is gone", None))?;
-            taken.push((name, listener));
+                .ok_or_else(|| refused("it is no longer open", None))?;
+            inherited.push((name, listener));
         }
-        Self::assigned(taken)
+        Self::assign(inherited)
     }
 
-    /// Where the API port listens, if it was handed over.
+    /// The address of the inherited API port, if there is one.
     #[must_use]
     pub fn api(&self) -> Option<SocketAddr> {
         self.api.as_ref().map(Socket::address)
     }
 
-    /// Where the admin port listens, if it was handed over.
+    /// The address of the inherited admin port, if there is one.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Socket::address)
     }
 
-    /// Finds out which is which: by name, and the others in order.
-    fn assigned(taken: Vec<(String, TcpListener)>) -> Result<Self, SocketError> {
+    /// Assigns sockets to ports: by name, the others in order.
+    fn assign(inherited: Vec<(String, TcpListener)>) -> Result<Self, SocketError> {
         let mut waiting = Vec::new();
-        for (number, (name, listener)) in (1..).zip(taken) {
+        for (number, (name, listener)) in (1..).zip(inherited) {
             let refused = |source| SocketError::Inherited {
                 number,
                 reason: "it does not listen",
@@ -161,17 +161,17 @@ impl Inherited {
             if !is_listening {
                 return Err(refused(None));
             }
-            let socket = Socket::prepared(listener).map_err(|source| refused(Some(source)))?;
+            let socket = Socket::from_listener(listener).map_err(|source| refused(Some(source)))?;
             waiting.push((number, name, socket));
         }
-        let mut take = |wanted: &str| {
-            let named = waiting.iter().position(|(_, name, _)| name == wanted);
-            let place = named.or_else(|| {
+        let mut take = |port: &str| {
+            let named = waiting.iter().position(|(_, name, _)| name == port);
+            let position = named.or_else(|| {
                 waiting
                     .iter()
                     .position(|(_, name, _)| name != "api" && name != "admin")
             })?;
-            Some(waiting.remove(place).2)
+            Some(waiting.remove(position).2)
         };
         let (api, admin) = (take("api"), take("admin"));
         match waiting.first() {
@@ -195,31 +195,32 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Takes what was inherited and binds the rest. Nothing is accepted yet; clients wait in the kernel's queue.
+    /// Uses inherited sockets and binds the others. Nothing is accepted yet; clients wait in the kernel's queue.
     ///
     /// # Errors
     /// [`SocketError`].
     pub fn bind(config: &Config, inherited: Inherited) -> Result<Self, SocketError> {
-        let taken_or_bound = |taken: Option<Socket>, address| match taken {
+        let inherited_or_bound = |inherited: Option<Socket>, address| match inherited {
             Some(socket) => Ok(socket),
             None => Socket::bind(address),
         };
         Ok(Self {
-            api: taken_or_bound(inherited.api, config.listen)?,
-            admin: taken_or_bound(inherited.admin, config.admin)?,
+            api: inherited_or_bound(inherited.api, config.listen)?,
+            admin: inherited_or_bound(inherited.admin, config.admin)?,
         })
     }
 }
 
-/// What is wrong, and what helps.
-fn explained(error: &io::Error) -> String {
+/// The cause of a failed bind and its remedy.
+fn explain_bind_error(error: &io::Error) -> String {
     let kind = error.kind();
     if kind == io::ErrorKind::AddrInUse {
-        "address already in use; stop the program that has it (`ss -ltnp` shows which) or choose another port".to_owned()
+        "address already in use; stop the program that uses it (`ss -ltnp` shows it) or choose another port".to_owned()
     } else if kind == io::ErrorKind::PermissionDenied {
         "permission denied; ports below 1024 need the capability CAP_NET_BIND_SERVICE or socket activation".to_owned()
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        "this machine has no such address; 0.0.0.0 or [::] listens on all it has".to_owned()
+        "this machine has no such address; use 0.0.0.0 or [::] to listen on all addresses"
+            .to_owned()
     } else {
         error.to_string()
     }
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_told_in_one_sentence() {
+    fn a_port_in_use_is_reported_in_one_sentence() {
         let (taken, _listener) = listener();
         let error = Sockets::bind(&config(taken), Inherited::none()).unwrap_err();
         let text = error.to_string();
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_machine_is_told() {
+    fn an_address_of_another_machine_is_reported() {
         let error = Socket::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
         assert!(
             error.to_string().contains("no such address"),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn port_zero_takes_a_free_port_and_tells_it() {
+    fn port_zero_selects_a_free_port() {
         let bound =
             Sockets::bind(&config("127.0.0.1:0".parse().unwrap()), Inherited::none()).unwrap();
         assert_ne!(bound.api.address().port(), 0, "the port is known");
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn inherited_sockets_are_taken_by_name_and_then_in_order() {
+    fn inherited_sockets_are_assigned_by_name_and_then_in_order() {
         let rows = [
             ("in order", ["", ""], [0, 1]),
             (
@@ -303,7 +304,7 @@ mod tests {
             let addresses = [made[0].0, made[1].0];
             let named = names.iter().zip(made);
             let named = named.map(|(name, (_, listener))| ((*name).to_owned(), listener));
-            let inherited = Inherited::assigned(named.collect()).unwrap();
+            let inherited = Inherited::assign(named.collect()).unwrap();
             assert_eq!(inherited.api(), Some(addresses[expected[0]]), "{name}: api");
             assert_eq!(
                 inherited.admin(),
@@ -328,7 +329,7 @@ mod tests {
             ["admin", "", "admin"],
         ] {
             let three = names.map(|name| (name.to_owned(), listener().1));
-            let error = Inherited::assigned(three.into()).unwrap_err();
+            let error = Inherited::assign(three.into()).unwrap_err();
             assert!(
                 error.to_string().contains("two ports"),
                 "{names:?}: {error}"
@@ -341,7 +342,7 @@ mod tests {
         let (address, _listener) = listener();
         let connected = std::net::TcpStream::connect(address).unwrap();
         let socket = TcpListener::from(OwnedFd::from(connected));
-        let error = Inherited::assigned(vec![("api".to_owned(), socket)]).unwrap_err();
+        let error = Inherited::assign(vec![("api".to_owned(), socket)]).unwrap_err();
         assert!(error.to_string().contains("does not listen"), "{error}");
     }
 
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_a_service_manager_are_taken_over() {
+    fn sockets_of_a_service_manager_are_used() {
         let (api, first) = listener();
         let (admin, second) = listener();
         // The shell makes the two sockets descriptors 3 and 4 and becomes the child, whose process id it knows.

@@ -41,12 +41,12 @@ impl BackupKind {
     }
 }
 
-/// What is going on with a backup.
+/// The state of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupState {
-    /// Being made; cannot be restored yet.
+    /// Being created; cannot be restored yet.
     Creating,
-    /// Whole and idle.
+    /// Complete and idle.
     Available,
     /// Its name, description, tags or protection are being changed.
     Updating,
@@ -73,9 +73,9 @@ impl BackupState {
     }
 }
 
-/// Tells two backups apart that carry the same id one after the other.
+/// Distinguishes two backups that have the same id one after the other.
 ///
-/// Opaque to everybody but the adapter that made it: a native id and a creation time, for instance.
+/// Opaque to everything but the adapter that made it: a native id and a creation time, for instance.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Identity(String);
@@ -117,11 +117,11 @@ pub struct Backup {
     pub created: Timestamp,
     /// Free words, in the order they were given.
     pub tags: Vec<Tag>,
-    /// What is going on with it.
+    /// Its state.
     pub state: BackupState,
     /// Bytes it occupies, when the VM manager knows.
     pub size: Option<u64>,
-    /// Whether it refuses to be deleted.
+    /// Whether it is protected from being deleted.
     pub protected: bool,
 }
 
@@ -161,7 +161,7 @@ pub struct Vm {
     pub run_state: Option<RunState>,
 }
 
-/// What a caller asks a new backup to be.
+/// The properties that a caller requests for a new backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewBackup {
     /// Its name.
@@ -172,11 +172,11 @@ pub struct NewBackup {
     pub kind: Option<BackupKind>,
     /// Its tags.
     pub tags: Vec<Tag>,
-    /// Whether it refuses to be deleted from the start.
+    /// Whether it is protected from being deleted from the start.
     pub protected: bool,
 }
 
-/// What becomes of one member in a partial update.
+/// The change of one member in a partial update.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Patch<T> {
     /// It stays as it is.
@@ -264,8 +264,8 @@ impl Page {
     /// The wanted part of these backups, which are in order of their ids. Only the first [`needed`](Self::needed) of those
     /// that sort after `after` are looked at.
     pub fn of(&self, backups: impl IntoIterator<Item = Backup>) -> BackupPage {
-        let wanted = |it: &Backup| self.after.as_ref().is_none_or(|after| it.id > *after);
-        let found = backups.into_iter().filter(wanted);
+        let is_after = |backup: &Backup| self.after.as_ref().is_none_or(|after| backup.id > *after);
+        let found = backups.into_iter().filter(is_after);
         let mut backups: Vec<Backup> = found.take(self.needed()).collect();
         let more = backups.len() == self.needed();
         backups.truncate(self.needed().saturating_sub(1));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_what_comes_after_and_tells_whether_there_is_more() {
+    fn a_page_has_the_backups_after_an_id_and_says_whether_there_are_more() {
         // after, limit, ids, more
         let rows: [(Option<&str>, u16, &[&str], bool); 8] = [
             (None, 5, &["a", "b", "c"], false),
@@ -316,7 +316,7 @@ mod tests {
         ];
         for (after, limit, ids, more) in rows {
             let page = Page {
-                after: after.map(|it| BackupId::new(it).unwrap()),
+                after: after.map(|id| BackupId::new(id).unwrap()),
                 limit,
             };
             let found = page.of(["a", "b", "c"].map(backup));

@@ -1,4 +1,4 @@
-//! What a client certificate says about who holds it: names that a caller may be known by.
+//! The names in a client certificate by which a caller may be identified.
 
 use std::fmt;
 
@@ -31,8 +31,8 @@ impl CertificateName {
     #[must_use]
     pub fn dns(name: &str) -> Option<Self> {
         let name = name.strip_suffix('.').unwrap_or(name);
-        let is_good = |it: u8| it.is_ascii_alphanumeric() || b"-_.".contains(&it);
-        (is_bounded(name) && name.bytes().all(is_good))
+        let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        (is_bounded(name) && name.bytes().all(is_host_byte))
             .then(|| Self(format!("dns:{}", name.to_ascii_lowercase())))
     }
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_by_their_kind() {
+    fn names_are_parsed_by_their_kind() {
         let long = format!("uri:x:{}", "y".repeat(2000));
         let rows = [
             ("dns:CI.Example.com.", Some("dns:ci.example.com")),

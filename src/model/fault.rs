@@ -1,37 +1,37 @@
-//! What went wrong with a backend, in words that may be shown to a caller.
+//! Failures of backends, in words that may be shown to a caller.
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::model::PublicText;
 
-/// The kinds of failure a caller can tell apart. The gate turns each into an HTTP status.
+/// The kinds of failure that a caller can distinguish. The gate turns each into an HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
-    /// The VM manager knows no such VM.
+    /// The VM manager has no such VM.
     NoSuchVm,
     /// The VM has no such backup, or another one under the same id.
     NoSuchBackup,
     /// Another backup of the VM has this name.
     NameTaken,
-    /// The backup refuses to be deleted.
+    /// The backup is protected from being deleted.
     Protected,
-    /// The backup is not whole: still being made, or known to be damaged.
+    /// The backup is incomplete: still being created, or known to be damaged.
     NotReady,
     /// The backup is no longer as the caller required it to be.
     PreconditionFailed,
     /// The VM or the backup is being used by something that excludes this.
     Busy,
-    /// The VM manager refused for a reason that lies in the VM's present state.
+    /// The current state of the VM does not permit the request.
     Conflict,
-    /// What was asked for is malformed for this VM manager.
+    /// The request is malformed for this VM manager.
     Invalid,
-    /// This kind of VM manager, or this VM, cannot do that at all.
+    /// This kind of VM manager, or this VM, does not support the request.
     Unsupported,
-    /// What is stored does not match its checksum or cannot be read.
+    /// The stored data does not match its checksum or cannot be read.
     Damaged,
-    /// No room is left.
+    /// The storage is full.
     StorageFull,
     /// The VM manager does not accept the gateway's own credentials or rights.
     BackendDenied,
@@ -39,13 +39,13 @@ pub enum FaultKind {
     Unavailable,
     /// The VM manager took longer than allowed.
     TimedOut,
-    /// The VM manager failed, or answered something that makes no sense.
+    /// The VM manager failed, or its answer was invalid.
     BackendFailed,
     /// The operation was cancelled.
     Cancelled,
-    /// The operation was given up before it began; nothing was changed.
+    /// The operation was never started; nothing was changed.
     NotExecuted,
-    /// It cannot be known whether the operation took place.
+    /// The outcome of the operation could not be determined.
     OutcomeUnknown,
 }
 

@@ -1,4 +1,4 @@
-//! A validated wish: what is to be done to which backup.
+//! A validated request: what is to be done to which backup.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ impl Verb {
     }
 }
 
-/// Name/value pairs of a restore request that an adapter understands, as they were sent.
+/// Name/value pairs of a restore request that the adapter supports, as they were sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RestoreOptions(pub BTreeMap<String, String>);
@@ -85,7 +85,7 @@ impl Change {
 /// What an idempotency key is scoped by besides the principal: one key may be used once for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyScope {
-    /// What is asked for: the method.
+    /// The verb of the method.
     pub verb: Verb,
     /// The VM.
     pub vm: VmId,
@@ -93,12 +93,12 @@ pub struct KeyScope {
     pub backup: Option<BackupId>,
 }
 
-/// A validated wish.
+/// A validated request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The backup acted on; for a create, the one to be made.
     pub target: Target,
-    /// The very backup the caller was shown; an adapter refuses to act on another one of the same id.
+    /// The identity of the backup that the caller saw; an adapter refuses to act on another backup of the same id.
     /// `None` only for a create.
     pub identity: Option<Identity>,
     /// What is to change.

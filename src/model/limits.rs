@@ -56,14 +56,14 @@ pub const WAIT: Duration = Duration::from_secs(50);
 /// Most requests that may wait for a Status at once unless `limits.waiters` says otherwise: each costs some
 /// 40 KiB with its connection (`benches/waiters.rs`).
 pub const WAITERS: u64 = 10_000;
-/// Longest stream of events unless `limits.stream` says otherwise: whoever goes on is asked for credentials again.
+/// Longest stream of events unless `limits.stream` says otherwise: a client that goes on is authenticated again.
 pub const STREAM: Duration = Duration::from_secs(600);
 /// Time between two signs of life in a stream of events: what proxies close for being silent they close after a minute
 /// or more, and a client that is gone is noticed at the second.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client waits before it asks for a stream again.
 pub const STREAM_RETRY: Duration = Duration::from_secs(2);
-/// The same where no place among those who wait was free: the stream was no more than a look.
+/// The same when `limits.waiters` was reached: the stream carried only the current state.
 pub const STREAM_RETRY_FULL: Duration = Duration::from_secs(10);
 /// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
 pub const CONNECTIONS: u64 = 4096;
@@ -79,7 +79,7 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a whole request body unless `limits.body_timeout` says otherwise.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// Fewest bytes a second of a request body, on average, unless `limits.body_rate` says otherwise: slower than any line that
-/// is in use, and faster than anybody who only means to keep a connection busy.
+/// is in use, and faster than a client that only keeps a connection busy.
 pub const BODY_RATE: u64 = 1024;
 /// Time before that counts unless `limits.body_grace` says otherwise: a few lost packets and the round trips they cost.
 pub const BODY_GRACE: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const PAGE_MAX: u16 = 1000;
 /// Entries of one page when the caller does not say.
 pub const PAGE: u16 = 100;
-/// Ended operations that are remembered to judge preconditions: many more than end while one request is judged.
+/// Ended operations that are remembered to check preconditions: many more than end while one request is judged.
 pub const ENDED_KEPT_MAX: usize = 1024;
 
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
@@ -118,7 +118,7 @@ pub const LOCKOUT_ATTEMPTS: u64 = 5;
 pub const LOCKOUT_ADDRESS_ATTEMPTS: u64 = 50;
 /// Longest lock-out unless `lockout.longest` says otherwise.
 pub const LOCKOUT_LONGEST: Duration = Duration::from_secs(15 * 60);
-/// Requests of one principal at work at once unless `rate.principal_concurrent` says otherwise: a quarter of all connections.
+/// Concurrent requests of one principal unless `rate.principal_concurrent` says otherwise: a quarter of all connections.
 pub const PRINCIPAL_CONCURRENT: u64 = 1024;
 /// Requests of one principal that wait at once unless `rate.principal_waiters` says otherwise: half of all.
 pub const PRINCIPAL_WAITERS: u64 = 5000;
@@ -138,7 +138,7 @@ pub const ISSUER_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Time for one fetch of a key set, connection and body included.
 pub const ISSUER_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a fetched key set counts as new unless `issuer.jwks_refresh` or the answer says otherwise: a key that was taken
-/// out of it is refused soon, and nobody counts six requests an hour.
+/// out of it is refused soon, and six requests an hour are no load.
 pub const ISSUER_REFRESH: Duration = Duration::from_secs(600);
 /// Shortest time that an answer may ask for with `Cache-Control: max-age`, where `issuer.jwks_refresh` is not shorter.
 pub const ISSUER_REFRESH_MIN: Duration = Duration::from_secs(60);
@@ -202,11 +202,11 @@ pub const CONCURRENCY: u64 = 4;
 pub const READS: u64 = 64;
 /// Largest answer of a VM manager in bytes: a thousand snapshots with their whole configurations.
 pub const BACKEND_ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Longest link of a server that is heeded in bytes: the ids in it may be 255 bytes each, encoded as 765.
+/// Longest link of a server that is followed in bytes: the ids in it may be 255 bytes each, encoded as 765.
 pub const LINK_BYTES_MAX: usize = 2048;
 /// Statuses of a server that are remembered before a change: those of one VM and verb, of which one runs at a time.
 pub const STATUSES_KNOWN_MAX: usize = 20;
-/// Gateways that may pass a request on to one another: more than any chain needs, so it is a circle.
+/// Gateways that may forward a request to one another: more than any chain needs, so more are a loop.
 pub const HOPS_MAX: u8 = 4;
 /// Time for one call to a backend unless `backend.timeout` says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -217,9 +217,9 @@ pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Shortest retention: a client that sleeps overnight still finds its answer.
 pub const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
-/// How long an accepted operation may go unstarted beyond its queue before it is given up as not executed.
+/// How long no gateway may have been running for an accepted operation to be run at all.
 pub const ACCEPT_TTL: Duration = Duration::from_secs(600);
-/// How long evidence is looked for before an outcome is called unknown, unless `operations.probe_window` says otherwise.
+/// How long evidence is searched for before an outcome is reported as unknown, unless `operations.probe_window` says otherwise.
 pub const PROBE_WINDOW: Duration = Duration::from_secs(600);
 /// Longest native task reference or baseline in bytes: they live in the store with each operation.
 pub const EVIDENCE_BYTES_MAX: usize = 64 * 1024;

@@ -1,7 +1,7 @@
-//! The vocabulary every room speaks: identifiers, backups, operations, principals, faults, limits, time.
+//! The types that every part of the program uses: identifiers, backups, operations, principals, faults, limits, time.
 //!
 //! Nothing here does I/O, reads a clock or draws a random number. Values are checked once, where they
-//! are made, and are valid for ever after.
+//! are made, and stay valid.
 
 mod backup;
 mod certificate;
@@ -14,6 +14,7 @@ mod permit;
 mod precondition;
 mod public_text;
 mod secret;
+pub(crate) mod suggest;
 mod text;
 mod time;
 

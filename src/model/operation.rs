@@ -18,7 +18,7 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::limits;
 
-/// Names one operation for ever within one store. Rises with time; decimal on the wire; not a secret.
+/// The sequence number of an operation: unique for ever within one store, rising with time. Decimal on the wire; not a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OperationSeq(u64);
@@ -47,7 +47,7 @@ impl fmt::Display for OperationSeq {
     }
 }
 
-/// Counts the changes of one record, from 1. It is the compare-and-set token and part of the wire's `ETag`.
+/// Counts the changes of one record, from 1: the compare-and-set token of the store, and part of the `ETag` on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
@@ -66,7 +66,7 @@ impl Revision {
 /// Which operations an operator wants to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Showing {
-    /// Unknown outcomes that nobody acknowledged.
+    /// Unknown outcomes that are not acknowledged.
     Unknown,
     /// What is not final.
     Unfinished,
@@ -85,15 +85,15 @@ impl Showing {
         }
     }
 
-    /// What the word stands for.
+    /// Parses the word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         let all = [Self::Unknown, Self::Unfinished, Self::All];
-        all.into_iter().find(|it| it.as_str() == word)
+        all.into_iter().find(|showing| showing.as_str() == word)
     }
 }
 
-/// Where in its life an operation is. See docs/architecture.md, "The life of an operation".
+/// The phase of an operation. See docs/architecture.md, "The life of an operation".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -103,17 +103,17 @@ pub enum Phase {
     Submitting,
     /// The native task is known and followed.
     Running,
-    /// It cannot be seen at present whether it ran; evidence is being looked for.
+    /// Whether it ran is not known yet; evidence is searched for.
     Uncertain,
     /// It was done.
     Succeeded,
     /// It failed, and the failure is known.
     Failed,
-    /// It was stopped on request.
+    /// It was cancelled on request.
     Cancelled,
-    /// It was given up before it was sent; nothing was changed.
+    /// It was never started; nothing was changed.
     NotExecuted,
-    /// It can no longer be found out whether it ran. Kept until an operator acknowledges it.
+    /// Whether it ran could not be determined. Kept until an operator acknowledges it.
     Unknown,
 }
 
@@ -131,7 +131,7 @@ impl Phase {
         Self::Unknown,
     ];
 
-    /// Whether nothing more will happen.
+    /// Whether the operation has ended.
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
@@ -235,15 +235,15 @@ macro_rules! adapter_text {
 }
 
 adapter_text!(
-    /// How an adapter finds its VM manager's own job again, after a restart too. Opaque to everybody else.
+    /// Identifies the task of the VM manager to its adapter, after a restart too. Opaque to everything else.
     TaskRef
 );
 adapter_text!(
-    /// What an adapter saw before it began, so that it can tell afterwards what changed. Opaque to everybody else.
+    /// What an adapter recorded before the call, to find out afterwards what changed. Opaque to everything else.
     Evidence
 );
 
-/// A hash over method, path and body of a request, to tell a repeated request from another one.
+/// A hash over method, path and body of a request, which distinguishes a repeated request from another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub [u8; 32]);
@@ -257,8 +257,8 @@ pub struct Idempotency {
     pub fingerprint: Fingerprint,
 }
 
-/// Names in the body of a request that mean nothing here: so many, each cut to so many characters. They are as the client
-/// chose them.
+/// Names of members in the body of a request that were ignored, as the client chose them. Their number and length are bounded
+/// ([`limits::IGNORED_MAX`], [`limits::IGNORED_NAME_CHARS_MAX`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct IgnoredMembers(Vec<String>);
@@ -287,44 +287,44 @@ impl IgnoredMembers {
 /// The durable record of one accepted change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Its name for ever.
+    /// Its sequence number.
     pub seq: OperationSeq,
     /// Counts its changes.
     pub revision: Revision,
-    /// Who asked.
+    /// Who requested it.
     pub principal: PrincipalName,
-    /// The request that asked.
+    /// The request that was accepted.
     pub request: RequestId,
-    /// Which backend does it.
+    /// The backend that it runs on.
     pub backend: BackendName,
     /// What is to be done.
     pub intent: Intent,
     /// What must hold right before the VM manager is called. Older records have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub preconditions: Vec<Precondition>,
-    /// What the caller wants to read in the log.
+    /// A note of the caller for the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Note>,
-    /// What the request said that means nothing here.
+    /// Members of the request that were ignored.
     #[serde(default, skip_serializing_if = "IgnoredMembers::is_empty")]
     pub ignored: IgnoredMembers,
     /// The caller's own key, if one was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,
-    /// Where in its life it is.
+    /// Its phase.
     pub phase: Phase,
-    /// What the VM manager said about how far it is. Never goes back.
+    /// The progress that the VM manager reported. Never falls.
     pub progress: Progress,
     /// What went wrong: present in every final phase but [`Phase::Succeeded`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-    /// What the adapter saw before the call.
+    /// What the adapter recorded before the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Evidence>,
-    /// How often the VM manager was asked to begin it; bounded, so that one operation cannot be repeated for ever.
+    /// How often the VM manager was called to begin it; bounded, so that one operation cannot be repeated for ever.
     #[serde(default)]
     pub calls: u32,
-    /// The VM manager's own job.
+    /// The task of the VM manager.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskRef>,
     /// When it was accepted.
@@ -335,25 +335,66 @@ pub struct Operation {
     /// When it became final.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed: Option<Timestamp>,
-    /// When it began to be uncertain; evidence is looked for from here on, for a bounded time.
+    /// Since when its outcome is uncertain; evidence is searched for from here on, for a bounded time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uncertain_since: Option<Timestamp>,
-    /// Whether a gateway found it after an absence longer than `operations.resume_ttl`. From then on what has not touched the
-    /// VM is not called for again.
+    /// Whether a gateway found it after an absence longer than `operations.resume_ttl`. It is not called again then, unless
+    /// evidence shows that it is half done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resume_expired: bool,
-    /// When somebody asked that it be stopped. Kept through restarts, so that the VM manager is asked again.
+    /// When its cancellation was requested. Kept through restarts, so that the VM manager is asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_asked: Option<Timestamp>,
     /// When an operator acknowledged an unknown outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<Timestamp>,
-    /// When the record may be dropped; `None` while unfinished, or unknown and not acknowledged.
+    /// When the record may be removed; `None` while unfinished, or unknown and not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
 }
 
 impl Operation {
+    /// The first record of an operation: accepted, and not begun.
+    ///
+    /// What only some requests carry (preconditions, a note, an idempotency key, ignored members) is added by the caller:
+    /// `Operation { note, ..Operation::accepted(...) }`.
+    #[must_use]
+    pub fn accepted(
+        seq: OperationSeq,
+        principal: PrincipalName,
+        request: RequestId,
+        backend: BackendName,
+        intent: Intent,
+        created: Timestamp,
+    ) -> Self {
+        Self {
+            seq,
+            revision: Revision::FIRST,
+            principal,
+            request,
+            backend,
+            intent,
+            preconditions: Vec::new(),
+            note: None,
+            ignored: IgnoredMembers::default(),
+            idempotency: None,
+            phase: Phase::Accepted,
+            progress: Progress::NONE,
+            fault: None,
+            baseline: None,
+            calls: 0,
+            task: None,
+            created,
+            started: None,
+            completed: None,
+            uncertain_since: None,
+            resume_expired: false,
+            cancel_asked: None,
+            acknowledged: None,
+            expires: None,
+        }
+    }
+
     /// The backup acted on.
     #[must_use]
     pub const fn target(&self) -> &Target {

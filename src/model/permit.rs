@@ -1,4 +1,4 @@
-//! Who calls, what they may do, and the proof that it was decided.
+//! The caller, the actions permitted to it, and the proof of that decision.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::model::PrincipalName;
 use crate::model::Target;
 use crate::model::Verb;
 
-/// Somebody whose credentials were verified.
+/// A caller whose credentials were verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The name.
@@ -128,7 +128,9 @@ impl ActionSet {
 
     /// The actions, in the order of the documentation.
     pub fn iter(self) -> impl Iterator<Item = Action> {
-        Action::ALL.into_iter().filter(move |it| self.contains(*it))
+        Action::ALL
+            .into_iter()
+            .filter(move |action| self.contains(*action))
     }
 }
 
@@ -184,13 +186,13 @@ impl Permit {
         &self.backend
     }
 
-    /// Whether this permit allows that wish.
+    /// Whether this permit covers the intent.
     #[must_use]
     pub fn covers(&self, intent: &Intent) -> bool {
         let needed = match intent.verb() {
             Verb::Create => Action::Create,
             Verb::Update => {
-                // An update of `protected` alone needs `protect` alone; the gate has looked at which.
+                // An update of `protected` alone needs `protect` alone; the gate has checked which one.
                 return self.target == intent.target
                     && (self.actions.contains(Action::Update)
                         || self.actions.contains(Action::Protect));
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_every_action_and_common_is_what_both_have() {
+    fn all_has_every_action_and_common_has_those_of_both_sets() {
         assert_eq!(
             Action::ALL.into_iter().collect::<ActionSet>(),
             ActionSet::ALL,

@@ -1,7 +1,7 @@
-//! What must still hold when an accepted operation leaves its queue, as it held when the request was judged.
+//! Preconditions: what must still hold when an accepted operation leaves its queue, as it held when the request was checked.
 //!
-//! A precondition compares what the VM manager has, never what unfinished operations make of it: the operation that waits
-//! changes the state that callers are shown, and must not fail over itself.
+//! A precondition compares what the VM manager has, without the states that unfinished operations add: an operation that
+//! waits changes the state that callers see, and must not break its own precondition.
 
 use std::fmt;
 
@@ -15,8 +15,9 @@ use crate::model::Description;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Tag;
+use crate::public_text;
 
-/// A hash over what a backup, or all backups of a VM, are like.
+/// A hash over the members of a backup, or of all backups of a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version([u8; 32]);
@@ -30,13 +31,13 @@ impl fmt::Debug for Version {
 }
 
 impl Version {
-    /// The version of one backup. Every member that callers are shown is in it. Of the state only whether the backup is
-    /// being made, complete or damaged: what else a state says comes and goes with operations.
+    /// The version of one backup, over every member that callers see. Of the state only whether the backup is being created,
+    /// complete or damaged counts: the rest of a state comes and goes with operations.
     #[must_use]
     pub fn of_backup(backup: &Backup) -> Self {
         let mut fields = Fields::default();
-        fields.backup(backup);
-        fields.version()
+        fields.add_backup(backup);
+        fields.finish()
     }
 
     /// The version of the backups of one VM, in order of their ids.
@@ -44,28 +45,28 @@ impl Version {
     pub fn of_backups<'a>(backups: impl IntoIterator<Item = &'a Backup>) -> Self {
         let mut fields = Fields::default();
         for backup in backups {
-            fields.backup(backup);
+            fields.add_backup(backup);
         }
-        fields.version()
+        fields.finish()
     }
 }
 
-/// Fields with their lengths before them, so that no two rows of fields are the same bytes.
+/// A hash over fields. Each has its length before it, so that two different lists of fields never have the same bytes.
 #[derive(Default)]
 struct Fields(blake3::Hasher);
 
 impl Fields {
-    fn field(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8]) {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.0.update(&length.to_le_bytes()).update(bytes);
     }
 
-    fn optional(&mut self, bytes: Option<&[u8]>) {
-        self.field(&[u8::from(bytes.is_some())]);
-        self.field(bytes.unwrap_or_default());
+    fn add_optional(&mut self, bytes: Option<&[u8]>) {
+        self.add(&[u8::from(bytes.is_some())]);
+        self.add(bytes.unwrap_or_default());
     }
 
-    fn backup(&mut self, backup: &Backup) {
+    fn add_backup(&mut self, backup: &Backup) {
         let Backup {
             id,
             identity,
@@ -78,31 +79,31 @@ impl Fields {
             size,
             protected,
         } = backup;
-        self.field(id.as_str().as_bytes());
-        self.field(identity.as_str().as_bytes());
-        self.field(name.as_str().as_bytes());
+        self.add(id.as_str().as_bytes());
+        self.add(identity.as_str().as_bytes());
+        self.add(name.as_str().as_bytes());
         let description = description.as_ref().map(Description::as_str);
-        self.optional(description.map(str::as_bytes));
-        self.optional(kind.map(BackupKind::as_str).map(str::as_bytes));
-        self.field(&created.as_millis().to_le_bytes());
+        self.add_optional(description.map(str::as_bytes));
+        self.add_optional(kind.map(BackupKind::as_str).map(str::as_bytes));
+        self.add(&created.as_millis().to_le_bytes());
         let count = u64::try_from(tags.len()).unwrap_or(u64::MAX);
-        self.field(&count.to_le_bytes());
+        self.add(&count.to_le_bytes());
         for tag in tags.iter().map(Tag::as_str) {
-            self.field(tag.as_bytes());
+            self.add(tag.as_bytes());
         }
-        self.field(lasting(*state).as_bytes());
+        self.add(settled_state(*state).as_bytes());
         let size = size.map(u64::to_le_bytes);
-        self.optional(size.as_ref().map(<[u8; 8]>::as_slice));
-        self.field(&[u8::from(*protected)]);
+        self.add_optional(size.as_ref().map(<[u8; 8]>::as_slice));
+        self.add(&[u8::from(*protected)]);
     }
 
-    fn version(self) -> Version {
+    fn finish(self) -> Version {
         Version(*self.0.finalize().as_bytes())
     }
 }
 
-/// What of a state is left when no operation is unfinished.
-const fn lasting(state: BackupState) -> &'static str {
+/// The part of a state that does not depend on unfinished operations.
+const fn settled_state(state: BackupState) -> &'static str {
     match state {
         BackupState::Creating => "creating",
         BackupState::Error => "error",
@@ -113,32 +114,32 @@ const fn lasting(state: BackupState) -> &'static str {
     }
 }
 
-/// One condition of a request. It is kept with the operation and looked at again right before the VM manager is called.
+/// One precondition of a request. It is stored with the operation and checked again right before the VM manager is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precondition {
-    /// The backup acted on is as the caller saw it (`If-Match` and `If-None-Match` with entity tags).
+    /// The backup acted on is unchanged since the caller read it (`If-Match` and `If-None-Match` with entity tags).
     BackupUnchanged(Version),
-    /// The backup acted on is still there (`If-Match: *`).
+    /// The backup acted on still exists (`If-Match: *`).
     BackupPresent,
-    /// The backups of the VM are as the caller saw them (the same fields on a create).
+    /// The backups of the VM are unchanged since the caller listed them (the same fields on a create).
     ListUnchanged(Version),
 }
 
 impl Precondition {
-    /// What the caller learns when it no longer holds.
+    /// The fault when it no longer holds.
     #[must_use]
     pub fn fault(self) -> Fault {
         let text = match self {
-            Self::BackupUnchanged(_) => {
+            Self::BackupUnchanged(_) => public_text!(
                 "The backup changed after the condition of this request was checked; nothing was changed. Read the backup before trying again."
-            }
-            Self::BackupPresent => {
+            ),
+            Self::BackupPresent => public_text!(
                 "The backup was deleted after the condition of this request was checked; nothing was changed."
-            }
-            Self::ListUnchanged(_) => {
+            ),
+            Self::ListUnchanged(_) => public_text!(
                 "The backups of the VM changed after the condition of this request was checked; nothing was changed. List them before trying again."
-            }
+            ),
         };
         Fault::new(FaultKind::PreconditionFailed, text)
     }
@@ -175,25 +176,29 @@ mod tests {
 
     /// Each changes one member.
     const CHANGES: [Change; 13] = [
-        ("id", |it| it.id = BackupId::new("c").unwrap()),
-        ("identity", |it| it.identity = Identity::new("2".to_owned())),
-        ("name", |it| it.name = BackupName::new("m").unwrap()),
-        ("description", |it| {
-            it.description = Some(Description::new("d").unwrap());
+        ("id", |backup| backup.id = BackupId::new("c").unwrap()),
+        ("identity", |backup| {
+            backup.identity = Identity::new("2".to_owned());
         }),
-        ("kind", |it| it.kind = Some(BackupKind::Full)),
-        ("created", |it| it.created = Timestamp::from_millis(1)),
-        ("one tag", |it| it.tags = tags(&["ab"])),
-        ("two tags", |it| it.tags = tags(&["a", "b"])),
-        ("creating", |it| it.state = BackupState::Creating),
-        ("error", |it| it.state = BackupState::Error),
-        ("size", |it| it.size = Some(0)),
-        ("another size", |it| it.size = Some(1)),
-        ("protected", |it| it.protected = true),
+        ("name", |backup| backup.name = BackupName::new("m").unwrap()),
+        ("description", |backup| {
+            backup.description = Some(Description::new("d").unwrap());
+        }),
+        ("kind", |backup| backup.kind = Some(BackupKind::Full)),
+        ("created", |backup| {
+            backup.created = Timestamp::from_millis(1);
+        }),
+        ("one tag", |backup| backup.tags = tags(&["ab"])),
+        ("two tags", |backup| backup.tags = tags(&["a", "b"])),
+        ("creating", |backup| backup.state = BackupState::Creating),
+        ("error", |backup| backup.state = BackupState::Error),
+        ("size", |backup| backup.size = Some(0)),
+        ("another size", |backup| backup.size = Some(1)),
+        ("protected", |backup| backup.protected = true),
     ];
 
     #[test]
-    fn every_lasting_member_is_part_of_the_version() {
+    fn every_settled_member_is_part_of_the_version() {
         let mut seen = vec![("nothing", Version::of_backup(&backup()))];
         for (name, change) in CHANGES {
             let mut changed = backup();
@@ -207,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_unfinished_operation_shows_is_no_part_of_the_version() {
+    fn the_state_of_an_unfinished_operation_is_not_part_of_the_version() {
         let settled = Version::of_backup(&backup());
         for state in [
             BackupState::Updating,
@@ -220,15 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn the_version_of_a_list_has_every_backup_in_its_place() {
-        let (one, other) = (
+    fn the_version_of_a_list_depends_on_every_backup_and_the_order() {
+        let (first, second) = (
             backup(),
             Backup {
                 id: BackupId::new("c").unwrap(),
                 ..backup()
             },
         );
-        let lists: [&[&Backup]; 5] = [&[], &[&one], &[&other], &[&one, &other], &[&other, &one]];
+        let lists: [&[&Backup]; 5] = [
+            &[],
+            &[&first],
+            &[&second],
+            &[&first, &second],
+            &[&second, &first],
+        ];
         for (at, list) in lists.iter().enumerate() {
             for before in &lists[..at] {
                 let (new, old) = (list.iter().copied(), before.iter().copied());

@@ -220,18 +220,6 @@ const fn is_letter(byte: Option<u8>) -> bool {
     }
 }
 
-impl From<&str> for PublicText {
-    fn from(text: &str) -> Self {
-        Self(Cow::Owned(text.to_owned()))
-    }
-}
-
-impl From<String> for PublicText {
-    fn from(text: String) -> Self {
-        Self(Cow::Owned(text))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Text that must not be seen: it has no `Display`, prints as a placeholder and is wiped when dropped.
+//! Secret text: it has no `Display`, prints as a placeholder and is wiped when dropped.
 
 use std::fmt;
 
@@ -49,6 +49,6 @@ mod tests {
             !format!("{secret:?}").contains("hunter2"),
             "debug output hides it"
         );
-        assert_eq!(secret.reveal(), "hunter2", "and yet it is there");
+        assert_eq!(secret.reveal(), "hunter2", "the text is there");
     }
 }

@@ -11,13 +11,13 @@ use crate::model::limits;
 /// Why a text cannot be the value it was meant to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// Nothing was given where something is needed.
+    /// Empty where a value is required.
     #[error("must not be empty")]
     Empty,
     /// Longer than the limit, which is named in bytes.
     #[error("must not be longer than {0} bytes")]
     TooLong(usize),
-    /// Holds a character that is not allowed in this kind of text.
+    /// Contains a character that is not allowed in this kind of text.
     #[error("must not contain {0}")]
     Character(&'static str),
     /// One of the names that path handling treats specially.
@@ -25,7 +25,7 @@ pub enum TextError {
     DotSegment,
 }
 
-/// What characters a kind of text may hold.
+/// The characters that a kind of text may contain.
 #[derive(Clone, Copy, Debug)]
 enum Alphabet {
     /// A path segment: no control characters, neither `.` nor `..`.
@@ -56,12 +56,13 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
             if text == "." || text == ".." {
                 return Err(TextError::DotSegment);
             }
-            no_control(text)
+            check_no_control(text)
         }
-        Alphabet::Line => no_control(text),
+        Alphabet::Line => check_no_control(text),
         Alphabet::Name => {
-            let allowed = |it: char| it.is_ascii_alphanumeric() || "._-@".contains(it);
-            if text.chars().all(allowed) {
+            let is_allowed =
+                |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
+            if text.chars().all(is_allowed) {
                 Ok(())
             } else {
                 Err(TextError::Character(
@@ -99,7 +100,7 @@ fn check(text: &str, min: usize, max: usize, alphabet: Alphabet) -> Result<(), T
     }
 }
 
-fn no_control(text: &str) -> Result<(), TextError> {
+fn check_no_control(text: &str) -> Result<(), TextError> {
     if text.chars().any(char::is_control) {
         Err(TextError::Character("control characters"))
     } else {
@@ -152,8 +153,8 @@ macro_rules! text_type {
         }
 
         impl From<$name> for String {
-            fn from(it: $name) -> Self {
-                it.0.as_ref().into()
+            fn from(text: $name) -> Self {
+                text.0.as_ref().into()
             }
         }
     };
@@ -204,9 +205,9 @@ text_type!(
     Tag, 1, limits::TAG_BYTES_MAX, Alphabet::Line
 );
 text_type!(
-    /// What a caller wants to read in the audit trail beside a restore, 0..=1024 bytes.
+    /// A note of a caller for the audit trail beside a restore, 0..=1024 bytes.
     ///
-    /// Free of any restriction on characters: whoever writes it to a log escapes it.
+    /// Any character is allowed: escape it when it is written to a log.
     Note, 0, limits::NOTE_BYTES_MAX, Alphabet::Any
 );
 text_type!(
@@ -223,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_keep_to_their_alphabet() {
+    fn identifiers_have_only_characters_of_their_alphabet() {
         let rows: [(&str, &str, Result<(), TextError>); 8] = [
             ("plain", "33333", Ok(())),
             ("slash stays inside", "a/b", Ok(())),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn text_survives_storage_and_bad_text_does_not_enter_by_it() {
+    fn text_is_stored_as_a_plain_string_and_checked_when_it_is_read() {
         let id = VmId::new("a/b").unwrap();
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(json, r#""a/b""#, "plain string");

@@ -1,4 +1,4 @@
-//! Points in time: wall-clock ones that are stored and shown, and monotonic ones that are waited for.
+//! Points in time: wall-clock timestamps to store and show, and monotonic deadlines to wait for.
 
 use std::fmt;
 use std::time::Duration;
@@ -69,11 +69,11 @@ impl fmt::Display for Timestamp {
     }
 }
 
-fn millis(of: Duration) -> u64 {
-    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The monotonic instant at which an answer is no longer wanted.
+/// The monotonic instant by which an answer is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 

@@ -1,4 +1,4 @@
-//! From a permitted intent to a durable operation.
+//! Accepts an operation: from a permitted intent to a durable record in the queue of its VM.
 
 use std::sync::Arc;
 
@@ -9,63 +9,61 @@ use crate::model::FaultKind;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Permit;
-use crate::model::Phase;
-use crate::model::Progress;
-use crate::model::Revision;
 use crate::model::Verb;
 use crate::operations::api::AcceptError;
 use crate::operations::api::Accepted;
 use crate::operations::api::KnownChanges;
 use crate::operations::api::StoreFault;
 use crate::operations::api::Submission;
-use crate::operations::core;
+use crate::operations::audit;
 use crate::operations::core::Backend;
 use crate::operations::core::Core;
-use crate::operations::live_operations::Place;
-use crate::operations::live_operations::Shown;
-use crate::operations::live_operations::Turn;
+use crate::operations::live_operations::Admission;
+use crate::operations::live_operations::Claim;
+use crate::operations::live_operations::OperationWatch;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::store::Created;
 use crate::operations::store::StoreError;
-use crate::operations::trail;
+use crate::public_text;
 
-/// A place in the ledger that is given back unless it was opened.
-struct Reserved<'a> {
+/// A place in the queue of a VM that is given back unless the operation became durable.
+struct QueuePlace<'a> {
     core: &'a Arc<Core>,
     seq: Option<OperationSeq>,
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        if let Some(turn) = self.seq.and_then(|seq| self.core.ledger.release(seq)) {
-            self.core.start(turn);
+        if let Some(claim) = self.seq.and_then(|seq| self.core.live.withdraw(seq)) {
+            self.core.start(claim);
         }
     }
 }
 
-/// What a caller is told of something that the backend cannot do at all.
+/// The fault for a request that the backend does not support at all.
 pub(crate) fn unsupported() -> Fault {
     Fault::new(
         FaultKind::Unsupported,
-        "The VM manager of this VM cannot do that.",
+        public_text!("The VM manager of this VM does not support this operation."),
     )
 }
 
-/// Makes it durable; the turn, if it is its turn, is for the caller to take. Runs to its end whether or not anybody
-/// waits for the answer.
-pub(crate) async fn admit(
+/// Makes the operation durable. Returns the claim on it when it is the first of its VM; the caller must run it.
+///
+/// Runs to its end whether or not the client waits for the answer.
+pub(crate) async fn accept(
     core: &Arc<Core>,
     permit: &Permit,
     submission: Submission,
-) -> Result<(Accepted, Option<Turn>), AcceptError> {
+) -> Result<(Accepted, Option<Claim>), AcceptError> {
     if !permit.covers(&submission.intent) {
         return Err(AcceptError::NotPermitted);
     }
-    let seen = submission.seen.clone();
+    let known_changes = submission.known_changes.clone();
     let origin = submission.origin.clone();
-    let operation = Arc::new(record(core, permit, submission));
-    if let Some(replayed) = replay(core, &operation).await? {
+    let operation = Arc::new(new_operation(core, permit, submission));
+    if let Some(replayed) = find_replayed(core, &operation).await? {
         return Ok((replayed, None));
     }
     if core.stop.is_given() {
@@ -77,54 +75,53 @@ pub(crate) async fn admit(
     if backend.capability.verb(operation.verb()).is_none() {
         return Err(AcceptError::Backend(unsupported()));
     }
-    let first = match reserve(core, &operation, &seen).await? {
-        Reservation::Taken { first } => first,
-        Reservation::Needless(existing) => return Ok((Accepted::Existing(existing), None)),
+    let is_first = match join_queue(core, &operation, &known_changes).await? {
+        Joined::Queue { is_first } => is_first,
+        Joined::Existing(existing) => return Ok((Accepted::Existing(existing), None)),
     };
-    let mut reserved = Reserved {
+    let mut place = QueuePlace {
         core,
         seq: Some(operation.seq),
     };
-    let (operation, slot) = match at_once(core, backend, &operation).filter(|_| first) {
-        Some((begun, slot)) => (begun, Some(slot)),
+    let (operation, slot) = match submit_at_once(core, backend, &operation).filter(|_| is_first) {
+        Some((submitted, slot)) => (submitted, Some(slot)),
         None => (operation, None),
     };
-    trail::asked(&operation, &origin).map_err(|_not_written| AcceptError::NotRecorded)?;
-    match create(core, &operation).await {
+    audit::record_request(&operation, &origin).map_err(|_not_written| AcceptError::NotRecorded)?;
+    match core.store.create(&operation).await {
         Ok(Created::New) => {}
         Ok(Created::Replayed(existing)) => return Ok((Accepted::Existing(existing), None)),
         Err(StoreError::KeyReused(seq)) => return Err(AcceptError::KeyReused(seq)),
         Err(error) => {
             tracing::warn!(seq = %operation.seq, %error, "operation not accepted");
-            return Err(AcceptError::Store(core::told(&error)));
+            return Err(AcceptError::Store(error.public_fault()));
         }
     }
-    reserved.seq = None;
-    trail::accepted(&operation, &origin);
-    core.tell(&operation);
-    let turn = core.ledger.open(&operation).map(|turn| Turn {
-        begun: slot,
-        ..turn
-    });
-    Ok((Accepted::New(operation), turn))
+    place.seq = None;
+    // Before the operation is published: a task may end it right afterwards, and its end is recorded later than this.
+    audit::record_acceptance(&operation, &origin);
+    core.report_phase(&operation);
+    let claim = core.live.publish_new(&operation);
+    let claim = claim.map(|claim| Claim { slot, ..claim });
+    Ok((Accepted::New(operation), claim))
 }
 
-/// An update that may be called for as soon as it is durable, already in the state that says so, with its place at the
-/// backend. `None` where it goes the usual way.
+/// An update in the state SUBMITTING, which may be called as soon as that is durable, with its slot at the backend. `None`
+/// for an operation that must be ACCEPTED first.
 ///
-/// The caller of an update waits for its end, and the durable write of ACCEPTED would be one more on that way. Nothing
-/// is given up by leaving it out: SUBMITTING is durable before the call, and with it the acceptance. A crash in between
-/// leaves a record that may have been called for, which is why only a verb that may be called for twice is begun so.
-fn at_once(
+/// The caller of an update waits for its end, and a durable write of ACCEPTED would take its time. Nothing is lost without
+/// it: SUBMITTING is durable before the call, and with it the acceptance. A crash in between leaves a record that may have
+/// been called, so only a verb that may be called twice goes this way.
+fn submit_at_once(
     core: &Core,
     backend: &Backend,
     operation: &Operation,
 ) -> Option<(Arc<Operation>, OwnedSemaphorePermit)> {
     let rules = core.rules(operation);
-    let fits = operation.verb() == Verb::Update
+    let is_replayable_update = operation.verb() == Verb::Update
         && rules.replay_safe
         && !backend.adapter.needs_baseline(&operation.intent);
-    if !fits {
+    if !is_replayable_update {
         return None;
     }
     let slot = Arc::clone(&backend.slots).try_acquire_owned().ok()?;
@@ -132,43 +129,35 @@ fn at_once(
     Some((Arc::new(step.state?), slot))
 }
 
-fn record(core: &Core, permit: &Permit, submission: Submission) -> Operation {
+fn new_operation(core: &Core, permit: &Permit, submission: Submission) -> Operation {
     Operation {
-        seq: submission.seq,
-        revision: Revision::FIRST,
-        principal: permit.principal().name.clone(),
-        request: submission.request,
-        backend: permit.backend().clone(),
-        intent: submission.intent,
         preconditions: submission.preconditions,
         note: submission.note,
         idempotency: submission.idempotency,
-        phase: Phase::Accepted,
-        progress: Progress::NONE,
-        fault: None,
-        baseline: None,
-        calls: 0,
-        task: None,
-        created: core.clock.now(),
-        started: None,
-        completed: None,
-        uncertain_since: None,
         ignored: submission.ignored,
-        resume_expired: false,
-        cancel_asked: None,
-        acknowledged: None,
-        expires: None,
+        ..Operation::accepted(
+            submission.seq,
+            permit.principal().name.clone(),
+            submission.request,
+            permit.backend().clone(),
+            submission.intent,
+            core.clock.now(),
+        )
     }
 }
 
-/// The operation that was made with the same key, so that a repeated request is answered however full the queues are.
-async fn replay(core: &Core, new: &Operation) -> Result<Option<Accepted>, AcceptError> {
+/// The operation that was accepted with the same key, so that a repeated request is answered however full the queues are.
+async fn find_replayed(core: &Core, new: &Operation) -> Result<Option<Accepted>, AcceptError> {
     let Some(key) = &new.idempotency else {
         return Ok(None);
     };
     let scope = new.intent.key_scope();
-    let found = core.store.by_key(&new.principal, &scope, key).await;
-    match found.map_err(|error| core.fault(&error))? {
+    let found = core
+        .store
+        .raw()
+        .find_by_key(&new.principal, &scope, key)
+        .await;
+    match found.map_err(|error| core.store.read_fault(&error))? {
         Some(found) if found.idempotency.as_ref() == Some(key) => {
             Ok(Some(Accepted::Existing(found)))
         }
@@ -177,70 +166,62 @@ async fn replay(core: &Core, new: &Operation) -> Result<Option<Accepted>, Accept
     }
 }
 
-/// What came of asking for a place in the queue of the VM.
-enum Reservation {
-    /// It has one, `first` in the queue or not.
-    Taken { first: bool },
-    /// This one makes it needless.
-    Needless(Arc<Operation>),
+/// The result of [`join_queue`].
+enum Joined {
+    /// The operation has a place in the queue of its VM.
+    Queue {
+        /// Whether no other operation of the VM is unfinished.
+        is_first: bool,
+    },
+    /// This operation is the same request.
+    Existing(Arc<Operation>),
 }
 
-/// Takes a place in the queue of the VM, or finds the operation that makes this one needless.
-async fn reserve(
+/// Takes a place in the queue of the VM, or finds the operation that is the same request.
+async fn join_queue(
     core: &Core,
     operation: &Arc<Operation>,
-    seen: &KnownChanges,
-) -> Result<Reservation, AcceptError> {
+    known_changes: &KnownChanges,
+) -> Result<Joined, AcceptError> {
     loop {
-        match core.ledger.reserve(operation, seen) {
-            Place::Taken { first } => return Ok(Reservation::Taken { first }),
-            // Each of these tries again when the other one, which was about to be accepted, was not.
-            Place::Same(mut other) => {
-                if let Some(other) = settled(&mut other).await {
-                    return Ok(Reservation::Needless(other));
+        match core.live.admit(operation, known_changes) {
+            Admission::Admitted { is_first } => return Ok(Joined::Queue { is_first }),
+            // Each of these tries again when the other operation did not become durable.
+            Admission::SameRequest(mut other) => {
+                if let Some(other) = wait_until_durable(&mut other).await {
+                    return Ok(Joined::Existing(other));
                 }
             }
-            Place::OtherRequest(seq, mut other) => {
-                if settled(&mut other).await.is_some() {
+            Admission::KeyReused(seq, mut other) => {
+                if wait_until_durable(&mut other).await.is_some() {
                     return Err(AcceptError::KeyReused(seq));
                 }
             }
-            Place::Changing(mut other) => {
-                if settled(&mut other).await.is_some() {
+            Admission::PreconditionPending(mut other) => {
+                if wait_until_durable(&mut other).await.is_some() {
                     return Err(AcceptError::PreconditionFailed);
                 }
             }
-            Place::Changed => return Err(AcceptError::PreconditionFailed),
-            Place::Busy(mut other) => {
-                if let Some(other) = settled(&mut other).await
+            Admission::PreconditionFailed => return Err(AcceptError::PreconditionFailed),
+            Admission::Busy(mut other) => {
+                if let Some(other) = wait_until_durable(&mut other).await
                     && !other.phase.is_final()
                 {
                     return Err(AcceptError::Busy(other));
                 }
             }
-            Place::NumberInUse => {
-                tracing::error!(seq = %operation.seq, "number of an operation used twice");
+            Admission::SequenceInUse => {
+                tracing::error!(seq = %operation.seq, "operation sequence number used twice");
                 return Err(AcceptError::Store(StoreFault::Unavailable));
             }
-            Place::VmFull => return Err(AcceptError::VmQueueFull),
-            Place::Full => return Err(AcceptError::QueueFull),
+            Admission::VmQueueFull => return Err(AcceptError::VmQueueFull),
+            Admission::Full => return Err(AcceptError::QueueFull),
         }
     }
 }
 
-/// Waits until the other one is durable; `None` when it came to nothing.
-async fn settled(other: &mut Shown) -> Option<Arc<Operation>> {
+/// Waits until the other operation is durable; `None` when it was not accepted.
+async fn wait_until_durable(other: &mut OperationWatch) -> Option<Arc<Operation>> {
     let durable = other.wait_for(Option::is_some).await.ok()?;
     durable.clone()
-}
-
-async fn create(core: &Core, operation: &Arc<Operation>) -> Result<Created, StoreError> {
-    let result = match core.store.create(Arc::clone(operation)).await {
-        Err(StoreError::Indeterminate(why)) => {
-            core.read_back(operation, why).await.map(|()| Created::New)
-        }
-        result => result,
-    };
-    core.note(result.as_ref().err());
-    result
 }

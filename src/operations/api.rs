@@ -1,4 +1,4 @@
-//! What the operations room offers to the gate: reads through the adapters, and operations.
+//! What the gate may ask for: reads through the adapters, and operations.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -35,65 +35,66 @@ use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 
-/// The store cannot answer or take anything just now.
+/// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFault {
-    /// It may work again soon: busy, disk full, not yet open.
-    #[error("the store of operations is unavailable")]
+    /// It may work again soon: busy, or its disk is full.
+    #[error("operation store unavailable")]
     Unavailable,
-    /// The process is about to end because the store failed in a way that must not be papered over.
-    #[error("the store of operations has failed")]
+    /// The disk or the file failed. What was written last cannot be relied on, so the process ends.
+    #[error("operation store failed")]
     Failed,
 }
 
-/// Which changes of a VM were known at one moment. Taken before a precondition is judged, it tells at the acceptance whether
-/// another change came in between.
+/// Which changes of a VM were known at one moment.
+///
+/// Taken before a precondition is checked, it shows at the acceptance whether another change came in between.
 #[derive(Clone, Debug, Default)]
 pub struct KnownChanges {
-    /// The unfinished operations of the VM that callers could see.
+    /// The unfinished operations of the VM that were visible to callers.
     pub(crate) unfinished: Vec<OperationSeq>,
-    /// How many operations had ended by then.
+    /// How many operations of the gateway had ended by then.
     pub(crate) ended: u64,
 }
 
-/// An intent with all that is kept beside it.
+/// An intent with everything that is stored beside it.
 #[derive(Clone, Debug)]
 pub struct Submission {
     /// The number taken by [`OperationsApi::reserve`].
     pub seq: OperationSeq,
     /// What is to be done.
     pub intent: Intent,
-    /// What must hold right before the VM manager is called, as it held when the request was judged.
+    /// What must hold right before the VM manager is called, as it held when the request was checked.
     pub preconditions: Vec<Precondition>,
-    /// What was going on when the preconditions were judged. Without preconditions it means nothing.
-    pub seen: KnownChanges,
-    /// The request that asks.
+    /// Which changes were known when the preconditions were checked. Ignored without preconditions.
+    pub known_changes: KnownChanges,
+    /// The request.
     pub request: RequestId,
-    /// What the caller wants to read in the log.
+    /// A note of the caller for the log.
     pub note: Option<Note>,
     /// The caller's own key.
     pub idempotency: Option<Idempotency>,
-    /// What the request said that means nothing here.
+    /// Members of the request body that were ignored.
     pub ignored: IgnoredMembers,
-    /// What the audit trail says of where the request came from.
+    /// Where the request came from, for the audit trail.
     pub origin: Origin,
 }
 
 /// Where a request came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The API token with which it came, if it was one.
+    /// The API token that authenticated it, if one did.
     pub token: Option<TokenName>,
     /// The address of the client.
     pub client: Option<IpAddr>,
 }
 
-/// The operation, durable.
+/// A durable operation.
 #[derive(Clone, Debug)]
 pub enum Accepted {
     /// It is new.
     New(Arc<Operation>),
-    /// It was there: the same idempotency key and request, or a repeated delete of the same backup.
+    /// It existed: the same idempotency key and request, or a repeated delete of the same backup.
     Existing(Arc<Operation>),
 }
 
@@ -107,22 +108,22 @@ impl Accepted {
     }
 }
 
-/// Why an intent was not accepted. Nothing was changed or kept.
+/// Why an intent was not accepted. Nothing was changed or stored.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AcceptError {
     /// The permit is for something else: a defect of the caller.
     #[error("the permit does not cover the intent")]
     NotPermitted,
     /// The configuration has no such backend (any more).
-    #[error("there is no such backend")]
+    #[error("no such backend")]
     NoSuchBackend,
     /// The key was used with another request.
     #[error("the idempotency key was used for another request")]
     KeyReused(OperationSeq),
     /// Another operation of the VM is unfinished, and operations are not queued.
-    #[error("another operation of the VM is unfinished")]
+    #[error("the VM has an unfinished operation")]
     Busy(Arc<Operation>),
-    /// Another change came after the preconditions were judged.
+    /// Another change came after the preconditions were checked.
     #[error("a precondition no longer holds")]
     PreconditionFailed,
     /// Too many operations wait for this VM.
@@ -131,34 +132,34 @@ pub enum AcceptError {
     /// Too many operations are unfinished in all.
     #[error("too many operations are unfinished")]
     QueueFull,
-    /// The backend cannot do this at all, or is known to be down.
-    #[error("the backend cannot take the operation")]
+    /// The backend does not support this at all, or is known to be unavailable.
+    #[error("the backend does not accept the operation")]
     Backend(Fault),
     /// The gateway is stopping.
     #[error("the gateway is stopping")]
     Stopping,
     /// The audit trail is required and cannot be written.
-    #[error("the audit trail cannot be written")]
+    #[error("cannot write the audit trail")]
     NotRecorded,
-    /// It could not be made durable, and will not run. The one exception is a store that failed for good in that very
-    /// moment ([`StoreFault::Failed`]): what it had written may run after the restart; an idempotency key finds it.
+    /// It could not be made durable, and will not run. The one exception is a store that failed for good at that moment
+    /// ([`StoreFault::Failed`]): what it had written may run after the restart, and an idempotency key finds it.
     #[error(transparent)]
     Store(#[from] StoreFault),
 }
 
-/// Why an operation is not stopped.
+/// Why an operation was not cancelled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CancelError {
     /// There is none of that number.
-    #[error("there is no such operation")]
+    #[error("no such operation")]
     NoSuchOperation,
-    /// It is final, or its VM manager cannot stop it once it has begun.
-    #[error("the operation cannot be stopped")]
+    /// It is final, or its VM manager cannot cancel it once it has started.
+    #[error("the operation cannot be cancelled")]
     NotCancellable,
     /// It is no longer at the revision that the caller named.
     #[error("the operation changed")]
     Changed,
-    /// The wish could not be made durable, and nothing was asked of the VM manager.
+    /// The request could not be made durable, and the VM manager was not asked.
     #[error(transparent)]
     Store(#[from] StoreFault),
 }
@@ -166,7 +167,7 @@ pub enum CancelError {
 /// What is known of an idempotency key.
 #[derive(Clone, Debug)]
 pub enum Replay {
-    /// Never used by this principal for this method and target, or so long ago that it was dropped.
+    /// Never used by this principal for this method and target, or so long ago that it was removed.
     Unused,
     /// Used with the same request: this is its operation.
     Same(Arc<Operation>),
@@ -174,7 +175,7 @@ pub enum Replay {
     Other(OperationSeq),
 }
 
-/// Which operations are meant by a request that does not name one by its number.
+/// Selects operations of a request that does not name one by its number.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
     /// Only of this verb.
@@ -188,15 +189,15 @@ pub struct Selector {
 /// Which operations to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
-    /// Only those asked for by this principal.
+    /// Only those of this principal.
     pub principal: Option<PrincipalName>,
-    /// Only those that fit.
+    /// Only those that match.
     pub selector: Selector,
     /// Only older ones than this.
     pub before: Option<OperationSeq>,
     /// Only unfinished (`Some(true)`) or finished (`Some(false)`) ones.
     pub unfinished: Option<bool>,
-    /// At most so many, 1..=[`crate::model::limits::PAGE_MAX`].
+    /// At most this many, 1..=[`crate::model::limits::PAGE_MAX`].
     pub limit: u16,
 }
 
@@ -209,13 +210,34 @@ pub enum WaitFor {
     ChangeAfter(Revision),
 }
 
-/// What the operations room offers to the gate.
+/// Reads through the adapters, and the durable operations: all that the gate needs of them.
+///
+/// A change is accepted once it is durable. The gate then answers 202, and the caller follows the operation by its number:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use snapgate::model::{Deadline, Operation, Permit};
+/// use snapgate::operations::{AcceptError, OperationsApi, StoreFault, Submission, WaitFor};
+///
+/// async fn run_to_its_end(
+///     operations: &dyn OperationsApi,
+///     permit: Permit,
+///     submission: Submission,
+///     by: Deadline,
+/// ) -> Result<Option<Arc<Operation>>, AcceptError> {
+///     let accepted = operations.accept(permit, submission).await?;
+///     // From here on the operation is neither lost nor run twice, even when this future is dropped.
+///     let seq = accepted.operation().seq;
+///     Ok(operations.wait(seq, WaitFor::End, by).await?)
+/// }
+/// ```
 #[async_trait]
 pub trait OperationsApi: fmt::Debug + Send + Sync {
-    /// What the backend can do; `None` when there is none of that name.
+    /// What the backend supports; `None` when there is none of that name.
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>>;
 
-    /// One VM, as its backend tells.
+    /// One VM, as its backend reports it.
     ///
     /// # Errors
     /// The fault a caller may see.
@@ -245,13 +267,13 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<Backup, Fault>;
 
-    /// Which changes of the VM are known now; to be taken before what a precondition is about is read.
+    /// Which changes of the VM are known now. Take it before reading what a precondition is about.
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
         let _ = (backend, vm);
         KnownChanges::default()
     }
 
-    /// Takes the number of an operation that may be accepted next. Numbers that are not used are lost.
+    /// Reserves the number of an operation that may be accepted next. Numbers that are not used are lost.
     fn reserve(&self) -> OperationSeq;
 
     /// The id that a new backup will have when it is created under this number.
@@ -277,11 +299,11 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault>;
 
-    /// Makes the operation durable and hands it to the runner. Once this returned `Ok` the operation is never lost
-    /// and never run twice, whatever happens to the caller or the process.
+    /// Makes the operation durable and queues it. Once this returned `Ok` the operation is never lost and never run twice,
+    /// whatever happens to the caller or the process.
     ///
     /// # Errors
-    /// [`AcceptError`]; nothing was changed or kept.
+    /// [`AcceptError`]; nothing was changed or stored.
     async fn accept(&self, permit: Permit, submission: Submission)
     -> Result<Accepted, AcceptError>;
 
@@ -297,9 +319,9 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// When the store cannot answer.
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault>;
 
-    /// Waits for the operation and returns it as it is then, or as it is at the deadline. `None` when there is none.
+    /// Waits for the operation and returns its state then, or its state at the deadline. `None` when there is none.
     ///
-    /// Woken by the write, not by polling. Safe to drop.
+    /// The write of a new state wakes it; it does not poll. Cancel-safe.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -310,14 +332,14 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault>;
 
-    /// Asks that an operation be stopped. One that is queued ends at once, with nothing called; one that runs is
-    /// asked to stop by its VM manager, and its Status tells what came of it. The wish survives a restart.
+    /// Cancels an operation. A queued one ends at once, and the VM manager is never called. For a running one the VM
+    /// manager is asked to cancel its task, and the Status shows the result. The request survives a restart.
     ///
-    /// Whether the caller may ask for it is decided before. With `only_at` it is asked only while the operation is at that
-    /// revision.
+    /// Whether the caller is permitted to cancel is decided before. With `only_at` nothing is done unless the operation is at
+    /// that revision.
     ///
     /// # Errors
-    /// [`CancelError`]; nothing was asked or kept.
+    /// [`CancelError`]; nothing was stored, and the VM manager was not asked.
     async fn cancel(
         &self,
         seq: OperationSeq,

@@ -1,4 +1,4 @@
-//! What the room offers to the gate, done.
+//! [`Operations`] implements [`OperationsApi`].
 
 use std::sync::Arc;
 
@@ -42,37 +42,40 @@ use crate::operations::api::Submission;
 use crate::operations::api::WaitFor;
 use crate::operations::cancel;
 use crate::operations::core::Backend;
-use crate::operations::core::Operations;
+use crate::operations::open::Operations;
 use crate::operations::pending_state;
 use crate::operations::runner;
+use crate::public_text;
 
 impl Operations {
-    fn backend(&self, name: &BackendName) -> Result<&Backend, Fault> {
+    fn find_backend(&self, name: &BackendName) -> Result<&Backend, Fault> {
         self.core.backends.get(name).ok_or_else(|| {
             Fault::new(
                 FaultKind::Unavailable,
-                "The VM manager of this VM is not configured.",
+                public_text!("The VM manager of this VM is not configured."),
             )
         })
     }
 }
 
-/// The fault for the caller; what the VM manager said goes to the log.
-fn public(backend: &BackendName, call: &str, error: AdapterError) -> Fault {
+/// Returns the fault for the caller, and logs what the VM manager said.
+fn log_and_publish(backend: &BackendName, call: &str, error: AdapterError) -> Fault {
     let (backend, kind, private) = (backend.as_str(), error.fault.kind.as_str(), error.private());
-    // That a client asked for what does not exist is in the access log.
+    // A request for what does not exist is in the access log already.
     if error.is_answer() {
         tracing::debug!(backend, call, kind, private, "backend refused a call");
     } else {
-        tracing::warn!(backend, call, kind, private, "call to a backend failed");
+        tracing::warn!(backend, call, kind, private, "backend call failed");
     }
     error.fault
 }
 
-fn fits(operation: &Operation, until: WaitFor) -> bool {
+fn is_reached(operation: &Operation, until: WaitFor) -> bool {
     match until {
         WaitFor::End => operation.phase.is_final(),
-        WaitFor::ChangeAfter(seen) => operation.revision > seen || operation.phase.is_final(),
+        WaitFor::ChangeAfter(revision) => {
+            operation.revision > revision || operation.phase.is_final()
+        }
     }
 }
 
@@ -84,9 +87,9 @@ impl OperationsApi for Operations {
     }
 
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault> {
-        let adapter = &self.backend(backend)?.adapter;
-        let read = adapter.vm(vm, by).await;
-        read.map_err(|error| public(backend, "vm", error))
+        let adapter = &self.find_backend(backend)?.adapter;
+        let read = adapter.read_vm(vm, by).await;
+        read.map_err(|error| log_and_publish(backend, "vm", error))
     }
 
     async fn backups(
@@ -96,11 +99,11 @@ impl OperationsApi for Operations {
         page: &Page,
         by: Deadline,
     ) -> Result<BackupPage, Fault> {
-        let adapter = &self.backend(backend)?.adapter;
-        let unfinished = self.core.ledger.of_vm(backend, vm);
-        let found = adapter.list(vm, page, by).await;
-        let found = found.map_err(|error| public(backend, "list", error))?;
-        Ok(pending_state::merged(page, found, &unfinished))
+        let adapter = &self.find_backend(backend)?.adapter;
+        let unfinished = self.core.live.unfinished_on_vm(backend, vm);
+        let found = adapter.list_backups(vm, page, by).await;
+        let found = found.map_err(|error| log_and_publish(backend, "list", error))?;
+        Ok(pending_state::merge_page(page, found, &unfinished))
     }
 
     async fn backup(
@@ -109,23 +112,23 @@ impl OperationsApi for Operations {
         target: &Target,
         by: Deadline,
     ) -> Result<Backup, Fault> {
-        let adapter = &self.backend(backend)?.adapter;
-        let unfinished = self.core.ledger.of_vm(backend, &target.vm);
-        match adapter.read(target, by).await {
-            Ok(found) => Ok(pending_state::overlaid(found, &unfinished)),
+        let adapter = &self.find_backend(backend)?.adapter;
+        let unfinished = self.core.live.unfinished_on_vm(backend, &target.vm);
+        match adapter.read_backup(target, by).await {
+            Ok(found) => Ok(pending_state::overlay(found, &unfinished)),
             Err(error) if error.fault.kind == FaultKind::NoSuchBackup => {
-                pending_state::in_the_making(&target.backup, &unfinished).ok_or(error.fault)
+                pending_state::find_planned(&target.backup, &unfinished).ok_or(error.fault)
             }
-            Err(error) => Err(public(backend, "read", error)),
+            Err(error) => Err(log_and_publish(backend, "read", error)),
         }
     }
 
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
-        self.core.ledger.known_changes(backend, vm)
+        self.core.live.known_changes(backend, vm)
     }
 
     fn reserve(&self) -> OperationSeq {
-        self.core.numbers.next(self.core.clock.now())
+        self.core.sequence.next(self.core.clock.now())
     }
 
     fn mint_backup_id(
@@ -134,12 +137,12 @@ impl OperationsApi for Operations {
         new: &NewBackup,
         seq: OperationSeq,
     ) -> Result<BackupId, Fault> {
-        let found = self.backend(backend)?;
+        let found = self.find_backend(backend)?;
         if found.capability.create.is_none() {
             return Err(accept::unsupported());
         }
         let minted = found.adapter.mint_backup_id(new, RequestKey(seq));
-        minted.map_err(|error| public(backend, "mint", error))
+        minted.map_err(|error| log_and_publish(backend, "mint", error))
     }
 
     async fn replay(
@@ -149,17 +152,22 @@ impl OperationsApi for Operations {
         key: &IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Replay, StoreFault> {
-        let used = Idempotency {
+        let idempotency = Idempotency {
             key: key.clone(),
             fingerprint,
         };
-        let found = self.core.store.by_key(principal, scope, &used).await;
-        let found = found.map_err(|error| self.core.fault(&error))?;
-        Ok(found.map_or(Replay::Unused, |it| {
-            if it.idempotency.as_ref() == Some(&used) {
-                Replay::Same(it)
+        let found = self
+            .core
+            .store
+            .raw()
+            .find_by_key(principal, scope, &idempotency)
+            .await;
+        let found = found.map_err(|error| self.core.store.read_fault(&error))?;
+        Ok(found.map_or(Replay::Unused, |operation| {
+            if operation.idempotency.as_ref() == Some(&idempotency) {
+                Replay::Same(operation)
             } else {
-                Replay::Other(it.seq)
+                Replay::Other(operation.seq)
             }
         }))
     }
@@ -169,38 +177,39 @@ impl OperationsApi for Operations {
         permit: Permit,
         submission: Submission,
     ) -> Result<Accepted, AcceptError> {
-        // A task of its own: the client that waits for the answer may go away at any point. The same task goes on with
-        // the work when it is the operation's turn.
+        // A task of its own: the client that waits for the answer may go away at any point. The same task runs the operation
+        // when it is the first of its VM, which saves a switch of tasks.
         let core = Arc::clone(&self.core);
         let (answer, answered) = oneshot::channel();
         self.core.spawn(async move {
-            let (admitted, turn) = match accept::admit(&core, &permit, submission).await {
-                Ok((accepted, turn)) => (Ok(accepted), turn),
+            let (accepted, claim) = match accept::accept(&core, &permit, submission).await {
+                Ok((accepted, claim)) => (Ok(accepted), claim),
                 Err(error) => (Err(error), None),
             };
-            drop(answer.send(admitted));
-            if let Some(turn) = turn {
-                runner::drive(core, turn).await;
+            // An error means that the client is gone, which does not matter here.
+            drop(answer.send(accepted));
+            if let Some(claim) = claim {
+                runner::run(core, claim).await;
             }
         });
         answered.await.unwrap_or_else(|_gone| {
-            tracing::error!("accepting an operation panicked");
-            self.core.metrics.panic("operations");
+            tracing::error!("panic while accepting an operation");
+            self.core.metrics.process.record_panic("operations");
             Err(AcceptError::Store(StoreFault::Unavailable))
         })
     }
 
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault> {
-        if let Some(current) = self.core.ledger.current(seq) {
+        if let Some(current) = self.core.live.current_state(seq) {
             return Ok(Some(current));
         }
-        let found = self.core.store.read(seq).await;
-        found.map_err(|error| self.core.fault(&error))
+        let found = self.core.store.raw().read(seq).await;
+        found.map_err(|error| self.core.store.read_fault(&error))
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        let found = self.core.store.list(query).await;
-        found.map_err(|error| self.core.fault(&error))
+        let found = self.core.store.raw().list(query).await;
+        found.map_err(|error| self.core.store.read_fault(&error))
     }
 
     async fn wait(
@@ -209,18 +218,18 @@ impl OperationsApi for Operations {
         until: WaitFor,
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault> {
-        let Some(mut shown) = self.core.ledger.watch(seq) else {
-            // Not unfinished, so it cannot change any more.
+        let Some(mut watch) = self.core.live.watch(seq) else {
+            // Not unfinished: it is final, or there is none.
             return self.operation(seq).await;
         };
         let change = async {
             loop {
-                if let Some(current) = shown.borrow_and_update().as_ref()
-                    && fits(current, until)
+                if let Some(current) = watch.borrow_and_update().as_ref()
+                    && is_reached(current, until)
                 {
                     return Some(Arc::clone(current));
                 }
-                if shown.changed().await.is_err() {
+                if watch.changed().await.is_err() {
                     return None;
                 }
             }
@@ -236,20 +245,22 @@ impl OperationsApi for Operations {
         seq: OperationSeq,
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
-        // A task of its own: what was begun is written and shown, whether or not anybody waits for the answer.
+        // A task of its own: a write that was started is finished and published, whether or not the client waits.
         let core = Arc::clone(&self.core);
-        let asked = self
+        let cancelled = self
             .core
-            .spawn(async move { cancel::ask(&core, seq, only_at).await })
+            .spawn(async move { cancel::cancel(&core, seq, only_at).await })
             .await;
-        asked.unwrap_or_else(|error| {
-            tracing::error!(%error, "stopping an operation panicked");
-            self.core.metrics.panic("operations");
+        cancelled.unwrap_or_else(|error| {
+            tracing::error!(%error, "panic while cancelling an operation");
+            self.core.metrics.process.record_panic("operations");
             Err(CancelError::Store(StoreFault::Unavailable))
         })
     }
 
     fn is_ready(&self) -> bool {
-        self.core.is_writable() && !self.core.has_failed() && !self.core.stop.is_given()
+        self.core.store.is_writable()
+            && !self.core.store.failed().is_given()
+            && !self.core.stop.is_given()
     }
 }

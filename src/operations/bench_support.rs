@@ -1,4 +1,4 @@
-//! What the micro-benchmarks reach of this room. No part of what it offers to anybody else.
+//! Access for the micro-benchmarks. Not part of the public interface.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ const RULES: Rules = Rules {
     retention: Duration::from_secs(604_800),
 };
 
-/// What happens to an operation from its acceptance to its end.
+/// The events of an operation that succeeds.
 #[derive(Clone, Debug)]
 pub enum LifeCycle {
-    /// It is about to be called for.
+    /// It leaves its queue.
     Start,
-    /// The call began this task.
+    /// The call started this task.
     Task(TaskRef),
     /// It was done.
     Done,
@@ -38,8 +38,8 @@ pub enum LifeCycle {
 
 /// The state after one transition of the machine; `None` where the event is not possible.
 #[must_use]
-pub fn transition(state: &Operation, what: LifeCycle, now: Timestamp) -> Option<Operation> {
-    let event = match what {
+pub fn transition(state: &Operation, event: LifeCycle, now: Timestamp) -> Option<Operation> {
+    let event = match event {
         LifeCycle::Start => Event::Start(None),
         LifeCycle::Task(task) => Event::Task(task),
         LifeCycle::Done => Event::Done,
@@ -47,12 +47,12 @@ pub fn transition(state: &Operation, what: LifeCycle, now: Timestamp) -> Option<
     machine::step(state, event, now, &RULES).ok()?.state
 }
 
-/// A store of operations, without anybody at work on it.
+/// An operation store without tasks on it.
 #[derive(Debug)]
 pub struct BenchStore(SqliteStore);
 
 impl BenchStore {
-    /// Opens the file, or makes it. Blocks.
+    /// Opens the file, or creates it. Blocks.
     ///
     /// # Errors
     /// [`OpenError`]; the file was left as it is.

@@ -1,20 +1,20 @@
-//! What the operations room is configured with.
+//! The settings of the operations.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::limits;
 
-/// What happens to an operation on a VM that another operation is busy with.
+/// What happens to an operation on a VM that has another unfinished operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenBusy {
-    /// It waits its turn.
+    /// It waits in the queue of the VM.
     Queue,
     /// It is refused.
     Refuse,
 }
 
-/// What the operations room is configured with. Changes need a restart.
+/// The settings of the operations. A change needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The SQLite file; made when absent. Its folder must exist.
@@ -27,20 +27,20 @@ pub struct Config {
     pub queue_per_vm: usize,
     /// Unfinished operations in all.
     pub queue_total: usize,
-    /// How long an accepted operation may go unstarted beyond its queue before it is given up.
+    /// How long no gateway may have been running for an accepted operation to be run at all.
     pub accept_ttl: Duration,
-    /// How long no gateway may have been running for a change to be begun again that had not touched its VM.
+    /// How long no gateway may have been running for a started operation that has not touched its VM to be called again.
     pub resume_ttl: Duration,
-    /// How long evidence is looked for before an outcome is called unknown.
+    /// How long evidence is searched for before an outcome is reported as unknown.
     pub probe_window: Duration,
-    /// Shortest time between two looks at a task; it grows to `poll_max`.
+    /// Shortest time between two polls of a task; it grows to `poll_max`.
     pub poll_min: Duration,
-    /// Longest time between two looks at a task.
+    /// Longest time between two polls of a task.
     pub poll_max: Duration,
 }
 
 impl Config {
-    /// The file beside the store from which operators on this machine learn how to speak to the gateway at work on it.
+    /// The file beside the store in which operators on this machine find the address of the running gateway.
     #[must_use]
     pub fn operator_file(&self) -> PathBuf {
         let mut name = self.store.clone().into_os_string();
@@ -51,7 +51,7 @@ impl Config {
     /// Everything at its default, with the store in that file.
     #[must_use]
     pub fn with_store(store: PathBuf) -> Self {
-        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         Self {
             store,
             retention: limits::RETENTION,

@@ -1,44 +1,37 @@
-//! The room itself: what it is made of, how it is opened and ended, and how a state becomes durable.
+//! What the tasks of the operations share: how they are spawned, how a decision becomes durable, and who works next.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Level;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::Recovery;
-use crate::adapters::annotations::Annotations;
 use crate::model::BackendName;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Phase;
 use crate::model::Timestamp;
-use crate::operations::Config;
-use crate::operations::api::StoreFault;
-use crate::operations::live_operations::Bounds;
+use crate::operations::audit;
+use crate::operations::config::Config;
+use crate::operations::live_operations::Claim;
 use crate::operations::live_operations::LiveOperations;
-use crate::operations::live_operations::Turn;
+use crate::operations::live_operations::QueueLimits;
 use crate::operations::machine;
 use crate::operations::machine::Event;
 use crate::operations::machine::Rules;
-use crate::operations::maintenance;
-use crate::operations::runner;
 use crate::operations::sequence::SequenceNumbers;
-use crate::operations::store::Counts;
-use crate::operations::store::OpenError;
-use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
-use crate::operations::trail;
+use crate::operations::store_guard::StoreGuard;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 use crate::runtime::Stopper;
@@ -46,9 +39,9 @@ use crate::runtime::Tasks;
 use crate::runtime::stop_pair;
 use crate::telemetry::Metrics;
 
-/// Time between two tries to write while the store takes nothing.
+/// Time between two tries to write while the store takes no writes.
 const STORE_RETRY: Duration = Duration::from_millis(500);
-/// The settle time of a verb that the adapter no longer has.
+/// The settle time of a verb that the adapter no longer supports.
 const SETTLE_WITHOUT_CAPABILITY: Duration = Duration::from_secs(30);
 
 /// One backend that operations run on.
@@ -58,151 +51,27 @@ pub struct BackendHandle {
     pub name: BackendName,
     /// The adapter, with its layers around it.
     pub adapter: Arc<dyn Adapter>,
-    /// Operations that it runs at once; 0 is taken as 1.
+    /// Operations that it runs at once; 0 counts as 1.
     pub concurrency: usize,
 }
 
+/// One backend while the gateway runs.
 #[derive(Debug)]
 pub(crate) struct Backend {
     pub adapter: Arc<dyn Adapter>,
     pub capability: Arc<Capability>,
+    /// One permit for each operation that it may run at once.
     pub slots: Arc<Semaphore>,
 }
 
-/// The store of operations, open but with nobody at work on it yet.
-#[derive(Debug)]
-pub struct OpenStore(Arc<SqliteStore>);
-
-impl OpenStore {
-    /// Opens the store of the configuration, or makes it when there is none.
-    ///
-    /// # Errors
-    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
-    pub async fn open(
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        metrics: Metrics,
-    ) -> Result<Self, OpenError> {
-        let file = config.store.clone();
-        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file, clock, metrics))
-            .await
-            .map_err(|error| unusable(config, &error))??;
-        Ok(Self(Arc::new(opened)))
-    }
-
-    /// What the gateway keeps about backups whose VM manager does not, in the same file.
-    #[must_use]
-    pub fn annotations(&self) -> Arc<dyn Annotations> {
-        self.0.annotations()
-    }
-}
-
-/// The durable life of accepted changes. See [`crate::operations::OperationsApi`] for what it offers.
-#[derive(Debug)]
-pub struct Operations {
-    pub(crate) core: Arc<Core>,
-}
-
-/// What every task of the room shares.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub config: Config,
-    pub backends: BTreeMap<BackendName, Backend>,
-    pub store: Arc<dyn Store>,
-    pub ledger: LiveOperations,
-    pub numbers: SequenceNumbers,
-    pub clock: Arc<dyn Clock>,
-    pub metrics: Metrics,
-    pub stop: Stop,
-    stopper: Stopper,
-    failed: Stop,
-    failure: Stopper,
-    tasks: Tasks,
-    /// Where tasks run: operations outlive the runtime of the request that asked for them.
-    runtime: Handle,
-    /// Each task holds a receiver, so the sender knows when none is left.
-    at_work: watch::Sender<()>,
-    writable: AtomicBool,
-}
-
-impl Operations {
-    /// Opens the store, takes up everything unfinished and begins to work.
-    ///
-    /// # Errors
-    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
-    pub async fn open(
-        config: Config,
-        backends: Vec<BackendHandle>,
-        clock: Arc<dyn Clock>,
-        metrics: Metrics,
-        tasks: Tasks,
-    ) -> Result<Arc<Self>, OpenError> {
-        let store = OpenStore::open(&config, Arc::clone(&clock), metrics.clone()).await?;
-        Self::open_on(store, config, backends, clock, metrics, tasks).await
-    }
-
-    /// The same on a store that is open, in which the adapters may have annotations.
-    ///
-    /// # Errors
-    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
-    pub async fn open_on(
-        store: OpenStore,
-        config: Config,
-        backends: Vec<BackendHandle>,
-        clock: Arc<dyn Clock>,
-        metrics: Metrics,
-        tasks: Tasks,
-    ) -> Result<Arc<Self>, OpenError> {
-        let shared = Shared {
-            clock,
-            metrics,
-            tasks,
-        };
-        Self::over(config, backends, store.0, shared).await
-    }
-
-    /// The same over a store that is open.
-    pub(crate) async fn over(
-        config: Config,
-        backends: Vec<BackendHandle>,
-        store: Arc<dyn Store>,
-        shared: Shared,
-    ) -> Result<Arc<Self>, OpenError> {
-        let highest = store
-            .highest()
-            .await
-            .map_err(|error| unusable(&config, &error))?;
-        let alive = store
-            .last_beat()
-            .await
-            .map_err(|error| unusable(&config, &error))?;
-        let live = store
-            .live()
-            .await
-            .map_err(|error| unusable(&config, &error))?;
-        let core = Arc::new(Core::new(config, backends, store, shared, highest));
-        core.resume(live, alive.unwrap_or_default()).await;
-        core.beat().await;
-        core.count_unknown().await;
-        core.start_turns();
-        core.spawn(maintenance::run(Arc::clone(&core)));
-        Ok(Arc::new(Self { core }))
-    }
-
-    /// Takes no new operation, ends every task of the room soon and frees the store.
-    ///
-    /// What is unfinished stays as it is in the store and is taken up again by the next start.
-    pub async fn stop(&self) {
-        self.core.stopper.stop();
-        self.core.at_work.closed().await;
-        self.core.beat().await;
-        self.core.store.close().await;
-    }
-
-    /// Given when the store failed in such a way that the process must end.
-    #[must_use]
-    pub fn failed(&self) -> Stop {
-        self.core.failed.clone()
+impl From<BackendHandle> for Backend {
+    fn from(handle: BackendHandle) -> Self {
+        let slots = handle.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            capability: Arc::new(handle.adapter.capability().clone()),
+            adapter: handle.adapter,
+            slots: Arc::new(Semaphore::new(slots)),
+        }
     }
 }
 
@@ -214,124 +83,146 @@ pub(crate) struct Shared {
     pub tasks: Tasks,
 }
 
-/// What a caller is told of an error of the store.
-pub(crate) const fn told(error: &StoreError) -> StoreFault {
-    match error {
-        StoreError::Fatal(_) => StoreFault::Failed,
-        StoreError::Conflict
-        | StoreError::KeyReused(_)
-        | StoreError::Unavailable(_)
-        | StoreError::Indeterminate(_) => StoreFault::Unavailable,
+type BoxedTask<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Works on a claimed operation until it is final or the gateway stops.
+///
+/// A parameter of [`Core`], because the runner needs the core to record its decisions, and each end of one operation
+/// starts the runner of the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Runner(pub fn(Arc<Core>, Claim) -> BoxedTask<()>);
+
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Runner")
     }
 }
 
-fn unusable(config: &Config, why: &impl ToString) -> OpenError {
-    OpenError::Damaged {
-        file: config.store.display().to_string(),
-        why: why.to_string(),
-    }
+/// What every task of the operations shares.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub config: Config,
+    pub backends: BTreeMap<BackendName, Backend>,
+    pub store: StoreGuard,
+    pub live: LiveOperations,
+    pub sequence: SequenceNumbers,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+    /// Given when the gateway stops.
+    pub stop: Stop,
+    stopper: Stopper,
+    runner: Runner,
+    /// The tasks of the whole process, for its drain.
+    process_tasks: Tasks,
+    /// The tasks of the operations alone, for [`Core::stop_tasks`].
+    own_tasks: Tasks,
+    /// Where tasks run: operations outlive the runtime of the request that asked for them.
+    runtime: Handle,
 }
 
 impl Core {
-    fn new(
+    pub(crate) fn new(
         config: Config,
         backends: Vec<BackendHandle>,
         store: Arc<dyn Store>,
         shared: Shared,
         highest: Option<OperationSeq>,
+        runner: Runner,
     ) -> Self {
-        let bounds = Bounds {
+        let limits = QueueLimits {
             when_busy: config.when_busy,
             per_vm: config.queue_per_vm,
             total: config.queue_total,
         };
         let (stopper, stop) = stop_pair();
-        let (failure, failed) = stop_pair();
-        let backends = backends.into_iter().map(|it| {
-            let slots = it.concurrency.clamp(1, Semaphore::MAX_PERMITS);
-            let backend = Backend {
-                capability: Arc::new(it.adapter.capability().clone()),
-                adapter: it.adapter,
-                slots: Arc::new(Semaphore::new(slots)),
-            };
-            (it.name, backend)
-        });
+        let backends = backends
+            .into_iter()
+            .map(|handle| (handle.name.clone(), Backend::from(handle)));
         Self {
             config,
             backends: backends.collect(),
-            store,
-            ledger: LiveOperations::new(bounds, shared.metrics.clone()),
-            numbers: SequenceNumbers::above(highest),
+            store: StoreGuard::new(store, shared.metrics.clone()),
+            live: LiveOperations::new(limits, shared.metrics.clone()),
+            sequence: SequenceNumbers::above(highest),
             clock: shared.clock,
             metrics: shared.metrics,
             stop,
             stopper,
-            failed,
-            failure,
-            tasks: shared.tasks,
+            runner,
+            process_tasks: shared.tasks,
+            own_tasks: Tasks::default(),
             runtime: Handle::current(),
-            at_work: watch::Sender::new(()),
-            writable: AtomicBool::new(true),
         }
     }
 
-    /// Runs a task that [`Operations::stop`] waits for.
+    /// Spawns a task that [`Core::stop_tasks`] waits for.
     pub(crate) fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let at_work = self.at_work.subscribe();
         // Boxed once: each wrapper around it would be as large again, and tasks are moved about before they run.
-        let work = Box::pin(work);
+        self.spawn_boxed(Box::pin(work))
+    }
+
+    fn spawn_boxed<T: Send + 'static>(&self, work: BoxedTask<T>) -> JoinHandle<T> {
         let _runtime = self.runtime.enter();
-        self.tasks.spawn(async move {
-            let _at_work = at_work;
-            work.await
-        })
+        self.process_tasks.spawn(self.own_tasks.track(work))
     }
 
-    /// Sets somebody to work on an operation whose turn it is.
-    pub(crate) fn start(self: &Arc<Self>, turn: Turn) {
-        self.spawn(runner::drive(Arc::clone(self), turn));
+    /// Gives the signal to stop and waits until no task of the operations is left.
+    pub(crate) async fn stop_tasks(&self) {
+        self.stopper.stop();
+        self.own_tasks.ended().await;
     }
 
-    /// Sets somebody to work wherever it is somebody's turn and nobody is.
-    pub(crate) fn start_turns(self: &Arc<Self>) {
-        for turn in self.ledger.turns() {
-            self.start(turn);
+    /// Starts a task that works on a claimed operation.
+    pub(crate) fn start(self: &Arc<Self>, claim: Claim) {
+        let Runner(run) = self.runner;
+        self.spawn_boxed(run(Arc::clone(self), claim));
+    }
+
+    /// Starts a task for the first operation of each VM that has none.
+    pub(crate) fn start_all_ready(self: &Arc<Self>) {
+        for claim in self.live.claim_all_ready() {
+            self.start(claim);
         }
     }
 
-    /// Takes up what the gateway before left unfinished. It was last running at `alive`.
-    async fn resume(self: &Arc<Self>, found: Vec<Arc<Operation>>, alive: Timestamp) {
+    /// Takes over what the gateway before left unfinished. A gateway was last running at `last_alive`.
+    pub(crate) async fn resume(
+        self: &Arc<Self>,
+        found: Vec<Arc<Operation>>,
+        last_alive: Timestamp,
+    ) {
         // Before anything runs: whether a call may be repeated depends on how long no gateway was running.
         for operation in &found {
             if operation.phase != Phase::Accepted {
-                self.ledger.adopt(operation);
-                self.advance(operation, Event::Resumed { alive }).await;
+                self.live.insert_stored(operation);
+                self.advance(operation, Event::Resumed { last_alive }).await;
             }
         }
-        self.take_up(found, alive).await;
+        self.recover(found, last_alive).await;
     }
 
-    /// Takes up records that were found unfinished. A gateway was last at work on the store at `alive`.
-    pub(crate) async fn take_up(
+    /// Queues records that were found unfinished. A gateway was last running at `last_alive`.
+    pub(crate) async fn recover(
         self: &Arc<Self>,
         mut found: Vec<Arc<Operation>>,
-        alive: Timestamp,
+        last_alive: Timestamp,
     ) {
-        // At most one of a VM has left its queue, whatever the order of the numbers.
-        found.sort_by_key(|it| (it.phase == Phase::Accepted, it.seq));
+        // At most one operation of a VM has left its queue; it comes first, whatever the order of the numbers.
+        found.sort_by_key(|operation| (operation.phase == Phase::Accepted, operation.seq));
         for operation in found {
-            self.ledger.adopt(&operation);
+            self.live.insert_stored(&operation);
             if operation.phase == Phase::Accepted {
-                self.advance(&operation, Event::Recovered { alive }).await;
+                self.advance(&operation, Event::Recovered { last_alive })
+                    .await;
             }
         }
     }
 
-    /// The numbers that decisions about this operation depend on.
+    /// The rules for decisions about this operation.
     pub(crate) fn rules(&self, operation: &Operation) -> Rules {
         let capability = self
             .backends
@@ -340,7 +231,7 @@ impl Core {
         Rules {
             replay_safe: capability
                 .is_some_and(|capability| capability.recovery == Recovery::ReplaySafe),
-            settle: capability.map_or(SETTLE_WITHOUT_CAPABILITY, |it| it.settle),
+            settle: capability.map_or(SETTLE_WITHOUT_CAPABILITY, |capability| capability.settle),
             probe_window: self.config.probe_window,
             accept_ttl: self.config.accept_ttl,
             resume_ttl: self.config.resume_ttl,
@@ -348,18 +239,19 @@ impl Core {
         }
     }
 
-    /// Decides, makes the new state durable, shows it, and sets the next of the VM to work when this one is final.
+    /// Decides on an event, makes the new state durable, publishes it, and starts the next operation of the VM when this
+    /// one is final.
     ///
-    /// `None` when whoever is at work must leave it: the gateway stops, the store failed, or there is a defect.
+    /// `None` when the task must leave the operation: the gateway stops, the store failed, or there is a defect.
     pub(crate) async fn advance(
         self: &Arc<Self>,
         operation: &Arc<Operation>,
         event: Event,
-    ) -> Option<(Arc<Operation>, machine::Effect)> {
-        // Another hand may have changed or ended it since: what is written last decides.
-        let pen = self.ledger.pen(operation.seq)?;
-        let _pen = pen.lock().await;
-        let operation = &self.ledger.current(operation.seq)?;
+    ) -> Option<(Arc<Operation>, machine::NextAction)> {
+        // A cancellation or an operator may have changed or ended it since the caller read it: decide on the latest state.
+        let write_lock = self.live.write_lock(operation.seq)?;
+        let _guard = write_lock.lock().await;
+        let operation = &self.live.current_state(operation.seq)?;
         let rules = self.rules(operation);
         let step = match machine::step(operation, event, self.clock.now(), &rules) {
             Ok(step) => step,
@@ -369,7 +261,7 @@ impl Core {
             }
         };
         let Some(state) = step.state else {
-            return Some((Arc::clone(operation), step.effect));
+            return Some((Arc::clone(operation), step.next));
         };
         if let Err(rule) = machine::check_invariants(&state) {
             tracing::error!(seq = %state.seq, rule, "operation not advanced");
@@ -377,27 +269,27 @@ impl Core {
         }
         let state = Arc::new(state);
         self.persist(&state).await?;
-        self.written(operation, &state);
+        self.publish_change(operation, &state);
         if state.phase == Phase::Unknown {
-            self.count_unknown().await;
+            self.store.report_counts().await;
         }
-        Some((state, step.effect))
+        Some((state, step.next))
     }
 
-    /// Tells of a state that is durable, and sets the next of the VM to work when it is final.
-    pub(crate) fn written(self: &Arc<Self>, before: &Operation, state: &Arc<Operation>) {
+    /// Publishes a state that is durable, and starts the next operation of the VM when it is final.
+    pub(crate) fn publish_change(self: &Arc<Self>, before: &Operation, state: &Arc<Operation>) {
         if state.phase != before.phase {
-            self.tell(state);
+            self.report_phase(state);
         }
-        if let Some(turn) = self.ledger.show(state) {
-            self.start(turn);
+        if let Some(claim) = self.live.publish(state) {
+            self.start(claim);
         }
     }
 
-    /// Writes until it is durable. `None` when that cannot be.
+    /// Writes until the state is durable. `None` when that is impossible.
     async fn persist(self: &Arc<Self>, state: &Arc<Operation>) -> Option<()> {
         loop {
-            match self.update(state).await {
+            match self.store.update(state).await {
                 Ok(()) => return Some(()),
                 Err(StoreError::Unavailable(_)) if !self.stop.is_given() => {
                     tokio::select! {
@@ -407,11 +299,11 @@ impl Core {
                     }
                 }
                 Err(StoreError::Conflict) => {
-                    // One process owns the store, so this is a defect or somebody's hand. The store is the truth.
-                    if let Ok(Some(found)) = self.store.read(state.seq).await
-                        && let Some(turn) = self.ledger.show(&found)
+                    // One process owns the store, so this is a defect or an edit from outside. The store decides.
+                    if let Ok(Some(found)) = self.store.raw().read(state.seq).await
+                        && let Some(claim) = self.live.publish(&found)
                     {
-                        self.start(turn);
+                        self.start(claim);
                     }
                     return None;
                 }
@@ -420,121 +312,36 @@ impl Core {
         }
     }
 
-    /// One try to write a changed record. An unknown outcome is read back.
-    pub(crate) async fn update(&self, state: &Arc<Operation>) -> Result<(), StoreError> {
-        let result = match self.store.update(Arc::clone(state)).await {
-            Err(StoreError::Indeterminate(why)) => self.read_back(state, why).await,
-            result => result,
-        };
-        self.note(result.as_ref().err());
-        if let Err(error) = &result {
-            tracing::warn!(seq = %state.seq, phase = state.phase.as_str(), %error, "operation not written");
-        }
-        result
-    }
-
-    /// Whether a write whose outcome is unknown was applied. When that cannot be read either, nothing can be trusted.
-    pub(crate) async fn read_back(
-        &self,
-        state: &Arc<Operation>,
-        why: String,
-    ) -> Result<(), StoreError> {
-        match self.store.read(state.seq).await {
-            Ok(Some(found)) if found == *state => Ok(()),
-            Ok(Some(found)) if found.revision >= state.revision => Err(StoreError::Conflict),
-            Ok(_) => Err(StoreError::Unavailable(why)),
-            Err(error) => Err(StoreError::Fatal(format!("{why}, and then {error}"))),
-        }
-    }
-
-    /// Keeps in mind whether the store takes writes, and gives the signal when it failed.
-    pub(crate) fn note(&self, error: Option<&StoreError>) {
-        let Some(error) = error else {
-            self.writable.store(true, Ordering::Release);
-            return;
-        };
-        match error {
-            StoreError::KeyReused(_) => return,
-            StoreError::Conflict => {}
-            StoreError::Unavailable(_) | StoreError::Indeterminate(_) => {
-                self.writable.store(false, Ordering::Release);
-            }
-            StoreError::Fatal(_) => {
-                self.writable.store(false, Ordering::Release);
-                if !self.failed.is_given() {
-                    tracing::error!(%error, "the store of operations failed, the process must end");
-                }
-                self.failure.stop();
-            }
-        }
-        self.metrics.store_error(error.as_str());
-    }
-
-    /// What a caller is told of a read that failed. That reads fail says nothing about writes, unless it is fatal.
-    pub(crate) fn fault(&self, error: &StoreError) -> StoreFault {
-        tracing::warn!(%error, "store of operations not read");
-        if matches!(error, StoreError::Fatal(_)) {
-            self.note(Some(error));
-        } else {
-            self.metrics.store_error(error.as_str());
-        }
-        told(error)
-    }
-
-    pub(crate) fn is_writable(&self) -> bool {
-        self.writable.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failed.is_given()
-    }
-
-    /// Notes in the store that a gateway is at work.
-    pub(crate) async fn beat(&self) {
-        let result = self.store.beat(self.clock.now()).await;
-        if let Err(error) = &result {
-            tracing::warn!(%error, "store of operations");
-        }
-        self.note(result.as_ref().err());
-    }
-
-    /// Tells the metrics how many records need an operator.
-    pub(crate) async fn count_unknown(&self) {
-        if let Ok(Counts { unknown, set_aside }) = self.store.counts().await {
-            self.metrics.operations_unknown(unknown);
-            self.metrics.operations_set_aside(set_aside);
-        }
-    }
-
-    /// One line for the log, and the metrics of what is final. How far it is on its way is for those who want details:
-    /// two lines of four, or of an update that was accepted and begun in one write, one of two.
-    pub(crate) fn tell(&self, it: &Operation) {
-        let is_detail = matches!(it.phase, Phase::Submitting | Phase::Running);
+    /// Logs a new phase, and records the end of an operation in the metrics and the audit trail.
+    ///
+    /// The phases on the way are logged at level `debug`: two lines of four, or of an update that was accepted and begun in
+    /// one write, one of two.
+    pub(crate) fn report_phase(&self, operation: &Operation) {
+        let is_detail = matches!(operation.phase, Phase::Submitting | Phase::Running);
         if is_detail && !tracing::enabled!(target: "snapgate::operations", Level::DEBUG) {
             return;
         }
         tracing::info!(
             target: "snapgate::operations",
-            seq = %it.seq,
-            phase = it.phase.as_str(),
-            verb = it.verb().as_str(),
-            backend = it.backend.as_str(),
-            vm = it.target().vm.as_str(),
-            backup = it.target().backup.as_str(),
-            principal = it.principal.as_str(),
-            request = it.request.as_str(),
-            note = it.note.as_ref().map(|note| note.as_str()),
-            fault = it.fault.as_ref().map(|fault| fault.kind.as_str()),
-            "operation"
+            seq = %operation.seq,
+            phase = operation.phase.as_str(),
+            verb = operation.verb().as_str(),
+            backend = operation.backend.as_str(),
+            vm = operation.target().vm.as_str(),
+            backup = operation.target().backup.as_str(),
+            principal = operation.principal.as_str(),
+            request = operation.request.as_str(),
+            note = operation.note.as_ref().map(|note| note.as_str()),
+            fault = operation.fault.as_ref().map(|fault| fault.kind.as_str()),
+            "operation phase changed"
         );
-        if let Some(completed) = it.completed {
-            trail::ended(it);
-            let took = completed.since(it.created);
-            self.metrics.operation(
-                it.backend.as_str(),
-                it.verb().as_str(),
-                it.phase.as_str(),
-                took,
+        if let Some(completed) = operation.completed {
+            audit::record_end(operation);
+            self.metrics.operations.record_operation(
+                operation.backend.as_str(),
+                operation.verb().as_str(),
+                operation.phase.as_str(),
+                completed.since(operation.created),
             );
         }
     }

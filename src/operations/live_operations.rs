@@ -1,15 +1,13 @@
-//! What is unfinished, in memory: the queue of each VM, who waits for what, and how many there are.
+//! The unfinished operations, in memory: the queue of each VM, who watches what, and how many there are.
 //!
-//! An entry is made before its record is durable, so that bounds hold among requests that come together;
-//! it is shown only afterwards.
+//! An operation is admitted to its queue before its record is durable, so that the queue limits hold among requests that
+//! arrive together. It becomes visible to readers only afterwards, by [`LiveOperations::publish_new`].
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 
@@ -26,417 +24,451 @@ use crate::operations::api::KnownChanges;
 use crate::operations::config::WhenBusy;
 use crate::telemetry::Metrics;
 
-/// What watchers of an operation see; `None` until it is durable.
-pub(crate) type Shown = watch::Receiver<Option<Arc<Operation>>>;
+/// Follows the durable states of one operation; `None` until the first one is durable.
+pub(crate) type OperationWatch = watch::Receiver<Option<Arc<Operation>>>;
 
-type LaneKey = (BackendName, VmId);
+/// Held while a change of one operation is decided and written.
+pub(crate) type WriteLock = Arc<tokio::sync::Mutex<()>>;
 
-/// How many may wait.
+type VmKey = (BackendName, VmId);
+
+/// The unfinished operations of one VM in the order of their acceptance. Only the first one may run.
+type VmQueue = VecDeque<OperationSeq>;
+
+/// How many operations may be unfinished.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct QueueLimits {
     pub when_busy: WhenBusy,
+    /// Operations that may wait for one VM, besides the one that runs.
     pub per_vm: usize,
+    /// Unfinished operations in all.
     pub total: usize,
 }
 
-/// What came of asking for a place.
+/// The answer to a request for a place in the queue of a VM.
+///
+/// An operation that is named here may not be durable yet: wait for it before relying on it.
 #[derive(Debug)]
-pub(crate) enum Place {
-    /// It has one; it must be opened or given back.
-    Taken {
-        /// Nothing of its VM is before it: once opened it is its turn.
-        first: bool,
+pub(crate) enum Admission {
+    /// It has a place, which must be published or withdrawn.
+    Admitted {
+        /// No other operation of its VM is unfinished, so it can be claimed as soon as it is published.
+        is_first: bool,
     },
-    /// This unfinished one is the same request, or the same delete. It may not be durable yet.
-    Same(Shown),
-    /// The key belongs to this unfinished one, which is another request. It may not be durable yet.
-    OtherRequest(OperationSeq, Shown),
-    /// The preconditions were judged without this unfinished one. It may not be durable yet.
-    Changing(Shown),
-    /// The preconditions were judged without one that has ended since.
-    Changed,
-    /// This one is unfinished, and nothing is queued. It may not be durable yet.
-    Busy(Shown),
-    /// Another one has this number: a defect of the caller.
-    NumberInUse,
-    /// Too many wait for the VM.
-    VmFull,
-    /// Too many are unfinished.
+    /// This unfinished one is the same request, or the same delete.
+    SameRequest(OperationWatch),
+    /// This unfinished one is another request with the same idempotency key.
+    KeyReused(OperationSeq, OperationWatch),
+    /// This unfinished one may change what the preconditions were checked against.
+    PreconditionPending(OperationWatch),
+    /// An operation that has ended since changed what the preconditions were checked against.
+    PreconditionFailed,
+    /// This one is unfinished, and operations are not queued.
+    Busy(OperationWatch),
+    /// Another operation has this sequence number: a defect of the caller.
+    SequenceInUse,
+    /// Too many operations wait for the VM.
+    VmQueueFull,
+    /// Too many operations are unfinished.
     Full,
 }
 
-/// An operation whose turn it is.
+/// The exclusive right to work on an operation that is the first of its queue.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Claim {
     pub operation: Arc<Operation>,
-    /// Its place at the backend, when it was written as SUBMITTING by its acceptance and not called for since.
-    pub begun: Option<OwnedSemaphorePermit>,
+    /// Its slot at the backend, when its acceptance already wrote it as SUBMITTING and the VM manager was not called yet.
+    pub slot: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
 struct Entry {
     /// As it was submitted, and then as it is in the store.
     operation: Arc<Operation>,
-    shown: watch::Sender<Option<Arc<Operation>>>,
-    /// Held while a change of it is decided and written.
-    pen: Arc<tokio::sync::Mutex<()>>,
-    driven: bool,
+    published: watch::Sender<Option<Arc<Operation>>>,
+    write_lock: WriteLock,
+    is_claimed: bool,
 }
 
+/// Everything behind the lock. No method of it waits.
 #[derive(Debug, Default)]
-struct Books {
+struct OperationTable {
     entries: BTreeMap<OperationSeq, Entry>,
-    lanes: BTreeMap<LaneKey, VecDeque<OperationSeq>>,
-    tallies: BTreeMap<BackendName, Tally>,
-    /// How many operations ended with an effect, or perhaps with one.
-    ended: u64,
-    /// The last of them, oldest first.
-    ended_last: VecDeque<(LaneKey, BackupId, OperationSeq)>,
+    queues: BTreeMap<VmKey, VmQueue>,
+    counts: BTreeMap<BackendName, BackendCounts>,
+    /// How many operations ended with a possible effect since the start.
+    ended_count: u64,
+    /// The latest of them, oldest first.
+    recently_ended: VecDeque<EndedOperation>,
 }
 
-/// How many entries of one backend wait, and how many have left the queue.
+/// An operation that ended with a possible effect.
+#[derive(Debug)]
+struct EndedOperation {
+    vm: VmKey,
+    backup: BackupId,
+    seq: OperationSeq,
+}
+
+/// How many operations of one backend wait, and how many have left their queue.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+struct BackendCounts {
     queued: usize,
     running: usize,
 }
 
-/// What is unfinished.
+impl BackendCounts {
+    const fn of_phase(&mut self, phase: Phase) -> &mut usize {
+        match phase {
+            Phase::Accepted => &mut self.queued,
+            Phase::Submitting
+            | Phase::Running
+            | Phase::Uncertain
+            | Phase::Succeeded
+            | Phase::Failed
+            | Phase::Cancelled
+            | Phase::NotExecuted
+            | Phase::Unknown => &mut self.running,
+        }
+    }
+}
+
+/// The unfinished operations of all backends.
 #[derive(Debug)]
 pub(crate) struct LiveOperations {
-    books: Mutex<Books>,
-    bounds: Bounds,
+    table: Mutex<OperationTable>,
+    limits: QueueLimits,
     metrics: Metrics,
 }
 
-fn lane_of(operation: &Operation) -> LaneKey {
+fn vm_key(operation: &Operation) -> VmKey {
     (operation.backend.clone(), operation.target().vm.clone())
 }
 
 impl LiveOperations {
-    pub(crate) fn new(bounds: Bounds, metrics: Metrics) -> Self {
+    pub(crate) fn new(limits: QueueLimits, metrics: Metrics) -> Self {
         Self {
-            books: Mutex::default(),
-            bounds,
+            table: Mutex::default(),
+            limits,
             metrics,
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks for a place in the queue of its VM, behind those that asked before.
-    pub(crate) fn reserve(&self, operation: &Arc<Operation>, seen: &KnownChanges) -> Place {
-        let mut books = self.books();
-        if books.entries.contains_key(&operation.seq) {
-            return Place::NumberInUse;
+    /// Asks for a place in the queue of its VM, behind those that asked before. `known` is what the preconditions were
+    /// checked against.
+    pub(crate) fn admit(&self, operation: &Arc<Operation>, known: &KnownChanges) -> Admission {
+        let mut table = self.table.lock();
+        if table.entries.contains_key(&operation.seq) {
+            return Admission::SequenceInUse;
         }
-        let lane = lane_of(operation);
-        let before: Vec<&Entry> = books
-            .lanes
-            .get(&lane)
+        let earlier: Vec<&Entry> = table
+            .queues
+            .get(&vm_key(operation))
             .into_iter()
             .flatten()
-            .filter_map(|seq| books.entries.get(seq))
+            .filter_map(|seq| table.entries.get(seq))
             .collect();
-        for entry in &before {
-            if let Some(same) = compare(entry, operation) {
-                return same;
+        for entry in &earlier {
+            if let Some(existing) = compare_requests(entry, operation) {
+                return existing;
             }
         }
-        if let Some(changed) = books.changed_since(seen, operation, &before) {
+        if let Some(changed) = table.find_unseen_change(known, operation, &earlier) {
             return changed;
         }
-        if let (WhenBusy::Refuse, Some(first)) = (self.bounds.when_busy, before.first()) {
-            return Place::Busy(first.shown.subscribe());
+        if let (WhenBusy::Refuse, Some(first)) = (self.limits.when_busy, earlier.first()) {
+            return Admission::Busy(first.published.subscribe());
         }
-        if before.len() > self.bounds.per_vm {
-            return Place::VmFull;
+        if earlier.len() > self.limits.per_vm {
+            return Admission::VmQueueFull;
         }
-        if books.entries.len() >= self.bounds.total {
-            return Place::Full;
+        if table.entries.len() >= self.limits.total {
+            return Admission::Full;
         }
-        let first = before.is_empty();
-        books.insert(operation, None);
-        Place::Taken { first }
+        let is_first = earlier.is_empty();
+        table.insert(operation, None);
+        Admission::Admitted { is_first }
     }
 
     /// Which changes of the VM are known now.
     pub(crate) fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
-        let books = self.books();
-        let lane = books.lanes.get(&(backend.clone(), vm.clone()));
-        let shown = |seq: &OperationSeq| Some(books.entries.get(seq)?.shown.borrow().is_some());
-        let unfinished = lane.into_iter().flatten();
+        let table = self.table.lock();
+        let queue = table.queues.get(&(backend.clone(), vm.clone()));
+        let is_visible = |seq: &OperationSeq| {
+            let entry = table.entries.get(seq);
+            entry.is_some_and(|entry| entry.published.borrow().is_some())
+        };
         KnownChanges {
-            unfinished: unfinished
-                .filter(|seq| shown(seq) == Some(true))
+            unfinished: queue
+                .into_iter()
+                .flatten()
+                .filter(|seq| is_visible(seq))
                 .copied()
                 .collect(),
-            ended: books.ended,
+            ended: table.ended_count,
         }
     }
 
-    /// Gives a place back that came to nothing.
-    pub(crate) fn release(&self, seq: OperationSeq) -> Option<Turn> {
+    /// Removes an admitted operation whose record did not become durable. Returns the claim on the next one of its VM.
+    pub(crate) fn withdraw(&self, seq: OperationSeq) -> Option<Claim> {
         self.remove(seq)
     }
 
-    /// Its record is durable: from here on it is seen. Returns it when it is its turn.
-    pub(crate) fn open(&self, operation: &Arc<Operation>) -> Option<Turn> {
-        let turn = {
-            let mut books = self.books();
-            books.show(operation);
-            books.turn(&lane_of(operation))
+    /// Makes an admitted operation visible: its record is durable. Returns the claim on it when it is the first of its VM.
+    pub(crate) fn publish_new(&self, operation: &Arc<Operation>) -> Option<Claim> {
+        let claim = {
+            let mut table = self.table.lock();
+            table.publish(operation);
+            table.claim_first(&vm_key(operation))
         };
-        self.count(&operation.backend);
-        turn
+        self.report_counts(&operation.backend);
+        claim
     }
 
-    /// Puts in what was found in the store; nothing when it is there. Bounds do not hold for it.
-    pub(crate) fn adopt(&self, operation: &Arc<Operation>) {
-        let mut books = self.books();
-        if !books.entries.contains_key(&operation.seq) {
-            books.insert(operation, Some(Arc::clone(operation)));
+    /// Adds an operation that was found in the store, unless it is there already. The queue limits do not apply to it.
+    pub(crate) fn insert_stored(&self, operation: &Arc<Operation>) {
+        let mut table = self.table.lock();
+        if !table.entries.contains_key(&operation.seq) {
+            table.insert(operation, Some(Arc::clone(operation)));
         }
-        drop(books);
-        self.count(&operation.backend);
+        drop(table);
+        self.report_counts(&operation.backend);
     }
 
-    /// The operations whose turn it is and that nobody is at work on; they are marked as driven.
-    pub(crate) fn turns(&self) -> Vec<Turn> {
-        let mut books = self.books();
-        let lanes: Vec<LaneKey> = books.lanes.keys().cloned().collect();
-        lanes.iter().filter_map(|lane| books.turn(lane)).collect()
+    /// Claims the first operation of every queue that is not claimed.
+    pub(crate) fn claim_all_ready(&self) -> Vec<Claim> {
+        let mut table = self.table.lock();
+        let vms: Vec<VmKey> = table.queues.keys().cloned().collect();
+        vms.iter().filter_map(|vm| table.claim_first(vm)).collect()
     }
 
-    /// Shows a new state, which must be durable. A final one leaves the ledger; whose turn it is then is returned.
-    pub(crate) fn show(&self, operation: &Arc<Operation>) -> Option<Turn> {
-        let left_queue = self.books().show(operation);
+    /// Makes a new durable state visible. A final one leaves; the claim on the next operation of the VM is returned then.
+    pub(crate) fn publish(&self, operation: &Arc<Operation>) -> Option<Claim> {
+        let left_queue = self.table.lock().publish(operation);
         if operation.phase.is_final() {
             return self.remove(operation.seq);
         }
         if left_queue {
-            self.count(&operation.backend);
+            self.report_counts(&operation.backend);
         }
         None
     }
 
-    /// Whoever was at work on it is not any more.
-    pub(crate) fn let_go(&self, seq: OperationSeq) {
-        if let Some(entry) = self.books().entries.get_mut(&seq) {
-            entry.driven = false;
+    /// Gives up a claim: no task works on the operation any more.
+    pub(crate) fn release_claim(&self, seq: OperationSeq) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&seq) {
+            entry.is_claimed = false;
         }
     }
 
-    fn remove(&self, seq: OperationSeq) -> Option<Turn> {
-        let mut books = self.books();
-        let entry = books.entries.remove(&seq)?;
-        let queued = entry.operation.phase == Phase::Accepted;
-        books.tally(&entry.operation.backend, |it| {
-            let count = if queued {
-                &mut it.queued
-            } else {
-                &mut it.running
-            };
+    fn remove(&self, seq: OperationSeq) -> Option<Claim> {
+        let mut table = self.table.lock();
+        let entry = table.entries.remove(&seq)?;
+        let phase = entry.operation.phase;
+        table.change_counts(&entry.operation.backend, |counts| {
+            let count = counts.of_phase(phase);
             *count = count.saturating_sub(1);
         });
-        let lane = lane_of(&entry.operation);
-        books.note_end(&lane, &entry.operation);
-        let mut turn = None;
-        if let Some(waiting) = books.lanes.get_mut(&lane) {
-            waiting.retain(|it| *it != seq);
-            if waiting.is_empty() {
-                books.lanes.remove(&lane);
+        let vm = vm_key(&entry.operation);
+        table.remember_end(&vm, &entry.operation);
+        let mut next = None;
+        if let Some(queue) = table.queues.get_mut(&vm) {
+            queue.retain(|queued| *queued != seq);
+            if queue.is_empty() {
+                table.queues.remove(&vm);
             } else {
-                turn = books.turn(&lane);
+                next = table.claim_first(&vm);
             }
         }
-        drop(books);
-        self.count(&entry.operation.backend);
-        turn
+        drop(table);
+        self.report_counts(&entry.operation.backend);
+        next
     }
 
-    /// The state of an unfinished operation; `None` when there is none, or none that is durable.
-    pub(crate) fn current(&self, seq: OperationSeq) -> Option<Arc<Operation>> {
-        let books = self.books();
-        books.entries.get(&seq)?.shown.borrow().clone()
+    /// The durable state of an unfinished operation; `None` when it is not unfinished or not durable.
+    pub(crate) fn current_state(&self, seq: OperationSeq) -> Option<Arc<Operation>> {
+        let table = self.table.lock();
+        table.entries.get(&seq)?.published.borrow().clone()
     }
 
-    /// What must be held to change an unfinished operation; `None` when there is none.
-    pub(crate) fn pen(&self, seq: OperationSeq) -> Option<Arc<tokio::sync::Mutex<()>>> {
-        Some(Arc::clone(&self.books().entries.get(&seq)?.pen))
+    /// The lock to hold while an unfinished operation is changed; `None` when it is not unfinished.
+    pub(crate) fn write_lock(&self, seq: OperationSeq) -> Option<WriteLock> {
+        Some(Arc::clone(&self.table.lock().entries.get(&seq)?.write_lock))
     }
 
-    /// Whether there is an entry, durable or not.
-    pub(crate) fn holds(&self, seq: OperationSeq) -> bool {
-        self.books().entries.contains_key(&seq)
+    /// Whether the operation is here, durable or not.
+    pub(crate) fn contains(&self, seq: OperationSeq) -> bool {
+        self.table.lock().entries.contains_key(&seq)
     }
 
-    /// To be told of every change of an unfinished operation.
-    pub(crate) fn watch(&self, seq: OperationSeq) -> Option<Shown> {
-        Some(self.books().entries.get(&seq)?.shown.subscribe())
+    /// Follows every durable state of an unfinished operation.
+    pub(crate) fn watch(&self, seq: OperationSeq) -> Option<OperationWatch> {
+        Some(self.table.lock().entries.get(&seq)?.published.subscribe())
     }
 
     /// The durable unfinished operations of one VM, in the order of its queue.
-    pub(crate) fn of_vm(&self, backend: &BackendName, vm: &VmId) -> Vec<Arc<Operation>> {
-        let books = self.books();
-        let lane = books.lanes.get(&(backend.clone(), vm.clone()));
-        lane.into_iter()
+    pub(crate) fn unfinished_on_vm(&self, backend: &BackendName, vm: &VmId) -> Vec<Arc<Operation>> {
+        let table = self.table.lock();
+        let queue = table.queues.get(&(backend.clone(), vm.clone()));
+        queue
+            .into_iter()
             .flatten()
-            .filter_map(|seq| books.entries.get(seq)?.shown.borrow().clone())
-            // Its end is shown a moment before it is removed: who was told of the end must not find it unfinished.
-            .filter(|it| !it.phase.is_final())
+            .filter_map(|seq| table.entries.get(seq)?.published.borrow().clone())
+            // A final state is published a moment before the entry is removed: a client that has read that state must not
+            // find the operation unfinished.
+            .filter(|operation| !operation.phase.is_final())
             .collect()
     }
 
-    /// Tells the metrics how many operations of the backend wait and run.
-    fn count(&self, backend: &BackendName) {
-        // Told under the lock, so that an older number never overwrites a newer one.
-        let books = self.books();
-        let Tally { queued, running } = books.tallies.get(backend).copied().unwrap_or_default();
-        self.metrics.queue_depth(backend.as_str(), "queued", queued);
+    /// Updates the metrics with the number of operations of the backend that wait and run.
+    fn report_counts(&self, backend: &BackendName) {
+        // Reported under the lock, so that an older number never overwrites a newer one.
+        let table = self.table.lock();
+        let BackendCounts { queued, running } =
+            table.counts.get(backend).copied().unwrap_or_default();
         self.metrics
-            .queue_depth(backend.as_str(), "running", running);
+            .operations
+            .set_queue_depth(backend.as_str(), "queued", queued);
+        self.metrics
+            .operations
+            .set_queue_depth(backend.as_str(), "running", running);
     }
 }
 
-impl Books {
-    fn tally(&mut self, backend: &BackendName, change: impl FnOnce(&mut Tally)) {
-        change(self.tallies.entry(backend.clone()).or_default());
+impl OperationTable {
+    fn change_counts(&mut self, backend: &BackendName, change: impl FnOnce(&mut BackendCounts)) {
+        change(self.counts.entry(backend.clone()).or_default());
     }
 
-    /// Keeps in mind that the operation may have changed something.
-    fn note_end(&mut self, lane: &LaneKey, operation: &Operation) {
+    /// Remembers an operation that may have changed something.
+    fn remember_end(&mut self, vm: &VmKey, operation: &Operation) {
         if !matches!(operation.phase, Phase::Succeeded | Phase::Unknown) {
             return;
         }
-        self.ended = self.ended.saturating_add(1);
-        if self.ended_last.len() >= limits::ENDED_KEPT_MAX {
-            self.ended_last.pop_front();
+        self.ended_count = self.ended_count.saturating_add(1);
+        if self.recently_ended.len() >= limits::ENDED_KEPT_MAX {
+            self.recently_ended.pop_front();
         }
-        let backup = operation.target().backup.clone();
-        let ended = (lane.clone(), backup, operation.seq);
-        self.ended_last.push_back(ended);
+        self.recently_ended.push_back(EndedOperation {
+            vm: vm.clone(),
+            backup: operation.target().backup.clone(),
+            seq: operation.seq,
+        });
     }
 
-    /// Whether another change of what the preconditions are about came after they were judged.
-    fn changed_since(
+    /// Whether another change of what the preconditions are about came after they were checked.
+    fn find_unseen_change(
         &self,
-        seen: &KnownChanges,
+        known: &KnownChanges,
         operation: &Operation,
-        before: &[&Entry],
-    ) -> Option<Place> {
+        earlier: &[&Entry],
+    ) -> Option<Admission> {
         if operation.preconditions.is_empty() {
             return None;
         }
-        let whole_vm = operation.verb() == Verb::Create;
-        let concerns = |backup: &BackupId| whole_vm || *backup == operation.target().backup;
-        let unseen = before.iter().find(|entry| {
+        // The preconditions of a create are about the list of all backups of the VM.
+        let is_whole_vm = operation.verb() == Verb::Create;
+        let concerns = |backup: &BackupId| is_whole_vm || *backup == operation.target().backup;
+        let unseen = earlier.iter().find(|entry| {
             let other = &entry.operation;
-            concerns(&other.target().backup) && !seen.unfinished.contains(&other.seq)
+            concerns(&other.target().backup) && !known.unfinished.contains(&other.seq)
         });
         if let Some(entry) = unseen {
-            return Some(Place::Changing(entry.shown.subscribe()));
+            return Some(Admission::PreconditionPending(entry.published.subscribe()));
         }
-        let since = self.ended.saturating_sub(seen.ended);
-        let since = usize::try_from(since).unwrap_or(usize::MAX);
-        // Of more than are kept it is not known what they changed.
-        let is_forgotten = since > self.ended_last.len();
-        let lane = lane_of(operation);
-        let mut ended = self.ended_last.iter().rev().take(since);
-        let changed = ended.any(|(other, backup, seq)| {
-            *other == lane && concerns(backup) && !seen.unfinished.contains(seq)
+        let ended_since = self.ended_count.saturating_sub(known.ended);
+        let ended_since = usize::try_from(ended_since).unwrap_or(usize::MAX);
+        // What those beyond the memory changed is not known, so they count as a change.
+        let is_forgotten = ended_since > self.recently_ended.len();
+        let vm = vm_key(operation);
+        let mut ended = self.recently_ended.iter().rev().take(ended_since);
+        let is_changed = ended.any(|other| {
+            other.vm == vm && concerns(&other.backup) && !known.unfinished.contains(&other.seq)
         });
-        (is_forgotten || changed).then_some(Place::Changed)
+        (is_forgotten || is_changed).then_some(Admission::PreconditionFailed)
     }
 
-    /// Puts the durable state in and wakes who waits for it. Says whether it has left its queue by that.
-    fn show(&mut self, operation: &Arc<Operation>) -> bool {
+    /// Stores the durable state and wakes its watchers. Returns whether the operation left its queue by it.
+    fn publish(&mut self, operation: &Arc<Operation>) -> bool {
         let before = self.entries.get(&operation.seq);
-        let left_queue = before.is_some_and(|it| it.operation.phase == Phase::Accepted)
+        let left_queue = before.is_some_and(|entry| entry.operation.phase == Phase::Accepted)
             && operation.phase != Phase::Accepted;
         if left_queue {
-            self.tally(&operation.backend, |it| {
-                it.queued = it.queued.saturating_sub(1);
-                it.running = it.running.saturating_add(1);
+            self.change_counts(&operation.backend, |counts| {
+                counts.queued = counts.queued.saturating_sub(1);
+                counts.running = counts.running.saturating_add(1);
             });
         }
         if let Some(entry) = self.entries.get_mut(&operation.seq) {
             entry.operation = Arc::clone(operation);
-            entry.shown.send_replace(Some(Arc::clone(operation)));
+            entry.published.send_replace(Some(Arc::clone(operation)));
         }
         left_queue
     }
 
-    fn insert(&mut self, operation: &Arc<Operation>, shown: Option<Arc<Operation>>) {
-        self.lanes
-            .entry(lane_of(operation))
+    fn insert(&mut self, operation: &Arc<Operation>, published: Option<Arc<Operation>>) {
+        self.queues
+            .entry(vm_key(operation))
             .or_default()
             .push_back(operation.seq);
-        let queued = operation.phase == Phase::Accepted;
-        self.tally(&operation.backend, |it| {
-            let count = if queued {
-                &mut it.queued
-            } else {
-                &mut it.running
-            };
+        self.change_counts(&operation.backend, |counts| {
+            let count = counts.of_phase(operation.phase);
             *count = count.saturating_add(1);
         });
         let entry = Entry {
             operation: Arc::clone(operation),
-            shown: watch::Sender::new(shown),
-            pen: Arc::default(),
-            driven: false,
+            published: watch::Sender::new(published),
+            write_lock: Arc::default(),
+            is_claimed: false,
         };
         self.entries.insert(operation.seq, entry);
     }
 
-    /// The first of the lane, if it is durable and nobody is at work on it; it is marked as driven.
-    fn turn(&mut self, lane: &LaneKey) -> Option<Turn> {
-        let first = self.lanes.get(lane)?.front()?;
+    /// Claims the first operation of the queue, if it is durable and not claimed.
+    fn claim_first(&mut self, vm: &VmKey) -> Option<Claim> {
+        let first = self.queues.get(vm)?.front()?;
         let entry = self.entries.get_mut(first)?;
-        if entry.driven || entry.shown.borrow().is_none() {
+        if entry.is_claimed || entry.published.borrow().is_none() {
             return None;
         }
-        entry.driven = true;
-        Some(Turn {
+        entry.is_claimed = true;
+        Some(Claim {
             operation: Arc::clone(&entry.operation),
-            begun: None,
+            slot: None,
         })
     }
 }
 
-/// Whether an unfinished operation makes a new one needless or impossible.
-fn compare(entry: &Entry, new: &Operation) -> Option<Place> {
+/// Whether an unfinished operation makes a new one unnecessary or impossible.
+fn compare_requests(entry: &Entry, new: &Operation) -> Option<Admission> {
     let old = &entry.operation;
-    if let (Some(one), Some(other)) = (&old.idempotency, &new.idempotency)
+    if let (Some(old_key), Some(new_key)) = (&old.idempotency, &new.idempotency)
         && old.principal == new.principal
-        && one.key == other.key
+        && old_key.key == new_key.key
         && old.intent.key_scope() == new.intent.key_scope()
     {
-        let shown = entry.shown.subscribe();
-        return Some(if one.fingerprint == other.fingerprint {
-            Place::Same(shown)
+        let watch = entry.published.subscribe();
+        return Some(if old_key.fingerprint == new_key.fingerprint {
+            Admission::SameRequest(watch)
         } else {
-            Place::OtherRequest(old.seq, shown)
+            Admission::KeyReused(old.seq, watch)
         });
     }
-    let same_delete = new.verb() == Verb::Delete
+    let is_same_delete = new.verb() == Verb::Delete
         && old.verb() == Verb::Delete
         && old.target() == new.target()
         && old.intent.identity == new.intent.identity;
-    if !same_delete {
+    if !is_same_delete {
         return None;
     }
-    let shown = entry.shown.subscribe();
-    // The first of several with one entity tag changes what is shown, so the tag of the others no longer fits.
-    let mut conditions = new.preconditions.iter();
+    let watch = entry.published.subscribe();
+    // The first of several deletes with one entity tag changes the backup, so the tag no longer matches for the others.
+    let mut preconditions = new.preconditions.iter();
     Some(
-        if conditions.all(|condition| *condition == Precondition::BackupPresent) {
-            Place::Same(shown)
+        if preconditions.all(|precondition| *precondition == Precondition::BackupPresent) {
+            Admission::SameRequest(watch)
         } else {
-            Place::Changing(shown)
+            Admission::PreconditionPending(watch)
         },
     )
 }

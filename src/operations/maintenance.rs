@@ -1,4 +1,4 @@
-//! What is done again and again: signs of life, dropping what is over, taking up what nobody is at work on.
+//! Periodic work: heartbeats in the store, expiry of finished operations, recovery of operations without a task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,89 +8,93 @@ use crate::operations::core::Core;
 use crate::operations::store::StoreError;
 
 /// Time between two rounds.
-const EVERY: Duration = Duration::from_secs(30);
-/// The same while the store takes no writes, so that the end of that is seen soon.
-const EVERY_WHILE_UNWRITABLE: Duration = Duration::from_secs(2);
-/// Signs of life within the shortest of `accept_ttl` and `resume_ttl`.
-const BEATS_PER_TTL: u32 = 8;
-/// Shortest time between two signs of life: each is a durable write.
-const BEAT_EVERY_MIN: Duration = Duration::from_millis(125);
+const ROUND_EVERY: Duration = Duration::from_secs(30);
+/// The same while the store takes no writes, so that its recovery is noticed soon.
+const ROUND_EVERY_WHILE_UNWRITABLE: Duration = Duration::from_secs(2);
+/// Heartbeats within the shorter of `accept_ttl` and `resume_ttl`.
+const HEARTBEATS_PER_TTL: u32 = 8;
+/// Shortest time between two heartbeats: each is a durable write.
+const HEARTBEAT_EVERY_MIN: Duration = Duration::from_millis(125);
 /// Records dropped in one transaction: longer ones would hold up accepts.
-const EXPIRED_AT_ONCE: u16 = 500;
+const EXPIRED_AT_ONCE_MAX: u16 = 500;
 
-/// Goes round until the gateway stops.
+/// Runs a round again and again until the gateway stops.
 pub(crate) async fn run(core: Arc<Core>) {
     loop {
-        let pause = if core.is_writable() {
-            EVERY
+        let pause = if core.store.is_writable() {
+            ROUND_EVERY
         } else {
-            EVERY_WHILE_UNWRITABLE
+            ROUND_EVERY_WHILE_UNWRITABLE
         };
-        // How long a gateway was away is measured from its last sign of life, so these come several times within the
-        // shortest absence that matters.
+        // The length of an absence is measured from the last heartbeat, so heartbeats come several times within the shortest
+        // absence that matters.
         let config = &core.config;
-        let shortest = config.accept_ttl.min(config.resume_ttl);
-        let beat_every = shortest.checked_div(BEATS_PER_TTL).unwrap_or(shortest);
-        let beats = beat_forever(&core, beat_every.max(BEAT_EVERY_MIN));
+        let ttl = config.accept_ttl.min(config.resume_ttl);
+        let every = ttl.checked_div(HEARTBEATS_PER_TTL).unwrap_or(ttl);
+        let heartbeats = record_heartbeats(&core, every.max(HEARTBEAT_EVERY_MIN));
         tokio::select! {
             biased;
             () = core.stop.given() => return,
-            () = beats => return,
-            () = tokio::time::sleep(pause) => round(&core).await,
+            () = heartbeats => return,
+            () = tokio::time::sleep(pause) => run_round(&core).await,
         }
     }
 }
 
-/// Records signs of life in the store, and never returns.
-async fn beat_forever(core: &Core, every: Duration) {
+/// Records heartbeats in the store, and never returns.
+async fn record_heartbeats(core: &Core, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
-        core.beat().await;
+        core.store.record_heartbeat(core.clock.now()).await;
     }
 }
 
 /// One round.
-pub(crate) async fn round(core: &Arc<Core>) {
-    core.beat().await;
-    if let Err(error) = expire(core).await {
-        tracing::warn!(%error, "expired operations not dropped");
-        core.note(Some(&error));
+pub(crate) async fn run_round(core: &Arc<Core>) {
+    core.store.record_heartbeat(core.clock.now()).await;
+    if let Err(error) = remove_expired(core).await {
+        tracing::warn!(%error, "expired operations not removed");
+        core.store.note_result(Some(&error));
     }
-    if let Err(error) = recover(core).await {
-        tracing::warn!(%error, "unfinished operations not looked through");
+    if let Err(error) = recover_orphans(core).await {
+        tracing::warn!(%error, "unfinished operations not checked");
     }
-    core.count_unknown().await;
+    core.store.report_counts().await;
 }
 
-async fn expire(core: &Core) -> Result<(), StoreError> {
+async fn remove_expired(core: &Core) -> Result<(), StoreError> {
     loop {
-        let dropped = core.store.expire(core.clock.now(), EXPIRED_AT_ONCE).await?;
-        if dropped > 0 {
-            tracing::info!(dropped, "expired operations dropped");
+        let now = core.clock.now();
+        let store = core.store.raw();
+        let removed = store.remove_expired(now, EXPIRED_AT_ONCE_MAX).await?;
+        if removed > 0 {
+            tracing::info!(removed, "expired operations removed");
         }
-        if dropped < usize::from(EXPIRED_AT_ONCE) || core.stop.is_given() {
+        if removed < usize::from(EXPIRED_AT_ONCE_MAX) || core.stop.is_given() {
             return Ok(());
         }
     }
 }
 
-/// Takes up what is unfinished in the store and not in the ledger, and what is in the ledger with nobody at work on it.
-async fn recover(core: &Arc<Core>) -> Result<(), StoreError> {
+/// Recovers operations that are unfinished in the store and not in memory, and starts those in memory that have no task.
+///
+/// Neither should exist; a write that the store rejected, or a defect, may leave one.
+async fn recover_orphans(core: &Arc<Core>) -> Result<(), StoreError> {
     let mut orphans = Vec::new();
-    for seen in core.store.live().await? {
-        if core.ledger.holds(seen.seq) {
+    for unfinished in core.store.raw().unfinished().await? {
+        if core.live.contains(unfinished.seq) {
             continue;
         }
-        // It may have become final since. An operation leaves the ledger only after that is durable, so this look,
-        // which comes after the one at the ledger, tells.
-        if let Some(found) = core.store.read(seen.seq).await?
+        // It may have become final since it was listed. An operation leaves the memory only after its end is durable, so
+        // this read, which comes after the look into the memory, sees that end.
+        if let Some(found) = core.store.raw().read(unfinished.seq).await?
             && !found.phase.is_final()
         {
-            tracing::warn!(seq = %found.seq, "operation taken up");
+            tracing::warn!(seq = %found.seq, "orphaned operation recovered");
             orphans.push(found);
         }
     }
-    core.take_up(orphans, Timestamp::default()).await;
-    core.start_turns();
+    core.recover(orphans, Timestamp::default()).await;
+    core.start_all_ready();
     Ok(())
 }

@@ -1,24 +1,34 @@
 //! The durable life of an accepted change: accept, queue, run, follow, recover, expire.
+//!
+//! [`OperationsApi`] is what the gate may ask for, and [`Operations`] implements it. Read on in this order: `machine` decides
+//! what each event makes of an operation, `core` makes those decisions durable, `runner` carries them out, and `accept`,
+//! `cancel`, `open` and `maintenance` are where operations come from. `store` keeps them; `live_operations` holds the
+//! unfinished ones in memory, in one queue for each VM.
 
 mod accept;
 pub mod api;
 mod api_impl;
+mod audit;
 #[doc(hidden)]
 pub mod bench_support;
 mod cancel;
 mod config;
 mod core;
+mod hint_limiter;
 mod live_operations;
 mod machine;
 mod maintenance;
 mod offline_store;
+mod open;
 mod operation_summary;
+mod operator_access;
+mod operator_actions;
 mod pending_state;
 mod preconditions;
 mod runner;
 mod sequence;
 mod store;
-mod trail;
+mod store_guard;
 
 #[cfg(test)]
 mod testing;
@@ -29,12 +39,12 @@ pub use config::Config;
 pub use config::WhenBusy;
 
 pub use offline_store::OfflineStore;
-pub use offline_store::OfflineStoreError;
-pub use offline_store::OperatorDecision;
+pub use operator_actions::OfflineStoreError;
+pub use operator_actions::OperatorDecision;
 
 pub use core::BackendHandle;
-pub use core::OpenStore;
-pub use core::Operations;
+pub use open::OpenStore;
+pub use open::Operations;
 
 pub use api::AcceptError;
 pub use api::Accepted;

@@ -1,4 +1,4 @@
-//! A stored operation as operators see it: offline, through the admin port, and printed as JSON.
+//! An operation as operators see it: offline, through the operator API, and printed as JSON.
 
 use serde::Deserialize;
 use serde::Deserializer;
@@ -8,16 +8,16 @@ use serde::Serializer;
 use crate::model::Operation;
 use crate::model::Timestamp;
 
-/// One operation, for operators. Times are RFC 3339. Text is as clients and VM managers chose it: escape it before a
-/// terminal sees it.
+/// One operation, for operators. Times are RFC 3339. Clients and VM managers chose the texts: escape them before printing
+/// them to a terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationSummary {
     /// Its number; text in JSON, because JSON numbers lose digits beyond 2^53.
     #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
     pub seq: u64,
-    /// Where in its life it is.
+    /// Its phase.
     pub phase: String,
-    /// What was asked for.
+    /// What it does.
     pub verb: String,
     /// The backend.
     pub backend: String,
@@ -25,21 +25,21 @@ pub struct OperationSummary {
     pub vm: String,
     /// The backup.
     pub backup: String,
-    /// Who asked.
+    /// Who requested operation.
     pub principal: String,
-    /// When.
+    /// When it was accepted.
     pub created: String,
-    /// When it was begun.
+    /// When it left its queue.
     pub started: Option<String>,
     /// When it became final.
     pub completed: Option<String>,
-    /// When somebody asked that it be stopped.
+    /// When its cancellation was requested.
     pub cancel_asked: Option<String>,
     /// When an operator acknowledged its unknown outcome.
     pub acknowledged: Option<String>,
     /// The kind of fault.
     pub fault: Option<String>,
-    /// The sentence of the fault; of an unknown outcome, what to check.
+    /// The text of the fault; for an unknown outcome, what to check.
     pub message: Option<String>,
 }
 
@@ -51,7 +51,7 @@ fn as_text<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(number)
 }
 
-/// Reads the number that a gateway of an older version sends, too.
+/// Accepts the JSON number that a gateway of an older version sends, too.
 fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -66,27 +66,27 @@ fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 }
 
 impl From<&Operation> for OperationSummary {
-    fn from(it: &Operation) -> Self {
-        let time = |it: Timestamp| it.to_string();
-        let target = it.target();
+    fn from(operation: &Operation) -> Self {
+        let format_time = |time: Timestamp| time.to_string();
+        let target = operation.target();
         Self {
-            seq: it.seq.number(),
-            phase: it.phase.as_str().to_owned(),
-            verb: it.verb().as_str().to_owned(),
-            backend: it.backend.as_str().to_owned(),
+            seq: operation.seq.number(),
+            phase: operation.phase.as_str().to_owned(),
+            verb: operation.verb().as_str().to_owned(),
+            backend: operation.backend.as_str().to_owned(),
             vm: target.vm.as_str().to_owned(),
             backup: target.backup.as_str().to_owned(),
-            principal: it.principal.as_str().to_owned(),
-            created: time(it.created),
-            started: it.started.map(time),
-            completed: it.completed.map(time),
-            cancel_asked: it.cancel_asked.map(time),
-            acknowledged: it.acknowledged.map(time),
-            fault: it
+            principal: operation.principal.as_str().to_owned(),
+            created: format_time(operation.created),
+            started: operation.started.map(format_time),
+            completed: operation.completed.map(format_time),
+            cancel_asked: operation.cancel_asked.map(format_time),
+            acknowledged: operation.acknowledged.map(format_time),
+            fault: operation
                 .fault
                 .as_ref()
                 .map(|fault| fault.kind.as_str().to_owned()),
-            message: it.fault.as_ref().map(|fault| fault.text.to_string()),
+            message: operation.fault.as_ref().map(|fault| fault.text.to_string()),
         }
     }
 }

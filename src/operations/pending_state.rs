@@ -1,4 +1,4 @@
-//! Backups as callers see them: what the VM manager has, with the state that unfinished operations give it.
+//! Backups as callers see them: those of the VM manager, with the states that unfinished operations give them.
 
 use std::sync::Arc;
 
@@ -13,26 +13,29 @@ use crate::model::Page;
 
 /// The backup with the state that the first unfinished operation on it gives it.
 ///
-/// The operations must be older than the backup: taken from the ledger before the VM manager was asked, so that
-/// one that ends in between leaves a state that is late instead of a backup that is missing.
-pub(crate) fn overlaid(mut backup: Backup, unfinished: &[Arc<Operation>]) -> Backup {
-    if let Some(first) = unfinished.iter().find(|it| it.target().backup == backup.id) {
+/// The operations must be taken before the VM manager is asked for the backup. One that ends in between then leaves a state
+/// that is out of date for a moment, instead of a backup that is missing.
+pub(crate) fn overlay(mut backup: Backup, unfinished: &[Arc<Operation>]) -> Backup {
+    let first = unfinished
+        .iter()
+        .find(|operation| operation.target().backup == backup.id);
+    if let Some(first) = first {
         backup.state = state_during(&first.intent.change);
     }
     backup
 }
 
-/// The backup of that id if it is being made.
-pub(crate) fn in_the_making(id: &BackupId, unfinished: &[Arc<Operation>]) -> Option<Backup> {
+/// The backup of that id if it is being created.
+pub(crate) fn find_planned(id: &BackupId, unfinished: &[Arc<Operation>]) -> Option<Backup> {
     unfinished
         .iter()
-        .find(|it| it.target().backup == *id)
-        .and_then(|it| planned(it))
+        .find(|operation| operation.target().backup == *id)
+        .and_then(|operation| planned_backup(operation))
 }
 
-/// The page with states overlaid and the backups that are being made put in their places.
-pub(crate) fn merged(
-    wanted: &Page,
+/// The page with the states of unfinished operations, and with the backups that are being created in their order.
+pub(crate) fn merge_page(
+    page: &Page,
     found: BackupPage,
     unfinished: &[Arc<Operation>],
 ) -> BackupPage {
@@ -40,18 +43,21 @@ pub(crate) fn merged(
     let mut backups: Vec<Backup> = found
         .backups
         .into_iter()
-        .map(|backup| overlaid(backup, unfinished))
+        .map(|backup| overlay(backup, unfinished))
         .collect();
-    for planned in unfinished.iter().filter_map(|it| planned(it)) {
-        let after = wanted.after.as_ref().is_none_or(|it| planned.id > *it);
-        // What sorts behind a page that is followed by another one belongs to that one.
-        let within = !found.more || last.as_ref().is_some_and(|it| planned.id < *it);
-        if after && within && !backups.iter().any(|backup| backup.id == planned.id) {
+    for planned in unfinished
+        .iter()
+        .filter_map(|operation| planned_backup(operation))
+    {
+        let is_after = page.after.as_ref().is_none_or(|after| planned.id > *after);
+        // A backup that sorts behind this page belongs to the next one, if there is one.
+        let is_within = !found.more || last.as_ref().is_some_and(|last| planned.id < *last);
+        if is_after && is_within && !backups.iter().any(|backup| backup.id == planned.id) {
             backups.push(planned);
         }
     }
-    backups.sort_by(|one, other| one.id.cmp(&other.id));
-    let limit = usize::from(wanted.limit.max(1));
+    backups.sort_by(|left, right| left.id.cmp(&right.id));
+    let limit = usize::from(page.limit.max(1));
     let more = found.more || backups.len() > limit;
     backups.truncate(limit);
     BackupPage { backups, more }
@@ -66,8 +72,8 @@ const fn state_during(change: &Change) -> BackupState {
     }
 }
 
-/// What a create will make, as far as it is known.
-fn planned(operation: &Operation) -> Option<Backup> {
+/// The backup that a create will make, as far as it is known. Its identity is not.
+fn planned_backup(operation: &Operation) -> Option<Backup> {
     match &operation.intent.change {
         Change::Create(new) => Some(Backup {
             id: operation.target().backup.clone(),
@@ -93,10 +99,10 @@ mod tests {
     use crate::operations::testing::new_backup;
     use crate::operations::testing::operation;
 
-    fn with(seq: u64, id: &str, change: Change) -> Arc<Operation> {
-        let mut it = operation(seq, "vm", id);
-        it.intent.change = change;
-        Arc::new(it)
+    fn with_change(seq: u64, id: &str, change: Change) -> Arc<Operation> {
+        let mut operation = operation(seq, "vm", id);
+        operation.intent.change = change;
+        Arc::new(operation)
     }
 
     #[test]
@@ -106,27 +112,30 @@ mod tests {
             ("nothing", vec![], BackupState::Available),
             (
                 "another backup",
-                vec![with(1, "c", Change::Delete)],
+                vec![with_change(1, "c", Change::Delete)],
                 BackupState::Available,
             ),
             (
                 "delete",
-                vec![with(1, "b", Change::Delete)],
+                vec![with_change(1, "b", Change::Delete)],
                 BackupState::Deleting,
             ),
             (
                 "restore",
-                vec![with(1, "b", restore())],
+                vec![with_change(1, "b", restore())],
                 BackupState::Restoring,
             ),
             (
                 "restore, then delete",
-                vec![with(1, "b", restore()), with(2, "b", Change::Delete)],
+                vec![
+                    with_change(1, "b", restore()),
+                    with_change(2, "b", Change::Delete),
+                ],
                 BackupState::Restoring,
             ),
             (
                 "update",
-                vec![with(
+                vec![with_change(
                     1,
                     "b",
                     Change::Update(crate::model::BackupPatch::default()),
@@ -134,17 +143,17 @@ mod tests {
                 BackupState::Updating,
             ),
             (
-                "there, but its create has not ended",
-                vec![with(1, "b", Change::Create(new_backup("n")))],
+                "it exists, but its create has not ended",
+                vec![with_change(1, "b", Change::Create(new_backup("n")))],
                 BackupState::Creating,
             ),
         ];
         for (name, unfinished, expected) in rows {
-            assert_eq!(overlaid(backup("b"), &unfinished).state, expected, "{name}");
+            assert_eq!(overlay(backup("b"), &unfinished).state, expected, "{name}");
         }
     }
 
-    /// A name; after, limit, what the VM manager has and whether it has more; what is shown.
+    /// A name; after and limit; the backups of the VM manager and whether it has more; the expected page and whether there is more.
     type Row = (
         &'static str,
         Option<&'static str>,
@@ -199,20 +208,20 @@ mod tests {
     #[test]
     fn pages_stay_ordered_and_bounded() {
         let creates = [
-            with(1, "d", Change::Create(new_backup("n"))),
-            with(2, "a", Change::Create(new_backup("n"))),
-            with(3, "z", Change::Create(new_backup("n"))),
+            with_change(1, "d", Change::Create(new_backup("n"))),
+            with_change(2, "a", Change::Create(new_backup("n"))),
+            with_change(3, "z", Change::Create(new_backup("n"))),
         ];
         for (name, after, limit, found, more, expected, more_expected) in PAGES {
             let page = Page {
-                after: after.map(|it| BackupId::new(it).unwrap()),
+                after: after.map(|id| BackupId::new(id).unwrap()),
                 limit,
             };
             let found = BackupPage {
                 backups: found.iter().map(|id| backup(id)).collect(),
                 more,
             };
-            let merged = merged(&page, found, &creates);
+            let merged = merge_page(&page, found, &creates);
             let ids: Vec<_> = merged
                 .backups
                 .iter()

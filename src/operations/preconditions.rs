@@ -1,7 +1,7 @@
-//! Looks at the preconditions of an operation again, right before the VM manager is called.
+//! Checks the preconditions of an operation again, right before the VM manager is called.
 //!
-//! One operation of a VM runs at a time, so nothing that went through this gateway comes between the look and the call. What
-//! others do on the VM manager is seen up to the look.
+//! One operation of a VM runs at a time, so no change through this gateway comes between the check and the call. A change
+//! that another program makes on the VM manager in between is not noticed.
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -21,7 +21,7 @@ use crate::model::limits;
 ///
 /// # Errors
 /// [`FaultKind::PreconditionFailed`] when one does not, or whatever keeps the VM manager from answering; the operation
-/// provably was not begun by this.
+/// provably was not started by this.
 pub(crate) async fn check(
     adapter: &dyn Adapter,
     operation: &Operation,
@@ -30,12 +30,12 @@ pub(crate) async fn check(
     for precondition in &operation.preconditions {
         let holds = match precondition {
             Precondition::BackupUnchanged(version) => {
-                let found = meant(adapter, operation, by).await?;
+                let found = read_target(adapter, operation, by).await?;
                 found.is_some_and(|backup| Version::of_backup(&backup) == *version)
             }
-            Precondition::BackupPresent => meant(adapter, operation, by).await?.is_some(),
+            Precondition::BackupPresent => read_target(adapter, operation, by).await?.is_some(),
             Precondition::ListUnchanged(version) => {
-                list_version(adapter, &operation.target().vm, by).await? == *version
+                read_list_version(adapter, &operation.target().vm, by).await? == *version
             }
         };
         if !holds {
@@ -46,25 +46,25 @@ pub(crate) async fn check(
     Ok(())
 }
 
-/// The very backup that is meant, if it is still there.
-async fn meant(
+/// The backup that the operation acts on, if it still exists: another one of the same id does not count.
+async fn read_target(
     adapter: &dyn Adapter,
     operation: &Operation,
     by: Deadline,
 ) -> Result<Option<Backup>, AdapterError> {
     let target: &Target = operation.target();
-    match adapter.read(target, by).await {
+    match adapter.read_backup(target, by).await {
         Ok(found) => {
             let identity = operation.intent.identity.as_ref();
-            let is_meant = identity.is_none_or(|wanted| *wanted == found.identity);
-            Ok(Some(found).filter(|_| is_meant))
+            let is_same = identity.is_none_or(|identity| *identity == found.identity);
+            Ok(Some(found).filter(|_| is_same))
         }
         Err(error) if error.fault.kind == FaultKind::NoSuchBackup => Ok(None),
         Err(error) => Err(without_effect(error)),
     }
 }
 
-async fn list_version(
+async fn read_list_version(
     adapter: &dyn Adapter,
     vm: &VmId,
     by: Deadline,
@@ -75,7 +75,10 @@ async fn list_version(
     };
     let mut backups = Vec::new();
     loop {
-        let found = adapter.list(vm, &page, by).await.map_err(without_effect)?;
+        let found = adapter
+            .list_backups(vm, &page, by)
+            .await
+            .map_err(without_effect)?;
         page.after = found.backups.last().map(|backup| backup.id.clone());
         backups.extend(found.backups);
         if !found.more || page.after.is_none() {
@@ -84,7 +87,7 @@ async fn list_version(
     }
 }
 
-/// A read has no effect, whatever its error says: the operation was not begun.
+/// A read has no effect, whatever its error says: the operation provably was not started.
 const fn without_effect(mut error: AdapterError) -> AdapterError {
     error.effect = Effect::None;
     error

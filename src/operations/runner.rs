@@ -1,4 +1,4 @@
-//! At work on one operation: does what the machine decided, and tells the machine what came of it.
+//! Runs one operation: carries out what the machine decided, and reports to the machine what came of it.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
-use crate::adapters::adapter::Effect as CallEffect;
+use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Retry;
 use crate::adapters::adapter::TaskState;
@@ -25,40 +25,38 @@ use crate::model::TaskRef;
 use crate::model::limits;
 use crate::operations::core::Backend;
 use crate::operations::core::Core;
-use crate::operations::live_operations::Shown;
-use crate::operations::live_operations::Turn;
-use crate::operations::machine::Effect;
+use crate::operations::hint_limiter::HintLimiter;
+use crate::operations::live_operations::Claim;
+use crate::operations::live_operations::OperationWatch;
 use crate::operations::machine::Event;
+use crate::operations::machine::NextAction;
 use crate::operations::preconditions;
+use crate::public_text;
 
 /// Shortest time between two records of progress: each is a durable write.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// Time between two looks at a task when the adapter says all the time that it is worth while.
-const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
-/// What looks may be ahead of that: the end that is told right after a step is seen at once, a flood of steps is not.
-const LOOKS_AHEAD: Duration = Duration::from_millis(80);
-/// How long a call that has begun may go on after the signal to stop.
+/// How long a call that was made may still take after the signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Lets go of the operation however the work ends, so that it can be taken up again.
-struct AtWork {
+/// Gives up the claim however the work ends, so that the operation can be claimed again.
+struct ClaimGuard {
     core: Arc<Core>,
     seq: OperationSeq,
 }
 
-impl Drop for AtWork {
+impl Drop for ClaimGuard {
     fn drop(&mut self) {
-        self.core.ledger.let_go(self.seq);
+        self.core.live.release_claim(self.seq);
     }
 }
 
-/// Works on the operation until it is final or the gateway stops.
-pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
-    let Turn {
+/// Works on the claimed operation until it is final or the gateway stops.
+pub(crate) async fn run(core: Arc<Core>, claim: Claim) {
+    let Claim {
         mut operation,
-        begun,
-    } = turn;
-    let _at_work = AtWork {
+        slot,
+    } = claim;
+    let _guard = ClaimGuard {
         core: Arc::clone(&core),
         seq: operation.seq,
     };
@@ -67,58 +65,52 @@ pub(crate) async fn drive(core: Arc<Core>, turn: Turn) {
     }
     let Some(backend) = core.backends.get(&operation.backend) else {
         tracing::warn!(seq = %operation.seq, backend = operation.backend.as_str(),
-            "operation waits: its backend is not configured");
+            "operation waits for a backend that is not configured");
         return;
     };
-    let is_begun = begun.is_some();
-    let place = if is_begun {
-        Some(begun)
+    // Its acceptance wrote it as SUBMITTING already: the call comes next.
+    let is_submitted = slot.is_some();
+    let slot = if is_submitted {
+        Some(slot)
     } else {
-        slot(&core, backend, operation.phase).await
+        acquire_slot(&core, backend, operation.phase).await
     };
-    let Some(place) = place else { return };
-    let mut work = Work {
+    let Some(slot) = slot else { return };
+    let mut run = OperationRun {
         core: &core,
         backend,
-        place,
-        pace: core.config.poll_min,
-        stirs: Stirs::default(),
-        written: None,
-        cancel_settled: false,
-        shown: core.ledger.watch(operation.seq),
+        slot,
+        poll_pause: core.config.poll_min,
+        hints: HintLimiter::default(),
+        progress_written: None,
+        is_cancel_settled: false,
+        watch: core.live.watch(operation.seq),
     };
-    let mut effect = Effect::Call { first: true };
-    let mut happened = (!is_begun).then(|| Event::Recovered {
-        alive: core.clock.now(),
+    let mut action = NextAction::Call { first: true };
+    let mut event = (!is_submitted).then(|| Event::Recovered {
+        last_alive: core.clock.now(),
     });
     loop {
-        if let Some(event) = happened.take() {
-            if event.ends_work() {
-                // The next one may begin over there while this end is written.
-                drop(work.place.take());
+        if let Some(event) = event.take() {
+            if event.frees_slot() {
+                // The next operation may start at the backend while this end is written.
+                drop(run.slot.take());
             }
             let Some((state, next)) = core.advance(&operation, event).await else {
                 return;
             };
-            (operation, effect) = (state, next);
+            (operation, action) = (state, next);
         }
-        happened = match effect {
-            Effect::Queue => work.prepare(&operation).await,
-            Effect::Call { first } => work.call(&operation, first, first).await,
-            Effect::Repeat { half } => work.repeat(&operation, !half).await,
-            Effect::Follow => work.follow(&operation).await,
-            Effect::Settle => work.settle(&operation).await,
-            Effect::Find => work.find_later(&operation).await,
-            Effect::Rest => None,
-        };
-        if happened.is_none() {
+        event = run.carry_out(&operation, action).await;
+        if event.is_none() {
             return;
         }
     }
 }
 
-/// Waits for one of the places of the backend. What runs over there already is followed in any case.
-async fn slot(
+/// Waits for a slot of the backend; `None` when the gateway stops. An operation that the VM manager may be running already
+/// is followed without one.
+async fn acquire_slot(
     core: &Core,
     backend: &Backend,
     phase: Phase,
@@ -130,78 +122,83 @@ async fn slot(
     tokio::select! {
         biased;
         () = core.stop.given() => None,
-        taken = slots.acquire_owned() => taken.ok().map(Some),
+        slot = slots.acquire_owned() => slot.ok().map(Some),
     }
 }
 
-/// The adapter panicked; it was counted.
+/// The adapter panicked; it was logged and counted.
 struct Panicked;
 
-/// How often it is heeded that an adapter says that a look is worth while.
-#[derive(Debug, Default)]
-struct Stirs {
-    /// When the next look would be due if they came evenly.
-    due: Option<Instant>,
-}
-
-impl Stirs {
-    /// How long it is not heeded.
-    fn heeded_in(&self, now: Instant) -> Duration {
-        let from = self.due.and_then(|due| due.checked_sub(LOOKS_AHEAD));
-        from.map_or(Duration::ZERO, |it| it.saturating_duration_since(now))
-    }
-
-    fn heeded(&mut self, now: Instant) {
-        self.due = self.due.unwrap_or(now).max(now).checked_add(LOOK_EVERY_MIN);
-    }
-}
-
-struct Work<'a> {
+/// The work on one operation, from its claim to its end or the stop of the gateway.
+///
+/// Methods that return `Option` return `None` when the gateway stops.
+struct OperationRun<'a> {
     core: &'a Core,
     backend: &'a Backend,
-    /// One of the places of the backend, until there is nothing more to do over there.
-    place: Option<OwnedSemaphorePermit>,
-    /// Time to the next look; grows while nothing changes.
-    pace: Duration,
-    /// The looks that the adapter brought about.
-    stirs: Stirs,
+    /// A slot of the backend, until the VM manager is done with the operation.
+    slot: Option<OwnedSemaphorePermit>,
+    /// Time to the next poll; grows while nothing changes.
+    poll_pause: Duration,
+    hints: HintLimiter,
     /// When progress was last written.
-    written: Option<Instant>,
-    /// The VM manager was asked to stop the task, or refused for good.
-    cancel_settled: bool,
-    /// The operation as it is in the store: the wish to stop it comes from elsewhere.
-    shown: Option<Shown>,
+    progress_written: Option<Instant>,
+    /// The VM manager took the request to cancel the task, or refused it for good.
+    is_cancel_settled: bool,
+    /// The operation as it is in the store, where a request to cancel it appears.
+    watch: Option<OperationWatch>,
 }
 
-impl Work<'_> {
-    /// Looks at the baseline. `None` when the gateway stops; that is the same for all of these.
-    async fn prepare(&self, operation: &Operation) -> Option<Event> {
+impl OperationRun<'_> {
+    /// Carries out what the machine decided, and returns what came of it; `None` when there is nothing more to do.
+    async fn carry_out(&mut self, operation: &Operation, action: NextAction) -> Option<Event> {
+        match action {
+            NextAction::Queue => self.take_baseline(operation).await,
+            NextAction::Call { first } => self.call(operation, first, first).await,
+            NextAction::CallAgain { is_half_done } => {
+                self.call_again(operation, !is_half_done).await
+            }
+            NextAction::Follow => self.follow_task(operation).await,
+            NextAction::Settle => self.settle(operation).await,
+            NextAction::SearchAgain => self.search_again(operation).await,
+            NextAction::Nothing => None,
+        }
+    }
+
+    /// Checks the preconditions and takes the baseline.
+    async fn take_baseline(&self, operation: &Operation) -> Option<Event> {
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
         let adapter = &self.backend.adapter;
-        let look = async {
-            // A baseline may leave a mark: what would be refused anyway leaves none.
+        let baseline = async {
+            // In this order: a baseline may leave a mark in the VM manager, and a refused operation must leave none.
             preconditions::check(adapter.as_ref(), operation, by).await?;
             let key = operation.key();
             adapter.baseline(&operation.intent, key, by).await
         };
-        Some(match self.until_stop(look).await? {
+        Some(match self.unless_stopped(baseline).await? {
             Ok(Ok(baseline)) => Event::Start(baseline),
             Ok(Err(error)) => {
-                log(operation, "baseline", &error);
+                log_failure(operation, "baseline", &error);
                 Event::NotStarted(error.fault)
             }
             Err(Panicked) => Event::NotStarted(Fault::new(
                 FaultKind::BackendFailed,
-                "The gateway failed before it asked the VM manager; nothing was changed.",
+                public_text!(
+                    "The gateway failed before it called the VM manager; nothing was changed. Try again, and report the failure to the operator if it persists."
+                ),
             )),
         })
     }
 
-    /// Calls. Once begun it is given a little time even when the gateway stops.
+    /// Calls the adapter. Once made, the call may take a little longer even when the gateway stops.
     ///
-    /// `judged` says whether the preconditions must hold: always, unless the call may be the second for what the first one
-    /// did or half did.
-    async fn call(&self, operation: &Operation, first: bool, judged: bool) -> Option<Event> {
+    /// `is_conditional` says whether the preconditions must hold: always, unless the call may be the second one for what
+    /// the first one did or half did.
+    async fn call(
+        &self,
+        operation: &Operation,
+        first: bool,
+        is_conditional: bool,
+    ) -> Option<Event> {
         if self.core.stop.is_given() && !first {
             return None;
         }
@@ -209,61 +206,66 @@ impl Work<'_> {
         let adapter = &self.backend.adapter;
         let baseline = operation.baseline.as_ref();
         let begin = async {
-            if judged {
+            if is_conditional {
                 preconditions::check(adapter.as_ref(), operation, by).await?;
             }
             let key = operation.key();
             adapter.begin(&operation.intent, key, baseline, by).await
         };
-        let begun = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            begun = self.guarded(begin) => begun,
+            outcome = self.catch_panic(begin) => outcome,
+            // Dropping the call at once would make every stop leave uncertain operations behind.
             () = async {
                 self.core.stop.given().await;
                 tokio::time::sleep(STOP_GRACE).await;
             } => return None,
         };
-        Some(match begun {
+        Some(match outcome {
             Ok(Ok(BeginOutcome::Done)) => Event::Done,
             Ok(Ok(BeginOutcome::Task(task))) => Event::Task(task),
             Ok(Err(error)) => {
-                log(operation, "begin", &error);
+                log_failure(operation, "begin", &error);
                 match error.effect {
-                    CallEffect::None => Event::Refused {
+                    Effect::None => Event::Refused {
                         fault: error.fault,
                         first,
                     },
-                    CallEffect::Possible => Event::Lost,
+                    Effect::Possible => Event::Lost,
                 }
             }
             Err(Panicked) => Event::Lost,
         })
     }
 
-    /// Calls after a pause that doubles with every call, so that a VM manager that drops it at once is not flooded.
-    async fn repeat(&self, operation: &Operation, judged: bool) -> Option<Event> {
-        let doubled = 2_u32.saturating_pow(operation.calls.saturating_sub(2));
+    /// Calls after a pause that doubles with every call, so that a VM manager that discards it at once is not flooded.
+    async fn call_again(&self, operation: &Operation, is_conditional: bool) -> Option<Event> {
+        // The call that comes now is counted already, and the first repetition waits for `poll_min`.
+        let factor = 2_u32.saturating_pow(operation.calls.saturating_sub(2));
         let config = &self.core.config;
-        let pause = config.poll_min.saturating_mul(doubled).min(config.poll_max);
+        let pause = config.poll_min.saturating_mul(factor).min(config.poll_max);
         tokio::select! {
             biased;
             () = self.core.stop.given() => None,
-            () = tokio::time::sleep(pause) => self.call(operation, true, judged).await,
+            () = tokio::time::sleep(pause) => self.call(operation, true, is_conditional).await,
         }
     }
 
-    /// Looks at the task until there is something to tell. What goes wrong with looking says nothing about the task.
-    async fn follow(&mut self, operation: &Operation) -> Option<Event> {
+    /// Polls the task until there is something to report. A failed poll says nothing about the task.
+    async fn follow_task(&mut self, operation: &Operation) -> Option<Event> {
         let task = operation.task.as_ref()?;
         loop {
             self.pause(Some(task)).await?;
             if self.is_cancel_due() {
-                self.cancel(operation, task).await?;
+                self.cancel_task(operation, task).await?;
             }
             let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
-            match self.until_stop(self.backend.adapter.poll(task, by)).await? {
+            match self
+                .unless_stopped(self.backend.adapter.poll(task, by))
+                .await?
+            {
                 Ok(Ok(TaskState::Running(progress))) => {
-                    if self.worth_writing(operation, progress) {
+                    if self.is_progress_due(operation, progress) {
                         return Some(Event::Working(progress));
                     }
                 }
@@ -271,71 +273,74 @@ impl Work<'_> {
                 Ok(Ok(TaskState::Failed(fault))) => return Some(Event::Failed(fault)),
                 Ok(Ok(TaskState::Cancelled)) => return Some(Event::Cancelled),
                 Ok(Ok(TaskState::Gone)) => {
-                    self.pace = self.core.config.poll_min;
+                    self.poll_pause = self.core.config.poll_min;
                     return Some(Event::Lost);
                 }
-                Ok(Err(error)) => log(operation, "poll", &error),
+                Ok(Err(error)) => log_failure(operation, "poll", &error),
                 Err(Panicked) => {}
             }
         }
     }
 
-    /// Whether somebody wants it stopped and the VM manager was not asked yet, by this process at least.
+    /// Whether the operation is to be cancelled and the VM manager was not asked yet, by this process at least.
     fn is_cancel_due(&self) -> bool {
-        let shown = self.shown.as_ref();
-        !self.cancel_settled && shown.is_some_and(|shown| wants_cancel(shown.borrow().as_ref()))
+        let watch = self.watch.as_ref();
+        !self.is_cancel_settled
+            && watch.is_some_and(|watch| is_cancel_requested(watch.borrow().as_ref()))
     }
 
-    /// Asks the VM manager to stop the task; what comes of it is seen by looking. Asking twice does no harm.
-    async fn cancel(&mut self, operation: &Operation, task: &TaskRef) -> Option<()> {
+    /// Asks the VM manager to cancel the task; polls show what came of it. Asking twice does no harm.
+    async fn cancel_task(&mut self, operation: &Operation, task: &TaskRef) -> Option<()> {
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
-        let asked = self.until_stop(self.backend.adapter.cancel(task, by));
-        match asked.await? {
-            Ok(Ok(())) => self.cancel_settled = true,
+        let cancel = self.unless_stopped(self.backend.adapter.cancel(task, by));
+        match cancel.await? {
+            Ok(Ok(())) => self.is_cancel_settled = true,
             Ok(Err(error)) => {
-                log(operation, "cancel", &error);
-                self.cancel_settled =
-                    error.retry == Retry::Permanent && error.effect == CallEffect::None;
+                log_failure(operation, "cancel", &error);
+                self.is_cancel_settled =
+                    error.retry == Retry::Permanent && error.effect == Effect::None;
             }
             Err(Panicked) => {}
         }
         Some(())
     }
 
-    fn worth_writing(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
-        let news = progress.is_some_and(|progress| progress > operation.progress)
+    /// Whether the progress is new, and the last record of it long enough ago.
+    fn is_progress_due(&mut self, operation: &Operation, progress: Option<Progress>) -> bool {
+        let is_new = progress.is_some_and(|progress| progress > operation.progress)
             || operation.uncertain_since.is_some();
         let now = self.core.clock.instant();
-        let early = self
-            .written
+        let is_early = self
+            .progress_written
             .is_some_and(|written| now.saturating_duration_since(written) < PROGRESS_EVERY);
-        if news && !early {
-            self.written = Some(now);
+        if is_new && !is_early {
+            self.progress_written = Some(now);
         }
-        news && !early
+        is_new && !is_early
     }
 
-    /// Waits for the settle time in full, whatever the wall clock says, then looks for evidence.
+    /// Waits for the whole settle time, whatever the wall clock says, then searches for evidence.
     async fn settle(&mut self, operation: &Operation) -> Option<Event> {
         let settle = self.core.rules(operation).settle;
         tokio::select! {
             biased;
             () = self.core.stop.given() => None,
-            () = tokio::time::sleep(settle) => self.find(operation).await,
+            () = tokio::time::sleep(settle) => self.search(operation).await,
         }
     }
 
-    async fn find_later(&mut self, operation: &Operation) -> Option<Event> {
+    async fn search_again(&mut self, operation: &Operation) -> Option<Event> {
         self.pause(None).await?;
-        self.find(operation).await
+        self.search(operation).await
     }
 
-    async fn find(&self, operation: &Operation) -> Option<Event> {
+    /// Searches for evidence of what became of the call. A failed search is no evidence.
+    async fn search(&self, operation: &Operation) -> Option<Event> {
         let by = self.core.clock.deadline(limits::CALL_TIMEOUT);
         let adapter = &self.backend.adapter;
         let baseline = operation.baseline.as_ref();
-        let find = adapter.find(&operation.intent, operation.key(), baseline, by);
-        Some(match self.until_stop(find).await? {
+        let find = adapter.find_outcome(&operation.intent, operation.key(), baseline, by);
+        Some(match self.unless_stopped(find).await? {
             Ok(Ok(FindOutcome::NotBegun)) => Event::NotBegun,
             Ok(Ok(FindOutcome::VmChanged)) => Event::VmChanged,
             Ok(Ok(FindOutcome::HalfDone(fault))) => Event::HalfDone(fault),
@@ -345,134 +350,108 @@ impl Work<'_> {
             Ok(Ok(FindOutcome::NotYet)) => Event::NoEvidence,
             Ok(Ok(FindOutcome::Unknowable)) => Event::Unknowable,
             Ok(Err(error)) => {
-                log(operation, "find", &error);
+                log_failure(operation, "find", &error);
                 Event::NoEvidence
             }
             Err(Panicked) => Event::NoEvidence,
         })
     }
 
-    /// Waits before the next look: longer each time, shorter when the adapter says that it is worth while.
+    /// Pauses before the next poll or search: longer each time, shorter when the adapter hints at a change of the task or a
+    /// cancellation is requested.
     async fn pause(&mut self, task: Option<&TaskRef>) -> Option<()> {
-        let heeded_in = self.stirs.heeded_in(self.core.clock.instant());
-        let (pace, heeded_in) = (self.pace, heeded_in.min(self.pace));
-        let changed = async {
-            match task {
-                Some(task) => {
-                    if self
-                        .guarded(self.backend.adapter.changed(task))
-                        .await
-                        .is_err()
-                    {
-                        std::future::pending::<()>().await;
-                    }
-                }
-                None => std::future::pending().await,
-            }
-        };
-        let due = task.is_some() && !self.cancel_settled;
-        let mut shown = self.shown.clone();
-        let cancel = async {
-            // Asked already: the pace of the looks is the pace of the tries.
-            let waits = |it: &&mut Shown| due && !wants_cancel(it.borrow().as_ref());
-            if let Some(shown) = shown.as_mut().filter(waits)
-                && shown
-                    .wait_for(|shown| wants_cancel(shown.as_ref()))
-                    .await
-                    .is_ok()
-            {
-                return;
-            }
-            std::future::pending::<()>().await;
-        };
-        let (early, is_stirred) = tokio::select! {
+        let ignored_for = self.hints.ignored_for(self.core.clock.instant());
+        let (pause, ignored_for) = (self.poll_pause, ignored_for.min(self.poll_pause));
+        let is_cancellable = task.is_some() && !self.is_cancel_settled;
+        let (is_early, is_hinted) = tokio::select! {
             biased;
             () = self.core.stop.given() => return None,
-            () = cancel => (true, false),
-            () = tokio::time::sleep(pace) => (false, false),
-            () = async { tokio::join!(tokio::time::sleep(heeded_in), changed); } => (true, true),
+            () = cancel_requested(self.watch.clone().filter(|_| is_cancellable)) => (true, false),
+            () = tokio::time::sleep(pause) => (false, false),
+            () = async { tokio::join!(tokio::time::sleep(ignored_for), self.task_changed(task)); } => (true, true),
         };
-        if is_stirred {
-            self.stirs.heeded(self.core.clock.instant());
+        if is_hinted {
+            self.hints.count_poll(self.core.clock.instant());
         }
-        self.pace = if early {
+        self.poll_pause = if is_early {
             self.core.config.poll_min
         } else {
-            longer(self.pace).min(self.core.config.poll_max)
+            lengthen(self.poll_pause).min(self.core.config.poll_max)
         };
         Some(())
     }
 
-    /// The result of what has no effect, or `None` when the gateway stops first.
-    async fn until_stop<T>(&self, work: impl Future<Output = T>) -> Option<Result<T, Panicked>> {
+    /// Returns when the adapter hints at a change of the task; never without a task, or when the adapter panics.
+    async fn task_changed(&self, task: Option<&TaskRef>) {
+        if let Some(task) = task
+            && let Ok(()) = self.catch_panic(self.backend.adapter.changed(task)).await
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// The result of a call without effect, or `None` when the gateway stops first.
+    async fn unless_stopped<T>(
+        &self,
+        call: impl Future<Output = T>,
+    ) -> Option<Result<T, Panicked>> {
         tokio::select! {
             biased;
             () = self.core.stop.given() => None,
-            result = self.guarded(work) => Some(result),
+            result = self.catch_panic(call) => Some(result),
         }
     }
 
     /// A panic in an adapter ends its call and nothing else.
-    async fn guarded<T>(&self, work: impl Future<Output = T>) -> Result<T, Panicked> {
-        AssertUnwindSafe(work)
+    async fn catch_panic<T>(&self, call: impl Future<Output = T>) -> Result<T, Panicked> {
+        AssertUnwindSafe(call)
             .catch_unwind()
             .await
             .map_err(|_panic| {
-                tracing::error!("an adapter panicked");
-                self.core.metrics.panic("operations");
+                tracing::error!("adapter panicked");
+                self.core.metrics.process.record_panic("operations");
                 Panicked
             })
     }
 }
 
-fn wants_cancel(shown: Option<&Arc<Operation>>) -> bool {
-    shown.is_some_and(|shown| shown.cancel_asked.is_some())
+/// Returns when a cancellation is requested. Never when one was requested before: then the pause between two polls is also
+/// the pause between two tries to cancel.
+async fn cancel_requested(watch: Option<OperationWatch>) {
+    if let Some(mut watch) = watch
+        && !is_cancel_requested(watch.borrow().as_ref())
+        && watch
+            .wait_for(|state| is_cancel_requested(state.as_ref()))
+            .await
+            .is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn is_cancel_requested(state: Option<&Arc<Operation>>) -> bool {
+    state.is_some_and(|operation| operation.cancel_asked.is_some())
 }
 
 /// 1.6 times as long.
-fn longer(than: Duration) -> Duration {
-    than.saturating_mul(8).checked_div(5).unwrap_or(than)
+fn lengthen(pause: Duration) -> Duration {
+    pause.saturating_mul(8).checked_div(5).unwrap_or(pause)
 }
 
-fn log(operation: &Operation, call: &str, error: &AdapterError) {
+fn log_failure(operation: &Operation, call: &str, error: &AdapterError) {
+    let seq = operation.seq;
     if error.fault.kind == FaultKind::PreconditionFailed {
         // Nothing failed: another writer came first.
-        tracing::info!(seq = %operation.seq, call, "precondition of an operation no longer holds");
+        tracing::info!(%seq, call, "operation precondition no longer holds");
         return;
     }
-    let (seq, backend) = (operation.seq, operation.backend.as_str());
+    let backend = operation.backend.as_str();
     let (kind, private) = (error.fault.kind.as_str(), error.private());
     if error.is_answer() {
         tracing::info!(%seq, backend, call, kind, private, "backend refused a call");
     } else {
-        tracing::warn!(%seq, backend, call, kind, private, "call to a backend failed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::Clock as _;
-    use crate::runtime::SystemClock;
-
-    #[test]
-    fn a_few_stirs_are_heeded_at_once_and_a_flood_is_not() {
-        let begin = SystemClock.instant();
-        let mut stirs = Stirs::default();
-        let mut now = begin;
-        let mut looks = 0_u32;
-        while now < begin + Duration::from_secs(1) {
-            let wait = stirs.heeded_in(now);
-            assert!(wait <= LOOK_EVERY_MIN, "look {looks} waits {wait:?}");
-            if looks < 4 {
-                assert_eq!(wait, Duration::ZERO, "look {looks} is at once");
-            }
-            now += wait;
-            stirs.heeded(now);
-            looks += 1;
-        }
-        assert!((50..=56).contains(&looks), "fifty a second: {looks}");
-        now += Duration::from_millis(100);
-        assert_eq!(stirs.heeded_in(now), Duration::ZERO, "after a pause");
+        tracing::warn!(%seq, backend, call, kind, private, "backend call failed");
     }
 }

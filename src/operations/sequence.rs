@@ -1,33 +1,32 @@
-//! The numbers of operations: 63 bits, rising with time, never the number of two operations.
+//! Sequence numbers of operations: 63 bits, rising with time, never given twice.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use parking_lot::Mutex;
 
 use crate::model::OperationSeq;
 use crate::model::Timestamp;
 
 /// 2026-01-01T00:00:00Z: 41 bits of milliseconds from here last until 2095.
-const BEGINNING: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+const EPOCH: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 /// Below the milliseconds: 10 bits for a gateway among several (0 while there is one), 12 bits to count within one.
 const LOW_BITS: u32 = 22;
 const MILLIS_MAX: u64 = (1 << 41) - 1;
 
-/// Gives numbers.
+/// Gives sequence numbers.
 #[derive(Debug)]
 pub(crate) struct SequenceNumbers(Mutex<u64>);
 
 impl SequenceNumbers {
-    /// Gives only higher ones than `highest`, whatever the clock says.
+    /// Gives only numbers above `highest`, whatever the clock says.
     pub(crate) fn above(highest: Option<OperationSeq>) -> Self {
         Self(Mutex::new(highest.map_or(0, OperationSeq::number)))
     }
 
-    /// The next one.
+    /// The next number.
     pub(crate) fn next(&self, now: Timestamp) -> OperationSeq {
-        let since = now.as_millis().saturating_sub(BEGINNING.as_millis());
-        let by_time = since.min(MILLIS_MAX) << LOW_BITS;
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Above 2^63 there is nothing: reaching it takes a store that was tampered with, and the store then refuses.
+        let since_epoch = now.as_millis().saturating_sub(EPOCH.as_millis());
+        let by_time = since_epoch.min(MILLIS_MAX) << LOW_BITS;
+        let mut last = self.0.lock();
+        // There is no number above 2^63: reaching it takes a store that was tampered with, and the store then refuses.
         let next = by_time
             .max(last.saturating_add(1))
             .clamp(1, i64::MAX.cast_unsigned());
@@ -44,19 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_rise_whatever_the_clock_does() {
+    fn numbers_always_rise_whatever_the_clock_does() {
         let highest = OperationSeq::new(1 << 60);
         let rows = [
-            ("before the beginning", None, 0, 1),
-            ("the beginning", None, BEGINNING.as_millis(), 1),
-            (
-                "one second in",
-                None,
-                BEGINNING.as_millis() + 1000,
-                1000 << 22,
-            ),
+            ("before the epoch", None, 0, 1),
+            ("the epoch", None, EPOCH.as_millis(), 1),
+            ("one second in", None, EPOCH.as_millis() + 1000, 1000 << 22),
             ("the clock went back", highest, 0, (1 << 60) + 1),
-            ("the end of time", None, u64::MAX, MILLIS_MAX << 22),
+            ("the last possible time", None, u64::MAX, MILLIS_MAX << 22),
         ];
         for (name, highest, millis, expected) in rows {
             let numbers = SequenceNumbers::above(highest);

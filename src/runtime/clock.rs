@@ -1,37 +1,57 @@
-//! The clock: the only place that asks the system what time it is.
+//! The clock: the only place that reads the time of the system.
+//!
+//! There are two times. The wall clock ([`Clock::now`]) is stored and shown, and may jump when it is set. The monotonic clock
+//! ([`Clock::instant`]) measures durations and deadlines and never jumps.
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
+
 use crate::model::Deadline;
 use crate::model::Timestamp;
 
-/// Tells the time.
+/// Reads the time. Whoever needs the time takes a clock as a parameter, so that tests control it:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use snapgate::model::Timestamp;
+/// use snapgate::runtime::{Clock, ManualClock};
+///
+/// fn is_expired(clock: &dyn Clock, expires: Timestamp) -> bool {
+///     clock.now() >= expires
+/// }
+///
+/// let clock = ManualClock::new(Timestamp::from_millis(1_000));
+/// let expires = clock.now().plus(Duration::from_secs(60));
+/// assert!(!is_expired(&clock, expires));
+/// clock.advance(Duration::from_secs(60));
+/// assert!(is_expired(&clock, expires));
+/// ```
 pub trait Clock: Debug + Send + Sync {
-    /// The wall-clock time, for what is stored and shown. May jump.
+    /// The wall-clock time, to store and to show. May jump.
     fn now(&self) -> Timestamp;
 
-    /// The monotonic time, for what is measured and waited for.
+    /// The monotonic time, to measure durations and to wait.
     fn instant(&self) -> Instant;
 
-    /// So long from now.
+    /// The deadline this long from now.
     fn deadline(&self, after: Duration) -> Deadline {
         let now = self.instant();
         Deadline::at(now.checked_add(after).unwrap_or(now))
     }
 }
 
-/// The system's clocks.
+/// The clocks of the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl SystemClock {
-    /// The system's clocks behind the trait.
+    /// The clocks of the system as a trait object.
     #[must_use]
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self)
@@ -59,7 +79,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Stands at `start`.
+    /// A clock that stands at `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
         Self {
@@ -69,14 +89,14 @@ impl ManualClock {
         }
     }
 
-    /// Moves forward.
+    /// Moves both times forward.
     pub fn advance(&self, by: Duration) {
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = self.moved.lock();
         *moved = moved.saturating_add(by);
     }
 
     fn moved(&self) -> Duration {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.moved.lock()
     }
 }
 

@@ -1,33 +1,37 @@
-//! How many gateways passed a request on before this one: what ends a circle of gateways.
+//! How many gateways forwarded a request before this one, which ends forwarding loops.
+//!
+//! A gateway may be the VM manager of another gateway. Each one that forwards a request sends its count in [`HEADER`]; beyond
+//! [`limits::HOPS_MAX`](crate::model::limits::HOPS_MAX) the request is refused. The count of the request at hand is local to its
+//! task, so that an HTTP client deep in an adapter finds it without passing it through every call.
 
 use std::future::Future;
 
 use http::HeaderMap;
 use http::HeaderName;
 
-/// The header field that says it, from gateway to gateway.
+/// The header field that carries the count from gateway to gateway.
 pub const HEADER: HeaderName = HeaderName::from_static("x-cloud-hops");
 
 tokio::task_local! {
-    static PASSED: u8;
+    static HOPS: u8;
 }
 
-/// The number that a request carries; 0 when it carries none that can be read.
+/// The count in the headers of a request; 0 without one that can be parsed.
 #[must_use]
 pub fn of(headers: &HeaderMap) -> u8 {
     let value = headers.get(HEADER).and_then(|header| header.to_str().ok());
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Does the work as part of a request that so many gateways passed on.
-pub async fn within<F: Future>(passed: u8, work: F) -> F::Output {
-    PASSED.scope(passed, work).await
+/// Runs the work as part of a request that this many gateways forwarded.
+pub async fn within<F: Future>(hops: u8, work: F) -> F::Output {
+    HOPS.scope(hops, work).await
 }
 
-/// How many gateways passed on the request that this is part of; 0 outside of requests.
+/// How many gateways forwarded the request that this is part of; 0 outside of requests.
 #[must_use]
 pub fn current() -> u8 {
-    PASSED.try_with(|it| *it).unwrap_or(0)
+    HOPS.try_with(|hops| *hops).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -36,7 +40,7 @@ mod tests {
     use http::HeaderValue;
 
     #[tokio::test]
-    async fn the_number_of_a_request_is_known_to_its_work_alone() {
+    async fn the_count_of_a_request_is_visible_to_its_work_alone() {
         let rows = [
             (None, 0),
             (Some("3"), 3),

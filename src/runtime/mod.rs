@@ -1,4 +1,16 @@
-//! The effects everything shares: the clock, tracked tasks, the signal to stop, and what the system tells and is told.
+//! The effects that every part of the program shares, each behind a type that tests can replace or wait for.
+//!
+//! | to | use |
+//! |---|---|
+//! | read the time | [`Clock`]; tests use [`ManualClock`] |
+//! | spawn a task | [`Tasks`], which its owner waits for |
+//! | end tasks | [`stop_pair`]: a [`Stopper`] for the owner, a [`Stop`] for each task |
+//! | receive SIGTERM, SIGINT and SIGHUP | [`Signals`] |
+//! | notify systemd | [`notify()`] |
+//! | count the gateways that forwarded a request | [`hop_count`] |
+//!
+//! Nothing else in the program reads the system clock, spawns tasks or handles signals; lints and `tests/it/architecture.rs`
+//! hold that.
 
 mod clock;
 mod notify;

@@ -1,24 +1,26 @@
-//! Tells the service manager (systemd, `Type=notify` or `notify-reload`) how the process is. Without one, nothing happens.
+//! Notifies the service manager (systemd, `Type=notify` or `notify-reload`) of the state of the process.
+//!
+//! Without a service manager (no `NOTIFY_SOCKET` in the environment) nothing happens.
 
 use std::io;
 
 use sd_notify::NotifyState;
 
-/// How the process is.
+/// The state of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// It serves; also after a reload, successful or not.
+    /// It serves. Also sent after a reload, successful or not.
     Ready,
-    /// It reads its configuration again; [`Notice::Ready`] must follow.
+    /// It reloads its configuration; [`Notice::Ready`] must follow.
     Reloading,
-    /// It stops.
+    /// It shuts down.
     Stopping,
 }
 
-/// Tells the service manager, if there is one. One small datagram.
+/// Sends the state to the service manager, if there is one. One small datagram.
 ///
 /// # Errors
-/// When there is one that cannot be reached. Nothing but the service manager's picture of the process suffers.
+/// When the service manager cannot be reached. Only its view of the process is out of date then.
 pub fn notify(notice: Notice) -> io::Result<()> {
     match notice {
         Notice::Ready => sd_notify::notify(&[NotifyState::Ready]),
@@ -39,14 +41,14 @@ mod tests {
 
     /// Run by the test below with a service manager, and by itself without one.
     #[test]
-    fn notices_are_taken() {
+    fn notices_are_sent() {
         for notice in [Notice::Ready, Notice::Reloading, Notice::Stopping] {
             notify(notice).unwrap_or_else(|error| panic!("{notice:?}: {error}"));
         }
     }
 
     #[test]
-    fn the_service_manager_reads_them() {
+    fn the_service_manager_receives_the_notices() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -54,7 +56,7 @@ mod tests {
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "runtime::notify::tests::notices_are_taken"])
+            .args(["--exact", "runtime::notify::tests::notices_are_sent"])
             .env("NOTIFY_SOCKET", &path)
             .output()
             .unwrap();

@@ -1,18 +1,20 @@
-//! What the process is told from outside: to stop, to stop at once, to reload. The only place that names signals.
+//! The signals of the process: stop, stop at once, reload. The only place that names them.
+//!
+//! The first SIGTERM or SIGINT starts the drain, and a second one of either kind cuts it short; SIGHUP reloads.
 
 use std::io;
 
 use tokio::signal::unix;
 use tokio::signal::unix::SignalKind;
 
-/// What the process is told.
+/// What a signal asks of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Stop when what runs is finished: the first SIGTERM or SIGINT.
+    /// Finish the requests in flight, then stop: the first SIGTERM or SIGINT.
     Stop,
-    /// Stop at once: another one.
+    /// Stop at once: a further SIGTERM or SIGINT.
     StopNow,
-    /// Read the configuration again: SIGHUP.
+    /// Reload the configuration: SIGHUP.
     Reload,
 }
 
@@ -26,9 +28,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from their default action, which is to end the process, for as long as it lives.
+    /// Replaces the default action of the signals, which is to end the process, until the process ends.
     ///
-    /// To be called on the runtime, before anything may be told to the process.
+    /// Call it on the runtime, before the process may receive a signal.
     ///
     /// # Errors
     /// When the system refuses.
@@ -41,7 +43,7 @@ impl Signals {
         })
     }
 
-    /// The next one. Safe to drop and call again; equal signals that come faster than they are taken become one.
+    /// The next signal. Cancel-safe; equal signals that arrive before this is called again count as one.
     pub async fn next(&mut self) -> Signal {
         let reload = tokio::select! {
             biased;

@@ -1,4 +1,22 @@
-//! The signal to stop: one hand gives it, many wait for it.
+//! The signal to stop: given once, seen by any number of tasks.
+//!
+//! [`stop_pair`] makes a signal. The owner keeps the [`Stopper`], and every task that must end gets a clone of the [`Stop`]:
+//!
+//! ```
+//! use snapgate::runtime::stop_pair;
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! # runtime.block_on(async {
+//! let (stopper, stop) = stop_pair();
+//! assert!(!stop.is_given());
+//! stopper.stop();
+//! stop.given().await;
+//! # });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! It is a watch channel and not a `tokio_util` cancellation token, because Pingora takes its signal to shut down as a watch
+//! receiver ([`Stop::receiver`]), and a token cannot be turned into one without a task that carries it over.
 
 use tokio::sync::watch;
 
@@ -18,7 +36,7 @@ pub fn stop_pair() -> (Stopper, Stop) {
 }
 
 impl Stopper {
-    /// Gives the signal; giving it twice is the same as once.
+    /// Gives the signal. Giving it again has no effect.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
@@ -31,16 +49,28 @@ impl Stop {
         *self.0.borrow()
     }
 
-    /// Returns once the signal was given. Safe to drop and call again.
+    /// Returns once the signal was given. Cancel-safe.
     pub async fn given(&self) {
         let mut receiver = self.0.clone();
-        // An error means that the stopper is gone, which is the signal as well.
+        // An error means that the stopper was dropped, which is the signal as well.
         drop(receiver.wait_for(|given| *given).await);
     }
 
-    /// The receiver underneath, for libraries that want one.
+    /// The underlying receiver, for libraries that take one.
     #[must_use]
     pub fn receiver(&self) -> watch::Receiver<bool> {
         self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_stopper_gives_the_signal() {
+        let (stopper, stop) = stop_pair();
+        drop(stopper);
+        stop.given().await;
     }
 }

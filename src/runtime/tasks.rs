@@ -1,83 +1,92 @@
 //! Tracked tasks: nothing is spawned that cannot be waited for.
+//!
+//! A [`Tasks`] is handed to whatever spawns tasks, and its owner waits for all of them when it stops, with a deadline of its
+//! own: `tokio::time::timeout(patience, tasks.ended())`. A task that panics counts as ended.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
-/// Spawns tasks and counts them until they end.
+/// Spawns tasks and tracks them until they end. Clones share the same tasks.
+///
+/// ```
+/// use snapgate::runtime::Tasks;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+/// # runtime.block_on(async {
+/// let tasks = Tasks::default();
+/// let task = tasks.spawn(async { 6 * 7 });
+/// tasks.ended().await;
+/// assert_eq!(tasks.count(), 0);
+/// assert_eq!(task.await.ok(), Some(42));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
-pub struct Tasks(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    running: AtomicUsize,
-    ended: Notify,
-}
-
-/// Counts one task as ended when dropped, so that a panic counts too.
-struct Running(Arc<Inner>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-        self.0.ended.notify_waiters();
-    }
-}
+pub struct Tasks(TaskTracker);
 
 impl Tasks {
-    /// Runs the future as a task of its own on the runtime it is called on.
-    #[expect(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
+    /// Spawns the future as a task on the runtime it is called on.
     pub fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.0.running.fetch_add(1, Ordering::AcqRel);
-        let running = Running(Arc::clone(&self.0));
-        tokio::spawn(async move {
-            let _running = running;
-            work.await
-        })
+        self.0.spawn(work)
+    }
+
+    /// The same future, tracked until it ends or is dropped, for a task that another [`Tasks`] spawns.
+    pub fn track<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        self.0.track_future(work)
     }
 
     /// How many tasks have not ended.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.running.load(Ordering::Acquire)
+        self.0.len()
     }
 
-    /// Returns once no task is left.
+    /// Returns once no task is left. Tasks may still be spawned meanwhile and afterwards. Cancel-safe.
     pub async fn ended(&self) {
-        loop {
-            let ended = self.0.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if self.count() == 0 {
-                return;
-            }
-            ended.await;
-        }
+        // A tracker can be waited for only once it is closed. It still spawns and tracks tasks then.
+        self.0.close();
+        self.0.wait().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
-    async fn waits_for_all_and_survives_a_panic() {
+    async fn ended_waits_for_every_task_and_a_panic_ends_one() {
         let tasks = Tasks::default();
         let (go, wait) = tokio::sync::oneshot::channel::<()>();
         let slow = tasks.spawn(async move { wait.await.is_ok() });
         let bad = tasks.spawn(async { panic!("meant to") });
         assert!(bad.await.is_err(), "the panic stays in its task");
         assert_eq!(tasks.count(), 1, "the slow one is left");
+        let early = tokio::time::timeout(Duration::from_millis(1), tasks.ended());
+        assert!(early.await.is_err(), "not while a task runs");
         go.send(()).unwrap();
         tasks.ended().await;
-        assert!(slow.await.unwrap(), "it had its say");
+        assert!(slow.await.unwrap(), "it ran to its end");
+    }
+
+    #[tokio::test]
+    async fn tasks_spawned_after_a_wait_are_waited_for_as_well() {
+        let tasks = Tasks::default();
+        tasks.ended().await;
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let task = tasks.spawn(tasks.track(async move { wait.await.is_ok() }));
+        assert_eq!(tasks.count(), 2, "tracked twice");
+        let early = tokio::time::timeout(Duration::from_millis(1), tasks.ended());
+        assert!(early.await.is_err(), "not while a task runs");
+        go.send(()).unwrap();
+        tasks.ended().await;
+        assert!(task.await.unwrap(), "it ran to its end");
     }
 }

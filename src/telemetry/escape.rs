@@ -1,4 +1,4 @@
-//! What is escaped in lines of logs and of the audit trail, because terminals, pagers and readers of lines act on it.
+//! Escapes characters in log lines and audit records that terminals, pagers or line readers would act on.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,9 +6,9 @@ use std::io::Write;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::telemetry::Format;
+use crate::telemetry::LineFormat;
 
-/// Controls of ASCII and Latin 1, marks that change the direction of text or cannot be seen, and ends of lines of Unicode.
+/// C0 and C1 control characters, bidirectional and invisible marks, and Unicode line separators.
 const fn is_unsafe(character: char) -> bool {
     matches!(
         character,
@@ -26,13 +26,13 @@ const fn is_unsafe(character: char) -> bool {
     )
 }
 
-/// Whether nothing in the text can need an escape: as in nearly every line.
+/// Whether the text is printable ASCII, as nearly every line is, so that it needs no escapes.
 fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// One JSON text, still JSON and still the same value, in which nothing of the above is left as it is.
-pub(super) fn json(text: String) -> String {
+/// Escapes a JSON text. The result is JSON of the same value without unsafe characters.
+pub(super) fn escape_json(text: String) -> String {
     if is_plain(text.as_bytes()) {
         return text;
     }
@@ -42,7 +42,7 @@ pub(super) fn json(text: String) -> String {
             escaped.push(character);
             continue;
         }
-        // Within JSON these stand in strings only, where an escape of UTF-16 means the same.
+        // In JSON these characters occur only within strings, where a UTF-16 escape has the same meaning.
         for unit in character.encode_utf16(&mut [0; 2]) {
             // Writing to a string does not fail.
             write!(escaped, "\\u{unit:04x}").unwrap_or_default();
@@ -51,8 +51,8 @@ pub(super) fn json(text: String) -> String {
     escaped
 }
 
-/// One line for people.
-fn text(line: &str) -> String {
+/// Escapes one line of human-readable text.
+fn escape_text(line: &str) -> String {
     let mut escaped = String::with_capacity(line.len().saturating_add(16));
     for character in line.chars() {
         if is_unsafe(character) {
@@ -64,16 +64,16 @@ fn text(line: &str) -> String {
     escaped
 }
 
-/// Makes writers that escape, over writers that do not.
+/// Wraps the writers of `inner` so that every line is escaped.
 pub(super) struct Escaping<M> {
     pub(super) inner: M,
-    pub(super) format: Format,
+    pub(super) format: LineFormat,
 }
 
-/// Takes one whole line with each write, as the layer that formats lines writes them.
+/// Escapes each write. The formatting layer passes one whole line per write.
 pub(super) struct EscapingWriter<W> {
     inner: W,
-    format: Format,
+    format: LineFormat,
 }
 
 impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Escaping<M> {
@@ -99,8 +99,8 @@ impl<W: Write> Write for EscapingWriter<W> {
         }
         let line = String::from_utf8_lossy(line);
         let mut escaped = match self.format {
-            Format::Text => text(&line),
-            Format::Json => json(line.into_owned()),
+            LineFormat::Text => escape_text(&line),
+            LineFormat::Json => escape_json(line.into_owned()),
         };
         escaped.push_str(end);
         self.inner.write_all(escaped.as_bytes())?;
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn json_says_the_same_without_unsafe_characters() {
         let said = format!("\"{UNSAFE}{SAFE}\n\u{1b}");
-        let made = json(serde_json::to_string(&said).unwrap());
+        let made = escape_json(serde_json::to_string(&said).unwrap());
         assert!(!made.chars().any(is_unsafe), "{made:?}");
         let read: String = serde_json::from_str(&made).unwrap();
         assert_eq!(read, said, "the same text");
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_write_is_one_line_whatever_is_in_it() {
-        for format in [Format::Text, Format::Json] {
+        for format in [LineFormat::Text, LineFormat::Json] {
             let mut kept = Vec::new();
             let mut writer = EscapingWriter {
                 inner: &mut kept,

@@ -1,4 +1,4 @@
-//! Log lines and the access log, for people or as JSON, and the process-wide audit trail.
+//! Log lines and access log lines as text or JSON, and the process-wide audit trail.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,81 +15,73 @@ use tracing_subscriber::layer::SubscriberExt;
 use crate::telemetry::AuditRecord;
 use crate::telemetry::AuditTrail;
 use crate::telemetry::AuditWriteError;
+use crate::telemetry::LineFormat;
 use crate::telemetry::Metrics;
 use crate::telemetry::escape::Escaping;
-use crate::telemetry::json::JsonLines;
+use crate::telemetry::json_lines::JsonLines;
 
 static TRAIL: OnceLock<Arc<AuditTrail>> = OnceLock::new();
 
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Why logging could not begin.
+/// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The level is no filter.
-    #[error("the log level is malformed")]
+    /// The level is not a filter.
+    #[error("invalid log level")]
     Level(#[from] tracing_subscriber::filter::ParseError),
-    /// The file of the audit trail.
-    #[error("the audit trail {} cannot be opened", .file.display())]
+    /// The audit trail file cannot be opened.
+    #[error("cannot open audit trail {}", .file.display())]
     Audit {
         /// Which file.
         file: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// Logging had begun.
-    #[error("logging has already begun")]
+    /// Logging was started before.
+    #[error("logging is already initialized")]
     Again,
 }
 
-/// One answered request. Text of clients is escaped in both forms.
+/// One completed request. Text from clients is escaped in both formats.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
     /// The id of the request.
     pub request: &'a str,
     /// The address the connection came from.
     pub peer: &'a str,
-    /// The address of the client: the same, or what a trusted proxy said.
+    /// The address of the client: the peer, or the one that a trusted proxy forwarded.
     pub client: &'a str,
     /// The method, a bounded word.
     pub method: &'a str,
     /// The route, a bounded word.
     pub route: &'a str,
-    /// The status of the answer.
+    /// The status code of the response.
     pub status: u16,
-    /// Bytes of the body of the answer.
+    /// Bytes of the response body.
     pub bytes: u64,
-    /// From the head of the request to the end of the answer.
+    /// From receiving the request head to sending the last byte of the response.
     pub took: Duration,
-    /// Who called, once that was known.
+    /// The authenticated caller, if there is one.
     pub principal: Option<&'a str>,
     /// The request target, as sent.
     pub target: &'a str,
-    /// What the client calls itself.
+    /// The `User-Agent` of the client.
     pub user_agent: Option<&'a str>,
-    /// The operation accepted or joined.
+    /// The operation that was accepted or joined.
     pub operation: Option<u64>,
-    /// The configured name of the pass-through route that took it.
+    /// The configured name of the pass-through route.
     pub passthrough: Option<&'a str>,
-    /// The upstream that was asked, a configured host and port.
+    /// The upstream that received the request, as the configured host and port.
     pub upstream: Option<&'a str>,
 }
 
-/// What is logged, and where the audit trail is.
+/// What is logged, and where the audit trail is written.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// The form of log lines.
-    pub format: Format,
-    /// A filter of `tracing-subscriber`.
+    /// The format of log lines.
+    pub format: LineFormat,
+    /// A `tracing-subscriber` filter.
     pub level: String,
-    /// Directives for noisy libraries, which `level` can override; may be empty.
+    /// Filter directives for noisy libraries, which `level` can override; may be empty.
     pub quiet: &'static str,
     /// Whether every request is logged.
     pub access: bool,
@@ -99,13 +91,13 @@ pub struct LogConfig {
     pub audit_required: bool,
 }
 
-/// Sends logs to standard error and the audit trail to its file, once per process. Records of the `log` crate too.
+/// Sends logs, those of the `log` crate included, to standard error and the audit trail to its file. Once per process.
 ///
 /// # Errors
-/// [`LogError`]; nothing is set up then.
-pub fn init(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
+/// [`LogError`]; logging is then not set up.
+pub fn init_logging(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
     let made = subscriber(&config, io::stderr)?;
-    // First, so that what is wrong with the last line of the trail is logged.
+    // Before the trail is opened: opening it can log that its last line is incomplete.
     tracing_subscriber::util::SubscriberInitExt::try_init(made)
         .map_err(|_error| LogError::Again)?;
     let file = config.audit.clone().unwrap_or_default();
@@ -114,7 +106,7 @@ pub fn init(config: LogConfig, metrics: Arc<Metrics>) -> Result<(), LogError> {
     TRAIL.set(Arc::new(trail)).map_err(|_trail| LogError::Again)
 }
 
-/// What is logged in which form, to the given place.
+/// Builds the subscriber that writes log lines to `writer`.
 fn subscriber<W>(
     config: &LogConfig,
     writer: W,
@@ -133,22 +125,22 @@ where
             format: config.format,
         });
     let lines = match config.format {
-        Format::Text => lines.boxed(),
-        Format::Json => lines.event_format(JsonLines).boxed(),
+        LineFormat::Text => lines.boxed(),
+        LineFormat::Json => lines.event_format(JsonLines).boxed(),
     };
     Ok(Box::new(
         tracing_subscriber::registry().with(lines.with_filter(filter)),
     ))
 }
 
-/// Whether there is an access log, for whoever can save the work that a line takes.
+/// Whether access log lines are written. Callers skip building a record when they are not.
 #[must_use]
-pub fn access_is_logged() -> bool {
+pub fn is_access_logged() -> bool {
     tracing::enabled!(target: "snapgate::access", tracing::Level::INFO)
 }
 
-/// Writes one line of the access log.
-pub fn access(record: &AccessRecord<'_>) {
+/// Writes one access log line.
+pub fn log_access(record: &AccessRecord<'_>) {
     tracing::info!(
         target: "snapgate::access",
         request = record.request,
@@ -169,28 +161,29 @@ pub fn access(record: &AccessRecord<'_>) {
     );
 }
 
-/// Writes one record of the audit trail; nothing before [`init`]. What cannot be written is counted and logged.
-pub fn audit(record: &AuditRecord<'_>) {
+/// Appends one audit record; does nothing before [`init_logging`]. A failed write is counted and logged.
+pub fn record_audit(record: &AuditRecord<'_>) {
     if let Some(trail) = TRAIL.get()
         && let Err(error) = trail.append(record)
     {
-        tracing::trace!(%error, "record of the audit trail");
+        // `append` has logged and counted the failure.
+        tracing::trace!(%error, "audit record not written");
     }
 }
 
-/// Writes a record before the change that it is about, where changes need the audit trail (`log.audit_required`).
+/// Appends an audit record before the change that it describes, if changes require the audit trail (`log.audit_required`).
 ///
 /// # Errors
 /// [`AuditWriteError`]: the change must not be made.
-pub fn audit_before(record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
+pub fn record_audit_before_change(record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
     match TRAIL.get() {
         Some(trail) if trail.is_required() => trail.append(record),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Opens the file of the audit trail again, after it was moved away.
-pub fn reopen() {
+/// Reopens the audit trail file after log rotation moved it.
+pub fn reopen_audit_trail() {
     if let Some(trail) = TRAIL.get() {
         trail.reopen();
     }
@@ -198,8 +191,8 @@ pub fn reopen() {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use std::io::Write;
-    use std::sync::Mutex;
 
     use super::*;
 
@@ -208,7 +201,7 @@ mod tests {
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -217,7 +210,7 @@ mod tests {
         }
     }
 
-    fn config(format: Format, level: &str, access: bool) -> LogConfig {
+    fn config(format: LineFormat, level: &str, access: bool) -> LogConfig {
         LogConfig {
             format,
             level: level.to_owned(),
@@ -232,9 +225,11 @@ mod tests {
     fn json(events: impl FnOnce()) -> serde_json::Value {
         let kept = Kept::default();
         let writer = kept.clone();
-        let made = subscriber(&config(Format::Json, "info", true), move || writer.clone());
+        let made = subscriber(&config(LineFormat::Json, "info", true), move || {
+            writer.clone()
+        });
         tracing::subscriber::with_default(made.unwrap(), events);
-        let bytes = kept.0.lock().unwrap().clone();
+        let bytes = kept.0.lock().clone();
         serde_json::from_slice(&bytes).unwrap()
     }
 
@@ -277,18 +272,18 @@ mod tests {
         assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
     }
 
-    fn logged(format: Format, access_log: bool, hostile: &str) -> String {
+    fn logged(format: LineFormat, access_log: bool, hostile: &str) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
         let made = subscriber(&config(format, "info", access_log), move || writer.clone());
         let made = made.unwrap();
         tracing::subscriber::with_default(made, || {
             assert_eq!(
-                access_is_logged(),
+                is_access_logged(),
                 access_log,
-                "{format:?}: told beforehand"
+                "{format:?}: known beforehand"
             );
-            access(&AccessRecord {
+            log_access(&AccessRecord {
                 request: "r-1",
                 peer: "127.0.0.1",
                 client: "198.51.100.1",
@@ -305,17 +300,19 @@ mod tests {
                 upstream: None,
             });
         });
-        let bytes = kept.0.lock().unwrap().clone();
+        let bytes = kept.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
     fn hostile_text_stays_in_its_field_in_both_forms() {
         let hostile = "/x\" principal=\"root\"\r\n{\"a\":1}\u{1b}[31m\u{0}\u{7f}\u{85}\u{9b}31m\u{202e}\u{2066}\u{2028}\u{2029}";
-        for format in [Format::Text, Format::Json] {
+        for format in [LineFormat::Text, LineFormat::Json] {
             let text = logged(format, true, hostile);
             assert_eq!(text.lines().count(), 1, "{format:?}: one line: {text:?}");
-            let raw = |it: char| it.is_control() || "\u{202e}\u{2066}\u{2028}\u{2029}".contains(it);
+            let raw = |character: char| {
+                character.is_control() || "\u{202e}\u{2066}\u{2028}\u{2029}".contains(character)
+            };
             assert!(
                 !text.trim_end().contains(raw),
                 "{format:?}: escaped: {text:?}"
@@ -325,7 +322,7 @@ mod tests {
                 "{format:?}: {text:?}"
             );
         }
-        let text = logged(Format::Json, true, hostile);
+        let text = logged(LineFormat::Json, true, hostile);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["path"], hostile, "nothing is lost");
         assert_eq!(value["principal"], "alice", "nothing is forged");
@@ -333,15 +330,19 @@ mod tests {
             value["operation"], "118529990416400384",
             "to the last digit"
         );
-        assert_eq!(logged(Format::Text, false, "/"), "", "off when not wanted");
+        assert_eq!(
+            logged(LineFormat::Text, false, "/"),
+            "",
+            "no access log when it is off"
+        );
     }
 
     #[test]
     fn a_malformed_level_is_an_error() {
-        let made = subscriber(&config(Format::Text, "snapgate=loud", true), io::stderr);
+        let made = subscriber(&config(LineFormat::Text, "snapgate=loud", true), io::stderr);
         assert!(
             matches!(made, Err(LogError::Level(_))),
-            "not taken for another one"
+            "an invalid filter is an error"
         );
     }
 }

@@ -1,8 +1,9 @@
-//! What the gateway tells about itself: metrics, logs, the access log and the audit trail.
+//! What operators observe: metrics, logs, the access log and the audit trail.
 
 mod audit;
 mod escape;
-mod json;
+mod json_lines;
+mod line_format;
 mod log;
 mod metrics;
 
@@ -13,16 +14,22 @@ pub use audit::AuditWriteError;
 pub use audit::Verified;
 pub use audit::VerifyError;
 pub use audit::verify;
+pub use line_format::LineFormat;
 pub use log::AccessRecord;
-pub use log::Format;
 pub use log::LogConfig;
 pub use log::LogError;
-pub use log::access;
-pub use log::access_is_logged;
-pub use log::audit;
-pub use log::audit_before;
-pub use log::init;
-pub use log::reopen;
+pub use log::init_logging;
+pub use log::is_access_logged;
+pub use log::log_access;
+pub use log::record_audit;
+pub use log::record_audit_before_change;
+pub use log::reopen_audit_trail;
+pub use metrics::BackendMetrics;
+pub use metrics::CallerMetrics;
 pub use metrics::Metrics;
 pub use metrics::MetricsError;
+pub use metrics::OperationMetrics;
+pub use metrics::PassThroughMetrics;
+pub use metrics::ProcessMetrics;
+pub use metrics::RequestMetrics;
 pub use metrics::WaiterGuard;

@@ -34,7 +34,7 @@ folders() {
   # These only need to exist: each is covered by a folder of DIR inside the namespace.
   mkdir -p /etc/libvirt /var/lib/libvirt /run/libvirt /var/cache/libvirt /var/log/libvirt
   [ ! -d "${SNAPGATE_BED_CACHE:-}" ] || cp -a "$SNAPGATE_BED_CACHE/." "$dir/cache"
-  # The driver refuses to start without this user and group, even when told to use root.
+  # The driver refuses to start without this user and group, even when configured to use root.
   cp /etc/passwd "$dir/passwd"
   cp /etc/group "$dir/group"
   grep -q '^libvirt-qemu:' "$dir/passwd" || echo 'libvirt-qemu:x:64055:64055::/nonexistent:/bin/false' >>"$dir/passwd"
@@ -106,7 +106,7 @@ keep_cache() {
   [ -n "${SNAPGATE_BED_CACHE:-}" ] && [ ! -e "$SNAPGATE_BED_CACHE" ] || return 0
   mkdir -p "$(dirname "$SNAPGATE_BED_CACHE")"
   cp -a "$dir/cache" "$SNAPGATE_BED_CACHE.$$"
-  # Whoever comes second leaves it at the first one's.
+  # The second one leaves it at the value of the first.
   mv -T "$SNAPGATE_BED_CACHE.$$" "$SNAPGATE_BED_CACHE" 2>/dev/null || rm -rf "$SNAPGATE_BED_CACHE.$$"
 }
 
@@ -133,7 +133,7 @@ X
 
 down() {
   stop "$dir/libvirtd.pid" libvirtd TERM
-  # libvirtd leaves its VMs running; their pid files tell which processes are ours.
+  # libvirtd leaves its VMs running; their pid files name our processes.
   for pid in "$dir"/run/qemu/*.pid; do
     [ -e "$pid" ] && stop "$pid" qemu-system KILL
   done

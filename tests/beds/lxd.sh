@@ -4,7 +4,7 @@
 #
 #   lxd.sh install        the packages (Debian 12; Incus comes from its backports)
 #   lxd.sh up FOLDER      starts it and makes what tests need; does nothing where it is up
-#   lxd.sh env FOLDER     prints the line that tells tests where it is
+#   lxd.sh env FOLDER     prints the line that gives tests its folder
 #   lxd.sh start FOLDER   starts a daemon that was stopped or killed
 #   lxd.sh stop FOLDER    stops the daemon and leaves everything where it is
 #   lxd.sh kill FOLDER    kills the daemon, as a crash does
@@ -174,7 +174,7 @@ up)
   [ "$flavor" != incus ] || [ -x /usr/libexec/incus/incusd ] || fail "Incus is not installed: run FLAVOR=incus $0 install"
   start
   [ ! -e "$folder/ready" ] || exit 0
-  # One where nobody listens, below those that the system gives to clients.
+  # One without a listener, below those that the system gives to clients.
   for port in $(shuf -i 20000-32000 -n 50); do
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
   done

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """The part of Proxmox VE's API that a gateway for backups meets, with real disks, for tests. Own code, Python 3.11 alone and qemu-img.
 
-    pve.py up FOLDER [PORT]     TLS on 127.0.0.1:PORT, FOLDER/tls.crt; VMs 100 and 101 with two qcow2 disks each; FOLDER/lab.json tells all
+    pve.py up FOLDER [PORT]     TLS on 127.0.0.1:PORT, FOLDER/tls.crt; VMs 100 and 101 and container 200 with two qcow2 disks each; see FOLDER/lab.json
     pve.py kill|start FOLDER    the daemon alone, as a crash does; tasks that run go on, as those of Proxmox VE do
     pve.py unlock FOLDER VM     what `qm unlock` does
     pve.py down FOLDER
 
 It was held row by row against the server code of Proxmox VE 8.4 (verbs.py, crash.py): texts, statuses, locks and what is left
 when a task is killed. Tasks are processes. While FOLDER/hold exists they stand still before the first disk; FOLDER/held says that one does.
-VMs lie in FOLDER/vms/ID.json: the node of one can be changed there (it migrated), its lock removed (`qm unlock`).
-Tokens: `gate@pve!t1` may do what is needed on VM 100 and the storage `local`; `gate@pve!all` on all VMs.
+Guests lie in FOLDER/vms/ID.json: the node of one can be changed there (it migrated), its lock removed (`qm unlock`).
+The storage `local` is a folder, `pbs` stands for a Proxmox Backup Server: other volume ids and formats, and lists with whole notes.
+What containers and `pbs` answer follows the vendor's sources and schema; it was not compared with a server.
+Tokens: `gate@pve!t1` may do what is needed on VM 100 and both storages; `gate@pve!t2` the same, for a second gateway;
+`gate@pve!ct` on container 200; `gate@pve!all` on all guests.
 """
 
 import fcntl, glob, http.server, json, os, re, shutil, signal, ssl, subprocess, sys, tarfile, time, urllib.parse, uuid
@@ -25,10 +28,42 @@ SNAP = [
     "Datastore.Audit",
 ]
 TOKENS = {
-    "gate@pve!t1": (T1, {"/vms/100": SNAP, "/storage/local": SNAP}),
+    "gate@pve!t1": (T1, {"/vms/100": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
+    "gate@pve!t2": (T1, {"/vms/100": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
+    "gate@pve!ct": (T1, {"/vms/200": SNAP, "/storage/local": SNAP, "/storage/pbs": SNAP}),
     "gate@pve!all": (T1, {"/vms": SNAP, "/storage": SNAP, "/nodes": ["Sys.Audit"]}),
 }
 NODES = ("pve1", "pve2")
+# The prefix of the types of tasks, the word in texts, the folder of configurations, the ending of archives on a folder.
+KINDS = {"qemu": ("qm", "VM", "qemu-server", "vma.zst"), "lxc": ("vz", "CT", "lxc", "tar.zst")}
+
+
+class Archive:
+    """One archive: a file in FOLDER/dump/STORAGE, named alike on all storages, and its volume id."""
+
+    def __init__(self, d, storage, kind, vm, at):
+        self.d, self.storage, self.kind, self.vm, self.at = d, storage, kind, vm, at
+        self.end = KINDS[kind][3]
+        self.file = f"{d}/dump/{storage}/{kind}-{vm}-{at}"
+        when = time.strptime(at, "%Y_%m_%d-%H_%M_%S")
+        self.ctime = int(time.mktime(when))
+        if storage == "pbs":
+            group = "vm" if kind == "qemu" else "ct"
+            utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.ctime))
+            self.name, self.format = f"backup/{group}/{vm}/{utc}", f"pbs-{group}"
+        else:
+            self.name, self.format = f"backup/vzdump-{kind}-{vm}-{at}.{self.end}", self.end
+
+    @property
+    def volid(self):
+        return f"{self.storage}:{self.name}"
+
+
+def archives(d, storage):
+    for f in sorted(glob.glob(f"{d}/dump/{storage}/*")):
+        x = re.fullmatch(r"(qemu|lxc)-(\d+)-([0-9_-]+)", os.path.basename(f))
+        if x:
+            yield Archive(d, storage, x[1], x[2], x[3])
 
 
 class Die(Exception):
@@ -68,13 +103,14 @@ class World:
     def path(self, vm):
         return f"{self.d}/vms/{vm}.json"
 
-    def vm(self, vm, node=None):
+    def vm(self, vm, node=None, kind=None):
         try:
             c = json.load(open(self.path(vm)))
         except FileNotFoundError:
             c = None
-        if c is None or (node and c["node"] != node):
-            raise Die(f"Configuration file 'nodes/{node}/qemu-server/{vm}.conf' does not exist")
+        if c is None or (node and c["node"] != node) or (kind and c["type"] != kind):
+            folder = KINDS[kind or "qemu"][2]
+            raise Die(f"Configuration file 'nodes/{node}/{folder}/{vm}.conf' does not exist")
         return c
 
     def change(self, vm, f):
@@ -86,7 +122,7 @@ class World:
             return r
 
     def disks(self, c):
-        return [c["config"][k].split(",")[0].split(":")[1] for k in sorted(c["config"]) if re.match(r"scsi\d+$", k)]
+        return [c["config"][k].split(",")[0].split(":")[1] for k in sorted(c["config"]) if re.match(r"(scsi\d+|rootfs|mp\d+)$", k)]
 
     def img(self, *a):
         r = subprocess.run(["qemu-img", *a], capture_output=True, text=True)
@@ -130,7 +166,12 @@ class World:
             end = "OK"
             signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(Die("received interrupt")))
             try:
-                work(lambda t: print(t, file=f))
+                # A task fails with the text of FOLDER/fail before it does anything.
+                if os.path.exists(self.d + "/fail"):
+                    raise Die(open(self.d + "/fail").read())
+                result = work(lambda t: print(t, file=f))
+                if isinstance(result, str):
+                    end = result
             except Die as e:
                 end = "ERROR: " + str(e).replace("\n", " ")
             except Exception as e:
@@ -168,7 +209,7 @@ class World:
                 "unable to read tail (got 0 bytes)"
                 if not x
                 else (
-                    "OK" if last == "TASK OK" else last[12:] if last.startswith("TASK ERROR: ") else "unexpected status"
+                    last[5:] if last == "TASK OK" or last.startswith("TASK WARNINGS: ") else last[12:] if last.startswith("TASK ERROR: ") else "unexpected status"
                 )
             )
         return t
@@ -176,7 +217,7 @@ class World:
     # the work itself
     def unlocked(self, c):
         if c["config"].get("lock"):
-            raise Die(f"VM is locked ({c['config']['lock']})")
+            raise Die(f"{KINDS[c['type']][1]} is locked ({c['config']['lock']})")
 
     def snapshot(self, vm, name, text):
         def begin(c):
@@ -264,36 +305,48 @@ class World:
                     raise
         self.change(vm, end)
 
-    def vzdump(self, vm, say, notes, protected):
+    def vzdump(self, vm, storage, say, notes, protected):
         c = self.change(
             vm, lambda c: (self.unlocked(c), c["config"].update(lock="backup"), json.loads(json.dumps(c)))[2]
         )
-        name = time.strftime(f"vzdump-qemu-{vm}-%Y_%m_%d-%H_%M_%S")
-        at = f"{self.d}/dump/{name}"
-        say(f"INFO: starting new backup job: vzdump {vm} --storage local")
-        say(f"INFO: Starting Backup of VM {vm} (qemu)")
+        kind = c["type"]
+        archive = Archive(self.d, storage, kind, vm, time.strftime("%Y_%m_%d-%H_%M_%S"))
+        at = archive.file
+        say(f"INFO: starting new backup job: vzdump {vm} --storage {storage}")
+        say(f"INFO: Starting Backup of VM {vm} ({kind})")
+        warned = False
         try:
             self.stand()
-            with tarfile.open(at + ".vma.dat", "w") as t:
+            with tarfile.open(at + ".dat", "w") as t:
                 for disk in self.disks(c):
                     t.add(f"{self.d}/images/{disk}", disk.replace("/", "+"))
                 put(at + ".conf", {k: v for k, v in c["config"].items() if k not in ("lock", "parent")})
                 t.add(at + ".conf", "conf")
                 os.unlink(at + ".conf")
-            say("INFO: 100% (32.0 MiB of 32.0 MiB) in 0s, read: 32.0 MiB/s, write: 128.0 KiB/s")
-            os.rename(at + ".vma.dat", at + ".vma.zst")
+            if kind == "qemu":
+                say("INFO: 100% (32.0 MiB of 32.0 MiB) in 0s, read: 32.0 MiB/s, write: 128.0 KiB/s")
+            else:
+                say("INFO: Total bytes written: 33554432 (32MiB, 320MiB/s)")
+            os.rename(at + ".dat", at)
             if notes:
-                open(at + ".vma.zst.notes", "w").write(notes_of(notes, {"guestname": c["config"]["name"], "vmid": str(vm), "node": c["node"], "cluster": "lab"}))
+                open(at + ".notes", "w").write(notes_of(notes, {"guestname": c["config"]["name"], "vmid": str(vm), "node": c["node"], "cluster": "lab"}))
             if protected:
-                open(at + ".vma.zst.protected", "w").close()
+                open(at + ".protected", "w").close()
         finally:
             self.change(vm, lambda c: c["config"].pop("lock", None))
+        if os.path.exists(self.d + "/warn"):
+            say("WARN: 'pbs' needs attention")
+            warned = True
         say("INFO: Backup job finished successfully")
+        return "WARNINGS: 1" if warned else None
 
     def restore(self, vm, archive, say):
+        kind = self.vm(vm)["type"]
+
         def begin(c):
             if c.get("running"):
-                raise Die(f"unable to restore VM {vm} - vm is running")
+                word = "vm is running" if kind == "qemu" else "container is running"
+                raise Die(f"unable to restore {KINDS[kind][1]} {vm} - {word}")
             self.unlocked(c)
             c["config"]["lock"] = "create"
 
@@ -304,7 +357,7 @@ class World:
             conf = json.load(t.extractfile("conf"))
         except Exception:
             say(
-                "error before or during data restore, some or all disks were not completely restored. VM 100 state is NOT cleaned up."
+                f"error before or during data restore, some or all disks were not completely restored. VM {vm} state is NOT cleaned up."
             )
             self.change(vm, lambda c: c["config"].pop("lock", None))
             raise Die("command 'vma extract' failed: got timeout reading VMA header - corrupted?")
@@ -317,7 +370,8 @@ class World:
             c["snapshots"] = {}
 
         self.change(vm, end)
-        say("progress 100% (read 33554432 bytes, duration 0 sec)")
+        if kind == "qemu":
+            say("progress 100% (read 33554432 bytes, duration 0 sec)")
 
 
 CONFIGID = r"[A-Za-z][A-Za-z0-9_-]+"
@@ -363,6 +417,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             te = self.headers.get("Transfer-Encoding")
             if te:
+                # Read first, so that the client is not cut off while it sends.
+                while self.rfile.readline() not in (b"0\r\n", b""):
+                    pass
                 raise Die("chunked transfer encoding not supported", 501)
             n = int(self.headers.get("Content-Length") or 0)
             raw = self.rfile.read(n).decode() if n else ""
@@ -390,6 +447,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             path = [urllib.parse.unquote(x) for x in u.path.split("/")]
             if path[1:3] != ["api2", "json"]:
                 raise Die("no such file", 404)
+            self.refuse(u.path)
             total, data = self.route(path[3:], p)
             self.reply(200, "OK", {"data": data, **({"total": total} if total is not None else {})})
         except Die as e:
@@ -402,6 +460,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
 
     do_GET = do_POST = do_PUT = do_DELETE = any
+
+    def refuse(self, path):
+        """What FOLDER/refuse.json says instead of an answer: a method, a pattern of paths, a status and a text."""
+        try:
+            x = json.load(open(self.world.d + "/refuse.json"))
+        except FileNotFoundError:
+            return
+        if self.command == x["method"] and re.search(x["path"], path):
+            raise Die(x["text"], x["status"], x.get("errors"))
 
     def checked(self, p, **known):
         errors = {
@@ -426,6 +493,91 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Die("Parameter verification failed.", 400, errors)
         return {k: str(v).lower() in ("1", "true", "on", "yes") if known[k] == "bool" else v for k, v in p.items()}
 
+    def content(self, r, p):
+        w, m, node, storage = self.world, self.command, r[1], r[3]
+        none = lambda x=None: (None, x)
+        if storage not in ("local", "pbs"):
+            raise Die(f"storage '{storage}' does not exist")
+        at = f"/storage/{storage}"
+        if len(r) == 5:
+            self.need(at, "Datastore.Audit", "Datastore.AllocateSpace", any_=True)
+            out = []
+            for a in archives(w.d, storage):
+                if p.get("vmid") and a.vm != str(p["vmid"]) or not self.may(f"/vms/{a.vm}", "VM.Backup"):
+                    continue
+                notes = os.path.exists(a.file + ".notes") and open(a.file + ".notes").read()
+                out.append(
+                    {
+                        "volid": a.volid,
+                        "content": "backup",
+                        "format": a.format,
+                        "subtype": a.kind,
+                        "vmid": int(a.vm),
+                        "size": os.path.getsize(a.file),
+                        "ctime": a.ctime,
+                        # Folders list the first line, backup servers the whole.
+                        **({"notes": notes if storage == "pbs" else notes.split("\n")[0]} if notes else {}),
+                        **({"protected": 1} if os.path.exists(a.file + ".protected") else {}),
+                    }
+                )
+            return none(out)
+        vol = r[5].removeprefix(storage + ":")
+        form = r"backup/vzdump-(?:qemu|lxc)-(\d+)-[0-9_-]+\.(?:vma|tar)\.zst" if storage == "local" else r"backup/(?:vm|ct)/(\d+)/[0-9TZ:-]+"
+        x = re.fullmatch(form, vol)
+        if not x:
+            raise Die(f"unable to parse directory volume name '{vol}'\n".strip())
+        self.need(at, "Datastore.AllocateSpace")
+        self.need(f"/vms/{x[1]}", "VM.Backup")
+        f = next((a.file for a in archives(w.d, storage) if a.name == vol), None)
+        if m == "DELETE":
+            p = self.checked(p, delay="int")
+            if f and os.path.exists(f + ".protected"):
+                raise Die(f"cannot remove protected volume '{vol}' on '{storage}'")
+
+            def rm(say):
+                w.stand()
+                for g in glob.glob(f + "*") if f else []:
+                    os.unlink(g)
+                say(f"Removed volume '{storage}:{vol}'")
+
+            upid = w.fork(node, "imgdel", f"{x[1]}@{storage}", self.user, rm)
+            e = time.time() + int(p.get("delay", 0))
+            while time.time() < e:
+                t = w.task(upid)
+                if t["status"] == "stopped":
+                    if t["exitstatus"] != "OK":
+                        raise Die(t["exitstatus"])
+                    return none()
+                time.sleep(0.05)
+            return none(upid)
+        if not f:
+            raise Die(f"volume_size_info on '{storage}:{vol}' failed - no format")
+        if m == "PUT":
+            p = self.checked(p, notes="str", protected="bool")
+            if "notes" in p:
+                (
+                    open(f + ".notes", "w").write(p["notes"])
+                    if p["notes"]
+                    else os.path.exists(f + ".notes") and os.unlink(f + ".notes")
+                )
+            if "protected" in p:
+                (
+                    open(f + ".protected", "w").close()
+                    if p["protected"]
+                    else os.path.exists(f + ".protected") and os.unlink(f + ".protected")
+                )
+            return none()
+        return none(
+            {
+                "path": f,
+                "size": os.path.getsize(f),
+                "used": os.stat(f).st_blocks * 512,
+                "format": "raw",
+                "protected": int(os.path.exists(f + ".protected")),
+                **({"notes": open(f + ".notes").read()} if os.path.exists(f + ".notes") else {}),
+            }
+        )
+
     def route(self, r, p):
         w, m = self.world, self.command
         none = lambda x=None: (None, x)
@@ -436,8 +588,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return none(
                 [
                     {
-                        "id": f"qemu/{c['vmid']}",
-                        "type": "qemu",
+                        "id": f"{c['type']}/{c['vmid']}",
+                        "type": c["type"],
                         "vmid": c["vmid"],
                         "node": c["node"],
                         "name": c["config"]["name"],
@@ -508,91 +660,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             s, n = int(p.get("start", 0)), int(p.get("limit", 50))
             return len(lines), [{"n": i + 1, "t": x} for i, x in enumerate(lines)][s : s + n]
         if r[2] == "storage" and r[4:5] == ["content"]:
-            if r[3] != "local":
-                raise Die(f"storage '{r[3]}' does not exist")
-            if len(r) == 5:
-                if not self.may("/storage/local", "Datastore.Audit") and not self.may(
-                    "/storage/local", "Datastore.AllocateSpace"
-                ):
-                    raise Die("Permission check failed (/storage/local, Datastore.Audit|Datastore.AllocateSpace)", 403)
-                out = []
-                for f in sorted(glob.glob(w.d + "/dump/*.vma.zst")):
-                    x = re.match(r"vzdump-qemu-(\d+)-(.*)\.vma\.zst$", os.path.basename(f))
-                    if p.get("vmid") and x[1] != str(p["vmid"]) or not self.may(f"/vms/{x[1]}", "VM.Backup"):
-                        continue
-                    out.append(
-                        {
-                            "volid": "local:backup/" + os.path.basename(f),
-                            "content": "backup",
-                            "format": "vma.zst",
-                            "subtype": "qemu",
-                            "vmid": int(x[1]),
-                            "size": os.path.getsize(f),
-                            "ctime": int(time.mktime(time.strptime(x[2], "%Y_%m_%d-%H_%M_%S"))),
-                            **(
-                                {"notes": open(f + ".notes").read().split("\n")[0]}
-                                if os.path.exists(f + ".notes")
-                                else {}
-                            ),
-                            **({"protected": 1} if os.path.exists(f + ".protected") else {}),
-                        }
-                    )
-                return none(out)
-            vol = r[5].removeprefix("local:")
-            x = re.fullmatch(r"backup/(vzdump-qemu-(\d+)-.*\.vma\.zst)", vol)
-            if not x:
-                raise Die(f"unable to parse directory volume name '{vol}'\n".strip())
-            f = f"{w.d}/dump/{x[1]}"
-            self.need("/storage/local", "Datastore.AllocateSpace")
-            self.need(f"/vms/{x[2]}", "VM.Backup")
-            if m == "DELETE":
-                p = self.checked(p, delay="int")
-                if os.path.exists(f + ".protected"):
-                    raise Die(f"cannot remove protected volume '{vol}' on 'local'")
-
-                def rm(say):
-                    w.stand()
-                    for g in glob.glob(f + "*"):
-                        os.unlink(g)
-                    say(f"Removed volume 'local:{vol}'")
-
-                upid = w.fork(node, "imgdel", f"{x[2]}@local", self.user, rm)
-                e = time.time() + int(p.get("delay", 0))
-                while time.time() < e:
-                    t = w.task(upid)
-                    if t["status"] == "stopped":
-                        if t["exitstatus"] != "OK":
-                            raise Die(t["exitstatus"])
-                        return none()
-                    time.sleep(0.05)
-                return none(upid)
-            if not os.path.exists(f):
-                raise Die(f"volume_size_info on 'local:{vol}' failed - no format")
-            if m == "PUT":
-                p = self.checked(p, notes="str", protected="bool")
-                if "notes" in p:
-                    (
-                        open(f + ".notes", "w").write(p["notes"])
-                        if p["notes"]
-                        else os.path.exists(f + ".notes") and os.unlink(f + ".notes")
-                    )
-                if "protected" in p:
-                    (
-                        open(f + ".protected", "w").close()
-                        if p["protected"]
-                        else os.path.exists(f + ".protected") and os.unlink(f + ".protected")
-                    )
-                return none()
-            return none(
-                {
-                    "path": f,
-                    "size": os.path.getsize(f),
-                    "used": os.stat(f).st_blocks * 512,
-                    "format": "raw",
-                    "protected": int(os.path.exists(f + ".protected")),
-                    **({"notes": open(f + ".notes").read()} if os.path.exists(f + ".notes") else {}),
-                }
-            )
+            return self.content(r, p)
         if r[2] == "vzdump":
             p = self.checked(
                 p,
@@ -604,8 +672,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 protected="bool",
                 remove="bool",
             )
-            vm = str(p["vmid"])
-            self.need("/storage/local", "Datastore.AllocateSpace")
+            vm, storage = str(p["vmid"]), p.get("storage", "local")
+            if storage not in ("local", "pbs"):
+                raise Die(f"storage '{storage}' does not exist")
+            self.need(f"/storage/{storage}", "Datastore.AllocateSpace")
             self.need(f"/vms/{vm}", "VM.Backup")
             w.vm(vm, node)
             return none(
@@ -614,54 +684,62 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "vzdump",
                     vm,
                     self.user,
-                    lambda say: w.vzdump(vm, say, p.get("notes-template"), p.get("protected")),
+                    lambda say: w.vzdump(vm, storage, say, p.get("notes-template"), p.get("protected")),
                 )
             )
-        if r[2] != "qemu":
+        if r[2] not in KINDS:
             raise Die(f"Method '{m} /{'/'.join(r)}' not implemented", 501)
+        kind, prefix = r[2], KINDS[r[2]][0]
         if len(r) == 3 and m == "POST":
-            p = self.checked(p, vmid="int", archive="str", force="bool", storage="str", start="bool", unique="bool")
-            vm = str(p["vmid"])
-            self.need("/storage/local", "Datastore.AllocateSpace")
+            more = {"archive": "str", "unique": "bool"} if kind == "qemu" else {"ostemplate": "str", "restore": "bool"}
+            p = self.checked(p, vmid="int", force="bool", storage="str", start="bool", **more)
+            vm, volid = str(p["vmid"]), p.get("archive") or p.get("ostemplate")
+            storage = volid.split(":")[0]
+            self.need(f"/storage/{storage}", "Datastore.AllocateSpace")
+            if p.get("storage"):
+                self.need(f"/storage/{p['storage']}", "Datastore.AllocateSpace")
             self.need(f"/vms/{vm}", "VM.Backup")
-            if not p.get("force"):
+            if not p.get("force") or kind == "lxc" and not p.get("restore"):
                 raise Die("Permission check failed", 403)
-            f = f"{w.d}/dump/" + p["archive"].removeprefix("local:backup/")
-            return none(w.fork(node, "qmrestore", vm, self.user, lambda say: w.restore(vm, f, say)))
+            f = next((a.file for a in archives(w.d, storage) if a.volid == volid), None)
+            if not f:
+                raise Die(f"volume '{volid}' does not exist")
+            task = "qmrestore" if kind == "qemu" else "vzrestore"
+            return none(w.fork(node, task, vm, self.user, lambda say: w.restore(vm, f, say)))
         if len(r) == 3:
             return none(
                 [
                     {"vmid": c["vmid"], "name": c["config"]["name"], "status": "stopped"}
                     for c in (json.load(open(f)) for f in sorted(glob.glob(w.d + "/vms/*.json")))
-                    if c["node"] == node and self.may(f"/vms/{c['vmid']}", "VM.Audit")
+                    if c["node"] == node and c["type"] == kind and self.may(f"/vms/{c['vmid']}", "VM.Audit")
                 ]
             )
         vm, rest = r[3], r[4:]
         at = f"/vms/{vm}"
         if rest == ["config"] and m == "GET":
             self.need(at, "VM.Audit")
-            c = w.vm(vm, node)
+            c = w.vm(vm, node, kind)
             return none({**c["config"], "digest": str(abs(hash(json.dumps(c))))})
         if rest == ["status", "current"]:
             self.need(at, "VM.Audit")
-            c = w.vm(vm, node)
+            c = w.vm(vm, node, kind)
             s = "running" if c.get("running") else "stopped"
             return none(
                 {
                     "vmid": c["vmid"],
                     "name": c["config"]["name"],
                     "status": s,
-                    "qmpstatus": s,
+                    **({"qmpstatus": s} if kind == "qemu" else {}),
                     **({"lock": c["config"]["lock"]} if c["config"].get("lock") else {}),
                 }
             )
         if rest[:1] == ["status"] and m == "POST":
             self.need(at, "VM.PowerMgmt")
-            w.vm(vm, node)
+            w.vm(vm, node, kind)
             return none(
                 w.fork(
                     node,
-                    "qm" + rest[1],
+                    prefix + rest[1],
                     vm,
                     self.user,
                     lambda say: w.change(vm, lambda c: (w.unlocked(c), c.update(running=rest[1] == "start"))),
@@ -669,13 +747,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         if rest == ["snapshot"] and m == "GET":
             self.need(at, "VM.Audit")
-            c = w.vm(vm, node)
+            c = w.vm(vm, node, kind)
             return none(
                 [
                     {
                         "name": n,
                         "snaptime": s["snaptime"],
-                        "vmstate": 0,
+                        **({"vmstate": 0} if kind == "qemu" else {}),
                         "description": s.get("description", ""),
                         **{k: s[k] for k in ("parent", "snapstate") if s.get(k)},
                     }
@@ -693,32 +771,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
             )
         if rest == ["snapshot"] and m == "POST":
             self.need(at, "VM.Snapshot")
-            p = self.checked(p, snapname="name!", description="str", vmstate="bool")
-            w.vm(vm, node)
+            known = {"vmstate": "bool"} if kind == "qemu" else {}
+            p = self.checked(p, snapname="name!", description="str", **known)
+            w.vm(vm, node, kind)
             n = p["snapname"]
             if n == "current" or n.lower() == "pending":
                 raise Die(f"unable to use snapshot name '{n.lower()}' (reserved name)")
-            return none(w.fork(node, "qmsnapshot", vm, self.user, lambda say: w.snapshot(vm, n, p.get("description"))))
+            return none(w.fork(node, prefix + "snapshot", vm, self.user, lambda say: w.snapshot(vm, n, p.get("description"))))
         if rest[:1] == ["snapshot"] and len(rest) > 1:
             n = rest[1]
             self.checked({"snapname": n}, snapname="name!")
             if m == "DELETE" and len(rest) == 2:
                 self.need(at, "VM.Snapshot")
                 p = self.checked(p, force="bool")
-                w.vm(vm, node)
+                w.vm(vm, node, kind)
                 return none(
-                    w.fork(node, "qmdelsnapshot", vm, self.user, lambda say: w.delsnapshot(vm, n, p.get("force")))
+                    w.fork(node, prefix + "delsnapshot", vm, self.user, lambda say: w.delsnapshot(vm, n, p.get("force")))
                 )
             if rest[2:] == ["rollback"] and m == "POST":
                 self.need(at, "VM.Snapshot", "VM.Snapshot.Rollback", any_=True)
                 p = self.checked(p, start="bool")
-                w.vm(vm, node)
+                w.vm(vm, node, kind)
                 if p.get("start"):
                     self.need(at, "VM.PowerMgmt")
                 return none(
                     w.fork(
                         node,
-                        "qmrollback",
+                        prefix + "rollback",
                         vm,
                         self.user,
                         lambda say: (
@@ -734,11 +813,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 )
             if rest[2:] == ["config"] and m == "GET":
                 self.need(at, "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit", any_=True)
-                return none(w.snap(w.vm(vm, node), n))
+                return none(w.snap(w.vm(vm, node, kind), n))
             if rest[2:] == ["config"] and m == "PUT":
                 self.need(at, "VM.Snapshot")
                 p = self.checked(p, description="str")
-                w.vm(vm, node)
+                w.vm(vm, node, kind)
 
                 def edit(c):
                     w.unlocked(c)
@@ -802,7 +881,7 @@ def main():
         return serve(d, int(sys.argv[3]))
     if cmd == "up":
         port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-        for x in ("vms", "images/100", "images/101", "tasks", "dump"):
+        for x in ("vms", "images/100", "images/101", "images/200", "tasks", "dump/local", "dump/pbs"):
             os.makedirs(f"{d}/{x}", exist_ok=True)
         open(d + "/tasks/index", "a").close()
         subprocess.run(
@@ -829,7 +908,7 @@ def main():
             check=True,
             capture_output=True,
         )
-        for vm in (100, 101):
+        for vm, kind in ((100, "qemu"), (101, "qemu"), (200, "lxc")):
             for i in (0, 1):
                 subprocess.run(
                     ["qemu-img", "create", "-q", "-f", "qcow2", f"{d}/images/{vm}/vm-{vm}-disk-{i}.qcow2", "16M"],
@@ -839,6 +918,7 @@ def main():
                 f"{d}/vms/{vm}.json",
                 {
                     "vmid": vm,
+                    "type": kind,
                     "node": "pve1",
                     "running": False,
                     "snapshots": {},
@@ -846,8 +926,12 @@ def main():
                         "name": f"web{vm}",
                         "memory": "64",
                         "cores": 1,
-                        "vmgenid": str(uuid.uuid4()),
-                        **{f"scsi{i}": f"local:{vm}/vm-{vm}-disk-{i}.qcow2,size=16M" for i in (0, 1)},
+                        # Containers have no generation.
+                        **({"vmgenid": str(uuid.uuid4())} if kind == "qemu" else {}),
+                        **{
+                            (f"scsi{i}" if kind == "qemu" else ("rootfs", "mp0")[i]): f"local:{vm}/vm-{vm}-disk-{i}.qcow2,size=16M"
+                            for i in (0, 1)
+                        },
                     },
                 },
             )
@@ -859,6 +943,8 @@ def main():
                 "ca": d + "/tls.crt",
                 "node": "pve1",
                 "token": f"gate@pve!t1={T1}",
+                "token_2": f"gate@pve!t2={T1}",
+                "token_ct": f"gate@pve!ct={T1}",
                 "token_all": f"gate@pve!all={T1}",
                 "images": d + "/images",
                 "dump": d + "/dump",

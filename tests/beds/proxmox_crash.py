@@ -4,7 +4,7 @@
 import os, signal, sys, time
 
 sys.argv = sys.argv[:2]
-from verbs import *
+from proxmox_verbs import *
 
 
 def unlock():

@@ -33,7 +33,7 @@ fn bearer(process: &Process, token: &str) -> Client {
         .with("X-Cloud-Client-Specification-Version", "0.1")
 }
 
-#[test]
+#[apply(test)]
 fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
@@ -88,16 +88,16 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
     );
     let trail = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
     let last: Value = serde_json::from_str(trail.lines().last().unwrap()).unwrap();
-    let told = (&last["principal"], &last["token"], &last["client"]);
+    let caller = (&last["principal"], &last["token"], &last["client"]);
     let expected = (
         &Value::from("alice"),
         &Value::from("ci"),
         &Value::from("127.0.0.1"),
     );
-    assert_eq!(told, expected, "owner, token and address: {last}");
+    assert_eq!(caller, expected, "owner, token and address: {last}");
 
     let (status, _, err) = snapgate(&create);
-    assert!(status == 1 && err.contains("there is a token ci"), "{err}");
+    assert!(status == 1 && err.contains("token ci exists"), "{err}");
     let (_, list, _) = snapgate(&["token", "list", "--config", &file]);
     assert!(
         list.starts_with("ci  owner alice  live  expires 20"),
@@ -119,7 +119,7 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "/vms/1/backups/4",
     ]);
     assert!(
-        status == 1 && out.contains("the scope of the token ci leaves it out"),
+        status == 1 && out.contains("the scope of the token ci excludes it"),
         "{out}"
     );
 
@@ -137,10 +137,10 @@ fn tokens_are_made_used_and_revoked_while_the_gateway_runs() {
         "once"
     );
     let alice = Client::new(process.api, "alice", "secret");
-    assert_eq!(alice.get("/vms/1").status, 200, "nobody else suffered");
+    assert_eq!(alice.get("/vms/1").status, 200, "others are not affected");
 }
 
-#[test]
+#[apply(test)]
 fn tokens_that_cannot_be_are_refused_and_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
@@ -161,7 +161,7 @@ fn tokens_that_cannot_be_are_refused_and_change_nothing() {
         (
             "name",
             &["--name", "a b", "--owner", "alice"],
-            "the name must not contain",
+            "name must not contain",
         ),
         (
             "time",
@@ -201,7 +201,7 @@ fn tokens_that_cannot_be_are_refused_and_change_nothing() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn explain_names_the_grant_or_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(folder.path(), "");
@@ -210,7 +210,7 @@ fn explain_names_the_grant_or_the_reason() {
         let mut found = text
             .lines()
             .enumerate()
-            .filter(|(_, it)| *it == "[[grant]]");
+            .filter(|(_, line)| *line == "[[grant]]");
         found.nth(number).unwrap().0 + 1
     };
     let rows: [(&[&str], i32, Vec<String>); 5] = [
@@ -227,8 +227,8 @@ fn explain_names_the_grant_or_the_reason() {
             &["--as", "carol", "delete", "/vms/1/backups/456"],
             1,
             vec![
-                "delete: no grant gives it to carol or to a group of carol".to_owned(),
-                "denied: 403 NotPermitted: The caller may not do that.".to_owned(),
+                "delete: no grant allows it to carol or to a group of carol".to_owned(),
+                "denied: 403 NotPermitted: The caller is not permitted to do this.".to_owned(),
             ],
         ),
         (
@@ -236,16 +236,16 @@ fn explain_names_the_grant_or_the_reason() {
             1,
             vec![
                 format!(
-                    "read: grant[1] (snapgate.toml:{}) is not for VM \"2\"",
+                    "read: grant[1] (snapgate.toml:{}) does not cover VM \"2\"",
                     line(1)
                 ),
-                "denied: 404 NoSuchVm: There is no such VM.".to_owned(),
+                "denied: 404 NoSuchVm: The VM does not exist.".to_owned(),
             ],
         ),
         (
             &["--as", "sso", "--groups", "ops", "GET", "/vms/1"],
             1,
-            vec!["read: no grant gives it to sso or to a group of sso".to_owned()],
+            vec!["read: no grant allows it to sso or to a group of sso".to_owned()],
         ),
         (&["--as", "zoe", "GET", "/vms/1"], 1, Vec::new()),
     ];
@@ -254,16 +254,16 @@ fn explain_names_the_grant_or_the_reason() {
         all.extend(arguments);
         let (status, out, err) = snapgate(&all);
         assert_eq!(status, expected, "{arguments:?}: {out}{err}");
-        let told: Vec<&str> = out.lines().collect();
+        let printed: Vec<&str> = out.lines().collect();
         assert!(
-            lines.iter().zip(&told).all(|(one, two)| one == two) && told.len() >= lines.len(),
+            lines.iter().zip(&printed).all(|(one, two)| one == two) && printed.len() >= lines.len(),
             "{arguments:?}: {out}{err}"
         );
     }
 }
 
-#[test]
-fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
+#[apply(test)]
+fn only_a_trusted_proxy_says_whose_request_it_is() {
     for (trusted, client) in [
         ("trusted_proxies = [\"127.0.0.0/8\"]", "198.51.100.7"),
         ("trusted_proxies = [\"192.0.2.1\"]", "127.0.0.1"),
@@ -299,7 +299,7 @@ fn a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let more = "trusted_proxies = [\"127.0.0.1\"]\n[lockout]\nattempts = 2\nlongest = \"1h\"\n";
@@ -341,8 +341,8 @@ fn guessers_are_locked_out_and_the_user_elsewhere_is_not() {
     }
 }
 
-#[test]
-fn a_rate_limit_is_told_and_kept() {
+#[apply(test)]
+fn a_rate_limit_is_announced_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = configured(
         folder.path(),
@@ -354,7 +354,7 @@ fn a_rate_limit_is_told_and_kept() {
     assert_eq!(
         first.header("ratelimit-policy"),
         "\"principal\";q=3;w=3",
-        "told"
+        "announced"
     );
     let mut refused = None;
     for _ in 0..10_000 {
@@ -382,7 +382,7 @@ fn a_rate_limit_is_told_and_kept() {
     let bad = configured(folder.path(), "[rate]\nprincipal_burst = 3\n");
     let (status, _, err) = snapgate(&["check", "--config", &bad]);
     assert!(
-        status == 78 && err.contains("rate.principal_burst: means nothing without principal"),
+        status == 78 && err.contains("rate.principal_burst: has no effect without principal"),
         "{err}"
     );
 }

@@ -1,4 +1,4 @@
-//! The audit trail and the access log of a gateway that runs: who did what, in lines that nobody can forge.
+//! The audit trail and the access log of a gateway that runs: who did what, in lines that cannot be forged.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::metric;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::runner::skip;
 
 /// The records of a trail, each of which has every member.
 fn records(trail: &Path) -> Vec<Value> {
@@ -37,7 +37,7 @@ fn write_config(folder: &Path, log: &str, more: &str) -> String {
     config.to_str().unwrap().to_owned()
 }
 
-#[test]
+#[apply(test)]
 fn every_permitted_or_refused_change_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -68,7 +68,7 @@ fn every_permitted_or_refused_change_is_one_line() {
     let text = fs::read_to_string(&trail).unwrap();
     assert!(!text.contains("secret"), "no password in it: {text}");
     let lines = records(&trail);
-    let told: Vec<(&Value, &Value, &Value, &Value)> = lines
+    let recorded: Vec<(&Value, &Value, &Value, &Value)> = lines
         .iter()
         .map(|line| {
             (
@@ -80,9 +80,9 @@ fn every_permitted_or_refused_change_is_one_line() {
         })
         .collect();
     let null = Value::Null;
-    let word = |it: &str| Value::from(it);
+    let word = |text: &str| Value::from(text);
     assert_eq!(
-        told,
+        recorded,
         [
             (&word("alice"), &word("restore"), &word("accepted"), &null),
             (&word("alice"), &word("restore"), &word("succeeded"), &null),
@@ -125,7 +125,7 @@ fn every_permitted_or_refused_change_is_one_line() {
 }
 
 /// Each refused login, with what the trail and the metric say of it. The client sees one and the same answer.
-#[test]
+#[apply(test)]
 #[expect(clippy::too_many_lines, reason = "it is a table")]
 fn every_refused_login_has_its_reason_and_the_name_that_was_tried() {
     let folder = tempfile::tempdir().unwrap();
@@ -265,11 +265,15 @@ fn every_refused_login_has_its_reason_and_the_name_that_was_tried() {
         assert_eq!(last["reason"], *reason, "{what}: {last}");
         assert_eq!(last["claimed"].as_str(), *claimed, "{what}: {last}");
         assert_eq!(last["action"], *action, "{what}: {last}");
-        assert_eq!(last["principal"], Value::Null, "{what}: nobody is known");
+        assert_eq!(
+            last["principal"],
+            Value::Null,
+            "{what}: no principal is known"
+        );
         assert_eq!(last["code"], "Unauthenticated", "{what}: {last}");
         assert_eq!(last["client"], "127.0.0.1", "{what}: {last}");
     }
-    assert_eq!(bodies.len(), 1, "the answer never tells: {bodies:?}");
+    assert_eq!(bodies.len(), 1, "the answer never says which: {bodies:?}");
     let text = fs::read_to_string(&trail).unwrap();
     assert!(
         !text.contains("guess") && !text.contains(&token),
@@ -299,17 +303,20 @@ fn crc32(text: &str) -> u32 {
 }
 
 /// A small file system that is gone with the test.
-struct Small(tempfile::TempDir);
+struct SmallFileSystem(tempfile::TempDir);
 
-impl Small {
-    /// `None` when this user may not mount.
-    fn new() -> Option<Self> {
+impl SmallFileSystem {
+    /// Skips the test where this user may not mount.
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256k,mode=700", "snapgate-test"])
             .arg(folder.path())
             .output();
-        matches!(mounted, Ok(it) if it.status.success()).then_some(Self(folder))
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            skip("no right to mount a file system");
+        }
+        Self(folder)
     }
 
     /// Leaves room for so many bytes in the last page of the trail, and none elsewhere.
@@ -328,7 +335,7 @@ impl Small {
     }
 }
 
-impl Drop for Small {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(self.0.path()).status());
     }
@@ -346,12 +353,9 @@ fn verified(trail: &Path) -> (Option<i32>, String) {
     )
 }
 
-#[test]
-fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+#[apply(test)]
+fn a_full_disk_tears_no_record_and_lost_records_are_reported() {
+    let small = SmallFileSystem::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let config = write_config(folder.path(), &format!("audit = {trail:?}"), "");
@@ -380,7 +384,7 @@ fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
     let after = records(&trail);
     let gap = after
         .iter()
-        .find(|it| it["outcome"] == "records-lost")
+        .find(|record| record["outcome"] == "records-lost")
         .unwrap();
     let said = format!("{} records were lost here", lost(&process));
     assert!(
@@ -417,12 +421,9 @@ fn a_full_disk_tears_no_record_and_what_is_lost_is_told() {
     assert!(text.contains("audit.jsonl:2: "), "where: {text}");
 }
 
-#[test]
+#[apply(test)]
 fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+    let small = SmallFileSystem::new();
     let folder = tempfile::tempdir().unwrap();
     let trail = small.0.path().join("audit.jsonl");
     let log = format!("audit = {trail:?}\naudit_required = true");
@@ -443,7 +444,7 @@ fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
     let outcomes = |of: &[Value]| -> Vec<String> {
         let words = of
             .iter()
-            .map(|it| it["outcome"].as_str().unwrap().to_owned());
+            .map(|record| record["outcome"].as_str().unwrap().to_owned());
         words.collect()
     };
     assert_eq!(
@@ -487,6 +488,6 @@ fn where_the_trail_is_required_nothing_is_changed_that_it_cannot_say() {
     assert_eq!(alice.delete(&running).status, 202, "with room again");
     assert!(
         outcomes(&records(&trail)).contains(&"records-lost".to_owned()),
-        "and the gap is told"
+        "and the gap is recorded"
     );
 }

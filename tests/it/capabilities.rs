@@ -20,12 +20,13 @@ use snapgate::adapters::qemu;
 use snapgate::adapters::qemu::Qemu;
 use snapgate::adapters::sim;
 use snapgate::adapters::sim::Sim;
+use snapgate::adapters::transport;
 use snapgate::model::BackendName;
 use snapgate::model::Verb;
 use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
-use crate::memory::Memory;
+use crate::memory_annotations::MemoryAnnotations;
 
 const DOCUMENT: &str = "docs/adapters.md";
 const BEGIN: &str =
@@ -54,7 +55,7 @@ fn all() -> Vec<Capability> {
         Tasks::default(),
     );
     let incus = incus::Config {
-        address: incus::Address::Unix("/nowhere".into()),
+        address: transport::Address::Unix("/nowhere".into()),
         project: "default".to_owned(),
         connect_timeout: Duration::from_secs(1),
     };
@@ -67,12 +68,12 @@ fn all() -> Vec<Capability> {
     let qemu = Annotate::new(
         BackendName::new("qemu").unwrap(),
         Arc::new(qemu),
-        Arc::<Memory>::default(),
+        Arc::<MemoryAnnotations>::default(),
         SystemClock::shared(),
     );
     // What can be done depends on what the server is configured to be; this is the default.
     let cloudapi = cloudapi::Config {
-        address: cloudapi::Address::Unix("/nowhere".into()),
+        address: transport::Address::Unix("/nowhere".into()),
         base: Vec::new(),
         credential: None,
         version: "0.1".to_owned(),
@@ -88,23 +89,25 @@ fn all() -> Vec<Capability> {
         Arc::new(qemu),
         Arc::new(sim),
     ];
-    made.iter().map(|it| it.capability().clone()).collect()
+    made.iter()
+        .map(|adapter| adapter.capability().clone())
+        .collect()
 }
 
-fn yes(it: bool) -> &'static str {
-    if it { "yes" } else { "no" }
+fn yes(is_true: bool) -> &'static str {
+    if is_true { "yes" } else { "no" }
 }
 
 fn table(all: &[Capability]) -> String {
     let mut text = String::from(
         "| kind | verb | lost answers | settle | cancel | progress |\n|---|---|---|---|---|---|\n",
     );
-    for it in all {
+    for capability in all {
         for verb in Verb::ALL {
-            text.push_str(&match it.verb(verb) {
+            text.push_str(&match capability.verb(verb) {
                 Some(can) => format!(
                     "| `{}` | {} | {} | {:?} | {} | {} |\n",
-                    it.kind,
+                    capability.kind,
                     verb.as_str(),
                     can.recovery.as_str(),
                     can.settle,
@@ -113,30 +116,34 @@ fn table(all: &[Capability]) -> String {
                 ),
                 None => format!(
                     "| `{}` | {} | not possible | | | |\n",
-                    it.kind,
+                    capability.kind,
                     verb.as_str()
                 ),
             });
         }
     }
     text.push_str("\n| kind | types of backup | running VMs | memory | all disks or none | restore options |\n|---|---|---|---|---|---|\n");
-    for it in all {
-        let kinds: Vec<&str> = it.kinds.iter().map(|kind| kind.as_str()).collect();
-        let options: Vec<&str> = it.restore_options.iter().map(|(name, _)| *name).collect();
+    for capability in all {
+        let kinds: Vec<&str> = capability.kinds.iter().map(|kind| kind.as_str()).collect();
+        let options: Vec<&str> = capability
+            .restore_options
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
         text.push_str(&format!(
             "| `{}` | {} | {} | {} | {} | {} |\n",
-            it.kind,
+            capability.kind,
             kinds.join(", "),
-            yes(it.online),
-            yes(it.memory),
-            yes(it.consistent),
+            yes(capability.online),
+            yes(capability.memory),
+            yes(capability.consistent),
             options.join(", "),
         ));
     }
     text
 }
 
-#[test]
+#[apply(test)]
 fn the_table_of_capabilities_is_that_of_the_code() {
     let document = fs::read_to_string(DOCUMENT).unwrap();
     let (before, rest) = document.split_once(BEGIN).unwrap();

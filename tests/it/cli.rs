@@ -85,12 +85,14 @@ store = "operations.sqlite"
 name = "lab"
 kind = "sim"
 vms = ["web*", "db01"]
+[backend.sim]
 simulated_vms = ["web01", "db02"]
 
 [[backend]]
 name = "disks"
 kind = "files"
 vms = ["v-*"]
+[backend.files]
 root = "vms"
 backups = "kept"
 "#;
@@ -108,7 +110,7 @@ actions = ["read"]
 vms = ["*"]
 "#;
 
-#[test]
+#[apply(test)]
 fn every_command_prints_and_ends_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();
@@ -144,7 +146,7 @@ fn every_command_prints_and_ends_as_documented() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn one_address_that_can_take_all_connections_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     for (listen, limits, expected) in [
@@ -168,7 +170,7 @@ fn one_address_that_can_take_all_connections_is_warned_of() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_checked_configuration_is_not_changed_by_checking() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[operations]\nstore = \"operations.sqlite\"\n";
@@ -181,7 +183,7 @@ fn a_checked_configuration_is_not_changed_by_checking() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_printed_hash_verifies_its_password_alone() {
     let folder = tempfile::tempdir().unwrap();
     for input in ["correct horse\n", "correct horse", "correct horse\r\n"] {
@@ -192,7 +194,7 @@ fn a_printed_hash_verifies_its_password_alone() {
             "{out}"
         );
         let hash = PasswordHash::new(out.trim_end()).unwrap();
-        let verified = |it: &[u8]| Argon2::default().verify_password(it, &hash).is_ok();
+        let verified = |password: &[u8]| Argon2::default().verify_password(password, &hash).is_ok();
         assert!(verified(b"correct horse"), "right password after {input:?}");
         assert!(
             !verified(b"correct horse\n"),
@@ -211,7 +213,7 @@ fn a_printed_hash_verifies_its_password_alone() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn passwords_that_could_never_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let long = "x".repeat(1025);
@@ -235,7 +237,7 @@ fn passwords_that_could_never_be_used_are_refused() {
             "bcrypt",
             &["hash-password", "--bcrypt"],
             &bcrypt,
-            "no bcrypt hash",
+            "cannot create a bcrypt hash",
         ),
     ];
     for (name, arguments, input, expected) in rows {
@@ -245,7 +247,7 @@ fn passwords_that_could_never_be_used_are_refused() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn looking_at_operations_makes_no_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("none.sqlite");
@@ -256,19 +258,19 @@ fn looking_at_operations_makes_no_store() {
     let hash = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa\n";
     fs::write(folder.path().join("ann.hash"), hash).unwrap();
     fs::write(&file, GOOD.replace("operations.sqlite", "none.sqlite")).unwrap();
-    for wish in [&["list"][..], &["show", "1"], &["acknowledge", "1"]] {
+    for command in [&["list"][..], &["show", "1"], &["acknowledge", "1"]] {
         let mut arguments = vec!["operations"];
-        arguments.extend(wish);
+        arguments.extend(command);
         arguments.extend(["--config", "good.toml"]);
         let (status, out, err) = snapgate(&arguments, folder.path(), "");
-        assert_eq!((status, out.as_str()), (1, ""), "{wish:?}: {err}");
-        assert!(err.contains("no store of operations"), "{wish:?}: {err}");
-        assert!(!store.exists(), "{wish:?}: none is made");
+        assert_eq!((status, out.as_str()), (1, ""), "{command:?}: {err}");
+        assert!(err.contains("no store of operations"), "{command:?}: {err}");
+        assert!(!store.exists(), "{command:?}: none is made");
     }
 }
 
-#[test]
-fn a_probe_tells_what_backends_can_do_and_which_do_not_answer() {
+#[apply(test)]
+fn a_probe_reports_what_backends_can_do_and_which_do_not_answer() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/web01")).unwrap();
     fs::create_dir(folder.path().join("backups")).unwrap();

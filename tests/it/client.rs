@@ -63,7 +63,7 @@ impl Client {
         Self {
             address: self.address,
             headers: headers
-                .filter(|(it, _)| !it.eq_ignore_ascii_case(name))
+                .filter(|(header, _)| !header.eq_ignore_ascii_case(name))
                 .cloned()
                 .collect(),
         }
@@ -192,7 +192,7 @@ pub(crate) fn read_reply(stream: &mut TcpStream, head_only: bool) -> Reply {
         let (name, value) = line.split_once(':').unwrap();
         headers
             .entry(name.to_ascii_lowercase())
-            .and_modify(|it| *it = format!("{it}, {}", value.trim()))
+            .and_modify(|values| *values = format!("{values}, {}", value.trim()))
             .or_insert_with(|| value.trim().to_owned());
     }
     let mut body = received[end + 4..].to_vec();

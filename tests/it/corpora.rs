@@ -12,7 +12,7 @@ mod inputs;
 fn names(folder: &str) -> BTreeSet<String> {
     fs::read_dir(folder)
         .unwrap()
-        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
 }
 
@@ -30,12 +30,12 @@ fn feed(target: &str) {
 
 macro_rules! corpora {
     ($($name:ident)*) => {
-        $(#[test]
+        $(#[apply(test)]
         fn $name() {
             feed(stringify!($name));
         })*
 
-        #[test]
+        #[apply(test)]
         fn every_fuzz_target_has_a_corpus_and_a_test() {
             let tested = BTreeSet::from([$(stringify!($name).to_owned()),*]);
             let known = inputs::INPUTS.iter().map(|(name, _)| (*name).to_owned());
@@ -48,4 +48,56 @@ macro_rules! corpora {
     };
 }
 
-corpora! { accept basic bodies config decision jwks jwt passing status_query version }
+corpora! { accept basic bodies config decision jwks jwt listener passing status_query version }
+
+#[apply(test)]
+fn the_reference_reader_of_http_1_keeps_the_rules_of_rfc_9112() {
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let with = |fields: &str, body: &str| {
+        format!("PUT / HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n{body}{get}")
+    };
+    let chunked = |body: &str| with("Transfer-Encoding: chunked", body);
+    // name, bytes, well-formed heads
+    let rows = [
+        ("two requests", format!("{get}{get}"), 2),
+        ("an empty line first", format!("\r\n{get}"), 1),
+        ("a body with a length", with("Content-Length: 2", "{}"), 2),
+        ("one length twice", with("Content-Length: 2, 2", "{}"), 2),
+        ("two lengths", with("Content-Length: 2, 3", "{}"), 0),
+        ("a length with a sign", with("Content-Length: +2", "{}"), 0),
+        ("a body cut short", with("Content-Length: 99", "{}"), 1),
+        ("chunks", chunked("2;a=b\r\n{}\r\n0\r\nX: y\r\n\r\n"), 2),
+        ("a chunk line ended by LF", chunked("2\n{}\r\n0\r\n\r\n"), 1),
+        ("LF in an extension", chunked("2;\n{}\r\n0\r\n\r\n"), 1),
+        ("an empty size", chunked(";\r\n{}\r\n0\r\n\r\n"), 1),
+        ("a trailer without a colon", chunked("0\r\nX\r\n\r\n"), 1),
+        ("a chunk too long", chunked("1\r\n{}\r\n0\r\n\r\n"), 1),
+        (
+            "a list of codings",
+            with("Transfer-Encoding: , chunked", ""),
+            0,
+        ),
+        (
+            "both framings",
+            with(
+                "Content-Length: 2\r\nTransfer-Encoding: chunked",
+                "0\r\n\r\n",
+            ),
+            0,
+        ),
+        ("a folded line", with("X: a\r\n b", ""), 0),
+        ("a space before the colon", with("X : a", ""), 0),
+        ("no Host", "GET / HTTP/1.1\r\n\r\n".to_owned(), 0),
+        ("two Hosts", with("Host: y", ""), 0),
+        (
+            "HTTP/1.0 without Host",
+            "GET / HTTP/1.0\r\n\r\n".to_owned(),
+            1,
+        ),
+        ("a space in the target", get.replace("/ ", "/a b "), 0),
+    ];
+    for (name, bytes, expected) in rows {
+        let found = inputs::reference_http1::read(bytes.as_bytes());
+        assert_eq!(found.methods.len(), expected, "{name}: {found:?}");
+    }
+}

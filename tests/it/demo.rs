@@ -42,7 +42,7 @@ fn demo(process: &Process) -> Client {
     Client::new(process.api, "demo", "demo")
 }
 
-#[test]
+#[apply(test)]
 fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("demo");
@@ -101,7 +101,7 @@ fn a_reset_makes_the_demo_as_it_was_at_first_and_keeps_what_is_not_the_demos() {
     assert_eq!(mine, "mine", "another VM stays");
 }
 
-#[test]
+#[apply(test)]
 fn a_reset_touches_no_folder_that_holds_no_demo() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("mine");
@@ -112,7 +112,7 @@ fn a_reset_touches_no_folder_that_holds_no_demo() {
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{text}");
         assert!(
-            text.contains("holds no demo; nothing was changed"),
+            text.contains("is not a demo folder; nothing was changed"),
             "{text}"
         );
     }
@@ -122,7 +122,7 @@ fn a_reset_touches_no_folder_that_holds_no_demo() {
     assert!(!home.path().join("absent").exists(), "nothing is made");
 }
 
-#[test]
+#[apply(test)]
 fn the_demo_is_not_served_in_cleartext_to_other_machines() {
     let home = tempfile::tempdir().unwrap();
     let output = program()
@@ -145,7 +145,7 @@ fn the_demo_is_not_served_in_cleartext_to_other_machines() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn the_smallest_configuration_has_the_password_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();

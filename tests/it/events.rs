@@ -46,7 +46,7 @@ struct Stream {
 impl Stream {
     /// Asks for it, and reads the head of the answer.
     fn open(address: SocketAddr, uri: &str, last: Option<&str>) -> Self {
-        let last = last.map_or(String::new(), |it| format!("Last-Event-ID: {it}\r\n"));
+        let last = last.map_or(String::new(), |id| format!("Last-Event-ID: {id}\r\n"));
         let request = format!(
             "GET {uri} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\
              Authorization: {}\r\nConnection: close\r\n{last}\r\n",
@@ -105,7 +105,7 @@ impl Stream {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_status_is_followed_to_its_end_and_taken_up_again() {
     let gateway = Gateway::start(&SIM.replace("duration = \"50ms\"", "duration = \"700ms\""));
     let alice = gateway.client("alice");
@@ -127,7 +127,9 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     let (last, before) = events.split_last().unwrap();
     assert_eq!(last.status["state"], "SUCCESS", "to the end: {last:?}");
     assert!(
-        before.iter().any(|it| it.status["state"] == "RUNNING"),
+        before
+            .iter()
+            .any(|event| event.status["state"] == "RUNNING"),
         "and not only the end: {events:?}"
     );
     let tag = format!("\"{}\"", last.id);
@@ -142,12 +144,15 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     assert_eq!(
         again.len(),
         1,
-        "what was overtaken is not told again: {again:?}"
+        "overtaken events are not repeated: {again:?}"
     );
     assert_eq!(again[0].status, last.status, "the end is");
     let asking = alice.with("Accept", "text/event-stream");
     let done = asking.with("Last-Event-ID", &last.id).get(&uri);
-    assert_eq!(done.status, 204, "and who knows it is told to stop asking");
+    assert_eq!(
+        done.status, 204,
+        "and a client that has it need not ask again"
+    );
     let bad = asking.with("Last-Event-ID", "1-1").get(&uri);
     assert_eq!(
         (bad.status, bad.code().as_str()),
@@ -166,14 +171,14 @@ fn a_status_is_followed_to_its_end_and_taken_up_again() {
     assert_eq!(strange.get(&uri).status, 404, "not for others");
     assert!(
         gateway.metric("snapgate_waiters") < 0.5,
-        "nobody waits any more"
+        "no request waits any more"
     );
     let counted =
         gateway.metric("snapgate_requests_total{code=\"200\",method=\"GET\",route=\"events\"}");
     assert!((counted - 2.0).abs() < 0.1, "counted apart: {counted}");
 }
 
-#[test]
+#[apply(test)]
 fn a_stream_ends_in_a_drain() {
     let gateway = Gateway::start(&SIM.replace("duration = \"50ms\"", "duration = \"10m\""));
     let (api, admin) = (gateway.api, gateway.admin);
@@ -191,7 +196,7 @@ fn a_stream_ends_in_a_drain() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_stream_is_taken_up_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -213,11 +218,11 @@ fn a_stream_is_taken_up_after_a_crash() {
     let second = Process::start(&arguments);
     let rest = Stream::open(second.api, &uri, Some(&seen.id)).rest();
     let (last, _) = rest.split_last().expect("it goes on");
-    let told = Client::new(second.api, "alice", "secret").finished(&uri);
-    assert_eq!(last.status, told, "to the end: {rest:?}");
-    let number = |it: &Event| it.id.split_once('-').unwrap().1.parse::<u64>().unwrap();
+    let finished = Client::new(second.api, "alice", "secret").finished(&uri);
+    assert_eq!(last.status, finished, "to the end: {rest:?}");
+    let number = |event: &Event| event.id.split_once('-').unwrap().1.parse::<u64>().unwrap();
     assert!(
-        rest.iter().all(|it| number(it) > number(&seen)),
+        rest.iter().all(|event| number(event) > number(&seen)),
         "nothing twice: {seen:?}, then {rest:?}"
     );
 }
@@ -226,7 +231,7 @@ fn a_stream_is_taken_up_after_a_crash() {
 const WAITERS: u32 = 1000;
 const LATE: u32 = 200;
 /// A wake-up that was missed shows only at the next sign of life of a stream, after 15 seconds, or at the end of a long
-/// poll, after 50: whoever is answered sooner was woken.
+/// poll, after 50: a request that is answered sooner was woken.
 const WOKEN: Duration = Duration::from_secs(14);
 
 /// Sends one request and reads everything until the gateway closes the connection.
@@ -254,7 +259,7 @@ fn waiting(address: SocketAddr, uri: &str, number: u32) -> String {
     )
 }
 
-#[test]
+#[apply(test)]
 fn a_thousand_wait_and_none_is_missed() {
     // Each waiter is a socket here and another one in the gateway, a process of its own that inherits the limit.
     let most = getrlimit(Resource::Nofile);

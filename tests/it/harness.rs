@@ -45,6 +45,7 @@ store = "operations.db"
 name = "lab"
 kind = "sim"
 vms = ["1", "2"]
+[backend.sim]
 simulated_vms = ["1", "2"]
 duration = "50ms"
 
@@ -57,7 +58,7 @@ name = "carol"
 password_hash = "SECRET_HASH"
 
 [[user]]
-name = "nobody"
+name = "stranger"
 password_hash = "SECRET_HASH"
 
 [[grant]]
@@ -109,7 +110,7 @@ impl Gateway {
         Client::new(self.api, user, "secret")
     }
 
-    /// Puts another configuration in place and reloads; the answer says whether it is in force.
+    /// Puts another configuration in place and reloads; returns whether it took effect.
     pub(crate) fn reload(&self, settings: &str) -> bool {
         let path = write_config(self.folder.path(), settings);
         let running = self.running.as_ref().unwrap();
@@ -244,7 +245,7 @@ impl Process {
         })
     }
 
-    /// Whether it has ended by itself, or was killed by somebody else, within that time.
+    /// Whether it has ended by itself, or was killed, within that time.
     pub(crate) fn ends_within(&mut self, time: Duration) -> bool {
         let until = Instant::now() + time;
         loop {

@@ -27,19 +27,19 @@ use crate::harness::PATIENCE;
 use crate::harness::SIM;
 use crate::harness::eventually;
 use crate::harness::stop_in_background;
-use crate::skip::skipped;
+use crate::requirements::require_programs;
 
 const BACKUP: &str = "/vms/1/backups/456";
 const CERTIFICATE: &str = "[[certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";
 
 /// A gateway with a certificate for `localhost`, and the certificate.
-struct Secure {
-    gateway: Gateway,
+pub(crate) struct Secure {
+    pub(crate) gateway: Gateway,
     certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
 impl Secure {
-    fn start(settings: &str) -> Self {
+    pub(crate) fn start(settings: &str) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("chain.pem"), made.cert.pem()).unwrap();
@@ -54,7 +54,7 @@ impl Secure {
         }
     }
 
-    fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         self.connect_with(&h2::client::Builder::new())
     }
 
@@ -64,7 +64,7 @@ impl Secure {
 }
 
 /// One connection of a client.
-struct Connection {
+pub(crate) struct Connection {
     runtime: Runtime,
     requests: SendRequest<Bytes>,
     driver: JoinHandle<Result<(), h2::Error>>,
@@ -72,10 +72,10 @@ struct Connection {
 
 /// One answer.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: HeaderMap,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -90,7 +90,7 @@ async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// A request of `alice`, without its body.
-fn request(method: &str, path: &str) -> Builder {
+pub(crate) fn request(method: &str, path: &str) -> Builder {
     Request::builder()
         .method(method)
         .uri(format!("https://localhost{path}"))
@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Sends head and body and does not wait for the answer.
-    fn begin(&self, head: Builder, body: Option<&[u8]>) -> ResponseFuture {
+    pub(crate) fn begin(&self, head: Builder, body: Option<&[u8]>) -> ResponseFuture {
         let request = head.body(()).unwrap();
         self.runtime
             .block_on(within("a stream", async {
@@ -172,7 +172,7 @@ impl Connection {
         self.runtime.block_on(within("an answer", answer(response)))
     }
 
-    fn send(&self, head: Builder, body: Option<&[u8]>) -> Answer {
+    pub(crate) fn send(&self, head: Builder, body: Option<&[u8]>) -> Answer {
         let response = self.begin(head, body);
         self.finish(response).unwrap()
     }
@@ -181,7 +181,7 @@ impl Connection {
         self.send(request("GET", path), None)
     }
 
-    fn status_uri(&self, head: Builder, body: Option<&[u8]>) -> String {
+    pub(crate) fn status_uri(&self, head: Builder, body: Option<&[u8]>) -> String {
         let accepted = self.send(head, body);
         assert_eq!(accepted.status, 202, "accepted: {accepted:?}");
         let uri = accepted.json()["status_uri"].as_str().map(str::to_owned);
@@ -206,7 +206,7 @@ fn json(head: Builder) -> Builder {
     head.header("content-type", "application/json")
 }
 
-#[test]
+#[apply(test)]
 fn every_kind_of_request_is_answered_over_http_2() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -250,13 +250,13 @@ fn every_kind_of_request_is_answered_over_http_2() {
         !events.headers.contains_key("content-length"),
         "of no known length: {events:?}"
     );
-    let told = String::from_utf8(events.body).unwrap();
-    let last = told
+    let text = String::from_utf8(events.body).unwrap();
+    let last = text
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("data: "));
     let last: Value = serde_json::from_str(last.unwrap()).unwrap();
-    assert_eq!(last["progress"], 100, "the last event is the end: {told}");
+    assert_eq!(last["progress"], 100, "the last event is the end: {text}");
     let refused = client.get("/vms/9/backups/456");
     assert_eq!(refused.status, 404, "a refusal: {refused:?}");
     assert_eq!(
@@ -265,13 +265,13 @@ fn every_kind_of_request_is_answered_over_http_2() {
         "with its code"
     );
     assert_eq!(
-        client.ended().err().map(|it| it.to_string()),
+        client.ended().err().map(|error| error.to_string()),
         None,
         "a clean end"
     );
 }
 
-#[test]
+#[apply(test)]
 fn many_streams_share_a_connection_and_trailers_are_taken() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -303,8 +303,8 @@ fn many_streams_share_a_connection_and_trailers_are_taken() {
     assert_eq!(client.get(BACKUP).json()["tags"][0], "b", "the body counts");
 }
 
-#[test]
-fn streams_that_are_reset_harm_nobody_else() {
+#[apply(test)]
+fn streams_that_are_reset_harm_no_others() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
     let reset = |client: &Connection| -> Result<(), h2::Error> {
@@ -336,7 +336,7 @@ fn streams_that_are_reset_harm_nobody_else() {
     assert_eq!(other.status, 200, "another connection: {other:?}");
 }
 
-#[test]
+#[apply(test)]
 fn a_client_that_takes_nothing_stalls_only_itself() {
     let secure = Secure::start(SIM);
     let mut narrow = h2::client::Builder::new();
@@ -363,7 +363,7 @@ fn a_client_that_takes_nothing_stalls_only_itself() {
     assert_eq!(taken, quick.body, "the same body");
 }
 
-#[test]
+#[apply(test)]
 fn header_lists_beyond_the_limits_are_refused() {
     let secure = Secure::start(SIM);
     let client = secure.connect();
@@ -384,7 +384,7 @@ fn header_lists_beyond_the_limits_are_refused() {
     assert_eq!(second.get(BACKUP).status, 200, "the connection lives");
 }
 
-#[test]
+#[apply(test)]
 fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let slow = SIM.replace("50ms", "3s");
     let secure = Secure::start(&slow);
@@ -400,8 +400,8 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
     let found = client.finish(waiting).unwrap();
     assert_eq!(found.status, 200, "what it took is answered: {found:?}");
     // The gateway may be gone before the client has said good-bye in turn.
-    let end = client.ended().err().map(|it| it.to_string());
-    let gone = |it: &String| it.contains("broken pipe") || it.contains("reset by peer");
+    let end = client.ended().err().map(|error| error.to_string());
+    let gone = |error: &String| error.contains("broken pipe") || error.contains("reset by peer");
     assert!(
         end.as_ref().is_none_or(gone),
         "GOAWAY without an error: {end:?}"
@@ -417,6 +417,7 @@ fn a_gateway_that_stops_says_goodbye_and_answers_what_it_took() {
 fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
     let address = secure.gateway.api;
     let authorization = format!("authorization: {}", basic("alice", "secret"));
+    require_programs(&["h2load"]);
     let ended = Command::new("h2load")
         .args([
             "-n",
@@ -431,9 +432,7 @@ fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
         .args(extra)
         .arg(format!("https://localhost:{}{BACKUP}", address.port()))
         .output();
-    let Ok(output) = ended else {
-        return skipped("h2load (Debian package nghttp2-client)");
-    };
+    let output = ended.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "h2load: {output:?}");
     assert!(said.contains("Application protocol: h2"), "h2: {said}");
@@ -443,7 +442,7 @@ fn load(secure: &Secure, requests: u32, at_once: (&str, &str), extra: &[&str]) {
     assert!(said.contains(&good), "all are 2xx: {said}");
 }
 
-#[test]
+#[apply(test)]
 fn h2load_gets_2xx_for_every_request() {
     let secure = Secure::start(SIM);
     load(&secure, 2000, ("4", "16"), &[]);

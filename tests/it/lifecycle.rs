@@ -25,14 +25,14 @@ use crate::harness::stop_in_background;
 
 const BACKUP: &str = "/vms/1/backups/456";
 
-#[test]
+#[apply(test)]
 fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     let gateway = Gateway::start(SIM);
     let carol = gateway.client("carol");
     assert_eq!(carol.delete(BACKUP).status, 403, "not granted yet");
     let hash = "snapgate_config_info{hash=";
 
-    // Two mistakes and one wish: nothing of it takes effect.
+    // Two problems and one valid change: nothing takes effect.
     let bad = SIM.replace(
         "actions = [\"read\", \"restore\"]",
         "actions = [\"read\", \"delete\"]\ncolour = 1",
@@ -41,7 +41,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     assert_eq!(
         carol.delete(BACKUP).status,
         403,
-        "the old configuration is in force"
+        "the old configuration stays active"
     );
     assert!(
         gateway.metric("snapgate_config_last_reload_successful") < 0.5,
@@ -51,10 +51,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
         gateway.metric("snapgate_config_reloads_total{result=\"refused\"}") > 0.5,
         "counted"
     );
-    assert!(
-        (gateway.metric(hash) - 1.0).abs() < 0.1,
-        "one hash in force"
-    );
+    assert!((gateway.metric(hash) - 1.0).abs() < 0.1, "one active hash");
 
     let good = SIM.replace(
         "actions = [\"read\", \"restore\"]",
@@ -84,7 +81,7 @@ fn a_good_reload_takes_effect_as_a_whole_and_a_bad_one_not_at_all() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_changed_password_ends_the_old_one_at_once() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -106,7 +103,7 @@ fn a_changed_password_ends_the_old_one_at_once() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_drain_waits_for_running_requests_and_says_so() {
     // Who waits is answered at once, so that without the notice all of it may be over before anybody looks.
     let server =
@@ -161,7 +158,7 @@ fn a_drain_waits_for_running_requests_and_says_so() {
     assert!(TcpStream::connect(api).is_err(), "closed");
 }
 
-#[test]
+#[apply(test)]
 fn sigterm_sighup_and_a_port_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -221,7 +218,7 @@ fn sigterm_sighup_and_a_port_in_use() {
     assert_eq!(process.wait(), Some(0), "ends as asked");
 }
 
-#[test]
+#[apply(test)]
 fn a_changed_file_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -239,12 +236,12 @@ fn a_changed_file_is_noticed() {
     eventually("granted", || carol.get("/vms/2/backups/456").status == 200);
 }
 
-#[test]
+#[apply(test)]
 fn what_was_accepted_survives_kill_9() {
     accepted_then("KILL");
 }
 
-#[test]
+#[apply(test)]
 fn what_was_queued_runs_after_a_restart() {
     accepted_then("TERM");
 }
@@ -334,7 +331,7 @@ fn keeps_asking(api: SocketAddr, over: &AtomicBool) -> u64 {
     answered
 }
 
-#[test]
+#[apply(test)]
 fn requests_on_kept_connections_survive_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");

@@ -14,21 +14,24 @@ use serde_json::json;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
-use crate::skip::skipped;
+use crate::runner::skip;
 
 const DOCUMENT: &str = "docs/openapi.json";
 
 /// The program, where `.ci/run` puts it or wherever it is.
-fn schemathesis() -> Option<String> {
+fn schemathesis() -> String {
     let own = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/target/schemathesis/bin/schemathesis"
     );
-    let found = [own, "schemathesis"].into_iter().find(|it| {
-        let asked = Command::new(it).arg("--version").output();
-        asked.is_ok_and(|it| it.status.success())
+    let found = [own, "schemathesis"].into_iter().find(|program| {
+        let asked = Command::new(program).arg("--version").output();
+        asked.is_ok_and(|output| output.status.success())
     });
-    found.map(str::to_owned)
+    let Some(program) = found else {
+        skip("schemathesis is not installed (PyPI, tests/schemathesis/requirements.txt)")
+    };
+    program.to_owned()
 }
 
 /// How a request may be refused that does not fit the document. An `If-Match` that is no tag matches nothing.
@@ -99,9 +102,7 @@ fn with_links(mut document: Value) -> Value {
 
 /// Runs it over a gateway of its own; what it found is in the assertion.
 fn run(arguments: &[&str], at_least: u64) {
-    let Some(program) = schemathesis() else {
-        return skipped("schemathesis (PyPI): tests/schemathesis/requirements.txt");
-    };
+    let program = schemathesis();
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -146,20 +147,20 @@ fn generated(said: &str) -> u64 {
     count.unwrap_or_else(|| panic!("it does not say how many cases: {said}"))
 }
 
-#[test]
+#[apply(test)]
 fn every_request_is_answered_as_the_document_says() {
     let phases = ["--phases", "examples,coverage,fuzzing"];
     run(&[&phases[..], &["--max-examples", "20"]].concat(), 1000);
 }
 
 /// `Prefer: wait` makes every change be over when its answer comes: what was made is there, what was deleted is gone.
-#[test]
+#[apply(test)]
 fn every_sequence_of_requests_is_answered_as_the_document_says() {
     let phases = ["--phases", "stateful", "-H", "Prefer: wait=20"];
     run(&[&phases[..], &["--max-examples", "40"]].concat(), 50);
 }
 
-#[test]
+#[apply(test)]
 fn the_document_is_where_the_readme_says() {
     let readme = fs::read_to_string("README.md").unwrap();
     assert!(readme.contains(DOCUMENT), "README.md names {DOCUMENT}");

@@ -1,4 +1,4 @@
-//! `snapgate operations` beside a gateway at work, through its admin port, and after it has stopped.
+//! `snapgate operations` beside a running gateway, through its admin port, and after it has stopped.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn operations(config: &Path, arguments: &[&str]) -> (i32, String, String) {
         .arg(config)
         .output()
         .unwrap();
-    let text = |it| String::from_utf8(it).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
     let code = output.status.code().unwrap();
     (code, text(output.stdout), text(output.stderr))
 }
@@ -73,12 +73,15 @@ fn gateway_with_an_unknown_outcome(config: &Path) -> (Process, u64, u64) {
     let second = Process::start(&arguments);
     let alice = Client::new(second.api, "alice", "secret");
     let status = alice.finished(&lost);
-    assert_eq!(status["state"], "UNKNOWN", "nobody can tell: {status}");
+    assert_eq!(
+        status["state"], "UNKNOWN",
+        "the outcome is unknown: {status}"
+    );
     let running = alice.post("/vms/2/backups/456/restore", "").status_uri();
     (second, seq(&lost), seq(&running))
 }
 
-#[test]
+#[apply(test)]
 fn operators_work_beside_a_running_gateway_and_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -147,7 +150,7 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
     assert_eq!(
         mode & 0o777,
         0o600,
-        "the token is for whoever may read the store"
+        "the token has the permissions of the store"
     );
     for (way, client) in [
         ("no token", Client::bare(gateway.admin)),
@@ -163,14 +166,14 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
 
     gateway.signal("TERM");
     assert_eq!(gateway.wait(), Some(0), "stopped");
-    assert!(!file.exists(), "nobody is to be asked any more");
+    assert!(!file.exists(), "no gateway is left to ask");
     let (status, out, err) = operations(&config, &["acknowledge", "--json", &lost_text]);
     assert_eq!((status, err.as_str()), (0, ""), "offline: {out}");
     assert_eq!(lines(&out)[0]["phase"], "unknown", "the same operation");
     assert_eq!(acknowledged(&trail), [lost], "and still one line");
 }
 
-#[test]
+#[apply(test)]
 fn an_acknowledgement_without_a_gateway_names_the_account_too() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
@@ -192,8 +195,8 @@ fn an_acknowledgement_without_a_gateway_names_the_account_too() {
     assert!(verified.unwrap().success(), "in the same chain");
 }
 
-#[test]
-fn a_gateway_that_cannot_be_spoken_to_is_told_with_a_remedy() {
+#[apply(test)]
+fn an_unreachable_gateway_is_reported_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("snapgate.toml");
     let file = folder.path().join("operations.db.operator");
@@ -203,9 +206,9 @@ fn a_gateway_that_cannot_be_spoken_to_is_told_with_a_remedy() {
     let gateway = Process::start(&["serve", "--config", config.to_str().unwrap()]);
     let good = fs::read_to_string(&file).unwrap();
     let token = good.split("token\":\"").nth(1).unwrap().get(..8).unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let closed = nobody.local_addr().unwrap().to_string();
-    drop(nobody);
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = unused.local_addr().unwrap().to_string();
+    drop(unused);
     let rows = [
         (
             "another token",
@@ -213,7 +216,7 @@ fn a_gateway_that_cannot_be_spoken_to_is_told_with_a_remedy() {
             "token of this process",
         ),
         (
-            "nobody there",
+            "no gateway",
             good.replace(&gateway.admin.to_string(), &closed),
             "does not answer",
         ),

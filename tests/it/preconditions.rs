@@ -72,7 +72,7 @@ fn race(gateway: &Gateway, write: Write, tag: &str) -> (BTreeSet<String>, usize)
         .collect();
     let mut accepted = BTreeSet::new();
     let mut refused = 0;
-    for reply in running.into_iter().map(|it| it.join().unwrap()) {
+    for reply in running.into_iter().map(|writer| writer.join().unwrap()) {
         if reply.status == 412 {
             assert_eq!(reply.code(), "PreconditionFailed", "{reply:?}");
             refused += 1;
@@ -83,7 +83,7 @@ fn race(gateway: &Gateway, write: Write, tag: &str) -> (BTreeSet<String>, usize)
     (accepted, refused)
 }
 
-#[test]
+#[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds() {
     let slow = SIM.replace("\"50ms\"", "\"2s\"");
     let rows: [(&str, &str, Write); 5] = [
@@ -179,7 +179,7 @@ fn write_until_answered(
 }
 
 /// Gateways over real files, killed while several writers hold one tag.
-#[test]
+#[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/db")).unwrap();
@@ -196,10 +196,11 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
 new_folders = true
-vms = ["*"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"

@@ -101,7 +101,7 @@ fn send(client: &Client, method: &str, path: &str) -> crate::client::Reply {
     client.send(method, path, body(method))
 }
 
-#[test]
+#[apply(test)]
 fn every_route_has_a_row() {
     let listed: BTreeSet<&str> = ROWS.iter().map(|row| row.route).collect();
     let served: BTreeSet<&str> = ROUTES.iter().map(|route| route.name).collect();
@@ -111,7 +111,7 @@ fn every_route_has_a_row() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn every_route_refuses_what_it_must() {
     let gateway = Gateway::start(SIM);
     let alice = gateway.client("alice");
@@ -199,7 +199,7 @@ fn every_route_refuses_what_it_must() {
             if !row.missing.is_empty() {
                 let reply = send(&alice, method, row.missing);
                 assert_eq!(reply.status, 404, "{what}, no such VM: {reply:?}");
-                let stranger = send(&gateway.client("nobody"), method, row.path);
+                let stranger = send(&gateway.client("stranger"), method, row.path);
                 assert_eq!(stranger.status, 404, "{what}, no grant: {stranger:?}");
                 if method != "HEAD" {
                     assert_eq!(
@@ -223,7 +223,7 @@ fn every_route_refuses_what_it_must() {
     assert_eq!(nothing.status, 404, "{nothing:?}");
 }
 
-#[test]
+#[apply(test)]
 fn who_may_restore_may_not_delete() {
     let gateway = Gateway::start(SIM);
     let carol = gateway.client("carol");
@@ -251,6 +251,6 @@ fn who_may_restore_may_not_delete() {
     );
     let alice = gateway.client("alice").get(&restored.status_uri());
     assert_eq!(alice.status, 200, "an observer sees it");
-    let nobody = gateway.client("nobody").get(&restored.status_uri());
-    assert_eq!(nobody.status, 404, "nobody else does");
+    let stranger = gateway.client("stranger").get(&restored.status_uri());
+    assert_eq!(stranger.status, 404, "others do not");
 }

@@ -1,5 +1,5 @@
 //! The whole program over `files`: restores of real bytes and two disks with kill -9 in the middle, and reads of backups that
-//! somebody else changes.
+//! another program changes.
 
 use std::fs;
 use std::path::Path;
@@ -36,10 +36,11 @@ store = "operations.db"
 [[backend]]
 name = "disks"
 kind = "files"
+vms = ["*"]
+[backend.files]
 root = "vms"
 backups = "backups"
 new_folders = true
-vms = ["*"]
 [[user]]
 name = "alice"
 password_hash = "{SECRET_HASH}"
@@ -55,7 +56,7 @@ backups = ["*"]
     }
 
     fn disks(&self) -> [PathBuf; 2] {
-        ["vms/db/data.img", "vms/db/log.img"].map(|it| self.folder.path().join(it))
+        ["vms/db/data.img", "vms/db/log.img"].map(|path| self.folder.path().join(path))
     }
 
     fn fill(&self, byte: u8) {
@@ -94,7 +95,7 @@ fn hidden_leftovers(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-#[test]
+#[apply(test)]
 fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
     let site = Site::new();
     site.fill(b'o');
@@ -122,7 +123,7 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
         assert_eq!(
             status["status"] == 200,
             restored,
-            "life {life}: the Status tells what the disks hold: {status}"
+            "life {life}: the Status says what the disks hold: {status}"
         );
         assert!(
             restored,
@@ -135,7 +136,7 @@ fn kill_9_in_the_middle_of_a_restore_leaves_a_two_disk_vm_whole() {
     assert!(left.len() <= 1, "nothing is left lying about: {left:?}");
 }
 
-#[test]
+#[apply(test)]
 fn a_damaged_backup_is_not_restored() {
     let site = Site::new();
     site.fill(b'o');
@@ -150,7 +151,11 @@ fn a_damaged_backup_is_not_restored() {
     let mut pending = vec![site.folder.path().join("backups")];
     while let Some(path) = pending.pop() {
         if path.is_dir() {
-            pending.extend(fs::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         } else if damaged == 0 && fs::read(&path).unwrap().len() == DISK_BYTES {
             let mut bytes = fs::read(&path).unwrap();
             bytes[DISK_BYTES / 2] ^= 1;
@@ -173,17 +178,17 @@ fn a_damaged_backup_is_not_restored() {
 /// What a process watches through inotify.
 fn watches(pid: u32) -> usize {
     let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
-    let texts = folder.filter_map(|it| fs::read_to_string(it.unwrap().path()).ok());
+    let texts = folder.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
     texts.map(|text| text.matches("inotify wd:").count()).sum()
 }
 
-#[test]
+#[apply(test)]
 fn a_read_after_a_change_shows_it_though_nothing_is_read_twice() {
     let site = Site::new();
     let config = site.folder.path().join("snapgate.toml");
     let mut pid = 0;
     let arguments = ["serve", "--config", config.to_str().unwrap()];
-    let process = Process::launch(&arguments, |it| pid = it).unwrap();
+    let process = Process::launch(&arguments, |started| pid = started).unwrap();
     let client = Client::new(process.api, "alice", "secret");
     for disk in site.disks() {
         fs::write(disk, "a disk").unwrap();

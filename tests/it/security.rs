@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Names of the functions under `#[test]` or `#[tokio::test]` in a file's text.
+const TEST_ATTRIBUTES: [&str; 3] = ["#[test]", "#[tokio::test", "#[apply(test)]"];
+
+/// Names of the test functions in the text of a file.
 fn tests_in(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut is_test = false;
     for line in text.lines().map(str::trim_start) {
-        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+        if TEST_ATTRIBUTES
+            .iter()
+            .any(|attribute| line.starts_with(attribute))
+        {
             is_test = true;
         } else if is_test && !line.starts_with("#[") {
             let name = line
@@ -64,7 +69,7 @@ fn claims(page: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
-#[test]
+#[apply(test)]
 fn every_claim_points_to_tests_that_exist() {
     let page = fs::read_to_string("docs/security.md").unwrap();
     let claims = claims(&page);
@@ -82,7 +87,7 @@ fn every_claim_points_to_tests_that_exist() {
     assert!(wrong.is_empty(), "docs/security.md:\n{}", wrong.join("\n"));
 }
 
-#[test]
+#[apply(test)]
 fn there_is_one_provider_of_cryptography() {
     let locked = fs::read_to_string("Cargo.lock").unwrap();
     let packages: BTreeSet<&str> = locked
@@ -103,7 +108,7 @@ fn there_is_one_provider_of_cryptography() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn unsafe_code_and_panics_are_forbidden() {
     let manifest = fs::read_to_string("Cargo.toml").unwrap();
     for rule in [

@@ -1,4 +1,4 @@
-//! Under a service manager: sockets that it keeps open over restarts, and what it is told.
+//! Under a service manager: sockets that it keeps open over restarts, and its notifications.
 
 use std::fs;
 use std::io::BufRead;
@@ -43,7 +43,7 @@ impl Manager {
             admin: TcpListener::bind("127.0.0.1:0").unwrap(),
             notices,
         };
-        // Nobody may bind these: it must take the sockets that it is given.
+        // These cannot be bound: it must take the sockets that it is given.
         manager.configure("[server]\nlisten = \"192.0.2.1:1\"\nadmin = \"192.0.2.1:2\"\n");
         manager
     }
@@ -57,7 +57,8 @@ impl Manager {
 
     /// Starts the service as a socket unit would: descriptors 3 and 4 by name.
     fn start(&self, config: &Path) -> Child {
-        let socket = |it: &TcpListener| Stdio::from(OwnedFd::from(it.try_clone().unwrap()));
+        let socket =
+            |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
         // The shell makes its input and output descriptors 3 and 4 and becomes the program, whose process id it knows.
         let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=admin:api exec \"$0\" \"$@\"";
         Command::new("sh")
@@ -95,8 +96,8 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success(), "{name} sent");
 }
 
-#[test]
-fn sockets_are_taken_over_and_the_manager_is_told_everything() {
+#[apply(test)]
+fn sockets_are_taken_over_and_the_manager_is_notified() {
     let manager = Manager::new();
     let config = manager.folder.path().join("c.toml");
     let api = manager.api.local_addr().unwrap();
@@ -106,7 +107,7 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     let mut printed = Vec::new();
     while printed.len() < 2 {
         let line = lines.next().expect("it starts").unwrap();
-        printed.extend(Some(line).filter(|it| it.contains(" on http")));
+        printed.extend(Some(line).filter(|line| line.contains(" on http")));
     }
     let reader = std::thread::Builder::new().spawn(move || lines.for_each(drop));
     assert_eq!(manager.hears(), "READY=1", "once it serves");
@@ -132,7 +133,7 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     assert_eq!(
         manager.hears(),
         "READY=1",
-        "the old configuration is in force"
+        "the old configuration stays active"
     );
     assert_eq!(alice.get("/vms/1/backups/456").status, 200, "it serves on");
     fs::write(
@@ -143,18 +144,18 @@ fn sockets_are_taken_over_and_the_manager_is_told_everything() {
     .unwrap();
 
     signal(&child, "TERM");
-    let mut told = manager.hears();
-    while told != "STOPPING=1" {
+    let mut notice = manager.hears();
+    while notice != "STOPPING=1" {
         assert!(
-            ["RELOADING=1", "READY=1"].contains(&told.as_str()),
-            "{told}"
+            ["RELOADING=1", "READY=1"].contains(&notice.as_str()),
+            "{notice}"
         );
-        told = manager.hears();
+        notice = manager.hears();
     }
     assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
     reader.unwrap().join().unwrap();
 
-    // While nobody serves, clients wait in the manager's socket instead of being refused.
+    // While no gateway serves, clients wait in the manager's socket instead of being refused.
     let mut early = TcpStream::connect(api).unwrap();
     early.set_read_timeout(Some(PATIENCE)).unwrap();
     early
@@ -183,7 +184,7 @@ fn ended(manager: &Manager, config: &Path) -> (Option<i32>, String) {
     (output.status.code(), text)
 }
 
-#[test]
+#[apply(test)]
 fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
     let mut manager = Manager::new();
     manager.api = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -205,7 +206,7 @@ fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
         (
             format!("{loopback}[insecure]\nplaintext = true\n"),
             format!(
-                "server.public_url: is missing, and 0.0.0.0:{port} is not an address that a link can begin with"
+                "server.public_url: is required, because clients cannot use 0.0.0.0:{port} in links"
             ),
         ),
     ];
@@ -216,7 +217,7 @@ fn a_socket_that_other_machines_reach_is_judged_as_such_whatever_listen_says() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn links_name_the_port_of_the_inherited_socket() {
     let manager = Manager::new();
     let config = manager.configure("[server]\nlisten = \"127.0.0.1:1\"\n");
@@ -246,7 +247,7 @@ fn links_name_the_port_of_the_inherited_socket() {
     reader.unwrap().join().unwrap();
 }
 
-#[test]
+#[apply(test)]
 fn a_reload_is_judged_by_the_inherited_socket() {
     let mut manager = Manager::new();
     manager.api = TcpListener::bind("0.0.0.0:0").unwrap();

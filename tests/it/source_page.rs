@@ -11,7 +11,7 @@ use crate::client::Reply;
 use crate::client::basic;
 use crate::harness::Process;
 use crate::harness::program;
-use crate::skip::skipped;
+use crate::requirements::require_programs;
 
 struct Demo {
     process: Process,
@@ -69,7 +69,7 @@ fn accepted(reply: &Reply, op: &str, target: &str) -> Value {
     status
 }
 
-#[test]
+#[apply(test)]
 fn the_four_requests_work_as_printed() {
     let demo = demo();
     let host = format!("http://{}", demo.process.api);
@@ -167,7 +167,7 @@ fn the_four_requests_work_as_printed() {
     assert_eq!(seqless["op"], "delete-Backup", "the newest that fits");
 }
 
-#[test]
+#[apply(test)]
 fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
     let demo = demo();
     let image = demo.folder.path().join("vms/33333/disk.img");
@@ -216,16 +216,14 @@ fn a_restore_brings_the_bytes_back_and_a_restart_keeps_everything() {
     assert_eq!(again, status, "the same Status");
 }
 
-#[test]
+#[apply(test)]
 fn the_requests_that_the_demo_prints_work_when_pasted() {
     let demo = demo();
     let text = demo.process.printed.join("\n");
     let ready = format!("listening on http://{}\n", demo.process.api);
     assert!(text.contains(&ready), "{ready}: {text}");
     assert!(text.contains("admin on http://127.0.0.1:"), "{text}");
-    let Ok(_curl) = Command::new("curl").arg("--version").output() else {
-        return skipped("curl");
-    };
+    require_programs(&["curl"]);
     let mut answers = Vec::new();
     for line in text.lines().filter(|line| line.starts_with("curl ")) {
         let output = Command::new("sh").args(["-c", line]).output().unwrap();
@@ -256,7 +254,7 @@ fn the_requests_that_the_demo_prints_work_when_pasted() {
     assert_eq!(operations.len(), 4, "each change has a Status");
 }
 
-#[test]
+#[apply(test)]
 fn a_folder_that_is_not_the_demos_is_left_alone() {
     let config = "[server]\nlisten = \"127.0.0.1:0\"\n";
     for (name, content) in [("snapgate.toml", config), ("vms", "data")] {

@@ -1,4 +1,4 @@
-//! The whole gateway over TLS: configured with files, reloaded, and what is wrong with them told.
+//! The whole gateway over TLS: configured with files, reloaded, and their problems reported.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use rcgen::CertificateParams;
 use rcgen::KeyPair;
@@ -25,6 +24,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::client::basic;
 use crate::harness::Gateway;
 use crate::harness::SIM;
+use crate::harness::eventually;
 
 /// Makes a certificate for these hosts and writes `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str, hosts: &[&str]) -> String {
@@ -69,7 +69,7 @@ fn ask_as(
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
-    let error = |it: std::io::Error| it.to_string();
+    let error = |error: std::io::Error| error.to_string();
     stream.write_all(request.as_bytes()).map_err(error)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(error)?;
@@ -87,7 +87,7 @@ fn get(host: &str) -> String {
 const TWO: &str = "[[certificate]]\nchain = \"one.pem\"\nkey = \"one.key\"\n\
     [[certificate]]\nchain = \"two.pem\"\nkey = \"two.key\"\n";
 
-#[test]
+#[apply(test)]
 fn each_host_has_its_certificate_and_a_reload_brings_others() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -106,7 +106,7 @@ fn each_host_has_its_certificate_and_a_reload_brings_others() {
         let link = format!("\"uri\":\"https://{}/vms/1/backups/456\"", gateway.api);
         assert!(answer.contains(&link), "{host}: links are https: {answer}");
     }
-    assert!(served(&one, "three.example").is_err(), "nobody's host");
+    assert!(served(&one, "three.example").is_err(), "an unknown host");
     assert!(
         gateway.metric("snapgate_certificate_expires_seconds{certificate=\"1\"}") > 1.0e9,
         "when it ends"
@@ -127,8 +127,8 @@ fn each_host_has_its_certificate_and_a_reload_brings_others() {
     assert!(served(&new, "one.example").is_ok(), "so it still is");
 }
 
-#[test]
-fn what_is_wrong_with_certificates_is_told_with_its_key() {
+#[apply(test)]
+fn problems_of_certificates_are_reported_with_their_key() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
     certificate(here, "one", &["one.example"]);
@@ -140,7 +140,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "no key",
             "[[certificate]]\nchain = \"one.pem\"\n",
-            "certificate[0].key: is missing",
+            "certificate[0].key: is required",
         ),
         (
             "absent",
@@ -150,17 +150,17 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "empty",
             "[[certificate]]\nchain = \"empty.pem\"\nkey = \"one.key\"\n",
-            "certificate[0].chain: there is no certificate in PEM form",
+            "certificate[0].chain: no PEM certificate found",
         ),
         (
             "of another",
             "[[certificate]]\nchain = \"one.pem\"\nkey = \"two.key\"\n",
-            "certificate[0].key: the key does not belong to the certificate",
+            "certificate[0].key: the private key does not match the certificate",
         ),
         (
             "swapped",
             "[[certificate]]\nchain = \"one.key\"\nkey = \"one.pem\"\n",
-            "certificate[0].chain: there is no certificate",
+            "certificate[0].chain: no PEM certificate found",
         ),
         (
             "bad name",
@@ -170,32 +170,32 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         (
             "same name",
             &format!("{one}{one}"),
-            "certificate[1]: another certificate serves one.example, too",
+            "certificate[1]: duplicate certificate for one.example",
         ),
         (
             "no name",
             &format!("{one}[[certificate]]\nchain = \"bare.pem\"\nkey = \"bare.key\"\n"),
-            "certificate[1]: it has no DNS name",
+            "certificate[1]: the certificate has no DNS name",
         ),
         (
             "clients without TLS",
             "[tls]\nclient_certificates = \"optional\"\nclient_ca = \"one.pem\"\n",
-            "tls.client_certificates: has no meaning without TLS",
+            "tls.client_certificates: has no effect without TLS",
         ),
         (
             "clients without authority",
             &format!("{one}[tls]\nclient_certificates = \"required\"\n"),
-            "tls.client_ca: is missing",
+            "tls.client_ca: is required",
         ),
         (
             "authority without clients",
             &format!("{one}[tls]\nclient_ca = \"one.pem\"\n"),
-            "tls.client_ca: has no meaning while client_certificates is \"off\"",
+            "tls.client_ca: has no effect with client_certificates = \"off\"",
         ),
         (
             "empty authority",
             &format!("{one}[tls]\nclient_certificates = \"required\"\nclient_ca = \"empty.pem\"\n"),
-            "tls.client_ca: there is no certificate in PEM form",
+            "tls.client_ca: no PEM certificate found",
         ),
     ];
     for (name, text, expected) in rows {
@@ -204,10 +204,13 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
         let problems = snapgate::config::load(&file, &|_| None).unwrap_err();
         let problems = problems.to_string();
         assert!(problems.contains(expected), "{name}: {problems}");
-        assert!(!problems.contains("PRIVATE KEY"), "{name}: no key is told");
         assert!(
-            problems.trim_end().ends_with("\n1 mistake"),
-            "{name}: told once: {problems}"
+            !problems.contains("PRIVATE KEY"),
+            "{name}: no key is printed"
+        );
+        assert!(
+            problems.trim_end().ends_with("\n1 error"),
+            "{name}: reported once: {problems}"
         );
     }
     let open = "[server]\nlisten = \"0.0.0.0:8443\"\npublic_url = \"https://one.example\"\n";
@@ -223,7 +226,7 @@ fn what_is_wrong_with_certificates_is_told_with_its_key() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn a_certificate_that_clients_refuse_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
@@ -238,7 +241,7 @@ fn a_certificate_that_clients_refuse_is_warned_of() {
     fs::write(here.join("bare.key"), key.serialize_pem()).unwrap();
     let no_name =
         "certificate[0].chain: the certificate has a common name but no subject alternative name";
-    let other = "certificate[0].names: \"two.example\" is not among the subject alternative names";
+    let other = "certificate[0].names: \"two.example\" is not a subject alternative name";
     // The files, the names to serve, and how the warning begins.
     let rows: [(&str, &str, Option<&str>); 5] = [
         ("one", "", None),
@@ -303,7 +306,7 @@ vms = ["1"]
 backups = ["*"]
 "#;
 
-#[test]
+#[apply(test)]
 fn a_certificate_stands_for_a_caller_unless_other_credentials_are_sent() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -450,15 +453,7 @@ impl Kept {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-#[test]
+#[apply(test)]
 fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -479,7 +474,7 @@ fn a_certificate_that_expires_counts_no_longer_on_kept_and_resumed_connections()
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     let folder = tempfile::tempdir().unwrap();
     let one = certificate(folder.path(), "one", &["one.example"]);
@@ -500,7 +495,7 @@ fn a_reload_judges_the_certificates_of_kept_connections_anew() {
     assert_eq!(kept.status(), "200", "trusted again");
     let renamed = settings.replace("dns:CI.example", "dns:other.example");
     assert!(gateway.reload(&renamed), "another mapping");
-    assert_eq!(kept.status(), "401", "its name means nobody");
+    assert_eq!(kept.status(), "401", "its name is unknown");
     let mut resumed = Kept::open(gateway.api, &client);
     assert_eq!(resumed.status(), "401", "on new connections, too");
     let required = settings.replace("\"optional\"", "\"required\"");

@@ -1,4 +1,4 @@
-//! Backends that are not there: at the start, later while nobody uses them, and again.
+//! Backends that are not there: at the start, later while they are unused, and again.
 
 use std::fs;
 use std::fs::File;
@@ -41,8 +41,9 @@ impl Site {
         let root = root.display();
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n{sim}\n\
-             [[backend]]\nname = \"disks\"\nkind = \"files\"\nvms = [\"web\"]\nroot = \"{root}\"\nbackups = \"backups\"\nnew_folders = true\n\
-             health_interval = \"1s\"\nbreaker_pause = \"1s\"\n"
+             [[backend]]\nname = \"disks\"\nkind = \"files\"\nvms = [\"web\"]\n\
+             health_interval = \"1s\"\nbreaker_pause = \"1s\"\n\
+             [backend.files]\nroot = \"{root}\"\nbackups = \"backups\"\nnew_folders = true\n"
         );
         let file = self.at(&format!("{name}.toml"));
         fs::write(&file, text).unwrap();
@@ -66,7 +67,7 @@ fn is_looked_at(process: &Process) -> bool {
     text.contains("snapgate_backend_up{backend=\"disks\"}")
 }
 
-#[test]
+#[apply(test)]
 fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_there() {
     for missing in ["vms", "backups"] {
         let site = Site::new();
@@ -83,7 +84,7 @@ fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_
         eventually("it is looked at", || is_looked_at(&process));
         assert!(!is_up(&process), "{missing}: the metric says so");
         assert!(
-            site.log().contains("backend is unavailable backend=disks"),
+            site.log().contains("backend unavailable backend=disks"),
             "{missing}: {}",
             site.log()
         );
@@ -95,15 +96,12 @@ fn a_folder_that_is_missing_at_the_start_leaves_the_gateway_running_until_it_is_
             "{missing}: once it is there"
         );
         let log = site.log();
-        assert!(
-            log.contains("backend is available again backend=disks"),
-            "{log}"
-        );
+        assert!(log.contains("backend available backend=disks"), "{log}");
         assert!(!log.contains("Refused {"), "no internal names: {log}");
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_idle_backend_that_breaks_is_seen_without_a_request() {
     let site = Site::new();
     let process = site.start(&site.config("operations", Path::new("vms")));
@@ -111,17 +109,14 @@ fn an_idle_backend_that_breaks_is_seen_without_a_request() {
     fs::rename(site.at("vms"), site.at("elsewhere")).unwrap();
     eventually("it is seen", || !is_up(&process));
     let log = site.log();
-    assert!(
-        log.contains("backend is unavailable backend=disks"),
-        "{log}"
-    );
+    assert!(log.contains("backend unavailable backend=disks"), "{log}");
     let root = site.at("vms").display().to_string();
     assert!(log.contains(&root), "the reason names the folder: {log}");
     fs::rename(site.at("elsewhere"), site.at("vms")).unwrap();
     eventually("it is back", || is_up(&process));
 }
 
-#[test]
+#[apply(test)]
 fn backups_in_use_by_another_gateway_are_unavailable_until_it_stops() {
     let site = Site::new();
     let first = site.start(&site.config("first", Path::new("vms")));
@@ -143,7 +138,7 @@ fn backups_in_use_by_another_gateway_are_unavailable_until_it_stops() {
     eventually("it takes them", || is_up(&second));
 }
 
-#[test]
+#[apply(test)]
 fn a_clients_404_is_no_warning() {
     let site = Site::new();
     let process = site.start(&site.config("operations", Path::new("vms")));

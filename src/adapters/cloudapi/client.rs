@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::adapters::cloudapi::config::Config;
 use crate::adapters::cloudapi::config::ConfigError;
-use crate::adapters::cloudapi::config::Credential;
 use crate::adapters::cloudapi::error;
 use crate::adapters::cloudapi::error::NativeError;
 use crate::adapters::cloudapi::link;
@@ -18,6 +17,7 @@ use crate::adapters::cloudapi::link::Link;
 use crate::adapters::cloudapi::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
+use crate::adapters::transport::Credential;
 use crate::adapters::transport::Reply;
 use crate::model::BackupId;
 use crate::model::Deadline;
@@ -39,7 +39,7 @@ const PAGES_MAX: usize = 20;
 /// Longest word of a server that reaches the log.
 const WORD_CHARS_MAX: usize = 80;
 
-pub(super) type Answer<T> = Result<T, NativeError>;
+pub(super) type NativeResult<T> = Result<T, NativeError>;
 
 /// One server.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Api {
 
 /// A change: what is asked for, and how it is recognised.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct OutgoingChange<'a> {
     pub(super) method: Method,
     pub(super) path: &'a [&'a str],
     pub(super) body: Option<Value>,
@@ -61,17 +61,17 @@ pub(super) struct Asked<'a> {
     pub(super) if_match: Option<HeaderValue>,
     /// What names the request in the server's log.
     pub(super) name: &'a str,
-    /// What makes a repeated request the same request, where the server heeds it.
+    /// The idempotency key, where the server supports it.
     pub(super) key: Option<&'a str>,
 }
 
-/// A Status as the server tells it.
+/// A Status, with what its answer says about asking again.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct StatusReply {
     pub(super) status: wire::Status,
-    /// Whether the answer was held back until there was something to tell.
+    /// Whether the server delayed the answer until the Status changed.
     pub(super) waited: bool,
-    /// In how many seconds it is worth while to ask again.
+    /// After how many seconds the server wants to be asked again.
     pub(super) retry_after: Option<u64>,
 }
 
@@ -91,12 +91,12 @@ impl Api {
         Link::new(uri, &self.origin, &self.base)
     }
 
-    pub(super) async fn versions(&self, by: Deadline) -> Answer<wire::Version> {
-        read(&self.get(&["versions"], &[], by).await?)
+    pub(super) async fn versions(&self, by: Deadline) -> NativeResult<wire::Version> {
+        parse_json(&self.get(&["versions"], &[], by).await?)
     }
 
-    pub(super) async fn vm(&self, vm: &VmId, by: Deadline) -> Answer<wire::Vm> {
-        read(&self.get(&["vms", vm.as_str()], &[], by).await?)
+    pub(super) async fn vm(&self, vm: &VmId, by: Deadline) -> NativeResult<wire::Vm> {
+        parse_json(&self.get(&["vms", vm.as_str()], &[], by).await?)
     }
 
     /// One backup with its tag; `None` when the VM has no such backup.
@@ -105,46 +105,46 @@ impl Api {
         vm: &VmId,
         backup: &BackupId,
         by: Deadline,
-    ) -> Answer<Option<(wire::Backup, Option<HeaderValue>)>> {
+    ) -> NativeResult<Option<(wire::Backup, Option<HeaderValue>)>> {
         let path = ["vms", vm.as_str(), "backups", backup.as_str()];
         match self.get(&path, &[], by).await {
             Ok(answer) => {
                 let tag = answer.headers.get(header::ETAG);
                 // A weak tag never fits a condition.
                 let tag = tag.filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
-                Ok(Some((read(&answer)?, tag)))
+                Ok(Some((parse_json(&answer)?, tag)))
             }
             Err(error) if error.is_missing() && !error.is_missing_vm() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Every backup of the VM, page by page. Links to the next page are heeded, not followed.
-    pub(super) async fn backups(&self, vm: &VmId, by: Deadline) -> Answer<Vec<wire::Backup>> {
+    /// Every backup of the VM, page by page. A link to the next page only says that there is one: it is never followed.
+    pub(super) async fn backups(&self, vm: &VmId, by: Deadline) -> NativeResult<Vec<wire::Backup>> {
         let path = ["vms", vm.as_str(), "backups"];
         let mut all: Vec<wire::Backup> = Vec::new();
         let mut after: Option<BackupId> = None;
         for _ in 0..PAGES_MAX {
             let mut query = vec![("limit", PAGE)];
-            query.extend(after.as_ref().map(|it| ("after", it.as_str())));
+            query.extend(after.as_ref().map(|id| ("after", id.as_str())));
             let answer = self.get(&path, &query, by).await?;
-            let page: wire::Backups = read(&answer)?;
+            let page: wire::Backups = parse_json(&answer)?;
             let last = page
                 .backups
                 .last()
-                .and_then(|backup| link::backup_of(&backup.uri));
+                .and_then(|backup| link::backup_in_link(&backup.uri));
             all.extend(page.backups);
             if !has_next(&answer.headers) {
                 return Ok(all);
             }
-            let Some((_, last)) = last.filter(|(_, it)| after.as_ref() != Some(it)) else {
-                return Err(NativeError::Nonsense(
-                    "a list goes on without going on".to_owned(),
+            let Some((_, last)) = last.filter(|(_, id)| after.as_ref() != Some(id)) else {
+                return Err(NativeError::InvalidAnswer(
+                    "a list has a next page but no new backups".to_owned(),
                 ));
             };
             after = Some(last);
         }
-        Err(NativeError::Nonsense(format!(
+        Err(NativeError::InvalidAnswer(format!(
             "a list has more than {PAGES_MAX} pages"
         )))
     }
@@ -155,16 +155,16 @@ impl Api {
         op: &str,
         vm: &VmId,
         by: Deadline,
-    ) -> Answer<Vec<wire::Status>> {
+    ) -> NativeResult<Vec<wire::Status>> {
         let query = [("op", op), ("vm", vm.as_str()), ("limit", STATUSES)];
         let answer = self.get(&["statuses"], &query, by).await?;
-        Ok(read::<wire::Statuses>(&answer)?.statuses)
+        Ok(parse_json::<wire::Statuses>(&answer)?.statuses)
     }
 
     /// Whether the server lists Statuses and takes the credentials.
-    pub(super) async fn lists_statuses(&self, by: Deadline) -> Answer<()> {
+    pub(super) async fn check_status_list(&self, by: Deadline) -> NativeResult<()> {
         let answer = self.get(&["statuses"], &[("limit", "1")], by).await?;
-        read::<wire::Statuses>(&answer).map(drop)
+        parse_json::<wire::Statuses>(&answer).map(drop)
     }
 
     /// One Status; with `wait` the answer may be held back for so many seconds until it changes.
@@ -173,39 +173,48 @@ impl Api {
         link: &Link,
         wait: Option<&'static str>,
         by: Deadline,
-    ) -> Answer<Told> {
+    ) -> NativeResult<StatusReply> {
         let path: Vec<&str> = link.path.iter().map(String::as_str).collect();
-        let query = pairs(link);
+        let query = query_pairs(link);
         let mut call = Call::new(Method::GET, &[]);
         if let Some(wait) = wait {
             call = call.header(PREFER, HeaderValue::from_static(wait));
         }
         let answer = self.send(call, &path, &query, by).await?;
-        told(&answer)
+        parse_status_reply(&answer)
     }
 
-    pub(super) async fn cancel(&self, link: &Link, by: Deadline) -> Answer<()> {
+    pub(super) async fn cancel(&self, link: &Link, by: Deadline) -> NativeResult<()> {
         let path: Vec<&str> = link.path.iter().map(String::as_str).collect();
-        let query = pairs(link);
+        let query = query_pairs(link);
         let call = Call::new(Method::DELETE, &[]);
         self.send(call, &path, &query, by).await.map(drop)
     }
 
-    pub(super) async fn change(&self, asked: Asked<'_>, by: Deadline) -> Answer<Told> {
-        let mut call = Call::new(asked.method, &[]).header(REQUEST_ID, value(asked.name)?);
-        if let Some(key) = asked.key {
-            call = call.header(IDEMPOTENCY_KEY, value(key)?);
+    pub(super) async fn change(
+        &self,
+        change: OutgoingChange<'_>,
+        by: Deadline,
+    ) -> NativeResult<StatusReply> {
+        let mut call = Call::new(change.method, &[]).header(REQUEST_ID, header_value(change.name)?);
+        if let Some(key) = change.key {
+            call = call.header(IDEMPOTENCY_KEY, header_value(key)?);
         }
-        if let Some(tag) = asked.if_match {
+        if let Some(tag) = change.if_match {
             call = call.header(header::IF_MATCH, tag);
         }
-        if let Some(body) = asked.body {
+        if let Some(body) = change.body {
             call = call.json(body.to_string().into_bytes());
         }
-        told(&self.send(call, asked.path, &[], by).await?)
+        parse_status_reply(&self.send(call, change.path, &[], by).await?)
     }
 
-    async fn get(&self, path: &[&str], query: &[(&str, &str)], by: Deadline) -> Answer<Reply> {
+    async fn get(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        by: Deadline,
+    ) -> NativeResult<Reply> {
         self.send(Call::new(Method::GET, &[]), path, query, by)
             .await
     }
@@ -217,7 +226,7 @@ impl Api {
         path: &[&str],
         query: &[(&str, &str)],
         by: Deadline,
-    ) -> Answer<Reply> {
+    ) -> NativeResult<Reply> {
         let passed = hop_count::current();
         if passed >= limits::HOPS_MAX {
             return Err(NativeError::Loop(passed));
@@ -249,49 +258,51 @@ impl Api {
         let (code, text_of_message) = first.map(|one| (one.code, one.text)).unwrap_or_default();
         Err(NativeError::Refused {
             status: status.as_u16(),
-            code: code.map(|code| short(&code)),
-            said: text_of_message.and_then(|text| error::sayable(&text)),
-            request: text(&reply.headers, &REQUEST_ID).map(short),
+            code: code.map(|code| truncate_word(&code)),
+            message: text_of_message.and_then(|text| error::publishable_message(&text)),
+            request: header_text(&reply.headers, &REQUEST_ID).map(truncate_word),
         })
     }
 }
 
-fn pairs(link: &Link) -> Vec<(&str, &str)> {
+fn query_pairs(link: &Link) -> Vec<(&str, &str)> {
     let all = link.query.iter();
     all.map(|(name, value)| (name.as_str(), value.as_str()))
         .collect()
 }
 
-fn value(of: &str) -> Answer<HeaderValue> {
-    HeaderValue::from_str(of).map_err(|error| NativeError::Nonsense(error.to_string()))
+fn header_value(of: &str) -> NativeResult<HeaderValue> {
+    HeaderValue::from_str(of).map_err(|error| NativeError::InvalidAnswer(error.to_string()))
 }
 
-fn read<T: DeserializeOwned>(answer: &Reply) -> Answer<T> {
-    serde_json::from_slice(&answer.body).map_err(|error| NativeError::Nonsense(error.to_string()))
+fn parse_json<T: DeserializeOwned>(answer: &Reply) -> NativeResult<T> {
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| NativeError::InvalidAnswer(error.to_string()))
 }
 
-fn told(answer: &Reply) -> Answer<Told> {
-    let applied = text(&answer.headers, &PREFERENCE_APPLIED);
-    Ok(Told {
-        status: read(answer)?,
+fn parse_status_reply(answer: &Reply) -> NativeResult<StatusReply> {
+    let applied = header_text(&answer.headers, &PREFERENCE_APPLIED);
+    Ok(StatusReply {
+        status: parse_json(answer)?,
         waited: applied.is_some_and(|applied| applied.contains("wait")),
-        retry_after: text(&answer.headers, &header::RETRY_AFTER).and_then(|text| text.parse().ok()),
+        retry_after: header_text(&answer.headers, &header::RETRY_AFTER)
+            .and_then(|text| text.parse().ok()),
     })
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|header| header.to_str().ok())
 }
 
-fn short(text: &str) -> String {
+fn truncate_word(text: &str) -> String {
     text.chars().take(WORD_CHARS_MAX).collect()
 }
 
 /// Whether there is a link to a next page (RFC 8288).
 fn has_next(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::LINK).iter();
-    all.filter_map(|it| it.to_str().ok()).any(|it| {
-        it.split(';').any(|part| {
+    all.filter_map(|value| value.to_str().ok()).any(|links| {
+        links.split(';').any(|part| {
             let part = part.split(',').next().unwrap_or(part);
             let named = part.trim().strip_prefix("rel=");
             named.is_some_and(|named| named.trim_matches('"') == "next")

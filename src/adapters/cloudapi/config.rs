@@ -1,27 +1,15 @@
 //! Where one server is, and how the gateway proves who it is.
 
-use std::fmt;
-use std::fs;
-use std::net::IpAddr;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
 use crate::adapters::adapter::Recovery;
-use crate::adapters::transport::BuildError;
+use crate::adapters::transport::Address;
 use crate::adapters::transport::Client;
-use crate::adapters::transport::ClientIdentity;
-use crate::adapters::transport::Endpoint;
-use crate::adapters::transport::Pin;
-use crate::adapters::transport::Settings;
-use crate::adapters::transport::Trust;
-use crate::model::Secret;
-use crate::model::limits;
+use crate::adapters::transport::Credential;
+use crate::adapters::transport::Server;
+use crate::adapters::transport::ServerError;
 
 /// Where one server is, and how the gateway proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,159 +20,41 @@ pub struct Config {
     pub base: Vec<String>,
     /// How the gateway says who it is, besides a client certificate.
     pub credential: Option<Credential>,
-    /// The version of the specification that is asked for.
+    /// The version of the specification to request, for instance `0.1`.
     pub version: String,
     /// How a lost answer is made good; it must be true of the server.
     pub recovery: Recovery,
-    /// Time for making a connection.
+    /// Longest time for making a connection.
     pub connect_timeout: Duration,
 }
-
-/// Where one server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// Its unix socket.
-    Unix(PathBuf),
-    /// Plain HTTP on this machine.
-    Loopback(SocketAddr),
-    /// TLS.
-    Https {
-        /// Host and port.
-        authority: String,
-        /// How it proves who it is.
-        server: Server,
-        /// The files with the gateway's certificate and its key (PEM).
-        identity: Option<(PathBuf, PathBuf)>,
-    },
-}
-
-/// How a server proves who it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Server {
-    /// Its certificate is the one in this file (PEM).
-    Certificate(PathBuf),
-    /// Its certificate has this SHA-256: 64 hexadecimal digits.
-    Fingerprint(String),
-    /// An authority in this file (PEM) signed its certificate for the host in the address.
-    Authority(PathBuf),
-}
-
-/// The value of `Authorization`.
-#[derive(Clone)]
-pub struct Credential(Secret);
-
-impl Credential {
-    /// User and password (RFC 7617).
-    ///
-    /// # Errors
-    /// [`ConfigError::Credential`] when the name holds a colon, or one of them a control character.
-    pub fn basic(user: &str, password: &Secret) -> Result<Self, ConfigError> {
-        let control = |it: &str| it.chars().any(char::is_control);
-        if user.is_empty() || user.contains(':') || control(user) || control(password.reveal()) {
-            return Err(ConfigError::Credential);
-        }
-        let both = Secret::new(format!("{user}:{}", password.reveal()));
-        let text = format!("Basic {}", STANDARD.encode(both.reveal()));
-        Ok(Self(Secret::new(text)))
-    }
-
-    /// A token (RFC 6750).
-    ///
-    /// # Errors
-    /// [`ConfigError::Credential`] when it is empty or holds anything but visible ASCII.
-    pub fn bearer(token: &Secret) -> Result<Self, ConfigError> {
-        let token = token.reveal();
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(ConfigError::Credential);
-        }
-        Ok(Self(Secret::new(format!("Bearer {token}"))))
-    }
-
-    /// The value of the header field.
-    pub(super) const fn value(&self) -> &Secret {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential(***)")
-    }
-}
-
-impl PartialEq for Credential {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.reveal() == other.0.reveal()
-    }
-}
-
-impl Eq for Credential {}
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("{} cannot be read: {why}", file.display())]
-    File {
-        /// Which.
-        file: PathBuf,
-        /// What the system says.
-        why: std::io::Error,
-    },
-    /// Something in a file or the address is wrong.
+    /// A file or the address cannot be used.
     #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The address has none of the forms.
-    #[error(
-        "is neither unix:///path/of/the/socket, https://host:port/path nor http://127.0.0.1:port/path"
-    )]
-    Address,
-    /// Plain HTTP would cross a network.
-    #[error("is plain HTTP to another machine, where credentials can be read by all; use https://")]
-    Plaintext,
-    /// User, password or token hold what a header field cannot.
-    #[error("cannot be sent: a user name has no colon, and neither has control characters")]
-    Credential,
+    Server(#[from] ServerError),
     /// The version is malformed.
     #[error("is not a version such as 0.1")]
     Version,
 }
 
 impl Config {
-    /// Connects to nothing; reads the files.
+    /// Reads the files; connects to nothing yet.
     ///
     /// # Errors
     /// [`ConfigError`] when a file, version or address cannot be used.
     pub fn client(&self) -> Result<Client, ConfigError> {
         self.version_field()?;
-        let endpoint = match &self.address {
-            Address::Unix(path) => Endpoint::Unix(path.clone()),
-            Address::Loopback(address) => Endpoint::Http(*address),
-            Address::Https {
-                authority,
-                server,
-                identity,
-            } => Endpoint::Https {
-                authority: authority.clone(),
-                trust: server.trust()?,
-                identity: identity
-                    .as_ref()
-                    .map(|(certificate, key)| identity_of(certificate, key))
-                    .transpose()?,
-            },
-        };
-        Ok(Client::new(Settings {
-            endpoint,
-            connect_timeout: self.connect_timeout,
-            body_bytes_max: limits::BACKEND_ANSWER_BYTES_MAX,
-        })?)
+        Ok(self.server().client()?)
     }
 
     /// The version as it is sent.
     pub(super) fn version_field(&self) -> Result<HeaderValue, ConfigError> {
-        let digits = |it: &str| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit());
+        let is_number =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let parts = self.version.split('.').count();
-        if parts > 3 || !self.version.split('.').all(digits) || self.version.len() > 64 {
+        if parts > 3 || !self.version.split('.').all(is_number) || self.version.len() > 64 {
             return Err(ConfigError::Version);
         }
         HeaderValue::from_str(&self.version).map_err(|_not_ascii| ConfigError::Version)
@@ -192,181 +62,13 @@ impl Config {
 
     /// What links to the server begin with.
     pub(super) fn origin(&self) -> String {
-        match &self.address {
-            Address::Unix(_) => "http://localhost".to_owned(),
-            Address::Loopback(address) => format!("http://{address}"),
-            Address::Https { authority, .. } => format!("https://{authority}"),
-        }
-    }
-}
-
-impl Server {
-    fn trust(&self) -> Result<Trust, ConfigError> {
-        Ok(match self {
-            Self::Certificate(file) => Trust::Pin(Pin::of_pem(&read(file)?)?),
-            Self::Fingerprint(text) => Trust::Pin(Pin::from_hex(text)?),
-            Self::Authority(file) => Trust::Authorities(read(file)?),
-        })
-    }
-}
-
-fn identity_of(certificate: &Path, key: &Path) -> Result<ClientIdentity, ConfigError> {
-    let text = fs::read_to_string(key).map_err(|why| ConfigError::File {
-        file: key.to_owned(),
-        why,
-    })?;
-    Ok(ClientIdentity {
-        certificates: read(certificate)?,
-        key: Secret::new(text),
-    })
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(file).map_err(|why| ConfigError::File {
-        file: file.to_owned(),
-        why,
-    })
-}
-
-/// What a configured address names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// The path of a unix socket.
-    Socket(PathBuf),
-    /// Plain HTTP on this machine, and the path below which the API is.
-    Loopback(SocketAddr, Vec<String>),
-    /// Host and port of TLS, and the path below which the API is.
-    Host(String, Vec<String>),
-}
-
-impl Place {
-    /// From `unix:///path`, `https://host:port/path` or `http://127.0.0.1:port/path`.
-    ///
-    /// # Errors
-    /// [`ConfigError::Address`] when it has none of these forms, [`ConfigError::Plaintext`] for HTTP to elsewhere.
-    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        if let Some(path) = url
-            .strip_prefix("unix://")
-            .filter(|rest| rest.starts_with('/'))
-        {
-            return Ok(Self::Socket(PathBuf::from(path)));
-        }
-        let (scheme, rest) = url.split_once("://").ok_or(ConfigError::Address)?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let plain = |it: char| it.is_ascii_alphanumeric() || ".-:[]".contains(it);
-        let unreserved = |it: char| it.is_ascii_alphanumeric() || "-._~".contains(it);
-        let segment = |it: &&str| !matches!(*it, "" | "." | "..") && it.chars().all(unreserved);
-        let base: Vec<&str> = path.split('/').filter(|_| !path.is_empty()).collect();
-        if authority.is_empty() || !authority.chars().all(plain) || !base.iter().all(segment) {
-            return Err(ConfigError::Address);
-        }
-        let base = base.into_iter().map(str::to_owned).collect();
-        match scheme {
-            "https" => Ok(Self::Host(authority.to_owned(), base)),
-            "http" => match loopback(authority) {
-                Some(address) => Ok(Self::Loopback(address, base)),
-                None => Err(ConfigError::Plaintext),
-            },
-            _ => Err(ConfigError::Address),
-        }
-    }
-}
-
-/// An IP address of this machine alone, with or without a port. Names may lead anywhere.
-fn loopback(authority: &str) -> Option<SocketAddr> {
-    let bare = |it: &str| {
-        let host = it.trim_start_matches('[').trim_end_matches(']');
-        let host: Option<IpAddr> = host.parse().ok();
-        host.map(|host| SocketAddr::new(host, 80))
-    };
-    let address = authority.parse().ok().or_else(|| bare(authority))?;
-    Some(address).filter(|it: &SocketAddr| it.ip().is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_have_three_forms() {
-        let base = |it: &[&str]| it.iter().map(|it| (*it).to_owned()).collect();
-        let rows: Vec<(&str, Result<Place, &str>)> = vec![
-            (
-                "unix:///run/vmm.socket",
-                Ok(Place::Socket(PathBuf::from("/run/vmm.socket"))),
-            ),
-            (
-                "https://lab.example:8443",
-                Ok(Place::Host("lab.example:8443".to_owned(), base(&[]))),
-            ),
-            (
-                "https://[::1]:8443/",
-                Ok(Place::Host("[::1]:8443".to_owned(), base(&[]))),
-            ),
-            (
-                "https://lab.example/cloud/v1",
-                Ok(Place::Host(
-                    "lab.example".to_owned(),
-                    base(&["cloud", "v1"]),
-                )),
-            ),
-            (
-                "http://127.0.0.1:8080",
-                Ok(Place::Loopback(
-                    "127.0.0.1:8080".parse().unwrap(),
-                    base(&[]),
-                )),
-            ),
-            (
-                "http://[::1]:8080/a",
-                Ok(Place::Loopback("[::1]:8080".parse().unwrap(), base(&["a"]))),
-            ),
-            ("http://192.0.2.1:8080", Err("plain HTTP")),
-            ("http://localhost:8080", Err("plain HTTP")),
-            ("http://127.0.0.1.evil.example", Err("plain HTTP")),
-            ("unix://relative", Err("is neither")),
-            ("https://", Err("is neither")),
-            ("https://user@lab.example", Err("is neither")),
-            ("https://lab.example/a/../b", Err("is neither")),
-            ("https://lab.example/a//b", Err("is neither")),
-            ("https://lab.example/a%2fb", Err("is neither")),
-            ("https://lab.example/?x", Err("is neither")),
-            ("ftp://lab.example", Err("is neither")),
-            ("lab.example", Err("is neither")),
-        ];
-        for (url, expected) in rows {
-            match (Place::from_url(url), expected) {
-                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{url}"),
-                (Err(found), Err(expected)) => {
-                    assert!(found.to_string().contains(expected), "{url}: {found}");
-                }
-                (found, expected) => panic!("{url}: {found:?} instead of {expected:?}"),
-            }
-        }
+        self.server().origin()
     }
 
-    #[test]
-    fn credentials_fit_into_a_header_field_and_do_not_print() {
-        let secret = |it: &str| Secret::new(it.to_owned());
-        let basic = Credential::basic("gate", &secret("p\u{e4}ss:word")).unwrap();
-        assert_eq!(
-            basic.value().reveal(),
-            "Basic Z2F0ZTpww6Rzczp3b3Jk",
-            "encoded"
-        );
-        assert!(!format!("{basic:?}").contains("Z2F0"), "hidden");
-        let bearer = Credential::bearer(&secret("abc.def")).unwrap();
-        assert_eq!(bearer.value().reveal(), "Bearer abc.def", "as it is");
-        for user in ["", "a:b", "a\nb"] {
-            assert!(Credential::basic(user, &secret("x")).is_err(), "{user:?}");
-        }
-        assert!(
-            Credential::basic("a", &secret("x\r\ny")).is_err(),
-            "password"
-        );
-        for token in ["", "a b", "a\r\nX: y", "\u{e4}"] {
-            assert!(Credential::bearer(&secret(token)).is_err(), "{token:?}");
+    fn server(&self) -> Server {
+        Server {
+            address: self.address.clone(),
+            connect_timeout: self.connect_timeout,
         }
     }
 }

@@ -1,37 +1,41 @@
-//! What servers say when something goes wrong, and what of it a caller is told.
+//! Refusals and failures of servers, and what of them callers see.
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::Retry;
 use crate::adapters::transport::TransportError;
+use crate::adapters::transport::timed_out_text;
+use crate::adapters::transport::unexpected_answer;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
-/// Why a request brought nothing.
+/// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NativeError {
-    /// There is no usable answer.
+    /// No usable answer arrived.
     #[error("transport: {0}")]
     Transport(#[from] TransportError),
-    /// It was refused.
-    #[error("status {status} {code:?}, request {request:?}, said {said:?}")]
+    /// The server refused the request, or failed.
+    #[error("status {status} {code:?}, request {request:?}, message {message:?}")]
     Refused {
         /// The HTTP status.
         status: u16,
         /// The code of the first message, if there is one.
         code: Option<String>,
         /// The sentence of the first message, where it may be passed on.
-        said: Option<String>,
+        message: Option<String>,
         /// The server's `X-Request-Id`.
         request: Option<String>,
     },
-    /// The server wants the request to go elsewhere.
-    #[error("redirect, status {0}")]
+    /// The server redirects the request.
+    #[error("redirected with status {0}")]
     Redirect(u16),
-    /// The answer makes no sense.
-    #[error("answer makes no sense: {0}")]
-    Nonsense(String),
-    /// So many gateways have passed the request on already.
-    #[error("passed on by {0} gateways already")]
+    /// The answer has another form than the specification says.
+    #[error("invalid answer: {0}")]
+    InvalidAnswer(String),
+    /// Too many gateways have passed the request on already: this many.
+    #[error("passed on by {0} gateways")]
     Loop(u8),
 }
 
@@ -59,95 +63,73 @@ impl NativeError {
     const fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),
-            Self::Transport(_) | Self::Redirect(_) | Self::Nonsense(_) | Self::Loop(_) => None,
+            Self::Transport(_) | Self::Redirect(_) | Self::InvalidAnswer(_) | Self::Loop(_) => None,
         }
     }
 
     fn code(&self) -> Option<&str> {
         match self {
             Self::Refused { code, .. } => code.as_deref(),
-            Self::Transport(_) | Self::Redirect(_) | Self::Nonsense(_) | Self::Loop(_) => None,
+            Self::Transport(_) | Self::Redirect(_) | Self::InvalidAnswer(_) | Self::Loop(_) => None,
         }
     }
 
     /// Of a request without effect; `missing` is what a 404 means.
-    pub(super) fn of_read(self, missing: FaultKind) -> AdapterError {
-        let mut error = self.of_write(missing);
+    pub(super) fn into_read_error(self, missing: FaultKind) -> AdapterError {
+        let mut error = self.into_write_error(missing);
         error.effect = Effect::None;
         error
     }
 
     /// Of a request with an effect; `missing` is what a 404 means.
-    pub(super) fn of_write(self, missing: FaultKind) -> AdapterError {
+    pub(super) fn into_write_error(self, missing: FaultKind) -> AdapterError {
         let error = match &self {
-            Self::Transport(error) => of_transport(error),
+            Self::Transport(error) => error.to_adapter_error(),
             Self::Refused {
-                status, code, said, ..
+                status,
+                code,
+                message,
+                ..
             } => {
-                let mut error = of_refusal(*status, code.as_deref(), missing);
+                let mut error = refusal_error(*status, code.as_deref(), missing);
                 // Only a server that speaks this API, which its codes show, writes its sentences for callers.
-                if let Some(said) = said.as_ref().filter(|_| code.is_some()) {
-                    error.fault.text = with_words(error.fault.text.as_str(), said).into();
+                if let Some(message) = message.as_ref().filter(|_| code.is_some()) {
+                    error.fault.text = with_server_message(&error.fault.text, message);
                 }
                 error
             }
-            // After a POST, 303 says that it was done: what a redirect means here cannot be known.
-            Self::Redirect(_) => lasting(AdapterError::uncertain(
+            // After a POST, 303 means that it was done, so that a redirect may follow an effect.
+            Self::Redirect(_) => permanent(AdapterError::uncertain(
                 FaultKind::BackendFailed,
-                "The server wants the gateway to go elsewhere, which it never does.",
+                public_text!(
+                    "The server answered with a redirect, which the gateway never follows. Ask an operator to check the \
+                     configured address."
+                ),
             )),
-            Self::Nonsense(_) => AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "The server sent an answer that makes no sense.",
-            ),
+            Self::InvalidAnswer(_) => unexpected_answer(),
             Self::Loop(_) => AdapterError::refused(
                 FaultKind::BackendFailed,
-                "Gateways send this request round in a circle.",
+                public_text!(
+                    "Forwarding loop detected; nothing was changed. Ask an operator to check the addresses of the gateways."
+                ),
             ),
         };
         error.because(self)
     }
 }
 
-fn of_transport(error: &TransportError) -> AdapterError {
-    match error {
-        TransportError::Unreachable(_) => {
-            AdapterError::unavailable("The server cannot be reached.")
-        }
-        TransportError::Untrusted(_) => AdapterError::refused(
-            FaultKind::BackendFailed,
-            "The server's certificate is not the one that the gateway is configured to trust.",
-        ),
-        TransportError::Unsendable(_) => {
-            AdapterError::refused(FaultKind::Invalid, "That cannot be asked of this server.")
-        }
-        TransportError::TooLate => passing(AdapterError::refused(FaultKind::TimedOut, TIMED_OUT)),
-        TransportError::TimedOut => AdapterError::uncertain(FaultKind::TimedOut, TIMED_OUT),
-        TransportError::Lost(_) => AdapterError::uncertain(
-            FaultKind::Unavailable,
-            "The connection to the server was lost.",
-        ),
-        TransportError::TooLarge(_) => lasting(AdapterError::uncertain(
-            FaultKind::BackendFailed,
-            "The server's answer is larger than the gateway allows.",
-        )),
-    }
-}
-
-const fn passing(mut error: AdapterError) -> AdapterError {
+const fn temporary(mut error: AdapterError) -> AdapterError {
     error.retry = Retry::Temporary;
     error
 }
 
-const fn lasting(mut error: AdapterError) -> AdapterError {
+const fn permanent(mut error: AdapterError) -> AdapterError {
     error.retry = Retry::Permanent;
     error
 }
 
-const TIMED_OUT: &str = "The server took longer than allowed.";
-
-/// What is known of the codes of refusals. A server that sends one refused before it did anything.
-fn of_code(code: &str) -> Option<FaultKind> {
+/// The kind that a known code stands for. A server that sends one refused before it did anything.
+fn kind_of_code(code: &str) -> Option<FaultKind> {
     Some(match code {
         "NoSuchVm" => FaultKind::NoSuchVm,
         "NoSuchBackup" => FaultKind::NoSuchBackup,
@@ -170,95 +152,119 @@ fn of_code(code: &str) -> Option<FaultKind> {
     })
 }
 
-fn of_refusal(status: u16, code: Option<&str>, missing: FaultKind) -> AdapterError {
-    if let Some(kind) = code.and_then(of_code) {
-        let error = AdapterError::refused(kind, sentence(kind));
-        let passes = matches!(
+fn refusal_error(status: u16, code: Option<&str>, missing: FaultKind) -> AdapterError {
+    if let Some(kind) = code.and_then(kind_of_code) {
+        let error = AdapterError::refused(kind, sentence_for(kind));
+        let is_temporary = matches!(
             kind,
             FaultKind::Unavailable | FaultKind::TimedOut | FaultKind::Busy
         );
-        return if passes { passing(error) } else { error };
+        return if is_temporary {
+            temporary(error)
+        } else {
+            error
+        };
     }
-    let refused = |kind| AdapterError::refused(kind, sentence(kind));
+    let refused = |kind| AdapterError::refused(kind, sentence_for(kind));
     match status {
-        // A path that the server does not know at all says nothing about VMs and backups.
+        // An unknown path says nothing about VMs and backups.
         404 if code != Some("NoSuchRoute") => refused(missing),
         401 | 403 => refused(FaultKind::BackendDenied),
         409 | 412 => refused(FaultKind::Conflict),
-        408 | 425 | 429 => passing(refused(FaultKind::Unavailable)),
+        408 | 425 | 429 => temporary(refused(FaultKind::Unavailable)),
         413 | 414 => refused(FaultKind::Invalid),
         501 => refused(FaultKind::Unsupported),
-        // Malformed, or of a version, method or type that the server does not take: not the caller's mistake.
+        // Malformed, or of a version, method or type that the server does not support: the caller cannot correct it.
         400..=499 => AdapterError::refused(
             FaultKind::BackendFailed,
-            "The server does not understand the gateway's request.",
+            public_text!(
+                "The server does not understand the gateway's request; nothing was changed. Ask an operator to check the \
+                 version and address configured for it."
+            ),
         ),
-        503 => AdapterError::uncertain(FaultKind::Unavailable, sentence(FaultKind::Unavailable)),
-        504 => AdapterError::uncertain(FaultKind::TimedOut, TIMED_OUT),
-        _ => AdapterError::uncertain(FaultKind::BackendFailed, sentence(FaultKind::BackendFailed)),
+        503 => {
+            AdapterError::uncertain(FaultKind::Unavailable, sentence_for(FaultKind::Unavailable))
+        }
+        504 => AdapterError::uncertain(FaultKind::TimedOut, timed_out_text()),
+        _ => AdapterError::uncertain(
+            FaultKind::BackendFailed,
+            sentence_for(FaultKind::BackendFailed),
+        ),
     }
 }
 
-/// Most characters of a server's sentence that are passed on.
-const SAID_CHARS_MAX: usize = 400;
+/// Longest sentence of a server that is passed on, in characters.
+const MESSAGE_CHARS_MAX: usize = 400;
 
-/// The sentence of a server as callers may read it: one line, and nothing in it that looks like a path, a link or markup.
-pub(super) fn sayable(text: &str) -> Option<String> {
+/// The sentence of a server as callers may read it: one line without anything that looks like a path, a link or markup.
+pub(super) fn publishable_message(text: &str) -> Option<String> {
     let text = text.trim();
     let is_plain =
         |c: char| !c.is_control() && !matches!(c, '/' | '\\' | '<' | '>' | '\u{2028}' | '\u{2029}');
-    let fits = text.chars().count() <= SAID_CHARS_MAX && text.chars().all(is_plain);
+    let fits = text.chars().count() <= MESSAGE_CHARS_MAX && text.chars().all(is_plain);
     (fits && !text.is_empty()).then(|| text.to_owned())
 }
 
-/// Our sentence, and what the server said of it.
-pub(super) fn with_words(sentence: &str, said: &str) -> String {
-    if sentence == said {
-        return sentence.to_owned();
+/// The gateway's sentence followed by the server's, unless both are the same.
+pub(super) fn with_server_message(sentence: &PublicText, message: &str) -> PublicText {
+    if *sentence == message {
+        return sentence.clone();
     }
-    format!("{sentence} The server reports: {said}")
+    public_text!("{sentence} The server reports: {message}")
 }
 
-/// The sentence of a kind of fault, which callers see.
-pub(super) const fn sentence(kind: FaultKind) -> &'static str {
+/// The sentence for a kind of fault.
+pub(super) fn sentence_for(kind: FaultKind) -> PublicText {
     match kind {
-        FaultKind::NoSuchVm => "The server knows no such VM: check its id.",
-        FaultKind::NoSuchBackup => "The VM has no such backup: list its backups.",
-        FaultKind::NameTaken => "Another backup of the VM has this name: choose another name.",
+        FaultKind::NoSuchVm => public_text!("The server has no such VM. Check its id."),
+        FaultKind::NoSuchBackup => public_text!("The VM has no such backup. List its backups."),
+        FaultKind::NameTaken => {
+            public_text!("Another backup of the VM has this name. Choose another name.")
+        }
         FaultKind::Protected => {
-            "The backup is protected, so it was not deleted. Remove its protection first."
+            public_text!(
+                "The backup is protected, so it was not deleted. Remove its protection first."
+            )
         }
-        FaultKind::NotReady => {
-            "The backup is incomplete and cannot be restored: wait until it is made, or delete it."
+        FaultKind::NotReady => public_text!(
+            "The backup is incomplete and cannot be restored. Wait until its creation ends, or delete it."
+        ),
+        FaultKind::PreconditionFailed => public_text!(
+            "The backup does not meet the precondition of the request. Read the backup again."
+        ),
+        FaultKind::Busy => {
+            public_text!("Another operation is using the VM or the backup. Try again later.")
         }
-        FaultKind::PreconditionFailed => {
-            "The backup is no longer as the request required it to be: read it again."
+        FaultKind::Conflict => public_text!(
+            "The server refused because of the current state of the VM or the backup. Check both, then try again."
+        ),
+        FaultKind::Invalid => {
+            public_text!("The server rejected the request as invalid. Correct the request.")
         }
-        FaultKind::Busy => "The VM or the backup is in use by another operation: try again later.",
-        FaultKind::Conflict => {
-            "The server refused because of the present state of the VM or the backup: look at both, then try again."
+        FaultKind::Unsupported => public_text!(
+            "The server does not support this request. Check what the backend supports."
+        ),
+        FaultKind::Damaged => {
+            public_text!("The stored backup is damaged or unreadable. Use another backup.")
         }
-        FaultKind::Invalid => "The server rejected the request as invalid: correct it.",
-        FaultKind::Unsupported => {
-            "The server does not support that: ask for something that it supports."
-        }
-        FaultKind::Damaged => "The stored backup is damaged or cannot be read: use another backup.",
         FaultKind::StorageFull => {
-            "The storage of the server is full: free some space, then try again."
+            public_text!("The storage of the server is full. Free some space, then try again.")
         }
-        FaultKind::BackendDenied => {
-            "The server does not accept the gateway's credentials, or grants it no right to do that: have its access corrected."
+        FaultKind::BackendDenied => public_text!(
+            "The server rejected the gateway's credentials or denied the request. Ask an operator to check its access."
+        ),
+        FaultKind::Unavailable => public_text!("The server is unavailable. Try again later."),
+        FaultKind::TimedOut => timed_out_text(),
+        FaultKind::BackendFailed => {
+            public_text!("The server failed. Ask an operator to check its logs.")
         }
-        FaultKind::Unavailable => "The server is unavailable at present: try again later.",
-        FaultKind::TimedOut => TIMED_OUT,
-        FaultKind::BackendFailed => "The server failed: have its log looked at.",
-        FaultKind::Cancelled => "The operation was cancelled.",
-        FaultKind::NotExecuted => {
-            "The server never began the operation, and nothing was changed: submit it again."
-        }
-        FaultKind::OutcomeUnknown => {
-            "The server could not determine whether the operation took place: look at the VM and its backups."
-        }
+        FaultKind::Cancelled => public_text!("The operation was cancelled."),
+        FaultKind::NotExecuted => public_text!(
+            "The server never began the operation; nothing was changed. Submit it again."
+        ),
+        FaultKind::OutcomeUnknown => public_text!(
+            "The server could not determine the outcome of the operation. Check the VM and its backups."
+        ),
     }
 }
 
@@ -304,22 +310,23 @@ mod tests {
             let native = || NativeError::Refused {
                 status,
                 code: code.map(str::to_owned),
-                said: None,
+                message: None,
                 request: Some("r-1".to_owned()),
             };
-            let error = native().of_write(FaultKind::NoSuchBackup);
+            let error = native().into_write_error(FaultKind::NoSuchBackup);
             let seen = (error.fault.kind, error.effect);
             assert_eq!(seen, (kind, effect), "{status} {code:?}");
             assert!(
                 error.private().contains("r-1"),
                 "the server's request id is kept for the log"
             );
-            let error = native().of_read(FaultKind::NoSuchBackup);
+            let error = native().into_read_error(FaultKind::NoSuchBackup);
             assert_eq!(error.effect, none, "{status}: a read has no effect");
         }
-        let error = NativeError::Redirect(303).of_write(FaultKind::NoSuchBackup);
+        let error = NativeError::Redirect(303).into_write_error(FaultKind::NoSuchBackup);
         assert_eq!(error.effect, may, "a redirect may follow what was done");
     }
+
     #[test]
     fn sentences_of_a_server_are_passed_on_unless_they_hold_more_than_words() {
         let long = "a".repeat(401);
@@ -333,16 +340,16 @@ mod tests {
             (long.as_str(), false),
         ];
         for (text, expected) in rows {
-            let said = sayable(text);
-            assert_eq!(said.is_some(), expected, "{text}");
+            let message = publishable_message(text);
+            assert_eq!(message.is_some(), expected, "{text}");
             for (code, passed_on) in [(Some("Conflict".to_owned()), expected), (None, false)] {
                 let refusal = NativeError::Refused {
                     status: 409,
                     code,
-                    said: said.clone(),
+                    message: message.clone(),
                     request: None,
                 };
-                let error = refusal.of_write(FaultKind::NoSuchBackup);
+                let error = refusal.into_write_error(FaultKind::NoSuchBackup);
                 let has = !text.is_empty() && error.fault.text.contains(text);
                 assert_eq!(has, passed_on, "{text}: {error:?}");
             }
@@ -352,7 +359,7 @@ mod tests {
     #[test]
     fn every_sentence_about_a_refusal_says_what_to_do() {
         for kind in FaultKind::ALL {
-            let text = sentence(kind);
+            let text = sentence_for(kind);
             let remedy = text.split_once([':', '.']).map_or("", |(_, rest)| rest);
             let is_enough = remedy.split_whitespace().count() >= 2;
             let needs_none = matches!(kind, FaultKind::Cancelled | FaultKind::TimedOut);

@@ -1,16 +1,16 @@
 //! What became of a change whose answer or Status was lost.
 //!
-//! The server's own list of Statuses tells first: what was not there before and fits is ours, because the gateway has a
+//! The server's own list of Statuses is read first: a new one that fits is ours, because the gateway has a
 //! user of its own there and asks for one change of a VM at a time. Then the state of the backup does.
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::cloudapi::CloudApi;
-use crate::adapters::cloudapi::before::Before;
+use crate::adapters::cloudapi::baseline::RequestBaseline;
 use crate::adapters::cloudapi::link;
 use crate::adapters::cloudapi::map;
-use crate::adapters::cloudapi::map::Outcome;
+use crate::adapters::cloudapi::map::StatusOutcome;
 use crate::adapters::cloudapi::wire;
 use crate::model::BackupState;
 use crate::model::Change;
@@ -20,126 +20,142 @@ use crate::model::Intent;
 
 /// What the state of a backup says about a change of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It is as the change leaves it.
-    AsWanted,
-    /// Something is at work on it.
-    AtWork,
-    /// It is not as the change leaves it.
-    Otherwise,
+enum ChangeTrace {
+    /// The backup is as the change leaves it.
+    Applied,
+    /// The change, or another one, is running on it.
+    InProgress,
+    /// The backup is not as the change leaves it.
+    NotApplied,
     /// The change leaves no trace in it.
-    Silent,
+    NoTrace,
 }
 
 impl CloudApi {
-    pub(super) async fn look_for(
+    pub(super) async fn find_outcome(
         &self,
         intent: &Intent,
-        before: Option<&Before>,
+        before: Option<&RequestBaseline>,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let mut is_absent = false;
-        if let Some((before, known)) = before.and_then(|it| Some((it, it.known.as_ref()?))) {
-            let (op, vm) = (map::op(intent.verb()), &intent.target.vm);
+        if let Some((before, known)) =
+            before.and_then(|before| Some((before, before.known.as_ref()?)))
+        {
+            let (op, vm) = (map::status_op(intent.verb()), &intent.target.vm);
             let listed = self.api.statuses(op, vm, by).await;
-            let listed = listed.map_err(|error| error.of_read(FaultKind::BackendFailed))?;
-            let is_new = |it: &&wire::Status| !known.contains(&it.status_uri) && fits(it, intent);
+            let listed = listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
+            let is_new = |status: &&wire::Status| {
+                !known.contains(&status.status_uri) && is_status_of(status, intent)
+            };
             let mut new = listed.iter().filter(is_new);
             match (new.next(), new.next()) {
-                (Some(status), None) => return self.told(status, by).await,
-                // Somebody else uses the gateway's user.
+                (Some(status), None) => return self.outcome_from_status(status, by).await,
+                // Another program uses the gateway's user, so neither is provably ours.
                 (Some(_), Some(_)) => {}
                 (None, _) => is_absent = self.is_remembered(before),
             }
         }
-        Ok(match self.state_after(intent, by).await? {
-            State::AsWanted => FindOutcome::Done,
-            State::AtWork => FindOutcome::NotYet,
-            State::Otherwise | State::Silent if is_absent => {
-                if self.has_changed(intent, before, by).await? {
+        Ok(match self.trace_in_backup(intent, by).await? {
+            ChangeTrace::Applied => FindOutcome::Done,
+            ChangeTrace::InProgress => FindOutcome::NotYet,
+            ChangeTrace::NotApplied | ChangeTrace::NoTrace if is_absent => {
+                if self.has_vm_changed(intent, before, by).await? {
                     FindOutcome::VmChanged
                 } else {
                     FindOutcome::NotBegun
                 }
             }
-            State::Otherwise => FindOutcome::NotYet,
-            State::Silent => FindOutcome::Unknowable,
+            ChangeTrace::NotApplied => FindOutcome::NotYet,
+            ChangeTrace::NoTrace => FindOutcome::Unknowable,
         })
     }
 
-    async fn told(&self, status: &wire::Status, by: Deadline) -> Result<FindOutcome, AdapterError> {
-        Ok(match map::outcome(status) {
-            Outcome::Running(_) | Outcome::Cancelled => {
-                let task = self.task(&status.status_uri);
+    async fn outcome_from_status(
+        &self,
+        status: &wire::Status,
+        by: Deadline,
+    ) -> Result<FindOutcome, AdapterError> {
+        Ok(match map::read_outcome(status) {
+            StatusOutcome::Running(_) | StatusOutcome::Cancelled => {
+                let task = self.task_of_link(&status.status_uri);
                 task.map_or(FindOutcome::NotYet, FindOutcome::Task)
             }
-            Outcome::Done => FindOutcome::Done,
-            Outcome::Failed(fault) => {
+            StatusOutcome::Done => FindOutcome::Done,
+            StatusOutcome::Failed(fault) => {
                 FindOutcome::Failed(self.with_run_state(fault, status, by).await)
             }
-            // The server itself does not know: nobody does.
-            Outcome::Unknown => FindOutcome::Unknowable,
+            // The server itself could not determine the outcome.
+            StatusOutcome::Unknown => FindOutcome::Unknowable,
         })
     }
 
     /// Whether the VM was started or stopped since the baseline of a restore: what it wrote since would be lost.
-    async fn has_changed(
+    async fn has_vm_changed(
         &self,
         intent: &Intent,
-        before: Option<&Before>,
+        before: Option<&RequestBaseline>,
         by: Deadline,
     ) -> Result<bool, AdapterError> {
         let Some(was) = before.and_then(|before| before.run_state.as_deref()) else {
             return Ok(false);
         };
-        let now = self.vm(&intent.target.vm, by).await?.run_state;
+        let now = self.read_vm(&intent.target.vm, by).await?.run_state;
         Ok(now.is_some_and(|now| now.as_str() != was))
     }
 
-    async fn state_after(&self, intent: &Intent, by: Deadline) -> Result<State, AdapterError> {
+    async fn trace_in_backup(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<ChangeTrace, AdapterError> {
         if let Change::Restore(_) = intent.change {
-            return Ok(State::Silent);
+            return Ok(ChangeTrace::NoTrace);
         }
-        let seen = self.look(&intent.target, by).await?;
-        let seen = seen.map(|(it, _)| it);
-        let same = seen.filter(|it| {
+        let remote = self.find_remote(&intent.target, by).await?;
+        let remote = remote.map(|(remote, _)| remote);
+        let same = remote.filter(|remote| {
             let identity = intent.identity.as_ref();
-            identity.is_none_or(|wanted| *wanted == it.backup.identity)
+            identity.is_none_or(|wanted| *wanted == remote.backup.identity)
         });
         Ok(match (&intent.change, same) {
-            (Change::Restore(_), _) => State::Silent,
-            (Change::Create(_), None) | (Change::Update(_), None) => State::Otherwise,
-            (Change::Create(_), Some(it)) => match it.backup.state {
-                BackupState::Creating => State::AtWork,
-                BackupState::Error => State::Otherwise,
+            (Change::Restore(_), _) => ChangeTrace::NoTrace,
+            (Change::Create(_), None) | (Change::Update(_), None) => ChangeTrace::NotApplied,
+            (Change::Create(_), Some(remote)) => match remote.backup.state {
+                BackupState::Creating => ChangeTrace::InProgress,
+                BackupState::Error => ChangeTrace::NotApplied,
                 BackupState::Available
                 | BackupState::Updating
                 | BackupState::Restoring
-                | BackupState::Deleting => State::AsWanted,
+                | BackupState::Deleting => ChangeTrace::Applied,
             },
-            (Change::Update(patch), Some(it)) => {
-                if patch.applied_to(it.backup.clone()) == it.backup {
-                    State::AsWanted
-                } else if it.backup.state == BackupState::Updating {
-                    State::AtWork
+            (Change::Update(patch), Some(remote)) => {
+                if patch.applied_to(remote.backup.clone()) == remote.backup {
+                    ChangeTrace::Applied
+                } else if remote.backup.state == BackupState::Updating {
+                    ChangeTrace::InProgress
                 } else {
-                    State::Otherwise
+                    ChangeTrace::NotApplied
                 }
             }
-            (Change::Delete, None) => State::AsWanted,
-            (Change::Delete, Some(it)) if it.backup.state == BackupState::Deleting => State::AtWork,
-            (Change::Delete, Some(_)) => State::Otherwise,
+            (Change::Delete, None) => ChangeTrace::Applied,
+            (Change::Delete, Some(remote)) if remote.backup.state == BackupState::Deleting => {
+                ChangeTrace::InProgress
+            }
+            (Change::Delete, Some(_)) => ChangeTrace::NotApplied,
         })
     }
 }
 
-/// Whether the Status is of that change.
-fn fits(status: &wire::Status, intent: &Intent) -> bool {
-    let of_verb = status.op.eq_ignore_ascii_case(map::op(intent.verb()));
-    let Some((vm, backup)) = link::backup_of(&status.target_uri).filter(|_| of_verb) else {
+/// Whether the Status belongs to that change.
+fn is_status_of(status: &wire::Status, intent: &Intent) -> bool {
+    let of_verb = status
+        .op
+        .eq_ignore_ascii_case(map::status_op(intent.verb()));
+    let Some((vm, backup)) = link::backup_in_link(&status.target_uri).filter(|_| of_verb) else {
         return false;
     };
-    let inner = intent.identity.as_ref().and_then(map::inner_of);
+    let server_id = intent.identity.as_ref().and_then(map::server_id_of);
     // The server's id of a backup that is being made is not known here.
-    vm == intent.target.vm && inner.is_none_or(|it| it == backup)
+    vm == intent.target.vm && server_id.is_none_or(|id| id == backup)
 }

@@ -22,13 +22,13 @@ impl Link {
     /// From an absolute path, or a URL of the configured origin. `base` are the segments of the configured path; a
     /// path that does not begin with them is taken as relative to them. `None` for everything else.
     pub(super) fn new(uri: &str, origin: &str, base: &[String]) -> Option<Self> {
-        let plain = |it: u8| it.is_ascii_graphic() && it != b'#' && it != b'\\';
+        let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\');
         if uri.len() > limits::LINK_BYTES_MAX || !uri.bytes().all(plain) {
             return None;
         }
-        let local = local(uri, origin)?;
+        let local = path_of_origin(uri, origin)?;
         let (path, query) = local.split_once('?').unwrap_or((local, ""));
-        let mut path = segments(path)?;
+        let mut path = split_path(path)?;
         if path.starts_with(base) {
             path.drain(..base.len());
         }
@@ -36,20 +36,20 @@ impl Link {
         let query = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((
-                decoded(&name.replace('+', " "))?,
-                decoded(&value.replace('+', " "))?,
+                decode_segment(&name.replace('+', " "))?,
+                decode_segment(&value.replace('+', " "))?,
             ))
         });
         Some(Self {
             path,
             query: query.collect::<Option<_>>()?,
         })
-        .filter(|it| !it.path.is_empty())
+        .filter(|link| !link.path.is_empty())
     }
 }
 
 /// The path and query of a link to this origin.
-fn local<'a>(uri: &'a str, origin: &str) -> Option<&'a str> {
+fn path_of_origin<'a>(uri: &'a str, origin: &str) -> Option<&'a str> {
     let rest = if uri.starts_with('/') {
         uri
     } else {
@@ -64,25 +64,27 @@ fn local<'a>(uri: &'a str, origin: &str) -> Option<&'a str> {
 }
 
 /// The segments of an absolute path, each decoded once. None is empty, or a dot segment in any spelling.
-fn segments(path: &str) -> Option<Vec<String>> {
+fn split_path(path: &str) -> Option<Vec<String>> {
     path.strip_prefix('/')?
         .split('/')
-        .map(|part| decoded(part).filter(|it| !matches!(it.as_str(), "" | "." | "..")))
+        .map(|part| {
+            decode_segment(part).filter(|segment| !matches!(segment.as_str(), "" | "." | ".."))
+        })
         .collect()
 }
 
-fn decoded(text: &str) -> Option<String> {
+fn decode_segment(text: &str) -> Option<String> {
     let text = percent_decode_str(text).decode_utf8().ok()?;
     (!text.chars().any(char::is_control)).then(|| text.into_owned())
 }
 
 /// The VM and the backup that a link of a Backup names. It is not followed, so it may be of any host.
-pub(super) fn backup_of(uri: &str) -> Option<(VmId, BackupId)> {
+pub(super) fn backup_in_link(uri: &str) -> Option<(VmId, BackupId)> {
     let path = match uri.split_once("://") {
         Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..))?,
         None => uri,
     };
-    let all = segments(path.split(['?', '#']).next()?)?;
+    let all = split_path(path.split(['?', '#']).next()?)?;
     let [.., vms, vm, backups, backup] = all.as_slice() else {
         return None;
     };
@@ -129,12 +131,12 @@ mod tests {
             (&long, None),
         ];
         for (uri, expected) in rows {
-            let found = Link::new(uri, "https://lab.example:8443", &base).map(|it| {
-                let pairs = it
+            let found = Link::new(uri, "https://lab.example:8443", &base).map(|link| {
+                let pairs = link
                     .query
                     .iter()
                     .map(|(name, value)| format!(" {name}={value}"));
-                format!("{} ?{}", it.path.join(" "), pairs.collect::<String>())
+                format!("{} ?{}", link.path.join(" "), pairs.collect::<String>())
             });
             assert_eq!(found.as_deref(), *expected, "{uri}");
         }
@@ -152,7 +154,7 @@ mod tests {
             ("/vms/1/restores/456", None),
         ];
         for (uri, expected) in rows {
-            let found = backup_of(uri).map(|(vm, backup)| format!("{vm} {backup}"));
+            let found = backup_in_link(uri).map(|(vm, backup)| format!("{vm} {backup}"));
             assert_eq!(found.as_deref(), expected, "{uri}");
         }
     }

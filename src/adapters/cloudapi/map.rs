@@ -30,66 +30,69 @@ use crate::model::VmId;
 use crate::model::limits;
 
 /// What the ids of backups made through this gateway begin with.
-const MINTED: &str = "via-";
-/// What the tag begins with by which such a backup is found again: the server chooses an id of its own.
-const MARK: &str = "snapgate-id=";
+const MINTED_PREFIX: &str = "via-";
+/// The prefix of the tag that carries the id: the server chooses another id for the backup.
+pub(super) const ID_TAG: &str = "snapgate-id=";
 
 /// The id of a new backup.
-pub(super) fn minted(seq: OperationSeq) -> String {
-    format!("{MINTED}{seq}")
+pub(super) fn minted_id(seq: OperationSeq) -> String {
+    format!("{MINTED_PREFIX}{seq}")
 }
 
 /// Whether a gateway may have chosen that id.
 pub(super) fn is_minted(id: &BackupId) -> bool {
-    id.as_str().starts_with(MINTED)
+    id.as_str().starts_with(MINTED_PREFIX)
 }
 
 /// The id that a tag gives a backup.
-fn marked(tag: &str) -> Option<BackupId> {
-    let id = tag.strip_prefix(MARK)?;
-    let digits = id.strip_prefix(MINTED)?;
+fn id_in_tag(tag: &str) -> Option<BackupId> {
+    let id = tag.strip_prefix(ID_TAG)?;
+    let digits = id.strip_prefix(MINTED_PREFIX)?;
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     BackupId::new(id).ok().filter(|_| plain)
 }
 
-fn mark(id: &BackupId) -> String {
-    format!("{MARK}{id}")
+fn id_tag(id: &BackupId) -> String {
+    format!("{ID_TAG}{id}")
 }
 
 /// A backup on the server.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct RemoteBackup {
     /// The server's id of it.
-    pub(super) inner: BackupId,
-    /// Whether its id here comes from its mark.
-    pub(super) marked: bool,
-    /// As callers see it: with the id that the mark gives it, and without the mark.
+    pub(super) server_id: BackupId,
+    /// Whether its id here comes from an id tag.
+    pub(super) has_id_tag: bool,
+    /// As callers see it: with the id of the id tag, and without that tag.
     pub(super) backup: Backup,
     /// Whether it is still being made.
-    pub(super) half_made: bool,
+    pub(super) is_incomplete: bool,
 }
 
 /// The backup of that id on the server; `None` when one of its members cannot be used.
 ///
-/// The last mark counts: in a chain every gateway puts its own behind those of the gateways before it.
-pub(super) fn seen(inner: BackupId, told: wire::Backup) -> Option<Seen> {
-    let created = told.created?;
-    let mut tags = told.tags.unwrap_or_default();
-    let at = tags.iter().rposition(|tag| marked(tag).is_some());
-    let mark = at.and_then(|at| marked(&tags.remove(at)));
-    let state = state(told.state.as_deref());
-    Some(Seen {
-        marked: mark.is_some(),
-        half_made: state == BackupState::Creating,
+/// The last id tag counts: in a chain of gateways each appends its own to those of the gateways before it.
+pub(super) fn remote_backup(
+    server_id: BackupId,
+    wire_backup: wire::Backup,
+) -> Option<RemoteBackup> {
+    let created = wire_backup.created?;
+    let mut tags = wire_backup.tags.unwrap_or_default();
+    let at = tags.iter().rposition(|tag| id_in_tag(tag).is_some());
+    let tagged_id = at.and_then(|at| id_in_tag(&tags.remove(at)));
+    let state = backup_state(wire_backup.state.as_deref());
+    Some(RemoteBackup {
+        has_id_tag: tagged_id.is_some(),
+        is_incomplete: state == BackupState::Creating,
         backup: Backup {
-            id: mark.unwrap_or_else(|| inner.clone()),
-            identity: identity(&inner, &created),
-            name: BackupName::new(&told.name).ok()?,
-            description: told
+            id: tagged_id.unwrap_or_else(|| server_id.clone()),
+            identity: identity(&server_id, &created),
+            name: BackupName::new(&wire_backup.name).ok()?,
+            description: wire_backup
                 .description
                 .filter(|description| !description.is_empty())
                 .and_then(|description| Description::new(&description).ok()),
-            kind: told.kind.and_then(|it| kind(&it)),
+            kind: wire_backup.kind.and_then(|word| backup_kind(&word)),
             created: Timestamp::from_system(humantime::parse_rfc3339(&created).ok()?),
             tags: tags
                 .iter()
@@ -97,73 +100,75 @@ pub(super) fn seen(inner: BackupId, told: wire::Backup) -> Option<Seen> {
                 .take(limits::TAGS_MAX)
                 .collect(),
             state,
-            size: told.size,
-            protected: told.protected.unwrap_or(false),
+            size: wire_backup.size,
+            protected: wire_backup.protected.unwrap_or(false),
         },
-        inner,
+        server_id,
     })
 }
 
-/// Everything of a list that can be used, in order of the ids here. Two backups with one mark are left out: somebody
-/// copied it, and it cannot be told which is meant.
-pub(super) fn all_seen(vm: &VmId, told: Vec<wire::Backup>) -> Vec<Seen> {
-    let mut all: Vec<Seen> = told
+/// The valid backups of a list, in order of their ids here. Backups that share an id tag are left out: the tag was copied,
+/// and nothing says which of them is meant.
+pub(super) fn remote_backups(vm: &VmId, wire_backup: Vec<wire::Backup>) -> Vec<RemoteBackup> {
+    let mut all: Vec<RemoteBackup> = wire_backup
         .into_iter()
-        .filter_map(|it| {
-            let (of, inner) = link::backup_of(&it.uri)?;
-            seen(inner, it).filter(|_| of == *vm)
+        .filter_map(|backup| {
+            let (of, server_id) = link::backup_in_link(&backup.uri)?;
+            remote_backup(server_id, backup).filter(|_| of == *vm)
         })
         .collect();
     all.sort_by(|one, other| one.backup.id.cmp(&other.backup.id));
-    let ids: Vec<BackupId> = all.iter().map(|it| it.backup.id.clone()).collect();
-    let is_single = |id: &BackupId| ids.iter().filter(|it| *it == id).count() == 1;
+    let ids: Vec<BackupId> = all.iter().map(|remote| remote.backup.id.clone()).collect();
+    let is_single = |id: &BackupId| ids.iter().filter(|other| *other == id).count() == 1;
     let twice = ids
         .windows(2)
         .any(|window| matches!(window, [one, other] if one == other));
     if twice {
-        tracing::warn!(%vm, "backups with the same mark are left out");
-        all.retain(|it| is_single(&it.backup.id));
+        tracing::warn!(%vm, "backups with a duplicate id tag hidden");
+        all.retain(|remote| is_single(&remote.backup.id));
     }
     all
 }
 
-/// Ids may be used again; the time of creation tells two such backups apart.
-fn identity(inner: &BackupId, created: &str) -> Identity {
-    Identity::new(format!("{created} {inner}"))
+/// Ids may be reused; the time of creation distinguishes the backups.
+fn identity(server_id: &BackupId, created: &str) -> Identity {
+    Identity::new(format!("{created} {server_id}"))
 }
 
 /// The server's id in an identity.
-pub(super) fn inner_of(identity: &Identity) -> Option<BackupId> {
-    let (_, inner) = identity.as_str().split_once(' ')?;
-    BackupId::new(inner).ok()
+pub(super) fn server_id_of(identity: &Identity) -> Option<BackupId> {
+    let (_, server_id) = identity.as_str().split_once(' ')?;
+    BackupId::new(server_id).ok()
 }
 
-fn state(word: Option<&str>) -> BackupState {
+fn backup_state(word: Option<&str>) -> BackupState {
     match word {
-        // The source's own Backup has no state.
+        // The specification's own Backup has no state.
         None | Some("AVAILABLE") => BackupState::Available,
         Some("CREATING") => BackupState::Creating,
         Some("UPDATING") => BackupState::Updating,
         Some("RESTORING") => BackupState::Restoring,
         Some("DELETING") => BackupState::Deleting,
-        // A word that is not known says nothing good: it can be looked at and removed, not restored.
+        // An unknown word: the backup can be listed and deleted, not restored.
         Some(_) => BackupState::Error,
     }
 }
 
-fn kind(word: &str) -> Option<BackupKind> {
-    BackupKind::ALL.into_iter().find(|it| it.as_str() == word)
+fn backup_kind(word: &str) -> Option<BackupKind> {
+    BackupKind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
 }
 
 /// The VM.
-pub(super) fn vm(id: &VmId, told: wire::Vm) -> Vm {
+pub(super) fn vm(id: &VmId, wire_backup: wire::Vm) -> Vm {
     Vm {
         id: id.clone(),
-        name: told.name,
-        description: told
+        name: wire_backup.name,
+        description: wire_backup
             .description
             .filter(|description| !description.is_empty()),
-        run_state: match told.run_status.as_deref() {
+        run_state: match wire_backup.run_status.as_deref() {
             Some("STARTED") => Some(RunState::Started),
             Some("STOPPED") => Some(RunState::Stopped),
             Some("SLEEPING") => Some(RunState::Sleeping),
@@ -172,15 +177,15 @@ pub(super) fn vm(id: &VmId, told: wire::Vm) -> Vm {
     }
 }
 
-/// The body of a create. `None` when there is no room for the mark.
-pub(super) fn creation(new: &NewBackup, id: &BackupId) -> Option<Value> {
+/// The body of a create. `None` when there is no room for the id tag.
+pub(super) fn create_body(new: &NewBackup, id: &BackupId) -> Option<Value> {
     if new.tags.len() >= limits::TAGS_MAX {
         return None;
     }
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
     set("name", json!(new.name.as_str()));
-    set("tags", json!(tags(&new.tags, Some(id))));
+    set("tags", json!(tags_with_id(&new.tags, Some(id))));
     if let Some(text) = &new.description {
         set("description", json!(text.as_str()));
     }
@@ -193,9 +198,9 @@ pub(super) fn creation(new: &NewBackup, id: &BackupId) -> Option<Value> {
     Some(Value::Object(body))
 }
 
-/// The body of an update. `None` when the tags cannot be set: no room for the mark, or one of them would be taken for it.
-pub(super) fn update(patch: &BackupPatch, of: &Seen) -> Option<Value> {
-    let own = of.marked.then_some(&of.backup.id);
+/// The body of an update. `None` when the tags cannot be set: there is no room for the id tag, or one of them looks like one.
+pub(super) fn update_body(patch: &BackupPatch, of: &RemoteBackup) -> Option<Value> {
+    let own = of.has_id_tag.then_some(&of.backup.id);
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
     if let Some(name) = &patch.name {
@@ -209,29 +214,30 @@ pub(super) fn update(patch: &BackupPatch, of: &Seen) -> Option<Value> {
     match &patch.tags {
         Patch::Keep => {}
         Patch::Set(all) => {
-            let taken = own.is_none() && all.iter().any(|it| marked(it.as_str()).is_some());
-            if taken || (own.is_some() && all.len() >= limits::TAGS_MAX) {
+            let is_reserved =
+                own.is_none() && all.iter().any(|tag| id_in_tag(tag.as_str()).is_some());
+            if is_reserved || (own.is_some() && all.len() >= limits::TAGS_MAX) {
                 return None;
             }
-            set("tags", json!(tags(all, own)));
+            set("tags", json!(tags_with_id(all, own)));
         }
-        Patch::Clear => set("tags", json!(tags(&[], own))),
+        Patch::Clear => set("tags", json!(tags_with_id(&[], own))),
     }
     match &patch.protected {
         Patch::Keep => {}
-        Patch::Set(it) => set("protected", json!(it)),
+        Patch::Set(protected) => set("protected", json!(protected)),
         Patch::Clear => set("protected", json!(false)),
     }
     Some(Value::Object(body))
 }
 
-fn tags(all: &[Tag], own: Option<&BackupId>) -> Vec<String> {
-    let told = all.iter().map(|it| it.as_str().to_owned());
-    told.chain(own.map(mark)).collect()
+fn tags_with_id(all: &[Tag], own: Option<&BackupId>) -> Vec<String> {
+    let wire_backup = all.iter().map(|tag| tag.as_str().to_owned());
+    wire_backup.chain(own.map(id_tag)).collect()
 }
 
 /// The word for a verb in a Status (Spec: "Status op Value").
-pub(super) const fn op(verb: Verb) -> &'static str {
+pub(super) const fn status_op(verb: Verb) -> &'static str {
     match verb {
         Verb::Create => "back_up",
         Verb::Update => "update-Backup",
@@ -242,7 +248,7 @@ pub(super) const fn op(verb: Verb) -> &'static str {
 
 /// What a Status says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum StatusOutcome {
     /// Not finished.
     Running(Progress),
     /// It was done.
@@ -255,18 +261,18 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// Finished is what is at 100 (Spec: "Status"); `state` is heeded where it is there.
-pub(super) fn outcome(told: &wire::Status) -> Outcome {
-    if told.progress < 100 {
-        let percent = u8::try_from(told.progress).unwrap_or(99);
-        return Outcome::Running(Progress::unfinished(percent));
+/// A Status is finished at 100 (Spec: "Status"); where it has a `state`, that counts too.
+pub(super) fn read_outcome(wire_backup: &wire::Status) -> StatusOutcome {
+    if wire_backup.progress < 100 {
+        let percent = u8::try_from(wire_backup.progress).unwrap_or(99);
+        return StatusOutcome::Running(Progress::unfinished(percent));
     }
-    match (told.state.as_deref(), told.status) {
-        (Some("CANCELLED"), _) => Outcome::Cancelled,
-        (Some("SUCCESS"), None) | (Some("SUCCESS") | None, Some(200..=299)) => Outcome::Done,
-        (Some("FAILED"), None) => failed(told, FaultKind::BackendFailed),
-        (Some("FAILED") | None, Some(status @ 400..=599)) => failed(
-            told,
+    match (wire_backup.state.as_deref(), wire_backup.status) {
+        (Some("CANCELLED"), _) => StatusOutcome::Cancelled,
+        (Some("SUCCESS"), None) | (Some("SUCCESS") | None, Some(200..=299)) => StatusOutcome::Done,
+        (Some("FAILED"), None) => failed_outcome(wire_backup, FaultKind::BackendFailed),
+        (Some("FAILED") | None, Some(status @ 400..=599)) => failed_outcome(
+            wire_backup,
             match status {
                 404 => FaultKind::NoSuchBackup,
                 400..=499 => FaultKind::Conflict,
@@ -277,24 +283,29 @@ pub(super) fn outcome(told: &wire::Status) -> Outcome {
                 _ => FaultKind::BackendFailed,
             },
         ),
-        (Some(_) | None, Some(_) | None) => Outcome::Unknown,
+        (Some(_) | None, Some(_) | None) => StatusOutcome::Unknown,
     }
 }
 
-fn failed(told: &wire::Status, kind: FaultKind) -> Outcome {
-    let sentence = error::sentence(kind);
-    let said = told.message.as_deref().and_then(error::sayable);
-    let text = said.map_or_else(
-        || sentence.to_owned(),
-        |said| error::with_words(sentence, &said),
-    );
-    Outcome::Failed(Fault::new(kind, text))
+fn failed_outcome(wire_backup: &wire::Status, kind: FaultKind) -> StatusOutcome {
+    let sentence = error::sentence_for(kind);
+    let message = wire_backup
+        .message
+        .as_deref()
+        .and_then(error::publishable_message);
+    let text = match message {
+        Some(message) => error::with_server_message(&sentence, &message),
+        None => sentence,
+    };
+    StatusOutcome::Failed(Fault::new(kind, text))
 }
 
 /// The VM of a Status about a restore.
-pub(super) fn restored_vm(told: &wire::Status) -> Option<VmId> {
-    let is_restore = told.op.eq_ignore_ascii_case(op(Verb::Restore));
-    let (vm, _) = link::backup_of(&told.target_uri).filter(|_| is_restore)?;
+pub(super) fn restored_vm(wire_backup: &wire::Status) -> Option<VmId> {
+    let is_restore = wire_backup
+        .op
+        .eq_ignore_ascii_case(status_op(Verb::Restore));
+    let (vm, _) = link::backup_in_link(&wire_backup.target_uri).filter(|_| is_restore)?;
     Some(vm)
 }
 
@@ -303,17 +314,17 @@ mod tests {
     use super::*;
 
     fn plain() -> wire::Status {
-        let told =
+        let wire_backup =
             json!({"op": "restore-Backup", "progress": 100, "status_uri": "/statuses?seq=1"});
-        serde_json::from_value(told).unwrap()
+        serde_json::from_value(wire_backup).unwrap()
     }
 
-    fn told(id: &str, tags: &[&str]) -> wire::Backup {
-        let told = json!({
+    fn wire_backup(id: &str, tags: &[&str]) -> wire::Backup {
+        let wire_backup = json!({
             "name": "n", "uri": format!("http://x/vms/1/backups/{id}"), "created": "2026-11-24T01:02:03Z",
             "tags": tags,
         });
-        serde_json::from_value(told).unwrap()
+        serde_json::from_value(wire_backup).unwrap()
     }
 
     #[test]
@@ -340,13 +351,17 @@ mod tests {
             ),
         ];
         for (tags, id, shown) in rows {
-            let inner = BackupId::new("7").unwrap();
-            let found = seen(inner.clone(), told("7", tags)).unwrap();
+            let server_id = BackupId::new("7").unwrap();
+            let found = remote_backup(server_id.clone(), wire_backup("7", tags)).unwrap();
             assert_eq!(found.backup.id.as_str(), *id, "{tags:?}");
-            assert_eq!(found.inner, inner, "{tags:?}");
+            assert_eq!(found.server_id, server_id, "{tags:?}");
             let left: Vec<&str> = found.backup.tags.iter().map(Tag::as_str).collect();
             assert_eq!(left, *shown, "{tags:?}");
-            assert_eq!(inner_of(&found.backup.identity), Some(inner), "{tags:?}");
+            assert_eq!(
+                server_id_of(&found.backup.identity),
+                Some(server_id),
+                "{tags:?}"
+            );
         }
     }
 
@@ -354,28 +369,32 @@ mod tests {
     fn copied_marks_name_nothing_and_others_are_in_order() {
         let vm = VmId::new("1").unwrap();
         let list = vec![
-            told("9", &[]),
-            told("1", &["snapgate-id=via-5"]),
-            told("2", &["snapgate-id=via-5"]),
-            told("3", &["snapgate-id=via-4"]),
-            told("0", &[]),
+            wire_backup("9", &[]),
+            wire_backup("1", &["snapgate-id=via-5"]),
+            wire_backup("2", &["snapgate-id=via-5"]),
+            wire_backup("3", &["snapgate-id=via-4"]),
+            wire_backup("0", &[]),
         ];
-        let found = all_seen(&vm, list);
-        let ids: Vec<&str> = found.iter().map(|it| it.backup.id.as_str()).collect();
+        let found = remote_backups(&vm, list);
+        let ids: Vec<&str> = found
+            .iter()
+            .map(|remote| remote.backup.id.as_str())
+            .collect();
         assert_eq!(ids, ["0", "9", "via-4"], "without the two of one mark");
         let other = VmId::new("2").unwrap();
         assert!(
-            all_seen(&other, vec![told("9", &[])]).is_empty(),
+            remote_backups(&other, vec![wire_backup("9", &[])]).is_empty(),
             "of another VM"
         );
     }
 
     #[test]
     fn tags_keep_the_mark_and_never_become_one() {
-        let inner = BackupId::new("7").unwrap();
-        let marked = seen(inner.clone(), told("7", &["snapgate-id=via-5"])).unwrap();
-        let plain = seen(inner, told("7", &[])).unwrap();
-        let tag = |it: &str| Tag::new(it).unwrap();
+        let server_id = BackupId::new("7").unwrap();
+        let tagged =
+            remote_backup(server_id.clone(), wire_backup("7", &["snapgate-id=via-5"])).unwrap();
+        let plain = remote_backup(server_id, wire_backup("7", &[])).unwrap();
+        let tag = |text: &str| Tag::new(text).unwrap();
         let set = |tags: Vec<Tag>| BackupPatch {
             tags: Patch::Set(tags),
             ..BackupPatch::default()
@@ -387,12 +406,12 @@ mod tests {
             ..BackupPatch::default()
         };
         let own = "snapgate-id=via-5";
-        let many: Vec<Tag> = (0..64).map(|it| tag(&it.to_string())).collect();
+        let many: Vec<Tag> = (0..64).map(|number| tag(&number.to_string())).collect();
         let rows = [
             (
                 "set",
                 set(vec![tag("a")]),
-                &marked,
+                &tagged,
                 Some(json!({"tags": ["a", own]})),
             ),
             (
@@ -404,13 +423,13 @@ mod tests {
             (
                 "clear",
                 clear,
-                &marked,
+                &tagged,
                 Some(json!({"tags": [own], "description": null, "protected": false})),
             ),
             (
                 "of a gateway before",
                 set(vec![tag("snapgate-id=via-1")]),
-                &marked,
+                &tagged,
                 Some(json!({"tags": ["snapgate-id=via-1", own]})),
             ),
             (
@@ -419,28 +438,34 @@ mod tests {
                 &plain,
                 None,
             ),
-            ("no room", set(many), &marked, None),
+            ("no room", set(many), &tagged, None),
         ];
         for (name, patch, of, expected) in rows {
-            assert_eq!(update(&patch, of), expected, "{name}");
+            assert_eq!(update_body(&patch, of), expected, "{name}");
         }
     }
 
     #[test]
     fn statuses_say_how_it_ended_and_contradictions_say_nothing() {
-        let bad = |kind| failed(&plain(), kind);
+        let bad = |kind| failed_outcome(&plain(), kind);
         let rows = [
-            (json!({"progress": 0}), Outcome::Running(Progress::NONE)),
+            (
+                json!({"progress": 0}),
+                StatusOutcome::Running(Progress::NONE),
+            ),
             (
                 json!({"progress": 40, "status": 500}),
-                Outcome::Running(Progress::unfinished(40)),
+                StatusOutcome::Running(Progress::unfinished(40)),
             ),
-            (json!({"progress": 100, "status": 200}), Outcome::Done),
+            (json!({"progress": 100, "status": 200}), StatusOutcome::Done),
             (
                 json!({"progress": 100, "status": 201, "state": "SUCCESS"}),
-                Outcome::Done,
+                StatusOutcome::Done,
             ),
-            (json!({"progress": 100, "state": "SUCCESS"}), Outcome::Done),
+            (
+                json!({"progress": 100, "state": "SUCCESS"}),
+                StatusOutcome::Done,
+            ),
             (
                 json!({"progress": 100, "status": 507, "state": "FAILED"}),
                 bad(FaultKind::StorageFull),
@@ -455,49 +480,56 @@ mod tests {
             ),
             (
                 json!({"progress": 100, "status": 409, "state": "CANCELLED"}),
-                Outcome::Cancelled,
+                StatusOutcome::Cancelled,
             ),
             (
                 json!({"progress": 100, "status": 500, "state": "UNKNOWN"}),
-                Outcome::Unknown,
+                StatusOutcome::Unknown,
             ),
-            (json!({"progress": 100}), Outcome::Unknown),
+            (json!({"progress": 100}), StatusOutcome::Unknown),
             (
                 json!({"progress": 100, "status": 200, "state": "FAILED"}),
-                Outcome::Unknown,
+                StatusOutcome::Unknown,
             ),
             (
                 json!({"progress": 100, "status": 500, "state": "SUCCESS"}),
-                Outcome::Unknown,
+                StatusOutcome::Unknown,
             ),
-            (json!({"progress": 100, "status": 302}), Outcome::Unknown),
+            (
+                json!({"progress": 100, "status": 302}),
+                StatusOutcome::Unknown,
+            ),
             (
                 json!({"progress": 100, "status": 200, "state": "NEW WORD"}),
-                Outcome::Unknown,
+                StatusOutcome::Unknown,
             ),
         ];
         for (mut text, expected) in rows {
             text["op"] = json!("restore-Backup");
             text["status_uri"] = json!("/statuses?seq=1");
-            let told = serde_json::from_value(text.clone()).unwrap();
-            assert_eq!(outcome(&told), expected, "{text}");
+            let wire_backup = serde_json::from_value(text.clone()).unwrap();
+            assert_eq!(read_outcome(&wire_backup), expected, "{text}");
         }
     }
     #[test]
     fn a_failed_status_keeps_the_sentence_of_the_server() {
-        let said = "The data was restored, but the VM could not be started. It is off now.";
-        let told = json!({
-            "op": "restore-Backup", "progress": 100, "status": 502, "state": "FAILED", "message": said,
+        let message = "The data was restored, but the VM could not be started. It is off now.";
+        let wire_backup = json!({
+            "op": "restore-Backup", "progress": 100, "status": 502, "state": "FAILED", "message": message,
             "status_uri": "/statuses?seq=1", "target_uri": "/vms/7/backups/8",
         });
-        let told: wire::Status = serde_json::from_value(told).unwrap();
-        match outcome(&told) {
-            Outcome::Failed(fault) => assert!(fault.text.contains(said), "{fault:?}"),
-            other @ (Outcome::Running(_)
-            | Outcome::Done
-            | Outcome::Cancelled
-            | Outcome::Unknown) => panic!("{other:?}"),
+        let wire_backup: wire::Status = serde_json::from_value(wire_backup).unwrap();
+        match read_outcome(&wire_backup) {
+            StatusOutcome::Failed(fault) => assert!(fault.text.contains(message), "{fault:?}"),
+            other @ (StatusOutcome::Running(_)
+            | StatusOutcome::Done
+            | StatusOutcome::Cancelled
+            | StatusOutcome::Unknown) => panic!("{other:?}"),
         }
-        assert_eq!(restored_vm(&told), VmId::new("7").ok(), "of a restore");
+        assert_eq!(
+            restored_vm(&wire_backup),
+            VmId::new("7").ok(),
+            "of a restore"
+        );
     }
 }

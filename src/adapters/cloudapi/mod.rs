@@ -1,25 +1,22 @@
 //! A server that itself speaks this API: another snapgate, or a site's own implementation in any language.
 //!
-//! A backup made through it carries its id here as a tag, because the server chooses another one. Lossy: restore options
-//! and notes are not passed on, so many as 63 tags fit, why a Status failed is known by its number alone. See
+//! A backup created through the gateway carries its id as a tag, because the server chooses another one. Lossy: restore
+//! options and notes are not passed on, at most 63 tags fit, and why a Status failed is known by its number alone. See
 //! docs/adapters/cloudapi.md, also for what a server must do and for the versions tested.
 
-mod before;
+mod baseline;
 mod client;
 mod config;
 mod error;
 mod find;
+mod keys;
 mod link;
 mod map;
-mod rests;
+mod poll_backoff;
 mod wire;
 
-pub use config::Address;
 pub use config::Config;
 pub use config::ConfigError;
-pub use config::Credential;
-pub use config::Place;
-pub use config::Server;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,14 +55,15 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
-use before::Before;
+use baseline::RequestBaseline;
 use client::Api;
-use client::Asked;
-use client::Told;
-use map::Outcome;
-use map::Seen;
-use rests::Rests;
+use client::OutgoingChange;
+use client::StatusReply;
+use map::RemoteBackup;
+use map::StatusOutcome;
+use poll_backoff::PollBackoff;
 
 /// How long one request for a Status is held.
 const WAIT: &str = "wait=20";
@@ -106,14 +104,14 @@ const fn capability(recovery: Recovery) -> Capability {
     }
 }
 
-/// One server seen through the port.
+/// The adapter for one server.
 #[derive(Debug)]
 pub struct CloudApi {
     api: Api,
     recovery: Recovery,
     capability: Capability,
     version: String,
-    rests: Rests,
+    poll_backoff: PollBackoff,
     clock: Arc<dyn Clock>,
 }
 
@@ -128,80 +126,86 @@ impl CloudApi {
             recovery: config.recovery,
             capability: capability(config.recovery),
             version: config.version.clone(),
-            rests: Rests::default(),
+            poll_backoff: PollBackoff::default(),
             clock,
         })
     }
 
     /// Whether the server lists the Statuses of its callers.
-    const fn lists(&self) -> bool {
+    const fn lists_statuses(&self) -> bool {
         match self.recovery {
             Recovery::ReplaySafe | Recovery::Listable => true,
             Recovery::NoTrace => false,
         }
     }
 
-    async fn all(&self, vm: &VmId, by: Deadline) -> Result<Vec<Seen>, AdapterError> {
-        let told = self.api.backups(vm, by).await;
-        let told = told.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-        Ok(map::all_seen(vm, told))
+    async fn list_remote(
+        &self,
+        vm: &VmId,
+        by: Deadline,
+    ) -> Result<Vec<RemoteBackup>, AdapterError> {
+        let reply = self.api.backups(vm, by).await;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+        Ok(map::remote_backups(vm, reply))
     }
 
     /// The backup of that id, half made or not, with its tag; `None` when there is none.
-    async fn look(
+    async fn find_remote(
         &self,
         target: &Target,
         by: Deadline,
-    ) -> Result<Option<(Seen, Option<HeaderValue>)>, AdapterError> {
-        let inner = if map::is_minted(&target.backup) {
-            let all = self.all(&target.vm, by).await?;
-            match all.into_iter().find(|it| it.backup.id == target.backup) {
-                Some(seen) => seen.inner,
+    ) -> Result<Option<(RemoteBackup, Option<HeaderValue>)>, AdapterError> {
+        let server_id = if map::is_minted(&target.backup) {
+            let all = self.list_remote(&target.vm, by).await?;
+            match all
+                .into_iter()
+                .find(|remote| remote.backup.id == target.backup)
+            {
+                Some(remote) => remote.server_id,
                 None => return Ok(None),
             }
         } else {
             target.backup.clone()
         };
-        let told = self.api.backup(&target.vm, &inner, by).await;
-        let told = told.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-        let Some((told, tag)) = told else {
+        let reply = self.api.backup(&target.vm, &server_id, by).await;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+        let Some((reply, tag)) = reply else {
             return Ok(None);
         };
-        let seen = map::seen(inner, told).ok_or_else(|| {
-            let text =
-                "The server describes the backup in an invalid way: have the server repaired.";
+        let remote = map::remote_backup(server_id, reply).ok_or_else(|| {
+            let text = public_text!("The server returned an invalid description of the backup. Ask an operator to check the server.");
             AdapterError::refused(FaultKind::BackendFailed, text)
         })?;
-        Ok(Some((seen, tag)).filter(|(it, _)| it.backup.id == target.backup))
+        Ok(Some((remote, tag)).filter(|(remote, _)| remote.backup.id == target.backup))
     }
 
     /// The very backup of the intent, fit for the change.
-    async fn present(
+    async fn find_for_change(
         &self,
         intent: &Intent,
         by: Deadline,
-    ) -> Result<(Seen, Option<HeaderValue>), AdapterError> {
-        let seen = self.look(&intent.target, by).await?;
-        let (seen, tag) = seen
-            .filter(|(it, _)| intent.identity.as_ref() == Some(&it.backup.identity))
-            .ok_or_else(|| refused(FaultKind::NoSuchBackup))?;
-        let state = seen.backup.state;
+    ) -> Result<(RemoteBackup, Option<HeaderValue>), AdapterError> {
+        let remote = self.find_remote(&intent.target, by).await?;
+        let (remote, tag) = remote
+            .filter(|(remote, _)| intent.identity.as_ref() == Some(&remote.backup.identity))
+            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))?;
+        let state = remote.backup.state;
         let unfit = match &intent.change {
             Change::Create(_) | Change::Update(_) => None,
-            Change::Delete => seen.backup.protected.then_some(FaultKind::Protected),
+            Change::Delete => remote.backup.protected.then_some(FaultKind::Protected),
             Change::Restore(_) => {
                 let broken = matches!(state, BackupState::Creating | BackupState::Error);
                 broken.then_some(FaultKind::NotReady)
             }
         };
         match unfit {
-            Some(kind) => Err(refused(kind)),
-            None => Ok((seen, tag)),
+            Some(kind) => Err(refuse(kind)),
+            None => Ok((remote, tag)),
         }
     }
 
     /// Asks for a change of a backup that is there.
-    async fn change(
+    async fn send_change(
         &self,
         intent: &Intent,
         name: &str,
@@ -211,22 +215,22 @@ impl CloudApi {
         let vm = intent.target.vm.as_str();
         let mut tries = 1..=TRIES;
         loop {
-            let is_last = tries.next().is_none_or(|it| it == TRIES);
-            let (seen, if_match) = self.present(intent, by).await?;
-            let whole = ["vms", vm, "backups", seen.inner.as_str(), "restore"];
-            let [vms, vm, backups, backup, _] = whole;
+            let is_last = tries.next().is_none_or(|nth| nth == TRIES);
+            let (remote, if_match) = self.find_for_change(intent, by).await?;
+            let restore = ["vms", vm, "backups", remote.server_id.as_str(), "restore"];
+            let [vms, vm, backups, backup, _] = restore;
             let one = [vms, vm, backups, backup];
             let (method, path, body): (_, &[&str], _) = match &intent.change {
-                Change::Create(_) => return Err(refused(FaultKind::Invalid)),
+                Change::Create(_) => return Err(refuse(FaultKind::Invalid)),
                 Change::Update(patch) => (
                     Method::PUT,
                     &one,
-                    Some(map::update(patch, &seen).ok_or_else(no_room)?),
+                    Some(map::update_body(patch, &remote).ok_or_else(too_many_tags)?),
                 ),
                 Change::Delete => (Method::DELETE, &one, None),
-                Change::Restore(_) => (Method::POST, &whole, Some(json!({ "note": name }))),
+                Change::Restore(_) => (Method::POST, &restore, Some(json!({ "note": name }))),
             };
-            let asked = Asked {
+            let change = OutgoingChange {
                 method,
                 path,
                 body,
@@ -234,17 +238,17 @@ impl CloudApi {
                 name,
                 key,
             };
-            let op = map::op(intent.verb());
-            match self.api.change(asked, by).await {
-                Ok(told) => return self.begun(&told, op),
+            let op = map::status_op(intent.verb());
+            match self.api.change(change, by).await {
+                Ok(reply) => return self.begin_outcome(&reply, op),
                 Err(error) if error.is_stale() && !is_last => {}
-                Err(error) => return Err(error.of_write(FaultKind::NoSuchBackup)),
+                Err(error) => return Err(error.into_write_error(FaultKind::NoSuchBackup)),
             }
         }
     }
 
     /// Asks for a new backup.
-    async fn create(
+    async fn send_create(
         &self,
         target: &Target,
         body: Value,
@@ -253,7 +257,7 @@ impl CloudApi {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let path = ["vms", target.vm.as_str(), "backups"];
-        let asked = Asked {
+        let change = OutgoingChange {
             method: Method::POST,
             path: &path,
             body: Some(body),
@@ -261,21 +265,22 @@ impl CloudApi {
             name,
             key,
         };
-        let told = self.api.change(asked, by).await;
-        let told = told.map_err(|error| error.of_write(FaultKind::NoSuchVm))?;
-        self.begun(&told, "back_up")
+        let reply = self.api.change(change, by).await;
+        let reply = reply.map_err(|error| error.into_write_error(FaultKind::NoSuchVm))?;
+        self.begin_outcome(&reply, "back_up")
     }
 
     /// What an accepted change became. What cannot be followed may have been begun all the same.
-    fn begun(&self, told: &Told, op: &str) -> Result<BeginOutcome, AdapterError> {
-        let status = &told.status;
+    fn begin_outcome(&self, reply: &StatusReply, op: &str) -> Result<BeginOutcome, AdapterError> {
+        let status = &reply.status;
         if !status.op.eq_ignore_ascii_case(op) {
-            return Err(astray(format!("Status of {:.40}", status.op)));
+            return Err(invalid_status_link(format!("Status of {:.40}", status.op)));
         }
-        if map::outcome(status) == Outcome::Done {
+        if map::read_outcome(status) == StatusOutcome::Done {
             return Ok(BeginOutcome::Done);
         }
-        self.task(&status.status_uri).map(BeginOutcome::Task)
+        self.task_of_link(&status.status_uri)
+            .map(BeginOutcome::Task)
     }
 
     /// The fault of a restore that failed, with whether the VM runs now and what the server left unsaid.
@@ -283,50 +288,62 @@ impl CloudApi {
         let Some(vm) = map::restored_vm(status) else {
             return fault;
         };
-        let run_state = match self.vm(&vm, by).await {
+        let run_state = match self.read_vm(&vm, by).await {
             Ok(vm) => vm.run_state,
             Err(error) => {
-                tracing::debug!(%vm, ?error, "VM not looked at after a failed restore");
+                tracing::debug!(%vm, ?error, "run state unavailable after a failed restore");
                 None
             }
         };
         let state = match run_state {
-            Some(RunState::Started) => "The VM is running now.",
-            Some(RunState::Stopped) => "The VM is off now.",
-            Some(RunState::Sleeping) => "The VM is suspended now.",
-            None => "Whether the VM runs could not be determined.",
+            Some(RunState::Started) => public_text!("The VM is running now."),
+            Some(RunState::Stopped) => public_text!("The VM is off now."),
+            Some(RunState::Sleeping) => public_text!("The VM is suspended now."),
+            None => public_text!("The run state of the VM could not be determined."),
         };
-        let data = match status.message.as_deref().and_then(error::sayable) {
-            Some(_said) => "",
-            None => {
-                " Whether its data was changed the server does not say: check it, or restore the VM again."
-            }
+        // A server that describes what it left is quoted in the fault already.
+        let is_described = status
+            .message
+            .as_deref()
+            .and_then(error::publishable_message)
+            .is_some();
+        fault.text = if is_described {
+            fault.text.followed_by(&state)
+        } else {
+            public_text!(
+                "{} {state} The server does not say whether the data of the VM was changed. Check the VM, or restore it again.",
+                fault.text
+            )
         };
-        fault.text = format!("{} {state}{data}", fault.text).into();
         fault
     }
 
     /// How a Status is found again. Links to elsewhere are not taken.
-    fn task(&self, uri: &str) -> Result<TaskRef, AdapterError> {
+    fn task_of_link(&self, uri: &str) -> Result<TaskRef, AdapterError> {
         let known = self
             .api
             .link(uri)
             .and_then(|_| TaskRef::new(uri.to_owned()));
-        known.ok_or_else(|| astray("status_uri leads elsewhere".to_owned()))
+        known.ok_or_else(|| invalid_status_link("status_uri leads elsewhere".to_owned()))
     }
 }
 
-fn refused(kind: FaultKind) -> AdapterError {
-    AdapterError::refused(kind, error::sentence(kind))
+fn refuse(kind: FaultKind) -> AdapterError {
+    AdapterError::refused(kind, error::sentence_for(kind))
 }
 
-fn no_room() -> AdapterError {
-    let text = "The tags do not fit: give at most 63, none of which begins with snapgate-id=.";
+fn too_many_tags() -> AdapterError {
+    let text = public_text!(
+        "The server cannot store these tags; nothing was changed. Use at most 63 tags, none of which begins with `{}`.",
+        map::ID_TAG
+    );
     AdapterError::refused(FaultKind::Invalid, text)
 }
 
-fn astray(private: String) -> AdapterError {
-    let text = "The server accepted it, but its answer leads nowhere.";
+fn invalid_status_link(private: String) -> AdapterError {
+    let text = public_text!(
+        "The server accepted the request, but returned an invalid link to its Status. Check the VM and its backups."
+    );
     AdapterError::uncertain(FaultKind::BackendFailed, text).because(private)
 }
 
@@ -338,51 +355,58 @@ impl Adapter for CloudApi {
 
     /// `via-<number of the operation>`, which the new backup carries as a tag.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        BackupId::new(&map::minted(key.0))
-            .map_err(|error| refused(FaultKind::Invalid).because(error))
+        BackupId::new(&map::minted_id(key.0))
+            .map_err(|error| refuse(FaultKind::Invalid).because(error))
     }
 
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
         let mut product = "Cloud API server of an unknown version".to_owned();
         match self.api.versions(by).await {
-            Ok(told) => {
-                let mut spoken = told.specification_version.split(',').map(str::trim);
-                if !spoken.any(|it| it == self.version) {
-                    let text =
-                        "The server does not speak the configured version of the specification.";
+            Ok(reply) => {
+                let mut versions = reply.specification_version.split(',').map(str::trim);
+                if !versions.any(|version| version == self.version) {
+                    let text = public_text!(
+                        "The server does not support the configured version of the specification."
+                    );
                     let error = AdapterError::refused(FaultKind::BackendFailed, text);
-                    return Err(error.because(format!("{:.80}", told.specification_version)));
+                    return Err(error.because(format!("{:.80}", reply.specification_version)));
                 }
-                let (build, spoken) = (told.implementation_version, told.specification_version);
-                product = format!("Cloud API server {build:.80} (specification {spoken:.80})");
+                let (build, versions) = (reply.implementation_version, reply.specification_version);
+                product = format!("Cloud API server {build:.80} (specification {versions:.80})");
             }
             Err(error) if error.is_missing() => {}
-            Err(error) => return Err(error.of_read(FaultKind::BackendFailed)),
+            Err(error) => return Err(error.into_read_error(FaultKind::BackendFailed)),
         }
-        if self.lists() {
-            let listed = self.api.lists_statuses(by).await;
-            listed.map_err(|error| error.of_read(FaultKind::BackendFailed))?;
+        if self.lists_statuses() {
+            let listed = self.api.check_status_list(by).await;
+            listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
         }
         Ok(Health { product })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        let told = self.api.vm(vm, by).await;
-        let told = told.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-        Ok(map::vm(vm, told))
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        let reply = self.api.vm(vm, by).await;
+        let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+        Ok(map::vm(vm, reply))
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        let all = self.all(vm, by).await?;
-        let whole = all.into_iter().filter(|it| !it.half_made);
-        Ok(page.of(whole.map(|whole| whole.backup)))
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        let all = self.list_remote(vm, by).await?;
+        let complete = all.into_iter().filter(|remote| !remote.is_incomplete);
+        Ok(page.of(complete.map(|remote| remote.backup)))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let seen = self.look(target, by).await?;
-        seen.filter(|(it, _)| !it.half_made)
-            .map(|(it, _)| it.backup)
-            .ok_or_else(|| refused(FaultKind::NoSuchBackup))
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let remote = self.find_remote(target, by).await?;
+        remote
+            .filter(|(remote, _)| !remote.is_incomplete)
+            .map(|(remote, _)| remote.backup)
+            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))
     }
 
     async fn baseline(
@@ -391,7 +415,7 @@ impl Adapter for CloudApi {
         _key: RequestKey,
         by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
-        self.before(intent, by).await
+        self.read_baseline(intent, by).await
     }
 
     async fn begin(
@@ -401,53 +425,57 @@ impl Adapter for CloudApi {
         baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let before = Before::read(baseline);
+        let before = RequestBaseline::read(baseline);
         let name = key.to_string();
         let key = match self.recovery {
-            Recovery::ReplaySafe => Some(self.key(&name, before.as_ref())?),
+            Recovery::ReplaySafe => Some(self.request_key(&name, before.as_ref())?),
             Recovery::Listable | Recovery::NoTrace => None,
         };
         match &intent.change {
             Change::Create(new) => {
-                let body = map::creation(new, &intent.target.backup).ok_or_else(no_room)?;
-                self.create(&intent.target, body, &name, key.as_deref(), by)
+                let body =
+                    map::create_body(new, &intent.target.backup).ok_or_else(too_many_tags)?;
+                self.send_create(&intent.target, body, &name, key.as_deref(), by)
                     .await
             }
             Change::Update(_) | Change::Delete | Change::Restore(_) => {
-                self.change(intent, &name, key.as_deref(), by).await
+                self.send_change(intent, &name, key.as_deref(), by).await
             }
         }
     }
 
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         let uri = task.as_str();
-        if let Some(progress) = self.rests.resting(uri, self.clock.instant()) {
+        if let Some(progress) = self
+            .poll_backoff
+            .progress_while_held_off(uri, self.clock.instant())
+        {
             return Ok(TaskState::Running(Some(progress)));
         }
-        // The address was changed since: it is looked for on the new one.
+        // The configured address changed since: the outcome is searched for at the new one.
         let Some(link) = self.api.link(uri) else {
             return Ok(TaskState::Gone);
         };
-        let told = match self.api.status(&link, None, by).await {
-            Ok(told) => told,
+        let reply = match self.api.status(&link, None, by).await {
+            Ok(reply) => reply,
             Err(error) if error.is_missing() => return Ok(TaskState::Gone),
-            Err(error) => return Err(error.of_read(FaultKind::BackendFailed)),
+            Err(error) => return Err(error.into_read_error(FaultKind::BackendFailed)),
         };
-        Ok(match map::outcome(&told.status) {
-            Outcome::Running(progress) => {
-                if let Some(seconds) = told.retry_after {
+        Ok(match map::read_outcome(&reply.status) {
+            StatusOutcome::Running(progress) => {
+                if let Some(seconds) = reply.retry_after {
                     let now = self.clock.instant();
-                    self.rests.rest(uri, seconds, progress, now);
+                    self.poll_backoff.hold_off(uri, seconds, progress, now);
                 }
                 TaskState::Running(Some(progress))
             }
-            Outcome::Done => TaskState::Done,
-            Outcome::Failed(fault) => {
-                TaskState::Failed(self.with_run_state(fault, &told.status, by).await)
+            StatusOutcome::Done => TaskState::Done,
+            StatusOutcome::Failed(fault) => {
+                TaskState::Failed(self.with_run_state(fault, &reply.status, by).await)
             }
-            Outcome::Cancelled => TaskState::Cancelled,
-            // What the server does not know is looked for, and not found.
-            Outcome::Unknown => TaskState::Gone,
+            StatusOutcome::Cancelled => TaskState::Cancelled,
+            // The server does not know the outcome: it is searched for like a lost answer.
+            StatusOutcome::Unknown => TaskState::Gone,
         })
     }
 
@@ -455,42 +483,45 @@ impl Adapter for CloudApi {
         let uri = task.as_str();
         if let Some(link) = self.api.link(uri) {
             let by = self.clock.deadline(WAIT_DEADLINE);
-            if let Ok(told) = self.api.status(&link, Some(WAIT), by).await {
-                let unfinished = matches!(map::outcome(&told.status), Outcome::Running(_));
-                if !unfinished || told.waited {
-                    self.rests.wake(uri);
+            if let Ok(reply) = self.api.status(&link, Some(WAIT), by).await {
+                let unfinished =
+                    matches!(map::read_outcome(&reply.status), StatusOutcome::Running(_));
+                if !unfinished || reply.waited {
+                    self.poll_backoff.release(uri);
                     return;
                 }
-                // It does not wait, or not now: it is asked again at the pace of the gateway and of the server.
+                // The server did not wait: the gateway polls at its own pace and the server's.
             }
         }
         std::future::pending::<()>().await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        self.look_for(intent, Before::read(baseline).as_ref(), by)
+        self.find_outcome(intent, RequestBaseline::read(baseline).as_ref(), by)
             .await
     }
 
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         let not_offered = || {
-            let text = "The server cannot stop that operation, or no longer: wait for its end.";
+            let text = public_text!(
+                "The server cannot cancel this operation, or no longer. Wait for its end."
+            );
             AdapterError::refused(FaultKind::Unsupported, text)
         };
         let link = self.api.link(task.as_str()).ok_or_else(not_offered)?;
         match self.api.cancel(&link, by).await {
             Ok(()) => {
-                self.rests.wake(task.as_str());
+                self.poll_backoff.release(task.as_str());
                 Ok(())
             }
             Err(error) if error.is_not_offered() => Err(not_offered().because(error)),
-            Err(error) => Err(error.of_write(FaultKind::BackendFailed)),
+            Err(error) => Err(error.into_write_error(FaultKind::BackendFailed)),
         }
     }
 }

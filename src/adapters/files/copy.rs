@@ -18,13 +18,14 @@ use rustix::fs::Advice;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use crate::adapters::files::dir_fd;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::errno;
-use crate::adapters::files::error::io;
-use crate::adapters::files::faults::Faults;
+use crate::adapters::files::error::errno_of;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::jobs::Job;
-use crate::adapters::files::tree;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// The name of the checksum in manifests.
 pub(super) const ALGORITHM: &str = "blake3-1mib-v1";
@@ -63,40 +64,42 @@ enum Part {
 /// Copies `size` bytes from one file into an empty one. The caller syncs.
 ///
 /// One thread reads and writes, another hashes the very bytes that were written and starts their way to the disk.
-pub(super) fn copy(
+pub(super) fn copy_image(
     from: &File,
     to: &File,
     size: u64,
     job: &Job,
-    faults: &Faults,
+    failpoints: &Failpoints,
 ) -> Result<Digest, Problem> {
-    faults.step("clone").map_err(io("cloning a disk image"))?;
+    failpoints
+        .hit("clone")
+        .map_err(io_error("cloning a disk image"))?;
     let cloned = size > 0 && rustix::fs::ioctl_ficlone(to, from).is_ok();
     if !cloned {
-        rustix::fs::ftruncate(to, size).map_err(io("sizing a disk image"))?;
+        rustix::fs::ftruncate(to, size).map_err(io_error("sizing a disk image"))?;
     }
     // A clone is what will be used later, so it is what gets hashed.
     let source = if cloned { to } else { from };
     let target = (!cloned).then_some(to);
-    pass(source, target, size, job, faults)
+    copy_and_hash(source, target, size, job, failpoints)
 }
 
 /// Reads so many bytes of a file for their checksum.
-pub(super) fn digest(
+pub(super) fn hash_image(
     file: &File,
     size: u64,
     job: &Job,
-    faults: &Faults,
+    failpoints: &Failpoints,
 ) -> Result<Digest, Problem> {
-    pass(file, None, size, job, faults)
+    copy_and_hash(file, None, size, job, failpoints)
 }
 
-fn pass(
+fn copy_and_hash(
     source: &File,
     target: Option<&File>,
     size: u64,
     job: &Job,
-    faults: &Faults,
+    failpoints: &Failpoints,
 ) -> Result<Digest, Problem> {
     if let Err(errno) = rustix::fs::fadvise(source, 0, None, Advice::Sequential) {
         tracing::trace!(%errno, "no more read ahead than usual");
@@ -106,18 +109,18 @@ fn pass(
     std::thread::scope(|scope| {
         let hasher = std::thread::Builder::new()
             .name("image-hash".to_owned())
-            .spawn_scoped(scope, move || follow(size, target, &hashed, &emptied))
-            .map_err(|error| io("starting a thread")(errno(&error)))?;
-        let pump = Pump {
+            .spawn_scoped(scope, move || hash_parts(size, target, &hashed, &emptied))
+            .map_err(|error| io_error("starting a thread")(errno_of(&error)))?;
+        let reader = ImageReader {
             source,
             target,
             size,
             job,
-            faults,
+            failpoints,
         };
-        let data = pump.run(&parts, &empty);
+        let data = reader.copy_all(&parts, &empty);
         drop(parts);
-        let checksum = hasher.join().map_err(|_panic| unhashed())?;
+        let checksum = hasher.join().map_err(|_panic| hash_failed())?;
         Ok(Digest {
             checksum,
             data: data?,
@@ -125,12 +128,17 @@ fn pass(
     })
 }
 
-fn unhashed() -> Problem {
-    Problem::new(FaultKind::BackendFailed, "the checksum could not be made")
+fn hash_failed() -> Problem {
+    Problem::new(
+        FaultKind::BackendFailed,
+        public_text!(
+            "The checksum of a disk image could not be computed. Try again; if it fails again, ask the operator."
+        ),
+    )
 }
 
 /// Hashes what was written, and has it written back.
-fn follow(
+fn hash_parts(
     size: u64,
     target: Option<&File>,
     parts: &Receiver<Part>,
@@ -154,7 +162,7 @@ fn follow(
                     block.reset();
                 }
                 let length = u64::try_from(bytes.len()).unwrap_or(PIECE_BYTES);
-                // Nobody takes it back any more once the reader is done.
+                // The receiver is gone once the reader has finished, and the buffer is freed.
                 drop(emptied.send(bytes));
                 if unwritten == 0 {
                     start = at;
@@ -181,30 +189,34 @@ fn follow(
 
 fn write_back(target: Option<&File>, start: u64, end: u64) {
     if let Some(target) = target {
-        tree::write_back(target, start, end.saturating_sub(start));
+        dir_fd::write_back(target, start, end.saturating_sub(start));
     }
 }
 
-struct Pump<'a> {
+struct ImageReader<'a> {
     source: &'a File,
     target: Option<&'a File>,
     size: u64,
     job: &'a Job,
-    faults: &'a Faults,
+    failpoints: &'a Failpoints,
 }
 
-impl Pump<'_> {
-    fn run(&self, parts: &SyncSender<Part>, empty: &Receiver<Vec<u8>>) -> Result<u64, Problem> {
+impl ImageReader<'_> {
+    fn copy_all(
+        &self,
+        parts: &SyncSender<Part>,
+        empty: &Receiver<Vec<u8>>,
+    ) -> Result<u64, Problem> {
         let (mut at, mut data, mut extent_end) = (0_u64, 0_u64, 0_u64);
         while at < self.size {
-            self.job.go_on()?;
+            self.job.check_cancelled()?;
             if at >= extent_end {
-                let (start, end) = self.extent(at)?;
+                let (start, end) = self.next_extent(at)?;
                 let holes = start.saturating_sub(at) / BLOCK_BYTES;
                 if holes > 0 {
                     let skipped = holes.saturating_mul(BLOCK_BYTES);
                     let part = Part::ZeroBlocks(holes);
-                    parts.send(part).map_err(|_gone| unhashed())?;
+                    parts.send(part).map_err(|_gone| hash_failed())?;
                     self.job.advance(skipped);
                     at = at.saturating_add(skipped);
                     continue;
@@ -212,23 +224,23 @@ impl Pump<'_> {
                 extent_end = end;
             }
             let end = at.saturating_add(BLOCK_BYTES).min(self.size);
-            data = data.saturating_add(self.block(at, end, parts, empty)?);
+            data = data.saturating_add(self.copy_block(at, end, parts, empty)?);
             self.job.advance(end.saturating_sub(at));
             at = end;
         }
         Ok(data)
     }
 
-    /// Copies one block, and tells how much of it is not zero.
-    fn block(
+    /// Copies one block. Returns the bytes of it that are not zero.
+    fn copy_block(
         &self,
         start: u64,
         end: u64,
         parts: &SyncSender<Part>,
         empty: &Receiver<Vec<u8>>,
     ) -> Result<u64, Problem> {
-        let doing = io("writing a disk image");
-        self.faults.step("write image").map_err(doing)?;
+        let doing = io_error("writing a disk image");
+        self.failpoints.hit("write image").map_err(doing)?;
         let (mut at, mut data) = (start, 0_u64);
         while at < end {
             let length = PIECE_BYTES.min(end.saturating_sub(at));
@@ -236,39 +248,39 @@ impl Pump<'_> {
             bytes.resize(usize::try_from(length).unwrap_or(BLOCK), 0);
             self.source
                 .read_exact_at(&mut bytes, at)
-                .map_err(|error| unreadable(&error))?;
-            data = data.saturating_add(self.write(&bytes, at)?);
+                .map_err(|error| image_read_failure(&error))?;
+            data = data.saturating_add(self.write_data(&bytes, at)?);
             let next = at.saturating_add(length);
             let part = Part::Piece {
                 bytes,
                 at,
                 ends_block: next >= end,
             };
-            parts.send(part).map_err(|_gone| unhashed())?;
+            parts.send(part).map_err(|_gone| hash_failed())?;
             at = next;
         }
         Ok(data)
     }
 
     /// The next stretch of data from here on; both ends are the end of the image when there is none.
-    fn extent(&self, at: u64) -> Result<(u64, u64), Problem> {
+    fn next_extent(&self, at: u64) -> Result<(u64, u64), Problem> {
         let start = match rustix::fs::seek(self.source, SeekFrom::Data(at)) {
             Ok(start) => start.min(self.size),
             Err(Errno::NXIO) => return Ok((self.size, self.size)),
             // The file system knows no holes.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((at, self.size)),
-            Err(errno) => return Err(io("looking for data in a disk image")(errno)),
+            Err(errno) => return Err(io_error("looking for data in a disk image")(errno)),
         };
         match rustix::fs::seek(self.source, SeekFrom::Hole(start)) {
             Ok(end) => Ok((start, end.min(self.size))),
             Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => Ok((start, self.size)),
-            Err(errno) => Err(io("looking for holes in a disk image")(errno)),
+            Err(errno) => Err(io_error("looking for holes in a disk image")(errno)),
         }
     }
 
-    /// Writes what is not zero in as few calls as possible, and tells how much that was.
-    fn write(&self, piece: &[u8], at: u64) -> Result<u64, Problem> {
-        let doing = io("writing a disk image");
+    /// Writes the stretches that are not zero in as few calls as possible. Returns their bytes.
+    fn write_data(&self, piece: &[u8], at: u64) -> Result<u64, Problem> {
+        let doing = io_error("writing a disk image");
         let (mut done, mut position) = (0_u64, at);
         let mut stretches = piece.chunks(STRETCH).peekable();
         let is_zero = |it: &[u8]| ZEROS.get(..it.len()) == Some(it);
@@ -286,7 +298,7 @@ impl Pump<'_> {
                 done = done.saturating_add(bytes);
                 if let Some(target) = self.target {
                     let written = target.write_all_at(run, position);
-                    written.map_err(|error| doing(errno(&error)))?;
+                    written.map_err(|error| doing(errno_of(&error)))?;
                 }
             }
             position = position.saturating_add(bytes);
@@ -295,16 +307,22 @@ impl Pump<'_> {
     }
 }
 
-fn unreadable(error: &std::io::Error) -> Problem {
+fn image_read_failure(error: &std::io::Error) -> Problem {
     if error.kind() == ErrorKind::UnexpectedEof {
         Problem::new(
             FaultKind::Conflict,
-            "a disk image became shorter while it was read",
+            public_text!(
+                "A disk image became shorter while it was read. Shut the VM down, then try again."
+            ),
         )
     } else if Errno::from_io_error(error) == Some(Errno::IO) {
-        Problem::new(FaultKind::Damaged, "a disk image cannot be read").because(error)
+        Problem::new(
+            FaultKind::Damaged,
+            public_text!("The storage cannot read a disk image. Ask the operator to check the disk that holds it."),
+        )
+        .because(error)
     } else {
-        io("reading a disk image")(errno(error))
+        io_error("reading a disk image")(errno_of(error))
     }
 }
 
@@ -359,7 +377,7 @@ mod tests {
                     .unwrap();
             }
             let job = Job::new(String::new(), true);
-            let digest = copy(&from, &to, wide(size), &job, &Faults::default()).unwrap();
+            let digest = copy_image(&from, &to, wide(size), &job, &Failpoints::default()).unwrap();
             let mut copied = vec![1; size];
             to.read_exact_at(&mut copied, 0).unwrap();
             assert!(copied == bytes, "{name}: same contents");
@@ -383,7 +401,7 @@ mod tests {
         from.write_all_at(&bytes, 1 << 20).unwrap();
         let job = Job::new(String::new(), true);
         let size = (1 << 20) + 2_500_000;
-        let digest = copy(&from, &to, size, &job, &Faults::default()).unwrap();
+        let digest = copy_image(&from, &to, size, &job, &Failpoints::default()).unwrap();
         let written = "89ab0cc7900fe28753b586d94dab160f30e1b5078df872f4999b03c9c9b949ee";
         assert_eq!(digest.checksum, written, "a MiB of hole, then a pattern");
     }
@@ -395,12 +413,12 @@ mod tests {
         hole.set_len(3 << 20).unwrap();
         let digests = [dense, hole].map(|from| {
             let to = tempfile::tempfile().unwrap();
-            copy(
+            copy_image(
                 &from,
                 &to,
                 3 << 20,
                 &Job::new(String::new(), true),
-                &Faults::default(),
+                &Failpoints::default(),
             )
             .unwrap()
         });

@@ -3,61 +3,60 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::adapters::files::checks;
 use crate::adapters::files::copy;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::dir_fd::is_visible;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::file_stamp::FileStamp;
+use crate::adapters::files::image_lock::ImageUse;
 use crate::adapters::files::jobs::Job;
-use crate::adapters::files::lock::Use;
-use crate::adapters::files::loops;
+use crate::adapters::files::layout;
+use crate::adapters::files::layout::Layout;
+use crate::adapters::files::layout::UNFINISHED;
+use crate::adapters::files::loop_devices;
+use crate::adapters::files::manifest::BackupDisk;
 use crate::adapters::files::manifest::DISKS;
-use crate::adapters::files::manifest::Disk;
 use crate::adapters::files::manifest::DiskName;
 use crate::adapters::files::manifest::MANIFEST;
 use crate::adapters::files::manifest::Manifest;
-use crate::adapters::files::places;
-use crate::adapters::files::places::Places;
-use crate::adapters::files::stamp::Stamp;
-use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_visible;
-use crate::adapters::files::work::Request;
-use crate::adapters::files::work::Started;
+use crate::adapters::files::preflight;
+use crate::adapters::files::request::Request;
+use crate::adapters::files::request::StartOutcome;
 use crate::model::BackupKind;
 use crate::model::FaultKind;
 use crate::model::NewBackup;
 use crate::model::Target;
 use crate::model::Timestamp;
-
-/// A backup in the making; there is at most one per VM.
-pub(super) const UNFINISHED: &str = ".snapgate-new";
+use crate::public_text;
 
 struct Source {
     name: DiskName,
     file: File,
-    before: Stamp,
+    before: FileStamp,
 }
 
 impl Source {
     fn open(vm: &Dir, name: DiskName) -> Result<Self, Problem> {
-        let doing = io("looking at a disk image");
-        loops::refuse(vm, &name, Use::Read)?;
-        let file = places::lock_disk(vm, &name, Use::Read)?;
+        let doing = io_error("looking at a disk image");
+        loop_devices::refuse_attached(vm, &name, ImageUse::Read)?;
+        let file = layout::lock_disk(vm, &name, ImageUse::Read)?;
         // What a program wrote through a memory map before is written back here; what it writes later changes the times.
-        rustix::fs::fdatasync(&file).map_err(io("writing back a disk image"))?;
-        let before = Stamp::of(&file).map_err(doing)?;
+        rustix::fs::fdatasync(&file).map_err(io_error("writing back a disk image"))?;
+        let before = FileStamp::of_file(&file).map_err(doing)?;
         Ok(Self { name, file, before })
     }
 
     /// Refuses what was written to, or replaced under its name, since it was opened.
     fn refuse_changed(&self, vm: &Dir) -> Result<(), Problem> {
-        let doing = io("looking at a disk image");
-        let opened = Stamp::of(&self.file).map_err(&doing)?;
-        let in_place = Stamp::at(vm, &self.name).map_err(&doing)?;
+        let doing = io_error("looking at a disk image");
+        let opened = FileStamp::of_file(&self.file).map_err(&doing)?;
+        let in_place = FileStamp::of_name(vm, &self.name).map_err(&doing)?;
         if opened == self.before && in_place == Some(self.before) {
             return Ok(());
         }
-        let text = format!(
-            "the disk `{}` was changed or replaced while it was copied; shut the VM down first",
+        let text = public_text!(
+            "The disk `{}` was changed or replaced while it was copied, so no backup was made. Shut the VM down, then try again.",
             self.name.as_str()
         );
         Err(Problem::new(FaultKind::Busy, text))
@@ -65,15 +64,17 @@ impl Source {
 }
 
 /// What the find of a create answers: whether this very request made it.
-pub(super) fn is_done(places: &Places, request: &Request) -> Result<bool, Problem> {
+pub(super) fn is_done(layout: &Layout, request: &Request) -> Result<bool, Problem> {
     let target = &request.intent.target;
-    let Some(shelf) = places.shelf(&target.vm)? else {
+    let Some(vm_backups) = layout.vm_backups(&target.vm)? else {
         return Ok(false);
     };
-    match places::backup_dir(&shelf, &target.backup)? {
-        Some(dir) if Manifest::read(&dir, target)?.made_by == request.mark => {
-            // Whoever renamed it may have been killed before this.
-            shelf.sync().map_err(io("syncing the backups of a VM"))?;
+    match layout::backup_dir(&vm_backups, &target.backup)? {
+        Some(dir) if Manifest::read(&dir, target)?.made_by == request.durable_id => {
+            // The process that renamed it may have been killed before this sync.
+            vm_backups
+                .sync()
+                .map_err(io_error("syncing the backups of a VM"))?;
             Ok(true)
         }
         Some(_) | None => Ok(false),
@@ -82,104 +83,115 @@ pub(super) fn is_done(places: &Places, request: &Request) -> Result<bool, Proble
 
 /// Checks all that can be checked, and takes the locks of the disks.
 pub(super) fn start(
-    places: &Arc<Places>,
+    layout: &Arc<Layout>,
     vm: Dir,
     request: &Request,
     new: &NewBackup,
     now: Timestamp,
-) -> Result<Started, Problem> {
+) -> Result<StartOutcome, Problem> {
     let target = &request.intent.target;
     if new.kind.is_some_and(|kind| kind != BackupKind::Full) {
-        let text = "this backend makes backups of the kind `full` only";
+        let text =
+            public_text!("This backend makes full backups only. Omit the kind, or request `full`.");
         return Err(Problem::new(FaultKind::Unsupported, text));
     }
     if !is_visible(target.backup.as_str()) {
-        let text = "the id of the backup cannot be used";
+        let text = public_text!(
+            "The id of the backup is not usable as a file name. Choose another name for the backup."
+        );
         return Err(Problem::new(FaultKind::Invalid, text));
     }
-    let shelf = shelf(places, target)?;
-    if places::backup_dir(&shelf, &target.backup)?.is_some() {
-        if is_done(places, request)? {
-            return Ok(Started::Done);
+    let vm_backups = ensure_vm_backups(layout, target)?;
+    if layout::backup_dir(&vm_backups, &target.backup)?.is_some() {
+        if is_done(layout, request)? {
+            return Ok(StartOutcome::Done);
         }
-        let text = "there is another backup of this id";
+        let text = public_text!(
+            "The VM already has another backup with this id. Submit the request again to get a new id."
+        );
         return Err(Problem::new(FaultKind::Conflict, text));
     }
-    places::refuse_taken(&shelf, target, &new.name)?;
-    checks::folder(&shelf, "the folder of the VM's backups")?;
-    let sources = sources(&vm)?;
-    let mut manifest = Manifest::new(target, new.name.clone(), now, token()?);
-    manifest.made_by.clone_from(&request.mark);
+    layout::refuse_duplicate_name(&vm_backups, target, &new.name)?;
+    preflight::check_folder(&vm_backups, "The VM's backup directory")?;
+    let sources = open_sources(&vm)?;
+    let mut manifest = Manifest::new(target, new.name.clone(), now, random_token()?);
+    manifest.made_by.clone_from(&request.durable_id);
     manifest.description.clone_from(&new.description);
     manifest.tags.clone_from(&new.tags);
     manifest.protected = new.protected;
-    let (id, places) = (target.backup.clone(), Arc::clone(places));
-    Ok(Started::Work(Box::new(move |job| {
-        let made = make(&shelf, &sources, manifest, job)
+    let (id, layout) = (target.backup.clone(), Arc::clone(layout));
+    Ok(StartOutcome::Pending(Box::new(move |job| {
+        let made = copy_disks(&vm_backups, &sources, manifest, job)
             .and_then(|()| refuse_changed(&vm, &sources))
-            .and_then(|()| places.refuse_replaced())
-            .and_then(|()| show(&shelf, id.as_str(), job));
-        clean_up(&shelf, made).map(|()| Vec::new())
+            .and_then(|()| layout.refuse_replaced())
+            .and_then(|()| publish(&vm_backups, id.as_str(), job));
+        clean_up(&vm_backups, made).map(|()| Vec::new())
     })))
 }
 
-fn shelf(places: &Places, target: &Target) -> Result<Dir, Problem> {
-    let shelf = match places.shelf(&target.vm)? {
-        Some(shelf) => shelf,
-        None if places.backups.stat(target.vm.as_str()).is_ok() => {
-            let text =
-                "what has the name of the VM's folder of backups is not a folder; move it away";
+fn ensure_vm_backups(layout: &Layout, target: &Target) -> Result<Dir, Problem> {
+    let vm_backups = match layout.vm_backups(&target.vm)? {
+        Some(vm_backups) => vm_backups,
+        None if layout.backups.stat(target.vm.as_str()).is_ok() => {
+            let text = public_text!(
+                "A file is in the place of the VM's backup directory. Ask the operator to move it away."
+            );
             return Err(Problem::new(FaultKind::Conflict, text));
         }
-        None => places
+        None => layout
             .backups
             .make_dir(target.vm.as_str())
-            .map_err(io("making the directory of a VM's backups"))?,
+            .map_err(io_error("making the directory of a VM's backups"))?,
     };
-    // Also when it was there: whoever made it may have been killed before this.
-    places
+    // Also when it exists: the process that made it may have been killed before this sync.
+    layout
         .backups
         .sync()
-        .map_err(io("syncing the backups directory"))?;
-    Ok(shelf)
+        .map_err(io_error("syncing the backups directory"))?;
+    Ok(vm_backups)
 }
 
-fn sources(vm: &Dir) -> Result<Vec<Source>, Problem> {
+fn open_sources(vm: &Dir) -> Result<Vec<Source>, Problem> {
     let mut sources = Vec::new();
-    for name in places::disks(vm)? {
+    for name in layout::disk_names(vm)? {
         sources.push(Source::open(vm, name)?);
     }
     if sources.is_empty() {
-        let text = "the VM has no disk images, so there is nothing to back up";
+        let text =
+            public_text!("The VM has no disk images to back up. Add a disk image to the VM first.");
         return Err(Problem::new(FaultKind::Conflict, text));
     }
     Ok(sources)
 }
 
-fn token() -> Result<String, Problem> {
+fn random_token() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Problem::new(
-            FaultKind::BackendFailed,
-            "the system gives no random numbers",
-        )
-        .because(error)
+        let text = public_text!(
+            "The system's random number generator failed, so nothing was changed. Try again later."
+        );
+        Problem::new(FaultKind::BackendFailed, text).because(error)
     })?;
     Ok(u128::from_le_bytes(bytes).to_string())
 }
 
-fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> Result<(), Problem> {
+fn copy_disks(
+    vm_backups: &Dir,
+    sources: &[Source],
+    mut manifest: Manifest,
+    job: &Job,
+) -> Result<(), Problem> {
     let sizes = sources.iter().map(|source| source.before.size());
     job.expect(sizes.fold(0, u64::saturating_add));
-    let doing = io("making a backup");
-    let dir = shelf.make_dir(UNFINISHED).map_err(&doing)?;
+    let doing = io_error("making a backup");
+    let dir = vm_backups.make_dir(UNFINISHED).map_err(&doing)?;
     let disks = dir.make_dir(DISKS).map_err(&doing)?;
     let mut files = Vec::new();
     for source in sources {
         let size = source.before.size();
         let to = disks.create(source.name.as_str()).map_err(&doing)?;
-        let digest = copy::copy(&source.file, &to, size, job, disks.faults())?;
-        manifest.disks.push(Disk {
+        let digest = copy::copy_image(&source.file, &to, size, job, disks.failpoints())?;
+        manifest.disks.push(BackupDisk {
             name: source.name.clone(),
             size,
             data: digest.data,
@@ -199,31 +211,34 @@ fn make(shelf: &Dir, sources: &[Source], mut manifest: Manifest, job: &Job) -> R
 
 /// All disks again: one may have been written to while another one was copied.
 fn refuse_changed(vm: &Dir, sources: &[Source]) -> Result<(), Problem> {
-    let names = places::disks(vm)?;
+    let names = layout::disk_names(vm)?;
     if !names.iter().eq(sources.iter().map(|source| &source.name)) {
-        let text =
-            "disks of the VM were added or removed while it was copied; shut the VM down first";
+        let text = public_text!(
+            "Disks of the VM were added or removed during the copy, so no backup was made. Shut the VM down, then try again."
+        );
         return Err(Problem::new(FaultKind::Busy, text));
     }
     for source in sources {
         source.refuse_changed(vm)?;
-        loops::refuse(vm, &source.name, Use::Read)?;
+        loop_devices::refuse_attached(vm, &source.name, ImageUse::Read)?;
     }
     Ok(())
 }
 
-fn show(shelf: &Dir, id: &str, job: &Job) -> Result<(), Problem> {
+fn publish(vm_backups: &Dir, id: &str, job: &Job) -> Result<(), Problem> {
     job.commit()?;
-    let doing = io("showing a backup");
-    shelf.take(id, shelf, UNFINISHED).map_err(&doing)?;
-    shelf.sync().map_err(|errno| doing(errno).unsure())
+    let doing = io_error("showing a backup");
+    vm_backups
+        .rename_from(id, vm_backups, UNFINISHED)
+        .map_err(&doing)?;
+    vm_backups.sync().map_err(|errno| doing(errno).uncertain())
 }
 
-fn clean_up(shelf: &Dir, made: Result<(), Problem>) -> Result<(), Problem> {
+fn clean_up(vm_backups: &Dir, made: Result<(), Problem>) -> Result<(), Problem> {
     match &made {
-        Ok(()) | Err(Problem::Unsure(_) | Problem::Half { .. }) => {}
+        Ok(()) | Err(Problem::Uncertain(_) | Problem::HalfDone { .. }) => {}
         Err(Problem::Refused { .. } | Problem::Cancelled) => {
-            if let Err(errno) = shelf.remove_tree(UNFINISHED) {
+            if let Err(errno) = vm_backups.remove_tree(UNFINISHED) {
                 tracing::warn!(%errno, "an unfinished backup stays until the next recovery");
             }
         }

@@ -9,20 +9,23 @@ use crate::adapters::adapter::Scope;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::PublicText;
+use crate::public_text;
 
 /// Why the adapter cannot be made at all.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
     /// The two directories are the same, or one is below the other.
-    #[error("`root` and `backups` must be two directories, neither of them below the other")]
+    #[error("`root` and `backups` must be two directories, neither below the other")]
     Nested,
     /// Another process, or another backend of this one, uses the same folder.
     #[error(
-        "the folder in `{0}` is in use by another gateway or another backend; stop it, or give each its own folders"
+        "the directory in `{0}` is in use by another gateway or backend; stop it, or configure separate directories"
     )]
     InUse(&'static str),
     /// The kernel is older than Linux 5.6, or a sandbox forbids the call.
-    #[error("this system lacks openat2, by which paths are kept inside their directories")]
+    #[error(
+        "the operating system does not support openat2 (Linux 5.6 or later), which keeps paths inside their directories"
+    )]
     NoOpenat2,
 }
 
@@ -41,7 +44,7 @@ pub(super) enum Problem {
     },
     /// It failed, and half of it is left.
     #[error("{}", fault.text)]
-    Half {
+    HalfDone {
         /// What a caller may see.
         fault: Fault,
         /// What the system said.
@@ -50,14 +53,14 @@ pub(super) enum Problem {
     /// It was stopped on request.
     #[error("cancelled")]
     Cancelled,
-    /// It may or may not last: only looking at the disk again tells.
-    #[error("the outcome must be looked up")]
-    Unsure(String),
+    /// It may or may not be durable: only another look at the disk shows.
+    #[error("the outcome could not be determined")]
+    Uncertain(String),
 }
 
 impl Problem {
     /// A refusal with its sentence.
-    pub(super) fn new(kind: FaultKind, text: impl Into<PublicText>) -> Self {
+    pub(super) fn new(kind: FaultKind, text: PublicText) -> Self {
         Self::Refused {
             fault: Fault::new(kind, text),
             private: String::new(),
@@ -81,35 +84,35 @@ impl Problem {
                 private: why.to_string(),
                 scope,
             },
-            Self::Half { fault, .. } => Self::Half {
+            Self::HalfDone { fault, .. } => Self::HalfDone {
                 fault,
                 private: why.to_string(),
             },
-            Self::Cancelled | Self::Unsure(_) => self,
+            Self::Cancelled | Self::Uncertain(_) => self,
         }
     }
 
     /// The failure and what the system said, for the log.
-    pub(super) fn in_full(&self) -> String {
+    pub(super) fn log_text(&self) -> String {
         match self {
-            Self::Refused { fault, private, .. } | Self::Half { fault, private }
+            Self::Refused { fault, private, .. } | Self::HalfDone { fault, private }
                 if !private.is_empty() =>
             {
                 format!("{}: {private}", fault.text)
             }
-            Self::Unsure(private) => format!("{self}: {private}"),
-            Self::Refused { .. } | Self::Half { .. } | Self::Cancelled => self.to_string(),
+            Self::Uncertain(private) => format!("{self}: {private}"),
+            Self::Refused { .. } | Self::HalfDone { .. } | Self::Cancelled => self.to_string(),
         }
     }
 
     /// The same failure after the point from which recovery goes forward only.
-    pub(super) fn unsure(self) -> Self {
+    pub(super) fn uncertain(self) -> Self {
         match self {
             Self::Refused { fault, private, .. } => {
-                Self::Unsure(format!("{}: {private}", fault.text))
+                Self::Uncertain(format!("{}: {private}", fault.text))
             }
-            Self::Cancelled => Self::Unsure("cancelled too late".to_owned()),
-            Self::Half { .. } | Self::Unsure(_) => self,
+            Self::Cancelled => Self::Uncertain("cancelled too late".to_owned()),
+            Self::HalfDone { .. } | Self::Uncertain(_) => self,
         }
     }
 
@@ -145,13 +148,16 @@ impl Problem {
                 error.scope = scope;
                 error.because(private)
             }
-            Self::Half { fault, private } => {
+            Self::HalfDone { fault, private } => {
                 AdapterError::uncertain(fault.kind, fault.text).because(private)
             }
-            Self::Cancelled => AdapterError::refused(FaultKind::Cancelled, "it was cancelled"),
-            Self::Unsure(private) => AdapterError::uncertain(
+            Self::Cancelled => AdapterError::refused(
+                FaultKind::Cancelled,
+                public_text!("The operation was cancelled. Nothing was changed."),
+            ),
+            Self::Uncertain(private) => AdapterError::uncertain(
                 FaultKind::BackendFailed,
-                "the storage failed while the change was being made",
+                public_text!("The storage failed during the change, and the outcome is being determined. Wait for the final Status."),
             )
             .because(private),
         }
@@ -159,41 +165,56 @@ impl Problem {
 }
 
 /// Turns what the system said while doing something into a problem.
-pub(super) fn io(doing: &'static str) -> impl Fn(Errno) -> Problem {
+pub(super) fn io_error(doing: &'static str) -> impl Fn(Errno) -> Problem {
     move |errno| {
         let (kind, text) = if errno == Errno::NOSPC || errno == Errno::DQUOT {
             (
                 FaultKind::StorageFull,
-                "no room is left on the storage; nothing was changed",
+                public_text!(
+                    "The storage is full, so nothing was changed. Free some space, then try again."
+                ),
             )
         } else if errno == Errno::ROFS {
             (
                 FaultKind::BackendDenied,
-                "the storage is mounted read-only; mount it for writing",
+                public_text!(
+                    "The storage is mounted read-only. Mount it for writing, then try again."
+                ),
             )
         } else if errno == Errno::ACCESS || errno == Errno::PERM {
             (
                 FaultKind::BackendDenied,
-                "the gateway lacks the rights to these files, or they are immutable",
+                public_text!(
+                    "The gateway has no permission to change these files, or they are immutable. Give the gateway's user access to them, then try again."
+                ),
             )
         } else if errno == Errno::BUSY {
             (
                 FaultKind::Conflict,
-                "a file or folder is a mount point or in use by the system",
+                public_text!(
+                    "A file or directory is a mount point or in use by the system. Unmount or release it, then try again."
+                ),
             )
         } else if errno == Errno::NOSYS {
             (
                 FaultKind::Unsupported,
-                "this system lacks a call that keeps paths inside their directories",
+                public_text!(
+                    "The operating system does not support safe path lookup (openat2). Run the gateway on Linux 5.6 or later."
+                ),
             )
         } else {
-            (FaultKind::BackendFailed, "the storage failed")
+            (
+                FaultKind::BackendFailed,
+                public_text!(
+                    "The storage failed. Try again; if it fails again, ask the operator to check the storage."
+                ),
+            )
         };
         Problem::new(kind, text).because(format_args!("{doing}: {errno}"))
     }
 }
 
 /// The system's number behind an error of the standard library.
-pub(super) fn errno(error: &std::io::Error) -> Errno {
+pub(super) fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -4,15 +4,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::tests::Kit;
-use super::tests::about;
-use super::tests::by;
-use super::tests::config;
-use super::tests::create;
-use super::tests::key;
-use super::tests::open;
-use super::tests::open_soon;
-use super::tests::restore;
+use super::test_fixture::Fixture;
+use super::test_fixture::about;
+use super::test_fixture::by;
+use super::test_fixture::config;
+use super::test_fixture::create;
+use super::test_fixture::key;
+use super::test_fixture::open;
+use super::test_fixture::open_soon;
+use super::test_fixture::restore;
 use super::*;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
@@ -26,21 +26,25 @@ fn vm(id: &str) -> VmId {
     VmId::new(id).unwrap()
 }
 
-/// Closes the kit, and the folders are used by their marks alone from now on.
-async fn closed(kit: Kit) -> (tempfile::TempDir, Config, Faults) {
-    let Kit { dir, faults, files } = kit;
+/// Closes the fixture; from now on the directories are accepted by their marks alone.
+async fn closed(fixture: Fixture) -> (tempfile::TempDir, Config, Failpoints) {
+    let Fixture {
+        dir,
+        failpoints,
+        files,
+    } = fixture;
     files.tasks.ended().await;
     drop(files);
     let config = Config {
         new_folders: false,
         ..config(&dir)
     };
-    (dir, config, faults)
+    (dir, config, failpoints)
 }
 
-/// What a gateway on these folders says to a list, once nobody else has them.
-async fn health(config: &Config, faults: &Faults) -> Result<(), Fault> {
-    let files = open_soon(config.clone(), faults).await;
+/// The answer of a gateway on these directories to a list, once no other process has them locked.
+async fn health(config: &Config, failpoints: &Failpoints) -> Result<(), Fault> {
+    let files = open_soon(config.clone(), failpoints).await;
     files
         .health(by())
         .await
@@ -106,11 +110,11 @@ async fn a_folder_that_lost_its_contents_is_unavailable() {
         ),
     ];
     for (name, change, refused) in rows {
-        let kit = Kit::new();
-        kit.backup(1).await;
-        let (dir, config, faults) = closed(kit).await;
+        let fixture = Fixture::new();
+        fixture.backup(1).await;
+        let (dir, config, failpoints) = closed(fixture).await;
         change(dir.path());
-        let outcome = health(&config, &faults).await;
+        let outcome = health(&config, &failpoints).await;
         match (outcome, refused) {
             (Ok(()), None) => {}
             (Err(fault), Some(part)) => {
@@ -151,14 +155,14 @@ async fn folders_of_earlier_versions_are_recognised_and_new_ones_are_not() {
         ("an empty root", |dir| empty(&dir.join("root")), false),
     ];
     for (name, change, is_used) in rows {
-        let kit = Kit::new();
-        kit.backup(1).await;
-        let (dir, config, faults) = closed(kit).await;
+        let fixture = Fixture::new();
+        fixture.backup(1).await;
+        let (dir, config, failpoints) = closed(fixture).await;
         for folder in ["root", "backups"] {
             fs::remove_file(dir.path().join(folder).join(MARK)).unwrap();
         }
         change(dir.path());
-        let outcome = health(&config, &faults).await;
+        let outcome = health(&config, &failpoints).await;
         assert_eq!(outcome.is_ok(), is_used, "{name}: {outcome:?}");
         for folder in ["root", "backups"] {
             let is_marked = dir.path().join(folder).join(MARK).exists();
@@ -172,26 +176,37 @@ async fn folders_of_earlier_versions_are_recognised_and_new_ones_are_not() {
             "{name}"
         );
         let strange = name.contains("strange");
-        let plain = prepare_folders(&config, Take::Empty);
+        let plain = prepare_folders(&config, UnmarkedFolders::Empty);
         assert_eq!(plain.is_err(), strange, "{name}: init: {plain:?}");
-        prepare_folders(&config, Take::Any).unwrap();
-        assert_eq!(health(&config, &faults).await, Ok(()), "{name}: prepared");
+        prepare_folders(&config, UnmarkedFolders::Any).unwrap();
+        assert_eq!(
+            health(&config, &failpoints).await,
+            Ok(()),
+            "{name}: prepared"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_folder_that_is_replaced_under_the_gateway_is_unavailable_until_it_is_back() {
     for folder in ["root", "backups"] {
-        let kit = Kit::new();
-        let backup = kit.backup(1).await;
-        let (path, aside) = (kit.dir.path().join(folder), kit.dir.path().join("aside"));
+        let fixture = Fixture::new();
+        let backup = fixture.backup(1).await;
+        let (path, aside) = (
+            fixture.dir.path().join(folder),
+            fixture.dir.path().join("aside"),
+        );
         fs::rename(&path, &aside).unwrap();
         fs::create_dir(&path).unwrap();
         let page = Page {
             after: None,
             limit: 10,
         };
-        let error = kit.files.list(&vm("vm"), &page, by()).await.unwrap_err();
+        let error = fixture
+            .files
+            .list_backups(&vm("vm"), &page, by())
+            .await
+            .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::Unavailable, "{folder}: a list");
         assert!(
             error.fault.text.contains(folder),
@@ -199,7 +214,7 @@ async fn a_folder_that_is_replaced_under_the_gateway_is_unavailable_until_it_is_
             error.fault.text
         );
         for (intent, number) in [(create("vm", 2, "x"), 2), (restore(&backup), 3)] {
-            let failure = kit.failure(&intent, number).await;
+            let failure = fixture.failure(&intent, number).await;
             assert_eq!(failure, Some(FaultKind::Unavailable), "{folder}: {number}");
         }
         assert_eq!(
@@ -209,7 +224,7 @@ async fn a_folder_that_is_replaced_under_the_gateway_is_unavailable_until_it_is_
         );
         fs::remove_dir(&path).unwrap();
         fs::rename(&aside, &path).unwrap();
-        assert_eq!(kit.list().await.len(), 1, "{folder}: back");
+        assert_eq!(fixture.list().await.len(), 1, "{folder}: back");
     }
 }
 
@@ -217,22 +232,26 @@ async fn a_folder_that_is_replaced_under_the_gateway_is_unavailable_until_it_is_
 async fn a_folder_that_is_replaced_during_a_create_or_restore_ends_it() {
     for folder in ["root", "backups"] {
         for verb in ["create", "restore"] {
-            let kit = Kit::new();
-            let backup = kit.backup(1).await;
-            kit.fill(2);
+            let fixture = Fixture::new();
+            let backup = fixture.backup(1).await;
+            fixture.fill(2);
             let intent = match verb {
                 "create" => create("vm", 2, "x"),
                 _ => restore(&backup),
             };
             let request = Request::new(&intent, key(2), None);
             let now = Timestamp::default();
-            let Started::Work(work) = kit.files.disk.start(&request, now).unwrap() else {
+            let StartOutcome::Pending(work) = fixture.files.executor.start(&request, now).unwrap()
+            else {
                 panic!("there is work to do")
             };
-            let (path, aside) = (kit.dir.path().join(folder), kit.dir.path().join("aside"));
+            let (path, aside) = (
+                fixture.dir.path().join(folder),
+                fixture.dir.path().join("aside"),
+            );
             fs::rename(&path, &aside).unwrap();
             fs::create_dir(&path).unwrap();
-            let problem = work(&Job::new(request.mark.clone(), true)).unwrap_err();
+            let problem = work(&Job::new(request.durable_id.clone(), true)).unwrap_err();
             assert!(
                 problem.to_string().contains(folder),
                 "{verb}, {folder}: {problem}"
@@ -240,19 +259,19 @@ async fn a_folder_that_is_replaced_during_a_create_or_restore_ends_it() {
             fs::remove_dir(&path).unwrap();
             fs::rename(&aside, &path).unwrap();
             assert_eq!(
-                kit.generations(),
+                fixture.generations(),
                 Some((2, 2)),
                 "{verb}, {folder}: nothing is touched"
             );
-            assert_eq!(kit.list().await.len(), 1, "{verb}, {folder}: no backup");
+            assert_eq!(fixture.list().await.len(), 1, "{verb}, {folder}: no backup");
         }
     }
 }
 
 #[tokio::test]
 async fn one_root_or_one_folder_of_backups_has_one_gateway() {
-    let kit = Kit::new();
-    let dir = kit.dir.path();
+    let fixture = Fixture::new();
+    let dir = fixture.dir.path();
     for folder in ["other", "kept"] {
         fs::create_dir(dir.join(folder)).unwrap();
     }
@@ -270,7 +289,7 @@ async fn one_root_or_one_folder_of_backups_has_one_gateway() {
             backups: dir.join(backups),
             new_folders: true,
         };
-        let refused = open(config, &Faults::default()).map(|_| ());
+        let refused = open(config, &Failpoints::default()).map(|_| ());
         assert!(
             matches!(refused, Err(FilesError::InUse(_))),
             "{name}: {refused:?}"
@@ -285,45 +304,53 @@ async fn one_root_or_one_folder_of_backups_has_one_gateway() {
 
 #[tokio::test]
 async fn refusals_name_the_thing_and_the_remedy() {
-    let kit = Kit::new();
-    fs::create_dir(kit.disk("lost+found")).unwrap();
-    fs::create_dir(kit.dir.path().join("root/lost+found")).unwrap();
-    fs::create_dir(kit.dir.path().join("backups/lost+found")).unwrap();
-    let backup = kit.backup(1).await;
-    fs::create_dir(kit.shelf().join("lost+found")).unwrap();
-    assert_eq!(kit.list().await.len(), 1, "lost+found is no backup");
-    assert_eq!(kit.failure(&restore(&backup), 2).await, None, "nor a disk");
-    let found = kit.files.vm(&vm("lost+found"), by()).await.unwrap_err();
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.disk("lost+found")).unwrap();
+    fs::create_dir(fixture.dir.path().join("root/lost+found")).unwrap();
+    fs::create_dir(fixture.dir.path().join("backups/lost+found")).unwrap();
+    let backup = fixture.backup(1).await;
+    fs::create_dir(fixture.vm_backups().join("lost+found")).unwrap();
+    assert_eq!(fixture.list().await.len(), 1, "lost+found is no backup");
+    assert_eq!(
+        fixture.failure(&restore(&backup), 2).await,
+        None,
+        "nor a disk"
+    );
+    let found = fixture
+        .files
+        .read_vm(&vm("lost+found"), by())
+        .await
+        .unwrap_err();
     assert_eq!(found.fault.kind, FaultKind::NoSuchVm, "nor a VM");
-    type Change = fn(&Kit);
+    type Change = fn(&Fixture);
     let rows: [(Change, &[&str]); 4] = [
         (
-            |kit| fs::write(kit.disk("lost+found/#12"), "x").unwrap(),
+            |fixture| fs::write(fixture.disk("lost+found/#12"), "x").unwrap(),
             &["`lost+found`", "move it"],
         ),
         (
-            |kit| fs::create_dir(kit.disk("old")).unwrap(),
+            |fixture| fs::create_dir(fixture.disk("old")).unwrap(),
             &["`old`", "a folder", "move it"],
         ),
         (
-            |kit| symlink("/nowhere", kit.disk("iso")).unwrap(),
+            |fixture| symlink("/nowhere", fixture.disk("iso")).unwrap(),
             &["`iso`", "a symbolic link"],
         ),
         (
-            |kit| {
-                let shelf = kit.shelf();
-                fs::rename(&shelf, kit.dir.path().join("far")).unwrap();
-                symlink(kit.dir.path().join("far"), shelf).unwrap();
+            |fixture| {
+                let vm_backups = fixture.vm_backups();
+                fs::rename(&vm_backups, fixture.dir.path().join("far")).unwrap();
+                symlink(fixture.dir.path().join("far"), vm_backups).unwrap();
             },
             &["symbolic link", "mount --bind"],
         ),
     ];
     for (number, (change, parts)) in (10..).zip(rows) {
-        let kit = Kit::new();
-        kit.backup(1).await;
-        fs::create_dir(kit.disk("lost+found")).unwrap();
-        change(&kit);
-        let end = kit.run(&create("vm", number, "x"), number).await;
+        let fixture = Fixture::new();
+        fixture.backup(1).await;
+        fs::create_dir(fixture.disk("lost+found")).unwrap();
+        change(&fixture);
+        let end = fixture.run(&create("vm", number, "x"), number).await;
         let Err(fault) = end else {
             panic!("{parts:?}: {end:?}");
         };
@@ -338,19 +365,21 @@ async fn refusals_name_the_thing_and_the_remedy() {
 #[tokio::test]
 async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
     for both_folders in [true, false] {
-        let kit = Kit::new();
-        let backup = kit.backup(1).await;
+        let fixture = Fixture::new();
+        let backup = fixture.backup(1).await;
         let patch = BackupPatch {
             protected: Patch::Set(true),
             ..BackupPatch::default()
         };
         assert_eq!(
-            kit.failure(&about(&backup, Change::Update(patch)), 2).await,
+            fixture
+                .failure(&about(&backup, Change::Update(patch)), 2)
+                .await,
             None,
             "protected"
         );
-        kit.backup(3).await;
-        let (dir, config, faults) = closed(kit).await;
+        fixture.backup(3).await;
+        let (dir, config, failpoints) = closed(fixture).await;
         let rename = |folder: &str| {
             let path = dir.path().join(folder);
             fs::rename(path.join("vm"), path.join("web")).unwrap();
@@ -358,12 +387,16 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
         rename("root");
         if both_folders {
             rename("backups");
-            let files = open_soon(config.clone(), &faults).await;
+            let files = open_soon(config.clone(), &failpoints).await;
             let page = Page {
                 after: None,
                 limit: 10,
             };
-            let list = files.list(&vm("web"), &page, by()).await.unwrap().backups;
+            let list = files
+                .list_backups(&vm("web"), &page, by())
+                .await
+                .unwrap()
+                .backups;
             let shown: Vec<_> = list
                 .iter()
                 .map(|one| (one.state, one.protected, one.name.as_str()))
@@ -373,16 +406,16 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
                 (BackupState::Error, false, "backup 3"),
             ];
             assert_eq!(shown, expected, "as the manifests say");
-            let busy = adopt(&config, &vm("vm"), &vm("web"));
+            let busy = adopt_backups(&config, &vm("vm"), &vm("web"));
             assert!(busy.is_err(), "a gateway uses them: {busy:?}");
             files.tasks.ended().await;
         }
         let adopted = |from: &str, to: &str| {
             // Programs that other tests start hold our locks for a moment.
-            let mut last = adopt(&config, &vm(from), &vm(to));
+            let mut last = adopt_backups(&config, &vm(from), &vm(to));
             for _ in 0..20 {
                 if matches!(&last, Err(FolderError::Files(_))) {
-                    last = adopt(&config, &vm(from), &vm(to));
+                    last = adopt_backups(&config, &vm(from), &vm(to));
                 }
             }
             last
@@ -405,12 +438,16 @@ async fn backups_of_a_renamed_vm_keep_their_protection_and_can_be_adopted() {
             },
             "again"
         );
-        let files = open_soon(config.clone(), &faults).await;
+        let files = open_soon(config.clone(), &failpoints).await;
         let page = Page {
             after: None,
             limit: 10,
         };
-        let list = files.list(&vm("web"), &page, by()).await.unwrap().backups;
+        let list = files
+            .list_backups(&vm("web"), &page, by())
+            .await
+            .unwrap()
+            .backups;
         let shown: Vec<_> = list.iter().map(|one| (one.state, one.protected)).collect();
         let expected = [
             (BackupState::Available, true),

@@ -3,22 +3,22 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use super::tests::Kit;
-use super::tests::by;
-use super::tests::restore;
-use super::tests::target;
+use super::test_fixture::Fixture;
+use super::test_fixture::by;
+use super::test_fixture::restore;
+use super::test_fixture::target;
 use super::*;
 
 #[tokio::test]
 async fn a_flipped_bit_is_found_wherever_it_is() {
-    let kit = Kit::new();
-    let image = fs::File::create(kit.disk("b.raw")).unwrap();
+    let fixture = Fixture::new();
+    let image = fs::File::create(fixture.disk("b.raw")).unwrap();
     image.set_len(6 << 20).unwrap();
     let last = (6 << 20) - 1;
     image.write_all_at(&[1; 3 << 20], 1 << 20).unwrap();
     image.write_all_at(&[1], last).unwrap();
-    let backup = kit.backup(1).await;
-    let image = kit.shelf().join("1/disks/b.raw");
+    let backup = fixture.backup(1).await;
+    let image = fixture.vm_backups().join("1/disks/b.raw");
     let image = fs::OpenOptions::new().read(true).write(true).open(image);
     let image = image.unwrap();
     let rows = [
@@ -35,22 +35,22 @@ async fn a_flipped_bit_is_found_wherever_it_is() {
         let mut byte = [0];
         image.read_exact_at(&mut byte, at).unwrap();
         image.write_all_at(&[byte[0] ^ 16], at).unwrap();
-        let failure = kit.failure(&restore(&backup), 2).await;
+        let failure = fixture.failure(&restore(&backup), 2).await;
         assert_eq!(failure, Some(FaultKind::Damaged), "{name}");
         image.write_all_at(&byte, at).unwrap();
     }
     assert_eq!(
-        kit.failure(&restore(&backup), 3).await,
+        fixture.failure(&restore(&backup), 3).await,
         None,
         "flipped back"
     );
-    assert_eq!(kit.leftovers(), Vec::<String>::new(), "nothing is left");
+    assert_eq!(fixture.leftovers(), Vec::<String>::new(), "nothing is left");
 }
 
 #[tokio::test]
 async fn a_backup_of_an_earlier_version_is_restored() {
-    let kit = Kit::new();
-    let backup = kit.backup(1).await;
+    let fixture = Fixture::new();
+    let backup = fixture.backup(1).await;
     // As version 0.1.0 wrote it, for these very disks.
     let manifest = r#"{
   "format": 1,
@@ -83,11 +83,15 @@ async fn a_backup_of_an_earlier_version_is_restored() {
     }
   ]
 }"#;
-    fs::write(kit.shelf().join("1/manifest.json"), manifest).unwrap();
-    let old = kit.files.read(&target("vm", "1"), by()).await.unwrap();
+    fs::write(fixture.vm_backups().join("1/manifest.json"), manifest).unwrap();
+    let old = fixture
+        .files
+        .read_backup(&target("vm", "1"), by())
+        .await
+        .unwrap();
     assert_eq!(old.name.as_str(), "of old", "it is read");
     assert_ne!(old.identity, backup.identity, "and is another one");
-    kit.fill(2);
-    assert_eq!(kit.failure(&restore(&old), 2).await, None, "restored");
-    assert_eq!(kit.generations(), Some((1, 1)), "both disks");
+    fixture.fill(2);
+    assert_eq!(fixture.failure(&restore(&old), 2).await, None, "restored");
+    assert_eq!(fixture.generations(), Some((1, 1)), "both disks");
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use tokio::sync::watch;
 
 use crate::adapters::adapter::TaskState;
@@ -27,31 +26,31 @@ const COMMITTED: u8 = 2;
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum JobEnd {
     /// Done.
     Done,
     /// Failed, with nothing left of it.
     Failed(Fault),
     /// Stopped on request, with nothing left of it.
     Cancelled,
-    /// Only the disk tells.
+    /// The outcome follows from the disk only.
     Lost,
 }
 
-impl From<Problem> for End {
+impl From<Problem> for JobEnd {
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::Refused { fault, private, .. } => {
-                tracing::warn!(fault = %fault.text, error = %private, "work on a VM failed");
+                tracing::warn!(fault = %fault.text, error = %private, "change of a VM failed");
                 Self::Failed(fault)
             }
-            Problem::Half { fault, private } => {
-                tracing::error!(fault = %fault.text, error = %private, "work on a VM was left half done");
+            Problem::HalfDone { fault, private } => {
+                tracing::error!(fault = %fault.text, error = %private, "change of a VM left half done");
                 Self::Failed(fault)
             }
             Problem::Cancelled => Self::Cancelled,
-            Problem::Unsure(private) => {
-                tracing::error!(error = %private, "work on a VM was interrupted; the disk will tell");
+            Problem::Uncertain(private) => {
+                tracing::error!(error = %private, "change of a VM interrupted, outcome to be determined");
                 Self::Lost
             }
         }
@@ -61,19 +60,19 @@ impl From<Problem> for End {
 /// One piece of work.
 #[derive(Debug)]
 pub(super) struct Job {
-    mark: String,
+    durable_id: String,
     cancellable: bool,
     course: AtomicU8,
     done: AtomicU64,
     total: AtomicU64,
-    end: watch::Sender<Option<End>>,
+    end: watch::Sender<Option<JobEnd>>,
 }
 
 impl Job {
     /// Work that has not begun.
-    pub(super) fn new(mark: String, cancellable: bool) -> Self {
+    pub(super) fn new(durable_id: String, cancellable: bool) -> Self {
         Self {
-            mark,
+            durable_id,
             cancellable,
             course: AtomicU8::new(GOING),
             done: AtomicU64::new(0),
@@ -93,7 +92,7 @@ impl Job {
     }
 
     /// Whether to go on.
-    pub(super) fn go_on(&self) -> Result<(), Problem> {
+    pub(super) fn check_cancelled(&self) -> Result<(), Problem> {
         if self.course.load(Ordering::Acquire) == CANCELLED {
             Err(Problem::Cancelled)
         } else {
@@ -103,31 +102,31 @@ impl Job {
 
     /// The last moment at which it can be cancelled.
     pub(super) fn commit(&self) -> Result<(), Problem> {
-        self.turn(COMMITTED)
+        self.switch_course(COMMITTED)
             .map_err(|_was| Problem::Cancelled)
             .map(|_| ())
     }
 
     /// Asks it to stop, unless it is too late; `false` when it is of a kind that cannot be stopped.
     pub(super) fn cancel(&self) -> bool {
-        if self.cancellable && self.turn(CANCELLED).is_err() {
-            tracing::info!(task = %self.mark, "too late to cancel");
+        if self.cancellable && self.switch_course(CANCELLED).is_err() {
+            tracing::info!(task = %self.durable_id, "cancel request came too late");
         }
         self.cancellable
     }
 
-    fn turn(&self, to: u8) -> Result<u8, u8> {
+    fn switch_course(&self, to: u8) -> Result<u8, u8> {
         self.course
             .compare_exchange(GOING, to, Ordering::AcqRel, Ordering::Acquire)
     }
 
     /// It ended.
-    pub(super) fn finish(&self, end: End) {
+    pub(super) fn finish(&self, end: JobEnd) {
         self.end.send_replace(Some(end));
     }
 
     /// How it ended, if it has.
-    pub(super) fn end(&self) -> Option<End> {
+    pub(super) fn end(&self) -> Option<JobEnd> {
         self.end.borrow().clone()
     }
 
@@ -140,10 +139,10 @@ impl Job {
     /// What a poll answers.
     pub(super) fn state(&self) -> TaskState {
         match self.end() {
-            Some(End::Done) => TaskState::Done,
-            Some(End::Failed(fault)) => TaskState::Failed(fault),
-            Some(End::Cancelled) => TaskState::Cancelled,
-            Some(End::Lost) => TaskState::Gone,
+            Some(JobEnd::Done) => TaskState::Done,
+            Some(JobEnd::Failed(fault)) => TaskState::Failed(fault),
+            Some(JobEnd::Cancelled) => TaskState::Cancelled,
+            Some(JobEnd::Lost) => TaskState::Gone,
             None => {
                 let total = self.total.load(Ordering::Relaxed);
                 let done = self.done.load(Ordering::Relaxed);
@@ -155,56 +154,56 @@ impl Job {
 
 /// All jobs of one adapter, and the VMs that are held.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<State>);
+pub(super) struct Jobs(Mutex<JobTable>);
 
 #[derive(Debug, Default)]
-struct State {
+struct JobTable {
     jobs: BTreeMap<String, Arc<Job>>,
     order: VecDeque<String>,
-    held: BTreeMap<VmId, ()>,
+    reserved_vms: BTreeMap<VmId, ()>,
 }
 
 /// Holds a VM until it is dropped: nothing else changes it or its backups meanwhile.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) struct VmReservation {
     jobs: Arc<Jobs>,
     vm: VmId,
 }
 
-impl Drop for Hold {
+impl Drop for VmReservation {
     fn drop(&mut self) {
-        self.jobs.state().held.remove(&self.vm);
+        self.jobs.state().reserved_vms.remove(&self.vm);
     }
 }
 
 impl Jobs {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, JobTable> {
+        self.0.lock()
     }
 
-    /// Holds the VM if nobody does.
-    pub(super) fn hold(self: &Arc<Self>, vm: &VmId) -> Option<Hold> {
-        let before = self.state().held.insert(vm.clone(), ());
-        before.is_none().then(|| Hold {
+    /// Reserves the VM unless it is reserved.
+    pub(super) fn reserve_vm(self: &Arc<Self>, vm: &VmId) -> Option<VmReservation> {
+        let before = self.state().reserved_vms.insert(vm.clone(), ());
+        before.is_none().then(|| VmReservation {
             jobs: Arc::clone(self),
             vm: vm.clone(),
         })
     }
 
     /// The job of that mark, if it is remembered.
-    pub(super) fn job(&self, mark: &str) -> Option<Arc<Job>> {
-        self.state().jobs.get(mark).map(Arc::clone)
+    pub(super) fn find_job(&self, durable_id: &str) -> Option<Arc<Job>> {
+        self.state().jobs.get(durable_id).map(Arc::clone)
     }
 
     /// Starts a job, in place of an ended one of that mark.
-    pub(super) fn start(&self, mark: &str, cancellable: bool) -> Arc<Job> {
-        let job = Arc::new(Job::new(mark.to_owned(), cancellable));
+    pub(super) fn start(&self, durable_id: &str, cancellable: bool) -> Arc<Job> {
+        let job = Arc::new(Job::new(durable_id.to_owned(), cancellable));
         let mut state = self.state();
-        state.order.retain(|it| it != mark);
-        state.order.push_back(mark.to_owned());
-        state.jobs.insert(mark.to_owned(), Arc::clone(&job));
+        state.order.retain(|it| it != durable_id);
+        state.order.push_back(durable_id.to_owned());
+        state.jobs.insert(durable_id.to_owned(), Arc::clone(&job));
         while state.order.len() > ENDED_MAX {
-            let State { jobs, order, .. } = &mut *state;
+            let JobTable { jobs, order, .. } = &mut *state;
             let ended = order
                 .iter()
                 .position(|it| jobs.get(it).is_none_or(|job| job.end().is_some()));

@@ -6,14 +6,15 @@ use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::file_stamp::FileStamp;
 use crate::adapters::files::manifest::DiskName;
-use crate::adapters::files::stamp::Stamp;
-use crate::adapters::files::tree::Dir;
 use crate::model::BackupId;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// The journal, and afterwards the proof of which request restored the VM last.
 pub(super) const JOURNAL: &str = ".snapgate-restore.json";
@@ -37,13 +38,13 @@ pub(super) enum Phase {
 
 /// One disk of the swap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct DiskSwap {
     /// Its name.
     pub(super) name: DiskName,
     /// What was in place; `None` when the VM had lost it.
-    pub(super) old: Option<Stamp>,
+    pub(super) old: Option<FileStamp>,
     /// What is to be in place, as it was before its rename.
-    pub(super) new: Stamp,
+    pub(super) new: FileStamp,
     /// Of the new image.
     pub(super) checksum: String,
 }
@@ -65,7 +66,7 @@ pub(super) struct Journal {
     pub(super) staging: String,
     /// Every disk.
     #[serde(default)]
-    pub(super) disks: Vec<Entry>,
+    pub(super) disks: Vec<DiskSwap>,
     /// A half-done restore that this one replaces, and which stands again if this one is undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Box<Self>>,
@@ -102,7 +103,7 @@ enum DiskState {
 
 /// How the VM's disks are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SwapState {
     /// No swap has begun and not ended.
     Clear,
     /// No disk is swapped.
@@ -119,8 +120,10 @@ pub(super) enum Standing {
 }
 
 fn damaged() -> Problem {
-    let text = "The journal of the VM's last restore cannot be read, so it is not known whether all disks belong together; nothing was changed. \
-                Look at the disks, then remove the journal from the VM's folder.";
+    let text = public_text!(
+        "The journal of the VM's last restore is unreadable, so the disks may be of two different backups; nothing was changed. \
+         Check the disks, then remove the journal from the VM's directory."
+    );
     Problem::new(FaultKind::Damaged, text)
 }
 
@@ -170,22 +173,22 @@ impl Journal {
                 let journal: Self = serde_json::from_slice(&bytes).map_err(unreadable)?;
                 let now = vm
                     .stat_self()
-                    .map_err(io("looking at the folder of a VM"))?;
-                Ok(Some(journal.moved(now.st_dev)))
+                    .map_err(io_error("looking at the folder of a VM"))?;
+                Ok(Some(journal.with_device(now.st_dev)))
             }
             _ => Err(damaged().because("written by another version")),
         }
     }
 
     fn of_version_1(vm: &Dir, old: Version1) -> Result<Self, Problem> {
-        let doing = io("looking at the folder of a VM");
-        let nothing = Stamp::new(&vm.stat_self().map_err(&doing)?);
+        let doing = io_error("looking at the folder of a VM");
+        let nothing = FileStamp::new(&vm.stat_self().map_err(&doing)?);
         let mut journal = Self::new(vm, &old.request, &old.backup, STAGING, None).map_err(doing)?;
         journal.phase = old.phase;
         journal.disks = old
             .disks
             .into_iter()
-            .map(|name| Entry {
+            .map(|name| DiskSwap {
                 name,
                 old: None,
                 // No image is the folder itself, so none is found to be this one.
@@ -197,21 +200,21 @@ impl Journal {
         Ok(journal)
     }
 
-    fn moved(mut self, to: u64) -> Self {
+    fn with_device(mut self, to: u64) -> Self {
         let from = self.device;
         for entry in &mut self.disks {
-            entry.new = entry.new.moved(from, to);
-            entry.old = entry.old.map(|old| old.moved(from, to));
+            entry.new = entry.new.with_device(from, to);
+            entry.old = entry.old.map(|old| old.with_device(from, to));
         }
         self.device = to;
-        self.before = self.before.map(|before| Box::new(before.moved(to)));
+        self.before = self.before.map(|before| Box::new(before.with_device(to)));
         self
     }
 
     /// The text that is stored.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Problem> {
         serde_json::to_vec_pretty(self).map_err(|error| {
-            let text = "the journal of the restore cannot be written; nothing was changed";
+            let text = public_text!("The journal of the restore could not be written, so nothing was changed. Try again.");
             Problem::new(FaultKind::BackendFailed, text).because(error)
         })
     }
@@ -235,32 +238,35 @@ impl Journal {
     }
 
     /// The folder of the images that are not in place; `None` when it is gone.
-    pub(super) fn staging_of(&self, vm: &Dir) -> Result<Option<Dir>, Problem> {
+    pub(super) fn open_staging(&self, vm: &Dir) -> Result<Option<Dir>, Problem> {
         match vm.dir(&self.staging) {
             Ok(staging) => Ok(Some(staging)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(errno) => Err(io("opening the folder of new disk images")(errno)),
+            Err(errno) => Err(io_error("opening the folder of new disk images")(errno)),
         }
     }
 
     /// How the disks are. Changes nothing.
-    pub(super) fn standing(&self, vm: &Dir) -> Result<Standing, Problem> {
+    pub(super) fn swap_state(&self, vm: &Dir) -> Result<SwapState, Problem> {
         if self.phase != Phase::Swap {
-            return Ok(Standing::Clear);
+            return Ok(SwapState::Clear);
         }
-        let staging = self.staging_of(vm)?;
+        let staging = self.open_staging(vm)?;
         let mut states = Vec::new();
         for entry in &self.disks {
             let state = self.state(vm, staging.as_ref(), entry);
-            states.push((&entry.name, state.map_err(io("looking at disk images"))?));
+            states.push((
+                &entry.name,
+                state.map_err(io_error("looking at disk images"))?,
+            ));
         }
-        Ok(judged(&states))
+        Ok(swap_state_of(&states))
     }
 
-    fn state(&self, vm: &Dir, staging: Option<&Dir>, entry: &Entry) -> Result<DiskState, Errno> {
-        let in_place = Stamp::at(vm, &entry.name)?;
+    fn state(&self, vm: &Dir, staging: Option<&Dir>, entry: &DiskSwap) -> Result<DiskState, Errno> {
+        let in_place = FileStamp::of_name(vm, &entry.name)?;
         let staged = match staging {
-            Some(staging) => Stamp::at(staging, &entry.name)?,
+            Some(staging) => FileStamp::of_name(staging, &entry.name)?,
             None => None,
         };
         if self.format == 1 {
@@ -271,21 +277,23 @@ impl Journal {
             });
         }
         let is_ready = staged.is_some_and(|stamp| stamp == entry.new);
-        let is_in_place = in_place.is_some_and(|stamp| stamp.is_file(&entry.new));
-        let is_as_left = in_place.is_some_and(|stamp| stamp.is_renamed(&entry.new));
+        let is_in_place = in_place.is_some_and(|stamp| stamp.is_same_file(&entry.new));
+        let is_as_left = in_place.is_some_and(|stamp| stamp.is_same_content(&entry.new));
         Ok(match (is_ready, is_in_place) {
             (true, _) if in_place == entry.old => DiskState::Waiting,
             (_, true) if is_as_left => DiskState::Swapped,
             (_, true) => DiskState::SwappedChanged,
-            _ if staged.is_some_and(|stamp| stamp.is_file(&entry.new)) => DiskState::WaitingChanged,
+            _ if staged.is_some_and(|stamp| stamp.is_same_file(&entry.new)) => {
+                DiskState::WaitingChanged
+            }
             _ => DiskState::Lost,
         })
     }
 
     /// The disks that are not swapped yet.
-    pub(super) fn waiting(&self, vm: &Dir) -> Result<Vec<&Entry>, Problem> {
-        let staging = self.staging_of(vm)?;
-        let mut waiting = Vec::new();
+    pub(super) fn unswapped_disks(&self, vm: &Dir) -> Result<Vec<&DiskSwap>, Problem> {
+        let staging = self.open_staging(vm)?;
+        let mut unswapped_disks = Vec::new();
         for entry in &self.disks {
             match self.state(vm, staging.as_ref(), entry) {
                 Ok(DiskState::Swapped) => {}
@@ -294,19 +302,19 @@ impl Journal {
                     | DiskState::WaitingChanged
                     | DiskState::SwappedChanged
                     | DiskState::Lost,
-                ) => waiting.push(entry),
-                Err(errno) => return Err(io("looking at disk images")(errno)),
+                ) => unswapped_disks.push(entry),
+                Err(errno) => return Err(io_error("looking at disk images")(errno)),
             }
         }
-        Ok(waiting)
+        Ok(unswapped_disks)
     }
 
     /// The names of the disks whose new image is in place, and of the others. Changes nothing.
-    pub(super) fn split(&self, vm: &Dir) -> (Vec<&DiskName>, Vec<&DiskName>) {
+    pub(super) fn split_by_image(&self, vm: &Dir) -> (Vec<&DiskName>, Vec<&DiskName>) {
         let names = self.disks.iter().map(|entry| (&entry.name, entry));
-        let is_new = |entry: &Entry| {
-            let in_place = Stamp::at(vm, &entry.name).ok().flatten();
-            in_place.is_some_and(|stamp| stamp.is_file(&entry.new))
+        let is_new = |entry: &DiskSwap| {
+            let in_place = FileStamp::of_name(vm, &entry.name).ok().flatten();
+            in_place.is_some_and(|stamp| stamp.is_same_file(&entry.new))
         };
         let (new, old): (Vec<_>, Vec<_>) = names.partition(|(_, entry)| is_new(entry));
         let names = |pairs: Vec<(_, _)>| pairs.into_iter().map(|(name, _)| name).collect();
@@ -315,57 +323,57 @@ impl Journal {
 }
 
 /// What the request has left half done, if it has.
-pub(super) fn left_half(vm: &Dir, request: &str) -> Result<Option<Fault>, Problem> {
+pub(super) fn half_done_fault(vm: &Dir, request: &str) -> Result<Option<Fault>, Problem> {
     let Some(journal) = Journal::read(vm)?.filter(|journal| journal.request == request) else {
         return Ok(None);
     };
-    Ok(match journal.standing(vm)? {
-        Standing::Half(fault) | Standing::Broken(fault) => Some(fault),
-        Standing::Clear | Standing::Untouched { .. } | Standing::Complete => None,
+    Ok(match journal.swap_state(vm)? {
+        SwapState::Half(fault) | SwapState::Broken(fault) => Some(fault),
+        SwapState::Clear | SwapState::Untouched { .. } | SwapState::Complete => None,
     })
 }
 
 /// Makes a small file last, from which the journal is made later by a rename alone.
-pub(super) fn prepared(dir: &Dir, name: &str, journal: &Journal) -> Result<(), Problem> {
-    let doing = io("writing the journal of a restore");
+pub(super) fn write_synced(dir: &Dir, name: &str, journal: &Journal) -> Result<(), Problem> {
+    let doing = io_error("writing the journal of a restore");
     let text = journal.to_bytes()?;
     let file: File = dir.write_new(name, &text).map_err(&doing)?;
     dir.sync_file(&file).map_err(&doing)
 }
 
-fn judged(states: &[(&DiskName, DiskState)]) -> Standing {
+fn swap_state_of(states: &[(&DiskName, DiskState)]) -> SwapState {
     let with = |wanted: &[DiskState]| {
         let chosen = states.iter().filter(|(_, state)| wanted.contains(state));
         chosen.map(|(name, _)| *name).collect::<Vec<_>>()
     };
     let new = with(&[DiskState::Swapped, DiskState::SwappedChanged]);
     let old = with(&[DiskState::Waiting]);
-    let waiting = with(&[DiskState::Waiting, DiskState::WaitingChanged]);
+    let unswapped_disks = with(&[DiskState::Waiting, DiskState::WaitingChanged]);
     let changed = with(&[DiskState::WaitingChanged, DiskState::SwappedChanged]);
     let lost = with(&[DiskState::Lost]);
-    if waiting.len() == states.len() {
-        Standing::Untouched {
+    if unswapped_disks.len() == states.len() {
+        SwapState::Untouched {
             changed: !changed.is_empty(),
         }
     } else if new.len() == states.len() {
-        Standing::Complete
+        SwapState::Complete
     } else if changed.is_empty() && lost.is_empty() {
-        Standing::Half(half(&new, &old, &[]))
+        SwapState::Half(half_done(&new, &old, &[]))
     } else {
         let unsure: Vec<_> = changed.into_iter().chain(lost).collect();
         let is_sure = |name: &&DiskName| !unsure.contains(name);
         let new: Vec<_> = new.into_iter().filter(is_sure).collect();
-        Standing::Broken(half(&new, &old, &unsure))
+        SwapState::Broken(half_done(&new, &old, &unsure))
     }
 }
 
-fn listed(names: &[&DiskName]) -> String {
+fn quoted_list(names: &[&DiskName]) -> String {
     let names = names.iter().map(|name| format!("`{}`", name.as_str()));
     names.collect::<Vec<_>>().join(", ")
 }
 
 /// What a caller is shown of disks of two times.
-pub(super) fn half(new: &[&DiskName], old: &[&DiskName], unsure: &[&DiskName]) -> Fault {
+pub(super) fn half_done(new: &[&DiskName], old: &[&DiskName], unsure: &[&DiskName]) -> Fault {
     let mut parts = Vec::new();
     let groups = [
         (new, "restored"),
@@ -374,10 +382,10 @@ pub(super) fn half(new: &[&DiskName], old: &[&DiskName], unsure: &[&DiskName]) -
     ];
     for (names, what) in groups {
         if !names.is_empty() {
-            parts.push(format!("{what}: {}", listed(names)));
+            parts.push(format!("{what}: {}", quoted_list(names)));
         }
     }
-    let text = format!(
+    let text = public_text!(
         "A restore of the VM is half done ({}). Do not start the VM; restore a backup of it again.",
         parts.join("; ")
     );

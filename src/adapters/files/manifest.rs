@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::adapters::files::copy;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::dir_fd::is_visible;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
-use crate::adapters::files::tree::Dir;
-use crate::adapters::files::tree::is_visible;
+use crate::adapters::files::error::io_error;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -20,6 +20,7 @@ use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
+use crate::public_text;
 
 /// The manifest's name in the directory of a backup.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -64,7 +65,7 @@ impl From<DiskName> for String {
 
 /// One disk of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Disk {
+pub(super) struct BackupDisk {
     /// Its name, in the VM and in the backup.
     pub(super) name: DiskName,
     /// Its length in bytes.
@@ -94,7 +95,7 @@ pub(super) struct Manifest {
     kind: BackupKind,
     created: Timestamp,
     algorithm: String,
-    pub(super) disks: Vec<Disk>,
+    pub(super) disks: Vec<BackupDisk>,
 }
 
 impl Manifest {
@@ -129,12 +130,14 @@ impl Manifest {
     /// `Damaged` when it is missing, unreadable or that of another backup.
     pub(super) fn read(dir: &Dir, target: &Target) -> Result<Self, Problem> {
         let damaged = || {
-            let text = "the manifest of the backup is missing or damaged";
+            let text = public_text!(
+                "The backup's manifest is missing or damaged, so the backup is unusable. Use another backup."
+            );
             Problem::new(FaultKind::Damaged, text)
         };
         let foreign = |vm: &VmId| {
-            let text = format!(
-                "the backup says that it is of the VM `{vm}`; if that VM was renamed, run `snapgate adopt-backups`"
+            let text = public_text!(
+                "The backup belongs to the VM `{vm}`. If that VM was renamed, run the gateway's `adopt-backups` command."
             );
             Problem::new(FaultKind::Damaged, text)
         };
@@ -142,16 +145,16 @@ impl Manifest {
             if [rustix::io::Errno::INVAL, rustix::io::Errno::FBIG].contains(&errno) {
                 damaged().because(errno)
             } else {
-                io("reading a manifest")(errno)
+                io_error("reading a manifest")(errno)
             }
         })?;
         let bytes = bytes.ok_or_else(damaged)?;
         let manifest: Self =
             serde_json::from_slice(&bytes).map_err(|error| damaged().because(error))?;
-        match manifest.mistake(target) {
+        match manifest.find_damage(target) {
             None if manifest.vm != target.vm => Err(foreign(&manifest.vm)),
             None => Ok(manifest),
-            Some(mistake) => Err(damaged().because(mistake)),
+            Some(damage) => Err(damaged().because(damage)),
         }
     }
 
@@ -175,8 +178,8 @@ impl Manifest {
         }
     }
 
-    fn mistake(&self, target: &Target) -> Option<&'static str> {
-        let in_order = |pair: &[Disk]| match pair {
+    fn find_damage(&self, target: &Target) -> Option<&'static str> {
+        let in_order = |pair: &[BackupDisk]| match pair {
             [one, two] => one.name < two.name,
             _ => false,
         };
@@ -198,7 +201,10 @@ impl Manifest {
     /// The text that is stored.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, Problem> {
         serde_json::to_vec_pretty(self).map_err(|error| {
-            Problem::new(FaultKind::BackendFailed, "the manifest cannot be written").because(error)
+            let text = public_text!(
+                "The backup's manifest could not be written, so nothing was changed. Try again."
+            );
+            Problem::new(FaultKind::BackendFailed, text).because(error)
         })
     }
 
@@ -245,7 +251,7 @@ impl Manifest {
     }
 
     /// Takes over what an update changed.
-    pub(super) fn take(&mut self, backup: Backup) {
+    pub(super) fn apply_update(&mut self, backup: Backup) {
         self.name = backup.name;
         self.description = backup.description;
         self.tags = backup.tags;

@@ -1,35 +1,37 @@
 //! VMs as directories of disk images, and their backups as directories of whole copies.
 //!
-//! What maps to what, what is promised at a crash and what is lossy is told in `docs/adapters/files.md`. In
+//! The mapping, the guarantees at a crash and the losses are described in `docs/adapters/files.md`. In
 //! short: a VM is a directory below `root`, its disks are the regular files in it; a backup is a directory
 //! below `backups/<vm>/` with `manifest.json` and a copy of every disk, and appears and disappears by one rename.
-//! Lossy: only images that nobody writes to are backed up (offline), never memory, and of a file its contents,
+//! Lossy: only images that no program writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
-mod adopt;
-mod change;
-mod checks;
 mod config;
 mod copy;
 mod create;
+mod dir_fd;
+mod edit;
 mod error;
-mod faults;
+mod executor;
+mod failpoints;
+mod file_stamp;
+mod folder_marks;
+mod image_lock;
 mod jobs;
 mod journal;
-mod lock;
-mod loops;
+mod keys;
+mod layout;
+mod loop_devices;
 mod manifest;
-mod marks;
 mod mounts;
-mod places;
-mod recall;
+mod operator_commands;
+mod preflight;
+mod read_cache;
+mod request;
 mod restore;
-mod stamp;
 mod swap;
-mod table;
-mod tree;
 mod watch;
-mod work;
+mod watch_table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,15 +50,15 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::faults::Faults;
-use crate::adapters::files::jobs::End;
-use crate::adapters::files::jobs::Hold;
+use crate::adapters::files::executor::Executor;
+use crate::adapters::files::failpoints::Failpoints;
 use crate::adapters::files::jobs::Job;
+use crate::adapters::files::jobs::JobEnd;
 use crate::adapters::files::jobs::Jobs;
-use crate::adapters::files::places::Closed;
-use crate::adapters::files::work::Disk;
-use crate::adapters::files::work::Request;
-use crate::adapters::files::work::Started;
+use crate::adapters::files::jobs::VmReservation;
+use crate::adapters::files::layout::OpenError;
+use crate::adapters::files::request::Request;
+use crate::adapters::files::request::StartOutcome;
 use crate::model::Backup;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
@@ -71,19 +73,20 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 
-pub use adopt::Adopted;
-pub use adopt::FolderError;
-pub use adopt::adopt;
-pub use adopt::prepare_folders;
 pub use config::Config;
 pub use error::FilesError;
-pub use marks::Take;
+pub use folder_marks::UnmarkedFolders;
+pub use operator_commands::Adopted;
+pub use operator_commands::FolderError;
+pub use operator_commands::adopt_backups;
+pub use operator_commands::prepare_folders;
 
 /// Everything is keyed on the disk by the request, so every verb may be sent again.
-const fn verb(cancel: bool) -> VerbCapability {
+const fn replay_safe_verb(cancel: bool) -> VerbCapability {
     VerbCapability {
         recovery: Recovery::ReplaySafe,
         settle: Duration::ZERO,
@@ -94,10 +97,10 @@ const fn verb(cancel: bool) -> VerbCapability {
 
 const CAPABILITY: Capability = Capability {
     kind: "files",
-    create: Some(verb(true)),
-    update: Some(verb(false)),
-    delete: Some(verb(false)),
-    restore: Some(verb(true)),
+    create: Some(replay_safe_verb(true)),
+    update: Some(replay_safe_verb(false)),
+    delete: Some(replay_safe_verb(false)),
+    restore: Some(replay_safe_verb(true)),
     kinds: &[BackupKind::Full],
     restore_options: &[],
     online: false,
@@ -108,7 +111,7 @@ const CAPABILITY: Capability = Capability {
 /// The adapter for one pair of directories.
 #[derive(Debug)]
 pub struct Files {
-    disk: Arc<Disk>,
+    executor: Arc<Executor>,
     jobs: Arc<Jobs>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
@@ -125,18 +128,18 @@ impl Files {
     /// [`FilesError`] when it can never work: the directories are nested, locked by another gateway, or the
     /// kernel lacks `openat2`.
     pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Result<Self, FilesError> {
-        Self::with_faults(config, clock, tasks, Faults::default())
+        Self::with_failpoints(config, clock, tasks, Failpoints::default())
     }
 
     /// The same, but it is never an error: whatever keeps the directories from being opened is looked at again with every
     /// call, and until it passes every call answers [`FaultKind::Unavailable`]. Blocks.
     #[must_use]
     pub fn when_available(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
-        let disk = Disk::new(config, Faults::default());
+        let executor = Executor::new(config, Failpoints::default());
         // Tried at once, so that what an earlier process left is recovered before the first call.
-        drop(disk.open());
+        drop(executor.open());
         Self {
-            disk: Arc::new(disk),
+            executor: Arc::new(executor),
             jobs: Arc::new(Jobs::default()),
             clock,
             tasks,
@@ -144,25 +147,25 @@ impl Files {
         }
     }
 
-    fn with_faults(
+    fn with_failpoints(
         config: Config,
         clock: Arc<dyn Clock>,
         tasks: Tasks,
-        faults: Faults,
+        failpoints: Failpoints,
     ) -> Result<Self, FilesError> {
-        let disk = Disk::new(config, faults);
-        match disk.open() {
+        let executor = Executor::new(config, failpoints);
+        match executor.open() {
             Ok(_) => {}
-            Err(Closed::Error(error)) => return Err(error),
-            Err(Closed::Problem(problem)) => {
+            Err(OpenError::Fatal(error)) => return Err(error),
+            Err(OpenError::Unavailable(problem)) => {
                 tracing::warn!(
-                    problem = problem.in_full(),
-                    "the folders of a backend cannot be opened yet"
+                    problem = problem.log_text(),
+                    "backend directories unavailable"
                 );
             }
         }
         Ok(Self {
-            disk: Arc::new(disk),
+            executor: Arc::new(executor),
             jobs: Arc::new(Jobs::default()),
             clock,
             tasks,
@@ -170,92 +173,105 @@ impl Files {
         })
     }
 
-    async fn look<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Disk) -> Result<T, Problem> + Send + 'static,
+        look: impl FnOnce(&Executor) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, AdapterError> {
-        let disk = Arc::clone(&self.disk);
-        match tokio::task::spawn_blocking(move || look(&disk)).await {
+        let executor = Arc::clone(&self.executor);
+        match tokio::task::spawn_blocking(move || look(&executor)).await {
             Ok(result) => result.map_err(Problem::into_adapter_error),
-            Err(error) => Err(AdapterError::unavailable("the gateway is stopping").because(error)),
+            Err(error) => Err(AdapterError::unavailable(public_text!(
+                "The gateway is shutting down. Try again later."
+            ))
+            .because(error)),
         }
     }
 
-    /// Runs a request to its end, whoever waits; the receiver learns how it started.
+    /// Runs a request to its end, even when its caller goes away; the receiver gets how it started.
     fn run(
         &self,
         request: Request,
-        hold: Hold,
+        reservation: VmReservation,
     ) -> oneshot::Receiver<Result<BeginOutcome, AdapterError>> {
-        let (told, start) = oneshot::channel();
+        let (start_sender, start) = oneshot::channel();
         let verb = self.capability.verb(request.intent.verb());
         let cancellable = verb.is_some_and(|verb| verb.cancel);
-        let job = self.jobs.start(&request.mark, cancellable);
-        let disk = Arc::clone(&self.disk);
+        let job = self.jobs.start(&request.durable_id, cancellable);
+        let executor = Arc::clone(&self.executor);
         let now = self.clock.now();
         self.tasks.spawn(async move {
             let worker = Arc::clone(&job);
             let work = tokio::task::spawn_blocking(move || {
-                let started = disk.start(&request, now);
-                drive(started, &worker, &request.mark, hold, told)
+                let started = executor.start(&request, now);
+                run_to_end(
+                    started,
+                    &worker,
+                    &request.durable_id,
+                    reservation,
+                    start_sender,
+                )
             });
             // A panic says nothing about the disk.
-            job.finish(work.await.unwrap_or(End::Lost));
+            job.finish(work.await.unwrap_or(JobEnd::Lost));
         });
         start
     }
 }
 
-fn drive(
-    started: Result<Started, Problem>,
+fn run_to_end(
+    started: Result<StartOutcome, Problem>,
     job: &Job,
-    mark: &str,
-    hold: Hold,
-    told: oneshot::Sender<Result<BeginOutcome, AdapterError>>,
-) -> End {
-    // Nobody listens when the caller gave up: the job then is found by its mark.
+    durable_id: &str,
+    reservation: VmReservation,
+    start_sender: oneshot::Sender<Result<BeginOutcome, AdapterError>>,
+) -> JobEnd {
+    // The receiver is gone when the caller gave up: the job is then found by its durable id.
     match started {
-        Ok(Started::Work(work)) => {
-            drop(told.send(task(mark).map(BeginOutcome::Task)));
+        Ok(StartOutcome::Pending(work)) => {
+            drop(start_sender.send(task_outcome(durable_id).map(BeginOutcome::Task)));
             let worked = work(job);
-            drop(hold);
+            drop(reservation);
             match worked {
                 Ok(replaced) => {
-                    job.finish(End::Done);
+                    job.finish(JobEnd::Done);
                     drop(replaced);
-                    End::Done
+                    JobEnd::Done
                 }
-                Err(problem) => End::from(problem),
+                Err(problem) => JobEnd::from(problem),
             }
         }
-        Ok(Started::Done) => {
-            drop(hold);
-            job.finish(End::Done);
-            drop(told.send(Ok(BeginOutcome::Done)));
-            End::Done
+        Ok(StartOutcome::Done) => {
+            drop(reservation);
+            job.finish(JobEnd::Done);
+            drop(start_sender.send(Ok(BeginOutcome::Done)));
+            JobEnd::Done
         }
         Err(problem) => {
-            drop(hold);
+            drop(reservation);
             let error = problem.into_adapter_error();
             let end = match error.effect {
-                Effect::None => End::Failed(error.fault.clone()),
-                Effect::Possible => End::Lost,
+                Effect::None => JobEnd::Failed(error.fault.clone()),
+                Effect::Possible => JobEnd::Lost,
             };
             job.finish(end.clone());
-            drop(told.send(Err(error)));
+            drop(start_sender.send(Err(error)));
             end
         }
     }
 }
 
-fn task(mark: &str) -> Result<TaskRef, AdapterError> {
-    TaskRef::new(mark.to_owned()).ok_or_else(|| {
-        AdapterError::uncertain(FaultKind::BackendFailed, "the work cannot be referred to")
+fn task_outcome(durable_id: &str) -> Result<TaskRef, AdapterError> {
+    TaskRef::new(durable_id.to_owned()).ok_or_else(|| {
+        AdapterError::uncertain(
+            FaultKind::BackendFailed,
+            public_text!("The change has no valid task id, and its outcome is being determined. Wait for the final Status."),
+        )
     })
 }
 
-fn held() -> AdapterError {
-    let text = "another change of the VM or its backups is still being made";
+fn vm_busy() -> AdapterError {
+    let text =
+        public_text!("Another change of the VM or its backups is in progress. Try again later.");
     AdapterError::refused(FaultKind::Busy, text)
 }
 
@@ -266,33 +282,35 @@ impl Adapter for Files {
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
-        self.look(|disk| disk.places()).await?;
+        self.run_blocking(|executor| executor.layout()).await?;
         Ok(Health {
             product: "directories of disk images".to_owned(),
         })
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let vm = vm.clone();
-        self.look(move |disk| disk.places()?.describe(&vm)).await
+        self.run_blocking(move |executor| executor.layout()?.describe_vm(&vm))
+            .await
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
         _by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         let (vm, page) = (vm.clone(), page.clone());
-        self.look(move |disk| disk.places()?.list(&vm, &page)).await
+        self.run_blocking(move |executor| executor.layout()?.list_backups(&vm, &page))
+            .await
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
-        if let Some(backup) = self.disk.recalled(target) {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+        if let Some(backup) = self.executor.cached_backup(target) {
             return Ok(backup);
         }
         let (target, now) = (target.clone(), self.clock.instant());
-        self.look(move |disk| disk.places()?.read(&target, now))
+        self.run_blocking(move |executor| executor.layout()?.read_backup(&target, now))
             .await
     }
 
@@ -306,15 +324,21 @@ impl Adapter for Files {
     ) -> Result<Option<Evidence>, AdapterError> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).map_err(|error| {
-            AdapterError::unavailable("the system gives no random numbers").because(error)
+            let text = public_text!("The system's random number generator failed, so nothing was changed. Try again later.");
+            AdapterError::unavailable(text).because(error)
         })?;
         let random = u128::from_le_bytes(bytes).to_string();
         let Change::Restore(_) = &intent.change else {
             return Ok(Evidence::new(random));
         };
         let vm = intent.target.vm.clone();
-        let fingerprint = self.look(move |disk| disk.fingerprint(&vm)).await?;
-        Ok(Evidence::new(work::evidence(&random, &fingerprint)))
+        let fingerprint = self
+            .run_blocking(move |executor| executor.fingerprint(&vm))
+            .await?;
+        Ok(Evidence::new(request::restore_evidence(
+            &random,
+            &fingerprint,
+        )))
     }
 
     async fn begin(
@@ -325,37 +349,42 @@ impl Adapter for Files {
         _by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let request = Request::new(intent, key, baseline);
-        if let Some(job) = self.jobs.job(&request.mark) {
+        if let Some(job) = self.jobs.find_job(&request.durable_id) {
             match job.end() {
-                None => return task(&request.mark).map(BeginOutcome::Task),
-                Some(End::Done) => return Ok(BeginOutcome::Done),
-                Some(End::Failed(_) | End::Cancelled | End::Lost) => {}
+                None => return task_outcome(&request.durable_id).map(BeginOutcome::Task),
+                Some(JobEnd::Done) => return Ok(BeginOutcome::Done),
+                Some(JobEnd::Failed(_) | JobEnd::Cancelled | JobEnd::Lost) => {}
             }
         }
         // Held before anything is handed to a thread, so that `find` never overtakes it.
-        let hold = self.jobs.hold(&intent.target.vm).ok_or_else(held)?;
-        match self.run(request, hold).await {
+        let reservation = self
+            .jobs
+            .reserve_vm(&intent.target.vm)
+            .ok_or_else(vm_busy)?;
+        match self.run(request, reservation).await {
             Ok(begun) => begun,
             Err(error) => {
-                let text = "the work ended before it told how it began";
+                let text = public_text!(
+                    "The change ended unexpectedly, and its outcome is being determined. Wait for the final Status."
+                );
                 Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(error))
             }
         }
     }
 
     async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
-        let job = self.jobs.job(task.as_str());
+        let job = self.jobs.find_job(task.as_str());
         Ok(job.map_or(TaskState::Gone, |job| job.state()))
     }
 
     async fn changed(&self, task: &TaskRef) {
-        match self.jobs.job(task.as_str()) {
+        match self.jobs.find_job(task.as_str()) {
             Some(job) => job.ended().await,
             None => std::future::pending().await,
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -363,28 +392,28 @@ impl Adapter for Files {
         _by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let request = Request::new(intent, key, baseline);
-        let end = match self.jobs.job(&request.mark) {
+        let end = match self.jobs.find_job(&request.durable_id) {
             Some(job) => match job.end() {
-                None => return task(&request.mark).map(FindOutcome::Task),
-                Some(End::Done) => return Ok(FindOutcome::Done),
+                None => return task_outcome(&request.durable_id).map(FindOutcome::Task),
+                Some(JobEnd::Done) => return Ok(FindOutcome::Done),
                 Some(end) => Some(end),
             },
             None => None,
         };
-        let Some(hold) = self.jobs.hold(&intent.target.vm) else {
+        let Some(reservation) = self.jobs.reserve_vm(&intent.target.vm) else {
             return Ok(FindOutcome::NotYet);
         };
-        self.look(move |disk| {
-            let found = disk.find(&request);
-            drop(hold);
+        self.run_blocking(move |executor| {
+            let found = executor.find(&request);
+            drop(reservation);
             match (end, found) {
                 // How the last call ended does not say what those before it have left.
-                (Some(End::Failed(_)), Ok(FindOutcome::HalfDone(fault))) => {
+                (Some(JobEnd::Failed(_)), Ok(FindOutcome::HalfDone(fault))) => {
                     Ok(FindOutcome::HalfDone(fault))
                 }
-                (Some(End::Failed(_)), Ok(FindOutcome::Done)) => Ok(FindOutcome::Done),
-                (Some(End::Failed(fault)), _) => Ok(FindOutcome::Failed(fault)),
-                (Some(End::Done | End::Cancelled | End::Lost) | None, found) => found,
+                (Some(JobEnd::Failed(_)), Ok(FindOutcome::Done)) => Ok(FindOutcome::Done),
+                (Some(JobEnd::Failed(fault)), _) => Ok(FindOutcome::Failed(fault)),
+                (Some(JobEnd::Done | JobEnd::Cancelled | JobEnd::Lost) | None, found) => found,
             }
         })
         .await
@@ -392,9 +421,10 @@ impl Adapter for Files {
 
     async fn cancel(&self, task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
         // What is not remembered has ended, and `poll` says so.
-        match self.jobs.job(task.as_str()) {
+        match self.jobs.find_job(task.as_str()) {
             Some(job) if !job.cancel() => {
-                let text = "this kind of change cannot be cancelled";
+                let text =
+                    public_text!("Updates and deletes cannot be cancelled. Wait for the end.");
                 Err(AdapterError::refused(FaultKind::Unsupported, text))
             }
             Some(_) | None => Ok(()),
@@ -407,10 +437,14 @@ mod crash_tests;
 #[cfg(test)]
 mod folder_tests;
 #[cfg(test)]
+mod image_use_tests;
+#[cfg(test)]
 mod integrity_tests;
 #[cfg(test)]
-mod recall_tests;
+mod read_cache_tests;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod test_fixture;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,12 @@
 use rustix::fs::StatxAttributes;
 use rustix::io::Errno;
 
+use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::error::Problem;
-use crate::adapters::files::error::io;
-use crate::adapters::files::marks::Role;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::error::io_error;
+use crate::adapters::files::folder_marks::Role;
 use crate::model::FaultKind;
+use crate::public_text;
 
 const MOUNTS: &str = ".snapgate-mounts";
 
@@ -22,7 +23,7 @@ fn records(backups: &Dir, role: Role) -> Result<Option<Dir>, Errno> {
 }
 
 fn is_recorded(backups: &Dir, role: Role, vm: &str) -> Result<bool, Problem> {
-    let records = records(backups, role).map_err(io("looking for records of mounts"))?;
+    let records = records(backups, role).map_err(io_error("looking for records of mounts"))?;
     Ok(records.is_some_and(|records| records.stat(vm).is_ok()))
 }
 
@@ -32,7 +33,7 @@ fn is_mount(dir: &Dir) -> bool {
 }
 
 /// Refuses the folder of a VM, there or not, in place of the file system that was mounted there.
-pub(super) fn refuse_missing(
+pub(super) fn refuse_unmounted(
     backups: &Dir,
     role: Role,
     vm: &str,
@@ -41,20 +42,25 @@ pub(super) fn refuse_missing(
     if found.is_some_and(is_mount) || !is_recorded(backups, role, vm)? {
         return Ok(());
     }
-    let text = format!(
-        "The file system of the VM's folder in `{key}` is not mounted: mount it. If it is not to be one of its own any more, remove its record \
-         in the folder `{MOUNTS}/{key}` of `backups`.",
+    let text = public_text!(
+        "The file system of the VM's directory in `{key}` is not mounted. Mount it; if the directory is no longer a file system of its own, \
+         remove its record from the directory `{MOUNTS}/{key}` in `backups`.",
         key = role.key()
     );
     Err(Problem::new(FaultKind::Unavailable, text).of_one_vm())
 }
 
 /// Remembers that the folder of a VM is a file system of its own, if it is.
-pub(super) fn record(backups: &Dir, role: Role, vm: &str, found: &Dir) -> Result<(), Problem> {
+pub(super) fn record_mount(
+    backups: &Dir,
+    role: Role,
+    vm: &str,
+    found: &Dir,
+) -> Result<(), Problem> {
     if !is_mount(found) || is_recorded(backups, role, vm)? {
         return Ok(());
     }
-    let doing = io("recording a mount");
+    let doing = io_error("recording a mount");
     let inner = |dir: &Dir, name: &str| match dir.dir(name) {
         Err(Errno::NOENT) => dir.make_dir(name),
         other => other,

@@ -1,7 +1,7 @@
-//! What the kernel tells of files and directories that are watched, without a look at them.
+//! The kernel's events about watched files and directories, without a look at these.
 //!
 //! It queues an event before the call that made the change returns. So nothing in the queue means that nothing was changed
-//! (`inotify(7)`, `proc_pid_mountinfo(5)`), and one empty look at an epoll descriptor tells it of all that is watched.
+//! (`inotify(7)`, `proc_pid_mountinfo(5)`), and one empty look at an epoll descriptor shows that for all of them.
 
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -18,8 +18,8 @@ use rustix::fs::inotify::ReadFlags;
 use rustix::fs::inotify::WatchFlags;
 use rustix::io::Errno;
 
-use crate::adapters::files::faults::Faults;
-use crate::adapters::files::tree::Dir;
+use crate::adapters::files::dir_fd::Dir;
+use crate::adapters::files::failpoints::Failpoints;
 
 const INOTIFY: u64 = 0;
 const MOUNTS: u64 = 1;
@@ -32,7 +32,7 @@ const DIRECTORY: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::MOVE)
     .union(WatchFlags::DELETE)
     .union(WatchFlags::ONLYDIR);
-/// Whatever happens to a file under any of its names. Changes through a memory map are told when it is closed.
+/// Whatever happens to a file under any of its names. Changes through a memory map are reported when it is closed.
 const FILE: WatchFlags = WatchFlags::MOVE_SELF
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ATTRIB)
@@ -48,15 +48,15 @@ pub(super) struct Watch(i32);
 /// That something happened to what is watched or, with a name, to what has that name in it.
 #[derive(Debug)]
 pub(super) struct Event {
-    /// What is watched. The kernel may tell of it after it was removed.
+    /// What is watched. The kernel may report it after the watch was removed.
     pub(super) at: Watch,
     /// A name in it.
     pub(super) name: Option<Vec<u8>>,
 }
 
-/// What has happened since somebody looked last.
+/// The events since the last look.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum WatchNews {
     /// Nothing whatsoever.
     Nothing,
     /// This, and perhaps more.
@@ -71,7 +71,7 @@ pub(super) struct Watcher {
     inotify: OwnedFd,
     _mounts: OwnedFd,
     ready: OwnedFd,
-    faults: Faults,
+    failpoints: Failpoints,
 }
 
 impl Watcher {
@@ -79,8 +79,8 @@ impl Watcher {
     ///
     /// # Errors
     /// `MFILE` when there are too many, or too many open files; `NOSYS` without `/proc`.
-    pub(super) fn new(faults: &Faults) -> Result<Self, Errno> {
-        faults.step("watch")?;
+    pub(super) fn new(failpoints: &Failpoints) -> Result<Self, Errno> {
+        failpoints.hit("watch")?;
         let inotify =
             inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -100,7 +100,7 @@ impl Watcher {
             inotify,
             _mounts: mounts,
             ready,
-            faults: faults.clone(),
+            failpoints: failpoints.clone(),
         })
     }
 
@@ -129,7 +129,7 @@ impl Watcher {
     }
 
     fn add(&self, path: impl AsRef<Path>, flags: WatchFlags) -> Result<Watch, Errno> {
-        self.faults.step("watch")?;
+        self.failpoints.hit("watch")?;
         inotify::add_watch(&self.inotify, path.as_ref(), flags | ALWAYS).map(Watch)
     }
 
@@ -141,20 +141,20 @@ impl Watcher {
     }
 
     /// What has happened. Does not wait, and does not look at any file.
-    pub(super) fn news(&self) -> News {
+    pub(super) fn pending_events(&self) -> WatchNews {
         let mut room = [MaybeUninit::uninit(); 2];
         let at_once = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         match epoll::wait(&self.ready, &mut room, Some(&at_once)) {
-            Ok(([], _)) => News::Nothing,
+            Ok(([], _)) => WatchNews::Nothing,
             Ok((ready, _)) if ready.iter().all(|it| it.data.u64() == INOTIFY) => self.events(),
-            Ok(_) | Err(_) => News::Anything,
+            Ok(_) | Err(_) => WatchNews::Anything,
         }
     }
 
-    fn events(&self) -> News {
+    fn events(&self) -> WatchNews {
         let mut room = [MaybeUninit::uninit(); EVENTS_BYTES];
         let mut reader = inotify::Reader::new(&self.inotify, &mut room);
         let mut events = Vec::new();
@@ -163,18 +163,18 @@ impl Watcher {
                 Ok(event) => {
                     let unclear = ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT;
                     if event.events().intersects(unclear) {
-                        return News::Anything;
+                        return WatchNews::Anything;
                     }
                     events.push(Event {
                         at: Watch(event.wd()),
                         name: event.file_name().map(|name| name.to_bytes().to_vec()),
                     });
                 }
-                Err(Errno::AGAIN) => return News::Events(events),
-                Err(_) => return News::Anything,
+                Err(Errno::AGAIN) => return WatchNews::Events(events),
+                Err(_) => return WatchNews::Anything,
             }
             if reader.is_buffer_empty() {
-                return News::Events(events);
+                return WatchNews::Events(events);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The four changes. Before each, something is written that tells later whether it was begun.
+//! The four changes. Each leaves a record before it begins, by which its outcome is determined later.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -7,22 +7,25 @@ use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Effect;
 use crate::adapters::incus::Incus;
-use crate::adapters::incus::Job;
-use crate::adapters::incus::Make;
-use crate::adapters::incus::Seen;
-use crate::adapters::incus::aftermath::Doing;
-use crate::adapters::incus::aftermath::What;
-use crate::adapters::incus::aftermath::is_restored;
-use crate::adapters::incus::aftermath::is_running;
-use crate::adapters::incus::client::Sent;
-use crate::adapters::incus::client::VolumePath;
+use crate::adapters::incus::LabelledSnapshot;
+use crate::adapters::incus::client::AcceptedChange;
 use crate::adapters::incus::error;
 use crate::adapters::incus::error::NativeError;
-use crate::adapters::incus::evidence::Before;
-use crate::adapters::incus::guard::is_settled;
+use crate::adapters::incus::evidence::InstanceBaseline;
+use crate::adapters::incus::guard::check_settled;
+use crate::adapters::incus::label::SnapshotLabel;
 use crate::adapters::incus::map;
-use crate::adapters::incus::map::Label;
-use crate::adapters::incus::no_such;
+use crate::adapters::incus::missing_error;
+use crate::adapters::incus::names;
+use crate::adapters::incus::names::VolumePath;
+use crate::adapters::incus::native_tasks;
+use crate::adapters::incus::restore_state::RESTORE_MARKER;
+use crate::adapters::incus::restore_state::is_restored;
+use crate::adapters::incus::restore_state::is_running;
+use crate::adapters::incus::task_record::ChangeKind;
+use crate::adapters::incus::task_record::NewSnapshot;
+use crate::adapters::incus::task_record::RunningChange;
+use crate::adapters::incus::task_record::TaskRecord;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
@@ -34,16 +37,15 @@ use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Target;
 use crate::model::VmId;
+use crate::public_text;
 
-/// The key of an instance's configuration that a restore removes, for versions without a generation.
-pub(super) const MARKER: &str = "user.snapgate.restoring";
-/// How often a label is read again because somebody else wrote it in between.
+/// How often a label is read again after another client changed it in between.
 const TRIES: usize = 3;
-/// How long one request for the end of a short operation is held, in seconds.
+/// How long one request waits for the end of a short operation, in seconds.
 const SHORT_WAIT: &str = "10";
 
 impl Incus {
-    pub(super) async fn begin_it(
+    pub(super) async fn begin_change(
         &self,
         intent: &Intent,
         key: &str,
@@ -54,19 +56,19 @@ impl Incus {
         if let Change::Create(new) = &intent.change {
             return self.create(target, new, key, by).await;
         }
-        let seen = self.seen(target, by).await?;
+        let labelled = self.find_snapshot(target, by).await?;
         let known = intent.identity.as_ref().map(|identity| identity.as_str());
-        let seen = seen
-            .filter(|it| known == Some(it.snapshot.created_at.as_str()))
-            .ok_or_else(|| no_such(FaultKind::NoSuchBackup))?;
-        if seen.half_made {
-            return Err(not_ready());
+        let labelled = labelled
+            .filter(|labelled| known == Some(labelled.snapshot.created_at.as_str()))
+            .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))?;
+        if labelled.is_incomplete {
+            return Err(not_ready_error());
         }
         match &intent.change {
             Change::Create(new) => self.create(target, new, key, by).await,
-            Change::Update(patch) => self.update(target, &seen, patch, key, by).await,
-            Change::Delete => self.delete(target, &seen, key, by).await,
-            Change::Restore(_) => self.restore(target, &seen, key, baseline, by).await,
+            Change::Update(patch) => self.update(target, &labelled, patch, key, by).await,
+            Change::Delete => self.delete(target, &labelled, key, by).await,
+            Change::Restore(_) => self.restore(target, &labelled, key, baseline, by).await,
         }
     }
 
@@ -78,60 +80,67 @@ impl Incus {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         if let Some(BackupKind::Full | BackupKind::Incremental) = new.kind {
-            let text =
-                "This VM manager makes snapshots only: leave the type out or ask for a snapshot.";
+            let text = public_text!(
+                "This backend creates backups of the type `snapshot` only. Omit the type or set it to `snapshot`."
+            );
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         }
-        if !map::is_strict(target.backup.as_str()) {
-            let text = "The VM manager cannot use that id: use letters, digits, dots, dashes and underscores.";
+        if !names::is_safe_name(target.backup.as_str()) {
+            let text = public_text!(
+                "The VM manager does not allow this id. Use letters, digits, dots, dashes and underscores."
+            );
             return Err(AdapterError::refused(FaultKind::Invalid, text));
         }
-        if let Some(seen) = self.seen(target, by).await? {
-            if seen.label.made.as_deref() == Some(key) {
+        if let Some(labelled) = self.find_snapshot(target, by).await? {
+            if labelled.label.made.as_deref() == Some(key) {
                 return Ok(BeginOutcome::Done);
             }
-            let text = "The VM manager has another snapshot under the id of the new backup: rename that snapshot there, or try again.";
+            let text = public_text!(
+                "The VM has another snapshot with the id of the new backup; nothing was changed. Rename that snapshot, or try again."
+            );
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
-        self.is_free(&target.vm, &new.name, None, by).await?;
-        is_settled(&self.instance(&target.vm, by).await?.0)?;
-        self.storage_is_mounted(&target.vm, by).await?;
-        self.is_idle(&target.vm, by).await?;
+        self.check_name_free(&target.vm, &new.name, None, by)
+            .await?;
+        check_settled(&self.instance(&target.vm, by).await?.0)?;
+        self.check_storage_mounted(&target.vm, by).await?;
+        self.check_idle(&target.vm, by).await?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.create(vm, id, by).await;
-        let make = Make {
+        let make = NewSnapshot {
             target: target.clone(),
             new: new.clone(),
             key: key.to_owned(),
         };
-        begun(sent, Some(make), None)
+        begin_outcome(sent, Some(make), None)
     }
 
     async fn update(
         &self,
         target: &Target,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         patch: &BackupPatch,
         key: &str,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         if let Some(name) = &patch.name {
-            self.is_free(&target.vm, name, Some(target), by).await?;
+            self.check_name_free(&target.vm, name, Some(target), by)
+                .await?;
         }
-        let mut after = seen.label.clone();
-        after.patch(patch);
-        // Before the label says so: a backup that is shown as protected is not removed by the daemon.
+        let mut after = labelled.label.clone();
+        after.apply_patch(patch);
+        // Before the label is written: a backup that is shown as protected must never expire.
         let expired = if after.protected {
-            self.keep(target, &seen.snapshot, by).await?
+            self.remove_expiry(target, &labelled.snapshot, by).await?
         } else {
             None
         };
         let labelled = self
-            .relabel(seen, target, by, |label| {
+            .relabel(labelled, target, by, |label| {
                 if label.changed.as_deref() == Some(key) {
                     return false;
                 }
-                label.patch(patch);
+                label.apply_patch(patch);
                 label.changed = Some(key.to_owned());
                 true
             })
@@ -140,7 +149,7 @@ impl Incus {
             (Ok(()), _) => Ok(BeginOutcome::Done),
             // Refused: it expires as it did before.
             (Err(error), Some(at)) if error.effect == Effect::None => {
-                self.expire(target, &at, by).await?;
+                self.write_expiry(target, &at, by).await?;
                 Err(error)
             }
             (Err(error), _) => Err(error),
@@ -150,19 +159,19 @@ impl Incus {
     async fn delete(
         &self,
         target: &Target,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         key: &str,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        if seen.label.protected {
-            return Err(protected());
+        if labelled.label.protected {
+            return Err(protected_error());
         }
-        self.storage_is_mounted(&target.vm, by).await?;
-        self.is_idle(&target.vm, by).await?;
-        self.is_same(target, seen, by).await?;
+        self.check_storage_mounted(&target.vm, by).await?;
+        self.check_idle(&target.vm, by).await?;
+        self.check_same_snapshot(target, labelled, by).await?;
         let is_protected = AtomicBool::new(false);
-        self.relabel(seen, target, by, |label| {
-            // Looked at again with the write: another gateway may have protected it since.
+        self.relabel(labelled, target, by, |label| {
+            // Checked again with the write: another gateway may have protected it since.
             is_protected.store(label.protected, Ordering::Relaxed);
             let stale = label.removing.as_deref() != Some(key);
             label.removing = Some(key.to_owned());
@@ -170,27 +179,27 @@ impl Incus {
         })
         .await?;
         if is_protected.load(Ordering::Relaxed) {
-            return Err(protected());
+            return Err(protected_error());
         }
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let sent = self.api.delete(vm, id, by).await;
         if sent.as_ref().is_err_and(NativeError::is_missing) {
             return Ok(BeginOutcome::Done);
         }
-        let before = seen.label.removing.clone();
-        let result = begun(
+        let before = labelled.label.removing.clone();
+        let result = begin_outcome(
             sent,
             None,
-            Some(doing(target, key, What::Delete { before })),
+            Some(running_change(target, key, ChangeKind::Delete { before })),
         );
         if result
             .as_ref()
             .is_err_and(|error| error.effect == Effect::None)
         {
-            // Nothing was removed: it is as whole as it was before.
-            self.relabel(seen, target, by, |label| {
+            // Nothing was removed, so the backup becomes restorable again.
+            self.relabel(labelled, target, by, |label| {
                 let ours = label.removing.as_deref() == Some(key);
-                label.removing.clone_from(&seen.label.removing);
+                label.removing.clone_from(&labelled.label.removing);
                 ours
             })
             .await?;
@@ -201,92 +210,95 @@ impl Incus {
     async fn restore(
         &self,
         target: &Target,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         key: &str,
         baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
-        if !seen.label.is_whole(id) {
-            return Err(not_ready());
+        if !labelled.label.is_complete(id) {
+            return Err(not_ready_error());
         }
-        self.may_restore(target, seen, by).await?;
-        self.storage_is_mounted(&target.vm, by).await?;
-        self.is_idle(&target.vm, by).await?;
-        let before = Before::of(baseline);
+        self.check_restore_allowed(target, labelled, by).await?;
+        self.check_storage_mounted(&target.vm, by).await?;
+        self.check_idle(&target.vm, by).await?;
+        let before = InstanceBaseline::parse(baseline);
         match &before.generation {
-            Some(generation) if map::generation(&seen.instance) == Some(generation) => {}
+            Some(generation) if map::generation(&labelled.instance) == Some(generation) => {}
             Some(_changed) => return Err(error::busy()),
             None => {
-                let sent = self.api.configure(vm, MARKER, key, by).await;
-                let sent = sent.map_err(|error| error.of_write(FaultKind::NoSuchVm))?;
-                self.settled(&sent, by).await?;
+                let sent = self.api.configure(vm, RESTORE_MARKER, key, by).await;
+                let sent = sent.map_err(|error| error.into_write_error(FaultKind::NoSuchVm))?;
+                self.wait_for_end(&sent, by).await?;
             }
         }
-        self.keep_for_restore(target, &seen.snapshot, by).await?;
+        self.extend_expiry_for_restore(target, &labelled.snapshot, by)
+            .await?;
         // After the marker: a label that names this request proves that the marker was set.
-        self.relabel(seen, target, by, |label| {
+        self.relabel(labelled, target, by, |label| {
             let stale = label.restoring.as_deref() != Some(key);
             label.restoring = Some(key.to_owned());
             stale
         })
         .await?;
-        self.restore_as_seen(target, seen, &before, key, by).await
+        self.restore_unchanged(target, labelled, &before, key, by)
+            .await
     }
 
-    /// Looks once more at everything that was checked, and restores the VM only if none of it changed until then.
-    async fn restore_as_seen(
+    /// Repeats every check right before the call, and restores the VM only if nothing changed since.
+    async fn restore_unchanged(
         &self,
         target: &Target,
-        seen: &Seen,
-        before: &Before,
+        labelled: &LabelledSnapshot,
+        before: &InstanceBaseline,
         key: &str,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
-        let stateful = seen.snapshot.stateful;
+        let stateful = labelled.snapshot.stateful;
         let mut tries = 1..=TRIES;
         loop {
             let is_last = tries.next().is_none_or(|nth| nth == TRIES);
-            self.is_same(target, seen, by).await?;
-            self.may_restore(target, seen, by).await?;
+            self.check_same_snapshot(target, labelled, by).await?;
+            self.check_restore_allowed(target, labelled, by).await?;
             let found = self.api.tagged_instance(vm, by).await;
-            let (instance, etag) = found.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-            is_settled(&instance)?;
-            if instance.created_at != seen.instance.created_at
+            let (instance, etag) =
+                found.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+            check_settled(&instance)?;
+            if instance.created_at != labelled.instance.created_at
                 || is_restored(&instance, before.generation.as_deref(), key)
             {
                 return Err(error::busy());
             }
-            let what = What::Restore {
+            let what = ChangeKind::Restore {
                 generation: before.generation.clone(),
                 ran: is_running(&instance),
             };
-            self.is_idle(&target.vm, by).await?;
+            self.check_idle(&target.vm, by).await?;
             let sent = self.api.restore(vm, id, stateful, etag, by).await;
             if is_last || !sent.as_ref().is_err_and(NativeError::is_stale) {
-                return begun(sent, None, Some(doing(target, key, what)));
+                return begin_outcome(sent, None, Some(running_change(target, key, what)));
             }
         }
     }
 
-    /// Whether the snapshot is still the one that was looked at.
-    async fn is_same(
+    /// Refuses when the snapshot is no longer the one that was read.
+    async fn check_same_snapshot(
         &self,
         target: &Target,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
         let now = self.api.snapshot(vm, id, by).await;
-        let now = now.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-        now.filter(|now| now.created_at == seen.snapshot.created_at)
+        let now = now.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+        now.filter(|now| now.created_at == labelled.snapshot.created_at)
             .map(|_same| ())
-            .ok_or_else(|| no_such(FaultKind::NoSuchBackup))
+            .ok_or_else(|| missing_error(FaultKind::NoSuchBackup))
     }
 
-    /// Whether no other backup of the VM has that name.
-    async fn is_free(
+    /// Refuses a name that another backup of the VM has.
+    async fn check_name_free(
         &self,
         vm: &VmId,
         name: &BackupName,
@@ -295,17 +307,26 @@ impl Incus {
     ) -> Result<(), AdapterError> {
         let all = self.all(vm, by).await?;
         let other = |id| but.is_none_or(|but| but.backup != id);
-        if all.into_iter().any(|it| it.name == *name && other(it.id)) {
-            let text = "Another backup of the VM has that name: choose another name.";
+        if all
+            .into_iter()
+            .any(|backup| backup.name == *name && other(backup.id))
+        {
+            let text = public_text!(
+                "Another backup of the VM has this name; nothing was changed. Choose another name."
+            );
             return Err(AdapterError::refused(FaultKind::NameTaken, text));
         }
         Ok(())
     }
 
-    /// Whether nothing is at work on the VM: LXD and Incus themselves let a restore run into a snapshot and tear it.
-    async fn is_idle(&self, vm: &VmId, by: Deadline) -> Result<(), AdapterError> {
+    /// Refuses while an operation is running on the VM: LXD and Incus would run a restore during a snapshot, and the snapshot
+    /// would mix both states.
+    async fn check_idle(&self, vm: &VmId, by: Deadline) -> Result<(), AdapterError> {
         let tasks = self.tasks(by).await?;
-        if tasks.iter().any(|task| map::is_at_work(task, vm.as_str())) {
+        if tasks
+            .iter()
+            .any(|task| native_tasks::is_running_on(task, vm.as_str()))
+        {
             return Err(error::busy());
         }
         Ok(())
@@ -313,53 +334,61 @@ impl Incus {
 
     pub(super) async fn relabel(
         &self,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         target: &Target,
         by: Deadline,
-        edit: impl Fn(&mut Label) -> bool + Send + Sync,
+        edit: impl Fn(&mut SnapshotLabel) -> bool + Send + Sync,
     ) -> Result<(), AdapterError> {
-        let (id, made) = (target.backup.as_str(), &seen.snapshot.created_at);
-        self.write_label(&seen.path, id, made, by, edit).await
+        let (id, made) = (target.backup.as_str(), &labelled.snapshot.created_at);
+        self.write_label(&labelled.path, id, made, by, edit).await
     }
 
-    /// Edits the label of a snapshot; `edit` tells whether there is something to write.
+    /// Edits the label of a snapshot; `edit` returns whether it changed anything.
     pub(super) async fn write_label(
         &self,
         path: &VolumePath,
         id: &str,
         made: &str,
         by: Deadline,
-        edit: impl Fn(&mut Label) -> bool + Send + Sync,
+        edit: impl Fn(&mut SnapshotLabel) -> bool + Send + Sync,
     ) -> Result<(), AdapterError> {
         let missing = FaultKind::NoSuchBackup;
         for _ in 0..TRIES {
             let found = self.api.volume(path, id, by).await;
-            let found = found.map_err(|error| error.of_read(missing))?;
-            let (volume, etag) = found.ok_or_else(|| no_such(missing))?;
-            let mut label = Label::of(made, &volume.description);
+            let found = found.map_err(|error| error.into_read_error(missing))?;
+            let (volume, etag) = found.ok_or_else(|| missing_error(missing))?;
+            let mut label = SnapshotLabel::parse(made, &volume.description);
             if !edit(&mut label) {
                 return Ok(());
             }
-            let sent = self.api.describe(path, id, &label.text(), etag, by).await;
+            let sent = self
+                .api
+                .describe(path, id, &label.to_text(), etag, by)
+                .await;
             match sent {
-                Ok(Sent::Done) => return Ok(()),
-                // Read once more: what was written is the proof.
-                Ok(sent @ Sent::Operation(_)) => self.settled(&sent, by).await?,
+                Ok(AcceptedChange::Done) => return Ok(()),
+                // The answer of the operation proves nothing: the label is read once more.
+                Ok(sent @ AcceptedChange::Operation(_)) => self.wait_for_end(&sent, by).await?,
                 Err(error) if error.is_stale() => {}
-                Err(error) => return Err(error.of_write(missing)),
+                Err(error) => return Err(error.into_write_error(missing)),
             }
         }
-        let text =
-            "Another client keeps changing the backup, so it was not changed. Try again later.";
+        let text = public_text!(
+            "Another client keeps changing the backup, so the gateway did not change it. Try again later."
+        );
         Err(AdapterError::refused(FaultKind::Conflict, text))
     }
 
     /// Waits for the end of a short operation, whatever it is.
-    pub(super) async fn settled(&self, sent: &Sent, by: Deadline) -> Result<(), AdapterError> {
-        let Sent::Operation(id) = sent else {
+    pub(super) async fn wait_for_end(
+        &self,
+        sent: &AcceptedChange,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let AcceptedChange::Operation(id) = sent else {
             return Ok(());
         };
-        let lost = |error: NativeError| error.of_write(FaultKind::BackendFailed);
+        let lost = |error: NativeError| error.into_write_error(FaultKind::BackendFailed);
         loop {
             self.api.wait(id, SHORT_WAIT, by).await.map_err(lost)?;
             match self.api.operation(id, by).await.map_err(lost)? {
@@ -370,42 +399,46 @@ impl Incus {
     }
 }
 
-fn begun(
-    sent: Result<Sent, NativeError>,
-    make: Option<Make>,
-    doing: Option<Doing>,
+fn begin_outcome(
+    sent: Result<AcceptedChange, NativeError>,
+    make: Option<NewSnapshot>,
+    doing: Option<RunningChange>,
 ) -> Result<BeginOutcome, AdapterError> {
-    match sent.map_err(|error| error.of_write(FaultKind::NoSuchBackup))? {
-        Sent::Done => Ok(BeginOutcome::Done),
-        Sent::Operation(operation) => {
-            let job = Job {
+    match sent.map_err(|error| error.into_write_error(FaultKind::NoSuchBackup))? {
+        AcceptedChange::Done => Ok(BeginOutcome::Done),
+        AcceptedChange::Operation(operation) => {
+            let job = TaskRecord {
                 operation,
                 doubtful: false,
                 make,
                 doing,
             };
-            job.task().map(BeginOutcome::Task)
+            job.to_task_ref().map(BeginOutcome::Task)
         }
     }
 }
 
-fn doing(target: &Target, key: &str, what: What) -> Doing {
-    Doing {
+fn running_change(target: &Target, key: &str, what: ChangeKind) -> RunningChange {
+    RunningChange {
         target: target.clone(),
         key: key.to_owned(),
         what,
     }
 }
 
-fn protected() -> AdapterError {
-    let text = "The backup is protected, so it was not deleted. Remove its protection first.";
+fn protected_error() -> AdapterError {
+    let text = public_text!(
+        "The backup is protected, so it was not deleted. Remove its protection first."
+    );
     AdapterError::refused(FaultKind::Protected, text)
 }
 
-fn not_ready() -> AdapterError {
+fn not_ready_error() -> AdapterError {
     AdapterError::refused(
         FaultKind::NotReady,
-        "The backup is incomplete: it is still being made, or making or removing it was interrupted. Wait until it is made, or \
-         delete it.",
+        public_text!(
+            "The backup is incomplete: its creation is not finished, or its creation or deletion was interrupted. Wait until \
+             its creation ends, or delete it."
+        ),
     )
 }

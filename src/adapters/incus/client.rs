@@ -11,7 +11,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::adapters::incus::error::NativeError;
-use crate::adapters::incus::map;
+use crate::adapters::incus::names;
+use crate::adapters::incus::names::VolumePath;
 use crate::adapters::incus::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
@@ -20,20 +21,9 @@ use crate::model::Deadline;
 /// The expiry of snapshots that the daemon never removes by itself.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// The volume of an instance's root disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct VolumePath {
-    /// The pool it lies in.
-    pub(super) pool: String,
-    /// `container` or `virtual-machine`.
-    pub(super) kind: String,
-    /// The instance.
-    pub(super) vm: String,
-}
-
 /// What became of a call that changes something.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Sent {
+pub(super) enum AcceptedChange {
     /// It is done.
     Done,
     /// This operation was begun.
@@ -47,19 +37,19 @@ pub(super) struct Api {
     project: String,
 }
 
-type Answer<T> = Result<T, NativeError>;
+type NativeResult<T> = Result<T, NativeError>;
 
 impl Api {
     pub(super) const fn new(http: Client, project: String) -> Self {
         Self { http, project }
     }
 
-    pub(super) async fn server(&self, by: Deadline) -> Answer<wire::Server> {
-        read(self.ask(Method::GET, &["1.0"], &[], None, by).await?.0)
+    pub(super) async fn server(&self, by: Deadline) -> NativeResult<wire::Server> {
+        parse_metadata(self.ask(Method::GET, &["1.0"], &[], None, by).await?.0)
     }
 
-    pub(super) async fn instance(&self, vm: &str, by: Deadline) -> Answer<wire::Instance> {
-        self.look(&["1.0", "instances", vm], false, by).await
+    pub(super) async fn instance(&self, vm: &str, by: Deadline) -> NativeResult<wire::Instance> {
+        self.read_as(&["1.0", "instances", vm], false, by).await
     }
 
     /// An instance, and the tag by which a later change of it is noticed.
@@ -67,19 +57,20 @@ impl Api {
         &self,
         vm: &str,
         by: Deadline,
-    ) -> Answer<(wire::Instance, Option<HeaderValue>)> {
+    ) -> NativeResult<(wire::Instance, Option<HeaderValue>)> {
         let path = ["1.0", "instances", vm];
         let (envelope, etag) = self.ask(Method::GET, &path, &[], None, by).await?;
-        Ok((read(envelope)?, etag))
+        Ok((parse_metadata(envelope)?, etag))
     }
 
     /// A storage pool.
-    pub(super) async fn pool(&self, name: &str, by: Deadline) -> Answer<wire::Pool> {
-        self.look(&["1.0", "storage-pools", name], false, by).await
+    pub(super) async fn pool(&self, name: &str, by: Deadline) -> NativeResult<wire::Pool> {
+        self.read_as(&["1.0", "storage-pools", name], false, by)
+            .await
     }
 
     /// Has the daemon read a file from the storage of the instance, which fails where that storage cannot be mounted.
-    pub(super) async fn read_storage(&self, vm: &str, by: Deadline) -> Answer<()> {
+    pub(super) async fn read_storage(&self, vm: &str, by: Deadline) -> NativeResult<()> {
         let path = ["1.0", "instances", vm, "metadata"];
         self.ask(Method::GET, &path, &[], None, by)
             .await
@@ -93,14 +84,18 @@ impl Api {
         snapshot: &str,
         at: &str,
         by: Deadline,
-    ) -> Answer<Sent> {
+    ) -> NativeResult<AcceptedChange> {
         let path = ["1.0", "instances", vm, "snapshots", snapshot];
         let body = json!({ "expires_at": at });
         self.change(Method::PUT, &path, Some(&body), by).await
     }
 
-    pub(super) async fn snapshots(&self, vm: &str, by: Deadline) -> Answer<Vec<wire::Snapshot>> {
-        self.look(&["1.0", "instances", vm, "snapshots"], true, by)
+    pub(super) async fn snapshots(
+        &self,
+        vm: &str,
+        by: Deadline,
+    ) -> NativeResult<Vec<wire::Snapshot>> {
+        self.read_as(&["1.0", "instances", vm, "snapshots"], true, by)
             .await
     }
 
@@ -109,12 +104,16 @@ impl Api {
         vm: &str,
         snapshot: &str,
         by: Deadline,
-    ) -> Answer<Option<wire::Snapshot>> {
+    ) -> NativeResult<Option<wire::Snapshot>> {
         let path = ["1.0", "instances", vm, "snapshots", snapshot];
-        optional(self.look(&path, false, by).await)
+        missing_as_none(self.read_as(&path, false, by).await)
     }
 
-    pub(super) async fn volumes(&self, of: &VolumePath, by: Deadline) -> Answer<Vec<wire::Volume>> {
+    pub(super) async fn volumes(
+        &self,
+        of: &VolumePath,
+        by: Deadline,
+    ) -> NativeResult<Vec<wire::Volume>> {
         let path = [
             "1.0",
             "storage-pools",
@@ -124,7 +123,7 @@ impl Api {
             &of.vm,
             "snapshots",
         ];
-        self.look(&path, true, by).await
+        self.read_as(&path, true, by).await
     }
 
     /// The volume of one snapshot, and the tag by which a later change of it is noticed.
@@ -133,13 +132,13 @@ impl Api {
         of: &VolumePath,
         snapshot: &str,
         by: Deadline,
-    ) -> Answer<Option<(wire::Volume, Option<HeaderValue>)>> {
+    ) -> NativeResult<Option<(wire::Volume, Option<HeaderValue>)>> {
         let path = volume_path(of, snapshot);
         let answer = self.ask(Method::GET, &path, &[], None, by).await;
-        let Some((envelope, etag)) = optional(answer)? else {
+        let Some((envelope, etag)) = missing_as_none(answer)? else {
             return Ok(None);
         };
-        Ok(Some((read(envelope)?, etag)))
+        Ok(Some((parse_metadata(envelope)?, etag)))
     }
 
     /// Replaces the description of the volume of one snapshot, unless it was changed since the tag was read.
@@ -150,7 +149,7 @@ impl Api {
         description: &str,
         etag: Option<HeaderValue>,
         by: Deadline,
-    ) -> Answer<Sent> {
+    ) -> NativeResult<AcceptedChange> {
         let path = volume_path(of, snapshot);
         let query = [("project", self.project.as_str())];
         let mut call = Call::new(Method::PUT, &path).query(&query).json(
@@ -161,7 +160,7 @@ impl Api {
         if let Some(etag) = etag {
             call = call.header(IF_MATCH, etag);
         }
-        sent(&self.send(call, by).await?.0)
+        accepted_change(&self.send(call, by).await?.0)
     }
 
     /// Sets one key of the configuration of an instance.
@@ -171,20 +170,30 @@ impl Api {
         key: &str,
         value: &str,
         by: Deadline,
-    ) -> Answer<Sent> {
+    ) -> NativeResult<AcceptedChange> {
         let body = json!({ "config": { key: value } });
         self.change(Method::PATCH, &["1.0", "instances", vm], Some(&body), by)
             .await
     }
 
-    pub(super) async fn create(&self, vm: &str, snapshot: &str, by: Deadline) -> Answer<Sent> {
+    pub(super) async fn create(
+        &self,
+        vm: &str,
+        snapshot: &str,
+        by: Deadline,
+    ) -> NativeResult<AcceptedChange> {
         let path = ["1.0", "instances", vm, "snapshots"];
         // Without an expiry of its own the snapshot would get the one of `snapshots.expiry`.
         let body = json!({ "name": snapshot, "stateful": false, "expires_at": NEVER });
         self.change(Method::POST, &path, Some(&body), by).await
     }
 
-    pub(super) async fn delete(&self, vm: &str, snapshot: &str, by: Deadline) -> Answer<Sent> {
+    pub(super) async fn delete(
+        &self,
+        vm: &str,
+        snapshot: &str,
+        by: Deadline,
+    ) -> NativeResult<AcceptedChange> {
         let path = ["1.0", "instances", vm, "snapshots", snapshot];
         self.change(Method::DELETE, &path, None, by).await
     }
@@ -198,8 +207,8 @@ impl Api {
         stateful: bool,
         etag: Option<HeaderValue>,
         by: Deadline,
-    ) -> Answer<Sent> {
-        if !map::is_strict(snapshot) {
+    ) -> NativeResult<AcceptedChange> {
+        if !names::is_safe_name(snapshot) {
             return Err(NativeError::Refused {
                 code: 400,
                 text: "not the name of a snapshot".to_owned(),
@@ -218,48 +227,54 @@ impl Api {
         if let Some(etag) = etag {
             call = call.header(IF_MATCH, etag);
         }
-        sent(&self.send(call, by).await?.0)
+        accepted_change(&self.send(call, by).await?.0)
     }
 
     /// Every operation of the project that is still known, running or not.
-    pub(super) async fn operations(&self, by: Deadline) -> Answer<Vec<wire::Task>> {
+    pub(super) async fn operations(&self, by: Deadline) -> NativeResult<Vec<wire::Task>> {
         let all: Option<BTreeMap<String, Vec<wire::Task>>> =
-            self.look(&["1.0", "operations"], true, by).await?;
+            self.read_as(&["1.0", "operations"], true, by).await?;
         Ok(all.unwrap_or_default().into_values().flatten().collect())
     }
 
     /// One operation; `None` some seconds after it ended.
-    pub(super) async fn operation(&self, id: &str, by: Deadline) -> Answer<Option<wire::Task>> {
+    pub(super) async fn operation(
+        &self,
+        id: &str,
+        by: Deadline,
+    ) -> NativeResult<Option<wire::Task>> {
         let path = ["1.0", "operations", id];
-        let answer = optional(self.ask(Method::GET, &path, &[], None, by).await)?;
-        answer.map(|(envelope, _)| read(envelope)).transpose()
+        let answer = missing_as_none(self.ask(Method::GET, &path, &[], None, by).await)?;
+        answer
+            .map(|(envelope, _)| parse_metadata(envelope))
+            .transpose()
     }
 
     /// Returns when the operation ended, after so many seconds, or when it cannot be waited for. What is answered
     /// differs from version to version, so that it is not looked at.
-    pub(super) async fn wait(&self, id: &str, seconds: &str, by: Deadline) -> Answer<()> {
+    pub(super) async fn wait(&self, id: &str, seconds: &str, by: Deadline) -> NativeResult<()> {
         let path = ["1.0", "operations", id, "wait"];
         match self
             .ask(Method::GET, &path, &[("timeout", seconds)], None, by)
             .await
         {
             Ok(_) | Err(NativeError::Refused { .. }) => Ok(()),
-            Err(error @ (NativeError::Transport(_) | NativeError::Nonsense(_))) => Err(error),
+            Err(error @ (NativeError::Transport(_) | NativeError::InvalidAnswer(_))) => Err(error),
         }
     }
 
-    async fn look<T: DeserializeOwned>(
+    async fn read_as<T: DeserializeOwned>(
         &self,
         path: &[&str],
         recursive: bool,
         by: Deadline,
-    ) -> Answer<T> {
+    ) -> NativeResult<T> {
         let recursion: &[(&str, &str)] = if recursive {
             &[("recursion", "1")]
         } else {
             &[]
         };
-        read(self.ask(Method::GET, path, recursion, None, by).await?.0)
+        parse_metadata(self.ask(Method::GET, path, recursion, None, by).await?.0)
     }
 
     async fn change(
@@ -268,8 +283,8 @@ impl Api {
         path: &[&str],
         body: Option<&Value>,
         by: Deadline,
-    ) -> Answer<Sent> {
-        sent(&self.ask(method, path, &[], body, by).await?.0)
+    ) -> NativeResult<AcceptedChange> {
+        accepted_change(&self.ask(method, path, &[], body, by).await?.0)
     }
 
     async fn ask(
@@ -279,7 +294,7 @@ impl Api {
         query: &[(&str, &str)],
         body: Option<&Value>,
         by: Deadline,
-    ) -> Answer<(wire::Envelope, Option<HeaderValue>)> {
+    ) -> NativeResult<(wire::Envelope, Option<HeaderValue>)> {
         let mut all = vec![("project", self.project.as_str())];
         all.extend(query);
         let mut call = Call::new(method, path).query(&all);
@@ -293,10 +308,10 @@ impl Api {
         &self,
         call: Call<'_>,
         by: Deadline,
-    ) -> Answer<(wire::Envelope, Option<HeaderValue>)> {
+    ) -> NativeResult<(wire::Envelope, Option<HeaderValue>)> {
         let reply = self.http.call(call, by).await?;
         let envelope: wire::Envelope = serde_json::from_slice(&reply.body).map_err(|error| {
-            NativeError::Nonsense(format!("HTTP status {}: {error}", reply.status.as_u16()))
+            NativeError::InvalidAnswer(format!("HTTP status {}: {error}", reply.status.as_u16()))
         })?;
         match envelope.kind {
             wire::Kind::Sync | wire::Kind::Async => {
@@ -323,24 +338,26 @@ fn volume_path<'a>(of: &'a VolumePath, snapshot: &'a str) -> [&'a str; 8] {
     ]
 }
 
-fn read<T: DeserializeOwned>(envelope: wire::Envelope) -> Answer<T> {
+fn parse_metadata<T: DeserializeOwned>(envelope: wire::Envelope) -> NativeResult<T> {
     serde_json::from_value(envelope.metadata)
-        .map_err(|error| NativeError::Nonsense(error.to_string()))
+        .map_err(|error| NativeError::InvalidAnswer(error.to_string()))
 }
 
-fn optional<T>(answer: Answer<T>) -> Answer<Option<T>> {
+fn missing_as_none<T>(answer: NativeResult<T>) -> NativeResult<Option<T>> {
     match answer {
-        Ok(it) => Ok(Some(it)),
+        Ok(found) => Ok(Some(found)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn sent(envelope: &wire::Envelope) -> Answer<Sent> {
+fn accepted_change(envelope: &wire::Envelope) -> NativeResult<AcceptedChange> {
     match envelope.kind {
-        wire::Kind::Sync => Ok(Sent::Done),
-        wire::Kind::Async | wire::Kind::Error => map::operation_id(&envelope.operation)
-            .map(|id| Sent::Operation(id.to_owned()))
-            .ok_or_else(|| NativeError::Nonsense(format!("operation {:?}", envelope.operation))),
+        wire::Kind::Sync => Ok(AcceptedChange::Done),
+        wire::Kind::Async | wire::Kind::Error => names::operation_id(&envelope.operation)
+            .map(|id| AcceptedChange::Operation(id.to_owned()))
+            .ok_or_else(|| {
+                NativeError::InvalidAnswer(format!("operation {:?}", envelope.operation))
+            }),
     }
 }

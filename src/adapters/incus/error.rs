@@ -1,20 +1,23 @@
-//! What LXD and Incus say when something goes wrong, and what of it a caller is told.
+//! Refusals and failures of LXD and Incus, and what of them callers see.
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::Retry;
-use crate::adapters::incus::map;
+use crate::adapters::incus::names;
 use crate::adapters::transport::TransportError;
+use crate::adapters::transport::unexpected_answer;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
-/// Why a native call brought nothing.
+/// Why a native call has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NativeError {
-    /// There is no usable answer.
+    /// No usable answer arrived.
     #[error("transport: {0}")]
     Transport(#[from] TransportError),
-    /// It was refused, or failed.
+    /// The daemon refused the call, or failed.
     #[error("{code}: {text}")]
     Refused {
         /// The status in the body.
@@ -22,9 +25,9 @@ pub(super) enum NativeError {
         /// The text in the body.
         text: String,
     },
-    /// The answer makes no sense.
-    #[error("answer makes no sense: {0}")]
-    Nonsense(String),
+    /// The answer has another form than the API promises.
+    #[error("invalid answer: {0}")]
+    InvalidAnswer(String),
 }
 
 impl NativeError {
@@ -39,150 +42,134 @@ impl NativeError {
     }
 
     /// Of a call without effect; `missing` is what a 404 means.
-    pub(super) fn of_read(self, missing: FaultKind) -> AdapterError {
-        let mut error = self.of_write(missing);
+    pub(super) fn into_read_error(self, missing: FaultKind) -> AdapterError {
+        let mut error = self.into_write_error(missing);
         error.effect = Effect::None;
         error
     }
 
     /// Of a call with an effect; `missing` is what a 404 means.
-    pub(super) fn of_write(self, missing: FaultKind) -> AdapterError {
+    pub(super) fn into_write_error(self, missing: FaultKind) -> AdapterError {
         let error = match &self {
-            Self::Transport(error) => of_transport(error),
-            Self::Refused { code, text } => of_refusal(*code, text, missing),
-            Self::Nonsense(_) => AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "The VM manager sent an answer that makes no sense.",
-            ),
+            Self::Transport(error) => error.to_adapter_error(),
+            Self::Refused { code, text } => refusal_error(*code, text, missing),
+            Self::InvalidAnswer(_) => unexpected_answer(),
         };
         error.because(self)
     }
 }
 
-fn of_transport(error: &TransportError) -> AdapterError {
-    match error {
-        TransportError::Unreachable(_) => {
-            AdapterError::unavailable("The VM manager cannot be reached.")
-        }
-        TransportError::Untrusted(_) => AdapterError::refused(
-            FaultKind::BackendFailed,
-            "The VM manager's certificate is not the one that the gateway is configured to trust.",
-        ),
-        TransportError::Unsendable(_) => AdapterError::refused(
-            FaultKind::Invalid,
-            "That cannot be asked of this VM manager.",
-        ),
-        TransportError::TooLate => passing(AdapterError::refused(FaultKind::TimedOut, TIMED_OUT)),
-        TransportError::TimedOut => AdapterError::uncertain(FaultKind::TimedOut, TIMED_OUT),
-        TransportError::Lost(_) => AdapterError::uncertain(
-            FaultKind::Unavailable,
-            "The connection to the VM manager was lost.",
-        ),
-        TransportError::TooLarge(_) => {
-            let text = "The VM manager's answer is larger than the gateway allows.";
-            let mut error = AdapterError::uncertain(FaultKind::BackendFailed, text);
-            error.retry = Retry::Permanent;
-            error
-        }
-    }
-}
-
-const fn passing(mut error: AdapterError) -> AdapterError {
-    error.retry = Retry::Temporary;
-    error
-}
-
-const TIMED_OUT: &str = "The VM manager took longer than allowed.";
-
-/// Texts by which refusals of rights are told that come with status 500.
+/// Parts of the texts with status 500 that refuse for lack of rights.
 const DENIALS: [&str; 3] = [
     "does not have permission",
     "doesn't allow for",
     "not authorized",
 ];
 
-fn of_refusal(code: u16, text: &str, missing: FaultKind) -> AdapterError {
+fn refusal_error(code: u16, text: &str, missing: FaultKind) -> AdapterError {
     if code == 403 || DENIALS.iter().any(|denial| text.contains(denial)) {
         return AdapterError::refused(
             FaultKind::BackendDenied,
-            "The VM manager does not grant the gateway the right to do that.",
+            public_text!(
+                "The VM manager denied the gateway the right to do this; nothing was changed. Ask an operator to check the \
+                 rights of its certificate."
+            ),
         );
     }
     match code {
-        404 => AdapterError::refused(missing, absent(missing)),
+        404 => AdapterError::refused(missing, missing_sentence(missing)),
         409 | 412 => AdapterError::refused(
             FaultKind::Conflict,
-            "The VM manager refused: something else was changed at the same time.",
+            public_text!(
+                "Another client changed the VM or the backup at the same time, so the VM manager refused. Try again."
+            ),
         ),
-        400..=499 => {
-            let is_busy = of_failure(text).kind == FaultKind::Busy;
-            let kind = if is_busy {
-                FaultKind::Busy
-            } else {
-                FaultKind::Invalid
-            };
-            AdapterError::refused(kind, "The VM manager refused what was asked for.")
-        }
-        503 => AdapterError::unavailable("The VM manager is starting or stopping."),
-        _ => AdapterError::uncertain(FaultKind::BackendFailed, "The VM manager failed."),
+        400..=499 if is_busy(text) => busy(),
+        400..=499 => AdapterError::refused(
+            FaultKind::Invalid,
+            public_text!(
+                "The VM manager rejected the request; nothing was changed. Check the VM and the backup."
+            ),
+        ),
+        503 => AdapterError::unavailable(public_text!(
+            "The VM manager is starting or stopping; nothing was changed. Try again later."
+        )),
+        _ => AdapterError::uncertain(FaultKind::BackendFailed, failed_text()),
     }
 }
 
-/// What a caller is told when something does not exist.
-pub(super) const fn absent(what: FaultKind) -> &'static str {
-    if matches!(what, FaultKind::NoSuchVm) {
-        "The VM manager knows no such VM."
+/// What callers see when a VM or backup does not exist.
+pub(super) fn missing_sentence(missing: FaultKind) -> PublicText {
+    if matches!(missing, FaultKind::NoSuchVm) {
+        public_text!("The VM manager has no such VM. Check its id.")
     } else {
-        "The VM has no such backup."
+        public_text!("The VM has no such backup. List its backups.")
     }
 }
 
-/// Parts of the text of a failed operation, and their meaning. The first that is found counts.
-const FAILURES: [(&str, FaultKind, &str); 10] = [
-    ("is busy running a", FaultKind::Busy, BUSY),
-    (
-        "torage pool is unavailable",
-        FaultKind::Unavailable,
-        "The storage that holds the VM is not available to the VM manager.",
-    ),
-    (
-        "is \"Frozen\"",
-        FaultKind::Conflict,
-        "The VM is frozen: thaw it first.",
-    ),
-    (
-        "rotect",
-        FaultKind::Conflict,
-        "The VM manager protects the VM against that: remove its protection there first.",
-    ),
-    ("already exists", FaultKind::Conflict, TAKEN),
-    ("already in use", FaultKind::Conflict, TAKEN),
-    ("o space left", FaultKind::StorageFull, FULL),
-    ("uota exceeded", FaultKind::StorageFull, FULL),
-    ("does not exist", FaultKind::NoSuchBackup, GONE),
-    ("not found", FaultKind::NoSuchBackup, GONE),
+type Sentence = fn() -> PublicText;
+
+/// Parts of the texts of failed operations, and their meaning. The first that is contained counts.
+const FAILURES: [(&str, FaultKind, Sentence); 10] = [
+    (BUSY, FaultKind::Busy, busy_text),
+    ("torage pool is unavailable", FaultKind::Unavailable, || {
+        public_text!("The storage of the VM is unavailable. Mount or repair it, then try again.")
+    }),
+    ("is \"Frozen\"", FaultKind::Conflict, || {
+        public_text!("The VM is frozen. Thaw the VM first.")
+    }),
+    ("rotect", FaultKind::Conflict, || {
+        public_text!("The VM manager protects the VM against this. Remove that protection first.")
+    }),
+    ("already exists", FaultKind::Conflict, id_in_use_text),
+    ("already in use", FaultKind::Conflict, id_in_use_text),
+    ("o space left", FaultKind::StorageFull, storage_full_text),
+    ("uota exceeded", FaultKind::StorageFull, storage_full_text),
+    ("does not exist", FaultKind::NoSuchBackup, part_missing_text),
+    ("not found", FaultKind::NoSuchBackup, part_missing_text),
 ];
 
-const BUSY: &str = "The VM manager is busy with that VM: try again later.";
-const TAKEN: &str =
-    "The VM manager has something else under that id: remove or rename it there first.";
-const FULL: &str = "The storage of the VM manager is full: free some space first.";
-const GONE: &str = "A part that is needed for it no longer exists: list the backups again.";
+/// In the text of a call or operation that another operation on the VM excludes.
+const BUSY: &str = "is busy running a";
+
+fn is_busy(text: &str) -> bool {
+    text.contains(BUSY)
+}
+
+fn busy_text() -> PublicText {
+    public_text!("Another operation is running on the VM. Try again later.")
+}
+
+fn id_in_use_text() -> PublicText {
+    public_text!("The VM manager has another object with this id. Remove or rename it first.")
+}
+
+fn storage_full_text() -> PublicText {
+    public_text!("The storage of the VM manager is full. Free some space, then try again.")
+}
+
+fn part_missing_text() -> PublicText {
+    public_text!("A part that the operation needs does not exist. List the backups again.")
+}
+
+fn failed_text() -> PublicText {
+    public_text!("The VM manager failed.")
+}
 
 /// What a caller may read of a failed operation; the text itself is for the log.
-pub(super) fn of_failure(text: &str) -> Fault {
+pub(super) fn fault_of_text(text: &str) -> Fault {
     FAILURES
         .iter()
         .find(|(part, _, _)| text.contains(part))
         .map_or_else(
-            || Fault::new(FaultKind::BackendFailed, "The VM manager failed."),
-            |(_, kind, sentence)| Fault::new(*kind, *sentence),
+            || Fault::new(FaultKind::BackendFailed, failed_text()),
+            |(_, kind, sentence)| Fault::new(*kind, sentence()),
         )
 }
 
 /// Parts of the texts of restores that failed before the data was touched.
 const BEFORE_DATA: [&str; 9] = [
-    "is busy running a",
+    BUSY,
     "torage pool is unavailable",
     "Failed to create mount directory",
     "Failed stopping",
@@ -208,12 +195,14 @@ pub(super) const fn is_refusal(kind: FaultKind) -> bool {
 pub(super) fn device(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("device \"")?;
     let (name, _) = rest.split_once('"')?;
-    map::is_strict(name).then_some(name)
+    names::is_safe_name(name).then_some(name)
 }
 
-/// Something else is being done to the VM.
+/// The refusal of a change while another operation runs on the VM.
 pub(super) fn busy() -> AdapterError {
-    passing(AdapterError::refused(FaultKind::Busy, BUSY))
+    let mut error = AdapterError::refused(FaultKind::Busy, busy_text());
+    error.retry = Retry::Temporary;
+    error
 }
 
 #[cfg(test)]
@@ -259,14 +248,14 @@ mod tests {
                 code,
                 text: text.to_owned(),
             };
-            let error = native().of_write(FaultKind::NoSuchVm);
+            let error = native().into_write_error(FaultKind::NoSuchVm);
             assert_eq!((error.fault.kind, error.effect), (kind, effect), "{text}");
             assert!(error.private().contains(text), "{text}: kept for the log");
             assert!(
                 !error.fault.text.contains(text),
                 "{text}: kept from callers"
             );
-            let error = native().of_read(FaultKind::NoSuchVm);
+            let error = native().into_read_error(FaultKind::NoSuchVm);
             assert_eq!(error.effect, none, "{text}: a read has no effect");
         }
     }
@@ -292,7 +281,7 @@ mod tests {
             ("rsync exit 23", FaultKind::BackendFailed),
         ];
         for (text, kind) in rows {
-            let fault = of_failure(text);
+            let fault = fault_of_text(text);
             assert_eq!(fault.kind, kind, "{text}");
             let words = fault.text.split(' ').count();
             assert!(
@@ -302,6 +291,7 @@ mod tests {
             assert!(!fault.text.contains(text), "{text}: kept from callers");
         }
     }
+
     #[test]
     fn a_failure_names_the_device_and_says_whether_data_was_touched() {
         let rows = [

@@ -1,4 +1,4 @@
-//! What became of a request: from its operation while that is known, else from what it left behind.
+//! The outcome of a request: from its operation while the daemon knows it, afterwards from the traces it left.
 //!
 //! Operations are forgotten five seconds after they end, and when the daemon ends. What stays: a snapshot named after
 //! the request that made it, the label of a snapshot, and what a restore does to the instance.
@@ -10,15 +10,16 @@ use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::incus::Incus;
-use crate::adapters::incus::Job;
-use crate::adapters::incus::Make;
-use crate::adapters::incus::Seen;
-use crate::adapters::incus::aftermath::Data;
-use crate::adapters::incus::aftermath::is_restored;
-use crate::adapters::incus::aftermath::is_running;
-use crate::adapters::incus::aftermath::of_restore;
-use crate::adapters::incus::aftermath::run_state;
+use crate::adapters::incus::LabelledSnapshot;
 use crate::adapters::incus::map;
+use crate::adapters::incus::native_tasks;
+use crate::adapters::incus::restore_state::RestoredData;
+use crate::adapters::incus::restore_state::describe_failed_restore;
+use crate::adapters::incus::restore_state::is_restored;
+use crate::adapters::incus::restore_state::is_running;
+use crate::adapters::incus::restore_state::run_state;
+use crate::adapters::incus::task_record::NewSnapshot;
+use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::incus::wire;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -27,8 +28,10 @@ use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
+use crate::model::PublicText;
 use crate::model::Target;
 use crate::model::TaskRef;
+use crate::public_text;
 
 /// The status of operations that ended well.
 const SUCCESS: u16 = 200;
@@ -38,7 +41,7 @@ const CANCELLED: u16 = 401;
 /// What was there before a change.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Before {
+pub(super) struct InstanceBaseline {
     /// When the instance was made: another one may carry its name later.
     created: String,
     /// What changes with each restore; nothing on versions without it.
@@ -49,8 +52,8 @@ pub(super) struct Before {
     pub(super) ran: bool,
 }
 
-impl Before {
-    pub(super) fn of(baseline: Option<&Evidence>) -> Self {
+impl InstanceBaseline {
+    pub(super) fn parse(baseline: Option<&Evidence>) -> Self {
         baseline
             .and_then(|baseline| serde_json::from_str(baseline.as_str()).ok())
             .unwrap_or_default()
@@ -59,7 +62,7 @@ impl Before {
 
 impl Incus {
     /// What the instance and the label are like before the change.
-    pub(super) async fn before(
+    pub(super) async fn read_baseline(
         &self,
         intent: &Intent,
         by: Deadline,
@@ -68,28 +71,28 @@ impl Incus {
             Change::Create(_) | Change::Delete => return Ok(None),
             Change::Update(_) | Change::Restore(_) => {}
         }
-        let Some(seen) = self.seen(&intent.target, by).await? else {
+        let Some(labelled) = self.find_snapshot(&intent.target, by).await? else {
             return Ok(None);
         };
-        let before = Before {
-            label: hash(&seen),
-            ran: is_running(&seen.instance),
-            generation: map::generation(&seen.instance).map(str::to_owned),
-            created: seen.instance.created_at,
+        let before = InstanceBaseline {
+            label: hash_label(&labelled),
+            ran: is_running(&labelled.instance),
+            generation: map::generation(&labelled.instance).map(str::to_owned),
+            created: labelled.instance.created_at,
         };
         Ok(Evidence::new(serde_json::json!(before).to_string()))
     }
 
-    pub(super) async fn follow(
+    pub(super) async fn poll_task(
         &self,
         task: &TaskRef,
         by: Deadline,
     ) -> Result<TaskState, AdapterError> {
-        let Ok(job) = serde_json::from_str::<Job>(task.as_str()) else {
+        let Ok(job) = serde_json::from_str::<TaskRecord>(task.as_str()) else {
             return Ok(TaskState::Gone);
         };
         let task = self.api.operation(&job.operation, by).await;
-        let task = task.map_err(|error| error.of_read(FaultKind::BackendFailed))?;
+        let task = task.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
         let Some(task) = task else {
             return Ok(TaskState::Gone);
         };
@@ -97,7 +100,7 @@ impl Incus {
             status if status < SUCCESS => Ok(TaskState::Running(None)),
             _ if job.doubtful => Ok(TaskState::Gone),
             SUCCESS => match &job.make {
-                Some(make) => self.label_made(make, by).await,
+                Some(make) => self.label_new_snapshot(make, by).await,
                 None => Ok(TaskState::Done),
             },
             CANCELLED => Ok(TaskState::Cancelled),
@@ -105,28 +108,35 @@ impl Incus {
                 tracing::warn!(operation = %task.id, error = task.err, "operation of the VM manager failed");
                 let making = job.make.as_ref().map(|make| &make.target);
                 let doing = job.doing.as_ref();
-                let fault = self.aftermath(doing, making, &task.err, by).await?;
+                let fault = self.failure(doing, making, &task.err, by).await?;
                 Ok(TaskState::Failed(fault))
             }
         }
     }
 
     /// Labels a snapshot as whole once the operation that made it ended well. Doing it again changes nothing.
-    async fn label_made(&self, make: &Make, by: Deadline) -> Result<TaskState, AdapterError> {
-        let Some(seen) = self.seen(&make.target, by).await? else {
-            let text = "The backup was made, and then removed by another client. The data of the VM was not changed. Create \
-                        the backup again.";
+    async fn label_new_snapshot(
+        &self,
+        make: &NewSnapshot,
+        by: Deadline,
+    ) -> Result<TaskState, AdapterError> {
+        let Some(labelled) = self.find_snapshot(&make.target, by).await? else {
+            let text = public_text!(
+                "The backup was created, and another client deleted it since. The data of the VM was not changed. Create \
+                        the backup again."
+            );
             return Ok(TaskState::Failed(Fault::new(FaultKind::NoSuchBackup, text)));
         };
-        let (id, made) = (make.target.backup.as_str(), &seen.snapshot.created_at);
+        let (id, made) = (make.target.backup.as_str(), &labelled.snapshot.created_at);
         if make.new.protected {
-            self.keep(&make.target, &seen.snapshot, by).await?;
+            self.remove_expiry(&make.target, &labelled.snapshot, by)
+                .await?;
         }
-        self.write_label(&seen.path, id, made, by, |label| {
+        self.write_label(&labelled.path, id, made, by, |label| {
             if label.made.is_some() {
                 return false;
             }
-            label.fill(&make.new);
+            label.set_from_new(&make.new);
             label.made = Some(make.key.clone());
             true
         })
@@ -134,7 +144,7 @@ impl Incus {
         Ok(TaskState::Done)
     }
 
-    pub(super) async fn look_for(
+    pub(super) async fn find_evidence(
         &self,
         intent: &Intent,
         key: &str,
@@ -142,121 +152,137 @@ impl Incus {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let target = &intent.target;
-        // Asked first: what is no longer at work by now has left its evidence when the snapshot is looked at.
+        // Read first: an operation that has ended by now has left its evidence before the snapshot is read.
         let tasks = self.tasks(by).await?;
-        let seen = match self.seen(target, by).await {
-            // Without the VM nothing about it can be told.
+        let labelled = match self.find_snapshot(target, by).await {
+            // Without the VM there is no evidence.
             Err(error) if error.fault.kind == FaultKind::NoSuchVm => {
                 return Ok(FindOutcome::Unknowable);
             }
-            seen => seen?,
+            other => other?,
         };
         if let Change::Create(new) = &intent.change {
-            return created(seen.as_ref(), &tasks, target, new, key);
+            return find_create(labelled.as_ref(), &tasks, target, new, key);
         }
         let known = intent.identity.as_ref().map(|identity| identity.as_str());
-        let seen = seen.filter(|it| known == Some(it.snapshot.created_at.as_str()));
-        let at_work = |it: &&wire::Task| map::is_at_work(it, target.vm.as_str());
-        if let Some(task) = tasks.iter().find(at_work) {
-            return doubtful(task);
+        let labelled =
+            labelled.filter(|labelled| known == Some(labelled.snapshot.created_at.as_str()));
+        let runs_on_vm = |task: &&wire::Task| native_tasks::is_running_on(task, target.vm.as_str());
+        if let Some(task) = tasks.iter().find(runs_on_vm) {
+            return follow_possible_task(task);
         }
         Ok(match &intent.change {
             Change::Create(_) => FindOutcome::Unknowable,
-            Change::Update(_) => updated(seen.as_ref(), key, &Before::of(baseline)),
-            Change::Delete => deleted(seen.as_ref(), key),
-            Change::Restore(_) => restored(seen.as_ref(), key, &Before::of(baseline)),
+            Change::Update(_) => {
+                find_update(labelled.as_ref(), key, &InstanceBaseline::parse(baseline))
+            }
+            Change::Delete => find_delete(labelled.as_ref(), key),
+            Change::Restore(_) => {
+                find_restore(labelled.as_ref(), key, &InstanceBaseline::parse(baseline))
+            }
         })
     }
 }
 
-fn hash(seen: &Seen) -> String {
-    blake3::hash(seen.label.text().as_bytes()).to_string()
+fn hash_label(labelled: &LabelledSnapshot) -> String {
+    blake3::hash(labelled.label.to_text().as_bytes()).to_string()
 }
 
 /// An operation that may be ours: it is followed, and when it ends evidence is looked for again.
-fn doubtful(task: &wire::Task) -> Result<FindOutcome, AdapterError> {
-    let job = Job {
+fn follow_possible_task(task: &wire::Task) -> Result<FindOutcome, AdapterError> {
+    let job = TaskRecord {
         operation: task.id.clone(),
         doubtful: true,
         make: None,
         doing: None,
     };
-    job.task().map(FindOutcome::Task)
+    job.to_task_ref().map(FindOutcome::Task)
 }
 
 /// The snapshot carries the key in its name, so that it is ours or not there.
-fn created(
-    seen: Option<&Seen>,
+fn find_create(
+    labelled: Option<&LabelledSnapshot>,
     tasks: &[wire::Task],
     target: &Target,
     new: &NewBackup,
     key: &str,
 ) -> Result<FindOutcome, AdapterError> {
     let vm = target.vm.as_str();
-    let Some(seen) = seen else {
-        if tasks.iter().any(|task| map::is_making(task, vm)) {
+    let Some(labelled) = labelled else {
+        if tasks
+            .iter()
+            .any(|task| native_tasks::is_snapshotting(task, vm))
+        {
             return Ok(FindOutcome::NotYet);
         }
-        let text = "The backup was not made, and nothing is left of it. The data of the VM was not changed. Create the \
-                    backup again.";
+        let text = public_text!(
+            "The backup was not created, and nothing is left of it. The data of the VM was not changed. Create the \
+                    backup again."
+        );
         return Ok(FindOutcome::Failed(Fault::new(
             FaultKind::NotExecuted,
             text,
         )));
     };
-    if seen.label.made.as_deref() == Some(key) {
+    if labelled.label.made.as_deref() == Some(key) {
         return Ok(FindOutcome::Done);
     }
-    // One at a time makes snapshots of a VM, so that the last one begun before the snapshot is the one that made it.
-    let made = map::timestamp(&seen.snapshot.created_at);
+    // The daemon makes one snapshot of a VM at a time, so the last operation begun before the snapshot made it.
+    let made = map::timestamp(&labelled.snapshot.created_at);
     let maker = tasks
         .iter()
-        .filter(|task| task.description == map::MAKING && map::concerns(task, vm))
+        .filter(|task| {
+            task.description == native_tasks::SNAPSHOTTING && native_tasks::names_vm(task, vm)
+        })
         .filter(|task| map::timestamp(&task.created_at) <= made)
         .max_by_key(|task| map::timestamp(&task.created_at));
     let Some(maker) = maker else {
-        // It may be whole: its operation may have ended and been forgotten while no gateway was there to label it.
-        let text = format!(
-            "Whether the backup is complete can no longer be determined, so it cannot be restored. The data of the VM was \
+        // It may be complete: its operation may have ended and been forgotten while no gateway was running.
+        let text = public_text!(
+            "It could not be determined whether the backup is complete, so it cannot be restored. The data of the VM was \
              not changed. {} Delete the backup, and create it again.",
-            run_state(&seen.instance)
+            run_state(&labelled.instance)
         );
         return Ok(FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
             text,
         )));
     };
-    let job = Job {
+    let job = TaskRecord {
         operation: maker.id.clone(),
         doubtful: false,
-        make: Some(Make {
+        make: Some(NewSnapshot {
             target: target.clone(),
             new: new.clone(),
             key: key.to_owned(),
         }),
         doing: None,
     };
-    job.task().map(FindOutcome::Task)
+    job.to_task_ref().map(FindOutcome::Task)
 }
 
-fn updated(seen: Option<&Seen>, key: &str, before: &Before) -> FindOutcome {
-    match seen {
-        Some(seen) if seen.label.changed.as_deref() == Some(key) => FindOutcome::Done,
-        Some(seen) if hash(seen) == before.label => FindOutcome::NotBegun,
-        // Somebody changed it since: before or after us cannot be told.
+fn find_update(
+    labelled: Option<&LabelledSnapshot>,
+    key: &str,
+    before: &InstanceBaseline,
+) -> FindOutcome {
+    match labelled {
+        Some(labelled) if labelled.label.changed.as_deref() == Some(key) => FindOutcome::Done,
+        Some(labelled) if hash_label(labelled) == before.label => FindOutcome::NotBegun,
+        // Another client changed the label since; whether before or after this request is not recorded.
         Some(_) | None => FindOutcome::Unknowable,
     }
 }
 
 /// The label names the request before the snapshot is removed.
-fn deleted(seen: Option<&Seen>, key: &str) -> FindOutcome {
-    match seen {
+fn find_delete(labelled: Option<&LabelledSnapshot>, key: &str) -> FindOutcome {
+    match labelled {
         None => FindOutcome::Done,
-        Some(seen) if seen.label.removing.as_deref() == Some(key) => {
-            let text = format!(
-                "Removing the backup was interrupted: it can no longer be restored. The data of the VM was not changed. {} \
+        Some(labelled) if labelled.label.removing.as_deref() == Some(key) => {
+            let text = public_text!(
+                "The deletion of the backup was interrupted: the backup can no longer be restored. The data of the VM was not changed. {} \
                  Delete the backup again.",
-                run_state(&seen.instance)
+                run_state(&labelled.instance)
             );
             FindOutcome::Failed(Fault::new(FaultKind::BackendFailed, text))
         }
@@ -265,26 +291,32 @@ fn deleted(seen: Option<&Seen>, key: &str) -> FindOutcome {
 }
 
 /// The label names the request before the VM is restored; the VM itself shows that it was.
-fn restored(seen: Option<&Seen>, key: &str, before: &Before) -> FindOutcome {
-    let Some(seen) = seen else {
+fn find_restore(
+    labelled: Option<&LabelledSnapshot>,
+    key: &str,
+    before: &InstanceBaseline,
+) -> FindOutcome {
+    let Some(labelled) = labelled else {
         return FindOutcome::Unknowable;
     };
-    let same_vm = before.created.is_empty() || before.created == seen.instance.created_at;
+    let same_vm = before.created.is_empty() || before.created == labelled.instance.created_at;
     if !same_vm {
         return FindOutcome::Unknowable;
     }
-    if seen.label.restoring.as_deref() != Some(key) {
+    if labelled.label.restoring.as_deref() != Some(key) {
         return FindOutcome::NotBegun;
     }
-    let instance = &seen.instance;
+    let instance = &labelled.instance;
     let data = if is_restored(instance, before.generation.as_deref(), key) {
-        Data::Restored
+        RestoredData::Restored
     } else {
-        Data::Mixed
+        RestoredData::Mixed
     };
-    if data == Data::Restored && (!before.ran || is_running(instance)) {
+    if data == RestoredData::Restored && (!before.ran || is_running(instance)) {
         return FindOutcome::Done;
     }
-    let unseen = Fault::new(FaultKind::BackendFailed, "");
-    FindOutcome::Failed(of_restore(data, before.ran, instance, &unseen, None))
+    let unseen = Fault::new(FaultKind::BackendFailed, PublicText::default());
+    FindOutcome::Failed(describe_failed_restore(
+        data, before.ran, instance, &unseen, None,
+    ))
 }

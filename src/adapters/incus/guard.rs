@@ -4,29 +4,36 @@ use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::incus::Incus;
-use crate::adapters::incus::Seen;
-use crate::adapters::incus::client::VolumePath;
+use crate::adapters::incus::LabelledSnapshot;
 use crate::adapters::incus::error;
 use crate::adapters::incus::error::NativeError;
 use crate::adapters::incus::map;
+use crate::adapters::incus::names;
+use crate::adapters::incus::names::VolumePath;
 use crate::adapters::incus::wire;
 use crate::model::Deadline;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
+use crate::public_text;
 
 /// How many backups a refusal names.
 const NAMED_MAX: usize = 5;
 /// For how long a snapshot made on schedule counts as unfinished where its operation is not visible.
 const SCHEDULED: Duration = Duration::from_secs(10 * 60);
 
-const STORAGE_GONE: &str = "The storage that holds the VM is not available to the VM manager; nothing was changed. \
-     Mount or repair that storage, then try again.";
+fn storage_unavailable() -> AdapterError {
+    let text = public_text!(
+        "The storage of the VM is unavailable; nothing was changed. Mount or repair that storage, then try again."
+    );
+    AdapterError::unavailable(text).of_one_vm()
+}
 
 impl Incus {
     /// The pool of the VM, unless the daemon reports it as unavailable: its records would be answered without its data.
-    pub(super) async fn storage(
+    pub(super) async fn check_pool(
         &self,
         path: &VolumePath,
         by: Deadline,
@@ -37,19 +44,19 @@ impl Incus {
             Err(NativeError::Refused {
                 code: 403 | 404, ..
             }) => wire::Pool::default(),
-            Err(error) => return Err(error.of_read(FaultKind::NoSuchVm)),
+            Err(error) => return Err(error.into_read_error(FaultKind::NoSuchVm)),
         };
         match pool.status.as_str() {
-            "Unavailable" | "Errored" => Err(AdapterError::unavailable(STORAGE_GONE)
-                .because(format!("storage pool status {}", pool.status))
-                .of_one_vm()),
+            "Unavailable" | "Errored" => {
+                Err(storage_unavailable().because(format!("storage pool status {}", pool.status)))
+            }
             _ => Ok(pool),
         }
     }
 
     /// Whether the daemon can read the storage of the VM. A pool whose mount has vanished since the daemon started is still
     /// reported as available: snapshots deleted then vanish from the records, and their data stays behind.
-    pub(super) async fn storage_is_mounted(
+    pub(super) async fn check_storage_mounted(
         &self,
         vm: &VmId,
         by: Deadline,
@@ -57,40 +64,36 @@ impl Incus {
         match self.api.read_storage(vm.as_str(), by).await {
             Ok(()) => Ok(()),
             Err(error @ NativeError::Refused { code: 403, .. }) => {
-                Err(error.of_read(FaultKind::NoSuchVm))
+                Err(error.into_read_error(FaultKind::NoSuchVm))
             }
-            Err(error @ NativeError::Refused { .. }) => {
-                Err(AdapterError::unavailable(STORAGE_GONE)
-                    .because(error)
-                    .of_one_vm())
-            }
-            Err(error @ (NativeError::Transport(_) | NativeError::Nonsense(_))) => {
-                Err(error.of_read(FaultKind::NoSuchVm))
+            Err(error @ NativeError::Refused { .. }) => Err(storage_unavailable().because(error)),
+            Err(error @ (NativeError::Transport(_) | NativeError::InvalidAnswer(_))) => {
+                Err(error.into_read_error(FaultKind::NoSuchVm))
             }
         }
     }
 
     /// Whether restoring the VM from the backup leaves a VM that is what the backup says, and no other backup harmed.
-    pub(super) async fn may_restore(
+    pub(super) async fn check_restore_allowed(
         &self,
         target: &Target,
-        seen: &Seen,
+        labelled: &LabelledSnapshot,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        is_settled(&seen.instance)?;
-        is_restorable(&seen.instance, &seen.snapshot)?;
-        if self.storage(&seen.path, by).await?.driver != "zfs" {
+        check_settled(&labelled.instance)?;
+        check_restorable(&labelled.instance, &labelled.snapshot)?;
+        if self.check_pool(&labelled.path, by).await?.driver != "zfs" {
             return Ok(());
         }
         let all = self.api.snapshots(target.vm.as_str(), by).await;
-        let all = all.map_err(|error| error.of_read(FaultKind::NoSuchVm))?;
-        is_latest(&seen.snapshot, &all)
+        let all = all.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
+        check_latest(&labelled.snapshot, &all)
     }
 
     /// Whether the snapshot may still be in the making, made on schedule by an operation that is not visible.
     ///
     /// Such operations name no project, so clients with a restricted certificate are not shown them.
-    pub(super) fn may_be_scheduled(
+    pub(super) fn may_be_scheduled_snapshot(
         &self,
         instance: &wire::Instance,
         snapshot: &wire::Snapshot,
@@ -108,65 +111,70 @@ fn is_fresh_by_schedule(
     now: Timestamp,
 ) -> bool {
     let schedule = instance.expanded_config.get("snapshots.schedule");
-    let is_ours = map::is_minted(wire::last_segment(&snapshot.name));
+    let is_ours = names::is_minted(names::last_segment(&snapshot.name));
     schedule.is_some_and(|schedule| !schedule.is_empty())
         && !is_ours
         && map::timestamp(&snapshot.created_at).is_some_and(|made| now.since(made) < SCHEDULED)
 }
 
 /// Whether the VM is in a state that lasts.
-pub(super) fn is_settled(instance: &wire::Instance) -> Result<(), AdapterError> {
+pub(super) fn check_settled(instance: &wire::Instance) -> Result<(), AdapterError> {
     match instance.status.as_str() {
         "Running" | "Stopped" | "Frozen" | "Ready" | "" => Ok(()),
         "Error" | "Aborting" => Err(AdapterError::refused(
             FaultKind::Conflict,
-            "The VM manager reports the VM as faulty, so nothing was changed. Stop the VM by force or repair it, \
-             then try again.",
+            public_text!(
+                "The VM manager reports the VM as faulty; nothing was changed. Stop the VM by force or repair it, then try \
+                 again."
+            ),
         )),
         _ => Err(error::busy()),
     }
 }
 
 /// Whether nothing that the VM manager keeps beside the disks would undo or outlive the restore.
-fn is_restorable(instance: &wire::Instance, snapshot: &wire::Snapshot) -> Result<(), AdapterError> {
-    let conflict = |text: &str| Err(AdapterError::refused(FaultKind::Conflict, text));
+fn check_restorable(
+    instance: &wire::Instance,
+    snapshot: &wire::Snapshot,
+) -> Result<(), AdapterError> {
+    let conflict = |text: PublicText| Err(AdapterError::refused(FaultKind::Conflict, text));
     if instance.ephemeral {
         // The restore also puts back the configuration of before where such an instance runs.
-        return conflict(
-            "The VM is ephemeral: the VM manager removes it with all its backups when it stops, and a restore stops it. \
-             Nothing was changed. Make the VM persistent, then restore it.",
-        );
+        return conflict(public_text!(
+            "The VM is ephemeral: the VM manager deletes it with all its backups when it stops, and a restore stops it. \
+             Nothing was changed. Make the VM persistent, then restore it."
+        ));
     }
     if snapshot.ephemeral {
-        return conflict(
-            "The backup is of a time when the VM was ephemeral, and restoring it would make it so again: the VM manager \
-             would then remove it with all its backups when it stops. Nothing was changed. Copy the backup to a new VM \
-             instead.",
-        );
+        return conflict(public_text!(
+            "The VM was ephemeral when the backup was created, and restoring the backup would make it ephemeral again: the \
+             VM manager would then delete it with all its backups when it stops. Nothing was changed. Copy the backup to a \
+             new VM instead."
+        ));
     }
     if instance.stateful && !snapshot.stateful {
-        return conflict(
+        return conflict(public_text!(
             "The VM was stopped with its memory saved, which its next start would resume on the restored disk. Nothing was \
-             changed. Start the VM and stop it without saving its memory, then restore it.",
-        );
+             changed. Start the VM and stop it without saving its memory, then restore it."
+        ));
     }
     Ok(())
 }
 
 /// ZFS restores the latest snapshot only, or removes the later ones: which of the two, restricted clients are not shown.
-fn is_latest(snapshot: &wire::Snapshot, all: &[wire::Snapshot]) -> Result<(), AdapterError> {
+fn check_latest(snapshot: &wire::Snapshot, all: &[wire::Snapshot]) -> Result<(), AdapterError> {
     let made = map::timestamp(&snapshot.created_at);
     let later: Vec<&str> = all
         .iter()
         .filter(|other| map::timestamp(&other.created_at) > made)
-        .map(|other| wire::last_segment(&other.name))
+        .map(|other| names::last_segment(&other.name))
         .take(NAMED_MAX)
         .collect();
     if later.is_empty() {
         return Ok(());
     }
-    let text = format!(
-        "The storage of the VM can restore the latest backup only, and there are later ones ({}). Nothing was changed. \
+    let text = public_text!(
+        "The storage of the VM can restore the latest backup only, and later ones exist ({}). Nothing was changed. \
          Delete the later backups if they are no longer needed, then restore this one.",
         later.join(", ")
     );
@@ -214,7 +222,7 @@ mod tests {
             ),
         ];
         for (name, vm, backup, expected) in rows {
-            let found = is_restorable(&instance(vm), &snapshot("s", MADE, backup));
+            let found = check_restorable(&instance(vm), &snapshot("s", MADE, backup));
             assert_eq!(found.is_ok(), expected, "{name}: {found:?}");
         }
     }
@@ -230,8 +238,12 @@ mod tests {
             ("Error", Some(FaultKind::Conflict)),
         ];
         for (status, expected) in rows {
-            let found = is_settled(&instance(&serde_json::json!({"status": status})));
-            assert_eq!(found.err().map(|it| it.fault.kind), expected, "{status}");
+            let found = check_settled(&instance(&serde_json::json!({"status": status})));
+            assert_eq!(
+                found.err().map(|error| error.fault.kind),
+                expected,
+                "{status}"
+            );
         }
     }
 
@@ -242,12 +254,12 @@ mod tests {
             snapshot("web01/first", "2026-11-23T12:00:00.1Z", &none),
             snapshot("second", "2026-11-23T12:00:00.2Z", &none),
         ];
-        let refusal = is_latest(&all[0], &all).unwrap_err();
+        let refusal = check_latest(&all[0], &all).unwrap_err();
         assert!(
             refusal.fault.text.contains("(second)"),
             "named: {refusal:?}"
         );
-        assert!(is_latest(&all[1], &all).is_ok(), "the latest");
+        assert!(check_latest(&all[1], &all).is_ok(), "the latest");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::*;
 
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::Mutex;
 
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncReadExt;
@@ -13,6 +13,9 @@ use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 
 use crate::adapters::adapter::Effect;
+use crate::adapters::incus::label::SnapshotLabel;
+use crate::adapters::incus::map;
+use crate::adapters::incus::native_tasks;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::Change;
@@ -34,7 +37,7 @@ struct Daemon {
     generation: Option<u32>,
     /// Whether the snapshot holds the memory.
     stateful: bool,
-    /// How often a write of the label is refused because somebody else wrote it.
+    /// How often a write of the label is refused because another client wrote it.
     stale: u32,
     /// Whether writing the label is an operation.
     slow_labels: bool,
@@ -42,7 +45,7 @@ struct Daemon {
     name: String,
     /// The status of the operation that made the snapshot, while it is known.
     making: Option<u16>,
-    /// A label that somebody writes while the operations are being read.
+    /// A label that another client writes while the operations are being read.
     meanwhile: Option<String>,
     /// What deletions and restores are answered with instead.
     refusal: Option<(u16, &'static str)>,
@@ -78,7 +81,7 @@ impl Daemon {
                 "name": "web01", "type": "container", "created_at": MADE,
                 "config": self.generation.map_or_else(
                     || serde_json::json!({}),
-                    |it| serde_json::json!({"volatile.uuid.generation": it.to_string()}),
+                    |generation| serde_json::json!({"volatile.uuid.generation": generation.to_string()}),
                 ),
                 "expanded_devices": {"root": {"type": "disk", "path": "/", "pool": "default"}},
             })),
@@ -130,7 +133,7 @@ impl Daemon {
                 }
                 let making = self.making.map(|making| {
                     serde_json::json!({
-                        "id": OPERATION, "class": "task", "description": map::MAKING, "status_code": making,
+                        "id": OPERATION, "class": "task", "description": native_tasks::SNAPSHOTTING, "status_code": making,
                         "created_at": "2026-11-23T12:00:00.4Z",
                         "resources": {"instances": ["/1.0/instances/web01"]},
                     })
@@ -185,8 +188,8 @@ async fn serve(daemon: Arc<Mutex<Daemon>>, peer: UnixStream) {
             if line.is_empty() {
                 break;
             }
-            if let Some(it) = line.strip_prefix("content-length:") {
-                length = it.trim().parse().unwrap();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
             }
         }
         let mut body = vec![0; length];
@@ -194,7 +197,7 @@ async fn serve(daemon: Arc<Mutex<Daemon>>, peer: UnixStream) {
         let mut words = first.split([' ', '?']);
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         let body = String::from_utf8(body).unwrap();
-        let answer = daemon.lock().unwrap().answer(method, path, &body);
+        let answer = daemon.lock().answer(method, path, &body);
         let head = format!(
             "HTTP/1.1 200 OK\r\netag: \"x\"\r\ncontent-length: {}\r\n\r\n",
             answer.len()
@@ -243,7 +246,7 @@ fn key() -> RequestKey {
 }
 
 #[tokio::test]
-async fn labels_are_written_over_nobody_and_finished_by_operations() {
+async fn labels_are_never_overwritten_blindly_and_may_be_written_by_operations() {
     let rows = [
         ("at once", 0, false, Ok(BeginOutcome::Done)),
         ("as an operation", 0, true, Ok(BeginOutcome::Done)),
@@ -270,7 +273,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
         let update = intent(Change::Update(patch));
         let before = adapter.baseline(&update, key(), by()).await.unwrap();
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert!(
@@ -281,7 +284,7 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
         let result = result.map_err(|error| (error.fault.kind, error.effect));
         assert_eq!(result, expected, "{name}");
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert_eq!(
@@ -289,9 +292,9 @@ async fn labels_are_written_over_nobody_and_finished_by_operations() {
             result.is_ok(),
             "{name}: {found:?}"
         );
-        daemon.lock().unwrap().label = "by hand".to_owned();
+        daemon.lock().label = "by hand".to_owned();
         let found = adapter
-            .find(&update, key(), before.as_ref(), by())
+            .find_outcome(&update, key(), before.as_ref(), by())
             .await
             .unwrap();
         assert!(
@@ -330,9 +333,12 @@ async fn a_removal_that_was_refused_leaves_the_backup_whole() {
         let delete = intent(Change::Delete);
         let error = adapter.begin(&delete, key(), None, by()).await.unwrap_err();
         assert_eq!(error.effect, effect, "{name}: {error:?}");
-        let label = daemon.lock().unwrap().label.clone();
+        let label = daemon.lock().label.clone();
         assert_eq!(label.contains("removing"), marked, "{name}: {label}");
-        let found = adapter.find(&delete, key(), None, by()).await.unwrap();
+        let found = adapter
+            .find_outcome(&delete, key(), None, by())
+            .await
+            .unwrap();
         let right = if marked {
             matches!(found, FindOutcome::Failed(_))
         } else {
@@ -353,7 +359,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
     let restore = intent(Change::Restore(RestoreOptions::default()));
     let before = adapter.baseline(&restore, key(), by()).await.unwrap();
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(matches!(found, FindOutcome::NotBegun), "before: {found:?}");
@@ -362,7 +368,7 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         .await
         .unwrap();
     assert!(matches!(begun, BeginOutcome::Task(_)), "{begun:?}");
-    let changes = daemon.lock().unwrap().changes.clone();
+    let changes = daemon.lock().changes.clone();
     assert_eq!(
         changes.len(),
         2,
@@ -373,16 +379,16 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
         "never empty"
     );
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
         matches!(found, FindOutcome::Failed(_)),
         "the same generation: {found:?}"
     );
-    daemon.lock().unwrap().generation = Some(2);
+    daemon.lock().generation = Some(2);
     let found = adapter
-        .find(&restore, key(), before.as_ref(), by())
+        .find_outcome(&restore, key(), before.as_ref(), by())
         .await
         .unwrap();
     assert!(
@@ -396,20 +402,20 @@ async fn restores_are_known_by_the_generation_where_there_is_one() {
     assert_eq!(
         error.fault.kind,
         FaultKind::Busy,
-        "somebody else restored it: {error:?}"
+        "another client restored it: {error:?}"
     );
 }
 
 #[tokio::test]
 async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
     let labelled = {
-        let mut label = Label::of(MADE, "");
+        let mut label = SnapshotLabel::parse(MADE, "");
         label.made = Some("snapgate-7".to_owned());
-        label.text()
+        label.to_text()
     };
     let (whole, broken) = (Some(BackupState::Available), Some(BackupState::Error));
     let rows = [
-        ("at work", "", Some(103), None, None),
+        ("running", "", Some(103), None, None),
         ("ended, to be labelled", "", Some(200), None, None),
         ("labelled", labelled.as_str(), Some(200), None, whole),
         ("labelled, forgotten", &labelled, None, None, whole),
@@ -434,13 +440,15 @@ async fn what_another_gateway_makes_is_shown_once_it_is_labelled_or_given_up() {
             after: None,
             limit: 9,
         };
-        let listed = adapter.list(&target.vm, &page, by()).await.unwrap();
+        let listed = adapter.list_backups(&target.vm, &page, by()).await.unwrap();
         let listed = listed.backups.first().map(|backup| backup.state);
         assert_eq!(listed, expected, "{name}: listed");
         let folder = tempfile::tempdir().unwrap();
         let (adapter, _daemon) = start(folder.path(), daemon());
-        let read = adapter.read(&target, by()).await;
-        let read = read.map(|it| it.state).map_err(|error| error.fault.kind);
+        let read = adapter.read_backup(&target, by()).await;
+        let read = read
+            .map(|backup| backup.state)
+            .map_err(|error| error.fault.kind);
         let expected = expected.ok_or(FaultKind::NoSuchBackup);
         assert_eq!(read, expected, "{name}: read");
     }
@@ -470,7 +478,7 @@ async fn memory_is_put_back_when_the_snapshot_holds_it_and_only_then() {
             matches!(begun, Ok(BeginOutcome::Task(_))),
             "{stateful}: {begun:?}"
         );
-        let changes = daemon.lock().unwrap().changes.clone();
+        let changes = daemon.lock().changes.clone();
         assert_eq!(changes[1], expected, "{stateful}");
     }
 }
@@ -516,8 +524,8 @@ async fn a_backup_that_becomes_protected_no_longer_expires() {
         };
         let (adapter, daemon) = start(folder.path(), daemon);
         let result = adapter.begin(&protect(), key(), None, by()).await;
-        assert_eq!(result.err().map(|it| it.fault.kind), fault, "{name}");
-        let daemon = daemon.lock().unwrap();
+        assert_eq!(result.err().map(|error| error.fault.kind), fault, "{name}");
+        let daemon = daemon.lock();
         assert_eq!(daemon.expires_at, expected, "{name}");
         let is_protected = daemon.label.contains(r#""protected":true"#);
         assert_eq!(is_protected, fault.is_none(), "{name}: the label follows");
@@ -539,7 +547,7 @@ async fn a_new_backup_is_asked_for_without_an_expiry() {
     create.target.backup = BackupId::new("snapgate-7").unwrap();
     create.identity = None;
     drop(adapter.begin(&create, key(), None, by()).await);
-    let changes = daemon.lock().unwrap().changes.clone();
+    let changes = daemon.lock().changes.clone();
     let asked = changes.first().map(String::as_str).unwrap_or_default();
     assert!(
         asked.contains(r#""expires_at":"0001-01-01T00:00:00Z""#),
@@ -561,7 +569,7 @@ async fn a_backup_about_to_expire_is_kept_while_it_is_restored() {
     let before = adapter.baseline(&restore, key(), by()).await.unwrap();
     let begun = adapter.begin(&restore, key(), before.as_ref(), by()).await;
     assert!(matches!(begun, Ok(BeginOutcome::Task(_))), "{begun:?}");
-    let until = map::timestamp(&daemon.lock().unwrap().expires_at).unwrap();
+    let until = map::timestamp(&daemon.lock().expires_at).unwrap();
     let day = Duration::from_secs(23 * 3600);
     assert!(until > SystemClock.now().plus(day), "kept until {until}");
 }
@@ -587,7 +595,7 @@ async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
             limit: 9,
         };
         let vm = VmId::new("web01").unwrap();
-        let listed = adapter.list(&vm, &page, by()).await;
+        let listed = adapter.list_backups(&vm, &page, by()).await;
         let listed = listed.err().map(|listed| listed.fault.kind);
         assert_eq!(
             listed,
@@ -602,7 +610,7 @@ async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
             let seen = (error.fault.kind, error.effect);
             assert_eq!(seen, (FaultKind::Unavailable, Effect::None), "{name}");
         }
-        let changes = daemon.lock().unwrap().changes.clone();
+        let changes = daemon.lock().changes.clone();
         assert!(changes.is_empty(), "{name}: {changes:?}");
     }
 }
@@ -610,22 +618,22 @@ async fn storage_that_is_not_there_is_unavailable_and_nothing_is_changed() {
 #[tokio::test]
 async fn a_backup_protected_by_another_gateway_meanwhile_is_not_deleted() {
     let folder = tempfile::tempdir().unwrap();
-    let mut label = Label::of(MADE, "");
+    let mut label = SnapshotLabel::parse(MADE, "");
     label.protected = true;
     let daemon = Daemon {
-        meanwhile: Some(label.text()),
+        meanwhile: Some(label.to_text()),
         ..Daemon::default()
     };
-    let mut made = Label::of(MADE, "");
+    let mut made = SnapshotLabel::parse(MADE, "");
     made.made = Some("snapgate-1".to_owned());
     let daemon = Daemon {
-        label: made.text(),
+        label: made.to_text(),
         ..daemon
     };
     let (adapter, daemon) = start(folder.path(), daemon);
     let delete = intent(Change::Delete);
     let error = adapter.begin(&delete, key(), None, by()).await.unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Protected, "{error:?}");
-    let changes = daemon.lock().unwrap().changes.clone();
+    let changes = daemon.lock().changes.clone();
     assert!(changes.is_empty(), "{changes:?}");
 }

@@ -158,8 +158,3 @@ pub(super) struct Task {
     #[serde(default)]
     pub(super) resources: Option<BTreeMap<String, Vec<String>>>,
 }
-
-/// The name alone, without what some versions put before it.
-pub(super) fn last_segment(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
-}

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -21,11 +19,12 @@ use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
-use crate::adapters::annotations::Annotated;
 use crate::adapters::annotations::Annotation;
+use crate::adapters::annotations::AnnotationRecord;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
 use crate::model::BackendName;
@@ -49,11 +48,12 @@ use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::limits;
+use crate::public_text;
 use crate::runtime::Clock;
 
-/// A backup that is missing for so long is taken for deleted behind the gateway's back.
+/// A backup that is missing for so long counts as deleted by another program.
 ///
-/// Counted from the first look that misses it, so that a disk that was unplugged for an hour costs nobody a name.
+/// Counted from the first look that misses it, so that a disk that was unplugged for an hour costs no backup its name.
 const MISSING_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Deletes that are followed at once: beyond it the annotation goes with those that are missing.
 const DELETES_MAX: usize = 1024;
@@ -69,19 +69,15 @@ pub struct Annotate {
     clock: Arc<dyn Clock>,
     capability: Capability,
     /// Tasks that delete a backup or make one, and which.
-    tasks: Mutex<BTreeMap<String, (Kind, Target)>>,
+    tasks: Mutex<BTreeMap<String, (TaskKind, Target)>>,
     missing: Mutex<BTreeMap<Target, Instant>>,
 }
 
 /// What a task does, as far as it matters to annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum TaskKind {
     Create,
     Delete,
-}
-
-fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Annotate {
@@ -115,7 +111,7 @@ impl Annotate {
     }
 
     /// The backup as people know it; binds what was written before it was made.
-    async fn overlaid(&self, backup: Backup, found: Option<Annotated>) -> Backup {
+    async fn with_annotation(&self, backup: Backup, found: Option<AnnotationRecord>) -> Backup {
         let Some(mut found) = found else {
             return backup;
         };
@@ -128,7 +124,7 @@ impl Annotate {
                 found.identity = Some(backup.identity.clone());
                 // It is shown in any case, and bound at the next look if not at this one.
                 if let Err(error) = self.annotations.put(&self.backend, &found).await {
-                    tracing::warn!(backend = self.backend.as_str(), %error, "annotation not bound");
+                    tracing::warn!(backend = self.backend.as_str(), %error, "annotation not bound to its backup");
                 }
             }
         }
@@ -142,25 +138,25 @@ impl Annotate {
         }
     }
 
-    async fn read_overlaid(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let backup = self.inner.read(target, by).await?;
+    async fn read_annotated(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let backup = self.inner.read_backup(target, by).await?;
         let found = self.annotations.get(&self.backend, target).await;
         Ok(self
-            .overlaid(backup, found.map_err(|error| of_read(&error))?)
+            .with_annotation(backup, found.map_err(|error| store_unavailable(&error))?)
             .await)
     }
 
-    async fn list_overlaid(
+    async fn list_annotated(
         &self,
         vm: &VmId,
         page: &Page,
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         // What is being made while we look may be listed and not yet said: annotations are written first, read last.
-        let listed = self.inner.list(vm, page, by).await?;
+        let listed = self.inner.list_backups(vm, page, by).await?;
         let said = self.annotations.list(&self.backend, vm).await;
-        let mut said: BTreeMap<BackupId, Annotated> = said
-            .map_err(|error| of_read(&error))?
+        let mut said: BTreeMap<BackupId, AnnotationRecord> = said
+            .map_err(|error| store_unavailable(&error))?
             .into_iter()
             .map(|it| (it.target.backup.clone(), it))
             .collect();
@@ -168,20 +164,21 @@ impl Annotate {
         let mut backups = Vec::with_capacity(listed.backups.len());
         for backup in listed.backups {
             let found = said.remove(&backup.id);
-            lock(&self.missing).remove(&Target {
+            self.missing.lock().remove(&Target {
                 vm: vm.clone(),
                 backup: backup.id.clone(),
             });
-            backups.push(self.overlaid(backup, found).await);
+            backups.push(self.with_annotation(backup, found).await);
         }
         let within = |id: &BackupId| {
             page.after.as_ref().is_none_or(|it| id > it)
                 && (!listed.more || last.as_ref().is_some_and(|it| id < it))
         };
         // Storage that is away for a day may read as empty: what is protected is never forgotten.
-        let may_go = |kept: &Annotated| within(&kept.target.backup) && !kept.annotation.protected;
+        let may_go =
+            |kept: &AnnotationRecord| within(&kept.target.backup) && !kept.annotation.protected;
         for orphan in said.into_values().filter(may_go) {
-            self.miss(&orphan.target).await;
+            self.note_missing(&orphan.target).await;
         }
         Ok(BackupPage {
             backups,
@@ -190,15 +187,15 @@ impl Annotate {
     }
 
     /// Notes that the backup is not there, and forgets what was said about it when that has lasted.
-    async fn miss(&self, target: &Target) {
+    async fn note_missing(&self, target: &Target) {
         if self.is_long_missing(target) {
-            self.forget(target).await;
+            self.remove_annotation(target).await;
         }
     }
 
     fn is_long_missing(&self, target: &Target) -> bool {
         let now = self.clock.instant();
-        let mut missing = lock(&self.missing);
+        let mut missing = self.missing.lock();
         if missing.len() >= MISSING_KEPT && !missing.contains_key(target) {
             return false;
         }
@@ -211,14 +208,14 @@ impl Annotate {
     }
 
     /// What is left over does no harm: it is bound to a backup that is gone.
-    async fn forget(&self, target: &Target) {
+    async fn remove_annotation(&self, target: &Target) {
         if let Err(error) = self.annotations.remove(&self.backend, target).await {
             tracing::warn!(backend = self.backend.as_str(), %error, "annotation not removed");
         }
     }
 
     /// Whether no other backup of the VM has the name.
-    async fn name_is_free(
+    async fn refuse_duplicate_name(
         &self,
         target: &Target,
         name: &BackupName,
@@ -229,7 +226,7 @@ impl Annotate {
             limit: limits::PAGE_MAX,
         };
         loop {
-            let found = self.list_overlaid(&target.vm, &page, by).await?;
+            let found = self.list_annotated(&target.vm, &page, by).await?;
             let mut others = found
                 .backups
                 .iter()
@@ -237,7 +234,7 @@ impl Annotate {
             if others.any(|other| other.name == *name) {
                 return Err(AdapterError::refused(
                     FaultKind::NameTaken,
-                    "Another backup of the VM has this name: choose another name.",
+                    public_text!("Another backup of the VM has this name. Choose another name."),
                 ));
             }
             match found.backups.last() {
@@ -256,9 +253,9 @@ impl Annotate {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let target = &intent.target;
-        self.name_is_free(target, &new.name, by).await?;
+        self.refuse_duplicate_name(target, &new.name, by).await?;
         let before = self.annotations.get(&self.backend, target).await;
-        let is_first = before.map_err(|error| of_read(&error))?.is_none();
+        let is_first = before.map_err(|error| store_unavailable(&error))?.is_none();
         // A second call for the same create must not unbind what the first one made.
         if is_first {
             let annotation = Annotation {
@@ -267,24 +264,24 @@ impl Annotate {
                 tags: new.tags.clone(),
                 protected: new.protected,
             };
-            self.write(target, None, annotation).await?;
+            self.write_annotation(target, None, annotation).await?;
         }
         let begun = self.inner.begin(intent, key, baseline, by).await;
         if is_first && matches!(&begun, Err(error) if error.effect == Effect::None) {
-            self.forget(target).await;
+            self.remove_annotation(target).await;
         }
         begun
     }
 
-    async fn update(
+    async fn write_update(
         &self,
         intent: &Intent,
         patch: &BackupPatch,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let backup = self.read_meant(intent, by).await?;
+        let backup = self.read_expected_backup(intent, by).await?;
         if let Some(name) = patch.name.as_ref().filter(|name| **name != backup.name) {
-            self.name_is_free(&intent.target, name, by).await?;
+            self.refuse_duplicate_name(&intent.target, name, by).await?;
         }
         let after = patch.applied_to(backup);
         let annotation = Annotation {
@@ -293,35 +290,41 @@ impl Annotate {
             tags: after.tags,
             protected: after.protected,
         };
-        self.write(&intent.target, Some(after.identity), annotation)
+        self.write_annotation(&intent.target, Some(after.identity), annotation)
             .await?;
         Ok(BeginOutcome::Done)
     }
 
-    async fn write(
+    async fn write_annotation(
         &self,
         target: &Target,
         identity: Option<Identity>,
         annotation: Annotation,
     ) -> Result<(), AdapterError> {
-        let it = Annotated {
+        let it = AnnotationRecord {
             target: target.clone(),
             identity,
             annotation,
             written: self.clock.now(),
         };
         let put = self.annotations.put(&self.backend, &it).await;
-        put.map_err(|error| of_write(&error))
+        put.map_err(|error| store_write_failed(&error))
     }
 
     /// The very backup that is meant.
-    async fn read_meant(&self, intent: &Intent, by: Deadline) -> Result<Backup, AdapterError> {
-        let backup = self.read_overlaid(&intent.target, by).await?;
+    async fn read_expected_backup(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Backup, AdapterError> {
+        let backup = self.read_annotated(&intent.target, by).await?;
         match &intent.identity {
             Some(stored) if !self.inner.is_identity_of(stored, &backup) => {
                 Err(AdapterError::refused(
                     FaultKind::NoSuchBackup,
-                    "The VM has another backup under this id now: list its backups.",
+                    public_text!(
+                        "The backup was replaced by another one with the same id. List the VM's backups."
+                    ),
                 ))
             }
             Some(_) | None => Ok(backup),
@@ -329,41 +332,43 @@ impl Annotate {
     }
 
     /// Remembers what a task does, so that its end is noticed.
-    fn follow(&self, intent: &Intent, task: &TaskRef) {
+    fn track_task(&self, intent: &Intent, task: &TaskRef) {
         let kind = match intent.change {
-            Change::Create(_) => Kind::Create,
-            Change::Delete => Kind::Delete,
+            Change::Create(_) => TaskKind::Create,
+            Change::Delete => TaskKind::Delete,
             Change::Update(_) | Change::Restore(_) => return,
         };
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         if tasks.len() < DELETES_MAX {
             tasks.insert(task.as_str().to_owned(), (kind, intent.target.clone()));
         }
     }
 
     /// A backup that is gone, or was not made, needs no annotation.
-    async fn ended(&self, kind: Kind, target: &Target, state: &TaskState) {
+    async fn forget_after_task(&self, kind: TaskKind, target: &Target, state: &TaskState) {
         match (kind, state) {
-            (Kind::Delete, TaskState::Done)
-            | (Kind::Create, TaskState::Failed(_) | TaskState::Cancelled) => {
-                self.forget(target).await;
+            (TaskKind::Delete, TaskState::Done)
+            | (TaskKind::Create, TaskState::Failed(_) | TaskState::Cancelled) => {
+                self.remove_annotation(target).await;
             }
-            (Kind::Delete | Kind::Create, _) => {}
+            (TaskKind::Delete | TaskKind::Create, _) => {}
         }
     }
 }
 
-fn of_read(error: &AnnotationsError) -> AdapterError {
-    AdapterError::unavailable("The gateway's own store does not answer: try again later.")
-        .because(error)
+fn store_unavailable(error: &AnnotationsError) -> AdapterError {
+    AdapterError::unavailable(public_text!(
+        "The gateway's store is unavailable. Try again later."
+    ))
+    .because(error)
 }
 
-fn of_write(error: &AnnotationsError) -> AdapterError {
+fn store_write_failed(error: &AnnotationsError) -> AdapterError {
     match error {
-        AnnotationsError::Unavailable(_) => of_read(error),
+        AnnotationsError::Unavailable(_) => store_unavailable(error),
         AnnotationsError::Indeterminate(_) => AdapterError::uncertain(
             FaultKind::Unavailable,
-            "The gateway's own store does not answer: try again later.",
+            public_text!("The gateway's store is unavailable, and the outcome is being determined. Wait for the final Status."),
         )
         .because(error),
     }
@@ -373,6 +378,11 @@ fn of_write(error: &AnnotationsError) -> AdapterError {
 impl Adapter for Annotate {
     fn capability(&self) -> &Capability {
         &self.capability
+    }
+
+    /// This layer is what keeps it: from outside it is as if the VM manager did.
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
     }
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
@@ -396,16 +406,21 @@ impl Adapter for Annotate {
         self.inner.health(by).await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.inner.vm(vm, by).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.inner.read_vm(vm, by).await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        self.list_overlaid(vm, page, by).await
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        self.list_annotated(vm, page, by).await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.read_overlaid(target, by).await
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.read_annotated(target, by).await
     }
 
     async fn baseline(
@@ -431,13 +446,15 @@ impl Adapter for Annotate {
     ) -> Result<BeginOutcome, AdapterError> {
         let begun = match &intent.change {
             Change::Create(new) => self.begin_create(intent, new, key, baseline, by).await?,
-            Change::Update(patch) => return self.update(intent, patch, by).await,
+            Change::Update(patch) => return self.write_update(intent, patch, by).await,
             Change::Delete => {
-                match self.read_meant(intent, by).await {
+                match self.read_expected_backup(intent, by).await {
                     Ok(backup) if backup.protected => {
                         return Err(AdapterError::refused(
                             FaultKind::Protected,
-                            "The backup is protected, so it was not deleted. Remove its protection first.",
+                            public_text!(
+                                "The backup is protected, so it was not deleted. Remove its protection first."
+                            ),
                         ));
                     }
                     // What is left of one that is half deleted may look like another one: the VM manager's adapter knows.
@@ -449,9 +466,9 @@ impl Adapter for Annotate {
             Change::Restore(_) => self.inner.begin(intent, key, baseline, by).await?,
         };
         match &begun {
-            BeginOutcome::Task(task) => self.follow(intent, task),
+            BeginOutcome::Task(task) => self.track_task(intent, task),
             BeginOutcome::Done if intent.change == Change::Delete => {
-                self.forget(&intent.target).await;
+                self.remove_annotation(&intent.target).await;
             }
             BeginOutcome::Done => {}
         }
@@ -461,9 +478,9 @@ impl Adapter for Annotate {
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
         let state = self.inner.poll(task, by).await?;
         if !matches!(state, TaskState::Running(_)) {
-            let followed = lock(&self.tasks).remove(task.as_str());
+            let followed = self.tasks.lock().remove(task.as_str());
             if let Some((kind, target)) = followed {
-                self.ended(kind, &target, &state).await;
+                self.forget_after_task(kind, &target, &state).await;
             }
         }
         Ok(state)
@@ -473,7 +490,7 @@ impl Adapter for Annotate {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -481,22 +498,22 @@ impl Adapter for Annotate {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         if let Change::Update(patch) = &intent.change {
-            let now = self.read_meant(intent, by).await?;
+            let now = self.read_expected_backup(intent, by).await?;
             return Ok(if patch.applied_to(now.clone()) == now {
                 FindOutcome::Done
             } else {
                 FindOutcome::NotBegun
             });
         }
-        let found = self.inner.find(intent, key, baseline, by).await?;
+        let found = self.inner.find_outcome(intent, key, baseline, by).await?;
         match (&found, &intent.change) {
-            (FindOutcome::Task(task), _) => self.follow(intent, task),
-            (FindOutcome::Done, Change::Delete) => self.forget(&intent.target).await,
+            (FindOutcome::Task(task), _) => self.track_task(intent, task),
+            (FindOutcome::Done, Change::Delete) => self.remove_annotation(&intent.target).await,
             (
                 FindOutcome::Failed(_) | FindOutcome::NotBegun | FindOutcome::VmChanged,
                 Change::Create(_),
             ) => {
-                self.forget(&intent.target).await;
+                self.remove_annotation(&intent.target).await;
             }
             (
                 FindOutcome::NotBegun

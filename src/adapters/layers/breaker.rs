@@ -1,29 +1,30 @@
 //! The circuit breaker: after failures in a row, calls fail at once for a while, then one is tried.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
+
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Scope;
 use crate::adapters::layers::Call;
 use crate::model::BackendName;
 use crate::model::FaultKind;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
 /// How the backend is taken to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BreakerState {
     /// Up, with so many failures in a row.
     Closed(u32),
     /// Down since then.
     Open(Instant),
     /// Down; one call is being made to see whether it still is.
-    Trying,
+    HalfOpen,
 }
 
 /// The breaker of one backend.
@@ -34,7 +35,7 @@ pub(super) struct Breaker {
     pause: Duration,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 impl Breaker {
@@ -46,88 +47,92 @@ impl Breaker {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        metrics.breaker(name.as_str(), 0);
+        metrics.backends.set_breaker_state(name.as_str(), 0);
         Self {
             name,
             failures: failures.max(1),
             pause,
             clock,
             metrics,
-            state: Mutex::new(State::Closed(0)),
+            state: Mutex::new(BreakerState::Closed(0)),
         }
     }
 
     /// Lets the call pass, or fails it without effect.
-    pub(super) fn admit(&self, call: Call) -> Result<Admitted<'_>, AdapterError> {
+    pub(super) fn admit(&self, call: Call) -> Result<AdmittedCall<'_>, AdapterError> {
         let mut state = self.state();
         let trial = match *state {
-            State::Closed(_) => false,
-            State::Open(since) => {
+            BreakerState::Closed(_) => false,
+            BreakerState::Open(since) => {
                 let rested = self.clock.instant().saturating_duration_since(since) >= self.pause;
                 if rested {
-                    self.set(&mut state, State::Trying);
-                } else if call.is_broken() {
-                    return Err(self.down());
+                    self.set(&mut state, BreakerState::HalfOpen);
+                } else if call.stops_at_breaker() {
+                    return Err(self.open_error());
                 }
                 rested
             }
-            State::Trying if call.is_broken() => return Err(self.down()),
-            State::Trying => false,
+            BreakerState::HalfOpen if call.stops_at_breaker() => return Err(self.open_error()),
+            BreakerState::HalfOpen => false,
         };
-        Ok(Admitted {
+        Ok(AdmittedCall {
             breaker: self,
             trial,
-            told: false,
+            reported: false,
         })
     }
 
-    fn down(&self) -> AdapterError {
-        AdapterError::unavailable("the backend is not answering")
-            .because(format_args!("the breaker of {} is open", self.name))
+    fn open_error(&self) -> AdapterError {
+        AdapterError::unavailable(public_text!(
+            "The backend is temporarily unavailable after repeated failures. Try again later."
+        ))
+        .because(format_args!("the circuit breaker of {} is open", self.name))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, BreakerState> {
+        self.state.lock()
     }
 
-    fn set(&self, state: &mut State, to: State) {
-        let number = |of: State| match of {
-            State::Closed(_) => 0,
-            State::Trying => 1,
-            State::Open(_) => 2,
+    fn set(&self, state: &mut BreakerState, to: BreakerState) {
+        let number = |of: BreakerState| match of {
+            BreakerState::Closed(_) => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open(_) => 2,
         };
         let (before, after) = (number(*state), number(to));
         *state = to;
         if before == after {
             return;
         }
-        self.metrics.breaker(self.name.as_str(), after);
+        self.metrics
+            .backends
+            .set_breaker_state(self.name.as_str(), after);
         match after {
-            0 => tracing::info!(backend = %self.name, "backend is back"),
-            2 => tracing::warn!(backend = %self.name, "backend is taken for down"),
-            _ => tracing::debug!(backend = %self.name, "backend is tried"),
+            0 => tracing::info!(backend = %self.name, "circuit breaker closed"),
+            2 => tracing::warn!(backend = %self.name, "circuit breaker opened"),
+            _ => tracing::debug!(backend = %self.name, "circuit breaker half-open"),
         }
     }
 
-    fn answered(&self) {
+    fn record_success(&self) {
         let mut state = self.state();
-        self.set(&mut state, State::Closed(0));
+        self.set(&mut state, BreakerState::Closed(0));
     }
 
-    fn failed(&self, trial: bool) {
+    fn record_failure(&self, trial: bool) {
         let mut state = self.state();
         let to = match *state {
-            State::Closed(before) => {
+            BreakerState::Closed(before) => {
                 let failures = before.saturating_add(1);
                 if failures >= self.failures {
-                    State::Open(self.clock.instant())
+                    BreakerState::Open(self.clock.instant())
                 } else {
-                    State::Closed(failures)
+                    BreakerState::Closed(failures)
                 }
             }
-            State::Trying if trial => State::Open(self.clock.instant()),
+            BreakerState::HalfOpen if trial => BreakerState::Open(self.clock.instant()),
             // Calls that pass an open breaker must not keep it open for ever.
-            unchanged @ (State::Open(_) | State::Trying) => unchanged,
+            unchanged @ (BreakerState::Open(_) | BreakerState::HalfOpen) => unchanged,
         };
         self.set(&mut state, to);
     }
@@ -135,43 +140,44 @@ impl Breaker {
 
 /// A call that the breaker let pass. Dropped without a result it counts as neither answered nor failed.
 #[derive(Debug)]
-pub(super) struct Admitted<'a> {
+pub(super) struct AdmittedCall<'a> {
     breaker: &'a Breaker,
     trial: bool,
-    told: bool,
+    reported: bool,
 }
 
-impl Admitted<'_> {
+impl AdmittedCall<'_> {
     /// How the call ended: `None` when the backend did what was asked.
-    pub(super) fn ended(mut self, error: Option<&AdapterError>) {
-        self.told = true;
+    pub(super) fn report_result(mut self, error: Option<&AdapterError>) {
+        self.reported = true;
         // One VM whose storage is not mounted, asked about again and again, must not take the others with it.
-        let is_down =
-            |error: &AdapterError| error.scope == Scope::Backend && means_down(error.fault.kind);
+        let is_down = |error: &AdapterError| {
+            error.scope == Scope::Backend && counts_as_failure(error.fault.kind)
+        };
         if error.is_some_and(is_down) {
-            self.breaker.failed(self.trial);
+            self.breaker.record_failure(self.trial);
         } else {
-            self.breaker.answered();
+            self.breaker.record_success();
         }
     }
 }
 
-impl Drop for Admitted<'_> {
+impl Drop for AdmittedCall<'_> {
     fn drop(&mut self) {
-        if self.trial && !self.told {
+        if self.trial && !self.reported {
             // The trial was dropped by its caller: the next call becomes the trial.
             let mut state = self.breaker.state();
-            if *state == State::Trying {
+            if *state == BreakerState::HalfOpen {
                 let now = self.breaker.clock.instant();
                 let since = now.checked_sub(self.breaker.pause).unwrap_or(now);
-                self.breaker.set(&mut state, State::Open(since));
+                self.breaker.set(&mut state, BreakerState::Open(since));
             }
         }
     }
 }
 
 /// Whether a failure of this kind says that the backend as a whole does not work.
-const fn means_down(kind: FaultKind) -> bool {
+const fn counts_as_failure(kind: FaultKind) -> bool {
     match kind {
         FaultKind::Unavailable | FaultKind::TimedOut | FaultKind::BackendFailed => true,
         FaultKind::NoSuchVm
@@ -212,7 +218,7 @@ mod tests {
     }
 
     fn failure(kind: FaultKind) -> AdapterError {
-        AdapterError::refused(kind, "it failed")
+        AdapterError::refused(kind, public_text!("The call failed."))
     }
 
     #[expect(clippy::too_many_lines, reason = "it is a table")]
@@ -347,15 +353,15 @@ mod tests {
                     Fail(call) => breaker
                         .admit(call)
                         .unwrap()
-                        .ended(Some(&failure(FaultKind::Unavailable))),
+                        .report_result(Some(&failure(FaultKind::Unavailable))),
                     Answer(call) => breaker
                         .admit(call)
                         .unwrap()
-                        .ended(Some(&failure(FaultKind::NoSuchVm))),
+                        .report_result(Some(&failure(FaultKind::NoSuchVm))),
                     OneVm(call) => breaker
                         .admit(call)
                         .unwrap()
-                        .ended(Some(&failure(FaultKind::Unavailable).of_one_vm())),
+                        .report_result(Some(&failure(FaultKind::Unavailable).of_one_vm())),
                     Drop(call) => drop(breaker.admit(call).unwrap()),
                     Pass(seconds) => clock.advance(Duration::from_secs(seconds)),
                     Refused(call) => {
@@ -374,7 +380,7 @@ mod tests {
                     }
                 }
             }
-            let text = String::from_utf8(metrics.text()).unwrap();
+            let text = String::from_utf8(metrics.encode_text()).unwrap();
             let line = format!("snapgate_backend_breaker_state{{backend=\"b\"}} {expected}\n");
             assert!(text.contains(&line), "{name}: no {line} in {text}");
         }
@@ -388,7 +394,7 @@ mod tests {
             breaker
                 .admit(Call::Read)
                 .unwrap()
-                .ended(Some(&failure(FaultKind::TimedOut)));
+                .report_result(Some(&failure(FaultKind::TimedOut)));
         }
         clock.advance(Duration::from_secs(5));
         let trial = breaker.admit(Call::Read).unwrap();
@@ -396,12 +402,12 @@ mod tests {
         breaker
             .admit(Call::Poll)
             .unwrap()
-            .ended(Some(&failure(FaultKind::TimedOut)));
+            .report_result(Some(&failure(FaultKind::TimedOut)));
         assert!(
             breaker.admit(Call::Read).is_err(),
             "a failed poll does not decide the trial"
         );
-        trial.ended(None);
+        trial.report_result(None);
         assert!(breaker.admit(Call::Read).is_ok(), "closed by the trial");
     }
 

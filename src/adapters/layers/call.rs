@@ -5,11 +5,11 @@
 pub enum Call {
     /// [`crate::adapters::adapter::Adapter::health`]
     Health,
-    /// [`crate::adapters::adapter::Adapter::vm`]
+    /// [`crate::adapters::adapter::Adapter::read_vm`]
     Vm,
-    /// [`crate::adapters::adapter::Adapter::list`]
+    /// [`crate::adapters::adapter::Adapter::list_backups`]
     List,
-    /// [`crate::adapters::adapter::Adapter::read`]
+    /// [`crate::adapters::adapter::Adapter::read_backup`]
     Read,
     /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
@@ -17,7 +17,7 @@ pub enum Call {
     Begin,
     /// [`crate::adapters::adapter::Adapter::poll`]
     Poll,
-    /// [`crate::adapters::adapter::Adapter::find`]
+    /// [`crate::adapters::adapter::Adapter::find_outcome`]
     Find,
     /// [`crate::adapters::adapter::Adapter::cancel`]
     Cancel,
@@ -82,9 +82,9 @@ impl Call {
         }
     }
 
-    /// Whether it is not made while the backend is taken for down. What concerns an operation that may have begun
+    /// Whether it is refused while the circuit breaker is open. What concerns an operation that may have begun
     /// is always made: it changes no outcome, and it shows that the backend is back.
-    pub(super) const fn is_broken(self) -> bool {
+    pub(super) const fn stops_at_breaker(self) -> bool {
         match self {
             Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
                 true

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -37,10 +36,11 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum InjectedFault {
     /// It is made after so long.
     Delay(Duration),
     /// It is not made and fails with this.
@@ -57,33 +57,33 @@ pub enum Trouble {
 
 /// Troubles to come, each for one call, in order; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Script(Arc<Lines>);
+pub struct Script(Arc<PendingFaults>);
 
 #[derive(Debug, Default)]
-struct Lines {
+struct PendingFaults {
     /// Whether there may be a line: keeps calls cheap while there is none.
     any: AtomicBool,
-    next: Mutex<VecDeque<(Call, Trouble)>>,
+    next: Mutex<VecDeque<(Call, InjectedFault)>>,
 }
 
 impl Script {
     /// Adds a trouble for the next call of this kind that has none yet.
-    pub fn add(&self, call: Call, trouble: Trouble) {
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
-        next.push_back((call, trouble));
+    pub fn add(&self, call: Call, fault: InjectedFault) {
+        let mut next = self.0.next.lock();
+        next.push_back((call, fault));
         self.0.any.store(true, Ordering::Release);
     }
 
     /// The same for so many calls.
-    pub fn repeat(&self, call: Call, trouble: Trouble, times: usize) {
+    pub fn repeat(&self, call: Call, fault: InjectedFault, times: usize) {
         for _ in 0..times {
-            self.add(call, trouble);
+            self.add(call, fault);
         }
     }
 
     /// Takes all troubles back.
     pub fn clear(&self) {
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.0.next.lock();
         next.clear();
         self.0.any.store(false, Ordering::Release);
     }
@@ -94,15 +94,15 @@ impl Script {
         !self.0.any.load(Ordering::Acquire)
     }
 
-    fn take(&self, call: Call) -> Option<Trouble> {
+    fn take(&self, call: Call) -> Option<InjectedFault> {
         if self.is_empty() {
             return None;
         }
-        let mut next = self.0.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.0.next.lock();
         let at = next.iter().position(|(of, _)| *of == call)?;
-        let (_, trouble) = next.remove(at)?;
+        let (_, fault) = next.remove(at)?;
         self.0.any.store(!next.is_empty(), Ordering::Release);
-        Some(trouble)
+        Some(fault)
     }
 
     /// Makes the call as the script says.
@@ -116,13 +116,13 @@ impl Script {
     ) -> Result<T, AdapterError> {
         match self.take(call) {
             None => work.await,
-            Some(Trouble::Delay(time)) => {
+            Some(InjectedFault::Delay(time)) => {
                 tokio::time::sleep(time).await;
                 work.await
             }
-            Some(Trouble::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
-            Some(Trouble::LoseAnswer) => {
-                // Whatever the answer is, nobody hears it.
+            Some(InjectedFault::Fail(kind, effect, retry)) => Err(failed(kind, effect, retry)),
+            Some(InjectedFault::LoseAnswer) => {
+                // The answer is lost, whatever it is.
                 drop(work.await);
                 let effect = if call.is_read() {
                     Effect::None
@@ -131,24 +131,24 @@ impl Script {
                 };
                 Err(failed(FaultKind::TimedOut, effect, Retry::Temporary))
             }
-            Some(Trouble::Hang) => std::future::pending().await,
-            Some(Trouble::HangAfter) => {
+            Some(InjectedFault::Hang) => std::future::pending().await,
+            Some(InjectedFault::HangAfter) => {
                 drop(work.await);
                 std::future::pending().await
             }
-            Some(Trouble::Panic) => injected_panic(),
+            Some(InjectedFault::Panic) => injected_panic(),
         }
     }
 }
 
 fn failed(kind: FaultKind, effect: Effect, retry: Retry) -> AdapterError {
-    let mut error = AdapterError::refused(kind, "injected failure");
+    let mut error = AdapterError::refused(kind, public_text!("Injected failure."));
     error.effect = effect;
     error.retry = retry;
-    error.because("as the script says")
+    error.because("a fault of the test script")
 }
 
-#[expect(clippy::panic, reason = "whoever scripts a panic wants one")]
+#[expect(clippy::panic, reason = "only a test script asks for it")]
 fn injected_panic<T>() -> T {
     panic!("injected panic")
 }
@@ -194,19 +194,24 @@ impl Adapter for Chaos {
         self.script.play(Call::Health, self.inner.health(by)).await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.script.play(Call::Vm, self.inner.vm(vm, by)).await
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.script.play(Call::Vm, self.inner.read_vm(vm, by)).await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         self.script
-            .play(Call::List, self.inner.list(vm, page, by))
+            .play(Call::List, self.inner.list_backups(vm, page, by))
             .await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.script
-            .play(Call::Read, self.inner.read(target, by))
+            .play(Call::Read, self.inner.read_backup(target, by))
             .await
     }
 
@@ -243,7 +248,7 @@ impl Adapter for Chaos {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -251,7 +256,10 @@ impl Adapter for Chaos {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         self.script
-            .play(Call::Find, self.inner.find(intent, key, baseline, by))
+            .play(
+                Call::Find,
+                self.inner.find_outcome(intent, key, baseline, by),
+            )
             .await
     }
 

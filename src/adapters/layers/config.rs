@@ -15,9 +15,9 @@ pub struct Config {
     pub reads: usize,
     /// How often a read that failed for a passing reason is repeated.
     pub retries: u32,
-    /// After so many failures in a row the backend is taken for down.
+    /// Failures in a row that open the circuit breaker.
     pub breaker_failures: u32,
-    /// So long no call is made to a backend that is taken for down; then one is tried.
+    /// How long the circuit breaker stays open before one call is tried.
     pub breaker_pause: Duration,
     /// Time between two health checks.
     pub health_interval: Duration,

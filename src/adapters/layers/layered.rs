@@ -19,8 +19,8 @@ use crate::adapters::layers::Call;
 use crate::adapters::layers::Config;
 use crate::adapters::layers::breaker::Breaker;
 use crate::adapters::layers::deadline;
-use crate::adapters::layers::limit::Limit;
-use crate::adapters::layers::retry::Retries;
+use crate::adapters::layers::read_limit::ReadLimit;
+use crate::adapters::layers::retry::RetryPolicy;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -45,8 +45,8 @@ pub struct Layered {
     name: BackendName,
     inner: Arc<dyn Adapter>,
     timeout: Duration,
-    limit: Limit,
-    retries: Retries,
+    limit: ReadLimit,
+    retries: RetryPolicy,
     breaker: Breaker,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -83,14 +83,14 @@ impl Layered {
             name,
             inner,
             timeout: config.timeout,
-            limit: Limit::new(config.reads),
-            retries: Retries::new(config.retries, seed),
+            limit: ReadLimit::new(config.reads),
+            retries: RetryPolicy::new(config.retries, seed),
             clock,
             metrics,
         }
     }
 
-    fn left(&self, by: Deadline) -> Duration {
+    fn time_left(&self, by: Deadline) -> Duration {
         by.instant().saturating_duration_since(self.clock.instant())
     }
 
@@ -108,7 +108,7 @@ impl Layered {
         let mut last = None;
         for nth in 0_u32.. {
             let place = if call.is_limited() {
-                match self.limit.enter(|| self.left(by)).await {
+                match self.limit.acquire(|| self.time_left(by)).await {
                     Ok(place) => Some(place),
                     Err(full) => return Err(last.map_or(full, AdapterError::exhausted)),
                 }
@@ -127,14 +127,14 @@ impl Layered {
                 Retry::Permanent | Retry::Exhausted => return Err(error),
                 Retry::Temporary => {}
             }
-            match self.retries.pause(nth) {
-                Some(pause) if pause < self.left(by) => {
+            match self.retries.pause_before(nth) {
+                Some(pause) if pause < self.time_left(by) => {
                     tracing::debug!(
                         backend = %self.name,
                         call = call.as_str(),
                         kind = error.fault.kind.as_str(),
                         private = error.private(),
-                        "call is repeated"
+                        "backend call retried"
                     );
                     last = Some(error);
                     tokio::time::sleep(pause).await;
@@ -142,7 +142,7 @@ impl Layered {
                 Some(_) | None => return Err(error.exhausted()),
             }
         }
-        Err(last.unwrap_or_else(deadline::never_made))
+        Err(last.unwrap_or_else(deadline::no_time_left))
     }
 
     /// A call with an effect: made once or not at all.
@@ -176,20 +176,21 @@ impl Layered {
         let by = by.earlier(Deadline::at(latest));
         let within = by.instant().saturating_duration_since(begun);
         if within.is_zero() {
-            return Attempt::Made(Err(deadline::never_made()));
+            return Attempt::Made(Err(deadline::no_time_left()));
         }
         let admitted = match self.breaker.admit(call) {
             Ok(admitted) => admitted,
             Err(error) => return Attempt::Refused(error),
         };
-        let result = deadline::limited(call, within, work(by)).await;
+        let result = deadline::with_time_limit(call, within, work(by)).await;
         let took = self.clock.instant().saturating_duration_since(begun);
         let failure = result.as_ref().err();
-        admitted.ended(failure);
+        admitted.report_result(failure);
         let fault = failure.map(|error| error.fault.kind);
         let word = fault.map_or("ok", |kind| kind.as_str());
         self.metrics
-            .backend_call(self.name.as_str(), call.as_str(), word, took);
+            .backends
+            .record_backend_call(self.name.as_str(), call.as_str(), word, took);
         Attempt::Made(result)
     }
 }
@@ -221,18 +222,23 @@ impl Adapter for Layered {
             .await
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        self.read_call(Call::Vm, by, |by| self.inner.vm(vm, by))
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        self.read_call(Call::Vm, by, |by| self.inner.read_vm(vm, by))
             .await
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        self.read_call(Call::List, by, |by| self.inner.list(vm, page, by))
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        self.read_call(Call::List, by, |by| self.inner.list_backups(vm, page, by))
             .await
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        self.read_call(Call::Read, by, |by| self.inner.read(target, by))
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        self.read_call(Call::Read, by, |by| self.inner.read_backup(target, by))
             .await
     }
 
@@ -270,7 +276,7 @@ impl Adapter for Layered {
         self.inner.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -278,7 +284,7 @@ impl Adapter for Layered {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         self.read_call(Call::Find, by, |by| {
-            self.inner.find(intent, key, baseline, by)
+            self.inner.find_outcome(intent, key, baseline, by)
         })
         .await
     }

@@ -11,12 +11,12 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// How often a read is repeated, with pauses that differ from caller to caller.
 #[derive(Debug)]
-pub(super) struct Retries {
+pub(super) struct RetryPolicy {
     most: u32,
     random: AtomicU64,
 }
 
-impl Retries {
+impl RetryPolicy {
     /// At most so many repetitions; the seed decides the pauses.
     pub(super) const fn new(most: u32, seed: u64) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Retries {
     }
 
     /// The pause before repetition number `nth` (from 0); `None` when there are no more.
-    pub(super) fn pause(&self, nth: u32) -> Option<Duration> {
+    pub(super) fn pause_before(&self, nth: u32) -> Option<Duration> {
         if nth >= self.most {
             return None;
         }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_stay_bounded_and_differ() {
-        let retries = Retries::new(8, 7);
+        let retries = RetryPolicy::new(8, 7);
         for (nth, (least, most)) in [
             (25, 50),
             (50, 100),
@@ -72,16 +72,20 @@ mod tests {
         .enumerate()
         {
             let nth = u32::try_from(nth).unwrap();
-            let pause = retries.pause(nth).unwrap();
+            let pause = retries.pause_before(nth).unwrap();
             assert!(
                 pause >= Duration::from_millis(least) && pause <= Duration::from_millis(most),
                 "{nth}: {pause:?} is outside {least}..={most} ms"
             );
         }
-        assert_eq!(retries.pause(8), None, "no more than asked for");
-        assert_ne!(retries.pause(0), retries.pause(0), "no two alike");
+        assert_eq!(retries.pause_before(8), None, "no more than asked for");
+        assert_ne!(
+            retries.pause_before(0),
+            retries.pause_before(0),
+            "no two alike"
+        );
         assert_eq!(
-            Retries::new(0, 7).pause(0),
+            RetryPolicy::new(0, 7).pause_before(0),
             None,
             "none when none are wanted"
         );

@@ -56,7 +56,7 @@ async fn bed(config: Config) -> Bed {
         vm,
         backup: BackupId::new("456").unwrap(),
     };
-    let identity = Some(made.read(&target, by).await.unwrap().identity);
+    let identity = Some(made.read_backup(&target, by).await.unwrap().identity);
     let change = Change::Restore(RestoreOptions::default());
     let chaos = Arc::new(Chaos::new(Arc::new(made), script.clone()));
     let name = BackendName::new("b").unwrap();
@@ -79,8 +79,8 @@ fn key() -> RequestKey {
     RequestKey(OperationSeq::new(1).unwrap())
 }
 
-fn passing(kind: FaultKind) -> Trouble {
-    Trouble::Fail(kind, Effect::None, Retry::Temporary)
+fn passing(kind: FaultKind) -> InjectedFault {
+    InjectedFault::Fail(kind, Effect::None, Retry::Temporary)
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,21 +94,21 @@ async fn reads_are_repeated_for_passing_reasons_only() {
         ),
         (
             "cannot pass",
-            vec![Trouble::Fail(
+            vec![InjectedFault::Fail(
                 FaultKind::NoSuchBackup,
                 Effect::None,
                 Retry::Permanent,
             )],
             Some(Retry::Permanent),
         ),
-        ("an answer lost", vec![Trouble::LoseAnswer], None),
+        ("an answer lost", vec![InjectedFault::LoseAnswer], None),
     ];
     for (name, troubles, expected) in rows {
         let bed = bed(Config::default()).await;
         for trouble in troubles {
             bed.script.add(Call::Read, trouble);
         }
-        let result = bed.adapter.read(&bed.intent.target, bed.by).await;
+        let result = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
         assert_eq!(result.err().map(|it| it.retry), expected, "{name}");
     }
 }
@@ -125,21 +125,21 @@ async fn a_begin_is_made_once_and_its_end_is_told_apart() {
         ),
         (
             "answer lost",
-            Trouble::LoseAnswer,
+            InjectedFault::LoseAnswer,
             FaultKind::TimedOut,
             Effect::Possible,
             1,
         ),
         (
             "hangs",
-            Trouble::Hang,
+            InjectedFault::Hang,
             FaultKind::TimedOut,
             Effect::Possible,
             0,
         ),
         (
             "hangs after",
-            Trouble::HangAfter,
+            InjectedFault::HangAfter,
             FaultKind::TimedOut,
             Effect::Possible,
             1,
@@ -168,7 +168,7 @@ async fn a_begin_is_made_once_and_its_end_is_told_apart() {
             Paused.instant() - begun <= Duration::from_secs(3),
             "{name}: within the timeout"
         );
-        let text = String::from_utf8(bed.metrics.text()).unwrap();
+        let text = String::from_utf8(bed.metrics.encode_text()).unwrap();
         let kind = kind.as_str();
         let line = format!(
             "snapgate_backend_calls_total{{backend=\"b\",call=\"begin\",result=\"{kind}\"}} 1"
@@ -184,11 +184,11 @@ async fn the_earlier_of_timeout_and_deadline_counts() {
         ..Config::default()
     };
     let bed = bed(config).await;
-    bed.script.add(Call::Read, Trouble::Hang);
+    bed.script.add(Call::Read, InjectedFault::Hang);
     let begun = Paused.instant();
     let error = bed
         .adapter
-        .read(&bed.intent.target, bed.by)
+        .read_backup(&bed.intent.target, bed.by)
         .await
         .unwrap_err();
     assert_eq!(
@@ -219,12 +219,12 @@ async fn more_reads_than_allowed_wait_until_their_deadline() {
     };
     let bed = bed(config).await;
     bed.script
-        .add(Call::Read, Trouble::Delay(Duration::from_secs(5)));
+        .add(Call::Read, InjectedFault::Delay(Duration::from_secs(5)));
     let soon = Paused.deadline(Duration::from_secs(1));
     let (first, second, poll) = tokio::join!(
-        bed.adapter.read(&bed.intent.target, bed.by),
-        bed.adapter.read(&bed.intent.target, soon),
-        bed.adapter.find(&bed.intent, key(), None, soon),
+        bed.adapter.read_backup(&bed.intent.target, bed.by),
+        bed.adapter.read_backup(&bed.intent.target, soon),
+        bed.adapter.find_outcome(&bed.intent, key(), None, soon),
     );
     assert!(first.is_ok(), "has its place: {first:?}");
     assert_eq!(
@@ -236,7 +236,7 @@ async fn more_reads_than_allowed_wait_until_their_deadline() {
         poll.is_ok(),
         "operations do not wait behind callers: {poll:?}"
     );
-    let after = bed.adapter.read(&bed.intent.target, bed.by).await;
+    let after = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
     assert!(after.is_ok(), "the place was given back: {after:?}");
 }
 
@@ -253,10 +253,10 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
     for _ in 0..2 {
         let error = bed
             .adapter
-            .read(&bed.intent.target, bed.by)
+            .read_backup(&bed.intent.target, bed.by)
             .await
             .unwrap_err();
-        assert_eq!(error.fault.text, "injected failure", "the backend itself");
+        assert_eq!(error.fault.text, "Injected failure.", "the backend itself");
     }
     let error = bed
         .adapter
@@ -270,7 +270,7 @@ async fn a_backend_that_is_down_is_left_alone_and_found_again() {
     );
     assert_eq!(bed.control.executions(key()), 0, "not sent");
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let result = bed.adapter.read(&bed.intent.target, bed.by).await;
+    let result = bed.adapter.read_backup(&bed.intent.target, bed.by).await;
     assert!(result.is_ok(), "tried again: {result:?}");
 }
 
@@ -279,12 +279,42 @@ async fn the_layers_keep_what_an_adapter_says_of_a_failure() {
     for kind in FaultKind::ALL {
         for effect in [Effect::None, Effect::Possible] {
             let bed = bed(Config::default()).await;
-            let trouble = Trouble::Fail(kind, effect, Retry::Permanent);
+            let trouble = InjectedFault::Fail(kind, effect, Retry::Permanent);
             bed.script.add(Call::Begin, trouble);
             let begun = bed.adapter.begin(&bed.intent, key(), None, bed.by).await;
             let error = begun.unwrap_err();
             let seen = (error.fault.kind, error.effect, error.fault.text.as_str());
-            assert_eq!(seen, (kind, effect, "injected failure"), "{error:?}");
+            assert_eq!(seen, (kind, effect, "Injected failure."), "{error:?}");
         }
+    }
+}
+
+/// The names of the functions in the block that begins with this line.
+fn functions_of(source: &str, block: &str) -> Vec<String> {
+    let (_, rest) = source.split_once(block).expect(block);
+    let (body, _) = rest.split_once("\n}\n").expect("the end of the block");
+    let lines = body
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("     "));
+    let names =
+        lines.filter_map(|line| line.trim().trim_start_matches("async ").strip_prefix("fn "));
+    let mut names: Vec<_> = names
+        .map(|name| name.split(['(', '<']).next().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_wrapper_states_every_method() {
+    let methods = functions_of(include_str!("../adapter.rs"), "\npub trait Adapter:");
+    assert!(methods.len() >= 14, "read from the source: {methods:?}");
+    for (name, source) in [
+        ("Layered", include_str!("layered.rs")),
+        ("Annotate", include_str!("annotate.rs")),
+        ("Chaos", include_str!("chaos.rs")),
+    ] {
+        let stated = functions_of(source, &format!("\nimpl Adapter for {name} {{"));
+        assert_eq!(stated, methods, "{name} forwards or answers every method");
     }
 }

@@ -3,72 +3,20 @@
 use std::sync::Arc;
 
 use crate::adapters::libvirt::config::Config;
-use crate::adapters::libvirt::link::Link;
+use crate::adapters::libvirt::link::ReconnectingLink;
+use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::DomainState;
+use crate::adapters::libvirt::native::RevertTo;
+use crate::adapters::libvirt::native::Snapshot;
+use crate::adapters::libvirt::native::error_code;
+use crate::adapters::libvirt::native::procedure;
 use crate::adapters::libvirt::rpc::Program;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::xdr::Reader;
 use crate::adapters::libvirt::xdr::Writer;
-use crate::adapters::libvirt::xdr::XdrError;
 use crate::model::Deadline;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
-
-/// Procedures of the remote program.
-mod procedure {
-    pub(super) const TYPE: u32 = 3;
-    pub(super) const VERSION: u32 = 4;
-    pub(super) const DOMAIN_DESTROY: u32 = 12;
-    pub(super) const DOMAIN_XML: u32 = 14;
-    pub(super) const DOMAIN_BY_NAME: u32 = 23;
-    pub(super) const DOMAIN_BY_UUID: u32 = 24;
-    pub(super) const NETWORK_BY_NAME: u32 = 46;
-    pub(super) const POOL_BY_VOLUME: u32 = 86;
-    pub(super) const VOLUME_BY_PATH: u32 = 97;
-    pub(super) const VOLUME_XML: u32 = 99;
-    pub(super) const DOMAIN_IS_PERSISTENT: u32 = 151;
-    pub(super) const NETWORK_IS_ACTIVE: u32 = 152;
-    pub(super) const LIBRARY_VERSION: u32 = 157;
-    pub(super) const JOB_INFO: u32 = 163;
-    pub(super) const HAS_MANAGED_SAVE: u32 = 183;
-    pub(super) const REMOVE_MANAGED_SAVE: u32 = 184;
-    pub(super) const SNAPSHOT_CREATE: u32 = 185;
-    pub(super) const SNAPSHOT_XML: u32 = 186;
-    pub(super) const SNAPSHOT_BY_NAME: u32 = 189;
-    pub(super) const SNAPSHOT_CURRENT: u32 = 191;
-    pub(super) const SNAPSHOT_REVERT: u32 = 192;
-    pub(super) const SNAPSHOT_DELETE: u32 = 193;
-    pub(super) const BLOCK_INFO: u32 = 194;
-    pub(super) const DOMAIN_STATE: u32 = 212;
-    pub(super) const DOMAINS: u32 = 273;
-    pub(super) const SNAPSHOTS: u32 = 274;
-    pub(super) const VOLUMES: u32 = 282;
-    pub(super) const CHECKPOINTS: u32 = 413;
-    /// The one call of the QEMU program.
-    pub(super) const MONITOR: u32 = 1;
-}
-
-/// libvirt's error numbers that are told apart.
-pub(crate) mod code {
-    pub(crate) const INTERNAL: u32 = 1;
-    pub(crate) const NO_SUPPORT: u32 = 3;
-    pub(crate) const NO_CONNECT: u32 = 5;
-    pub(crate) const ACCESS_DENIED: u32 = 88;
-    pub(crate) const AUTH_CANCELLED: u32 = 79;
-    pub(crate) const AUTH_FAILED: u32 = 45;
-    pub(crate) const AUTH_UNAVAILABLE: u32 = 94;
-    pub(crate) const CONFIG_UNSUPPORTED: u32 = 67;
-    pub(crate) const NO_DOMAIN: u32 = 42;
-    pub(crate) const NO_SNAPSHOT: u32 = 72;
-    pub(crate) const OPERATION_DENIED: u32 = 29;
-    pub(crate) const OPERATION_FAILED: u32 = 9;
-    pub(crate) const OPERATION_INVALID: u32 = 55;
-    pub(crate) const OPERATION_TIMEOUT: u32 = 68;
-    pub(crate) const BLOCK_COPY_ACTIVE: u32 = 83;
-    pub(crate) const OPERATION_UNSUPPORTED: u32 = 84;
-    pub(crate) const RESOURCE_BUSY: u32 = 87;
-    pub(crate) const REVERT_RISKY: u32 = 77;
-    pub(crate) const NO_NETWORK: u32 = 43;
-}
 
 /// Most snapshots libvirt lists of one VM (its `REMOTE_DOMAIN_SNAPSHOT_LIST_MAX`).
 const SNAPSHOTS_MAX: u32 = 16_384;
@@ -79,103 +27,19 @@ const LIST_MAX: u32 = 16_384;
 /// Hands out the password of a display or a disk with the XML, so that it is not lost when it is written back.
 const XML_SECURE: u32 = 1;
 
-/// A VM as libvirt names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Domain {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its UUID.
-    pub(crate) uuid: [u8; 16],
-    /// Its number since the daemon first saw it run; another one after each start, -1 while it is off.
-    pub(crate) id: i32,
-}
-
-impl Domain {
-    fn write(&self, writer: Writer) -> Result<Writer, RpcError> {
-        Ok(writer
-            .string(&self.name)
-            .map_err(RpcError::Arguments)?
-            .fixed(&self.uuid)
-            .i32(self.id))
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Result<Self, XdrError> {
-        Ok(Self {
-            name: reader.string()?,
-            uuid: reader.array()?,
-            id: reader.i32()?,
-        })
-    }
-}
-
-/// A snapshot as libvirt names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    /// Its name within the VM.
-    pub(crate) name: String,
-    /// Its VM.
-    pub(crate) domain: Domain,
-}
-
-impl Snapshot {
-    fn arguments(&self) -> Result<Writer, RpcError> {
-        let name = Writer::default()
-            .string(&self.name)
-            .map_err(RpcError::Arguments)?;
-        self.domain.write(name)
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Result<Self, XdrError> {
-        Ok(Self {
-            name: reader.string()?,
-            domain: Domain::read(reader)?,
-        })
-    }
-}
-
-/// What a VM does and why, in libvirt's numbers (`virDomainState` and its reasons).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct DomainState {
-    /// What it does.
-    pub(crate) state: i32,
-    /// Why; what a number means depends on the state.
-    pub(crate) reason: i32,
-}
-
-/// How a snapshot is reverted to, beside what it says itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RevertTo {
-    /// The VM does what it did when the snapshot was made.
-    AsSaved,
-    /// It runs.
-    Running,
-    /// It is paused.
-    Paused,
-}
-
-impl RevertTo {
-    const fn flags(self) -> u32 {
-        match self {
-            Self::AsSaved => 0,
-            Self::Running => 1,
-            Self::Paused => 2,
-        }
-    }
-}
-
 /// The calls. Each kind has a connection of its own, so that long calls leave room for reads.
 #[derive(Debug)]
 pub(crate) struct Client {
-    reads: Link,
-    changes: Link,
+    reads: ReconnectingLink,
+    changes: ReconnectingLink,
     /// For the one question that waits for a VM to be free.
-    waits: Link,
+    waits: ReconnectingLink,
 }
 
 impl Client {
     /// Not connected yet.
     pub(crate) fn new(config: &Config, clock: &Arc<dyn Clock>, tasks: &Tasks) -> Self {
-        let link = || Link::new(config.clone(), Arc::clone(clock), tasks.clone());
+        let link = || ReconnectingLink::new(config.clone(), Arc::clone(clock), tasks.clone());
         Self {
             reads: link(),
             changes: link(),
@@ -260,7 +124,7 @@ impl Client {
         let arguments = of.write(Writer::default())?.u32(0);
         match self.read(procedure::HAS_MANAGED_SAVE, arguments, by).await {
             Ok(reply) => Ok(Reader::new(&reply).i32()? != 0),
-            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(false),
+            Err(error) if error.code() == Some(error_code::NO_SUPPORT) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -314,7 +178,7 @@ impl Client {
             .map_err(RpcError::Arguments)?;
         let found = match self.read(procedure::NETWORK_BY_NAME, arguments, by).await {
             Ok(found) => found,
-            Err(error) if error.code() == Some(code::NO_NETWORK) => return Ok(Some(false)),
+            Err(error) if error.code() == Some(error_code::NO_NETWORK) => return Ok(Some(false)),
             // The network driver is not there, or is a daemon of its own.
             Err(error) if error.code().is_some() => return Ok(None),
             Err(error) => return Err(error),
@@ -427,7 +291,7 @@ impl Client {
         let arguments = of.write(Writer::default())?.u32(0);
         match self.read(procedure::SNAPSHOT_CURRENT, arguments, by).await {
             Ok(reply) => Ok(Some(Snapshot::read(&mut Reader::new(&reply))?.name)),
-            Err(error) if error.code() == Some(code::NO_SNAPSHOT) => Ok(None),
+            Err(error) if error.code() == Some(error_code::NO_SNAPSHOT) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -458,7 +322,7 @@ impl Client {
                 let all = (0..count).map(|_| Ok(Snapshot::read(&mut reader)?.name));
                 all.collect()
             }
-            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(Vec::new()),
+            Err(error) if error.code() == Some(error_code::NO_SUPPORT) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -474,11 +338,11 @@ impl Client {
         match reply {
             Ok(reply) => Ok(Reader::new(&reply).i32()? != NONE),
             // Not for a VM that is off.
-            Err(error) if error.code() == Some(code::OPERATION_INVALID) => {
+            Err(error) if error.code() == Some(error_code::OPERATION_INVALID) => {
                 self.wait_for_jobs(of, by).await.map(|()| false)
             }
             // Nor for a driver without jobs.
-            Err(error) if error.code() == Some(code::NO_SUPPORT) => Ok(false),
+            Err(error) if error.code() == Some(error_code::NO_SUPPORT) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -498,7 +362,9 @@ impl Client {
             .await;
         match reply {
             Ok(_) => Ok(()),
-            Err(error) if error.code() == Some(code::OPERATION_TIMEOUT) => Err(RpcError::TimedOut),
+            Err(error) if error.code() == Some(error_code::OPERATION_TIMEOUT) => {
+                Err(RpcError::TimedOut)
+            }
             Err(error) if error.code().is_some() => Ok(()),
             Err(error) => Err(error),
         }
@@ -620,21 +486,5 @@ mod tests {
         for (number, expected) in rows {
             assert_eq!(version(number), expected, "{number}");
         }
-    }
-
-    #[test]
-    fn a_snapshot_is_written_as_it_is_read() {
-        let snapshot = Snapshot {
-            name: "snapgate-7".to_owned(),
-            domain: Domain {
-                name: "web01".to_owned(),
-                uuid: *b"0123456789abcdef",
-                id: -1,
-            },
-        };
-        let bytes = snapshot.arguments().unwrap().into_bytes();
-        let mut reader = Reader::new(&bytes);
-        assert_eq!(Snapshot::read(&mut reader), Ok(snapshot), "the same");
-        assert!(reader.rest().is_empty(), "nothing more");
     }
 }

@@ -67,7 +67,7 @@ impl ManagedSave {
     /// The choice of this word; `None` when there is none.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|choice| choice.as_str() == word)
+        Self::ALL.into_iter().find(|policy| policy.as_str() == word)
     }
 }
 

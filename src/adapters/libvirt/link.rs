@@ -34,22 +34,22 @@ const POLKIT: u32 = 70;
 
 /// A connection that is made when it is needed.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ReconnectingLink {
     config: Config,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkState {
     connection: Option<Arc<Connection>>,
     failures: u32,
     not_before: Option<Instant>,
     why: String,
 }
 
-impl Link {
+impl ReconnectingLink {
     /// Not connected yet.
     pub(crate) fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
         Self {
@@ -104,9 +104,9 @@ impl Link {
         match self.open().await {
             Ok(connection) => {
                 let connection = Arc::new(connection);
-                *state = State {
+                *state = LinkState {
                     connection: Some(Arc::clone(&connection)),
-                    ..State::default()
+                    ..LinkState::default()
                 };
                 Ok(connection)
             }

@@ -1,46 +1,32 @@
 //! From libvirt's snapshots to backups: names, descriptions with our trailer, identities, states.
 //!
-//! libvirt keeps one text for us through restores and restarts: the description of the snapshot. What else a
-//! backup has goes into its last line:
-//!
-//! ```text
-//! Before the upgrade.
-//!
-//! [snapgate] {"v":1,"name":"nightly","tags":["db"],"protected":true}
-//! ```
+//! libvirt keeps one text for us through restores and restarts, the description of the snapshot. Its last line is ours:
+//! see `description_trailer.rs`.
 
 use std::fmt::Write as _;
 
-use serde::Deserialize;
-use serde::Serialize;
-
-use crate::adapters::libvirt::client::Domain;
-use crate::adapters::libvirt::client::DomainState;
-use crate::adapters::libvirt::xml::SnapshotXml;
+use crate::adapters::description_trailer::DescriptionTrailer;
+use crate::adapters::description_trailer::shown_description;
+use crate::adapters::libvirt::native::Domain;
+use crate::adapters::libvirt::native::DomainState;
+use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
-use crate::model::Description;
 use crate::model::Identity;
 use crate::model::NewBackup;
 use crate::model::Patch;
 use crate::model::RunState;
 use crate::model::Tag;
 use crate::model::Timestamp;
-use crate::model::limits;
 
-/// Starts the last line of a description that holds more than the description.
-const MARK: &str = "[snapgate] ";
 /// Between the description and that line.
 const GAP: &str = "\n\n";
-/// Starts the names of snapshots that we make; a number follows ([`crate::model::RequestKey`]).
+/// Starts the names of snapshots that the gateway makes; a number follows ([`crate::model::RequestKey`]).
 const MINTED: &str = "snapgate-";
-/// The form of that line.
-const VERSION: u32 = 1;
-
 /// What libvirt's description of a snapshot says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Notes {
@@ -52,22 +38,6 @@ pub(crate) struct Notes {
     pub(crate) tags: Vec<Tag>,
     /// Whether it refuses to be deleted.
     pub(crate) protected: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Trailer {
-    v: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<BackupName>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<Tag>,
-    #[serde(default, skip_serializing_if = "is_false")]
-    protected: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-const fn is_false(it: &bool) -> bool {
-    !*it
 }
 
 impl Notes {
@@ -96,7 +66,7 @@ impl Notes {
             .iter()
             .enumerate()
             .rev()
-            .find_map(|(at, line)| Some((at, trailer(line.trim())?)));
+            .find_map(|(at, line)| Some((at, DescriptionTrailer::parse_line(line.trim())?)));
         let Some((at, trailer)) = found else {
             return Self {
                 text: Some(whole.to_owned()),
@@ -127,7 +97,7 @@ impl Notes {
             Some((before, last)) => (before, last.trim_start_matches('\n')),
             None => ("", whole),
         };
-        let trailer = trailer(last)?;
+        let trailer = DescriptionTrailer::parse_line(last)?;
         Some(Self {
             // The gap's first line feed; its second was cut off above.
             text: before
@@ -142,15 +112,15 @@ impl Notes {
 
     /// libvirt's description that says this.
     pub(crate) fn write(&self) -> String {
-        let trailer = Trailer {
-            v: VERSION,
+        let trailer = DescriptionTrailer {
+            id: None,
             name: self.name.clone(),
             tags: self.tags.clone(),
             protected: self.protected,
         };
-        let json = serde_json::to_string(&trailer).unwrap_or_default();
-        let (text, gap) = self.text.as_deref().map_or(("", ""), |it| (it, GAP));
-        format!("{text}{gap}{MARK}{}", ascii(&json))
+        let text = self.text.as_deref();
+        let (text, gap) = text.map_or(("", ""), |text| (text, GAP));
+        format!("{text}{gap}{}", trailer.to_line())
     }
 
     /// These notes after an update. A description that is kept stays as it is, even one that is too long for us.
@@ -169,13 +139,6 @@ impl Notes {
     }
 }
 
-/// What our line says; `None` when it is not ours.
-fn trailer(line: &str) -> Option<Trailer> {
-    let json = line.strip_prefix(MARK)?;
-    let trailer = serde_json::from_str::<Trailer>(json).ok()?;
-    (trailer.v == VERSION).then_some(trailer)
-}
-
 /// Whether the snapshot's properties were written by us and removed by another program's edit.
 ///
 /// Only we make snapshots of such names, and never without our line.
@@ -188,23 +151,7 @@ pub(crate) fn is_stripped(snapshot: &SnapshotXml) -> bool {
     is_minted
         && !description
             .lines()
-            .any(|line| trailer(line.trim()).is_some())
-}
-
-/// JSON with every other character than ASCII as an escape: whatever stores it keeps it.
-fn ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for character in json.chars() {
-        if character.is_ascii() {
-            out.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
-                write!(out, "\\u{unit:04x}").unwrap_or_default();
-            }
-        }
-    }
-    out
+            .any(|line| DescriptionTrailer::parse_line(line.trim()).is_some())
 }
 
 /// The backup that a snapshot is; `None` when its name cannot be the id of a backup.
@@ -219,7 +166,7 @@ pub(crate) fn backup(domain: &Domain, snapshot: &SnapshotXml) -> Option<Backup> 
         id,
         identity: identity(domain, snapshot),
         name,
-        description: notes.text.as_deref().and_then(shown),
+        description: notes.text.as_deref().and_then(shown_description),
         kind: Some(BackupKind::Snapshot),
         created: Timestamp::from_millis(snapshot.created.saturating_mul(1000)),
         tags: notes.tags,
@@ -240,36 +187,15 @@ pub(crate) fn identity(domain: &Domain, snapshot: &SnapshotXml) -> Identity {
     Identity::new(format!("{text}/{}/{}", snapshot.created, snapshot.name))
 }
 
-/// A description as far as ours may be that long, and with blanks for what ours may not hold.
-fn shown(text: &str) -> Option<Description> {
-    let clean: String = text
-        .chars()
-        .map(|character| {
-            if character.is_control() && character != '\n' && character != '\t' {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect();
-    let end = clean
-        .char_indices()
-        .map(|(at, it)| at.saturating_add(it.len_utf8()))
-        .take_while(|it| *it <= limits::DESCRIPTION_BYTES_MAX)
-        .last()
-        .unwrap_or(0);
-    Description::new(clean.get(..end)?).ok()
-}
-
 /// The bytes of a UUID in its usual form.
 pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
     let hyphens = [8, 13, 18, 23];
     let fits = text.len() == 36
-        && text.bytes().enumerate().all(|(at, it)| {
+        && text.bytes().enumerate().all(|(at, byte)| {
             if hyphens.contains(&at) {
-                it == b'-'
+                byte == b'-'
             } else {
-                it.is_ascii_hexdigit()
+                byte.is_ascii_hexdigit()
             }
         });
     let digits: String = text.chars().filter(|character| *character != '-').collect();
@@ -279,7 +205,7 @@ pub(crate) fn uuid(text: &str) -> Option<[u8; 16]> {
 
 /// What a VM does, in words. libvirt's numbers: `virDomainState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum VmActivity {
     /// It runs.
     Running,
     /// It is in memory and does not run.
@@ -292,7 +218,7 @@ pub(crate) enum Doing {
 
 /// Whether the VM is in the middle of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
+pub(crate) enum VmCondition {
     /// It is not.
     Settled,
     /// Its guest is shutting down.
@@ -307,25 +233,25 @@ pub(crate) enum Condition {
 
 impl DomainState {
     /// Whether the VM of this number is in the middle of something.
-    pub(crate) const fn condition(self, id: i32) -> Condition {
+    pub(crate) const fn condition(self, id: i32) -> VmCondition {
         match (self.state, self.reason) {
-            (4, _) | (3, 8) => Condition::ShuttingDown,
+            (4, _) | (3, 8) => VmCondition::ShuttingDown,
             // Running while or after a post-copy migration; paused for a migration, or by one that failed.
-            (1, 10 | 11) | (3, 2 | 12 | 13) => Condition::Migrating,
-            (6, _) if id >= 0 => Condition::Crashed,
-            (3, 10) => Condition::Crashed,
-            (7, _) => Condition::Suspended,
-            _ => Condition::Settled,
+            (1, 10 | 11) | (3, 2 | 12 | 13) => VmCondition::Migrating,
+            (6, _) if id >= 0 => VmCondition::Crashed,
+            (3, 10) => VmCondition::Crashed,
+            (7, _) => VmCondition::Suspended,
+            _ => VmCondition::Settled,
         }
     }
 
     /// In words.
-    pub(crate) const fn doing(self) -> Doing {
+    pub(crate) const fn activity(self) -> VmActivity {
         match self.state {
-            1 | 2 | 4 => Doing::Running,
-            3 | 7 => Doing::Paused,
-            5 | 6 => Doing::Off,
-            _ => Doing::Other,
+            1 | 2 | 4 => VmActivity::Running,
+            3 | 7 => VmActivity::Paused,
+            5 | 6 => VmActivity::Off,
+            _ => VmActivity::Other,
         }
     }
 
@@ -346,11 +272,11 @@ impl DomainState {
 
     /// For callers; `None` when it is not known.
     pub(crate) const fn run_state(self) -> Option<RunState> {
-        match self.doing() {
-            Doing::Running => Some(RunState::Started),
-            Doing::Paused => Some(RunState::Sleeping),
-            Doing::Off => Some(RunState::Stopped),
-            Doing::Other => None,
+        match self.activity() {
+            VmActivity::Running => Some(RunState::Started),
+            VmActivity::Paused => Some(RunState::Sleeping),
+            VmActivity::Off => Some(RunState::Stopped),
+            VmActivity::Other => None,
         }
     }
 }
@@ -458,7 +384,7 @@ mod tests {
                 name: name.to_owned(),
                 description,
                 created: 1,
-                memory: crate::adapters::libvirt::xml::Place::Nowhere,
+                memory: crate::adapters::libvirt::snapshot_xml::SnapshotLocation::NotIncluded,
                 disks: Vec::new(),
                 definition: None,
                 persistent: None,
@@ -471,17 +397,17 @@ mod tests {
     #[test]
     fn states_in_the_middle_of_something_are_known() {
         let rows = [
-            ((1, 1), 3, Condition::Settled),
-            ((1, 10), 3, Condition::Migrating),
-            ((3, 2), 3, Condition::Migrating),
-            ((3, 5), 3, Condition::Settled),
-            ((3, 8), 3, Condition::ShuttingDown),
-            ((4, 1), 3, Condition::ShuttingDown),
-            ((5, 1), -1, Condition::Settled),
-            ((5, 2), -1, Condition::Settled),
-            ((6, 1), 3, Condition::Crashed),
-            ((6, 0), -1, Condition::Settled),
-            ((7, 0), 3, Condition::Suspended),
+            ((1, 1), 3, VmCondition::Settled),
+            ((1, 10), 3, VmCondition::Migrating),
+            ((3, 2), 3, VmCondition::Migrating),
+            ((3, 5), 3, VmCondition::Settled),
+            ((3, 8), 3, VmCondition::ShuttingDown),
+            ((4, 1), 3, VmCondition::ShuttingDown),
+            ((5, 1), -1, VmCondition::Settled),
+            ((5, 2), -1, VmCondition::Settled),
+            ((6, 1), 3, VmCondition::Crashed),
+            ((6, 0), -1, VmCondition::Settled),
+            ((7, 0), 3, VmCondition::Suspended),
         ];
         for ((state, reason), id, expected) in rows {
             let seen = DomainState { state, reason }.condition(id);
@@ -490,16 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn long_or_odd_descriptions_are_shown_as_far_as_they_can_be() {
-        let long = "\u{e9}".repeat(limits::DESCRIPTION_BYTES_MAX);
-        let seen = shown(&long).unwrap();
-        assert_eq!(seen.as_str().len(), limits::DESCRIPTION_BYTES_MAX, "cut");
-        assert_eq!(shown("a\rb\u{85}").unwrap().as_str(), "a b ", "blanks");
-        assert_eq!(shown("").unwrap().as_str(), "", "empty");
-    }
-
-    #[test]
-    fn uuids_are_told_from_names() {
+    fn uuids_are_distinguished_from_names() {
         let bytes = uuid("6979386f-745d-4b49-bb23-7148f7eebbb1").unwrap();
         assert_eq!(bytes.first_chunk(), Some(&[0x69, 0x79]), "first bytes");
         for name in [

@@ -6,16 +6,17 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::adapters::adapter::FindOutcome;
-use crate::adapters::libvirt::check;
-use crate::adapters::libvirt::client::DomainState;
-use crate::adapters::libvirt::map::Doing;
+use crate::adapters::libvirt::definition_checks;
+use crate::adapters::libvirt::map::VmActivity;
+use crate::adapters::libvirt::native::DomainState;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::public_text;
 
 /// What was seen of the VM, before or after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct VmEvidence {
     /// The VM's number: another one after each start, -1 while it is off.
     pub(crate) id: i32,
     /// What it does and why.
@@ -33,21 +34,25 @@ pub(crate) struct Seen {
     pub(crate) disks: Option<String>,
 }
 
-impl Seen {
+impl VmEvidence {
     /// To be stored with the operation; `None` when it is too long for that.
     pub(crate) fn evidence(&self) -> Option<Evidence> {
         Evidence::new(serde_json::to_string(self).ok()?)
     }
 
     /// What was stored; `None` when nothing was, or not by us.
-    pub(crate) fn of(evidence: Option<&Evidence>) -> Option<Self> {
+    pub(crate) fn parse(evidence: Option<&Evidence>) -> Option<Self> {
         serde_json::from_str(evidence?.as_str()).ok()
     }
 }
 
 /// Whether the create was done. `is_there`: a snapshot of its name is listed, and none is being made.
-pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> FindOutcome {
-    if before.is_some_and(|it| it.is_taken) {
+pub(crate) fn outcome_of_create(
+    before: Option<&VmEvidence>,
+    now: &VmEvidence,
+    is_there: bool,
+) -> FindOutcome {
+    if before.is_some_and(|before| before.is_taken) {
         // It was refused for that very reason, and the snapshot is not ours.
         return FindOutcome::NotBegun;
     }
@@ -60,82 +65,86 @@ pub(crate) fn create(before: Option<&Seen>, now: &Seen, is_there: bool) -> FindO
     if now.state.is_saving() && !before.state.is_saving() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "libvirt ended while the backup was made; the VM is left paused, and its disks may hold an unlisted snapshot",
+            public_text!(
+                "The VM manager stopped while the backup was made. The VM is paused, and its disks may hold an unlisted snapshot. Resume the VM, and ask the operator to check its disks."
+            ),
         ));
     }
-    if before.state.doing() != Doing::Off && now.state.is_off_by_failure() {
+    if before.state.activity() != VmActivity::Off && now.state.is_off_by_failure() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "libvirt or QEMU ended while the backup was made; the VM is off, and its disks may hold an unlisted snapshot",
+            public_text!(
+                "The VM manager or the VM stopped while the backup was made. The VM is off, and its disks may hold an unlisted snapshot. Start the VM, and ask the operator to check its disks."
+            ),
         ));
     }
     FindOutcome::NotBegun
 }
 
 /// A create that left something on these disks which libvirt does not list.
-pub(crate) fn left_over(disks: &[String]) -> FindOutcome {
+pub(crate) fn create_left_parts(disks: &[String]) -> FindOutcome {
+    let disks = definition_checks::list_disks(disks.iter().map(String::as_str));
     FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
-        format!(
-            "libvirt ended while the backup was made; an unlisted snapshot is left on {}, remove it with qemu-img while \
-             the VM is off",
-            check::disks_named(disks.iter().map(String::as_str))
+        public_text!(
+            "The VM manager stopped while the backup was made, and an unlisted snapshot remains on {disks}. Ask the operator to remove it while the VM is off."
         ),
     ))
 }
 
 /// A delete after which libvirt does not list the snapshot; `left`: the disks that still hold it.
-pub(crate) fn deleted(left: &[String]) -> FindOutcome {
+pub(crate) fn outcome_of_delete(left: &[String]) -> FindOutcome {
     if left.is_empty() {
         return FindOutcome::Done;
     }
+    let disks = definition_checks::list_disks(left.iter().map(String::as_str));
     FindOutcome::Failed(Fault::new(
         FaultKind::BackendFailed,
-        format!(
-            "the backup was removed from libvirt and from some disks only; its part is left on {}, remove it with \
-             qemu-img while the VM is off",
-            check::disks_named(left.iter().map(String::as_str))
+        public_text!(
+            "The backup is no longer listed, but its part remains on {disks}. Ask the operator to remove it while the VM is off."
         ),
     ))
 }
 
-/// Whether the restore was done. `disks`: how many the snapshot holds; `are_as`: whether all disks of the VM, which is
+/// Whether the restore was done. `disks`: how many the snapshot holds; `match_snapshot`: whether all disks of the VM, which is
 /// off, hold its data or none does.
-pub(crate) fn restore(
-    before: Option<&Seen>,
-    now: &Seen,
+pub(crate) fn outcome_of_restore(
+    before: Option<&VmEvidence>,
+    now: &VmEvidence,
     name: &str,
     disks: usize,
-    are_as: Option<bool>,
+    match_snapshot: Option<bool>,
 ) -> FindOutcome {
     let Some(before) = before else {
         return FindOutcome::Unknowable;
     };
     let is_current = now.current.as_deref() == Some(name);
     if before.id >= 0 {
-        return restore_of_active(before, now, is_current);
+        return outcome_of_restore_while_on(before, now, is_current);
     }
     if now.id >= 0 {
         // It was off: only a restore of memory, or another client of libvirt, can have started it.
         return match (is_current && now.state.is_from_snapshot(), before.then_off) {
             (true, true) => FindOutcome::Failed(Fault::new(
                 FaultKind::BackendFailed,
-                "the VM was restored, but is left paused instead of off",
+                public_text!(
+                    "The VM was restored, but it is paused instead of off. Ask the operator to stop it."
+                ),
             )),
             (true, false) => FindOutcome::Done,
             (false, _) => FindOutcome::Unknowable,
         };
     }
-    restore_of_inactive(before, now, name, disks, are_as)
+    outcome_of_restore_while_off(before, now, name, disks, match_snapshot)
 }
 
 /// The VM was off and is off.
-fn restore_of_inactive(
-    before: &Seen,
-    now: &Seen,
+fn outcome_of_restore_while_off(
+    before: &VmEvidence,
+    now: &VmEvidence,
     name: &str,
     disks: usize,
-    are_as: Option<bool>,
+    match_snapshot: Option<bool>,
 ) -> FindOutcome {
     let is_current = now.current.as_deref() == Some(name);
     let was_current = before.current.as_deref() == Some(name);
@@ -155,7 +164,7 @@ fn restore_of_inactive(
         // The disk was written to, or replaced, and is not as the backup. Had it been restored before that, the
         // snapshot would be the current one; of several disks, some may have been.
         (Some(then), Some(now))
-            if then != now && are_as == Some(false) && disks <= 1 && !is_current =>
+            if then != now && match_snapshot == Some(false) && disks <= 1 && !is_current =>
         {
             FindOutcome::VmChanged
         }
@@ -169,7 +178,11 @@ fn restore_of_inactive(
 }
 
 /// libvirt restarts QEMU for a restore, so a VM that was on has another number afterwards, or is off.
-fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> FindOutcome {
+fn outcome_of_restore_while_on(
+    before: &VmEvidence,
+    now: &VmEvidence,
+    is_current: bool,
+) -> FindOutcome {
     if now.id == before.id {
         return match (&before.disks, &now.disks) {
             (Some(then), Some(now)) if then != now => FindOutcome::VmChanged,
@@ -182,7 +195,7 @@ fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> FindOutcome
     if now.state.is_off_by_failure() {
         return FindOutcome::Failed(Fault::new(
             FaultKind::BackendFailed,
-            "the restore failed half-way",
+            public_text!("The restore failed half-way."),
         ));
     }
     FindOutcome::Unknowable
@@ -192,14 +205,14 @@ fn restore_of_active(before: &Seen, now: &Seen, is_current: bool) -> FindOutcome
 mod tests {
     use super::*;
 
-    fn seen(id: i32, state: (i32, i32), current: &str) -> Seen {
-        Seen {
+    fn seen(id: i32, state: (i32, i32), current: &str) -> VmEvidence {
+        VmEvidence {
             id,
             state: DomainState {
                 state: state.0,
                 reason: state.1,
             },
-            current: Some(current.to_owned()).filter(|it| !it.is_empty()),
+            current: Some(current.to_owned()).filter(|name| !name.is_empty()),
             then_off: false,
             is_taken: false,
             disks: None,
@@ -232,7 +245,11 @@ mod tests {
             ("taken", Some(&taken), seen(1, (1, 1), "new"), "not begun"),
         ];
         for (name, before, now, expected) in there {
-            assert_eq!(word(&create(before, &now, true)), expected, "{name}");
+            assert_eq!(
+                word(&outcome_of_create(before, &now, true)),
+                expected,
+                "{name}"
+            );
         }
         let absent = [
             ("no evidence", None, seen(1, (1, 5), "new"), "not begun"),
@@ -243,7 +260,11 @@ mod tests {
             ("off", Some(&on), seen(-1, (5, 1), "old"), "not begun"),
         ];
         for (name, before, now, expected) in absent {
-            assert_eq!(word(&create(before, &now, false)), expected, "{name}");
+            assert_eq!(
+                word(&outcome_of_create(before, &now, false)),
+                expected,
+                "{name}"
+            );
         }
     }
 
@@ -280,7 +301,7 @@ mod tests {
         ];
         for (name, before, now, expected) in rows {
             assert_eq!(
-                word(&restore(before, &now, "b", 1, None)),
+                word(&outcome_of_restore(before, &now, "b", 1, None)),
                 expected,
                 "{name}"
             );
@@ -302,14 +323,14 @@ mod tests {
             ("left paused", &memory, seen(4, (3, 7), "b"), 1, "failed"),
         ];
         for (name, before, now, disks, expected) in rows {
-            let found = restore(Some(before), &now, "b", disks, None);
+            let found = outcome_of_restore(Some(before), &now, "b", disks, None);
             assert_eq!(word(&found), expected, "{name}");
         }
     }
 
     #[test]
     fn what_the_disks_hold_decides_where_it_can_be_seen() {
-        let with = |mut seen: Seen, disks: &str| {
+        let with = |mut seen: VmEvidence, disks: &str| {
             seen.disks = Some(disks.to_owned());
             seen
         };
@@ -364,16 +385,16 @@ mod tests {
             ),
             ("the same disks", &on, &on, None, 2, "not begun"),
         ];
-        for (name, before, now, are_as, disks, expected) in rows {
-            let found = restore(Some(before), now, "b", disks, are_as);
+        for (name, before, now, match_snapshot, disks, expected) in rows {
+            let found = outcome_of_restore(Some(before), now, "b", disks, match_snapshot);
             assert_eq!(word(&found), expected, "{name}");
         }
     }
 
     #[test]
     fn what_a_delete_left_behind_is_named() {
-        assert_eq!(word(&deleted(&[])), "done", "nothing left");
-        let left = deleted(&["vdb".to_owned()]);
+        assert_eq!(word(&outcome_of_delete(&[])), "done", "nothing left");
+        let left = outcome_of_delete(&["vdb".to_owned()]);
         let FindOutcome::Failed(fault) = &left else {
             panic!("{left:?}");
         };
@@ -384,8 +405,8 @@ mod tests {
     fn evidence_survives_the_store() {
         let before = seen(-1, (5, 0), "a\"b");
         let kept = before.evidence();
-        assert_eq!(Seen::of(kept.as_ref()), Some(before), "the same");
+        assert_eq!(VmEvidence::parse(kept.as_ref()), Some(before), "the same");
         let foreign = Evidence::new("x".to_owned());
-        assert_eq!(Seen::of(foreign.as_ref()), None, "not ours");
+        assert_eq!(VmEvidence::parse(foreign.as_ref()), None, "not ours");
     }
 }

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -117,7 +117,7 @@ impl RpcError {
     }
 
     /// Whether the call may have been carried out although there is no answer.
-    pub(crate) const fn is_open(&self) -> bool {
+    pub(crate) const fn may_have_happened(&self) -> bool {
         match self {
             Self::TimedOut | Self::Lost(_) | Self::Malformed(_) => true,
             Self::Unreachable(_)
@@ -131,7 +131,7 @@ impl RpcError {
 
 type Answer = Result<Vec<u8>, RpcError>;
 
-/// A call that waits. The permit is held until the answer comes, even if nobody wants it any more.
+/// A call that waits. The permit is held until the answer comes, even if the caller has gone away.
 #[derive(Debug)]
 struct Waiting {
     answer: oneshot::Sender<Answer>,
@@ -165,13 +165,13 @@ impl Shared {
     fn close(&self, why: &str) {
         let waiting = self.lock().take();
         for call in waiting.into_iter().flatten().map(|(_, call)| call) {
-            // Nobody waits for the answer of a call that was given up.
+            // The caller may have given up.
             drop(call.answer.send(Err(RpcError::Lost(why.to_owned()))));
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<u32, Waiting>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<u32, Waiting>>> {
+        self.waiting.lock()
     }
 }
 
@@ -197,7 +197,7 @@ impl Connection {
     /// Connects; nothing is said yet.
     ///
     /// # Errors
-    /// When there is no such socket, or nobody listens.
+    /// When there is no such socket, or nothing listens on it.
     pub(crate) async fn open(
         socket: &Path,
         keepalive: Duration,
@@ -249,7 +249,7 @@ impl Connection {
     /// Makes one call and waits for its answer. Dropping the future does not take the call back.
     ///
     /// # Errors
-    /// [`RpcError`]; [`RpcError::is_open`] tells whether the call may have been carried out.
+    /// [`RpcError`]; [`RpcError::may_have_happened`] says whether the call may have been carried out.
     pub(crate) async fn call(
         &self,
         program: Program,
@@ -268,7 +268,7 @@ impl Connection {
         let frame = frame(program.number(), procedure, TYPE_CALL, serial, arguments)
             .map_err(RpcError::Arguments)?;
         let (answer, wait) = oneshot::channel();
-        // The permit is given back with the answer: the daemon counts calls that nobody waits for, too.
+        // The permit is given back with the answer: the daemon counts calls whose caller has gone away, too.
         let call = Waiting {
             answer,
             _slot: slot,
@@ -368,11 +368,11 @@ impl Input {
 
     /// One frame without its length.
     async fn frame(&mut self) -> io::Result<Vec<u8>> {
-        let told = self.stream.read_u32().await?;
-        if !(HEAD_BYTES..=FRAME_BYTES_MAX).contains(&told) {
-            return Err(io::Error::other(format!("a frame of {told} bytes")));
+        let length = self.stream.read_u32().await?;
+        if !(HEAD_BYTES..=FRAME_BYTES_MAX).contains(&length) {
+            return Err(io::Error::other(format!("a frame of {length} bytes")));
         }
-        let body = told.saturating_sub(4);
+        let body = length.saturating_sub(4);
         // Grows with what arrives, not with what is promised.
         let mut bytes = Vec::new();
         let read = (&mut self.stream)
@@ -433,8 +433,8 @@ fn frame(
 ) -> Result<Vec<u8>, XdrError> {
     let bytes = u32::try_from(body.len())
         .ok()
-        .and_then(|it| it.checked_add(HEAD_BYTES))
-        .filter(|it| *it <= FRAME_BYTES_MAX)
+        .and_then(|bytes| bytes.checked_add(HEAD_BYTES))
+        .filter(|bytes| *bytes <= FRAME_BYTES_MAX)
         .ok_or(XdrError::LongString(u32::MAX))?;
     let head = Writer::default()
         .u32(bytes)

@@ -123,10 +123,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`XdrError::Short`], [`XdrError::LongString`], [`XdrError::NotUtf8`].
     pub(crate) fn string(&mut self) -> Result<String, XdrError> {
-        let told = self.u32()?;
-        let bytes = usize::try_from(told).unwrap_or(usize::MAX);
+        let length = self.u32()?;
+        let bytes = usize::try_from(length).unwrap_or(usize::MAX);
         if bytes > STRING_BYTES_MAX {
-            return Err(XdrError::LongString(told));
+            return Err(XdrError::LongString(length));
         }
         let (text, tail) = self.0.split_at_checked(bytes).ok_or(XdrError::Short)?;
         let (_, tail) = tail
@@ -156,12 +156,12 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`XdrError::Short`], [`XdrError::LongList`].
     pub(crate) fn count(&mut self, max: u32) -> Result<u32, XdrError> {
-        let told = self.u32()?;
+        let length = self.u32()?;
         let room = u32::try_from(self.0.len() / 4).unwrap_or(u32::MAX);
-        if told > max || told > room {
-            return Err(XdrError::LongList(told));
+        if length > max || length > room {
+            return Err(XdrError::LongList(length));
         }
-        Ok(told)
+        Ok(length)
     }
 }
 

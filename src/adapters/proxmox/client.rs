@@ -12,11 +12,11 @@ use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::wire;
 use crate::adapters::transport::Call;
 use crate::adapters::transport::Client;
+use crate::adapters::transport::Credential;
 use crate::adapters::transport::Reply;
 use crate::model::Deadline;
-use crate::model::Secret;
 
-type Answer<T> = Result<T, NativeError>;
+type NativeResult<T> = Result<T, NativeError>;
 
 /// Which kind of guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl GuestKind {
     }
 }
 
-/// A guest, and the node that has it at present.
+/// A guest, and the node that has it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Guest {
     pub(super) node: String,
@@ -51,20 +51,19 @@ pub(super) struct Guest {
 #[derive(Debug)]
 pub(super) struct Api {
     nodes: Vec<Client>,
-    /// The whole value of `Authorization`.
-    authorization: Secret,
+    credential: Credential,
 }
 
 /// One request, for whichever node.
 #[derive(Clone, Copy)]
-struct Request<'a> {
+struct NodeRequest<'a> {
     method: &'a Method,
     path: &'a [&'a str],
     query: &'a [(&'a str, &'a str)],
     body: Option<&'a BTreeMap<&'a str, &'a str>>,
 }
 
-impl<'a> Request<'a> {
+impl<'a> NodeRequest<'a> {
     const fn new(method: &'a Method, path: &'a [&'a str]) -> Self {
         Self {
             method,
@@ -97,28 +96,29 @@ struct Envelope {
 }
 
 impl Api {
-    pub(super) fn new(nodes: Vec<Client>, token: &Secret) -> Self {
-        Self {
-            nodes,
-            authorization: Secret::new(format!("PVEAPIToken={}", token.reveal())),
-        }
+    pub(super) const fn new(nodes: Vec<Client>, credential: Credential) -> Self {
+        Self { nodes, credential }
     }
 
-    pub(super) async fn version(&self, by: Deadline) -> Answer<wire::Version> {
+    pub(super) async fn version(&self, by: Deadline) -> NativeResult<wire::Version> {
         self.get(&["version"], &[], by).await
     }
 
     /// Every guest that the token may see.
-    pub(super) async fn guests(&self, by: Deadline) -> Answer<Vec<wire::Resource>> {
+    pub(super) async fn guests(&self, by: Deadline) -> NativeResult<Vec<wire::Resource>> {
         self.get(&["cluster", "resources"], &[("type", "vm")], by)
             .await
     }
 
-    pub(super) async fn status(&self, guest: &Guest, by: Deadline) -> Answer<wire::Status> {
+    pub(super) async fn status(&self, guest: &Guest, by: Deadline) -> NativeResult<wire::Status> {
         self.get(&guest.path(&["status", "current"]), &[], by).await
     }
 
-    pub(super) async fn config(&self, guest: &Guest, by: Deadline) -> Answer<wire::GuestConfig> {
+    pub(super) async fn config(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> NativeResult<wire::GuestConfig> {
         self.get(&guest.path(&["config"]), &[], by).await
     }
 
@@ -127,7 +127,7 @@ impl Api {
         &self,
         guest: &Guest,
         by: Deadline,
-    ) -> Answer<Vec<wire::Snapshot>> {
+    ) -> NativeResult<Vec<wire::Snapshot>> {
         let all: Vec<wire::Snapshot> = self.get(&guest.path(&["snapshot"]), &[], by).await?;
         let real = all.into_iter().filter(|entry| entry.name != "current");
         Ok(real.collect())
@@ -140,13 +140,13 @@ impl Api {
         description: &str,
         with_memory: bool,
         by: Deadline,
-    ) -> Answer<String> {
+    ) -> NativeResult<String> {
         let mut body = BTreeMap::from([("snapname", name), ("description", description)]);
         if with_memory {
             body.insert("vmstate", "1");
         }
         let path = guest.path(&["snapshot"]);
-        self.begin(Request::new(&Method::POST, &path).body(&body), by)
+        self.begin(NodeRequest::new(&Method::POST, &path).body(&body), by)
             .await
     }
 
@@ -156,10 +156,10 @@ impl Api {
         name: &str,
         description: &str,
         by: Deadline,
-    ) -> Answer<()> {
+    ) -> NativeResult<()> {
         let body = BTreeMap::from([("description", description)]);
         let path = guest.path(&["snapshot", name, "config"]);
-        self.change(Request::new(&Method::PUT, &path).body(&body), by)
+        self.change(NodeRequest::new(&Method::PUT, &path).body(&body), by)
             .await?;
         Ok(())
     }
@@ -169,11 +169,11 @@ impl Api {
         guest: &Guest,
         name: &str,
         by: Deadline,
-    ) -> Answer<String> {
+    ) -> NativeResult<String> {
         // A body of DELETE is answered with 501.
         let path = guest.path(&["snapshot", name]);
         self.begin(
-            Request::new(&Method::DELETE, &path).query(&[("force", "0")]),
+            NodeRequest::new(&Method::DELETE, &path).query(&[("force", "0")]),
             by,
         )
         .await
@@ -185,10 +185,10 @@ impl Api {
         name: &str,
         start: bool,
         by: Deadline,
-    ) -> Answer<String> {
+    ) -> NativeResult<String> {
         let body = BTreeMap::from([("start", if start { "1" } else { "0" })]);
         let path = guest.path(&["snapshot", name, "rollback"]);
-        self.begin(Request::new(&Method::POST, &path).body(&body), by)
+        self.begin(NodeRequest::new(&Method::POST, &path).body(&body), by)
             .await
     }
 
@@ -198,7 +198,7 @@ impl Api {
         guest: &Guest,
         storage: &str,
         by: Deadline,
-    ) -> Answer<Vec<wire::Volume>> {
+    ) -> NativeResult<Vec<wire::Volume>> {
         let path = ["nodes", &guest.node, "storage", storage, "content"];
         let query = [("content", "backup"), ("vmid", guest.vmid.as_str())];
         self.get(&path, &query, by).await
@@ -211,7 +211,7 @@ impl Api {
         storage: &str,
         volume: &str,
         by: Deadline,
-    ) -> Answer<wire::Volume> {
+    ) -> NativeResult<wire::Volume> {
         let path = ["nodes", &guest.node, "storage", storage, "content", volume];
         self.get(&path, &[], by).await
     }
@@ -223,9 +223,9 @@ impl Api {
         volume: &str,
         body: &BTreeMap<&str, &str>,
         by: Deadline,
-    ) -> Answer<()> {
+    ) -> NativeResult<()> {
         let path = ["nodes", &guest.node, "storage", storage, "content", volume];
-        self.change(Request::new(&Method::PUT, &path).body(body), by)
+        self.change(NodeRequest::new(&Method::PUT, &path).body(body), by)
             .await?;
         Ok(())
     }
@@ -237,11 +237,11 @@ impl Api {
         storage: &str,
         volume: &str,
         by: Deadline,
-    ) -> Answer<Option<String>> {
+    ) -> NativeResult<Option<String>> {
         let path = ["nodes", &guest.node, "storage", storage, "content", volume];
         let data = self
             .change(
-                Request::new(&Method::DELETE, &path).query(&[("delay", "2")]),
+                NodeRequest::new(&Method::DELETE, &path).query(&[("delay", "2")]),
                 by,
             )
             .await?;
@@ -253,9 +253,9 @@ impl Api {
         guest: &Guest,
         body: &BTreeMap<&str, &str>,
         by: Deadline,
-    ) -> Answer<String> {
+    ) -> NativeResult<String> {
         let path = ["nodes", &guest.node, "vzdump"];
-        self.begin(Request::new(&Method::POST, &path).body(body), by)
+        self.begin(NodeRequest::new(&Method::POST, &path).body(body), by)
             .await
     }
 
@@ -265,9 +265,9 @@ impl Api {
         guest: &Guest,
         body: &BTreeMap<&str, &str>,
         by: Deadline,
-    ) -> Answer<String> {
+    ) -> NativeResult<String> {
         let path = ["nodes", &guest.node, guest.kind.as_str()];
-        self.begin(Request::new(&Method::POST, &path).body(body), by)
+        self.begin(NodeRequest::new(&Method::POST, &path).body(body), by)
             .await
     }
 
@@ -277,11 +277,16 @@ impl Api {
         node: &str,
         query: &[(&str, &str)],
         by: Deadline,
-    ) -> Answer<Vec<wire::Task>> {
+    ) -> NativeResult<Vec<wire::Task>> {
         self.get(&["nodes", node, "tasks"], query, by).await
     }
 
-    pub(super) async fn task(&self, node: &str, upid: &str, by: Deadline) -> Answer<wire::Task> {
+    pub(super) async fn task(
+        &self,
+        node: &str,
+        upid: &str,
+        by: Deadline,
+    ) -> NativeResult<wire::Task> {
         self.get(&["nodes", node, "tasks", upid, "status"], &[], by)
             .await
     }
@@ -292,15 +297,15 @@ impl Api {
         node: &str,
         upid: &str,
         by: Deadline,
-    ) -> Answer<Vec<wire::LogLine>> {
+    ) -> NativeResult<Vec<wire::LogLine>> {
         let query = [("start", "0"), ("limit", "5000")];
         self.get(&["nodes", node, "tasks", upid, "log"], &query, by)
             .await
     }
 
-    pub(super) async fn stop_task(&self, node: &str, upid: &str, by: Deadline) -> Answer<()> {
+    pub(super) async fn stop_task(&self, node: &str, upid: &str, by: Deadline) -> NativeResult<()> {
         let path = ["nodes", node, "tasks", upid];
-        self.change(Request::new(&Method::DELETE, &path), by)
+        self.change(NodeRequest::new(&Method::DELETE, &path), by)
             .await?;
         Ok(())
     }
@@ -310,53 +315,61 @@ impl Api {
         path: &[&str],
         query: &[(&str, &str)],
         by: Deadline,
-    ) -> Answer<T> {
-        let request = Request::new(&Method::GET, path).query(query);
-        let data = self.ask_each(request, NativeError::is_passing, by).await?;
-        serde_json::from_value(data).map_err(|error| NativeError::Nonsense(error.to_string()))
+    ) -> NativeResult<T> {
+        let request = NodeRequest::new(&Method::GET, path).query(query);
+        let data = self
+            .ask_each(request, NativeError::may_read_elsewhere, by)
+            .await?;
+        serde_json::from_value(data).map_err(|error| NativeError::InvalidAnswer(error.to_string()))
     }
 
     /// A change that becomes a task: its UPID.
-    async fn begin(&self, request: Request<'_>, by: Deadline) -> Answer<String> {
+    async fn begin(&self, request: NodeRequest<'_>, by: Deadline) -> NativeResult<String> {
         let data = self.change(request, by).await?;
         data.as_str()
             .map(str::to_owned)
-            .ok_or_else(|| NativeError::Nonsense(format!("no task id: {data}")))
+            .ok_or_else(|| NativeError::InvalidAnswer(format!("no task id: {data}")))
     }
 
     /// A change. Another node is asked only where the one before provably began nothing.
-    async fn change(&self, request: Request<'_>, by: Deadline) -> Answer<Value> {
-        self.ask_each(request, NativeError::is_of_one_node, by)
+    async fn change(&self, request: NodeRequest<'_>, by: Deadline) -> NativeResult<Value> {
+        self.ask_each(request, NativeError::may_change_elsewhere, by)
             .await
     }
 
-    /// Asks the nodes in turn, as long as the failure allows it.
+    /// Asks the nodes in turn. After a failure the next node is tried only where `may_try_next` says that this cannot
+    /// repeat an effect.
     async fn ask_each(
         &self,
-        request: Request<'_>,
-        goes_on: impl Fn(&NativeError) -> bool + Send,
+        request: NodeRequest<'_>,
+        may_try_next: impl Fn(&NativeError) -> bool + Send,
         by: Deadline,
-    ) -> Answer<Value> {
+    ) -> NativeResult<Value> {
         let mut last = None;
         for node in &self.nodes {
             match self.ask(node, request, by).await {
-                Err(error) if goes_on(&error) => last = Some(error),
+                Err(error) if may_try_next(&error) => last = Some(error),
                 other => return other,
             }
         }
-        Err(last.unwrap_or_else(|| NativeError::Nonsense("no node".to_owned())))
+        Err(last.unwrap_or_else(|| NativeError::InvalidAnswer("no node".to_owned())))
     }
 
-    async fn ask(&self, node: &Client, request: Request<'_>, by: Deadline) -> Answer<Value> {
+    async fn ask(
+        &self,
+        node: &Client,
+        request: NodeRequest<'_>,
+        by: Deadline,
+    ) -> NativeResult<Value> {
         let mut path = vec!["api2", "json"];
         path.extend(request.path);
         let mut call = Call::new(request.method.clone(), &path)
             .query(request.query)
-            .secret_header(AUTHORIZATION, &self.authorization)?;
+            .secret_header(AUTHORIZATION, self.credential.value())?;
         if let Some(body) = request.body {
             // A body of known length: chunked ones are answered with 501.
             let json = serde_json::to_vec(body)
-                .map_err(|error| NativeError::Nonsense(error.to_string()))?;
+                .map_err(|error| NativeError::InvalidAnswer(error.to_string()))?;
             call = call.json(json);
         }
         let reply = node.call(call, by).await?;
@@ -364,7 +377,7 @@ impl Api {
         if reply.status.is_success() {
             return envelope
                 .map(|envelope| envelope.data)
-                .map_err(|error| NativeError::Nonsense(error.to_string()));
+                .map_err(|error| NativeError::InvalidAnswer(error.to_string()));
         }
         Err(refusal(reply, envelope.ok()))
     }

@@ -1,17 +1,14 @@
 //! Where one Proxmox VE cluster is, and how gateway and cluster prove who they are.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::adapters::transport::BuildError;
+use crate::adapters::transport::Address;
 use crate::adapters::transport::Client;
-use crate::adapters::transport::Endpoint;
-use crate::adapters::transport::Pin;
-use crate::adapters::transport::Settings;
-use crate::adapters::transport::Trust;
+use crate::adapters::transport::Server;
+use crate::adapters::transport::ServerError;
+use crate::adapters::transport::ServerTrust;
 use crate::model::Secret;
-use crate::model::limits;
 
 /// One Proxmox VE cluster, or a single node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +16,7 @@ pub struct Config {
     /// Host and port of each node that may be asked, in order of preference.
     pub nodes: Vec<String>,
     /// How the nodes prove who they are.
-    pub trust: ServerTrust,
+    pub trust: NodeTrust,
     /// `USER@REALM!TOKENID=SECRET`, of a token that only this gateway uses.
     pub token: Secret,
     /// The storages with full backups; new ones go to the first. None: snapshots only.
@@ -36,7 +33,7 @@ pub struct Config {
 
 /// How the nodes prove who they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerTrust {
+pub enum NodeTrust {
     /// The SHA-256 of the certificate of each node, in the order of the nodes.
     Fingerprints(Vec<String>),
     /// The authority in this file (PEM) signed their certificates.
@@ -55,6 +52,17 @@ pub enum BackupMode {
 }
 
 impl BackupMode {
+    /// From the word of the configuration.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "snapshot" => Some(Self::Snapshot),
+            "suspend" => Some(Self::Suspend),
+            "stop" => Some(Self::Stop),
+            _ => None,
+        }
+    }
+
     /// The word that Proxmox VE uses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -93,17 +101,9 @@ impl AfterRestore {
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {why}", file.display())]
-    File {
-        /// Which.
-        file: PathBuf,
-        /// What the system says.
-        why: std::io::Error,
-    },
-    /// Something in a file or an address is wrong.
+    /// A file or an address cannot be used.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Server(#[from] ServerError),
     /// No node is named.
     #[error("no URL is given")]
     NoNodes,
@@ -142,16 +142,15 @@ impl Config {
         let nodes = self.nodes.iter().zip(trust);
         nodes
             .map(|(authority, trust)| {
-                let client = Client::new(Settings {
-                    endpoint: Endpoint::Https {
+                let server = Server {
+                    address: Address::Https {
                         authority: authority.clone(),
                         trust,
                         identity: None,
                     },
                     connect_timeout: self.connect_timeout,
-                    body_bytes_max: limits::BACKEND_ANSWER_BYTES_MAX,
-                });
-                Ok(client?)
+                };
+                Ok(server.client()?)
             })
             .collect()
     }
@@ -165,27 +164,21 @@ impl Config {
         (is_whole && is_plain).then(|| (user.to_owned(), token.to_owned()))
     }
 
-    fn trust_of_each(&self) -> Result<Vec<Trust>, ConfigError> {
+    fn trust_of_each(&self) -> Result<Vec<ServerTrust>, ConfigError> {
         match &self.trust {
-            ServerTrust::Fingerprints(fingerprints) => {
+            NodeTrust::Fingerprints(fingerprints) => {
                 if fingerprints.len() != self.nodes.len() {
                     return Err(ConfigError::Fingerprints {
                         fingerprints: fingerprints.len(),
                         nodes: self.nodes.len(),
                     });
                 }
-                let pins = fingerprints.iter().map(|text| Pin::from_hex(text));
-                pins.map(|pin| Ok(Trust::Pin(pin?))).collect()
+                let each = fingerprints.iter().cloned();
+                Ok(each.map(ServerTrust::Fingerprint).collect())
             }
-            ServerTrust::Authority(file) => {
-                let authorities = fs::read(file).map_err(|why| ConfigError::File {
-                    file: file.clone(),
-                    why,
-                })?;
+            NodeTrust::Authority(file) => {
                 let each = self.nodes.iter();
-                Ok(each
-                    .map(|_| Trust::Authorities(authorities.clone()))
-                    .collect())
+                Ok(each.map(|_| ServerTrust::Authority(file.clone())).collect())
             }
         }
     }

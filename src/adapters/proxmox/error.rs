@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Effect;
 use crate::adapters::transport::TransportError;
+use crate::adapters::transport::unexpected_answer;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
 /// Why a native call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +28,8 @@ pub(super) enum NativeError {
         fields: BTreeMap<String, String>,
     },
     /// The answer has another form than the API's schema says.
-    #[error("unexpected answer: {0}")]
-    Nonsense(String),
+    #[error("invalid answer: {0}")]
+    InvalidAnswer(String),
 }
 
 /// The cluster could not pass the request on to the node of the guest.
@@ -36,16 +39,16 @@ const NODE_SILENT: u16 = 596;
 
 impl NativeError {
     /// Whether another node of the cluster may answer instead, because this one provably did not begin anything.
-    pub(super) const fn is_of_one_node(&self) -> bool {
+    pub(super) const fn may_change_elsewhere(&self) -> bool {
         match self {
             Self::Transport(error) => !error.was_sent(),
             Self::Refused { status, .. } => *status == NODE_UNREACHABLE,
-            Self::Nonsense(_) => false,
+            Self::InvalidAnswer(_) => false,
         }
     }
 
     /// Whether a read may be tried at another node.
-    pub(super) const fn is_passing(&self) -> bool {
+    pub(super) const fn may_read_elsewhere(&self) -> bool {
         match self {
             Self::Transport(error) => match error {
                 TransportError::Unsendable(_) | TransportError::TooLarge(_) => false,
@@ -56,7 +59,7 @@ impl NativeError {
                 | TransportError::TimedOut => true,
             },
             Self::Refused { status, .. } => matches!(*status, NODE_UNREACHABLE | NODE_SILENT | 503),
-            Self::Nonsense(_) => false,
+            Self::InvalidAnswer(_) => false,
         }
     }
 
@@ -71,177 +74,153 @@ impl NativeError {
                         .get("upid")
                         .is_some_and(|text| text.contains("no such task"))
             }
-            Self::Transport(_) | Self::Nonsense(_) => false,
+            Self::Transport(_) | Self::InvalidAnswer(_) => false,
         }
     }
 
     /// As the failure of a call without effect.
-    pub(super) fn of_read(self) -> AdapterError {
-        let mut error = self.of_write();
+    pub(super) fn into_read_error(self) -> AdapterError {
+        let mut error = self.into_write_error();
         error.effect = Effect::None;
         error
     }
 
     /// As the failure of a call that may have had an effect.
-    pub(super) fn of_write(self) -> AdapterError {
+    pub(super) fn into_write_error(self) -> AdapterError {
         let error = match &self {
-            Self::Transport(error) => of_transport(error),
-            Self::Refused { status, text, .. } => of_refusal(*status, text),
-            Self::Nonsense(_) => AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "The VM manager sent an unexpected answer.",
-            ),
+            Self::Transport(error) => error.to_adapter_error(),
+            Self::Refused { status, text, .. } => refusal_error(*status, text),
+            Self::InvalidAnswer(_) => unexpected_answer(),
         };
         error.because(self)
     }
 }
 
-fn of_transport(error: &TransportError) -> AdapterError {
-    match error {
-        TransportError::Unreachable(_) => {
-            AdapterError::unavailable("The VM manager cannot be reached; nothing was changed.")
-        }
-        TransportError::Untrusted(_) => AdapterError::refused(
-            FaultKind::BackendFailed,
-            "The certificate of the VM manager is not the configured one; nothing was changed.",
-        ),
-        TransportError::Unsendable(_) => AdapterError::refused(
-            FaultKind::Invalid,
-            "The request cannot be sent to this VM manager; nothing was changed.",
-        ),
-        TransportError::TooLate | TransportError::TimedOut => AdapterError::uncertain(
-            FaultKind::TimedOut,
-            "The VM manager did not answer in time.",
-        ),
-        TransportError::Lost(_) => AdapterError::uncertain(
-            FaultKind::Unavailable,
-            "The connection to the VM manager was lost.",
-        ),
-        TransportError::TooLarge(_) => AdapterError::uncertain(
-            FaultKind::BackendFailed,
-            "The answer of the VM manager is larger than the gateway allows.",
-        ),
-    }
-}
-
-fn of_refusal(status: u16, text: &str) -> AdapterError {
+fn refusal_error(status: u16, text: &str) -> AdapterError {
     match status {
-        401 | 403 => AdapterError::refused(
+        401 => AdapterError::refused(
             FaultKind::BackendDenied,
-            "The VM manager does not grant the gateway's token this right; nothing was changed.",
+            public_text!(
+                "The VM manager rejected the gateway's token; nothing was changed. Ask an operator to check the token and \
+                 its expiry."
+            ),
+        ),
+        403 => AdapterError::refused(
+            FaultKind::BackendDenied,
+            denied_text().followed_by(&public_text!("Nothing was changed.")),
         ),
         400 => AdapterError::refused(
             FaultKind::Invalid,
-            "The VM manager rejected a parameter of the request; nothing was changed.",
+            public_text!(
+                "The VM manager rejected a parameter of the request; nothing was changed. Check the names and options in \
+                 the request."
+            ),
         ),
-        NODE_UNREACHABLE => {
-            AdapterError::unavailable("The node of the VM cannot be reached; nothing was changed.")
-                .of_one_vm()
-        }
+        NODE_UNREACHABLE => AdapterError::unavailable(public_text!(
+            "The node of the VM is unreachable; nothing was changed. Try again later."
+        ))
+        .of_one_vm(),
         NODE_SILENT | 503 => AdapterError::uncertain(
             FaultKind::Unavailable,
-            "The node of the VM did not answer in time.",
+            public_text!("The node of the VM did not answer in time."),
         ),
         _ => {
-            // Refused before a task was made, so nothing has begun.
-            let fault = fault_of(text);
+            // A task is created last, so a call that fails without a task id has begun nothing.
+            let fault = fault_of_text(text);
             AdapterError::refused(fault.kind, fault.text)
         }
     }
 }
 
-/// Parts of the texts of failed calls and tasks, in the order in which they are looked for.
-const FAILURES: [(&str, FaultKind, &str); 15] = [
-    (
-        "is locked (",
-        FaultKind::Conflict,
-        "The VM is locked by a task that runs or was interrupted. When no task runs, an operator removes the lock with `qm unlock` or `pct unlock`.",
-    ),
-    (
-        "can't lock file",
-        FaultKind::Busy,
-        "Another task of the VM manager holds the VM. Try again later.",
-    ),
+type Sentence = fn() -> PublicText;
+
+/// Parts of the texts of failed calls and tasks, and their meaning. The first that is contained counts.
+const FAILURES: [(&str, FaultKind, Sentence); 15] = [
+    ("is locked (", FaultKind::Conflict, || {
+        public_text!(
+            "The VM is locked by a task that is running or was interrupted. If no task is running, an operator removes the \
+             lock with `qm unlock` or `pct unlock`."
+        )
+    }),
+    ("can't lock file", FaultKind::Busy, || {
+        public_text!("Another task is running on the VM. Try again later.")
+    }),
     (
         "cannot remove protected volume",
         FaultKind::Protected,
-        "The backup is protected. Remove its protection first.",
+        || {
+            public_text!(
+                "The backup is protected, so it was not deleted. Remove its protection first."
+            )
+        },
     ),
-    (
-        "vm is running",
-        FaultKind::Conflict,
-        "The VM runs. Shut it down before it is restored from a full backup.",
-    ),
-    (
-        "container is running",
-        FaultKind::Conflict,
-        "The container runs. Shut it down before it is restored from a full backup.",
-    ),
-    (
-        "already used",
-        FaultKind::Conflict,
-        "The VM has another snapshot of this name.",
-    ),
-    (
-        "incomplete snapshot",
-        FaultKind::NotReady,
-        "The snapshot is incomplete and cannot be restored.",
-    ),
-    (
-        "most recent snapshot",
-        FaultKind::Conflict,
-        "The storage of the VM can only be restored from the newest snapshot. Delete the newer ones first.",
-    ),
+    ("vm is running", FaultKind::Conflict, running_text),
+    ("container is running", FaultKind::Conflict, running_text),
+    ("already used", FaultKind::Conflict, || {
+        public_text!("The VM has another snapshot with this id. Create the backup again.")
+    }),
+    ("incomplete snapshot", FaultKind::NotReady, || {
+        public_text!("The snapshot is incomplete and cannot be restored. Delete it.")
+    }),
+    ("most recent snapshot", FaultKind::Conflict, || {
+        public_text!(
+            "The storage of the VM can restore the newest snapshot only. Delete the newer snapshots first, or restore the \
+             newest."
+        )
+    }),
     (
         "snapshot feature is not available",
         FaultKind::Unsupported,
-        "The storage of the VM does not support snapshots.",
+        || {
+            public_text!(
+                "The storage of a disk of the VM does not support snapshots. Create a backup of the type `full` instead."
+            )
+        },
     ),
-    (
-        "No space left",
-        FaultKind::StorageFull,
-        "The storage of the VM manager is full. Free some space, then try again.",
-    ),
-    (
-        "out of space",
-        FaultKind::StorageFull,
-        "The storage of the VM manager is full. Free some space, then try again.",
-    ),
-    (
-        "Disk quota exceeded",
-        FaultKind::StorageFull,
-        "The storage quota is used up. Free some space, then try again.",
-    ),
-    (
-        "does not exist",
-        FaultKind::NoSuchBackup,
-        "The VM has no such backup.",
-    ),
-    (
-        "corrupted",
-        FaultKind::Damaged,
-        "The archive of the backup is damaged.",
-    ),
+    ("No space left", FaultKind::StorageFull, storage_full_text),
+    ("out of space", FaultKind::StorageFull, storage_full_text),
+    ("Disk quota exceeded", FaultKind::StorageFull, || {
+        public_text!("The storage quota is used up. Free some space, then try again.")
+    }),
+    ("does not exist", FaultKind::NoSuchBackup, || {
+        public_text!("The VM has no such backup. List its backups.")
+    }),
+    ("corrupted", FaultKind::Damaged, || {
+        public_text!("The archive of the backup is damaged. Use another backup.")
+    }),
     (
         "Permission check failed",
         FaultKind::BackendDenied,
-        "The VM manager does not grant the gateway's token this right.",
+        denied_text,
     ),
 ];
 
+fn running_text() -> PublicText {
+    public_text!("The VM is running. Shut it down before it is restored from a full backup.")
+}
+
+fn storage_full_text() -> PublicText {
+    public_text!("The storage of the VM manager is full. Free some space, then try again.")
+}
+
+fn denied_text() -> PublicText {
+    public_text!(
+        "The gateway's token lacks the right to do this. Ask an operator to grant it the rights in the \
+         documentation of this backend."
+    )
+}
+
 /// What a caller may learn of a native text.
-pub(super) fn fault_of(text: &str) -> Fault {
+pub(super) fn fault_of_text(text: &str) -> Fault {
     FAILURES
         .iter()
         .find(|(part, ..)| text.contains(part))
         .map_or_else(
             || {
-                Fault::new(
-                    FaultKind::BackendFailed,
-                    "The task of the VM manager failed.",
-                )
+                let text = public_text!("The task of the VM manager failed.");
+                Fault::new(FaultKind::BackendFailed, text)
             },
-            |(_, kind, sentence)| Fault::new(*kind, *sentence),
+            |(_, kind, sentence)| Fault::new(*kind, sentence()),
         )
 }
 
@@ -267,7 +246,7 @@ mod tests {
             (
                 "snapshot name 'x' already used",
                 FaultKind::Conflict,
-                "of this name",
+                "with this id",
             ),
             (
                 "cannot remove protected volume 'backup/x' on 'local'",
@@ -282,12 +261,12 @@ mod tests {
             (
                 "can't rollback, 'a' is not most recent snapshot on 'tank/vm-100-disk-0'",
                 FaultKind::Conflict,
-                "newer ones",
+                "newer snapshots",
             ),
             ("something else", FaultKind::BackendFailed, "failed"),
         ];
         for (text, kind, words) in rows {
-            let fault = fault_of(text);
+            let fault = fault_of_text(text);
             assert_eq!(fault.kind, kind, "{text}");
             assert!(fault.text.contains(words), "{text}: {}", fault.text);
         }
@@ -307,8 +286,16 @@ mod tests {
             (401, Effect::None),
         ];
         for (status, effect) in rows {
-            assert_eq!(refused(status).of_write().effect, effect, "{status}");
-            assert_eq!(refused(status).of_read().effect, Effect::None, "{status}");
+            assert_eq!(
+                refused(status).into_write_error().effect,
+                effect,
+                "{status}"
+            );
+            assert_eq!(
+                refused(status).into_read_error().effect,
+                Effect::None,
+                "{status}"
+            );
         }
     }
 }

@@ -9,12 +9,11 @@ use serde::Serialize;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::proxmox::Proxmox;
-use crate::adapters::proxmox::changes;
+use crate::adapters::proxmox::begin;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::error::NativeError;
-use crate::adapters::proxmox::items::Item;
 use crate::adapters::proxmox::kind_of;
-use crate::adapters::proxmox::task_type;
+use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::tasks;
 use crate::adapters::proxmox::tasks::TaskEnd;
 use crate::adapters::proxmox::wire;
@@ -27,19 +26,21 @@ use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::TaskRef;
+use crate::public_text;
 
 /// How many tasks of one type and guest are looked at: new ones come first.
 const TASKS: &str = "50";
 
 /// What was seen before the call.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Before {
+pub(super) struct GuestBaseline {
     /// The node that had the guest.
     node: String,
     /// The type of the task that the call becomes.
     task_type: String,
     /// The newest tasks of that type.
-    seen: Vec<String>,
+    #[serde(rename = "seen")]
+    known_tasks: Vec<String>,
     /// Which kind of backup it is about.
     full: bool,
     /// Changes with each rollback and restore.
@@ -48,7 +49,7 @@ pub(super) struct Before {
     parent: Option<String>,
 }
 
-impl Before {
+impl GuestBaseline {
     /// For the record of the operation.
     pub(super) fn to_evidence(&self) -> Option<Evidence> {
         serde_json::to_string(self).ok().and_then(Evidence::new)
@@ -62,7 +63,7 @@ impl Before {
 
 /// What the task list says about a call.
 #[derive(Debug, PartialEq, Eq)]
-enum Trace {
+enum TaskTrace {
     /// No task of it is there.
     None,
     /// One task, with its end.
@@ -73,29 +74,29 @@ enum Trace {
 
 impl Proxmox {
     /// Looks at the guest before a call.
-    pub(super) async fn look_before(
+    pub(super) async fn read_baseline(
         &self,
         intent: &Intent,
         by: Deadline,
-    ) -> Result<Before, AdapterError> {
-        let guest = self.locate(&intent.target.vm, by).await?;
+    ) -> Result<GuestBaseline, AdapterError> {
+        let guest = self.locate_guest(&intent.target.vm, by).await?;
         let item = match intent.change {
             Change::Create(_) => None,
             Change::Update(_) | Change::Delete | Change::Restore(_) => {
-                self.item(&guest, &intent.target.backup, by).await?
+                self.find_backup(&guest, &intent.target.backup, by).await?
             }
         };
         let kind = kind_of(intent, item.as_ref());
-        let task_type = task_type(intent.verb(), kind, guest.kind);
-        let seen = self
+        let task_type = tasks::type_for(intent.verb(), kind, guest.kind);
+        let known_tasks = self
             .own_tasks(&guest.node, &guest.vmid, task_type, by)
             .await?;
         let config = self.api.config(&guest, by).await;
-        let config = config.map_err(NativeError::of_read)?;
-        Ok(Before {
+        let config = config.map_err(NativeError::into_read_error)?;
+        Ok(GuestBaseline {
             node: guest.node,
             task_type: task_type.to_owned(),
-            seen: seen.into_iter().map(|task| task.upid).collect(),
+            known_tasks: known_tasks.into_iter().map(|task| task.upid).collect(),
             full: kind == BackupKind::Full,
             vmgenid: config.vmgenid,
             parent: config.parent,
@@ -121,18 +122,18 @@ impl Proxmox {
             query.push(("vmid", vmid));
         }
         let tasks = self.api.tasks(node, &query, by).await;
-        let mut tasks = tasks.map_err(NativeError::of_read)?;
+        let mut tasks = tasks.map_err(NativeError::into_read_error)?;
         tasks.retain(|task| self.is_own(task) && tasks::guest_of(&task.upid) == Some(vmid));
         Ok(tasks)
     }
 
     /// What became of the call, by the tasks that are new since it.
-    async fn trace(
+    async fn trace_tasks(
         &self,
         guest: &Guest,
-        before: &Before,
+        before: &GuestBaseline,
         by: Deadline,
-    ) -> Result<Trace, AdapterError> {
+    ) -> Result<TaskTrace, AdapterError> {
         let mut new = Vec::new();
         // The guest may have migrated since; its tasks stay with the node that ran them.
         let mut nodes = vec![before.node.as_str()];
@@ -146,13 +147,13 @@ impl Proxmox {
             new.extend(
                 found
                     .into_iter()
-                    .filter(|task| !before.seen.contains(&task.upid)),
+                    .filter(|task| !before.known_tasks.contains(&task.upid)),
             );
         }
         Ok(match new.as_slice() {
-            [] => Trace::None,
-            [task] => Trace::One(task.upid.clone(), TaskEnd::of_entry(task)),
-            [_, _, ..] => Trace::Many,
+            [] => TaskTrace::None,
+            [task] => TaskTrace::One(task.upid.clone(), TaskEnd::of_entry(task)),
+            [_, _, ..] => TaskTrace::Many,
         })
     }
 
@@ -161,14 +162,14 @@ impl Proxmox {
         &self,
         guest: &Guest,
         intent: &Intent,
-        before: &Before,
+        before: &GuestBaseline,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        let trace = self.trace(guest, before, by).await?;
-        if let Trace::One(upid, TaskEnd::Running) = &trace {
+        let trace = self.trace_tasks(guest, before, by).await?;
+        if let TaskTrace::One(upid, TaskEnd::Running) = &trace {
             return Ok(TaskRef::new(upid.clone()).map_or(FindOutcome::NotYet, FindOutcome::Task));
         }
-        let items = self.items(guest, by).await?;
+        let items = self.list_native(guest, by).await?;
         let mut same_id = items
             .into_iter()
             .filter(|(id, _)| *id == intent.target.backup);
@@ -187,27 +188,27 @@ impl Proxmox {
     async fn find_create(
         &self,
         guest: &Guest,
-        item: Option<&Item>,
-        trace: Trace,
+        item: Option<&NativeBackup>,
+        trace: TaskTrace,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         Ok(match (item, trace) {
             (Some(item), _) if item.is_unfinished() => {
-                FindOutcome::Failed(self.left_over(guest, by).await?)
+                FindOutcome::Failed(self.left_over_fault(guest, by).await?)
             }
             (Some(_), _) => FindOutcome::Done,
-            (None, Trace::None) => FindOutcome::NotBegun,
-            (None, Trace::One(upid, TaskEnd::Failed(text))) => {
+            (None, TaskTrace::None) => FindOutcome::NotBegun,
+            (None, TaskTrace::One(upid, TaskEnd::Failed(text))) => {
                 FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
-            (None, Trace::One(_, TaskEnd::Interrupted)) => FindOutcome::NotBegun,
-            (None, Trace::One(upid, TaskEnd::Died)) => {
+            (None, TaskTrace::One(_, TaskEnd::Interrupted)) => FindOutcome::NotBegun,
+            (None, TaskTrace::One(upid, TaskEnd::Died)) => {
                 FindOutcome::Failed(self.failure(&upid, "the task died", by).await)
             }
             // It ended well and was removed by others since, or there is no telling which one is ours.
-            (None, Trace::One(_, TaskEnd::Succeeded(_))) => FindOutcome::Done,
-            (None, Trace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
-            (None, Trace::Many) => FindOutcome::Unknowable,
+            (None, TaskTrace::One(_, TaskEnd::Succeeded(_))) => FindOutcome::Done,
+            (None, TaskTrace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
+            (None, TaskTrace::Many) => FindOutcome::Unknowable,
         })
     }
 
@@ -215,8 +216,8 @@ impl Proxmox {
         &self,
         guest: &Guest,
         intent: &Intent,
-        item: Option<&Item>,
-        trace: Trace,
+        item: Option<&NativeBackup>,
+        trace: TaskTrace,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let same = item.filter(|item| {
@@ -226,22 +227,23 @@ impl Proxmox {
         Ok(match (same, trace) {
             (None, _) => FindOutcome::Done,
             (Some(item), _) if item.is_unfinished() => {
-                FindOutcome::Failed(self.left_over(guest, by).await?)
+                FindOutcome::Failed(self.left_over_fault(guest, by).await?)
             }
-            (Some(_), Trace::None) => FindOutcome::NotBegun,
-            (Some(_), Trace::One(upid, TaskEnd::Failed(text))) => {
+            (Some(_), TaskTrace::None) => FindOutcome::NotBegun,
+            (Some(_), TaskTrace::One(upid, TaskEnd::Failed(text))) => {
                 FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
             // Nothing of it was removed, else it would be marked as unfinished.
-            (Some(Item::Snapshot(_)), Trace::One(_, TaskEnd::Died | TaskEnd::Interrupted)) => {
-                FindOutcome::NotBegun
-            }
             (
-                Some(Item::Archive { .. }),
-                Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted),
+                Some(NativeBackup::Snapshot(_)),
+                TaskTrace::One(_, TaskEnd::Died | TaskEnd::Interrupted),
+            ) => FindOutcome::NotBegun,
+            (
+                Some(NativeBackup::Archive { .. }),
+                TaskTrace::One(upid, TaskEnd::Died | TaskEnd::Interrupted),
             ) => FindOutcome::Failed(self.failure(&upid, "the task died", by).await),
-            (Some(_), Trace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
-            (Some(_), Trace::One(_, TaskEnd::Succeeded(_)) | Trace::Many) => {
+            (Some(_), TaskTrace::One(_, TaskEnd::Running)) => FindOutcome::NotYet,
+            (Some(_), TaskTrace::One(_, TaskEnd::Succeeded(_)) | TaskTrace::Many) => {
                 FindOutcome::Unknowable
             }
         })
@@ -251,23 +253,23 @@ impl Proxmox {
         &self,
         guest: &Guest,
         intent: &Intent,
-        before: &Before,
-        trace: Trace,
+        before: &GuestBaseline,
+        trace: TaskTrace,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let config = self.api.config(guest, by).await;
-        let config = config.map_err(NativeError::of_read)?;
+        let config = config.map_err(NativeError::into_read_error)?;
         // The generation changes at the very end of a rollback and of a restore from an archive.
         let is_new = config.vmgenid.is_some() && config.vmgenid != before.vmgenid;
         let descends = config.parent.as_deref() == Some(intent.target.backup.as_str());
         let shows_end = config.lock.is_none() && is_new && (before.full || descends);
         Ok(match trace {
-            Trace::One(_, TaskEnd::Succeeded(_)) => FindOutcome::Done,
-            Trace::One(upid, TaskEnd::Failed(text)) => {
+            TaskTrace::One(_, TaskEnd::Succeeded(_)) => FindOutcome::Done,
+            TaskTrace::One(upid, TaskEnd::Failed(text)) => {
                 FindOutcome::Failed(self.failure(&upid, &text, by).await)
             }
-            Trace::One(_, TaskEnd::Running) => FindOutcome::NotYet,
-            Trace::One(upid, TaskEnd::Died | TaskEnd::Interrupted) => {
+            TaskTrace::One(_, TaskEnd::Running) => FindOutcome::NotYet,
+            TaskTrace::One(upid, TaskEnd::Died | TaskEnd::Interrupted) => {
                 if shows_end {
                     FindOutcome::Done
                 } else if config.lock.is_some() {
@@ -279,24 +281,26 @@ impl Proxmox {
                     FindOutcome::Unknowable
                 }
             }
-            Trace::None if config.lock.as_deref() == Some("rollback") => {
-                FindOutcome::Failed(self.left_over(guest, by).await?)
+            TaskTrace::None if config.lock.as_deref() == Some("rollback") => {
+                FindOutcome::Failed(self.left_over_fault(guest, by).await?)
             }
-            Trace::None => FindOutcome::NotBegun,
-            Trace::Many => FindOutcome::Unknowable,
+            TaskTrace::None => FindOutcome::NotBegun,
+            TaskTrace::Many => FindOutcome::Unknowable,
         })
     }
 
     /// The failure of a change whose task died and left the guest locked.
-    async fn left_over(&self, guest: &Guest, by: Deadline) -> Result<Fault, AdapterError> {
+    async fn left_over_fault(&self, guest: &Guest, by: Deadline) -> Result<Fault, AdapterError> {
         let status = self.api.status(guest, by).await;
-        let status = status.map_err(NativeError::of_read)?;
+        let status = status.map_err(NativeError::into_read_error)?;
         let text = match &status.lock {
-            Some(lock) => format!(
-                "The task of the VM manager was interrupted and left the change half done. {}",
-                changes::locked(guest, lock).text
+            Some(lock) => public_text!(
+                "The task of the VM manager was interrupted and left the change incomplete. {}",
+                begin::locked(guest, lock).text
             ),
-            None => "The task of the VM manager was interrupted and left the backup incomplete. Delete it.".to_owned(),
+            None => public_text!(
+                "The task of the VM manager was interrupted and left the backup incomplete. Delete it."
+            ),
         };
         Ok(Fault::new(FaultKind::BackendFailed, text))
     }
@@ -309,18 +313,20 @@ impl Proxmox {
         patch: &BackupPatch,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        let Some(item) = self.item(guest, &intent.target.backup, by).await? else {
+        let Some(item) = self.find_backup(guest, &intent.target.backup, by).await? else {
             let fault = Fault::new(
                 FaultKind::NoSuchBackup,
-                "The VM has no such backup any more.",
+                public_text!(
+                    "The backup does not exist any more, so it was not changed. List the backups."
+                ),
             );
             return Ok(FindOutcome::Failed(fault));
         };
         let now = item.notes();
-        let wanted = changes::wanted_protection(patch);
+        let wanted = begin::requested_protection(patch);
         let is_done = match &item {
-            Item::Snapshot(_) => now.clone().patched(patch) == now,
-            Item::Archive { volume, .. } => {
+            NativeBackup::Snapshot(_) => now.clone().patched(patch) == now,
+            NativeBackup::Archive { volume, .. } => {
                 let mut patched = now.clone().patched(patch);
                 patched.protected = now.protected;
                 patched == now && wanted.is_none_or(|protected| protected == volume.protected)
@@ -340,17 +346,17 @@ mod tests {
 
     #[test]
     fn what_was_seen_before_is_read_again() {
-        let before = Before {
+        let before = GuestBaseline {
             node: "pve1".to_owned(),
             task_type: "qmrollback".to_owned(),
-            seen: vec!["UPID:pve1:1:1:1:qmrollback:100:gate@pve!t1:".to_owned()],
+            known_tasks: vec!["UPID:pve1:1:1:1:qmrollback:100:gate@pve!t1:".to_owned()],
             full: false,
             vmgenid: Some("g".to_owned()),
             parent: None,
         };
         let evidence = before.to_evidence().unwrap();
-        let read = Before::from_evidence(&evidence).unwrap();
+        let read = GuestBaseline::from_evidence(&evidence).unwrap();
         assert_eq!(format!("{read:?}"), format!("{before:?}"));
-        assert!(Before::from_evidence(&Evidence::new("{}".to_owned()).unwrap()).is_none());
+        assert!(GuestBaseline::from_evidence(&Evidence::new("{}".to_owned()).unwrap()).is_none());
     }
 }

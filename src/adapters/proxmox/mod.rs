@@ -5,12 +5,13 @@
 //! Changes are tasks of Proxmox VE: a 200 with a task id says nothing about success, the end of the task does.
 //! `docs/adapters/proxmox.md` has what maps to what, the rights that are needed, and what is lossy.
 
-mod changes;
+mod begin;
 mod client;
 mod config;
 mod error;
 mod evidence;
-mod items;
+mod keys;
+mod native_backup;
 mod notes;
 mod tasks;
 mod wire;
@@ -33,9 +34,10 @@ use crate::adapters::proxmox::client::Api;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
 use crate::adapters::proxmox::error::NativeError;
-use crate::adapters::proxmox::evidence::Before;
-use crate::adapters::proxmox::items::Item;
+use crate::adapters::proxmox::evidence::GuestBaseline;
+use crate::adapters::proxmox::native_backup::NativeBackup;
 use crate::adapters::proxmox::tasks::TaskEnd;
+use crate::adapters::transport::Credential;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -51,15 +53,15 @@ use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
-use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 pub use config::AfterRestore;
 pub use config::BackupMode;
 pub use config::Config;
 pub use config::ConfigError;
-pub use config::ServerTrust;
+pub use config::NodeTrust;
 
 /// A request whose connection was dropped at once is carried out within a tenth of a second; this is fifty times that.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -80,8 +82,10 @@ impl Proxmox {
     /// # Errors
     /// [`ConfigError`] when something in the configuration cannot be used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let api = Api::new(config.clients()?, &config.token);
         let author = config.user_and_token().ok_or(ConfigError::Token)?;
+        let credential =
+            Credential::proxmox_token(&config.token).map_err(|_unsendable| ConfigError::Token)?;
+        let api = Api::new(config.clients()?, credential);
         Ok(Self {
             api,
             author,
@@ -91,11 +95,15 @@ impl Proxmox {
     }
 
     /// The guest and the node that has it now.
-    async fn locate(&self, vm: &VmId, by: Deadline) -> Result<Guest, AdapterError> {
-        if !items::is_vmid(vm) {
+    async fn locate_guest(&self, vm: &VmId, by: Deadline) -> Result<Guest, AdapterError> {
+        if !native_backup::is_vmid(vm) {
             return Err(no_such_vm());
         }
-        let guests = self.api.guests(by).await.map_err(NativeError::of_read)?;
+        let guests = self
+            .api
+            .guests(by)
+            .await
+            .map_err(NativeError::into_read_error)?;
         let found = guests
             .into_iter()
             .find(|guest| guest.vmid.to_string() == vm.as_str())
@@ -114,23 +122,24 @@ impl Proxmox {
     }
 
     /// Every backup of a guest, in order of the ids, unfinished snapshots included. Notes of archives may be cut.
-    async fn items(
+    async fn list_native(
         &self,
         guest: &Guest,
         by: Deadline,
-    ) -> Result<Vec<(BackupId, Item)>, AdapterError> {
+    ) -> Result<Vec<(BackupId, NativeBackup)>, AdapterError> {
         let snapshots = self.api.snapshots(guest, by).await;
-        let snapshots = snapshots.map_err(NativeError::of_read)?;
-        let mut items: Vec<Item> = snapshots.into_iter().map(Item::Snapshot).collect();
+        let snapshots = snapshots.map_err(NativeError::into_read_error)?;
+        let mut items: Vec<NativeBackup> =
+            snapshots.into_iter().map(NativeBackup::Snapshot).collect();
         for storage in &self.config.storages {
             let volumes = self.api.archives(guest, storage, by).await;
-            let volumes = volumes.map_err(NativeError::of_read)?;
-            items.extend(volumes.into_iter().map(|volume| Item::Archive {
+            let volumes = volumes.map_err(NativeError::into_read_error)?;
+            items.extend(volumes.into_iter().map(|volume| NativeBackup::Archive {
                 storage: storage.clone(),
                 volume,
             }));
         }
-        let mut named: Vec<(BackupId, Item)> = items
+        let mut named: Vec<(BackupId, NativeBackup)> = items
             .into_iter()
             .filter_map(|item| item.id().map(|id| (id, item)))
             .collect();
@@ -139,16 +148,16 @@ impl Proxmox {
     }
 
     /// The same as callers may see it: without what a task is making or removing at this moment.
-    async fn shown(
+    async fn list_visible(
         &self,
         guest: &Guest,
         by: Deadline,
-    ) -> Result<Vec<(BackupId, Item)>, AdapterError> {
-        let mut items = self.items(guest, by).await?;
+    ) -> Result<Vec<(BackupId, NativeBackup)>, AdapterError> {
+        let mut items = self.list_native(guest, by).await?;
         if items.iter().any(|(_, item)| item.is_unfinished()) {
             let query = [("vmid", guest.vmid.as_str()), ("source", "active")];
             let active = self.api.tasks(&guest.node, &query, by).await;
-            if !active.map_err(NativeError::of_read)?.is_empty() {
+            if !active.map_err(NativeError::into_read_error)?.is_empty() {
                 items.retain(|(_, item)| !item.is_unfinished());
             }
         }
@@ -156,38 +165,46 @@ impl Proxmox {
     }
 
     /// The item with all of its notes.
-    async fn whole(&self, guest: &Guest, item: Item, by: Deadline) -> Result<Item, AdapterError> {
-        let Item::Archive { storage, volume } = item else {
+    async fn with_full_notes(
+        &self,
+        guest: &Guest,
+        item: NativeBackup,
+        by: Deadline,
+    ) -> Result<NativeBackup, AdapterError> {
+        let NativeBackup::Archive { storage, volume } = item else {
             return Ok(item);
         };
         // Only the notes: the answer about one volume lacks what the list has.
         let notes = if volume.notes.is_some() {
             let one = self.api.archive(guest, &storage, &volume.volid, by).await;
-            one.map_err(NativeError::of_read)?.notes
+            one.map_err(NativeError::into_read_error)?.notes
         } else {
             None
         };
-        Ok(Item::Archive {
+        Ok(NativeBackup::Archive {
             storage,
             volume: wire::Volume { notes, ..volume },
         })
     }
 
-    /// The one item of that id. Two of them are told apart by nobody, so neither is touched.
-    async fn item(
+    /// The one backup of that id. Of two with one id, neither is provably the right one, so neither is touched.
+    async fn find_backup(
         &self,
         guest: &Guest,
         id: &BackupId,
         by: Deadline,
-    ) -> Result<Option<Item>, AdapterError> {
-        let mut found = self.shown(guest, by).await?;
+    ) -> Result<Option<NativeBackup>, AdapterError> {
+        let mut found = self.list_visible(guest, by).await?;
         found.retain(|(other, _)| other == id);
         if found.len() > 1 {
-            let text = "The VM has two backups with this id, a snapshot and an archive. Rename the snapshot or change the notes of the archive.";
+            let text = public_text!(
+                "The VM has two backups with this id, a snapshot and an archive; nothing was changed. Ask an operator to remove the id \
+                        from the notes of the archive."
+            );
             return Err(AdapterError::refused(FaultKind::Conflict, text));
         }
         match found.pop() {
-            Some((_, item)) => self.whole(guest, item, by).await.map(Some),
+            Some((_, item)) => self.with_full_notes(guest, item, by).await.map(Some),
             None => Ok(None),
         }
     }
@@ -222,15 +239,15 @@ fn capability(config: &Config) -> Capability {
         kinds,
         restore_options: &[
             (
-                changes::AFTER_RESTORE,
+                begin::AFTER_RESTORE,
                 "`as-before`, `running` or `stopped`: whether the VM runs afterwards",
             ),
             (
-                changes::STORAGE,
+                begin::STORAGE,
                 "of a full backup: the storage for the restored disks; by default where they were",
             ),
             (
-                changes::DISCARD_SNAPSHOTS,
+                begin::DISCARD_SNAPSHOTS,
                 "of a full backup: `true` allows that the restore deletes the snapshots of the VM",
             ),
         ],
@@ -243,12 +260,17 @@ fn capability(config: &Config) -> Capability {
 fn no_such_vm() -> AdapterError {
     AdapterError::refused(
         FaultKind::NoSuchVm,
-        "The VM manager has no such VM, or does not show it to the gateway's token.",
+        public_text!(
+            "The VM manager has no such VM, or does not show it to the gateway's token. Check its id."
+        ),
     )
 }
 
 fn no_such_backup() -> AdapterError {
-    AdapterError::refused(FaultKind::NoSuchBackup, "The VM has no such backup.")
+    AdapterError::refused(
+        FaultKind::NoSuchBackup,
+        public_text!("The VM has no such backup. List its backups."),
+    )
 }
 
 #[async_trait]
@@ -260,24 +282,29 @@ impl Adapter for Proxmox {
     /// `snapgate-<operation>`: a name that snapshots may have.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
-            AdapterError::refused(FaultKind::Invalid, "The id cannot be used.").because(error)
+            let text = public_text!("The gateway could not assign an id to the backup.");
+            AdapterError::refused(FaultKind::Invalid, text).because(error)
         })
     }
 
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
-        let version = self.api.version(by).await.map_err(NativeError::of_read)?;
+        let version = self
+            .api
+            .version(by)
+            .await
+            .map_err(NativeError::into_read_error)?;
         Ok(Health {
             product: format!("Proxmox VE {}", version.version),
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        let guest = self.locate(vm, by).await?;
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        let guest = self.locate_guest(vm, by).await?;
         // The list of guests shows `unknown` while the statistics of a node hang.
         let status = self.api.status(&guest, by).await;
-        let status = status.map_err(NativeError::of_read)?;
+        let status = status.map_err(NativeError::into_read_error)?;
         let config = self.api.config(&guest, by).await;
-        let config = config.map_err(NativeError::of_read)?;
+        let config = config.map_err(NativeError::into_read_error)?;
         Ok(Vm {
             id: vm.clone(),
             name: status
@@ -289,25 +316,30 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        let guest = self.locate(vm, by).await?;
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        let guest = self.locate_guest(vm, by).await?;
         let mut backups = Vec::new();
-        for (id, item) in self.shown(&guest, by).await? {
+        for (id, item) in self.list_visible(&guest, by).await? {
             if page.after.as_ref().is_some_and(|after| id <= *after) {
                 continue;
             }
             if backups.len() == page.needed() {
                 break;
             }
-            let item = self.whole(&guest, item, by).await?;
+            let item = self.with_full_notes(&guest, item, by).await?;
             backups.extend(item.backup(&guest));
         }
         Ok(page.of(backups))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let guest = self.locate(&target.vm, by).await?;
-        let item = self.item(&guest, &target.backup, by).await?;
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let guest = self.locate_guest(&target.vm, by).await?;
+        let item = self.find_backup(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
             .ok_or_else(no_such_backup)
     }
@@ -328,7 +360,7 @@ impl Adapter for Proxmox {
         if matches!(intent.change, Change::Update(_)) {
             return Ok(None);
         }
-        let before = self.look_before(intent, by).await?;
+        let before = self.read_baseline(intent, by).await?;
         Ok(before.to_evidence())
     }
 
@@ -339,7 +371,7 @@ impl Adapter for Proxmox {
         _baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
-        let guest = self.locate(&intent.target.vm, by).await?;
+        let guest = self.locate_guest(&intent.target.vm, by).await?;
         match &intent.change {
             Change::Create(new) => self.create(&guest, intent, new, key, by).await,
             Change::Update(patch) => self.update(&guest, intent, patch, by).await,
@@ -355,13 +387,13 @@ impl Adapter for Proxmox {
         };
         let found = match self.api.task(node, upid, by).await {
             Err(error) if error.is_missing() => return Ok(TaskState::Gone),
-            other => other.map_err(NativeError::of_read)?,
+            other => other.map_err(NativeError::into_read_error)?,
         };
         Ok(match TaskEnd::of_status(&found) {
             TaskEnd::Running => TaskState::Running(self.progress(node, upid, by).await),
             TaskEnd::Succeeded(warnings) => {
                 if warnings > 0 {
-                    tracing::warn!(upid, warnings, "a task succeeded with warnings");
+                    tracing::warn!(upid, warnings, "task succeeded with warnings");
                 }
                 TaskState::Done
             }
@@ -371,18 +403,18 @@ impl Adapter for Proxmox {
         })
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         _key: RequestKey,
         baseline: Option<&Evidence>,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        let guest = self.locate(&intent.target.vm, by).await?;
+        let guest = self.locate_guest(&intent.target.vm, by).await?;
         if let Change::Update(patch) = &intent.change {
             return self.find_update(&guest, intent, patch, by).await;
         }
-        match baseline.and_then(Before::from_evidence) {
+        match baseline.and_then(GuestBaseline::from_evidence) {
             Some(before) => self.find_task(&guest, intent, &before, by).await,
             None => Ok(FindOutcome::Unknowable),
         }
@@ -392,12 +424,14 @@ impl Adapter for Proxmox {
         let upid = task.as_str();
         let node = tasks::node_of(upid).filter(|_| is_create(upid));
         let Some(node) = node else {
-            let text = "This change cannot be cancelled once it has begun.";
+            let text = public_text!(
+                "This operation cannot be cancelled once it has begun. Wait for its end."
+            );
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         };
         match self.api.stop_task(node, upid, by).await {
             Err(error) if error.is_missing() => Ok(()),
-            other => other.map_err(NativeError::of_write),
+            other => other.map_err(NativeError::into_write_error),
         }
     }
 }
@@ -424,16 +458,11 @@ fn run_state(status: &wire::Status) -> RunState {
 }
 
 /// The kind of backup that an intent makes or uses.
-fn kind_of(intent: &Intent, item: Option<&Item>) -> BackupKind {
+fn kind_of(intent: &Intent, item: Option<&NativeBackup>) -> BackupKind {
     match &intent.change {
         Change::Create(new) => new.kind.unwrap_or(BackupKind::Snapshot),
         Change::Update(_) | Change::Delete | Change::Restore(_) => {
-            item.map_or(BackupKind::Snapshot, Item::kind)
+            item.map_or(BackupKind::Snapshot, NativeBackup::kind)
         }
     }
-}
-
-/// Whether an intent has tasks at all.
-const fn task_type(verb: Verb, kind: BackupKind, guest: GuestKind) -> &'static str {
-    tasks::type_for(verb, kind, guest)
 }

@@ -2,31 +2,16 @@
 //!
 //! A snapshot has one text, its description, which survives rollbacks; the gateway adds a last line to it. An archive
 //! has notes, of which lists show the first line only; there the gateway's line comes first. What people wrote in the
-//! other lines stays.
-//!
-//! ```text
-//! Before the upgrade.
-//!
-//! [snapgate] {"v":1,"name":"nightly","tags":["db"],"protected":true}
-//! ```
+//! other lines stays. The line itself: `description_trailer.rs`.
 
-use std::fmt::Write as _;
-
-use serde::Deserialize;
-use serde::Serialize;
-
+use crate::adapters::description_trailer::DescriptionTrailer;
+use crate::adapters::description_trailer::shown_description;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
 use crate::model::Description;
 use crate::model::NewBackup;
 use crate::model::Patch;
 use crate::model::Tag;
-use crate::model::limits;
-
-/// Starts the line of the gateway.
-const MARK: &str = "[snapgate] ";
-/// The format of that line.
-const VERSION: u32 = 1;
 
 /// Where the line of the gateway stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +37,6 @@ pub(super) struct Notes {
     pub(super) protected: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    v: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<BackupName>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<Tag>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    protected: bool,
-}
-
 impl Notes {
     /// Those of a backup that is to be made. `id` is given for archives.
     pub(super) fn of_new(new: &NewBackup, id: Option<&str>) -> Self {
@@ -86,38 +58,33 @@ impl Notes {
                 .map_or((whole, ""), |(rest, line)| (line, rest)),
             Place::First => whole.split_once('\n').unwrap_or((whole, "")),
         };
-        let own = line
-            .strip_prefix(MARK)
-            .and_then(|json| serde_json::from_str::<Line>(json).ok())
-            .filter(|line| line.v == VERSION);
+        let own = DescriptionTrailer::parse_line(line);
         let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         match own {
             None => Self {
                 text: filled(whole),
                 ..Self::default()
             },
-            Some(line) => Self {
+            Some(trailer) => Self {
                 text: filled(rest.trim_matches('\n')),
-                id: line.id,
-                name: line.name,
-                tags: line.tags,
-                protected: line.protected,
+                id: trailer.id,
+                name: trailer.name,
+                tags: trailer.tags,
+                protected: trailer.protected,
             },
         }
     }
 
     /// The text that says this.
     pub(super) fn write(&self, place: Place) -> String {
-        let line = Line {
-            v: VERSION,
+        let trailer = DescriptionTrailer {
             id: self.id.clone(),
             name: self.name.clone(),
             tags: self.tags.clone(),
             protected: self.protected,
         };
-        let json = serde_json::to_string(&line).unwrap_or_default();
         // Two braces side by side stand only in texts, and would be a variable of a template.
-        let line = format!("{MARK}{}", ascii(&json).replace("{{", "{\\u007b"));
+        let line = trailer.to_line().replace("{{", "{\\u007b");
         match (self.text.as_deref(), place) {
             (None, _) => line,
             (Some(text), Place::Last) => format!("{text}\n\n{line}"),
@@ -146,16 +113,7 @@ impl Notes {
 
     /// The description, cut to what the API allows, with blanks for control characters.
     pub(super) fn description(&self) -> Option<Description> {
-        let text = self.text.as_deref()?;
-        let is_kept = |character: char| !character.is_control() || matches!(character, '\n' | '\t');
-        let mut clean: String = text
-            .chars()
-            .map(|character| if is_kept(character) { character } else { ' ' })
-            .collect();
-        while clean.len() > limits::DESCRIPTION_BYTES_MAX {
-            clean.pop();
-        }
-        Description::new(&clean).ok()
+        shown_description(self.text.as_deref()?)
     }
 }
 
@@ -166,22 +124,6 @@ pub(super) fn as_template(text: &str) -> String {
         .replace('\n', "\\n")
         // The job replaces `{{name}}`; a zero-width space between the braces keeps the text as it is for readers.
         .replace("{{", "{\u{200b}{")
-}
-
-/// JSON with every other character than ASCII as an escape: whatever stores it keeps it.
-fn ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for character in json.chars() {
-        if character.is_ascii() {
-            out.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
-                write!(out, "\\u{unit:04x}").unwrap_or_default();
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -206,7 +148,7 @@ mod tests {
                 assert!(
                     written
                         .lines()
-                        .any(|line| line.is_ascii() && line.starts_with(MARK)),
+                        .any(|line| line.is_ascii() && line.starts_with("[snapgate] ")),
                     "{written}"
                 );
                 assert_eq!(

@@ -1,48 +1,56 @@
-//! What must be so before a change, whether the VM runs or not.
+//! Conditions for a change that hold whether the VM runs or not.
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::qemu::backups;
+use crate::adapters::qemu::disk;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::TagCoverage;
+use crate::adapters::qemu::disk::tag_coverage;
 use crate::adapters::qemu::identity;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Whole;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Verb;
+use crate::public_text;
 
-/// What must be so of the disks before a restore.
+/// Whether the disks can be restored from the backup.
+///
+/// # Errors
+/// A refusal that names the disk in question.
 pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), AdapterError> {
     let tag = intent.target.backup.as_str();
     are_capable(disks)?;
     is_distinct(disks, intent)?;
-    if !is_there(disks, intent)? {
-        return Err(none());
+    if !holds_meant_backup(disks, intent)? {
+        return Err(no_such_backup());
     }
-    let missing = disks.iter().find(|disk| !disk.has(tag));
-    match (map::whole(disks, tag), missing) {
-        (Some(Whole::Yes), _) => {}
-        (Some(Whole::Partial), Some(disk)) => {
+    let missing = disks.iter().find(|disk| !disk.has_tag(tag));
+    match (tag_coverage(disks, tag), missing) {
+        (Some(TagCoverage::Complete), _) => {}
+        (Some(TagCoverage::Partial), Some(disk)) => {
+            let label = &disk.label;
             return Err(AdapterError::refused(
                 FaultKind::NotReady,
-                format!(
-                    "The backup is missing on disk {} of the VM; nothing was changed. Delete the backup.",
-                    disk.label
+                public_text!(
+                    "The backup is incomplete: it is missing on disk {label} of the VM. Nothing was changed. Delete the backup."
                 ),
             ));
         }
-        (Some(Whole::Partial | Whole::Twice), _) => {
+        (Some(TagCoverage::Partial | TagCoverage::Duplicated), _) => {
             return Err(AdapterError::refused(
                 FaultKind::NotReady,
-                "A disk of the VM has two snapshots of that id; nothing was changed. Delete one of them with the tools of QEMU.",
+                public_text!(
+                    "A disk of the VM has two snapshots with the id {tag}; nothing was changed. Delete one of them on the host."
+                ),
             ));
         }
-        (None, _) => return Err(none()),
+        (None, _) => return Err(no_such_backup()),
     }
-    if let Some(disk) = disks.iter().find(|disk| disk.bitmaps) {
+    if let Some(disk) = disks.iter().find(|disk| disk.has_bitmaps) {
+        let label = &disk.label;
         return Err(AdapterError::refused(
             FaultKind::Conflict,
-            format!(
-                "Disk {} of the VM has dirty bitmaps, with which QEMU does not restore; nothing was changed. Remove them first.",
-                disk.label
+            public_text!(
+                "Disk {label} of the VM has dirty bitmaps, which prevent a restore; nothing was changed. Remove the bitmaps and try again."
             ),
         ));
     }
@@ -50,94 +58,129 @@ pub(super) fn may_restore(disks: &[Disk], intent: &Intent) -> Result<(), Adapter
 }
 
 /// Whether every disk can be backed up and restored.
+///
+/// # Errors
+/// A refusal that names the first disk that cannot.
 pub(super) fn are_capable(disks: &[Disk]) -> Result<(), AdapterError> {
-    let refused = |text: String| Err(AdapterError::refused(FaultKind::Unsupported, text));
     if disks.is_empty() {
-        return refused("The VM has no disk that can be backed up.".to_owned());
+        return Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            public_text!(
+                "The VM has no disk that can be backed up; nothing was changed. Attach a writable qcow2 disk and try again."
+            ),
+        ));
     }
-    if let Some(disk) = disks.iter().find(|disk| !disk.capable) {
-        return refused(format!(
-            "Disk {} of the VM is not in qcow2 format and cannot hold snapshots; nothing was changed. \
-             Convert it, or leave it out of `disks` and `images`.",
-            disk.label
+    if let Some(disk) = disks.iter().find(|disk| !disk.can_snapshot) {
+        let label = &disk.label;
+        return Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            public_text!(
+                "Disk {label} of the VM is not in qcow2 format and cannot hold snapshots; nothing was changed. Convert it, or leave it out of `disks` and `images`."
+            ),
         ));
     }
     Ok(())
 }
 
-/// Whether QEMU cannot take the tag for the number of a snapshot: it looks for either in one command or another.
+/// Whether QEMU cannot confuse the tag with the number of a snapshot: some of its commands look for either.
+///
+/// # Errors
+/// A refusal that names the other snapshot.
 pub(super) fn is_distinct(disks: &[Disk], intent: &Intent) -> Result<(), AdapterError> {
     let tag = intent.target.backup.as_str();
-    let Some((disk, snapshot)) = map::numbered_like(disks, tag) else {
+    let Some((disk, snapshot)) = disk::numbered_like(disks, tag) else {
         return Ok(());
     };
     let (label, other) = (&disk.label, &snapshot.name);
     let text = if other != tag {
-        format!(
-            "The backup's id {tag} is also the number of snapshot {other} on disk {label}, and QEMU may confuse the two; nothing was changed. \
-             Delete {other} first."
+        public_text!(
+            "The id {tag} of the backup is also the number of snapshot {other} on disk {label}, and the two could be confused; nothing was changed. Delete {other} first."
         )
     } else if intent.verb() == Verb::Delete {
         // Deletes go by the name, and nothing else has this number.
         return Ok(());
     } else {
-        format!(
-            "The backup's id {tag} is also the number of a snapshot on disk {label}, and QEMU may confuse the two; nothing was changed. \
-             Use a backup whose id is not a number."
+        public_text!(
+            "The id {tag} of the backup is also the number of a snapshot on disk {label}, and the two could be confused; nothing was changed. Use a backup whose id is not a number."
         )
     };
     Err(AdapterError::refused(FaultKind::Conflict, text))
 }
 
-/// Whether the very backup that is meant is there, or before a delete what is left of it.
+/// Whether the very backup that is meant is there, or before a delete what remains of it.
 ///
 /// # Errors
 /// When another one of the same id is.
-pub(super) fn is_there(disks: &[Disk], intent: &Intent) -> Result<bool, AdapterError> {
+pub(super) fn holds_meant_backup(disks: &[Disk], intent: &Intent) -> Result<bool, AdapterError> {
     let tag = intent.target.backup.as_str();
-    let Some(found) = map::backup(disks, tag) else {
+    let Some(found) = backups::find_backup(disks, tag) else {
         return Ok(false);
     };
     let is_meant = match (&intent.identity, intent.verb()) {
         (None, _) => true,
-        (Some(meant), Verb::Restore) => identity::is_whole(tag, meant, &found.identity),
+        (Some(meant), Verb::Restore) => identity::is_complete(tag, meant, &found.identity),
         (Some(meant), Verb::Create | Verb::Update | Verb::Delete) => {
-            identity::is_rest_of(tag, meant, &found.identity)
+            identity::is_remainder_of(tag, meant, &found.identity)
         }
     };
     if is_meant {
         return Ok(true);
     }
-    Err(another())
+    Err(other_backup_under_id())
 }
 
-pub(super) fn another() -> AdapterError {
+pub(super) fn other_backup_under_id() -> AdapterError {
     AdapterError::refused(
         FaultKind::NoSuchBackup,
-        "The VM has another backup under this id.",
+        public_text!(
+            "The VM has a different backup under this id now; nothing was changed. List its backups."
+        ),
     )
 }
 
-pub(super) fn none() -> AdapterError {
-    AdapterError::refused(FaultKind::NoSuchBackup, "The VM has no such backup.")
+pub(super) fn no_such_backup() -> AdapterError {
+    AdapterError::refused(
+        FaultKind::NoSuchBackup,
+        public_text!("The VM has no such backup. List its backups."),
+    )
 }
 
-pub(super) fn half() -> AdapterError {
+pub(super) fn partial_backup_exists() -> AdapterError {
     AdapterError::refused(
         FaultKind::Conflict,
-        "Some disks of the VM have a snapshot of that id.",
+        public_text!(
+            "Some disks of the VM already have a snapshot with this id; nothing was changed. Delete that snapshot and try again."
+        ),
     )
 }
 
-pub(super) fn unsupported() -> AdapterError {
+pub(super) fn metadata_unsupported() -> AdapterError {
     AdapterError::refused(
         FaultKind::Unsupported,
-        "QEMU keeps no names, descriptions or tags.",
+        public_text!("The VM manager stores no names, descriptions or tags; nothing was changed."),
     )
 }
 
 /// Disks in a sentence: `disk a` or `disks a, b`.
-pub(super) fn listed(labels: &[String]) -> String {
+pub(super) fn list_disks(labels: &[String]) -> String {
     let word = if labels.len() == 1 { "disk" } else { "disks" };
     format!("{word} {}", labels.join(", "))
+}
+
+/// The outcome of a restore by disk, for use within a sentence: `restored: disk a; not restored: disk b`.
+pub(super) fn list_outcomes(
+    restored: &[String],
+    not_restored: &[String],
+    unknown: &[String],
+) -> String {
+    let groups = [
+        ("restored", restored),
+        ("not restored", not_restored),
+        ("unknown", unknown),
+    ];
+    let named = groups.iter().filter(|(_, labels)| !labels.is_empty());
+    let clauses: Vec<String> = named
+        .map(|(word, labels)| format!("{word}: {}", list_disks(labels)))
+        .collect();
+    clauses.join("; ")
 }

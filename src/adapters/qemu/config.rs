@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::VmId;
 
 /// What stands for the id of the VM in a path.
-const PLACEHOLDER: &str = "{vm}";
+pub(super) const PLACEHOLDER: &str = "{vm}";
 
 /// Where the monitors and images of VMs are found. VMs that differ in more than their id go on backends of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Default for Config {
 
 /// Where one VM is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct VmPaths {
     /// Its monitor socket.
     pub(super) qmp: PathBuf,
     /// Node names of its disks; empty: find out.
@@ -53,12 +53,12 @@ pub(super) struct Place {
     /// Its images; empty: it must run.
     pub(super) images: Vec<PathBuf>,
     /// Where each of these images lies.
-    pub(super) homes: Vec<Home>,
+    pub(super) homes: Vec<ImageLocation>,
 }
 
 /// Where an image lies according to its template: evidence of whether its storage is there and whether the VM exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Home {
+pub(super) enum ImageLocation {
     /// The path is the same for every VM, so the VM exists by configuration.
     Fixed,
     /// This folder holds the images of all VMs.
@@ -67,7 +67,7 @@ pub(super) enum Home {
     Own(PathBuf, PathBuf),
 }
 
-impl Home {
+impl ImageLocation {
     fn of(template: &str, id: &str) -> Self {
         let mut shared = PathBuf::new();
         let mut parts = Path::new(template).components();
@@ -89,20 +89,20 @@ impl Home {
 
 impl Config {
     /// Where the VM is found; `None` when its id would lead out of the folder.
-    pub(super) fn place(&self, vm: &VmId) -> Option<Place> {
+    pub(super) fn place(&self, vm: &VmId) -> Option<VmPaths> {
         let id = vm.as_str();
         if id.contains('/') {
             return None;
         }
         let path = |template: &String| PathBuf::from(template.replace(PLACEHOLDER, id));
-        Some(Place {
+        Some(VmPaths {
             qmp: path(&self.qmp),
             disks: self.disks.clone(),
             images: self.images.iter().map(path).collect(),
             homes: self
                 .images
                 .iter()
-                .map(|image| Home::of(image, id))
+                .map(|image| ImageLocation::of(image, id))
                 .collect(),
         })
     }
@@ -135,16 +135,17 @@ mod tests {
 
     #[test]
     fn the_folders_of_an_image_follow_from_its_template() {
-        let shared = |path: &str| Home::Shared(PathBuf::from(path));
-        let own = |path: &str, below: &str| Home::Own(PathBuf::from(path), PathBuf::from(below));
+        let shared = |path: &str| ImageLocation::Shared(PathBuf::from(path));
+        let own =
+            |path: &str, below: &str| ImageLocation::Own(PathBuf::from(path), PathBuf::from(below));
         let rows = [
             ("/srv/vms/{vm}.qcow2", shared("/srv/vms")),
             ("/srv/{vm}/root.qcow2", own("/srv", "/srv/web")),
             ("/srv/vm-{vm}/a/b.qcow2", own("/srv", "/srv/vm-web")),
-            ("/srv/db/root.qcow2", Home::Fixed),
+            ("/srv/db/root.qcow2", ImageLocation::Fixed),
         ];
         for (template, expected) in rows {
-            assert_eq!(Home::of(template, "web"), expected, "{template}");
+            assert_eq!(ImageLocation::of(template, "web"), expected, "{template}");
         }
     }
 }

@@ -1,106 +1,131 @@
-//! What goes wrong with a monitor or with qemu-img, and what a caller is told of it.
+//! Failures of a monitor or of `qemu-img`, and what callers read about them.
+//!
+//! This is the one place where native texts become faults.
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::Retry;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::PublicText;
 use crate::model::Verb;
+use crate::public_text;
 
 /// What went wrong. The text inside is QEMU's own and for the log only.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QemuError {
-    /// Nobody listens on the socket: the VM is off.
-    #[error("nobody listens on the monitor socket: {0}")]
-    Absent(String),
+    /// Nothing listens on the socket: the VM is off.
+    #[error("nothing listens on the monitor socket: {0}")]
+    NotRunning(String),
     /// An image is not there.
     #[error("an image is missing: {0}")]
-    Missing(String),
+    ImageMissing(String),
     /// Another file is at the path of an image than before.
-    #[error("an image is another file by now: {0}")]
-    Replaced(String),
-    /// The system does not let us.
+    #[error("an image was replaced by another file: {0}")]
+    ImageReplaced(String),
+    /// The operating system denies access.
     #[error("access denied: {0}")]
-    Denied(String),
+    AccessDenied(String),
     /// Another client holds the monitor.
     #[error("the monitor did not greet in time")]
-    Held,
-    /// The main loop of QEMU is at work on a snapshot and answers nothing.
-    #[error("QEMU is at work on a snapshot")]
-    Blocked,
+    MonitorHeld,
+    /// The main loop of QEMU works on a snapshot and answers nothing.
+    #[error("QEMU is busy with a snapshot")]
+    MainLoopBlocked,
     /// The connection ended before the answer came.
     #[error("the connection ended: {0}")]
-    Lost(String),
+    ConnectionLost(String),
     /// No answer came in time.
     #[error("no answer in time")]
-    Late,
-    /// The answer makes no sense.
+    TimedOut,
+    /// The answer is not of the form that was expected.
     #[error("unexpected answer: {0}")]
-    Nonsense(String),
-    /// QEMU or qemu-img said no; nothing was done by this command.
+    UnexpectedAnswer(String),
+    /// QEMU or `qemu-img` refused; this command did nothing.
     #[error("refused: {0}")]
     Refused(String),
 }
 
 impl QemuError {
-    /// As the error of a call that reads.
-    pub(super) fn of_read(self) -> AdapterError {
-        let refused = AdapterError::refused;
-        match &self {
-            Self::Absent(_) => refused(FaultKind::Conflict, "The VM is not running."),
-            Self::Missing(_) => AdapterError::unavailable(
-                "An image of the VM is missing; check that its storage is mounted, and try again.",
-            ),
-            Self::Replaced(_) => refused(
-                FaultKind::Conflict,
-                "An image of the VM was replaced meanwhile; check `images`, and try again.",
-            ),
-            Self::Denied(_) => refused(
-                FaultKind::BackendDenied,
-                "The gateway may not use the VM's monitor or images.",
-            ),
-            Self::Held => passing("Another program uses the VM's monitor; try again later."),
-            Self::Blocked => passing("The VM is at work on a backup; try again later."),
-            Self::Lost(_) => passing("The connection to the VM was lost; try again."),
-            Self::Late => passing("The VM did not answer in time; try again later."),
-            Self::Nonsense(_) => refused(
-                FaultKind::BackendFailed,
-                "The VM answered something unexpected.",
-            ),
-            Self::Refused(text) => {
-                let fault = fault(None, text);
-                AdapterError::refused(fault.kind, fault.text)
-            }
-        }
-        .because(&self)
-        // Each VM has a monitor and images of its own.
-        .of_one_vm()
-    }
-
     /// As the error of a command with an effect, once it may have been sent.
-    pub(super) fn of_command(self, verb: Verb) -> AdapterError {
+    pub(super) fn into_command_error(self, verb: Verb) -> AdapterError {
         match &self {
-            Self::Lost(_) | Self::Late | Self::Nonsense(_) => AdapterError::uncertain(
-                FaultKind::BackendFailed,
-                "The connection to the VM was lost while it was asked.",
-            )
-            .because(&self)
-            .of_one_vm(),
+            Self::ConnectionLost(_) | Self::TimedOut | Self::UnexpectedAnswer(_) => {
+                AdapterError::uncertain(
+                    FaultKind::BackendFailed,
+                    public_text!(
+                        "The connection to the VM was lost after the operation was sent. Its outcome is being determined."
+                    ),
+                )
+                .because(&self)
+                .of_one_vm()
+            }
             Self::Refused(text) => {
                 let fault = fault(Some(verb), text);
                 AdapterError::refused(fault.kind, fault.text).because(&self)
             }
-            Self::Absent(_)
-            | Self::Missing(_)
-            | Self::Replaced(_)
-            | Self::Denied(_)
-            | Self::Held
-            | Self::Blocked => self.of_read(),
+            Self::NotRunning(_)
+            | Self::ImageMissing(_)
+            | Self::ImageReplaced(_)
+            | Self::AccessDenied(_)
+            | Self::MonitorHeld
+            | Self::MainLoopBlocked => self.into(),
         }
     }
 }
 
-/// About this VM alone: never a kind by which the whole backend would be taken for down.
-fn passing(text: &str) -> AdapterError {
+impl From<QemuError> for AdapterError {
+    /// As the error of a call that reads, or that failed before anything was changed.
+    fn from(error: QemuError) -> Self {
+        let refused = Self::refused;
+        match &error {
+            QemuError::NotRunning(_) => refused(
+                FaultKind::Conflict,
+                public_text!("The VM is not running. Start it and try again."),
+            ),
+            QemuError::ImageMissing(_) => Self::unavailable(public_text!(
+                "An image of the VM is missing. Check that its storage is mounted, and try again."
+            )),
+            QemuError::ImageReplaced(_) => refused(
+                FaultKind::Conflict,
+                public_text!(
+                    "An image of the VM was replaced during the operation. Check `images`, and try again."
+                ),
+            ),
+            QemuError::AccessDenied(_) => refused(
+                FaultKind::BackendDenied,
+                public_text!(
+                    "The gateway is not permitted to use the VM's monitor or images. Correct their permissions and try again."
+                ),
+            ),
+            QemuError::MonitorHeld => busy(public_text!(
+                "The VM's monitor is in use by another program. Try again later."
+            )),
+            QemuError::MainLoopBlocked => busy(vm_busy()),
+            QemuError::ConnectionLost(_) => busy(public_text!(
+                "The connection to the VM was lost. Try again."
+            )),
+            QemuError::TimedOut => busy(public_text!(
+                "The VM did not answer in time. Try again later."
+            )),
+            QemuError::UnexpectedAnswer(_) => refused(
+                FaultKind::BackendFailed,
+                public_text!(
+                    "The VM sent an unexpected answer. Ask the operator to check the gateway's log."
+                ),
+            ),
+            QemuError::Refused(text) => {
+                let fault = fault(None, text);
+                refused(fault.kind, fault.text)
+            }
+        }
+        .because(&error)
+        // Each VM has a monitor and images of its own.
+        .of_one_vm()
+    }
+}
+
+/// About this VM alone: never a kind that counts as a failure of the whole backend.
+fn busy(text: PublicText) -> AdapterError {
     let mut error = AdapterError::refused(FaultKind::Busy, text);
     error.retry = Retry::Temporary;
     error
@@ -118,99 +143,129 @@ pub(super) fn touched_nothing(text: &str) -> bool {
     BEFORE_DISKS.iter().any(|part| text.contains(part))
 }
 
-const IN_USE: &str = "An image of the VM is in use by another program; end it and try again.";
-const NO_SPACE: &str = "There is no space left for the VM's images; free some and try again.";
-const NOT_WRITABLE: &str = "An image of the VM is not writable for the gateway or QEMU; correct its permissions, attributes or mount, and try again.";
-pub(super) const NOT_QCOW2: &str = "An image of the VM is not in qcow2 format and cannot hold snapshots; convert it, or leave it out of `disks` and `images`.";
+fn vm_busy() -> PublicText {
+    public_text!("Another backup or restore of the VM is running. Try again later.")
+}
 
-/// What parts of texts of QEMU and qemu-img mean; the first that fits counts.
-const ROWS: &[(&str, FaultKind, &str)] = &[
-    (
-        "already exists",
-        FaultKind::Conflict,
-        "A snapshot of that id exists already.",
-    ),
-    (
-        "already in use",
-        FaultKind::Busy,
-        "The VM is at work on a backup; try again later.",
-    ),
-    (
-        "does not exist",
-        FaultKind::NoSuchBackup,
-        "The VM has no such backup.",
-    ),
+fn image_in_use() -> PublicText {
+    public_text!(
+        "An image of the VM is in use by another program. Stop that program and try again."
+    )
+}
+
+fn no_space() -> PublicText {
+    public_text!("The storage of the VM's images is full. Free some space and try again.")
+}
+
+fn not_writable() -> PublicText {
+    public_text!(
+        "An image of the VM is not writable. Correct its permissions, attributes or mount, and try again."
+    )
+}
+
+fn not_qcow2() -> PublicText {
+    public_text!(
+        "An image of the VM is not in qcow2 format and cannot hold snapshots. Convert it, or leave it out of `disks` and `images`."
+    )
+}
+
+fn no_such_backup() -> PublicText {
+    public_text!("The VM has no such backup. List its backups.")
+}
+
+fn not_migratable() -> PublicText {
+    public_text!(
+        "A device of the VM does not allow its memory to be saved. Detach that device, or create the backup while the VM is off."
+    )
+}
+
+/// A part of a native text, and the fault that it stands for.
+type Meaning = (&'static str, FaultKind, fn() -> PublicText);
+
+/// The meaning of parts of the texts of QEMU and `qemu-img`; the first that matches counts.
+const MEANINGS: &[Meaning] = &[
+    ("already exists", FaultKind::Conflict, || {
+        public_text!(
+            "A snapshot with this id exists already. Delete it, or create the backup again."
+        )
+    }),
+    ("already in use", FaultKind::Busy, vm_busy),
+    ("does not exist", FaultKind::NoSuchBackup, no_such_backup),
     (
         "snapshot not found",
         FaultKind::NoSuchBackup,
-        "The VM has no such backup.",
+        no_such_backup,
     ),
     (
         "Failed to load snapshot",
         FaultKind::NoSuchBackup,
-        "The VM has no such backup.",
+        no_such_backup,
     ),
-    (
-        "dirty bitmaps",
-        FaultKind::Conflict,
-        "A disk of the VM has dirty bitmaps or a running block job; end them first.",
-    ),
-    (
-        "disk-only snapshot",
-        FaultKind::Conflict,
-        "The backup holds no memory: stop the VM and restore it then.",
-    ),
-    (
-        "does not support snapshots",
-        FaultKind::Unsupported,
-        "A disk of the VM cannot hold snapshots.",
-    ),
-    ("\" lock", FaultKind::Busy, IN_USE),
-    ("Is another process using", FaultKind::Busy, IN_USE),
-    ("Failed to lock byte", FaultKind::Busy, IN_USE),
-    ("No space left", FaultKind::StorageFull, NO_SPACE),
-    ("Disk quota exceeded", FaultKind::StorageFull, NO_SPACE),
-    ("File too large", FaultKind::StorageFull, NO_SPACE),
-    ("Permission denied", FaultKind::BackendDenied, NOT_WRITABLE),
+    ("dirty bitmaps", FaultKind::Conflict, || {
+        public_text!(
+            "A disk of the VM has dirty bitmaps or a running block job. Remove the bitmaps or wait for the job, and try again."
+        )
+    }),
+    ("disk-only snapshot", FaultKind::Conflict, disks_only),
+    ("does not support snapshots", FaultKind::Unsupported, || {
+        public_text!(
+            "A disk of the VM cannot hold snapshots. Convert it to qcow2, or leave it out of `disks` and `images`."
+        )
+    }),
+    ("\" lock", FaultKind::Busy, image_in_use),
+    ("Is another process using", FaultKind::Busy, image_in_use),
+    ("Failed to lock byte", FaultKind::Busy, image_in_use),
+    ("No space left", FaultKind::StorageFull, no_space),
+    ("Disk quota exceeded", FaultKind::StorageFull, no_space),
+    ("File too large", FaultKind::StorageFull, no_space),
+    ("Permission denied", FaultKind::BackendDenied, not_writable),
     (
         "Operation not permitted",
         FaultKind::BackendDenied,
-        NOT_WRITABLE,
+        not_writable,
     ),
     (
         "Read-only file system",
         FaultKind::BackendDenied,
-        NOT_WRITABLE,
+        not_writable,
     ),
-    ("not in qcow2 format", FaultKind::Unsupported, NOT_QCOW2),
-    (
-        "non-migratable",
-        FaultKind::Unsupported,
-        "A device of the VM does not allow its memory to be saved.",
-    ),
-    (
-        "not migratable",
-        FaultKind::Unsupported,
-        "A device of the VM does not allow its memory to be saved.",
-    ),
+    ("not in qcow2 format", FaultKind::Unsupported, not_qcow2),
+    ("non-migratable", FaultKind::Unsupported, not_migratable),
+    ("not migratable", FaultKind::Unsupported, not_migratable),
 ];
 
-/// What a caller may see of a text of QEMU or qemu-img.
+/// The backup holds no memory, and the VM runs.
+pub(super) fn disks_only() -> PublicText {
+    public_text!(
+        "The backup does not contain memory and cannot be restored while the VM runs. Stop the VM and try again."
+    )
+}
+
+/// The fault behind a text of QEMU or `qemu-img`.
 pub(super) fn fault(verb: Option<Verb>, text: &str) -> Fault {
-    let known = ROWS.iter().find(|(part, ..)| text.contains(part));
+    let known = MEANINGS.iter().find(|(part, ..)| text.contains(part));
     let (kind, sentence) = known.map_or_else(
-        || (FaultKind::BackendFailed, failed(verb)),
-        |(_, kind, sentence)| (*kind, *sentence),
+        || (FaultKind::BackendFailed, unknown_failure(verb)),
+        |(_, kind, sentence)| (*kind, sentence()),
     );
     Fault::new(kind, sentence)
 }
 
-const fn failed(verb: Option<Verb>) -> &'static str {
+/// QEMU's reason is not known to us: it is in the log alone.
+fn unknown_failure(verb: Option<Verb>) -> PublicText {
     match verb {
-        Some(Verb::Create) => "QEMU could not make the backup.",
-        Some(Verb::Delete) => "QEMU could not delete the backup.",
-        Some(Verb::Restore) => "QEMU could not restore the VM.",
-        Some(Verb::Update) | None => "QEMU refused.",
+        Some(Verb::Create) => public_text!(
+            "The VM manager failed to create the backup. Ask the operator to check the gateway's log."
+        ),
+        Some(Verb::Delete) => public_text!(
+            "The VM manager failed to delete the backup. Ask the operator to check the gateway's log."
+        ),
+        Some(Verb::Restore) => public_text!(
+            "The VM manager failed to restore the VM. Ask the operator to check the gateway's log."
+        ),
+        Some(Verb::Update) | None => public_text!(
+            "The VM manager refused the request. Ask the operator to check the gateway's log."
+        ),
     }
 }
 
@@ -275,7 +330,7 @@ mod tests {
             ("something new", FaultKind::BackendFailed),
         ];
         for (text, expected) in rows {
-            let error = QemuError::Refused(text.to_owned()).of_command(Verb::Create);
+            let error = QemuError::Refused(text.to_owned()).into_command_error(Verb::Create);
             assert_eq!(error.fault.kind, expected, "{text}");
             assert_eq!(error.effect, Effect::None, "{text}: refused");
             assert!(error.private().contains(text), "{text}: kept for the log");
@@ -286,17 +341,21 @@ mod tests {
     #[test]
     fn only_a_lost_answer_leaves_the_effect_open() {
         let rows = [
-            (QemuError::Lost(String::new()), Effect::Possible),
-            (QemuError::Late, Effect::Possible),
-            (QemuError::Nonsense(String::new()), Effect::Possible),
-            (QemuError::Held, Effect::None),
-            (QemuError::Absent(String::new()), Effect::None),
-            (QemuError::Denied(String::new()), Effect::None),
-            (QemuError::Blocked, Effect::None),
+            (QemuError::ConnectionLost(String::new()), Effect::Possible),
+            (QemuError::TimedOut, Effect::Possible),
+            (QemuError::UnexpectedAnswer(String::new()), Effect::Possible),
+            (QemuError::MonitorHeld, Effect::None),
+            (QemuError::NotRunning(String::new()), Effect::None),
+            (QemuError::AccessDenied(String::new()), Effect::None),
+            (QemuError::MainLoopBlocked, Effect::None),
         ];
         for (error, expected) in rows {
             let name = error.to_string();
-            assert_eq!(error.of_command(Verb::Restore).effect, expected, "{name}");
+            assert_eq!(
+                error.into_command_error(Verb::Restore).effect,
+                expected,
+                "{name}"
+            );
         }
     }
 }

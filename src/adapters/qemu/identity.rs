@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Snapshot;
-use crate::adapters::qemu::qmp::OURS;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::Snapshot;
+use crate::adapters::qemu::own_names::OWN_PREFIX;
 use crate::model::Identity;
 
 /// Stands between the snapshots of two disks.
@@ -16,21 +16,21 @@ const SEPARATOR: char = '+';
 
 /// Whether the gateway made the tag: `snapgate-` and the number of an operation.
 pub(super) fn is_minted(tag: &str) -> bool {
-    let number = tag.strip_prefix(OURS);
+    let number = tag.strip_prefix(OWN_PREFIX);
     number.is_some_and(|number| {
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
 }
 
 /// The identity of the backup of that tag.
-pub(super) fn of(disks: &[Disk], tag: &str) -> Identity {
+pub(super) fn identity_of(disks: &[Disk], tag: &str) -> Identity {
     if is_minted(tag) {
         return Identity::new(tag.to_owned());
     }
     let parts: BTreeSet<String> = disks
         .iter()
-        .flat_map(|disk| disk.tagged(tag))
-        .map(Snapshot::part)
+        .flat_map(|disk| disk.snapshots_tagged(tag))
+        .map(Snapshot::identity_part)
         .collect();
     let parts: Vec<String> = parts.into_iter().collect();
     Identity::new(parts.join(&SEPARATOR.to_string()))
@@ -56,12 +56,12 @@ fn is_of_minted(tag: &str, stored: &Identity) -> bool {
 /// Whether names and protection that are bound to `stored` belong to the backup that is there `now`.
 ///
 /// One common snapshot suffices: a protected backup that is deleted on some disks by other means stays protected.
-pub(super) fn is_of(tag: &str, stored: &Identity, now: &Identity) -> bool {
+pub(super) fn is_bound_to(tag: &str, stored: &Identity, now: &Identity) -> bool {
     is_of_minted(tag, stored) || !parts(stored).is_disjoint(&parts(now))
 }
 
 /// Whether the backup that is there `now` is the one that was `meant`, or what is left of it.
-pub(super) fn is_rest_of(tag: &str, meant: &Identity, now: &Identity) -> bool {
+pub(super) fn is_remainder_of(tag: &str, meant: &Identity, now: &Identity) -> bool {
     if is_of_minted(tag, meant) {
         return true;
     }
@@ -71,8 +71,9 @@ pub(super) fn is_rest_of(tag: &str, meant: &Identity, now: &Identity) -> bool {
 }
 
 /// Whether the backup that is there `now` is the one that was `meant`, on as many disks.
-pub(super) fn is_whole(tag: &str, meant: &Identity, now: &Identity) -> bool {
-    is_of_minted(tag, meant) || (is_rest_of(tag, meant, now) && parts(meant).is_subset(&parts(now)))
+pub(super) fn is_complete(tag: &str, meant: &Identity, now: &Identity) -> bool {
+    is_of_minted(tag, meant)
+        || (is_remainder_of(tag, meant, now) && parts(meant).is_subset(&parts(now)))
 }
 
 #[cfg(test)]
@@ -112,9 +113,9 @@ mod tests {
         for (tag, stored, now, expected) in rows {
             let (stored, now) = (identity(stored), identity(now));
             let found = (
-                is_of(tag, &stored, &now),
-                is_rest_of(tag, &stored, &now),
-                is_whole(tag, &stored, &now),
+                is_bound_to(tag, &stored, &now),
+                is_remainder_of(tag, &stored, &now),
+                is_complete(tag, &stored, &now),
             );
             assert_eq!(found, expected, "{tag}: {stored:?} and {now:?}");
         }

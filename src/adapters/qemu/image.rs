@@ -8,6 +8,7 @@ use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
@@ -15,21 +16,21 @@ use tokio::process::Child;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::Snapshot;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::ImageInfo;
 use crate::adapters::qemu::qcow2;
 
 /// What is done to one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum SnapshotAction {
     Create,
     Apply,
     Delete,
 }
 
-impl Act {
+impl SnapshotAction {
     const fn flag(self) -> &'static str {
         match self {
             Self::Create => "-c",
@@ -41,7 +42,7 @@ impl Act {
 
 /// Whether images are looked at while a QEMU may have them open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guard {
+pub(super) enum ImageLocking {
     /// Refused when another program has them open.
     Exclusive,
     /// In any case; what is seen may be about to change.
@@ -54,16 +55,17 @@ const SECTOR: usize = 512;
 /// Something to know a disk's state by: written where its VM's memory would be kept, which no guest can write to, and
 /// replaced when a snapshot is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark(u64);
+pub(super) struct DiskMark(u64);
 
-impl Mark {
+impl DiskMark {
     /// One that was never there before.
     pub(super) fn new() -> Result<Self, QemuError> {
-        let random = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
+        let random =
+            getrandom::u64().map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
         Ok(Self(random))
     }
 
-    /// What `qemu-io` is told to write; where does not matter, but that the disk's tables change.
+    /// The commands for `qemu-io`. Where they write does not matter, only that the disk's L1 table changes.
     fn writes(self) -> impl Iterator<Item = String> {
         let bytes = self.0.to_be_bytes();
         bytes.into_iter().enumerate().map(|(number, byte)| {
@@ -73,13 +75,13 @@ impl Mark {
     }
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for DiskMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-/// The programs that work on images.
+/// The programs that read and change images.
 #[derive(Clone, Debug)]
 pub(super) struct QemuImg {
     /// `qemu-img`.
@@ -93,24 +95,24 @@ impl QemuImg {
     pub(super) async fn disks(
         &self,
         images: &[PathBuf],
-        guard: Guard,
+        locking: ImageLocking,
         within: Duration,
     ) -> Result<Vec<Disk>, QemuError> {
         let mut found = Vec::with_capacity(images.len());
         for (number, image) in images.iter().enumerate() {
             if !qcow2::is_qcow2(image).await? {
-                found.push(map::incapable(number, image));
+                found.push(raw_disk(number, image));
                 continue;
             }
             let mut command = Command::new(&self.img);
             command.args(["info", "--output=json", "-f", "qcow2"]);
-            if guard == Guard::Shared {
+            if locking == ImageLocking::Shared {
                 command.arg("-U");
             }
             command.arg(image);
             let text = run(command, within).await?;
             let info: ImageInfo = serde_json::from_slice(&text)
-                .map_err(|error| QemuError::Nonsense(error.to_string()))?;
+                .map_err(|error| QemuError::UnexpectedAnswer(error.to_string()))?;
             found.push(info.disk(number, image));
         }
         Ok(found)
@@ -120,7 +122,11 @@ impl QemuImg {
     ///
     /// # Errors
     /// When it cannot be written, or another program has it open.
-    pub(super) async fn hold(&self, image: &Path, within: Duration) -> Result<Held, QemuError> {
+    pub(super) async fn hold(
+        &self,
+        image: &Path,
+        within: Duration,
+    ) -> Result<HeldImage, QemuError> {
         let mut command = Command::new(&self.io);
         command.args(["-f", "qcow2"]).arg(image);
         command
@@ -130,33 +136,35 @@ impl QemuImg {
             .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| not_run(&error))?;
         let opened = timeout(within, opened(&mut child)).await;
-        if opened.map_err(|_late| QemuError::Late)? {
-            return Ok(Held(child));
+        if opened.map_err(|_late| QemuError::TimedOut)? {
+            return Ok(HeldImage(child));
         }
         let output = timeout(within, child.wait_with_output()).await;
         let output = output
-            .map_err(|_late| QemuError::Late)?
-            .map_err(|error| QemuError::Lost(error.to_string()))?;
-        Err(complaint(&output))
+            .map_err(|_late| QemuError::TimedOut)?
+            .map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
+        Err(failure_of_program(&output))
     }
 
     /// Makes, applies or deletes the snapshot of that tag on one image. To apply one, its number may be given instead.
-    pub(super) async fn act(
+    pub(super) async fn apply_snapshot_action(
         &self,
-        act: Act,
+        action: SnapshotAction,
         tag: &str,
         image: &Path,
         within: Duration,
     ) -> Result<(), QemuError> {
         let mut command = Command::new(&self.img);
-        command.args(["snapshot", "-q", act.flag(), tag]).arg(image);
+        command
+            .args(["snapshot", "-q", action.flag(), tag])
+            .arg(image);
         run(command, within).await.map(|_output| ())
     }
 
     /// Marks the disk in the image.
     pub(super) async fn mark(
         &self,
-        mark: Mark,
+        mark: DiskMark,
         image: &Path,
         within: Duration,
     ) -> Result<(), QemuError> {
@@ -183,6 +191,58 @@ impl QemuImg {
     }
 }
 
+/// The output of `qemu-img info`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct ImageInfo {
+    #[serde(default)]
+    snapshots: Vec<Snapshot>,
+    format: String,
+    format_specific: Option<FormatSpecific>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct FormatSpecific {
+    #[serde(default)]
+    data: FormatData,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct FormatData {
+    #[serde(default)]
+    bitmaps: Vec<serde_json::Value>,
+}
+
+impl ImageInfo {
+    fn disk(self, number: usize, image: &Path) -> Disk {
+        let has_bitmaps = self
+            .format_specific
+            .map(|format_specific| format_specific.data.bitmaps);
+        Disk {
+            node: number.to_string(),
+            label: file_name(image),
+            file: Some(image.to_owned()),
+            obstacle: None,
+            snapshots: self.snapshots,
+            has_bitmaps: has_bitmaps.is_some_and(|bitmap| !bitmap.is_empty()),
+            can_snapshot: self.format == "qcow2",
+        }
+    }
+}
+
+/// A disk in an image that holds no snapshots, whatever its format.
+fn raw_disk(number: usize, image: &Path) -> Disk {
+    Disk {
+        node: number.to_string(),
+        label: file_name(image),
+        file: Some(image.to_owned()),
+        obstacle: None,
+        snapshots: Vec::new(),
+        has_bitmaps: false,
+        can_snapshot: false,
+    }
+}
+
 /// Runs to the end or kills it.
 async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuError> {
     command
@@ -191,27 +251,27 @@ async fn run(mut command: Command, within: Duration) -> Result<Vec<u8>, QemuErro
         .kill_on_drop(true);
     let output = timeout(within, command.output()).await;
     let output = output
-        .map_err(|_late| QemuError::Late)?
+        .map_err(|_late| QemuError::TimedOut)?
         .map_err(|error| not_run(&error))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(complaint(&output))
+    Err(failure_of_program(&output))
 }
 
 fn not_run(error: &std::io::Error) -> QemuError {
-    QemuError::Denied(format!("qemu-img or qemu-io: {error}"))
+    QemuError::AccessDenied(format!("qemu-img or qemu-io: {error}"))
 }
 
 /// What a program that failed said. `qemu-io` writes its errors to either stream.
-fn complaint(output: &Output) -> QemuError {
+fn failure_of_program(output: &Output) -> QemuError {
     let said = [&output.stderr, &output.stdout].map(|stream| {
         let text = String::from_utf8_lossy(stream);
         text.trim().to_owned()
     });
     let text = said.join(" ").trim().to_owned();
     if text.contains("No such file or directory") && text.contains("Could not open") {
-        return QemuError::Missing(text);
+        return QemuError::ImageMissing(text);
     }
     if text.is_empty() {
         return QemuError::Refused(format!("ended with {} and said nothing", output.status));
@@ -223,13 +283,13 @@ fn complaint(output: &Output) -> QemuError {
 ///
 /// It closes the image properly and ends when its commands do: on release, when dropped, and when the gateway dies.
 #[derive(Debug)]
-pub(super) struct Held(Child);
+pub(super) struct HeldImage(Child);
 
 /// The images of one VM, held all together until each is worked on.
 #[derive(Debug, Default)]
-pub(super) struct Holds(Vec<(PathBuf, Held)>);
+pub(super) struct HeldImages(Vec<(PathBuf, HeldImage)>);
 
-impl Holds {
+impl HeldImages {
     /// Holds every image.
     ///
     /// # Errors
@@ -276,7 +336,7 @@ impl Holds {
     }
 }
 
-impl Held {
+impl HeldImage {
     /// Closes the image. When this returns, another program can open it.
     pub(super) async fn release(mut self, within: Duration) {
         // The end of its commands ends it.
@@ -315,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_fails_hangs_or_is_missing_is_told_apart() {
+    async fn failures_hangs_and_a_missing_program_are_distinguished() {
         let folder = tempfile::tempdir().unwrap();
         let script = |name: &str, body: &str| {
             use std::os::unix::fs::PermissionsExt;
@@ -341,12 +401,15 @@ mod tests {
             std::fs::write(&image, 0x5146_49fb_u32.to_be_bytes()).unwrap();
             let images = [image];
             let within = Duration::from_millis(if name == "hangs" { 50 } else { 20_000 });
-            let error = program.disks(&images, Guard::Shared, within).await;
+            let error = program.disks(&images, ImageLocking::Shared, within).await;
             let text = error.unwrap_err().to_string();
             assert!(text.starts_with(expected), "{name}: {text}");
         }
         let missing = program(folder.path().join("none"));
         let error = missing.version(Duration::from_secs(5)).await.unwrap_err();
-        assert!(matches!(error, QemuError::Denied(_)), "missing: {error}");
+        assert!(
+            matches!(error, QemuError::AccessDenied(_)),
+            "missing: {error}"
+        );
     }
 }

@@ -18,15 +18,18 @@ use serde::Serialize;
 use tokio::fs;
 
 use crate::adapters::adapter::AdapterError;
-use crate::adapters::qemu::config::Home;
-use crate::adapters::qemu::config::Place;
+use crate::adapters::qemu::block_graph;
+use crate::adapters::qemu::config::ImageLocation;
+use crate::adapters::qemu::config::VmPaths;
+use crate::adapters::qemu::disk::Disk;
+use crate::adapters::qemu::disk::DiskObstacle;
+use crate::adapters::qemu::disk::VmView;
+use crate::adapters::qemu::disk::file_name;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map;
-use crate::adapters::qemu::map::Disk;
-use crate::adapters::qemu::map::Obstacle;
-use crate::adapters::qemu::map::Seen;
 use crate::adapters::qemu::qcow2;
 use crate::model::FaultKind;
+use crate::model::PublicText;
+use crate::public_text;
 
 /// Files of one folder that are looked at for overlays.
 const FOLDER_ENTRIES_MAX: usize = 10_000;
@@ -37,7 +40,7 @@ const WRITE_LOCK: i64 = 101;
 
 /// What a file was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     /// Stays the same for as long as it is the same file. Device numbers do not: they change when a host starts anew.
     pub(super) inode: u64,
     size: u64,
@@ -46,12 +49,12 @@ pub(super) struct Stamp {
 }
 
 /// The present stamp of each image.
-pub(super) async fn stamps(images: &[PathBuf]) -> Result<Vec<Stamp>, QemuError> {
+pub(super) async fn read_stamps(images: &[PathBuf]) -> Result<Vec<FileStamp>, QemuError> {
     let mut found = Vec::with_capacity(images.len());
     for image in images {
         let metadata = fs::metadata(image).await;
-        let metadata = metadata.map_err(|error| qcow2::of_open(&error))?;
-        found.push(Stamp {
+        let metadata = metadata.map_err(|error| qcow2::image_open_error(&error))?;
+        found.push(FileStamp {
             inode: metadata.ino(),
             size: metadata.len(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -62,7 +65,7 @@ pub(super) async fn stamps(images: &[PathBuf]) -> Result<Vec<Stamp>, QemuError> 
 
 /// What there is of a stopped VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Storage {
+pub(super) enum ImagePresence {
     /// All its images.
     Complete,
     /// Some of its images, or none though there is evidence that the VM exists or that the storage is not mounted.
@@ -72,9 +75,12 @@ pub(super) enum Storage {
 }
 
 /// Whether the images are there. `is_known` says that there is other evidence of the VM.
-pub(super) async fn storage(place: &Place, is_known: bool) -> Result<Storage, QemuError> {
+pub(super) async fn find_images(
+    paths: &VmPaths,
+    is_known: bool,
+) -> Result<ImagePresence, QemuError> {
     let mut missing = 0_usize;
-    for image in &place.images {
+    for image in &paths.images {
         match fs::metadata(image).await {
             Ok(_there) => {}
             Err(error)
@@ -83,30 +89,30 @@ pub(super) async fn storage(place: &Place, is_known: bool) -> Result<Storage, Qe
                 missing = missing.saturating_add(1);
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(QemuError::Denied(error.to_string()));
+                return Err(QemuError::AccessDenied(error.to_string()));
             }
-            Err(error) => return Err(QemuError::Missing(error.to_string())),
+            Err(error) => return Err(QemuError::ImageMissing(error.to_string())),
         }
     }
     if missing == 0 {
-        return Ok(Storage::Complete);
+        return Ok(ImagePresence::Complete);
     }
-    if is_known || missing < place.images.len() {
-        return Ok(Storage::Missing);
+    if is_known || missing < paths.images.len() {
+        return Ok(ImagePresence::Missing);
     }
-    for home in &place.homes {
+    for home in &paths.homes {
         let is_evidence = match home {
-            Home::Fixed => true,
-            Home::Shared(folder) => is_empty(folder).await,
-            Home::Own(shared, own) => {
+            ImageLocation::Fixed => true,
+            ImageLocation::Shared(folder) => is_empty(folder).await,
+            ImageLocation::Own(shared, own) => {
                 fs::try_exists(own).await.unwrap_or(true) || is_empty(shared).await
             }
         };
         if is_evidence {
-            return Ok(Storage::Missing);
+            return Ok(ImagePresence::Missing);
         }
     }
-    Ok(Storage::NoVm)
+    Ok(ImagePresence::NoVm)
 }
 
 /// Whether the folder holds nothing, as the mount point of a file system that is not mounted, or is not there.
@@ -128,7 +134,7 @@ async fn file_id(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-fn conflict(text: String) -> AdapterError {
+fn conflict(text: PublicText) -> AdapterError {
     AdapterError::refused(FaultKind::Conflict, text)
 }
 
@@ -136,11 +142,11 @@ fn conflict(text: String) -> AdapterError {
 ///
 /// # Errors
 /// A refusal that names the first disk that is not.
-pub(super) async fn check_running(seen: &Seen, place: &Place) -> Result<(), AdapterError> {
+pub(super) async fn check_running(seen: &VmView, paths: &VmPaths) -> Result<(), AdapterError> {
     for disk in &seen.disks {
         check_obstacle(disk)?;
     }
-    if place.images.is_empty() {
+    if paths.images.is_empty() {
         for disk in &seen.disks {
             if let Some(file) = &disk.file {
                 check_lock(disk, file).await?;
@@ -148,14 +154,13 @@ pub(super) async fn check_running(seen: &Seen, place: &Place) -> Result<(), Adap
         }
         return Ok(());
     }
-    let (disks, images) = (seen.disks.len(), place.images.len());
+    let (disks, images) = (seen.disks.len(), paths.images.len());
     if disks != images {
-        return Err(conflict(format!(
-            "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. \
-             Attach or detach disks, or correct `disks` and `images`, so that they agree."
+        return Err(conflict(public_text!(
+            "The running VM has {disks} disks to back up, but `images` names {images}; nothing was changed. Attach or detach disks, or correct `disks` and `images`."
         )));
     }
-    for (disk, image) in seen.disks.iter().zip(&place.images) {
+    for (disk, image) in seen.disks.iter().zip(&paths.images) {
         check_image(disk, image).await?;
     }
     Ok(())
@@ -167,31 +172,28 @@ fn check_obstacle(disk: &Disk) -> Result<(), AdapterError> {
         return Ok(());
     };
     Err(conflict(match obstacle {
-        Obstacle::Missing => format!(
+        DiskObstacle::NoSuchNode => public_text!(
             "The running VM has no disk {label}; nothing was changed. Attach it again, or correct `disks`."
         ),
-        Obstacle::AuditWriteError => format!(
-            "The running VM does not write to disk {label}: an overlay lies above it, or it was detached; nothing was changed. \
-             Merge the overlay into it or attach it again, or correct `disks` and `images`."
+        DiskObstacle::NotWritten => public_text!(
+            "The running VM does not write to disk {label}: it has an overlay, or it was detached. Nothing was changed. Merge the overlay or attach the disk again, or correct `disks` and `images`."
         ),
-        Obstacle::ReadOnly => format!(
+        DiskObstacle::ReadOnly => public_text!(
             "Disk {label} is attached read-only; nothing was changed. Attach it writable, or leave it out of `disks`."
         ),
-        Obstacle::Temporary => format!(
-            "The VM writes disk {label} to a temporary overlay, which is lost when it ends; nothing was changed. \
-             Start the VM without `-snapshot`."
+        DiskObstacle::TemporaryOverlay => public_text!(
+            "The VM writes disk {label} to a temporary overlay, which is lost when the VM stops; nothing was changed. Start the VM without `-snapshot`."
         ),
     }))
 }
 
 async fn check_image(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
-    let (label, name) = (&disk.label, map::file_name(image));
+    let (label, name) = (&disk.label, file_name(image));
     if let Err(error) = fs::metadata(image).await
         && error.kind() == ErrorKind::NotFound
     {
-        return Err(conflict(format!(
-            "The image {name} of disk {label} is missing: it was renamed or removed, or its storage is not mounted; nothing was changed. \
-             Put it back, or correct `images`."
+        return Err(conflict(public_text!(
+            "The image {name} of disk {label} is missing: it was renamed or removed, or its storage is not mounted. Nothing was changed. Put it back, or correct `images`."
         )));
     }
     let used = match &disk.file {
@@ -203,9 +205,8 @@ async fn check_image(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
         && let Some(configured) = file_id(image).await
         && used != configured
     {
-        return Err(conflict(format!(
-            "Disk {label} of the running VM is not the image {name}; nothing was changed. \
-             Merge the overlay if there is one, or correct `disks` and `images`."
+        return Err(conflict(public_text!(
+            "Disk {label} of the running VM does not use the image {name}; nothing was changed. Merge the overlay if there is one, or correct `disks` and `images`."
         )));
     }
     check_lock(disk, image).await
@@ -216,11 +217,9 @@ async fn check_lock(disk: &Disk, image: &Path) -> Result<(), AdapterError> {
     if is_written(image).await != Some(false) {
         return Ok(());
     }
-    Err(conflict(format!(
-        "No program holds the image {} of disk {} open: it was replaced while the VM runs, or image locking is off; nothing was changed. \
-         Put the image back or restart the VM, with locking on.",
-        map::file_name(image),
-        disk.label
+    let (name, label) = (file_name(image), &disk.label);
+    Err(conflict(public_text!(
+        "No program has the image {name} of disk {label} open: it was replaced while the VM runs, or image locking is off. Nothing was changed. Put the image back, or restart the VM with image locking on."
     )))
 }
 
@@ -244,23 +243,24 @@ async fn is_written(image: &Path) -> Option<bool> {
 ///
 /// # Errors
 /// A refusal that names the first image of which that is not so.
-pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result<(), AdapterError> {
-    for image in &place.images {
+pub(super) async fn check_stopped(
+    paths: &VmPaths,
+    last_written: &[PathBuf],
+) -> Result<(), AdapterError> {
+    for image in &paths.images {
         let Some(configured) = file_id(image).await else {
-            return Err(QemuError::Missing(map::file_name(image)).of_read());
+            return Err(QemuError::ImageMissing(file_name(image)).into());
         };
-        let name = map::file_name(image);
-        if wrote_elsewhere(place, ran_last, configured).await {
-            return Err(conflict(format!(
-                "When the VM last ran, it did not write to the image {name}; nothing was changed. \
-                 Merge the overlay if there is one, or correct `images`."
+        let name = file_name(image);
+        if wrote_elsewhere(paths, last_written, configured).await {
+            return Err(conflict(public_text!(
+                "When the VM last ran, it did not write to the image {name}; nothing was changed. Merge the overlay if there is one, or correct `images`."
             )));
         }
         if let Some(overlay) = overlay(image, configured).await {
-            let overlay = map::file_name(&overlay);
-            return Err(conflict(format!(
-                "The image {name} is the backing file of {overlay}, which would be damaged or is what the VM runs on; nothing was changed. \
-                 Merge {overlay} into it, or remove {overlay} if it is no longer used."
+            let overlay = file_name(&overlay);
+            return Err(conflict(public_text!(
+                "The image {name} is the backing file of {overlay}, which a change would damage; nothing was changed. Merge {overlay}, or remove it if it is no longer used."
             )));
         }
     }
@@ -269,20 +269,20 @@ pub(super) async fn check_stopped(place: &Place, ran_last: &[PathBuf]) -> Result
 
 /// Whether the VM last wrote to another file instead of this image: to an overlay of it, or, where every disk of the VM
 /// is configured, to a file that is none of the images.
-async fn wrote_elsewhere(place: &Place, ran_last: &[PathBuf], image: (u64, u64)) -> bool {
+async fn wrote_elsewhere(paths: &VmPaths, last_written: &[PathBuf], image: (u64, u64)) -> bool {
     let mut configured = Vec::new();
-    for image in &place.images {
+    for image in &paths.images {
         configured.extend(file_id(image).await);
     }
     let mut others = Vec::new();
-    for file in ran_last {
+    for file in last_written {
         match file_id(file).await {
             Some(id) if id == image => return false,
             Some(id) if !configured.contains(&id) => others.push(file),
             Some(_) | None => {}
         }
     }
-    if place.disks.is_empty() && !others.is_empty() {
+    if paths.disks.is_empty() && !others.is_empty() {
         return true;
     }
     for file in others {
@@ -342,7 +342,7 @@ async fn overlay(image: &Path, id: (u64, u64)) -> Option<PathBuf> {
 /// The backing file of an image.
 async fn backing_of(path: &Path) -> Option<PathBuf> {
     let name = qcow2::backing(path).await.ok()??;
-    let name = map::leaf(&name)?;
+    let name = block_graph::bottom_file(&name)?;
     // A name without a leading slash counts from the overlay's own folder.
     let folder = path.parent()?;
     Some(folder.join(name.strip_prefix("file:").unwrap_or(&name)))

@@ -3,32 +3,34 @@
 //! See docs/adapters/qemu.md. Jobs carry our own ids and stay in QEMU until the next one begins, so what became of a
 //! request is known for as long as that QEMU lives.
 
+mod backups;
+mod block_graph;
 mod check;
 mod config;
+mod disk;
 mod error;
 mod identity;
 mod image;
 mod in_use;
-mod map;
+mod keys;
+mod offline;
+mod offline_plan;
+mod offline_worker;
+mod online;
+mod online_failures;
+mod own_names;
 mod qcow2;
 mod qmp;
-mod rest;
-mod running;
-mod stopped;
-mod trail;
+mod records;
+mod restore_markers;
+mod vm_access;
 
 pub use config::Config;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Deserialize;
-use serde::Serialize;
 
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
@@ -47,7 +49,6 @@ use crate::model::BackupPage;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
-use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Identity;
 use crate::model::Intent;
@@ -60,24 +61,22 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
-use config::Place;
+use config::VmPaths;
 use error::QemuError;
-use image::Guard;
-use image::QemuImg;
-use in_use::Storage;
-use map::Seen;
+use offline::OfflineChanges;
+use offline_worker::OfflineWorker;
+use online::JobQuery;
 use qmp::Monitor;
-use running::Asked;
-use stopped::Works;
-use trail::Trail;
-
-/// VMs whose monitors are remembered before those that are not connected are forgotten.
-const MONITORS_KEPT: usize = 1024;
-
-/// VMs of which it is remembered what they ran on.
-const VMS_KEPT: usize = 10_000;
+use records::Baseline;
+use records::TaskRecord;
+use records::conclude_from_disks;
+use records::is_begun;
+use records::task_ref;
+use vm_access::VmAccess;
+use vm_access::VmMode;
 
 const fn verb(recovery: Recovery) -> Option<VerbCapability> {
     Some(VerbCapability {
@@ -95,7 +94,7 @@ static CAPABILITY: Capability = Capability {
     create: verb(Recovery::ReplaySafe),
     update: None,
     delete: verb(Recovery::ReplaySafe),
-    // A second restore would throw away what was written since. Who calls again is told by the list of jobs, or by the
+    // A second restore would discard what was written since. Whether there was a first one is known from the list of jobs, or from the
     // marks on the disks of a stopped VM, whether there was a first one and how far it came.
     restore: verb(Recovery::ReplaySafe),
     kinds: &[BackupKind::Snapshot],
@@ -105,358 +104,137 @@ static CAPABILITY: Capability = Capability {
     consistent: true,
 };
 
-/// Where a VM is at work just now.
-enum At {
-    /// A QEMU runs it.
-    Running(Arc<Monitor>),
-    /// It is off; its images are at hand.
-    Stopped,
-}
-
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Monitor>>>>;
-
-/// VMs of QEMU seen through the port.
+/// VMs of QEMU behind the [`Adapter`] trait.
 #[derive(Debug)]
 pub struct Qemu {
-    config: Config,
-    program: QemuImg,
-    clock: Arc<dyn Clock>,
-    tasks: Tasks,
-    monitors: Mutex<BTreeMap<VmId, Slot>>,
-    works: Arc<Works>,
-    /// Of each VM that was seen, the images that it wrote to when it ran last; none of one that was only seen stopped.
-    ran_last: Mutex<BTreeMap<VmId, Vec<PathBuf>>>,
-}
-
-/// What must be remembered to find a task again.
-#[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
-    job: String,
-    vm: VmId,
-    verb: Verb,
-    /// The backup's tag; none in what earlier versions remembered.
-    #[serde(default)]
-    tag: Option<String>,
-    /// Whether the guest ran before; `None` when the VM was off.
-    ran: Option<bool>,
-}
-
-/// What was seen before a request.
-#[derive(Debug, Serialize, Deserialize)]
-struct Before {
-    /// What set the QEMU process apart; `None` when the VM was off.
-    life: Option<String>,
-    /// Whether the guest ran.
-    ran: bool,
-    /// Only when the VM was off.
-    #[serde(default)]
-    trail: Option<Trail>,
+    access: VmAccess,
+    worker: Arc<OfflineWorker>,
 }
 
 impl Qemu {
-    /// Ready at once; nothing is connected before it is asked for.
+    /// Ready at once; nothing is connected before it is needed.
     #[must_use]
     pub fn new(config: Config, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
         Self {
-            program: QemuImg {
-                img: config.qemu_img.clone(),
-                io: config.qemu_io.clone(),
-            },
-            config,
-            clock,
-            tasks,
-            monitors: Mutex::default(),
-            works: Arc::default(),
-            ran_last: Mutex::default(),
+            access: VmAccess::new(config, clock, tasks),
+            worker: Arc::default(),
         }
     }
 
-    /// Notes that there is such a VM, and what it writes to when it runs.
-    fn saw(&self, vm: &VmId, written: Option<&[PathBuf]>) {
-        let mut known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= VMS_KEPT && !known.contains_key(vm) {
-            known.pop_first();
-        }
-        let last = known.entry(vm.clone()).or_default();
-        if let Some(written) = written {
-            *last = written.to_vec();
+    /// Changes to VMs that are off.
+    const fn offline(&self) -> OfflineChanges<'_> {
+        OfflineChanges {
+            access: &self.access,
+            worker: &self.worker,
         }
     }
 
-    /// The images that the VM wrote to when it ran last, as far as this gateway saw it run.
-    fn ran_last(&self, vm: &VmId) -> Vec<PathBuf> {
-        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(vm).cloned().unwrap_or_default()
-    }
-
-    fn is_known(&self, vm: &VmId) -> bool {
-        let known = self.ran_last.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contains_key(vm)
-    }
-
-    fn place(&self, vm: &VmId) -> Result<Place, AdapterError> {
-        self.config.place(vm).ok_or_else(no_vm)
-    }
-
-    fn left(&self, by: Deadline) -> Duration {
-        by.instant().saturating_duration_since(self.clock.instant())
-    }
-
-    fn slot(&self, vm: &VmId) -> Slot {
-        let mut monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
-        if monitors.len() > MONITORS_KEPT {
-            monitors.retain(|_, it| {
-                Arc::strong_count(it) > 1 || it.try_lock().is_ok_and(|it| it.is_some())
-            });
-        }
-        Arc::clone(monitors.entry(vm.clone()).or_default())
-    }
-
-    /// The connection to the VM's monitor, made anew when there is none.
-    async fn monitor(
-        &self,
-        vm: &VmId,
-        place: &Place,
-        by: Deadline,
-    ) -> Result<Arc<Monitor>, QemuError> {
-        let slot = self.slot(vm);
-        let connect = async {
-            let mut held = slot.lock().await;
-            if let Some(open) = held.as_ref().filter(|it| !it.is_closed()) {
-                return Ok(Arc::clone(open));
-            }
-            *held = None;
-            let greeting = self.config.greeting_timeout;
-            let made = Monitor::connect(&place.qmp, greeting, by, &self.tasks).await?;
-            *held = Some(Arc::clone(&made));
-            Ok(made)
-        };
-        tokio::time::timeout_at(by.instant().into(), connect)
-            .await
-            .unwrap_or(Err(QemuError::Held))
-    }
-
-    /// Whether the VM runs: its monitor tells. What has no monitor and no images is no VM.
-    async fn at(&self, vm: &VmId, place: &Place, by: Deadline) -> Result<At, AdapterError> {
-        let absent = match self.monitor(vm, place, by).await {
-            Ok(monitor) => return Ok(At::Running(monitor)),
-            Err(error @ QemuError::Absent(_)) => error,
-            Err(error) => return Err(error.of_read()),
-        };
-        let has_socket = tokio::fs::try_exists(&place.qmp).await.unwrap_or(false);
-        if place.images.is_empty() {
-            return Err(if has_socket {
-                absent.of_read()
-            } else {
-                no_vm()
-            });
-        }
-        let storage = in_use::storage(place, has_socket || self.is_known(vm)).await;
-        match storage.map_err(QemuError::of_read)? {
-            Storage::Complete => Ok(At::Stopped),
-            Storage::Missing => Err(QemuError::Missing("no such file".to_owned()).of_read()),
-            Storage::NoVm => Err(no_vm()),
-        }
-    }
-
-    async fn look_running(
-        &self,
-        monitor: &Monitor,
-        vm: &VmId,
-        place: &Place,
-        by: Deadline,
-    ) -> Result<Arc<Seen>, AdapterError> {
-        let seen = running::look(monitor, vm, &place.disks, by).await;
-        let seen = seen.map_err(QemuError::of_read)?;
-        self.saw(vm, Some(&seen.written));
-        Ok(seen)
-    }
-
-    async fn look(&self, vm: &VmId, by: Deadline) -> Result<Arc<Seen>, AdapterError> {
-        let place = self.place(vm)?;
-        match self.at(vm, &place, by).await? {
-            At::Running(monitor) => self.look_running(&monitor, vm, &place, by).await,
-            At::Stopped => self.look_stopped(vm, &place, Guard::Shared, by).await,
-        }
-    }
-
-    async fn look_stopped(
-        &self,
-        vm: &VmId,
-        place: &Place,
-        guard: Guard,
-        by: Deadline,
-    ) -> Result<Arc<Seen>, AdapterError> {
-        let disks = self
-            .program
-            .disks(&place.images, guard, self.left(by))
-            .await
-            .map_err(QemuError::of_read)?;
-        self.saw(vm, None);
-        Ok(Arc::new(Seen {
-            vm: Vm {
-                id: vm.clone(),
-                name: vm.as_str().to_owned(),
-                description: None,
-                run_state: Some(RunState::Stopped),
-            },
-            disks,
-            state: String::new(),
-            written: Vec::new(),
-        }))
-    }
-
-    /// Whether a restore that is to begin on a running VM was asked for when things were otherwise: then it is not begun.
-    async fn is_settled(
+    /// Whether a restore that is about to begin was requested before the VM was started, or of an earlier run of it.
+    /// `Some`: it is done already; an error: it is not begun.
+    async fn check_restart_before_restore(
         &self,
         monitor: &Monitor,
         intent: &Intent,
-        place: &Place,
-        before: &Before,
+        paths: &VmPaths,
+        before: &Baseline,
         by: Deadline,
     ) -> Result<Option<BeginOutcome>, AdapterError> {
-        let life = running::planted(monitor, by).await;
-        if before.life.is_some() && before.life == life.map_err(QemuError::of_read)? {
+        let process = online::find_process_marker(monitor, by).await?;
+        if before.process.is_some() && before.process == process {
             return Ok(None);
         }
-        let found = match &before.trail {
-            Some(trail) => self.find_started(intent, place, trail).await?,
+        let found = match &before.offline {
+            Some(offline) => self.offline().find_started(intent, paths, offline).await?,
             None => FindOutcome::Unknowable,
         };
         match found {
             FindOutcome::Done => Ok(Some(BeginOutcome::Done)),
             FindOutcome::Failed(fault) => Err(AdapterError::refused(fault.kind, fault.text)),
-            FindOutcome::NotBegun | FindOutcome::VmChanged => Err(rest::changed()),
+            FindOutcome::NotBegun | FindOutcome::VmChanged => Err(offline_plan::vm_changed()),
             FindOutcome::HalfDone(_)
             | FindOutcome::Task(_)
             | FindOutcome::NotYet
             | FindOutcome::Unknowable => Err(AdapterError::uncertain(
                 FaultKind::BackendFailed,
-                "The VM was stopped and started before it could be restored.",
+                public_text!(
+                    "The VM was stopped and started before the restore began. The outcome of the restore is being determined."
+                ),
             )),
         }
     }
 
-    async fn find_running(
+    async fn find_online(
         &self,
         monitor: &Monitor,
         intent: &Intent,
         job: &str,
-        before: Option<&Before>,
+        before: Option<&Baseline>,
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let verb = intent.verb();
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
-        let trail = before.and_then(|it| it.trail.as_ref());
-        if let Some(trail) = trail
+        let paths = self.access.paths_of(vm)?;
+        let offline = before.and_then(|before| before.offline.as_ref());
+        if let Some(offline) = offline
             && verb == Verb::Restore
         {
-            return self.find_started(intent, &place, trail).await;
+            return self.offline().find_started(intent, &paths, offline).await;
         }
-        let ran = before.is_some_and(|it| it.ran);
-        let asked = Asked {
+        let ran = before.is_some_and(|before| before.ran);
+        let query = JobQuery {
             job,
             vm,
             verb,
             tag: Some(intent.target.backup.as_str()),
             ran,
         };
-        match running::poll(monitor, asked, &place.disks, by).await? {
+        match online::poll(monitor, query, &paths.disks, by).await? {
             TaskState::Running(_) => {
-                return remember(job, intent, Some(ran)).map(FindOutcome::Task);
+                return task_ref(job, intent, Some(ran)).map(FindOutcome::Task);
             }
             TaskState::Done => return Ok(FindOutcome::Done),
             TaskState::Failed(fault) => return Ok(FindOutcome::Failed(fault)),
             TaskState::Cancelled | TaskState::Gone => {}
         }
-        let life = running::planted(monitor, by)
-            .await
-            .map_err(QemuError::of_read)?;
-        // Without anything remembered it was never begun.
-        let same = before.is_none_or(|it| it.life.is_some() && it.life == life);
-        let seen = self.look_running(monitor, vm, &place, by).await?;
-        if trail.is_some() && !is_begun(intent, &seen.disks) {
+        let process = online::find_process_marker(monitor, by).await?;
+        // Without a baseline the operation was never begun.
+        let same_process =
+            before.is_none_or(|before| before.process.is_some() && before.process == process);
+        let view = self.access.read_online_vm(monitor, vm, &paths, by).await?;
+        if offline.is_some() && !is_begun(intent, &view.disks) {
             return Ok(FindOutcome::VmChanged);
         }
-        Ok(derive(intent, same, &seen.disks))
+        Ok(conclude_from_disks(intent, same_process, &view.disks))
     }
-}
 
-/// Whether the disks show anything of a create or a delete.
-fn is_begun(intent: &Intent, disks: &[map::Disk]) -> bool {
-    let whole = map::whole(disks, intent.target.backup.as_str());
-    match intent.verb() {
-        Verb::Create => whole.is_some(),
-        Verb::Delete => whole != Some(map::Whole::Yes),
-        Verb::Update | Verb::Restore => true,
+    /// Begins a change of a running VM. Whether it is done already, and whether the guest ran.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a part of begin, with its arguments"
+    )]
+    async fn begin_online(
+        &self,
+        monitor: &Monitor,
+        intent: &Intent,
+        paths: &VmPaths,
+        job: &str,
+        before: Option<&Baseline>,
+        by: Deadline,
+    ) -> Result<(Option<BeginOutcome>, bool), AdapterError> {
+        if intent.verb() == Verb::Restore
+            && let Some(before) = before
+            && let Some(done) = self
+                .check_restart_before_restore(monitor, intent, paths, before, by)
+                .await?
+        {
+            return Ok((Some(done), before.ran));
+        }
+        let vm = &intent.target.vm;
+        let view = self.access.read_online_vm(monitor, vm, paths, by).await?;
+        let ran = view.vm.run_state == Some(RunState::Started);
+        let begun = online::begin(monitor, &view, paths, intent, job, by).await?;
+        Ok((begun, ran))
     }
-}
-
-/// What the state of the backup tells of a request that left no other trace.
-fn derive(intent: &Intent, same_life: bool, disks: &[map::Disk]) -> FindOutcome {
-    let whole = map::whole(disks, intent.target.backup.as_str());
-    match intent.verb() {
-        Verb::Create => match whole {
-            Some(map::Whole::Yes) => FindOutcome::Done,
-            Some(map::Whole::Partial | map::Whole::Twice) => FindOutcome::Failed(Fault::new(
-                FaultKind::BackendFailed,
-                "The backup was made on some disks only; delete it.",
-            )),
-            None if same_life => FindOutcome::NotBegun,
-            None => FindOutcome::Failed(broken_off(
-                "The work was broken off before the backup was made.",
-            )),
-        },
-        Verb::Delete => match check::is_there(disks, intent) {
-            Ok(true) if same_life => FindOutcome::NotBegun,
-            Ok(true) => FindOutcome::Failed(broken_off(
-                "The VM was stopped before the backup was deleted.",
-            )),
-            // Without some of its disks it shows as another one.
-            Ok(false) | Err(_) if matches!(whole, Some(map::Whole::Partial)) => {
-                FindOutcome::Failed(broken_off(
-                    "The backup was deleted on some disks only; delete it again.",
-                ))
-            }
-            // Another one of that id is a newer one: the one that was meant is gone.
-            Ok(false) | Err(_) => FindOutcome::Done,
-        },
-        Verb::Restore if same_life => FindOutcome::NotBegun,
-        Verb::Restore => FindOutcome::Unknowable,
-        Verb::Update => FindOutcome::NotBegun,
-    }
-}
-
-fn before(baseline: Option<&Evidence>) -> Option<Before> {
-    baseline.and_then(|baseline| serde_json::from_str(baseline.as_str()).ok())
-}
-
-fn broken_off(text: &str) -> Fault {
-    Fault::new(FaultKind::BackendFailed, text)
-}
-
-fn no_vm() -> AdapterError {
-    AdapterError::refused(FaultKind::NoSuchVm, "There is no such VM.")
-}
-
-fn remember(job: &str, intent: &Intent, ran: Option<bool>) -> Result<TaskRef, AdapterError> {
-    let remembered = Remembered {
-        job: job.to_owned(),
-        vm: intent.target.vm.clone(),
-        verb: intent.verb(),
-        tag: Some(intent.target.backup.as_str().to_owned()),
-        ran,
-    };
-    let text = serde_json::to_string(&remembered).unwrap_or_default();
-    TaskRef::new(text).ok_or_else(|| {
-        let text = "The task cannot be remembered.";
-        AdapterError::uncertain(FaultKind::BackendFailed, text)
-    })
-}
-
-fn recall(task: &TaskRef) -> Option<Remembered> {
-    serde_json::from_str(task.as_str()).ok()
 }
 
 #[async_trait]
@@ -470,59 +248,57 @@ impl Adapter for Qemu {
     }
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
-        identity::is_of(backup.id.as_str(), stored, &backup.identity)
+        identity::is_bound_to(backup.id.as_str(), stored, &backup.identity)
     }
 
-    /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may take for another thing.
+    /// `snapgate-<number of the operation>`: never a mere number, which `qemu-img` may read as the id of a snapshot.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         BackupId::new(&key.to_string()).map_err(|error| {
-            AdapterError::refused(FaultKind::Invalid, "the name cannot be used").because(error)
+            let text = public_text!("No id could be made for the backup; nothing was changed.");
+            AdapterError::refused(FaultKind::Invalid, text).because(error)
         })
     }
 
-    /// VMs are asked one by one when they are needed; of the backend as a whole there is only the program for images.
+    /// VMs are reached one by one when they are needed; of the backend as a whole there are only the image programs.
     async fn health(&self, by: Deadline) -> Result<Health, AdapterError> {
-        let open: Vec<Slot> = self
-            .monitors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
-        for slot in open {
-            if let Ok(held) = slot.try_lock()
-                && let Some(monitor) = held.as_ref().filter(|it| !it.is_closed())
-            {
-                let product = monitor.product().to_owned();
-                return Ok(Health { product });
-            }
+        if let Some(product) = self.access.connected_product() {
+            return Ok(Health { product });
         }
-        if self.config.images.is_empty() {
+        if self.access.config.images.is_empty() {
             let product = "QEMU".to_owned();
             return Ok(Health { product });
         }
-        let version = self.program.version(self.left(by)).await;
+        let version = self.access.program.version(self.access.time_left(by)).await;
         version.map(|product| Health { product }).map_err(|error| {
-            AdapterError::unavailable("A program for images (qemu_img, qemu_io) cannot be run.")
-                .because(error)
+            AdapterError::unavailable(public_text!(
+                "An image program of the gateway could not be run. Check the programs that the backend is configured with."
+            ))
+            .because(error)
         })
     }
 
-    async fn vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
-        Ok(self.look(vm, by).await?.vm.clone())
+    async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
+        Ok(self.access.read_vm(vm, by).await?.vm.clone())
     }
 
-    async fn list(&self, vm: &VmId, page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
-        let seen = self.look(vm, by).await?;
-        Ok(map::page(&seen.disks, page, &self.works.hidden(vm)))
+    async fn list_backups(
+        &self,
+        vm: &VmId,
+        page: &Page,
+        by: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
+        let view = self.access.read_vm(vm, by).await?;
+        let hidden = self.worker.unfinished_backups(vm);
+        Ok(backups::backup_page(&view.disks, page, &hidden))
     }
 
-    async fn read(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
-        let seen = self.look(&target.vm, by).await?;
-        if self.works.hidden(&target.vm).contains(&target.backup) {
-            return Err(check::none());
+    async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
+        let view = self.access.read_vm(&target.vm, by).await?;
+        let hidden = self.worker.unfinished_backups(&target.vm);
+        if hidden.contains(&target.backup) {
+            return Err(check::no_such_backup());
         }
-        map::backup(&seen.disks, target.backup.as_str()).ok_or_else(check::none)
+        backups::find_backup(&view.disks, target.backup.as_str()).ok_or_else(check::no_such_backup)
     }
 
     async fn baseline(
@@ -532,25 +308,23 @@ impl Adapter for Qemu {
         by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
-        let before = match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
-                let seen = self.look_running(&monitor, vm, &place, by).await?;
-                let life = running::life(&monitor, by).await;
-                Before {
-                    life: Some(life.map_err(QemuError::of_read)?),
-                    ran: seen.vm.run_state == Some(RunState::Started),
-                    trail: None,
+        let paths = self.access.paths_of(vm)?;
+        let before = match self.access.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
+                let view = self.access.read_online_vm(&monitor, vm, &paths, by).await?;
+                Baseline {
+                    process: Some(online::mark_process(&monitor, by).await?),
+                    ran: view.vm.run_state == Some(RunState::Started),
+                    offline: None,
                 }
             }
-            At::Stopped => Before {
-                life: None,
+            VmMode::Offline => Baseline {
+                process: None,
                 ran: false,
-                trail: Some(self.trail(intent, &place, by).await?),
+                offline: Some(self.offline().prepare(intent, &paths, by).await?),
             },
         };
-        let text = serde_json::to_string(&before).unwrap_or_default();
-        Ok(Evidence::new(text))
+        Ok(before.evidence())
     }
 
     async fn begin(
@@ -565,87 +339,81 @@ impl Adapter for Qemu {
         {
             return Err(AdapterError::refused(
                 FaultKind::Unsupported,
-                "QEMU makes backups of type snapshot alone",
+                public_text!(
+                    "This VM supports backups of type snapshot only; nothing was changed. Request a backup of that type."
+                ),
             ));
         }
         let vm = &intent.target.vm;
-        let place = self.place(vm)?;
+        let paths = self.access.paths_of(vm)?;
         let job = key.to_string();
-        if self.works.state(&job).is_some() {
-            return remember(&job, intent, None).map(BeginOutcome::Task);
+        if self.worker.state(&job).is_some() {
+            return task_ref(&job, intent, None).map(BeginOutcome::Task);
         }
-        if self.works.is_at_work(vm) {
-            return Err(QemuError::Blocked.of_read());
+        if self.worker.is_busy(vm) {
+            return Err(QemuError::MainLoopBlocked.into());
         }
-        let before = before(baseline);
+        let before = Baseline::parse(baseline);
         let before = before.as_ref();
-        let (begun, ran) = match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
-                if intent.verb() == Verb::Restore
-                    && let Some(before) = before
-                    && let Some(done) = self
-                        .is_settled(&monitor, intent, &place, before, by)
-                        .await?
-                {
-                    return Ok(done);
-                }
-                let seen = self.look_running(&monitor, vm, &place, by).await?;
-                let ran = seen.vm.run_state == Some(RunState::Started);
-                let begun = running::begin(&monitor, &seen, &place, intent, &job, by).await?;
+        let (begun, ran) = match self.access.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
+                let begun = self.begin_online(&monitor, intent, &paths, &job, before, by);
+                let (begun, ran) = begun.await?;
                 (begun, Some(ran))
             }
-            At::Stopped => {
-                let begun = self.begin_stopped(intent, &place, &job, before, by);
-                (begun.await?, None)
+            VmMode::Offline => {
+                let offline = self.offline();
+                let begun = offline.begin(intent, &paths, &job, before, by).await?;
+                (begun, None)
             }
         };
         match begun {
             Some(done) => Ok(done),
-            None => remember(&job, intent, ran).map(BeginOutcome::Task),
+            None => task_ref(&job, intent, ran).map(BeginOutcome::Task),
         }
     }
 
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError> {
-        let Some(known) = recall(task) else {
+        let Some(record) = TaskRecord::parse(task) else {
             return Ok(TaskState::Gone);
         };
-        let Some(ran) = known.ran else {
-            return Ok(self.works.state(&known.job).unwrap_or(TaskState::Gone));
+        let Some(ran) = record.ran else {
+            return Ok(self.worker.state(&record.job).unwrap_or(TaskState::Gone));
         };
-        let place = self.place(&known.vm)?;
-        match self.monitor(&known.vm, &place, by).await {
+        let paths = self.access.paths_of(&record.vm)?;
+        match self.access.monitor(&record.vm, &paths, by).await {
             Ok(monitor) => {
-                let asked = Asked {
-                    job: &known.job,
-                    vm: &known.vm,
-                    verb: known.verb,
-                    tag: known.tag.as_deref(),
+                let query = JobQuery {
+                    job: &record.job,
+                    vm: &record.vm,
+                    verb: record.verb,
+                    tag: record.tag.as_deref(),
                     ran,
                 };
-                running::poll(&monitor, asked, &place.disks, by).await
+                online::poll(&monitor, query, &paths.disks, by).await
             }
-            Err(QemuError::Absent(_)) => Ok(TaskState::Gone),
-            Err(error) => Err(error.of_read()),
+            // Jobs end with the QEMU process that ran them.
+            Err(QemuError::NotRunning(_)) => Ok(TaskState::Gone),
+            Err(error) => Err(error.into()),
         }
     }
 
     async fn changed(&self, task: &TaskRef) {
-        let Some(known) = recall(task) else {
+        let Some(record) = TaskRecord::parse(task) else {
             return std::future::pending().await;
         };
-        if known.ran.is_none() {
-            return self.works.changed().await;
+        if record.ran.is_none() {
+            return self.worker.changed().await;
         }
-        let open = self.slot(&known.vm).lock().await.clone();
-        match open.filter(|open| !open.is_closed()) {
-            // What was told before we listen is told at once.
-            Some(monitor) if monitor.job(&known.job).as_deref() == Some("concluded") => {}
+        match self.access.open_monitor(&record.vm).await {
+            // An event that came before we listen must not be waited for.
+            Some(monitor) if monitor.job(&record.job).as_deref() == Some("concluded") => {}
             Some(monitor) => monitor.changed().await,
             None => std::future::pending().await,
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -653,33 +421,31 @@ impl Adapter for Qemu {
         by: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
         let job = key.to_string();
-        match self.works.state(&job) {
+        match self.worker.state(&job) {
             Some(TaskState::Running(_)) => {
-                return remember(&job, intent, None).map(FindOutcome::Task);
+                return task_ref(&job, intent, None).map(FindOutcome::Task);
             }
             Some(TaskState::Done) => return Ok(FindOutcome::Done),
             Some(TaskState::Failed(fault)) => return Ok(FindOutcome::Failed(fault)),
             Some(TaskState::Cancelled | TaskState::Gone) | None => {}
         }
         let vm = &intent.target.vm;
-        let before = before(baseline);
-        let place = self.place(vm)?;
-        match self.at(vm, &place, by).await? {
-            At::Running(monitor) => {
-                self.find_running(&monitor, intent, &job, before.as_ref(), by)
-                    .await
+        let before = Baseline::parse(baseline);
+        let before = before.as_ref();
+        let paths = self.access.paths_of(vm)?;
+        match self.access.locate(vm, &paths, by).await? {
+            VmMode::Online(monitor) => {
+                let found = self.find_online(&monitor, intent, &job, before, by);
+                found.await
             }
-            At::Stopped => {
-                let before = before.as_ref();
-                self.find_stopped(intent, &place, before, by).await
-            }
+            VmMode::Offline => self.offline().find(intent, &paths, before, by).await,
         }
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
         Err(AdapterError::refused(
             FaultKind::Unsupported,
-            "QEMU cannot stop work on a snapshot.",
+            public_text!("This operation cannot be cancelled and continues. Wait until it ends."),
         ))
     }
 }

@@ -1,7 +1,7 @@
 //! Reads of a qcow2 image what `qemu-img` does not tell: whether the disk is just as one of its snapshots.
 //!
 //! An image and each of its snapshots have a table of their own that says where their data are. A snapshot shares all
-//! its data with the disk when it is made or applied, and whoever writes then writes elsewhere and changes the disk's
+//! its data with the disk when it is made or applied, and each later write goes elsewhere and changes the disk's
 //! table. So equal tables are equal disks. The table goes on behind the end of the disk, where memory is kept; a guest
 //! cannot write there. Source: QEMU's docs/interop/qcow2.txt. Nothing is ever written here.
 
@@ -27,44 +27,47 @@ const BACKING_BYTES_MAX: usize = 1023;
 /// Of an entry of the table, the bits that say where the data are.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The bit for longer entries among the features that a reader must know.
-const EXTENDED: u64 = 1 << 4;
+const EXTENDED_L2: u64 = 1 << 4;
 
 /// How the disk is, seen from one of its snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kinship {
+pub(super) enum SnapshotRelation {
     /// Just as the snapshot.
-    Same,
+    Identical,
     /// The snapshot was applied, or just made, and the disk was written to since.
-    Descends,
+    WrittenSince,
     /// There is no telling whether it comes from this snapshot.
     Unclear,
 }
 
 /// Where the data of a disk or snapshot are, without the zeros at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Table {
+struct L1Table {
     disk: Vec<u64>,
     /// What lies behind the disk's end.
     memory: Vec<u64>,
 }
 
 #[derive(Debug)]
-struct Header {
+struct Qcow2Header {
     size: u64,
     /// Bytes that one entry of the table stands for.
-    reach: u64,
+    bytes_per_entry: u64,
     table: (u64, u32),
     snapshots: (u64, u32),
 }
 
 #[derive(Debug)]
-struct Saved {
+struct SavedSnapshot {
     tag: Vec<u8>,
-    table: Table,
+    table: L1Table,
 }
 
 /// How the disk in the image is, seen from the snapshot of that tag.
-pub(super) async fn kinship(image: &Path, tag: &str) -> Result<Kinship, QemuError> {
+pub(super) async fn relation_to_snapshot(
+    image: &Path,
+    tag: &str,
+) -> Result<SnapshotRelation, QemuError> {
     let found = async {
         let mut file = File::open(image).await?;
         let header = header(&mut file).await?;
@@ -73,22 +76,26 @@ pub(super) async fn kinship(image: &Path, tag: &str) -> Result<Kinship, QemuErro
     };
     let (now, saved) = found
         .await
-        .map_err(|error: std::io::Error| of_open(&error))?;
-    let mut tagged = saved.iter().filter(|it| it.tag == tag.as_bytes());
+        .map_err(|error: std::io::Error| image_open_error(&error))?;
+    let mut tagged = saved
+        .iter()
+        .filter(|snapshot| snapshot.tag == tag.as_bytes());
     let (Some(it), None) = (tagged.next(), tagged.next()) else {
-        return Ok(Kinship::Unclear);
+        return Ok(SnapshotRelation::Unclear);
     };
-    let akin = saved.iter().filter(|it| it.table.memory == now.memory);
+    let akin = saved
+        .iter()
+        .filter(|snapshot| snapshot.table.memory == now.memory);
     Ok(if it.table == now {
-        Kinship::Same
+        SnapshotRelation::Identical
     } else if it.table.memory == now.memory && akin.count() == 1 {
-        Kinship::Descends
+        SnapshotRelation::WrittenSince
     } else {
-        Kinship::Unclear
+        SnapshotRelation::Unclear
     })
 }
 
-fn bad(what: &str) -> std::io::Error {
+fn invalid_image(what: &str) -> std::io::Error {
     std::io::Error::new(ErrorKind::InvalidData, what)
 }
 
@@ -101,7 +108,7 @@ pub(super) async fn is_qcow2(image: &Path) -> Result<bool, QemuError> {
     match read.await {
         Ok(magic) => Ok(magic == MAGIC),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(of_open(&error)),
+        Err(error) => Err(image_open_error(&error)),
     }
 }
 
@@ -127,20 +134,20 @@ pub(super) async fn backing(image: &Path) -> std::io::Result<Option<String>> {
 }
 
 /// Why an image cannot be read.
-pub(super) fn of_open(error: &std::io::Error) -> QemuError {
+pub(super) fn image_open_error(error: &std::io::Error) -> QemuError {
     let is = |kind| error.kind() == kind;
     if is(ErrorKind::NotFound) || is(ErrorKind::NotADirectory) {
-        QemuError::Missing(error.to_string())
+        QemuError::ImageMissing(error.to_string())
     } else if is(ErrorKind::PermissionDenied) {
-        QemuError::Denied(error.to_string())
+        QemuError::AccessDenied(error.to_string())
     } else {
-        QemuError::Nonsense(format!("qcow2: {error}"))
+        QemuError::UnexpectedAnswer(format!("qcow2: {error}"))
     }
 }
 
-async fn header(file: &mut File) -> std::io::Result<Header> {
+async fn header(file: &mut File) -> std::io::Result<Qcow2Header> {
     if file.read_u32().await? != MAGIC {
-        return Err(bad("no qcow2 image"));
+        return Err(invalid_image("no qcow2 image"));
     }
     let version = file.read_u32().await?;
     file.seek(SeekFrom::Start(20)).await?;
@@ -155,19 +162,19 @@ async fn header(file: &mut File) -> std::io::Result<Header> {
     let features = match version {
         2 => 0,
         3 => file.read_u64().await?,
-        _ => return Err(bad("unknown version")),
+        _ => return Err(invalid_image("unknown version")),
     };
     if !(9..=21).contains(&cluster_bits) || count > SNAPSHOTS_MAX {
-        return Err(bad("out of bounds"));
+        return Err(invalid_image("out of bounds"));
     }
     // A cluster of entries of 8 or 16 bytes, each of which stands for one cluster.
-    let entry_bits = if features & EXTENDED == 0 { 3 } else { 4 };
+    let entry_bits = if features & EXTENDED_L2 == 0 { 3 } else { 4 };
     let bits = cluster_bits.saturating_mul(2).saturating_sub(entry_bits);
-    Ok(Header {
+    Ok(Qcow2Header {
         size,
-        reach: 1_u64
+        bytes_per_entry: 1_u64
             .checked_shl(bits)
-            .ok_or_else(|| bad("out of bounds"))?,
+            .ok_or_else(|| invalid_image("out of bounds"))?,
         table: (at, entries),
         snapshots: (snapshots_at, count),
     })
@@ -177,32 +184,32 @@ async fn table(
     file: &mut File,
     (at, entries): (u64, u32),
     size: u64,
-    header: &Header,
-) -> std::io::Result<Table> {
+    header: &Qcow2Header,
+) -> std::io::Result<L1Table> {
     let length = u64::from(entries).saturating_mul(8);
     if length > TABLE_BYTES_MAX {
-        return Err(bad("a table is too long"));
+        return Err(invalid_image("a table is too long"));
     }
     file.seek(SeekFrom::Start(at)).await?;
     let mut bytes = Vec::new();
     let read = (&mut *file).take(length).read_to_end(&mut bytes).await?;
     if u64::try_from(read).unwrap_or_default() != length {
-        return Err(bad("a table is cut short"));
+        return Err(invalid_image("a table is cut short"));
     }
     let entries = bytes.as_chunks::<8>().0.iter();
     let mut disk: Vec<u64> = entries
         .map(|entry| u64::from_be_bytes(*entry) & OFFSET)
         .collect();
-    let end = usize::try_from(size.div_ceil(header.reach)).unwrap_or(usize::MAX);
+    let end = usize::try_from(size.div_ceil(header.bytes_per_entry)).unwrap_or(usize::MAX);
     let mut memory = disk.split_off(end.min(disk.len()));
     for part in [&mut disk, &mut memory] {
-        let used = part.iter().rposition(|it| *it != 0);
-        part.truncate(used.map_or(0, |it| it.saturating_add(1)));
+        let used = part.iter().rposition(|entry| *entry != 0);
+        part.truncate(used.map_or(0, |last| last.saturating_add(1)));
     }
-    Ok(Table { disk, memory })
+    Ok(L1Table { disk, memory })
 }
 
-async fn saved(file: &mut File, header: &Header) -> std::io::Result<Vec<Saved>> {
+async fn saved(file: &mut File, header: &Qcow2Header) -> std::io::Result<Vec<SavedSnapshot>> {
     let (mut at, count) = header.snapshots;
     let mut found = Vec::new();
     for _ in 0..count {
@@ -215,7 +222,7 @@ async fn saved(file: &mut File, header: &Header) -> std::io::Result<Vec<Saved>> 
         let extra = u64::from(file.read_u32().await?);
         let rest = id.saturating_add(extra).saturating_add(u64::from(name));
         if rest > EXTRA_BYTES_MAX {
-            return Err(bad("a snapshot is too long"));
+            return Err(invalid_image("a snapshot is too long"));
         }
         // The size of the disk then; images of version 2 have but one.
         let mut size = header.size;
@@ -231,7 +238,7 @@ async fn saved(file: &mut File, header: &Header) -> std::io::Result<Vec<Saved>> 
         let mut tag = vec![0; usize::from(name)];
         file.read_exact(&mut tag).await?;
         let table = table(file, (table_at, entries), size, header).await?;
-        found.push(Saved { tag, table });
+        found.push(SavedSnapshot { tag, table });
         at = at.saturating_add(40_u64.saturating_add(rest).next_multiple_of(8));
     }
     Ok(found)
@@ -286,29 +293,29 @@ mod tests {
         bytes
     }
 
-    async fn kinship_of(bytes: &[u8], tag: &str) -> Result<Kinship, QemuError> {
+    async fn relation_of(bytes: &[u8], tag: &str) -> Result<SnapshotRelation, QemuError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         std::fs::write(&path, bytes).unwrap();
-        kinship(&path, tag).await
+        relation_to_snapshot(&path, tag).await
     }
 
     #[tokio::test]
     async fn a_disk_is_known_by_its_tables() {
         const COPIED: u64 = 1 << 63;
         type Snapshots<'a> = &'a [(&'a str, &'a [u64])];
-        let rows: [(&str, &[u64], Snapshots<'_>, Kinship); 8] = [
+        let rows: [(&str, &[u64], Snapshots<'_>, SnapshotRelation); 8] = [
             (
                 "same",
                 &[0x5_0000, 0x6_0000],
                 &[("t", &[0x5_0000, 0x6_0000])],
-                Kinship::Same,
+                SnapshotRelation::Identical,
             ),
             (
                 "flags are no matter, nor zeros at the end",
                 &[0x5_0000 | COPIED, 0x6_0000, 0],
                 &[("other", &[0]), ("t", &[0x5_0000, 0x6_0000 | COPIED])],
-                Kinship::Same,
+                SnapshotRelation::Identical,
             ),
             (
                 "written to since",
@@ -317,7 +324,7 @@ mod tests {
                     ("other", &[0x5_0000, 0x9_0000]),
                     ("t", &[0x5_0000, 0x6_0000]),
                 ],
-                Kinship::Descends,
+                SnapshotRelation::WrittenSince,
             ),
             (
                 "written to since, of one of two alike",
@@ -326,41 +333,41 @@ mod tests {
                     ("other", &[0x8_0000, 0x6_0000]),
                     ("t", &[0x5_0000, 0x6_0000]),
                 ],
-                Kinship::Unclear,
+                SnapshotRelation::Unclear,
             ),
             (
                 "another mark",
                 &[0x5_0000, 0x7_0000],
                 &[("t", &[0x5_0000, 0x6_0000])],
-                Kinship::Unclear,
+                SnapshotRelation::Unclear,
             ),
             (
                 "no mark at all",
                 &[0x7_0000],
                 &[("t", &[0x5_0000])],
-                Kinship::Descends,
+                SnapshotRelation::WrittenSince,
             ),
             (
                 "not there",
                 &[0x5_0000],
                 &[("other", &[0x5_0000])],
-                Kinship::Unclear,
+                SnapshotRelation::Unclear,
             ),
             (
                 "twice",
                 &[0x5_0000],
                 &[("t", &[0x5_0000]), ("t", &[0x5_0000])],
-                Kinship::Unclear,
+                SnapshotRelation::Unclear,
             ),
         ];
         for (name, now, snapshots, expected) in rows {
-            let found = kinship_of(&image(now, snapshots), "t").await;
+            let found = relation_of(&image(now, snapshots), "t").await;
             assert_eq!(found, Ok(expected), "{name}");
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_whole_image_is_told() {
+    async fn damaged_images_are_errors() {
         let good = image(&[0x5_0000], &[("t", &[0x5_0000])]);
         let with = |at: usize, value: &[u8]| {
             let mut bytes = good.clone();
@@ -380,9 +387,9 @@ mod tests {
             ("a snapshot's table too long", with(0x2000 + 8, &most)),
         ];
         for (name, bytes) in rows {
-            let found = kinship_of(&bytes, "t").await;
+            let found = relation_of(&bytes, "t").await;
             assert!(
-                matches!(found, Err(QemuError::Nonsense(_))),
+                matches!(found, Err(QemuError::UnexpectedAnswer(_))),
                 "{name}: {found:?}"
             );
         }

@@ -1,19 +1,17 @@
 //! A client of QEMU's machine protocol: one connection, unique ids, replies that are not ours dropped, job events followed.
 //!
-//! `snapshot-save` and `snapshot-load` run in QEMU's main loop, which answers nothing meanwhile, whereas events come
-//! at once: who has started such a job is told so by the event, and who asks something else is told that it is blocked.
+//! `snapshot-save` and `snapshot-load` run in QEMU's main loop, which answers nothing meanwhile, whereas events arrive
+//! at once: the event confirms that such a job has started, and other commands fail as blocked until it ends.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
@@ -31,8 +29,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio::time::timeout_at;
 
+use crate::adapters::qemu::disk::VmView;
 use crate::adapters::qemu::error::QemuError;
-use crate::adapters::qemu::map::Seen;
+use crate::adapters::qemu::own_names::OWN_PREFIX;
 use crate::model::Deadline;
 use crate::runtime::Tasks;
 
@@ -43,12 +42,9 @@ const COMMANDS_WAITING_MAX: usize = 64;
 /// An unused connection is given up, so that others may use the monitor.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Ids of our jobs begin so.
-pub(super) const OURS: &str = "snapgate-";
-
 /// One line from QEMU.
 #[derive(Debug, Deserialize)]
-struct Line {
+struct QmpMessage {
     #[serde(rename = "QMP")]
     greeting: Option<Value>,
     event: Option<String>,
@@ -56,11 +52,11 @@ struct Line {
     id: Option<String>,
     #[serde(rename = "return")]
     answer: Option<Value>,
-    error: Option<Complaint>,
+    error: Option<ErrorReply>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Complaint {
+struct ErrorReply {
     desc: String,
 }
 
@@ -74,7 +70,7 @@ struct JobChange {
 #[derive(Debug)]
 pub(super) struct Monitor {
     commands: mpsc::Sender<Vec<u8>>,
-    shared: Arc<Shared>,
+    shared: Arc<MonitorState>,
     prefix: String,
     next: AtomicU64,
     product: String,
@@ -82,18 +78,14 @@ pub(super) struct Monitor {
 
 /// What the connection's tasks and its users share.
 #[derive(Debug)]
-struct Shared {
+struct MonitorState {
     waiting: Mutex<BTreeMap<String, oneshot::Sender<Result<Value, QemuError>>>>,
-    /// The last state of each job of ours that an event told.
+    /// The last state of each job of ours, as events reported it.
     jobs: Mutex<BTreeMap<String, String>>,
     changed: Notify,
     closed: watch::Sender<bool>,
-    /// What was last seen of the VM, for when it cannot answer.
-    seen: Mutex<Option<Arc<Seen>>>,
-}
-
-fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The VM as it was last read, for while it cannot answer.
+    view: Mutex<Option<Arc<VmView>>>,
 }
 
 impl Monitor {
@@ -106,22 +98,23 @@ impl Monitor {
     ) -> Result<Arc<Self>, QemuError> {
         let stream = timeout(greeting, UnixStream::connect(socket)).await;
         let stream = stream
-            .map_err(|_late| QemuError::Held)?
+            .map_err(|_late| QemuError::MonitorHeld)?
             .map_err(|error| refused(&error))?;
         let (reader, writer) = stream.into_split();
         let mut lines = BufReader::new(reader);
         let first = timeout(greeting, read_line(&mut lines)).await;
-        let hello = first.map_err(|_late| QemuError::Held)??;
+        let hello = first.map_err(|_late| QemuError::MonitorHeld)??;
         let Some(hello) = hello.greeting else {
-            return Err(QemuError::Nonsense("no greeting".to_owned()));
+            return Err(QemuError::UnexpectedAnswer("no greeting".to_owned()));
         };
-        let nonce = getrandom::u64().map_err(|error| QemuError::Lost(error.to_string()))?;
-        let shared = Arc::new(Shared {
+        let nonce =
+            getrandom::u64().map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
+        let shared = Arc::new(MonitorState {
             waiting: Mutex::default(),
             jobs: Mutex::default(),
             changed: Notify::new(),
             closed: watch::Sender::new(false),
-            seen: Mutex::default(),
+            view: Mutex::default(),
         });
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         tasks.spawn(read_all(lines, Arc::clone(&shared)));
@@ -137,7 +130,7 @@ impl Monitor {
         Ok(Arc::new(made))
     }
 
-    /// Whether it is of no use any more.
+    /// Whether the connection has ended.
     pub(super) fn is_closed(&self) -> bool {
         *self.shared.closed.borrow()
     }
@@ -147,7 +140,7 @@ impl Monitor {
         &self.product
     }
 
-    /// Asks something and waits for the answer.
+    /// Sends a command and waits for its answer.
     pub(super) async fn ask(
         &self,
         command: &str,
@@ -155,16 +148,16 @@ impl Monitor {
         by: Deadline,
     ) -> Result<Value, QemuError> {
         let answer = timeout_at(by.instant().into(), self.send(command, arguments)).await;
-        let answer = answer.map_err(|_late| QemuError::Late)??;
+        let answer = answer.map_err(|_late| QemuError::TimedOut)??;
         match timeout_at(by.instant().into(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_gone)) => Err(lost()),
-            Err(_late) if self.is_blocked() => Err(QemuError::Blocked),
-            Err(_late) => Err(QemuError::Late),
+            Err(_late) if self.is_blocked() => Err(QemuError::MainLoopBlocked),
+            Err(_late) => Err(QemuError::TimedOut),
         }
     }
 
-    /// Has a job begun. Returns once QEMU has either answered or told by an event that the job exists.
+    /// Starts a job. Returns once QEMU has answered, or has reported by an event that the job exists.
     pub(super) async fn start(
         &self,
         command: &str,
@@ -189,34 +182,36 @@ impl Monitor {
         };
         timeout_at(by.instant().into(), work)
             .await
-            .unwrap_or(Err(QemuError::Late))
+            .unwrap_or(Err(QemuError::TimedOut))
     }
 
-    /// The state of a job of ours as far as events told it.
+    /// The state of a job of ours as far as events reported it.
     pub(super) fn job(&self, job: &str) -> Option<String> {
-        lock(&self.shared.jobs).get(job).cloned()
+        self.shared.jobs.lock().get(job).cloned()
     }
 
-    /// Whether QEMU's main loop is at work on a snapshot and cannot answer.
+    /// Whether QEMU's main loop works on a snapshot and cannot answer.
     pub(super) fn is_blocked(&self) -> bool {
-        lock(&self.shared.jobs)
+        self.shared
+            .jobs
+            .lock()
             .values()
-            .any(|it| matches!(it.as_str(), "created" | "running"))
+            .any(|state| matches!(state.as_str(), "created" | "running"))
     }
 
-    /// Returns when an event tells that some job has changed.
+    /// Returns when an event reports that some job has changed.
     pub(super) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Keeps what was seen of the VM.
-    pub(super) fn keep(&self, seen: Arc<Seen>) {
-        *lock(&self.shared.seen) = Some(seen);
+    /// Keeps the VM as it was read.
+    pub(super) fn cache_view(&self, view: Arc<VmView>) {
+        *self.shared.view.lock() = Some(view);
     }
 
-    /// What was last seen of the VM.
-    pub(super) fn kept(&self) -> Option<Arc<Seen>> {
-        lock(&self.shared.seen).clone()
+    /// The VM as it was last read.
+    pub(super) fn cached_view(&self) -> Option<Arc<VmView>> {
+        self.shared.view.lock().clone()
     }
 
     async fn send(
@@ -227,36 +222,36 @@ impl Monitor {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", self.prefix);
         let line = json!({"execute": command, "arguments": arguments, "id": id});
-        let (tell, told) = oneshot::channel();
-        lock(&self.shared.waiting).insert(id.clone(), tell);
+        let (sender, answer) = oneshot::channel();
+        self.shared.waiting.lock().insert(id.clone(), sender);
         // Whole lines only are handed over: a caller that goes away leaves no half of one behind.
         let sent = self.commands.send(format!("{line}\n").into_bytes()).await;
         if sent.is_err() || self.is_closed() {
-            lock(&self.shared.waiting).remove(&id);
-            return Err(QemuError::Absent("the connection is closed".to_owned()));
+            self.shared.waiting.lock().remove(&id);
+            return Err(QemuError::NotRunning("the connection is closed".to_owned()));
         }
-        Ok(told)
+        Ok(answer)
     }
 }
 
-/// Why nobody took the connection.
+/// Why there is no connection.
 fn refused(error: &std::io::Error) -> QemuError {
     let is = |kind| error.kind() == kind;
     let text = error.to_string();
     if is(ErrorKind::NotFound) || is(ErrorKind::ConnectionRefused) {
-        QemuError::Absent(text)
+        QemuError::NotRunning(text)
     } else if is(ErrorKind::PermissionDenied) {
-        QemuError::Denied(text)
+        QemuError::AccessDenied(text)
     } else if is(ErrorKind::WouldBlock) {
         // As many clients wait for a greeting as may.
-        QemuError::Held
+        QemuError::MonitorHeld
     } else {
-        QemuError::Lost(text)
+        QemuError::ConnectionLost(text)
     }
 }
 
 fn lost() -> QemuError {
-    QemuError::Lost("before the answer".to_owned())
+    QemuError::ConnectionLost("before the answer".to_owned())
 }
 
 fn product(hello: &Value) -> String {
@@ -274,17 +269,19 @@ fn product(hello: &Value) -> String {
     )
 }
 
-async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> Result<Line, QemuError> {
+async fn read_line(from: &mut BufReader<OwnedReadHalf>) -> Result<QmpMessage, QemuError> {
     let mut line = Vec::new();
     let read = from.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
-    read.map_err(|error| QemuError::Lost(error.to_string()))?;
+    read.map_err(|error| QemuError::ConnectionLost(error.to_string()))?;
     if line.last() != Some(&b'\n') {
-        return Err(QemuError::Lost("the end, or a line too long".to_owned()));
+        return Err(QemuError::ConnectionLost(
+            "the end, or a line too long".to_owned(),
+        ));
     }
-    serde_json::from_slice(&line).map_err(|error| QemuError::Nonsense(error.to_string()))
+    serde_json::from_slice(&line).map_err(|error| QemuError::UnexpectedAnswer(error.to_string()))
 }
 
-async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
+async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<MonitorState>) {
     let mut closed = shared.closed.subscribe();
     loop {
         let line = tokio::select! {
@@ -293,7 +290,9 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
         };
         match line {
             Ok(line) => shared.take(line),
-            Err(QemuError::Nonsense(why)) => tracing::warn!(why, "line from QEMU not understood"),
+            Err(QemuError::UnexpectedAnswer(why)) => {
+                tracing::warn!(error = why, "unreadable line from QEMU ignored");
+            }
             Err(_ended) => break,
         }
     }
@@ -303,7 +302,7 @@ async fn read_all(mut lines: BufReader<OwnedReadHalf>, shared: Arc<Shared>) {
 async fn write_all(
     mut writer: OwnedWriteHalf,
     mut commands: mpsc::Receiver<Vec<u8>>,
-    shared: Arc<Shared>,
+    shared: Arc<MonitorState>,
 ) {
     let mut closed = shared.closed.subscribe();
     loop {
@@ -313,25 +312,25 @@ async fn write_all(
         };
         match next {
             Ok(Some(line)) if writer.write_all(&line).await.is_ok() => {}
-            Err(_idle) if shared.is_at_work() => {}
+            Err(_idle) if shared.has_work() => {}
             Ok(Some(_) | None) | Err(_) => break,
         }
     }
     shared.close();
 }
 
-impl Shared {
-    fn take(&self, line: Line) {
+impl MonitorState {
+    fn take(&self, line: QmpMessage) {
         if let Some(event) = line.event {
             if event == "JOB_STATUS_CHANGE"
                 && let Some(change) = line
                     .data
                     .and_then(|data| serde_json::from_value::<JobChange>(data).ok())
             {
-                if !change.id.starts_with(OURS) {
+                if !change.id.starts_with(OWN_PREFIX) {
                     return;
                 }
-                let mut jobs = lock(&self.jobs);
+                let mut jobs = self.jobs.lock();
                 if change.status == "null" {
                     jobs.remove(&change.id);
                 } else {
@@ -343,27 +342,27 @@ impl Shared {
             return;
         }
         // The reply to a client before us may be delivered to us: its id is not ours.
-        let waiter = line.id.and_then(|id| lock(&self.waiting).remove(&id));
+        let waiter = line.id.and_then(|id| self.waiting.lock().remove(&id));
         let Some(waiter) = waiter else {
-            tracing::debug!("reply from QEMU to somebody else dropped");
+            tracing::debug!("reply from QEMU to another client ignored");
             return;
         };
         let answer = match line.error {
             Some(error) => Err(QemuError::Refused(error.desc)),
             None => Ok(line.answer.unwrap_or_default()),
         };
-        // Whoever asked may have gone away.
+        // The caller may have gone away.
         drop(waiter.send(answer));
     }
 
-    fn is_at_work(&self) -> bool {
-        let busy = lock(&self.jobs).values().any(|it| it != "concluded");
-        busy || !lock(&self.waiting).is_empty()
+    fn has_work(&self) -> bool {
+        let busy = self.jobs.lock().values().any(|state| state != "concluded");
+        busy || !self.waiting.lock().is_empty()
     }
 
     fn close(&self) {
         self.closed.send_replace(true);
-        lock(&self.waiting).clear();
+        self.waiting.lock().clear();
         self.changed.notify_waiters();
     }
 }

@@ -5,6 +5,7 @@
 //! that outlives the gateway's process.
 
 mod config;
+mod keys;
 mod remote;
 mod world;
 
@@ -42,6 +43,7 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use world::World;
@@ -87,13 +89,13 @@ fn mint_backup_id(key: RequestKey) -> Result<BackupId, AdapterError> {
     BackupId::new(&format!("b{}", key.0)).map_err(|error| {
         AdapterError::refused(
             FaultKind::Invalid,
-            "The name cannot be used: choose another name.",
+            public_text!("The name is not usable for a backup. Choose another name."),
         )
         .because(error)
     })
 }
 
-/// A simulated VM has nothing to tell but its id.
+/// A simulated VM has no properties but its id.
 fn vm(id: &VmId) -> Vm {
     Vm {
         id: id.clone(),
@@ -192,12 +194,12 @@ impl Adapter for Sim {
         self.world.script.play(Call::Health, work).await
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let work = async { self.world.vm(vm) };
         self.world.script.play(Call::Vm, work).await
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
@@ -207,7 +209,7 @@ impl Adapter for Sim {
         self.world.script.play(Call::List, work).await
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let work = async { self.world.read(target) };
         self.world.script.play(Call::Read, work).await
     }
@@ -231,7 +233,7 @@ impl Adapter for Sim {
             world.script.play(Call::Begin, work).await
         });
         sent.await.unwrap_or_else(|ended| {
-            let text = "the simulated VM manager failed";
+            let text = public_text!("The simulated VM manager failed, and the outcome is being determined. Wait for the final Status.");
             Err(AdapterError::uncertain(FaultKind::BackendFailed, text).because(ended))
         })
     }
@@ -245,7 +247,7 @@ impl Adapter for Sim {
         self.world.changed(task).await;
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         _intent: &Intent,
         key: RequestKey,

@@ -48,6 +48,7 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -63,7 +64,7 @@ pub struct Remote {
 /// What is asked.
 #[derive(Debug, Serialize)]
 #[serde(tag = "call", rename_all = "kebab-case")]
-enum Request<'a> {
+enum RemoteCall<'a> {
     Health,
     Vm {
         vm: &'a VmId,
@@ -96,24 +97,27 @@ enum Request<'a> {
 /// What is answered.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Answer {
+enum RemoteAnswer {
     Product(String),
     Here,
-    Backup(Held),
-    Backups { backups: Vec<Held>, more: bool },
+    Backup(RemoteBackup),
+    Backups {
+        backups: Vec<RemoteBackup>,
+        more: bool,
+    },
     Position(u64),
     Done,
     Task(String),
     Running(u8),
     Failed(FaultKind),
     Gone,
-    Log(Vec<Entry>),
+    Log(Vec<LogEntry>),
     Refused(FaultKind),
 }
 
 /// A backup over there.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-struct Held {
+struct RemoteBackup {
     id: BackupId,
     identity: Identity,
     name: BackupName,
@@ -122,15 +126,15 @@ struct Held {
 
 /// One line of the log of tasks.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-struct Entry {
+struct LogEntry {
     task: String,
     vm: VmId,
     backup: BackupId,
     verb: Verb,
 }
 
-impl From<Held> for Backup {
-    fn from(held: Held) -> Self {
+impl From<RemoteBackup> for Backup {
+    fn from(held: RemoteBackup) -> Self {
         Self {
             id: held.id,
             identity: held.identity,
@@ -158,27 +162,31 @@ impl Remote {
     }
 
     /// Asks once. Without a connection nothing was sent; after that, an answer that does not come says nothing.
-    async fn ask(&self, request: &Request<'_>) -> Result<Answer, AdapterError> {
+    async fn ask(&self, request: &RemoteCall<'_>) -> Result<RemoteAnswer, AdapterError> {
         let mut line = serde_json::to_vec(request).map_err(|error| {
             AdapterError::refused(
                 FaultKind::Invalid,
-                "The request cannot be sent to the simulator: shorten its texts.",
+                public_text!("The request is too large for the simulator. Shorten its texts."),
             )
             .because(error)
         })?;
         line.push(b'\n');
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
-            AdapterError::unavailable("The simulator cannot be reached: start it, then try again.")
-                .because(error)
+            AdapterError::unavailable(public_text!(
+                "The simulator is unreachable. Start it, then try again."
+            ))
+            .because(error)
         })?;
         let answer = exchange(stream, &line).await.map_err(|error| {
-            let text = "the simulator gave no answer";
+            let text = public_text!("The simulator did not answer, and the outcome is being determined. Wait for the final Status.");
             AdapterError::uncertain(FaultKind::Unavailable, text).because(error)
         })?;
-        if let Answer::Refused(kind) = answer {
+        if let RemoteAnswer::Refused(kind) = answer {
             return Err(AdapterError::refused(
                 kind,
-                "The simulator refused the request, and nothing was changed: try again later.",
+                public_text!(
+                    "The simulator refused the request, and nothing was changed. Try again later."
+                ),
             ));
         }
         Ok(answer)
@@ -186,11 +194,11 @@ impl Remote {
 
     /// The one task of the log since the baseline that can be this request.
     async fn search(&self, intent: &Intent, since: u64) -> Result<FindOutcome, AdapterError> {
-        let answer = self.ask(&Request::Log { since }).await?;
-        let Answer::Log(log) = answer else {
-            return Err(nonsense(&answer));
+        let answer = self.ask(&RemoteCall::Log { since }).await?;
+        let RemoteAnswer::Log(log) = answer else {
+            return Err(unexpected_answer(&answer));
         };
-        let fits = |it: &Entry| {
+        let fits = |it: &LogEntry| {
             it.vm == intent.target.vm
                 && it.backup == intent.target.backup
                 && it.verb == intent.verb()
@@ -204,7 +212,7 @@ impl Remote {
     }
 }
 
-async fn exchange(stream: UnixStream, line: &[u8]) -> io::Result<Answer> {
+async fn exchange(stream: UnixStream, line: &[u8]) -> io::Result<RemoteAnswer> {
     let mut stream = BufReader::new(stream);
     stream.write_all(line).await?;
     stream.flush().await?;
@@ -216,15 +224,19 @@ async fn exchange(stream: UnixStream, line: &[u8]) -> io::Result<Answer> {
 
 fn task(name: String) -> Result<TaskRef, AdapterError> {
     let too_long = || {
-        let text = "the simulator names a task at too great a length";
+        let text = public_text!(
+            "The simulator sent an invalid task id, and the outcome is being determined. Wait for the final Status."
+        );
         AdapterError::uncertain(FaultKind::BackendFailed, text)
     };
     TaskRef::new(name).ok_or_else(too_long)
 }
 
 /// An answer to something else. What was asked for may have been done.
-fn nonsense(answer: &Answer) -> AdapterError {
-    let text = "the simulator answers something else";
+fn unexpected_answer(answer: &RemoteAnswer) -> AdapterError {
+    let text = public_text!(
+        "The simulator sent an unexpected answer, and the outcome is being determined. Wait for the final Status."
+    );
     AdapterError::uncertain(FaultKind::BackendFailed, text).because(format!("{answer:?}"))
 }
 
@@ -244,40 +256,40 @@ impl Adapter for Remote {
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
-        match self.ask(&Request::Health).await? {
-            Answer::Product(product) => Ok(Health { product }),
-            answer => Err(nonsense(&answer)),
+        match self.ask(&RemoteCall::Health).await? {
+            RemoteAnswer::Product(product) => Ok(Health { product }),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
-    async fn vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
-        match self.ask(&Request::Vm { vm }).await? {
-            Answer::Here => Ok(sim::vm(vm)),
-            answer => Err(nonsense(&answer)),
+    async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
+        match self.ask(&RemoteCall::Vm { vm }).await? {
+            RemoteAnswer::Here => Ok(sim::vm(vm)),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
-    async fn list(
+    async fn list_backups(
         &self,
         vm: &VmId,
         page: &Page,
         _by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         let (after, limit) = (page.after.as_ref(), page.limit);
-        match self.ask(&Request::List { vm, after, limit }).await? {
-            Answer::Backups { backups, more } => Ok(BackupPage {
+        match self.ask(&RemoteCall::List { vm, after, limit }).await? {
+            RemoteAnswer::Backups { backups, more } => Ok(BackupPage {
                 backups: backups.into_iter().map(Backup::from).collect(),
                 more,
             }),
-            answer => Err(nonsense(&answer)),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
-    async fn read(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let (vm, backup) = (&target.vm, &target.backup);
-        match self.ask(&Request::Read { vm, backup }).await? {
-            Answer::Backup(held) => Ok(held.into()),
-            answer => Err(nonsense(&answer)),
+        match self.ask(&RemoteCall::Read { vm, backup }).await? {
+            RemoteAnswer::Backup(held) => Ok(held.into()),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
@@ -288,9 +300,9 @@ impl Adapter for Remote {
         _key: RequestKey,
         _by: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
-        match self.ask(&Request::Position).await? {
-            Answer::Position(at) => Ok(Evidence::new(at.to_string())),
-            answer => Err(nonsense(&answer)),
+        match self.ask(&RemoteCall::Position).await? {
+            RemoteAnswer::Position(at) => Ok(Evidence::new(at.to_string())),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
@@ -302,25 +314,27 @@ impl Adapter for Remote {
         _by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let key = key.0.number();
-        match self.ask(&Request::Begin { key, intent }).await? {
-            Answer::Done => Ok(BeginOutcome::Done),
-            Answer::Task(name) => task(name).map(BeginOutcome::Task),
-            answer => Err(nonsense(&answer)),
+        match self.ask(&RemoteCall::Begin { key, intent }).await? {
+            RemoteAnswer::Done => Ok(BeginOutcome::Done),
+            RemoteAnswer::Task(name) => task(name).map(BeginOutcome::Task),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
     async fn poll(&self, task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
         let task = task.as_str();
-        match self.ask(&Request::Poll { task }).await? {
-            Answer::Running(percent) => Ok(TaskState::Running(Some(Progress::unfinished(percent)))),
-            Answer::Done => Ok(TaskState::Done),
-            Answer::Failed(kind) => Ok(TaskState::Failed(failed(kind))),
-            Answer::Gone => Ok(TaskState::Gone),
-            answer => Err(nonsense(&answer)),
+        match self.ask(&RemoteCall::Poll { task }).await? {
+            RemoteAnswer::Running(percent) => {
+                Ok(TaskState::Running(Some(Progress::unfinished(percent))))
+            }
+            RemoteAnswer::Done => Ok(TaskState::Done),
+            RemoteAnswer::Failed(kind) => Ok(TaskState::Failed(failed(kind))),
+            RemoteAnswer::Gone => Ok(TaskState::Gone),
+            answer => Err(unexpected_answer(&answer)),
         }
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         intent: &Intent,
         key: RequestKey,
@@ -330,12 +344,12 @@ impl Adapter for Remote {
         match self.recovery {
             Recovery::ReplaySafe => {
                 let key = key.0.number();
-                match self.ask(&Request::Find { key }).await? {
-                    Answer::Task(name) => task(name).map(FindOutcome::Task),
-                    Answer::Done => Ok(FindOutcome::Done),
-                    Answer::Failed(kind) => Ok(FindOutcome::Failed(failed(kind))),
-                    Answer::Gone => Ok(FindOutcome::NotBegun),
-                    answer => Err(nonsense(&answer)),
+                match self.ask(&RemoteCall::Find { key }).await? {
+                    RemoteAnswer::Task(name) => task(name).map(FindOutcome::Task),
+                    RemoteAnswer::Done => Ok(FindOutcome::Done),
+                    RemoteAnswer::Failed(kind) => Ok(FindOutcome::Failed(failed(kind))),
+                    RemoteAnswer::Gone => Ok(FindOutcome::NotBegun),
+                    answer => Err(unexpected_answer(&answer)),
                 }
             }
             Recovery::Listable => {
@@ -350,7 +364,9 @@ impl Adapter for Remote {
     }
 
     async fn cancel(&self, _task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
-        let text = "Tasks of a simulator over a socket cannot be stopped: wait for the end.";
+        let text = public_text!(
+            "Tasks of a simulator over a socket cannot be cancelled. Wait for the end."
+        );
         Err(AdapterError::refused(FaultKind::Unsupported, text))
     }
 }
@@ -358,7 +374,9 @@ impl Adapter for Remote {
 fn failed(kind: FaultKind) -> Fault {
     Fault::new(
         kind,
-        "The task failed part-way, and the simulator does not say what it left: look at the VM and its backups, then try again.",
+        public_text!(
+            "The task failed part-way, and its effects are unknown. Check the VM and its backups, then try again."
+        ),
     )
 }
 
@@ -474,13 +492,15 @@ mod tests {
         for (name, log, expected) in cases {
             let (_folder, socket, serving) = answering(&format!("{{\"log\":[{log}]}}\n"));
             let remote = remote(socket, Recovery::Listable);
-            let found = remote.find(&intent(), key, baseline.as_ref(), by).await;
+            let found = remote
+                .find_outcome(&intent(), key, baseline.as_ref(), by)
+                .await;
             assert_eq!(format!("{:?}", found.unwrap()), expected, "{name}");
             let asked = serving.join().unwrap();
             assert_eq!(asked, "{\"call\":\"log\",\"since\":4}\n", "{name}");
         }
         let remote = remote(PathBuf::from("/nowhere/socket"), Recovery::Listable);
-        let found = remote.find(&intent(), key, None, by).await.unwrap();
+        let found = remote.find_outcome(&intent(), key, None, by).await.unwrap();
         assert!(
             matches!(found, FindOutcome::Unknowable),
             "no baseline: {found:?}"

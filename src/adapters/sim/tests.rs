@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::adapters::adapter::Effect;
-use crate::adapters::layers::Trouble;
+use crate::adapters::layers::InjectedFault;
 use crate::model::Change;
 use crate::model::OperationSeq;
 use crate::model::RestoreOptions;
@@ -28,7 +28,7 @@ async fn bed() -> (Sim, Arc<ManualClock>, VmId, Intent, Deadline) {
         vm: vm.clone(),
         backup: BackupId::new("456").unwrap(),
     };
-    let identity = Some(sim.read(&target, by).await.unwrap().identity);
+    let identity = Some(sim.read_backup(&target, by).await.unwrap().identity);
     let change = Change::Restore(RestoreOptions::default());
     (
         sim,
@@ -83,24 +83,24 @@ async fn a_lost_answer_is_found_and_a_failure_before_it_is_not_begun() {
     let control = sim.control();
     control.script().add(
         Call::Begin,
-        Trouble::Fail(
+        InjectedFault::Fail(
             FaultKind::Unavailable,
             Effect::None,
             crate::adapters::adapter::Retry::Temporary,
         ),
     );
-    control.script().add(Call::Begin, Trouble::LoseAnswer);
-    control.script().add(Call::Begin, Trouble::Panic);
+    control.script().add(Call::Begin, InjectedFault::LoseAnswer);
+    control.script().add(Call::Begin, InjectedFault::Panic);
     let never = sim.begin(&intent, key(1), None, by).await.unwrap_err();
     assert_eq!(never.effect, Effect::None, "not made");
-    let found = sim.find(&intent, key(1), None, by).await.unwrap();
+    let found = sim.find_outcome(&intent, key(1), None, by).await.unwrap();
     assert!(matches!(found, FindOutcome::NotBegun), "{found:?}");
     let lost = sim.begin(&intent, key(2), None, by).await.unwrap_err();
     assert_eq!(lost.effect, Effect::Possible, "made");
-    let found = sim.find(&intent, key(2), None, by).await.unwrap();
+    let found = sim.find_outcome(&intent, key(2), None, by).await.unwrap();
     assert!(matches!(found, FindOutcome::Task(_)), "{found:?}");
     let panicked = sim.begin(&intent, key(3), None, by).await.unwrap_err();
-    assert_eq!(panicked.effect, Effect::Possible, "nobody knows");
+    assert_eq!(panicked.effect, Effect::Possible, "the outcome is unknown");
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn forgotten_cancelled_and_failed_tasks_say_so() {
     let state = sim.poll(&third, by).await.unwrap();
     assert!(matches!(state, TaskState::Gone), "{state:?}");
     clock.advance(Duration::from_secs(1));
-    let found = sim.find(&intent, key(3), None, by).await.unwrap();
+    let found = sim.find_outcome(&intent, key(3), None, by).await.unwrap();
     assert!(matches!(found, FindOutcome::Done), "{found:?}");
 }
 
@@ -133,7 +133,7 @@ async fn forgotten_cancelled_and_failed_tasks_say_so() {
 async fn pages_follow_the_order_of_ids() {
     let (sim, _clock, vm, mut intent, by) = bed().await;
     let page = sim
-        .list(
+        .list_backups(
             &vm,
             &Page {
                 after: None,
@@ -145,7 +145,10 @@ async fn pages_follow_the_order_of_ids() {
         .unwrap();
     assert!(page.more && page.backups.len() == 2, "{page:?}");
     let after = page.backups.last().map(|backup| backup.id.clone());
-    let rest = sim.list(&vm, &Page { after, limit: 2 }, by).await.unwrap();
+    let rest = sim
+        .list_backups(&vm, &Page { after, limit: 2 }, by)
+        .await
+        .unwrap();
     assert!(!rest.more && rest.backups.len() == 1, "{rest:?}");
     intent.identity = Some(crate::model::Identity::new("another".to_owned()));
     let error = sim.begin(&intent, key(9), None, by).await.unwrap_err();
@@ -187,7 +190,7 @@ async fn what_leaves_no_trace_is_not_found() {
             ..Config::default()
         };
         let sim = Sim::new(&config, Arc::clone(&clock), Tasks::default());
-        let found = sim.find(&intent, key(1), None, by).await.unwrap();
+        let found = sim.find_outcome(&intent, key(1), None, by).await.unwrap();
         assert_eq!(format!("{found:?}"), expected, "{recovery:?}");
         let declared = sim.capability().restore.unwrap();
         assert_eq!(

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::sync::RwLockReadGuard;
-use std::sync::RwLockWriteGuard;
 use std::time::Duration;
 use std::time::Instant;
 
+use parking_lot::RwLock;
+use parking_lot::RwLockReadGuard;
+use parking_lot::RwLockWriteGuard;
 use tokio::sync::Notify;
 
 use crate::adapters::adapter::AdapterError;
@@ -36,12 +35,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::Page;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::public_text;
 use crate::runtime::Clock;
 
 /// Id of the first backup of each VM at the start.
@@ -61,14 +62,14 @@ pub(super) struct World {
     clock: Arc<dyn Clock>,
     duration: Duration,
     changed: Notify,
-    state: RwLock<State>,
+    state: RwLock<SimState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SimState {
     vms: BTreeMap<VmId, SimVm>,
     /// The requests carried out, by the number of the operation: all that run, and the last [`ENDED_KEPT`] that ended.
-    jobs: BTreeMap<u64, Job>,
+    jobs: BTreeMap<u64, SimJob>,
     /// The ended ones in the order of their ends.
     ended: VecDeque<u64>,
     /// The running ones with the instant at which they end.
@@ -82,76 +83,87 @@ struct SimVm {
     content: u64,
     restores: u64,
     busy: bool,
-    backups: BTreeMap<BackupId, Stored>,
+    backups: BTreeMap<BackupId, SimBackup>,
 }
 
 #[derive(Clone, Debug)]
-struct Stored {
+struct SimBackup {
     backup: Backup,
     content: u64,
     whole: bool,
 }
 
 #[derive(Debug)]
-struct Job {
+struct SimJob {
     target: Target,
     change: Change,
     begun: Instant,
     executions: u64,
     fails: Option<FaultKind>,
-    end: Option<End>,
+    end: Option<TaskEnd>,
     forgotten: bool,
 }
 
 #[derive(Clone, Debug)]
-enum End {
+enum TaskEnd {
     Done,
     Failed(Fault),
     Cancelled,
 }
 
 /// What a task that failed left. Every simulated VM runs, and no failure changes one.
-pub(super) const fn left_by(change: &Change) -> &'static str {
+pub(super) fn failure_text(change: &Change) -> PublicText {
     match change {
         Change::Create(_) => {
-            "Making the backup failed part-way, and an incomplete backup is left: delete it. The data of the VM was not \
-             changed, and the VM is running."
+            public_text!(
+                "The backup failed part-way and left an incomplete backup: delete it. The data of the VM was not changed, and the VM is \
+                 running."
+            )
         }
         Change::Update(_) | Change::Delete => {
-            "The change failed, and the backup is as it was before: try again. The data of the VM was not changed, and the VM \
-             is running."
+            public_text!(
+                "The change failed, and the backup is as it was before: try again. The data of the VM was not changed, and the VM is running."
+            )
         }
         Change::Restore(_) => {
-            "The restore failed before it changed anything: restore the VM again. The data of the VM was not changed, and the \
-             VM is running."
+            public_text!(
+                "The restore failed before it changed anything: restore the VM again. The data of the VM was not changed, and the VM is \
+                 running."
+            )
         }
     }
 }
 
-fn refused(kind: FaultKind, text: &str) -> AdapterError {
+fn refused(kind: FaultKind, text: PublicText) -> AdapterError {
     AdapterError::refused(kind, text)
 }
 
-fn no_vm() -> AdapterError {
-    refused(FaultKind::NoSuchVm, "There is no such VM: check its id.")
-}
-
-fn no_backup() -> AdapterError {
+fn no_such_vm() -> AdapterError {
     refused(
-        FaultKind::NoSuchBackup,
-        "The VM has no such backup: list its backups.",
+        FaultKind::NoSuchVm,
+        public_text!("The VM does not exist. Check its id."),
     )
 }
 
-fn task_of(key: u64) -> Result<BeginOutcome, AdapterError> {
+fn no_such_backup() -> AdapterError {
+    refused(
+        FaultKind::NoSuchBackup,
+        public_text!("The backup does not exist. List the VM's backups."),
+    )
+}
+
+fn task_outcome(key: u64) -> Result<BeginOutcome, AdapterError> {
     TaskRef::new(key.to_string())
         .map(BeginOutcome::Task)
-        .ok_or_else(|| refused(FaultKind::BackendFailed, "the task has no name"))
+        .ok_or_else(|| {
+            let text = public_text!("The change has no valid task id. Wait for the final Status.");
+            refused(FaultKind::BackendFailed, text)
+        })
 }
 
 impl World {
     pub(super) fn new(config: &Config, clock: Arc<dyn Clock>) -> Self {
-        let mut state = State::default();
+        let mut state = SimState::default();
         let now = clock.now();
         for vm in &config.vms {
             let mut made = SimVm::default();
@@ -174,7 +186,7 @@ impl World {
                     size: Some(SIZE),
                     protected: false,
                 };
-                let stored = Stored {
+                let stored = SimBackup {
                     backup,
                     content: u64::from(nth),
                     whole: true,
@@ -196,40 +208,39 @@ impl World {
     }
 
     /// The state as of now, to change.
-    fn change(&self) -> RwLockWriteGuard<'_, State> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.settle(self.clock.instant());
+    fn write_state(&self) -> RwLockWriteGuard<'_, SimState> {
+        let mut state = self.state.write();
+        state.end_due_tasks(self.clock.instant());
         state
     }
 
     /// The state as of now, to look at. Cheap while no task is due.
-    fn look(&self) -> RwLockReadGuard<'_, State> {
-        let seen = || self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let state = seen();
+    fn read_state(&self) -> RwLockReadGuard<'_, SimState> {
+        let state = self.state.read();
         if state.running.is_empty() {
             return state;
         }
         drop(state);
-        drop(self.change());
-        seen()
+        drop(self.write_state());
+        self.state.read()
     }
 
     pub(super) fn content(&self, vm: &VmId) -> Option<u64> {
-        self.look().vms.get(vm).map(|vm| vm.content)
+        self.read_state().vms.get(vm).map(|vm| vm.content)
     }
 
     pub(super) fn write(&self, vm: &VmId, content: u64) -> bool {
-        let mut state = self.change();
+        let mut state = self.write_state();
         let found = state.vms.get_mut(vm);
         found.map(|it| it.content = content).is_some()
     }
 
     pub(super) fn restores(&self, vm: &VmId) -> u64 {
-        self.look().vms.get(vm).map_or(0, |it| it.restores)
+        self.read_state().vms.get(vm).map_or(0, |it| it.restores)
     }
 
     pub(super) fn executions(&self, key: RequestKey) -> u64 {
-        let state = self.look();
+        let state = self.read_state();
         state
             .jobs
             .get(&key.0.number())
@@ -237,25 +248,25 @@ impl World {
     }
 
     pub(super) fn forget(&self, key: RequestKey) {
-        if let Some(job) = self.change().jobs.get_mut(&key.0.number()) {
+        if let Some(job) = self.write_state().jobs.get_mut(&key.0.number()) {
             job.forgotten = true;
         }
         self.changed.notify_waiters();
     }
 
     pub(super) fn fail_next_task(&self, kind: FaultKind) {
-        self.change().fail_next = Some(kind);
+        self.write_state().fail_next = Some(kind);
     }
 
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
-        let state = self.look();
-        state.vms.get(id).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        state.vms.get(id).ok_or_else(no_such_vm)?;
         Ok(sim::vm(id))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
-        let state = self.look();
-        let vm = state.vms.get(vm).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        let vm = state.vms.get(vm).ok_or_else(no_such_vm)?;
         let from = page
             .after
             .as_ref()
@@ -268,10 +279,10 @@ impl World {
     }
 
     pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {
-        let state = self.look();
-        let vm = state.vms.get(&target.vm).ok_or_else(no_vm)?;
+        let state = self.read_state();
+        let vm = state.vms.get(&target.vm).ok_or_else(no_such_vm)?;
         let found = vm.backups.get(&target.backup).filter(|backup| backup.whole);
-        found.map(|it| it.backup.clone()).ok_or_else(no_backup)
+        found.map(|it| it.backup.clone()).ok_or_else(no_such_backup)
     }
 
     pub(super) fn begin(
@@ -280,15 +291,15 @@ impl World {
         key: RequestKey,
     ) -> Result<BeginOutcome, AdapterError> {
         let (number, now) = (key.0.number(), self.clock.instant());
-        let mut state = self.change();
+        let mut state = self.write_state();
         if let Some(job) = state.jobs.get(&number) {
             return match &job.end {
-                Some(End::Done) => Ok(BeginOutcome::Done),
-                Some(End::Failed(_) | End::Cancelled) | None => task_of(number),
+                Some(TaskEnd::Done) => Ok(BeginOutcome::Done),
+                Some(TaskEnd::Failed(_) | TaskEnd::Cancelled) | None => task_outcome(number),
             };
         }
-        state.check(intent)?;
-        let mut job = Job {
+        state.check_intent(intent)?;
+        let mut job = SimJob {
             target: intent.target.clone(),
             change: intent.change.clone(),
             begun: now,
@@ -299,33 +310,33 @@ impl World {
         };
         match &intent.change {
             Change::Update(_) => {
-                state.apply(&job.target, &job.change);
-                job.end = Some(End::Done);
+                state.apply_change(&job.target, &job.change);
+                job.end = Some(TaskEnd::Done);
                 state.jobs.insert(number, job);
                 state.remember_end(number);
                 Ok(BeginOutcome::Done)
             }
             Change::Create(_) | Change::Delete | Change::Restore(_) => {
                 job.fails = state.fail_next.take();
-                state.start(intent, self.clock.now());
+                state.show_begun(intent, self.clock.now());
                 state.jobs.insert(number, job);
                 let end = now.checked_add(self.duration).unwrap_or(now);
                 state.running.insert(number, end);
-                task_of(number)
+                task_outcome(number)
             }
         }
     }
 
     pub(super) fn poll(&self, task: &TaskRef) -> TaskState {
-        let state = self.look();
+        let state = self.read_state();
         let Some(job) = number(task).and_then(|number| state.jobs.get(&number)) else {
             return TaskState::Gone;
         };
         match &job.end {
             _ if job.forgotten => TaskState::Gone,
-            Some(End::Done) => TaskState::Done,
-            Some(End::Failed(fault)) => TaskState::Failed(fault.clone()),
-            Some(End::Cancelled) => TaskState::Cancelled,
+            Some(TaskEnd::Done) => TaskState::Done,
+            Some(TaskEnd::Failed(fault)) => TaskState::Failed(fault.clone()),
+            Some(TaskEnd::Cancelled) => TaskState::Cancelled,
             None => {
                 let millis = |it: Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
                 let passed = self.clock.instant().saturating_duration_since(job.begun);
@@ -337,7 +348,7 @@ impl World {
     /// Returns at the end of the task, or when a hand behind the scenes changed something.
     pub(super) async fn changed(&self, task: &TaskRef) {
         let changed = self.changed.notified();
-        let end = number(task).and_then(|number| self.look().running.get(&number).copied());
+        let end = number(task).and_then(|number| self.read_state().running.get(&number).copied());
         let left = end.map_or(Duration::ZERO, |it| {
             it.saturating_duration_since(self.clock.instant())
         });
@@ -348,16 +359,16 @@ impl World {
     }
 
     pub(super) fn find(&self, key: RequestKey) -> FindOutcome {
-        let state = self.look();
+        let state = self.read_state();
         let Some(job) = state.jobs.get(&key.0.number()) else {
             return FindOutcome::NotBegun;
         };
         match &job.end {
-            Some(End::Done) => FindOutcome::Done,
-            Some(End::Failed(fault)) => FindOutcome::Failed(fault.clone()),
-            Some(End::Cancelled) => FindOutcome::Failed(Fault::new(
+            Some(TaskEnd::Done) => FindOutcome::Done,
+            Some(TaskEnd::Failed(fault)) => FindOutcome::Failed(fault.clone()),
+            Some(TaskEnd::Cancelled) => FindOutcome::Failed(Fault::new(
                 FaultKind::Cancelled,
-                "The operation was cancelled. The data of the VM was not changed.",
+                public_text!("The operation was cancelled. The data of the VM was not changed."),
             )),
             None if job.forgotten => FindOutcome::NotYet,
             None => TaskRef::new(key.0.number().to_string())
@@ -366,16 +377,16 @@ impl World {
     }
 
     pub(super) fn cancel(&self, task: &TaskRef) -> Result<(), AdapterError> {
-        let mut state = self.change();
+        let mut state = self.write_state();
         let gone = || {
             refused(
                 FaultKind::Conflict,
-                "The operation has ended already: look at its result.",
+                public_text!("The operation has already ended. Read its Status."),
             )
         };
         let number = number(task).ok_or_else(gone)?;
         state.running.remove(&number).ok_or_else(gone)?;
-        state.finish(number, &End::Cancelled);
+        state.end_task(number, &TaskEnd::Cancelled);
         self.changed.notify_waiters();
         Ok(())
     }
@@ -385,14 +396,14 @@ fn number(task: &TaskRef) -> Option<u64> {
     task.as_str().parse().ok()
 }
 
-impl State {
+impl SimState {
     fn identity(&mut self, created: Timestamp) -> Identity {
         self.made = self.made.saturating_add(1);
         Identity::new(format!("{}-{}", created.as_millis(), self.made))
     }
 
     /// Ends the tasks whose time has come, in order of their ends.
-    fn settle(&mut self, now: Instant) {
+    fn end_due_tasks(&mut self, now: Instant) {
         let mut due: Vec<(Instant, u64)> = self
             .running
             .iter()
@@ -403,15 +414,15 @@ impl State {
         for (_, number) in due {
             self.running.remove(&number);
             let failed = self.jobs.get(&number).and_then(|job| {
-                let text = left_by(&job.change);
+                let text = failure_text(&job.change);
                 job.fails.map(|kind| Fault::new(kind, text))
             });
-            let end = failed.map_or(End::Done, End::Failed);
-            self.finish(number, &end);
+            let end = failed.map_or(TaskEnd::Done, TaskEnd::Failed);
+            self.end_task(number, &end);
         }
     }
 
-    fn finish(&mut self, number: u64, end: &End) {
+    fn end_task(&mut self, number: u64, end: &TaskEnd) {
         let Some(job) = self.jobs.get_mut(&number) else {
             return;
         };
@@ -425,10 +436,10 @@ impl State {
             }
         }
         match end {
-            End::Done => self.apply(&target, &change),
+            TaskEnd::Done => self.apply_change(&target, &change),
             // A cancelled create cleans up; a failed one leaves its half-made backup behind.
-            End::Cancelled => self.discard(&target),
-            End::Failed(_) => {}
+            TaskEnd::Cancelled => self.remove_incomplete(&target),
+            TaskEnd::Failed(_) => {}
         }
     }
 
@@ -442,23 +453,23 @@ impl State {
         }
     }
 
-    fn discard(&mut self, target: &Target) {
+    fn remove_incomplete(&mut self, target: &Target) {
         if let Some(vm) = self.vms.get_mut(&target.vm) {
             vm.backups.retain(|id, it| *id != target.backup || it.whole);
         }
     }
 
     /// Whether the intent can be carried out now.
-    fn check(&self, intent: &Intent) -> Result<(), AdapterError> {
-        let vm = self.vms.get(&intent.target.vm).ok_or_else(no_vm)?;
-        let taken = |name: &BackupName| {
-            let other = |(id, it): (&BackupId, &Stored)| {
+    fn check_intent(&self, intent: &Intent) -> Result<(), AdapterError> {
+        let vm = self.vms.get(&intent.target.vm).ok_or_else(no_such_vm)?;
+        let refuse_duplicate_name = |name: &BackupName| {
+            let other = |(id, it): (&BackupId, &SimBackup)| {
                 *id != intent.target.backup && it.backup.name == *name
             };
             if vm.backups.iter().any(other) {
                 return Err(refused(
                     FaultKind::NameTaken,
-                    "Another backup of the VM has this name: choose another name.",
+                    public_text!("Another backup of the VM has this name. Choose another name."),
                 ));
             }
             Ok(())
@@ -466,7 +477,7 @@ impl State {
         if vm.busy {
             let mut busy = refused(
                 FaultKind::Busy,
-                "The VM is being backed up or restored: try again later.",
+                public_text!("The VM is being backed up or restored. Try again later."),
             );
             busy.retry = Retry::Temporary;
             return Err(busy);
@@ -475,42 +486,48 @@ impl State {
             if vm.backups.contains_key(&intent.target.backup) {
                 return Err(refused(
                     FaultKind::Conflict,
-                    "The VM has another backup under this id: create it under another one.",
+                    public_text!(
+                        "The VM already has another backup with this id. Submit the request again to get a new id."
+                    ),
                 ));
             }
             if new.kind == Some(BackupKind::Incremental) {
                 return Err(refused(
                     FaultKind::Unsupported,
-                    "The simulator makes no incremental backups: ask for a full backup or a snapshot.",
+                    public_text!(
+                        "The simulator makes no incremental backups. Request a full backup or a snapshot."
+                    ),
                 ));
             }
-            return taken(&new.name);
+            return refuse_duplicate_name(&new.name);
         }
         let found = vm
             .backups
             .get(&intent.target.backup)
-            .ok_or_else(no_backup)?;
+            .ok_or_else(no_such_backup)?;
         if intent.identity.as_ref() != Some(&found.backup.identity) {
-            return Err(no_backup());
+            return Err(no_such_backup());
         }
         if !found.whole {
             return Err(refused(
                 FaultKind::NotReady,
-                "The backup is incomplete: wait until it is made, or delete it.",
+                public_text!("The backup is incomplete. Wait until it is complete, or delete it."),
             ));
         }
         match &intent.change {
             Change::Delete if found.backup.protected => Err(refused(
                 FaultKind::Protected,
-                "The backup is protected, so it was not deleted. Remove its protection first.",
+                public_text!(
+                    "The backup is protected, so it was not deleted. Remove its protection first."
+                ),
             )),
-            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), taken),
+            Change::Update(patch) => patch.name.as_ref().map_or(Ok(()), refuse_duplicate_name),
             Change::Create(_) | Change::Delete | Change::Restore(_) => Ok(()),
         }
     }
 
     /// Shows that a task has begun.
-    fn start(&mut self, intent: &Intent, now: Timestamp) {
+    fn show_begun(&mut self, intent: &Intent, now: Timestamp) {
         let identity = self.identity(now);
         let Some(vm) = self.vms.get_mut(&intent.target.vm) else {
             return;
@@ -531,7 +548,7 @@ impl State {
                     size: Some(SIZE),
                     protected: new.protected,
                 };
-                let stored = Stored {
+                let stored = SimBackup {
                     backup,
                     content: vm.content,
                     whole: false,
@@ -549,7 +566,7 @@ impl State {
     }
 
     /// The effect itself.
-    fn apply(&mut self, target: &Target, change: &Change) {
+    fn apply_change(&mut self, target: &Target, change: &Change) {
         let Some(vm) = self.vms.get_mut(&target.vm) else {
             return;
         };

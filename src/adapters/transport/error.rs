@@ -34,7 +34,7 @@ pub enum TransportError {
     /// The deadline was over before anything was sent.
     #[error("deadline over before the request was sent")]
     TooLate,
-    /// Nobody listens there.
+    /// No connection could be made.
     #[error("cannot connect: {0}")]
     Unreachable(String),
     /// The server is not the one that is trusted.
@@ -64,7 +64,7 @@ impl TransportError {
     }
 
     /// From a request that brought no answer.
-    pub(super) fn of(error: reqwest::Error) -> Self {
+    pub(super) fn from_request(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_builder() {
             return Self::Unsendable(chain(&error));
@@ -73,13 +73,13 @@ impl TransportError {
             return Self::Lost(chain(&error));
         }
         match refused_certificate(&error) {
-            Some(why) => Self::Untrusted(in_words(why)),
+            Some(why) => Self::Untrusted(certificate_problem(why)),
             None => Self::Unreachable(chain(&error)),
         }
     }
 
     /// From an answer that broke off.
-    pub(super) fn broken(error: reqwest::Error) -> Self {
+    pub(super) fn from_body(error: reqwest::Error) -> Self {
         Self::Lost(chain(&error.without_url()))
     }
 }
@@ -89,10 +89,10 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let told = cause.to_string();
-        if !text.ends_with(&told) {
+        let next_text = cause.to_string();
+        if !text.ends_with(&next_text) {
             text.push_str(": ");
-            text.push_str(&told);
+            text.push_str(&next_text);
         }
         next = cause.source();
     }
@@ -119,7 +119,7 @@ fn refused_certificate<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e Ce
 }
 
 /// What is wrong with the server's certificate, and the key that helps.
-fn in_words(why: &CertificateError) -> String {
+fn certificate_problem(why: &CertificateError) -> String {
     // Reasons that rustls has no variant for have no type that could be named here, only a text.
     let text = why.to_string();
     let remedy = if text.contains("CaUsedAsEndEntity") {

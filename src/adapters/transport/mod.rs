@@ -1,17 +1,32 @@
 //! The one HTTP client of adapters whose VM manager has a REST interface, and of key sets that are fetched.
 //!
 //! A call goes to the configured place and nowhere else: no redirects, no proxies of the environment, no names or
-//! credentials from it. Every call has a deadline and every answer a largest size. An error tells whether bytes may have
+//! credentials from it. Every call has a deadline and every answer a largest size. An error says whether bytes may have
 //! reached the VM manager. HTTP/1.1 over TLS 1.2 or later, over a unix socket, or to a port of this machine.
 
+mod credential;
 mod error;
+mod fault;
+mod server;
+mod server_url;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
+pub use credential::Credential;
+pub use credential::CredentialError;
 pub use error::BuildError;
 pub use error::TransportError;
+pub use fault::timed_out_text;
+pub use fault::unexpected_answer;
+pub use server::Address;
+pub use server::ClientFiles;
+pub use server::Server;
+pub use server::ServerError;
+pub use server::ServerTrust;
+pub use server_url::ServerUrl;
+pub use server_url::UrlError;
 pub use tls::ClientIdentity;
 pub use tls::Pin;
 pub use tls::Trust;
@@ -47,7 +62,7 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Where a VM manager listens.
 #[derive(Clone, Debug)]
 pub enum Endpoint {
-    /// A unix socket; whoever may open it is trusted.
+    /// A unix socket; its file permissions decide who may connect.
     Unix(PathBuf),
     /// Plain HTTP, to a port of this machine: nothing on the way keeps it from being read.
     Http(SocketAddr),
@@ -64,7 +79,7 @@ pub enum Endpoint {
 
 /// What a client is made from.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClientSettings {
     /// Where the VM manager listens.
     pub endpoint: Endpoint,
     /// Time for making a connection, TLS included.
@@ -97,7 +112,7 @@ pub struct Call<'a> {
     path: &'a [&'a str],
     query: &'a [(&'a str, &'a str)],
     /// Stands for both.
-    written: Option<&'a str>,
+    raw_target: Option<&'a str>,
     headers: HeaderMap,
     body: Option<Vec<u8>>,
 }
@@ -110,7 +125,7 @@ impl<'a> Call<'a> {
             method,
             path,
             query: &[],
-            written: None,
+            raw_target: None,
             headers: HeaderMap::new(),
             body: None,
         }
@@ -132,8 +147,8 @@ impl<'a> Call<'a> {
 
     /// For this path and query instead, as they are: they begin with `/`, and come from the configuration alone.
     #[must_use]
-    pub const fn to_written(mut self, target: &'a str) -> Self {
-        self.written = Some(target);
+    pub const fn with_raw_target(mut self, target: &'a str) -> Self {
+        self.raw_target = Some(target);
         self
     }
 
@@ -144,7 +159,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// With this header field that nobody may see.
+    /// With this header field, which is never printed.
     ///
     /// # Errors
     /// [`TransportError::Unsendable`] when it holds characters that a header field cannot.
@@ -185,7 +200,7 @@ impl Client {
     ///
     /// # Errors
     /// [`BuildError`] when a certificate or key cannot be used.
-    pub fn new(settings: Settings) -> Result<Self, BuildError> {
+    pub fn new(settings: ClientSettings) -> Result<Self, BuildError> {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -195,7 +210,7 @@ impl Client {
             .pool_idle_timeout(IDLE);
         let (builder, base) = match settings.endpoint {
             Endpoint::Unix(path) => {
-                let unused = tls::config(Trust::Nobody, None)?;
+                let unused = tls::client_config(Trust::NoServer, None)?;
                 // Connections are not kept: where they are, one may be made for a call that then takes another one, and
                 // lie there without a byte. LXD takes no other connection to its socket until it has read some.
                 let builder = builder
@@ -205,7 +220,7 @@ impl Client {
                 (builder, "http://localhost".to_owned())
             }
             Endpoint::Http(address) => {
-                let unused = tls::config(Trust::Nobody, None)?;
+                let unused = tls::client_config(Trust::NoServer, None)?;
                 let builder = builder.tls_backend_preconfigured(unused);
                 (builder, format!("http://{address}"))
             }
@@ -214,7 +229,7 @@ impl Client {
                 trust,
                 identity,
             } => {
-                let tls = tls::config(trust, identity)?;
+                let tls = tls::client_config(trust, identity)?;
                 let builder = builder.tls_backend_preconfigured(tls).https_only(true);
                 (builder, format!("https://{authority}"))
             }
@@ -233,13 +248,13 @@ impl Client {
     /// Sends the request and reads the whole answer.
     ///
     /// # Errors
-    /// [`TransportError`]; [`TransportError::was_sent`] tells whether the VM manager may have seen the request.
+    /// [`TransportError`]; [`TransportError::was_sent`] says whether the VM manager may have seen the request.
     pub async fn call(&self, call: Call<'_>, by: Deadline) -> Result<Reply, TransportError> {
         let until = tokio::time::Instant::from_std(by.instant());
         if tokio::time::Instant::now() >= until {
             return Err(TransportError::TooLate);
         }
-        let url = match call.written {
+        let url = match call.raw_target {
             Some(target) => format!("{}{target}", self.base),
             None => self.url(call.path, call.query)?,
         };
@@ -253,12 +268,12 @@ impl Client {
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Reply, TransportError> {
-        let mut answer = request.send().await.map_err(TransportError::of)?;
+        let mut answer = request.send().await.map_err(TransportError::from_request)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let reason = answer.extensions().get::<hyper::ext::ReasonPhrase>();
         let reason = reason.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
         let mut body = BytesMut::new();
-        while let Some(part) = answer.chunk().await.map_err(TransportError::broken)? {
+        while let Some(part) = answer.chunk().await.map_err(TransportError::from_body)? {
             if body.len().saturating_add(part.len()) > self.body_bytes_max {
                 return Err(TransportError::TooLarge(self.body_bytes_max));
             }

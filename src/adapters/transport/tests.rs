@@ -11,7 +11,7 @@ use crate::runtime::SystemClock;
 use crate::runtime::Tasks;
 
 fn client(endpoint: Endpoint, body_bytes_max: usize) -> Client {
-    Client::new(Settings {
+    Client::new(ClientSettings {
         endpoint,
         connect_timeout: Duration::from_secs(2),
         body_bytes_max,
@@ -97,16 +97,16 @@ async fn answers_come_whole_or_as_an_error_that_tells_whether_it_was_sent() {
 #[tokio::test]
 async fn what_was_not_sent_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let nobody = client(Endpoint::Unix(folder.path().join("none")), 32);
+    let unreachable = client(Endpoint::Unix(folder.path().join("none")), 32);
     let rows: [(&str, &[&str], u64, &str); 5] = [
-        ("nobody listens", &["1.0"], 1000, "cannot connect"),
+        ("no listener", &["1.0"], 1000, "cannot connect"),
         ("too late", &["1.0"], 0, "deadline over"),
         ("parent", &["1.0", ".."], 1000, "request cannot be made"),
         ("here", &["."], 1000, "request cannot be made"),
         ("empty", &["1.0", ""], 1000, "request cannot be made"),
     ];
     for (name, path, millis, text) in rows {
-        let error = nobody
+        let error = unreachable
             .call(Call::new(Method::GET, path), by(millis))
             .await
             .unwrap_err();
@@ -177,10 +177,10 @@ fn nothing_secret_is_printed_and_bad_keys_are_refused() {
     assert!(!format!("{call:?}").contains("hunter2"), "debug output");
     let endpoint = Endpoint::Https {
         authority: "localhost:1".to_owned(),
-        trust: Trust::Nobody,
+        trust: Trust::NoServer,
         identity: Some(identity),
     };
-    let settings = Settings {
+    let settings = ClientSettings {
         endpoint,
         connect_timeout: Duration::from_secs(1),
         body_bytes_max: 1,
@@ -236,7 +236,7 @@ async fn a_refused_certificate_names_the_remedy() {
         (
             "another than the pinned one",
             self_signed(|_| {}).await.0,
-            Trust::Pin(Pin::of_pem(other.1.as_bytes()).unwrap()),
+            Trust::Pin(Pin::from_pem(other.1.as_bytes()).unwrap()),
             "another certificate than the one in `server_cert` or `server_fingerprint`",
         ),
     ];

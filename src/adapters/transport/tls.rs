@@ -40,13 +40,13 @@ impl Pin {
             .map(|byte| {
                 char::from(byte)
                     .to_digit(16)
-                    .and_then(|it| u8::try_from(it).ok())
+                    .and_then(|digit| u8::try_from(digit).ok())
             })
             .collect::<Option<_>>()
             .ok_or(BuildError::Fingerprint)?;
         let bytes: Vec<u8> = digits
             .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |all, it| (all << 4) | it))
+            .map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit))
             .collect();
         match <[u8; 32]>::try_from(bytes) {
             Ok(bytes) if digits.len() == 64 => Ok(Self(bytes)),
@@ -58,13 +58,13 @@ impl Pin {
     ///
     /// # Errors
     /// [`BuildError::Certificate`] when there is none.
-    pub fn of_pem(pem: &[u8]) -> Result<Self, BuildError> {
+    pub fn from_pem(pem: &[u8]) -> Result<Self, BuildError> {
         CertificateDer::from_pem_slice(pem)
-            .map(|it| Self::of_der(&it))
+            .map(|certificate| Self::from_der(&certificate))
             .map_err(|error| BuildError::Certificate(error.to_string()))
     }
 
-    fn of_der(certificate: &[u8]) -> Self {
+    fn from_der(certificate: &[u8]) -> Self {
         let mut bytes = [0; 32];
         let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
         for (to, from) in bytes.iter_mut().zip(digest.as_ref()) {
@@ -76,7 +76,7 @@ impl Pin {
 
 impl fmt::Debug for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|it| write!(f, "{it:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -88,7 +88,7 @@ pub enum Trust {
     /// By a certificate for the name in the address, signed by one of these authorities (PEM).
     Authorities(Vec<u8>),
     /// No server is trusted.
-    Nobody,
+    NoServer,
 }
 
 /// How the gateway proves who it is.
@@ -101,7 +101,7 @@ pub struct ClientIdentity {
 }
 
 /// The configuration of TLS.
-pub(super) fn config(
+pub(super) fn client_config(
     trust: Trust,
     identity: Option<ClientIdentity>,
 ) -> Result<ClientConfig, BuildError> {
@@ -115,13 +115,13 @@ pub(super) fn config(
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pinned { pin, crypto })),
         Trust::Authorities(pem) => builder.with_root_certificates(authorities(&pem)?),
-        Trust::Nobody => builder.with_root_certificates(RootCertStore::empty()),
+        Trust::NoServer => builder.with_root_certificates(RootCertStore::empty()),
     };
     let Some(identity) = identity else {
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates(&identity.certificates)?;
-    // What is wrong with a key is not told: the text could hold a part of it.
+    // The parser's error is dropped: its text could hold a part of the key.
     let key = PrivateKeyDer::from_pem_slice(identity.key.reveal().as_bytes())
         .ok()
         .ok_or_else(|| BuildError::Identity("there is no private key in PEM form".to_owned()))?;
@@ -150,7 +150,7 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, BuildError> {
     Ok(roots)
 }
 
-/// Trusts one certificate, whatever it says, from whoever has its key.
+/// Trusts one certificate by its hash, whatever names and dates it has.
 #[derive(Debug)]
 struct Pinned {
     pin: Pin,
@@ -166,7 +166,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if Pin::of_der(end_entity) == self.pin {
+        if Pin::from_der(end_entity) == self.pin {
             Ok(ServerCertVerified::assertion())
         } else {
             let why = CertificateError::ApplicationVerificationFailure;

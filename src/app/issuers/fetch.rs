@@ -99,7 +99,7 @@ impl Fetch for Remote {
         let client = self.client.as_ref();
         let client = client.map_err(|error| FetchError::Client(error.clone()))?;
         let call = Call::new(Method::GET, &[])
-            .to_written(&self.target)
+            .with_raw_target(&self.target)
             .header(header::ACCEPT, HeaderValue::from_static(TAKEN))
             .header(header::USER_AGENT, HeaderValue::from_static("snapgate"));
         let by = self.clock.deadline(limits::ISSUER_FETCH_TIMEOUT);
@@ -149,11 +149,14 @@ pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<S
                 1 => "1 key".to_owned(),
                 many => format!("{many} keys"),
             };
-            Ok(format!("issuer {name}: {keys} from {}", source.place()))
+            Ok(format!(
+                "issuer {name}: {keys} from {}",
+                source.display_url()
+            ))
         }
         Err(error) => Err(format!(
             "issuer {name}: no keys from {}: {}",
-            source.place(),
+            source.display_url(),
             error.told()
         )),
     }

@@ -33,12 +33,12 @@ pub(crate) struct Issuers {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<FetchedKeys>>,
 }
 
 /// One that is looked after until it is dropped.
 #[derive(Debug)]
-struct Kept {
+struct FetchedKeys {
     source: KeySource,
     ring: Arc<KeyRing>,
     stopper: Stopper,
@@ -64,7 +64,9 @@ impl Issuers {
             .partition(|it| settings.key_sources.contains(&it.source));
         for it in &go {
             it.stopper.stop();
-            self.metrics.issuer_gone(it.source.issuer.as_str());
+            self.metrics
+                .callers
+                .remove_issuer(it.source.issuer.as_str());
         }
         *kept = stay;
         for source in &settings.key_sources {
@@ -87,19 +89,19 @@ impl Issuers {
     /// Fetches every set again at once.
     pub(crate) fn hurry(&self) {
         for it in self.lock().iter() {
-            it.ring.hurry();
+            it.ring.request_refresh();
         }
     }
 
     /// Begins to look after one, with the keys that were there before.
-    fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> Kept {
-        let ring = KeyRing::fetched();
+    fn begin(&self, source: &KeySource, before: Option<&KeyRing>) -> FetchedKeys {
+        let ring = KeyRing::awaiting_fetch();
         if let Some(before) = before {
             ring.inherit(before);
         }
         // Before anybody can ask: who comes during the first fetch waits for it.
-        ring.begin();
-        self.metrics.issuer_begun(source.issuer.as_str());
+        ring.fetch_started();
+        self.metrics.callers.add_issuer(source.issuer.as_str());
         let (stopper, stop) = stop_pair();
         let keeper = Keeper {
             source: source.clone(),
@@ -108,17 +110,17 @@ impl Issuers {
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             failures: 0,
-            is_told: false,
+            is_reported: false,
         };
         drop(self.tasks.spawn(keeper.run(stop)));
-        Kept {
+        FetchedKeys {
             source: source.clone(),
             ring,
             stopper,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<FetchedKeys>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,7 +141,7 @@ struct Keeper {
     /// Fetches in a row that failed.
     failures: u32,
     /// Whether it was told that there are no keys.
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl Keeper {
@@ -149,12 +151,12 @@ impl Keeper {
             () = self.keep(&stop) => {}
         }
         // Whoever still waits looks again.
-        self.ring.end();
+        self.ring.fetch_ended();
     }
 
     async fn keep(&mut self, stop: &Stop) {
         loop {
-            self.ring.begin();
+            self.ring.fetch_started();
             let begun = self.clock.instant();
             let outcome = self.remote.fetch().await;
             if stop.is_given() {
@@ -164,10 +166,10 @@ impl Keeper {
                 Ok(fetched) => self.succeeded(fetched, begun),
                 Err(error) => self.failed(&error),
             };
-            self.ring.end();
+            self.ring.fetch_ended();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.ring.wanted() => {}
+                () = self.ring.refresh_requested() => {}
             }
         }
     }
@@ -177,15 +179,17 @@ impl Keeper {
         let issuer = self.source.issuer.as_str();
         let keys = fetched.keys.len();
         let until = begun.checked_add(self.source.oldest).unwrap_or(begun);
-        let is_new = self.ring.put(fetched.keys, until);
-        self.metrics.issuer_refresh(issuer, "ok");
+        let is_new = self.ring.replace(fetched.keys, until);
+        self.metrics.callers.record_issuer_refresh(issuer, "ok");
         let seconds = self.clock.now().as_millis().wrapping_div(1000);
-        self.metrics.issuer_keys(issuer, seconds);
+        self.metrics
+            .callers
+            .set_issuer_keys_fetched(issuer, seconds);
         if is_new || self.failures > 0 {
-            tracing::info!(issuer, keys, is_new, "keys of an issuer fetched");
+            tracing::info!(issuer, keys, is_new, "issuer keys fetched");
         }
         self.failures = 0;
-        self.is_told = false;
+        self.is_reported = false;
         let asked = fetched.max_age.unwrap_or(self.source.refresh);
         let asked = asked.max(limits::ISSUER_REFRESH_MIN);
         asked.min(self.source.refresh)
@@ -194,7 +198,9 @@ impl Keeper {
     /// Goes on with the last good set; how long to wait before the next attempt.
     fn failed(&mut self, error: &FetchError) -> Duration {
         let issuer = self.source.issuer.as_str();
-        self.metrics.issuer_refresh(issuer, error.kind());
+        self.metrics
+            .callers
+            .record_issuer_refresh(issuer, error.kind());
         let has_keys = self.ring.has_keys(self.clock.instant());
         let why = error.told();
         // The first one, and then now and then: an outage must be seen, not fill the log.
@@ -203,11 +209,11 @@ impl Keeper {
             tracing::warn!(
                 issuer,
                 why,
-                "keys of an issuer not fetched, the last ones stay in force"
+                "issuer keys not fetched, the last keys stay active"
             );
-        } else if !has_keys && (is_due || !self.is_told) {
-            tracing::error!(issuer, why, "no keys of an issuer, its tokens are refused");
-            self.is_told = true;
+        } else if !has_keys && (is_due || !self.is_reported) {
+            tracing::error!(issuer, why, "issuer keys unavailable, tokens are refused");
+            self.is_reported = true;
         }
         let (first, longest) = limits::ISSUER_RETRY;
         let pause = first.saturating_mul(2_u32.saturating_pow(self.failures.min(16)));

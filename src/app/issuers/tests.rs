@@ -102,7 +102,7 @@ fn bed(source: KeySource, answer: Brings) -> Bed {
     let (stopper, stop) = stop_pair();
     let made = Bed {
         script: Script::new(answer),
-        ring: KeyRing::fetched(),
+        ring: KeyRing::awaiting_fetch(),
         metrics: Arc::new(Metrics::new().unwrap()),
         _stopper: stopper,
     };
@@ -113,7 +113,7 @@ fn bed(source: KeySource, answer: Brings) -> Bed {
         clock: Arc::new(Paused),
         metrics: Arc::clone(&made.metrics),
         failures: 0,
-        is_told: false,
+        is_reported: false,
     };
     drop(Tasks::default().spawn(keeper.run(stop)));
     made
@@ -125,7 +125,7 @@ impl Bed {
     }
 
     fn told(&self, series: &str) -> String {
-        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let text = String::from_utf8(self.metrics.encode_text()).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         line.unwrap_or_default().trim().to_owned()
     }
@@ -200,7 +200,7 @@ async fn what_an_answer_says_of_its_age_counts_within_bounds() {
 async fn the_operator_can_have_them_fetched_at_once_and_a_dropped_one_is_left_alone() {
     let bed = bed(source(86_400, 86_400), Brings::Keys(None));
     pass(100).await;
-    bed.ring.hurry();
+    bed.ring.request_refresh();
     pass(100).await;
     assert_eq!(bed.script.times(), [0, 100], "at once");
     let Bed {
@@ -211,7 +211,7 @@ async fn the_operator_can_have_them_fetched_at_once_and_a_dropped_one_is_left_al
     } = bed;
     drop(_stopper);
     pass(1).await;
-    ring.hurry();
+    ring.request_refresh();
     pass(90_000).await;
     assert_eq!(script.times(), Vec::<u64>::new(), "never again");
 }
@@ -242,7 +242,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
     let first = prepared(url);
     assert!(!has_keys(&first), "none yet");
     let later = Paused.instant() + Duration::from_secs(60);
-    first.put(KeySet::parse(SET).unwrap(), later);
+    first.replace(KeySet::parse(SET).unwrap(), later);
     let again = prepared(url);
     assert!(Arc::ptr_eq(&first, &again), "nothing changed");
     let slower = prepared(&format!("{url}jwks_refresh = \"1h\"\n"));
@@ -258,7 +258,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
     let file = prepared("jwks = \"keys.json\"\n");
     assert!(has_keys(&file), "a file is there at once");
     assert!(issuers.lock().is_empty(), "and nobody looks after it");
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         !text.contains("issuer=\"corp\""),
         "no series is left: {text}"

@@ -3,28 +3,28 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
-use crate::gate::authn::DenialReason;
-use crate::gate::authn::Denied;
+use crate::gate::authn::caller::AuthContext;
+use crate::gate::authn::caller::AuthenticatedCaller;
+use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialReason;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
 use crate::model::CertificateName;
+use crate::model::Principal;
 
 /// The callers that are known by a name in their certificate.
 #[derive(Debug)]
-pub(super) struct CertificateIdentities(BTreeMap<CertificateName, Arc<Account>>);
+pub(super) struct CertificateIdentities(BTreeMap<CertificateName, Arc<AuthenticatedCaller>>);
 
 impl CertificateIdentities {
     pub(super) fn new(config: &Config) -> Self {
         let all = config.credentials.certificates.iter();
-        let account = |principal: &crate::model::Principal| Account {
-            rights: Rights::of(principal, &config.grants),
-            principal: principal.clone(),
-            token: None,
+        let caller = |principal: &Principal| {
+            let rights = Rights::for_principal(principal, &config.grants);
+            AuthenticatedCaller::new(principal.clone(), rights)
         };
         Self(
-            all.map(|(name, principal)| (name.clone(), Arc::new(account(principal))))
+            all.map(|(name, principal)| (name.clone(), Arc::new(caller(principal))))
                 .collect(),
         )
     }
@@ -34,12 +34,12 @@ impl CertificateIdentities {
     pub(super) fn find(
         &self,
         names: &[CertificateName],
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
         let Some(first) = names.first() else {
-            return Err(Denied::wrong(DenialReason::Missing));
+            return Err(CredentialsDenied::invalid(DenialReason::Missing));
         };
-        let denied = |reason| Denied::wrong(reason).of(first.as_str());
+        let denied = |reason| CredentialsDenied::invalid(reason).with_claimed_name(first.as_str());
         let mut known = names.iter().filter_map(|name| self.0.get(name));
         let one = known
             .next()
@@ -47,7 +47,10 @@ impl CertificateIdentities {
         if known.any(|other| other.principal.name != one.principal.name) {
             return Err(denied(DenialReason::AmbiguousCertificate));
         }
-        around.metrics.credential_check("certificate");
+        context
+            .metrics
+            .callers
+            .record_credential_check("certificate");
         Ok(Arc::clone(one))
     }
 }

@@ -46,7 +46,7 @@ reasons! {
     UnknownToken "unknown_token";
     /// The API token was revoked while this process ran.
     Revoked "revoked";
-    /// The API token came as the password of somebody who does not own it.
+    /// The API token came as the password of a user who does not own it.
     WrongOwner "wrong_owner";
     /// The token is over.
     Expired "expired";
@@ -56,7 +56,7 @@ reasons! {
     UnknownIssuer "unknown_issuer";
     /// The token is signed with an algorithm that its issuer may not use.
     WrongAlgorithm "wrong_algorithm";
-    /// The token is for somebody else.
+    /// The token is for another audience.
     WrongAudience "wrong_audience";
     /// The claim that names the caller is missing or unusable.
     UnusableSubject "unusable_subject";
@@ -96,53 +96,53 @@ impl fmt::Display for ClaimedName {
     }
 }
 
-/// What the client is answered, which says nothing of the reason.
+/// The response to the client, which does not reveal the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
+pub(super) enum DenialResponse {
     /// 401.
     Unauthenticated,
     /// 429: the client is locked out for so long.
-    Later(Duration),
+    RetryLater(Duration),
     /// 503: it cannot be judged now.
-    NoKeys,
+    KeysUnavailable,
 }
 
-/// Why nobody was identified.
+/// Why the caller was not identified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::gate) struct Denied {
-    pub(super) answer: Answered,
+pub(in crate::gate) struct CredentialsDenied {
+    pub(super) answer: DenialResponse,
     pub(in crate::gate) reason: DenialReason,
     pub(in crate::gate) claimed: Option<ClaimedName>,
     /// The API token that was known once, or is over.
     pub(in crate::gate) token: Option<TokenName>,
 }
 
-impl Denied {
-    pub(super) const fn wrong(reason: DenialReason) -> Self {
+impl CredentialsDenied {
+    pub(super) const fn invalid(reason: DenialReason) -> Self {
         Self {
-            answer: Answered::Unauthenticated,
+            answer: DenialResponse::Unauthenticated,
             reason,
             claimed: None,
             token: None,
         }
     }
 
-    pub(super) fn later(after: Duration) -> Self {
+    pub(super) fn locked_out(after: Duration) -> Self {
         Self {
-            answer: Answered::Later(after),
-            ..Self::wrong(DenialReason::LockedOut)
+            answer: DenialResponse::RetryLater(after),
+            ..Self::invalid(DenialReason::LockedOut)
         }
     }
 
-    pub(super) fn no_keys() -> Self {
+    pub(super) fn keys_unavailable() -> Self {
         Self {
-            answer: Answered::NoKeys,
-            ..Self::wrong(DenialReason::NoKeys)
+            answer: DenialResponse::KeysUnavailable,
+            ..Self::invalid(DenialReason::NoKeys)
         }
     }
 
     /// The same, by a caller who claims this name.
-    pub(super) fn of(mut self, name: &str) -> Self {
+    pub(super) fn with_claimed_name(mut self, name: &str) -> Self {
         self.claimed = Some(ClaimedName::new(name));
         self
     }

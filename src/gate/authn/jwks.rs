@@ -50,14 +50,16 @@ impl Algorithm {
 
     /// The one of that name, in exactly these letters.
     #[must_use]
-    pub fn named(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.as_str() == text)
+    pub fn from_name(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == text)
     }
 }
 
-/// One key as it is written in a set. Members that are not here belong to other kinds of keys, or say what nobody asks.
+/// One key of a set as it is written. Other members belong to other kinds of keys or are not needed.
 #[derive(Deserialize)]
-struct Written {
+struct Jwk {
     kty: String,
     #[serde(default)]
     kid: Option<String>,
@@ -78,12 +80,12 @@ struct Written {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct JwkSetDocument {
     keys: Vec<serde_json::Value>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Material {
+enum PublicKeyMaterial {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),
     P384(Vec<u8>),
@@ -92,16 +94,16 @@ enum Material {
 
 /// One public key.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct VerificationKey {
     id: Option<String>,
     /// The one algorithm it is for, where its set says so.
     only: Option<Algorithm>,
-    material: Material,
+    material: PublicKeyMaterial,
 }
 
 /// The public keys of an issuer: at least one.
 #[derive(Clone, PartialEq, Eq)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet(Vec<VerificationKey>);
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,13 +117,13 @@ impl KeySet {
     /// # Errors
     /// A sentence that says why no key can be used.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let document: Document =
+        let document: JwkSetDocument =
             serde_json::from_str(text).map_err(|error| format!("is no set of keys: {error}"))?;
         if document.keys.len() > limits::ISSUER_KEYS_MAX {
             return Err(format!("has more than {} keys", limits::ISSUER_KEYS_MAX));
         }
-        let read = |it: serde_json::Value| key(&serde_json::from_value(it).ok()?);
-        let keys: Vec<Key> = document.keys.into_iter().filter_map(read).collect();
+        let read = |value: serde_json::Value| parse_key(&serde_json::from_value(value).ok()?);
+        let keys: Vec<VerificationKey> = document.keys.into_iter().filter_map(read).collect();
         if keys.is_empty() {
             return Err(
                 "has no key that can be used: RSA of 2048 bits or more, P-256, P-384 or Ed25519, for signatures".to_owned(),
@@ -138,23 +140,32 @@ impl KeySet {
     }
 
     /// The key of that id for the algorithm; without an id the only one for it.
-    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Key> {
-        let fits = |it: &&Key| it.serves(algorithm) && (id.is_none() || it.id.as_deref() == id);
+    pub(super) fn find_key(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Option<&VerificationKey> {
+        let fits = |key: &&VerificationKey| {
+            key.supports(algorithm) && (id.is_none() || key.id.as_deref() == id)
+        };
         let mut found = self.0.iter().filter(fits);
         let first = found.next()?;
         found.next().is_none().then_some(first)
     }
 }
 
-impl Key {
-    fn serves(&self, algorithm: Algorithm) -> bool {
+impl VerificationKey {
+    fn supports(&self, algorithm: Algorithm) -> bool {
         let is_kind = match (&self.material, algorithm) {
-            (Material::Rsa { .. }, Algorithm::Rs256 | Algorithm::Ps256)
-            | (Material::P256(_), Algorithm::Es256)
-            | (Material::P384(_), Algorithm::Es384)
-            | (Material::Ed25519(_), Algorithm::EdDsa) => true,
+            (PublicKeyMaterial::Rsa { .. }, Algorithm::Rs256 | Algorithm::Ps256)
+            | (PublicKeyMaterial::P256(_), Algorithm::Es256)
+            | (PublicKeyMaterial::P384(_), Algorithm::Es384)
+            | (PublicKeyMaterial::Ed25519(_), Algorithm::EdDsa) => true,
             (
-                Material::Rsa { .. } | Material::P256(_) | Material::P384(_) | Material::Ed25519(_),
+                PublicKeyMaterial::Rsa { .. }
+                | PublicKeyMaterial::P256(_)
+                | PublicKeyMaterial::P384(_)
+                | PublicKeyMaterial::Ed25519(_),
                 Algorithm::Rs256
                 | Algorithm::Ps256
                 | Algorithm::Es256
@@ -167,11 +178,11 @@ impl Key {
 
     /// Whether the signature is that of the message. Takes the algorithm only if the key serves it.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        if !self.serves(algorithm) {
+        if !self.supports(algorithm) {
             return false;
         }
         let verified = match &self.material {
-            Material::Rsa { n, e } => {
+            PublicKeyMaterial::Rsa { n, e } => {
                 let how = if algorithm == Algorithm::Ps256 {
                     &signature::RSA_PSS_2048_8192_SHA256
                 } else {
@@ -179,15 +190,15 @@ impl Key {
                 };
                 RsaPublicKeyComponents { n, e }.verify(how, message, signature)
             }
-            Material::P256(point) => {
+            PublicKeyMaterial::P256(point) => {
                 UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
                     .verify(message, signature)
             }
-            Material::P384(point) => {
+            PublicKeyMaterial::P384(point) => {
                 UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point)
                     .verify(message, signature)
             }
-            Material::Ed25519(point) => {
+            PublicKeyMaterial::Ed25519(point) => {
                 UnparsedPublicKey::new(&signature::ED25519, point).verify(message, signature)
             }
         };
@@ -196,36 +207,36 @@ impl Key {
 }
 
 /// A written key that can be used.
-fn key(written: &Written) -> Option<Key> {
-    if written.usage.as_deref().is_some_and(|usage| usage != "sig") {
+fn parse_key(jwk: &Jwk) -> Option<VerificationKey> {
+    if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
         return None;
     }
-    let bytes = |it: &Option<String>| URL_SAFE_NO_PAD.decode(it.as_deref()?).ok();
+    let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
     let point = |length: usize| {
-        let (x, y) = (bytes(&written.x)?, bytes(&written.y)?);
+        let (x, y) = (bytes(&jwk.x)?, bytes(&jwk.y)?);
         let whole = x.len() == length && y.len() == length;
         whole.then(|| [&[4], x.as_slice(), y.as_slice()].concat())
     };
-    let material = match (written.kty.as_str(), written.crv.as_deref()) {
+    let material = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
         ("RSA", _) => {
-            let (n, e) = (bytes(&written.n)?, bytes(&written.e)?);
+            let (n, e) = (bytes(&jwk.n)?, bytes(&jwk.e)?);
             if !(256..=1024).contains(&n.len()) {
                 return None;
             }
-            Material::Rsa { n, e }
+            PublicKeyMaterial::Rsa { n, e }
         }
-        ("EC", Some("P-256")) => Material::P256(point(32)?),
-        ("EC", Some("P-384")) => Material::P384(point(48)?),
+        ("EC", Some("P-256")) => PublicKeyMaterial::P256(point(32)?),
+        ("EC", Some("P-384")) => PublicKeyMaterial::P384(point(48)?),
         ("OKP", Some("Ed25519")) => {
-            Material::Ed25519(bytes(&written.x).filter(|byte| byte.len() == 32)?)
+            PublicKeyMaterial::Ed25519(bytes(&jwk.x).filter(|byte| byte.len() == 32)?)
         }
-        // Symmetric keys above all: whoever can verify with one can sign with it.
+        // Symmetric keys above all: a key that verifies such a signature can also make one.
         _ => return None,
     };
-    let key = Key {
-        id: written.kid.clone(),
-        only: match written.alg.as_deref() {
-            Some(text) => Some(Algorithm::named(text)?),
+    let key = VerificationKey {
+        id: jwk.kid.clone(),
+        only: match jwk.alg.as_deref() {
+            Some(text) => Some(Algorithm::from_name(text)?),
             None => None,
         },
         material,
@@ -233,6 +244,6 @@ fn key(written: &Written) -> Option<Key> {
     // A key whose set says that it is for an algorithm of another kind is for none.
     Algorithm::ALL
         .into_iter()
-        .any(|it| key.serves(it))
+        .any(|algorithm| key.supports(algorithm))
         .then_some(key)
 }

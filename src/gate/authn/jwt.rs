@@ -6,54 +6,30 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use ring::digest;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
-use crate::gate::authn::DenialReason;
-use crate::gate::authn::Denied;
+use crate::gate::authn::caller::AuthContext;
+use crate::gate::authn::caller::AuthenticatedCaller;
+use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialReason;
+use crate::gate::authn::issuer::Issuer;
 use crate::gate::authn::jwks::Algorithm;
 use crate::gate::authn::keyring::KeyRing;
 use crate::gate::authz::Rights;
 use crate::gate::config::Config;
-use crate::gate::config::Grant;
+use crate::gate::grant::Grant;
 use crate::model::GroupName;
-use crate::model::IssuerName;
 use crate::model::Principal;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
-
-/// Whose tokens are taken, and what they must say.
-#[derive(Clone, Debug)]
-pub struct Issuer {
-    /// What the names of its callers begin with, before a colon: no user has such a name.
-    pub name: IssuerName,
-    /// The `iss` of its tokens, exactly.
-    pub issuer: String,
-    /// One of these must be in `aud`.
-    pub audience: Vec<String>,
-    /// Its keys, as they are now.
-    pub keys: Arc<KeyRing>,
-    /// The algorithms that are taken.
-    pub algorithms: Vec<Algorithm>,
-    /// The claim that names the caller.
-    pub subject_claim: String,
-    /// The claim with the caller's groups.
-    pub groups_claim: String,
-    /// What its groups are called here; others mean nothing.
-    pub groups: BTreeMap<String, GroupName>,
-    /// How far its clock may be from ours.
-    pub leeway: Duration,
-}
 
 /// The header of a token. Of members that are not here none can change what is done.
 #[derive(Deserialize)]
@@ -101,7 +77,7 @@ enum OneOrMany {
 impl OneOrMany {
     fn as_slice(&self) -> &[String] {
         match self {
-            Self::One(it) => std::slice::from_ref(it),
+            Self::One(one) => std::slice::from_ref(one),
             Self::Many(all) => all,
         }
     }
@@ -109,8 +85,8 @@ impl OneOrMany {
 
 /// A caller who was verified: until when that counts, and with which keys of which issuer.
 #[derive(Clone, Debug)]
-struct Known {
-    account: Arc<Account>,
+struct VerifiedToken {
+    caller: Arc<AuthenticatedCaller>,
     until: Timestamp,
     issuer: usize,
     generation: u64,
@@ -122,11 +98,11 @@ pub(super) struct Issuers {
     all: Vec<Issuer>,
     grants: Vec<Grant>,
     /// Verified tokens by their SHA-256.
-    known: Mutex<BTreeMap<[u8; 32], Known>>,
+    verified: Mutex<BTreeMap<[u8; 32], VerifiedToken>>,
 }
 
 /// A token taken apart; nothing of it is believed yet.
-struct Token<'a> {
+struct UnverifiedToken<'a> {
     signed: &'a str,
     signature: Vec<u8>,
     header: Header,
@@ -134,7 +110,7 @@ struct Token<'a> {
 }
 
 /// What a token proves.
-struct Proven {
+struct VerifiedClaims {
     principal: Principal,
     until: Timestamp,
     issuer: usize,
@@ -142,11 +118,11 @@ struct Proven {
 }
 
 /// Why it proves nothing.
-enum Unproven<'a> {
+enum TokenRejection<'a> {
     /// It is not valid here, whatever keys there are.
-    Wrong(DenialReason),
+    Invalid(DenialReason),
     /// It names a key that is not in the set.
-    NoKey(&'a KeyRing),
+    UnknownKey(&'a KeyRing),
     /// There are no keys of its issuer.
     NoKeys(&'a KeyRing),
 }
@@ -162,7 +138,7 @@ impl Issuers {
         Self {
             all,
             grants,
-            known: Mutex::default(),
+            verified: Mutex::default(),
         }
     }
 
@@ -174,120 +150,141 @@ impl Issuers {
     pub(super) async fn find(
         &self,
         text: &str,
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
         if self.is_empty() || text.len() > limits::BEARER_BYTES_MAX {
-            return Err(Denied::wrong(DenialReason::Malformed));
+            return Err(CredentialsDenied::invalid(DenialReason::Malformed));
         }
         let digest = digest::digest(&digest::SHA256, text.as_bytes());
         let Ok(digest) = <[u8; 32]>::try_from(digest.as_ref()) else {
-            return Err(Denied::wrong(DenialReason::Malformed));
+            return Err(CredentialsDenied::invalid(DenialReason::Malformed));
         };
-        if let Some(account) = self.remembered(&digest, around) {
-            around.metrics.credential_check("remembered");
-            return Ok(account);
+        if let Some(caller) = self.find_verified(&digest, context) {
+            context
+                .metrics
+                .callers
+                .record_credential_check("remembered");
+            return Ok(caller);
         }
-        let token = Token::read(text).ok_or(Denied::wrong(DenialReason::Malformed))?;
-        let mut found = self.prove(&token, around);
-        if let Err(Unproven::NoKey(keys) | Unproven::NoKeys(keys)) = &found
-            && keys.newer(around.clock.instant()).await
+        let token = UnverifiedToken::read(text)
+            .ok_or(CredentialsDenied::invalid(DenialReason::Malformed))?;
+        let mut found = self.verify(&token, context);
+        if let Err(TokenRejection::UnknownKey(keys) | TokenRejection::NoKeys(keys)) = &found
+            && keys.wait_for_newer_keys(context.clock.instant()).await
         {
-            found = self.prove(&token, around);
+            found = self.verify(&token, context);
         }
         match found {
-            Ok(proven) => Ok(self.remember(digest, proven, around)),
-            Err(Unproven::Wrong(reason)) => Err(self.claiming(&token, Denied::wrong(reason))),
-            Err(Unproven::NoKey(_)) => {
-                Err(self.claiming(&token, Denied::wrong(DenialReason::UnknownKey)))
+            Ok(claims) => Ok(self.remember_verified(digest, claims, context)),
+            Err(TokenRejection::Invalid(reason)) => {
+                Err(self.with_token_subject(&token, CredentialsDenied::invalid(reason)))
             }
-            Err(Unproven::NoKeys(_)) => Err(self.claiming(&token, Denied::no_keys())),
+            Err(TokenRejection::UnknownKey(_)) => Err(self
+                .with_token_subject(&token, CredentialsDenied::invalid(DenialReason::UnknownKey))),
+            Err(TokenRejection::NoKeys(_)) => {
+                Err(self.with_token_subject(&token, CredentialsDenied::keys_unavailable()))
+            }
         }
     }
 
     /// The same with the name that the token claims, which nothing proves.
-    fn claiming(&self, token: &Token<'_>, denied: Denied) -> Denied {
+    fn with_token_subject(
+        &self,
+        token: &UnverifiedToken<'_>,
+        denied: CredentialsDenied,
+    ) -> CredentialsDenied {
         let claims = &token.claims;
         let issuer = self.all.iter().find(|issuer| issuer.issuer == claims.iss);
         let claim = issuer.map_or("sub", |issuer| &issuer.subject_claim);
         let subject = claims.others.get(claim).and_then(Value::as_str);
         let subject = subject.unwrap_or_default();
         match issuer {
-            Some(issuer) => denied.of(&format!("{}:{subject}", issuer.name)),
-            None => denied.of(subject),
+            Some(issuer) => denied.with_claimed_name(&format!("{}:{subject}", issuer.name)),
+            None => denied.with_claimed_name(subject),
         }
     }
 
     /// Who was verified before by the same token, if it and the keys it was verified with still count.
-    fn remembered(&self, digest: &[u8; 32], around: Around<'_>) -> Option<Arc<Account>> {
-        let known = self.lock().get(digest).cloned()?;
-        let held = self.all.get(known.issuer)?;
-        let held = held.keys.current(around.clock.instant())?;
-        let counts = around.clock.now() < known.until && held.generation == known.generation;
-        counts.then_some(known.account)
+    fn find_verified(
+        &self,
+        digest: &[u8; 32],
+        context: AuthContext<'_>,
+    ) -> Option<Arc<AuthenticatedCaller>> {
+        let verified = self.lock().get(digest).cloned()?;
+        let held = self.all.get(verified.issuer)?;
+        let held = held.keys.current_keys(context.clock.instant())?;
+        let counts = context.clock.now() < verified.until && held.generation == verified.generation;
+        counts.then_some(verified.caller)
     }
 
-    fn remember(&self, digest: [u8; 32], proven: Proven, around: Around<'_>) -> Arc<Account> {
-        let account = Arc::new(Account {
-            rights: Rights::of(&proven.principal, &self.grants),
-            principal: proven.principal,
-            token: None,
-        });
-        let now = around.clock.now();
-        let mut known = self.lock();
-        if known.len() >= limits::CREDENTIALS_CACHED_MAX {
-            known.retain(|_, it| now < it.until);
+    fn remember_verified(
+        &self,
+        digest: [u8; 32],
+        claims: VerifiedClaims,
+        context: AuthContext<'_>,
+    ) -> Arc<AuthenticatedCaller> {
+        let rights = Rights::for_principal(&claims.principal, &self.grants);
+        let caller = Arc::new(AuthenticatedCaller::new(claims.principal, rights));
+        let now = context.clock.now();
+        let mut verified = self.lock();
+        if verified.len() >= limits::CREDENTIALS_CACHED_MAX {
+            verified.retain(|_, token| now < token.until);
         }
-        if known.len() >= limits::CREDENTIALS_CACHED_MAX {
+        if verified.len() >= limits::CREDENTIALS_CACHED_MAX {
             // The keys are hashes, so the first one is a random one.
-            known.pop_first();
+            verified.pop_first();
         }
-        let entry = Known {
-            account: Arc::clone(&account),
-            until: proven.until,
-            issuer: proven.issuer,
-            generation: proven.generation,
+        let entry = VerifiedToken {
+            caller: Arc::clone(&caller),
+            until: claims.until,
+            issuer: claims.issuer,
+            generation: claims.generation,
         };
-        known.insert(digest, entry);
-        around.metrics.credential_check("verified");
-        account
+        verified.insert(digest, entry);
+        context.metrics.callers.record_credential_check("verified");
+        caller
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<[u8; 32], Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<[u8; 32], VerifiedToken>> {
+        self.verified.lock()
     }
 
     /// Who, and until when. Keys come last: only a token that would be taken with the right one asks for newer ones.
-    fn prove(&self, token: &Token<'_>, around: Around<'_>) -> Result<Proven, Unproven<'_>> {
-        let wrong = |reason| move || Unproven::Wrong(reason);
-        let Token { header, claims, .. } = token;
+    fn verify(
+        &self,
+        token: &UnverifiedToken<'_>,
+        context: AuthContext<'_>,
+    ) -> Result<VerifiedClaims, TokenRejection<'_>> {
+        let wrong = |reason| move || TokenRejection::Invalid(reason);
+        let UnverifiedToken { header, claims, .. } = token;
         let mut all = self.all.iter().enumerate();
         let (index, issuer) = all
-            .find(|it| it.1.issuer == claims.iss)
+            .find(|entry| entry.1.issuer == claims.iss)
             .ok_or_else(wrong(DenialReason::UnknownIssuer))?;
-        let algorithm = Algorithm::named(&header.alg)
-            .filter(|it| issuer.algorithms.contains(it))
+        let algorithm = Algorithm::from_name(&header.alg)
+            .filter(|algorithm| issuer.algorithms.contains(algorithm))
             .ok_or_else(wrong(DenialReason::WrongAlgorithm))?;
-        let now = around.clock.now();
+        let now = context.clock.now();
         let until = claims
-            .until(issuer, now)
-            .ok_or_else(|| Unproven::Wrong(claims.why_not(issuer, now)))?;
+            .valid_until(issuer, now)
+            .ok_or_else(|| TokenRejection::Invalid(claims.rejection_reason(issuer, now)))?;
         let principal = claims
             .principal(issuer)
             .ok_or_else(wrong(DenialReason::UnusableSubject))?;
         let ring = &*issuer.keys;
-        let held = ring.current(around.clock.instant());
-        let held = held.ok_or(Unproven::NoKeys(ring))?;
-        let Some(key) = held.keys.find(header.kid.as_deref(), algorithm) else {
+        let held = ring.current_keys(context.clock.instant());
+        let held = held.ok_or(TokenRejection::NoKeys(ring))?;
+        let Some(key) = held.keys.find_key(header.kid.as_deref(), algorithm) else {
             // Without an id every forged token would be one whose key may have come since.
             return Err(match header.kid {
-                Some(_) => Unproven::NoKey(ring),
-                None => Unproven::Wrong(DenialReason::UnknownKey),
+                Some(_) => TokenRejection::UnknownKey(ring),
+                None => TokenRejection::Invalid(DenialReason::UnknownKey),
             });
         };
         if !key.verifies(algorithm, token.signed.as_bytes(), &token.signature) {
-            return Err(Unproven::Wrong(DenialReason::BadSignature));
+            return Err(TokenRejection::Invalid(DenialReason::BadSignature));
         }
-        Ok(Proven {
+        Ok(VerifiedClaims {
             principal,
             until,
             issuer: index,
@@ -296,59 +293,59 @@ impl Issuers {
     }
 }
 
-impl<'a> Token<'a> {
+impl<'a> UnverifiedToken<'a> {
     /// `None` for whatever has not the form of a token that can be judged.
     fn read(text: &'a str) -> Option<Self> {
         let (signed, signature) = text.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.')?;
-        let header: Header = serde_json::from_str(&text_of(header)?).ok()?;
+        let header: Header = serde_json::from_str(&decode_json_text(header)?).ok()?;
         if header.crit.is_some() || header.b64.is_some() {
             return None;
         }
         Some(Self {
             signed,
-            signature: decoded(signature)?,
+            signature: decode_base64url(signature)?,
             header,
-            claims: serde_json::from_str(&text_of(payload)?).ok()?,
+            claims: serde_json::from_str(&decode_json_text(payload)?).ok()?,
         })
     }
 }
 
 /// One part of a token: base64url without padding.
-fn decoded(part: &str) -> Option<Vec<u8>> {
+fn decode_base64url(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 
-/// A part that is JSON. The parser would pass over bytes that are no UTF-8 in members that nobody reads, which other readers
+/// A part that is JSON. The parser would accept bytes that are not UTF-8 in members that are not read, which other readers
 /// of the token do not (RFC 7515 section 5.2).
-fn text_of(part: &str) -> Option<String> {
-    String::from_utf8(decoded(part)?).ok()
+fn decode_json_text(part: &str) -> Option<String> {
+    String::from_utf8(decode_base64url(part)?).ok()
 }
 
 impl Claims {
     /// Until when the token counts, if it does now and here.
-    fn until(&self, issuer: &Issuer, now: Timestamp) -> Option<Timestamp> {
+    fn valid_until(&self, issuer: &Issuer, now: Timestamp) -> Option<Timestamp> {
         let audience = self.aud.as_slice();
-        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+        if !audience.iter().any(|name| issuer.audience.contains(name)) {
             return None;
         }
-        let until = time(self.exp)?.plus(issuer.leeway);
+        let until = parse_numeric_date(self.exp)?.plus(issuer.leeway);
         let latest = now.plus(issuer.leeway);
-        let has_begun = |claim: Option<f64>| match claim.map(time) {
-            Some(Some(it)) => it <= latest,
+        let has_begun = |claim: Option<f64>| match claim.map(parse_numeric_date) {
+            Some(Some(begin)) => begin <= latest,
             Some(None) => false,
             None => true,
         };
         (now < until && has_begun(self.nbf) && has_begun(self.iat)).then_some(until)
     }
 
-    /// Why [`Claims::until`] found none: a word for the operator, which decides nothing.
-    fn why_not(&self, issuer: &Issuer, now: Timestamp) -> DenialReason {
+    /// Why [`Claims::valid_until`] found none: a word for the operator, which decides nothing.
+    fn rejection_reason(&self, issuer: &Issuer, now: Timestamp) -> DenialReason {
         let audience = self.aud.as_slice();
-        if !audience.iter().any(|it| issuer.audience.contains(it)) {
+        if !audience.iter().any(|name| issuer.audience.contains(name)) {
             return DenialReason::WrongAudience;
         }
-        match time(self.exp).map(|end| end.plus(issuer.leeway)) {
+        match parse_numeric_date(self.exp).map(|end| end.plus(issuer.leeway)) {
             Some(until) if until <= now => DenialReason::Expired,
             Some(_) => DenialReason::NotYetValid,
             None => DenialReason::Malformed,
@@ -365,7 +362,7 @@ impl Claims {
                 Vec::new()
             }
         };
-        let groups = claimed.iter().filter_map(|it| issuer.groups.get(*it));
+        let groups = claimed.iter().filter_map(|name| issuer.groups.get(*name));
         let groups: std::collections::BTreeSet<GroupName> = groups.cloned().collect();
         let groups = groups.into_iter().collect();
         Some(Principal { name, groups })
@@ -373,7 +370,7 @@ impl Claims {
 }
 
 /// A NumericDate: seconds since 1970, perhaps with a fraction. `None` when it is none that can be.
-fn time(seconds: f64) -> Option<Timestamp> {
+fn parse_numeric_date(seconds: f64) -> Option<Timestamp> {
     let since = Duration::try_from_secs_f64(seconds).ok()?;
     Some(Timestamp::default().plus(since))
 }

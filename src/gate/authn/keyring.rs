@@ -1,15 +1,14 @@
-//! The keys of an issuer as they are now: read with the configuration, or put in again and again by whoever fetches them.
+//! The keys of an issuer as they are now: read with the configuration, or replaced again and again by a fetcher.
 //!
 //! The gate fetches nothing. It reads the ring, and where a token names a key that is not in it, it asks for a newer set:
 //! one fetch serves all who wait, how often one may be asked for is bounded, and so are the wait and the number of those
 //! who wait. Tokens with invented key ids therefore cost the issuer one request in [`limits::ISSUER_ASK_PAUSE`].
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -17,17 +16,17 @@ use tokio::sync::watch;
 use crate::gate::authn::jwks::KeySet;
 use crate::model::limits;
 
-/// The keys of one issuer. Read by the gate, changed by whoever fetches them.
+/// The keys of one issuer. Read by the gate, replaced by a fetcher.
 #[derive(Debug)]
 pub struct KeyRing {
-    held: ArcSwapOption<Held>,
-    /// How newer keys are asked for; `None` when nobody fetches any.
-    asking: Option<Asking>,
+    active: ArcSwapOption<ActiveKeySet>,
+    /// How newer keys are asked for; `None` when none are fetched.
+    refreshes: Option<RefreshRequests>,
 }
 
-/// A set in force.
+/// The keys that tokens are verified with.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct ActiveKeySet {
     pub(super) keys: Arc<KeySet>,
     /// Another one for every set with other keys.
     pub(super) generation: u64,
@@ -36,16 +35,16 @@ pub(super) struct Held {
 }
 
 #[derive(Debug)]
-struct Asking {
-    asked: Mutex<Asked>,
-    wanted: Notify,
+struct RefreshRequests {
+    state: Mutex<RefreshState>,
+    requested: Notify,
     /// Changes at the end of every fetch.
     ended: watch::Sender<()>,
     places: Semaphore,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
+struct RefreshState {
     /// Whether a fetch is under way, or about to begin.
     is_under_way: bool,
     last: Option<Instant>,
@@ -55,113 +54,116 @@ impl KeyRing {
     /// Keys that stay as they are.
     #[must_use]
     pub fn fixed(keys: KeySet) -> Arc<Self> {
-        let held = Held {
+        let active = ActiveKeySet {
             keys: Arc::new(keys),
             generation: 0,
             until: None,
         };
         Arc::new(Self {
-            held: ArcSwapOption::from_pointee(held),
-            asking: None,
+            active: ArcSwapOption::from_pointee(active),
+            refreshes: None,
         })
     }
 
-    /// No keys yet; somebody will put some in.
+    /// No keys yet: a fetcher puts them in with [`KeyRing::replace`].
     #[must_use]
-    pub fn fetched() -> Arc<Self> {
+    pub fn awaiting_fetch() -> Arc<Self> {
         Arc::new(Self {
-            held: ArcSwapOption::empty(),
-            asking: Some(Asking {
-                asked: Mutex::default(),
-                wanted: Notify::new(),
+            active: ArcSwapOption::empty(),
+            refreshes: Some(RefreshRequests {
+                state: Mutex::default(),
+                requested: Notify::new(),
                 ended: watch::Sender::new(()),
                 places: Semaphore::new(limits::ISSUER_WAITERS_MAX),
             }),
         })
     }
 
-    /// Puts a set in force until it is too old. Whether its keys are others than before.
-    pub fn put(&self, keys: KeySet, until: Instant) -> bool {
-        let before = self.held.load_full();
-        let same = before.as_ref().filter(|it| *it.keys == keys);
-        let held = Held {
-            keys: same.map_or_else(|| Arc::new(keys), |it| Arc::clone(&it.keys)),
+    /// Replaces the keys until the set is too old. Returns whether they differ from the ones before.
+    pub fn replace(&self, keys: KeySet, until: Instant) -> bool {
+        let before = self.active.load_full();
+        let same = before.as_ref().filter(|before| *before.keys == keys);
+        let active = ActiveKeySet {
+            keys: same.map_or_else(|| Arc::new(keys), |same| Arc::clone(&same.keys)),
             generation: match (same, &before) {
-                (Some(it), _) => it.generation,
-                (None, Some(it)) => it.generation.wrapping_add(1),
+                (Some(same), _) => same.generation,
+                (None, Some(before)) => before.generation.wrapping_add(1),
                 (None, None) => 0,
             },
             until: Some(until),
         };
         let is_new = same.is_none();
-        self.held.store(Some(Arc::new(held)));
+        self.active.store(Some(Arc::new(active)));
         is_new
     }
 
     /// Takes over what another ring holds.
     pub fn inherit(&self, other: &Self) {
-        self.held.store(other.held.load_full());
+        self.active.store(other.active.load_full());
     }
 
     /// A fetch begins.
-    pub fn begin(&self) {
-        if let Some(it) = &self.asking {
-            it.lock().is_under_way = true;
+    pub fn fetch_started(&self) {
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.lock().is_under_way = true;
         }
     }
 
-    /// The fetch that was under way has ended, well or not: whoever waits for it looks again.
-    pub fn end(&self) {
-        if let Some(it) = &self.asking {
-            it.lock().is_under_way = false;
-            it.ended.send_replace(());
+    /// The fetch that was under way has ended, well or not: requests that wait for it look again.
+    pub fn fetch_ended(&self) {
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.lock().is_under_way = false;
+            refreshes.ended.send_replace(());
         }
     }
 
-    /// Returns when a newer set is wanted. Never when nobody can ask.
-    pub async fn wanted(&self) {
-        match &self.asking {
-            Some(it) => it.wanted.notified().await,
+    /// Returns when a newer set is wanted. Never where keys are not fetched.
+    pub async fn refresh_requested(&self) {
+        match &self.refreshes {
+            Some(refreshes) => refreshes.requested.notified().await,
             None => std::future::pending().await,
         }
     }
 
     /// Asks for a newer set on behalf of the operator.
-    pub fn hurry(&self) {
-        if let Some(it) = &self.asking {
-            it.wanted.notify_one();
+    pub fn request_refresh(&self) {
+        if let Some(refreshes) = &self.refreshes {
+            refreshes.requested.notify_one();
         }
     }
 
     /// Whether it holds keys that are not too old.
     #[must_use]
     pub fn has_keys(&self, now: Instant) -> bool {
-        self.current(now).is_some()
+        self.current_keys(now).is_some()
     }
 
     /// How many keys it holds that are not too old.
     #[must_use]
-    pub fn count(&self, now: Instant) -> usize {
-        self.current(now).map_or(0, |it| it.keys.len())
+    pub fn key_count(&self, now: Instant) -> usize {
+        self.current_keys(now).map_or(0, |active| active.keys.len())
     }
 
-    /// The set in force, unless there is none or it is too old.
-    pub(super) fn current(&self, now: Instant) -> Option<Arc<Held>> {
-        let held = self.held.load_full()?;
-        held.until.is_none_or(|until| now < until).then_some(held)
+    /// The current set, unless there is none or it is too old.
+    pub(super) fn current_keys(&self, now: Instant) -> Option<Arc<ActiveKeySet>> {
+        let active = self.active.load_full()?;
+        active
+            .until
+            .is_none_or(|until| now < until)
+            .then_some(active)
     }
 
     /// Asks for a newer set and waits for it, not for long. Whether it is worth while to look again.
-    pub(super) async fn newer(&self, now: Instant) -> bool {
-        let Some(asking) = &self.asking else {
+    pub(super) async fn wait_for_newer_keys(&self, now: Instant) -> bool {
+        let Some(refreshes) = &self.refreshes else {
             return false;
         };
-        let Ok(_place) = asking.places.try_acquire() else {
+        let Ok(_place) = refreshes.places.try_acquire() else {
             return false;
         };
         // Before asking: a fetch that ends at once is not missed.
-        let mut ended = asking.ended.subscribe();
-        if !asking.ask(now) {
+        let mut ended = refreshes.ended.subscribe();
+        if !refreshes.request(now) {
             return false;
         }
         let ended = tokio::time::timeout(limits::ISSUER_WAIT, ended.changed()).await;
@@ -169,26 +171,26 @@ impl KeyRing {
     }
 }
 
-impl Asking {
+impl RefreshRequests {
     /// Whether a fetch is under way now. Makes one begin if that is allowed again.
-    fn ask(&self, now: Instant) -> bool {
-        let mut asked = self.lock();
-        if asked.is_under_way {
+    fn request(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        if state.is_under_way {
             return true;
         }
-        let next = |it: Instant| it.checked_add(limits::ISSUER_ASK_PAUSE);
-        if asked.last.and_then(next).is_some_and(|it| now < it) {
+        let next = |last: Instant| last.checked_add(limits::ISSUER_ASK_PAUSE);
+        if state.last.and_then(next).is_some_and(|next| now < next) {
             return false;
         }
-        asked.last = Some(now);
-        asked.is_under_way = true;
-        drop(asked);
-        self.wanted.notify_one();
+        state.last = Some(now);
+        state.is_under_way = true;
+        drop(state);
+        self.requested.notify_one();
         true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, RefreshState> {
+        self.state.lock()
     }
 }
 
@@ -209,27 +211,31 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_in_force_until_it_is_too_old_and_the_same_keys_are_the_same_generation() {
+    fn a_set_is_used_until_it_is_too_old_and_the_same_keys_keep_their_generation() {
         let clock = ManualClock::new(Timestamp::default());
         let now = clock.instant();
         let later = now + Duration::from_secs(10);
-        let ring = KeyRing::fetched();
+        let ring = KeyRing::awaiting_fetch();
         assert!(!ring.has_keys(now), "none yet");
-        assert!(ring.put(set("1"), later), "the first ones are new");
-        let first = ring.current(now).unwrap().generation;
-        assert!(ring.current(later).is_none(), "too old");
+        assert!(ring.replace(set("1"), later), "the first ones are new");
+        let first = ring.current_keys(now).unwrap().generation;
+        assert!(ring.current_keys(later).is_none(), "too old");
         assert!(
-            !ring.put(set("1"), later + Duration::from_secs(1)),
+            !ring.replace(set("1"), later + Duration::from_secs(1)),
             "the same"
         );
         assert_eq!(
-            ring.current(later).unwrap().generation,
+            ring.current_keys(later).unwrap().generation,
             first,
-            "not another generation, but in force for longer"
+            "not another generation, but valid for longer"
         );
-        assert!(ring.put(set("2"), later), "others");
-        assert_ne!(ring.current(now).unwrap().generation, first, "another one");
-        let heir = KeyRing::fetched();
+        assert!(ring.replace(set("2"), later), "others");
+        assert_ne!(
+            ring.current_keys(now).unwrap().generation,
+            first,
+            "another one"
+        );
+        let heir = KeyRing::awaiting_fetch();
         heir.inherit(&ring);
         assert!(heir.has_keys(now), "what the other had");
         let fixed = KeyRing::fixed(set("1"));
@@ -238,29 +244,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_fetch_serves_all_who_wait_and_the_next_one_comes_after_a_pause() {
+    async fn one_fetch_serves_all_waiters_and_the_next_one_follows_after_a_pause() {
         let clock = ManualClock::new(Timestamp::default());
-        let ring = KeyRing::fetched();
+        let ring = KeyRing::awaiting_fetch();
         let tasks = Tasks::default();
         let fetches = Arc::new(Mutex::new(0));
         let keeper = {
             let (ring, fetches) = (Arc::clone(&ring), Arc::clone(&fetches));
             tasks.spawn(async move {
                 loop {
-                    ring.wanted().await;
-                    *fetches.lock().unwrap() += 1;
+                    ring.refresh_requested().await;
+                    *fetches.lock() += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    ring.end();
+                    ring.fetch_ended();
                 }
             })
         };
-        let count = || *fetches.lock().unwrap();
+        let count = || *fetches.lock();
         let ask = |many: usize| {
-            let all = (0..many).map(|_| ring.newer(clock.instant()));
+            let all = (0..many).map(|_| ring.wait_for_newer_keys(clock.instant()));
             futures_util::future::join_all(all)
         };
         let served = ask(limits::ISSUER_WAITERS_MAX).await;
-        assert!(served.iter().all(|it| *it), "all of them");
+        assert!(served.iter().all(|is_served| *is_served), "all of them");
         assert_eq!(count(), 1, "by one fetch");
         for seconds in 0..limits::ISSUER_ASK_PAUSE.as_secs() {
             assert_eq!(ask(3).await, [false; 3], "not again after {seconds} s");
@@ -270,37 +276,47 @@ mod tests {
         assert_eq!(ask(2).await, [true; 2], "after the pause");
         assert_eq!(count(), 2, "once");
         let fixed = KeyRing::fixed(set("1"));
-        assert!(!fixed.newer(clock.instant()).await, "a file is not fetched");
+        assert!(
+            !fixed.wait_for_newer_keys(clock.instant()).await,
+            "a file is not fetched"
+        );
         keeper.abort();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_long_and_not_too_many_wait() {
+    async fn the_wait_is_short_and_the_number_of_waiters_is_bounded() {
         let clock = ManualClock::new(Timestamp::default());
-        let ring = KeyRing::fetched();
+        let ring = KeyRing::awaiting_fetch();
         let begun = tokio::time::Instant::now();
         let many = limits::ISSUER_WAITERS_MAX + 10;
-        let all = (0..many).map(|_| ring.newer(clock.instant()));
+        let all = (0..many).map(|_| ring.wait_for_newer_keys(clock.instant()));
         let served = futures_util::future::join_all(all).await;
         assert!(
-            served.iter().all(|it| !*it),
-            "a fetch that does not end serves nobody"
+            served.iter().all(|is_served| !*is_served),
+            "a fetch that does not end serves no request"
         );
-        assert_eq!(begun.elapsed(), limits::ISSUER_WAIT, "and nobody for long");
-        ring.begin();
+        assert_eq!(
+            begun.elapsed(),
+            limits::ISSUER_WAIT,
+            "and no request waits longer"
+        );
+        ring.fetch_started();
         let waiting = Tasks::default();
         for _ in 0..limits::ISSUER_WAITERS_MAX {
             let (ring, now) = (Arc::clone(&ring), clock.instant());
-            drop(waiting.spawn(async move { ring.newer(now).await }));
+            drop(waiting.spawn(async move { ring.wait_for_newer_keys(now).await }));
         }
-        let places = &ring.asking.as_ref().unwrap().places;
+        let places = &ring.refreshes.as_ref().unwrap().places;
         while places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         let begun = tokio::time::Instant::now();
-        assert!(!ring.newer(clock.instant()).await, "no place is left");
-        assert_eq!(begun.elapsed(), Duration::ZERO, "and that is told at once");
-        ring.end();
+        assert!(
+            !ring.wait_for_newer_keys(clock.instant()).await,
+            "no place is left"
+        );
+        assert_eq!(begun.elapsed(), Duration::ZERO, "and that is known at once");
+        ring.fetch_ended();
         waiting.ended().await;
     }
 }

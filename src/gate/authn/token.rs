@@ -1,157 +1,83 @@
-//! API tokens: 256 random bits in a form that scanners recognise, kept as a plain hash.
-//!
-//! A password needs a slow hash because people choose it out of few; a token is one of 2^256, so that a fast hash gives
-//! nothing away, and a request costs a microsecond. The hash, not the token, is what is looked up: how long that takes
-//! says nothing about the tokens there are.
+//! API tokens: found by their digest, with the rights of their owner narrowed to their scope.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use ring::digest;
-use zeroize::Zeroizing;
-
-use crate::gate::authn::Account;
-use crate::gate::authn::Around;
-use crate::gate::authn::DenialReason;
-use crate::gate::authn::Denied;
+use crate::gate::authn::caller::AuthContext;
+use crate::gate::authn::caller::AuthenticatedCaller;
+use crate::gate::authn::denial::CredentialsDenied;
+use crate::gate::authn::denial::DenialReason;
+use crate::gate::authn::token_digest::TokenDigest;
 use crate::gate::config::ApiToken;
 use crate::gate::config::Config;
 use crate::model::PrincipalName;
-use crate::model::Secret;
 use crate::model::Timestamp;
 use crate::model::TokenName;
 
-/// What every token begins with.
-const PREFIX: &str = "sg_";
-/// Hexadecimal digits of the random part.
-const RANDOM_DIGITS: usize = 64;
-/// Hexadecimal digits of the CRC-32 over them.
-const CHECK_DIGITS: usize = 8;
 /// The user name that Basic credentials may carry besides that of the owner, when the password is a token.
 const ANY_USER: &str = "token";
 
-/// The SHA-256 of a token: all that is kept of it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenDigest([u8; 32]);
-
-impl TokenDigest {
-    /// The digest of a text that has the form of a token: `sg_`, 64 hexadecimal digits, and the CRC-32 over these
-    /// digits as 8 more. `None` for any other text.
-    #[must_use]
-    pub fn of(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(PREFIX)?;
-        let (random, check) = digits.split_at_checked(RANDOM_DIGITS)?;
-        let is_hex = |it: u8| matches!(it, b'0'..=b'9' | b'a'..=b'f');
-        if check.len() != CHECK_DIGITS || !digits.bytes().all(is_hex) || checksum(random) != check {
-            return None;
-        }
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        digest.as_ref().try_into().ok().map(Self)
-    }
-
-    /// From 64 hexadecimal digits; `None` for any other text.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0_u8; 32];
-        if text.len() != RANDOM_DIGITS || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Display for TokenDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|it| write!(f, "{it:02x}"))
-    }
-}
-
-impl fmt::Debug for TokenDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenDigest(***)")
-    }
-}
-
-/// A new token made of random bytes.
-#[must_use]
-pub fn new_token(random: &Zeroizing<[u8; 32]>) -> Secret {
-    let mut text = String::with_capacity(PREFIX.len().saturating_add(72));
-    text.push_str(PREFIX);
-    for it in random.iter() {
-        // Writing to a string does not fail.
-        write!(text, "{it:02x}").unwrap_or_default();
-    }
-    let check = text.strip_prefix(PREFIX).map(checksum).unwrap_or_default();
-    text.push_str(&check);
-    Secret::new(text)
-}
-
-fn checksum(digits: &str) -> String {
-    format!("{:08x}", crc32fast::hash(digits.as_bytes()))
-}
-
 /// Every token whose owner exists.
 #[derive(Debug)]
-pub(super) struct Tokens(BTreeMap<TokenDigest, Held>);
+pub(super) struct ApiTokens(BTreeMap<TokenDigest, ActiveToken>);
 
 #[derive(Debug)]
-struct Held {
-    account: Arc<Account>,
+struct ActiveToken {
+    caller: Arc<AuthenticatedCaller>,
     expires: Option<Timestamp>,
 }
 
-impl Tokens {
+impl ApiTokens {
     /// The tokens of these callers. A token does what its owner may do and its scope allows; without owner it is dead.
     pub(super) fn new<'a>(
         config: &Config,
-        owner: impl Fn(&PrincipalName) -> Option<&'a Arc<Account>>,
+        owner: impl Fn(&PrincipalName) -> Option<&'a Arc<AuthenticatedCaller>>,
     ) -> Self {
-        let held = |token: &ApiToken| {
+        let active = |token: &ApiToken| {
             let owner = owner(&token.owner)?;
-            let account = Account {
+            let caller = AuthenticatedCaller {
                 principal: owner.principal.clone(),
-                rights: owner.rights.within(&token.scope),
+                rights: owner.rights.narrowed_to(&token.scope),
                 token: Some(token.name.clone()),
             };
-            let held = Held {
-                account: Arc::new(account),
+            let active = ActiveToken {
+                caller: Arc::new(caller),
                 expires: token.expires,
             };
-            Some((token.digest, held))
+            Some((token.digest, active))
         };
         let all = config.credentials.tokens.iter().flatten();
-        Self(all.filter_map(held).collect())
+        Self(all.filter_map(active).collect())
     }
 
     /// Whose token this is.
-    pub(super) fn find(&self, text: &str, around: Around<'_>) -> Result<Arc<Account>, Denied> {
+    pub(super) fn find(
+        &self,
+        text: &str,
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
         let Some(digest) = TokenDigest::of(text) else {
-            return Err(Denied::wrong(DenialReason::UnknownToken));
+            return Err(CredentialsDenied::invalid(DenialReason::UnknownToken));
         };
-        let Some(held) = self.0.get(&digest) else {
-            return Err(match around.shared.former_token(&digest) {
-                Some((name, owner)) => Denied::wrong(DenialReason::Revoked)
-                    .of(owner.as_str())
+        let Some(active) = self.0.get(&digest) else {
+            return Err(match context.shared.find_former_token(&digest) {
+                Some((name, owner)) => CredentialsDenied::invalid(DenialReason::Revoked)
+                    .with_claimed_name(owner.as_str())
                     .with_token(&name),
-                None => Denied::wrong(DenialReason::UnknownToken),
+                None => CredentialsDenied::invalid(DenialReason::UnknownToken),
             });
         };
-        let now = around.clock.now();
-        if held.expires.is_some_and(|end| end <= now) {
-            let denied = Denied::wrong(DenialReason::Expired);
-            let denied = denied.of(held.account.principal.name.as_str());
-            return Err(match &held.account.token {
+        let now = context.clock.now();
+        if active.expires.is_some_and(|end| end <= now) {
+            let denied = CredentialsDenied::invalid(DenialReason::Expired);
+            let denied = denied.with_claimed_name(active.caller.principal.name.as_str());
+            return Err(match &active.caller.token {
                 Some(name) => denied.with_token(name),
                 None => denied,
             });
         }
-        around.metrics.credential_check("token");
-        Ok(Arc::clone(&held.account))
+        context.metrics.callers.record_credential_check("token");
+        Ok(Arc::clone(&active.caller))
     }
 
     /// The same when it was sent as the password of Basic credentials, for clients that know nothing else.
@@ -159,17 +85,21 @@ impl Tokens {
         &self,
         name: &str,
         password: &[u8],
-        around: Around<'_>,
-    ) -> Result<Arc<Account>, Denied> {
-        let unreadable = |_not_utf_8| Denied::wrong(DenialReason::Malformed).of(name);
+        context: AuthContext<'_>,
+    ) -> Result<Arc<AuthenticatedCaller>, CredentialsDenied> {
+        let unreadable = |_not_utf_8| {
+            CredentialsDenied::invalid(DenialReason::Malformed).with_claimed_name(name)
+        };
         let text = str::from_utf8(password).map_err(unreadable)?;
         // The name that came with it is the one that was tried.
-        let found = self.find(text, around).map_err(|denied| denied.of(name))?;
+        let found = self
+            .find(text, context)
+            .map_err(|denied| denied.with_claimed_name(name))?;
         let is_owner = found.principal.name.as_str() == name;
         if is_owner || name == ANY_USER {
             return Ok(found);
         }
-        let denied = Denied::wrong(DenialReason::WrongOwner).of(name);
+        let denied = CredentialsDenied::invalid(DenialReason::WrongOwner).with_claimed_name(name);
         Err(match &found.token {
             Some(token) => denied.with_token(token),
             None => denied,
@@ -178,58 +108,9 @@ impl Tokens {
 
     /// The tokens, each with its name and owner.
     pub(super) fn all(&self) -> impl Iterator<Item = (TokenDigest, &TokenName, &PrincipalName)> {
-        self.0.iter().filter_map(|(digest, held)| {
-            let name = held.account.token.as_ref()?;
-            Some((*digest, name, &held.account.principal.name))
+        self.0.iter().filter_map(|(digest, active)| {
+            let name = active.caller.token.as_ref()?;
+            Some((*digest, name, &active.caller.principal.name))
         })
-    }
-}
-
-/// Whether a text can only be meant as an API token.
-pub(super) fn has_form(text: &str) -> bool {
-    TokenDigest::of(text).is_some()
-}
-
-/// Whether a password can only be meant as a token.
-pub(super) fn is_token(password: &[u8]) -> bool {
-    str::from_utf8(password).is_ok_and(|it| TokenDigest::of(it).is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_known_by_its_form_and_its_hash() {
-        let made = new_token(&Zeroizing::new([0xa5; 32]));
-        let text = made.reveal();
-        assert_eq!(text.len(), 75, "prefix, 256 bits, checksum");
-        let digest = TokenDigest::of(text).unwrap();
-        let printed = digest.to_string();
-        assert_eq!(TokenDigest::parse(&printed), Some(digest), "as it is kept");
-        // What `printf %s TOKEN | sha256sum` prints.
-        let expected = digest::digest(&digest::SHA256, text.as_bytes());
-        let expected: String = expected
-            .as_ref()
-            .iter()
-            .map(|it| format!("{it:02x}"))
-            .collect();
-        assert_eq!(printed, expected, "plain SHA-256");
-        assert!(!format!("{digest:?}").contains(&printed), "not in logs");
-        let rows = [
-            ("one digit changed", text.replacen('a', "b", 1)),
-            ("capitals", text.to_uppercase()),
-            ("a digit short", text.chars().take(74).collect()),
-            ("a digit long", format!("{text}0")),
-            ("another prefix", text.replacen("sg_", "sk_", 1)),
-            ("no digits", "sg_".to_owned()),
-            ("other characters", format!("sg_{}", "\u{e9}".repeat(36))),
-        ];
-        for (name, wrong) in rows {
-            assert_eq!(TokenDigest::of(&wrong), None, "{name}");
-        }
-        for wrong in ["", "00", &"0g".repeat(32), &"\u{e9}".repeat(32)] {
-            assert_eq!(TokenDigest::parse(wrong), None, "{wrong}");
-        }
     }
 }

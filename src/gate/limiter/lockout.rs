@@ -1,6 +1,6 @@
 //! Lock-out after wrong passwords: of one user from one address, and of one address, for longer and longer.
 //!
-//! Never of a user as such: whoever guesses elsewhere does not keep the real user out. Names that do not exist are counted
+//! Never of a user as such: guessing from elsewhere must not keep the real user out. Names that do not exist are counted
 //! like names that do.
 
 use std::sync::OnceLock;
@@ -9,27 +9,27 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::gate::config::LockOut;
-use crate::gate::limiter::Network;
-use crate::gate::limiter::table::Remembered;
-use crate::gate::limiter::table::Table;
+use crate::gate::config::LockoutRule;
+use crate::gate::limiter::bucket_table::BucketTable;
+use crate::gate::limiter::bucket_table::Expiring;
+use crate::gate::limiter::client_network::ClientNetwork;
 use crate::model::limits;
 
-/// What is remembered of wrong passwords.
+/// The failed logins of a user from a network, or of a network.
 #[derive(Clone, Copy, Debug)]
 struct Failures {
     count: u32,
     /// Attempts made while locked out.
-    knocks: u32,
+    attempts_while_locked: u32,
     locked_until: Instant,
     until: Instant,
 }
 
-impl Remembered for Failures {
+impl Expiring for Failures {
     fn fresh(now: Instant) -> Self {
         Self {
             count: 0,
-            knocks: 0,
+            attempts_while_locked: 0,
             locked_until: now,
             until: now,
         }
@@ -41,9 +41,9 @@ impl Remembered for Failures {
 }
 
 impl Failures {
-    fn add(&mut self, now: Instant, allowed: u32, rule: &LockOut) -> bool {
+    fn add(&mut self, now: Instant, allowed: u32, rule: &LockoutRule) -> bool {
         self.count = self.count.saturating_add(1);
-        self.knocks = 0;
+        self.attempts_while_locked = 0;
         let beyond = self.count.saturating_sub(allowed);
         let pause = match beyond {
             0 => Duration::ZERO,
@@ -59,9 +59,9 @@ impl Failures {
     }
 }
 
-/// How an attempt stands.
+/// Whether a login attempt may be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gate) enum Standing {
+pub(in crate::gate) enum LockoutStatus {
     /// A password may be checked.
     Free,
     /// No password is checked for so long, but one that is remembered counts.
@@ -70,29 +70,29 @@ pub(in crate::gate) enum Standing {
     Barred(Duration),
 }
 
-/// What a failure led to.
+/// The lockouts that a failure started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::gate) struct BeginOutcome {
+pub(in crate::gate) struct StartedLockouts {
     pub(in crate::gate) user: bool,
     pub(in crate::gate) address: bool,
 }
 
-/// The memory of wrong passwords. Outlives reloads.
+/// All failed logins that are remembered. Outlives reloads.
 #[derive(Debug)]
-pub(in crate::gate) struct LockOuts {
-    users: Table<Failures>,
-    addresses: Table<Failures>,
+pub(in crate::gate) struct Lockouts {
+    users: BucketTable<Failures>,
+    addresses: BucketTable<Failures>,
     /// When a password was wrong for the first time.
     began: OnceLock<Instant>,
-    /// Until when somebody may be locked out, in milliseconds from `began`: nobody is looked up after that.
+    /// Until when any client may be locked out, in milliseconds from `began`: there is no lookup after that.
     busy_until: AtomicU64,
 }
 
-impl LockOuts {
+impl Lockouts {
     pub(in crate::gate) fn new(key: [u8; 32]) -> Self {
         Self {
-            users: Table::new(blake3::derive_key("snapgate lock-out of users", &key)),
-            addresses: Table::new(blake3::derive_key("snapgate lock-out of addresses", &key)),
+            users: BucketTable::new(blake3::derive_key("snapgate lock-out of users", &key)),
+            addresses: BucketTable::new(blake3::derive_key("snapgate lock-out of addresses", &key)),
             began: OnceLock::new(),
             busy_until: AtomicU64::new(0),
         }
@@ -103,67 +103,74 @@ impl LockOuts {
         u64::try_from(since).unwrap_or(u64::MAX)
     }
 
-    /// Whether nobody at all is locked out: the usual case, told by one look.
-    pub(in crate::gate) fn is_quiet(&self, now: Instant) -> bool {
+    /// Whether no client is locked out: the usual case, which costs one atomic read.
+    pub(in crate::gate) fn is_idle(&self, now: Instant) -> bool {
         let busy_until = self.busy_until.load(Ordering::Acquire);
         self.began
             .get()
-            .is_none_or(|it| Self::millis(*it, now) >= busy_until)
+            .is_none_or(|began| Self::millis(*began, now) >= busy_until)
     }
 
-    /// Whether a password of that user may be checked for a client in that network. Counts as a knock when not.
-    pub(in crate::gate) fn knock(&self, user: &str, network: Network, now: Instant) -> Standing {
-        if self.is_quiet(now) {
-            return Standing::Free;
+    /// Whether a password of that user may be checked for a client in that network. An attempt while locked out is counted.
+    pub(in crate::gate) fn check_attempt(
+        &self,
+        user: &str,
+        network: ClientNetwork,
+        now: Instant,
+    ) -> LockoutStatus {
+        if self.is_idle(now) {
+            return LockoutStatus::Free;
         }
-        let look = |table: &Table<Failures>, hash| {
-            table.with(hash, now, |it| {
-                let left = it.locked_until.saturating_duration_since(now);
+        let look = |table: &BucketTable<Failures>, hash| {
+            table.with(hash, now, |failures| {
+                let left = failures.locked_until.saturating_duration_since(now);
                 if left.is_zero() {
-                    return Standing::Free;
+                    return LockoutStatus::Free;
                 }
-                it.knocks = it.knocks.saturating_add(1);
-                if it.knocks > limits::LOCKED_OUT_KNOCKS_MAX {
-                    Standing::Barred(left)
+                failures.attempts_while_locked = failures.attempts_while_locked.saturating_add(1);
+                if failures.attempts_while_locked > limits::LOCKED_OUT_KNOCKS_MAX {
+                    LockoutStatus::Barred(left)
                 } else {
-                    Standing::Locked(left)
+                    LockoutStatus::Locked(left)
                 }
             })
         };
         let of_user = look(&self.users, self.of_user(user, network));
         let of_address = look(&self.addresses, self.of_address(network));
         match (of_user, of_address) {
-            (Standing::Free, it) | (it, Standing::Free) => it,
-            (Standing::Locked(one), Standing::Locked(two)) => Standing::Locked(one.max(two)),
+            (LockoutStatus::Free, it) | (it, LockoutStatus::Free) => it,
+            (LockoutStatus::Locked(one), LockoutStatus::Locked(two)) => {
+                LockoutStatus::Locked(one.max(two))
+            }
             (
-                Standing::Locked(one) | Standing::Barred(one),
-                Standing::Locked(two) | Standing::Barred(two),
-            ) => Standing::Barred(one.max(two)),
+                LockoutStatus::Locked(one) | LockoutStatus::Barred(one),
+                LockoutStatus::Locked(two) | LockoutStatus::Barred(two),
+            ) => LockoutStatus::Barred(one.max(two)),
         }
     }
 
     /// A password was wrong.
-    pub(in crate::gate) fn failed(
+    pub(in crate::gate) fn record_failure(
         &self,
         user: &str,
-        network: Network,
+        network: ClientNetwork,
         now: Instant,
-        rule: &LockOut,
-    ) -> BeginOutcome {
+        rule: &LockoutRule,
+    ) -> StartedLockouts {
         let began = *self.began.get_or_init(|| now);
-        let add = |table: &Table<Failures>, hash, allowed: u32| {
+        let add = |table: &BucketTable<Failures>, hash, allowed: u32| {
             if allowed == 0 {
                 return false;
             }
-            let (locked, until) = table.with(hash, now, |it| {
-                let locked = it.add(now, allowed, rule);
-                (locked, it.locked_until)
+            let (locked, until) = table.with(hash, now, |failures| {
+                let locked = failures.add(now, allowed, rule);
+                (locked, failures.locked_until)
             });
             self.busy_until
                 .fetch_max(Self::millis(began, until), Ordering::AcqRel);
             locked
         };
-        BeginOutcome {
+        StartedLockouts {
             user: add(&self.users, self.of_user(user, network), rule.attempts),
             address: add(
                 &self.addresses,
@@ -175,16 +182,16 @@ impl LockOuts {
 
     /// A password was right: what went wrong before with that user from there is forgotten. What the address did to others
     /// is not, or one account would be enough to guess at all the rest.
-    pub(in crate::gate) fn succeeded(&self, user: &str, network: Network, now: Instant) {
-        let forget = |it: &mut Failures| *it = Failures::fresh(now);
+    pub(in crate::gate) fn record_success(&self, user: &str, network: ClientNetwork, now: Instant) {
+        let forget = |failures: &mut Failures| *failures = Failures::fresh(now);
         self.users.with(self.of_user(user, network), now, forget);
     }
 
-    fn of_user(&self, user: &str, network: Network) -> u64 {
+    fn of_user(&self, user: &str, network: ClientNetwork) -> u64 {
         self.users.hash(&[user.as_bytes(), network.bytes()])
     }
 
-    fn of_address(&self, network: Network) -> u64 {
+    fn of_address(&self, network: ClientNetwork) -> u64 {
         self.addresses.hash(&[network.bytes()])
     }
 }
@@ -196,21 +203,21 @@ mod tests {
     use crate::runtime::Clock;
     use crate::runtime::ManualClock;
 
-    fn network(text: &str) -> Network {
-        Network::of(text.parse().unwrap()).unwrap()
+    fn network(text: &str) -> ClientNetwork {
+        ClientNetwork::from_address(text.parse().unwrap()).unwrap()
     }
 
     struct Bench {
         clock: ManualClock,
-        all: LockOuts,
-        rule: LockOut,
+        all: Lockouts,
+        rule: LockoutRule,
     }
 
     impl Bench {
         fn new() -> Self {
             let clock = ManualClock::new(Timestamp::default());
-            let all = LockOuts::new([9; 32]);
-            let rule = LockOut {
+            let all = Lockouts::new([9; 32]);
+            let rule = LockoutRule {
                 attempts: 3,
                 address_attempts: 10,
                 longest: Duration::from_secs(60),
@@ -218,13 +225,15 @@ mod tests {
             Self { clock, all, rule }
         }
 
-        fn knock(&self, user: &str, from: &str) -> Standing {
-            self.all.knock(user, network(from), self.clock.instant())
+        fn check_attempt(&self, user: &str, from: &str) -> LockoutStatus {
+            self.all
+                .check_attempt(user, network(from), self.clock.instant())
         }
 
-        fn fail(&self, user: &str, from: &str) -> BeginOutcome {
+        fn fail(&self, user: &str, from: &str) -> StartedLockouts {
             let now = self.clock.instant();
-            self.all.failed(user, network(from), now, &self.rule)
+            self.all
+                .record_failure(user, network(from), now, &self.rule)
         }
     }
 
@@ -235,41 +244,57 @@ mod tests {
         for _ in 0..12 {
             // Each address of its own user: the address is not the one that is locked here.
             bench.fail("ann", "192.0.2.1");
-            let pause = match bench.knock("ann", "192.0.2.1") {
-                Standing::Free => 0,
-                Standing::Locked(it) | Standing::Barred(it) => it.as_secs(),
+            let pause = match bench.check_attempt("ann", "192.0.2.1") {
+                LockoutStatus::Free => 0,
+                LockoutStatus::Locked(it) | LockoutStatus::Barred(it) => it.as_secs(),
             };
             pauses.push(pause);
             bench.clock.advance(Duration::from_secs(pause));
-            assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "over");
+            assert_eq!(
+                bench.check_attempt("ann", "192.0.2.1"),
+                LockoutStatus::Free,
+                "over"
+            );
         }
         assert_eq!(pauses, [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60], "seconds");
         bench.clock.advance(Duration::from_secs(60));
         bench.fail("ann", "192.0.2.1");
-        assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "forgotten");
+        assert_eq!(
+            bench.check_attempt("ann", "192.0.2.1"),
+            LockoutStatus::Free,
+            "forgotten"
+        );
     }
 
     #[test]
-    fn nobody_is_locked_out_from_elsewhere() {
+    fn a_user_is_not_locked_out_from_elsewhere() {
         let bench = Bench::new();
         for _ in 0..200 {
             bench.fail("ann", "192.0.2.1");
         }
-        assert_ne!(bench.knock("ann", "192.0.2.1"), Standing::Free, "there");
         assert_ne!(
-            bench.knock("bob", "192.0.2.1"),
-            Standing::Free,
+            bench.check_attempt("ann", "192.0.2.1"),
+            LockoutStatus::Free,
+            "there"
+        );
+        assert_ne!(
+            bench.check_attempt("bob", "192.0.2.1"),
+            LockoutStatus::Free,
             "the address"
         );
-        assert_eq!(bench.knock("ann", "192.0.2.2"), Standing::Free, "elsewhere");
+        assert_eq!(
+            bench.check_attempt("ann", "192.0.2.2"),
+            LockoutStatus::Free,
+            "elsewhere"
+        );
         for _ in 0..200 {
             bench.fail("ann", "2001:db8:1::1");
         }
-        let same = bench.knock("ann", "2001:db8:1::ffff:2");
-        assert_ne!(same, Standing::Free, "the same /64");
+        let same = bench.check_attempt("ann", "2001:db8:1::ffff:2");
+        assert_ne!(same, LockoutStatus::Free, "the same /64");
         assert_eq!(
-            bench.knock("ann", "2001:db8:2::1"),
-            Standing::Free,
+            bench.check_attempt("ann", "2001:db8:2::1"),
+            LockoutStatus::Free,
             "another"
         );
     }
@@ -282,9 +307,9 @@ mod tests {
             bench.fail(&format!("u{number}"), "192.0.2.1");
         }
         bench.fail("ann", "192.0.2.1");
-        bench.all.succeeded("ann", network("192.0.2.1"), now);
+        bench.all.record_success("ann", network("192.0.2.1"), now);
         let begun = bench.fail("ann", "192.0.2.1");
-        let expected = BeginOutcome {
+        let expected = StartedLockouts {
             user: false,
             address: true,
         };
@@ -297,19 +322,23 @@ mod tests {
         for _ in 0..8 {
             bench.fail("ann", "192.0.2.1");
         }
-        let Standing::Locked(first) = bench.knock("ann", "192.0.2.1") else {
+        let LockoutStatus::Locked(first) = bench.check_attempt("ann", "192.0.2.1") else {
             panic!("locked");
         };
-        let mut last = Standing::Free;
+        let mut last = LockoutStatus::Free;
         for _ in 0..limits::LOCKED_OUT_KNOCKS_MAX {
-            last = bench.knock("ann", "192.0.2.1");
+            last = bench.check_attempt("ann", "192.0.2.1");
         }
-        assert_eq!(last, Standing::Barred(first), "barred, for as long");
+        assert_eq!(last, LockoutStatus::Barred(first), "barred, for as long");
         bench.clock.advance(first);
-        assert_eq!(bench.knock("ann", "192.0.2.1"), Standing::Free, "over");
+        assert_eq!(
+            bench.check_attempt("ann", "192.0.2.1"),
+            LockoutStatus::Free,
+            "over"
+        );
     }
 
-    /// Whatever is tried in whatever order: within an hour nobody gets more checks from one address than the pauses allow,
+    /// Whatever is tried in whatever order: within an hour no client gets more checks from one address than the pauses allow,
     /// and another address is never affected.
     #[test]
     fn no_order_of_attempts_gets_more_checks() {
@@ -324,13 +353,13 @@ mod tests {
                 let pause = Duration::from_millis((state >> 40) % 30_000);
                 bench.clock.advance(pause);
                 spent += pause;
-                if bench.knock("ann", "192.0.2.1") == Standing::Free {
+                if bench.check_attempt("ann", "192.0.2.1") == LockoutStatus::Free {
                     bench.fail("ann", "192.0.2.1");
                     checks += 1;
                 }
                 assert_eq!(
-                    bench.knock("ann", "192.0.2.9"),
-                    Standing::Free,
+                    bench.check_attempt("ann", "192.0.2.9"),
+                    LockoutStatus::Free,
                     "round {round}"
                 );
             }

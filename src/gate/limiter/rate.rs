@@ -1,17 +1,17 @@
-//! Requests in a time, by the generic cell rate algorithm: one instant per client is all that is kept.
+//! Rate limits by the generic cell rate algorithm (GCRA), which keeps one instant per client.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::gate::config::Rate;
-use crate::gate::limiter::table::Remembered;
-use crate::gate::limiter::table::Table;
+use crate::gate::limiter::bucket_table::BucketTable;
+use crate::gate::limiter::bucket_table::Expiring;
 
-/// When the last request that was let in would have come at an even pace.
+/// When the next request would arrive at an even pace ("theoretical arrival time").
 #[derive(Clone, Copy, Debug)]
-struct Pace(Instant);
+struct TheoreticalArrival(Instant);
 
-impl Remembered for Pace {
+impl Expiring for TheoreticalArrival {
     fn fresh(now: Instant) -> Self {
         Self(now)
     }
@@ -40,13 +40,13 @@ pub(in crate::gate) struct Quota {
 
 impl Quota {
     /// The value of `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10, section 3).
-    pub(in crate::gate) fn policy(&self) -> String {
+    pub(in crate::gate) fn policy_field(&self) -> String {
         let window = seconds(self.window);
         format!("\"{}\";q={};w={window}", self.name, self.burst)
     }
 
     /// The value of `RateLimit` (section 4 of the same).
-    pub(in crate::gate) fn left(&self) -> String {
+    pub(in crate::gate) fn remaining_field(&self) -> String {
         let after = if self.remaining == 0 {
             self.retry_after
         } else {
@@ -63,17 +63,17 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(more)
 }
 
-/// The pace of many clients.
+/// The theoretical arrival times of all clients.
 #[derive(Debug)]
-pub(super) struct Rates(Table<Pace>);
+pub(super) struct RateTable(BucketTable<TheoreticalArrival>);
 
-impl Rates {
+impl RateTable {
     pub(super) fn new(key: [u8; 32]) -> Self {
-        Self(Table::new(key))
+        Self(BucketTable::new(key))
     }
 
     /// Takes one request of the client's quota; `Err` when there is none.
-    pub(super) fn take(
+    pub(super) fn take_request(
         &self,
         name: &'static str,
         client: &[u8],
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn both_fields_are_what_the_draft_says() {
         let clock = ManualClock::new(Timestamp::default());
-        let rates = Rates::new([1; 32]);
+        let rates = RateTable::new([1; 32]);
         let most = u32::try_from(limits::RATE_MAX).unwrap();
         let all = [
             (1, 1),
@@ -167,11 +167,11 @@ mod tests {
             let client = format!("{per_second} {burst}");
             let take = || {
                 let rate = rate(per_second, burst);
-                rates.take("address", client.as_bytes(), &rate, clock.instant())
+                rates.take_request("address", client.as_bytes(), &rate, clock.instant())
             };
-            for told in [take(), take(), take()] {
-                let (Ok(told) | Err(told)) = told;
-                let (policy, left) = (read(&told.policy()), read(&told.left()));
+            for quota in [take(), take(), take()] {
+                let (Ok(quota) | Err(quota)) = quota;
+                let (policy, left) = (read(&quota.policy_field()), read(&quota.remaining_field()));
                 assert_eq!(policy.0, "address", "{client}: the limit");
                 assert_eq!(left.0, policy.0, "{client}: of the same limit");
                 let [(q, quota), (w, window)] = policy.1.as_slice() else {
@@ -196,8 +196,8 @@ mod tests {
     #[test]
     fn a_burst_then_an_even_pace() {
         let clock = ManualClock::new(Timestamp::default());
-        let (rates, rate) = (Rates::new([1; 32]), rate(2, 3));
-        let take = || rates.take("principal", b"ann", &rate, clock.instant());
+        let (rates, rate) = (RateTable::new([1; 32]), rate(2, 3));
+        let take = || rates.take_request("principal", b"ann", &rate, clock.instant());
         let left: Vec<u32> = (0..3).map(|_| take().unwrap().remaining).collect();
         assert_eq!(left, [2, 1, 0], "three at once");
         let spent = take().unwrap_err();
@@ -206,11 +206,11 @@ mod tests {
             Duration::from_millis(500),
             "one each half second"
         );
-        assert_eq!(spent.policy(), "\"principal\";q=3;w=2", "policy");
-        assert_eq!(spent.left(), "\"principal\";r=0;t=1", "left");
+        assert_eq!(spent.policy_field(), "\"principal\";q=3;w=2", "policy");
+        assert_eq!(spent.remaining_field(), "\"principal\";r=0;t=1", "left");
         assert!(
             rates
-                .take("principal", b"bob", &rate, clock.instant())
+                .take_request("principal", b"bob", &rate, clock.instant())
                 .is_ok(),
             "another"
         );
@@ -222,7 +222,7 @@ mod tests {
         clock.advance(Duration::from_secs(3600));
         let left = take().unwrap();
         assert_eq!(
-            (left.remaining, left.left().as_str()),
+            (left.remaining, left.remaining_field().as_str()),
             (2, "\"principal\";r=2;t=1"),
             "full again"
         );
@@ -235,7 +235,7 @@ mod tests {
         for round in 0..100_u32 {
             let (per_second, burst) = (1 + round % 50, 1 + round % 7);
             let clock = ManualClock::new(Timestamp::default());
-            let (rates, rate) = (Rates::new([1; 32]), rate(per_second, burst));
+            let (rates, rate) = (RateTable::new([1; 32]), rate(per_second, burst));
             let (mut taken, mut spent) = (0_u128, Duration::ZERO);
             for _ in 0..2000 {
                 state = state
@@ -244,7 +244,7 @@ mod tests {
                 let pause = Duration::from_micros((state >> 33) % 100_000);
                 clock.advance(pause);
                 spent += pause;
-                let quota = rates.take("address", b"x", &rate, clock.instant());
+                let quota = rates.take_request("address", b"x", &rate, clock.instant());
                 taken += u128::from(quota.is_ok());
                 let (Ok(quota) | Err(quota)) = quota;
                 assert!(quota.remaining <= burst, "round {round}: {quota:?}");
@@ -263,15 +263,15 @@ mod tests {
     #[test]
     fn a_stricter_rate_counts_at_once_and_forgives_the_rest() {
         let clock = ManualClock::new(Timestamp::default());
-        let rates = Rates::new([1; 32]);
+        let rates = RateTable::new([1; 32]);
         let slow = rate(1, 1000);
         for _ in 0..1000 {
             rates
-                .take("principal", b"ann", &slow, clock.instant())
+                .take_request("principal", b"ann", &slow, clock.instant())
                 .unwrap();
         }
         let strict = rate(1, 2);
-        let spent = rates.take("principal", b"ann", &strict, clock.instant());
+        let spent = rates.take_request("principal", b"ann", &strict, clock.instant());
         assert!(
             spent.unwrap_err().retry_after <= Duration::from_secs(1),
             "no debt of 1000 s"

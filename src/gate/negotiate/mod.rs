@@ -1,4 +1,4 @@
-//! Which media types are taken and sent (RFC 9110 sections 8.3 and 12.5.1).
+//! Which media types are accepted and sent (RFC 9110 sections 8.3 and 12.5.1).
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::public_text;
 
 /// The media types of the API.
 pub(super) const BACKUP: &str = "application/vnd.com.sun.cloud.Backup+json";
@@ -27,14 +28,14 @@ const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A type that can be sent, with other types whose mention asks for it too.
-struct Offer {
+struct MediaOffer {
     sent: &'static str,
     aliases: &'static [&'static str],
 }
 
-/// What a request is about, as far as the type of its reply goes.
+/// What a response represents, which decides its media type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum Representation {
     /// One backup.
     Backup,
     /// The Status of a change.
@@ -46,31 +47,31 @@ pub(super) enum Reply {
 }
 
 /// The type to send: the one that ranks highest; the first offer where several do.
-pub(super) fn accept(
+pub(super) fn choose_media_type(
     headers: &HeaderMap,
-    reply: Reply,
+    reply: Representation,
     strict: bool,
 ) -> Result<&'static str, Refusal> {
     let (sent, aliases): (_, &[_]) = match (reply, strict) {
         // Deviation D3: the source says "Response Message Body: VM".
-        (Reply::Backup, false) => (BACKUP, &[VM]),
-        (Reply::Backup, true) => (BACKUP, &[]),
+        (Representation::Backup, false) => (BACKUP, &[VM]),
+        (Representation::Backup, true) => (BACKUP, &[]),
         // Deviation D5: the source's own PUT asks for a Backup and is answered with a Status.
-        (Reply::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
-        (Reply::Change, true) => (STATUS, &[MESSAGES]),
-        (Reply::Status, _) => (STATUS, &[]),
-        (Reply::Own(own), _) => (own, &[]),
+        (Representation::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
+        (Representation::Change, true) => (STATUS, &[MESSAGES]),
+        (Representation::Status, _) => (STATUS, &[]),
+        (Representation::Own(own), _) => (own, &[]),
     };
-    let json = Offer {
+    let json = MediaOffer {
         sent: JSON,
         aliases: &[],
     };
     let ranges = ranges(headers.get_all(ACCEPT).iter(), strict)?;
-    let own = Offer { sent, aliases };
-    // Deviation D21. A stream is for those who name it: `text/*` is no wish for one.
+    let own = MediaOffer { sent, aliases };
+    // Deviation D21. Only a range that names the type exactly asks for a stream: `text/*` does not.
     let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
-    let chosen = if reply == Reply::Status && is_named() {
-        let events = Offer {
+    let chosen = if reply == Representation::Status && is_named() {
+        let events = MediaOffer {
             sent: EVENTS,
             aliases: &[],
         };
@@ -78,13 +79,14 @@ pub(super) fn accept(
     } else {
         best(&ranges, &[own, json])
     };
-    chosen
-        .ok_or_else(|| Refusal::from(Code::NotAcceptable).hint(format!("Accept {sent} or {JSON}.")))
+    chosen.ok_or_else(|| {
+        Refusal::from(Code::NotAcceptable).hint(public_text!("Accept {sent} or {JSON}."))
+    })
 }
 
 /// The type of an error: the problem type only where it is preferred. Errors are sent whatever Accept says.
-pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
-    let offers = [MESSAGES, PROBLEM].map(|sent| Offer { sent, aliases: &[] });
+pub(super) fn choose_error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &'static str {
+    let offers = [MESSAGES, PROBLEM].map(|sent| MediaOffer { sent, aliases: &[] });
     ranges(accept, false)
         .ok()
         .and_then(|range| best(&range, &offers))
@@ -93,14 +95,14 @@ pub(super) fn error_type<'a>(accept: impl Iterator<Item = &'a HeaderValue>) -> &
 
 /// One media range of an Accept header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range<'a> {
+struct MediaRange<'a> {
     main: &'a [u8],
     sub: &'a [u8],
     /// Thousandths, 0..=1000.
     quality: u16,
 }
 
-impl Range<'_> {
+impl MediaRange<'_> {
     /// How exactly the range names the type: 2 wholly, 1 by its first half, 0 as anything.
     fn fits(&self, media: &str) -> Option<u8> {
         if self.main == b"*" {
@@ -126,7 +128,7 @@ fn is_same(one: &[u8], two: &[u8]) -> bool {
     one == two || one.eq_ignore_ascii_case(two)
 }
 
-fn best(ranges: &[Range<'_>], offers: &[Offer]) -> Option<&'static str> {
+fn best(ranges: &[MediaRange<'_>], offers: &[MediaOffer]) -> Option<&'static str> {
     if ranges.is_empty() {
         return offers.first().map(|offer| offer.sent);
     }
@@ -160,10 +162,10 @@ const RANGES: usize = 4;
 fn ranges<'a>(
     accept: impl Iterator<Item = &'a HeaderValue>,
     strict: bool,
-) -> Result<Vec<Range<'a>>, Refusal> {
+) -> Result<Vec<MediaRange<'a>>, Refusal> {
     let mut found = Vec::with_capacity(RANGES);
     for value in accept {
-        let mut list = Scan {
+        let mut list = AcceptParser {
             rest: value.as_bytes(),
             strict,
         };
@@ -197,30 +199,30 @@ const fn token_bytes() -> [bool; 256] {
 /// What is left to be read of a value of `Accept`. Read byte by byte, each once: this is done for every request.
 ///
 /// Deviation D23: unless strict, `*` stands for `*/*` and a weight may begin with its point, as Java before 19 sends them.
-struct Scan<'a> {
+struct AcceptParser<'a> {
     rest: &'a [u8],
     strict: bool,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> AcceptParser<'a> {
     /// The next range; `None` at the end.
-    fn element(&mut self) -> Result<Option<Range<'a>>, Refusal> {
+    fn element(&mut self) -> Result<Option<MediaRange<'a>>, Refusal> {
         self.rest = self.rest.trim_ascii_start();
-        while self.takes(b',') {
+        while self.skip_byte(b',') {
             self.rest = self.rest.trim_ascii_start();
         }
         if self.rest.is_empty() {
             return Ok(None);
         }
         let range = self.range();
-        let is_whole = self.rest.is_empty() || self.takes(b',');
+        let is_whole = self.rest.is_empty() || self.skip_byte(b',');
         let malformed = || Refusal::from(Code::MalformedAccept);
         range.filter(|_| is_whole).map(Some).ok_or_else(malformed)
     }
 
-    fn range(&mut self) -> Option<Range<'a>> {
+    fn range(&mut self) -> Option<MediaRange<'a>> {
         let main = self.token()?;
-        let sub = if self.takes(b'/') {
+        let sub = if self.skip_byte(b'/') {
             self.token()?
         } else if main == b"*" && !self.strict {
             main
@@ -232,10 +234,10 @@ impl<'a> Scan<'a> {
         }
         self.rest = self.rest.trim_ascii_start();
         let mut quality = 1000;
-        while self.takes(b';') {
+        while self.skip_byte(b';') {
             self.rest = self.rest.trim_ascii_start();
             let name = self.token()?;
-            if !self.takes(b'=') {
+            if !self.skip_byte(b'=') {
                 return None;
             }
             if name.eq_ignore_ascii_case(b"q") {
@@ -247,7 +249,7 @@ impl<'a> Scan<'a> {
             }
             self.rest = self.rest.trim_ascii_start();
         }
-        Some(Range { main, sub, quality })
+        Some(MediaRange { main, sub, quality })
     }
 
     fn weight(&mut self) -> Option<u16> {
@@ -258,7 +260,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn takes(&mut self, byte: u8) -> bool {
+    fn skip_byte(&mut self, byte: u8) -> bool {
         let after = self.rest.strip_prefix(&[byte]);
         self.rest = after.unwrap_or(self.rest);
         after.is_some()
@@ -266,7 +268,7 @@ impl<'a> Scan<'a> {
 
     /// A token (RFC 9110 section 5.6.2), which is never empty.
     fn token(&mut self) -> Option<&'a [u8]> {
-        let is_other = |it: &u8| TOKEN_BYTES.get(usize::from(*it)) != Some(&true);
+        let is_other = |byte: &u8| TOKEN_BYTES.get(usize::from(*byte)) != Some(&true);
         let end = self
             .rest
             .iter()
@@ -281,15 +283,15 @@ impl<'a> Scan<'a> {
     fn skip_quoted(&mut self) -> Option<()> {
         let mut escaped = false;
         let inner = self.rest.strip_prefix(b"\"")?;
-        let is_end = |it: &u8| {
-            let ends = *it == b'"' && !escaped;
-            escaped = *it == b'\\' && !escaped;
+        let is_end = |byte: &u8| {
+            let ends = *byte == b'"' && !escaped;
+            escaped = *byte == b'\\' && !escaped;
             ends
         };
         let end = inner.iter().position(is_end)?;
         let (text, rest) = inner.split_at_checked(end)?;
         self.rest = rest.strip_prefix(b"\"")?;
-        let is_text = |it: &u8| it.is_ascii_graphic() || matches!(*it, b' ' | b'\t');
+        let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(*byte, b' ' | b'\t');
         text.iter().all(is_text).then_some(())
     }
 }
@@ -313,7 +315,9 @@ fn tenths(decimals: &[u8]) -> Option<u16> {
     let mut part = 0_u16;
     let mut scale = 100_u16;
     for digit in decimals {
-        let digit = digit.checked_sub(b'0').filter(|it| *it < 10 && scale > 0)?;
+        let digit = digit
+            .checked_sub(b'0')
+            .filter(|digit| *digit < 10 && scale > 0)?;
         part = part.saturating_add(u16::from(digit).saturating_mul(scale));
         scale = scale.checked_div(10)?;
     }
@@ -334,21 +338,23 @@ pub(super) fn split_outside_quotes(text: &str, separator: u8) -> impl Iterator<I
 
 /// Where the first separator stands that is not quoted.
 fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
-    let first = text.iter().position(|it| *it == separator || *it == b'"')?;
+    let first = text
+        .iter()
+        .position(|byte| *byte == separator || *byte == b'"')?;
     if text.get(first) == Some(&separator) {
         return Some(first);
     }
     let mut quoted = false;
     let mut escaped = false;
-    text.iter().position(|it| {
+    text.iter().position(|byte| {
         if escaped {
             escaped = false;
             return false;
         }
-        match it {
+        match byte {
             b'"' => quoted = !quoted,
             b'\\' if quoted => escaped = true,
-            _ => return *it == separator && !quoted,
+            _ => return *byte == separator && !quoted,
         }
         false
     })
@@ -356,32 +362,32 @@ fn end_outside_quotes(text: &[u8], separator: u8) -> Option<usize> {
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(super) enum BodyEncoding {
     Json,
     Form,
 }
 
 /// What a request with a body is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entity {
+pub(super) enum BodyEntity {
     /// A backup, to be made or changed.
     Backup,
     /// Name/value pairs. Deviation D15: also as a form, and also none at all.
     Pairs,
 }
 
-impl Entity {
-    fn takes(self, strict: bool) -> &'static [(&'static str, Encoding)] {
-        const TAKEN: &[(&str, Encoding)] = &[
-            (BACKUP, Encoding::Json),
-            (JSON, Encoding::Json),
+impl BodyEntity {
+    fn accepted_types(self, strict: bool) -> &'static [(&'static str, BodyEncoding)] {
+        const TAKEN: &[(&str, BodyEncoding)] = &[
+            (BACKUP, BodyEncoding::Json),
+            (JSON, BodyEncoding::Json),
             // Deviation D4: the slip in the source's PUT, which a strict request may not make.
-            (BACKUP_SLIP, Encoding::Json),
+            (BACKUP_SLIP, BodyEncoding::Json),
         ];
-        const PAIRS: &[(&str, Encoding)] = &[
-            (JSON, Encoding::Json),
-            (FORM, Encoding::Form),
-            (BACKUP, Encoding::Json),
+        const PAIRS: &[(&str, BodyEncoding)] = &[
+            (JSON, BodyEncoding::Json),
+            (FORM, BodyEncoding::Form),
+            (BACKUP, BodyEncoding::Json),
         ];
         match (self, strict) {
             (Self::Backup, false) => TAKEN,
@@ -394,26 +400,30 @@ impl Entity {
 /// How the body is written; `None` when it does not say.
 ///
 /// # Errors
-/// 415 for a type or coding that is not taken, 400 for a part of a representation: its members would be taken for all.
-pub(super) fn content_type(
+/// 415 for a type or coding that is not supported, 400 for a part of a representation: its members would be read as the whole.
+pub(super) fn body_encoding(
     headers: &HeaderMap,
-    entity: Entity,
+    entity: BodyEntity,
     strict: bool,
-) -> Result<Option<Encoding>, Refusal> {
+) -> Result<Option<BodyEncoding>, Refusal> {
     if headers.contains_key(CONTENT_RANGE) {
         return Err(Refusal::from(Code::PartialContent).on("Content-Range"));
     }
-    if headers.get_all(CONTENT_ENCODING).iter().any(is_coded) {
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(has_content_coding)
+    {
         return Err(Refusal::says(
             Code::UnsupportedMediaType,
-            "The body has a content coding, and none is supported; nothing was changed.",
+            public_text!("Content codings are not supported; nothing was changed."),
         )
-        .hint("Send the body without Content-Encoding.")
+        .hint(public_text!("Send the body without Content-Encoding."))
         .on("Content-Encoding")
         .with(ACCEPT_ENCODING, "identity"));
     }
     let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let refusal = || unsupported(entity, strict);
+    let refusal = || unsupported_media_type(entity, strict);
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -423,14 +433,17 @@ pub(super) fn content_type(
     let text = value.to_str().map_err(|_not_ascii| refusal())?;
     let mut parts = split_outside_quotes(text, b';');
     let media = parts.next().unwrap_or_default().trim();
-    for parameter in parts.map(str::trim).filter(|it| !it.is_empty()) {
+    for parameter in parts
+        .map(str::trim)
+        .filter(|parameter| !parameter.is_empty())
+    {
         let (name, value) = parameter.split_once('=').ok_or_else(refusal)?;
         let charset = value.trim_matches('"');
         if name.eq_ignore_ascii_case("charset") && !charset.eq_ignore_ascii_case("utf-8") {
             return Err(refusal());
         }
     }
-    let mut taken = entity.takes(strict).iter();
+    let mut taken = entity.accepted_types(strict).iter();
     taken
         .find(|(known, _)| known.eq_ignore_ascii_case(media))
         .map(|(_, encoding)| Some(*encoding))
@@ -438,7 +451,7 @@ pub(super) fn content_type(
 }
 
 /// Whether a value of `Content-Encoding` names anything but `identity`.
-fn is_coded(value: &HeaderValue) -> bool {
+fn has_content_coding(value: &HeaderValue) -> bool {
     let mut codings = value.as_bytes().split(|byte| *byte == b',');
     codings.any(|coding| {
         let coding = coding.trim_ascii();
@@ -446,16 +459,20 @@ fn is_coded(value: &HeaderValue) -> bool {
     })
 }
 
-/// 415 naming what is taken: in `Accept` for PUT, in `Accept-Post` for POST; which it is the walk knows.
-pub(super) fn unsupported(entity: Entity, strict: bool) -> Refusal {
-    let taken: Vec<_> = entity.takes(strict).iter().map(|(name, _)| *name).collect();
+/// 415 with the supported types: in `Accept` for PUT; a POST gets them in `Accept-Post` when the response is made.
+pub(super) fn unsupported_media_type(entity: BodyEntity, strict: bool) -> Refusal {
+    let taken: Vec<_> = entity
+        .accepted_types(strict)
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
     let list = taken.join(", ");
     Refusal::from(Code::UnsupportedMediaType)
-        .hint(format!("Send one of {list}."))
+        .hint(public_text!("Send one of {list}."))
         .with(ACCEPT, &list)
 }
 
-/// The header in which the answer to a POST names what is taken.
+/// The header that names the supported types in the response to a POST.
 pub(super) const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
 #[cfg(test)]

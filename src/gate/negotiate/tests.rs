@@ -7,16 +7,16 @@ use super::*;
 /// Accept headers, reply, strict, and the type sent.
 type Sent = (
     &'static [&'static str],
-    Reply,
+    Representation,
     bool,
     Result<&'static str, Code>,
 );
 /// Content types, entity, strict, and how the body is read.
 type Taken = (
     &'static [&'static str],
-    Entity,
+    BodyEntity,
     bool,
-    Result<Option<Encoding>, Code>,
+    Result<Option<BodyEncoding>, Code>,
 );
 
 fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
@@ -29,8 +29,8 @@ fn headers(name: &HeaderName, values: &[&str]) -> HeaderMap {
 
 #[test]
 fn the_type_that_ranks_highest_is_sent() {
-    use Reply::Backup;
-    use Reply::Change;
+    use Representation::Backup;
+    use Representation::Change;
     let rows: &[Sent] = &[
         (&[], Backup, false, Ok(BACKUP)),
         (&[""], Backup, false, Ok(BACKUP)),
@@ -112,12 +112,17 @@ fn the_type_that_ranks_highest_is_sent() {
         (&["a/b;q=0.1234"], Change, false, Err(Code::MalformedAccept)),
         (&["a/b;q"], Change, false, Err(Code::MalformedAccept)),
         (&["a b/c"], Change, false, Err(Code::MalformedAccept)),
-        (&[BACKUP], Reply::Own(VM), false, Err(Code::NotAcceptable)),
-        (&[VM], Reply::Own(VM), true, Ok(VM)),
+        (
+            &[BACKUP],
+            Representation::Own(VM),
+            false,
+            Err(Code::NotAcceptable),
+        ),
+        (&[VM], Representation::Own(VM), true, Ok(VM)),
     ];
     for (values, reply, strict, expected) in rows {
-        let found =
-            accept(&headers(&ACCEPT, values), *reply, *strict).map_err(|error| error.code());
+        let found = choose_media_type(&headers(&ACCEPT, values), *reply, *strict)
+            .map_err(|error| error.code());
         assert_eq!(found, *expected, "{values:?} {reply:?} strict={strict}");
     }
 }
@@ -135,7 +140,7 @@ fn errors_are_sent_in_one_of_two_types() {
     ];
     for (values, expected) in rows {
         assert_eq!(
-            error_type(headers(&ACCEPT, values).get_all(ACCEPT).iter()),
+            choose_error_type(headers(&ACCEPT, values).get_all(ACCEPT).iter()),
             *expected,
             "{values:?}"
         );
@@ -144,39 +149,44 @@ fn errors_are_sent_in_one_of_two_types() {
 
 #[test]
 fn bodies_are_taken_by_their_type() {
-    let json = Ok(Some(Encoding::Json));
+    let json = Ok(Some(BodyEncoding::Json));
     let refused = Err(Code::UnsupportedMediaType);
     let rows: &[Taken] = &[
-        (&[], Entity::Backup, false, Ok(None)),
-        (&[BACKUP], Entity::Backup, true, json),
+        (&[], BodyEntity::Backup, false, Ok(None)),
+        (&[BACKUP], BodyEntity::Backup, true, json),
         (
             &["application/json; charset=UTF-8"],
-            Entity::Backup,
+            BodyEntity::Backup,
             false,
             json,
         ),
         (
             &["application/json; charset=\"utf-8\""],
-            Entity::Backup,
+            BodyEntity::Backup,
             false,
             json,
         ),
         (
             &["application/json; charset=latin1"],
-            Entity::Backup,
+            BodyEntity::Backup,
             false,
             refused,
         ),
-        (&[BACKUP_SLIP], Entity::Backup, false, json),
-        (&[BACKUP_SLIP], Entity::Backup, true, refused),
-        (&[FORM], Entity::Backup, false, refused),
-        (&[FORM], Entity::Pairs, false, Ok(Some(Encoding::Form))),
-        (&[BACKUP], Entity::Pairs, false, json),
-        (&["text/plain"], Entity::Pairs, false, refused),
-        (&[JSON, JSON], Entity::Pairs, false, refused),
+        (&[BACKUP_SLIP], BodyEntity::Backup, false, json),
+        (&[BACKUP_SLIP], BodyEntity::Backup, true, refused),
+        (&[FORM], BodyEntity::Backup, false, refused),
+        (
+            &[FORM],
+            BodyEntity::Pairs,
+            false,
+            Ok(Some(BodyEncoding::Form)),
+        ),
+        (&[BACKUP], BodyEntity::Pairs, false, json),
+        (&["text/plain"], BodyEntity::Pairs, false, refused),
+        (&[JSON, JSON], BodyEntity::Pairs, false, refused),
     ];
     for (values, entity, strict, expected) in rows {
-        let found = content_type(&headers(&CONTENT_TYPE, values), *entity, *strict);
+        let found = body_encoding(&headers(&CONTENT_TYPE, values), *entity, *strict);
         let found = found.map_err(|error| error.code());
         assert_eq!(found, *expected, "{values:?} {entity:?} strict={strict}");
     }

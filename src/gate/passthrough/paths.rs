@@ -15,11 +15,11 @@ const DECODINGS_MAX: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPrefix {
     text: String,
-    folded: Folded,
+    normalized: NormalizedPath,
 }
 
 impl PathPrefix {
-    /// Takes a path that begins with `/`, has no query, and reads the same to everybody.
+    /// Takes a path that begins with `/`, has no query, and is read in the same way by every server.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
@@ -35,11 +35,12 @@ impl PathPrefix {
         if !path.is_empty() && !is_plain(path) {
             return Err("has empty or dot segments");
         }
-        let folded = Folded::of(path).filter(|it| !it.is_reserved());
-        let folded = folded.ok_or("is a path of this API, which is never passed through")?;
+        let normalized = NormalizedPath::from_path(path).filter(|path| !path.is_reserved());
+        let normalized =
+            normalized.ok_or("is a path of this API, which is never passed through")?;
         Ok(Self {
             text: path.to_owned(),
-            folded,
+            normalized,
         })
     }
 
@@ -50,7 +51,7 @@ impl PathPrefix {
     }
 
     /// What follows the prefix, beginning with `/`; `None` when the path is not below it.
-    pub(super) fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+    pub(super) fn remainder<'p>(&self, path: &'p str) -> Option<&'p str> {
         let rest = path.strip_prefix(self.text.as_str())?;
         match rest {
             "" => Some("/"),
@@ -60,9 +61,11 @@ impl PathPrefix {
     }
 
     /// Whether a path, read generously, is below the prefix, read in the same way.
-    pub(super) fn takes(&self, folded: &Folded) -> bool {
-        let mut theirs = folded.words();
-        self.folded.words().all(|word| theirs.next() == Some(word))
+    pub(super) fn covers(&self, normalized: &NormalizedPath) -> bool {
+        let mut theirs = normalized.words();
+        self.normalized
+            .words()
+            .all(|word| theirs.next() == Some(word))
     }
 }
 
@@ -79,11 +82,11 @@ impl fmt::Display for PathPrefix {
 /// A path after everything that some server does to paths: decoded again and again, backslashes as slashes, parameters
 /// cut off, dots resolved, empty segments dropped, letters folded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Folded(String);
+pub(super) struct NormalizedPath(String);
 
-impl Folded {
+impl NormalizedPath {
     /// `None` when there is no end to the decoding, or it yields no text.
-    pub(super) fn of(path: &str) -> Option<Self> {
+    pub(super) fn from_path(path: &str) -> Option<Self> {
         if is_simple(path) {
             return Some(Self(path.strip_suffix('/').unwrap_or(path).to_owned()));
         }
@@ -91,7 +94,7 @@ impl Folded {
         let text: String = if text.bytes().all(|byte| byte.is_ascii_graphic()) {
             text.to_ascii_lowercase()
         } else {
-            text.chars().filter_map(fold).flatten().collect()
+            text.chars().filter_map(fold_char).flatten().collect()
         };
         let mut kept = String::with_capacity(text.len());
         for segment in text.split(['/', '\\']) {
@@ -119,9 +122,13 @@ impl Folded {
         let mut words = self.words();
         let is_backup = words.next() == Some("vms") && words.any(|word| word == "backups");
         let first = self.words().next().unwrap_or_default();
-        let begins = |template: &str| template.get(1..).is_some_and(|it| it.starts_with(first));
+        let begins = |template: &str| {
+            template
+                .get(1..)
+                .is_some_and(|rest| rest.starts_with(first))
+        };
         let mut like = ROUTES.iter().filter(|route| begins(route.template));
-        is_backup || like.any(|it| self.is_within(it.template))
+        is_backup || like.any(|route| self.is_within(route.template))
     }
 
     /// Whether the segments fit the template; below it too, unless it ends with an identifier.
@@ -155,7 +162,7 @@ fn decoded(path: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A character as a careless server compares it: wide forms narrow, letters small; `None` for what such servers skip.
-fn fold(it: char) -> Option<impl Iterator<Item = char>> {
+fn fold_char(it: char) -> Option<impl Iterator<Item = char>> {
     let narrow = match it {
         '\u{ff01}'..='\u{ff5e}' => u32::from(it)
             .checked_sub(0xfee0)
@@ -171,10 +178,10 @@ fn fold(it: char) -> Option<impl Iterator<Item = char>> {
 
 /// Whether a path is one of this API's own by any reading, or cannot be read at all.
 pub(super) fn is_reserved(path: &str) -> bool {
-    Folded::of(path).is_none_or(|it| it.is_reserved())
+    NormalizedPath::from_path(path).is_none_or(|path| path.is_reserved())
 }
 
-/// Whether a path reads the same to everybody: no empty segment but the last, no dots, nothing encoded that need not be,
+/// Whether every server reads a path in the same way: no empty segment but the last, no dots, nothing encoded that need not be,
 /// nothing encoded twice, no control characters, backslashes or parameters.
 pub(super) fn is_plain(path: &str) -> bool {
     if is_simple(path) {
@@ -195,7 +202,7 @@ pub(super) fn is_plain(path: &str) -> bool {
     true
 }
 
-/// Whether there is nothing in a path that anybody could do anything with: small letters, digits, and no empty segment but
+/// Whether a path needs no normalisation: small letters, digits, and no empty segment but
 /// the last. Most paths are like that, and need no closer look.
 fn is_simple(path: &str) -> bool {
     let mut before = b' ';
@@ -224,7 +231,7 @@ fn is_plain_segment(segment: &str) -> bool {
     let inner = text.split(['/', '\\']).all(|part| !is_dots(part));
     let encoded_twice = percent_decode_str(&text)
         .decode_utf8()
-        .map_or(true, |it| it != text);
+        .map_or(true, |decoded| decoded != text);
     inner && !encoded_twice && !text.contains(['\\', ';']) && !text.chars().any(char::is_control)
 }
 
@@ -239,8 +246,8 @@ fn has_idle_encoding(segment: &str) -> bool {
     while let Some((_, after)) = rest.split_once('%') {
         let code = after
             .get(..2)
-            .and_then(|it| u8::from_str_radix(it, 16).ok());
-        let idle = |it: u8| it.is_ascii_alphanumeric() || b"-._~".contains(&it);
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let idle = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         if code.is_none_or(idle) {
             return true;
         }

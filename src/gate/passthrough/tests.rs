@@ -154,7 +154,7 @@ fn prefixes_are_whole_segments_of_other_paths() {
         let prefix = PathPrefix::new(text).unwrap();
         assert_eq!(prefix.as_str(), written, "{text}");
         assert_eq!(
-            path.and_then(|path| prefix.rest(path)),
+            path.and_then(|path| prefix.remainder(path)),
             rest,
             "{text}: {path:?}"
         );
@@ -181,7 +181,7 @@ fn prefixes_are_whole_segments_of_other_paths() {
 
 #[test]
 fn simple_paths_are_folded_as_others_are() {
-    // The same path, once so simple that nobody looks closely, once with a letter encoded.
+    // The same path, once so plain that it takes the short way, once with a letter encoded.
     let rows = [
         ("/", "/%2f"),
         ("/a", "/%61"),
@@ -192,7 +192,10 @@ fn simple_paths_are_folded_as_others_are() {
         ("//a", "//%61"),
     ];
     for (simple, encoded) in rows {
-        let (one, two) = (Folded::of(simple), Folded::of(encoded));
+        let (one, two) = (
+            NormalizedPath::from_path(simple),
+            NormalizedPath::from_path(encoded),
+        );
         assert_eq!(one, two, "{simple} and {encoded}");
     }
 }

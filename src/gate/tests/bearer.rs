@@ -436,12 +436,12 @@ fn set_without(keys: &Keys, ids: &[&str]) -> Value {
 #[tokio::test]
 async fn without_keys_a_token_is_not_judged_and_everybody_else_is() {
     let keys = Keys::new();
-    let ring = KeyRing::fetched();
+    let ring = KeyRing::awaiting_fetch();
     let rig = rig_of(Arc::clone(&ring));
     let token = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
-    // Somebody was asked just now, and brought nothing.
-    ring.begin();
-    ring.end();
+    // The issuer was asked just now and returned nothing new.
+    ring.fetch_started();
+    ring.fetch_ended();
     tokio::time::pause();
     let request = format!("GET /vms/33333/backups/456\nv\nAuthorization: Bearer {token}");
     let refused = rig.send(&request).await;
@@ -465,7 +465,7 @@ async fn without_keys_a_token_is_not_judged_and_everybody_else_is() {
     assert_eq!(sent(&rig, &old).await, 401, "no keys would make it valid");
 
     let hour = Duration::from_secs(300);
-    ring.put(set(&keys.set()), rig.clock.instant() + hour);
+    ring.replace(set(&keys.set()), rig.clock.instant() + hour);
     assert_eq!(sent(&rig, &token).await, 200, "with keys");
     assert_eq!(sent(&rig, &token).await, 200, "remembered");
     rig.clock.advance(hour);
@@ -479,10 +479,10 @@ async fn without_keys_a_token_is_not_judged_and_everybody_else_is() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_is_new_is_fetched_once_and_one_that_is_gone_counts_no_more() {
     let keys = Keys::new();
-    let ring = KeyRing::fetched();
+    let ring = KeyRing::awaiting_fetch();
     let rig = rig_of(Arc::clone(&ring));
     let until = rig.clock.instant() + Duration::from_secs(3600);
-    ring.put(set(&set_without(&keys, &["ed"])), until);
+    ring.replace(set(&set_without(&keys, &["ed"])), until);
     let old = keys.sign(
         "ES256",
         &json!({ "alg": "ES256", "kid": "p256" }),
@@ -490,7 +490,7 @@ async fn a_key_that_is_new_is_fetched_once_and_one_that_is_gone_counts_no_more()
     );
     let new = keys.sign("EdDSA", &json!({ "alg": "EdDSA", "kid": "ed" }), &claims());
     assert_eq!(sent(&rig, &old).await, 200, "a key that is there");
-    // Whoever fetches: the issuer has gone over to another key.
+    // The fetcher: the issuer has rotated its key.
     let (asked, tasks) = (
         Arc::new(std::sync::atomic::AtomicUsize::new(0)),
         Tasks::default(),
@@ -500,11 +500,11 @@ async fn a_key_that_is_new_is_fetched_once_and_one_that_is_gone_counts_no_more()
         let next = set(&set_without(&keys, &["p256"]));
         tasks.spawn(async move {
             loop {
-                ring.wanted().await;
+                ring.refresh_requested().await;
                 asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                ring.put(next.clone(), until);
-                ring.end();
+                ring.replace(next.clone(), until);
+                ring.fetch_ended();
             }
         })
     };

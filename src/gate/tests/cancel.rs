@@ -105,7 +105,7 @@ async fn only_the_owner_and_those_who_could_ask_for_it_may_stop_it() {
 }
 
 #[tokio::test]
-async fn a_busy_vm_is_told_with_its_operation_to_those_who_may_see_it() {
+async fn a_busy_refusal_links_the_operation_for_callers_who_may_see_it() {
     let mut rig = Rig::new();
     rig.send(RESTORE).await;
     rig.reload(|rig| {

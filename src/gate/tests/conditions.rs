@@ -24,7 +24,7 @@ fn changes() -> [(&'static str, String, String); 3] {
     ]
 }
 
-async fn tag_of(rig: &Rig, path: &str) -> String {
+async fn entity_tag(rig: &Rig, path: &str) -> String {
     let found = rig.send(&format!("GET {path}\nas: ann\nv")).await;
     header(&found, "etag").to_owned()
 }
@@ -33,14 +33,15 @@ async fn tag_of(rig: &Rig, path: &str) -> String {
 fn kept(rig: &Rig) -> Vec<Precondition> {
     let state = rig.fake.0.lock().unwrap();
     let last = state.operations.last();
-    last.map(|it| it.preconditions.clone()).unwrap_or_default()
+    last.map(|submission| submission.preconditions.clone())
+        .unwrap_or_default()
 }
 
 #[tokio::test]
 async fn a_condition_is_kept_with_the_operation() {
     for (verb, head, body) in changes() {
         let rig = Rig::new();
-        let tag = tag_of(&rig, B).await;
+        let tag = entity_tag(&rig, B).await;
         let rows = [
             (String::new(), "nothing"),
             (format!("\nIf-Match: {tag}"), "unchanged"),
@@ -67,7 +68,7 @@ async fn a_condition_is_kept_with_the_operation() {
 async fn a_condition_on_a_backup_that_is_gone_fails() {
     for (verb, head, body) in changes() {
         let rig = Rig::new();
-        let tag = tag_of(&rig, B).await;
+        let tag = entity_tag(&rig, B).await;
         rig.fake.0.lock().unwrap().backups.clear();
         let rows = [
             ("", "NoSuchBackup"),
@@ -87,7 +88,7 @@ async fn a_create_is_judged_by_the_list_of_backups() {
     let list = "/vms/33333/backups";
     for target in [list, "/back_up?vm=33333"] {
         let rig = Rig::new();
-        let tag = tag_of(&rig, list).await;
+        let tag = entity_tag(&rig, list).await;
         let create = |fields: &str| {
             let fields = fields.to_owned();
             format!("POST {target}\nas: ann\nv{JSON}{fields}\n\n{{\"name\":\"new\"}}")
@@ -139,7 +140,7 @@ async fn reads_are_refused_whose_tag_does_not_match() {
     let begun = rig.send(&restore).await;
     let statuses = header(&begun, "location").to_owned();
     for path in [B, "/vms/33333/backups", "/vms/33333", statuses.as_str()] {
-        let tag = tag_of(&rig, path).await;
+        let tag = entity_tag(&rig, path).await;
         assert!(!tag.is_empty(), "{path} has a tag");
         for method in ["GET", "HEAD"] {
             let rows = [
@@ -164,12 +165,12 @@ async fn stopping_an_operation_may_depend_on_its_tag() {
     let rig = Rig::new();
     let begun = rig.send(&format!("POST {B}/restore\nas: ann\nv")).await;
     let uri = header(&begun, "location").to_owned();
-    let old = tag_of(&rig, &uri).await;
+    let old = entity_tag(&rig, &uri).await;
     rig.fake.change(1, Phase::Running, 10);
     let stop = |tag: &str| format!("DELETE {uri}\nas: ann\nIf-Match: {tag}");
     let found = rig.send(&stop(&old)).await;
     assert_eq!(found.refusal, Some("PreconditionFailed"), "it has changed");
-    let found = rig.send(&stop(&tag_of(&rig, &uri).await)).await;
+    let found = rig.send(&stop(&entity_tag(&rig, &uri).await)).await;
     assert_eq!(status(&found), 202, "as it is");
 }
 

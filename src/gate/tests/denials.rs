@@ -33,7 +33,7 @@ async fn denied(rig: &Rig, authorization: &str, expected: u16) -> AuditEntry {
     let body = String::from_utf8_lossy(found.response.body()).into_owned();
     let entry = *found.audit.expect("an entry for the trail");
     let reason = entry.denial.expect("a reason").as_str();
-    let is_general = body.contains("The credentials are missing or not valid.");
+    let is_general = body.contains("The credentials are missing or invalid.");
     assert!(
         is_general || !body.contains(reason),
         "not for the client: {body}"
@@ -108,7 +108,7 @@ async fn a_json_web_token_is_refused_for_its_first_fault() {
     rig.clock.advance(Duration::from_secs(660));
     let entry = denied(&rig, &format!("Bearer {text}"), 401).await;
     assert_eq!(said(&entry), ("expired", me, None), "over");
-    let empty = bearer::rig_of(KeyRing::fetched());
+    let empty = bearer::rig_of(KeyRing::awaiting_fetch());
     let entry = denied(&empty, &format!("Bearer {text}"), 503).await;
     assert_eq!(said(&entry), ("no_keys", me, None), "it cannot be judged");
 }
@@ -124,7 +124,7 @@ async fn an_api_token_is_named_once_it_was_known() {
     let bearer = |text: &str| format!("Bearer {text}");
     let entry = denied(&rig, &basic("reader", &revoked), 401).await;
     let expected = ("wrong_owner", Some("reader"), Some("t1"));
-    assert_eq!(said(&entry), expected, "the token of somebody else");
+    assert_eq!(said(&entry), expected, "the token of another user");
     rig.reload(|rig| rig.credentials.tokens = Some(vec![brief_token]));
     let ann = Some("ann");
     let rows = [
@@ -181,7 +181,7 @@ async fn a_client_certificate_is_named_by_its_first_name() {
 #[tokio::test]
 async fn who_is_locked_out_is_named_too() {
     let mut rig = Rig::new();
-    rig.reload(|rig| rig.lock_out.attempts = 1);
+    rig.reload(|rig| rig.lockout.attempts = 1);
     rig.peer = Some("198.51.100.1".parse().unwrap());
     for expected in ["wrong_password", "wrong_password"] {
         let entry = denied(&rig, &basic("ann", "guess"), 401).await;

@@ -38,7 +38,7 @@ fn event(text: &str) -> (String, serde_json::Value) {
 }
 
 fn waiters(rig: &Rig) -> String {
-    let text = String::from_utf8(rig.gate.metrics.text()).unwrap();
+    let text = String::from_utf8(rig.gate.services.metrics.encode_text()).unwrap();
     let mut lines = text.lines();
     let found = lines.find_map(|line| line.strip_prefix("snapgate_waiters "));
     found.unwrap().to_owned()
@@ -91,7 +91,7 @@ async fn a_stream_tells_every_change_and_ends_with_the_status() {
     assert_eq!(waiters(&rig), "0", "the place is given back");
     let again = rig.send(&format!("{GET}\nLast-Event-ID: 1-3")).await;
     assert_eq!(status(&again), 204, "who knows the end need not ask again");
-    assert!(again.pieces.is_none(), "and is told nothing");
+    assert!(again.pieces.is_none(), "and receives nothing");
 }
 
 #[tokio::test]
@@ -173,20 +173,20 @@ async fn without_a_place_to_wait_a_stream_is_a_look() {
 }
 
 #[tokio::test]
-async fn when_the_gateway_stops_nobody_is_kept() {
+async fn streams_end_when_the_gateway_stops() {
     let rig = rig().await;
     let mut pieces = rig.send(GET).await.pieces.unwrap();
     text(pieces.next().await);
     let poll = "GET /statuses?seq=1\nas: ann\nPrefer: wait=40";
     let (stream, polled, ()) = tokio::join!(pieces.next(), rig.send(poll), async {
         tokio::task::yield_now().await;
-        rig.shared.release();
+        rig.shared.release_waiters();
     });
     assert_eq!(stream, None, "the stream ends");
     assert_eq!(status(&polled), 200, "the long poll is answered");
     assert_eq!(json(&polled)["progress"], 0, "with the present");
     let later = rig.send(&format!("{RESTORE}\nPrefer: wait=40")).await;
-    assert_eq!(status(&later), 202, "and nobody waits from now on");
+    assert_eq!(status(&later), 202, "and no new request waits");
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn streams_are_for_those_who_name_them_and_may_see_the_status() {
             "NotAcceptable",
         ),
         (
-            "somebody else's",
+            "another caller's",
             "GET /statuses?seq=1\nas: reader",
             "NoSuchStatus",
         ),

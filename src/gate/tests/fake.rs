@@ -1,4 +1,4 @@
-//! A service in memory that does what its tests tell it to.
+//! An in-memory operations service that behaves as each test sets it up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::operations::StoreFault;
 use crate::operations::Submission;
 use crate::operations::VerbCapability;
 use crate::operations::WaitFor;
+use crate::public_text;
 
 /// What the service does and has.
 #[derive(Debug, Default)]
@@ -173,7 +174,12 @@ impl OperationsApi for Fake {
         target: &Target,
         _by: Deadline,
     ) -> Result<Backup, Fault> {
-        let missing = || Fault::new(FaultKind::NoSuchBackup, "no file /srv/private");
+        let missing = || {
+            Fault::new(
+                FaultKind::NoSuchBackup,
+                public_text!("The file /srv/private is missing."),
+            )
+        };
         self.read(|it| it.backups.get(target).cloned().ok_or_else(missing))
     }
 
@@ -361,7 +367,10 @@ impl OperationsApi for Fake {
             *found = Arc::new(Operation {
                 phase: Phase::Cancelled,
                 progress: Progress::DONE,
-                fault: Some(Fault::new(FaultKind::Cancelled, "It was stopped.")),
+                fault: Some(Fault::new(
+                    FaultKind::Cancelled,
+                    public_text!("The operation was stopped."),
+                )),
                 revision: found.revision.next(),
                 ..Operation::clone(found)
             });

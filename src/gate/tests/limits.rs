@@ -44,7 +44,7 @@ fn verified() -> usize {
 }
 
 #[tokio::test]
-async fn a_rate_is_kept_and_told() {
+async fn a_rate_limit_is_enforced_and_reported() {
     let mut rig = rig();
     rig.reload(|rig| rig.rates.principal = rate(1, 2));
     let get = format!("{GET}\nas: ann");
@@ -97,7 +97,7 @@ async fn a_rate_is_kept_and_told() {
     rig.reload(|rig| rig.rates = RateLimits::default());
     let free = rig.send(&get).await;
     assert_eq!(status(&free), 200, "no limit");
-    assert_eq!(header(&free, "ratelimit"), "", "nothing to tell");
+    assert_eq!(header(&free, "ratelimit"), "", "no limit, no header");
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn a_rate_by_address_goes_by_the_client_behind_the_proxy() {
 }
 
 #[tokio::test]
-async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
+async fn concurrent_requests_are_bounded_and_waiting_ones_take_no_slot() {
     let mut rig = rig();
     rig.reload(|rig| rig.rates.principal_concurrent = 1);
     rig.fake.0.lock().unwrap().patient = true;
@@ -132,7 +132,7 @@ async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
     assert!(early.is_err(), "it waits");
     let get = format!("{GET}\nas: ann");
     assert_eq!(status(&rig.send(&get).await), 200, "beside one that waits");
-    let place = rig.shared.limiter.at_work("ann");
+    let place = rig.shared.limiter.hold_slot("ann");
     let found = rig.send(&get).await;
     assert_eq!(
         (status(&found), found.refusal),
@@ -147,7 +147,7 @@ async fn requests_at_work_are_bounded_and_waiting_ones_take_no_place() {
 #[tokio::test]
 async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
     let mut rig = rig();
-    rig.reload(|rig| rig.lock_out.attempts = 2);
+    rig.reload(|rig| rig.lockout.attempts = 2);
     let (bad, good) = (["198.51.100.1", "203.0.113.5"], "198.51.100.9");
     for user in ["ann", "stranger"] {
         for _ in 0..3 {
@@ -157,9 +157,9 @@ async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
         let before = verified();
         for password in ["wrong", "pw"] {
             let found = rig.send(&from(bad[0], user, password)).await;
-            let told = (status(&found), found.refusal, header(&found, "retry-after"));
+            let answer = (status(&found), found.refusal, header(&found, "retry-after"));
             let expected = (429, Some("TooManyAttempts"), "1");
-            assert_eq!(told, expected, "{user}: the same whether it exists");
+            assert_eq!(answer, expected, "{user}: the same whether it exists");
         }
         assert_eq!(verified(), before, "{user}: no hash was spent");
     }

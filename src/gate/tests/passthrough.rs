@@ -41,8 +41,8 @@ fn rig(routes: &[PassThroughRoute]) -> Rig {
 /// The name of the route and the target, or the code of the refusal.
 async fn decide(rig: &Rig, request: &str) -> Result<(String, String), &'static str> {
     match rig.decide(request, None).await {
-        Decision::PassThrough(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
-        Decision::Answer(exchange) => Err(exchange.refusal.unwrap_or("answered")),
+        GateDecision::PassThrough(pass) => Ok((pass.route.name.to_string(), pass.target.clone())),
+        GateDecision::Answer(exchange) => Err(exchange.refusal.unwrap_or("answered")),
     }
 }
 
@@ -90,7 +90,9 @@ async fn routes_are_found_by_host_and_longest_prefix() {
     for (request, expected) in rows {
         let request = format!("{request}\nas: ann");
         let found = decide(&rig, &request).await;
-        let found = found.as_ref().map(|it| (it.0.as_str(), it.1.as_str()));
+        let found = found
+            .as_ref()
+            .map(|found| (found.0.as_str(), found.1.as_str()));
         assert_eq!(found.map_err(|error| *error), expected, "{request}");
     }
 }
@@ -131,7 +133,7 @@ async fn our_own_paths_are_never_passed_on() {
                 let request = format!("{method} {prefix}{path}");
                 let decision = rig.decide(&request, None).await;
                 assert!(
-                    matches!(decision, Decision::Answer(_)),
+                    matches!(decision, GateDecision::Answer(_)),
                     "{request}: {decision:?}"
                 );
             }
@@ -140,14 +142,14 @@ async fn our_own_paths_are_never_passed_on() {
 }
 
 #[tokio::test]
-async fn nobody_may_pass_who_is_not_named() {
+async fn only_callers_that_a_route_names_may_use_it() {
     let mut open = route("open", "/open");
     open.access = PassThroughAccess::Open;
     let mut group = route("group", "/group");
     group.access = PassThroughAccess::Allowed(vec![Grantee::Group(GroupName::new("ops").unwrap())]);
-    let mut nobody = route("nobody", "/nobody");
-    nobody.access = PassThroughAccess::Allowed(Vec::new());
-    let mut rig = rig(&[open, group, nobody, route("ann", "/ann")]);
+    let mut closed = route("closed", "/closed");
+    closed.access = PassThroughAccess::Allowed(Vec::new());
+    let mut rig = rig(&[open, group, closed, route("ann", "/ann")]);
     rig.reload(|rig| {
         let reader = PrincipalName::new("reader").unwrap();
         let user = rig.credentials.users.get_mut(&reader).unwrap();
@@ -162,11 +164,11 @@ async fn nobody_may_pass_who_is_not_named() {
         ("/ann", "as: reader", Err("NotPermitted")),
         ("/group", "as: reader", Ok("group")),
         ("/group", "as: ann", Err("NotPermitted")),
-        ("/nobody", "as: ann", Err("NotPermitted")),
+        ("/closed", "as: ann", Err("NotPermitted")),
     ];
     for (path, caller, expected) in rows {
         let found = decide(&rig, &format!("GET {path}\n{caller}")).await;
-        let found = found.as_ref().map(|it| it.0.as_str());
+        let found = found.as_ref().map(|found| found.0.as_str());
         assert_eq!(found.map_err(|error| *error), expected, "{path} {caller}");
     }
     let refused = rig.send("DELETE /ann").await;
@@ -194,7 +196,7 @@ async fn bodies_and_methods_keep_to_the_route() {
     ];
     for (request, expected) in rows {
         let found = decide(&rig, &format!("{request}\nas: ann")).await;
-        let found = found.as_ref().map(|it| it.0.as_str());
+        let found = found.as_ref().map(|found| found.0.as_str());
         assert_eq!(found.map_err(|error| *error), expected, "{request}");
     }
     let refused = rig.send("PUT /\nas: ann").await;
@@ -204,8 +206,8 @@ async fn bodies_and_methods_keep_to_the_route() {
 
 async fn pass(rig: &Rig, request: &str) -> Box<PassThrough> {
     match rig.decide(request, None).await {
-        Decision::PassThrough(pass) => pass,
-        Decision::Answer(exchange) => panic!("{request}: {exchange:?}"),
+        GateDecision::PassThrough(pass) => pass,
+        GateDecision::Answer(exchange) => panic!("{request}: {exchange:?}"),
     }
 }
 
@@ -269,8 +271,9 @@ fn drops(pass: &PassThrough, name: &str) -> bool {
 
 /// The values that a field is set to.
 fn set(pass: &PassThrough, name: &str) -> Vec<String> {
-    let all = pass.edit.set.iter().filter(|it| it.0 == name);
-    all.map(|it| it.1.to_str().unwrap().to_owned()).collect()
+    let all = pass.edit.set.iter().filter(|field| field.0 == name);
+    all.map(|field| field.1.to_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -367,7 +370,7 @@ async fn failures_are_answered_in_the_format_of_this_api() {
     for (code, expected) in rows {
         for method in ["GET", "HEAD"] {
             let pass = pass(&rig, &format!("{method} /\nas: ann")).await;
-            let answer = failed(&pass, code);
+            let answer = pass_through_failure(&pass, code);
             assert_eq!(status(&answer), expected, "{code:?}");
             assert_eq!(answer.refusal, Some(code.as_str()), "{code:?}");
             assert_eq!(
@@ -375,8 +378,8 @@ async fn failures_are_answered_in_the_format_of_this_api() {
                 pass.request.as_str(),
                 "{code:?}"
             );
-            let told = String::from_utf8(answer.response.body().to_vec()).unwrap();
-            assert_eq!(told.contains(code.as_str()), method == "GET", "{told}");
+            let body = String::from_utf8(answer.response.body().to_vec()).unwrap();
+            assert_eq!(body.contains(code.as_str()), method == "GET", "{body}");
         }
     }
 }

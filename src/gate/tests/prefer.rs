@@ -14,7 +14,7 @@ use crate::model::Phase;
 const B: &str = "/vms/33333/backups/456";
 
 #[tokio::test]
-async fn waiting_is_capped_bounded_and_told() {
+async fn waiting_is_capped_bounded_and_reported() {
     let mut rig = Rig::new();
     rig.fake.0.lock().unwrap().quick = true;
     let restore = format!("POST {B}/restore\nas: ann\nv");
@@ -29,11 +29,11 @@ async fn waiting_is_capped_bounded_and_told() {
         .send("GET /statuses?seq=1\nas: ann\nPrefer: wait=5")
         .await;
     assert_eq!(json(&polled)["progress"], 100, "long poll");
-    assert_eq!(header(&polled, "preference-applied"), "wait=5", "told");
+    assert_eq!(header(&polled, "preference-applied"), "wait=5", "applied");
     rig.reload(|rig| rig.limits.waiters = 0);
     let found = rig.send(&format!("{restore}\nPrefer: wait=5")).await;
     assert_eq!(json(&found)["progress"], 0, "no place to wait");
-    assert_eq!(header(&found, "preference-applied"), "", "and not told");
+    assert_eq!(header(&found, "preference-applied"), "", "and not applied");
 }
 
 /// The answer if it is there without waiting.
@@ -130,7 +130,7 @@ async fn the_strict_profile_needs_no_preference() {
     assert_eq!(
         header(&strict, "preference-applied"),
         "handling=strict",
-        "told"
+        "applied"
     );
     rig.reload(|rig| rig.specification.profile = Profile::Strict);
     assert_eq!(status(&rig.send(&get).await), 406, "configured");

@@ -79,7 +79,7 @@ fn config() -> Config {
             issuers: Vec::new(),
             remember: Duration::from_secs(60),
         },
-        lock_out: LockOut::default(),
+        lockout: LockoutRule::default(),
         rates: RateLimits::default(),
         grants: vec![
             grant("ann", &Action::ALL, "*"),
@@ -150,12 +150,12 @@ impl Rig {
         error: Option<BodyError>,
     ) -> HandledRequest {
         match self.decide(request, error).await {
-            Decision::Answer(exchange) => exchange,
-            Decision::PassThrough(pass) => panic!("passed on: {pass:?}"),
+            GateDecision::Answer(exchange) => exchange,
+            GateDecision::PassThrough(pass) => panic!("passed on: {pass:?}"),
         }
     }
 
-    pub(super) async fn decide(&self, request: &str, error: Option<BodyError>) -> Decision {
+    pub(super) async fn decide(&self, request: &str, error: Option<BodyError>) -> GateDecision {
         let (head, body) = match request.split_once("\n\n") {
             Some((head, body)) => (head, Some(Bytes::copy_from_slice(body.as_bytes()))),
             None => (request, None),

@@ -19,7 +19,7 @@ use crate::model::TokenName;
 /// A token and what the gate knows of it.
 pub(super) fn token(number: u8, owner: &str, actions: &[Action], vms: &str) -> (String, ApiToken) {
     let text = new_token(&Zeroizing::new([number; 32])).reveal().to_owned();
-    let pattern = |it: &str| vec![Pattern::new(it).unwrap()];
+    let pattern = |text: &str| vec![Pattern::new(text).unwrap()];
     let token = ApiToken {
         name: TokenName::new(&format!("t{number}")).unwrap(),
         owner: PrincipalName::new(owner).unwrap(),
@@ -51,7 +51,7 @@ async fn a_token_does_what_its_owner_and_its_scope_allow_while_it_lives() {
     let (humble, humble_token) = token(5, "reader", &Action::ALL, "*");
     let all = vec![read_token, lost_token, brief_token, humble_token];
     rig.reload(|rig| rig.credentials.tokens = Some(all.clone()));
-    let bearer = |it: &str| format!("Bearer {it}");
+    let bearer = |text: &str| format!("Bearer {text}");
     let rows = [
         ("in scope", bearer(&read), "GET", "33333", 200),
         ("as a password", basic("ann", &read), "GET", "33333", 200),
@@ -73,7 +73,10 @@ async fn a_token_does_what_its_owner_and_its_scope_allow_while_it_lives() {
     }
     let refused = rig.send("GET /vms/33333\nv").await;
     let offered = refused.response.headers().get_all("www-authenticate");
-    let offered: Vec<&str> = offered.iter().map(|it| it.to_str().unwrap()).collect();
+    let offered: Vec<&str> = offered
+        .iter()
+        .map(|value| value.to_str().unwrap())
+        .collect();
     assert_eq!(offered.len(), 2, "both schemes: {offered:?}");
     assert!(offered[0].starts_with("Basic "), "the source's first");
     rig.clock.advance(Duration::from_secs(60));
@@ -100,7 +103,7 @@ async fn a_token_sees_its_owners_operations_within_its_scope() {
     let found = rig.send(&request).await;
     assert_eq!(status(&found), 202, "deleted");
     let audit = found.audit.as_ref().unwrap();
-    let named = |it: &Option<PrincipalName>| it.as_ref().unwrap().to_string();
+    let named = |value: &Option<PrincipalName>| value.as_ref().unwrap().to_string();
     assert_eq!(named(&audit.principal), "ann", "the owner is named");
     assert_eq!(audit.token, Some(one_token.name), "and the token");
     let uri = header(&found, "location");
@@ -151,7 +154,7 @@ async fn explain_says_what_the_walk_does() {
     for caller in callers {
         let is_token = caller == "t1";
         let name = if is_token { "ann" } else { caller };
-        let who = Caller {
+        let who = AssumedCaller {
             principal: Principal {
                 name: PrincipalName::new(name).unwrap(),
                 groups: Vec::new(),
@@ -165,22 +168,24 @@ async fn explain_says_what_the_walk_does() {
         };
         for target in targets {
             for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
-                let told = explain(&rig.config, "c.toml", &who, &method, target);
+                let explanation = explain(&rig.config, "c.toml", &who, &method, target);
                 let request = format!("{method} {target}\nv\nAuthorization: {authorization}");
                 let code = rig.send(&request).await.refusal;
                 let code = code.filter(|code| DECIDED.contains(code));
-                let last = told.lines.last().unwrap();
+                let last = explanation.lines.last().unwrap();
                 match code {
                     Some(code) => assert!(
-                        last.starts_with("denied: ") && last.contains(code) && !told.is_allowed,
-                        "{caller} {method} {target}: {code}, told {told}"
+                        last.starts_with("denied: ")
+                            && last.contains(code)
+                            && !explanation.is_allowed,
+                        "{caller} {method} {target}: {code}, explained {explanation}"
                     ),
                     None => assert!(
-                        last == "allowed" && told.is_allowed,
-                        "{caller} {method} {target}: let through, told {told}"
+                        last == "allowed" && explanation.is_allowed,
+                        "{caller} {method} {target}: let through, explained {explanation}"
                     ),
                 }
-                *(if told.is_allowed {
+                *(if explanation.is_allowed {
                     &mut allowed
                 } else {
                     &mut denied

@@ -1,4 +1,4 @@
-//! What the upstreams of a route are configured with.
+//! The configuration of the upstreams of a route.
 
 use std::fmt;
 use std::panic::catch_unwind;
@@ -17,8 +17,8 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::model::PassName;
 
-/// A certificate whose key was thrown away when it was made.
-const NOBODY: &str = "-----BEGIN CERTIFICATE-----\n\
+/// A certificate whose key was discarded when it was created.
+const KEYLESS_AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
 MIIB0zCCAXmgAwIBAgIUQlFZIIyUp7MSm/En0e+k3c7qmKwwCgYIKoZIzj0EAwIw\n\
 PjE8MDoGA1UEAwwzbm9ib2R5OiB0aGUga2V5IG9mIHRoaXMgY2VydGlmaWNhdGUg\n\
 d2FzIHRocm93biBhd2F5MCAXDTI2MTEyNzAxMjU1MFoYDzIxMjYxMTAzMDEyNTUw\n\
@@ -38,138 +38,138 @@ pub struct PoolConfig {
     pub route: PassName,
     /// At least one.
     pub upstreams: Vec<Upstream>,
-    /// Which of them is asked.
+    /// How an upstream is selected.
     pub balance: Balance,
-    /// How long an upstream may take.
+    /// Time limits.
     pub timeouts: Timeouts,
-    /// How upstreams with TLS prove who they are. Nobody is trusted without.
-    pub trust: Option<Trust>,
-    /// How the gateway proves who it is.
-    pub identity: Option<Identity>,
-    /// Whether and how health is asked after.
-    pub probe: Option<Probe>,
-    /// Failed requests in a row after which an upstream is left alone for a while, if there is another.
+    /// How upstreams with TLS are authenticated. None is trusted without.
+    pub trust: Option<UpstreamTrust>,
+    /// The client certificate of the gateway.
+    pub identity: Option<UpstreamIdentity>,
+    /// Active health checks, if configured.
+    pub health_check: Option<HealthCheck>,
+    /// Consecutive failed requests after which an upstream is ejected for `pause`, if there is another.
     pub failures: u32,
-    /// For how long.
+    /// How long an ejected upstream gets no requests.
     pub pause: Duration,
-    /// How often names are looked up.
+    /// Interval of name resolution.
     pub resolve: Duration,
 }
 
 /// One upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where it is.
-    pub place: UpstreamAddress,
-    /// Whether it speaks TLS.
+    /// Its address.
+    pub address: UpstreamAddress,
+    /// Whether it uses TLS.
     pub tls: bool,
-    /// How it is called in metrics and logs, and as `Host`: host and port, as configured.
+    /// Its name in metrics and logs, and as `Host`: host and port as configured.
     pub label: Arc<str>,
 }
 
-/// Where an upstream is.
+/// The configured address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamAddress {
-    /// A host, by name or address, and a port.
+    /// A host name or IP address, and a port.
     Host(String, u16),
-    /// A unix socket.
+    /// The path of a Unix socket.
     Socket(PathBuf),
 }
 
-/// Which upstream is asked.
+/// How an upstream is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
-    /// One after the other.
+    /// In turn.
     RoundRobin,
-    /// The one with the fewest requests under way.
+    /// The one with the fewest requests in flight.
     LeastLoaded,
 }
 
-/// How long an upstream may take.
+/// Time limits for upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a connection, and again for its TLS handshake.
+    /// For connecting, and again for the TLS handshake.
     pub connect: Duration,
     /// For both together.
     pub connect_total: Duration,
-    /// For the head of the answer, and between two pieces of its body.
+    /// For the response head, and between two pieces of the body.
     pub read: Duration,
-    /// For taking one piece of the request.
+    /// For writing one piece of the request.
     pub write: Duration,
-    /// For which an unused connection is kept.
+    /// How long an idle connection is kept.
     pub idle: Duration,
-    /// For which an upgraded connection may be silent.
+    /// How long an upgraded connection may be silent.
     pub upgraded: Duration,
 }
 
-/// How health is asked after.
+/// An active health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// The target of the GET: healthy is a 2xx or 3xx.
+pub struct HealthCheck {
+    /// The target of the GET. A 2xx or 3xx status is healthy.
     pub path: String,
-    /// How often.
+    /// Interval.
     pub interval: Duration,
-    /// How long an answer may take.
+    /// Time limit.
     pub timeout: Duration,
-    /// Good answers in a row that make an upstream healthy.
+    /// Consecutive successes that make an upstream healthy.
     pub rise: u32,
-    /// Bad ones that make it not.
+    /// Consecutive failures that make it unhealthy.
     pub fall: u32,
 }
 
-/// How an upstream proves who it is.
+/// How an upstream is authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// By a certificate with this SHA-256; its names and dates do not matter.
+pub enum UpstreamTrust {
+    /// By a certificate with this SHA-256; its names and validity are not checked.
     Pin([u8; 32]),
-    /// By a certificate for its host, signed by one of these.
+    /// By a certificate for its host, signed by one of these authorities.
     Authorities(Authorities),
 }
 
 /// A certificate or key cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
-    /// One of the certificates.
-    #[error("certificate {0} of the file cannot be read")]
+pub enum UpstreamTlsError {
+    /// The certificate at this position, counted from 1.
+    #[error("cannot parse certificate {0} of the file")]
     Certificate(usize),
-    /// There is none.
-    #[error("there is no certificate in PEM form")]
+    /// No certificate.
+    #[error("no PEM certificate found")]
     None,
-    /// The key, or that it does not belong to the certificate.
-    #[error("the key cannot be read, or does not belong to the certificate")]
+    /// The key is unusable or belongs to another certificate.
+    #[error("the key cannot be parsed or does not match the certificate")]
     Key,
 }
 
-/// Certificates of authorities.
+/// Certificates of trusted authorities.
 #[derive(Clone)]
 pub struct Authorities(pub(super) Arc<CaType>);
 
 impl Authorities {
-    /// Takes certificates in DER form.
+    /// From certificates in DER form.
     ///
     /// # Errors
-    /// [`TrustError`] when one of them is none, or there is none.
-    pub fn new(certificates: &[CertificateDer<'static>]) -> Result<Self, TrustError> {
+    /// [`UpstreamTlsError`] if one cannot be parsed, or there is none.
+    pub fn new(certificates: &[CertificateDer<'static>]) -> Result<Self, UpstreamTlsError> {
         let mut made = Vec::with_capacity(certificates.len());
         let mut store = RootCertStore::empty();
         for (index, der) in certificates.iter().enumerate() {
-            let unusable = || TrustError::Certificate(index.saturating_add(1));
+            let unusable = || UpstreamTlsError::Certificate(index.saturating_add(1));
             store.add(der.clone()).map_err(|_error| unusable())?;
             let raw = der.to_vec();
-            // Pingora's parser panics on what it cannot read.
+            // Pingora's parser panics on malformed certificates.
             let parsed = catch_unwind(|| WrappedX509::new(raw, parse_x509));
             made.push(parsed.map_err(|_panic| unusable())?);
         }
         if made.is_empty() {
-            return Err(TrustError::None);
+            return Err(UpstreamTlsError::None);
         }
         Ok(Self(made.into()))
     }
 
-    /// One that signed nothing and never will. Pingora wants an authority even where none is asked, as with a pin.
-    pub(super) fn nobody() -> Result<Self, TrustError> {
-        let der = CertificateDer::from_pem_slice(NOBODY.as_bytes());
-        Self::new(&[der.map_err(|_error| TrustError::None)?])
+    /// One that never signs anything. Pingora requires an authority even if none is used, as with a pin.
+    pub(super) fn trusting_none() -> Result<Self, UpstreamTlsError> {
+        let der = CertificateDer::from_pem_slice(KEYLESS_AUTHORITY.as_bytes());
+        Self::new(&[der.map_err(|_error| UpstreamTlsError::None)?])
     }
 }
 
@@ -181,9 +181,10 @@ impl fmt::Debug for Authorities {
 
 impl PartialEq for Authorities {
     fn eq(&self, other: &Self) -> bool {
-        let raw = |it: &Self| -> Vec<Vec<u8>> {
-            let all = it.0.iter();
-            all.map(|it| it.borrow_raw_cert().clone()).collect()
+        let raw = |authorities: &Self| -> Vec<Vec<u8>> {
+            let all = authorities.0.iter();
+            all.map(|certificate| certificate.borrow_raw_cert().clone())
+                .collect()
         };
         raw(self) == raw(other)
     }
@@ -191,50 +192,53 @@ impl PartialEq for Authorities {
 
 impl Eq for Authorities {}
 
-/// How the gateway proves who it is.
+/// The client certificate of the gateway.
 #[derive(Clone)]
-pub struct Identity {
+pub struct UpstreamIdentity {
     pub(super) pair: Arc<CertKey>,
     leaf: Vec<u8>,
 }
 
-impl Identity {
-    /// Takes a chain in DER form, the gateway's own certificate first, and its key.
+impl UpstreamIdentity {
+    /// From a certificate chain in DER form, the gateway's own certificate first, and its key.
     ///
     /// # Errors
-    /// [`TrustError`] when they cannot be used together.
+    /// [`UpstreamTlsError`] if they cannot be used together.
     pub fn new(
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
-    ) -> Result<Self, TrustError> {
-        let leaf = chain.first().ok_or(TrustError::None)?.to_vec();
+    ) -> Result<Self, UpstreamTlsError> {
+        let leaf = chain.first().ok_or(UpstreamTlsError::None)?.to_vec();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|_error| TrustError::Key)?
+            .map_err(|_error| UpstreamTlsError::Key)?
             .with_root_certificates(RootCertStore::empty())
             .with_client_auth_cert(chain.to_vec(), key.clone_key())
-            .map_err(|_error| TrustError::Key)?;
-        // Pingora guesses the form of the key again, without being told.
+            .map_err(|_error| UpstreamTlsError::Key)?;
+        // Pingora guesses the format of the key again from its bytes: check that the guess works.
         let secret = key.secret_der().to_vec();
-        PrivateKeyDer::try_from(secret.clone()).map_err(|_text| TrustError::Key)?;
-        let raw: Vec<Vec<u8>> = chain.iter().map(|it| it.to_vec()).collect();
+        PrivateKeyDer::try_from(secret.clone()).map_err(|_text| UpstreamTlsError::Key)?;
+        let raw: Vec<Vec<u8>> = chain
+            .iter()
+            .map(|certificate| certificate.to_vec())
+            .collect();
         let pair = catch_unwind(|| CertKey::new(raw, secret));
-        let pair = Arc::new(pair.map_err(|_panic| TrustError::Certificate(1))?);
+        let pair = Arc::new(pair.map_err(|_panic| UpstreamTlsError::Certificate(1))?);
         Ok(Self { pair, leaf })
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for UpstreamIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Identity(***)")
+        f.write_str("UpstreamIdentity(***)")
     }
 }
 
-impl PartialEq for Identity {
+impl PartialEq for UpstreamIdentity {
     fn eq(&self, other: &Self) -> bool {
         self.leaf == other.leaf && self.pair.key() == other.pair.key()
     }
 }
 
-impl Eq for Identity {}
+impl Eq for UpstreamIdentity {}

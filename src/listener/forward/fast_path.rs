@@ -1,9 +1,8 @@
-//! Requests without a body, passed on by the task that has read them.
+//! Forwards requests without a body in the task that has read them.
 //!
-//! Pingora hands what it proxies between two halves through two channels, and watches every connection that waits with a
-//! task of its own: right for bodies in both directions, and a third of the time of a plain read. Here one request is
-//! written, one answer read, with Pingora's own connections and parsers; what is decided about it is decided by the same
-//! [`Carry`]. Everything else goes Pingora's way.
+//! Pingora proxies through two halves with two channels and watches every idle connection with a task of its own. That suits bodies
+//! in both directions, and takes a third of the time of a plain read. Here one request is written and one response read, with
+//! Pingora's connections and parsers and the decisions of the same [`ForwardedRequest`]. Everything else goes through Pingora.
 
 use std::fmt;
 
@@ -24,16 +23,17 @@ use pingora::protocols::http::v1::client::HttpSession;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::gate::HostRule;
-use crate::listener::connection_lifecycle;
-use crate::listener::forward::answer;
-use crate::listener::forward::answer::Left;
-use crate::listener::forward::forwarded_request::Carry;
-use crate::listener::forward::pool::Upstreams;
-use crate::listener::server::NO_AUTHORITIES;
+use crate::listener::connection_phase;
+use crate::listener::forward::forwarded_request::ForwardedRequest;
+use crate::listener::forward::peer::NO_AUTHORITIES;
+use crate::listener::forward::response_head;
+use crate::listener::forward::response_head::FieldFilter;
+use crate::listener::forward::upstreams::Upstreams;
+use crate::listener::request_body::client_disconnected;
 use crate::runtime::Clock;
 use crate::runtime::Stop;
 
-/// What says that there is a body, an upgrade, or something between two neighbours: Pingora's business.
+/// Fields of requests with a body, an upgrade or hop-by-hop semantics, which are left to Pingora.
 static INVOLVED: [HeaderName; 9] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
@@ -47,16 +47,16 @@ static INVOLVED: [HeaderName; 9] = [
 ];
 
 /// Connects to upstreams for requests without a body.
-pub(in crate::listener) struct Direct(TransportConnector);
+pub(in crate::listener) struct FastPath(TransportConnector);
 
-impl fmt::Debug for Direct {
+impl fmt::Debug for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Direct")
     }
 }
 
-impl Direct {
-    /// Reads the file of no authorities, and panics if it cannot: who makes this has looked.
+impl FastPath {
+    /// Panics if [`NO_AUTHORITIES`] cannot be read; `Server::api` has checked that it can.
     pub(in crate::listener) fn new() -> Self {
         let mut options = ConnectorOptions::new(1);
         options.ca_file = Some(NO_AUTHORITIES.to_owned());
@@ -64,26 +64,26 @@ impl Direct {
     }
 }
 
-/// Whether a request has nothing in it but a question.
-pub(in crate::listener) fn is_plain(session: &ServerSession, upgrade: bool) -> bool {
+/// Whether a request is a GET without body, upgrade or hop-by-hop fields.
+pub(in crate::listener) fn is_fast_path_request(session: &ServerSession, upgrade: bool) -> bool {
     let head = session.req_header();
     let connection = || head.headers.get_all(header::CONNECTION).iter();
-    // Without the names as they were sent there is nothing to copy.
+    // Field names are forwarded in the case in which they were sent, which HTTP/2 does not have.
     !session.is_http2()
         && head.has_case()
         && !upgrade
         && head.method == Method::GET
         && !head.headers.keys().any(|key| INVOLVED.contains(key))
-        && connection().all(|it| {
-            let it = it.as_bytes();
-            it.eq_ignore_ascii_case(b"keep-alive") || it.eq_ignore_ascii_case(b"close")
+        && connection().all(|value| {
+            let value = value.as_bytes();
+            value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
         })
 }
 
-/// A request head while it is written.
-struct Text(Vec<u8>);
+/// A request head that is being written.
+struct HeadText(Vec<u8>);
 
-impl Text {
+impl HeadText {
     fn add(&mut self, parts: [&[u8]; 4]) {
         for part in parts {
             self.0.extend_from_slice(part);
@@ -98,72 +98,80 @@ impl Text {
 /// Room for the head of most requests, in bytes.
 const HEAD_BYTES: usize = 1024;
 
-/// Where the answer goes, and what else is needed on the way.
-pub(in crate::listener) struct Around<'a> {
+/// What forwarding needs besides the request.
+pub(in crate::listener) struct ForwardContext<'a> {
     pub(in crate::listener) session: &'a mut ServerSession,
     pub(in crate::listener) upstreams: &'a Upstreams,
-    pub(in crate::listener) direct: &'a Direct,
+    pub(in crate::listener) fast_path: &'a FastPath,
     pub(in crate::listener) clock: &'a dyn Clock,
     pub(in crate::listener) leaving: &'a Stop,
 }
 
-impl Carry {
-    /// Asks an upstream, another one if need be, and passes the answer on to its end.
-    pub(in crate::listener) async fn ask(&mut self, mut around: Around<'_>) -> pingora::Result<()> {
+impl ForwardedRequest {
+    /// Sends the request to an upstream, on failure to another one, and returns the whole response to the client.
+    pub(in crate::listener) async fn forward_directly(
+        &mut self,
+        mut context: ForwardContext<'_>,
+    ) -> pingora::Result<()> {
         loop {
-            self.choose(around.upstreams, around.clock.instant())?;
-            let Err(error) = self.ask_once(&mut around).await else {
+            self.choose_upstream(context.upstreams, context.clock.instant())?;
+            let Err(error) = self.forward_once(&mut context).await else {
                 return Ok(());
             };
-            let error = self.failed(around.session, error);
+            // Reports the failure; the error says whether the request is retried.
+            let error = self.handle_failure(context.session, error);
             if !error.retry() {
                 return Err(error);
             }
         }
     }
 
-    async fn ask_once(&mut self, around: &mut Around<'_>) -> pingora::Result<()> {
-        let request = self.written(around.session.req_header())?;
-        let mut upstream = self.send(&request, around).await?;
-        while self.pass_head(&mut upstream, around).await? {}
+    async fn forward_once(&mut self, context: &mut ForwardContext<'_>) -> pingora::Result<()> {
+        let request = self.encode_head(context.session.req_header())?;
+        let mut upstream = self.send_request(&request, context).await?;
+        while self.forward_response_head(&mut upstream, context).await? {}
         let mut ended = upstream.is_body_done();
         if ended {
-            pass_piece(around.session, Bytes::new(), true).await?;
+            write_piece(context.session, Bytes::new(), true).await?;
         }
         while !ended {
             let piece = tokio::select! {
                 biased;
                 piece = upstream.read_body_bytes() => piece.map_err(|error| error.into_up())?,
-                error = gone(around.session) => return Err(error),
+                error = client_disconnected(context.session) => return Err(error),
             };
             ended = piece.is_none() || upstream.is_body_done();
-            pass_piece(around.session, piece.unwrap_or_default(), ended).await?;
+            write_piece(context.session, piece.unwrap_or_default(), ended).await?;
         }
+        // Reused only if the upstream allows it and the whole body was read.
         upstream.respect_keepalive();
         if let Some(stream) = upstream.reuse().await {
-            self.keep(stream, around.clock.instant());
+            self.keep_connection(stream, context.clock.instant());
         }
         Ok(())
     }
 
-    /// The head of the request as the upstream reads it.
-    fn written(&self, head: &RequestHeader) -> pingora::Result<Vec<u8>> {
+    /// The request head as sent to the upstream.
+    fn encode_head(&self, head: &RequestHeader) -> pingora::Result<Vec<u8>> {
         let pass = &self.pass;
         let target = pass.target.as_bytes();
         if !target.iter().all(u8::is_ascii_graphic) {
-            return Error::e_explain(ErrorType::HTTPStatus(400), "target of the upstream");
+            return Error::e_explain(
+                ErrorType::HTTPStatus(400),
+                "invalid target for the upstream",
+            );
         }
-        let mut text = Text(Vec::with_capacity(HEAD_BYTES));
+        let mut text = HeadText(Vec::with_capacity(HEAD_BYTES));
         text.add([b"GET ", target, b" HTTP/1.1\r\n", b""]);
         let own = pass.route.host == HostRule::Upstream;
         if own || !head.headers.contains_key(header::HOST) {
-            let label = self.label().unwrap_or_default();
+            let label = self.upstream_label().unwrap_or_default();
             text.add([b"Host: ", label.as_bytes(), b"\r\n", b""]);
         }
         let is_left_out = |name: &HeaderName| {
             *name == header::CONNECTION
                 || (own && *name == header::HOST)
-                || pass.edit.set.iter().any(|it| it.0 == *name)
+                || pass.edit.set.iter().any(|(set, _)| set == name)
                 || pass.edit.drops(name)
         };
         let as_sent = head.case_header_iter().map(|header| header.0);
@@ -179,24 +187,28 @@ impl Carry {
         Ok(text.0)
     }
 
-    /// Sends the request, and gives what its answer is read from.
-    async fn send(&self, request: &[u8], around: &Around<'_>) -> pingora::Result<HttpSession> {
-        let mut stream = match self.waiting(around.clock.instant()) {
+    /// Sends the request. Returns the session from which the response is read.
+    async fn send_request(
+        &self,
+        request: &[u8],
+        context: &ForwardContext<'_>,
+    ) -> pingora::Result<HttpSession> {
+        let mut stream = match self.take_idle_connection(context.clock.instant()) {
             Some(stream) => stream,
             None => {
-                let made = around.direct.0.new_stream(&self.peer()?).await;
+                let made = context.fast_path.0.new_stream(&self.build_peer()?).await;
                 made.map_err(|error| error.into_up())?
             }
         };
-        self.connected(stream.get_ssl_digest().as_deref())?;
-        let timeouts = &self.ticket()?.pool.config.timeouts;
+        self.check_connection(stream.get_ssl_digest().as_deref())?;
+        let timeouts = &self.lease()?.pool.config.timeouts;
         let writing = async {
             stream.write_all(request).await?;
             stream.flush().await
         };
         let written = match tokio::time::timeout(timeouts.write, writing).await {
-            Ok(written) => written.or_err(ErrorType::WriteError, "request to the upstream"),
-            Err(_) => Error::e_explain(ErrorType::WriteTimedout, "request to the upstream"),
+            Ok(written) => written.or_err(ErrorType::WriteError, "sending the request"),
+            Err(_) => Error::e_explain(ErrorType::WriteTimedout, "sending the request"),
         };
         written.map_err(|error| error.into_up())?;
         let mut upstream = HttpSession::new(stream);
@@ -204,68 +216,61 @@ impl Carry {
         Ok(upstream)
     }
 
-    /// Passes the head of an answer on. True when another one follows.
-    async fn pass_head(
+    /// Forwards a response head. Returns true if it is an interim one, so that another follows.
+    async fn forward_response_head(
         &mut self,
         upstream: &mut HttpSession,
-        around: &mut Around<'_>,
+        context: &mut ForwardContext<'_>,
     ) -> pingora::Result<bool> {
         tokio::select! {
             biased;
             read = upstream.read_response() => read.map_err(|error| error.into_up())?,
-            error = gone(around.session) => return Err(error),
+            error = client_disconnected(context.session) => return Err(error),
         };
         let is_over = upstream.is_body_done();
-        let Some(told) = upstream.resp_header() else {
-            let error = Error::explain(ErrorType::InternalError, "no answer was read");
+        let Some(received) = upstream.resp_header() else {
+            let error = Error::explain(ErrorType::InternalError, "no response head was read");
             return Err(error.into_in());
         };
-        answer::check(told, false)?;
-        let mut head = copied(told)?;
+        response_head::check_response(received, false)?;
+        let mut head = copy_head(received)?;
         let interim = head.status.is_informational();
         if !interim && !is_over {
-            frame(&mut head)?;
+            frame_unknown_length(&mut head)?;
         }
-        let session = &mut *around.session;
-        if around.leaving.is_given() || connection_lifecycle::is_overread() {
+        let session = &mut *context.session;
+        if context.leaving.is_given() || connection_phase::is_overread() {
             session.set_keepalive(None);
         }
-        self.arrived(&head, around.clock.instant());
-        self.sign(session, &mut head)?;
+        self.note_response(&head, context.clock.instant());
+        self.add_gateway_fields(session, &mut head)?;
         let written = session.write_response_header(Box::new(head)).await;
         written.map_err(|error| error.into_down())?;
         Ok(interim)
     }
 }
 
-/// Returns when the client has gone away.
-async fn gone(session: &mut ServerSession) -> Box<Error> {
-    match session.read_body_or_idle(true).await {
-        Ok(_) => std::future::pending().await,
-        Err(error) => error.into_down(),
-    }
-}
-
-/// An answer without what is not for the client.
-fn copied(told: &ResponseHeader) -> pingora::Result<ResponseHeader> {
-    let more = 3;
-    let room = told.headers.len().saturating_add(more);
-    let mut head = ResponseHeader::build_no_case(told.status, Some(room))?;
-    if let Some(reason) = told.get_reason_phrase() {
+/// The response head without fields that are not for the client.
+fn copy_head(received: &ResponseHeader) -> pingora::Result<ResponseHeader> {
+    // `Via`, `X-Request-Id` and framing are added later.
+    let added = 3;
+    let capacity = received.headers.len().saturating_add(added);
+    let mut head = ResponseHeader::build_no_case(received.status, Some(capacity))?;
+    if let Some(reason) = received.get_reason_phrase() {
         head.set_reason_phrase(Some(reason))?;
     }
-    let left = Left::of(told);
-    for (name, value) in &told.headers {
-        if !left.out(name) {
+    let filter = FieldFilter::for_response(received);
+    for (name, value) in &received.headers {
+        if !filter.removes(name) {
             head.append_header(name, value.clone())?;
         }
     }
-    answer::finish(&mut head)?;
+    response_head::normalize(&mut head)?;
     Ok(head)
 }
 
-/// An answer of unknown length is in chunks, so that the connection need not end with it.
-fn frame(head: &mut ResponseHeader) -> pingora::Result<()> {
+/// Chunks a body of unknown length, so that the client connection stays open.
+fn frame_unknown_length(head: &mut ResponseHeader) -> pingora::Result<()> {
     let is_framed = head.headers.contains_key(header::CONTENT_LENGTH)
         || head.headers.contains_key(header::TRANSFER_ENCODING);
     if !is_framed {
@@ -274,7 +279,7 @@ fn frame(head: &mut ResponseHeader) -> pingora::Result<()> {
     Ok(())
 }
 
-async fn pass_piece(session: &mut ServerSession, piece: Bytes, end: bool) -> pingora::Result<()> {
+async fn write_piece(session: &mut ServerSession, piece: Bytes, end: bool) -> pingora::Result<()> {
     let written = session.write_response_body(piece, end).await;
     written.map_err(|error| error.into_down())
 }
@@ -303,8 +308,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_question_and_nothing_else_goes_straight() {
-        // request line, fields, wants an upgrade, goes straight
+    async fn only_plain_gets_take_the_fast_path() {
+        // request line, fields, upgrade allowed, takes the fast path
         let rows = [
             ("GET / HTTP/1.1", "", false, true),
             ("GET / HTTP/1.0", "", false, true),
@@ -343,7 +348,7 @@ mod tests {
         for (line, fields, upgrade, expected) in rows {
             let (session, _client) = session(&format!("{line}\r\nHost: x\r\n{fields}\r\n")).await;
             assert_eq!(
-                is_plain(&session, upgrade),
+                is_fast_path_request(&session, upgrade),
                 expected,
                 "{line} {fields:?} {upgrade}"
             );
@@ -351,10 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_copied_without_what_is_not_for_the_client_and_framed() {
-        let mut told = ResponseHeader::build(299, None).unwrap();
-        told.set_reason_phrase(Some("As It Was")).unwrap();
-        told.set_version(Version::HTTP_10);
+    fn responses_are_copied_without_hop_by_hop_fields_and_framed() {
+        let mut received = ResponseHeader::build(299, None).unwrap();
+        received.set_reason_phrase(Some("As It Was")).unwrap();
+        received.set_version(Version::HTTP_10);
         for (name, value) in [
             ("Server", "Secret/1.0"),
             ("Connection", "X-Hop"),
@@ -363,10 +368,10 @@ mod tests {
             ("Set-Cookie", "b=2"),
             ("ETag", "\"1\""),
         ] {
-            told.append_header(name, value).unwrap();
+            received.append_header(name, value).unwrap();
         }
-        let mut head = copied(&told).unwrap();
-        frame(&mut head).unwrap();
+        let mut head = copy_head(&received).unwrap();
+        frame_unknown_length(&mut head).unwrap();
         assert_eq!(
             (head.status.as_u16(), head.get_reason_phrase()),
             (299, Some("As It Was")),
@@ -387,7 +392,7 @@ mod tests {
         assert_eq!(found, expected, "fields");
         let mut known = ResponseHeader::build(200, None).unwrap();
         known.insert_header("Content-Length", "3").unwrap();
-        frame(&mut known).unwrap();
+        frame_unknown_length(&mut known).unwrap();
         assert!(
             !known.headers.contains_key(header::TRANSFER_ENCODING),
             "of known length"

@@ -1,4 +1,4 @@
-//! One request on its way to an upstream and back.
+//! Follows one forwarded request: selection of the upstream, rewriting of heads, retries and refusals.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -26,52 +26,52 @@ use crate::gate::Code;
 use crate::gate::HostRule;
 use crate::gate::PassThrough;
 use crate::listener::UpstreamResult;
-use crate::listener::connection_lifecycle;
-use crate::listener::forward::answer;
+use crate::listener::connection_phase;
+use crate::listener::forward::peer::build_peer;
 use crate::listener::forward::peer::check_pin;
-use crate::listener::forward::peer::peer;
-use crate::listener::forward::pool::Ticket;
-use crate::listener::forward::pool::Upstreams;
+use crate::listener::forward::pool::UpstreamLease;
+use crate::listener::forward::response_head;
+use crate::listener::forward::upstreams::Upstreams;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// One request on its way to an upstream and back.
+/// One request that is forwarded to an upstream.
 #[derive(Debug)]
-pub(in crate::listener) struct Carry {
+pub(in crate::listener) struct ForwardedRequest {
     pub(in crate::listener) pass: Box<PassThrough>,
-    ticket: Option<Ticket>,
+    lease: Option<UpstreamLease>,
     tries: u8,
-    chosen: Option<Instant>,
+    chosen_at: Option<Instant>,
     waited: Option<Duration>,
-    body: BodyCount,
-    /// Why the gateway gave it up.
-    why: Option<Code>,
+    body: BodyProgress,
+    /// Why the gateway gave the request up.
+    abort_code: Option<Code>,
     refusal: Option<&'static str>,
 }
 
-/// What came of the body of the request so far.
+/// The part of the request body received so far.
 #[derive(Clone, Copy, Debug, Default)]
-struct BodyCount {
+struct BodyProgress {
     began: Option<Instant>,
     bytes: u64,
 }
 
-impl Carry {
+impl ForwardedRequest {
     pub(in crate::listener) fn new(pass: Box<PassThrough>) -> Self {
         Self {
             pass,
-            ticket: None,
+            lease: None,
             tries: 0,
-            chosen: None,
+            chosen_at: None,
             waited: None,
-            body: BodyCount::default(),
-            why: None,
+            body: BodyProgress::default(),
+            abort_code: None,
             refusal: None,
         }
     }
 
-    /// Time between two pieces of what the client sends.
-    pub(in crate::listener) fn patience(&self, upstreams: &Upstreams) -> Duration {
+    /// Time limit between two pieces from the client.
+    pub(in crate::listener) fn read_timeout(&self, upstreams: &Upstreams) -> Duration {
         let pool = upstreams.pool(self.pass.route.pool);
         match pool.filter(|_| self.pass.upgrade) {
             Some(pool) => pool.config.timeouts.upgraded,
@@ -79,85 +79,88 @@ impl Carry {
         }
     }
 
-    /// Chooses the upstream to ask.
-    pub(in crate::listener) fn choose(
+    /// Selects an upstream; on a retry another one, if there is one.
+    pub(in crate::listener) fn choose_upstream(
         &mut self,
         upstreams: &Upstreams,
         now: Instant,
     ) -> pingora::Result<()> {
-        let failed = self.ticket.take().map(|it| it.index);
+        let failed = self.lease.take().map(|lease| lease.index);
         self.tries = self.tries.saturating_add(1);
-        self.body = BodyCount::default();
+        self.body = BodyProgress::default();
         let pool = upstreams.pool(self.pass.route.pool);
-        let Some(ticket) = pool.and_then(|pool| pool.pick(failed)) else {
-            self.why = Some(Code::NoUpstream);
-            return Error::e_explain(ErrorType::ConnectError, "no upstream is able to answer");
+        let Some(lease) = pool.and_then(|pool| pool.select(failed)) else {
+            self.abort_code = Some(Code::NoUpstream);
+            return Error::e_explain(ErrorType::ConnectError, "no upstream available");
         };
-        self.chosen = Some(now);
-        self.ticket = Some(ticket);
+        self.chosen_at = Some(now);
+        self.lease = Some(lease);
         Ok(())
     }
 
-    /// The upstream that was chosen.
-    pub(super) fn ticket(&self) -> pingora::Result<&Ticket> {
-        let none = || Error::explain(ErrorType::ConnectError, "no upstream was chosen");
-        self.ticket.as_ref().ok_or_else(none)
+    /// The selected upstream.
+    pub(super) fn lease(&self) -> pingora::Result<&UpstreamLease> {
+        let none = || Error::explain(ErrorType::ConnectError, "no upstream selected");
+        self.lease.as_ref().ok_or_else(none)
     }
 
-    /// How the chosen upstream is connected to.
-    pub(in crate::listener) fn peer(&self) -> pingora::Result<HttpPeer> {
-        let ticket = self.ticket()?;
-        let Some(member) = ticket.member() else {
+    /// The Pingora peer of the selected upstream.
+    pub(in crate::listener) fn build_peer(&self) -> pingora::Result<HttpPeer> {
+        let lease = self.lease()?;
+        let Some(member) = lease.member() else {
             return Error::e_explain(ErrorType::ConnectError, "no such upstream");
         };
-        peer(
-            (ticket.pool.id, &ticket.pool.config),
-            (ticket.index, &member.upstream),
-            &ticket.address,
+        build_peer(
+            (lease.pool.id, &lease.pool.config),
+            (lease.index, &member.upstream),
+            &lease.address,
             self.pass.upgrade,
         )
     }
 
-    /// A connection to the chosen upstream that waits for a request. None for a second attempt: when one was closed at the
-    /// wrong moment, the others may be as well.
-    pub(super) fn waiting(&self, now: Instant) -> Option<Stream> {
-        let ticket = self.ticket.as_ref().filter(|_| self.tries < 2)?;
-        ticket.member()?.idle.take(&ticket.address, now)
+    /// An idle connection to the selected upstream. None for a retry: if one was closed at the wrong moment, the others may be
+    /// too.
+    pub(super) fn take_idle_connection(&self, now: Instant) -> Option<Stream> {
+        let lease = self.lease.as_ref().filter(|_| self.tries < 2)?;
+        lease.member()?.idle.take(&lease.address, now)
     }
 
-    /// Keeps a connection to the chosen upstream for the next request.
-    pub(super) fn keep(&self, stream: Stream, now: Instant) {
-        let Some(ticket) = self
-            .ticket
-            .as_ref()
-            .filter(|ticket| !ticket.pool.is_retired())
-        else {
+    /// Keeps a connection to the selected upstream for the next request.
+    pub(super) fn keep_connection(&self, stream: Stream, now: Instant) {
+        let Some(lease) = self.lease.as_ref().filter(|lease| !lease.pool.is_retired()) else {
             return;
         };
-        let until = now.checked_add(ticket.pool.config.timeouts.idle);
-        if let (Some(member), Some(until)) = (ticket.member(), until) {
-            member.idle.put(stream, ticket.address.clone(), until);
+        let until = now.checked_add(lease.pool.config.timeouts.idle);
+        if let (Some(member), Some(until)) = (lease.member(), until) {
+            member.idle.put(stream, lease.address.clone(), until);
         }
     }
 
-    /// Is called before anything is sent.
-    pub(in crate::listener) fn connected(&self, digest: Option<&SslDigest>) -> pingora::Result<()> {
-        let Some(ticket) = &self.ticket else {
+    /// Checks the pinned certificate. Call before anything is sent.
+    pub(in crate::listener) fn check_connection(
+        &self,
+        digest: Option<&SslDigest>,
+    ) -> pingora::Result<()> {
+        let Some(lease) = &self.lease else {
             return Ok(());
         };
-        let tls = ticket.member().is_some_and(|member| member.upstream.tls);
-        check_pin(&ticket.pool.config, tls, digest)
+        let tls = lease.member().is_some_and(|member| member.upstream.tls);
+        check_pin(&lease.pool.config, tls, digest)
     }
 
-    /// The head of the request as the upstream reads it. Framing and upgrades were seen to by Pingora.
-    pub(in crate::listener) fn rewrite(
+    /// Rewrites the request head for the upstream. Pingora has set framing and upgrade fields.
+    pub(in crate::listener) fn rewrite_head(
         &self,
         session: &ServerSession,
         request: &mut RequestHeader,
     ) -> pingora::Result<()> {
         let pass = &self.pass;
         let target = pass.target.parse().map_err(|error| {
-            Error::because(ErrorType::HTTPStatus(400), "target of the upstream", error)
+            Error::because(
+                ErrorType::HTTPStatus(400),
+                "invalid target for the upstream",
+                error,
+            )
         })?;
         request.set_uri(target);
         let dropped: Vec<HeaderName> = request
@@ -175,26 +178,26 @@ impl Carry {
         join_cookies(request)?;
         let is_old = session.req_header().version < Version::HTTP_11;
         if is_old {
-            // A client of HTTP/1.0 understands no interim answer.
+            // HTTP/1.0 has no interim responses.
             request.remove_header(&header::EXPECT);
         }
         let own = pass.route.host == HostRule::Upstream;
         if own || !request.headers.contains_key(header::HOST) {
-            let label = self.label().unwrap_or_default();
+            let label = self.upstream_label().unwrap_or_default();
             request.insert_header(header::HOST, label)?;
         }
         Ok(())
     }
 
-    /// A piece of the body of the request.
-    pub(in crate::listener) fn count(
+    /// Counts a piece of the request body and enforces the limits of the route.
+    pub(in crate::listener) fn count_body(
         &mut self,
         body: &mut Option<Bytes>,
         end: bool,
         upgraded: bool,
         now: Instant,
     ) -> pingora::Result<()> {
-        without_empty_end(body, end);
+        drop_empty_end(body, end);
         if upgraded {
             return Ok(());
         }
@@ -206,44 +209,44 @@ impl Carry {
             .saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         let began = *count.began.get_or_insert(now);
         if count.bytes > rule.bytes_max {
-            self.why = Some(Code::BodyTooLarge);
+            self.abort_code = Some(Code::BodyTooLarge);
             return Error::e_explain(ErrorType::HTTPStatus(413), "body too large");
         }
         let took = now.saturating_duration_since(began);
         if !end && took > rule.pause && count.bytes < rule.rate_min.saturating_mul(took.as_secs()) {
-            self.why = Some(Code::BodyTooSlow);
+            self.abort_code = Some(Code::BodyTooSlow);
             return Error::e_explain(ErrorType::HTTPStatus(408), "body too slow");
         }
         Ok(())
     }
 
-    /// The head of the answer as the client reads it.
-    pub(in crate::listener) fn answered(
+    /// Rewrites the response head for the client.
+    pub(in crate::listener) fn rewrite_response(
         &mut self,
         session: &mut ServerSession,
         response: &mut ResponseHeader,
         now: Instant,
     ) -> pingora::Result<()> {
-        answer::check(response, self.pass.upgrade)?;
-        self.arrived(response, now);
-        answer::clean(response)?;
-        self.sign(session, response)
+        response_head::check_response(response, self.pass.upgrade)?;
+        self.note_response(response, now);
+        response_head::clean_head(response)?;
+        self.add_gateway_fields(session, response)
     }
 
-    /// Takes note of an answer.
-    pub(super) fn arrived(&mut self, response: &ResponseHeader, now: Instant) {
+    /// Notes that a response head was received.
+    pub(super) fn note_response(&mut self, response: &ResponseHeader, now: Instant) {
         if is_final(response) {
             self.waited = self
-                .chosen
+                .chosen_at
                 .map(|chosen| now.saturating_duration_since(chosen));
-            if let Some(ticket) = &self.ticket {
-                ticket.report(true);
+            if let Some(lease) = &self.lease {
+                lease.report(true);
             }
         }
     }
 
-    /// Adds what the gateway says of itself to an answer, once it is clean.
-    pub(super) fn sign(
+    /// Adds `X-Request-Id` and `Via` to a cleaned response head, and adapts framing to HTTP/1.0.
+    pub(super) fn add_gateway_fields(
         &self,
         session: &mut ServerSession,
         response: &mut ResponseHeader,
@@ -262,28 +265,29 @@ impl Carry {
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {
-            // Chunks mean nothing to HTTP/1.0: the end of the connection is the end of the body.
+            // HTTP/1.0 has no chunks: the end of the connection is the end of the body.
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
         Ok(())
     }
 
-    /// Whether what failed is to be tried once more: only what has no effect and no body, only while the client has seen
-    /// nothing, and not when it took its time already.
-    pub(in crate::listener) fn failed(
+    /// Reports a failure, and decides whether the request is retried: only safe methods without a body, only before anything was
+    /// sent to the client, and not after a read timeout.
+    pub(in crate::listener) fn handle_failure(
         &mut self,
         session: &ServerSession,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let method = &session.req_header().method;
         let is_safe = *method == Method::GET || *method == Method::HEAD;
-        let is_theirs = *error.esource() == ErrorSource::Upstream && self.why.is_none();
-        if is_theirs && let Some(ticket) = &self.ticket {
-            ticket.report(false);
-            ticket.log_failure(error.etype().as_str(), &error.to_string());
+        let is_upstream_failure =
+            *error.esource() == ErrorSource::Upstream && self.abort_code.is_none();
+        if is_upstream_failure && let Some(lease) = &self.lease {
+            lease.report(false);
+            lease.log_failure(error.etype().as_str(), &error.to_string());
         }
-        let retry = is_theirs
+        let retry = is_upstream_failure
             && is_safe
             && self.tries < 2
             && self.body.bytes == 0
@@ -294,34 +298,34 @@ impl Carry {
         error
     }
 
-    /// What to answer when the request was given up; `None` when there is nobody to answer.
-    pub(in crate::listener) fn code(&mut self, error: &Error) -> Option<Code> {
+    /// The refusal for a request that was given up; `None` if the client has disconnected.
+    pub(in crate::listener) fn refusal_code(&mut self, error: &Error) -> Option<Code> {
         let is_malformed =
-            *error.esource() == ErrorSource::Downstream && connection_lifecycle::is_malformed();
-        let code = self.why.or_else(|| match is_malformed {
+            *error.esource() == ErrorSource::Downstream && connection_phase::is_body_malformed();
+        let code = self.abort_code.or_else(|| match is_malformed {
             true => Some(Code::UnreadableBody),
-            false => code_of(error),
+            false => code_of_error(error),
         });
         self.refusal = code.map(Code::as_str);
         code
     }
 
-    pub(in crate::listener) fn way(&self) -> UpstreamResult<'_> {
+    pub(in crate::listener) fn upstream_result(&self) -> UpstreamResult<'_> {
         UpstreamResult {
-            upstream: self.label(),
+            upstream: self.upstream_label(),
             waited: self.waited,
             retried: self.tries > 1,
             refusal: self.refusal,
         }
     }
 
-    pub(super) fn label(&self) -> Option<&str> {
-        let member = self.ticket.as_ref()?.member()?;
+    pub(super) fn upstream_label(&self) -> Option<&str> {
+        let member = self.lease.as_ref()?.member()?;
         Some(&member.upstream.label)
     }
 }
 
-/// HTTP/2 sends each cookie in a field of its own, HTTP/1.1 all of them in one (RFC 9113 section 8.2.3).
+/// Joins cookies: HTTP/2 sends each in a field of its own, HTTP/1.1 all in one (RFC 9113 section 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
     let cookies = request.headers.get_all(header::COOKIE).iter();
     let cookies: Vec<&[u8]> = cookies.map(HeaderValue::as_bytes).collect();
@@ -333,9 +337,9 @@ fn join_cookies(request: &mut RequestHeader) -> pingora::Result<()> {
     Ok(())
 }
 
-/// Pingora writes the end of a chunked body twice when the last piece is there and empty, as the end of an HTTP/2 stream
-/// often is, and the connection to the upstream then carries an answer that nobody asked for (Pingora issue 935).
-fn without_empty_end(body: &mut Option<Bytes>, end: bool) {
+/// Drops an empty last piece, as the end of an HTTP/2 stream often is. Pingora would write the end of a chunked body twice, and the
+/// upstream connection would then carry an unsolicited response (Pingora issue 935).
+fn drop_empty_end(body: &mut Option<Bytes>, end: bool) {
     if end && body.as_ref().is_some_and(Bytes::is_empty) {
         *body = None;
     }
@@ -345,7 +349,7 @@ fn is_final(response: &ResponseHeader) -> bool {
     !response.status.is_informational() || response.status == StatusCode::SWITCHING_PROTOCOLS
 }
 
-fn code_of(error: &Error) -> Option<Code> {
+fn code_of_error(error: &Error) -> Option<Code> {
     let timed_out = matches!(
         error.etype(),
         ErrorType::ConnectTimedout
@@ -382,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_last_piece_is_no_piece() {
+    fn an_empty_last_piece_is_dropped() {
         let rows = [
             ("nothing, on", None, false, None),
             ("nothing, end", None, true, None),
@@ -391,14 +395,14 @@ mod tests {
             ("piece, end", Some("x"), true, Some("x")),
         ];
         for (name, given, end, expected) in rows {
-            let mut body = given.map(|it: &str| Bytes::from(it.to_owned()));
-            without_empty_end(&mut body, end);
+            let mut body = given.map(|text: &str| Bytes::from(text.to_owned()));
+            drop_empty_end(&mut body, end);
             assert_eq!(body.as_deref(), expected.map(str::as_bytes), "{name}");
         }
     }
 
     #[test]
-    fn cookies_of_http_2_become_one_field() {
+    fn http_2_cookies_are_joined_into_one_field() {
         // what was sent, what is passed on
         let rows: [(&[&str], &[&str]); 3] = [
             (&[], &[]),
@@ -418,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_has_its_code() {
+    fn every_failure_has_its_code() {
         use ErrorType as E;
         let rows = [
             (
@@ -473,7 +477,7 @@ mod tests {
             let name = format!("{source:?} {kind:?}");
             let mut error = Error::new(kind);
             error.esource = source;
-            assert_eq!(code_of(&error), expected, "{name}");
+            assert_eq!(code_of_error(&error), expected, "{name}");
         }
     }
 }

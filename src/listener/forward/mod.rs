@@ -1,35 +1,38 @@
-//! Passing requests on: the upstreams of every route, which of them is asked, and what is done on the way.
+//! Passes requests through to upstreams: selects an upstream, forwards the request and returns the response.
 //!
-//! `config` says what a route's upstreams are, `pool` chooses one and remembers how it did, `peer` says how it is
-//! connected to, `probe` looks up names and asks after health, `carry` follows one request, `answer` makes heads of answers anew, `direct` passes on what has no
-//! body over connections that `idle` keeps, `upgrade` makes WebSockets reliable.
+//! `config` describes the upstreams of a route and `upstreams` holds the pools of all routes. `pool` selects an upstream and tracks
+//! its health, `peer` sets how it is connected to, `health_check` resolves names and checks health. `forwarded_request` follows one
+//! request and `response_head` makes response heads anew. `fast_path` forwards requests without a body over the connections that
+//! `idle_connections` keeps, and `upgrade` makes WebSocket upgrades reliable.
 
-mod answer;
 mod config;
 mod fast_path;
 mod forwarded_request;
 mod health_check;
-mod idle;
+mod idle_connections;
 mod peer;
 mod pool;
+mod response_head;
 mod upgrade;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::Authorities;
 pub use config::Balance;
-pub use config::Identity;
+pub use config::HealthCheck;
 pub use config::PoolConfig;
-pub use config::Probe;
 pub use config::Timeouts;
-pub use config::Trust;
-pub use config::TrustError;
 pub use config::Upstream;
 pub use config::UpstreamAddress;
-pub use pool::Upstreams;
+pub use config::UpstreamIdentity;
+pub use config::UpstreamTlsError;
+pub use config::UpstreamTrust;
+pub use upstreams::Upstreams;
 
-pub(super) use fast_path::Around;
-pub(super) use fast_path::Direct;
-pub(super) use fast_path::is_plain;
-pub(super) use forwarded_request::Carry;
+pub(super) use fast_path::FastPath;
+pub(super) use fast_path::ForwardContext;
+pub(super) use fast_path::is_fast_path_request;
+pub(super) use forwarded_request::ForwardedRequest;
+pub(super) use peer::NO_AUTHORITIES;

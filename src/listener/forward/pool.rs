@@ -1,152 +1,73 @@
-//! Which upstream is asked: by turns or by load, leaving out those that do not answer.
+//! The upstreams of one route: selection by turn or load, health, and ejection after repeated failures.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 
 use crate::gate::PoolId;
 use crate::listener::forward::config::Balance;
 use crate::listener::forward::config::PoolConfig;
 use crate::listener::forward::config::Upstream;
 use crate::listener::forward::config::UpstreamAddress;
-use crate::listener::forward::health_check;
-use crate::listener::forward::health_check::Prober;
-use crate::listener::forward::idle::Idle;
-use crate::listener::forward::peer::Address;
+use crate::listener::forward::idle_connections::IdleConnections;
+use crate::listener::forward::peer::ResolvedAddress;
 use crate::runtime::Clock;
-use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
-
-/// The upstreams of all routes. Outlives reloads: what did not change keeps its health and its connections.
-#[derive(Debug)]
-pub struct Upstreams {
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    tasks: Tasks,
-    ids: AtomicU64,
-    pools: Mutex<Generations>,
-    prober: Prober,
-}
-
-/// Those in force, and those before: a request that was decided just before a reload still finds its upstreams.
-#[derive(Debug, Default)]
-struct Generations {
-    current: Vec<Arc<Pool>>,
-    previous: Vec<Arc<Pool>>,
-}
-
-impl Upstreams {
-    /// None yet.
-    #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Self {
-            clock,
-            metrics,
-            tasks,
-            ids: AtomicU64::new(1),
-            pools: Mutex::default(),
-            prober: Prober::default(),
-        })
-    }
-
-    /// Makes the upstreams of these routes ready, on the current runtime. Gives an id for each, in the same order.
-    pub fn prepare(&self, configs: &[PoolConfig]) -> Vec<PoolId> {
-        let mut pools = self.lock();
-        let mut made = Vec::with_capacity(configs.len());
-        let mut fresh = Vec::new();
-        for config in configs {
-            let known = pools.current.iter().find(|it| it.config == *config);
-            made.push(known.map_or_else(
-                || {
-                    let id = PoolId(self.ids.fetch_add(1, Ordering::Relaxed));
-                    let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
-                    let pool = Arc::new(Pool::new(id, config.clone(), clock, metrics));
-                    fresh.push(Arc::clone(&pool));
-                    pool
-                },
-                Arc::clone,
-            ));
-        }
-        for old in &pools.current {
-            if !made.iter().any(|it| Arc::ptr_eq(it, old)) {
-                old.retire();
-            }
-        }
-        for pool in &fresh {
-            pool.tell();
-            health_check::begin(pool, &self.prober, &self.tasks);
-        }
-        let ids = made.iter().map(|it| it.id).collect();
-        let before = std::mem::replace(&mut pools.current, made);
-        pools.previous = before;
-        ids
-    }
-
-    pub(super) fn pool(&self, id: PoolId) -> Option<Arc<Pool>> {
-        let pools = self.lock();
-        let mut all = pools.current.iter().chain(&pools.previous);
-        all.find(|it| it.id == id).cloned()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The upstreams of one route.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) id: PoolId,
     pub(super) config: PoolConfig,
-    pub(super) members: Vec<Member>,
+    pub(super) members: Vec<PoolMember>,
     turn: AtomicUsize,
     retired: AtomicBool,
     pub(super) clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
 
-/// One upstream, and how it did so far.
+/// One upstream and its health.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct PoolMember {
     pub(super) upstream: Upstream,
-    addresses: ArcSwap<Vec<Address>>,
+    addresses: ArcSwap<Vec<ResolvedAddress>>,
     turn: AtomicUsize,
+    /// Requests in flight.
     busy: AtomicUsize,
-    health: Mutex<Health>,
-    pub(super) idle: Idle,
+    health: Mutex<UpstreamHealth>,
+    pub(super) idle: IdleConnections,
 }
 
 #[derive(Debug, Default)]
-struct Health {
-    /// What the probes say.
+struct UpstreamHealth {
+    /// The result of health checks.
     down: bool,
-    /// Probes in a row that say otherwise.
+    /// Consecutive health checks that contradict it.
     dissent: u32,
-    /// Requests in a row that failed.
+    /// Consecutive failed requests.
     failures: u32,
-    /// Left alone until then.
-    until: Option<Instant>,
-    /// The cause of failure that was logged last, until a request succeeds.
+    /// Ejected until then.
+    ejected_until: Option<Instant>,
+    /// The last logged cause of failure, until a request succeeds.
     logged: Option<String>,
 }
 
-/// A request's place at an upstream, given back when dropped.
+/// The selection of an upstream for one request; counts as a request in flight until dropped.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct UpstreamLease {
     pub(super) pool: Arc<Pool>,
     pub(super) index: usize,
-    pub(super) address: Address,
+    pub(super) address: ResolvedAddress,
 }
 
-impl Drop for Ticket {
+impl Drop for UpstreamLease {
     fn drop(&mut self) {
         if let Some(member) = self.member() {
             member.busy.fetch_sub(1, Ordering::AcqRel);
@@ -154,38 +75,38 @@ impl Drop for Ticket {
     }
 }
 
-impl Ticket {
-    pub(super) fn member(&self) -> Option<&Member> {
+impl UpstreamLease {
+    pub(super) fn member(&self) -> Option<&PoolMember> {
         self.pool.members.get(self.index)
     }
 
-    /// Tells how the request fared.
-    pub(super) fn report(&self, good: bool) {
-        self.pool.report(self.index, good);
+    /// Reports whether the request succeeded.
+    pub(super) fn report(&self, succeeded: bool) {
+        self.pool.report(self.index, succeeded);
     }
 
-    /// Logs why the request failed: `cause` is the kind of failure, `details` what the system says.
+    /// Logs why the request failed: `cause` is the kind of failure, `details` the error.
     pub(super) fn log_failure(&self, cause: &str, details: &str) {
         self.pool.log_failure(self.index, cause, details);
     }
 }
 
-impl Member {
-    pub(super) fn addresses(&self) -> Arc<Vec<Address>> {
+impl PoolMember {
+    pub(super) fn addresses(&self) -> Arc<Vec<ResolvedAddress>> {
         self.addresses.load_full()
     }
 
-    pub(super) fn found_at(&self, addresses: Vec<Address>) {
+    pub(super) fn set_addresses(&self, addresses: Vec<ResolvedAddress>) {
         if *self.addresses() != addresses {
             self.addresses.store(Arc::new(addresses));
         }
     }
 
-    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    fn health(&self) -> MutexGuard<'_, UpstreamHealth> {
+        self.health.lock()
     }
 
-    fn next_address(&self) -> Option<Address> {
+    fn next_address(&self) -> Option<ResolvedAddress> {
         let all = self.addresses();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         all.get(turn.checked_rem(all.len())?).cloned()
@@ -199,13 +120,13 @@ impl Pool {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let member = |upstream: &Upstream| Member {
-            addresses: ArcSwap::from_pointee(literal(&upstream.place)),
+        let member = |upstream: &Upstream| PoolMember {
+            addresses: ArcSwap::from_pointee(literal_addresses(&upstream.address)),
             upstream: upstream.clone(),
             turn: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             health: Mutex::default(),
-            idle: Idle::default(),
+            idle: IdleConnections::default(),
         };
         Self {
             id,
@@ -218,51 +139,58 @@ impl Pool {
         }
     }
 
-    /// An upstream for a request; not the one that has just failed, if there is another. `None` when none is able.
-    pub(super) fn pick(self: &Arc<Self>, failed: Option<usize>) -> Option<Ticket> {
+    /// Selects an upstream for a request; not the one that has just failed, if there is another. `None` if none is available.
+    pub(super) fn select(self: &Arc<Self>, failed: Option<usize>) -> Option<UpstreamLease> {
         let now = self.clock.instant();
-        let able: Vec<(usize, &Member)> = self
+        let available: Vec<(usize, &PoolMember)> = self
             .members
             .iter()
             .enumerate()
-            .filter(|(_, it)| !it.health().down && !it.addresses().is_empty())
+            .filter(|(_, member)| !member.health().down && !member.addresses().is_empty())
             .collect();
-        let rested = |it: &Member| it.health().until.is_none_or(|until| until <= now);
-        let mut left: Vec<_> = able
+        let is_not_ejected = |member: &PoolMember| {
+            member
+                .health()
+                .ejected_until
+                .is_none_or(|until| until <= now)
+        };
+        let mut candidates: Vec<_> = available
             .iter()
-            .filter(|(index, it)| rested(it) && Some(*index) != failed)
+            .filter(|(index, member)| is_not_ejected(member) && Some(*index) != failed)
             .copied()
             .collect();
-        if left.is_empty() {
-            // Asking one that has failed is better than asking none.
-            left = able
+        if candidates.is_empty() {
+            // All are ejected: trying one is better than refusing the request.
+            candidates = available
                 .iter()
-                .filter(|it| Some(it.0) != failed)
+                .filter(|(index, _)| Some(*index) != failed)
                 .copied()
                 .collect();
         }
-        if left.is_empty() {
-            left = able;
+        if candidates.is_empty() {
+            candidates = available;
         }
-        // A second attempt takes no turn, or the next request would begin with the same upstream as this one.
+        // A retry takes no turn. Otherwise the next request would start with the same upstream as this one.
         let step = usize::from(failed.is_none());
         let turn = self.turn.fetch_add(step, Ordering::Relaxed);
-        let (before, after) = left.split_at(turn.checked_rem(left.len())?);
+        let (before, after) = candidates.split_at(turn.checked_rem(candidates.len())?);
         let mut in_turn = after.iter().chain(before);
         let (index, member) = match self.config.balance {
             Balance::RoundRobin => in_turn.next()?,
-            Balance::LeastLoaded => in_turn.min_by_key(|it| it.1.busy.load(Ordering::Acquire))?,
+            Balance::LeastLoaded => {
+                in_turn.min_by_key(|(_, member)| member.busy.load(Ordering::Acquire))?
+            }
         };
         let address = member.next_address()?;
         member.busy.fetch_add(1, Ordering::AcqRel);
-        Some(Ticket {
+        Some(UpstreamLease {
             pool: Arc::clone(self),
             index: *index,
             address,
         })
     }
 
-    /// Logs the cause of a failure once, until a request succeeds or the cause changes: one that lasts would fill the log.
+    /// Logs the cause of a failure once, until a request succeeds or the cause changes. A lasting failure would fill the log.
     fn log_failure(&self, index: usize, cause: &str, details: &str) {
         let Some(member) = self.members.get(index) else {
             return;
@@ -270,50 +198,51 @@ impl Pool {
         let (route, upstream) = (&self.config.route, &*member.upstream.label);
         let is_logged = member.health().logged.replace(cause.to_owned());
         if is_logged.as_deref() == Some(cause) {
-            tracing::debug!(%route, upstream, cause, details, "upstream failed");
+            tracing::debug!(%route, upstream, cause, details, "request to upstream failed");
             return;
         }
-        match remedy(details) {
+        match certificate_remedy(details) {
             Some(remedy) => {
-                tracing::warn!(%route, upstream, cause, details, remedy, "upstream failed");
+                tracing::warn!(%route, upstream, cause, details, remedy, "request to upstream failed");
             }
-            None => tracing::warn!(%route, upstream, cause, details, "upstream failed"),
+            None => tracing::warn!(%route, upstream, cause, details, "request to upstream failed"),
         }
     }
 
-    pub(super) fn report(&self, index: usize, good: bool) {
+    pub(super) fn report(&self, index: usize, succeeded: bool) {
         let Some(member) = self.members.get(index) else {
             return;
         };
         let now = self.clock.instant();
         let mut health = member.health();
-        let was_left_alone = health.until.is_some();
-        if good {
+        let was_ejected = health.ejected_until.is_some();
+        if succeeded {
             health.failures = 0;
-            health.until = None;
+            health.ejected_until = None;
             health.logged = None;
         } else {
             health.failures = health.failures.saturating_add(1);
             if health.failures >= self.config.failures {
-                health.until = now.checked_add(self.config.pause);
+                health.ejected_until = now.checked_add(self.config.pause);
             }
         }
-        let is_left_alone = health.until.is_some();
+        let is_ejected = health.ejected_until.is_some();
         drop(health);
-        if was_left_alone != is_left_alone {
-            self.tell();
+        if was_ejected != is_ejected {
+            self.publish_health();
             let (route, upstream) = (&self.config.route, &*member.upstream.label);
-            if is_left_alone {
-                tracing::warn!(%route, upstream, "upstream fails and is left alone for a while");
+            if is_ejected {
+                tracing::warn!(%route, upstream, "upstream ejected after repeated failures");
             } else {
-                tracing::info!(%route, upstream, "upstream answers again");
+                tracing::info!(%route, upstream, "upstream restored after successful request");
             }
         }
     }
 
-    /// Takes the outcome of a probe.
-    pub(super) fn probed(&self, index: usize, outcome: &Result<(), String>) {
-        let (Some(member), Some(probe)) = (self.members.get(index), &self.config.probe) else {
+    /// Records the result of a health check.
+    pub(super) fn record_health_check(&self, index: usize, outcome: &Result<(), String>) {
+        let (Some(member), Some(check)) = (self.members.get(index), &self.config.health_check)
+        else {
             return;
         };
         let mut health = member.health();
@@ -322,20 +251,21 @@ impl Pool {
             return;
         }
         health.dissent = health.dissent.saturating_add(1);
-        let needed = if health.down { probe.rise } else { probe.fall };
+        let needed = if health.down { check.rise } else { check.fall };
         if health.dissent < needed {
             return;
         }
-        *health = Health {
+        // A change of state forgets failures and ejections of the time before.
+        *health = UpstreamHealth {
             down: !health.down,
-            ..Health::default()
+            ..UpstreamHealth::default()
         };
         drop(health);
-        self.tell();
+        self.publish_health();
         let (route, upstream) = (&self.config.route, &*member.upstream.label);
         match outcome {
-            Ok(()) => tracing::info!(%route, upstream, "upstream is healthy again"),
-            Err(why) => tracing::warn!(%route, upstream, why, "upstream is not healthy"),
+            Ok(()) => tracing::info!(%route, upstream, "upstream healthy"),
+            Err(cause) => tracing::warn!(%route, upstream, cause, "upstream unhealthy"),
         }
     }
 
@@ -343,62 +273,64 @@ impl Pool {
         self.retired.load(Ordering::Acquire)
     }
 
-    /// Tells the metrics who is healthy.
-    fn tell(&self) {
+    /// Exports the health of the upstreams.
+    pub(super) fn publish_health(&self) {
         if self.is_retired() {
             return;
         }
         for member in &self.members {
             let health = member.health();
-            let healthy = !health.down && health.until.is_none();
+            let healthy = !health.down && health.ejected_until.is_none();
             drop(health);
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
-            self.metrics.upstream_healthy(route, upstream, healthy);
+            self.metrics
+                .passthrough
+                .set_upstream_healthy(route, upstream, healthy);
         }
     }
 
-    /// Is no longer configured.
-    fn retire(&self) {
+    /// Ends the pool after a reload that no longer configures it.
+    pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         for member in &self.members {
             let (route, upstream) = (self.config.route.as_str(), &*member.upstream.label);
-            self.metrics.upstream_gone(route, upstream);
+            self.metrics.passthrough.remove_upstream(route, upstream);
         }
     }
 }
 
-/// What need not be looked up.
-fn literal(place: &UpstreamAddress) -> Vec<Address> {
+/// The address of an upstream whose host is an IP address or a socket; empty if a name has to be resolved.
+fn literal_addresses(place: &UpstreamAddress) -> Vec<ResolvedAddress> {
     match place {
-        UpstreamAddress::Socket(path) => vec![Address::Socket(Arc::<Path>::from(path.as_path()))],
+        UpstreamAddress::Socket(path) => {
+            vec![ResolvedAddress::Socket(Arc::<Path>::from(path.as_path()))]
+        }
         UpstreamAddress::Host(host, port) => {
             let address = host.parse().ok();
-            let address =
-                address.map(|address| Address::Inet(std::net::SocketAddr::new(address, *port)));
+            let address = address
+                .map(|address| ResolvedAddress::Inet(std::net::SocketAddr::new(address, *port)));
             address.into_iter().collect()
         }
     }
 }
-/// What to do about the certificate of an upstream, by what TLS says of it.
-fn remedy(details: &str) -> Option<&'static str> {
+
+/// What to do about a rejected upstream certificate, derived from the TLS error.
+fn certificate_remedy(details: &str) -> Option<&'static str> {
     const REMEDIES: [(&str, &str); 4] = [
         (
             "CaUsedAsEndEntity",
-            "the certificate of the upstream is self-signed and marked as an authority, so `ca` cannot check it: set \
+            "the certificate is self-signed and marked as an authority, which `ca` does not accept: set \
              `server_fingerprint` instead",
         ),
         (
             "UnknownIssuer",
-            "no authority in `ca` signed the certificate of the upstream: correct `ca`, or set `server_fingerprint`",
+            "no authority in `ca` signed the certificate: correct `ca`, or set `server_fingerprint`",
         ),
         (
             "NotValidForName",
-            "the certificate of the upstream is not for the host in `upstreams`: name that host, or set `server_fingerprint`",
+            "the certificate is not valid for the host in `upstreams`: use a host name of the certificate, or set `server_fingerprint`",
         ),
-        (
-            "Expired",
-            "the certificate of the upstream has expired: renew it",
-        ),
+        ("Expired", "the certificate has expired: renew it"),
     ];
     let found = REMEDIES.iter().find(|(part, _)| details.contains(part));
     found.map(|(_, remedy)| *remedy)

@@ -9,8 +9,8 @@ use pingora::upstreams::peer::Peer;
 
 use super::*;
 use crate::gate::PoolId;
-use crate::listener::forward::peer::Address;
-use crate::listener::forward::peer::peer;
+use crate::listener::forward::peer::ResolvedAddress;
+use crate::listener::forward::peer::build_peer;
 use crate::listener::forward::pool::Pool;
 use crate::model::PassName;
 use crate::model::Timestamp;
@@ -21,7 +21,7 @@ use crate::telemetry::Metrics;
 
 fn config(balance: Balance) -> PoolConfig {
     let upstream = |port: u16| Upstream {
-        place: UpstreamAddress::Host("192.0.2.1".to_owned(), port),
+        address: UpstreamAddress::Host("192.0.2.1".to_owned(), port),
         tls: false,
         label: Arc::from(format!("192.0.2.1:{port}")),
     };
@@ -41,7 +41,7 @@ fn config(balance: Balance) -> PoolConfig {
         },
         trust: None,
         identity: None,
-        probe: Some(Probe {
+        health_check: Some(HealthCheck {
             path: "/".to_owned(),
             interval: second,
             timeout: second,
@@ -64,40 +64,45 @@ fn pool(balance: Balance) -> (Arc<Pool>, Arc<ManualClock>) {
 
 /// The upstreams of the next requests, each over before the next begins.
 fn picks(pool: &Arc<Pool>, count: usize) -> Vec<usize> {
-    (0..count).map(|_| pool.pick(None).unwrap().index).collect()
+    (0..count)
+        .map(|_| pool.select(None).unwrap().index)
+        .collect()
 }
 
 #[test]
-fn turns_go_round_and_second_attempts_go_elsewhere() {
+fn round_robin_selects_in_turn_and_retries_go_elsewhere() {
     let (pool, _) = pool(Balance::RoundRobin);
     assert_eq!(picks(&pool, 5), [0, 1, 2, 0, 1], "round");
     for failed in 0..3 {
-        let again = pool.pick(Some(failed)).unwrap();
+        let again = pool.select(Some(failed)).unwrap();
         assert_ne!(again.index, failed, "elsewhere");
     }
     assert_eq!(picks(&pool, 1), [2], "and take no turn");
 }
 
 #[test]
-fn load_decides_where_it_is_to() {
+fn the_least_loaded_upstream_is_selected() {
     let (pool, _) = pool(Balance::LeastLoaded);
-    let held: Vec<_> = (0..5).map(|_| pool.pick(None).unwrap()).collect();
+    let held: Vec<_> = (0..5).map(|_| pool.select(None).unwrap()).collect();
     let mut loads = [0; 3];
-    for ticket in &held {
-        loads[ticket.index] += 1;
+    for lease in &held {
+        loads[lease.index] += 1;
     }
     loads.sort_unstable();
     assert_eq!(loads, [1, 2, 2], "spread");
     let free = held[0].index;
-    let kept: Vec<_> = held.into_iter().filter(|it| it.index != free).collect();
+    let kept: Vec<_> = held
+        .into_iter()
+        .filter(|lease| lease.index != free)
+        .collect();
     assert_eq!(picks(&pool, 4), [free; 4], "the free one, as long as it is");
     drop(kept);
 }
 
 #[test]
-fn failures_in_a_row_count_and_time_heals() {
+fn consecutive_failures_eject_an_upstream_for_a_while() {
     let (pool, clock) = pool(Balance::RoundRobin);
-    let fail = |index: usize, good: bool| pool.report(index, good);
+    let fail = |index: usize, succeeded: bool| pool.report(index, succeeded);
     fail(1, false);
     fail(1, true);
     fail(1, false);
@@ -112,36 +117,39 @@ fn failures_in_a_row_count_and_time_heals() {
         pool.report(index, false);
     }
     assert!(
-        pool.pick(None).is_some(),
+        pool.select(None).is_some(),
         "one that fails is better than none"
     );
 }
 
 #[test]
-fn probes_decide_for_good() {
+fn health_checks_need_several_results_in_a_row() {
     let (pool, _) = pool(Balance::RoundRobin);
     let bad = Err("no".to_owned());
-    pool.probed(0, &bad);
+    pool.record_health_check(0, &bad);
     assert!(picks(&pool, 3).contains(&0), "once is no proof");
-    pool.probed(0, &Ok(()));
-    pool.probed(0, &bad);
+    pool.record_health_check(0, &Ok(()));
+    pool.record_health_check(0, &bad);
     assert!(
         picks(&pool, 3).contains(&0),
         "nor is it with a good one between"
     );
-    pool.probed(0, &bad);
+    pool.record_health_check(0, &bad);
     assert!(!picks(&pool, 6).contains(&0), "down");
     for index in [1, 2] {
-        pool.probed(index, &bad);
-        pool.probed(index, &bad);
+        pool.record_health_check(index, &bad);
+        pool.record_health_check(index, &bad);
     }
-    assert!(pool.pick(None).is_none(), "none is able, and none is asked");
-    pool.probed(2, &Ok(()));
     assert!(
-        pool.pick(None).is_none(),
+        pool.select(None).is_none(),
+        "none is able, and none is asked"
+    );
+    pool.record_health_check(2, &Ok(()));
+    assert!(
+        pool.select(None).is_none(),
         "once is no proof of health either"
     );
-    pool.probed(2, &Ok(()));
+    pool.record_health_check(2, &Ok(()));
     assert_eq!(picks(&pool, 3), [2; 3], "up");
 }
 
@@ -151,27 +159,27 @@ async fn reloads_keep_what_did_not_change() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let upstreams = Upstreams::new(clock, Arc::clone(&metrics), Tasks::default());
     let one = PoolConfig {
-        probe: None,
+        health_check: None,
         ..config(Balance::RoundRobin)
     };
     let two = PoolConfig {
         route: PassName::new("two").unwrap(),
         ..one.clone()
     };
-    let first = upstreams.prepare(&[one, two.clone()]);
-    let second = upstreams.prepare(std::slice::from_ref(&two));
+    let first = upstreams.activate(&[one, two.clone()]);
+    let second = upstreams.activate(std::slice::from_ref(&two));
     assert_eq!(second, [first[1]], "the same upstreams");
     assert!(
         upstreams.pool(first[0]).is_some(),
         "requests under way find theirs"
     );
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         !text.contains("passthrough=\"r\""),
         "metrics end at once: {text}"
     );
     let changed = PoolConfig { failures: 9, ..two };
-    let third = upstreams.prepare(&[changed]);
+    let third = upstreams.activate(&[changed]);
     assert_ne!(third, second, "others");
     assert!(upstreams.pool(first[0]).is_none(), "not for ever");
 }
@@ -182,8 +190,8 @@ fn every_limit_of_a_peer_is_set() {
     let address: SocketAddr = "192.0.2.1:1".parse().unwrap();
     let upstream = config.upstreams[0].clone();
     let make = |config: &PoolConfig, upstream: &Upstream, index: usize, upgrade: bool| {
-        let address = Address::Inet(address);
-        peer((PoolId(7), config), (index, upstream), &address, upgrade).unwrap()
+        let address = ResolvedAddress::Inet(address);
+        build_peer((PoolId(7), config), (index, upstream), &address, upgrade).unwrap()
     };
     let seconds = |count| Some(Duration::from_secs(count));
     let plain = make(&config, &upstream, 0, false);
@@ -204,7 +212,7 @@ fn every_limit_of_a_peer_is_set() {
         "upgrades"
     );
     let other = make(&config, &upstream, 1, false);
-    let hashes = [&plain, &upgraded, &other].map(|it| it.reuse_hash());
+    let hashes = [&plain, &upgraded, &other].map(|peer| peer.reuse_hash());
     assert!(
         hashes[0] != hashes[1] && hashes[0] != hashes[2],
         "nothing is shared"
@@ -213,12 +221,15 @@ fn every_limit_of_a_peer_is_set() {
         tls: true,
         ..upstream
     };
-    for trust in [None, Some(Trust::Pin([1; 32]))] {
+    for trust in [None, Some(UpstreamTrust::Pin([1; 32]))] {
         config.trust = trust.clone();
         let peer = make(&config, &tls, 0, false);
         assert!(!peer.sni.is_empty(), "never without a name: {trust:?}");
         assert_eq!(
-            peer.options.ca.as_ref().map(|it| it.len()),
+            peer.options
+                .ca
+                .as_ref()
+                .map(|authorities| authorities.len()),
             Some(1),
             "{trust:?}"
         );

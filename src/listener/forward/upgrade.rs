@@ -1,9 +1,9 @@
-//! Connections for WebSockets, made reliable.
+//! Connects to upstreams for WebSocket upgrades, around a race in Pingora.
 //!
-//! Pingora sends the end of the request's (empty) body to the part that talks to the upstream and reads the answer at the
-//! same time. When a quick upstream's 101 is read first, that end is taken for the end of the upgraded connection, which
-//! is torn down (Pingora issue 946). So the first bytes after a write are held back for a moment: whoever reads finds
-//! nothing at first, looks at the body meanwhile, and comes back.
+//! Pingora signals the end of the (empty) request body to its upstream half while that half reads the response. If the 101 of a
+//! quick upstream is read first, the signal is treated as the end of the upgraded connection, which is then torn down (Pingora
+//! issue 946). So the first bytes after a write are held back for a moment: the reader finds nothing at first, processes the end of
+//! the body, and reads again.
 
 use std::io;
 use std::pin::Pin;
@@ -28,22 +28,22 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio::time::Sleep;
 
-/// How long what an upstream says is held back after something was sent to it: far longer than looking at a body takes
-/// that is there already, far shorter than anybody notices.
+/// How long received bytes are held back after a write: far longer than processing the end of the body takes, far shorter than
+/// users notice.
 const HOLD: Duration = Duration::from_millis(2);
-/// How often on one connection: enough for a handshake of TLS and the request, so that the conversation itself is not
-/// slowed down.
+/// How often bytes are held back per connection: enough for a TLS handshake and the request, so that the upgraded connection is
+/// not slowed down.
 const HOLDS_MAX: u8 = 4;
 
-/// Makes such connections.
+/// Connects with [`HeldStream`]s.
 #[derive(Debug)]
-pub(super) struct Patient {
-    /// Time for one.
+pub(super) struct UpgradeConnector {
+    /// Time limit for connecting.
     pub(super) connect: Duration,
 }
 
 #[async_trait]
-impl Connect for Patient {
+impl Connect for UpgradeConnector {
     async fn connect(&self, address: &SocketAddr) -> pingora::Result<Stream> {
         let socket: Box<dyn VirtualSocket> = match address {
             SocketAddr::Inet(address) => {
@@ -51,18 +51,20 @@ impl Connect for Patient {
                 stream
                     .set_nodelay(true)
                     .or_err(ErrorType::ConnectError, "no delay")?;
-                Box::new(Held::new(stream))
+                Box::new(HeldStream::new(stream))
             }
             SocketAddr::Unix(address) => {
                 let path = address.as_pathname().unwrap_or_else(|| "".as_ref());
-                Box::new(Held::new(self.in_time(UnixStream::connect(path)).await?))
+                Box::new(HeldStream::new(
+                    self.in_time(UnixStream::connect(path)).await?,
+                ))
             }
         };
         Ok(Stream::from(VirtualSocketStream::new(socket)))
     }
 }
 
-impl Patient {
+impl UpgradeConnector {
     async fn in_time<S>(
         &self,
         connecting: impl Future<Output = io::Result<S>>,
@@ -76,14 +78,14 @@ impl Patient {
 
 /// A stream whose first bytes after a write are held back, a few times.
 #[derive(Debug)]
-struct Held<S> {
+struct HeldStream<S> {
     inner: S,
     written: bool,
     hold: Option<Pin<Box<Sleep>>>,
     holds: u8,
 }
 
-impl<S> Held<S> {
+impl<S> HeldStream<S> {
     const fn new(inner: S) -> Self {
         Self {
             inner,
@@ -109,7 +111,7 @@ impl<S> Held<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeldStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -123,7 +125,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeldStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -144,11 +146,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
     }
 }
 
-impl<S> VirtualSocket for Held<S>
+impl<S> VirtualSocket for HeldStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug,
 {
-    /// What is worth setting was set when the connection was made.
+    /// Options were set when the connection was made.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
@@ -162,12 +164,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_there_at_once_is_not_read_at_once_after_a_write() {
+    async fn bytes_after_a_write_are_held_back_a_few_times() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut held = Held::new(ours);
+        let mut held = HeldStream::new(ours);
         for round in 0..=HOLDS_MAX {
             held.write_all(b"ask").await.unwrap();
-            theirs.write_all(b"tell").await.unwrap();
+            theirs.write_all(b"data").await.unwrap();
             let mut buffer = [0; 4];
             let at_once = {
                 let read = held.read_exact(&mut buffer);
@@ -179,7 +181,7 @@ mod tests {
                 first
             };
             assert_eq!(at_once, round == HOLDS_MAX, "round {round}");
-            assert_eq!(&buffer, b"tell", "all of it, round {round}");
+            assert_eq!(&buffer, b"data", "all of it, round {round}");
         }
     }
 }

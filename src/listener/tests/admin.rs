@@ -7,7 +7,7 @@ struct Switch(Mutex<Result<(), String>>);
 
 impl Readiness for Switch {
     fn readiness(&self) -> Result<(), String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 
@@ -18,7 +18,7 @@ async fn the_admin_port_answers_until_the_very_end() {
     let readiness: Arc<dyn Readiness> = Arc::<Switch>::clone(&switch);
     let port = Server::admin(
         any_port(),
-        (readiness, Arc::new(Nobody)),
+        (readiness, Arc::new(NoOperations)),
         &limits(),
         &metrics,
         &SystemClock::shared(),
@@ -33,7 +33,7 @@ async fn the_admin_port_answers_until_the_very_end() {
         rest(&mut stream).await
     };
     assert_eq!(body(&ask("GET /readyz").await), "ready\n", "ready");
-    *switch.0.lock().unwrap() = Err("stopping".to_owned());
+    *switch.0.lock() = Err("stopping".to_owned());
     let unready = ask("GET /readyz").await;
     assert_eq!(
         (status(&unready), body(&unready)),

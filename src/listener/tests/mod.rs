@@ -1,23 +1,23 @@
 //! Whole connections over loopback, with a scripted handler and short limits.
 
 mod admin;
-mod bodies;
-mod life;
+mod drain;
 mod limits;
-mod pieces;
-mod replies;
-mod secure;
+mod request_bodies;
+mod responses;
+mod streamed_bodies;
+mod tls_http2;
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -28,7 +28,7 @@ use crate::gate::Body;
 use crate::gate::BodyError;
 use crate::gate::BodyStream;
 use crate::gate::Code;
-use crate::gate::Decision;
+use crate::gate::GateDecision;
 use crate::gate::HandledRequest;
 use crate::gate::PassThrough;
 use crate::gate::RequestHead;
@@ -42,15 +42,15 @@ use crate::telemetry::Metrics;
 const BODY_LIMIT: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was told of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
-type Told = (String, String, Option<u16>, usize, bool, bool);
+/// The report of one request: method, target, status, bytes, whether there was an exchange, whether it was delivered.
+type Report = (String, String, Option<u16>, usize, bool, bool);
 
-/// An operator's place where nothing is to be had.
+/// An operator interface without operations.
 #[derive(Debug)]
-pub(super) struct Nobody;
+pub(super) struct NoOperations;
 
 #[async_trait]
-impl Operator for Nobody {
+impl Operator for NoOperations {
     fn is_token(&self, _token: &[u8]) -> bool {
         false
     }
@@ -106,12 +106,12 @@ pub(super) struct Script {
     begun: AtomicUsize,
     finished: AtomicUsize,
     go: Arc<Notify>,
-    told: Mutex<Vec<Told>>,
+    reports: Mutex<Vec<Report>>,
 }
 
 #[async_trait]
 impl Handler for Script {
-    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> Decision {
+    async fn handle(&self, head: RequestHead<'_>, body: &mut dyn Body) -> GateDecision {
         self.begun.fetch_add(1, Ordering::SeqCst);
         let (mut status, mut text, mut close) = (200, String::new(), false);
         let mut pieces: Option<Box<dyn BodyStream>> = None;
@@ -148,7 +148,9 @@ impl Handler for Script {
             }
             b"/host" => {
                 let host = head.headers.get("host");
-                text = host.map_or("none", |it| it.to_str().unwrap()).to_owned();
+                text = host
+                    .map_or("none", |host| host.to_str().unwrap())
+                    .to_owned();
             }
             b"/large" => text = "x".repeat(300_000),
             target => text = String::from_utf8_lossy(target).into_owned(),
@@ -160,7 +162,7 @@ impl Handler for Script {
             response = response.header("content-length", text.len());
             text.clear();
         }
-        Decision::Answer(HandledRequest {
+        GateDecision::Answer(HandledRequest {
             response: response.body(Bytes::from(text)).unwrap(),
             pieces: pieces.filter(|_| !head_only),
             request: RequestId::new("r").unwrap(),
@@ -175,8 +177,12 @@ impl Handler for Script {
         })
     }
 
+    fn refuse_unreadable(&self, peer: Option<IpAddr>) -> HandledRequest {
+        crate::gate::refuse_unreadable(RequestId::new("r").unwrap(), peer)
+    }
+
     fn failed(&self, pass: &PassThrough, code: Code) -> HandledRequest {
-        crate::gate::failed(pass, code)
+        crate::gate::pass_through_failure(pass, code)
     }
 
     fn is_shared(&self, peer: IpAddr) -> bool {
@@ -188,7 +194,7 @@ impl Handler for Script {
     }
 
     fn done(&self, exchange: Option<&HandledRequest>, access: &SentResponse<'_>) {
-        self.told.lock().unwrap().push((
+        self.reports.lock().push((
             access.method.to_string(),
             String::from_utf8_lossy(access.target).into_owned(),
             access.status,
@@ -261,8 +267,8 @@ impl Gateway {
     }
 
     fn metric(&self, line: &str) -> bool {
-        let text = String::from_utf8(self.metrics.text()).unwrap();
-        text.lines().any(|it| it == line)
+        let text = String::from_utf8(self.metrics.encode_text()).unwrap();
+        text.lines().any(|found| found == line)
     }
 
     async fn metric_becomes(&self, line: &str) {

@@ -1,14 +1,14 @@
-//! TLS of the API port: certificates by host name, certificates of clients, and what a connection knows of its client.
+//! TLS of the API port: certificates by host name, client certificates, and the identity kept with a connection.
 
 mod certificate;
-mod client;
-mod names;
+mod client_certificate;
+mod client_trust;
+mod sni;
 #[cfg(test)]
 pub(super) mod tests;
-mod trust;
 
 pub use certificate::Certificate;
-pub use client::ClientCertificates;
+pub use client_certificate::ClientCertificates;
 
 use std::any::Any;
 use std::fmt;
@@ -21,58 +21,59 @@ use pingora::listeners::tls::Acceptor;
 use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::ALPN;
 use pingora::protocols::l4::stream::Stream as Socket;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::tls::TlsRef;
 use pingora::protocols::tls::TlsStream;
 use rustls::server::danger::ClientCertVerifier;
 
-use crate::listener::connection_lifecycle::Phases;
-use names::Names;
-pub(super) use trust::Client;
-pub(super) use trust::NoLongerValid;
-use trust::Trust;
+use crate::listener::connection_phase::PhaseTracker;
+use client_trust::ClientTrust;
+pub(super) use client_trust::NoLongerValid;
+pub(super) use client_trust::PresentedCertificate;
+use sni::SniResolver;
 
 /// Why certificates cannot be used: a lower-case sentence for the operator.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// Nothing that looks like one.
-    #[error("there is no certificate in PEM form")]
+    /// No certificate.
+    #[error("no PEM certificate found")]
     NoCertificate,
-    /// One that cannot be read.
-    #[error("a certificate cannot be read: {0}")]
+    /// A malformed certificate.
+    #[error("cannot parse certificate: {0}")]
     BadCertificate(String),
-    /// No key that can be used.
+    /// No usable key.
     #[error(
-        "there is no private key in PEM form that can be used: RSA, ECDSA P-256 or P-384, or Ed25519, not encrypted"
+        "no usable PEM private key found (supported: unencrypted RSA, ECDSA P-256 or P-384, Ed25519)"
     )]
     NoKey,
     /// The key belongs to another certificate.
-    #[error("the key does not belong to the certificate")]
+    #[error("the private key does not match the certificate")]
     KeyOfAnotherCertificate,
-    /// A name that is none.
+    /// A malformed host name.
     #[error("{0:?} is not a host name")]
     BadName(String),
-    /// The certificate of that place, counted from 0, serves no host.
-    #[error("it has no DNS name; write which it serves as names")]
+    /// The certificate at this position, counted from 0, has no name.
+    #[error("the certificate has no DNS name; set `names`")]
     NoName(usize),
-    /// The certificate of that place serves a host that an earlier one serves.
-    #[error("another certificate serves {1}, too")]
+    /// The certificate at this position has a name of an earlier one.
+    #[error("duplicate certificate for {1}")]
     NameTwice(usize, String),
-    /// The authorities of clients cannot be used.
+    /// The authorities for client certificates cannot be used.
     #[error("{0}")]
     BadAuthority(String),
 }
 
-/// All that TLS needs, checked.
+/// The checked TLS configuration of a port.
 #[derive(Clone)]
 pub struct Tls {
     certificates: Vec<Certificate>,
-    names: Arc<Names>,
+    names: Arc<SniResolver>,
     clients: ClientCertificates,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Tls {
-    /// The first certificate is for clients that name no host, too.
+    /// The first certificate is also used for clients that name no host.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -81,8 +82,8 @@ impl Tls {
         clients: ClientCertificates,
     ) -> Result<Self, TlsError> {
         Ok(Self {
-            names: Arc::new(Names::new(&certificates)?),
-            verifier: client::verifier(&clients)?,
+            names: Arc::new(SniResolver::new(&certificates)?),
+            verifier: client_certificate::build_verifier(&clients)?,
             certificates,
             clients,
         })
@@ -94,16 +95,16 @@ impl Tls {
         &self.certificates
     }
 
-    /// Whether clients show certificates.
+    /// The policy for client certificates.
     #[must_use]
     pub const fn clients(&self) -> &ClientCertificates {
         &self.clients
     }
 
-    fn acceptor(&self, trust: &Arc<Trust>) -> pingora::Result<Acceptor> {
-        let introduction = Introduction(Arc::clone(trust));
-        let mut settings = TlsSettings::with_callbacks(Box::new(introduction))?;
-        settings.set_cert_resolver(Arc::<Names>::clone(&self.names));
+    fn acceptor(&self, trust: &Arc<ClientTrust>) -> pingora::Result<Acceptor> {
+        let callback = HandshakeCallback(Arc::clone(trust));
+        let mut settings = TlsSettings::with_callbacks(Box::new(callback))?;
+        settings.set_cert_resolver(Arc::<SniResolver>::clone(&self.names));
         if let Some(verifier) = &self.verifier {
             settings.set_client_cert_verifier(Arc::clone(verifier));
         }
@@ -122,23 +123,23 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What makes handshakes; can be exchanged while connections come in.
+/// Accepts TLS handshakes. The certificates can be replaced while connections are accepted.
 pub(super) struct Handshakes {
     acceptor: ArcSwap<Acceptor>,
-    trust: Arc<Trust>,
+    trust: Arc<ClientTrust>,
 }
 
 impl Handshakes {
     pub(super) fn new(tls: &Tls) -> pingora::Result<Self> {
-        let trust = Trust::new(tls);
+        let trust = ClientTrust::new(tls);
         Ok(Self {
             acceptor: ArcSwap::from_pointee(tls.acceptor(&trust)?),
             trust,
         })
     }
 
-    /// Handshakes that begin from now on are made with this, and certificates that clients showed before are judged by it.
-    /// Sessions of before are not resumed: their tickets are known to what made them alone.
+    /// Uses this configuration for new handshakes, and to validate client certificates that were presented before. Earlier
+    /// sessions are not resumed: only the acceptor that issued a ticket can decrypt it.
     pub(super) fn replace(&self, tls: &Tls) -> pingora::Result<()> {
         let acceptor = tls.acceptor(&self.trust)?;
         self.trust.replace(tls);
@@ -146,7 +147,7 @@ impl Handshakes {
         Ok(())
     }
 
-    pub(super) async fn make(&self, socket: Socket) -> pingora::Result<TlsStream<Socket>> {
+    pub(super) async fn accept(&self, socket: Socket) -> pingora::Result<TlsStream<Socket>> {
         let acceptor = self.acceptor.load_full();
         acceptor.tls_handshake(socket).await
     }
@@ -158,28 +159,33 @@ impl fmt::Debug for Handshakes {
     }
 }
 
-/// What is kept with an encrypted connection.
+/// The data kept with an encrypted connection.
 #[derive(Debug)]
-pub(super) struct Peer {
-    /// What the client proved, and whether it still counts.
-    pub(super) client: Client,
-    /// What the connection is doing: its requests tell, wherever they run.
-    pub(super) phases: Phases,
+pub(super) struct TlsPeer {
+    /// The certificate that the client presented.
+    pub(super) certificate: PresentedCertificate,
+    /// The phase of the connection, which its requests update in whatever task they run.
+    pub(super) phases: PhaseTracker,
 }
 
-/// Makes [`Peer`] of what the handshake brought.
-struct Introduction(Arc<Trust>);
+/// The data kept with an encrypted connection, from its digest.
+pub(super) fn tls_peer(digest: &SslDigest) -> Option<&TlsPeer> {
+    digest.extension.get::<TlsPeer>()
+}
+
+/// Creates the [`TlsPeer`] at the end of a handshake.
+struct HandshakeCallback(Arc<ClientTrust>);
 
 #[async_trait]
-impl TlsAccept for Introduction {
+impl TlsAccept for HandshakeCallback {
     async fn handshake_complete_callback(
         &self,
         tls: &TlsRef,
     ) -> Option<Arc<dyn Any + Send + Sync>> {
         let chain = tls.peer_cert_chain_der().unwrap_or_default();
-        Some(Arc::new(Peer {
-            client: Client::new(Arc::clone(&self.0), chain),
-            phases: Phases::new(),
+        Some(Arc::new(TlsPeer {
+            certificate: PresentedCertificate::new(Arc::clone(&self.0), chain),
+            phases: PhaseTracker::new(),
         }))
     }
 }

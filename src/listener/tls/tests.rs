@@ -26,7 +26,7 @@ pub(in crate::listener) fn pem(names: &[&str]) -> (String, String) {
 pub(super) fn client() -> Vec<u8> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["CI.example.com".to_owned()]).unwrap();
-    let text = |it: &str| it.try_into().unwrap();
+    let text = |text: &str| text.try_into().unwrap();
     params
         .subject_alt_names
         .push(SanType::Rfc822Name(text("ci@Example.com")));
@@ -45,33 +45,27 @@ pub(super) fn client() -> Vec<u8> {
 }
 
 #[test]
-fn what_is_wrong_with_a_certificate_is_told() {
+fn unusable_certificates_are_refused_with_the_reason() {
     let (chain, key) = pem(&["a.example"]);
     let (_, other) = pem(&["b.example"]);
     let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let rows: [(&str, &str, &str, &[&str], &str); 7] = [
-        ("no certificate", "", &key, &[], "there is no certificate"),
-        (
-            "garbage",
-            garbage,
-            &key,
-            &[],
-            "a certificate cannot be read",
-        ),
-        ("no key", &chain, "", &[], "there is no private key"),
+        ("no certificate", "", &key, &[], "no PEM certificate found"),
+        ("garbage", garbage, &key, &[], "cannot parse certificate"),
+        ("no key", &chain, "", &[], "no usable PEM private key"),
         (
             "a certificate as key",
             &chain,
             &chain,
             &[],
-            "there is no private key",
+            "no usable PEM private key",
         ),
         (
             "another key",
             &chain,
             &other,
             &[],
-            "the key does not belong",
+            "the private key does not match",
         ),
         (
             "no name",
@@ -91,16 +85,16 @@ fn what_is_wrong_with_a_certificate_is_told() {
     for (name, chain, key, names, expected) in rows {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = Certificate::new(chain, &Secret::new(key.to_owned()), &names);
-        let text = made.map_or_else(|it| it.to_string(), |_| "nothing".to_owned());
+        let text = made.map_or_else(|error| error.to_string(), |_| "nothing".to_owned());
         assert!(text.starts_with(expected), "{name}: {text}");
     }
 }
 
 #[test]
-fn authorities_of_clients_are_checked() {
+fn authorities_for_client_certificates_are_checked() {
     let (authority, _) = pem(&["a.example"]);
     let tls = |clients| Tls::new(vec![certificate(&["a.example"])], clients);
     assert!(tls(ClientCertificates::Required(authority)).is_ok(), "one");
     let none = tls(ClientCertificates::Optional(String::new())).unwrap_err();
-    assert_eq!(none.to_string(), "there is no certificate in PEM form");
+    assert_eq!(none.to_string(), "no PEM certificate found");
 }

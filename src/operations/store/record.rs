@@ -1,4 +1,4 @@
-//! An operation as it is stored: JSON with the number of its format.
+//! The stored form of an operation: JSON with a format number.
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -29,17 +29,17 @@ struct Read {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RecordError {
     /// Written by a newer version.
-    #[error("format {0} is not known to this version")]
+    #[error("format {0} is not supported by this version")]
     Format(u16),
-    /// Not a record at all.
+    /// Not a record.
     #[error("not a record: {0}")]
     Shape(String),
 }
 
-/// The text to store.
+/// Encodes the text to store.
 ///
 /// # Errors
-/// When it cannot be written as JSON: a defect.
+/// When it cannot be encoded as JSON: a defect.
 pub(super) fn encode(operation: &Operation) -> Result<String, RecordError> {
     let written = Written {
         format: FORMAT,
@@ -48,7 +48,7 @@ pub(super) fn encode(operation: &Operation) -> Result<String, RecordError> {
     serde_json::to_string(&written).map_err(|error| RecordError::Shape(error.to_string()))
 }
 
-/// The operation in a stored text.
+/// Decodes a stored text.
 ///
 /// # Errors
 /// [`RecordError`]: the record must be left alone.
@@ -68,13 +68,13 @@ mod tests {
     use crate::operations::testing::operation;
 
     #[test]
-    fn a_record_survives_and_anything_else_is_refused() {
+    fn a_record_is_read_back_and_anything_else_is_refused() {
         let made = operation(7, "vm", "b");
         let text = encode(&made).unwrap();
         assert_eq!(decode(&text).unwrap(), made, "round trip");
         assert!(
             !text.contains("cancel_asked"),
-            "written as before while nobody wants it stopped, so that the version before reads it"
+            "without a cancellation the record is readable by the version before"
         );
         let newer = text.replace("\"format\":2", "\"format\":3");
         assert_eq!(decode(&newer), Err(RecordError::Format(3)), "newer");

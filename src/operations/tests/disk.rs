@@ -1,12 +1,12 @@
-//! A disk that is full: reads go on, nothing is half accepted, and it works again when there is space.
+//! A full disk: reads go on, nothing is half accepted, and writes work again when there is space.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use super::House;
-use super::eventually;
+use super::Fixture;
+use super::wait_until;
 use crate::adapters::adapter::Recovery;
 use crate::model::Phase;
 use crate::operations::AcceptError;
@@ -14,23 +14,24 @@ use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::StoreFault;
 use crate::operations::maintenance;
-use crate::operations::testing::Say;
+use crate::operations::testing::Reply;
 use crate::operations::testing::restore;
 
 /// A small file system that is gone with the test.
-struct Small {
+struct SmallFileSystem {
     folder: tempfile::TempDir,
 }
 
-impl Small {
-    /// `None` when this user may not mount.
-    fn new() -> Option<Self> {
+impl SmallFileSystem {
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "snapgate-test"])
             .arg(folder.path())
             .output();
-        matches!(mounted, Ok(it) if it.status.success()).then_some(Self { folder })
+        let is_mounted = mounted.is_ok_and(|output| output.status.success());
+        assert!(is_mounted, "this user may mount");
+        Self { folder }
     }
 
     fn path(&self) -> &Path {
@@ -53,42 +54,31 @@ impl Small {
     }
 }
 
-impl Drop for Small {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(self.path()).status());
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what tells that nothing may be skipped"
-)]
-fn skipped(what: &str) {
-    let forbidden = std::env::var("SNAPGATE_NO_SKIP").is_ok();
-    assert!(!forbidden, "nothing may be skipped: {what}");
-    super::simulation::say(&format!("skipped: {what}\n"));
-}
-
 #[tokio::test]
-async fn a_full_disk_refuses_changes_answers_reads_and_is_forgotten_when_there_is_space() {
-    let Some(small) = Small::new() else {
-        skipped("mounting a small file system needs root");
-        return;
-    };
+#[ignore = "needs the right to mount a file system"]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
+async fn a_full_disk_refuses_changes_answers_reads_and_recovers_when_there_is_space() {
+    let small = SmallFileSystem::new();
     let file = small.path().join("operations.db");
-    let mut house = House::with(Recovery::Listable, |it| it.config.store = file).await;
-    house.adapter.say("vm", Say::Done);
-    let first = house.accept(restore("vm", "b")).await;
-    house.end(first).await;
-    let running = house.accept(restore("busy", "b")).await;
-    house.reaches(running, Phase::Running).await;
+    let mut fixture = Fixture::with(Recovery::Listable, |setup| setup.config.store = file).await;
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    let first = fixture.accept(restore("vm", "b")).await;
+    fixture.wait_for_end(first).await;
+    let running = fixture.accept(restore("busy", "b")).await;
+    fixture.wait_for_phase(running, Phase::Running).await;
     small.fill();
 
     // The log may have room in its last page, so a few may still be accepted.
     let mut kept = Vec::new();
     let refused = loop {
-        match house
-            .try_on("one", restore(&format!("full-{}", kept.len()), "b"))
+        match fixture
+            .accept_on("one", restore(&format!("full-{}", kept.len()), "b"))
             .await
         {
             Ok(accepted) => kept.push(accepted.operation().seq),
@@ -98,39 +88,56 @@ async fn a_full_disk_refuses_changes_answers_reads_and_is_forgotten_when_there_i
     };
     let unavailable = matches!(refused, AcceptError::Store(StoreFault::Unavailable));
     assert!(unavailable, "refused for now, not for good: {refused:?}");
-    assert!(!house.room.failed().is_given(), "the process goes on");
-    assert!(!house.room.is_ready(), "and tells that it takes nothing");
+    assert!(
+        !fixture.operations.failed().is_given(),
+        "the process goes on"
+    );
+    assert!(
+        !fixture.operations.is_ready(),
+        "and reports that it accepts nothing"
+    );
 
-    let seen = house.operation(first).await;
+    let seen = fixture.read(first).await;
     assert_eq!(seen.phase, Phase::Succeeded, "Statuses are read");
     let query = ListQuery {
         limit: 1000,
         ..ListQuery::default()
     };
-    let listed = house.room.list(&query).await.expect("lists are read");
+    let listed = fixture
+        .operations
+        .list(&query)
+        .await
+        .expect("lists are read");
     assert_eq!(listed.len(), kept.len() + 2, "nothing is half accepted");
-    assert!(house.metrics().contains("unavailable"), "it is counted");
+    assert!(
+        fixture.metrics_text().contains("unavailable"),
+        "it is counted"
+    );
 
-    // The work that ran ends over there meanwhile, and is recorded once there is space.
-    house.adapter.say("busy", Say::Done);
+    // The VM manager finishes the work meanwhile; its end is recorded once there is space.
+    fixture.adapter.set_task_reply("busy", Reply::Done);
     small.free();
-    assert_eq!(house.end(running).await.phase, Phase::Succeeded, "recorded");
-    eventually("ready again", || async {
-        maintenance::round(&house.room.core).await;
-        house.room.is_ready()
+    assert_eq!(
+        fixture.wait_for_end(running).await.phase,
+        Phase::Succeeded,
+        "recorded"
+    );
+    wait_until("ready again", || async {
+        maintenance::run_round(&fixture.operations.core).await;
+        fixture.operations.is_ready()
     })
     .await;
-    let after = house.accept(restore("vm", "b")).await;
+    let after = fixture.accept(restore("vm", "b")).await;
     assert_eq!(
-        house.end(after).await.phase,
+        fixture.wait_for_end(after).await.phase,
         Phase::Succeeded,
         "works again"
     );
-    house.restart().await;
+    fixture.restart().await;
     for seq in [first, running, after] {
-        let seen = house.operation(seq).await;
+        let seen = fixture.read(seq).await;
         assert_eq!(seen.phase, Phase::Succeeded, "{seq} is kept");
     }
-    house.room.stop().await;
-    drop(house);
+    fixture.operations.stop().await;
+    drop(fixture);
 }

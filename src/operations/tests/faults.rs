@@ -1,4 +1,4 @@
-//! A store that fails at a chosen write, and what the room makes of it.
+//! A store that fails at a chosen write, and what the operations make of it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 
-use super::eventually;
-use super::folder_in_memory;
 use super::simulation::history::Answer;
-use super::simulation::history::Ask;
+use super::simulation::history::ClientRequest;
 use super::simulation::history::Execution;
 use super::simulation::history::History;
 use super::simulation::history::judge;
+use super::temporary_folder_in_memory;
+use super::wait_until;
 use crate::adapters::adapter::Recovery;
 use crate::model::Idempotency;
 use crate::model::Intent;
@@ -36,20 +36,20 @@ use crate::operations::store::Created;
 use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
-use crate::operations::testing::Begin;
-use crate::operations::testing::Say;
-use crate::operations::testing::Scripted;
-use crate::operations::testing::Setup;
+use crate::operations::testing::BeginReply;
+use crate::operations::testing::Reply;
+use crate::operations::testing::ScriptedAdapter;
+use crate::operations::testing::TestSetup;
 use crate::operations::testing::permit;
 use crate::operations::testing::restore;
-use crate::operations::testing::soon;
 use crate::operations::testing::submission;
+use crate::operations::testing::test_deadline;
 use crate::operations::testing::update;
 use crate::runtime::Tasks;
 
-/// How a write goes wrong.
+/// How a write fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fail {
+enum WriteFault {
     /// Not applied, may work later.
     Unavailable,
     /// Applied, but the answer is lost.
@@ -58,27 +58,27 @@ enum Fail {
     LostBefore,
     /// The disk failed.
     Fatal,
-    /// Somebody else was faster.
+    /// Another write was faster.
     Conflict,
     /// Applied, and then the disk failed.
     FatalAfter,
 }
 
-/// The store with a fault that hits every write of one phase, so many times.
+/// A store with a fault in every write of one phase, a number of times.
 #[derive(Debug)]
-struct Faulty {
+struct FaultyStore {
     inner: SqliteStore,
-    fault: Mutex<Option<(Phase, Fail, usize)>>,
-    /// After so many writes it dies, in that way.
-    life: Mutex<Option<(usize, Fail)>>,
+    fault: Mutex<Option<(Phase, WriteFault, usize)>>,
+    /// After this many writes it dies, in that way.
+    writes_to_live: Mutex<Option<(usize, WriteFault)>>,
 }
 
-impl Faulty {
-    fn hit(&self, phase: Phase) -> Option<Fail> {
-        if let Some((left, fail)) = self.life.lock().unwrap().as_mut() {
+impl FaultyStore {
+    fn next_fault(&self, phase: Phase) -> Option<WriteFault> {
+        if let Some((left, fail)) = self.writes_to_live.lock().unwrap().as_mut() {
             let Some(fewer) = left.checked_sub(1) else {
-                // Whoever died stays dead.
-                return Some(std::mem::replace(fail, Fail::Fatal));
+                // A dead store stays dead.
+                return Some(std::mem::replace(fail, WriteFault::Fatal));
             };
             *left = fewer;
         }
@@ -92,75 +92,81 @@ impl Faulty {
     }
 }
 
-fn error(fail: Fail) -> StoreError {
+fn store_error(fault: WriteFault) -> StoreError {
     let text = "made by the test".to_owned();
-    match fail {
-        Fail::Unavailable => StoreError::Unavailable(text),
-        Fail::LostAfter | Fail::LostBefore => StoreError::Indeterminate(text),
-        Fail::Fatal | Fail::FatalAfter => StoreError::Fatal(text),
-        Fail::Conflict => StoreError::Conflict,
+    match fault {
+        WriteFault::Unavailable => StoreError::Unavailable(text),
+        WriteFault::LostAfter | WriteFault::LostBefore => StoreError::Indeterminate(text),
+        WriteFault::Fatal | WriteFault::FatalAfter => StoreError::Fatal(text),
+        WriteFault::Conflict => StoreError::Conflict,
     }
 }
 
 #[async_trait]
-impl Store for Faulty {
+impl Store for FaultyStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
-        let fail = self.hit(operation.phase);
-        if matches!(fail, None | Some(Fail::LostAfter | Fail::FatalAfter)) {
+        let fail = self.next_fault(operation.phase);
+        if matches!(
+            fail,
+            None | Some(WriteFault::LostAfter | WriteFault::FatalAfter)
+        ) {
             let made = self.inner.create(operation).await;
-            return fail.map_or(made, |it| Err(error(it)));
+            return fail.map_or(made, |fault| Err(store_error(fault)));
         }
-        Err(error(fail.unwrap()))
+        Err(store_error(fail.unwrap()))
     }
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
-        let fail = self.hit(operation.phase);
-        if matches!(fail, None | Some(Fail::LostAfter | Fail::FatalAfter)) {
+        let fail = self.next_fault(operation.phase);
+        if matches!(
+            fail,
+            None | Some(WriteFault::LostAfter | WriteFault::FatalAfter)
+        ) {
             let made = self.inner.update(operation).await;
-            return fail.map_or(made, |it| Err(error(it)));
+            return fail.map_or(made, |fault| Err(store_error(fault)));
         }
-        Err(error(fail.unwrap()))
+        Err(store_error(fail.unwrap()))
     }
 
     async fn read(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreError> {
         self.inner.read(seq).await
     }
 
-    async fn by_key(
+    async fn find_by_key(
         &self,
         principal: &PrincipalName,
         scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
-        self.inner.by_key(principal, scope, key).await
+        self.inner.find_by_key(principal, scope, key).await
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
         self.inner.list(query).await
     }
 
-    async fn live(&self) -> Result<Vec<Arc<Operation>>, StoreError> {
-        self.inner.live().await
+    async fn unfinished(&self) -> Result<Vec<Arc<Operation>>, StoreError> {
+        self.inner.unfinished().await
     }
 
-    async fn expire(&self, now: Timestamp, max: u16) -> Result<usize, StoreError> {
-        self.inner.expire(now, max).await
+    async fn remove_expired(&self, now: Timestamp, max: u16) -> Result<usize, StoreError> {
+        self.inner.remove_expired(now, max).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
         self.inner.counts().await
     }
 
-    async fn highest(&self) -> Result<Option<OperationSeq>, StoreError> {
-        self.inner.highest().await
+    async fn highest_seq(&self) -> Result<Option<OperationSeq>, StoreError> {
+        self.inner.highest_seq().await
     }
 
-    async fn beat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.inner.beat(now).await
+    async fn record_heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.record_heartbeat(now).await
     }
 
-    async fn last_beat(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.last_beat().await
+    async fn last_heartbeat(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.last_heartbeat().await
     }
 
     async fn close(&self) {
@@ -168,35 +174,35 @@ impl Store for Faulty {
     }
 }
 
-/// What came of one restore over a store with this fault, and whether the VM manager was called.
+/// The result of one change over a store with a fault.
 struct Outcome {
-    room: Arc<Operations>,
-    adapter: Arc<Scripted>,
+    operations: Arc<Operations>,
+    adapter: Arc<ScriptedAdapter>,
     accepted: Result<Accepted, AcceptError>,
     seq: OperationSeq,
     _folder: tempfile::TempDir,
 }
 
-async fn restore_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
-    let adapter = Scripted::new(Recovery::Listable);
-    adapter.say("vm", Say::Done);
+async fn restore_with(phase: Phase, fail: WriteFault, times: usize) -> Outcome {
+    let adapter = ScriptedAdapter::new(Recovery::Listable);
+    adapter.set_task_reply("vm", Reply::Done);
     change_with(adapter, restore("vm", "b"), (phase, fail, times)).await
 }
 
-/// The same for an update that is accepted and begun in one write, and done by the call.
-async fn update_with(phase: Phase, fail: Fail, times: usize) -> Outcome {
-    let adapter = Scripted::updating(Recovery::ReplaySafe);
-    adapter.begin_with("vm", Begin::Done);
+/// The same for an update that is accepted and submitted in one write, and done by the call.
+async fn update_with(phase: Phase, fail: WriteFault, times: usize) -> Outcome {
+    let adapter = ScriptedAdapter::with_updates(Recovery::ReplaySafe);
+    adapter.set_begin_reply("vm", BeginReply::Done);
     change_with(adapter, update("vm", "b"), (phase, fail, times)).await
 }
 
 async fn change_with(
-    adapter: Arc<Scripted>,
+    adapter: Arc<ScriptedAdapter>,
     intent: Intent,
-    fault: (Phase, Fail, usize),
+    fault: (Phase, WriteFault, usize),
 ) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
-    let mut setup = Setup::new(folder.path(), &adapter);
+    let mut setup = TestSetup::new(folder.path(), &adapter);
     setup.backends[0].concurrency = 1;
     let shared = Shared {
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
@@ -205,18 +211,18 @@ async fn change_with(
     };
     let file = setup.config.store.clone();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
-    let store = Faulty {
+    let store = FaultyStore {
         inner: inner.unwrap(),
         fault: Mutex::new(Some(fault)),
-        life: Mutex::default(),
+        writes_to_live: Mutex::default(),
     };
-    let room = Operations::over(setup.config, setup.backends, Arc::new(store), shared);
-    let room = room.await.unwrap();
-    let seq = room.reserve();
+    let operations = Operations::start_on(Arc::new(store), setup.config, setup.backends, shared);
+    let operations = operations.await.unwrap();
+    let seq = operations.reserve();
     let submitted = submission(seq, intent.clone());
-    let accepted = room.accept(permit(&intent, "one"), submitted).await;
+    let accepted = operations.accept(permit(&intent, "one"), submitted).await;
     Outcome {
-        room,
+        operations,
         adapter,
         accepted,
         seq,
@@ -225,7 +231,7 @@ async fn change_with(
 }
 
 #[tokio::test]
-async fn an_accept_is_what_the_store_holds() {
+async fn the_answer_to_an_accept_is_what_the_store_holds() {
     for at_once in [false, true] {
         accepts_are_what_the_store_holds(at_once).await;
     }
@@ -235,45 +241,57 @@ async fn accepts_are_what_the_store_holds(at_once: bool) {
     let rows = [
         (
             "unavailable",
-            Fail::Unavailable,
+            WriteFault::Unavailable,
             Err(StoreFault::Unavailable),
             0,
         ),
         (
             "lost and not applied",
-            Fail::LostBefore,
+            WriteFault::LostBefore,
             Err(StoreFault::Unavailable),
             0,
         ),
-        ("lost and applied", Fail::LostAfter, Ok(()), 1),
-        ("fatal", Fail::Fatal, Err(StoreFault::Failed), 0),
+        ("lost and applied", WriteFault::LostAfter, Ok(()), 1),
+        ("fatal", WriteFault::Fatal, Err(StoreFault::Failed), 0),
     ];
     for (name, fail, expected, begun) in rows {
         let name = format!("{name}, at once: {at_once}");
-        let it = if at_once {
+        let outcome = if at_once {
             update_with(Phase::Submitting, fail, 1).await
         } else {
             restore_with(Phase::Accepted, fail, 1).await
         };
-        let got = match &it.accepted {
+        let got = match &outcome.accepted {
             Ok(_) => Ok(()),
             Err(AcceptError::Store(fault)) => Err(*fault),
             Err(other) => panic!("{name}: {other:?}"),
         };
         assert_eq!(got, expected, "{name}");
-        let end = it.room.wait(it.seq, WaitFor::End, soon()).await.unwrap();
-        assert_eq!(end.is_some(), expected.is_ok(), "{name}: kept");
-        assert_eq!(it.adapter.begun().len(), begun, "{name}: calls");
+        let end = outcome
+            .operations
+            .wait(outcome.seq, WaitFor::End, test_deadline())
+            .await
+            .unwrap();
+        assert_eq!(end.is_some(), expected.is_ok(), "{name}: stored");
         assert_eq!(
-            it.room.failed().is_given(),
-            fail == Fail::Fatal,
+            outcome.adapter.begun_operations().len(),
+            begun,
+            "{name}: calls"
+        );
+        assert_eq!(
+            outcome.operations.failed().is_given(),
+            fail == WriteFault::Fatal,
             "{name}: signal"
         );
-        assert_eq!(it.room.is_ready(), expected.is_ok(), "{name}: ready");
+        assert_eq!(
+            outcome.operations.is_ready(),
+            expected.is_ok(),
+            "{name}: ready"
+        );
         if expected == Err(StoreFault::Unavailable) {
-            maintenance::round(&it.room.core).await;
+            maintenance::run_round(&outcome.operations.core).await;
             assert!(
-                it.room.is_ready(),
+                outcome.operations.is_ready(),
                 "{name}: ready when the store takes writes again"
             );
         }
@@ -281,20 +299,31 @@ async fn accepts_are_what_the_store_holds(at_once: bool) {
 }
 
 #[tokio::test]
-async fn later_writes_are_made_good_and_nothing_is_called_twice() {
+async fn later_writes_are_repeated_and_nothing_is_called_twice() {
     for phase in [Phase::Submitting, Phase::Running, Phase::Succeeded] {
-        for fail in [Fail::Unavailable, Fail::LostBefore, Fail::LostAfter] {
-            let it = restore_with(phase, fail, 1).await;
-            let end = it.room.wait(it.seq, WaitFor::End, soon()).await;
+        for fail in [
+            WriteFault::Unavailable,
+            WriteFault::LostBefore,
+            WriteFault::LostAfter,
+        ] {
+            let outcome = restore_with(phase, fail, 1).await;
+            let end = outcome
+                .operations
+                .wait(outcome.seq, WaitFor::End, test_deadline())
+                .await;
             let end = end.unwrap().unwrap();
             assert_eq!(end.phase, Phase::Succeeded, "{phase:?}, {fail:?}");
-            assert_eq!(it.adapter.begun().len(), 1, "{phase:?}, {fail:?}: once");
+            assert_eq!(
+                outcome.adapter.begun_operations().len(),
+                1,
+                "{phase:?}, {fail:?}: once"
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_not_durable_is_not_acted_on_and_not_shown() {
+async fn a_state_that_is_not_durable_is_neither_acted_on_nor_shown() {
     // The phase whose write fails for good, what stays visible, and the calls that the VM manager got by then.
     let rows = [
         (Phase::Submitting, Phase::Accepted, 0),
@@ -302,58 +331,87 @@ async fn what_is_not_durable_is_not_acted_on_and_not_shown() {
         (Phase::Succeeded, Phase::Running, 1),
     ];
     for (phase, shown, begun) in rows {
-        let it = restore_with(phase, Fail::Fatal, usize::MAX).await;
-        it.room.failed().given().await;
-        let seen = it.room.operation(it.seq).await.unwrap().unwrap();
+        let outcome = restore_with(phase, WriteFault::Fatal, usize::MAX).await;
+        outcome.operations.failed().given().await;
+        let seen = outcome
+            .operations
+            .operation(outcome.seq)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(seen.phase, shown, "{phase:?}: shown");
-        assert_eq!(it.adapter.begun().len(), begun, "{phase:?}: calls");
-        assert!(!it.room.is_ready(), "{phase:?}: takes nothing");
+        assert_eq!(
+            outcome.adapter.begun_operations().len(),
+            begun,
+            "{phase:?}: calls"
+        );
+        assert!(!outcome.operations.is_ready(), "{phase:?}: accepts nothing");
     }
 }
 
 #[tokio::test]
 async fn a_conflict_leaves_the_operation_to_the_next_round() {
-    let it = restore_with(Phase::Running, Fail::Conflict, 1).await;
-    it.adapter.find_says(&[Say::Task]);
-    eventually("it was called", || async { it.adapter.begun().len() == 1 }).await;
-    eventually("and taken up again", || async {
-        maintenance::round(&it.room.core).await;
-        let seen = it.room.operation(it.seq).await.unwrap().unwrap();
+    let outcome = restore_with(Phase::Running, WriteFault::Conflict, 1).await;
+    outcome.adapter.set_find_replies(&[Reply::Task]);
+    wait_until("it was called", || async {
+        outcome.adapter.begun_operations().len() == 1
+    })
+    .await;
+    wait_until("and recovered", || async {
+        maintenance::run_round(&outcome.operations.core).await;
+        let seen = outcome
+            .operations
+            .operation(outcome.seq)
+            .await
+            .unwrap()
+            .unwrap();
         seen.phase == Phase::Succeeded
     })
     .await;
-    assert_eq!(it.adapter.begun().len(), 1, "not called again");
+    assert_eq!(
+        outcome.adapter.begun_operations().len(),
+        1,
+        "not called again"
+    );
 }
 
 #[tokio::test]
-async fn the_next_may_begin_over_there_while_an_end_cannot_be_written() {
-    let it = update_with(Phase::Succeeded, Fail::Unavailable, usize::MAX).await;
-    let first = it.accepted.expect("accepted").operation().seq;
-    it.adapter.begin_with("wm", Begin::Done);
-    let (seq, intent) = (it.room.reserve(), update("wm", "b"));
+async fn the_next_operation_may_start_while_an_end_cannot_be_written() {
+    let outcome = update_with(Phase::Succeeded, WriteFault::Unavailable, usize::MAX).await;
+    let first = outcome.accepted.expect("accepted").operation().seq;
+    outcome.adapter.set_begin_reply("wm", BeginReply::Done);
+    let (seq, intent) = (outcome.operations.reserve(), update("wm", "b"));
     let submitted = submission(seq, intent.clone());
-    let accepted = it.room.accept(permit(&intent, "one"), submitted).await;
+    let accepted = outcome
+        .operations
+        .accept(permit(&intent, "one"), submitted)
+        .await;
     accepted.expect("accepted");
-    eventually("both were called, one place or not", || async {
-        it.adapter.begun() == [first, seq]
+    wait_until("both were called over one slot", || async {
+        outcome.adapter.begun_operations() == [first, seq]
     })
     .await;
     for seq in [first, seq] {
-        let seen = it.room.operation(seq).await.unwrap().unwrap();
+        let seen = outcome.operations.operation(seq).await.unwrap().unwrap();
         assert!(
             !seen.phase.is_final(),
-            "{seq}: no end is shown that is not kept"
+            "{seq}: no end is shown that is not stored"
         );
     }
 }
 
-/// A change over a store that dies at its write number `after`, then another life over what is left.
-/// Returns whether the first life came to its end.
-async fn dying_at(after: usize, fail: Fail, adapter: Arc<Scripted>, intent: Intent) -> bool {
+/// A change over a store that dies after this many writes, then another gateway over what is left.
+/// Returns whether the store survived the change.
+async fn run_until_store_dies(
+    after: usize,
+    fail: WriteFault,
+    adapter: Arc<ScriptedAdapter>,
+    intent: Intent,
+) -> bool {
     let recovery = adapter.recovery();
     let name = format!("{after} writes, then {fail:?}, {}", recovery.as_str());
-    let folder = folder_in_memory();
-    let setup = Setup::new(folder.path(), &adapter);
+    let folder = temporary_folder_in_memory();
+    let setup = TestSetup::new(folder.path(), &adapter);
     let shared = Shared {
         clock: Arc::<crate::runtime::ManualClock>::clone(&setup.clock),
         metrics: setup.metrics.clone(),
@@ -361,23 +419,23 @@ async fn dying_at(after: usize, fail: Fail, adapter: Arc<Scripted>, intent: Inte
     };
     let file = setup.config.store.clone();
     let inner = SqliteStore::open(file, Arc::clone(&shared.clock), shared.metrics.clone());
-    let store = Faulty {
+    let store = FaultyStore {
         inner: inner.unwrap(),
         fault: Mutex::default(),
-        life: Mutex::new(Some((after, fail))),
+        writes_to_live: Mutex::new(Some((after, fail))),
     };
     let (config, backends) = (setup.config.clone(), setup.backends.clone());
-    let room = Operations::over(config, backends, Arc::new(store), shared);
-    let room = room.await.unwrap();
-    let seq = room.reserve();
+    let operations = Operations::start_on(Arc::new(store), config, backends, shared);
+    let operations = operations.await.unwrap();
+    let seq = operations.reserve();
     let submitted = submission(seq, intent.clone());
-    let accepted = room.accept(permit(&intent, "one"), submitted).await;
-    let half = |it: &Operation| it.progress.percent() == 50;
-    let failed = room.failed();
+    let accepted = operations.accept(permit(&intent, "one"), submitted).await;
+    let is_half_done = |operation: &Operation| operation.progress.percent() == 50;
+    let failed = operations.failed();
     while !failed.is_given() {
-        let seen = room.operation(seq).await.unwrap().unwrap();
-        if half(&seen) {
-            adapter.say("vm", Say::Done);
+        let seen = operations.operation(seq).await.unwrap().unwrap();
+        if is_half_done(&seen) {
+            adapter.set_task_reply("vm", Reply::Done);
         }
         if seen.phase.is_final() {
             break;
@@ -385,51 +443,54 @@ async fn dying_at(after: usize, fail: Fail, adapter: Arc<Scripted>, intent: Inte
         let until = WaitFor::ChangeAfter(seen.revision);
         tokio::select! {
             () = failed.given() => {}
-            _ = room.wait(seq, until, soon()) => {}
+            _ = operations.wait(seq, until, test_deadline()) => {}
         }
     }
     let died = failed.is_given();
-    room.stop().await;
+    operations.stop().await;
 
-    // The VM manager lived on, ended the work, and tells the truth about it as far as its class allows.
-    adapter.say("vm", Say::Done);
-    let ran = !adapter.begun().is_empty();
-    adapter.find_says(&[match (recovery, ran) {
-        (Recovery::NoTrace, _) => Say::Unknowable,
-        (Recovery::ReplaySafe | Recovery::Listable, true) => Say::Done,
-        (Recovery::ReplaySafe | Recovery::Listable, false) => Say::NotBegun,
+    // The VM manager went on, finished the work, and reports it as far as its recovery class allows.
+    adapter.set_task_reply("vm", Reply::Done);
+    let ran = !adapter.begun_operations().is_empty();
+    adapter.set_find_replies(&[match (recovery, ran) {
+        (Recovery::NoTrace, _) => Reply::Unknowable,
+        (Recovery::ReplaySafe | Recovery::Listable, true) => Reply::Done,
+        (Recovery::ReplaySafe | Recovery::Listable, false) => Reply::NotBegun,
     }]);
-    let room = setup.open().await;
-    let end = room.wait(seq, WaitFor::End, soon()).await.unwrap();
-    room.stop().await;
-    judge_dying(&name, &accepted, end.as_deref(), &adapter, recovery);
+    let operations = setup.open().await;
+    let end = operations
+        .wait(seq, WaitFor::End, test_deadline())
+        .await
+        .unwrap();
+    operations.stop().await;
+    judge_death(&name, &accepted, end.as_deref(), &adapter, recovery);
     !died
 }
 
-fn judge_dying(
+fn judge_death(
     name: &str,
     accepted: &Result<Accepted, AcceptError>,
     end: Option<&Operation>,
-    adapter: &Scripted,
+    adapter: &ScriptedAdapter,
     recovery: Recovery,
 ) {
-    let mut begun = adapter.begun();
+    let mut begun = adapter.begun_operations();
     if recovery == Recovery::ReplaySafe {
-        // It does once what it is asked for twice.
+        // It does once what it is called for twice.
         begun.dedup();
     }
     let answer = match accepted {
-        Ok(it) => Answer::Accepted(it.operation().seq, 2),
+        Ok(accepted) => Answer::Accepted(accepted.operation().seq, 2),
         Err(AcceptError::Store(StoreFault::Failed)) => Answer::Failed,
         Err(other) => panic!("{name}: {other:?}"),
     };
     let Some(end) = end else {
         assert_eq!(answer, Answer::Failed, "{name}: lost");
-        assert_eq!(begun, [], "{name}: what is not kept did not run");
+        assert_eq!(begun, [], "{name}: what is not stored did not run");
         return;
     };
     let mut history = History::default();
-    history.asks.push(Ask {
+    history.requests.push(ClientRequest {
         seq: end.seq,
         key: None,
         asked: 1,
@@ -454,37 +515,45 @@ fn judge_dying(
 #[tokio::test]
 async fn a_store_that_dies_at_any_write_of_a_restore_leaves_what_can_be_recovered() {
     for recovery in [Recovery::Listable, Recovery::NoTrace] {
-        for fail in [Fail::Fatal, Fail::FatalAfter] {
+        for fail in [WriteFault::Fatal, WriteFault::FatalAfter] {
             let restored = |writes| {
-                let adapter = Scripted::new(recovery);
-                adapter.say("vm", Say::Running(50));
-                dying_at(writes, fail, adapter, restore("vm", "b"))
+                let adapter = ScriptedAdapter::new(recovery);
+                adapter.set_task_reply("vm", Reply::Running(50));
+                run_until_store_dies(writes, fail, adapter, restore("vm", "b"))
             };
             // Accepted, submitting, running, half done, succeeded.
-            assert_eq!(lives(restored).await, 5, "{fail:?}: each was the last once");
+            assert_eq!(
+                writes_survived(restored).await,
+                5,
+                "{fail:?}: the store died at each write once"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn a_store_that_dies_at_any_write_of_an_update_leaves_what_can_be_recovered() {
-    for fail in [Fail::Fatal, Fail::FatalAfter] {
+    for fail in [WriteFault::Fatal, WriteFault::FatalAfter] {
         let updated = |writes| {
-            let adapter = Scripted::updating(Recovery::ReplaySafe);
-            adapter.begin_with("vm", Begin::Done);
-            dying_at(writes, fail, adapter, update("vm", "b"))
+            let adapter = ScriptedAdapter::with_updates(Recovery::ReplaySafe);
+            adapter.set_begin_reply("vm", BeginReply::Done);
+            run_until_store_dies(writes, fail, adapter, update("vm", "b"))
         };
         // Submitting, succeeded.
-        assert_eq!(lives(updated).await, 2, "{fail:?}: each was the last once");
+        assert_eq!(
+            writes_survived(updated).await,
+            2,
+            "{fail:?}: the store died at each write once"
+        );
     }
 }
 
-/// After how many writes nothing dies any more.
-async fn lives<F: Future<Output = bool>>(mut lived: impl FnMut(usize) -> F) -> usize {
+/// The smallest number of writes that the store survives.
+async fn writes_survived<F: Future<Output = bool>>(mut survives: impl FnMut(usize) -> F) -> usize {
     for writes in 0..50 {
-        if lived(writes).await {
+        if survives(writes).await {
             return writes;
         }
     }
-    panic!("it ends at some point");
+    panic!("the store survives at some point");
 }

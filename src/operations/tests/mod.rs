@@ -1,4 +1,4 @@
-//! The room as a whole, over a real store and a scripted adapter.
+//! The operations as a whole, over a real store and a scripted adapter.
 
 mod at_once;
 mod cancel;
@@ -30,101 +30,126 @@ use crate::operations::Accepted;
 use crate::operations::Operations;
 use crate::operations::OperationsApi;
 use crate::operations::WaitFor;
-use crate::operations::testing::PATIENCE;
-use crate::operations::testing::Scripted;
-use crate::operations::testing::Setup;
+use crate::operations::testing::ScriptedAdapter;
+use crate::operations::testing::TEST_TIMEOUT;
+use crate::operations::testing::TestSetup;
 use crate::operations::testing::permit;
-use crate::operations::testing::soon;
 use crate::operations::testing::submission;
+use crate::operations::testing::test_deadline;
 
-/// A folder on a file system in memory where there is one: for tests that write much and whose subject is not the disk.
-fn folder_in_memory() -> TempDir {
+/// A folder on a file system in memory if there is one, for tests that write much and are not about the disk.
+fn temporary_folder_in_memory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-/// A room, what it stands on, and what is told to it.
-struct House {
+/// Open operations, the adapter below them, and what they were opened with.
+struct Fixture {
     folder: TempDir,
-    adapter: Arc<Scripted>,
-    setup: Setup,
-    room: Arc<Operations>,
+    adapter: Arc<ScriptedAdapter>,
+    setup: TestSetup,
+    operations: Arc<Operations>,
 }
 
-impl House {
+impl Fixture {
     async fn new() -> Self {
         Self::with(Recovery::Listable, |_| {}).await
     }
 
-    async fn with(recovery: Recovery, change: impl FnOnce(&mut Setup)) -> Self {
+    async fn with(recovery: Recovery, change: impl FnOnce(&mut TestSetup)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let adapter = Scripted::new(recovery);
-        let mut setup = Setup::new(folder.path(), &adapter);
+        let adapter = ScriptedAdapter::new(recovery);
+        let mut setup = TestSetup::new(folder.path(), &adapter);
         change(&mut setup);
-        let room = setup.open().await;
+        let operations = setup.open().await;
         Self {
             folder,
             adapter,
             setup,
-            room,
+            operations,
         }
     }
 
-    /// Ends the room and opens another over the same store and VM manager.
-    async fn restart(&mut self) {
-        self.room.stop().await;
-        self.room = self.setup.open().await;
+    /// The same over an adapter that supports updates and has the backup `b`; so many operations run at once.
+    async fn with_updates(recovery: Recovery, concurrency: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = ScriptedAdapter::with_updates(recovery);
+        adapter.set_backup_ids(&["b"]);
+        let mut setup = TestSetup::new(folder.path(), &adapter);
+        setup.backends[0].concurrency = concurrency;
+        let operations = setup.open().await;
+        Self {
+            folder,
+            adapter,
+            setup,
+            operations,
+        }
     }
 
-    async fn try_on(&self, backend: &str, intent: Intent) -> Result<Accepted, AcceptError> {
-        let submission = submission(self.room.reserve(), intent.clone());
-        self.room.accept(permit(&intent, backend), submission).await
+    /// Stops the operations and opens them again over the same store and VM manager.
+    async fn restart(&mut self) {
+        self.operations.stop().await;
+        self.operations = self.setup.open().await;
+    }
+
+    async fn accept_on(&self, backend: &str, intent: Intent) -> Result<Accepted, AcceptError> {
+        let submission = submission(self.operations.reserve(), intent.clone());
+        self.operations
+            .accept(permit(&intent, backend), submission)
+            .await
     }
 
     async fn accept(&self, intent: Intent) -> OperationSeq {
-        let accepted = self.try_on("one", intent).await.expect("accepted");
+        let accepted = self.accept_on("one", intent).await.expect("accepted");
         accepted.operation().seq
     }
 
-    async fn operation(&self, seq: OperationSeq) -> Arc<Operation> {
-        let found = self.room.operation(seq).await.expect("the store answers");
-        found.expect("it is there")
+    async fn read(&self, seq: OperationSeq) -> Arc<Operation> {
+        let found = self
+            .operations
+            .operation(seq)
+            .await
+            .expect("the store answers");
+        found.expect("it exists")
     }
 
-    async fn end(&self, seq: OperationSeq) -> Arc<Operation> {
-        let found = self.room.wait(seq, WaitFor::End, soon()).await;
-        found.expect("the store answers").expect("it is there")
+    async fn wait_for_end(&self, seq: OperationSeq) -> Arc<Operation> {
+        let found = self
+            .operations
+            .wait(seq, WaitFor::End, test_deadline())
+            .await;
+        found.expect("the store answers").expect("it exists")
     }
 
-    /// Waits until it is in that phase.
-    async fn reaches(&self, seq: OperationSeq, phase: Phase) -> Arc<Operation> {
-        let by = soon();
-        let mut seen = self.operation(seq).await;
-        while seen.phase != phase {
-            let until = WaitFor::ChangeAfter(seen.revision);
-            let next = self.room.wait(seq, until, by).await.unwrap().unwrap();
+    /// Waits until the operation is in that phase.
+    async fn wait_for_phase(&self, seq: OperationSeq, phase: Phase) -> Arc<Operation> {
+        let by = test_deadline();
+        let mut current = self.read(seq).await;
+        while current.phase != phase {
+            let until = WaitFor::ChangeAfter(current.revision);
+            let next = self.operations.wait(seq, until, by).await.unwrap().unwrap();
             assert!(
-                next.revision > seen.revision,
+                next.revision > current.revision,
                 "{seq} is {:?}, never {phase:?}",
                 next.phase
             );
-            seen = next;
+            current = next;
         }
-        seen
+        current
     }
 
     /// The text of all metrics.
-    fn metrics(&self) -> String {
-        String::from_utf8(self.setup.metrics.text()).unwrap()
+    fn metrics_text(&self) -> String {
+        String::from_utf8(self.setup.metrics.encode_text()).unwrap()
     }
 }
 
-/// Waits for what must become true.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let all = async {
+/// Waits until the condition holds, and fails after [`TEST_TIMEOUT`].
+async fn wait_until<F: Future<Output = bool>>(condition: &str, mut holds: impl FnMut() -> F) {
+    let wait = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let in_time = tokio::time::timeout(PATIENCE, all).await;
-    assert!(in_time.is_ok(), "{what}");
+    let in_time = tokio::time::timeout(TEST_TIMEOUT, wait).await;
+    assert!(in_time.is_ok(), "{condition}");
 }

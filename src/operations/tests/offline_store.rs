@@ -2,40 +2,45 @@
 
 use std::sync::Arc;
 
-use super::House;
+use super::Fixture;
 use crate::adapters::adapter::Recovery;
 use crate::model::Phase;
 use crate::model::Showing;
 use crate::operations::OfflineStore;
 use crate::operations::OfflineStoreError;
-use crate::operations::testing::Begin;
-use crate::operations::testing::Say;
+use crate::operations::testing::BeginReply;
+use crate::operations::testing::Reply;
 use crate::operations::testing::restore;
 use crate::runtime::Clock;
 
-async fn desk(house: &House) -> Result<OfflineStore, OfflineStoreError> {
-    let clock: Arc<dyn Clock> = Arc::<crate::runtime::ManualClock>::clone(&house.setup.clock);
+async fn open_offline(fixture: &Fixture) -> Result<OfflineStore, OfflineStoreError> {
+    let clock: Arc<dyn Clock> = Arc::<crate::runtime::ManualClock>::clone(&fixture.setup.clock);
     let metrics = crate::telemetry::Metrics::new().unwrap();
-    OfflineStore::open(&house.setup.config, clock, metrics).await
+    OfflineStore::open(&fixture.setup.config, clock, metrics).await
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
-    let mut house = House::new().await;
-    house.adapter.begin_with("vm", Begin::Lose);
-    house.adapter.find_says(&[Say::Unknowable]);
-    let lost = house.accept(restore("vm", "a")).await;
-    assert_eq!(house.end(lost).await.phase, Phase::Unknown, "unknown");
-    let running = house.accept(restore("wm", "a")).await;
-    house.reaches(running, Phase::Running).await;
-    let refused = desk(&house).await.map(drop);
+    let mut fixture = Fixture::new().await;
+    fixture.adapter.set_begin_reply("vm", BeginReply::Lose);
+    fixture.adapter.set_find_replies(&[Reply::Unknowable]);
+    let lost = fixture.accept(restore("vm", "a")).await;
+    assert_eq!(
+        fixture.wait_for_end(lost).await.phase,
+        Phase::Unknown,
+        "unknown"
+    );
+    let running = fixture.accept(restore("wm", "a")).await;
+    fixture.wait_for_phase(running, Phase::Running).await;
+    let refused = open_offline(&fixture).await.map(drop);
     assert!(
         matches!(refused, Err(OfflineStoreError::Open(_))),
         "not beside a gateway: {refused:?}"
     );
-    house.room.stop().await;
+    fixture.operations.stop().await;
 
-    let open = desk(&house).await.expect("the store is free");
+    let open = open_offline(&fixture).await.expect("the store is free");
     let rows = [
         (Showing::Unknown, 9, vec![lost]),
         (Showing::Unfinished, 9, vec![running]),
@@ -45,7 +50,7 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     ];
     for (showing, most, expected) in rows {
         let found = open.list(showing, None, most).await.unwrap();
-        let found: Vec<_> = found.iter().map(|it| it.seq).collect();
+        let found: Vec<_> = found.iter().map(|operation| operation.seq).collect();
         assert_eq!(found, expected, "{showing:?}, at most {most}");
     }
     let refused = open.acknowledge(running).await;
@@ -53,7 +58,11 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
         matches!(refused, Err(OfflineStoreError::NotUnknown(_, "running"))),
         "only the unknown: {refused:?}"
     );
-    let none = house.room.core.numbers.next(house.setup.clock.now());
+    let none = fixture
+        .operations
+        .core
+        .sequence
+        .next(fixture.setup.clock.now());
     let refused = open.show(none).await;
     assert!(
         matches!(refused, Err(OfflineStoreError::NoSuchOperation(_))),
@@ -61,12 +70,12 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     );
     let older = open.list(Showing::All, Some(running), 9).await.unwrap();
     assert_eq!(
-        older.first().map(|it| it.seq),
+        older.first().map(|operation| operation.seq),
         Some(lost),
         "only older ones"
     );
     let first = open.acknowledge(lost).await.unwrap();
-    assert!(first.is_new, "somebody has to be told");
+    assert!(first.is_new, "the first acknowledgement");
     let seen = first.operation;
     assert!(seen.acknowledged.is_some(), "acknowledged");
     assert!(seen.expires.is_some(), "and may expire");
@@ -80,26 +89,26 @@ async fn an_unknown_outcome_is_listed_until_it_is_acknowledged() {
     assert!(left.is_empty(), "nothing is left to look at");
     open.close().await;
 
-    house.restart().await;
-    let kept = house.operation(lost).await;
+    fixture.restart().await;
+    let kept = fixture.read(lost).await;
     assert_eq!(kept.acknowledged, seen.acknowledged, "the gateway sees it");
-    house.adapter.say("wm", Say::Done);
-    let done = house.end(running).await;
+    fixture.adapter.set_task_reply("wm", Reply::Done);
+    let done = fixture.wait_for_end(running).await;
     assert_eq!(done.phase, Phase::Succeeded, "and goes on with the rest");
 }
 
 #[tokio::test]
-async fn what_is_cancelled_before_a_start_is_never_begun_again() {
-    let mut house = House::with(Recovery::ReplaySafe, |_| {}).await;
-    house.adapter.begin_with("lost", Begin::Lose);
-    let running = house.accept(restore("vm", "a")).await;
-    let queued = house.accept(restore("vm", "b")).await;
-    let lost = house.accept(restore("lost", "a")).await;
-    house.reaches(running, Phase::Running).await;
-    house.reaches(lost, Phase::Uncertain).await;
-    house.room.stop().await;
+async fn what_is_cancelled_before_a_start_is_never_called_again() {
+    let mut fixture = Fixture::with(Recovery::ReplaySafe, |_| {}).await;
+    fixture.adapter.set_begin_reply("lost", BeginReply::Lose);
+    let running = fixture.accept(restore("vm", "a")).await;
+    let queued = fixture.accept(restore("vm", "b")).await;
+    let lost = fixture.accept(restore("lost", "a")).await;
+    fixture.wait_for_phase(running, Phase::Running).await;
+    fixture.wait_for_phase(lost, Phase::Uncertain).await;
+    fixture.operations.stop().await;
 
-    let open = desk(&house).await.expect("the store is free");
+    let open = open_offline(&fixture).await.expect("the store is free");
     for (name, seq, phase) in [
         ("queued", queued, Phase::Cancelled),
         ("running", running, Phase::Running),
@@ -121,21 +130,21 @@ async fn what_is_cancelled_before_a_start_is_never_begun_again() {
     );
     open.close().await;
 
-    let begun = house.adapter.begun().len();
-    house.adapter.say("vm", Say::Gone);
-    house.adapter.find_says(&[Say::NotBegun]);
-    house.room = house.setup.open().await;
+    let begun = fixture.adapter.begun_operations().len();
+    fixture.adapter.set_task_reply("vm", Reply::Gone);
+    fixture.adapter.set_find_replies(&[Reply::NotBegun]);
+    fixture.operations = fixture.setup.open().await;
     for (name, seq) in [
         ("running", running),
         ("uncertain", lost),
         ("queued", queued),
     ] {
-        let end = house.end(seq).await;
+        let end = fixture.wait_for_end(seq).await;
         assert_eq!(end.phase, Phase::Cancelled, "{name}");
     }
     assert_eq!(
-        house.adapter.begun().len(),
+        fixture.adapter.begun_operations().len(),
         begun,
-        "nothing was begun again"
+        "nothing was called again"
     );
 }

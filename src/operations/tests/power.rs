@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::folder_in_memory;
-use super::simulation::world::Chance;
+use super::simulation::world::Prng;
+use super::temporary_folder_in_memory;
 use crate::model::Evidence;
 use crate::model::Operation;
 use crate::model::OperationSeq;
@@ -35,7 +35,7 @@ use crate::operations::store::SqliteStore;
 use crate::operations::store::Store;
 use crate::operations::testing::NOW;
 use crate::operations::testing::operation;
-use crate::operations::testing::task;
+use crate::operations::testing::task_ref;
 use crate::runtime::SystemClock;
 use crate::telemetry::Metrics;
 
@@ -54,7 +54,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// What tells one round of the log from the next.
+    /// What distinguishes one round of the log from the next.
     fn salt(&self) -> Option<&[u8]> {
         self.log.get(16..24)
     }
@@ -69,7 +69,7 @@ fn open(folder: &Path) -> SqliteStore {
 fn changed(it: &Operation) -> Option<Operation> {
     let event = match it.revision.0 {
         1 => Event::Start(Evidence::new("x".repeat(5000))),
-        2 => Event::Task(task("t")),
+        2 => Event::Task(task_ref("t")),
         3 => Event::Done,
         _ => return None,
     };
@@ -84,7 +84,7 @@ fn changed(it: &Operation) -> Option<Operation> {
     machine::step(it, event, NOW, &rules).unwrap().state
 }
 
-/// Writers that go on and on.
+/// Concurrent writers, burst after burst.
 struct Workload {
     folder: TempDir,
     store: SqliteStore,
@@ -95,28 +95,32 @@ struct Workload {
 
 impl Workload {
     fn new() -> Self {
-        let folder = folder_in_memory();
+        let folder = temporary_folder_in_memory();
         let store = open(folder.path());
         let nothing = Copy {
             database: Vec::new(),
             log: Vec::new(),
             acknowledged: BTreeMap::new(),
         };
-        let mut it = Self {
+        let mut workload = Self {
             folder,
             store,
             live: Vec::new(),
             last: nothing,
             number: 0,
         };
-        it.last = it.copy();
-        it
+        workload.last = workload.copy();
+        workload
     }
 
     fn copy(&self) -> Copy {
         let file = |name: &str| fs::read(self.folder.path().join(name));
         let mut acknowledged = self.last.acknowledged.clone();
-        acknowledged.extend(self.live.iter().map(|it| (it.seq, it.revision.0)));
+        acknowledged.extend(
+            self.live
+                .iter()
+                .map(|record| (record.seq, record.revision.0)),
+        );
         Copy {
             database: file("s.db").unwrap(),
             log: file("s.db-wal").unwrap_or_default(),
@@ -125,10 +129,10 @@ impl Workload {
     }
 
     /// Writes until all of it is acknowledged; the files before and after.
-    async fn burst(&mut self, chance: &mut Chance) -> (Copy, Copy) {
+    async fn burst(&mut self, prng: &mut Prng) -> (Copy, Copy) {
         self.number += 1;
         let new = operation(self.number, "vm", "b");
-        let changes = chance.index(4);
+        let changes = prng.index(4);
         let changes = self.live.iter().filter_map(changed).take(changes);
         let changes: Vec<Operation> = changes.collect();
         let updates = changes
@@ -143,15 +147,15 @@ impl Workload {
         let failed = updated.into_iter().find(Result::is_err);
         assert_eq!(failed, None, "updated");
         self.live.push(new);
-        for it in changes {
-            self.live.retain(|old| old.seq != it.seq);
-            self.live.push(it);
+        for change in changes {
+            self.live.retain(|old| old.seq != change.seq);
+            self.live.push(change);
         }
         if self.number.is_multiple_of(CHECKPOINT_EVERY) {
             checkpoint(self.folder.path());
         }
         let new = self.copy();
-        self.live.retain(|it| !it.phase.is_final());
+        self.live.retain(|record| !record.phase.is_final());
         (std::mem::replace(&mut self.last, new.clone()), new)
     }
 }
@@ -161,19 +165,19 @@ fn checkpoint(folder: &Path) {
     let connection = rusqlite::Connection::open(folder.join("s.db")).unwrap();
     let sql = "PRAGMA wal_checkpoint(PASSIVE)";
     let (busy, log, copied): (i64, i64, i64) = connection
-        .query_row(sql, [], |it| Ok((it.get(0)?, it.get(1)?, it.get(2)?)))
+        .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .expect("copied");
     assert_eq!((busy, log), (0, copied), "all of the log was copied");
 }
 
 /// One file after the power cut: a random part of what was being written reached the disk.
-fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
-    let kept = [0, 500, 900, 1000][chance.index(4)];
+fn torn(old: &[u8], new: &[u8], prng: &mut Prng) -> Vec<u8> {
+    let kept = [0, 500, 900, 1000][prng.index(4)];
     let (short, long) = (old.len().min(new.len()), old.len().max(new.len()));
-    let length = match chance.below(3) {
+    let length = match prng.below(3) {
         0 => old.len(),
         1 => new.len(),
-        _ => short + chance.index(long - short + 1),
+        _ => short + prng.index(long - short + 1),
     };
     let mut image = vec![0; length];
     for (at, sector) in image.chunks_mut(SECTOR).enumerate() {
@@ -187,10 +191,10 @@ fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
         if before == after {
             continue;
         }
-        let reached = if chance.per_mille(kept) {
+        let reached = if prng.per_mille(kept) {
             after.len()
-        } else if chance.per_mille(100) {
-            chance.index(SECTOR)
+        } else if prng.per_mille(100) {
+            prng.index(SECTOR)
         } else {
             0
         };
@@ -202,7 +206,7 @@ fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
 
 /// What is wrong with an image: an acknowledged write that is missing, or anything that cannot be read.
 async fn faults(database: &[u8], log: &[u8], acknowledged: &BTreeMap<OperationSeq, u64>) -> usize {
-    let folder = folder_in_memory();
+    let folder = temporary_folder_in_memory();
     fs::write(folder.path().join("s.db"), database).unwrap();
     if !log.is_empty() {
         fs::write(folder.path().join("s.db-wal"), log).unwrap();
@@ -215,18 +219,22 @@ async fn faults(database: &[u8], log: &[u8], acknowledged: &BTreeMap<OperationSe
     let found = everything(&store).await;
     let mut wrong = 0;
     for (seq, revision) in acknowledged {
-        let there = found
-            .get(seq)
-            .is_some_and(|it| it.revision.0 >= *revision && machine::check_invariants(it).is_ok());
+        let there = found.get(seq).is_some_and(|record| {
+            record.revision.0 >= *revision && machine::check_invariants(record).is_ok()
+        });
         wrong += usize::from(!there);
     }
-    let live = store.live().await.expect("the index is whole");
-    wrong += live.iter().filter(|it| it.phase.is_final()).count();
+    let live = store.unfinished().await.expect("the index is whole");
+    wrong += live.iter().filter(|record| record.phase.is_final()).count();
     wrong += store.counts().await.expect("counts").set_aside;
     let again = operation(9_000_000, "vm", "after the cut");
     let written = store.create(Arc::new(again)).await;
     wrong += usize::from(written.is_err());
-    assert_eq!(store.expire(Timestamp::default(), 9).await, Ok(0), "works");
+    assert_eq!(
+        store.remove_expired(Timestamp::default(), 9).await,
+        Ok(0),
+        "works"
+    );
     store.close().await;
     wrong
 }
@@ -243,17 +251,17 @@ async fn everything(store: &SqliteStore) -> BTreeMap<OperationSeq, Arc<Operation
         if page.is_empty() {
             return all;
         }
-        all.extend(page.into_iter().map(|it| (it.seq, it)));
+        all.extend(page.into_iter().map(|record| (record.seq, record)));
     }
 }
 
 #[tokio::test]
 async fn a_power_cut_loses_nothing_that_was_acknowledged() {
-    let mut chance = Chance::new(20_261_124);
+    let mut prng = Prng::new(20_261_124);
     let mut workload = Workload::new();
     let (mut in_log, mut in_database, mut checked) = (0, 0, 0);
     for burst in 1..=BURSTS {
-        let (old, new) = workload.burst(&mut chance).await;
+        let (old, new) = workload.burst(&mut prng).await;
         let checkpoint = old.database != new.database;
         if checkpoint && old.salt() != new.salt() {
             // The log was begun again within the burst: what was synced when is not known from two copies.
@@ -262,14 +270,14 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
         if checkpoint {
             for image in 0..20 {
                 // The log was synced before the database was touched, so all of the burst is in it, and demanded.
-                let database = torn(&old.database, &new.database, &mut chance);
+                let database = torn(&old.database, &new.database, &mut prng);
                 let wrong = faults(&database, &new.log, &new.acknowledged).await;
                 assert_eq!(wrong, 0, "image {image} of the checkpoint in burst {burst}");
                 in_database += 1;
                 checked += new.acknowledged.len();
             }
-        } else if chance.per_mille(200) {
-            let log = torn(&old.log, &new.log, &mut chance);
+        } else if prng.per_mille(200) {
+            let log = torn(&old.log, &new.log, &mut prng);
             let wrong = faults(&old.database, &log, &old.acknowledged).await;
             assert_eq!(wrong, 0, "image of burst {burst}");
             in_log += 1;
@@ -278,20 +286,20 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     }
     assert!(in_log >= IMAGES_MIN, "cuts during commits: {in_log}");
     assert!(in_database >= 20, "cuts during checkpoints: {in_database}");
-    super::simulation::say(&format!(
+    super::simulation::print_line(&format!(
         "power cuts: {in_log} images during commits, {in_database} during checkpoints, \
          {checked} acknowledged operations checked, 0 lost\n"
     ));
 }
 
 #[tokio::test]
-async fn acknowledging_before_the_sync_would_be_seen() {
-    let mut chance = Chance::new(7);
+async fn acknowledging_before_the_sync_would_be_noticed() {
+    let mut prng = Prng::new(7);
     let mut workload = Workload::new();
     let (mut bad, mut images) = (0, 0);
     for _ in 0..30 {
-        let (old, new) = workload.burst(&mut chance).await;
-        let log = torn(&old.log, &new.log, &mut chance);
+        let (old, new) = workload.burst(&mut prng).await;
+        let log = torn(&old.log, &new.log, &mut prng);
         bad += usize::from(faults(&old.database, &log, &new.acknowledged).await > 0);
         images += 1;
     }

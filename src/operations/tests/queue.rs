@@ -1,11 +1,11 @@
-//! Accepting: order, bounds, keys, and clients that go away.
+//! Acceptance: order, limits, idempotency keys, and clients that disconnect.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::House;
-use super::eventually;
+use super::Fixture;
+use super::wait_until;
 use crate::adapters::adapter::Recovery;
 use crate::model::Change;
 use crate::model::FaultKind;
@@ -17,9 +17,9 @@ use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Replay;
 use crate::operations::WhenBusy;
-use crate::operations::testing::Begin;
-use crate::operations::testing::Say;
-use crate::operations::testing::Setup;
+use crate::operations::testing::BeginReply;
+use crate::operations::testing::Reply;
+use crate::operations::testing::TestSetup;
 use crate::operations::testing::delete;
 use crate::operations::testing::idempotency;
 use crate::operations::testing::new_backup;
@@ -28,93 +28,111 @@ use crate::operations::testing::restore;
 use crate::operations::testing::submission;
 
 #[tokio::test]
-async fn one_of_a_vm_at_a_time_in_order_and_vms_beside_one_another() {
-    let house = House::new().await;
+async fn operations_of_one_vm_run_one_at_a_time_in_order_and_vms_run_concurrently() {
+    let fixture = Fixture::new().await;
     let mut seqs = Vec::new();
     for backup in ["a", "b", "c"] {
-        seqs.push(house.accept(restore("vm", backup)).await);
+        seqs.push(fixture.accept(restore("vm", backup)).await);
     }
-    let other = house.accept(restore("wm", "a")).await;
-    house.reaches(seqs[0], Phase::Running).await;
-    house.reaches(other, Phase::Running).await;
+    let other = fixture.accept(restore("wm", "a")).await;
+    fixture.wait_for_phase(seqs[0], Phase::Running).await;
+    fixture.wait_for_phase(other, Phase::Running).await;
     for seq in &seqs[1..] {
-        let waiting = house.operation(*seq).await;
+        let waiting = fixture.read(*seq).await;
         assert_eq!(waiting.phase, Phase::Accepted, "it waits");
         assert_eq!(waiting.started, None, "and has not started");
     }
-    let metrics = house.metrics();
+    let metrics = fixture.metrics_text();
     let depth = r#"snapgate_queue_depth{backend="one",state="queued"} 2"#;
     assert!(metrics.contains(depth), "queue depth: {metrics}");
-    house.setup.clock.advance(Duration::from_secs(3));
-    house.adapter.say("vm", Say::Done);
+    fixture.setup.clock.advance(Duration::from_secs(3));
+    fixture.adapter.set_task_reply("vm", Reply::Done);
     for seq in &seqs {
-        assert_eq!(house.end(*seq).await.phase, Phase::Succeeded, "it ran");
+        assert_eq!(
+            fixture.wait_for_end(*seq).await.phase,
+            Phase::Succeeded,
+            "it ran"
+        );
     }
-    let last = house.operation(seqs[2]).await;
+    let last = fixture.read(seqs[2]).await;
     let waited = last.started.map(|started| started.since(last.created));
     assert_eq!(
         waited,
         Some(Duration::from_secs(3)),
         "started after waiting"
     );
-    let begun = house.adapter.begun();
-    let of_vm: Vec<_> = begun.into_iter().filter(|it| *it != other).collect();
+    let begun = fixture.adapter.begun_operations();
+    let of_vm: Vec<_> = begun.into_iter().filter(|seq| *seq != other).collect();
     assert_eq!(of_vm, seqs, "first accepted, first run");
-    assert_eq!(house.operation(other).await.phase, Phase::Running, "beside");
+    assert_eq!(fixture.read(other).await.phase, Phase::Running, "beside");
 }
 
 #[tokio::test]
-async fn a_dead_backend_delays_no_other() {
-    let house = House::with(Recovery::Listable, |it: &mut Setup| {
-        it.backends[0].concurrency = 1;
+async fn an_unresponsive_backend_delays_no_other() {
+    let fixture = Fixture::with(Recovery::Listable, |setup: &mut TestSetup| {
+        setup.backends[0].concurrency = 1;
     })
     .await;
-    house.adapter.begin_with("dead", Begin::Hang);
-    let stuck = house.accept(restore("dead", "a")).await;
-    house.reaches(stuck, Phase::Submitting).await;
-    let behind = house.accept(restore("vm", "a")).await;
-    house.adapter.begin_with("wm", Begin::Done);
-    let free = house.try_on("two", restore("wm", "a")).await.unwrap();
-    let free = house.end(free.operation().seq).await;
+    fixture.adapter.set_begin_reply("dead", BeginReply::Hang);
+    let stuck = fixture.accept(restore("dead", "a")).await;
+    fixture.wait_for_phase(stuck, Phase::Submitting).await;
+    let behind = fixture.accept(restore("vm", "a")).await;
+    fixture.adapter.set_begin_reply("wm", BeginReply::Done);
+    let free = fixture.accept_on("two", restore("wm", "a")).await.unwrap();
+    let free = fixture.wait_for_end(free.operation().seq).await;
     assert_eq!(free.phase, Phase::Succeeded, "the other backend");
-    let behind = house.operation(behind).await;
-    assert_eq!(behind.phase, Phase::Accepted, "no place on its own backend");
+    let behind = fixture.read(behind).await;
+    assert_eq!(behind.phase, Phase::Accepted, "no slot on its own backend");
 }
 
 #[tokio::test]
-async fn queues_are_bounded_also_for_requests_that_come_together() {
-    let house = House::with(Recovery::Listable, |it: &mut Setup| {
-        it.config.queue_per_vm = 3;
-        it.config.queue_total = 6;
+async fn queues_are_bounded_also_for_concurrent_requests() {
+    let fixture = Fixture::with(Recovery::Listable, |setup: &mut TestSetup| {
+        setup.config.queue_per_vm = 3;
+        setup.config.queue_total = 6;
     })
     .await;
-    let all = join_all((0..20).map(|_| house.try_on("one", restore("vm", "b")))).await;
-    let accepted = all.iter().filter(|it| it.is_ok()).count();
+    let all = join_all((0..20).map(|_| fixture.accept_on("one", restore("vm", "b")))).await;
+    let accepted = all.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(accepted, 4, "one runs, three wait");
-    let full = |it: &Result<Accepted, AcceptError>| matches!(it, Err(AcceptError::VmQueueFull));
-    assert_eq!(all.iter().filter(|it| full(it)).count(), 16, "the others");
-    let names: Vec<String> = (0..9).map(|it| format!("vm-{it}")).collect();
-    let more = join_all(names.iter().map(|vm| house.try_on("one", restore(vm, "b")))).await;
-    assert_eq!(more.iter().filter(|it| it.is_ok()).count(), 2, "in all");
-    house.adapter.say("vm", Say::Done);
-    eventually("a place is free again", || async {
-        house.try_on("one", restore("vm", "b")).await.is_ok()
+    let is_full =
+        |answer: &Result<Accepted, AcceptError>| matches!(answer, Err(AcceptError::VmQueueFull));
+    assert_eq!(
+        all.iter().filter(|answer| is_full(answer)).count(),
+        16,
+        "the others"
+    );
+    let names: Vec<String> = (0..9).map(|number| format!("vm-{number}")).collect();
+    let more = join_all(
+        names
+            .iter()
+            .map(|vm| fixture.accept_on("one", restore(vm, "b"))),
+    )
+    .await;
+    assert_eq!(
+        more.iter().filter(|answer| answer.is_ok()).count(),
+        2,
+        "in all"
+    );
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    wait_until("a place in the queue is free again", || async {
+        fixture.accept_on("one", restore("vm", "b")).await.is_ok()
     })
     .await;
 }
 
 #[tokio::test]
-async fn refuse_names_the_operation_that_is_in_the_way() {
-    let house = House::with(Recovery::Listable, |it: &mut Setup| {
-        it.config.when_busy = WhenBusy::Refuse;
+async fn refuse_names_the_unfinished_operation() {
+    let fixture = Fixture::with(Recovery::Listable, |setup: &mut TestSetup| {
+        setup.config.when_busy = WhenBusy::Refuse;
     })
     .await;
-    let all = join_all((0..5).map(|_| house.try_on("one", restore("vm", "b")))).await;
+    let all = join_all((0..5).map(|_| fixture.accept_on("one", restore("vm", "b")))).await;
     let (made, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
-    assert_eq!((made.len(), refused.len()), (1, 4), "one is taken");
+    assert_eq!((made.len(), refused.len()), (1, 4), "one is accepted");
     let first = made[0].as_ref().unwrap().operation().seq;
-    for it in refused {
-        match it {
+    for answer in refused {
+        match answer {
             Err(AcceptError::Busy(other)) => assert_eq!(other.seq, first, "names it"),
             other => panic!("busy, not {other:?}"),
         }
@@ -123,19 +141,21 @@ async fn refuse_names_the_operation_that_is_in_the_way() {
 
 #[tokio::test]
 async fn the_same_key_is_the_same_operation() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let send = |print: u8| {
         let intent = restore("vm", "b");
-        let mut it = submission(house.room.reserve(), intent.clone());
-        it.idempotency = Some(idempotency("k", print));
-        house.room.accept(permit(&intent, "one"), it)
+        let mut submission = submission(fixture.operations.reserve(), intent.clone());
+        submission.idempotency = Some(idempotency("k", print));
+        fixture
+            .operations
+            .accept(permit(&intent, "one"), submission)
     };
     let all = join_all((0..10).map(|_| send(1))).await;
-    let new = |it: &&Result<Accepted, AcceptError>| matches!(it, Ok(Accepted::New(_)));
+    let new = |answer: &&Result<Accepted, AcceptError>| matches!(answer, Ok(Accepted::New(_)));
     assert_eq!(all.iter().filter(new).count(), 1, "one is new");
     let seqs: Vec<_> = all
         .into_iter()
-        .map(|it| it.unwrap().operation().seq)
+        .map(|answer| answer.unwrap().operation().seq)
         .collect();
     assert!(
         seqs.iter().all(|seq| *seq == seqs[0]),
@@ -145,12 +165,12 @@ async fn the_same_key_is_the_same_operation() {
         Err(AcceptError::KeyReused(seq)) => assert_eq!(seq, seqs[0], "names it"),
         other => panic!("reused, not {other:?}"),
     }
-    house.adapter.say("vm", Say::Done);
-    house.end(seqs[0]).await;
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    fixture.wait_for_end(seqs[0]).await;
     let late = send(1).await.expect("still the same");
     assert!(matches!(late, Accepted::Existing(_)), "after the end too");
-    assert_eq!(house.adapter.begun().len(), 1, "run once");
-    let ada = house.operation(seqs[0]).await.principal.clone();
+    assert_eq!(fixture.adapter.begun_operations().len(), 1, "run once");
+    let ada = fixture.read(seqs[0]).await.principal.clone();
     for (name, key, print, expected) in [
         ("same", "k", 1, "same"),
         ("other", "k", 2, "other"),
@@ -158,7 +178,9 @@ async fn the_same_key_is_the_same_operation() {
     ] {
         let key = idempotency(key, print);
         let scope = restore("vm", "b").key_scope();
-        let replay = house.room.replay(&ada, &scope, &key.key, key.fingerprint);
+        let replay = fixture
+            .operations
+            .replay(&ada, &scope, &key.key, key.fingerprint);
         let found = replay.await;
         let got = match found.unwrap() {
             Replay::Unused => "unused",
@@ -171,16 +193,18 @@ async fn the_same_key_is_the_same_operation() {
 
 #[tokio::test]
 async fn a_key_is_scoped_by_method_and_target() {
-    let house = House::new().await;
+    let fixture = Fixture::new().await;
     let create = |vm: &str, id: &str| Intent {
         identity: None,
         change: Change::Create(new_backup("n")),
         ..restore(vm, id)
     };
     let send = |intent: Intent, print: u8| {
-        let mut it = submission(house.room.reserve(), intent.clone());
-        it.idempotency = Some(idempotency("k", print));
-        house.room.accept(permit(&intent, "one"), it)
+        let mut submission = submission(fixture.operations.reserve(), intent.clone());
+        submission.idempotency = Some(idempotency("k", print));
+        fixture
+            .operations
+            .accept(permit(&intent, "one"), submission)
     };
     // Intent, fingerprint, whether it is another operation than those before.
     let rows = [
@@ -204,15 +228,20 @@ async fn a_key_is_scoped_by_method_and_target() {
             assert!(reused, "{round}: {intent:?} with another body: {other:?}");
         }
         for vm in ["vm", "wm"] {
-            house.adapter.say(vm, Say::Done);
+            fixture.adapter.set_task_reply(vm, Reply::Done);
         }
         let unfinished = ListQuery {
             unfinished: Some(true),
             limit: 1,
             ..ListQuery::default()
         };
-        eventually("all end", || async {
-            house.room.list(&unfinished).await.unwrap().is_empty()
+        wait_until("all end", || async {
+            fixture
+                .operations
+                .list(&unfinished)
+                .await
+                .unwrap()
+                .is_empty()
         })
         .await;
     }
@@ -220,81 +249,90 @@ async fn a_key_is_scoped_by_method_and_target() {
 
 #[tokio::test]
 async fn a_repeated_delete_joins_the_first() {
-    let house = House::new().await;
-    let all = join_all((0..4).map(|_| house.try_on("one", delete("vm", "b")))).await;
+    let fixture = Fixture::new().await;
+    let all = join_all((0..4).map(|_| fixture.accept_on("one", delete("vm", "b")))).await;
     let seqs: Vec<_> = all
         .into_iter()
-        .map(|it| it.unwrap().operation().seq)
+        .map(|answer| answer.unwrap().operation().seq)
         .collect();
     assert!(
         seqs.iter().all(|seq| *seq == seqs[0]),
         "one delete: {seqs:?}"
     );
-    let other = house.accept(delete("vm", "c")).await;
+    let other = fixture.accept(delete("vm", "c")).await;
     assert_ne!(other, seqs[0], "of another backup");
-    house.adapter.say("vm", Say::Done);
-    house.end(other).await;
-    let again = house.accept(delete("vm", "b")).await;
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    fixture.wait_for_end(other).await;
+    let again = fixture.accept(delete("vm", "b")).await;
     assert_ne!(again, seqs[0], "after the end it is a new one");
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_neither_loses_nor_doubles() {
-    let house = House::new().await;
+async fn a_client_that_disconnects_neither_loses_nor_duplicates_an_operation() {
+    let fixture = Fixture::new().await;
     let mut gone = Vec::new();
     for number in 0..20_u32 {
         let vm = format!("vm-{number}");
-        let asked = house.try_on("one", restore(&vm, "b"));
+        let asked = fixture.accept_on("one", restore(&vm, "b"));
         tokio::select! {
             biased;
             _ = asked => {}
             () = tokio::time::sleep(Duration::from_micros(u64::from(number) * 20)) => gone.push(number),
         }
     }
-    assert!(!gone.is_empty(), "some clients went away before the answer");
+    assert!(
+        !gone.is_empty(),
+        "some clients disconnected before the answer"
+    );
     let query = ListQuery {
         limit: 100,
         ..ListQuery::default()
     };
-    eventually("all are durable and begun", || async {
-        let all = house.room.list(&query).await.unwrap();
+    wait_until("all are durable and begun", || async {
+        let all = fixture.operations.list(&query).await.unwrap();
         let on_one = 4;
-        all.len() == 20 && house.adapter.begun().len() == on_one
+        all.len() == 20 && fixture.adapter.begun_operations().len() == on_one
     })
     .await;
     for number in 0..20 {
-        house.adapter.say(&format!("vm-{number}"), Say::Done);
+        fixture
+            .adapter
+            .set_task_reply(&format!("vm-{number}"), Reply::Done);
     }
-    for it in house.room.list(&query).await.unwrap() {
-        assert_eq!(house.end(it.seq).await.phase, Phase::Succeeded, "it ran");
+    for listed in fixture.operations.list(&query).await.unwrap() {
+        assert_eq!(
+            fixture.wait_for_end(listed.seq).await.phase,
+            Phase::Succeeded,
+            "it ran"
+        );
     }
-    assert_eq!(house.adapter.begun().len(), 20, "each once");
+    assert_eq!(fixture.adapter.begun_operations().len(), 20, "each once");
 }
 
 #[tokio::test]
-async fn what_cannot_be_accepted_is_refused_and_leaves_nothing() {
-    let house = House::new().await;
-    let wrong = submission(house.room.reserve(), restore("vm", "b"));
+async fn what_cannot_be_accepted_is_refused_and_not_stored() {
+    let fixture = Fixture::new().await;
+    let wrong = submission(fixture.operations.reserve(), restore("vm", "b"));
     let pass = permit(&restore("vm", "c"), "one");
-    let refused = house.room.accept(pass, wrong).await;
+    let refused = fixture.operations.accept(pass, wrong).await;
     assert!(
         matches!(refused, Err(AcceptError::NotPermitted)),
         "{refused:?}"
     );
-    let nowhere = house.try_on("three", restore("vm", "b")).await;
+    let nowhere = fixture.accept_on("three", restore("vm", "b")).await;
     assert!(
         matches!(nowhere, Err(AcceptError::NoSuchBackend)),
         "{nowhere:?}"
     );
-    let seq = house.accept(restore("vm", "b")).await;
+    let seq = fixture.accept(restore("vm", "b")).await;
     let twice = submission(seq, restore("vm", "b"));
-    let twice = house
-        .room
+    let twice = fixture
+        .operations
         .accept(permit(&restore("vm", "b"), "one"), twice)
         .await;
     assert!(matches!(twice, Err(AcceptError::Store(_))), "{twice:?}");
-    assert!(house.room.is_ready(), "no fault of the store");
-    let minted = house.room.mint_backup_id(
+    assert!(fixture.operations.is_ready(), "no fault of the store");
+    let minted = fixture.operations.mint_backup_id(
         &crate::operations::testing::backend("one"),
         &new_backup("n"),
         seq,
@@ -304,20 +342,20 @@ async fn what_cannot_be_accepted_is_refused_and_leaves_nothing() {
         seq.to_string(),
         "by default the number"
     );
-    house.room.stop().await;
-    assert!(!house.room.is_ready(), "not after the stop");
-    let late = house.try_on("one", restore("vm", "b")).await;
+    fixture.operations.stop().await;
+    assert!(!fixture.operations.is_ready(), "not after the stop");
+    let late = fixture.accept_on("one", restore("vm", "b")).await;
     assert!(matches!(late, Err(AcceptError::Stopping)), "{late:?}");
-    let names: Vec<_> = std::fs::read_dir(house.folder.path()).unwrap().collect();
+    let names: Vec<_> = std::fs::read_dir(fixture.folder.path()).unwrap().collect();
     assert_eq!(names.len(), 2, "the store and its lock: {names:?}");
 }
 
 #[tokio::test]
-async fn a_verb_that_the_backend_has_not_is_unsupported() {
-    let house = House::new().await;
+async fn a_verb_that_the_backend_lacks_is_unsupported() {
+    let fixture = Fixture::new().await;
     let mut intent = restore("vm", "b");
     intent.change = Change::Update(crate::model::BackupPatch::default());
-    let seq = house.room.reserve();
+    let seq = fixture.operations.reserve();
     let actions = crate::model::ActionSet::NONE.with(crate::model::Action::Update);
     let pass = permit(&intent, "one");
     type Pass = crate::model::Permit;
@@ -327,34 +365,38 @@ async fn a_verb_that_the_backend_has_not_is_unsupported() {
         pass.backend().clone(),
         intent.target.clone(),
     );
-    match house.room.accept(pass, submission(seq, intent)).await {
+    match fixture
+        .operations
+        .accept(pass, submission(seq, intent))
+        .await
+    {
         Err(AcceptError::Backend(fault)) => {
             assert_eq!(fault.kind, FaultKind::Unsupported, "which kind");
         }
         other => panic!("unsupported, not {other:?}"),
     }
     assert_eq!(
-        house.room.operation(seq).await.unwrap(),
+        fixture.operations.operation(seq).await.unwrap(),
         None,
-        "nothing kept"
+        "not stored"
     );
 }
 
 #[tokio::test]
 async fn an_operation_outlives_the_runtime_of_its_request() {
-    let house = House::new().await;
-    let room = std::sync::Arc::clone(&house.room);
+    let fixture = Fixture::new().await;
+    let operations = std::sync::Arc::clone(&fixture.operations);
     let asked = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let intent = restore("vm", "b");
-        let it = submission(room.reserve(), intent.clone());
-        runtime.block_on(room.accept(permit(&intent, "one"), it))
+        let submission = submission(operations.reserve(), intent.clone());
+        runtime.block_on(operations.accept(permit(&intent, "one"), submission))
     });
     let accepted = asked.await.unwrap().expect("accepted");
-    house.adapter.say("vm", Say::Done);
-    let end = house.end(accepted.operation().seq).await;
-    assert_eq!(end.phase, Phase::Succeeded, "worked on elsewhere");
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    let end = fixture.wait_for_end(accepted.operation().seq).await;
+    assert_eq!(end.phase, Phase::Succeeded, "run on another runtime");
 }

@@ -1,6 +1,6 @@
-//! Backups as they are seen while operations on them are unfinished.
+//! Backups as callers see them while operations on them are unfinished.
 
-use super::House;
+use super::Fixture;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::FaultKind;
@@ -9,12 +9,12 @@ use crate::model::Page;
 use crate::model::Phase;
 use crate::model::VmId;
 use crate::operations::OperationsApi;
-use crate::operations::testing::Say;
+use crate::operations::testing::Reply;
 use crate::operations::testing::backend;
 use crate::operations::testing::delete;
 use crate::operations::testing::new_backup;
-use crate::operations::testing::soon;
 use crate::operations::testing::target;
+use crate::operations::testing::test_deadline;
 
 fn create(vm: &str, backup: &str) -> Intent {
     Intent {
@@ -25,18 +25,22 @@ fn create(vm: &str, backup: &str) -> Intent {
 }
 
 #[tokio::test]
-async fn backups_show_what_is_done_to_them() {
-    let house = House::new().await;
-    house.adapter.has(&["b", "d"]);
-    let made = house.accept(create("vm", "c")).await;
-    house.reaches(made, Phase::Running).await;
-    let removed = house.accept(delete("vm", "d")).await;
+async fn backups_show_the_states_of_unfinished_operations() {
+    let fixture = Fixture::new().await;
+    fixture.adapter.set_backup_ids(&["b", "d"]);
+    let made = fixture.accept(create("vm", "c")).await;
+    fixture.wait_for_phase(made, Phase::Running).await;
+    let removed = fixture.accept(delete("vm", "d")).await;
     let page = Page {
         after: None,
         limit: 10,
     };
     let (one, vm) = (backend("one"), VmId::new("vm").unwrap());
-    let list = house.room.backups(&one, &vm, &page, soon()).await.unwrap();
+    let list = fixture
+        .operations
+        .backups(&one, &vm, &page, test_deadline())
+        .await
+        .unwrap();
     let states: Vec<_> = list
         .backups
         .iter()
@@ -49,68 +53,68 @@ async fn backups_show_what_is_done_to_them() {
     ];
     assert_eq!(states, expected, "in order, with states");
     let other = VmId::new("wm").unwrap();
-    let list = house
-        .room
-        .backups(&one, &other, &page, soon())
+    let list = fixture
+        .operations
+        .backups(&one, &other, &page, test_deadline())
         .await
         .unwrap();
     assert_eq!(list.backups.len(), 2, "another VM has no part in it");
-    let coming = house
-        .room
-        .backup(&one, &target("vm", "c"), soon())
+    let coming = fixture
+        .operations
+        .backup(&one, &target("vm", "c"), test_deadline())
         .await
         .unwrap();
-    assert_eq!(coming.state, BackupState::Creating, "in the making");
+    assert_eq!(coming.state, BackupState::Creating, "being created");
     assert_eq!(coming.name.as_str(), "nightly", "with its name");
     assert_eq!(
         coming.identity.as_str(),
         "",
-        "nobody knows its identity yet"
+        "its identity is not known yet"
     );
-    let going = house
-        .room
-        .backup(&one, &target("vm", "d"), soon())
+    let going = fixture
+        .operations
+        .backup(&one, &target("vm", "d"), test_deadline())
         .await
         .unwrap();
     assert_eq!(going.state, BackupState::Deleting, "queued counts");
-    house.adapter.has(&["b", "c"]);
-    house.adapter.say("vm", Say::Done);
-    house.end(removed).await;
-    let there = house
-        .room
-        .backup(&one, &target("vm", "c"), soon())
+    fixture.adapter.set_backup_ids(&["b", "c"]);
+    fixture.adapter.set_task_reply("vm", Reply::Done);
+    fixture.wait_for_end(removed).await;
+    let there = fixture
+        .operations
+        .backup(&one, &target("vm", "c"), test_deadline())
         .await
         .unwrap();
     assert_eq!(there.state, BackupState::Available, "made");
-    let gone = house
-        .room
-        .backup(&one, &target("vm", "d"), soon())
+    let gone = fixture
+        .operations
+        .backup(&one, &target("vm", "d"), test_deadline())
         .await
         .unwrap_err();
     assert_eq!(gone.kind, FaultKind::NoSuchBackup, "removed");
 }
 
 #[tokio::test]
-async fn faults_are_told_without_native_words() {
-    let house = House::new().await;
+async fn faults_have_no_words_of_the_vm_manager() {
+    let fixture = Fixture::new().await;
     let vm = VmId::new("vm").unwrap();
-    let fault = house
-        .room
-        .vm(&backend("one"), &vm, soon())
+    let fault = fixture
+        .operations
+        .vm(&backend("one"), &vm, test_deadline())
         .await
         .unwrap_err();
     assert_eq!(fault.kind, FaultKind::NoSuchVm, "which kind");
     assert!(!fault.text.contains("native"), "public text only");
-    let fault = house
-        .room
-        .vm(&backend("no"), &vm, soon())
+    let fault = fixture
+        .operations
+        .vm(&backend("no"), &vm, test_deadline())
         .await
         .unwrap_err();
     assert_eq!(fault.kind, FaultKind::Unavailable, "not configured");
     assert!(
-        house.room.capability(&backend("no")).is_none(),
+        fixture.operations.capability(&backend("no")).is_none(),
         "no such backend"
     );
-    let able = house.room.capability(&backend("one")).unwrap();
+    let able = fixture.operations.capability(&backend("one")).unwrap();
     assert_eq!(able.kind, "scripted", "as the adapter says");
 }

@@ -1,5 +1,5 @@
-//! The audit trail: who changed, or tried to change, what, and how it ended. One JSON object a line, whatever the form of
-//! the log.
+//! The audit trail: who changed or tried to change what, and the outcome. One JSON object per line, whatever the log
+//! format. Each record carries the hash of the one before it, so that later edits can be found.
 
 mod file;
 #[cfg(test)]
@@ -12,10 +12,8 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 
+use parking_lot::Mutex;
 use ring::digest;
 use serde::Serialize;
 use serde::Serializer;
@@ -28,12 +26,12 @@ pub use verify::Verified;
 pub use verify::VerifyError;
 pub use verify::verify;
 
-/// Where a request came from, as the trail names it.
+/// The origin of a request as recorded in the trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditClient {
-    /// An address.
+    /// A network address.
     Address(IpAddr),
-    /// A process on the gateway's own machine.
+    /// A process on the machine of the gateway.
     Local,
 }
 
@@ -46,46 +44,46 @@ impl Serialize for AuditClient {
     }
 }
 
-/// One record. Every record has every member: `null` where it says nothing. Text of clients is escaped by the JSON it is
-/// written as. Put no secret in.
+/// One record. Every record has every member; one without a value is `null`. Text from clients is escaped by the JSON
+/// encoding. A record must not contain secrets.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct AuditRecord<'a> {
-    /// When it was decided; written as RFC 3339.
-    #[serde(serialize_with = "as_text")]
+    /// The time of the decision; written as RFC 3339.
+    #[serde(serialize_with = "serialize_display")]
     pub time: Timestamp,
-    /// Who asked; `None` when that is not known.
+    /// The authenticated caller; `None` if there is none.
     pub principal: Option<&'a str>,
-    /// With which API token, if it was one.
+    /// The API token that authenticated the caller, if it was one.
     pub token: Option<&'a str>,
-    /// The name that was tried by a caller who is not known.
+    /// The user name of a failed login.
     pub claimed: Option<&'a str>,
-    /// From where.
+    /// The origin of the request.
     pub client: Option<AuditClient>,
-    /// What was asked for, for instance `restore`.
+    /// The requested action, for instance `restore`.
     pub action: &'a str,
-    /// The backend, once placed.
+    /// The backend, once the VM was placed on one.
     pub backend: Option<&'a str>,
     /// The VM.
     pub vm: Option<&'a str>,
     /// The backup.
     pub backup: Option<&'a str>,
-    /// What the caller wants to read here.
+    /// The note of the caller.
     pub note: Option<&'a str>,
-    /// `asked`, `accepted`, `joined`, `refused`, or how the operation ended.
+    /// `asked`, `accepted`, `joined`, `refused`, or the outcome of the operation.
     pub outcome: &'a str,
     /// The stable code of the refusal.
     pub code: Option<&'a str>,
-    /// Why credentials were refused, or the kind of fault with which the operation ended.
+    /// Why credentials were refused, or the fault that ended the operation.
     pub reason: Option<&'a str>,
-    /// The number of the operation; written as text, because JSON numbers lose digits beyond 2^53.
-    #[serde(serialize_with = "as_optional_text")]
+    /// The operation number; written as a string, because JSON readers lose digits beyond 2^53.
+    #[serde(serialize_with = "serialize_optional_display")]
     pub operation: Option<u64>,
     /// The id of the request.
     pub request: Option<&'a str>,
 }
 
 impl AuditRecord<'_> {
-    /// A record that says nothing yet but what happened, and when.
+    /// A record with these members alone; the others are `None`.
     #[must_use]
     pub const fn new<'a>(time: Timestamp, action: &'a str, outcome: &'a str) -> AuditRecord<'a> {
         AuditRecord {
@@ -112,31 +110,37 @@ impl AuditRecord<'_> {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde hands in a reference"
 )]
-fn as_text<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_display<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(time)
 }
 
 #[expect(clippy::ref_option, reason = "serde hands in a reference")]
-fn as_optional_text<S: Serializer>(number: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_optional_display<S: Serializer>(
+    number: &Option<u64>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     match number {
         Some(number) => to.collect_str(number),
         None => to.serialize_none(),
     }
 }
 
-/// The record as one line without its end. `previous` is the hash of the line before it.
-fn line(record: &AuditRecord<'_>, previous: Option<&str>) -> Result<String, serde_json::Error> {
+/// The record as one line without its line feed. `previous` is the hash of the line before it.
+fn encode_line(
+    record: &AuditRecord<'_>,
+    previous: Option<&str>,
+) -> Result<String, serde_json::Error> {
     #[derive(Serialize)]
     struct Chained<'a> {
         #[serde(flatten)]
         record: &'a AuditRecord<'a>,
         previous: Option<&'a str>,
     }
-    serde_json::to_string(&Chained { record, previous }).map(escape::json)
+    serde_json::to_string(&Chained { record, previous }).map(escape::escape_json)
 }
 
-/// The SHA-256 of a line without its end, in hexadecimal: what `sha256sum` prints of it.
-fn hash(line: &[u8]) -> String {
+/// The SHA-256 of a line without its line feed, in hexadecimal as printed by `sha256sum`.
+fn line_hash(line: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, line);
     let digits = digest.as_ref().iter().flat_map(|byte| {
         let (high, low) = (u32::from(byte >> 4), u32::from(byte & 15));
@@ -145,9 +149,9 @@ fn hash(line: &[u8]) -> String {
     digits.flatten().collect()
 }
 
-/// The record was not written, which is counted and logged.
+/// The record was not written. The failure has been counted and logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the audit trail cannot be written")]
+#[error("cannot write audit trail")]
 pub struct AuditWriteError;
 
 /// The audit trail of a process.
@@ -155,60 +159,90 @@ pub struct AuditTrail {
     path: Option<PathBuf>,
     required: bool,
     metrics: Arc<Metrics>,
-    sink: Mutex<Sink>,
+    writer: Mutex<TrailWriter>,
 }
 
-/// What is written to, and what is known of what was written.
-struct Sink {
-    to: Box<dyn Write + Send>,
-    /// What is left of a record that was written in part: it comes before anything else.
-    rest: Vec<u8>,
+/// The destination of records, and the state of the hash chain.
+struct TrailWriter {
+    destination: Box<dyn Write + Send>,
+    /// The rest of a partly written record. It is written before anything else.
+    unwritten: Vec<u8>,
     /// The hash of the newest record.
     previous: Option<String>,
-    /// Records that were lost since the newest one.
+    /// Records lost since the newest one.
     lost: u64,
 }
 
-impl Sink {
-    /// Completes what was written in part.
-    fn complete(&mut self) -> io::Result<()> {
-        while !self.rest.is_empty() {
-            match self.to.write(&self.rest) {
+/// A failed write.
+struct WriteFailure {
+    error: io::Error,
+    /// Whether nothing of the record was written. Otherwise its rest is kept and written later.
+    is_lost: bool,
+}
+
+impl WriteFailure {
+    const fn lost(error: io::Error) -> Self {
+        Self {
+            error,
+            is_lost: true,
+        }
+    }
+}
+
+impl TrailWriter {
+    fn new(destination: Box<dyn Write + Send>) -> Self {
+        Self {
+            destination,
+            unwritten: Vec::new(),
+            previous: None,
+            lost: 0,
+        }
+    }
+
+    /// Completes a partly written record.
+    fn write_rest(&mut self) -> io::Result<()> {
+        while !self.unwritten.is_empty() {
+            match self.destination.write(&self.unwritten) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => drop(self.rest.drain(..count.min(self.rest.len()))),
+                Ok(count) => drop(self.unwritten.drain(..count.min(self.unwritten.len()))),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.to.flush()
+        self.destination.flush()
     }
 
-    /// Writes one record as a line of its own. Fails with nothing of it written, or with the rest of it kept for later;
-    /// `true` in the first case.
-    fn write(&mut self, record: &AuditRecord<'_>) -> Result<(), (io::Error, bool)> {
-        self.complete().map_err(|error| (error, true))?;
-        let line = line(record, self.previous.as_deref()).map_err(|error| (error.into(), true))?;
-        self.rest = line.into_bytes();
-        let hash = hash(&self.rest);
-        self.rest.push(b'\n');
-        let length = self.rest.len();
-        match self.complete() {
+    /// Writes one record as a line of its own.
+    fn write_record(&mut self, record: &AuditRecord<'_>) -> Result<(), WriteFailure> {
+        self.write_rest().map_err(WriteFailure::lost)?;
+        let line = encode_line(record, self.previous.as_deref())
+            .map_err(|error| WriteFailure::lost(error.into()))?;
+        self.unwritten = line.into_bytes();
+        let hash = line_hash(&self.unwritten);
+        self.unwritten.push(b'\n');
+        let length = self.unwritten.len();
+        match self.write_rest() {
             Ok(()) => {}
-            Err(error) if self.rest.len() == length => {
-                self.rest.clear();
-                return Err((error, true));
+            // Nothing was written: the record can be dropped without leaving a broken line.
+            Err(error) if self.unwritten.len() == length => {
+                self.unwritten.clear();
+                return Err(WriteFailure::lost(error));
             }
             Err(error) => {
+                // The chain includes this record: its rest is kept and written first next time.
                 self.previous = Some(hash);
-                return Err((error, false));
+                return Err(WriteFailure {
+                    error,
+                    is_lost: false,
+                });
             }
         }
         self.previous = Some(hash);
         Ok(())
     }
 
-    /// Says in the trail itself how much is missing from it.
-    fn write_gap(&mut self, time: Timestamp) -> Result<(), (io::Error, bool)> {
+    /// Records in the trail itself how many records are missing.
+    fn write_gap(&mut self, time: Timestamp) -> Result<(), WriteFailure> {
         if self.lost == 0 {
             return Ok(());
         }
@@ -218,8 +252,8 @@ impl Sink {
         );
         let mut gap = AuditRecord::new(time, "audit", "records-lost");
         gap.note = Some(&note);
-        self.write(&gap)?;
-        tracing::warn!(lost = self.lost, "audit trail is written again");
+        self.write_record(&gap)?;
+        tracing::warn!(lost = self.lost, "audit trail writable again");
         self.lost = 0;
         Ok(())
     }
@@ -234,46 +268,42 @@ impl fmt::Debug for AuditTrail {
 }
 
 impl AuditTrail {
-    /// Appends to the file, which only its owner can read; to standard error when there is none. A last line that is not
-    /// complete is set apart, and the chain of hashes goes on from the last record. With `required` changes are refused while
-    /// nothing can be written.
+    /// Appends to the file, which only its owner can read, or to standard error without one. An incomplete last line is
+    /// terminated, and the hash chain continues from the last complete record. With `required`, changes are refused while the
+    /// trail cannot be written.
     ///
     /// # Errors
-    /// When the file cannot be opened or made.
+    /// If the file cannot be opened or created.
     pub fn open(path: Option<PathBuf>, required: bool, metrics: Arc<Metrics>) -> io::Result<Self> {
-        let sink = match &path {
+        let writer = match &path {
             Some(path) => {
                 let opened = file::open(path)?;
-                Sink {
-                    to: Box::new(opened.file),
-                    rest: opened.rest,
+                TrailWriter {
+                    destination: Box::new(opened.file),
+                    unwritten: opened.unwritten,
                     previous: opened.previous,
                     lost: 0,
                 }
             }
-            None => Sink::on(Box::new(io::stderr())),
+            None => TrailWriter::new(Box::new(io::stderr())),
         };
         Ok(Self {
             path,
             required,
             metrics,
-            sink: Mutex::new(sink),
+            writer: Mutex::new(writer),
         })
     }
 
-    /// Writes to the given place.
+    /// Writes records to this destination instead of a file.
     #[must_use]
-    pub fn to(writer: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Self {
+    pub fn with_destination(destination: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Self {
         Self {
             path: None,
             required: false,
             metrics,
-            sink: Mutex::new(Sink::on(writer)),
+            writer: Mutex::new(TrailWriter::new(destination)),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Sink> {
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether changes are refused while the trail cannot be written.
@@ -285,28 +315,30 @@ impl AuditTrail {
     /// Appends one record.
     ///
     /// # Errors
-    /// [`AuditWriteError`]: it is lost, or only a part of it was written so far; the rest follows as soon as that is possible.
+    /// [`AuditWriteError`]: the record is lost, or only a part of it was written; the rest is then written as soon as possible.
     pub fn append(&self, record: &AuditRecord<'_>) -> Result<(), AuditWriteError> {
-        let mut sink = self.lock();
-        let written = sink
+        let mut writer = self.writer.lock();
+        let written = writer
             .write_gap(record.time)
-            .and_then(|()| sink.write(record));
-        let Err((error, is_lost)) = written else {
+            .and_then(|()| writer.write_record(record));
+        let Err(WriteFailure { error, is_lost }) = written else {
             return Ok(());
         };
-        let is_first = sink.lost == 0;
+        // Logged as an error once per outage, or a full disk would fill the log too.
+        let is_first = writer.lost == 0;
         if is_lost {
-            sink.lost = sink.lost.saturating_add(1);
-            self.metrics.audit_record_lost(1);
+            writer.lost = writer.lost.saturating_add(1);
+            self.metrics.process.record_lost_audit_records(1);
         }
-        drop(sink);
-        self.metrics.audit_error("write");
+        drop(writer);
+        self.metrics.process.record_audit_error("write");
         if is_first {
             tracing::error!(
                 %error,
                 action = record.action,
                 outcome = record.outcome,
-                "audit trail cannot be written; free space on its disk or make it writable"
+                remedy = "free disk space or make the audit trail file writable",
+                "audit trail not writable"
             );
         } else {
             tracing::debug!(%error, "audit record lost");
@@ -314,36 +346,26 @@ impl AuditTrail {
         Err(AuditWriteError)
     }
 
-    /// Opens the file again by its path, after it was moved away. Keeps the old one when that fails. The chain of hashes goes
-    /// on.
+    /// Opens the file again by its path after log rotation moved it. Keeps the old file if that fails. The hash chain
+    /// continues.
     pub fn reopen(&self) {
         let Some(path) = &self.path else { return };
+        // Locked first: once the new file exists, no record goes to the old one.
+        let mut writer = self.writer.lock();
         let opened = match file::open(path) {
             Ok(opened) => opened,
             Err(error) => {
-                self.metrics.audit_error("open");
-                tracing::error!(%error, "audit trail not opened again");
+                self.metrics.process.record_audit_error("open");
+                tracing::error!(%error, "audit trail reopen failed, the old file stays open");
                 return;
             }
         };
-        let mut sink = self.lock();
-        if let Err(error) = sink.complete() {
-            tracing::error!(%error, "the last audit record of the old file is not complete");
-            sink.lost = sink.lost.saturating_add(1);
-            self.metrics.audit_record_lost(1);
+        if let Err(error) = writer.write_rest() {
+            tracing::error!(%error, "audit record truncated in rotated file");
+            writer.lost = writer.lost.saturating_add(1);
+            self.metrics.process.record_lost_audit_records(1);
         }
-        sink.to = Box::new(opened.file);
-        sink.rest = opened.rest;
-    }
-}
-
-impl Sink {
-    fn on(to: Box<dyn Write + Send>) -> Self {
-        Self {
-            to,
-            rest: Vec::new(),
-            previous: None,
-            lost: 0,
-        }
+        writer.destination = Box::new(opened.file);
+        writer.unwritten = opened.unwritten;
     }
 }

@@ -23,28 +23,28 @@ fn record<'a>(note: Option<&'a str>) -> AuditRecord<'a> {
     }
 }
 
-/// Takes so many bytes, and then none until there is room again.
+/// Accepts a number of bytes, and then none until `room` is called.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 
 impl Disk {
     fn room(&self, bytes: usize) {
-        self.0.lock().unwrap().1 = bytes;
+        self.0.lock().1 = bytes;
     }
 
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap()
+        String::from_utf8(self.0.lock().0.clone()).unwrap()
     }
 }
 
 impl Write for Disk {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (held, room) = &mut *self.0.lock().unwrap();
+        let (written, room) = &mut *self.0.lock();
         let count = bytes.len().min(*room);
         if count == 0 {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        held.extend_from_slice(&bytes[..count]);
+        written.extend_from_slice(&bytes[..count]);
         *room = room.saturating_sub(count);
         Ok(count)
     }
@@ -67,7 +67,7 @@ fn members(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn one_object_a_line_whatever_clients_send_and_across_rotation() {
+fn every_record_is_one_json_line_whatever_clients_send_and_across_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     let trail = trail(&path);
@@ -89,7 +89,7 @@ fn one_object_a_line_whatever_clients_send_and_across_rotation() {
         assert!(
             !text
                 .trim_end()
-                .contains(|it: char| it.is_control() || it == '\u{202e}'),
+                .contains(|character: char| character.is_control() || character == '\u{202e}'),
             "{name}: {text:?}"
         );
         let mode = fs::metadata(&file).unwrap().permissions().mode();
@@ -100,7 +100,7 @@ fn one_object_a_line_whatever_clients_send_and_across_rotation() {
 #[test]
 fn every_record_has_every_member() {
     let disk = Disk::default();
-    let trail = AuditTrail::to(Box::new(disk.clone()), metrics());
+    let trail = AuditTrail::with_destination(Box::new(disk.clone()), metrics());
     trail.append(&record(None)).unwrap_err();
     disk.room(10_000);
     trail.append(&record(None)).unwrap();
@@ -112,15 +112,15 @@ fn every_record_has_every_member() {
 }
 
 #[test]
-fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
-    let whole = line(&record(None), None).unwrap().len() + 1;
+fn a_partly_written_record_is_completed_and_a_lost_one_is_reported() {
+    let whole = encode_line(&record(None), None).unwrap().len() + 1;
     for room in 0..=whole {
         let disk = Disk::default();
         let metrics = metrics();
-        let trail = AuditTrail::to(Box::new(disk.clone()), Arc::clone(&metrics));
+        let trail = AuditTrail::with_destination(Box::new(disk.clone()), Arc::clone(&metrics));
         disk.room(room);
         let first = trail.append(&record(None));
-        assert_eq!(first.is_ok(), room == whole, "{room}: said");
+        assert_eq!(first.is_ok(), room == whole, "{room}: result");
         assert_eq!(
             trail.append(&record(Some("lost"))),
             Err(AuditWriteError),
@@ -133,16 +133,16 @@ fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{room}: {text}")))
             .collect();
-        let told: Vec<_> = values
+        let outcomes: Vec<_> = values
             .iter()
             .map(|value| value["outcome"].as_str().unwrap())
             .collect();
         let lost = if room == 0 { 2 } else { 1 };
         if room == 0 {
-            assert_eq!(told, ["records-lost", "refused"], "{room}: {text}");
+            assert_eq!(outcomes, ["records-lost", "refused"], "{room}: {text}");
         } else {
             assert_eq!(
-                told,
+                outcomes,
                 ["refused", "records-lost", "refused"],
                 "{room}: {text}"
             );
@@ -153,14 +153,14 @@ fn a_record_written_in_part_is_completed_and_a_lost_one_is_told() {
             gap.as_str().unwrap().starts_with(&expected),
             "{room}: {gap}"
         );
-        let exported = String::from_utf8(metrics.text()).unwrap();
+        let exported = String::from_utf8(metrics.encode_text()).unwrap();
         let expected = format!("snapgate_audit_records_lost_total {lost}\n");
         assert!(exported.contains(&expected), "{room}: {exported}");
     }
 }
 
 #[test]
-fn a_last_line_that_broke_off_is_set_apart_and_the_chain_goes_on() {
+fn an_incomplete_last_line_is_terminated_and_the_chain_continues() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.log");
     trail(&path).append(&record(None)).unwrap();
@@ -217,7 +217,7 @@ fn a_trail_is_verified_over_rotated_files() {
         let last = newest.lines().last().unwrap();
         assert_eq!(
             found.last,
-            Some(hash(last.as_bytes())),
+            Some(line_hash(last.as_bytes())),
             "{restart}: for safekeeping"
         );
         let [older, newer] = files;
@@ -269,9 +269,9 @@ fn a_changed_missing_or_moved_record_is_found() {
 fn a_lost_record_is_counted() {
     let metrics = metrics();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let trail = AuditTrail::to(Box::new(full), Arc::clone(&metrics));
+    let trail = AuditTrail::with_destination(Box::new(full), Arc::clone(&metrics));
     trail.append(&record(None)).unwrap_err();
-    let text = String::from_utf8(metrics.text()).unwrap();
+    let text = String::from_utf8(metrics.encode_text()).unwrap();
     assert!(
         text.contains("snapgate_audit_errors_total{kind=\"write\"} 1"),
         "{text}"

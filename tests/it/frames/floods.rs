@@ -30,7 +30,7 @@ fn floods() -> Vec<Flood> {
     let block = fields(&good("GET", BACKUP));
     let long = fields(&[("x-a", "x".repeat(16_000))]);
     let endless = frame(HEADERS, END_STREAM, 1, &block);
-    let number = |it: u32| it * 2 + 1;
+    let number = |round: u32| round * 2 + 1;
     let flood = |name, begin: &[u8], ends, again: Box<dyn Fn(u32) -> Vec<u8>>| Flood {
         name,
         begin: begin.to_vec(),
@@ -48,22 +48,22 @@ fn floods() -> Vec<Flood> {
         }),
         // CVE-2023-44487.
         flood("requests that are reset at once", &[], calm, {
-            Box::new(move |it| {
-                let cancel = frame(RST_STREAM, 0, number(it), &8_u32.to_be_bytes());
-                [get(number(it)), cancel].concat()
+            Box::new(move |round| {
+                let cancel = frame(RST_STREAM, 0, number(round), &8_u32.to_be_bytes());
+                [get(number(round)), cancel].concat()
             })
         }),
         // CVE-2025-8671: the gateway is made to reset the stream itself.
         flood("requests that must be reset", &[], calm, {
-            Box::new(move |it| {
-                let nothing = frame(WINDOW_UPDATE, 0, number(it), &[0; 4]);
-                [put(number(it), None), nothing].concat()
+            Box::new(move |round| {
+                let nothing = frame(WINDOW_UPDATE, 0, number(round), &[0; 4]);
+                [put(number(round), None), nothing].concat()
             })
         }),
         flood("malformed requests", &[], None, {
-            Box::new(move |it| {
+            Box::new(move |round| {
                 let block = fields(&[(":method", "GET"), (":scheme", "https")]);
-                frame(HEADERS, END_STREAM | END_HEADERS, number(it), &block)
+                frame(HEADERS, END_STREAM | END_HEADERS, number(round), &block)
             })
         }),
         // CVE-2019-9515, 9512, 9516, 9518.
@@ -80,7 +80,7 @@ fn floods() -> Vec<Flood> {
             })
         }),
         flood("priorities", &[], None, {
-            Box::new(move |it| frame(PRIORITY, 0, number(it), &[0, 0, 0, 0, 1]))
+            Box::new(move |round| frame(PRIORITY, 0, number(round), &[0, 0, 0, 0, 1]))
         }),
         flood("frames of no kind", &[], None, {
             Box::new(|_| frame(0xfe, 0, 0, &[0; 1000]))
@@ -88,7 +88,7 @@ fn floods() -> Vec<Flood> {
     ]
 }
 
-#[test]
+#[apply(test)]
 fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
     let secure = Secure::start("[limits]\nheader_timeout = \"2s\"\nbody_timeout = \"2s\"\n");
     secure.serves("nothing");
@@ -99,13 +99,13 @@ fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
         raw.patience(Duration::from_secs(5));
         let mut sent = flood.begin.len();
         let mut goes_on = raw.send(&flood.begin);
-        let mut it = 0;
+        let mut round = 0;
         // Many at once: one write each would be a flood of writes of ours.
-        while goes_on && sent < BYTES && it < 100_000 {
+        while goes_on && sent < BYTES && round < 100_000 {
             let mut bytes = Vec::new();
             while bytes.len() < 64 * 1024 {
-                bytes.extend((flood.again)(it));
-                it += 1;
+                bytes.extend((flood.again)(round));
+                round += 1;
             }
             sent += bytes.len();
             goes_on = raw.send(&bytes);
@@ -114,9 +114,9 @@ fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
         // One that still lives has its request answered, or is given up for what it did.
         let mut last = None;
         for _ in 0..100_000 {
-            match raw.told(SOON) {
-                Some(told @ (Told::GoAway(_) | Told::Closed)) => {
-                    last = last.or(Some(told));
+            match raw.next_reaction(SOON) {
+                Some(reaction @ (Reaction::GoAway(_) | Reaction::Closed)) => {
+                    last = last.or(Some(reaction));
                     break;
                 }
                 Some(_) => {}
@@ -125,7 +125,8 @@ fn floods_end_at_worst_their_own_connection_and_take_bounded_memory() {
         }
         if let Some(error) = flood.ends {
             assert!(!goes_on, "{name}: stopped, after {sent} bytes: {last:?}");
-            let good = matches!(last, Some(Told::Closed)) || last == Some(Told::GoAway(error));
+            let good =
+                matches!(last, Some(Reaction::Closed)) || last == Some(Reaction::GoAway(error));
             assert!(good, "{name}: {last:?}");
         }
         let grown = secure.memory().saturating_sub(before);

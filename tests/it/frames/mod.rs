@@ -3,6 +3,7 @@
 
 mod floods;
 mod passed;
+pub(crate) mod rows;
 mod table;
 mod wire;
 
@@ -19,7 +20,7 @@ use crate::frames::wire::END_STREAM;
 use crate::frames::wire::HEADERS;
 use crate::frames::wire::PREFACE;
 use crate::frames::wire::Raw;
-use crate::frames::wire::Told;
+use crate::frames::wire::Reaction;
 use crate::frames::wire::fields;
 use crate::frames::wire::frame;
 use crate::frames::wire::setting;
@@ -31,7 +32,7 @@ use crate::harness::SIM;
 const BACKUP: &str = "/vms/1/backups/456";
 const SERVED: &str = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[[certificate]]\nchain = \"chain.pem\"\nkey = \"key.pem\"\n";
 
-/// A gateway as a process of its own, so that its memory can be told from ours.
+/// A gateway as a process of its own, so that its memory is counted apart from ours.
 struct Secure {
     process: Process,
     pid: u32,
@@ -51,7 +52,7 @@ impl Secure {
         let path = folder.path().join("snapgate.toml");
         let mut pid = 0;
         let arguments = ["serve", "--config", path.to_str().unwrap()];
-        let process = Process::launch(&arguments, |it| pid = it).unwrap();
+        let process = Process::launch(&arguments, |started| pid = started).unwrap();
         Self {
             process,
             pid,
@@ -82,8 +83,12 @@ impl Secure {
     fn serves(&self, after: &str) {
         let mut raw = self.connect();
         assert!(raw.send(&get(1)), "{after}: a request is taken");
-        let told = raw.told(PATIENCE);
-        assert_eq!(told, Some(Told::Status(1, 200)), "{after}: the next one");
+        let reaction = raw.next_reaction(PATIENCE);
+        assert_eq!(
+            reaction,
+            Some(Reaction::Status(1, 200)),
+            "{after}: the next one"
+        );
     }
 
     /// Most memory it ever had, in KiB.

@@ -14,16 +14,16 @@ fn post(stream: u32, length: Option<usize>) -> Vec<u8> {
         (":authority", "localhost".to_owned()),
         (":path", format!("/echo?{stream}")),
     ];
-    all.extend(length.map(|it| ("content-length", it.to_string())));
+    all.extend(length.map(|length| ("content-length", length.to_string())));
     frame(HEADERS, END_HEADERS, stream, &fields(&all))
 }
 
-/// A name, whether the length is told, and frames of a body: kind, flags, payload.
+/// A name, whether it has a length, and frames of a body: kind, flags, payload.
 type Row = (&'static str, bool, &'static [(u8, u8, &'static [u8])]);
 
 /// Pingora issue 935: where a body ends with an empty frame, the end of the chunks was written twice, and what was left of it
 /// on the connection to the server was the beginning of whatever came next.
-#[test]
+#[apply(test)]
 fn however_a_body_ends_the_server_behind_sees_one_end() {
     // A trailer `x-a: 1`.
     const TRAILERS: &[u8] = b"\0\x03x-a\x011";
@@ -92,14 +92,14 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
     let mut raw = secure.connect();
     let mut expected = Vec::new();
     for round in 0..5 {
-        for (at, (name, told, frames)) in rows.iter().enumerate() {
+        for (at, (name, has_length, frames)) in rows.iter().enumerate() {
             let stream = u32::try_from((round * rows.len() + at) * 2 + 1).unwrap();
             let pieces = frames
                 .iter()
                 .filter(|frame| frame.0 == DATA && frame.1 & PADDED == 0);
             let body: Vec<u8> = pieces.flat_map(|piece| piece.2).copied().collect();
             assert!(
-                raw.send(&post(stream, told.then_some(body.len()))),
+                raw.send(&post(stream, has_length.then_some(body.len()))),
                 "{name}: sent"
             );
             for (kind, flags, payload) in *frames {
@@ -108,10 +108,10 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
                 let sent = raw.send(&frame(*kind, *flags, stream, payload));
                 assert!(sent, "{name}: sent");
             }
-            let found = raw.told(SOON);
+            let found = raw.next_reaction(SOON);
             assert_eq!(
                 found,
-                Some(Told::Status(stream, 200)),
+                Some(Reaction::Status(stream, 200)),
                 "{name}, round {round}"
             );
             expected.push((format!("/echo?{stream}"), body));
@@ -121,10 +121,10 @@ fn however_a_body_ends_the_server_behind_sees_one_end() {
     let seen = upstream.seen();
     let found: Vec<_> = seen
         .iter()
-        .map(|it| (it.target.clone(), it.body.clone()))
+        .map(|request| (request.target.clone(), request.body.clone()))
         .collect();
     assert_eq!(found, expected, "every request as it was sent, once");
-    let last = seen.iter().map(|it| it.connection).max().unwrap();
+    let last = seen.iter().map(|request| request.connection).max().unwrap();
     assert!(
         last < expected.len() / 2,
         "connections are used again: {last} for {} requests",

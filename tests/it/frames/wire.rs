@@ -82,7 +82,7 @@ fn length(mut left: usize, bytes: &mut Vec<u8>) {
 
 /// How a conversation went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Reaction {
     /// The stream was reset with this error.
     Reset(u32, u32),
     /// The stream was answered with this status.
@@ -98,8 +98,8 @@ pub(super) struct Raw {
     stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
     unread: Vec<u8>,
     settled: bool,
-    /// What was told while a ping was waited for.
-    early: VecDeque<Told>,
+    /// Reactions that came while a ping was waited for.
+    early: VecDeque<Reaction>,
 }
 
 impl Raw {
@@ -138,8 +138,8 @@ impl Raw {
         let until = Instant::now() + PATIENCE;
         while !self.settled {
             assert!(Instant::now() < until, "a ping is answered in time");
-            let told = self.read(Duration::from_millis(1));
-            self.early.extend(told);
+            let reactions = self.read(Duration::from_millis(1));
+            self.early.extend(reactions);
         }
         self.settled = false;
     }
@@ -150,23 +150,23 @@ impl Raw {
         self.stream.sock.set_write_timeout(Some(time)).unwrap();
     }
 
-    /// The next thing that is told, if it is told in that time.
-    pub(super) fn told(&mut self, within: Duration) -> Option<Told> {
+    /// The next reaction, if one comes within that time.
+    pub(super) fn next_reaction(&mut self, within: Duration) -> Option<Reaction> {
         let early = self.early.pop_front();
         early.or_else(|| self.read(within))
     }
 
-    fn read(&mut self, within: Duration) -> Option<Told> {
+    fn read(&mut self, within: Duration) -> Option<Reaction> {
         let until = Instant::now() + within;
         loop {
             while let Some((kind, flags, stream, payload)) = self.whole() {
-                let number = |it: &[u8]| u32::from_be_bytes(it.try_into().unwrap());
+                let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
                 match kind {
                     // The end of an answer to a body that was not waited for.
                     RST_STREAM if number(&payload) == 0 => {}
-                    RST_STREAM => return Some(Told::Reset(stream, number(&payload))),
-                    HEADERS => return Some(Told::Status(stream, status(&payload))),
-                    GOAWAY => return Some(Told::GoAway(number(&payload[4..8]))),
+                    RST_STREAM => return Some(Reaction::Reset(stream, number(&payload))),
+                    HEADERS => return Some(Reaction::Status(stream, status(&payload))),
+                    GOAWAY => return Some(Reaction::GoAway(number(&payload[4..8]))),
                     SETTINGS if flags & ACK == 0 => drop(self.send(&frame(SETTINGS, ACK, 0, &[]))),
                     PING if flags & ACK != 0 => self.settled = true,
                     _ => {}
@@ -179,12 +179,12 @@ impl Raw {
             self.stream.sock.set_read_timeout(Some(left)).unwrap();
             let mut part = [0; 16_384];
             match self.stream.read(&mut part) {
-                Ok(0) => return Some(Told::Closed),
+                Ok(0) => return Some(Reaction::Closed),
                 Ok(count) => self.unread.extend_from_slice(&part[..count]),
                 Err(error)
                     if error.kind() == ErrorKind::WouldBlock
                         || error.kind() == ErrorKind::TimedOut => {}
-                Err(_reset_or_cut) => return Some(Told::Closed),
+                Err(_reset_or_cut) => return Some(Reaction::Closed),
             }
         }
     }
@@ -213,10 +213,13 @@ fn status(block: &[u8]) -> u16 {
         (0x8d, 404),
         (0x8e, 500),
     ];
-    // The table may be told to be of another size first.
-    let skipped = block.iter().take_while(|it| **it & 0xe0 == 0x20).count();
+    // An update of the table size may come first.
+    let skipped = block
+        .iter()
+        .take_while(|byte| **byte & 0xe0 == 0x20)
+        .count();
     let block = &block[skipped..];
-    if let Some((_, status)) = INDEXED.iter().find(|(it, _)| *it == block[0]) {
+    if let Some((_, status)) = INDEXED.iter().find(|(index, _)| *index == block[0]) {
         return *status;
     }
     assert!(
@@ -237,9 +240,9 @@ fn status(block: &[u8]) -> u16 {
 fn digits(bytes: &[u8]) -> String {
     let bits: Vec<u32> = bytes
         .iter()
-        .flat_map(|byte| (0..8).rev().map(move |it| u32::from(byte >> it & 1)))
+        .flat_map(|byte| (0..8).rev().map(move |bit| u32::from(byte >> bit & 1)))
         .collect();
-    let value = |bits: &[u32]| bits.iter().fold(0, |all, it| all << 1 | it);
+    let value = |bits: &[u32]| bits.iter().fold(0, |all, bit| all << 1 | bit);
     let (mut text, mut at) = (String::new(), 0);
     while text.len() < 3 {
         let short = value(&bits[at..at + 5]);

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::client::basic;
 use crate::harness::PATIENCE;
-use crate::kill::dice::Dice;
 use crate::kill::history::Accepted;
+use crate::prng::Prng;
 
 /// VMs that changes are asked for.
 const VMS: u64 = 6;
@@ -32,7 +32,7 @@ const EXCHANGE: Duration = Duration::from_secs(20);
 pub(crate) struct World {
     /// Where the gateway is; `None` while it is away.
     pub(crate) gateway: Mutex<Option<SocketAddr>>,
-    /// The gateway that whoever reads the next 202 is to kill.
+    /// The gateway to be killed by the client that reads the next 202.
     pub(crate) victim: Mutex<Option<u32>>,
     /// Whether nothing new is asked for.
     pub(crate) over: AtomicBool,
@@ -62,22 +62,22 @@ fn exchange(world: &World, request: &str, headers: &str, body: &str) -> Option<(
 
 /// Asks for changes until it is over, each until it got its 202.
 pub(crate) fn ask_for_changes(world: &World, number: u64) -> Vec<Accepted> {
-    let mut dice = Dice::new(number);
+    let mut prng = Prng::new(number);
     let mut accepted = Vec::<Accepted>::new();
     while !world.over.load(Ordering::Acquire) {
         let key = format!("\"client-{number}-{}\"", accepted.len());
-        accepted.push(one_change(world, &key, &mut dice));
-        let at = usize::try_from(dice.below(u64::try_from(accepted.len()).unwrap())).unwrap();
+        accepted.push(one_change(world, &key, &mut prng));
+        let at = usize::try_from(prng.below(u64::try_from(accepted.len()).unwrap())).unwrap();
         look(world, &mut accepted[at]);
-        std::thread::sleep(Duration::from_millis(dice.below(20)));
+        std::thread::sleep(Duration::from_millis(prng.below(20)));
     }
     accepted
 }
 
-fn one_change(world: &World, key: &str, dice: &mut Dice) -> Accepted {
-    let vm = 1 + dice.below(VMS);
-    let (request, body) = if dice.below(4) == 0 {
-        let body = format!("{{\"description\": \"words {}\"}}", dice.below(1000));
+fn one_change(world: &World, key: &str, prng: &mut Prng) -> Accepted {
+    let vm = 1 + prng.below(VMS);
+    let (request, body) = if prng.below(4) == 0 {
+        let body = format!("{{\"description\": \"words {}\"}}", prng.below(1000));
         (format!("PUT /vms/{vm}/backups/456"), body)
     } else {
         (
@@ -86,7 +86,7 @@ fn one_change(world: &World, key: &str, dice: &mut Dice) -> Accepted {
         )
     };
     let prefer = ["", "Prefer: respond-async\r\n", "Prefer: wait=5\r\n"];
-    let prefer = prefer[usize::try_from(dice.below(3)).unwrap()];
+    let prefer = prefer[usize::try_from(prng.below(3)).unwrap()];
     let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {key}\r\n{prefer}");
     let until = Instant::now() + PATIENCE;
     loop {
@@ -126,7 +126,7 @@ fn note(accepted: &mut Accepted, status: &Value) {
 }
 
 /// Reads the Status once, if the gateway is there.
-pub(crate) fn look(world: &World, accepted: &mut Accepted) {
+fn look(world: &World, accepted: &mut Accepted) {
     for uri in accepted.status_uris.clone() {
         match exchange(world, &format!("GET {uri}"), "Prefer: wait=1\r\n", "") {
             Some((200, status)) => note(accepted, &status),

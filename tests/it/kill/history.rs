@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::kill::vmm::End;
-use crate::kill::vmm::Execution;
+use crate::kill::simulated_vmm::End;
+use crate::kill::simulated_vmm::Execution;
 
 /// One request of a client that got its 202, under one `Idempotency-Key`.
 #[derive(Clone, Debug, Default)]
@@ -29,10 +29,10 @@ pub(crate) struct Verdict {
     pub(crate) unfinished: u64,
     /// Operations that the VM manager carried out more than once.
     pub(crate) run_twice: u64,
-    /// Statuses that tell something else than what the VM manager did, or changed their word.
+    /// Statuses that differ from what the VM manager did, or that changed after their end.
     pub(crate) untrue: u64,
-    /// What the VM manager carried out and no 202 tells of.
-    pub(crate) untold: u64,
+    /// What the VM manager carried out without any 202.
+    pub(crate) unannounced: u64,
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
     pub(crate) not_executed: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Everything that must not be.
     pub(crate) const fn wrong(&self) -> u64 {
-        self.lost + self.unfinished + self.run_twice + self.untrue + self.untold
+        self.lost + self.unfinished + self.run_twice + self.untrue + self.unannounced
     }
 
     fn offence(&mut self, words: String) {
@@ -141,11 +141,9 @@ pub(crate) fn judge(accepted: &[Accepted], log: &[Execution], may_be_unknown: bo
             verdict.offence(format!("did {ends:?}, said {said:?}"));
         }
     }
-    verdict.untold = u64::try_from(by_key.len()).unwrap();
+    verdict.unannounced = u64::try_from(by_key.len()).unwrap();
     if let Some((key, ends)) = by_key.first_key_value() {
-        verdict.offence(format!(
-            "operation {key} did {ends:?}, and no 202 tells of it"
-        ));
+        verdict.offence(format!("operation {key} did {ends:?}, without a 202"));
     }
     verdict
 }
@@ -156,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
+    #[apply(test)]
     fn every_kind_of_offence_is_seen() {
         let done = json!({"state": "SUCCESS", "status": 200});
         let failed = json!({"state": "FAILED", "status": 507});
@@ -164,7 +162,7 @@ mod tests {
         let unknown = json!({"state": "UNKNOWN", "status": 500});
         let odd = json!({"state": "RUNNING", "status": 200});
         type Row<'a> = (&'a str, &'a [&'a Value], u64, &'a [End], bool, [u64; 5]);
-        // lost, unfinished, run twice, untrue, untold
+        // lost, unfinished, run twice, untrue, unannounced
         let rows: &[Row<'_>] = &[
             ("done", &[&done, &done], 0, &[End::Done], false, [0; 5]),
             ("failed", &[&failed], 0, &[End::Failed], false, [0; 5]),
@@ -285,19 +283,33 @@ mod tests {
                 ends: ends.iter().map(|end| (*end).clone()).collect(),
                 missing: *missing,
             };
-            let log: Vec<Execution> = log.iter().map(|it| line(5, *it)).collect();
-            let it = judge(&[accepted], &log, *may_be_unknown);
-            let seen = [it.lost, it.unfinished, it.run_twice, it.untrue, it.untold];
-            assert_eq!(seen, *expected, "{name}: {:?}", it.offences);
-            assert_eq!(it.wrong() > 0, !it.offences.is_empty(), "{name}: in words");
+            let log: Vec<Execution> = log.iter().map(|end| line(5, *end)).collect();
+            let verdict = judge(&[accepted], &log, *may_be_unknown);
+            let seen = [
+                verdict.lost,
+                verdict.unfinished,
+                verdict.run_twice,
+                verdict.untrue,
+                verdict.unannounced,
+            ];
+            assert_eq!(seen, *expected, "{name}: {:?}", verdict.offences);
+            assert_eq!(
+                verdict.wrong() > 0,
+                !verdict.offences.is_empty(),
+                "{name}: in words"
+            );
         }
     }
 
-    #[test]
-    fn what_was_told_to_nobody_and_two_statuses_for_one_key_are_seen() {
+    #[apply(test)]
+    fn unannounced_work_and_two_statuses_for_one_key_are_found() {
         let log = [line(5, End::Done), line(6, End::Done)];
         let verdict = judge(&[], &log, true);
-        assert_eq!((verdict.untold, verdict.wrong()), (2, 2), "{verdict:?}");
+        assert_eq!(
+            (verdict.unannounced, verdict.wrong()),
+            (2, 2),
+            "{verdict:?}"
+        );
         let accepted = Accepted {
             status_uris: BTreeSet::from(["?seq=5".to_owned(), "?seq=6".to_owned()]),
             ends: vec![json!({"state": "SUCCESS", "status": 200})],

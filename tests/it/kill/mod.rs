@@ -2,9 +2,8 @@
 //! judge who knows only HTTP answers and the VM manager's log says whether every promise was kept.
 
 mod clients;
-mod dice;
 mod history;
-mod vmm;
+mod simulated_vmm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,12 +17,12 @@ use std::time::Instant;
 use crate::harness::Process;
 use crate::harness::SECRET_HASH;
 use crate::kill::clients::World;
-use crate::kill::dice::Dice;
 use crate::kill::history::Accepted;
 use crate::kill::history::Verdict;
-use crate::kill::vmm::Behaviour;
-use crate::kill::vmm::FakeVmm;
-use crate::kill::vmm::Point;
+use crate::kill::simulated_vmm::Behaviour;
+use crate::kill::simulated_vmm::FakeVmm;
+use crate::kill::simulated_vmm::Point;
+use crate::prng::Prng;
 
 /// Gateways of each class that are started and killed, unless `SNAPGATE_KILL_LIVES` says otherwise.
 const LIVES: u64 = 120;
@@ -37,7 +36,7 @@ const DELAY: Duration = Duration::from_millis(30);
 /// Far beyond `DELAY`, so that a busy machine does not make the fake VM manager break its word.
 const SETTLE: &str = "400ms";
 
-/// A class of VM manager, and how the gateway is told to treat it.
+/// A class of VM manager, and how the gateway is configured for it.
 #[derive(Clone, Copy, Debug)]
 struct Class {
     name: &'static str,
@@ -55,8 +54,8 @@ const WITH_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::BeginOutcome,
-    Point::Told,
+    Point::CarriedOut,
+    Point::Replied,
     Point::Polling,
     Point::Done,
 ];
@@ -66,8 +65,8 @@ const WITHOUT_TASKS: &[Point] = &[
     Point::Answered,
     Point::Submitting,
     Point::Called,
-    Point::BeginOutcome,
-    Point::Told,
+    Point::CarriedOut,
+    Point::Replied,
 ];
 
 /// How it went.
@@ -103,6 +102,7 @@ name = "lab"
 kind = "sim"
 vms = ["*"]
 concurrency = 8
+[backend.sim]
 simulator = "unix:{}"
 recovery = "{}"
 settle = "{}"
@@ -147,13 +147,13 @@ audit = "audit.log"
             })
             .collect();
         let arguments = ["serve", "--config", config.to_str().unwrap()];
-        let mut dice = Dice::new(self.lives);
+        let mut prng = Prng::new(self.lives);
         let mut points = BTreeMap::new();
         for life in 0..self.lives {
             // Every other one at random, the rest at each moment in turn.
             let at = usize::try_from(life / 2).unwrap() % self.points().len();
             let point = Some(self.points()[at]).filter(|_| life % 2 == 0);
-            if let Some(point) = one_life(&arguments, &vmm, &world, point, &mut dice) {
+            if let Some(point) = one_life(&arguments, &vmm, &world, point, &mut prng) {
                 *points.entry(point).or_default() += 1;
             }
         }
@@ -182,7 +182,7 @@ fn one_life(
     vmm: &FakeVmm,
     world: &World,
     point: Option<Point>,
-    dice: &mut Dice,
+    prng: &mut Prng,
 ) -> Option<Point> {
     let born = |pid| match point {
         Some(Point::Answered) => *world.victim.lock().unwrap() = Some(pid),
@@ -190,7 +190,7 @@ fn one_life(
         None => {}
     };
     let mut process = Process::launch(arguments, born);
-    let random = Duration::from_millis(20 + dice.below(500));
+    let random = Duration::from_millis(20 + prng.below(500));
     let died = match &mut process {
         Ok(process) => {
             *world.gateway.lock().unwrap() = Some(process.api);
@@ -198,7 +198,7 @@ fn one_life(
         }
         Err(_) => true,
     };
-    // Nobody may kill the number of a process that is gone.
+    // The number of a process that is gone must not be killed.
     let spared = world.victim.lock().unwrap().take().is_some();
     let by_vmm = vmm.disarm();
     *world.gateway.lock().unwrap() = None;
@@ -218,25 +218,25 @@ fn one_life(
 impl Outcome {
     /// Straight to the terminal: the test runner swallows what passing tests print.
     fn print(&self) {
-        let it = &self.verdict;
+        let verdict = &self.verdict;
         let named: u64 = self.points.values().sum();
         let least = self.points.values().min().copied().unwrap_or_default();
         let line = format!(
             "kill test, {}: {} lives ({named} ended at a named moment, each of {} at least {least} times), {} 202s, lost {}, never finished {}, \
-             run twice {}, untrue {}, told to nobody {}; ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN; {:.0?}\n",
+             run twice {}, untrue {}, unannounced {}; ends: {} succeeded, {} failed, {} not executed, {} UNKNOWN; {:.0?}\n",
             self.class.name,
             self.class.lives,
             self.points.len(),
-            it.accepted,
-            it.lost,
-            it.unfinished,
-            it.run_twice,
-            it.untrue,
-            it.untold,
-            it.succeeded,
-            it.failed,
-            it.not_executed,
-            it.unknown,
+            verdict.accepted,
+            verdict.lost,
+            verdict.unfinished,
+            verdict.run_twice,
+            verdict.untrue,
+            verdict.unannounced,
+            verdict.succeeded,
+            verdict.failed,
+            verdict.not_executed,
+            verdict.unknown,
             self.took
         );
         std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
@@ -244,11 +244,11 @@ impl Outcome {
 }
 
 fn lives() -> u64 {
-    let told = std::env::var("SNAPGATE_KILL_LIVES");
-    told.map_or(LIVES, |it| it.parse().unwrap())
+    let lives = std::env::var("SNAPGATE_KILL_LIVES");
+    lives.map_or(LIVES, |lives| lives.parse().unwrap())
 }
 
-#[test]
+#[apply(test)]
 fn nothing_accepted_is_lost_run_twice_or_lied_about() {
     let class = Class {
         name: "replay-safe",
@@ -275,7 +275,7 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
         may_be_unknown: true,
         ..class
     };
-    // What a simple durable retry does: it calls again after a restart, and the VM manager does as it is told.
+    // What a simple durable retry does: it calls again after a restart, and the VM manager carries it out.
     let retry = Class {
         name: "control, retry on restart",
         once: false,
@@ -290,10 +290,10 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
         lives: LIVES_OF_CONTROLS,
         ..listable
     };
-    let running = [class, listable, no_trace, retry, hasty].map(|it| {
+    let running = [class, listable, no_trace, retry, hasty].map(|class| {
         std::thread::Builder::new()
-            .name(it.name.to_owned())
-            .spawn(move || it.run())
+            .name(class.name.to_owned())
+            .spawn(move || class.run())
             .unwrap()
     });
     let outcomes = running.map(|running| running.join().unwrap());
@@ -331,10 +331,10 @@ fn nothing_accepted_is_lost_run_twice_or_lied_about() {
     );
 }
 
-/// The process in which the VM manager lives is this program, told to run this test alone.
-#[test]
+/// The process in which the VM manager lives is this program, run with this test alone.
+#[apply(test)]
 fn a_fake_vm_manager() {
-    if !vmm::be_one_if_told() {
-        vmm::check_behaviour();
+    if !simulated_vmm::run_if_requested() {
+        simulated_vmm::check_behaviour();
     }
 }

@@ -16,7 +16,7 @@ use crate::passthrough::upstream::Upstream;
 const FREE_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// Closes the connection with a reset instead of an orderly end.
-fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
     stream.set_nonblocking(true).unwrap();
@@ -24,7 +24,7 @@ fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
 }
 
-#[test]
+#[apply(test)]
 fn clients_that_went_away_free_their_place_within_two_seconds() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "read_timeout = \"1m\"");
@@ -65,7 +65,7 @@ fn clients_that_went_away_free_their_place_within_two_seconds() {
     upstream.record.parts.store(3, Ordering::SeqCst);
 }
 
-#[test]
+#[apply(test)]
 fn two_requests_in_one_packet_are_both_answered_or_the_first_answer_says_close() {
     let upstream = Upstream::start();
     let gateway = open(&upstream, "");

@@ -16,13 +16,13 @@ fn gateway(upstreams: &[String], keys: &str) -> Gateway {
     Gateway::start(&format!("{SIM}{}", route("all", "/", upstreams, &keys)))
 }
 
-/// An address at which nobody listens.
-fn nobody() -> String {
+/// An address without a listener.
+fn closed_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-#[test]
+#[apply(test)]
 fn upstreams_take_turns() {
     let all = [Upstream::start(), Upstream::start(), Upstream::start()];
     let places: Vec<String> = all.iter().map(http).collect();
@@ -30,11 +30,11 @@ fn upstreams_take_turns() {
     for _ in 0..30 {
         assert_eq!(gateway.bare().get("/x").status, 200, "answered");
     }
-    let counts: Vec<usize> = all.iter().map(|it| it.seen().len()).collect();
+    let counts: Vec<usize> = all.iter().map(|upstream| upstream.seen().len()).collect();
     assert_eq!(counts, [10, 10, 10], "by turns");
 }
 
-#[test]
+#[apply(test)]
 fn the_least_loaded_upstream_is_asked() {
     let (busy, free) = (Upstream::start(), Upstream::start());
     let gateway = gateway(&[http(&busy), http(&free)], "balance = \"least-loaded\"");
@@ -56,10 +56,10 @@ fn the_least_loaded_upstream_is_asked() {
     drop(held);
 }
 
-#[test]
+#[apply(test)]
 fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() {
     let good = Upstream::start();
-    let gateway = gateway(&[nobody(), http(&good)], "eject_failures = 1000");
+    let gateway = gateway(&[closed_address(), http(&good)], "eject_failures = 1000");
     let statuses = |method: &str| -> Vec<u16> {
         (0..10)
             .map(|_| gateway.bare().send(method, "/x", None).status)
@@ -77,7 +77,7 @@ fn reads_go_on_at_another_upstream_when_one_is_down_and_writes_are_tried_once() 
     assert!((retries - 10.0).abs() < 0.1, "counted: {retries}");
 }
 
-#[test]
+#[apply(test)]
 fn an_upstream_that_fails_is_left_alone_and_comes_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -99,7 +99,7 @@ fn an_upstream_that_fails_is_left_alone_and_comes_back() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn health_is_asked_after_and_decides() {
     let (one, two) = (Upstream::start(), Upstream::start());
     let keys =
@@ -132,7 +132,7 @@ fn health_is_asked_after_and_decides() {
     assert_eq!(gateway.bare().get("/x").status, 200, "and answers");
 }
 
-#[test]
+#[apply(test)]
 fn names_are_looked_up_by_the_gateway() {
     let upstream = Upstream::start();
     let port = upstream.address.port();
@@ -147,10 +147,10 @@ fn names_are_looked_up_by_the_gateway() {
         [format!("localhost:{port}")],
         "its name"
     );
-    // A name that nobody has is no panic and no start that fails, but an upstream that cannot answer.
-    let places = ["http://nobody.invalid:1".to_owned()];
+    // An unknown name is no panic and no start that fails, but an upstream that cannot answer.
+    let places = ["http://unknown.invalid:1".to_owned()];
     let config = route("all", "/", &places, "authentication = \"none\"");
-    assert!(gateway.reload(&format!("{SIM}{config}")), "in force");
+    assert!(gateway.reload(&format!("{SIM}{config}")), "active");
     let reply = gateway.bare().get("/x");
     assert_eq!(
         (reply.status, &*reply.code()),
@@ -159,7 +159,7 @@ fn names_are_looked_up_by_the_gateway() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn unix_sockets_are_upstreams_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");

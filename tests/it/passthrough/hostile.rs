@@ -22,7 +22,7 @@ use crate::passthrough::send;
 use crate::passthrough::upstream::Seen;
 use crate::passthrough::upstream::Upstream;
 
-/// What is sent after some rows: if any part of it is ever taken for a request, two sides disagreed.
+/// What is sent after some rows: if any part of it is ever read as a request, two sides disagreed.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: x\r\nX: smuggled\r\n\r\n";
 
 /// A gateway as a process of its own, with its access log in a file.
@@ -71,7 +71,7 @@ impl Logged {
             .filter_map(|line| serde_json::from_str(line).ok());
         let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let mut found = BTreeMap::new();
-        for line in lines.filter(|it: &Value| it["target"] == "snapgate::access") {
+        for line in lines.filter(|record: &Value| record["target"] == "snapgate::access") {
             let (id, method) = (text(&line, "request"), text(&line, "method"));
             let before = found.insert(id, (method, text(&line, "path")));
             assert!(before.is_none(), "logged once: {line}");
@@ -455,12 +455,12 @@ const MAY_BE_REFUSED: &[&str] = &[
     "bare line feeds",
 ];
 
-fn told(seen: &Seen) -> (&str, &str, String) {
-    let body = seen.body.iter().map(|it| char::from(*it)).collect();
+fn summary_of(seen: &Seen) -> (&str, &str, String) {
+    let body = seen.body.iter().map(|byte| char::from(*byte)).collect();
     (&seen.method, &seen.target, body)
 }
 
-/// Sends a request of our own: if anything is left over from others on a connection to the upstream, its answer tells.
+/// Sends a request of our own: if anything is left over from others on a connection to the upstream, its answer shows it.
 fn marker(api: SocketAddr, name: &str, number: usize) {
     let body = format!("marker {number}");
     let reply = Client::bare(api).send("POST", "/echo", Some(body.as_bytes()));
@@ -472,7 +472,7 @@ fn marker(api: SocketAddr, name: &str, number: usize) {
     );
 }
 
-#[test]
+#[apply(test)]
 fn both_sides_see_the_same_requests() {
     let upstream = Upstream::start();
     let gateway = Logged::start(&upstream);
@@ -488,7 +488,7 @@ fn both_sides_see_the_same_requests() {
             bytes
         };
         let mut stream = send(gateway.api, &bytes);
-        // The end of what we say: nobody waits for more.
+        // The end of our request: the other side does not wait for more.
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -499,10 +499,10 @@ fn both_sides_see_the_same_requests() {
         marker(gateway.api, name, number);
         let all = upstream.seen();
         let arrived = &all[before..all.len() - 1];
-        let arrived: Vec<_> = arrived.iter().map(told).collect();
+        let arrived: Vec<_> = arrived.iter().map(summary_of).collect();
         let wanted: Vec<_> = may_arrive
             .iter()
-            .map(|it| (it.0, it.1, it.2.to_owned()))
+            .map(|row| (row.0, row.1, row.2.to_owned()))
             .collect();
         let refused = arrived.is_empty() && MAY_BE_REFUSED.contains(name);
         let good = arrived == wanted || refused;
@@ -514,7 +514,7 @@ fn both_sides_see_the_same_requests() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(passed > 15, "some did arrive");
-    // What is no whole request was never taken for one, whatever the upstream made of it.
+    // What is no whole request was never read as one, whatever the upstream made of it.
     for garbage in upstream.garbage() {
         assert!(
             garbage.contains("body") || garbage.contains("chunk"),
@@ -526,34 +526,34 @@ fn both_sides_see_the_same_requests() {
     let is_logged = || {
         let log = gateway.log();
         seen.iter()
-            .all(|it| log.contains_key(it.field("x-request-id")[0]))
+            .all(|request| log.contains_key(request.field("x-request-id")[0]))
     };
     eventually("everything is logged", is_logged);
     let log = gateway.log();
-    for it in &seen {
-        let (method, target) = &log[it.field("x-request-id")[0]];
+    for request in &seen {
+        let (method, target) = &log[request.field("x-request-id")[0]];
         let target = target.strip_prefix("http://x").unwrap_or(target);
         assert_eq!(
             (method, target),
-            (&it.method, &*it.target),
-            "as it was logged: {it:?}"
+            (&request.method, &*request.target),
+            "as it was logged: {request:?}"
         );
-        assert_eq!(it.field("x-original-url"), [""; 0], "{it:?}");
+        assert_eq!(request.field("x-original-url"), [""; 0], "{request:?}");
     }
     assert!(
         seen.iter()
-            .all(|it| it.target != "/smuggled" && it.field("x").is_empty()),
+            .all(|request| request.target != "/smuggled" && request.field("x").is_empty()),
         "nothing was smuggled"
     );
     let connections: std::collections::BTreeSet<usize> =
-        seen.iter().map(|it| it.connection).collect();
+        seen.iter().map(|request| request.connection).collect();
     assert!(
         connections.len() * 2 < seen.len(),
         "over connections that were used again: {connections:?}"
     );
 }
 
-#[test]
+#[apply(test)]
 fn every_answer_goes_to_who_asked() {
     let upstream = Upstream::start();
     let gateway = Logged::start(&upstream);

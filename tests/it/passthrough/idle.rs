@@ -49,24 +49,24 @@ fn ask(gateway: &Gateway) -> TcpStream {
     send(gateway.api, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
 }
 
-#[test]
+#[apply(test)]
 fn when_those_that_wait_are_closed_at_the_wrong_moment_a_read_needs_one_new_one() {
     let (listener, gateway) = gateway("eject_failures = 1000");
     // Two at once, so that two connections wait.
     let mut clients = [ask(&gateway), ask(&gateway)];
     let mut waiting = [accept(&listener), accept(&listener)];
-    for it in &mut waiting {
-        assert!(head(it), "asked");
-        it.write_all(ANSWER).unwrap();
+    for stream in &mut waiting {
+        assert!(head(stream), "asked");
+        stream.write_all(ANSWER).unwrap();
     }
-    for it in &mut clients {
-        assert_eq!(read_reply(it, false).status, 200, "the first two");
+    for stream in &mut clients {
+        assert_eq!(read_reply(stream, false).status, 200, "the first two");
     }
     let closed = Arc::new(AtomicUsize::new(0));
-    for mut it in waiting {
+    for mut stream in waiting {
         let closed = Arc::clone(&closed);
         std::thread::spawn(move || {
-            if head(&mut it) {
+            if head(&mut stream) {
                 closed.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -88,7 +88,7 @@ fn when_those_that_wait_are_closed_at_the_wrong_moment_a_read_needs_one_new_one(
     assert_eq!(closed.load(Ordering::SeqCst), 1, "one of two was tried");
 }
 
-#[test]
+#[apply(test)]
 fn connections_that_wait_too_long_are_closed() {
     let (listener, gateway) = gateway("idle_timeout = \"1s\"");
     let mut client = ask(&gateway);

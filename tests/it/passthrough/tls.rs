@@ -26,28 +26,26 @@ use crate::harness::SIM;
 use crate::passthrough::route;
 use crate::passthrough::upstream::Record;
 use crate::passthrough::upstream::serve_on;
-use crate::skip::skipped;
+use crate::requirements::require_programs;
 
-/// Runs openssl in the folder; false when there is none.
-fn openssl(folder: &Path, arguments: &str) -> bool {
+/// Runs openssl in the folder.
+fn openssl(folder: &Path, arguments: &str) {
     let ended = Command::new("openssl")
         .args(arguments.split(' '))
         .current_dir(folder)
         .output();
-    let Ok(output) = ended else { return false };
+    let output = ended.unwrap();
     assert!(output.status.success(), "openssl {arguments}: {output:?}");
-    true
 }
 
 /// An authority, a server's certificate for 127.0.0.1, a client's, and a stranger's authority.
-fn certificates(folder: &Path) -> bool {
+fn certificates(folder: &Path) {
+    require_programs(&["openssl"]);
     let new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     for name in ["ca", "other"] {
         let made =
             format!("req -x509 {new} -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt");
-        if !openssl(folder, &made) {
-            return false;
-        }
+        openssl(folder, &made);
     }
     fs::write(folder.join("server.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     fs::write(folder.join("client.ext"), "extendedKeyUsage=clientAuth\n").unwrap();
@@ -63,7 +61,6 @@ fn certificates(folder: &Path) -> bool {
             ),
         );
     }
-    true
 }
 
 fn der(path: &Path) -> CertificateDer<'static> {
@@ -75,11 +72,11 @@ fn fingerprint(path: &Path) -> String {
     digest
         .as_ref()
         .iter()
-        .map(|it| format!("{it:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect()
 }
 
-/// A TLS server that records what it is sent; asks for a client's certificate when it is told to.
+/// A TLS server that records what it is sent; asks for a client's certificate when asked to.
 fn serve(folder: &Path, asks: bool) -> (u16, Arc<Record>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -134,13 +131,11 @@ fn ask(folder: &Path, port: u16, keys: &str) -> Reply {
     gateway.bare().send("POST", "/echo", Some(b"secret"))
 }
 
-#[test]
+#[apply(test)]
 fn only_the_upstream_that_is_trusted_reads_the_request() {
     let made = tempfile::tempdir().unwrap();
     let folder = made.path();
-    if !certificates(folder) {
-        return skipped("openssl (Debian package openssl)");
-    }
+    certificates(folder);
     let (port, record) = serve(folder, false);
     let pin = |name: &str| {
         format!(
@@ -183,13 +178,11 @@ fn only_the_upstream_that_is_trusted_reads_the_request() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_upstream_may_ask_for_the_gateways_certificate() {
     let made = tempfile::tempdir().unwrap();
     let folder = made.path();
-    if !certificates(folder) {
-        return skipped("openssl (Debian package openssl)");
-    }
+    certificates(folder);
     let (port, record) = serve(folder, true);
     let own = "client_cert = \"$client.crt\"\nclient_key = \"$client.key\"";
     let reply = ask(folder, port, &format!("ca = \"$ca.crt\"\n{own}"));
@@ -210,12 +203,10 @@ fn an_upstream_may_ask_for_the_gateways_certificate() {
     assert_eq!(record.seen.lock().unwrap().len(), 2, "what it read");
 }
 
-#[test]
+#[apply(test)]
 fn a_self_signed_upstream_that_ca_cannot_check_is_logged_once_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
-    if !certificates(folder.path()) {
-        return skipped("openssl");
-    }
+    certificates(folder.path());
     // A self-signed certificate as OpenSSL makes it by default: marked as an authority, and for this host.
     let made = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=self \
                 -addext subjectAltName=IP:127.0.0.1 -keyout server.key -out server.crt";
@@ -238,7 +229,8 @@ fn a_self_signed_upstream_that_ca_cannot_check_is_logged_once_with_the_remedy() 
         assert_eq!(reply.status, 502, "not trusted: {reply:?}");
     }
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    let is_failure = |line: &&str| line.contains("WARN") && line.contains("upstream failed");
+    let is_failure =
+        |line: &&str| line.contains("WARN") && line.contains("request to upstream failed");
     let lines: Vec<&str> = log.lines().filter(is_failure).collect();
     assert_eq!(lines.len(), 1, "once for each cause: {log}");
     let remedy = "set `server_fingerprint`";

@@ -29,7 +29,7 @@ pub(crate) struct Seen {
 impl Seen {
     pub(crate) fn field(&self, name: &str) -> Vec<&str> {
         let all = self.fields.iter().filter(|field| field.0 == name);
-        all.map(|it| it.1.as_str()).collect()
+        all.map(|field| field.1.as_str()).collect()
     }
 }
 
@@ -172,7 +172,7 @@ fn request<S: Read + Write>(
         let Some((name, value)) = line.split_once(':') else {
             return Err(format!("no field: {line:?}"));
         };
-        let token = |it: u8| it.is_ascii_alphanumeric() || it == b'-';
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if name.is_empty() || !name.bytes().all(token) || value.contains(['\r', '\n', '\0']) {
             return Err(format!("no field: {line:?}"));
         }
@@ -327,7 +327,7 @@ fn answer<S: Read + Write>(
             true,
         ),
         "/large" => (plain("200 OK", &vec![b'y'; 8 * 1024 * 1024]), true),
-        // An answer that nobody asked for follows.
+        // An unrequested answer follows.
         "/extra" => {
             let mut bytes = plain("200 OK", b"mine");
             bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");

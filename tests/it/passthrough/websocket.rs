@@ -18,7 +18,7 @@ const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocke
 /// How many upgrades are made one after the other: without the remedy one in twenty to forty breaks.
 const UPGRADES: usize = 300;
 
-#[test]
+#[apply(test)]
 fn upgrades_are_reliable_with_an_upstream_that_answers_at_once() {
     let upstream = Upstream::start();
     let config = route("console", "/", &[http(&upstream)], "upgrade = true");
@@ -59,7 +59,8 @@ fn upgrades_are_reliable_with_an_upstream_that_answers_at_once() {
     let seen = upstream.seen();
     assert_eq!(seen.len(), UPGRADES, "each arrived once");
     assert!(
-        seen.iter().all(|it| it.field("authorization").is_empty()),
+        seen.iter()
+            .all(|request| request.field("authorization").is_empty()),
         "without the caller's credentials"
     );
     let counted = gateway.metric("snapgate_passthrough_requests_total{code=\"101\"");
@@ -69,7 +70,7 @@ fn upgrades_are_reliable_with_an_upstream_that_answers_at_once() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
     let upstream = Upstream::start();
     let places = [http(&upstream)];
@@ -89,7 +90,7 @@ fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
         send(gateway.api, &request)
     };
     let refused = read_reply(&mut ask("/console/ws", ""), false);
-    assert_eq!(refused.status, 401, "nobody: {refused:?}");
+    assert_eq!(refused.status, 401, "no credentials: {refused:?}");
     assert_eq!(upstream.seen().len(), 0, "not even asked");
     let alice = format!("Authorization: {}\r\n", basic("alice", "secret"));
     let plain = read_reply(&mut ask("/ws", &alice), false);
@@ -104,12 +105,16 @@ fn upgrades_need_credentials_first_and_a_route_that_allows_them() {
         [""; 0],
         "the upstream was not asked to upgrade"
     );
-    // What a client says too early belongs to nobody.
+    // Bytes that a client sends too early belong to no protocol.
     let early = format!(
         "GET /ws HTTP/1.1\r\nHost: x\r\n{alice}{UPGRADE}\r\nGET /early HTTP/1.1\r\nHost: x\r\n\r\n"
     );
     drop(rest(&mut send(gateway.api, &early)));
-    let targets: Vec<String> = upstream.seen().into_iter().map(|it| it.target).collect();
+    let targets: Vec<String> = upstream
+        .seen()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
     assert_eq!(targets, ["/ws", "/ws"], "nothing smuggled");
     assert_eq!(upstream.garbage(), [""; 0], "well-formed");
 }

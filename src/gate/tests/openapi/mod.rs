@@ -26,9 +26,9 @@ fn reference(kind: &str, name: &str) -> Value {
 
 /// The same schema under each of the media types.
 fn content(media: &[&str], schema: &str) -> Value {
-    let one = |it: &&str| {
+    let one = |text: &&str| {
         (
-            (*it).to_owned(),
+            (*text).to_owned(),
             json!({ "schema": reference("schemas", schema) }),
         )
     };
@@ -36,7 +36,7 @@ fn content(media: &[&str], schema: &str) -> Value {
 }
 
 fn headers(names: &[&str]) -> Value {
-    let one = |it: &&str| ((*it).to_owned(), reference("headers", it));
+    let one = |text: &&str| ((*text).to_owned(), reference("headers", text));
     Value::Object(names.iter().map(one).collect())
 }
 
@@ -133,16 +133,11 @@ fn described(operation: &Operation) -> Value {
     described
 }
 
-/// Whether HEAD, which is GET without a body, is described: it is not, as in most documents.
-fn wanted(method: &str) -> bool {
-    method != "HEAD"
-}
-
 fn paths() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let mut item = Map::new();
-        for method in route.methods.iter().filter(|method| wanted(method)) {
+        for method in route.methods() {
             let found = operations::find(route, method);
             item.insert(method.to_lowercase(), described(&found));
         }
@@ -208,7 +203,7 @@ fn update() -> bool {
 fn every_code_belongs_to_an_operation_or_to_a_status() {
     let mut used: BTreeSet<Code> = operations::ELSEWHERE.iter().copied().collect();
     for route in ROUTES {
-        for method in route.methods.iter().filter(|method| wanted(method)) {
+        for method in route.methods() {
             used.extend(operations::find(route, method).codes());
         }
     }

@@ -5,7 +5,7 @@ use http::Method;
 use crate::gate::Code;
 use crate::gate::RouteSpec;
 use crate::gate::negotiate;
-use crate::gate::route::Kind;
+use crate::gate::route::RouteKind;
 
 /// One method on one route.
 pub(super) struct Operation {
@@ -34,7 +34,7 @@ pub(super) struct Operation {
     refusals: &'static [Code],
 }
 
-/// The codes of no operation here: what only a Status tells, other methods, and what is passed on.
+/// The codes of no operation here: what only a Status reports, other methods, and what is passed on.
 pub(super) const ELSEWHERE: &[Code] = &[
     Code::NotExecuted,
     Code::OutcomeUnknown,
@@ -55,6 +55,7 @@ const ANY: &[Code] = &[
     Code::BodyTooLarge,
     Code::BodyTooSlow,
     Code::TargetTooLong,
+    Code::ExpectationFailed,
     Code::HeadersTooLarge,
     Code::NotAcceptable,
     Code::InternalError,
@@ -211,7 +212,7 @@ const BACKUPS_TAKEN: &[&str] = &[negotiate::BACKUP, negotiate::JSON];
 pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
     let method: Method = method.parse().unwrap();
     match (route.kind, &method) {
-        (Kind::Backup, &Method::GET) => Operation {
+        (RouteKind::Backup, &Method::GET) => Operation {
             id: "readBackup",
             summary: "One backup.",
             own: &["vm", "b"],
@@ -221,7 +222,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             refusals: &[Code::NoSuchBackup],
             ..READ
         },
-        (Kind::Backup, &Method::PUT) => Operation {
+        (RouteKind::Backup, &Method::PUT) => Operation {
             id: "updateBackup",
             summary: "Changes the properties that are given; null clears.",
             own: &["vm", "b"],
@@ -234,14 +235,14 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             ],
             ..CHANGED
         },
-        (Kind::Backup, &Method::DELETE) => Operation {
+        (RouteKind::Backup, &Method::DELETE) => Operation {
             id: "deleteBackup",
             summary: "Removes the backup.",
             own: &["vm", "b"],
             refusals: &[Code::NoSuchBackup, Code::BackupProtected],
             ..CHANGED
         },
-        (Kind::Restore, _) => Operation {
+        (RouteKind::Restore, _) => Operation {
             id: "restoreBackup",
             summary: "Puts the VM back to what the backup holds.",
             own: &["vm", "b"],
@@ -249,7 +250,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             refusals: &[Code::NoSuchBackup, Code::NotReady, Code::MalformedForm],
             ..CHANGED
         },
-        (Kind::Backups, &Method::GET) => Operation {
+        (RouteKind::Backups, &Method::GET) => Operation {
             id: "listBackups",
             summary: "The backups of a VM that the caller may see, in order of their ids.",
             own: &["vm", "limit", "after"],
@@ -260,12 +261,12 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             refusals: &[Code::InvalidParameter],
             ..READ
         },
-        (Kind::Backups, _) => Operation {
+        (RouteKind::Backups, _) => Operation {
             id: "createBackup",
             own: &["vm"],
             ..CREATE
         },
-        (Kind::BackUp, _) => Operation {
+        (RouteKind::BackUp, _) => Operation {
             id: if route.template == "/back_up" {
                 "backUp"
             } else {
@@ -281,7 +282,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             ],
             ..CREATE
         },
-        (Kind::Vm, _) => Operation {
+        (RouteKind::Vm, _) => Operation {
             id: "readVm",
             summary: "One VM with some of its backups.",
             own: &["vm"],
@@ -290,7 +291,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             media: &[negotiate::VM, negotiate::JSON],
             ..READ
         },
-        (Kind::Statuses, &Method::GET) => Operation {
+        (RouteKind::Statuses, &Method::GET) => Operation {
             id: "readStatuses",
             summary: "One Status by `seq` or by `b`; with neither the caller's own, newest first.",
             tag: "statuses",
@@ -317,13 +318,13 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             ],
             ..READ
         },
-        (Kind::Statuses, _) => Operation {
+        (RouteKind::Statuses, _) => Operation {
             id: "cancelOperation",
             summary: "Asks that the operation be stopped.",
             tag: "statuses",
             versioned: false,
             own: &["seqRequired", "op", "vmSelector"],
-            answer: "The wish is durable: the Status of the operation.",
+            answer: "The cancellation request is durable: the Status of the operation.",
             refusals: &[
                 Code::NoSuchStatus,
                 Code::NotPermitted,
@@ -335,7 +336,7 @@ pub(super) fn find(route: &RouteSpec, method: &str) -> Operation {
             ],
             ..CHANGED
         },
-        (Kind::Versions, _) => Operation {
+        (RouteKind::Versions, _) => Operation {
             id: if route.template == "/versions" {
                 "readVersions"
             } else {

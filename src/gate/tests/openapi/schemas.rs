@@ -202,7 +202,7 @@ fn list(name: &str, of: &str) -> Value {
 }
 
 fn messages() -> Value {
-    let codes: Vec<&str> = Code::ALL.iter().map(|it| it.as_str()).collect();
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
     json!({
         "type": "object",
         "description": "Valid as Messages and as problem details (RFC 9457).",
@@ -246,7 +246,7 @@ pub(super) fn schemas() -> Value {
     new["protected"]["type"] = json!(["boolean", "null"]);
     let kinds: Vec<Value> = BackupKind::ALL
         .iter()
-        .map(|it| json!(it.as_str()))
+        .map(|kind| json!(kind.as_str()))
         .chain([Value::Null])
         .collect();
     new["type"] = json!({ "enum": kinds, "description": "The VM manager's own choice when absent; 501 when it makes none of this type." });

@@ -1,4 +1,4 @@
-//! Opens the SQLite file: the lock against a second process, the checks, and the making of a new file.
+//! Opens the SQLite file: the lock against a second process, the checks, and the creation of a new file.
 
 use std::fmt;
 use std::fs;
@@ -11,21 +11,21 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 
-use crate::operations::store::OpenError;
+use crate::operations::store::error::OpenError;
 
-/// Marks the file as ours in its header: `snpg`.
-const APPLICATION: i64 = 0x736e_7067;
+/// Marks the file as a store of this program in its header: `snpg`.
+const APPLICATION_ID: i64 = 0x736e_7067;
 /// The format of the tables. A newer one is refused.
 const SCHEMA: i64 = 2;
-/// The oldest format that is brought to the present one when it is opened.
-const OLDEST: i64 = 1;
+/// The oldest format that is upgraded when it is opened.
+const OLDEST_SCHEMA: i64 = 1;
 
-/// Pages in the write-ahead log after which it is copied into the database: 60 MiB, below the size to which the log is cut.
-/// Most pages are written again and again, and copied once; the commit that copies them takes so much longer.
+/// Pages in the write-ahead log after which it is copied into the database: 60 MiB, below the size to which the log is
+/// truncated. Most pages are written many times and copied once; the commit that copies them takes that much longer.
 const CHECKPOINT_PAGES: i64 = 15_000;
 
-/// What format 2 has and format 1 had not. It is added in one step; a version that knows format 1 alone refuses it.
-const FROM_1: &str = "
+/// Upgrades format 1 to format 2, in one transaction. A version that knows only format 1 refuses format 2.
+const UPGRADE_FROM_1: &str = "
 BEGIN IMMEDIATE;
 CREATE TABLE annotations(
     backend TEXT NOT NULL,
@@ -42,7 +42,7 @@ COMMIT;
 
 /// One key names one operation for each principal, method and target. Stores made before this rule have the index without
 /// the last two; the records are the same, and the versions before read them still, so the format is.
-const SCOPED_KEYS: &str = "
+const SCOPE_KEYS: &str = "
 BEGIN IMMEDIATE;
 DROP INDEX IF EXISTS by_key;
 CREATE UNIQUE INDEX IF NOT EXISTS by_scoped_key ON operations(principal, idem_key, verb, vm,
@@ -51,7 +51,7 @@ COMMIT;
 ";
 
 /// Format 1, from which every later one is made. `auto_vacuum` must come before the tables and before the write-ahead log.
-const MAKE: &str = "
+const CREATE_FORMAT_1: &str = "
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA application_id = 0x736e7067;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -87,19 +87,19 @@ pub(super) struct Lock {
     _file: File,
 }
 
-/// Locks, makes if absent, checks, and opens for writing.
+/// Locks the file, creates it if absent, checks it, and opens it for writing.
 pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
     let lock = lock(file)?;
     if !exists(file)? {
-        if exists(&beside(file, "-wal"))? {
+        if exists(&with_suffix(file, "-wal"))? {
             return Err(damaged(
                 file,
-                "it is missing, but its write-ahead log is there",
+                "it is missing, but its write-ahead log exists",
             ));
         }
-        make(file)?;
+        create(file)?;
     }
-    // An empty file would be taken for an empty database and filled.
+    // SQLite treats an empty file as an empty database and would fill it.
     let bytes = fs::metadata(file)
         .map_err(|error| file_error(file, &error))?
         .len();
@@ -111,11 +111,11 @@ pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
     configure(&connection).map_err(|error| sqlite_error(file, &error))?;
     if found < SCHEMA {
         connection
-            .execute_batch(FROM_1)
+            .execute_batch(UPGRADE_FROM_1)
             .map_err(|error| sqlite_error(file, &error))?;
     }
     connection
-        .execute_batch(SCOPED_KEYS)
+        .execute_batch(SCOPE_KEYS)
         .map_err(|error| sqlite_error(file, &error))?;
     Ok((connection, lock))
 }
@@ -136,29 +136,33 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes the file under another name first, so that a file of the right name is always whole.
-fn make(file: &Path) -> Result<(), OpenError> {
-    let draft = beside(file, ".new");
-    for left in [&draft, &beside(&draft, "-wal"), &beside(&draft, "-shm")] {
+/// Creates the file under another name first, so that a file of the right name is always complete.
+fn create(file: &Path) -> Result<(), OpenError> {
+    let new_file = with_suffix(file, ".new");
+    for left in [
+        &new_file,
+        &with_suffix(&new_file, "-wal"),
+        &with_suffix(&new_file, "-shm"),
+    ] {
         match fs::remove_file(left) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(file_error(left, &error)),
         }
     }
-    private(OpenOptions::new().write(true).create_new(true), &draft)?;
-    let connection = connect(&draft).map_err(|error| sqlite_error(&draft, &error))?;
-    for step in [MAKE, FROM_1, SCOPED_KEYS] {
+    open_private(OpenOptions::new().write(true).create_new(true), &new_file)?;
+    let connection = connect(&new_file).map_err(|error| sqlite_error(&new_file, &error))?;
+    for step in [CREATE_FORMAT_1, UPGRADE_FROM_1, SCOPE_KEYS] {
         connection
             .execute_batch(step)
-            .map_err(|error| sqlite_error(&draft, &error))?;
+            .map_err(|error| sqlite_error(&new_file, &error))?;
     }
     connection
         .close()
-        .map_err(|(_, error)| sqlite_error(&draft, &error))?;
-    let sync = |path: &Path| File::open(path).and_then(|it| it.sync_all());
-    sync(&draft).map_err(|error| file_error(&draft, &error))?;
-    fs::rename(&draft, file).map_err(|error| file_error(file, &error))?;
+        .map_err(|(_, error)| sqlite_error(&new_file, &error))?;
+    let sync = |path: &Path| File::open(path).and_then(|opened| opened.sync_all());
+    sync(&new_file).map_err(|error| file_error(&new_file, &error))?;
+    fs::rename(&new_file, file).map_err(|error| file_error(file, &error))?;
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),
@@ -166,36 +170,37 @@ fn make(file: &Path) -> Result<(), OpenError> {
     sync(folder).map_err(|error| file_error(folder, &error))
 }
 
-/// Opens a file that only this user can read if it is made.
-fn private(how: &OpenOptions, file: &Path) -> Result<File, OpenError> {
+/// Opens a file that only this user can read if it is created.
+fn open_private(options: &OpenOptions, file: &Path) -> Result<File, OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
-    how.clone()
+    options
+        .clone()
         .mode(0o600)
         .open(file)
         .map_err(|error| file_error(file, &error))
 }
 
 fn lock(file: &Path) -> Result<Lock, OpenError> {
-    let path = beside(file, ".lock");
-    let held = private(
+    let path = with_suffix(file, ".lock");
+    let file_lock = open_private(
         OpenOptions::new().write(true).create(true).truncate(false),
         &path,
     )?;
-    match held.try_lock() {
-        Ok(()) => Ok(Lock { _file: held }),
+    match file_lock.try_lock() {
+        Ok(()) => Ok(Lock { _file: file_lock }),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(file.display().to_string())),
         Err(TryLockError::Error(error)) => Err(file_error(&path, &error)),
     }
 }
 
-/// Whether it is ours, whole, and of a format that this version reads: that format.
+/// Returns the format of the file, if the file is a store of this program, undamaged, and of a format that this version reads.
 fn check(file: &Path, connection: &Connection) -> Result<i64, OpenError> {
     let number = |sql: &str| {
         connection
             .query_row(sql, [], |row| row.get::<_, i64>(0))
             .map_err(|error| sqlite_error(file, &error))
     };
-    if number("PRAGMA application_id")? != APPLICATION {
+    if number("PRAGMA application_id")? != APPLICATION_ID {
         return Err(damaged(file, "it is not a store of snapgate"));
     }
     let found = number("SELECT value FROM meta WHERE name = 'schema'")?;
@@ -206,8 +211,8 @@ fn check(file: &Path, connection: &Connection) -> Result<i64, OpenError> {
             known: SCHEMA,
         });
     }
-    if !(OLDEST..=SCHEMA).contains(&found) {
-        return Err(damaged(file, format!("its format {found} was never made")));
+    if !(OLDEST_SCHEMA..=SCHEMA).contains(&found) {
+        return Err(damaged(file, format!("its format {found} does not exist")));
     }
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -222,7 +227,7 @@ fn exists(file: &Path) -> Result<bool, OpenError> {
     file.try_exists().map_err(|error| file_error(file, &error))
 }
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

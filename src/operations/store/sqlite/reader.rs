@@ -1,13 +1,12 @@
-//! Reads: a few connections of their own, used on the runtime's blocking threads.
+//! Reads: a few connections of their own, used on the blocking threads of the runtime.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::Row;
@@ -24,51 +23,49 @@ use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
 use crate::operations::api::ListQuery;
-use crate::operations::store::Counts;
-use crate::operations::store::StoreError;
+use crate::operations::store::contract::Counts;
+use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
-use crate::operations::store::sqlite::already_failed;
-use crate::operations::store::sqlite::classify;
+use crate::operations::store::sqlite::errors::already_failed;
+use crate::operations::store::sqlite::errors::classify;
+use crate::operations::store::sqlite::integers::to_integer;
 use crate::operations::store::sqlite::open;
-use crate::operations::store::sqlite::writer::number;
 
 /// Reads at once; each has a connection and a page cache.
 const READERS: u16 = 4;
-/// Unreadable records that are counted one by one; beyond it the number says "at least".
+/// Unreadable records that are counted; beyond it the number is a minimum.
 const SET_ASIDE_MAX: usize = 10_000;
 
 type Read<T> = Result<T, StoreError>;
 
-/// The readers.
+/// The connections for reads.
 #[derive(Debug)]
 pub(super) struct Readers {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    free: Arc<Semaphore>,
-    failed: Arc<AtomicBool>,
+    /// One permit for each read that may run at once; closed with the store.
+    permits: Arc<Semaphore>,
+    has_failed: Arc<AtomicBool>,
     set_aside: Mutex<BTreeSet<i64>>,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, failed: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(file: PathBuf, has_failed: Arc<AtomicBool>) -> Self {
         Self {
             file,
             idle: Mutex::default(),
-            free: Arc::new(Semaphore::new(READERS.into())),
-            failed,
+            permits: Arc::new(Semaphore::new(READERS.into())),
+            has_failed,
             set_aside: Mutex::default(),
         }
     }
 
-    /// Waits for the reads under way, then takes no more and closes the connections.
+    /// Waits for the reads in flight, then refuses more and closes the connections.
     pub(super) async fn close(&self) {
-        let every_place = self.free.acquire_many(READERS.into()).await;
-        self.free.close();
-        drop(every_place);
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        let all = self.permits.acquire_many(READERS.into()).await;
+        self.permits.close();
+        drop(all);
+        self.idle.lock().clear();
     }
 
     /// Runs one read on a blocking thread.
@@ -78,7 +75,7 @@ impl Readers {
         F: FnOnce(&Self, &Connection) -> Read<T> + Send + 'static,
     {
         let closed = || StoreError::Unavailable("closed".to_owned());
-        let permit = Arc::clone(&this.free)
+        let permit = Arc::clone(&this.permits)
             .acquire_owned()
             .await
             .map_err(|_closed| closed())?;
@@ -92,26 +89,18 @@ impl Readers {
     }
 
     fn with_connection<T>(&self, read: impl FnOnce(&Self, &Connection) -> Read<T>) -> Read<T> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed.load(Ordering::Acquire) {
             return Err(already_failed());
         }
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
             None => self.connect().map_err(|error| classify(&error))?,
         };
         let result = read(self, &connection);
         match &result {
-            Err(StoreError::Fatal(_)) => self.failed.store(true, Ordering::Release),
-            Ok(_) | Err(_) if !self.free.is_closed() => self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection),
+            Err(StoreError::Fatal(_)) => self.has_failed.store(true, Ordering::Release),
+            Ok(_) | Err(_) if !self.permits.is_closed() => self.idle.lock().push(connection),
             Ok(_) | Err(_) => {}
         }
         result
@@ -123,15 +112,12 @@ impl Readers {
         Ok(connection)
     }
 
-    /// The operation of a row `(seq, record)`, or why it cannot be read; it is counted then.
+    /// Decodes a row `(seq, record)`. A record that cannot be decoded is counted and alarmed, and left as it is.
     fn decode(&self, (seq, text): &(i64, String)) -> Read<Arc<Operation>> {
         record::decode(text).map(Arc::new).map_err(|error| {
-            let mut set_aside = self
-                .set_aside
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut set_aside = self.set_aside.lock();
             if set_aside.len() < SET_ASIDE_MAX && set_aside.insert(*seq) {
-                tracing::error!(seq, %error, "stored operation set aside");
+                tracing::error!(seq, %error, "operation record not readable");
             }
             StoreError::Unavailable(format!("record {seq}: {error}"))
         })
@@ -139,12 +125,12 @@ impl Readers {
 
     pub(super) fn read(&self, db: &Connection, seq: OperationSeq) -> Read<Option<Arc<Operation>>> {
         let sql = "SELECT seq, record FROM operations WHERE seq = ?1";
-        one(db, sql, params![number(seq.number())])?
+        query_row(db, sql, params![to_integer(seq.number())])?
             .map(|row| self.decode(&row))
             .transpose()
     }
 
-    pub(super) fn by_key(
+    pub(super) fn find_by_key(
         &self,
         db: &Connection,
         principal: &PrincipalName,
@@ -160,7 +146,7 @@ impl Readers {
             scope.vm.as_str(),
             scope.backup.as_ref().map(BackupId::as_str),
         ];
-        one(db, sql, values)?
+        query_row(db, sql, values)?
             .map(|row| self.decode(&row))
             .transpose()
     }
@@ -169,7 +155,7 @@ impl Readers {
         let mut sql = "SELECT seq, record FROM operations WHERE seq < ?".to_owned();
         let before = query
             .before
-            .map_or(i64::MAX, |before| number(before.number()));
+            .map_or(i64::MAX, |before| to_integer(before.number()));
         let mut values: Vec<&dyn ToSql> = vec![&before];
         let principal = query.principal.as_ref().map(PrincipalName::as_str);
         let verb = query.selector.verb.map(crate::model::Verb::as_str);
@@ -195,16 +181,16 @@ impl Readers {
         sql.push_str(" ORDER BY seq DESC LIMIT ?");
         let limit = query.limit.clamp(1, limits::PAGE_MAX);
         values.push(&limit);
-        let rows = many(db, &sql, values.as_slice())?;
+        let rows = query_rows(db, &sql, values.as_slice())?;
         Ok(rows
             .iter()
             .filter_map(|row| self.decode(row).ok())
             .collect())
     }
 
-    pub(super) fn live(&self, db: &Connection) -> Read<Vec<Arc<Operation>>> {
+    pub(super) fn unfinished(&self, db: &Connection) -> Read<Vec<Arc<Operation>>> {
         let sql = "SELECT seq, record FROM operations WHERE live = 1 ORDER BY seq";
-        let rows = many(db, sql, params![])?;
+        let rows = query_rows(db, sql, params![])?;
         Ok(rows
             .iter()
             .filter_map(|row| self.decode(row).ok())
@@ -213,51 +199,47 @@ impl Readers {
 
     pub(super) fn counts(&self, db: &Connection) -> Read<Counts> {
         let sql = "SELECT count(*) FROM operations WHERE phase = 'unknown' AND expires IS NULL";
-        let unknown = single(db, sql)?.unwrap_or(0);
-        let set_aside = self
-            .set_aside
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
+        let unknown = query_number(db, sql)?.unwrap_or(0);
+        let set_aside = self.set_aside.lock().len();
         Ok(Counts {
             unknown: usize::try_from(unknown).unwrap_or(0),
             set_aside,
         })
     }
 
-    pub(super) fn highest(db: &Connection) -> Read<Option<OperationSeq>> {
+    pub(super) fn highest_seq(db: &Connection) -> Read<Option<OperationSeq>> {
         let sql = "SELECT max(it) FROM (SELECT max(seq) AS it FROM operations
              UNION ALL SELECT value FROM meta WHERE name = 'highest')";
-        Ok(single(db, sql)?
-            .and_then(|it| u64::try_from(it).ok())
+        Ok(query_number(db, sql)?
+            .and_then(|number| u64::try_from(number).ok())
             .and_then(OperationSeq::new))
     }
 
-    pub(super) fn last_beat(db: &Connection) -> Read<Option<Timestamp>> {
+    pub(super) fn last_heartbeat(db: &Connection) -> Read<Option<Timestamp>> {
         let sql = "SELECT max(value) FROM meta WHERE name = 'beat'";
-        Ok(single(db, sql)?
-            .and_then(|it| u64::try_from(it).ok())
+        Ok(query_number(db, sql)?
+            .and_then(|number| u64::try_from(number).ok())
             .map(Timestamp::from_millis))
     }
 }
 
-fn pair(row: &Row<'_>) -> rusqlite::Result<(i64, String)> {
+fn seq_and_record(row: &Row<'_>) -> rusqlite::Result<(i64, String)> {
     Ok((row.get(0)?, row.get(1)?))
 }
 
-fn one(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Option<(i64, String)>> {
+fn query_row(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Option<(i64, String)>> {
     db.prepare_cached(sql)
-        .and_then(|mut it| it.query_row(values, pair).optional())
+        .and_then(|mut statement| statement.query_row(values, seq_and_record).optional())
         .map_err(|error| classify(&error))
 }
 
-fn many(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Vec<(i64, String)>> {
+fn query_rows(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Vec<(i64, String)>> {
     db.prepare_cached(sql)
-        .and_then(|mut it| it.query_map(values, pair)?.collect())
+        .and_then(|mut statement| statement.query_map(values, seq_and_record)?.collect())
         .map_err(|error| classify(&error))
 }
 
-fn single(db: &Connection, sql: &str) -> Read<Option<i64>> {
+fn query_number(db: &Connection, sql: &str) -> Read<Option<i64>> {
     db.query_row(sql, [], |row| row.get(0))
         .map_err(|error| classify(&error))
 }

@@ -1,4 +1,4 @@
-//! The one thread that writes: what waits is committed together, and answered after the commit.
+//! The one thread that writes: writes that wait are committed together, and answered after the commit.
 
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -19,12 +19,13 @@ use crate::model::Idempotency;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Timestamp;
-use crate::operations::store::Created;
-use crate::operations::store::StoreError;
+use crate::operations::store::contract::Created;
+use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
-use crate::operations::store::sqlite::already_failed;
-use crate::operations::store::sqlite::annotations::Change;
-use crate::operations::store::sqlite::classify;
+use crate::operations::store::sqlite::annotation_rows::AnnotationChange;
+use crate::operations::store::sqlite::errors::already_failed;
+use crate::operations::store::sqlite::errors::classify;
+use crate::operations::store::sqlite::integers::to_integer;
 use crate::operations::store::sqlite::open::Lock;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
@@ -34,53 +35,50 @@ const BATCH_MAX: usize = 1024;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// One write and whom to tell. A mere wrapper, so that the kinds of work stay inside this folder.
-pub(super) struct Job(pub(super) Work);
-
-/// The kinds of write. Operations come with the text to store.
-pub(super) enum Work {
+/// One write and where its answer goes. Operations come with the text to store.
+pub(super) enum Write {
     Create(Arc<Operation>, String, Answer<Created>),
     Update(Arc<Operation>, String, Answer<()>),
-    Expire(Timestamp, u16, Answer<usize>),
-    Beat(Timestamp, Answer<()>),
-    Annotate(Change, Answer<()>),
+    RemoveExpired(Timestamp, u16, Answer<usize>),
+    Heartbeat(Timestamp, Answer<()>),
+    Annotate(AnnotationChange, Answer<()>),
 }
 
-/// What was done for a write within a transaction that is not committed yet.
-enum Done {
+/// A write that was applied within a transaction that is not committed yet, and its answer.
+enum Applied {
     Created(Answer<Created>, Result<Created, StoreError>),
     Updated(Answer<()>, Result<(), StoreError>),
     Expired(Answer<usize>, usize),
     Written(Answer<()>),
 }
 
-/// The writer's own things. The lock goes last, after the connection is closed.
+/// What the writer thread owns. The lock is released last, after the connection is closed.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
-    pub(super) failed: Arc<AtomicBool>,
+    pub(super) has_failed: Arc<AtomicBool>,
     pub(super) lock: Lock,
 }
 
 impl Writer {
     /// Works until every sender is gone.
-    pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
+    pub(super) fn run(mut self, mut waiting: mpsc::Receiver<Write>) {
         let mut batch = Vec::new();
         while waiting.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-            // Whoever can run now may have more to hand in: it costs nothing when nobody can.
+            // Other tasks may have more writes to hand in, which then share this commit. Costs nothing when there are none.
             std::thread::yield_now();
             while batch.len() < BATCH_MAX
-                && let Ok(job) = waiting.try_recv()
+                && let Ok(write) = waiting.try_recv()
             {
-                batch.push(job);
+                batch.push(write);
             }
-            let jobs = std::mem::take(&mut batch);
-            let survived = catch_unwind(AssertUnwindSafe(|| self.batch(jobs)));
+            let writes = std::mem::take(&mut batch);
+            let survived = catch_unwind(AssertUnwindSafe(|| self.commit(writes)));
             if survived.is_err() {
-                // Whoever waited sees that the answer is gone. What was committed is not known here.
-                self.failed.store(true, Ordering::Release);
-                self.metrics.panic("operations");
+                // Callers see that their answer is gone. Whether it was committed is not known here.
+                self.has_failed.store(true, Ordering::Release);
+                self.metrics.process.record_panic("operations");
             }
         }
         let Self {
@@ -92,84 +90,85 @@ impl Writer {
         drop(lock);
     }
 
-    fn batch(&mut self, jobs: Vec<Job>) {
-        if self.failed.load(Ordering::Acquire) {
-            for Job(work) in jobs {
-                refuse(work, &already_failed());
+    /// Commits the writes in one transaction and answers them.
+    fn commit(&mut self, writes: Vec<Write>) {
+        if self.has_failed.load(Ordering::Acquire) {
+            for write in writes {
+                refuse(write, &already_failed());
             }
             return;
         }
         let began = self.clock.instant();
-        let mut done = Vec::with_capacity(jobs.len());
-        let mut left = jobs.into_iter();
-        let outcome = self.transaction(&mut left, &mut done);
+        let mut applied = Vec::with_capacity(writes.len());
+        let mut remaining = writes.into_iter();
+        let outcome = self.apply_all(&mut remaining, &mut applied);
         match outcome {
             Ok(()) => {
                 let took = self.clock.instant().saturating_duration_since(began);
-                self.metrics.store_commit("sqlite", took);
-                done.into_iter().for_each(Done::tell);
+                self.metrics.operations.record_store_commit("sqlite", took);
+                applied.into_iter().for_each(Applied::answer);
             }
             Err(error) => {
                 let meaning = classify(&error);
                 if matches!(meaning, StoreError::Fatal(_)) {
-                    // A page that failed to reach the disk may be gone from memory as well: a second try that
-                    // succeeds would prove nothing.
-                    self.failed.store(true, Ordering::Release);
-                    tracing::error!(%error, "store failed");
+                    // The kernel may have dropped a page that did not reach the disk. A second sync that succeeds would
+                    // prove nothing.
+                    self.has_failed.store(true, Ordering::Release);
+                    tracing::error!(%error, "operation store failed");
                 }
-                for it in done {
-                    it.fail(&meaning);
+                for write in applied {
+                    write.fail(&meaning);
                 }
-                for Job(work) in left {
-                    refuse(work, &meaning);
+                for write in remaining {
+                    refuse(write, &meaning);
                 }
             }
         }
     }
 
-    /// Does all of it in one transaction. What fails by itself fails alone; an error of the engine fails everything.
-    fn transaction(
+    /// Applies the writes in one transaction. A conflict fails one write alone; an error of the engine fails all of them.
+    fn apply_all(
         &mut self,
-        jobs: &mut impl Iterator<Item = Job>,
-        done: &mut Vec<Done>,
+        writes: &mut impl Iterator<Item = Write>,
+        applied: &mut Vec<Applied>,
     ) -> rusqlite::Result<()> {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for Job(work) in jobs {
-            match work {
-                Work::Create(operation, record, answer) => {
+        for write in writes {
+            match write {
+                Write::Create(operation, record, answer) => {
                     match create(&transaction, &operation, &record) {
-                        Ok(made) => done.push(Done::Created(answer, made)),
+                        Ok(made) => applied.push(Applied::Created(answer, made)),
                         Err(error) => {
-                            done.push(Done::Created(answer, Err(classify(&error))));
+                            applied.push(Applied::Created(answer, Err(classify(&error))));
                             return Err(error);
                         }
                     };
                 }
-                Work::Update(operation, record, answer) => {
+                Write::Update(operation, record, answer) => {
                     match update(&transaction, &operation, &record) {
-                        Ok(made) => done.push(Done::Updated(answer, made)),
+                        Ok(made) => applied.push(Applied::Updated(answer, made)),
                         Err(error) => {
-                            done.push(Done::Updated(answer, Err(classify(&error))));
+                            applied.push(Applied::Updated(answer, Err(classify(&error))));
                             return Err(error);
                         }
                     };
                 }
-                Work::Expire(now, max, answer) => {
-                    let dropped = expire(&transaction, now, max);
-                    let count = *dropped.as_ref().unwrap_or(&0);
-                    done.push(Done::Expired(answer, count));
-                    dropped?;
+                Write::RemoveExpired(now, max, answer) => {
+                    let removed = remove_expired(&transaction, now, max);
+                    let count = *removed.as_ref().unwrap_or(&0);
+                    applied.push(Applied::Expired(answer, count));
+                    removed?;
                 }
-                Work::Annotate(change, answer) => {
+                Write::Annotate(change, answer) => {
                     let written = change.apply(&transaction);
-                    done.push(Done::Written(answer));
+                    applied.push(Applied::Written(answer));
                     written?;
                 }
-                Work::Beat(now, answer) => {
-                    let written = put_meta(&transaction, "beat", number(now.as_millis()));
-                    done.push(Done::Written(answer));
+                Write::Heartbeat(now, answer) => {
+                    let written = put_meta(&transaction, "beat", to_integer(now.as_millis()));
+                    applied.push(Applied::Written(answer));
                     written?;
                 }
             }
@@ -178,9 +177,9 @@ impl Writer {
     }
 }
 
-impl Done {
-    /// Answers after the commit. Nobody may be waiting any more, which is no concern of ours.
-    fn tell(self) {
+impl Applied {
+    /// Answers after the commit. A caller that is gone does not matter.
+    fn answer(self) {
         match self {
             Self::Created(answer, result) => drop(answer.send(result)),
             Self::Updated(answer, result) => drop(answer.send(result)),
@@ -189,7 +188,7 @@ impl Done {
         }
     }
 
-    /// Answers after the transaction was given up.
+    /// Answers after the transaction was rolled back.
     fn fail(self, error: &StoreError) {
         match self {
             Self::Created(answer, _) => drop(answer.send(Err(error.clone()))),
@@ -201,19 +200,14 @@ impl Done {
     }
 }
 
-fn refuse(work: Work, error: &StoreError) {
-    match work {
-        Work::Create(_, _, answer) => drop(answer.send(Err(error.clone()))),
-        Work::Update(_, _, answer) | Work::Beat(_, answer) | Work::Annotate(_, answer) => {
+fn refuse(write: Write, error: &StoreError) {
+    match write {
+        Write::Create(_, _, answer) => drop(answer.send(Err(error.clone()))),
+        Write::Update(_, _, answer) | Write::Heartbeat(_, answer) | Write::Annotate(_, answer) => {
             drop(answer.send(Err(error.clone())));
         }
-        Work::Expire(_, _, answer) => drop(answer.send(Err(error.clone()))),
+        Write::RemoveExpired(_, _, answer) => drop(answer.send(Err(error.clone()))),
     }
-}
-
-/// SQLite's integers are signed; every number of ours fits, and what does not is held at the end.
-pub(super) fn number(from: u64) -> i64 {
-    i64::try_from(from).unwrap_or(i64::MAX)
 }
 
 fn create(
@@ -222,7 +216,7 @@ fn create(
     record: &str,
 ) -> rusqlite::Result<Result<Created, StoreError>> {
     if let Some(key) = &operation.idempotency
-        && let Some(found) = used(transaction, operation, key)?
+        && let Some(found) = find_by_key(transaction, operation, key)?
     {
         return Ok(found);
     }
@@ -231,8 +225,8 @@ fn create(
          idem_key, idem_fingerprint, expires, record) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
          ON CONFLICT(seq) DO NOTHING";
     let made = transaction.prepare_cached(sql)?.execute(params![
-        number(operation.seq.number()),
-        number(operation.revision.0),
+        to_integer(operation.seq.number()),
+        to_integer(operation.revision.0),
         operation.verb().as_str(),
         operation.backend.as_str(),
         operation.target().vm.as_str(),
@@ -242,7 +236,9 @@ fn create(
         !operation.phase.is_final(),
         key.map(|key| key.key.as_str()),
         key.map(|key| key.fingerprint.0.as_slice()),
-        operation.expires.map(|expire| number(expire.as_millis())),
+        operation
+            .expires
+            .map(|expire| to_integer(expire.as_millis())),
         record,
     ])?;
     Ok(if made == 1 {
@@ -252,8 +248,8 @@ fn create(
     })
 }
 
-/// What was stored under the key before, if anything.
-fn used(
+/// The answer for a key that was used before, if it was.
+fn find_by_key(
     transaction: &Transaction<'_>,
     operation: &Operation,
     key: &Idempotency,
@@ -286,7 +282,7 @@ fn used(
     let seq = u64::try_from(seq).ok().and_then(OperationSeq::new);
     let unreadable = |why: String| Err(StoreError::Unavailable(why));
     Ok(Some(match seq {
-        None => unreadable("a number that is none".to_owned()),
+        None => unreadable("the sequence number is out of range".to_owned()),
         Some(seq) if fingerprint != key.fingerprint.0 => Err(StoreError::KeyReused(seq)),
         Some(_) => match record::decode(&text) {
             Ok(operation) => Ok(Created::Replayed(Arc::new(operation))),
@@ -300,20 +296,22 @@ fn update(
     operation: &Operation,
     record: &str,
 ) -> rusqlite::Result<Result<(), StoreError>> {
-    let seq = number(operation.seq.number());
-    let revision = number(operation.revision.0);
-    let before = number(operation.revision.0.saturating_sub(1));
+    let seq = to_integer(operation.seq.number());
+    let revision = to_integer(operation.revision.0);
+    let before = to_integer(operation.revision.0.saturating_sub(1));
     let phase = operation.phase.as_str();
     let changed = if operation.phase.is_final() {
         let sql =
             "UPDATE operations SET revision = ?2, phase = ?3, live = 0, expires = ?4, record = ?5
              WHERE seq = ?1 AND revision = ?6";
-        let expires = operation.expires.map(|expire| number(expire.as_millis()));
+        let expires = operation
+            .expires
+            .map(|expire| to_integer(expire.as_millis()));
         transaction
             .prepare_cached(sql)?
             .execute(params![seq, revision, phase, expires, record, before])?
     } else {
-        // An unfinished one was unfinished before: without the columns of the indexes only one page changes.
+        // An unfinished record was unfinished before. Leaving the indexed columns out changes one page only.
         let sql = "UPDATE operations SET revision = ?2, phase = ?3, record = ?4
              WHERE seq = ?1 AND revision = ?5";
         transaction
@@ -327,25 +325,29 @@ fn update(
     })
 }
 
-/// Drops what is over. The highest number is kept first, so that it is never given again.
-fn expire(transaction: &Transaction<'_>, now: Timestamp, max: u16) -> rusqlite::Result<usize> {
+/// Removes expired records. The highest sequence number is kept, so that it is never given again.
+fn remove_expired(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    max: u16,
+) -> rusqlite::Result<usize> {
     let highest: Option<i64> =
         transaction.query_row("SELECT max(seq) FROM operations", [], |row| row.get(0))?;
     let sql = "DELETE FROM operations WHERE seq IN (SELECT seq FROM operations
          WHERE expires IS NOT NULL AND expires <= ?1 AND live = 0 LIMIT ?2)";
-    let dropped = transaction
+    let removed = transaction
         .prepare_cached(sql)?
-        .execute(params![number(now.as_millis()), max])?;
-    if dropped > 0 {
+        .execute(params![to_integer(now.as_millis()), max])?;
+    if removed > 0 {
         if let Some(highest) = highest {
             put_meta(transaction, "highest", highest)?;
         }
         transaction.execute_batch("PRAGMA incremental_vacuum(64)")?;
     }
-    Ok(dropped)
+    Ok(removed)
 }
 
-/// Raises a number that never goes back.
+/// Raises a number that never falls.
 fn put_meta(transaction: &Transaction<'_>, name: &str, value: i64) -> rusqlite::Result<()> {
     let sql = "INSERT INTO meta(name, value) VALUES(?1, ?2)
          ON CONFLICT(name) DO UPDATE SET value = max(value, excluded.value)";

@@ -1,11 +1,11 @@
-//! A VM manager that outlives the gateway: answers are lost, work begins late, tasks vanish, calls are slow or panic.
+//! A simulated VM manager that outlives the gateway: answers are lost, work starts late, tasks vanish, calls are slow or panic.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::history::Execution;
-use super::world::World;
+use super::world::SimulatedWorld;
 use crate::adapters::adapter::Adapter;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
@@ -21,10 +21,12 @@ use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Description;
 use crate::model::Evidence;
+use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::Page;
 use crate::model::Progress;
+use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -32,33 +34,34 @@ use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::testing::backup;
+use crate::public_text;
 
-/// What the VM manager is, and what its adapter says that it is. They differ in controls only.
+/// How the VM manager behaves, and what its adapter declares. They differ in controls only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Nature {
+pub(super) struct BackendBehavior {
     pub recovery: Recovery,
-    pub declared: Recovery,
-    /// How late work may begin after a call.
-    pub late: Duration,
+    pub declared_recovery: Recovery,
+    /// How late work may start after a call.
+    pub start_delay_max: Duration,
     /// The settle time that the adapter declares.
     pub settle: Duration,
-    /// Whether calls return when the work is done, instead of making a task.
-    pub waits: bool,
+    /// Whether calls return when the work is done, instead of starting a task.
+    pub is_synchronous: bool,
     /// Whether reads never show a change: a control.
-    pub blind: bool,
+    pub hides_changes: bool,
 }
 
 /// The adapter of one life.
 #[derive(Debug)]
 pub(super) struct SimBackend {
-    world: World,
-    nature: Nature,
+    world: SimulatedWorld,
+    behavior: BackendBehavior,
     capability: Capability,
 }
 
-/// How a call goes.
+/// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum CallFate {
     Refused,
     Unavailable,
     LostBefore,
@@ -70,16 +73,16 @@ enum Way {
 }
 
 impl SimBackend {
-    pub(super) fn new(world: World, nature: Nature) -> Self {
+    pub(super) fn new(world: SimulatedWorld, behavior: BackendBehavior) -> Self {
         let verb = Some(VerbCapability {
-            recovery: nature.declared,
-            settle: nature.settle,
+            recovery: behavior.declared_recovery,
+            settle: behavior.settle,
             cancel: false,
             progress: true,
         });
         Self {
             world,
-            nature,
+            behavior,
             capability: Capability {
                 kind: "simulated",
                 create: verb,
@@ -95,52 +98,57 @@ impl SimBackend {
         }
     }
 
-    fn way(&self) -> Way {
-        if self.world.things().calm {
-            return Way::Well;
+    fn draw_fate(&self) -> CallFate {
+        if self.world.state().calm {
+            return CallFate::Well;
         }
-        match self.world.chance(|world| world.below(100)) {
-            0..8 => Way::Refused,
-            8..12 => Way::Unavailable,
-            12..18 => Way::LostBefore,
-            18..20 => Way::PanicBefore,
-            20..30 => Way::LostAfter,
-            30..32 => Way::PanicAfter,
-            32..35 => Way::Hangs,
-            _ => Way::Well,
+        match self.world.draw(|world| world.below(100)) {
+            0..8 => CallFate::Refused,
+            8..12 => CallFate::Unavailable,
+            12..18 => CallFate::LostBefore,
+            18..20 => CallFate::PanicBefore,
+            20..30 => CallFate::LostAfter,
+            30..32 => CallFate::PanicAfter,
+            32..35 => CallFate::Hangs,
+            _ => CallFate::Well,
         }
     }
 
-    /// The request reaches the VM manager: what it makes of it will happen whatever becomes of the caller.
-    /// Returns where the execution is among all.
-    fn arrives(&self, intent: &Intent, key: RequestKey) -> usize {
+    /// The request reaches the VM manager, which carries it out whatever happens to the caller.
+    /// Returns the index of the execution.
+    fn start_execution(&self, intent: &Intent, key: RequestKey) -> usize {
         let now = self.world.time();
-        let late = self.nature.late;
-        let mut things = self.world.things();
-        let calm = things.calm;
-        if self.nature.recovery == Recovery::ReplaySafe {
-            let known = |it: &Execution| it.seq == key.0 && it.dropped.is_none();
-            if let Some(known) = things.executions.iter().position(known) {
+        let start_delay_max = self.behavior.start_delay_max;
+        let mut state = self.world.state();
+        let calm = state.calm;
+        if self.behavior.recovery == Recovery::ReplaySafe {
+            let is_same =
+                |execution: &Execution| execution.seq == key.0 && execution.dropped.is_none();
+            if let Some(known) = state.executions.iter().position(is_same) {
                 return known;
             }
         }
-        let chance = &mut things.chance;
-        let late_millis = u64::try_from(late.as_millis()).unwrap().max(1);
-        let wait = if chance.per_mille(300) && !calm {
-            chance.millis(late_millis)
+        let prng = &mut state.prng;
+        let late_millis = u64::try_from(start_delay_max.as_millis()).unwrap().max(1);
+        let wait = if prng.per_mille(300) && !calm {
+            prng.millis(late_millis)
         } else {
-            chance.millis(50)
+            prng.millis(50)
         };
-        let begins = now + wait.min(late);
-        let length = chance.millis(if self.nature.waits { 20_000 } else { 60_000 });
-        let safe = self.nature.recovery == Recovery::ReplaySafe && !self.nature.waits;
-        let dropped = safe && !calm && chance.per_mille(60);
-        let forgotten = !calm && chance.per_mille(100);
-        let (succeeds, visible) = (chance.per_mille(900), chance.per_mille(500));
-        things.executions.push(Execution {
+        let begins = now + wait.min(start_delay_max);
+        let length = prng.millis(if self.behavior.is_synchronous {
+            20_000
+        } else {
+            60_000
+        });
+        let safe = self.behavior.recovery == Recovery::ReplaySafe && !self.behavior.is_synchronous;
+        let dropped = safe && !calm && prng.per_mille(60);
+        let forgotten = !calm && prng.per_mille(100);
+        let (succeeds, visible) = (prng.per_mille(900), prng.per_mille(500));
+        state.executions.push(Execution {
             seq: key.0,
             vm: intent.target.vm.as_str().to_owned(),
-            changes: changes(intent),
+            changes: changed_backup(intent),
             begins,
             ends: begins + length,
             succeeds,
@@ -148,55 +156,58 @@ impl SimBackend {
             forgotten: forgotten.then(|| begins + length.mul_f64(0.7)),
             visible,
         });
-        things.executions.len() - 1
+        state.executions.len() - 1
     }
 
     fn execution(&self, at: usize) -> Option<Execution> {
-        self.world.things().executions.get(at).cloned()
+        self.world.state().executions.get(at).cloned()
     }
 
     /// Waits for the end, but not beyond the deadline.
-    async fn finished(&self, at: usize, by: Deadline) -> Result<BeginOutcome, AdapterError> {
-        let Some(it) = self.execution(at) else {
-            return Err(AdapterError::unavailable("no such work"));
+    async fn wait_for_end(&self, at: usize, by: Deadline) -> Result<BeginOutcome, AdapterError> {
+        let Some(execution) = self.execution(at) else {
+            return Err(AdapterError::unavailable(no_answer()));
         };
-        let end = tokio::time::sleep(it.ends.saturating_sub(self.world.time()));
+        let end = tokio::time::sleep(execution.ends.saturating_sub(self.world.time()));
         match tokio::time::timeout_at(by.instant().into(), end).await {
-            Ok(()) if it.succeeds => Ok(BeginOutcome::Done),
-            Ok(()) => Err(AdapterError::refused(FaultKind::StorageFull, "full")),
-            Err(_) => Err(AdapterError::uncertain(FaultKind::TimedOut, "no answer")),
+            Ok(()) if execution.succeeds => Ok(BeginOutcome::Done),
+            Ok(()) => Err(AdapterError::refused(
+                FaultKind::StorageFull,
+                public_text!("The storage is full."),
+            )),
+            Err(_) => Err(AdapterError::uncertain(FaultKind::TimedOut, no_answer())),
         }
     }
 
-    /// A call that only looks, with what may go wrong with one.
-    async fn look(&self) -> Result<(), AdapterError> {
+    /// A call without effect, with the faults that such a call may have.
+    async fn simulate_read(&self) -> Result<(), AdapterError> {
         self.world.step().await;
         self.world.delay().await;
         if self.world.fault(20) {
             panic_quietly();
         }
         if self.world.fault(100) {
-            return Err(AdapterError::unavailable("not now"));
+            return Err(AdapterError::unavailable(no_answer()));
         }
         Ok(())
     }
 
-    fn found(&self, key: RequestKey) -> FindOutcome {
+    fn find_execution(&self, key: RequestKey) -> FindOutcome {
         let now = self.world.time();
-        let things = self.world.things();
-        let its = things.executions.iter().enumerate();
+        let state = self.world.state();
+        let its = state.executions.iter().enumerate();
         let begun: Vec<_> = its
             .filter(|(_, it)| it.seq == key.0 && it.begins <= now)
             .filter(|(_, it)| it.dropped.is_none_or(|at| now < at))
             .collect();
         let Some((at, it)) = begun.first() else {
-            return match self.nature.recovery {
+            return match self.behavior.recovery {
                 Recovery::ReplaySafe | Recovery::Listable => FindOutcome::NotBegun,
                 Recovery::NoTrace if key.0.number().is_multiple_of(2) => FindOutcome::Unknowable,
                 Recovery::NoTrace => FindOutcome::NotYet,
             };
         };
-        if self.nature.recovery == Recovery::NoTrace {
+        if self.behavior.recovery == Recovery::NoTrace {
             return match (it.visible, now >= it.ends && it.succeeds) {
                 (true, true) => FindOutcome::Done,
                 (true, false) => FindOutcome::NotYet,
@@ -214,18 +225,22 @@ impl SimBackend {
     }
 }
 
-/// The backup that is another one after this.
-fn changes(intent: &Intent) -> Option<String> {
+/// The backup whose version changes by this.
+fn changed_backup(intent: &Intent) -> Option<String> {
     let backup = intent.target.backup.as_str().to_owned();
     matches!(intent.verb(), Verb::Update | Verb::Delete).then_some(backup)
 }
 
-fn full() -> crate::model::Fault {
-    AdapterError::refused(FaultKind::StorageFull, "full").fault
+fn full() -> Fault {
+    Fault::new(FaultKind::StorageFull, public_text!("The storage is full."))
 }
 
 fn task(at: usize) -> TaskRef {
     TaskRef::new(at.to_string()).unwrap()
+}
+
+fn no_answer() -> PublicText {
+    public_text!("The VM manager does not answer.")
 }
 
 /// A panic that prints nothing.
@@ -245,33 +260,41 @@ impl Adapter for SimBackend {
         })
     }
 
-    async fn vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
-        Err(AdapterError::refused(FaultKind::NoSuchVm, "no such VM"))
+    async fn read_vm(&self, _: &VmId, _: Deadline) -> Result<Vm, AdapterError> {
+        Err(AdapterError::refused(
+            FaultKind::NoSuchVm,
+            public_text!("There is no such VM."),
+        ))
     }
 
-    async fn list(&self, _: &VmId, _: &Page, _: Deadline) -> Result<BackupPage, AdapterError> {
+    async fn list_backups(
+        &self,
+        _: &VmId,
+        _: &Page,
+        _: Deadline,
+    ) -> Result<BackupPage, AdapterError> {
         Ok(BackupPage {
             backups: Vec::new(),
             more: false,
         })
     }
 
-    async fn read(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
+    async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
         self.world.delay().await;
         let now = self.world.time();
         let id = target.backup.as_str();
         let mut backup = backup(id);
-        if self.nature.blind {
+        if self.behavior.hides_changes {
             return Ok(backup);
         }
-        let things = self.world.things();
-        let made = things.executions.iter().filter(|execution| {
+        let state = self.world.state();
+        let made = state.executions.iter().filter(|execution| {
             execution.has_effect()
                 && execution.ends <= now
                 && execution.vm == target.vm.as_str()
                 && execution.changes.as_deref() == Some(id)
         });
-        if let Some(last) = made.max_by_key(|it| it.ends) {
+        if let Some(last) = made.max_by_key(|execution| execution.ends) {
             let text = format!("changed by {}", last.seq);
             backup.description = Description::new(&text).ok();
         }
@@ -279,7 +302,7 @@ impl Adapter for SimBackend {
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {
-        intent.verb() != Verb::Update || self.nature.declared != Recovery::ReplaySafe
+        intent.verb() != Verb::Update || self.behavior.declared_recovery != Recovery::ReplaySafe
     }
 
     async fn baseline(
@@ -288,7 +311,7 @@ impl Adapter for SimBackend {
         key: RequestKey,
         _: Deadline,
     ) -> Result<Option<Evidence>, AdapterError> {
-        self.look().await?;
+        self.simulate_read().await?;
         Ok(Evidence::new(key.to_string()))
     }
 
@@ -300,29 +323,38 @@ impl Adapter for SimBackend {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         self.world.step().await;
-        let way = self.way();
-        let lost = || AdapterError::uncertain(FaultKind::TimedOut, "no answer");
-        match way {
-            Way::Refused => return Err(AdapterError::refused(FaultKind::Busy, "busy")),
-            Way::Unavailable => return Err(AdapterError::unavailable("down")),
-            Way::LostBefore => return Err(lost()),
-            Way::PanicBefore => panic_quietly(),
-            Way::LostAfter | Way::PanicAfter | Way::Hangs | Way::Well => {}
+        let fate = self.draw_fate();
+        let lost = || AdapterError::uncertain(FaultKind::TimedOut, no_answer());
+        match fate {
+            CallFate::Refused => {
+                return Err(AdapterError::refused(
+                    FaultKind::Busy,
+                    public_text!("The VM is busy."),
+                ));
+            }
+            CallFate::Unavailable => return Err(AdapterError::unavailable(no_answer())),
+            CallFate::LostBefore => return Err(lost()),
+            CallFate::PanicBefore => panic_quietly(),
+            CallFate::LostAfter | CallFate::PanicAfter | CallFate::Hangs | CallFate::Well => {}
         }
-        let at = self.arrives(intent, key);
+        let at = self.start_execution(intent, key);
         self.world.step().await;
         self.world.delay().await;
-        match way {
-            Way::LostAfter => return Err(lost()),
-            Way::PanicAfter => panic_quietly(),
-            Way::Hangs => {
+        match fate {
+            CallFate::LostAfter => return Err(lost()),
+            CallFate::PanicAfter => panic_quietly(),
+            CallFate::Hangs => {
                 tokio::time::sleep_until(by.instant().into()).await;
                 return Err(lost());
             }
-            Way::Refused | Way::Unavailable | Way::LostBefore | Way::PanicBefore | Way::Well => {}
+            CallFate::Refused
+            | CallFate::Unavailable
+            | CallFate::LostBefore
+            | CallFate::PanicBefore
+            | CallFate::Well => {}
         }
-        let begun = if self.nature.waits {
-            self.finished(at, by).await
+        let begun = if self.behavior.is_synchronous {
+            self.wait_for_end(at, by).await
         } else {
             Ok(BeginOutcome::Task(task(at)))
         };
@@ -331,7 +363,7 @@ impl Adapter for SimBackend {
     }
 
     async fn poll(&self, task: &TaskRef, _: Deadline) -> Result<TaskState, AdapterError> {
-        self.look().await?;
+        self.simulate_read().await?;
         let now = self.world.time();
         let at = task.as_str().parse().unwrap();
         let Some(it) = self.execution(at) else {
@@ -341,10 +373,10 @@ impl Adapter for SimBackend {
         let state = if gone(it.forgotten) || gone(it.dropped) {
             TaskState::Gone
         } else if now < it.ends {
-            // What it says about how far it is goes back and forth.
-            let said = self.world.chance(|world| world.below(120));
-            let said = u8::try_from(said).unwrap();
-            TaskState::Running((said <= 100).then(|| Progress::unfinished(said)))
+            // The reported progress goes back and forth.
+            let percent = self.world.draw(|world| world.below(120));
+            let percent = u8::try_from(percent).unwrap();
+            TaskState::Running((percent <= 100).then(|| Progress::unfinished(percent)))
         } else if it.succeeds {
             TaskState::Done
         } else {
@@ -354,20 +386,23 @@ impl Adapter for SimBackend {
         Ok(state)
     }
 
-    async fn find(
+    async fn find_outcome(
         &self,
         _: &Intent,
         key: RequestKey,
         _: Option<&Evidence>,
         _: Deadline,
     ) -> Result<FindOutcome, AdapterError> {
-        self.look().await?;
-        let found = self.found(key);
+        self.simulate_read().await?;
+        let found = self.find_execution(key);
         self.world.step().await;
         Ok(found)
     }
 
     async fn cancel(&self, _: &TaskRef, _: Deadline) -> Result<(), AdapterError> {
-        Err(AdapterError::refused(FaultKind::Unsupported, "cannot"))
+        Err(AdapterError::refused(
+            FaultKind::Unsupported,
+            public_text!("The operation cannot be cancelled."),
+        ))
     }
 }

@@ -1,6 +1,6 @@
-//! What was asked, answered, shown and done, and whether that is what was promised.
+//! Checks a history of requests, answers, Statuses and executions against the promises.
 //!
-//! Written apart from the engine: it knows nothing of the machine, only what a client sees and what the VM manager did.
+//! Independent of the code under test: it knows nothing of the machine, only what a client sees and what the VM manager did.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::model::Phase;
 use crate::model::limits;
 use crate::operations::testing::NOW;
 
-/// What came of a request.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::operations::tests) enum Answer {
     /// 202 with this number, at this place of the history.
     Accepted(OperationSeq, usize),
-    /// Refused: nothing was kept.
+    /// Refused: nothing was stored.
     Refused,
     /// The store failed for good: the process ends, and nothing is promised.
     Failed,
@@ -26,8 +26,8 @@ pub(in crate::operations::tests) enum Answer {
 
 /// A request of a client.
 #[derive(Clone, Debug)]
-pub(in crate::operations::tests) struct Ask {
-    /// The number that was taken for it.
+pub(in crate::operations::tests) struct ClientRequest {
+    /// The sequence number that was reserved for it.
     pub seq: OperationSeq,
     pub key: Option<u64>,
     /// Its place in the history.
@@ -38,7 +38,7 @@ pub(in crate::operations::tests) struct Ask {
 
 /// A Status that a client saw.
 #[derive(Clone, Debug)]
-pub(in crate::operations::tests) struct Shown {
+pub(in crate::operations::tests) struct ObservedStatus {
     pub seq: OperationSeq,
     pub at: Duration,
     /// `None`: there is no such operation, it says.
@@ -50,16 +50,16 @@ pub(in crate::operations::tests) struct Shown {
 pub(in crate::operations::tests) struct Execution {
     pub seq: OperationSeq,
     pub vm: String,
-    /// The backup that is another one afterwards, if one is.
+    /// The backup whose version changes by it, if one does.
     pub changes: Option<String>,
     pub begins: Duration,
     pub ends: Duration,
     pub succeeds: bool,
     /// Undone without a trace before its end.
     pub dropped: Option<Duration>,
-    /// From when on the task is no longer known.
+    /// When the VM manager forgets the task.
     pub forgotten: Option<Duration>,
-    /// Whether the state of the VM or backup tells that it was done.
+    /// Whether the state of the VM or backup shows that it was done.
     pub visible: bool,
 }
 
@@ -72,8 +72,8 @@ impl Execution {
 /// Everything that clients saw.
 #[derive(Clone, Debug, Default)]
 pub(in crate::operations::tests) struct History {
-    pub asks: Vec<Ask>,
-    pub shown: Vec<Shown>,
+    pub requests: Vec<ClientRequest>,
+    pub shown: Vec<ObservedStatus>,
     places: usize,
 }
 
@@ -87,7 +87,7 @@ impl History {
     /// The numbers that were given in a 202, with the place of the first one.
     pub(in crate::operations::tests) fn accepted(&self) -> BTreeMap<OperationSeq, usize> {
         let mut accepted = BTreeMap::new();
-        for ask in &self.asks {
+        for ask in &self.requests {
             if let Some(Answer::Accepted(seq, place)) = ask.answer {
                 let first = accepted.entry(seq).or_insert(place);
                 *first = place.min(*first);
@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// Breaches found, by kind.
+/// The violations found, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::operations::tests) struct Verdict {
     pub lost: Vec<String>,
@@ -127,7 +127,9 @@ pub(in crate::operations::tests) fn judge(
     let by_seq: BTreeMap<_, _> = records.iter().map(|record| (record.seq, record)).collect();
     for seq in history.accepted().into_keys() {
         if !by_seq.contains_key(&seq) {
-            verdict.lost.push(format!("{seq} got its 202 and is gone"));
+            verdict
+                .lost
+                .push(format!("{seq} got its 202 and is missing"));
         }
     }
     for it in records {
@@ -188,7 +190,7 @@ pub(in crate::operations::tests) fn judge_resumption(
 }
 
 /// Of all that were asked for with one version of a backup at most one changed it, and none was refused over a change that
-/// nobody made.
+/// was not made.
 fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &mut Verdict) {
     let mut effective = BTreeMap::<String, OperationSeq>::new();
     for record in records
@@ -223,18 +225,23 @@ fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &m
     }
 }
 
-/// What was refused is not kept, and a key names one operation.
+/// What was refused is not stored, and a key names one operation.
 fn judge_asks(
     history: &History,
     records: &BTreeMap<OperationSeq, &Operation>,
     verdict: &mut Verdict,
 ) {
     let mut keys: BTreeMap<u64, OperationSeq> = BTreeMap::new();
-    for ask in &history.asks {
-        // A number that came to nothing may be given again after a restart with a clock that went back.
-        let its_own = history.asks.iter().filter(|it| it.seq == ask.seq).count() == 1;
+    for ask in &history.requests {
+        // A number that was not used may be given again after a restart with a clock that went back.
+        let its_own = history
+            .requests
+            .iter()
+            .filter(|other| other.seq == ask.seq)
+            .count()
+            == 1;
         if its_own && ask.answer == Some(Answer::Refused) && records.contains_key(&ask.seq) {
-            let what = format!("{} was refused and is kept", ask.seq);
+            let what = format!("{} was refused and is stored", ask.seq);
             verdict.untrue.push(what);
         }
         if let (Some(key), Some(Answer::Accepted(seq, _))) = (ask.key, &ask.answer)
@@ -245,7 +252,9 @@ fn judge_asks(
     }
     for (name, count) in count_keys(records) {
         if count > 1 {
-            verdict.run_twice.push(format!("key {name} is kept twice"));
+            verdict
+                .run_twice
+                .push(format!("key {name} is stored twice"));
         }
     }
 }
@@ -298,7 +307,7 @@ fn judge_order(
     };
     let first_asked = |seq| {
         history
-            .asks
+            .requests
             .iter()
             .filter(|ask| ask.seq == seq)
             .map(|ask| ask.asked)

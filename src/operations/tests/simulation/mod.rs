@@ -1,4 +1,4 @@
-//! The whole engine over a simulated store and VM manager, in virtual time, by seeds.
+//! The operations as a whole over a simulated store and VM manager, in virtual time, by seeds.
 //!
 //! `SNAPGATE_SIM_SEED=n cargo test --lib simulation` runs the one seed n and prints its verdict;
 //! `SNAPGATE_SIM_SEEDS=n` runs so many instead of the usual number. The same seed is the same run.
@@ -41,16 +41,16 @@ use crate::operations::testing;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
 use crate::telemetry::Metrics;
-use backend::Nature;
+use backend::BackendBehavior;
 use backend::SimBackend;
 use history::Answer;
-use history::Ask;
+use history::ClientRequest;
 use history::Execution;
 use history::History;
-use history::Shown;
+use history::ObservedStatus;
 use history::Verdict;
 use store::SimStore;
-use world::World;
+use world::SimulatedWorld;
 
 /// Seeds in the normal test run.
 const SEEDS: u64 = 600;
@@ -59,7 +59,7 @@ const LIVES: u64 = 5;
 /// How long the last life may take to finish everything.
 const LAST_LIFE: Duration = Duration::from_secs(4 * 3600);
 
-/// What one seed came to.
+/// The result of one seed.
 #[derive(Debug)]
 struct Run {
     verdict: Verdict,
@@ -71,19 +71,19 @@ struct Run {
 }
 
 /// The nature that a seed draws.
-fn drawn(seed: u64) -> Nature {
+fn behavior_of_seed(seed: u64) -> BackendBehavior {
     let recovery = match seed % 3 {
         0 => Recovery::ReplaySafe,
         1 => Recovery::Listable,
         _ => Recovery::NoTrace,
     };
-    Nature {
+    BackendBehavior {
         recovery,
-        declared: recovery,
-        late: Duration::from_secs(18),
+        declared_recovery: recovery,
+        start_delay_max: Duration::from_secs(18),
         settle: Duration::from_secs(20),
-        waits: seed.is_multiple_of(2),
-        blind: false,
+        is_synchronous: seed.is_multiple_of(2),
+        hides_changes: false,
     }
 }
 
@@ -92,41 +92,47 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.enable_time().start_paused(true).build().unwrap()
 }
 
-fn run(seed: u64, nature: Nature) -> Run {
+fn run(seed: u64, behavior: BackendBehavior) -> Run {
     let mut time = Duration::ZERO;
     let first = runtime();
-    let root = first.block_on(async { World::new(seed) });
+    let root = first.block_on(async { SimulatedWorld::new(seed) });
     for life in 1..=LIVES {
-        // Whatever of the gateway is at work when its runtime is dropped is gone, as by a SIGKILL.
+        // Dropping its runtime ends every task of the gateway, as a SIGKILL does.
         let runtime = runtime();
-        time = runtime.block_on(live(&root, nature, time, life == LIVES));
+        time = runtime.block_on(run_life(&root, behavior, time, life == LIVES));
     }
-    let things = root.things();
-    let records: Vec<_> = things.disk.values().map(|it| (**it).clone()).collect();
+    let state = root.state();
+    let records: Vec<_> = state
+        .disk
+        .values()
+        .map(|record| (**record).clone())
+        .collect();
     let mut verdict = history::judge(
-        &things.history,
+        &state.history,
         &records,
-        &things.executions,
-        nature.recovery,
+        &state.executions,
+        behavior.recovery,
     );
-    if !things.clock_was_wrong {
-        let absences = &things.absences;
-        history::judge_resumption(&records, &things.executions, absences, &mut verdict);
+    if !state.clock_was_wrong {
+        let absences = &state.absences;
+        history::judge_resumption(&records, &state.executions, absences, &mut verdict);
     }
     Run {
         verdict,
-        trace: trace(&things.history, &things.executions, &records),
-        accepted: things.history.accepted().len(),
-        kills: things.kills,
+        trace: trace(&state.history, &state.executions, &records),
+        accepted: state.history.accepted().len(),
+        kills: state.kills,
         records,
     }
 }
 
 /// One line for each thing that happened.
 fn trace(history: &History, executions: &[Execution], records: &[Operation]) -> String {
-    let lines = |it: Vec<String>| it.join("\n");
-    let asks = history.asks.iter().map(|ask| format!("{ask:?}"));
-    let shown = history.shown.iter().map(|it| format!("{it:?}"));
+    let requests = history
+        .requests
+        .iter()
+        .map(|request| format!("{request:?}"));
+    let shown = history.shown.iter().map(|status| format!("{status:?}"));
     let done = executions.iter().map(|execution| format!("{execution:?}"));
     let ends = records.iter().map(|record| {
         let (rev, calls, fault) = (record.revision.0, record.calls, &record.fault);
@@ -135,36 +141,42 @@ fn trace(history: &History, executions: &[Execution], records: &[Operation]) -> 
             record.seq, record.phase
         )
     });
-    lines(asks.chain(shown).chain(done).chain(ends).collect())
+    let lines: Vec<String> = requests.chain(shown).chain(done).chain(ends).collect();
+    lines.join("\n")
 }
 
 /// One life of the gateway. Returns the time at which the next one may begin.
-async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Duration {
+async fn run_life(
+    root: &SimulatedWorld,
+    behavior: BackendBehavior,
+    begins: Duration,
+    last: bool,
+) -> Duration {
     // The wall clock of a life may be wrong, by up to an hour.
-    let wall_is_late = root.chance(|root| match root.below(4) {
+    let wall_is_late = root.draw(|root| match root.below(4) {
         0 => root.millis(3_600_000),
         _ => Duration::ZERO,
     });
-    root.things().clock_was_wrong |= wall_is_late > Duration::ZERO;
+    root.state().clock_was_wrong |= wall_is_late > Duration::ZERO;
     let world = root.next_life(begins, wall_is_late);
-    let life = root.chance(|root| Duration::from_millis(1) + root.millis(180_000));
+    let life = root.draw(|root| Duration::from_millis(1) + root.millis(180_000));
     {
-        let mut things = world.things();
-        things.calm = last;
-        let steps = things.chance.below(400);
-        let by_step = things.chance.per_mille(700);
-        things.steps_to_live = (by_step && !last).then_some(steps);
+        let mut state = world.state();
+        state.calm = last;
+        let steps = state.prng.below(400);
+        let by_step = state.prng.per_mille(700);
+        state.steps_to_live = (by_step && !last).then_some(steps);
     }
     let work = async {
-        let Some(room) = open(&world, nature).await else {
+        let Some(operations) = open(&world, behavior).await else {
             return;
         };
         let tasks = Tasks::default();
         if last {
-            settle_down(&room, &world).await;
+            wait_until_all_final(&operations, &world).await;
         } else {
-            clients(&room, &world, &tasks);
-            room.failed().given().await;
+            spawn_clients(&operations, &world, &tasks);
+            operations.failed().given().await;
         }
     };
     let limit = if last { LAST_LIFE } else { life };
@@ -174,21 +186,21 @@ async fn live(root: &World, nature: Nature, begins: Duration, last: bool) -> Dur
         () = work => {}
         () = tokio::time::sleep(limit) => {}
     }
-    let away = root.chance(|root| match root.below(3) {
+    let absence = root.draw(|root| match root.below(3) {
         0 => root.millis(900_000),
         _ => root.millis(2000),
     });
     let ended = world.time();
-    root.things().absences.push((ended, ended + away));
-    ended + away
+    root.state().absences.push((ended, ended + absence));
+    ended + absence
 }
 
-async fn open(world: &World, nature: Nature) -> Option<Arc<Operations>> {
+async fn open(world: &SimulatedWorld, behavior: BackendBehavior) -> Option<Arc<Operations>> {
     let mut config = Config::with_store(PathBuf::from("simulated"));
     config.queue_per_vm = 4;
     let handle = BackendHandle {
         name: testing::backend("one"),
-        adapter: Arc::new(SimBackend::new(world.clone(), nature)),
+        adapter: Arc::new(SimBackend::new(world.clone(), behavior)),
         concurrency: 2,
     };
     let shared = Shared {
@@ -197,50 +209,49 @@ async fn open(world: &World, nature: Nature) -> Option<Arc<Operations>> {
         tasks: Tasks::default(),
     };
     let store = Arc::new(SimStore::new(world.clone()));
-    let opened = Operations::over(config, vec![handle], store, shared).await;
+    let opened = Operations::start_on(store, config, vec![handle], shared).await;
     opened.ok()
 }
 
-/// Sets clients to ask and to look.
-fn clients(room: &Arc<Operations>, world: &World, tasks: &Tasks) {
-    let asks = world.chance(|world| 2 + world.below(6));
-    for _ in 0..asks {
-        let (room, world) = (Arc::clone(room), world.clone());
+/// Spawns clients that send requests and read Statuses.
+fn spawn_clients(operations: &Arc<Operations>, world: &SimulatedWorld, tasks: &Tasks) {
+    let requests = world.draw(|world| 2 + world.below(6));
+    for _ in 0..requests {
+        let (operations, world) = (Arc::clone(operations), world.clone());
         tasks.spawn(async move {
-            tokio::time::sleep(world.chance(|world| world.millis(60_000))).await;
-            ask(&room, &world).await;
+            tokio::time::sleep(world.draw(|world| world.millis(60_000))).await;
+            send_request(&operations, &world).await;
         });
     }
     // Several writers who hold one version, at the same moment.
-    let (begin, intent) = world.chance(|world| (world.millis(60_000), world.below(3)));
+    let (begin, intent) = world.draw(|world| (world.millis(60_000), world.below(3)));
     for _ in 0..3 {
-        let (room, world) = (Arc::clone(room), world.clone());
+        let (operations, world) = (Arc::clone(operations), world.clone());
         tasks.spawn(async move {
             tokio::time::sleep(begin).await;
             let vm = format!("vm-{intent}");
-            let is_update = world.chance(|world| world.per_mille(700));
+            let is_update = world.draw(|world| world.per_mille(700));
             let change = if is_update {
                 testing::update
             } else {
                 testing::delete
             };
-            ask_on_condition(&room, &world, change(&vm, "b-0"), false).await;
+            send_conditional_request(&operations, &world, change(&vm, "b-0"), false).await;
         });
     }
     for _ in 0..2 {
-        let (room, world) = (Arc::clone(room), world.clone());
+        let (operations, world) = (Arc::clone(operations), world.clone());
         tasks.spawn(async move {
             loop {
-                tokio::time::sleep(world.chance(|world| world.millis(8000))).await;
-                look(&room, &world).await;
+                tokio::time::sleep(world.draw(|world| world.millis(8000))).await;
+                read_status(&operations, &world).await;
             }
         });
     }
 }
 
-fn intent(world: &World) -> Intent {
-    let (vm, backup, verb) =
-        world.chance(|world| (world.below(3), world.below(2), world.below(100)));
+fn draw_intent(world: &SimulatedWorld) -> Intent {
+    let (vm, backup, verb) = world.draw(|world| (world.below(3), world.below(2), world.below(100)));
     let (vm, backup) = (format!("vm-{vm}"), format!("b-{backup}"));
     match verb {
         0..15 => testing::delete(&vm, &backup),
@@ -250,108 +261,127 @@ fn intent(world: &World) -> Intent {
 }
 
 /// One request; some carry a key, and some are the repetition of one whose answer was lost.
-async fn ask(room: &Arc<Operations>, world: &World) {
-    let key = world.chance(|world| world.per_mille(400).then(|| world.below(8)));
+async fn send_request(operations: &Arc<Operations>, world: &SimulatedWorld) {
+    let key = world.draw(|world| world.per_mille(400).then(|| world.below(8)));
     let intent = match key {
         // The same key is the same request.
         Some(key) => testing::restore(&format!("vm-{}", key % 3), "b-0"),
-        None => intent(world),
+        None => draw_intent(world),
     };
-    let (on_condition, holds) = world.chance(|world| (world.per_mille(300), world.per_mille(500)));
+    let (on_condition, holds) = world.draw(|world| (world.per_mille(300), world.per_mille(500)));
     if key.is_none() && on_condition {
-        return ask_on_condition(room, world, intent, holds).await;
+        return send_conditional_request(operations, world, intent, holds).await;
     }
-    let seq = room.reserve();
+    let seq = operations.reserve();
     let mut submission = testing::submission(seq, intent.clone());
     submission.idempotency = key.map(|key| testing::idempotency(&format!("k-{key}"), 1));
-    submit(room, world, submission, key).await;
+    submit(operations, world, submission, key).await;
 }
 
-/// One request that is meant for one version of its backup: the one that is there, or one that was read before.
-async fn ask_on_condition(room: &Arc<Operations>, world: &World, intent: Intent, holds: bool) {
+/// One request with a precondition on the version of its backup: the current one, or one that was read earlier.
+async fn send_conditional_request(
+    operations: &Arc<Operations>,
+    world: &SimulatedWorld,
+    intent: Intent,
+    holds: bool,
+) {
     let on = testing::backend("one");
-    let seen = room.known_changes(&on, &intent.target.vm);
+    let known_changes = operations.known_changes(&on, &intent.target.vm);
     let by = world.deadline(Duration::from_secs(60));
-    let Ok(backup) = room.backup(&on, &intent.target, by).await else {
+    let Ok(backup) = operations.backup(&on, &intent.target, by).await else {
         return;
     };
     let found = Version::of_backup(&backup);
-    let held = world.things().held.insert(intent.target.clone(), found);
+    let held = world.state().held.insert(intent.target.clone(), found);
     if holds && held.is_some_and(|held| held != found) {
         return;
     }
-    let mut submission = testing::submission(room.reserve(), intent);
+    let mut submission = testing::submission(operations.reserve(), intent);
     submission.preconditions = vec![Precondition::BackupUnchanged(found)];
-    submission.seen = seen;
-    submit(room, world, submission, None).await;
+    submission.known_changes = known_changes;
+    submit(operations, world, submission, None).await;
 }
 
-async fn submit(room: &Arc<Operations>, world: &World, submission: Submission, key: Option<u64>) {
+async fn submit(
+    operations: &Arc<Operations>,
+    world: &SimulatedWorld,
+    submission: Submission,
+    key: Option<u64>,
+) {
     let seq = submission.seq;
     let place = {
-        let mut things = world.things();
-        let asked = things.history.place();
-        things.history.asks.push(Ask {
+        let mut state = world.state();
+        let asked = state.history.place();
+        state.history.requests.push(ClientRequest {
             seq,
             key,
             asked,
             answer: None,
         });
-        things.history.asks.len() - 1
+        state.history.requests.len() - 1
     };
     let permit = testing::permit(&submission.intent, "one");
-    let answer = room.accept(permit, submission).await;
-    let mut things = world.things();
-    let here = things.history.place();
-    things.history.asks[place].answer = Some(match answer {
+    let answer = operations.accept(permit, submission).await;
+    let mut state = world.state();
+    let here = state.history.place();
+    state.history.requests[place].answer = Some(match answer {
         Ok(accepted) => Answer::Accepted(accepted.operation().seq, here),
         Err(AcceptError::Store(StoreFault::Failed)) => Answer::Failed,
         Err(_) => Answer::Refused,
     });
 }
 
-/// Looks at the Status of one operation that got its 202, now or after its next change.
-async fn look(room: &Arc<Operations>, world: &World) {
-    let known: Vec<OperationSeq> = world.things().history.accepted().into_keys().collect();
+/// Reads the Status of one accepted operation, now or after its next change.
+async fn read_status(operations: &Arc<Operations>, world: &SimulatedWorld) {
+    let known: Vec<OperationSeq> = world.state().history.accepted().into_keys().collect();
     if known.is_empty() {
         return;
     }
-    let (which, waits) = world.chance(|world| (world.index(known.len()), world.per_mille(200)));
+    let (which, waits) = world.draw(|world| (world.index(known.len()), world.per_mille(200)));
     let seq = known[which];
     let seen = if waits {
         let by = world.deadline(Duration::from_secs(5));
-        room.wait(seq, WaitFor::End, by).await
+        operations.wait(seq, WaitFor::End, by).await
     } else {
-        room.operation(seq).await
+        operations.operation(seq).await
     };
     if let Ok(seen) = seen {
-        note(world, seq, seen.as_deref());
+        record_status(world, seq, seen.as_deref());
     }
 }
 
-fn note(world: &World, seq: OperationSeq, seen: Option<&Operation>) {
+fn record_status(world: &SimulatedWorld, seq: OperationSeq, seen: Option<&Operation>) {
     let at = world.time();
-    let revision = seen.map(|it| (it.revision.0, it.progress.percent(), it.phase));
-    let broken = seen.and_then(|it| machine::check_invariants(it).err());
+    let revision = seen.map(|operation| {
+        (
+            operation.revision.0,
+            operation.progress.percent(),
+            operation.phase,
+        )
+    });
+    let broken = seen.and_then(|operation| machine::check_invariants(operation).err());
     assert_eq!(broken, None, "{seq} is a record that the machine can make");
-    let mut things = world.things();
-    things.history.shown.push(Shown { seq, at, revision });
+    let mut state = world.state();
+    state
+        .history
+        .shown
+        .push(ObservedStatus { seq, at, revision });
 }
 
-/// Waits in calm times until all is final, then looks at everything once more.
-async fn settle_down(room: &Arc<Operations>, world: &World) {
+/// Waits without further faults until every operation is final, then reads every Status once more.
+async fn wait_until_all_final(operations: &Arc<Operations>, world: &SimulatedWorld) {
     let unfinished = || {
-        let things = world.things();
-        things.disk.values().any(|it| !it.phase.is_final())
+        let state = world.state();
+        state.disk.values().any(|record| !record.phase.is_final())
     };
     while unfinished() {
-        look(room, world).await;
+        read_status(operations, world).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    let known: Vec<OperationSeq> = world.things().history.accepted().into_keys().collect();
+    let known: Vec<OperationSeq> = world.state().history.accepted().into_keys().collect();
     for seq in known {
-        if let Ok(seen) = room.operation(seq).await {
-            note(world, seq, seen.as_deref());
+        if let Ok(seen) = operations.operation(seq).await {
+            record_status(world, seq, seen.as_deref());
         }
     }
 }
@@ -362,29 +392,29 @@ fn number_from(variable: &str) -> Option<u64> {
     Some(text.parse().expect("a number"))
 }
 
-/// Straight to the terminal: the test runner swallows what passing tests print.
-pub(super) fn say(line: &str) {
+/// Prints to the terminal: the test runner captures what passing tests print otherwise.
+pub(super) fn print_line(line: &str) {
     std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// Runs a seed; a panic within it is told with its number too.
-fn judged(seed: u64, nature: Nature) -> Run {
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, nature)));
+/// Runs a seed and checks its verdict. A panic within it is reported with the number of the seed.
+fn run_and_check(seed: u64, behavior: BackendBehavior) -> Run {
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, behavior)));
     let replay = format!("replay: SNAPGATE_SIM_SEED={seed} cargo test --lib simulation");
     let run = result.unwrap_or_else(|_| panic!("seed {seed} panicked; {replay}"));
     assert!(
         run.verdict.is_clean(),
-        "seed {seed}, {nature:?}: {:#?}\n{replay}",
+        "seed {seed}, {behavior:?}: {:#?}\n{replay}",
         run.verdict
     );
     run
 }
 
 #[test]
-fn every_seed_keeps_the_promise() {
+fn every_seed_keeps_the_promises() {
     if let Some(seed) = number_from("SNAPGATE_SIM_SEED") {
-        let replayed = run(seed, drawn(seed));
-        say(&format!("{}\n{:#?}\n", replayed.trace, replayed.verdict));
+        let replayed = run(seed, behavior_of_seed(seed));
+        print_line(&format!("{}\n{:#?}\n", replayed.trace, replayed.verdict));
         assert!(replayed.verdict.is_clean(), "seed {seed}");
         return;
     }
@@ -392,16 +422,16 @@ fn every_seed_keeps_the_promise() {
     let (mut accepted, mut kills, mut refused) = (0, 0, 0);
     let mut ends = std::collections::BTreeMap::<_, usize>::new();
     for seed in 0..seeds {
-        let run = judged(seed, drawn(seed));
+        let run = run_and_check(seed, behavior_of_seed(seed));
         accepted += run.accepted;
         kills += run.kills;
-        for it in &run.records {
-            let kind = it.fault.as_ref().map(|fault| fault.kind);
+        for record in &run.records {
+            let kind = record.fault.as_ref().map(|fault| fault.kind);
             refused += usize::from(kind == Some(FaultKind::PreconditionFailed));
-            *ends.entry(it.phase.as_str()).or_default() += 1;
+            *ends.entry(record.phase.as_str()).or_default() += 1;
         }
     }
-    say(&format!(
+    print_line(&format!(
         "simulation: {seeds} seeds, {} lives, {} kills, {kills} of them between two steps of a call; {accepted} accepted, \
          0 lost, 0 run twice, 0 untrue; {refused} refused by their preconditions, 0 against them; ends {ends:?}\n",
         seeds * LIVES,
@@ -424,18 +454,21 @@ fn every_seed_keeps_the_promise() {
 #[test]
 fn a_seed_is_the_same_run_each_time() {
     for seed in 0..12 {
-        let (one, other) = (run(seed, drawn(seed)), run(seed, drawn(seed)));
+        let (one, other) = (
+            run(seed, behavior_of_seed(seed)),
+            run(seed, behavior_of_seed(seed)),
+        );
         assert_eq!(one.trace, other.trace, "seed {seed}");
     }
 }
 
 /// Counts what the checker finds in some seeds of a nature that is a lie.
-fn caught(lie: impl Fn(&mut Nature)) -> (usize, usize) {
+fn count_violations(distort: impl Fn(&mut BackendBehavior)) -> (usize, usize) {
     let (mut run_twice, mut untrue) = (0, 0);
     for seed in 0..90 {
-        let mut nature = drawn(seed);
-        lie(&mut nature);
-        let verdict = run(seed, nature).verdict;
+        let mut behavior = behavior_of_seed(seed);
+        distort(&mut behavior);
+        let verdict = run(seed, behavior).verdict;
         run_twice += verdict.run_twice.len();
         untrue += verdict.untrue.len();
     }
@@ -445,25 +478,25 @@ fn caught(lie: impl Fn(&mut Nature)) -> (usize, usize) {
 #[test]
 fn the_naive_control_is_caught() {
     // What a simple durable retry does: on restart it calls again, and the VM manager knows nothing of the first call.
-    let (run_twice, _) = caught(|it| {
-        it.recovery = Recovery::NoTrace;
-        it.declared = Recovery::ReplaySafe;
+    let (run_twice, _) = count_violations(|behavior| {
+        behavior.recovery = Recovery::NoTrace;
+        behavior.declared_recovery = Recovery::ReplaySafe;
     });
-    say(&format!(
+    print_line(&format!(
         "simulation: naive control ran {run_twice} operations twice\n"
     ));
     assert!(run_twice >= 10, "retry on restart runs twice: {run_twice}");
 }
 
 #[test]
-fn preconditions_that_are_not_looked_at_are_caught() {
+fn preconditions_that_are_not_checked_are_caught() {
     let mut against = 0;
     for seed in 0..60 {
-        let mut nature = drawn(seed);
-        nature.blind = true;
-        against += run(seed, nature).verdict.against_condition.len();
+        let mut behavior = behavior_of_seed(seed);
+        behavior.hides_changes = true;
+        against += run(seed, behavior).verdict.against_condition.len();
     }
-    say(&format!(
+    print_line(&format!(
         "simulation: control with blind preconditions changed {against} backups against them\n"
     ));
     assert!(against >= 10, "changed against the condition: {against}");
@@ -471,13 +504,13 @@ fn preconditions_that_are_not_looked_at_are_caught() {
 
 #[test]
 fn a_settle_time_that_is_too_short_is_caught() {
-    let (_, untrue) = caught(|it| {
-        it.recovery = Recovery::Listable;
-        it.declared = Recovery::Listable;
-        it.settle = Duration::ZERO;
+    let (_, untrue) = count_violations(|behavior| {
+        behavior.recovery = Recovery::Listable;
+        behavior.declared_recovery = Recovery::Listable;
+        behavior.settle = Duration::ZERO;
     });
-    say(&format!(
-        "simulation: control without settle time told {untrue} lies\n"
+    print_line(&format!(
+        "simulation: control without settle time reported {untrue} untrue outcomes\n"
     ));
     assert!(untrue >= 5, "executed after it was called off: {untrue}");
 }

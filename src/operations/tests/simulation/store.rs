@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::world::Things;
-use super::world::World;
+use super::world::SimulatedWorld;
+use super::world::WorldState;
 use crate::model::Idempotency;
 use crate::model::KeyScope;
 use crate::model::Operation;
@@ -21,13 +21,13 @@ use crate::operations::store::Created;
 use crate::operations::store::Store;
 use crate::operations::store::StoreError;
 
-/// The connection of one life to the disk.
+/// The connection of one gateway to the disk.
 #[derive(Debug)]
 pub(super) struct SimStore {
-    world: World,
+    world: SimulatedWorld,
     failed: AtomicBool,
-    /// Until when it takes no writes.
-    out: std::sync::Mutex<Duration>,
+    /// Until when it refuses writes.
+    refuses_until: std::sync::Mutex<Duration>,
 }
 
 fn unavailable() -> StoreError {
@@ -35,18 +35,18 @@ fn unavailable() -> StoreError {
 }
 
 impl SimStore {
-    pub(super) fn new(world: World) -> Self {
+    pub(super) fn new(world: SimulatedWorld) -> Self {
         Self {
             world,
             failed: AtomicBool::new(false),
-            out: std::sync::Mutex::default(),
+            refuses_until: std::sync::Mutex::default(),
         }
     }
 
     /// One write, which may fail before or after it is applied.
     async fn write<T>(
         &self,
-        apply: impl FnOnce(&mut Things) -> Result<T, StoreError> + Send,
+        apply: impl FnOnce(&mut WorldState) -> Result<T, StoreError> + Send,
     ) -> Result<T, StoreError> {
         let world = &self.world;
         world.step().await;
@@ -55,18 +55,18 @@ impl SimStore {
             return Err(StoreError::Fatal("failed before".to_owned()));
         }
         if world.fault(4) {
-            let until = world.time() + world.chance(|world| world.millis(60_000));
-            *self.out.lock().unwrap() = until;
+            let until = world.time() + world.draw(|world| world.millis(60_000));
+            *self.refuses_until.lock().unwrap() = until;
         }
-        let calm = world.things().calm;
-        if world.fault(20) || (!calm && world.time() < *self.out.lock().unwrap()) {
+        let calm = world.state().calm;
+        if world.fault(20) || (!calm && world.time() < *self.refuses_until.lock().unwrap()) {
             return Err(unavailable());
         }
         let (fatal, lost) = (world.fault(5), world.fault(40));
         let applied = if (fatal || lost) && world.fault(500) {
             None
         } else {
-            Some(apply(&mut world.things()))
+            Some(apply(&mut world.state()))
         };
         world.step().await;
         if fatal {
@@ -80,7 +80,10 @@ impl SimStore {
         applied.unwrap_or_else(|| Err(unavailable()))
     }
 
-    async fn look<T>(&self, look: impl FnOnce(&Things) -> T + Send) -> Result<T, StoreError> {
+    async fn simulate_read<T>(
+        &self,
+        look: impl FnOnce(&WorldState) -> T + Send,
+    ) -> Result<T, StoreError> {
         self.world.step().await;
         self.world.delay().await;
         if self.failed.load(Ordering::Relaxed) {
@@ -89,32 +92,36 @@ impl SimStore {
         if self.world.fault(20) {
             return Err(unavailable());
         }
-        let found = look(&self.world.things());
+        let found = look(&self.world.state());
         self.world.step().await;
         Ok(found)
     }
 }
 
-fn with_key<'a>(
-    things: &'a Things,
+fn find_with_key<'a>(
+    state: &'a WorldState,
     principal: &PrincipalName,
     scope: &KeyScope,
     key: &Idempotency,
 ) -> Option<&'a Arc<Operation>> {
-    things.disk.values().find(|it| {
-        it.principal == *principal
-            && it.intent.key_scope() == *scope
-            && it.idempotency.as_ref().map(|idempotency| &idempotency.key) == Some(&key.key)
+    state.disk.values().find(|record| {
+        record.principal == *principal
+            && record.intent.key_scope() == *scope
+            && record
+                .idempotency
+                .as_ref()
+                .map(|idempotency| &idempotency.key)
+                == Some(&key.key)
     })
 }
 
 #[async_trait]
 impl Store for SimStore {
     async fn create(&self, operation: Arc<Operation>) -> Result<Created, StoreError> {
-        self.write(move |things| {
+        self.write(move |state| {
             if let Some(key) = &operation.idempotency
                 && let scope = operation.intent.key_scope()
-                && let Some(found) = with_key(things, &operation.principal, &scope, key)
+                && let Some(found) = find_with_key(state, &operation.principal, &scope, key)
             {
                 return if found.idempotency.as_ref() == Some(key) {
                     Ok(Created::Replayed(Arc::clone(found)))
@@ -122,19 +129,19 @@ impl Store for SimStore {
                     Err(StoreError::KeyReused(found.seq))
                 };
             }
-            if things.disk.contains_key(&operation.seq) {
+            if state.disk.contains_key(&operation.seq) {
                 return Err(StoreError::Conflict);
             }
-            things.disk.insert(operation.seq, operation);
+            state.disk.insert(operation.seq, operation);
             Ok(Created::New)
         })
         .await
     }
 
     async fn update(&self, operation: Arc<Operation>) -> Result<(), StoreError> {
-        self.write(move |things| {
-            let found = things.disk.get_mut(&operation.seq);
-            match found.filter(|it| it.revision.next() == operation.revision) {
+        self.write(move |state| {
+            let found = state.disk.get_mut(&operation.seq);
+            match found.filter(|record| record.revision.next() == operation.revision) {
                 Some(found) => *found = operation,
                 None => return Err(StoreError::Conflict),
             }
@@ -144,53 +151,54 @@ impl Store for SimStore {
     }
 
     async fn read(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreError> {
-        self.look(|things| things.disk.get(&seq).cloned()).await
+        self.simulate_read(|state| state.disk.get(&seq).cloned())
+            .await
     }
 
-    async fn by_key(
+    async fn find_by_key(
         &self,
         principal: &PrincipalName,
         scope: &KeyScope,
         key: &Idempotency,
     ) -> Result<Option<Arc<Operation>>, StoreError> {
-        self.look(|things| with_key(things, principal, scope, key).cloned())
+        self.simulate_read(|state| find_with_key(state, principal, scope, key).cloned())
             .await
     }
 
     async fn list(&self, _: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreError> {
-        self.look(|things| things.disk.values().rev().cloned().collect())
+        self.simulate_read(|state| state.disk.values().rev().cloned().collect())
             .await
     }
 
-    async fn live(&self) -> Result<Vec<Arc<Operation>>, StoreError> {
-        let live = |it: &&Arc<Operation>| !it.phase.is_final();
-        self.look(|things| things.disk.values().filter(live).cloned().collect())
+    async fn unfinished(&self) -> Result<Vec<Arc<Operation>>, StoreError> {
+        let is_unfinished = |record: &&Arc<Operation>| !record.phase.is_final();
+        self.simulate_read(|state| state.disk.values().filter(is_unfinished).cloned().collect())
             .await
     }
 
-    async fn expire(&self, _: Timestamp, _: u16) -> Result<usize, StoreError> {
+    async fn remove_expired(&self, _: Timestamp, _: u16) -> Result<usize, StoreError> {
         self.write(|_| Ok(0)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
-        self.look(|_| Counts::default()).await
+        self.simulate_read(|_| Counts::default()).await
     }
 
-    async fn highest(&self) -> Result<Option<OperationSeq>, StoreError> {
-        self.look(|things| things.disk.keys().next_back().copied())
+    async fn highest_seq(&self) -> Result<Option<OperationSeq>, StoreError> {
+        self.simulate_read(|state| state.disk.keys().next_back().copied())
             .await
     }
 
-    async fn beat(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(move |things| {
-            things.beat = things.beat.max(Some(now));
+    async fn record_heartbeat(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.write(move |state| {
+            state.beat = state.beat.max(Some(now));
             Ok(())
         })
         .await
     }
 
-    async fn last_beat(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.look(|things| things.beat).await
+    async fn last_heartbeat(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.simulate_read(|state| state.beat).await
     }
 
     async fn close(&self) {}

@@ -19,21 +19,21 @@ use crate::model::Version;
 use crate::operations::testing::NOW;
 use crate::runtime::Clock;
 
-/// Chance that is the same for the same seed: splitmix64.
+/// Pseudo-random numbers, the same for the same seed: splitmix64.
 #[derive(Clone, Debug)]
-pub(in crate::operations::tests) struct Chance(u64);
+pub(in crate::operations::tests) struct Prng(u64);
 
-impl Chance {
+impl Prng {
     pub(in crate::operations::tests) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     pub(in crate::operations::tests) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut it = self.0;
-        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        it ^ (it >> 31)
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
     }
 
     /// Below the bound.
@@ -56,10 +56,10 @@ impl Chance {
     }
 }
 
-/// The things themselves.
+/// What is behind the handle.
 #[derive(Debug)]
-pub(super) struct Things {
-    pub chance: Chance,
+pub(super) struct WorldState {
+    pub prng: Prng,
     pub disk: BTreeMap<OperationSeq, Arc<Operation>>,
     pub beat: Option<Timestamp>,
     pub executions: Vec<Execution>,
@@ -68,9 +68,9 @@ pub(super) struct Things {
     pub absences: Vec<(Duration, Duration)>,
     /// Whether the wall clock of some life was wrong, so that gateways cannot measure absences.
     pub clock_was_wrong: bool,
-    /// The version of each backup that a client holds, old or not.
+    /// The version of each backup that a client has read, current or not.
     pub held: BTreeMap<Target, Version>,
-    /// Nothing goes wrong any more.
+    /// No faults from now on.
     pub calm: bool,
     /// How many places at which the gateway may be killed are left until it is.
     pub steps_to_live: Option<u64>,
@@ -80,18 +80,18 @@ pub(super) struct Things {
 
 /// A handle to the world, for one life of the gateway. Time is that of the paused runtime, continued over the lives.
 #[derive(Clone, Debug)]
-pub(super) struct World {
-    things: Arc<Mutex<Things>>,
+pub(super) struct SimulatedWorld {
+    state: Arc<Mutex<WorldState>>,
     before: Duration,
     origin: tokio::time::Instant,
     wall_is_late: Duration,
     pub kill: Arc<Notify>,
 }
 
-impl World {
+impl SimulatedWorld {
     pub(super) fn new(seed: u64) -> Self {
-        let things = Things {
-            chance: Chance::new(seed),
+        let state = WorldState {
+            prng: Prng::new(seed),
             disk: BTreeMap::new(),
             beat: None,
             executions: Vec::new(),
@@ -104,7 +104,7 @@ impl World {
             kills: 0,
         };
         Self {
-            things: Arc::new(Mutex::new(things)),
+            state: Arc::new(Mutex::new(state)),
             before: Duration::ZERO,
             origin: tokio::time::Instant::now(),
             wall_is_late: Duration::ZERO,
@@ -115,7 +115,7 @@ impl World {
     /// The same world for the next life, which begins after that time. To be called on its runtime.
     pub(super) fn next_life(&self, before: Duration, wall_is_late: Duration) -> Self {
         Self {
-            things: Arc::clone(&self.things),
+            state: Arc::clone(&self.state),
             before,
             origin: tokio::time::Instant::now(),
             wall_is_late,
@@ -123,8 +123,8 @@ impl World {
         }
     }
 
-    pub(super) fn things(&self) -> MutexGuard<'_, Things> {
-        self.things.lock().unwrap()
+    pub(super) fn state(&self) -> MutexGuard<'_, WorldState> {
+        self.state.lock().unwrap()
     }
 
     /// The time that never jumps.
@@ -132,24 +132,24 @@ impl World {
         self.before + self.origin.elapsed()
     }
 
-    pub(super) fn chance<T>(&self, draw: impl FnOnce(&mut Chance) -> T) -> T {
-        draw(&mut self.things().chance)
+    pub(super) fn draw<T>(&self, draw: impl FnOnce(&mut Prng) -> T) -> T {
+        draw(&mut self.state().prng)
     }
 
-    /// Whether something goes wrong here, so many times in a thousand; never in calm times.
+    /// Whether a fault occurs here, this many times in a thousand; never in calm times.
     pub(super) fn fault(&self, per_mille: u64) -> bool {
-        let mut things = self.things();
-        !things.calm && things.chance.per_mille(per_mille)
+        let mut state = self.state();
+        !state.calm && state.prng.per_mille(per_mille)
     }
 
     /// A place at which the gateway may be killed: then this never returns, and nothing of it goes on.
     pub(super) async fn step(&self) {
         let killed = {
-            let mut things = self.things();
-            let left = things.steps_to_live;
-            things.steps_to_live = left.and_then(|it| it.checked_sub(1));
+            let mut state = self.state();
+            let left = state.steps_to_live;
+            state.steps_to_live = left.and_then(|steps| steps.checked_sub(1));
             if left == Some(0) {
-                things.kills += 1;
+                state.kills += 1;
             }
             left == Some(0)
         };
@@ -159,19 +159,19 @@ impl World {
         }
     }
 
-    /// A little while, now and then a long one, so that what runs together overtakes.
+    /// A short pause, now and then a long one, so that concurrent work overtakes.
     pub(super) async fn delay(&self) {
-        let wait = self.chance(|it| match it.below(40) {
-            0 => it.millis(20_000),
-            1..5 => it.millis(1000),
-            5..20 => it.millis(20),
+        let wait = self.draw(|prng| match prng.below(40) {
+            0 => prng.millis(20_000),
+            1..5 => prng.millis(1000),
+            5..20 => prng.millis(20),
             _ => Duration::ZERO,
         });
         tokio::time::sleep(wait).await;
     }
 }
 
-impl Clock for World {
+impl Clock for SimulatedWorld {
     fn now(&self) -> Timestamp {
         NOW.plus(self.time()).minus(self.wall_is_late)
     }

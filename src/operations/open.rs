@@ -1,0 +1,141 @@
+//! How the operations are opened, resume what was unfinished, and are stopped.
+
+use std::sync::Arc;
+
+use crate::adapters::annotations::Annotations;
+use crate::operations::config::Config;
+use crate::operations::core::BackendHandle;
+use crate::operations::core::Core;
+use crate::operations::core::Runner;
+use crate::operations::core::Shared;
+use crate::operations::maintenance;
+use crate::operations::runner;
+use crate::operations::store::OpenError;
+use crate::operations::store::SqliteStore;
+use crate::operations::store::Store;
+use crate::runtime::Clock;
+use crate::runtime::Stop;
+use crate::runtime::Tasks;
+use crate::telemetry::Metrics;
+
+/// The operation store, open but not in use yet.
+#[derive(Debug)]
+pub struct OpenStore(Arc<SqliteStore>);
+
+impl OpenStore {
+    /// Opens the store of the configuration, or creates it when it does not exist.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Self, OpenError> {
+        let file = config.store.clone();
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(file, clock, metrics))
+            .await
+            .map_err(|error| unusable(config, &error))??;
+        Ok(Self(Arc::new(opened)))
+    }
+
+    /// The metadata of backups whose VM manager keeps none, in the same file.
+    #[must_use]
+    pub fn annotations(&self) -> Arc<dyn Annotations> {
+        self.0.annotations()
+    }
+}
+
+/// The durable life of accepted changes. [`OperationsApi`](crate::operations::OperationsApi) is what it offers to the gate.
+#[derive(Debug)]
+pub struct Operations {
+    pub(crate) core: Arc<Core>,
+}
+
+impl Operations {
+    /// Opens the store, resumes everything unfinished and starts to run operations.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open(
+        config: Config,
+        backends: Vec<BackendHandle>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
+        let store = OpenStore::open(&config, Arc::clone(&clock), metrics.clone()).await?;
+        Self::open_on(store, config, backends, clock, metrics, tasks).await
+    }
+
+    /// As [`Operations::open`], on a store that is open already, in which the adapters may have annotations.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a sentence for the operator; the store was left as it is.
+    pub async fn open_on(
+        store: OpenStore,
+        config: Config,
+        backends: Vec<BackendHandle>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, OpenError> {
+        let shared = Shared {
+            clock,
+            metrics,
+            tasks,
+        };
+        Self::start_on(store.0, config, backends, shared).await
+    }
+
+    /// As [`Operations::open_on`], on any implementation of the store.
+    pub(crate) async fn start_on(
+        store: Arc<dyn Store>,
+        config: Config,
+        backends: Vec<BackendHandle>,
+        shared: Shared,
+    ) -> Result<Arc<Self>, OpenError> {
+        let highest = store.highest_seq().await;
+        let highest = highest.map_err(|error| unusable(&config, &error))?;
+        let last_alive = store.last_heartbeat().await;
+        let last_alive = last_alive.map_err(|error| unusable(&config, &error))?;
+        let unfinished = store.unfinished().await;
+        let unfinished = unfinished.map_err(|error| unusable(&config, &error))?;
+        let runner = Runner(|core, claim| Box::pin(runner::run(core, claim)));
+        let core = Core::new(config, backends, store, shared, highest, runner);
+        let core = Arc::new(core);
+        core.resume(unfinished, last_alive.unwrap_or_default())
+            .await;
+        // Only now: the heartbeat overwrites the time from which the absence was measured.
+        core.store.record_heartbeat(core.clock.now()).await;
+        core.store.report_counts().await;
+        core.start_all_ready();
+        core.spawn(maintenance::run(Arc::clone(&core)));
+        Ok(Arc::new(Self { core }))
+    }
+
+    /// Refuses new operations, ends every task of the operations soon and frees the store.
+    ///
+    /// What is unfinished stays as it is in the store and is resumed by the next start.
+    pub async fn stop(&self) {
+        self.core.stop_tasks().await;
+        self.core
+            .store
+            .record_heartbeat(self.core.clock.now())
+            .await;
+        self.core.store.close().await;
+    }
+
+    /// Given when the store failed in such a way that the process must end.
+    #[must_use]
+    pub fn failed(&self) -> Stop {
+        self.core.store.failed().clone()
+    }
+}
+
+fn unusable(config: &Config, why: &impl ToString) -> OpenError {
+    OpenError::Damaged {
+        file: config.store.display().to_string(),
+        why: why.to_string(),
+    }
+}

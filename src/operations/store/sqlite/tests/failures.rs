@@ -1,0 +1,129 @@
+//! Unreadable records, a full disk, and errors after which nothing is trusted.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::operations::store::Store;
+use crate::operations::store::StoreError;
+use crate::operations::store::sqlite::errors::classify;
+use crate::operations::store::sqlite::open;
+use crate::operations::store::sqlite::reader::Readers;
+use crate::operations::store::sqlite::store_file::StoreFile;
+use crate::operations::store::sqlite::writer;
+use crate::operations::testing::operation;
+
+#[tokio::test]
+async fn an_unreadable_record_is_counted_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for number in 1..=3 {
+        let operation = Arc::new(operation(number, "vm", "b"));
+        store.create(operation).await.unwrap();
+    }
+    store.close().await;
+    tamper(
+        folder.path(),
+        "UPDATE operations SET record = '{\"format\":9}' WHERE seq = 2",
+    );
+    let store = open(folder.path());
+    let live = store.unfinished().await.unwrap();
+    let numbers: Vec<_> = live
+        .iter()
+        .map(|operation| operation.seq.number())
+        .collect();
+    assert_eq!(numbers, [1, 3], "the others");
+    assert_eq!(store.counts().await.unwrap().set_aside, 1, "counted once");
+    let found = store.read(seq(2)).await;
+    assert!(
+        matches!(found, Err(StoreError::Unavailable(_))),
+        "neither found nor missing: {found:?}"
+    );
+    assert_eq!(store.counts().await.unwrap().set_aside, 1, "still once");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_answers_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store
+        .create(Arc::new(operation(1, "vm", "b")))
+        .await
+        .unwrap();
+    store.close().await;
+    let (connection, lock) = open::open(&folder.path().join("s.db")).unwrap();
+    connection
+        .pragma_update_and_check(None, "max_page_count", 1, |_| Ok(()))
+        .unwrap();
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let (writes, waiting) = mpsc::channel(8);
+    let writer = writer::Writer {
+        connection,
+        clock: SystemClock::shared(),
+        metrics: Metrics::new().unwrap(),
+        has_failed: Arc::clone(&has_failed),
+        lock,
+    };
+    let thread = std::thread::Builder::new()
+        .spawn(move || writer.run(waiting))
+        .unwrap();
+    let file = folder.path().join("s.db");
+    let store = SqliteStore::from_file(Arc::new(StoreFile {
+        readers: Arc::new(Readers::new(file.clone(), Arc::clone(&has_failed))),
+        file,
+        writes: Mutex::new(Some(writes)),
+        writer: Mutex::new(Some(thread)),
+        has_failed,
+    }));
+    let mut refused = None;
+    for number in 2..50 {
+        let mut operation = operation(number, "vm", "b");
+        operation.baseline = crate::model::Evidence::new("x".repeat(4000));
+        if let Err(error) = store.create(Arc::new(operation)).await {
+            refused = Some((number, error));
+            break;
+        }
+    }
+    let (number, error) = refused.expect("the disk is full at some point");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert_eq!(store.read(seq(number)).await.unwrap(), None, "not applied");
+    assert!(store.read(seq(1)).await.unwrap().is_some(), "reads go on");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn after_a_fatal_error_everything_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store
+        .create(Arc::new(operation(1, "vm", "b")))
+        .await
+        .unwrap();
+    store.0.has_failed.store(true, Ordering::Release);
+    let write = store.create(Arc::new(operation(2, "vm", "b"))).await;
+    assert!(matches!(write, Err(StoreError::Fatal(_))), "{write:?}");
+    let read = store.read(seq(1)).await;
+    assert!(matches!(read, Err(StoreError::Fatal(_))), "{read:?}");
+}
+
+#[test]
+fn errors_of_the_disk_are_fatal_and_others_are_not() {
+    use rusqlite::ffi;
+    let rows = [
+        ("fsync", ffi::SQLITE_IOERR_FSYNC, "fatal"),
+        ("write", ffi::SQLITE_IOERR_WRITE, "fatal"),
+        ("corrupt", ffi::SQLITE_CORRUPT, "fatal"),
+        ("not a database", ffi::SQLITE_NOTADB, "fatal"),
+        ("full", ffi::SQLITE_FULL, "unavailable"),
+        ("busy", ffi::SQLITE_BUSY, "unavailable"),
+        ("read-only", ffi::SQLITE_READONLY, "unavailable"),
+    ];
+    for (name, code, expected) in rows {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        assert_eq!(classify(&error).as_str(), expected, "{name}");
+    }
+}
