@@ -100,6 +100,7 @@ backups = ["*"]
 name = "images"
 kind = "files"
 vms = ["*"]
+[backend.files]
 root = "/srv/vms"
 backups = "/srv/backups"
 END
