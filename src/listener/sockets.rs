@@ -3,13 +3,28 @@
 //! Socket activation: the inherited socket named `api` (`FileDescriptorName=` of the socket unit) is the API port, the one named
 //! `admin` the admin port. Sockets with other names are assigned in order: the first to the API port, the second to the admin port.
 //! An inherited socket overrides the configured address.
+//!
+//! Restarts: sockets that the gateway bound itself are handed to the service manager (`FDSTORE=1`, where the unit has
+//! `FileDescriptorStoreMax=`), which passes them to the next process. Connections that arrive meanwhile wait in the kernel's
+//! queue. A kept socket counts only for the address that the configuration still names.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::listener::Config;
+use crate::runtime;
+
+/// The names under which the service manager keeps the sockets that the gateway bound itself.
+const KEPT_API: &str = "snapgate-api";
+const KEPT_ADMIN: &str = "snapgate-admin";
+/// How often and with which pauses a port is bound again while the service manager still closes the socket kept for it.
+const REBIND_TRIES: u32 = 20;
+const REBIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the gateway cannot listen on a port: one sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +91,12 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Socket({})", self.address)
@@ -87,6 +108,8 @@ impl fmt::Debug for Socket {
 pub struct Inherited {
     api: Option<Socket>,
     admin: Option<Socket>,
+    kept_api: Option<Socket>,
+    kept_admin: Option<Socket>,
 }
 
 impl Inherited {
@@ -96,6 +119,8 @@ impl Inherited {
         Self {
             api: None,
             admin: None,
+            kept_api: None,
+            kept_admin: None,
         }
     }
 
@@ -149,6 +174,9 @@ impl Inherited {
 
     /// Assigns sockets to ports: by name, the others in order.
     fn assign(inherited: Vec<(String, TcpListener)>) -> Result<Self, SocketError> {
+        let (kept, inherited): (Vec<_>, Vec<_>) = inherited
+            .into_iter()
+            .partition(|(name, _)| name == KEPT_API || name == KEPT_ADMIN);
         let mut waiting = Vec::new();
         for (number, (name, listener)) in (1..).zip(inherited) {
             let refused = |source| SocketError::Inherited {
@@ -180,7 +208,12 @@ impl Inherited {
                 reason: "the gateway has two ports, one api and one admin",
                 source: None,
             }),
-            None => Ok(Self { api, admin }),
+            None => Ok(Self {
+                api,
+                admin,
+                kept_api: find_kept(&kept, KEPT_API),
+                kept_admin: find_kept(&kept, KEPT_ADMIN),
+            }),
         }
     }
 }
@@ -200,15 +233,71 @@ impl Sockets {
     /// # Errors
     /// [`SocketError`].
     pub fn bind(config: &Config, inherited: Inherited) -> Result<Self, SocketError> {
-        let inherited_or_bound = |inherited: Option<Socket>, address| match inherited {
-            Some(socket) => Ok(socket),
-            None => Socket::bind(address),
-        };
+        let (api, admin) = (inherited.api, inherited.admin);
         Ok(Self {
-            api: inherited_or_bound(inherited.api, config.listen)?,
-            admin: inherited_or_bound(inherited.admin, config.admin)?,
+            api: open_port(api, inherited.kept_api, KEPT_API, config.listen)?,
+            admin: open_port(admin, inherited.kept_admin, KEPT_ADMIN, config.admin)?,
         })
     }
+}
+
+/// The socket of one port: from a socket unit, kept over a restart, or bound anew and then kept.
+fn open_port(
+    inherited: Option<Socket>,
+    kept: Option<Socket>,
+    name: &'static str,
+    address: SocketAddr,
+) -> Result<Socket, SocketError> {
+    if let Some(kept) = kept {
+        if inherited.is_none() && kept.address() == address {
+            return Ok(kept);
+        }
+        // The configuration names another address now. As long as the service manager has the old socket open, clients that
+        // connect to it would wait for a gateway that never accepts them.
+        drop(kept);
+        report_keeping(name, runtime::forget_socket(name));
+        return match inherited {
+            Some(socket) => Ok(socket),
+            None => Ok(keep_bound(rebind(address)?, name)),
+        };
+    }
+    match inherited {
+        Some(socket) => Ok(socket),
+        None => Ok(keep_bound(Socket::bind(address)?, name)),
+    }
+}
+
+/// Binds a port that may still be held by a socket that the service manager is about to close.
+fn rebind(address: SocketAddr) -> Result<Socket, SocketError> {
+    for _ in 1..REBIND_TRIES {
+        match Socket::bind(address) {
+            Err(SocketError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(REBIND_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
+    Socket::bind(address)
+}
+
+/// Hands a copy of a new socket to the service manager for the next process.
+fn keep_bound(socket: Socket, name: &'static str) -> Socket {
+    report_keeping(name, runtime::keep_socket(name, socket.as_fd()));
+    socket
+}
+
+fn report_keeping(name: &'static str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(socket = name, %error, "service manager not reachable, the socket is not kept over a restart");
+    }
+}
+
+/// The kept socket of that name, if it still listens.
+fn find_kept(kept: &[(String, TcpListener)], name: &str) -> Option<Socket> {
+    let (_, listener) = kept.iter().find(|(kept, _)| kept == name)?;
+    let is_listening = rustix::net::sockopt::socket_acceptconn(listener).unwrap_or(false);
+    let copy = listener.try_clone().ok().filter(|_| is_listening)?;
+    Socket::from_listener(copy).ok()
 }
 
 /// The cause of a failed bind and its remedy.

@@ -24,6 +24,8 @@ pub use clock::Clock;
 pub use clock::ManualClock;
 pub use clock::SystemClock;
 pub use notify::Notice;
+pub use notify::forget_socket;
+pub use notify::keep_socket;
 pub use notify::notify;
 pub use signals::Signal;
 pub use signals::Signals;

@@ -3,6 +3,7 @@
 //! Without a service manager (no `NOTIFY_SOCKET` in the environment) nothing happens.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use sd_notify::NotifyState;
 
@@ -29,6 +30,23 @@ pub fn notify(notice: Notice) -> io::Result<()> {
         }
         Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
     }
+}
+
+/// Hands a copy of a socket to the service manager, which passes it to the next process of this unit under that name. Does
+/// nothing without a service manager; one without room for it (`FileDescriptorStoreMax=`) ignores it.
+///
+/// # Errors
+/// When there is a service manager that cannot be reached.
+pub fn keep_socket(name: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
+    sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[socket])
+}
+
+/// Makes the service manager close the sockets that it keeps under that name.
+///
+/// # Errors
+/// When there is a service manager that cannot be reached.
+pub fn forget_socket(name: &str) -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
 }
 
 #[cfg(test)]

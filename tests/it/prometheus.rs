@@ -84,20 +84,20 @@ fn promtool_accepts_the_scrape() {
 fn promtool_accepts_the_alert_rules() {
     require_programs(&["promtool"]);
     let ended = Command::new("promtool")
-        .args(["check", "rules", "docs/alerts.yml"])
+        .args(["check", "rules", "config/prometheus/alerts.yml"])
         .output();
     let output = ended.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(printed.contains("9 rules found"), "all of them: {printed}");
+    assert!(printed.contains("11 rules found"), "all of them: {printed}");
 }
 
 /// `tests/alerts.yml` says what each rule makes of a series that is well and of one that is not.
 #[apply(test)]
 fn each_alert_fires_when_it_should_and_only_then() {
     let tested = std::fs::read_to_string("tests/alerts.yml").unwrap();
-    let rules = std::fs::read_to_string("docs/alerts.yml").unwrap();
+    let rules = std::fs::read_to_string("config/prometheus/alerts.yml").unwrap();
     for name in rules
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
