@@ -165,7 +165,7 @@ impl Folder {
             }
         }
         make_folder(&self.0)?;
-        let is_empty = fs::read_dir(&self.0).is_ok_and(|mut it| it.next().is_none());
+        let is_empty = fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_none());
         if !is_empty && !self.0.join(MARKER).exists() {
             return Err(DemoError::Foreign(self.0.clone()));
         }

@@ -90,22 +90,22 @@ class Store:
             os.close(opened)
 
 
-def backup_told(it):
+def backup_json(it):
     uri = f"/vms/{quote(it['vm'], '')}/backups/{it['id']}"
     return {"name": it["name"], "uri": uri, "restore": uri + "/restore", "description": it["description"], "type": "full",
             "created": it["created"], "tags": json.loads(it["tags"]), "size": it["size"],
             "state": "CREATING" if it["size"] is None else "AVAILABLE", "protected": bool(it["protected"])}
 
 
-def status_told(it):
+def status_json(it):
     done = it["ended"] is not None
-    told = {"op": it["op"], "progress": 100 if done else 0, "target_uri": f"/vms/{quote(it['vm'], '')}/backups/{it['backup']}",
+    body = {"op": it["op"], "progress": 100 if done else 0, "target_uri": f"/vms/{quote(it['vm'], '')}/backups/{it['backup']}",
             "status_uri": f"/statuses?op={it['op']}&seq={it['seq']}", "state": it["state"] if done else "RUNNING"}
-    return told | ({"status": it["status"], "message": it["message"]} if done else {})
+    return body | ({"status": it["status"], "message": it["message"]} if done else {})
 
 
-def tag(told):
-    return '"' + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24] + '"'
+def tag(body):
+    return '"' + hashlib.sha256(json.dumps(body).encode()).hexdigest()[:24] + '"'
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -119,11 +119,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.close_connection = True
                 raise Refused(413, "BodyTooLarge", "Send a body of at most 1 MiB with its Content-Length.")
             self.body = self.rfile.read(int(length))
-            status, told, headers = self.route()
+            status, body, headers = self.route()
         except (Refused, ValueError) as error:
             status, code, text = error.args if isinstance(error, Refused) else (400, "Unreadable", "Send numbers and JSON.")
-            told, headers = {"message": [{"code": code, "severity": "SEVERE", "text": text}]}, {}
-        data = json.dumps(told).encode()
+            body, headers = {"message": [{"code": code, "severity": "SEVERE", "text": text}]}, {}
+        data = json.dumps(body).encode()
         self.send_response(status)
         for name, value in (headers | {"Content-Type": "application/json", "Content-Length": str(len(data))}).items():
             self.send_header(name, value)
@@ -149,7 +149,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "GET", ["vms", vm, "backups"]:
                 return self.backups(self.vm(vm))
             case "GET", ["vms", vm, "backups", b]:
-                return 200, (told := backup_told(self.backup(self.vm(vm), b))), {"ETag": tag(told)}
+                return 200, (body := backup_json(self.backup(self.vm(vm), b))), {"ETag": tag(body)}
             case "POST", ["vms", vm, "backups"]:
                 return self.accept("back_up", self.vm(vm), None)
             case "PUT" | "DELETE", ["vms", vm, "backups", b]:
@@ -172,7 +172,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         limit, after = max(1, min(int(self.query.get("limit", "100")), 1000)), min(int(self.query.get("after", "0")), 1 << 62)
         found = self.store.rows("SELECT * FROM backups WHERE vm = ? AND id > ? ORDER BY id LIMIT ?", vm, after, limit + 1)
         more = f'</vms/{quote(vm, "")}/backups?limit={limit}&after={found[limit - 1]["id"]}>; rel="next"' if found[limit:] else None
-        return 200, {"backups": [backup_told(it) for it in found[:limit]]}, {"Link": more} if more else {}
+        return 200, {"backups": [backup_json(it) for it in found[:limit]]}, {"Link": more} if more else {}
 
     def statuses(self):
         """One by `seq`, held back with `Prefer: wait=N` until it ends; else all, the newest first."""
@@ -185,10 +185,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if not self.store.changed.wait(max(0, until - time.monotonic())):
                     break
         if "seq" not in self.query:
-            return 200, {"statuses": [status_told(it) for it in found]}, {}
+            return 200, {"statuses": [status_json(it) for it in found]}, {}
         if not found:
             raise Refused(404, "NoSuchStatus", "There is no such Status, or it is no longer kept.")
-        return 200, status_told(found[0]), {"Retry-After": "1"} | ({"Preference-Applied": wait[0]} if wait else {})
+        return 200, status_json(found[0]), {"Retry-After": "1"} | ({"Preference-Applied": wait[0]} if wait else {})
 
     def accept(self, op, vm, b):
         """Checks, and puts the operation on disk: one transaction. A known key is answered before anything is looked at."""
@@ -203,17 +203,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 b = self.change(db, op, vm, b, self.members(op))
                 sql = "INSERT INTO operations(op, vm, backup, key, fingerprint) VALUES (?, ?, ?, ?, ?) RETURNING *"
                 known = db.execute(sql, (op, vm, b, key, fingerprint)).fetchone()
-        return 202, (told := status_told(known)), {"Location": told["status_uri"], "Retry-After": "1"}
+        return 202, (body := status_json(known)), {"Location": body["status_uri"], "Retry-After": "1"}
 
     def change(self, db, op, vm, b, body):
         """What is changed at once; gives the id of the backup. What takes time is left to `carry_out`."""
         names = [it for it in ("name", "description", "tags", "protected") if it in body]
         values = [json.dumps(body[it] or []) if it == "tags" else body[it] for it in names]
         if op != "back_up":
-            told = backup_told(it := self.backup(vm, b))
-            if self.headers.get("If-Match", "*") not in ("*", tag(told)):
+            body = backup_json(it := self.backup(vm, b))
+            if self.headers.get("If-Match", "*") not in ("*", tag(body)):
                 raise Refused(412, "PreconditionFailed", "The backup was changed.")
-            if told["state"] != "AVAILABLE":
+            if body["state"] != "AVAILABLE":
                 raise Refused(409, "NotReady", "The backup is still being made.")
             if op == "delete-Backup" and it["protected"]:
                 raise Refused(409, "BackupProtected", "The backup is protected.")

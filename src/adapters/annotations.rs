@@ -84,7 +84,7 @@ pub trait Annotations: Debug + Send + Sync {
     async fn put(
         &self,
         backend: &BackendName,
-        it: &AnnotationRecord,
+        record: &AnnotationRecord,
     ) -> Result<(), AnnotationsError>;
 
     /// Removes; it is no error when there is none.

@@ -134,7 +134,7 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() {
             return;
         }
-        let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let peer = access.peer.map(|value: IpAddr| value.to_string());
         let client = pass.client.map(|client| client.to_string());
         let agent = access.user_agent.map(String::from_utf8_lossy);
         telemetry::log_access(&AccessRecord {
@@ -167,7 +167,7 @@ impl Handler for GatewayHandler {
         if !telemetry::is_access_logged() {
             return;
         }
-        let peer = access.peer.map(|it: IpAddr| it.to_string());
+        let peer = access.peer.map(|value: IpAddr| value.to_string());
         let client = exchange
             .and_then(|exchange| exchange.client)
             .or(access.peer);

@@ -135,21 +135,21 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: impl Iterator<Item = OsString>, output: &mut Output<'_>) -> ExitCode {
     match Arguments::try_parse_from(arguments) {
-        Ok(it) => finish(execute(it.command, output), output),
-        Err(it)
+        Ok(done) => finish(execute(done.command, output), output),
+        Err(error)
             if matches!(
-                it.kind(),
+                error.kind(),
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             ) =>
         {
             finish(
-                output.print(&it.to_string()).map_err(CliError::from),
+                output.print(&error.to_string()).map_err(CliError::from),
                 output,
             )
         }
-        Err(it) => {
+        Err(error) => {
             // A standard error that cannot be written to leaves the status as the only answer.
-            drop(output.complain(it.to_string().trim_end()));
+            drop(output.complain(error.to_string().trim_end()));
             ExitCode::from(USAGE)
         }
     }

@@ -173,11 +173,11 @@ pub(super) fn run(command: &OperationsCommand, output: &mut Output<'_>) -> Resul
         }
     })?;
     let mut text = String::new();
-    for it in &found {
+    for operation in &found {
         if arguments.json {
-            writeln!(text, "{}", serde_json::json!(it)).map_err(other)?;
+            writeln!(text, "{}", serde_json::json!(operation)).map_err(other)?;
         } else {
-            text.push_str(&line(it));
+            text.push_str(&line(operation));
             text.push('\n');
         }
     }
@@ -401,18 +401,25 @@ fn unlike(error: &serde_json::Error) -> CliError {
 }
 
 /// What clients chose is shown escaped.
-fn line(it: &OperationSummary) -> String {
+fn line(operation: &OperationSummary) -> String {
     let mut line = format!(
         "{} {} {} backend={} vm={:?} backup={:?} by={} created={}",
-        it.seq, it.phase, it.verb, it.backend, it.vm, it.backup, it.principal, it.created
+        operation.seq,
+        operation.phase,
+        operation.verb,
+        operation.backend,
+        operation.vm,
+        operation.backup,
+        operation.principal,
+        operation.created
     );
-    if let Some(time) = &it.cancel_asked {
+    if let Some(time) = &operation.cancel_asked {
         line = format!("{line} cancel_requested={time}");
     }
-    if let Some(time) = &it.acknowledged {
+    if let Some(time) = &operation.acknowledged {
         line = format!("{line} acknowledged={time}");
     }
-    if let (Some(kind), Some(text)) = (&it.fault, &it.message) {
+    if let (Some(kind), Some(text)) = (&operation.fault, &operation.message) {
         line = format!("{line} {kind}: {text}");
     }
     line

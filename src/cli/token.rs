@@ -179,8 +179,8 @@ fn patterns(all: Vec<String>, option: &str) -> Result<Vec<String>, CliError> {
     if all.is_empty() {
         return Ok(vec!["*".to_owned()]);
     }
-    for it in &all {
-        Pattern::new(it).map_err(|why| other(format!("{option} {it:?} {why}")))?;
+    for pattern in &all {
+        Pattern::new(pattern).map_err(|why| other(format!("{option} {pattern:?} {why}")))?;
     }
     Ok(all)
 }
@@ -242,24 +242,24 @@ fn state(record: &TokenRecord, settings: &Settings) -> &'static str {
 fn list(settings: &Settings, json: bool, output: &mut Output<'_>) -> Result<(), CliError> {
     let all = config::read_tokens(file(settings)?)?;
     let mut text = String::new();
-    for it in &all {
-        let state = state(it, settings);
+    for token in &all {
+        let state = state(token, settings);
         let line = if json {
             let record = serde_json::json!({
-                "name": it.name, "owner": it.owner, "state": state, "created": it.created, "expires": it.expires,
-                "actions": it.actions, "vms": it.vms, "backups": it.backups,
+                "name": token.name, "owner": token.owner, "state": state, "created": token.created, "expires": token.expires,
+                "actions": token.actions, "vms": token.vms, "backups": token.backups,
             });
             record.to_string()
         } else {
-            let actions: Vec<&str> = it.actions.iter().map(|action| action.as_str()).collect();
-            let ends = it.expires.as_deref().unwrap_or("never");
+            let actions: Vec<&str> = token.actions.iter().map(|action| action.as_str()).collect();
+            let ends = token.expires.as_deref().unwrap_or("never");
             format!(
                 "{}  owner {}  {state}  expires {ends}  may {}  vms {}  backups {}",
-                it.name,
-                it.owner,
+                token.name,
+                token.owner,
                 actions.join(","),
-                it.vms.join(","),
-                it.backups.join(",")
+                token.vms.join(","),
+                token.backups.join(",")
             )
         };
         text.push_str(&line);

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use crate::config::htpasswd;
 use crate::config::issuers;
-use crate::config::settings::KeySource;
+use crate::config::issuers::KeySource;
 use crate::config::tables;
 use crate::config::tokens;
 use crate::gate::ApiToken;
@@ -145,8 +145,8 @@ fn tokens_of(
     match source.read_if_exists(file) {
         Ok(text) => {
             let (tokens, problems) = tokens::read(file, &text.unwrap_or_default());
-            for it in problems {
-                reader.report_in_other_file(it);
+            for problem in problems {
+                reader.report_in_other_file(problem);
             }
             tokens
         }
@@ -284,8 +284,8 @@ impl People<'_> {
             Err(what) => return self.reader.report_text(path, what, ""),
         };
         let (entries, problems) = htpasswd::read(&file, &text);
-        for it in problems {
-            self.reader.report_in_other_file(it);
+        for problem in problems {
+            self.reader.report_in_other_file(problem);
         }
         for entry in entries {
             let fault = if self.users.contains_key(&entry.name) {

@@ -24,7 +24,7 @@ pub(super) fn read(file: &Path, text: &str) -> (Vec<Entry>, Vec<Problem>) {
         }
         let number = index.saturating_add(1);
         match entry(number, line) {
-            Ok(it) => entries.push(it),
+            Ok(done) => entries.push(done),
             Err((what, hint)) => problems.push(Problem {
                 file: file.to_owned(),
                 position: Some((number, 1)),
@@ -64,7 +64,7 @@ mod tests {
     const HASH: &str = "$2y$12$xd7eAg0cc/smZW1W/yBbJe5DgzGfXBJ0No0VBt4A2FAZ.1zKkTIHa";
 
     #[test]
-    fn lines_are_users_comments_or_mistakes_with_their_number() {
+    fn lines_are_users_comments_or_errors_with_their_number() {
         let text = format!(
             "# people\n\nann:{HASH}\nbob\n  # more\nc d:{HASH}\neve:secret\nzoe:{HASH}\r\n"
         );

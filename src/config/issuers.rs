@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use http::uri::Scheme;
@@ -12,7 +13,6 @@ use crate::adapters::transport;
 use crate::adapters::transport::Endpoint;
 use crate::adapters::transport::Trust;
 use crate::config::passthrough::SYSTEM_AUTHORITIES;
-use crate::config::settings::KeySource;
 use crate::config::tables::issuer as key;
 use crate::gate::Algorithm;
 use crate::gate::Issuer;
@@ -231,6 +231,33 @@ impl Reading<'_> {
     }
 }
 
+/// Where the keys of one issuer are fetched from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySource {
+    /// The issuer.
+    pub issuer: IssuerName,
+    /// The server.
+    pub endpoint: KeyEndpoint,
+    /// Path and query there.
+    pub target: String,
+    /// The longest time between two fetches.
+    pub refresh: Duration,
+    /// How old the last good set may become while fetches fail.
+    pub oldest: Duration,
+}
+
+impl KeySource {
+    /// Its URL without the query, which may hold a secret.
+    #[must_use]
+    pub fn display_url(&self) -> String {
+        let path = self.target.split('?').next().unwrap_or_default();
+        match &self.endpoint {
+            KeyEndpoint::Loopback(address) => format!("http://{address}{path}"),
+            KeyEndpoint::Https { authority, .. } => format!("https://{authority}{path}"),
+        }
+    }
+}
+
 /// Where a key set is, and how the server that has it proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyEndpoint {
@@ -292,9 +319,9 @@ fn address(text: &str) -> Result<(Address, String), Wrong> {
         return Err(FORM);
     };
     // What address libraries would resolve, so that another path would be asked for than is written.
-    let dots = |it: &str| {
+    let dots = |text: &str| {
         matches!(
-            it.to_ascii_lowercase().replace("%2e", ".").as_str(),
+            text.to_ascii_lowercase().replace("%2e", ".").as_str(),
             "." | ".."
         )
     };
@@ -326,8 +353,8 @@ mod tests {
 
     #[test]
     fn urls_of_key_sets_are_encrypted_or_of_this_machine() {
-        let https = |it: &str| Ok(Address::Https(it.to_owned()));
-        let loopback = |it: &str| Ok(Address::Loopback(it.parse().unwrap()));
+        let https = |text: &str| Ok(Address::Https(text.to_owned()));
+        let loopback = |text: &str| Ok(Address::Loopback(text.parse().unwrap()));
         let rows = [
             (
                 "https://sso.example.com/jwks",

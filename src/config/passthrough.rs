@@ -80,8 +80,9 @@ pub(super) fn read(
             let what = format!("duplicate route \"{}\"", route.name);
             section.report_key(key::NAME.name, what, "choose another name");
         }
-        let same =
-            |it: &&PassThroughRoute| it.prefix == route.prefix && overlap(&it.hosts, &route.hosts);
+        let same = |other: &&PassThroughRoute| {
+            other.prefix == route.prefix && overlap(&other.hosts, &route.hosts)
+        };
         if let Some(other) = routes.iter().find(same) {
             let what = format!("also belongs to route \"{}\"", other.name);
             section.report_key(key::PATH.name, what, "choose another path, or other hosts");
@@ -157,10 +158,11 @@ impl One<'_> {
     fn hosts(&self) -> Vec<String> {
         let mut hosts = Vec::new();
         for found in self.section.read_texts(&key::HOSTS) {
-            let plain = |it: char| it.is_ascii_alphanumeric() || ".-_[]:".contains(it);
+            let plain =
+                |character: char| character.is_ascii_alphanumeric() || ".-_[]:".contains(character);
             let host: Option<http::uri::Authority> = found.text.parse().ok();
             match host.filter(|host| host.port().is_none() && found.text.chars().all(plain)) {
-                Some(it) => hosts.push(it.host().to_ascii_lowercase()),
+                Some(found) => hosts.push(found.host().to_ascii_lowercase()),
                 None => {
                     let what = format!("{:?} is not a host name", found.text);
                     let hint = "write a name or address without a port";
@@ -178,7 +180,7 @@ impl One<'_> {
                 .iter()
                 .find(|pass_through_method| **pass_through_method == found.text)
             {
-                Some(it) => methods.push(*it),
+                Some(found) => methods.push(*found),
                 None => {
                     let what = format!("{:?} cannot be passed through", found.text);
                     let hint = format!("expected one of {}", PASS_THROUGH_METHODS.join(", "));
@@ -341,20 +343,20 @@ impl One<'_> {
     fn upstreams(&self) -> Vec<Upstream> {
         let mut made: Vec<Upstream> = Vec::new();
         for found in self.section.read_texts(&key::UPSTREAMS) {
-            let Some(it) = upstream(&found.text) else {
+            let Some(upstream_address) = upstream(&found.text) else {
                 let what = format!("{:?} is not an upstream address", found.text);
                 let hint = "write http://host:port, https://host:port or unix:///path, without a path after it";
                 self.reader.report_text(&found, what, hint);
                 continue;
             };
-            if made.contains(&it) {
+            if made.contains(&upstream_address) {
                 let what = format!("duplicate upstream {:?}", found.text);
                 self.reader.report_text(&found, what, "remove one");
             } else if made.len() >= limits::PASSTHROUGH_MAX {
                 let what = format!("more than {} upstreams", limits::PASSTHROUGH_MAX);
                 self.reader.report_text(&found, what, "");
             } else {
-                made.push(it);
+                made.push(upstream_address);
             }
         }
         made
@@ -486,8 +488,8 @@ fn upstream(text: &str) -> Option<Upstream> {
     if plain.is_empty() || port == 0 {
         return None;
     }
-    let is_name = |it: &str| {
-        it.bytes()
+    let is_name = |text: &str| {
+        text.bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
     };
     if plain.parse::<std::net::IpAddr>().is_err() && !is_name(plain) {
@@ -515,7 +517,7 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
         return None;
     }
     let bytes: Vec<u8> = pairs
-        .map(|pair| pair.iter().fold(0, |all, it| (all << 4) | it))
+        .map(|pair| pair.iter().fold(0, |all, digit| (all << 4) | digit))
         .collect();
     bytes.try_into().ok()
 }

@@ -104,8 +104,8 @@ fn backends(old: &[Backend], new: &[Backend]) -> Vec<String> {
     let other = new
         .iter()
         .filter_map(|backend| match by_name(old, backend) {
-            None => Some(format!("backend {} (added)", it.name)),
-            Some(was) if was != *it => Some(format!("backend {} (changed)", it.name)),
+            None => Some(format!("backend {} (added)", backend.name)),
+            Some(was) if was != *backend => Some(format!("backend {} (changed)", backend.name)),
             Some(_) => None,
         });
     gone.chain(other).collect()

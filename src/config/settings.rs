@@ -1,15 +1,13 @@
 //! The whole configuration, checked: what `snapgate serve` runs with.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::adapters::layers;
 use crate::adapters::registry::BackendConfig;
-use crate::config::issuers::KeyEndpoint;
+use crate::config::issuers::KeySource;
 use crate::gate;
 use crate::listener;
 use crate::model::BackendName;
-use crate::model::IssuerName;
 use crate::operations;
 use crate::schema::SecretFile;
 
@@ -42,33 +40,6 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// A hash over the contents of these files: 64 hexadecimal digits.
     pub hash: String,
-}
-
-/// Where the keys of one issuer are fetched from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeySource {
-    /// The issuer.
-    pub issuer: IssuerName,
-    /// The server.
-    pub endpoint: KeyEndpoint,
-    /// Path and query there.
-    pub target: String,
-    /// The longest time between two fetches.
-    pub refresh: Duration,
-    /// How old the last good set may become while fetches fail.
-    pub oldest: Duration,
-}
-
-impl KeySource {
-    /// Its URL without the query, which may hold a secret.
-    #[must_use]
-    pub fn display_url(&self) -> String {
-        let path = self.target.split('?').next().unwrap_or_default();
-        match &self.endpoint {
-            KeyEndpoint::Loopback(address) => format!("http://{address}{path}"),
-            KeyEndpoint::Https { authority, .. } => format!("https://{authority}{path}"),
-        }
-    }
 }
 
 /// One configured VM manager.

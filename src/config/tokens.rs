@@ -229,7 +229,7 @@ fn replace(file: &Path, tokens: Vec<TokenRecord>) -> io::Result<()> {
     let mut bytes = serde_json::to_vec_pretty(&document)?;
     bytes.push(b'\n');
     let folder = match file.parent() {
-        Some(it) if !it.as_os_str().is_empty() => it,
+        Some(found) if !found.as_os_str().is_empty() => found,
         Some(_) | None => Path::new("."),
     };
     let model = fs::metadata(file).or_else(|_absent| fs::metadata(folder))?;

@@ -58,11 +58,11 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
     let listen = settings.listener.listen;
     if !is_loopback(listen) {
         let all = settings.gate.passthrough.iter().enumerate();
-        let open = all.filter(|(_, it)| it.access == PassThroughAccess::Open);
-        found.extend(open.map(|(index, it)| {
+        let open = all.filter(|(_, value)| value.access == PassThroughAccess::Open);
+        found.extend(open.map(|(index, route)| {
             format!(
                 "passthrough[{index}].authentication: route {} passes every client of {listen} through without authentication",
-                it.name
+                route.name
             )
         }));
     }
@@ -95,8 +95,8 @@ pub fn warnings(settings: &Settings, now: Timestamp) -> Vec<String> {
 
 fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
     let all = settings.listener.tls.iter().flat_map(Tls::certificates);
-    for (index, it) in all.enumerate() {
-        let (begins, ends) = it.validity();
+    for (index, certificate) in all.enumerate() {
+        let (begins, ends) = certificate.validity();
         if ends <= now {
             found.push(format!("certificate[{index}]: expired at {ends}"));
         } else if begins > now {
@@ -104,13 +104,13 @@ fn certificates(settings: &Settings, now: Timestamp, found: &mut Vec<String>) {
         } else if ends.since(now) < RENEWED_BEFORE {
             found.push(format!("certificate[{index}]: expires at {ends}"));
         }
-        if !it.has_alternative_names() {
+        if !certificate.has_alternative_names() {
             found.push(format!(
                 "certificate[{index}].chain: the certificate has a common name but no subject alternative name, so clients reject it; have it reissued with one for each host name"
             ));
             continue;
         }
-        for name in it.unsupported_names() {
+        for name in certificate.unsupported_names() {
             found.push(format!(
                 "certificate[{index}].names: {name:?} is not a subject alternative name of the certificate, so clients reject it for that host"
             ));
@@ -132,7 +132,7 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
                 "user {name} has the password of a published example; create another hash with: snapgate hash-password"
             ));
         }
-        let granted = |it: &Grantee| is_for(it, name, user);
+        let granted = |grantee: &Grantee| is_for(grantee, name, user);
         if !grants.iter().flat_map(|grant| &grant.to).any(granted) {
             found.push(format!(
                 "user {name} has no grant: every request will be denied"
@@ -162,8 +162,8 @@ fn people(settings: &Settings, found: &mut Vec<String>) {
 
 fn is_for(grantee: &Grantee, name: &PrincipalName, user: &User) -> bool {
     match grantee {
-        Grantee::User(it) => it == name,
-        Grantee::Group(it) => user.groups.contains(it),
+        Grantee::User(user) => user == name,
+        Grantee::Group(group) => user.groups.contains(group),
     }
 }
 

@@ -149,14 +149,14 @@ impl Rights {
     /// What may be done to at least one imaginable backup of the VM.
     pub(super) fn actions_on_vm(&self, vm: &VmId) -> ActionSet {
         let rules = self.rules_on(vm, None);
-        let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
+        let granted = rules.fold(ActionSet::NONE, |all, rule| all.union(rule.actions));
         granted.common(self.scope_actions(vm, None))
     }
 
     /// What may be done to this backup.
     pub(super) fn actions_on_backup(&self, vm: &VmId, backup: &BackupId) -> ActionSet {
         let rules = self.rules_on(vm, Some(backup));
-        let granted = rules.fold(ActionSet::NONE, |all, it| all.union(it.actions));
+        let granted = rules.fold(ActionSet::NONE, |all, rule| all.union(rule.actions));
         granted.common(self.scope_actions(vm, Some(backup)))
     }
 

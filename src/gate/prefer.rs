@@ -43,7 +43,7 @@ impl Preferences {
                 let (name, value) = (name.trim(), unquoted(value.trim()));
                 if name.eq_ignore_ascii_case("handling") {
                     match strict(value) {
-                        Some(it) => handling = handling.or(Some(it)),
+                        Some(is_strict) => handling = handling.or(Some(is_strict)),
                         None => {
                             meant = Err(malformed(public_text!(
                                 "The value of handling must be strict or lenient."
@@ -52,7 +52,7 @@ impl Preferences {
                     }
                 } else if name.eq_ignore_ascii_case("wait") {
                     match seconds(value) {
-                        Some(it) => found.wait = found.wait.or(Some(it)),
+                        Some(limit) => found.wait = found.wait.or(Some(limit)),
                         None => {
                             meant = Err(malformed(public_text!(
                                 "The value of wait must be a whole number of seconds."

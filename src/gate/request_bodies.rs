@@ -247,7 +247,7 @@ pub(super) fn parse_restore(
     for (name, value) in pairs {
         if name == "note" {
             note = Some(parse_text("note", &value, Note::new)?);
-        } else if known.iter().any(|(it, _)| *it == name) {
+        } else if known.iter().any(|(key, _)| *key == name) {
             let text = match value {
                 Json::Text(text) | Json::Number(text) => text,
                 Json::Bool(parse_bool) => parse_bool.to_string(),
@@ -282,7 +282,7 @@ fn parse_form(body: &[u8]) -> Result<Vec<(String, Json)>, Refusal> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode_form_value(name).ok_or_else(malformed)?.into_owned();
         let value = decode_form_value(value).ok_or_else(malformed)?.into_owned();
-        if pairs.iter().any(|(it, _)| *it == name) {
+        if pairs.iter().any(|(key, _)| *key == name) {
             return Err(malformed());
         }
         pairs.push((name, Json::Text(value)));
@@ -313,7 +313,7 @@ mod tests {
             protected: Patch::Clear,
             ..BackupPatch::default()
         };
-        let field = |code, it: &str| Err((code, Some(it.to_owned())));
+        let field = |code, text: &str| Err((code, Some(text.to_owned())));
         let many = format!("{{\"tags\":[{}\"a\"]}}", "\"a\",".repeat(64));
         let long = format!("{{\"name\":\"{}\"}}", "x".repeat(256));
         let rows = [

@@ -38,7 +38,10 @@ pub fn notify(notice: Notice) -> io::Result<()> {
 /// # Errors
 /// When there is a service manager that cannot be reached.
 pub fn keep_socket(name: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
-    sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[socket])
+    sd_notify::notify_with_fds(
+        &[NotifyState::FdStore, NotifyState::FdName(name)],
+        &[socket],
+    )
 }
 
 /// Makes the service manager close the sockets that it keeps under that name.

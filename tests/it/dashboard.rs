@@ -53,7 +53,9 @@ fn queries_and_alerts_name_documented_metrics_only() {
     let documented = metrics_in(&fs::read_to_string("docs/metrics.md").unwrap());
     let alerts = fs::read_to_string(ALERTS).unwrap();
     let mut queries = queries();
-    let rules = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    let rules = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "));
     queries.extend(rules.map(|rule| ("an alert".to_owned(), rule.to_owned())));
     for (title, query) in queries {
         for metric in metrics_in(&query) {
@@ -173,9 +175,17 @@ fn a_prometheus_answers_every_query_of_the_dashboard() {
         let found = prometheus.query(&query);
         let found = found.unwrap_or_else(|error| panic!("{title}: {query}: {error}"));
         let may_be_empty = ABSENT.iter().any(|part| query.contains(part))
-            || ["limited_total", "lockouts_total", "closed_total", "audit_records_lost"]
-                .iter()
-                .any(|part| query.contains(part));
-        assert!(may_be_empty || !found.is_empty(), "{title}: {query}: no data");
+            || [
+                "limited_total",
+                "lockouts_total",
+                "closed_total",
+                "audit_records_lost",
+            ]
+            .iter()
+            .any(|part| query.contains(part));
+        assert!(
+            may_be_empty || !found.is_empty(),
+            "{title}: {query}: no data"
+        );
     }
 }

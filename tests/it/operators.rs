@@ -116,7 +116,7 @@ fn operators_work_beside_a_running_gateway_and_after_it() {
         (&["show", "1"][..], "no such operation: 1"),
         (&["acknowledge", &running_text], "only an unknown outcome"),
         (&["acknowledge", "1"], "no such operation: 1"),
-        (&["show", "0"], "0 is not a number"),
+        (&["show", "0"], "0 is not an operation number"),
         (&["cancel", &lost_text], "cannot be cancelled"),
         (&["cancel", "1"], "no such operation: 1"),
     ];

@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("libvirtd", "tests/beds/libvirt.sh install"),
     ("nginx", "Debian package nginx-light"),
     ("openssl", "Debian package openssl"),
+    ("prometheus", "Debian package prometheus"),
     ("promtool", "Debian package prometheus"),
     ("python3", "Debian package python3"),
     ("qemu-img", "tests/beds/qemu.sh install"),

@@ -59,7 +59,7 @@ fn claims(page: &str) -> Vec<(String, Vec<String>)> {
             continue;
         };
         let (rest, last) = cells.rsplit_once(" | ").unwrap();
-        if last == "test" {
+        if last == "tests" || last == "test" {
             is_table_of_claims = true;
         } else if is_table_of_claims {
             let names = last.split('`').skip(1).step_by(2).map(str::to_owned);

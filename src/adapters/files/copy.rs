@@ -283,7 +283,7 @@ impl ImageReader<'_> {
         let doing = io_error("writing a disk image");
         let (mut done, mut position) = (0_u64, at);
         let mut stretches = piece.chunks(STRETCH).peekable();
-        let is_zero = |it: &[u8]| ZEROS.get(..it.len()) == Some(it);
+        let is_zero = |value: &[u8]| ZEROS.get(..value.len()) == Some(value);
         let mut rest = piece;
         while let Some(first) = stretches.next() {
             let zero = is_zero(first);

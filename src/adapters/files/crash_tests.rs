@@ -192,7 +192,7 @@ async fn killed_while_a_half_done_restore_is_finished_it_still_ends_whole() {
 }
 
 #[tokio::test]
-async fn failing_at_every_step_it_tells_the_truth_and_cleans_up() {
+async fn a_failure_at_every_step_is_reported_truthfully_and_cleaned_up() {
     for verb in ["create", "restore", "delete", "update"] {
         let count = steps(verb).await.len();
         for at in 0..count {

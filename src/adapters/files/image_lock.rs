@@ -34,7 +34,7 @@ pub(super) enum ImageUse {
 }
 
 fn range(kind: i32, start: i64, length: i64) -> Result<libc::flock, Errno> {
-    let short = |it: i32| i16::try_from(it).map_err(|_too_large| Errno::EINVAL);
+    let short = |value: i32| i16::try_from(value).map_err(|_too_large| Errno::EINVAL);
     Ok(libc::flock {
         l_type: short(kind)?,
         l_whence: short(libc::SEEK_SET)?,

@@ -219,7 +219,7 @@ impl Layout {
             });
         let run_state = match disk_names(&dir) {
             Ok(names) => names.iter().any(|name| is_written(&dir, name)),
-            Err(_told_when_it_matters) => false,
+            Err(_reported_when_it_matters) => false,
         };
         Ok(Vm {
             id: id.clone(),
@@ -391,7 +391,7 @@ fn read_backup_in<'a>(
     let read = Manifest::read(&dir, target);
     let reading = match &read {
         Ok(manifest) => reading.and_then(|reading| reading.disks(&dir, manifest)),
-        Err(_told_below) => None,
+        Err(_reported_below) => None,
     };
     let whole = read.as_ref().is_ok_and(|manifest| manifest.is_whole(&dir));
     if !whole && !still_has_name(vm_backups, target.backup.as_str(), &dir) {

@@ -372,8 +372,8 @@ async fn every_change_of_a_parent_directory_is_seen() {
     for (path, changed, is_link) in rows {
         let (fixture, _) = fixture_with(|fixture| {
             let dir = fixture.dir.path();
-            for it in ["far/above", "other/above/backups", "other/backups"] {
-                fs::create_dir_all(dir.join(it)).unwrap();
+            for folder in ["far/above", "other/above/backups", "other/backups"] {
+                fs::create_dir_all(dir.join(folder)).unwrap();
             }
             fs::rename(dir.join("backups"), dir.join("far/above/backups")).unwrap();
             if is_link {

@@ -108,8 +108,8 @@ impl Table {
         };
         let mut parents = BTreeMap::<PathBuf, Vec<OsString>>::new();
         let mut ends = Vec::new();
-        for it in roots {
-            let real = it.path.canonicalize().map_err(|error| errno_of(&error))?;
+        for root in roots {
+            let real = root.path.canonicalize().map_err(|error| errno_of(&error))?;
             for step in real.ancestors() {
                 if let (Some(above), Some(name)) = (step.parent(), step.file_name()) {
                     let names = parents.entry(above.to_owned()).or_default();
@@ -122,14 +122,14 @@ impl Table {
             let watch = table.watcher.directory(&path)?;
             table.scopes.insert(watch, WatchScope::Parent(names));
         }
-        for (it, real) in roots.iter().zip(ends) {
+        for (root, real) in roots.iter().zip(ends) {
             let watch = table.watcher.directory(&real)?;
             table.scopes.insert(watch, WatchScope::Vms);
             // From here on a change makes an event.
-            if !it.is_at(&real) {
+            if !root.is_at(&real) {
                 return Err(Errno::STALE);
             }
-            table.linked |= it.path != real;
+            table.linked |= root.path != real;
         }
         Ok(table)
     }
@@ -165,7 +165,7 @@ impl Table {
                     .any(|watched| may_be_equal(watched.as_bytes(), name));
             }
             (Some(WatchScope::Vms), Some(name)) => {
-                let about = |it: &&Target| may_be_equal(it.vm.as_str().as_bytes(), name);
+                let about = |value: &&Target| may_be_equal(value.vm.as_str().as_bytes(), name);
                 let targets = self.entries.iter().map(|(target, _)| target).filter(about);
                 for target in targets.cloned().collect::<Vec<_>>() {
                     self.forget(&target);

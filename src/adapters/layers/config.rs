@@ -25,7 +25,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let size = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Self {
             timeout: limits::CALL_TIMEOUT,
             concurrency: size(limits::CONCURRENCY),

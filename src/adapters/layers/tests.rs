@@ -114,7 +114,7 @@ async fn reads_are_repeated_for_passing_reasons_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_begin_is_made_once_and_its_end_is_told_apart() {
+async fn a_begin_is_made_once_and_its_end_is_distinguished() {
     let rows = [
         (
             "not sent",

@@ -430,14 +430,14 @@ impl Client {
     }
 
     /// Removes the snapshot alone, not those made after it.
-    pub(crate) async fn delete(&self, it: &Snapshot, by: Deadline) -> Result<(), RpcError> {
-        let arguments = it.arguments()?.u32(0);
+    pub(crate) async fn delete(&self, snapshot: &Snapshot, by: Deadline) -> Result<(), RpcError> {
+        let arguments = snapshot.arguments()?.u32(0);
         self.change(procedure::SNAPSHOT_DELETE, arguments, by).await
     }
 
     /// Switches the VM off at once.
-    pub(crate) async fn destroy(&self, it: &Domain, by: Deadline) -> Result<(), RpcError> {
-        let arguments = it.write(Writer::default())?;
+    pub(crate) async fn destroy(&self, domain: &Domain, by: Deadline) -> Result<(), RpcError> {
+        let arguments = domain.write(Writer::default())?;
         self.change(procedure::DOMAIN_DESTROY, arguments, by).await
     }
 

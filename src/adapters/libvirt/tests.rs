@@ -162,7 +162,7 @@ async fn a_broken_connection_ends_every_call() {
 }
 
 #[tokio::test]
-async fn calls_nobody_waits_for_keep_their_place() {
+async fn calls_without_a_waiter_keep_their_place() {
     let folder = folder();
     let (client, mut server) = connected(&folder.path().join("s"), LONG).await;
     let short = Duration::from_millis(50);

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_told_apart() {
+    fn ends_are_distinguished() {
         let rows = [
             ("OK", TaskEnd::Succeeded(0)),
             ("WARNINGS: 3", TaskEnd::Succeeded(3)),

@@ -192,7 +192,7 @@ mod tests {
             ("9", None),
         ];
         for (tag, expected) in rows {
-            let other = numbered_like(&disks, tag).map(|(_, it)| it.name.as_str());
+            let other = numbered_like(&disks, tag).map(|(_, value)| value.name.as_str());
             assert_eq!(other, expected, "{tag}");
         }
     }

@@ -173,7 +173,7 @@ impl OfflineWorker {
     ) -> JobState {
         let end = clock.deadline(within);
         let left = || end.instant().saturating_duration_since(clock.instant());
-        let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         for (done, step) in work.steps.iter().enumerate() {
             work.held.release(&step.image, left()).await;
             let acted = async {
@@ -252,9 +252,9 @@ fn forget_oldest(known: &mut BTreeMap<String, JobRecord>) {
     while known.len() >= ENDED_MAX {
         let ended = known
             .iter()
-            .filter(|(_, it)| !matches!(it.state, JobState::Running(_)));
+            .filter(|(_, value)| !matches!(value.state, JobState::Running(_)));
         let Some(oldest) = ended
-            .min_by_key(|(_, it)| it.began)
+            .min_by_key(|(_, value)| value.began)
             .map(|(job, _)| job.clone())
         else {
             return;

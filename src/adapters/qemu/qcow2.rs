@@ -80,15 +80,15 @@ pub(super) async fn relation_to_snapshot(
     let mut tagged = saved
         .iter()
         .filter(|snapshot| snapshot.tag == tag.as_bytes());
-    let (Some(it), None) = (tagged.next(), tagged.next()) else {
+    let (Some(snapshot), None) = (tagged.next(), tagged.next()) else {
         return Ok(SnapshotRelation::Unclear);
     };
     let akin = saved
         .iter()
         .filter(|snapshot| snapshot.table.memory == now.memory);
-    Ok(if it.table == now {
+    Ok(if snapshot.table == now {
         SnapshotRelation::Identical
-    } else if it.table.memory == now.memory && akin.count() == 1 {
+    } else if snapshot.table.memory == now.memory && akin.count() == 1 {
         SnapshotRelation::WrittenSince
     } else {
         SnapshotRelation::Unclear

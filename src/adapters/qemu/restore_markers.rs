@@ -56,7 +56,7 @@ impl OfflineBaseline {
             unmarked: self.unmarked.clone(),
         };
         for stamp in now {
-            let was = |it: &FileStamp| it.inode == stamp.inode;
+            let was = |value: &FileStamp| value.inode == stamp.inode;
             let at = self.stamps.iter().position(was)?;
             aligned.parts.push(self.parts.get(at)?.clone());
             aligned.stamps.push(self.stamps.get(at)?.clone());

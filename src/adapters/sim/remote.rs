@@ -198,10 +198,10 @@ impl Remote {
         let RemoteAnswer::Log(log) = answer else {
             return Err(unexpected_answer(&answer));
         };
-        let fits = |it: &LogEntry| {
-            it.vm == intent.target.vm
-                && it.backup == intent.target.backup
-                && it.verb == intent.verb()
+        let fits = |value: &LogEntry| {
+            value.vm == intent.target.vm
+                && value.backup == intent.target.backup
+                && value.verb == intent.verb()
         };
         let mut fitting = log.into_iter().filter(fits);
         Ok(match (fitting.next(), fitting.next()) {
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_tells_only_when_one_task_fits() {
+    async fn a_log_is_evidence_only_when_one_task_fits() {
         let entry = |task: u32, vm: &str, verb: &str| {
             format!(
                 "{{\"task\":\"{task}\",\"vm\":\"{vm}\",\"backup\":\"456\",\"verb\":\"{verb}\"}}"

@@ -61,7 +61,7 @@ async fn a_restore_proceeds_with_the_clock_and_happens_once() {
     clock.advance(Duration::from_millis(500));
     let state = sim.poll(&running, by).await.unwrap();
     assert!(
-        matches!(state, TaskState::Running(Some(it)) if it.percent() == 50),
+        matches!(state, TaskState::Running(Some(progress)) if progress.percent() == 50),
         "{state:?}"
     );
     assert_eq!(control.content(&vm), Some(77), "not before the end");
@@ -116,7 +116,7 @@ async fn forgotten_cancelled_and_failed_tasks_say_so() {
     clock.advance(Duration::from_secs(1));
     let state = sim.poll(&second, by).await.unwrap();
     assert!(
-        matches!(state, TaskState::Failed(ref it) if it.kind == FaultKind::StorageFull),
+        matches!(state, TaskState::Failed(ref fault) if fault.kind == FaultKind::StorageFull),
         "{state:?}"
     );
     assert_eq!(control.restores(&vm), 0, "neither had an effect");

@@ -274,8 +274,8 @@ impl World {
         let rest = vm
             .backups
             .range::<BackupId, _>((from, Bound::Unbounded))
-            .filter(|(_, it)| it.whole);
-        Ok(page.of(rest.map(|(_, it)| it.backup.clone())))
+            .filter(|(_, value)| value.whole);
+        Ok(page.of(rest.map(|(_, value)| value.backup.clone())))
     }
 
     pub(super) fn read(&self, target: &Target) -> Result<Backup, AdapterError> {
@@ -340,7 +340,7 @@ impl World {
             Some(TaskEnd::Failed(fault)) => TaskState::Failed(fault.clone()),
             Some(TaskEnd::Cancelled) => TaskState::Cancelled,
             None => {
-                let millis = |it: Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
+                let millis = |value: Duration| u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
                 let passed = self.clock.instant().saturating_duration_since(job.begun);
                 TaskState::Running(Some(Progress::of(millis(passed), millis(self.duration))))
             }
@@ -352,7 +352,7 @@ impl World {
         let changed = self.changed.notified();
         let end = number(task).and_then(|number| self.read_state().running.get(&number).copied());
         let left = end.map_or(Duration::ZERO, |end| {
-            it.saturating_duration_since(self.clock.instant())
+            end.saturating_duration_since(self.clock.instant())
         });
         tokio::select! {
             () = changed => {}
@@ -457,7 +457,8 @@ impl SimState {
 
     fn remove_incomplete(&mut self, target: &Target) {
         if let Some(vm) = self.vms.get_mut(&target.vm) {
-            vm.backups.retain(|id, it| *id != target.backup || it.whole);
+            vm.backups
+                .retain(|id, stored| *id != target.backup || stored.whole);
         }
     }
 
@@ -465,8 +466,8 @@ impl SimState {
     fn check_intent(&self, intent: &Intent) -> Result<(), AdapterError> {
         let vm = self.vms.get(&intent.target.vm).ok_or_else(no_such_vm)?;
         let refuse_duplicate_name = |name: &BackupName| {
-            let other = |(id, it): (&BackupId, &SimBackup)| {
-                *id != intent.target.backup && it.backup.name == *name
+            let other = |(id, stored): (&BackupId, &SimBackup)| {
+                *id != intent.target.backup && stored.backup.name == *name
             };
             if vm.backups.iter().any(other) {
                 return Err(refused(

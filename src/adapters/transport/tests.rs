@@ -40,7 +40,7 @@ fn server(socket: &Path, answer: &'static str) -> tokio::task::JoinHandle<String
 }
 
 #[tokio::test]
-async fn answers_come_whole_or_as_an_error_that_tells_whether_it_was_sent() {
+async fn answers_come_whole_or_as_an_error_that_says_whether_it_was_sent() {
     let rows: [(&str, &str, Result<u16, &str>); 6] = [
         (
             "good",

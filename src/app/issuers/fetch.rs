@@ -144,8 +144,8 @@ pub(crate) async fn look(source: &KeySource, clock: &Arc<dyn Clock>) -> Result<S
     let found = Remote::new(source, Arc::clone(clock)).fetch().await;
     let name = &source.issuer;
     match found {
-        Ok(it) => {
-            let keys = match it.keys.len() {
+        Ok(fetched) => {
+            let keys = match fetched.keys.len() {
                 1 => "1 key".to_owned(),
                 many => format!("{many} keys"),
             };

@@ -62,11 +62,11 @@ impl Issuers {
         let (stay, go): (Vec<_>, Vec<_>) = before
             .into_iter()
             .partition(|fetched| settings.key_sources.contains(&fetched.source));
-        for it in &go {
-            it.stopper.stop();
+        for fetched in &go {
+            fetched.stopper.stop();
             self.metrics
                 .callers
-                .remove_issuer(it.source.issuer.as_str());
+                .remove_issuer(fetched.source.issuer.as_str());
         }
         *kept = stay;
         for source in &settings.key_sources {
@@ -90,8 +90,8 @@ impl Issuers {
 
     /// Fetches every set again at once.
     pub(crate) fn hurry(&self) {
-        for it in self.lock().iter() {
-            it.ring.request_refresh();
+        for fetched in self.lock().iter() {
+            fetched.ring.request_refresh();
         }
     }
 
@@ -129,7 +129,13 @@ impl Issuers {
 
 /// Whether the keys of one are the keys of the other.
 fn is_same_place(one: &KeySource, other: &KeySource) -> bool {
-    let place = |it: &KeySource| (it.issuer.clone(), it.endpoint.clone(), it.target.clone());
+    let place = |value: &KeySource| {
+        (
+            value.issuer.clone(),
+            value.endpoint.clone(),
+            value.target.clone(),
+        )
+    };
     place(one) == place(other)
 }
 

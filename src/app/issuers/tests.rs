@@ -271,7 +271,7 @@ async fn a_reload_keeps_keys_unless_they_come_from_elsewhere() {
 
 #[test]
 fn what_went_wrong_has_a_word_and_a_remedy() {
-    let transport = |it: TransportError| FetchError::Transport(it);
+    let transport = |error: TransportError| FetchError::Transport(error);
     let rows: BTreeMap<&str, (FetchError, &str, &str)> = BTreeMap::from([
         (
             "redirect",

@@ -55,7 +55,7 @@ impl<V: Expiring> BucketTable<V> {
             return change(&mut V::fresh(now));
         };
         let mut bucket = bucket.lock();
-        let found = bucket.iter().position(|(it, _)| *it == hash);
+        let found = bucket.iter().position(|(key, _)| *key == hash);
         let mut value = found
             .and_then(|index| bucket.get(index))
             .filter(|entry| entry.1.until() > now)
@@ -78,10 +78,13 @@ impl<V: Expiring> BucketTable<V> {
 }
 
 fn insert<V: Expiring>(bucket: &mut Vec<(u64, V)>, new: (u64, V), now: Instant) {
-    bucket.retain(|(_, it)| it.until() > now);
+    bucket.retain(|(_, value)| value.until() > now);
     if bucket.len() >= limits::CLIENT_BUCKET_ENTRIES {
-        let ends = bucket.iter().enumerate().min_by_key(|(_, it)| it.1.until());
-        match ends.map(|(at, it)| (at, it.1.until())) {
+        let ends = bucket
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, value)| value.1.until());
+        match ends.map(|(at, entry)| (at, entry.1.until())) {
             Some((at, until)) if until < new.1.until() => {
                 bucket.swap_remove(at);
             }

@@ -20,8 +20,8 @@ impl ClientNetwork {
         }
         let mut bytes = [0; 8];
         let length = match address {
-            IpAddr::V4(it) => copy(&mut bytes, &it.octets()),
-            IpAddr::V6(it) => copy(&mut bytes, &it.octets()),
+            IpAddr::V4(value) => copy(&mut bytes, &value.octets()),
+            IpAddr::V6(value) => copy(&mut bytes, &value.octets()),
         };
         Some(Self { bytes, length })
     }
@@ -56,11 +56,11 @@ mod tests {
             let network = |text: &str| ClientNetwork::from_address(text.parse().unwrap()).unwrap();
             assert_eq!(network(one) == network(two), expected, "{one} {two}");
         }
-        for it in ["127.0.0.1", "::1", "::ffff:127.0.0.2"] {
+        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.2"] {
             assert_eq!(
-                ClientNetwork::from_address(it.parse().unwrap()),
+                ClientNetwork::from_address(address.parse().unwrap()),
                 None,
-                "{it}"
+                "{address}"
             );
         }
     }

@@ -48,8 +48,12 @@ impl Failures {
         let pause = match beyond {
             0 => Duration::ZERO,
             // One second, then twice as long each time.
-            it => Duration::from_secs(1)
-                .saturating_mul(1_u32.checked_shl(it.saturating_sub(1)).unwrap_or(u32::MAX))
+            count => Duration::from_secs(1)
+                .saturating_mul(
+                    1_u32
+                        .checked_shl(count.saturating_sub(1))
+                        .unwrap_or(u32::MAX),
+                )
                 .min(rule.longest),
         };
         self.locked_until = now.checked_add(pause).unwrap_or(now);
@@ -138,7 +142,7 @@ impl Lockouts {
         let of_user = look(&self.users, self.of_user(user, network));
         let of_address = look(&self.addresses, self.of_address(network));
         match (of_user, of_address) {
-            (LockoutStatus::Free, it) | (it, LockoutStatus::Free) => it,
+            (LockoutStatus::Free, status) | (status, LockoutStatus::Free) => status,
             (LockoutStatus::Locked(one), LockoutStatus::Locked(two)) => {
                 LockoutStatus::Locked(one.max(two))
             }
@@ -246,7 +250,7 @@ mod tests {
             bench.fail("ann", "192.0.2.1");
             let pause = match bench.check_attempt("ann", "192.0.2.1") {
                 LockoutStatus::Free => 0,
-                LockoutStatus::Locked(it) | LockoutStatus::Barred(it) => it.as_secs(),
+                LockoutStatus::Locked(value) | LockoutStatus::Barred(value) => value.as_secs(),
             };
             pauses.push(pause);
             bench.clock.advance(Duration::from_secs(pause));

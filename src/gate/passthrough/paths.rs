@@ -162,14 +162,14 @@ fn decoded(path: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A character as a careless server compares it: wide forms narrow, letters small; `None` for what such servers skip.
-fn fold_char(it: char) -> Option<impl Iterator<Item = char>> {
-    let narrow = match it {
-        '\u{ff01}'..='\u{ff5e}' => u32::from(it)
+fn fold_char(character: char) -> Option<impl Iterator<Item = char>> {
+    let narrow = match character {
+        '\u{ff01}'..='\u{ff5e}' => u32::from(character)
             .checked_sub(0xfee0)
             .and_then(char::from_u32)
-            .unwrap_or(it),
+            .unwrap_or(character),
         '\u{2215}' | '\u{2044}' => '/',
-        _ => it,
+        _ => character,
     };
     let skipped = narrow.is_control() || narrow.is_whitespace();
     // To capitals and back: long s and the sign for kelvin are letters too.

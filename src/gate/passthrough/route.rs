@@ -110,7 +110,9 @@ impl PassThroughRoute {
         };
         match (&self.access, caller) {
             (PassThroughAccess::Open, _) => Ok(()),
-            (PassThroughAccess::Allowed(all), Some(it)) if all.iter().any(|to| is_for(to, it)) => {
+            (PassThroughAccess::Allowed(all), Some(principal))
+                if all.iter().any(|to| is_for(to, principal)) =>
+            {
                 Ok(())
             }
             (PassThroughAccess::Allowed(_), Some(_)) => Err(Refusal::from(Code::NotPermitted)),

@@ -81,7 +81,7 @@ impl Keys {
 
     /// Signs with the key that the header names, whatever algorithm the header claims.
     pub(super) fn sign(&self, key: &str, header: &Value, claims: &Value) -> String {
-        let part = |it: &Value| url(it.to_string().as_bytes());
+        let part = |value: &Value| url(value.to_string().as_bytes());
         let signed = format!("{}.{}", part(header), part(claims));
         let bytes = signed.as_bytes();
         let rsa = |how: &'static dyn signature::RsaEncoding| {

@@ -45,7 +45,7 @@ fn waiters(rig: &Rig) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_tells_every_change_and_ends_with_the_status() {
+async fn a_stream_has_every_change_and_ends_with_the_status() {
     let rig = rig().await;
     let begun = rig.send(GET).await;
     assert_eq!(status(&begun), 200, "begun");

@@ -75,14 +75,14 @@ impl Fake {
     fn read<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Fault>) -> Result<T, Fault> {
         self.with(|state| match state.fault.clone() {
             Some(fault) => Err(fault),
-            None => work(it),
+            None => work(state),
         })
     }
 
     /// Changes an operation and wakes those who wait for state.
     pub(super) fn change(&self, seq: u64, phase: Phase, percent: u8) {
         self.with(|state| {
-            let found = it
+            let found = state
                 .operations
                 .iter_mut()
                 .find(|operation| operation.seq.number() == seq);
@@ -100,7 +100,7 @@ impl Fake {
     fn stored<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreFault> {
         self.with(|state| match state.store {
             Some(fault) => Err(fault),
-            None => Ok(work(it)),
+            None => Ok(work(state)),
         })
     }
 }
@@ -157,11 +157,11 @@ impl OperationsApi for Fake {
     ) -> Result<BackupPage, Fault> {
         self.read(|state| {
             let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = it
+            let all = state
                 .backups
                 .iter()
                 .filter(|(at, _)| at.vm == *vm && is_after(&at.backup));
-            let mut backups: Vec<_> = all.map(|(_, it)| state.clone()).collect();
+            let mut backups: Vec<_> = all.map(|(_, state)| state.clone()).collect();
             let more = backups.len() > usize::from(page.limit);
             backups.truncate(usize::from(page.limit));
             Ok(BackupPage { backups, more })
@@ -283,7 +283,7 @@ impl OperationsApi for Fake {
     async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
         self.stored(|state| {
             let wanted = &query.selector;
-            let fits = |it: &&Arc<Operation>| {
+            let fits = |state: &&Arc<Operation>| {
                 query
                     .principal
                     .as_ref()
@@ -311,7 +311,7 @@ impl OperationsApi for Fake {
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault> {
         let (patient, changed) = self.with(|state| (state.patient, Arc::clone(&state.changed)));
-        let fits = |it: &Operation| match until {
+        let fits = |state: &Operation| match until {
             WaitFor::End => state.phase.is_final(),
             WaitFor::ChangeAfter(seen) => state.revision > seen,
         };
@@ -334,7 +334,7 @@ impl OperationsApi for Fake {
         }
         self.stored(|state| {
             let quick = state.quick;
-            let found = it
+            let found = state
                 .operations
                 .iter_mut()
                 .find(|operation| operation.seq == seq)?;
@@ -351,7 +351,7 @@ impl OperationsApi for Fake {
         only_at: Option<Revision>,
     ) -> Result<Arc<Operation>, CancelError> {
         self.stored(|state| {
-            let found = it
+            let found = state
                 .operations
                 .iter_mut()
                 .find(|operation| operation.seq == seq);

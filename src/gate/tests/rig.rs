@@ -58,7 +58,7 @@ fn config() -> Config {
         password: PasswordHash::new(bcrypt::hash(password, 4).unwrap()).unwrap(),
         groups: Vec::new(),
     };
-    let name = |it: &str| PrincipalName::new(it).unwrap();
+    let name = |text: &str| PrincipalName::new(text).unwrap();
     let all = vec![Pattern::new("*").unwrap()];
     let grant = |to: &str, actions: &[Action], vms: &str| Grant {
         to: vec![Grantee::User(name(to))],

@@ -266,8 +266,8 @@ async fn many_clients_wait_for_one_operation_and_all_are_woken() {
         })
         .collect();
     fixture.adapter.set_task_reply("vm", Reply::Done);
-    for it in waiting {
-        let woken = it.await.unwrap().unwrap().unwrap();
+    for waiter in waiting {
+        let woken = waiter.await.unwrap().unwrap().unwrap();
         assert!(woken.revision > running.revision, "woken by a change");
     }
     let now = test_deadline();

@@ -66,8 +66,8 @@ fn open(folder: &Path) -> SqliteStore {
 }
 
 /// The next change of an operation: each lives through four writes.
-fn changed(it: &Operation) -> Option<Operation> {
-    let event = match it.revision.0 {
+fn changed(operation: &Operation) -> Option<Operation> {
+    let event = match operation.revision.0 {
         1 => Event::Start(Evidence::new("x".repeat(5000))),
         2 => Event::Task(task_ref("t")),
         3 => Event::Done,
@@ -81,7 +81,7 @@ fn changed(it: &Operation) -> Option<Operation> {
         resume_ttl: Duration::ZERO,
         retention: Duration::from_secs(1),
     };
-    machine::step(it, event, NOW, &rules).unwrap().state
+    machine::step(operation, event, NOW, &rules).unwrap().state
 }
 
 /// Concurrent writers, burst after burst.

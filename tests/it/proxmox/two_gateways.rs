@@ -68,7 +68,7 @@ async fn a_request_that_was_not_sent_is_not_begun_whatever_others_begin() {
 }
 
 #[apply(test)]
-async fn of_two_gateways_at_once_one_is_told_of_the_lock_and_each_finds_its_own_task() {
+async fn of_two_gateways_at_once_one_sees_the_lock_and_each_finds_its_own_task() {
     let lab = ProxmoxServer::new();
     let (one, two) = (lab.adapter(), lab.adapter_with("token_2"));
     let (first, second) = (

@@ -126,8 +126,8 @@ fn snapshots_that_cannot_be_put_back_are_known() {
             false,
         ),
     ];
-    for (it, expected) in rows {
-        assert_eq!(check_snapshot(&it).is_ok(), expected, "{it:?}");
+    for (snapshot, expected) in rows {
+        assert_eq!(check_snapshot(&snapshot).is_ok(), expected, "{snapshot:?}");
     }
 }
 

@@ -197,10 +197,10 @@ impl SimBackend {
         let state = self.world.state();
         let its = state.executions.iter().enumerate();
         let begun: Vec<_> = its
-            .filter(|(_, it)| it.seq == key.0 && it.begins <= now)
-            .filter(|(_, it)| it.dropped.is_none_or(|at| now < at))
+            .filter(|(_, value)| value.seq == key.0 && value.begins <= now)
+            .filter(|(_, value)| value.dropped.is_none_or(|at| now < at))
             .collect();
-        let Some((at, it)) = begun.first() else {
+        let Some((at, work)) = begun.first() else {
             return match self.behavior.recovery {
                 Recovery::ReplaySafe | Recovery::Listable => FindOutcome::NotBegun,
                 Recovery::NoTrace if key.0.number().is_multiple_of(2) => FindOutcome::Unknowable,
@@ -208,16 +208,16 @@ impl SimBackend {
             };
         };
         if self.behavior.recovery == Recovery::NoTrace {
-            return match (it.visible, now >= it.ends && it.succeeds) {
+            return match (work.visible, now >= work.ends && work.succeeds) {
                 (true, true) => FindOutcome::Done,
                 (true, false) => FindOutcome::NotYet,
                 (false, _) => FindOutcome::Unknowable,
             };
         }
-        match (now >= it.ends, it.succeeds) {
+        match (now >= work.ends, work.succeeds) {
             (true, true) => FindOutcome::Done,
             (true, false) => FindOutcome::Failed(full()),
-            (false, _) if it.forgotten.is_some_and(|forgotten| forgotten <= now) => {
+            (false, _) if work.forgotten.is_some_and(|forgotten| forgotten <= now) => {
                 FindOutcome::NotYet
             }
             (false, _) => FindOutcome::Task(task(*at)),
@@ -366,18 +366,18 @@ impl Adapter for SimBackend {
         self.simulate_read().await?;
         let now = self.world.time();
         let at = task.as_str().parse().unwrap();
-        let Some(it) = self.execution(at) else {
+        let Some(work) = self.execution(at) else {
             return Ok(TaskState::Gone);
         };
         let gone = |since: Option<Duration>| since.is_some_and(|since| since <= now);
-        let state = if gone(it.forgotten) || gone(it.dropped) {
+        let state = if gone(work.forgotten) || gone(work.dropped) {
             TaskState::Gone
-        } else if now < it.ends {
+        } else if now < work.ends {
             // The reported progress goes back and forth.
             let percent = self.world.draw(|world| world.below(120));
             let percent = u8::try_from(percent).unwrap();
             TaskState::Running((percent <= 100).then(|| Progress::unfinished(percent)))
-        } else if it.succeeds {
+        } else if work.succeeds {
             TaskState::Done
         } else {
             TaskState::Failed(full())

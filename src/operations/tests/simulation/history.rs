@@ -132,8 +132,8 @@ pub(in crate::operations::tests) fn judge(
                 .push(format!("{seq} got its 202 and is missing"));
         }
     }
-    for it in records {
-        judge_end(it, executions, recovery, &mut verdict);
+    for record in records {
+        judge_end(record, executions, recovery, &mut verdict);
     }
     judge_asks(history, &by_seq, &mut verdict);
     judge_shown(history, executions, &mut verdict);
@@ -142,24 +142,31 @@ pub(in crate::operations::tests) fn judge(
     verdict
 }
 
-fn judge_end(it: &Operation, executions: &[Execution], recovery: Recovery, verdict: &mut Verdict) {
-    let seq = it.seq;
+fn judge_end(
+    record: &Operation,
+    executions: &[Execution],
+    recovery: Recovery,
+    verdict: &mut Verdict,
+) {
+    let seq = record.seq;
     let of_it = || executions.iter().filter(|done| done.seq == seq);
     if of_it().filter(|done| done.dropped.is_none()).count() > 1 {
         verdict.run_twice.push(format!("{seq} was run twice"));
     }
     let done = of_it().any(Execution::has_effect);
-    let true_end = match it.phase {
+    let true_end = match record.phase {
         Phase::Succeeded => done,
         Phase::Failed | Phase::Cancelled | Phase::NotExecuted => !done,
         Phase::Unknown => recovery == Recovery::NoTrace,
         Phase::Accepted | Phase::Submitting | Phase::Running | Phase::Uncertain => {
-            verdict.never_ended.push(format!("{seq} is {:?}", it.phase));
+            verdict
+                .never_ended
+                .push(format!("{seq} is {:?}", record.phase));
             true
         }
     };
     if !true_end {
-        let what = format!("{seq} says {:?}, and done is {done}", it.phase);
+        let what = format!("{seq} says {:?}, and done is {done}", record.phase);
         verdict.untrue.push(what);
     }
 }
@@ -198,12 +205,12 @@ fn judge_conditions(records: &[Operation], executions: &[Execution], verdict: &m
         .filter(|record| !record.preconditions.is_empty())
     {
         let (vm, backup) = (record.target().vm.as_str(), record.target().backup.as_str());
-        let changes = |it: &&Execution| {
-            it.has_effect() && it.vm == vm && it.changes.as_deref() == Some(backup)
+        let changes = |value: &&Execution| {
+            value.has_effect() && value.vm == vm && value.changes.as_deref() == Some(backup)
         };
         let refused = record.fault.as_ref().map(|fault| fault.kind);
         if refused == Some(FaultKind::PreconditionFailed) {
-            let others = |it: &&Execution| it.seq != record.seq;
+            let others = |value: &&Execution| value.seq != record.seq;
             if !executions
                 .iter()
                 .filter(changes)
@@ -285,7 +292,8 @@ fn judge_shown(history: &History, executions: &[Execution], verdict: &mut Verdic
             let what = format!("{seq} went from {old:?} to {new:?}");
             verdict.untrue.push(what);
         }
-        let done_by_then = |it: &Execution| it.seq == seq && it.has_effect() && it.ends <= shown.at;
+        let done_by_then =
+            |value: &Execution| value.seq == seq && value.has_effect() && value.ends <= shown.at;
         if new.2 == Phase::Succeeded && !executions.iter().any(done_by_then) {
             verdict.untrue.push(format!("{seq} succeeded too early"));
         }
