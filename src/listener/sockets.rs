@@ -268,6 +268,10 @@ fn open_port(
 }
 
 /// Binds a port that may still be held by a socket that the service manager is about to close.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "called at the start, before any task runs"
+)]
 fn rebind(address: SocketAddr) -> Result<Socket, SocketError> {
     for _ in 1..REBIND_TRIES {
         match Socket::bind(address) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian package in a clean Debian 12 under a real systemd, uses it, upgrades it under load, and purges it.
 #   package.sh install          installs what this script needs on the machine
-#   package.sh run BINARY       BINARY is the snapgate to package; prints one line per check, fails at the first that is wrong
+#   package.sh run BINARY       BINARY is the snapgate to package; prints one line per check, fails at the first that is wrong;
+#                               ends with status 77 where no systemd can be booted
 # The root is made by debootstrap from the machine's own package source, kept in target/, and booted without a network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -9,11 +10,12 @@ root=target/package/root
 leader=""
 packages=systemd-sysv,curl,logrotate,python3
 
+unable() { printf 'not run: %s\n' "$*" >&2; exit 77; }
 note() { printf 'ok: %s\n' "$*"; }
 fail() { printf "FAILED: %s\n" "$*" >&2; [ -z "$leader" ] || inside journalctl -u snapgate --no-pager -n 30 >&2; exit 1; }
 
 install_tools() {
-  apt-get install -y -qq --no-install-recommends debootstrap systemd-container >/dev/null
+  apt-get install -y -qq --no-install-recommends debootstrap procps systemd-container >/dev/null
   command -v cargo-deb >/dev/null || cargo install --quiet --locked cargo-deb
 }
 
@@ -34,7 +36,8 @@ make_root() {
   if [ ! -e "$root.complete" ]; then
     rm -rf "$root"
     mkdir -p "$root"
-    debootstrap --variant=minbase --include="$packages" bookworm "$root" "$(mirror)" >target/package/debootstrap.log
+    debootstrap --variant=minbase --include="$packages" bookworm "$root" "$(mirror)" >target/package/debootstrap.log \
+      || unable "debootstrap cannot make a Debian: see target/package/debootstrap.log"
     touch "$root.complete"
   fi
 }
@@ -56,7 +59,7 @@ boot() {
     fi
     sleep 0.2
   done
-  fail "systemd does not start: see target/package/boot.log"
+  unable "no systemd starts in a container here: see target/package/boot.log"
 }
 
 wait_ready() {
