@@ -78,7 +78,7 @@ pub struct AuditEntry {
     pub principal: Option<PrincipalName>,
     /// With which API token, if it was one.
     pub token: Option<TokenName>,
-    /// From which address, as in [`HandledRequest::client`].
+    /// From which address, as in [`crate::gate::HandledRequest::client`].
     pub client: Option<IpAddr>,
     /// What was asked for.
     pub action: AuditAction,
