@@ -337,8 +337,8 @@ pub enum FindOutcome {
 
 /// One kind of VM manager, configured for one backend.
 ///
-/// The methods with defaults are those that small adapters need not think about. Wrappers state every one of them: see
-/// [`crate::adapters::layers`].
+/// No method has a default: a method that is added here is a decision for every adapter, and a wrapper that does not forward it does
+/// not compile.
 ///
 /// # Example
 ///
@@ -369,6 +369,18 @@ pub enum FindOutcome {
 ///         &self.0
 ///     }
 ///
+///     fn metadata_owner(&self) -> MetadataOwner {
+///         MetadataOwner::Native
+///     }
+///
+///     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+///         *stored == backup.identity
+///     }
+///
+///     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+///         operation_number_as_id(key)
+///     }
+///
 ///     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
 ///         Ok(Health { product: "example".to_owned() })
 ///     }
@@ -391,12 +403,24 @@ pub enum FindOutcome {
 ///         Err(AdapterError::refused(FaultKind::NoSuchBackup, text))
 ///     }
 ///
+///     fn needs_baseline(&self, _intent: &Intent) -> bool {
+///         false
+///     }
+///
+///     async fn baseline(&self, _: &Intent, _: RequestKey, _: Deadline) -> Result<Option<Evidence>, AdapterError> {
+///         Ok(None)
+///     }
+///
 ///     async fn begin(&self, _: &Intent, _: RequestKey, _: Option<&Evidence>, _: Deadline) -> Result<BeginOutcome, AdapterError> {
 ///         Err(no_changes())
 ///     }
 ///
 ///     async fn poll(&self, _task: &TaskRef, _by: Deadline) -> Result<TaskState, AdapterError> {
 ///         Ok(TaskState::Gone)
+///     }
+///
+///     async fn changed(&self, _task: &TaskRef) {
+///         std::future::pending::<()>().await;
 ///     }
 ///
 ///     async fn find_outcome(&self, _: &Intent, _: RequestKey, _: Option<&Evidence>, _: Deadline) -> Result<FindOutcome, AdapterError> {
@@ -422,43 +446,33 @@ pub enum FindOutcome {
 ///     consistent: false,
 /// });
 /// assert!(adapter.capability().verb(Verb::Restore).is_none(), "refused before it is called");
-/// assert_eq!(adapter.metadata_owner(), MetadataOwner::Native, "a default");
+/// assert_eq!(adapter.metadata_owner(), MetadataOwner::Native, "the VM manager");
 /// ```
 #[async_trait]
 pub trait Adapter: fmt::Debug + Send + Sync {
     /// What it can do. Constant: it is read at the start, for the documentation, and before every change.
     fn capability(&self) -> &Capability;
 
-    /// Who keeps the name, description, tags and protection of backups. By default the VM manager.
+    /// Who keeps the name, description, tags and protection of backups; [`MetadataOwner::Native`] for most.
     ///
     /// It must keep them through a restore as well; where it does not, answer [`MetadataOwner::Gateway`], and the adapter gets no
     /// updates at all.
-    fn metadata_owner(&self) -> MetadataOwner {
-        MetadataOwner::Native
-    }
+    fn metadata_owner(&self) -> MetadataOwner;
 
     /// Whether an identity that was stored earlier belongs to this backup. Pure.
     ///
-    /// Adapters whose identities took another form in an earlier version, or lose parts while a backup is being deleted,
-    /// override this, so that names and protection which the gateway keeps stay bound to the backup.
-    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
-        *stored == backup.identity
-    }
+    /// Most compare for equality. Adapters whose identities took another form in an earlier version, or lose parts while a backup is
+    /// being deleted, accept these forms too, so that names and protection which the gateway keeps stay bound to the backup.
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool;
 
     /// The id that a new backup will have, fixed when the create is accepted.
     ///
-    /// Pure: the same name and key give the same id, so that a create that is begun again after a crash makes the same backup. By
-    /// default the number of the operation, which no other create has.
+    /// Pure: the same name and key give the same id, so that a create that is begun again after a crash makes the same backup.
+    /// [`operation_number_as_id`] is unique where the VM manager accepts any id.
     ///
     /// # Errors
     /// When the id cannot be made from that name.
-    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        let _ = new;
-        BackupId::new(&key.0.to_string()).map_err(|error| {
-            let text = public_text!("The name is not usable for a backup. Choose another name.");
-            AdapterError::refused(FaultKind::Invalid, text).because(error)
-        })
-    }
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError>;
 
     /// Whether the VM manager answers, and its product and version. No effect.
     ///
@@ -493,16 +507,14 @@ pub trait Adapter: fmt::Debug + Send + Sync {
 
     /// Whether [`Adapter::baseline`] has to be called before this change. Pure.
     ///
-    /// Where it has not, a replay-safe update is accepted and started in one durable write instead of two.
-    fn needs_baseline(&self, intent: &Intent) -> bool {
-        let _ = intent;
-        true
-    }
+    /// Where it has not, a replay-safe update is accepted and started in one durable write instead of two. `true` is always right.
+    fn needs_baseline(&self, intent: &Intent) -> bool;
 
     /// What [`Adapter::find_outcome`] will need, as seen before [`Adapter::begin`]: the length of a log, the state of the disks.
     ///
     /// It is stored durably before `begin` is called, so it is known after a crash at any point. Changes neither the VM nor its
     /// backups; a mark by which the VM manager recognises something later may be left.
+    /// `None` where nothing has to be seen before.
     ///
     /// # Errors
     /// Any failure to look; the operation is then provably not started.
@@ -511,10 +523,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         intent: &Intent,
         key: RequestKey,
         by: Deadline,
-    ) -> Result<Option<Evidence>, AdapterError> {
-        let _ = (intent, key, by);
-        Ok(None)
-    }
+    ) -> Result<Option<Evidence>, AdapterError>;
 
     /// Starts the change, or carries it out at once.
     ///
@@ -541,11 +550,8 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     async fn poll(&self, task: &TaskRef, by: Deadline) -> Result<TaskState, AdapterError>;
 
     /// Returns when the task may have changed, so that [`Adapter::poll`] is worth calling now. A hint: the gateway polls at intervals
-    /// as well, and by default this never returns.
-    async fn changed(&self, task: &TaskRef) {
-        let _ = task;
-        std::future::pending::<()>().await;
-    }
+    /// as well. An adapter without notifications never returns: [`std::future::pending`].
+    async fn changed(&self, task: &TaskRef);
 
     /// The outcome of a change whose answer was lost, or whose task is gone. Changes neither the VM nor its backups.
     ///
@@ -567,4 +573,15 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`FaultKind::Unsupported`] where [`VerbCapability::cancel`] is false.
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError>;
+}
+
+/// The number of the operation as the id of its backup: no other create has it.
+///
+/// # Errors
+/// Never in practice: a number is a valid id.
+pub fn operation_number_as_id(key: RequestKey) -> Result<BackupId, AdapterError> {
+    BackupId::new(&key.0.to_string()).map_err(|error| {
+        let text = public_text!("The name is not usable for a backup. Choose another name.");
+        AdapterError::refused(FaultKind::Invalid, text).because(error)
+    })
 }

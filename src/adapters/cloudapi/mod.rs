@@ -33,6 +33,7 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
@@ -46,6 +47,7 @@ use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -523,5 +525,17 @@ impl Adapter for CloudApi {
             Err(error) if error.is_not_offered() => Err(not_offered().because(error)),
             Err(error) => Err(error.into_write_error(FaultKind::BackendFailed)),
         }
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
     }
 }

@@ -46,9 +46,11 @@ use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::Effect;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::operation_number_as_id;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::executor::Executor;
 use crate::adapters::files::failpoints::Failpoints;
@@ -60,13 +62,16 @@ use crate::adapters::files::layout::OpenError;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
 use crate::model::Backup;
+use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
+use crate::model::NewBackup;
 use crate::model::Page;
 use crate::model::RequestKey;
 use crate::model::Target;
@@ -429,6 +434,22 @@ impl Adapter for Files {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        operation_number_as_id(key)
+    }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
     }
 }
 

@@ -43,6 +43,7 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
@@ -55,6 +56,7 @@ use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -401,5 +403,17 @@ impl Adapter for Incus {
             "This backend cannot cancel an operation that has begun. Wait for its end."
         );
         Err(AdapterError::refused(FaultKind::Unsupported, text))
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
     }
 }

@@ -106,7 +106,8 @@ impl Layered {
         T: Send,
     {
         let mut last = None;
-        for nth in 0_u32.. {
+        let mut pauses = self.retries.pauses();
+        loop {
             let place = if call.is_limited() {
                 match self.limit.acquire(|| self.time_left(by)).await {
                     Ok(place) => Some(place),
@@ -127,7 +128,7 @@ impl Layered {
                 Retry::Permanent | Retry::Exhausted => return Err(error),
                 Retry::Temporary => {}
             }
-            match self.retries.pause_before(nth) {
+            match pauses.next() {
                 Some(pause) if pause < self.time_left(by) => {
                     tracing::debug!(
                         backend = %self.name,
@@ -142,7 +143,6 @@ impl Layered {
                 Some(_) | None => return Err(error.exhausted()),
             }
         }
-        Err(last.unwrap_or_else(deadline::no_time_left))
     }
 
     /// A call with an effect: made once or not at all.

@@ -46,6 +46,7 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
@@ -57,6 +58,7 @@ use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -273,5 +275,17 @@ impl Adapter for Libvirt {
             FaultKind::Unsupported,
             public_text!("This operation cannot be cancelled and continues. Wait until it ends."),
         ))
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
     }
 }

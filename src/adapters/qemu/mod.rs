@@ -448,4 +448,8 @@ impl Adapter for Qemu {
             public_text!("This operation cannot be cancelled and continues. Wait until it ends."),
         ))
     }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
+    }
 }

@@ -22,6 +22,7 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
@@ -34,6 +35,7 @@ use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
@@ -266,6 +268,23 @@ impl Adapter for Sim {
     async fn cancel(&self, task: &TaskRef, _by: Deadline) -> Result<(), AdapterError> {
         let work = async { self.world.cancel(task) };
         self.world.script.play(Call::Cancel, work).await
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    async fn baseline(
+        &self,
+        _intent: &Intent,
+        _key: RequestKey,
+        _by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        Ok(None)
     }
 }
 

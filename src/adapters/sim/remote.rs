@@ -22,6 +22,7 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::sim;
@@ -368,6 +369,22 @@ impl Adapter for Remote {
             "Tasks of a simulator over a socket cannot be cancelled. Wait for the end."
         );
         Err(AdapterError::refused(FaultKind::Unsupported, text))
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn needs_baseline(&self, _intent: &Intent) -> bool {
+        true
+    }
+
+    async fn changed(&self, _task: &TaskRef) {
+        std::future::pending::<()>().await;
     }
 }
 

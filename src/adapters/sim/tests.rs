@@ -150,7 +150,7 @@ async fn pages_follow_the_order_of_ids() {
         .await
         .unwrap();
     assert!(!rest.more && rest.backups.len() == 1, "{rest:?}");
-    intent.identity = Some(crate::model::Identity::new("another".to_owned()));
+    intent.identity = Some(Identity::new("another".to_owned()));
     let error = sim.begin(&intent, key(9), None, by).await.unwrap_err();
     assert_eq!(
         error.fault.kind,

@@ -18,17 +18,22 @@ use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::Capability;
 use crate::adapters::adapter::FindOutcome;
 use crate::adapters::adapter::Health;
+use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::operation_number_as_id;
 use crate::model::Backup;
+use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Identity;
 use crate::model::Intent;
+use crate::model::NewBackup;
 use crate::model::OperationSeq;
 use crate::model::Page;
 use crate::model::Progress;
@@ -361,5 +366,17 @@ impl Adapter for ScriptedAdapter {
             script.poll.insert(task, Reply::Cancelled);
         }
         Ok(())
+    }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        MetadataOwner::Native
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        *stored == backup.identity
+    }
+
+    fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        operation_number_as_id(key)
     }
 }

@@ -60,6 +60,35 @@ impl Adapter for LyingAdapter {
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.0.cancel(task, by).await
     }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        self.0.metadata_owner()
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.0.is_identity_of(stored, backup)
+    }
+
+    fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
+        self.0.mint_backup_id(new, key)
+    }
+
+    fn needs_baseline(&self, intent: &Intent) -> bool {
+        self.0.needs_baseline(intent)
+    }
+
+    async fn baseline(
+        &self,
+        intent: &Intent,
+        key: RequestKey,
+        by: Deadline,
+    ) -> Result<Option<Evidence>, AdapterError> {
+        self.0.baseline(intent, key, by).await
+    }
+
+    async fn changed(&self, task: &TaskRef) {
+        self.0.changed(task).await;
+    }
 }
 
 struct LyingFixture(SimFixture);

@@ -250,6 +250,10 @@ impl Adapter for MortalAdapter {
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.inner.cancel(task, by).await
     }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.inner.is_identity_of(stored, backup)
+    }
 }
 
 /// One body, whole.

@@ -364,6 +364,18 @@ impl Adapter for OfKind {
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError> {
         self.inner.cancel(task, by).await
     }
+
+    fn metadata_owner(&self) -> MetadataOwner {
+        self.inner.metadata_owner()
+    }
+
+    fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
+        self.inner.is_identity_of(stored, backup)
+    }
+
+    async fn changed(&self, task: &TaskRef) {
+        self.inner.changed(task).await;
+    }
 }
 
 #[apply(test)]
