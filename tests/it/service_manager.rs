@@ -57,16 +57,23 @@ impl Manager {
 
     /// Starts the service as a socket unit would: descriptors 3 and 4 by name.
     fn start(&self, config: &Path) -> Child {
+        self.start_with(config, "admin:api")
+    }
+
+    /// Starts the service with descriptors 3, the admin port, and 4, the API port, under these names.
+    fn start_with(&self, config: &Path, names: &str) -> Child {
         let socket =
             |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
         // The shell makes its input and output descriptors 3 and 4 and becomes the program, whose process id it knows.
-        let script = "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=admin:api exec \"$0\" \"$@\"";
+        let script =
+            "exec 3<&0 4<&1 1>&2 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\"";
         Command::new("sh")
             .args(["-c", script])
             .arg(program().get_program())
             .args(["serve", "--config"])
             .arg(config)
             .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .env("LISTEN_FDNAMES", names)
             .stdin(socket(&self.admin))
             .stdout(socket(&self.api))
             .stderr(Stdio::piped())
@@ -175,6 +182,53 @@ fn sockets_are_taken_over_and_the_manager_is_notified() {
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
     reader.unwrap().join().unwrap();
+}
+
+/// The sockets that a process before this one bound and the manager kept.
+const KEPT: &str = "snapgate-admin:snapgate-api";
+
+#[apply(test)]
+fn kept_sockets_serve_the_addresses_that_are_still_configured() {
+    let manager = Manager::new();
+    let api = manager.api.local_addr().unwrap();
+    let admin = manager.admin.local_addr().unwrap();
+    let config = manager.configure(&format!(
+        "[server]\nlisten = \"{api}\"\nadmin = \"{admin}\"\n"
+    ));
+    // A client that comes before the new process waits in the kept socket.
+    let mut early = TcpStream::connect(api).unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early
+        .write_all(b"GET /versions HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut child = manager.start_with(&config, KEPT);
+    assert_eq!(
+        manager.hears(),
+        "READY=1",
+        "nothing is bound, kept or forgotten"
+    );
+    assert_eq!(
+        read_reply(&mut early, false).status,
+        200,
+        "the waiting client"
+    );
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
+}
+
+#[apply(test)]
+fn a_kept_socket_of_another_address_is_forgotten_and_the_new_one_kept() {
+    let manager = Manager::new();
+    let admin = manager.admin.local_addr().unwrap();
+    let config = manager.configure(&format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"{admin}\"\n"
+    ));
+    let mut child = manager.start_with(&config, KEPT);
+    for expected in ["FDSTOREREMOVE=1", "FDSTORE=1", "READY=1"] {
+        assert_eq!(manager.hears(), expected, "the API port alone changed");
+    }
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(0), "ends as asked");
 }
 
 /// Status and standard error of a service that ends by itself.

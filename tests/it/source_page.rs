@@ -256,7 +256,7 @@ fn the_requests_that_the_demo_prints_work_when_pasted() {
 
 #[apply(test)]
 fn a_folder_that_is_not_the_demos_is_left_alone() {
-    let config = "[server]\nlisten = \"127.0.0.1:0\"\n";
+    let config = "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
     for (name, content) in [("snapgate.toml", config), ("vms", "data")] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(name);

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use snapgate::adapters::adapter::Adapter;
 use snapgate::adapters::adapter::BeginOutcome;
@@ -587,7 +588,7 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         matches!(found_early, FindOutcome::NotBegun),
         "not begun: {found_early:?}"
     );
-    let (_task, before) = begin(&adapter, &intent, key).await;
+    let (task, before) = begin(&adapter, &intent, key).await;
     drop(adapter);
     let next = lxd.adapter(Transport::Tls);
     let end = found(&next, &intent, key, before.as_ref()).await;
@@ -598,7 +599,11 @@ async fn a_gateway_that_dies_in_a_restore_finds_what_became_of_it() {
         "restored"
     );
     // Operations are forgotten after five seconds: from then on there is only the evidence.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    let end = Instant::now() + Duration::from_secs(30);
+    while !matches!(next.poll(&task, by()).await, Ok(TaskState::Gone)) {
+        assert!(Instant::now() < end, "the daemon forgets its operation");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let end = next
         .find_outcome(&intent, key, before.as_ref(), by())
         .await
