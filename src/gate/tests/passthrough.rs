@@ -157,9 +157,9 @@ async fn only_callers_that_a_route_names_may_use_it() {
     });
     let rows = [
         ("/open", "", Ok("open")),
-        ("/open", "as: stranger", Ok("open")),
+        ("/open", "as: unknown_user", Ok("open")),
         ("/ann", "", Err("Unauthenticated")),
-        ("/ann", "as: stranger", Err("Unauthenticated")),
+        ("/ann", "as: unknown_user", Err("Unauthenticated")),
         ("/ann", "as: ann", Ok("ann")),
         ("/ann", "as: reader", Err("NotPermitted")),
         ("/group", "as: reader", Ok("group")),
