@@ -149,7 +149,7 @@ async fn wrong_passwords_lock_out_where_they_come_from_and_nowhere_else() {
     let mut rig = rig();
     rig.reload(|rig| rig.lockout.attempts = 2);
     let (bad, good) = (["198.51.100.1", "203.0.113.5"], "198.51.100.9");
-    for user in ["ann", "stranger"] {
+    for user in ["ann", "unknown_user"] {
         for _ in 0..3 {
             let found = rig.send(&from(bad[0], user, "wrong")).await;
             assert_eq!(status(&found), 401, "{user}: looked at");
