@@ -128,7 +128,7 @@ fn describe_capability(capability: &Capability, metadata_owner: MetadataOwner) -
         let verbs = Verb::ALL.into_iter().filter(|verb| can(*verb) == wanted);
         let verbs: Vec<&str> = verbs.map(Verb::as_str).collect();
         if verbs.is_empty() {
-            "nothing".to_owned()
+            "none".to_owned()
         } else {
             verbs.join(", ")
         }
@@ -136,9 +136,13 @@ fn describe_capability(capability: &Capability, metadata_owner: MetadataOwner) -
     let kinds: Vec<&str> = capability.kinds.iter().map(|kind| kind.as_str()).collect();
     let yes = |value: bool| if value { "yes" } else { "no" };
     vec![
-        format!("  can {}; cannot {}", verbs(true), verbs(false)),
         format!(
-            "  types {}; running VMs {}; memory {}; all disks or none {}",
+            "  supported: {}; unsupported: {}",
+            verbs(true),
+            verbs(false)
+        ),
+        format!(
+            "  backup types: {}; running VMs: {}; memory: {}; all disks or none: {}",
             kinds.join(", "),
             yes(capability.online),
             yes(capability.memory),

@@ -285,8 +285,8 @@ fn a_probe_reports_what_backends_can_do_and_which_do_not_answer() {
     assert_eq!(code, Some(0), "{text}");
     for line in [
         "backend disks: directories of disk images",
-        "  can create, update, delete, restore; cannot nothing",
-        "  types full; running VMs no; memory no; all disks or none yes",
+        "  supported: create, update, delete, restore; unsupported: none",
+        "  backup types: full; running VMs: no; memory: no; all disks or none: yes",
         "  VM web01: web01",
     ] {
         assert!(text.contains(line), "{line}: {text}");

@@ -327,7 +327,7 @@ fn every_request_works_through_two_gateways_and_shows_nothing_of_the_inner_one()
     );
     assert!(said.contains(&version), "{said}");
     assert!(
-        said.contains("can create, update, delete, restore"),
+        said.contains("supported: create, update, delete, restore"),
         "{said}"
     );
     process.signal("TERM");

@@ -265,7 +265,7 @@ fn every_request_of_the_api_does_what_it_says() {
     assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend containers: LXD 5.",
-        "  can create, update, delete, restore; cannot nothing",
+        "  supported: create, update, delete, restore; unsupported: none",
         "  VM http-all: http-all STOPPED",
     ] {
         assert!(printed.contains(line), "{line}: {printed}");

@@ -482,7 +482,7 @@ fn the_four_requests_work_and_a_killed_gateway_reports_the_truth_afterwards() {
     assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: QEMU",
-        "  can create, update, delete, restore; cannot nothing",
+        "  supported: create, update, delete, restore; unsupported: none",
         "  VM web01: web01 STARTED",
         "  VM web02: web02 STOPPED",
     ] {

@@ -56,8 +56,8 @@ fn disk_and_memory_come_back_through_the_api_and_a_killed_gateway_forgets_nothin
     assert_eq!(code, Some(0), "{printed}");
     for line in [
         "backend host: qemu-img 7.",
-        "  can create, update, delete, restore; cannot nothing",
-        "  types snapshot; running VMs yes; memory yes; all disks or none yes",
+        "  supported: create, update, delete, restore; unsupported: none",
+        "  backup types: snapshot; running VMs: yes; memory: yes; all disks or none: yes",
         "  VM web01: web01 STARTED",
     ] {
         assert!(printed.contains(line), "{line}: {printed}");
