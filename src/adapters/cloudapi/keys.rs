@@ -13,10 +13,10 @@ use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::kind::WarningContext;
 use crate::adapters::transport::Address;
-use crate::adapters::transport::ClientFiles;
 use crate::adapters::transport::Credential;
-use crate::adapters::transport::ServerTrust;
 use crate::adapters::transport::ServerUrl;
+use crate::adapters::transport::tls_keys::TlsKeyNames;
+use crate::adapters::transport::tls_keys::TlsKeys;
 use crate::schema::Choice;
 use crate::schema::LocatedText;
 use crate::schema::Section;
@@ -55,6 +55,16 @@ declare_table! { "cloudapi", false, "A server that speaks this API itself.",
         "How the outcome of a call is learned when its answer was lost; it must be true of the server. `listable`: it lists the Statuses of its callers. `replay-safe`: it supports `Idempotency-Key` as well, for a day and across its own restarts (snapgate does).";
 }
 
+const TLS_KEYS: TlsKeyNames<'static> = TlsKeyNames {
+    client_cert: &CLIENT_CERT,
+    client_key: &CLIENT_KEY,
+    server_cert: &SERVER_CERT,
+    server_fingerprint: &SERVER_FINGERPRINT,
+    ca: &CA,
+};
+const TRUST_HINT: &str =
+    "most sites use ca, with the authority that signed the server's certificate";
+
 impl AdapterKind for Config {
     const TABLE: Table = TABLE;
 
@@ -63,7 +73,7 @@ impl AdapterKind for Config {
         let version = server_version(section, context.api_versions);
         let connect_timeout = section.read_duration(&CONNECT_TIMEOUT);
         let recovery = section.read_choice(&SERVER_RECOVERY);
-        let tls = TlsKeys::read(section);
+        let tls = TlsKeys::read(section, &TLS_KEYS);
         let credential = read_credential(section, context)?;
         let url = url?;
         let server_url = ServerUrl::parse(&url.text)
@@ -72,9 +82,10 @@ impl AdapterKind for Config {
         let (address, base) = match server_url {
             ServerUrl::Unix(socket) => (Address::Unix(socket), Vec::new()),
             ServerUrl::Loopback(address, base) => (Address::Loopback(address), base),
-            ServerUrl::Https(authority, base) => {
-                (tls.address(section, context, &url, authority)?, base)
-            }
+            ServerUrl::Https(authority, base) => (
+                tls.address(section, context, &url, authority, TRUST_HINT)?,
+                base,
+            ),
         };
         let config = Self {
             address,
@@ -114,70 +125,6 @@ fn server_version(section: &Section<'_>, known: &[String]) -> Option<LocatedText
         }
         is_known
     })
-}
-
-/// The keys of TLS.
-struct TlsKeys {
-    certificate: Option<LocatedText>,
-    key: Option<LocatedText>,
-    /// One for each key that says how the server is recognised.
-    servers: Vec<ServerTrust>,
-}
-
-impl TlsKeys {
-    fn read(section: &Section<'_>) -> Self {
-        let servers = [
-            section
-                .read_text(&SERVER_CERT)
-                .map(|path| ServerTrust::Certificate(section.resolve_path(&path))),
-            section
-                .read_text(&SERVER_FINGERPRINT)
-                .map(|found| ServerTrust::Fingerprint(found.text)),
-            section
-                .read_text(&CA)
-                .map(|path| ServerTrust::Authority(section.resolve_path(&path))),
-        ];
-        Self {
-            certificate: section.read_text(&CLIENT_CERT),
-            key: section.read_text(&CLIENT_KEY),
-            servers: servers.into_iter().flatten().collect(),
-        }
-    }
-
-    fn address(
-        self,
-        section: &Section<'_>,
-        context: &ReadContext<'_>,
-        url: &LocatedText,
-        authority: String,
-    ) -> Option<Address> {
-        let mut servers = self.servers.into_iter();
-        let (Some(trust), None) = (servers.next(), servers.next()) else {
-            let what = "needs exactly one of ca, server_cert and server_fingerprint";
-            let hint = "most sites use ca, with the authority that signed the server's certificate";
-            section.report_text(url, what, hint);
-            return None;
-        };
-        let identity = match (self.certificate, self.key) {
-            (Some(certificate), Some(key)) => {
-                let key = section.resolve_path(&key);
-                let secrets = context.secrets;
-                secrets.mark_secret_file(&key, "a private key");
-                let certificate = section.resolve_path(&certificate);
-                Some(ClientFiles { certificate, key })
-            }
-            (None, None) => None,
-            (Some(_), None) | (None, Some(_)) => {
-                section.report_text(url, "needs both client_cert and client_key, or neither", "");
-                return None;
-            }
-        };
-        Some(Address::Https {
-            authority,
-            trust,
-            identity,
-        })
-    }
 }
 
 /// User name and password, a token, or neither; the outer `None` after an error was reported.

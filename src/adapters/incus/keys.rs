@@ -12,10 +12,9 @@ use crate::adapters::kind::BuildContext;
 use crate::adapters::kind::BuildError;
 use crate::adapters::kind::ReadContext;
 use crate::adapters::transport::Address;
-use crate::adapters::transport::ClientFiles;
-use crate::adapters::transport::ServerTrust;
 use crate::adapters::transport::ServerUrl;
-use crate::schema::LocatedText;
+use crate::adapters::transport::tls_keys::TlsKeyNames;
+use crate::adapters::transport::tls_keys::TlsKeys;
 use crate::schema::Section;
 use crate::schema::Table;
 use crate::schema::declare_table;
@@ -44,6 +43,15 @@ declare_table! { "incus", false, "Instances of LXD or Incus.",
         "Time to establish a connection.";
 }
 
+const TLS_KEYS: TlsKeyNames<'static> = TlsKeyNames {
+    client_cert: &CLIENT_CERT,
+    client_key: &CLIENT_KEY,
+    server_cert: &SERVER_CERT,
+    server_fingerprint: &SERVER_FINGERPRINT,
+    ca: &CA,
+};
+const TRUST_HINT: &str = "most sites use server_cert, with a copy of the server's certificate";
+
 impl AdapterKind for Config {
     const TABLE: Table = TABLE;
 
@@ -51,7 +59,7 @@ impl AdapterKind for Config {
         let url = section.read_text(&URL);
         let project = section.read_text(&PROJECT);
         let connect_timeout = section.read_duration(&CONNECT_TIMEOUT);
-        let tls = TlsKeys::read(section);
+        let tls = TlsKeys::read(section, &TLS_KEYS);
         let url = url?;
         let server_url = parse_url(&url.text)
             .map_err(|error| section.report_text(&url, error.to_string(), ""))
@@ -59,7 +67,16 @@ impl AdapterKind for Config {
         let address = match server_url {
             ServerUrl::Unix(socket) => Address::Unix(socket),
             ServerUrl::Loopback(address, _) => Address::Loopback(address),
-            ServerUrl::Https(authority, _) => tls.address(section, context, &url, authority)?,
+            ServerUrl::Https(authority, _) => {
+                let has_certificate = tls.has_client_certificate();
+                let address = tls.address(section, context, &url, authority, TRUST_HINT)?;
+                if !has_certificate {
+                    let hint = "docs/adapters/incus.md shows how to make them";
+                    section.report_text(&url, "needs client_cert and client_key", hint);
+                    return None;
+                }
+                address
+            }
         };
         let config = Self {
             address,
@@ -75,66 +92,5 @@ impl AdapterKind for Config {
 
     fn build(&self, context: &BuildContext) -> Result<Arc<dyn Adapter>, BuildError> {
         Ok(Arc::new(Incus::new(self, Arc::clone(&context.clock))?))
-    }
-}
-
-/// The keys of TLS.
-struct TlsKeys {
-    certificate: Option<LocatedText>,
-    key: Option<LocatedText>,
-    /// One for each key that says how the server is recognised.
-    servers: Vec<ServerTrust>,
-}
-
-impl TlsKeys {
-    fn read(section: &Section<'_>) -> Self {
-        let servers = [
-            section
-                .read_text(&SERVER_CERT)
-                .map(|path| ServerTrust::Certificate(section.resolve_path(&path))),
-            section
-                .read_text(&SERVER_FINGERPRINT)
-                .map(|found| ServerTrust::Fingerprint(found.text)),
-            section
-                .read_text(&CA)
-                .map(|path| ServerTrust::Authority(section.resolve_path(&path))),
-        ];
-        Self {
-            certificate: section.read_text(&CLIENT_CERT),
-            key: section.read_text(&CLIENT_KEY),
-            servers: servers.into_iter().flatten().collect(),
-        }
-    }
-
-    fn address(
-        self,
-        section: &Section<'_>,
-        context: &ReadContext<'_>,
-        url: &LocatedText,
-        authority: String,
-    ) -> Option<Address> {
-        let mut servers = self.servers.into_iter();
-        let (Some(trust), None) = (servers.next(), servers.next()) else {
-            let what = "needs exactly one of server_cert, server_fingerprint and ca";
-            let hint = "most sites use server_cert, with a copy of the server's certificate";
-            section.report_text(url, what, hint);
-            return None;
-        };
-        let (Some(certificate), Some(key)) = (self.certificate, self.key) else {
-            let hint = "docs/adapters/incus.md shows how to make them";
-            section.report_text(url, "needs client_cert and client_key", hint);
-            return None;
-        };
-        let client_key = section.resolve_path(&key);
-        let secrets = context.secrets;
-        secrets.mark_secret_file(&client_key, "a private key");
-        Some(Address::Https {
-            authority,
-            trust,
-            identity: Some(ClientFiles {
-                certificate: section.resolve_path(&certificate),
-                key: client_key,
-            }),
-        })
     }
 }

@@ -10,6 +10,7 @@ mod fault;
 mod server;
 mod server_url;
 mod tls;
+pub(crate) mod tls_keys;
 
 #[cfg(test)]
 mod tests;

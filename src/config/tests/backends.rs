@@ -29,7 +29,7 @@ fn backends_of_lxd_and_incus_report_missing_keys() {
         (
             "no server is trusted",
             https.to_owned(),
-            "needs exactly one of server_cert, server_fingerprint and ca",
+            "needs exactly one of ca, server_cert and server_fingerprint",
         ),
         (
             "two are trusted",
