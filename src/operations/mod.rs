@@ -18,6 +18,8 @@ mod hint_limiter;
 mod live_operations;
 mod machine;
 mod maintenance;
+#[doc(hidden)]
+pub mod memory_operations;
 mod offline_store;
 mod open;
 mod operation_summary;

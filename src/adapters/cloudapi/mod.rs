@@ -13,6 +13,7 @@ mod keys;
 mod link;
 mod map;
 mod poll_backoff;
+mod request_baseline;
 mod wire;
 
 pub use config::Config;
@@ -59,13 +60,14 @@ use crate::model::Vm;
 use crate::model::VmId;
 use crate::public_text;
 use crate::runtime::Clock;
-use baseline::RequestBaseline;
 use client::Api;
 use client::OutgoingChange;
 use client::StatusReply;
 use map::RemoteBackup;
 use map::StatusOutcome;
 use poll_backoff::PollBackoff;
+use request_baseline::RequestBaseline;
+use request_baseline::request_key;
 
 /// How long one request for a Status is held.
 const WAIT: &str = "wait=20";
@@ -430,7 +432,7 @@ impl Adapter for CloudApi {
         let before = RequestBaseline::read(baseline);
         let name = key.to_string();
         let key = match self.recovery {
-            Recovery::ReplaySafe => Some(self.request_key(&name, before.as_ref())?),
+            Recovery::ReplaySafe => Some(request_key(&name, before.as_ref(), self.clock.now())?),
             Recovery::Listable | Recovery::NoTrace => None,
         };
         match &intent.change {

@@ -20,8 +20,8 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::Retry;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::layers::Script;
-use crate::adapters::sim;
 use crate::adapters::sim::Config;
+use crate::adapters::sim::simulation;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -198,7 +198,7 @@ impl World {
         }
         Self {
             script: Script::default(),
-            capability: sim::capability(config),
+            capability: simulation::capability(config),
             recovery: config.recovery,
             clock,
             duration: config.duration,
@@ -261,7 +261,7 @@ impl World {
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
         let state = self.read_state();
         state.vms.get(id).ok_or_else(no_such_vm)?;
-        Ok(sim::vm(id))
+        Ok(simulation::vm(id))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {
