@@ -63,6 +63,7 @@ fn capability() -> Arc<Capability> {
         online: true,
         memory: false,
         consistent: true,
+        lists_vms: true,
     })
 }
 

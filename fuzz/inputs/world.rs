@@ -237,6 +237,7 @@ impl OperationsApi for Memory {
             online: true,
             memory: false,
             consistent: true,
+            lists_vms: true,
         }))
     }
 

@@ -134,6 +134,7 @@ impl OperationsApi for Fake {
             online: true,
             memory: false,
             consistent: true,
+            lists_vms: true,
         }))
     }
 
