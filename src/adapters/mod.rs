@@ -17,3 +17,4 @@ pub mod qemu;
 pub mod registry;
 pub mod sim;
 pub mod transport;
+pub(crate) mod vm_list_cache;

@@ -287,6 +287,7 @@ pub fn full_capability() -> Capability {
         online: true,
         memory: false,
         consistent: true,
+        lists_vms: true,
     }
 }
 

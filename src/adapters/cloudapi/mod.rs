@@ -38,6 +38,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -58,6 +59,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use client::Api;
@@ -105,6 +108,8 @@ const fn capability(recovery: Recovery) -> Capability {
         online: true,
         memory: false,
         consistent: false,
+        // Whether this server does it is known when it is asked.
+        lists_vms: true,
     }
 }
 
@@ -392,6 +397,15 @@ impl Adapter for CloudApi {
         let reply = self.api.vm(vm, by).await;
         let reply = reply.map_err(|error| error.into_read_error(FaultKind::NoSuchVm))?;
         Ok(map::vm(vm, reply))
+    }
+
+    /// Asks the server's own list. A server without one, as those of the first edition and most of a site's own, cannot list.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        match self.api.vms(range, by).await {
+            Ok(found) => Ok(map::vm_page(range, found)),
+            Err(error) if error.is_unknown_path() => Err(lists_no_vms().because(error)),
+            Err(error) => Err(error.into_read_error(FaultKind::BackendFailed)),
+        }
     }
 
     async fn list_backups(

@@ -45,6 +45,8 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// The name of a backup while it is made; hidden, and at most one per VM.
@@ -235,6 +237,42 @@ impl Layout {
             description: vm_json.description,
             run_state: run_state.then_some(RunState::Started),
         })
+    }
+
+    /// The names in `root` that may be directories of VMs, in order.
+    pub(super) fn vm_names(&self) -> Result<Vec<VmId>, Problem> {
+        let names = self.root.names().map_err(io_error("listing the VMs"))?;
+        let id = |name: &CString| {
+            let text = name.to_str().ok().filter(|text| is_visible(text))?;
+            VmId::new(text).ok()
+        };
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    /// One page of those of these names that are directories of VMs.
+    pub(super) fn list_vms(&self, names: &[VmId], range: &VmRange) -> VmPage {
+        let rest = range.rest_of(names, |name| name);
+        range.page_of(rest.iter().filter_map(|id| self.describe_listed(id)))
+    }
+
+    /// `None` when there is no directory of that name. A VM whose directory cannot be looked into just now is listed all the same.
+    fn describe_listed(&self, id: &VmId) -> Option<Vm> {
+        match self.describe_vm(id) {
+            Ok(vm) => Some(Vm {
+                description: None,
+                ..vm
+            }),
+            Err(problem) if problem.is_refusal(FaultKind::NoSuchVm) => None,
+            Err(problem) => {
+                tracing::debug!(vm = %id, problem = problem.log_text(), "VM listed without details");
+                Some(Vm {
+                    id: id.clone(),
+                    name: id.as_str().to_owned(),
+                    description: None,
+                    run_state: None,
+                })
+            }
+        }
     }
 
     /// One page of backups.

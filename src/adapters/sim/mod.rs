@@ -43,6 +43,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -103,6 +105,16 @@ impl SimControl {
         self.0.write(vm, content)
     }
 
+    /// Adds a VM without backups, unless there is one of that id.
+    pub fn add_vm(&self, vm: &VmId) {
+        self.0.set_vm(vm, true);
+    }
+
+    /// Removes a VM with its backups.
+    pub fn remove_vm(&self, vm: &VmId) {
+        self.0.set_vm(vm, false);
+    }
+
     /// How often the VM was restored.
     #[must_use]
     pub fn restores(&self, vm: &VmId) -> u64 {
@@ -151,6 +163,11 @@ impl Adapter for Sim {
     async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let work = async { self.world.vm(vm) };
         self.world.script.play(Call::Vm, work).await
+    }
+
+    async fn list_vms(&self, range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        let work = async { Ok(self.world.vms(range)) };
+        self.world.script.play(Call::Vms, work).await
     }
 
     async fn list_backups(

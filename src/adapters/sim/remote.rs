@@ -25,6 +25,7 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::sim::Config;
 use crate::adapters::sim::simulation;
 use crate::model::Backup;
@@ -49,6 +50,8 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// Longest answer that is read.
@@ -268,6 +271,10 @@ impl Adapter for Remote {
             RemoteAnswer::Here => Ok(simulation::vm(vm)),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    async fn list_vms(&self, _range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(

@@ -35,6 +35,8 @@ pub(super) fn capability(config: &Config) -> Capability {
         online: true,
         memory: true,
         consistent: true,
+        // The protocol of a simulator in another process has no such call.
+        lists_vms: in_memory,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -38,6 +39,8 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::operations::testing::backup;
 use crate::public_text;
 
@@ -99,6 +102,7 @@ impl SimBackend {
                 online: true,
                 memory: false,
                 consistent: true,
+                lists_vms: false,
             },
         }
     }
@@ -270,6 +274,10 @@ impl Adapter for SimBackend {
             FaultKind::NoSuchVm,
             public_text!("There is no such VM."),
         ))
+    }
+
+    async fn list_vms(&self, _: &VmRange, _: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(
