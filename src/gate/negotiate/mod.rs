@@ -25,7 +25,7 @@ pub(super) const EVENTS: &str = "text/event-stream";
 pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";
 const BACKUP_SLIP: &str = "application/vnd.com.sun.Backup.VM+json";
-const FORM: &str = "application/x-www-form-urlencoded";
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// A type that can be sent, with other types whose mention asks for it too.
 struct MediaOffer {
