@@ -119,7 +119,7 @@ fn is_as_written(written: &str, found: &str) -> bool {
         let Some(at) = at else {
             return false;
         };
-        rest = &rest[at + piece.len()..];
+        (_, rest) = rest.split_at(at + piece.len());
     }
     rest.is_empty()
 }
