@@ -73,6 +73,16 @@ impl OperationsApi for Instant {
         Some(capability())
     }
 
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let all = [self.vm(backend, &VmId::new("1").unwrap(), by).await?];
+        Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()))
+    }
+
     async fn vm(&self, _: &BackendName, vm: &VmId, _: Deadline) -> Result<Vm, Fault> {
         Ok(Vm {
             id: vm.clone(),

@@ -241,6 +241,19 @@ impl OperationsApi for Memory {
         }))
     }
 
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let mut all = Vec::new();
+        for id in ["33333", "333333"] {
+            all.push(self.vm(backend, &VmId::new(id).unwrap(), by).await?);
+        }
+        Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()))
+    }
+
     async fn vm(&self, _backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
         let known = ["33333", "333333"].contains(&vm.as_str());
         let found = known.then(|| Vm {

@@ -39,7 +39,36 @@ pub(super) struct State {
     pub(super) patient: bool,
     /// A cancellation is accepted, and nothing has come of it yet.
     pub(super) slow_to_cancel: bool,
+    /// What each backend lists. One that is not here has every VM that is asked for.
+    pub(super) listed: BTreeMap<BackendName, FakeVms>,
     changed: Arc<Notify>,
+}
+
+/// The VMs of one backend.
+#[derive(Debug, Default)]
+pub(super) struct FakeVms {
+    /// In order of their ids.
+    pub(super) vms: Vec<Vm>,
+    pub(super) manner: ListManner,
+    /// Calls for a list or a VM, and VMs handed out by them.
+    pub(super) calls: usize,
+    pub(super) looked_at: usize,
+}
+
+/// How a backend answers when it is asked for its VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ListManner {
+    #[default]
+    Lists,
+    /// Its capability says that it does not list.
+    Unlisted,
+    /// It says so when it is asked.
+    Unable,
+    Down,
+    /// It never answers.
+    Hangs,
+    /// Another gateway that lacks one of its own backends.
+    Partial,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +144,7 @@ fn finished(operation: &Operation) -> Operation {
 
 #[async_trait]
 impl OperationsApi for Fake {
-    fn capability(&self, _backend: &BackendName) -> Option<Arc<Capability>> {
+    fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
         let able = VerbCapability {
             recovery: crate::operations::Recovery::ReplaySafe,
             settle: std::time::Duration::ZERO,
@@ -134,12 +163,60 @@ impl OperationsApi for Fake {
             online: true,
             memory: false,
             consistent: true,
-            lists_vms: true,
+            lists_vms: self.with(|state| {
+                let listed = state.listed.get(backend);
+                listed.is_none_or(|listed| listed.manner != ListManner::Unlisted)
+            }),
         }))
     }
 
-    async fn vm(&self, _backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
-        self.read(|_| {
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        _by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let manner = self.with(|state| {
+            let listed = state
+                .listed
+                .get_mut(backend)
+                .expect("a list of this backend");
+            listed.calls = listed.calls.saturating_add(1);
+            listed.manner
+        });
+        let refused = |kind| Err(Fault::new(kind, PublicText::default()));
+        match manner {
+            ListManner::Down => return refused(FaultKind::Unavailable),
+            ListManner::Hangs => std::future::pending().await,
+            ListManner::Unable => return refused(FaultKind::Unsupported),
+            ListManner::Lists | ListManner::Unlisted | ListManner::Partial => {}
+        }
+        self.read(|state| {
+            let listed = state
+                .listed
+                .get_mut(backend)
+                .expect("a list of this backend");
+            let rest = range.rest_of(&listed.vms, |vm| &vm.id);
+            let page = range.page_of(rest.iter().cloned());
+            listed.looked_at = listed.looked_at.saturating_add(page.vms.len());
+            let complete = manner != ListManner::Partial;
+            Ok(VmPage { complete, ..page })
+        })
+    }
+
+    async fn vm(&self, backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
+        self.read(|state| {
+            if let Some(listed) = state.listed.get_mut(backend) {
+                listed.calls = listed.calls.saturating_add(1);
+                if listed.manner == ListManner::Down {
+                    return Err(Fault::new(FaultKind::Unavailable, PublicText::default()));
+                }
+                let found = listed.vms.iter().find(|known| known.id == *vm).cloned();
+                let count = usize::from(found.is_some());
+                listed.looked_at = listed.looked_at.saturating_add(count);
+                let missing = || Fault::new(FaultKind::NoSuchVm, PublicText::default());
+                return found.ok_or_else(missing);
+            }
             Ok(Vm {
                 id: vm.clone(),
                 name: "web".to_owned(),
