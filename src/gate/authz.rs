@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::gate::grant::Grant;
 use crate::gate::grant::Grantee;
 use crate::gate::grant::Scope;
+use crate::gate::id_cover::IdCover;
 use crate::gate::pattern_index::PatternIndex;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
@@ -171,6 +172,34 @@ impl Rights {
                 .any(|rule| rule.actions.contains(action))
     }
 
+    /// Where VMs that the caller may read can be. Costs a look at every grant of the caller.
+    pub(super) fn readable_vms(&self) -> IdCover {
+        let is_read = |rule: &&Rule| rule.actions.contains(Action::Read);
+        let rules = self.rules.all.iter().filter(is_read);
+        let granted = IdCover::new(rules.flat_map(|rule| &rule.vms));
+        match &self.scope {
+            Some(scope) => granted.common(&IdCover::new(&scope.vms)),
+            None => granted,
+        }
+    }
+
+    /// Whether the caller may watch every operation: the mark of an operator among callers.
+    pub(super) fn observes_everything(&self) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.as_str() == "*");
+        let is_on_all = |rule: &Rule| {
+            rule.actions.contains(Action::Observe) && any(&rule.vms) && any(&rule.backups)
+        };
+        self.is_unrestricted() && self.rules.all.iter().any(is_on_all)
+    }
+
+    /// What the grants alone allow.
+    pub(super) fn without_scope(&self) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            scope: None,
+        }
+    }
+
     /// Whether the scope covers the target at all: a token does not see the operations of its owner on other targets.
     pub(super) fn covers_target(&self, target: &Target) -> bool {
         !self
@@ -185,10 +214,13 @@ impl Rights {
         route: &Route,
     ) -> Result<(), Refusal> {
         match (access, route) {
-            (RequiredAccess::Nothing | RequiredAccess::Operation, _) => Ok(()),
-            (RequiredAccess::Vm(action), Route::Vm(vm) | Route::Backups(vm)) => {
-                self.check_vm(vm, action)
+            (RequiredAccess::Nothing | RequiredAccess::Caller | RequiredAccess::Operation, _) => {
+                Ok(())
             }
+            (
+                RequiredAccess::Vm(action),
+                Route::Vm(vm) | Route::Backups(vm) | Route::Capabilities(vm),
+            ) => self.check_vm(vm, action),
             (RequiredAccess::Backup(any), Route::Backup(target) | Route::Restore(target)) => {
                 self.check_backup(target, any)
             }

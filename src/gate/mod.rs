@@ -14,6 +14,7 @@ mod grant;
 mod handled_request;
 mod handlers;
 mod header_names;
+mod id_cover;
 mod json;
 mod limiter;
 mod links;

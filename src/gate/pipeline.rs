@@ -221,7 +221,8 @@ impl Gate {
             Routed::Options(draft) => return Ok(draft),
         };
         if routed.endpoint.access == RequiredAccess::Nothing {
-            return handlers::read_versions(received, routed.endpoint, config, body).await;
+            let (endpoint, route) = (routed.endpoint, &routed.matched.route);
+            return handlers::read_public(received, endpoint, route, config, body).await;
         }
         let caller = self
             .authenticate(received, AuditAction::Read, report)
@@ -397,11 +398,19 @@ impl Gate {
                     let authorized = self.authorize(request, &route, report)?;
                     handlers::read_vm(services, &authorized, vm, body).await
                 }
-                Route::Statuses => handlers::read_statuses(services, request, body, report).await,
-                // The table has no reads of these, and Versions needs no caller.
-                Route::Restore(_) | Route::BackUp | Route::Versions => {
-                    Err(Refusal::from(Code::NoSuchRoute))
+                Route::Vms => Box::pin(handlers::list_vms(services, request, body)).await,
+                Route::Capabilities(vm) => {
+                    let authorized = self.authorize(request, &route, report)?;
+                    handlers::read_capabilities(services, &authorized, vm, body).await
                 }
+                Route::Permissions => handlers::read_permissions(services, request, body).await,
+                Route::Statuses => handlers::read_statuses(services, request, body, report).await,
+                // The table has no reads of these, or they need no caller.
+                Route::Restore(_)
+                | Route::BackUp
+                | Route::Versions
+                | Route::Document
+                | Route::Root => Err(Refusal::from(Code::NoSuchRoute)),
             },
         }
     }

@@ -9,15 +9,20 @@ use serde::Serializer;
 use crate::gate::links;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
+use crate::model::Action;
+use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::IgnoredMembers;
 use crate::model::Operation;
 use crate::model::Phase;
+use crate::model::PublicText;
 use crate::model::Tag;
 use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::operations::Capability;
+use crate::operations::Recovery;
 
 /// A value written as its own text.
 struct AsText<T>(T);
@@ -117,6 +122,161 @@ pub(super) fn vm(base: &str, vm: &Vm, backups: &[Backup]) -> Bytes {
         run_status: vm.run_state.map(|run_state| run_state.as_str()),
         back_up: format!("{base}/back_up?vm={}", links::encoded(vm.id.as_str())),
         backups: backups.iter().map(shape).collect(),
+    })
+}
+
+/// One VM of a list, with what this caller sees beside it.
+pub(super) struct ListedVm<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) backend: Option<&'a BackendName>,
+    pub(super) last_backup: Option<&'a Backup>,
+}
+
+/// VMs of all backends; `gap` says why some may be missing. Deviation D24.
+pub(super) fn vms<'a>(
+    base: &str,
+    listed: impl Iterator<Item = ListedVm<'a>>,
+    gap: Option<&'a PublicText>,
+) -> Bytes {
+    #[derive(Serialize)]
+    struct LastBackup {
+        uri: String,
+        created: AsText<Timestamp>,
+    }
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        id: &'a str,
+        name: &'a str,
+        uri: String,
+        backups: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        backend: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_backup: Option<LastBackup>,
+    }
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        vms: Vec<Entry<'a>>,
+        complete: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
+    }
+    let entry = |listed: ListedVm<'a>| {
+        let vm = listed.vm;
+        let uri = links::vm(base, &vm.id);
+        Entry {
+            id: vm.id.as_str(),
+            name: &vm.name,
+            backups: [&uri, "/backups"].concat(),
+            uri,
+            state: vm.run_state.map(|run_state| run_state.as_str()),
+            backend: listed.backend.map(BackendName::as_str),
+            last_backup: listed.last_backup.map(|backup| LastBackup {
+                uri: links::backup(base, &vm.id, &backup.id),
+                created: AsText(backup.created),
+            }),
+        }
+    };
+    bytes(&Shape {
+        vms: listed.map(entry).collect(),
+        complete: gap.is_none(),
+        message: gap.map(PublicText::as_str),
+    })
+}
+
+/// What can be done with the backups of a VM. Deviation D25.
+pub(super) fn capabilities(capability: &Capability) -> Bytes {
+    #[derive(Serialize)]
+    struct VerbShape {
+        supported: bool,
+        cancel: bool,
+        progress: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovery: Option<&'static str>,
+        options: Vec<&'static str>,
+    }
+    #[derive(Serialize)]
+    struct Verbs {
+        create: VerbShape,
+        update: VerbShape,
+        delete: VerbShape,
+        restore: VerbShape,
+    }
+    #[derive(Serialize)]
+    struct Shape {
+        verbs: Verbs,
+        kinds: Vec<&'static str>,
+        lists_vms: bool,
+    }
+    let shape = |verb: Verb| {
+        let can = capability.verb(verb);
+        let options = match verb {
+            Verb::Restore => capability.restore_options,
+            Verb::Create | Verb::Update | Verb::Delete => &[],
+        };
+        VerbShape {
+            supported: can.is_some(),
+            cancel: can.is_some_and(|can| can.cancel),
+            progress: can.is_some_and(|can| can.progress),
+            recovery: can.map(|can| recovery_word(can.recovery)),
+            options: options.iter().map(|(name, _)| *name).collect(),
+        }
+    };
+    bytes(&Shape {
+        verbs: Verbs {
+            create: shape(Verb::Create),
+            update: shape(Verb::Update),
+            delete: shape(Verb::Delete),
+            restore: shape(Verb::Restore),
+        },
+        kinds: capability.kinds.iter().map(|kind| kind.as_str()).collect(),
+        lists_vms: capability.lists_vms,
+    })
+}
+
+/// How a lost answer is made good, as callers read it: one word each.
+const fn recovery_word(recovery: Recovery) -> &'static str {
+    match recovery {
+        Recovery::ReplaySafe => "replay-safe",
+        Recovery::Listable => "listable",
+        Recovery::NoTrace => "no-trace",
+    }
+}
+
+/// Whether an action is allowed, and what its refusal would be.
+pub(super) struct Decision {
+    pub(super) action: Action,
+    pub(super) refused: Option<(Code, PublicText)>,
+}
+
+/// What the caller may do. Deviation D26.
+pub(super) fn permissions(decisions: &[Decision]) -> Bytes {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        action: &'static str,
+        allowed: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        actions: Vec<Entry<'a>>,
+    }
+    let entries = decisions.iter().map(|decision| {
+        let refused = decision.refused.as_ref();
+        Entry {
+            action: decision.action.as_str(),
+            allowed: refused.is_none(),
+            code: refused.map(|(code, _)| code.as_str()),
+            reason: refused.map(|(_, reason)| reason.as_str()),
+        }
+    });
+    bytes(&Shape {
+        actions: entries.collect(),
     })
 }
 

@@ -34,6 +34,8 @@ use crate::model::TokenName;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 
 /// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -242,6 +244,17 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// # Errors
     /// The fault a caller may see.
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault>;
+
+    /// One page of the VMs of a backend, in order of their ids, as its adapter lists them.
+    ///
+    /// # Errors
+    /// The fault a caller may see; [`FaultKind::Unsupported`](crate::model::FaultKind::Unsupported) where they cannot be listed.
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault>;
 
     /// Backups of a VM in order of their ids, each with the state that unfinished operations give it.
     /// Backups that are being created are among them.

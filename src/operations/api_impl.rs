@@ -29,6 +29,8 @@ use crate::model::Revision;
 use crate::model::Target;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::operations::accept;
 use crate::operations::api::AcceptError;
 use crate::operations::api::Accepted;
@@ -90,6 +92,17 @@ impl OperationsApi for Operations {
         let adapter = &self.find_backend(backend)?.adapter;
         let read = adapter.read_vm(vm, by).await;
         read.map_err(|error| log_and_publish(backend, "vm", error))
+    }
+
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let adapter = &self.find_backend(backend)?.adapter;
+        let listed = adapter.list_vms(range, by).await;
+        listed.map_err(|error| log_and_publish(backend, "vms", error))
     }
 
     async fn backups(

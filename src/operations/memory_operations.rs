@@ -41,6 +41,8 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::model::limits;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
@@ -63,6 +65,50 @@ pub const PRIVATE_PATH: &str = "/srv/private";
 const ACCEPTED_AT: Timestamp = Timestamp::from_millis(2_000);
 const FIRST_SEQ: OperationSeq = OperationSeq::new(1).unwrap();
 
+/// The VMs of one backend, and what was asked of it.
+#[derive(Debug, Default)]
+pub struct ListedVms {
+    /// In order of their ids.
+    pub vms: Vec<Vm>,
+    /// How the backend answers.
+    pub manner: ListManner,
+    /// Calls for a list or a VM.
+    pub calls: usize,
+    /// VMs handed out by these calls.
+    pub looked_at: usize,
+}
+
+impl ListedVms {
+    fn read_vm(&mut self, id: &VmId) -> Result<Vm, Fault> {
+        self.calls = self.calls.saturating_add(1);
+        if self.manner == ListManner::Down {
+            return Err(missing(FaultKind::Unavailable));
+        }
+        let found = self.vms.iter().find(|known| known.id == *id).cloned();
+        let count = usize::from(found.is_some());
+        self.looked_at = self.looked_at.saturating_add(count);
+        found.ok_or_else(|| missing(FaultKind::NoSuchVm))
+    }
+}
+
+/// How a backend answers when it is asked for its VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListManner {
+    /// With a list.
+    #[default]
+    Lists,
+    /// Its capability says that it does not list.
+    Unlisted,
+    /// It says so when it is asked.
+    Unable,
+    /// It is unavailable.
+    Down,
+    /// It never answers.
+    Hangs,
+    /// It is another gateway that lacks one of its own backends.
+    Partial,
+}
+
 /// What the service has, and how it behaves.
 #[derive(Debug)]
 pub struct MemoryState {
@@ -72,6 +118,8 @@ pub struct MemoryState {
     pub capability: Arc<Capability>,
     /// The VMs.
     pub vms: BTreeMap<VmId, Vm>,
+    /// What these backends list, instead of [`Self::vms`].
+    pub listed: BTreeMap<BackendName, ListedVms>,
     /// The backups.
     pub backups: BTreeMap<Target, Backup>,
     /// The operations, oldest first.
@@ -102,6 +150,7 @@ impl Default for MemoryState {
             backend: None,
             capability: Arc::new(full_capability()),
             vms: BTreeMap::new(),
+            listed: BTreeMap::new(),
             backups: BTreeMap::new(),
             operations: Vec::new(),
             accepted: Vec::new(),
@@ -339,16 +388,60 @@ impl OperationsApi for MemoryOperations {
         }
         let state = self.state();
         state.check_backend(backend);
+        let listed = state.listed.get(backend);
+        if listed.is_some_and(|listed| listed.manner == ListManner::Unlisted) {
+            return Some(Arc::new(Capability {
+                lists_vms: false,
+                ..Capability::clone(&state.capability)
+            }));
+        }
         Some(Arc::clone(&state.capability))
+    }
+
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        _by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let manner = {
+            let mut state = self.state();
+            state.read_backend(backend)?;
+            let listed = state.listed.get_mut(backend);
+            listed.map(|listed| {
+                listed.calls = listed.calls.saturating_add(1);
+                listed.manner
+            })
+        };
+        match manner {
+            Some(ListManner::Down) => return Err(missing(FaultKind::Unavailable)),
+            Some(ListManner::Hangs) => std::future::pending().await,
+            Some(ListManner::Unable) => return Err(missing(FaultKind::Unsupported)),
+            Some(ListManner::Lists | ListManner::Unlisted | ListManner::Partial) | None => {}
+        }
+        let mut state = self.state();
+        let Some(listed) = state.listed.get_mut(backend) else {
+            let all: Vec<Vm> = state.vms.values().cloned().collect();
+            return Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()));
+        };
+        let rest = range.rest_of(&listed.vms, |vm| &vm.id);
+        let page = range.page_of(rest.iter().cloned());
+        listed.looked_at = listed.looked_at.saturating_add(page.vms.len());
+        let complete = manner != Some(ListManner::Partial);
+        Ok(VmPage { complete, ..page })
     }
 
     async fn vm(&self, backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
         if self.fixed.is_some() {
             return Ok(sample_vm(vm));
         }
-        let state = self.state();
-        let found = state.read_backend(backend)?.vms.get(vm);
-        found.cloned().ok_or_else(|| missing(FaultKind::NoSuchVm))
+        let mut state = self.state();
+        state.read_backend(backend)?;
+        if let Some(listed) = state.listed.get_mut(backend) {
+            return listed.read_vm(vm);
+        }
+        let found = state.vms.get(vm).cloned();
+        found.ok_or_else(|| missing(FaultKind::NoSuchVm))
     }
 
     async fn backups(

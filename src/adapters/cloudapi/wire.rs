@@ -32,7 +32,7 @@ pub(super) struct Backups {
 
 /// One entry of a list of VMs.
 #[derive(Debug, Deserialize)]
-pub(super) struct ListedVm {
+pub(super) struct VmSummary {
     pub(super) id: String,
     #[serde(default)]
     pub(super) name: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct ListedVm {
 /// One page of VMs.
 #[derive(Debug, Deserialize)]
 pub(super) struct Vms {
-    pub(super) vms: Vec<ListedVm>,
+    pub(super) vms: Vec<VmSummary>,
     #[serde(default)]
     pub(super) complete: bool,
 }

@@ -49,8 +49,8 @@ use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::transport::Address;
-use crate::adapters::vm_list_cache::ListedVm;
 use crate::adapters::vm_list_cache::VmListCache;
+use crate::adapters::vm_list_cache::VmListEntry;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -128,7 +128,7 @@ struct ListedInstance {
     status: String,
 }
 
-impl ListedVm for ListedInstance {
+impl VmListEntry for ListedInstance {
     fn id(&self) -> &VmId {
         &self.id
     }
@@ -353,7 +353,7 @@ impl Adapter for Incus {
     async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
         let now = self.clock.instant();
         let all = self.vm_list.entries(now, || self.read_vm_list(by)).await?;
-        let rest = range.rest_of(&all, ListedVm::id);
+        let rest = range.rest_of(&all, VmListEntry::id);
         let vm = |one: &ListedInstance| Vm {
             id: one.id.clone(),
             name: one.id.as_str().to_owned(),

@@ -281,9 +281,15 @@ fn find_subject(
             }
             Ok(Subject::New(vm, needed))
         }
-        Route::BackUp | Route::Vm(_) | Route::Statuses | Route::Versions => {
-            Err(Refusal::from(Code::NoSuchRoute))
-        }
+        Route::BackUp
+        | Route::Vms
+        | Route::Vm(_)
+        | Route::Capabilities(_)
+        | Route::Permissions
+        | Route::Statuses
+        | Route::Versions
+        | Route::Document
+        | Route::Root => Err(Refusal::from(Code::NoSuchRoute)),
     }
 }
 

@@ -1,44 +1,26 @@
-//! Reads: a backup, the backups of a VM, a VM, the versions.
+//! Reads: a backup, the backups of a VM, a VM.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header;
 
 use crate::gate::conditional;
-use crate::gate::config::Config;
 use crate::gate::handlers::backup_list::FIRST_PAGE;
 use crate::gate::handlers::backup_list::visible_backups;
 use crate::gate::links;
-use crate::gate::negotiate;
 use crate::gate::refusal::Code;
 use crate::gate::refusal::Refusal;
 use crate::gate::request_body::IncomingBody;
 use crate::gate::request_context::AuthorizedRequest;
-use crate::gate::request_context::ReceivedRequest;
 use crate::gate::request_target::page_limit;
 use crate::gate::request_target::query_parameter;
 use crate::gate::response_draft::ResponseDraft;
-use crate::gate::route::Endpoint;
 use crate::gate::services::Services;
 use crate::gate::wire;
 use crate::model::BackupId;
 use crate::model::Page;
 use crate::model::Target;
 use crate::model::VmId;
-
-/// The versions, which need no credentials.
-pub(in crate::gate) async fn read_versions(
-    received: &ReceivedRequest<'_>,
-    endpoint: &Endpoint,
-    config: &Config,
-    body: &mut IncomingBody<'_>,
-) -> Result<ResponseDraft, Refusal> {
-    let headers = received.head.headers;
-    let media = negotiate::choose_media_type(headers, endpoint.response, received.is_strict)?;
-    body.skip().await?;
-    let versions = wire::versions(&config.specification.supported);
-    Ok(ResponseDraft::read(media, versions))
-}
 
 pub(in crate::gate) async fn read_backup(
     services: &Services,

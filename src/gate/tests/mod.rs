@@ -4,6 +4,7 @@ mod bearer;
 mod cancel;
 mod conditions;
 mod denials;
+mod discovery;
 mod events;
 mod limits;
 mod names;

@@ -2,6 +2,7 @@
 
 pub(crate) mod fixtures;
 pub(crate) mod kills;
+mod listing;
 pub(crate) mod lying_adapter;
 pub(crate) mod mortal_gateway;
 pub(crate) mod suite;
@@ -53,6 +54,18 @@ pub(crate) trait AdapterFixture {
     }
     /// Makes restores fail after they have begun, for as long as what is returned lives; `None` where that cannot be done.
     fn break_restores(&self) -> Option<Box<dyn std::any::Any + Send>> {
+        None
+    }
+    /// Whether its VM manager lists VMs, where the adapter learns that by asking.
+    fn lists_vms(&self) -> bool {
+        self.adapter().capability().lists_vms
+    }
+    /// Creates another VM of this id, or removes it. Says whether that can be done here.
+    fn set_other_vm(&self, _id: &str, _exists: bool) -> bool {
+        false
+    }
+    /// An adapter of the same kind whose VM manager is not there; `None` where that makes no sense.
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
         None
     }
     /// How long evidence is looked for, other than the gateway's default, where the VM manager leaves none.

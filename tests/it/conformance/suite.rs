@@ -7,6 +7,7 @@ use crate::conformance::AdapterFixture;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
+use crate::conformance::listing;
 use crate::conformance::on;
 use crate::conformance::run;
 use crate::conformance::run_from;
@@ -78,6 +79,12 @@ pub(crate) async fn run_suite(fixture: &dyn AdapterFixture) {
             .unwrap_err();
         assert_eq!(error.fault.kind, FaultKind::NoSuchVm, "{name}: list");
         assert_eq!(adapter.read_vm(&vm, by()).await.unwrap().id, vm, "{name}");
+    }
+    let lists_vms = fixture.lists_vms();
+    if rows.due_if("VMs are listed in order, page by page", lists_vms) {
+        listing::lists_vms(fixture, adapter).await;
+    } else {
+        listing::says_that_it_cannot_list(name, adapter).await;
     }
     if rows.due("create", &[Verb::Create]) {
         let backup = creates(fixture, adapter, &mut rows).await;

@@ -238,6 +238,20 @@ pub(crate) fn annotated(config: qemu::Config, memory: &Arc<MemoryAnnotations>) -
 }
 
 impl conformance::AdapterFixture for PrivateQemu {
+    fn set_other_vm(&self, id: &str, exists: bool) -> bool {
+        for image in [format!("{id}.qcow2"), format!("{id}-b.qcow2")] {
+            let image = self.folder.path().join(image);
+            if exists {
+                std::fs::write(image, "").unwrap();
+            } else {
+                std::fs::remove_file(image).unwrap();
+            }
+        }
+        true
+    }
+    fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
+        Some(Arc::new(plain(&self.folder.path().join("not-mounted"))))
+    }
     fn name(&self) -> &'static str {
         if self.running {
             "qemu, running"
