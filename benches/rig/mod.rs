@@ -98,6 +98,21 @@ impl OperationsApi for Instant {
         Ok(backup(&target.backup))
     }
 
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let vm = self.vm(backend, &intent.target.vm, by).await?;
+        Ok(Forecast {
+            preview: Preview::new(vm, backup(&intent.target.backup)),
+            pending: Vec::new(),
+            refused: None,
+            duration: None,
+        })
+    }
+
     fn reserve(&self) -> OperationSeq {
         OperationSeq::new(1).unwrap()
     }

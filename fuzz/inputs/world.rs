@@ -281,6 +281,22 @@ impl OperationsApi for Memory {
         self.with(|state| state.backups.get(target).cloned().ok_or_else(missing))
     }
 
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let vm = self.vm(backend, &intent.target.vm, by).await?;
+        let backup = self.backup(backend, &intent.target, by).await?;
+        Ok(Forecast {
+            preview: Preview::new(vm, backup),
+            pending: Vec::new(),
+            refused: None,
+            duration: None,
+        })
+    }
+
     fn reserve(&self) -> OperationSeq {
         let count = self.with(|state| state.operations.len());
         OperationSeq::new(u64::try_from(count).unwrap() + 1).unwrap()

@@ -384,6 +384,10 @@ impl Gate {
             Purpose::Cancel => {
                 Box::pin(handlers::cancel_operation(services, request, body, report)).await
             }
+            Purpose::Plan => {
+                let authorized = self.authorize(request, &route, report)?;
+                Box::pin(handlers::make_plan(services, &authorized, &route, body)).await
+            }
             Purpose::Read => match &route {
                 Route::Backup(target) => {
                     let authorized = self.authorize(request, &route, report)?;
@@ -399,7 +403,7 @@ impl Gate {
                 }
                 Route::Statuses => handlers::read_statuses(services, request, body, report).await,
                 // The table has no reads of these, and Versions needs no caller.
-                Route::Restore(_) | Route::BackUp | Route::Versions => {
+                Route::Restore(_) | Route::Plan(_) | Route::BackUp | Route::Versions => {
                     Err(Refusal::from(Code::NoSuchRoute))
                 }
             },

@@ -28,6 +28,8 @@ pub enum RouteKind {
     Backup,
     /// The restore of a VM from a backup.
     Restore,
+    /// What a restore or a delete would do.
+    Plan,
     /// The backups of a VM.
     Backups,
     /// Creating a backup, at the path that the source gives.
@@ -77,6 +79,7 @@ impl RouteSpec {
         match self.kind {
             RouteKind::Backup
             | RouteKind::Restore
+            | RouteKind::Plan
             | RouteKind::Backups
             | RouteKind::BackUp
             | RouteKind::Vm => true,
@@ -100,6 +103,8 @@ pub(super) struct Endpoint {
 pub(super) enum Purpose {
     /// To read.
     Read,
+    /// To learn what a change would do. Nothing is changed.
+    Plan,
     /// To change something, durably.
     Change(Verb),
     /// To stop an operation.
@@ -174,6 +179,15 @@ const RESTORE: &[Endpoint] = &[Endpoint {
     ..CREATE
 }];
 
+// The body says which of the two it is about, and that one is checked then.
+const PLAN: &[Endpoint] = &[Endpoint {
+    purpose: Purpose::Plan,
+    access: RequiredAccess::Backup(&[Action::Restore, Action::Delete]),
+    body: ExpectedBody::Required(BodyEntity::Pairs),
+    response: Representation::Own(negotiate::PLAN),
+    ..CREATE
+}];
+
 const BACKUPS: &[Endpoint] = &[
     Endpoint {
         access: RequiredAccess::Vm(Action::Read),
@@ -231,6 +245,13 @@ pub const ROUTES: &[RouteSpec] = &[
         endpoints: RESTORE,
     },
     RouteSpec {
+        name: "plan",
+        template: "/vms/{vm}/backups/{b}/plan",
+        allow: POST_ALLOW,
+        kind: RouteKind::Plan,
+        endpoints: PLAN,
+    },
+    RouteSpec {
         name: "backups",
         template: "/vms/{vm}/backups",
         allow: "GET, HEAD, POST, OPTIONS",
@@ -286,6 +307,7 @@ pub const ROUTES: &[RouteSpec] = &[
 pub(super) enum Route {
     Backup(Target),
     Restore(Target),
+    Plan(Target),
     Backups(VmId),
     /// The VM is named by the query: see [`Route::resolve`].
     BackUp,
@@ -317,6 +339,7 @@ impl Route {
         Ok(match (kind, ids) {
             (RouteKind::Backup, [Some(vm), Some(backup)]) => Self::Backup(target(vm, backup)?),
             (RouteKind::Restore, [Some(vm), Some(backup)]) => Self::Restore(target(vm, backup)?),
+            (RouteKind::Plan, [Some(vm), Some(backup)]) => Self::Plan(target(vm, backup)?),
             (RouteKind::Backups, [Some(vm), None]) => Self::Backups(vm_id(vm)?),
             (RouteKind::Vm, [Some(vm), None]) => Self::Vm(vm_id(vm)?),
             (RouteKind::BackUp, [None, None]) => Self::BackUp,
@@ -326,6 +349,7 @@ impl Route {
             (
                 RouteKind::Backup
                 | RouteKind::Restore
+                | RouteKind::Plan
                 | RouteKind::Backups
                 | RouteKind::Vm
                 | RouteKind::BackUp
@@ -339,7 +363,7 @@ impl Route {
     /// The VM that is named.
     pub(super) const fn vm(&self) -> Option<&VmId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.vm),
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => Some(&target.vm),
             Self::Backups(vm) | Self::Vm(vm) => Some(vm),
             Self::BackUp | Self::Statuses | Self::Versions => None,
         }
@@ -348,7 +372,9 @@ impl Route {
     /// The backup that is named.
     pub(super) const fn backup(&self) -> Option<&BackupId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.backup),
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => {
+                Some(&target.backup)
+            }
             Self::Backups(_) | Self::Vm(_) | Self::BackUp | Self::Statuses | Self::Versions => None,
         }
     }
@@ -452,6 +478,11 @@ mod tests {
                 "/vms/1/backups/2/restore",
                 Ok(("restore", Route::Restore(target_of("1", "2")))),
             ),
+            (
+                "/vms/1/backups/2/plan",
+                Ok(("plan", Route::Plan(target_of("1", "2")))),
+            ),
+            ("/vms/1/backups/2/plans", Err(Code::NoSuchRoute)),
             ("/statuses?seq=1", Ok(("statuses", Route::Statuses))),
             ("/", Err(Code::NoSuchRoute)),
             ("http://h", Err(Code::NoSuchRoute)),

@@ -168,12 +168,17 @@ pub(super) fn vm(id: &VmId, wire_backup: wire::Vm) -> Vm {
         description: wire_backup
             .description
             .filter(|description| !description.is_empty()),
-        run_state: match wire_backup.run_status.as_deref() {
-            Some("STARTED") => Some(RunState::Started),
-            Some("STOPPED") => Some(RunState::Stopped),
-            Some("SLEEPING") => Some(RunState::Sleeping),
-            Some(_) | None => None,
-        },
+        run_state: run_state(wire_backup.run_status.as_deref()),
+    }
+}
+
+/// The run state of that word; `None` for a word that is not known.
+pub(super) fn run_state(word: Option<&str>) -> Option<RunState> {
+    match word {
+        Some("STARTED") => Some(RunState::Started),
+        Some("STOPPED") => Some(RunState::Stopped),
+        Some("SLEEPING") => Some(RunState::Sleeping),
+        Some(_) | None => None,
     }
 }
 

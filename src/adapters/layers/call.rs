@@ -11,6 +11,8 @@ pub enum Call {
     List,
     /// [`crate::adapters::adapter::Adapter::read_backup`]
     Read,
+    /// [`crate::adapters::adapter::Adapter::preview`]
+    Preview,
     /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
     /// [`crate::adapters::adapter::Adapter::begin`]
@@ -25,11 +27,12 @@ pub enum Call {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Health,
         Self::Vm,
         Self::List,
         Self::Read,
+        Self::Preview,
         Self::Baseline,
         Self::Begin,
         Self::Poll,
@@ -45,6 +48,7 @@ impl Call {
             Self::Vm => "vm",
             Self::List => "list",
             Self::Read => "read",
+            Self::Preview => "preview",
             Self::Baseline => "baseline",
             Self::Begin => "begin",
             Self::Poll => "poll",
@@ -61,6 +65,7 @@ impl Call {
             | Self::Vm
             | Self::List
             | Self::Read
+            | Self::Preview
             | Self::Baseline
             | Self::Poll
             | Self::Find => true,
@@ -72,7 +77,7 @@ impl Call {
     /// not wait behind callers.
     pub(super) const fn is_limited(self) -> bool {
         match self {
-            Self::Vm | Self::List | Self::Read => true,
+            Self::Vm | Self::List | Self::Read | Self::Preview => true,
             Self::Health
             | Self::Baseline
             | Self::Begin
@@ -86,9 +91,13 @@ impl Call {
     /// is always made: it changes no outcome, and it shows that the backend is back.
     pub(super) const fn stops_at_breaker(self) -> bool {
         match self {
-            Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
-                true
-            }
+            Self::Health
+            | Self::Vm
+            | Self::List
+            | Self::Read
+            | Self::Preview
+            | Self::Baseline
+            | Self::Begin => true,
             Self::Poll | Self::Find | Self::Cancel => false,
         }
     }

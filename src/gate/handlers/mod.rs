@@ -1,4 +1,4 @@
-//! What is done with an authenticated request: reads, changes, Statuses and cancellation.
+//! What is done with an authenticated request: reads, plans, changes, Statuses and cancellation.
 
 mod accepted;
 mod backup_list;
@@ -8,6 +8,7 @@ mod current_state;
 mod events;
 mod idempotency;
 mod operation_access;
+mod plan;
 mod read;
 mod status_query;
 mod statuses;
@@ -15,6 +16,7 @@ mod waiting;
 
 pub(super) use cancel::cancel_operation;
 pub(super) use change::change;
+pub(super) use plan::make_plan;
 pub(super) use read::list_backups;
 pub(super) use read::read_backup;
 pub(super) use read::read_versions;

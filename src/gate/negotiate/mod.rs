@@ -21,6 +21,7 @@ pub(super) const STATUS: &str = "application/vnd.com.sun.cloud.Status+json";
 pub(super) const STATUSES: &str = "application/vnd.com.sun.cloud.Statuses+json";
 pub(super) const VERSION: &str = "application/vnd.com.sun.cloud.common.Version+json";
 pub(super) const MESSAGES: &str = "application/vnd.com.sun.cloud.common.Messages+json";
+pub(super) const PLAN: &str = "application/vnd.snapgate.Plan+json";
 pub(super) const EVENTS: &str = "text/event-stream";
 pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";

@@ -12,6 +12,8 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ExpectedDuration;
+use crate::operations::Forecast;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Replay;
@@ -21,6 +23,42 @@ use crate::operations::VerbCapability;
 use crate::operations::WaitFor;
 use crate::public_text;
 
+/// What previews say beside what is there.
+#[derive(Debug, Default)]
+pub(super) struct Planned {
+    pub(super) faults: Vec<Fault>,
+    pub(super) loses: Vec<Backup>,
+    pub(super) duration: Option<ExpectedDuration>,
+    /// Everything else that a preview can say is said.
+    pub(super) is_full: bool,
+}
+
+impl Planned {
+    fn edit(&self, preview: &mut Preview) {
+        preview.refused.clone_from(&self.faults);
+        preview.loses.clone_from(&self.loses);
+        if self.is_full {
+            preview.overwrites = vec![
+                PreviewDisk {
+                    disk: "root".to_owned(),
+                    size: Some(9),
+                },
+                PreviewDisk {
+                    disk: "huge".to_owned(),
+                    size: Some(u64::MAX),
+                },
+            ];
+            preview.leaves = vec!["data".to_owned()];
+            preview.needs = Some(SpaceNeeds {
+                bytes: Some(7),
+                free: Some(8),
+            });
+            preview.warnings = vec![public_text!("The VM is old.")];
+            preview.unknown = vec![PreviewPart::Refused];
+        }
+    }
+}
+
 /// What the service does and has.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -28,6 +66,8 @@ pub(super) struct State {
     pub(super) operations: Vec<Arc<Operation>>,
     /// Every read of a backend fails so.
     pub(super) fault: Option<Fault>,
+    /// What plans say.
+    pub(super) planned: Planned,
     /// The next acceptance fails so.
     pub(super) refuse: Option<AcceptError>,
     pub(super) store: Option<StoreFault>,
@@ -181,6 +221,32 @@ impl OperationsApi for Fake {
             )
         };
         self.read(|state| state.backups.get(target).cloned().ok_or_else(missing))
+    }
+
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let vm = self.vm(backend, &intent.target.vm, by).await?;
+        let backup = self.backup(backend, &intent.target, by).await?;
+        self.read(|state| {
+            let all = state.backups.iter();
+            let of_vm = all.filter(|(at, _)| at.vm == intent.target.vm);
+            let mut preview = Preview::new(vm, backup).with_newer(of_vm.map(|(_, backup)| backup));
+            state.planned.edit(&mut preview);
+            let pending = state.operations.iter();
+            Ok(Forecast {
+                preview,
+                pending: pending
+                    .filter(|operation| !operation.phase.is_final())
+                    .cloned()
+                    .collect(),
+                refused: state.refuse.clone(),
+                duration: state.planned.duration,
+            })
+        })
     }
 
     fn reserve(&self) -> OperationSeq {
