@@ -29,6 +29,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
@@ -39,6 +40,7 @@ use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::VmPage;
 use crate::model::VmRange;
+use crate::model::limits;
 use crate::public_text;
 
 /// How the outcome of a call can be learned when its answer was lost.
@@ -412,6 +414,10 @@ pub enum FindOutcome {
 ///         Err(AdapterError::refused(FaultKind::NoSuchBackup, text))
 ///     }
 ///
+///     async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+///         preview_from_reads(self, intent, by).await
+///     }
+///
 ///     fn needs_baseline(&self, _intent: &Intent) -> bool {
 ///         false
 ///     }
@@ -525,6 +531,20 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// As for [`Adapter::read_vm`], and [`FaultKind::NoSuchBackup`] only when the VM manager says so.
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError>;
 
+    /// What a restore or a delete would do now, and everything that would refuse it. No effect.
+    ///
+    /// What would refuse it comes from the checks of [`Adapter::begin`] themselves (see [`crate::adapters::checks`]), in their
+    /// order: while nothing changes in between, a change without refusals is not refused, and one with refusals is refused with
+    /// the first of them. What the VM manager cannot say is named in `unknown`.
+    ///
+    /// Two previews of the same change have the same [`Preview::fingerprint`] until something changes that matters to it. The marks that
+    /// [`Adapter::baseline`] leaves do not matter: the fingerprint is looked at before and after it.
+    ///
+    /// # Errors
+    /// As for [`Adapter::read_backup`], also where the backup is another one than that of `intent.identity`.
+    /// [`FaultKind::Unsupported`] for a create or an update.
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError>;
+
     /// Whether [`Adapter::baseline`] has to be called before this change. Pure.
     ///
     /// Where it has not, a replay-safe update is accepted and started in one durable write instead of two. `true` is always right.
@@ -611,4 +631,62 @@ pub fn operation_number_as_id(key: RequestKey) -> Result<BackupId, AdapterError>
         let text = public_text!("The name is not usable for a backup. Choose another name.");
         AdapterError::refused(FaultKind::Invalid, text).because(error)
     })
+}
+
+/// The refusal of a preview of something that is neither a restore nor a delete.
+#[must_use]
+pub fn no_preview() -> AdapterError {
+    let text = public_text!("Plans are made of restores and deletes only. Nothing was changed.");
+    AdapterError::refused(FaultKind::Unsupported, text)
+}
+
+/// A preview by reads alone, for a VM manager of which nothing else is known: what it would do is unknown.
+///
+/// # Errors
+/// Those of the reads, and [`FaultKind::NoSuchBackup`] when the backup is another one than that of the intent.
+pub async fn preview_from_reads(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    by: Deadline,
+) -> Result<Preview, AdapterError> {
+    match intent.verb() {
+        Verb::Restore | Verb::Delete => {}
+        Verb::Create | Verb::Update => return Err(no_preview()),
+    }
+    let vm = adapter.read_vm(&intent.target.vm, by).await?;
+    let backup = adapter.read_backup(&intent.target, by).await?;
+    if let Some(meant) = &intent.identity
+        && !adapter.is_identity_of(meant, &backup)
+    {
+        let text = public_text!(
+            "The backup was replaced by another one with the same id. List the VM's backups."
+        );
+        return Err(AdapterError::refused(FaultKind::NoSuchBackup, text));
+    }
+    let all = list_all_backups(adapter, &intent.target.vm, by).await?;
+    Ok(Preview::unknown(vm, backup).with_newer(&all))
+}
+
+/// Every backup of a VM, page by page.
+///
+/// # Errors
+/// Those of [`Adapter::list_backups`].
+pub async fn list_all_backups(
+    adapter: &dyn Adapter,
+    vm: &VmId,
+    by: Deadline,
+) -> Result<Vec<Backup>, AdapterError> {
+    let mut page = Page {
+        after: None,
+        limit: limits::PAGE_MAX,
+    };
+    let mut all = Vec::new();
+    loop {
+        let found = adapter.list_backups(vm, &page, by).await?;
+        page.after = found.backups.last().map(|backup| backup.id.clone());
+        all.extend(found.backups);
+        if !found.more || page.after.is_none() {
+            return Ok(all);
+        }
+    }
 }

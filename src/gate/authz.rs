@@ -221,9 +221,10 @@ impl Rights {
                 RequiredAccess::Vm(action),
                 Route::Vm(vm) | Route::Backups(vm) | Route::Capabilities(vm),
             ) => self.check_vm(vm, action),
-            (RequiredAccess::Backup(any), Route::Backup(target) | Route::Restore(target)) => {
-                self.check_backup(target, any)
-            }
+            (
+                RequiredAccess::Backup(any),
+                Route::Backup(target) | Route::Restore(target) | Route::Plan(target),
+            ) => self.check_backup(target, any),
             // The table of routes has no such pair; a test walks it.
             (RequiredAccess::Vm(_) | RequiredAccess::Backup(_), _) => {
                 Err(Refusal::from(Code::NoSuchRoute))

@@ -39,6 +39,7 @@ mod route;
 mod services;
 mod version;
 mod wire;
+mod wire_plan;
 
 #[cfg(test)]
 mod tests;

@@ -385,6 +385,10 @@ impl Gate {
             Purpose::Cancel => {
                 Box::pin(handlers::cancel_operation(services, request, body, report)).await
             }
+            Purpose::Plan => {
+                let authorized = self.authorize(request, &route, report)?;
+                Box::pin(handlers::make_plan(services, &authorized, &route, body)).await
+            }
             Purpose::Read => match &route {
                 Route::Backup(target) => {
                     let authorized = self.authorize(request, &route, report)?;
@@ -407,6 +411,7 @@ impl Gate {
                 Route::Statuses => handlers::read_statuses(services, request, body, report).await,
                 // The table has no reads of these, or they need no caller.
                 Route::Restore(_)
+                | Route::Plan(_)
                 | Route::BackUp
                 | Route::Versions
                 | Route::Document

@@ -111,6 +111,7 @@ codes! {
     Cancelled CONFLICT "Cancelled" "The operation was cancelled.";
     LengthRequired LENGTH_REQUIRED "Length required" "A request body with a Content-Length is required.";
     PreconditionFailed PRECONDITION_FAILED "Precondition failed" "The resource does not meet the condition of the request; nothing was changed.";
+    PlanStale PRECONDITION_FAILED "Plan stale" "The plan is stale: the VM or its backups changed after it was made. Nothing was changed; make a new plan.";
     BodyTooLarge PAYLOAD_TOO_LARGE "Body too large" "The request body is too large.";
     TargetTooLong URI_TOO_LONG "Request target too long" "The request target is too long.";
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "Unsupported media type" "Unsupported request media type.";

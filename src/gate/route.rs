@@ -28,6 +28,8 @@ pub enum RouteKind {
     Backup,
     /// The restore of a VM from a backup.
     Restore,
+    /// What a restore or a delete would do.
+    Plan,
     /// The backups of a VM.
     Backups,
     /// Creating a backup, at the path that the source gives.
@@ -87,6 +89,7 @@ impl RouteSpec {
         match self.kind {
             RouteKind::Backup
             | RouteKind::Restore
+            | RouteKind::Plan
             | RouteKind::Backups
             | RouteKind::BackUp
             | RouteKind::Vms
@@ -143,6 +146,8 @@ pub(super) struct Endpoint {
 pub(super) enum Purpose {
     /// To read.
     Read,
+    /// To learn what a change would do. Nothing is changed.
+    Plan,
     /// To change something, durably.
     Change(Verb),
     /// To stop an operation.
@@ -216,6 +221,15 @@ const RESTORE: &[Endpoint] = &[Endpoint {
     purpose: Purpose::Change(Verb::Restore),
     access: RequiredAccess::Backup(&[Action::Restore]),
     body: ExpectedBody::Optional(BodyEntity::Pairs),
+    ..CREATE
+}];
+
+// The body says which of the two it is about, and that one is checked then.
+const PLAN: &[Endpoint] = &[Endpoint {
+    purpose: Purpose::Plan,
+    access: RequiredAccess::Backup(&[Action::Restore, Action::Delete]),
+    body: ExpectedBody::Required(BodyEntity::Pairs),
+    response: Representation::Own(negotiate::PLAN),
     ..CREATE
 }];
 
@@ -302,6 +316,13 @@ pub const ROUTES: &[RouteSpec] = &[
         allow: POST_ALLOW,
         kind: RouteKind::Restore,
         endpoints: RESTORE,
+    },
+    RouteSpec {
+        name: "plan",
+        template: "/vms/{vm}/backups/{b}/plan",
+        allow: POST_ALLOW,
+        kind: RouteKind::Plan,
+        endpoints: PLAN,
     },
     RouteSpec {
         name: "backups",
@@ -394,6 +415,7 @@ pub const ROUTES: &[RouteSpec] = &[
 pub(super) enum Route {
     Backup(Target),
     Restore(Target),
+    Plan(Target),
     Backups(VmId),
     /// The VM is named by the query: see [`Route::resolve`].
     BackUp,
@@ -430,6 +452,7 @@ impl Route {
         Ok(match (kind, ids) {
             (RouteKind::Backup, [Some(vm), Some(backup)]) => Self::Backup(target(vm, backup)?),
             (RouteKind::Restore, [Some(vm), Some(backup)]) => Self::Restore(target(vm, backup)?),
+            (RouteKind::Plan, [Some(vm), Some(backup)]) => Self::Plan(target(vm, backup)?),
             (RouteKind::Backups, [Some(vm), None]) => Self::Backups(vm_id(vm)?),
             (RouteKind::Vm, [Some(vm), None]) => Self::Vm(vm_id(vm)?),
             (RouteKind::Capabilities, [Some(vm), None]) => Self::Capabilities(vm_id(vm)?),
@@ -444,6 +467,7 @@ impl Route {
             (
                 RouteKind::Backup
                 | RouteKind::Restore
+                | RouteKind::Plan
                 | RouteKind::Backups
                 | RouteKind::Vm
                 | RouteKind::BackUp
@@ -462,7 +486,7 @@ impl Route {
     /// The VM that is named.
     pub(super) const fn vm(&self) -> Option<&VmId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.vm),
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => Some(&target.vm),
             Self::Backups(vm) | Self::Vm(vm) | Self::Capabilities(vm) => Some(vm),
             Self::BackUp
             | Self::Vms
@@ -477,7 +501,9 @@ impl Route {
     /// The backup that is named.
     pub(super) const fn backup(&self) -> Option<&BackupId> {
         match self {
-            Self::Backup(target) | Self::Restore(target) => Some(&target.backup),
+            Self::Backup(target) | Self::Restore(target) | Self::Plan(target) => {
+                Some(&target.backup)
+            }
             Self::Backups(_)
             | Self::Vms
             | Self::Vm(_)
@@ -590,6 +616,11 @@ mod tests {
                 "/vms/1/backups/2/restore",
                 Ok(("restore", Route::Restore(target_of("1", "2")))),
             ),
+            (
+                "/vms/1/backups/2/plan",
+                Ok(("plan", Route::Plan(target_of("1", "2")))),
+            ),
+            ("/vms/1/backups/2/plans", Err(Code::NoSuchRoute)),
             ("/statuses?seq=1", Ok(("statuses", Route::Statuses))),
             ("/", Ok(("root", Route::Root))),
             ("http://h", Ok(("root", Route::Root))),

@@ -25,7 +25,7 @@ use crate::operations::Capability;
 use crate::operations::Recovery;
 
 /// A value written as its own text.
-struct AsText<T>(T);
+pub(super) struct AsText<T>(pub(super) T);
 
 impl<T: Display> Serialize for AsText<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -37,7 +37,7 @@ impl<T: Display> Serialize for AsText<T> {
 const REPLY_BYTES: usize = 1024;
 
 /// Writes one of the shapes below, none of which can fail to be written.
-fn bytes(shape: &impl Serialize) -> Bytes {
+pub(super) fn bytes(shape: &impl Serialize) -> Bytes {
     let mut bytes = Vec::with_capacity(REPLY_BYTES);
     if serde_json::to_writer(&mut bytes, shape).is_err() {
         bytes.clear();

@@ -245,3 +245,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 pub const UPDATE_WAIT: Duration = Duration::from_secs(2);
 /// How long a whole request that reads from a backend may take.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a plan says that it is worth looking at: a person decides within it, and a script that waits longer looks again. Nothing is
+/// kept for it; whether a plan is stale is decided by its fingerprint.
+pub const PLAN_LIFETIME: Duration = Duration::from_secs(10 * 60);

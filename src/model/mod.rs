@@ -12,6 +12,7 @@ mod operation;
 mod pattern;
 mod permit;
 mod precondition;
+mod preview;
 mod public_text;
 mod secret;
 pub(crate) mod suggest;
@@ -58,6 +59,10 @@ pub use permit::Permit;
 pub use permit::Principal;
 pub use precondition::Precondition;
 pub use precondition::Version;
+pub use preview::Preview;
+pub use preview::PreviewDisk;
+pub use preview::PreviewPart;
+pub use preview::SpaceNeeds;
 pub use public_text::PublicText;
 #[doc(hidden)]
 pub use public_text::check_public_template;

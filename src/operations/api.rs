@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -26,6 +27,7 @@ use crate::model::OperationSeq;
 use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Precondition;
+use crate::model::Preview;
 use crate::model::PrincipalName;
 use crate::model::RequestId;
 use crate::model::Revision;
@@ -203,6 +205,48 @@ pub struct ListQuery {
     pub limit: u16,
 }
 
+/// What a restore or a delete would do if it were requested now.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// What the VM manager says.
+    pub preview: Preview,
+    /// The unfinished operations of the VM, in the order of its queue. It would wait for all of them.
+    pub pending: Vec<Arc<Operation>>,
+    /// Why it would not be accepted now, whatever the VM manager says.
+    pub refused: Option<AcceptError>,
+    /// How long it would take; `None` when there is nothing to tell it from.
+    pub duration: Option<ExpectedDuration>,
+}
+
+/// How long an operation is expected to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedDuration {
+    /// From its start to its end.
+    pub time: Duration,
+    /// What it was concluded from.
+    pub basis: DurationBasis,
+}
+
+/// What an expected duration was concluded from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurationBasis {
+    /// Finished restores of the same VM.
+    History,
+    /// The bytes to write, and how fast restores of other VMs of the backend were.
+    Size,
+}
+
+impl DurationBasis {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::History => "history",
+            Self::Size => "size",
+        }
+    }
+}
+
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitFor {
@@ -279,6 +323,17 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         target: &Target,
         by: Deadline,
     ) -> Result<Backup, Fault>;
+
+    /// What a restore or a delete would do now. Nothing is changed or stored.
+    ///
+    /// # Errors
+    /// The fault a caller may see: without the VM manager there is no forecast.
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault>;
 
     /// Which changes of the VM are known now. Take it before reading what a precondition is about.
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {

@@ -17,6 +17,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::Idempotency;
 use crate::model::IdempotencyKey;
+use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
@@ -35,6 +36,7 @@ use crate::operations::accept;
 use crate::operations::api::AcceptError;
 use crate::operations::api::Accepted;
 use crate::operations::api::CancelError;
+use crate::operations::api::Forecast;
 use crate::operations::api::KnownChanges;
 use crate::operations::api::ListQuery;
 use crate::operations::api::OperationsApi;
@@ -44,6 +46,7 @@ use crate::operations::api::Submission;
 use crate::operations::api::WaitFor;
 use crate::operations::cancel;
 use crate::operations::core::Backend;
+use crate::operations::forecast;
 use crate::operations::open::Operations;
 use crate::operations::pending_state;
 use crate::operations::runner;
@@ -134,6 +137,17 @@ impl OperationsApi for Operations {
             }
             Err(error) => Err(log_and_publish(backend, "read", error)),
         }
+    }
+
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let found = self.find_backend(backend)?;
+        let forecast = forecast::make_forecast(&self.core, backend, found, intent, by).await;
+        forecast.map_err(|error| log_and_publish(backend, "preview", error))
     }
 
     fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {

@@ -25,6 +25,7 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::IdempotencyKey;
 use crate::model::Identity;
+use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
@@ -32,10 +33,14 @@ use crate::model::OperationSeq;
 use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Phase;
+use crate::model::Preview;
+use crate::model::PreviewDisk;
+use crate::model::PreviewPart;
 use crate::model::PrincipalName;
 use crate::model::Progress;
 use crate::model::Revision;
 use crate::model::RunState;
+use crate::model::SpaceNeeds;
 use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Timestamp;
@@ -48,6 +53,8 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ExpectedDuration;
+use crate::operations::Forecast;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Recovery;
@@ -64,6 +71,40 @@ pub const PRIVATE_PATH: &str = "/srv/private";
 /// When operations are accepted, by the service's own clock, which stands still.
 const ACCEPTED_AT: Timestamp = Timestamp::from_millis(2_000);
 const FIRST_SEQ: OperationSeq = OperationSeq::new(1).unwrap();
+
+/// What previews say beside what there is.
+#[derive(Debug, Default)]
+pub struct PlannedAnswers {
+    /// What would refuse the change.
+    pub faults: Vec<Fault>,
+    /// Backups that go with it.
+    pub loses: Vec<Backup>,
+    /// How long it takes.
+    pub duration: Option<ExpectedDuration>,
+    /// Whether everything else that a preview can say is said.
+    pub is_full: bool,
+}
+
+impl PlannedAnswers {
+    fn edit(&self, preview: &mut Preview) {
+        preview.refused.clone_from(&self.faults);
+        preview.loses.clone_from(&self.loses);
+        if self.is_full {
+            let disk = |name: &str, size| PreviewDisk {
+                disk: name.to_owned(),
+                size: Some(size),
+            };
+            preview.overwrites = vec![disk("root", 9), disk("huge", u64::MAX)];
+            preview.leaves = vec!["data".to_owned()];
+            preview.needs = Some(SpaceNeeds {
+                bytes: Some(7),
+                free: Some(8),
+            });
+            preview.warnings = vec![public_text!("The VM is old.")];
+            preview.unknown = vec![PreviewPart::Refused];
+        }
+    }
+}
 
 /// The VMs of one backend, and what was asked of it.
 #[derive(Debug, Default)]
@@ -128,6 +169,8 @@ pub struct MemoryState {
     pub accepted: Vec<(Permit, Submission)>,
     /// What was to be cancelled, and could be.
     pub cancelled: Vec<OperationSeq>,
+    /// What plans say.
+    pub planned: PlannedAnswers,
     /// Every read of a backend fails like this.
     pub read_fault: Option<Fault>,
     /// Every acceptance fails like this.
@@ -155,6 +198,7 @@ impl Default for MemoryState {
             operations: Vec::new(),
             accepted: Vec::new(),
             cancelled: Vec::new(),
+            planned: PlannedAnswers::default(),
             read_fault: None,
             accept_error: None,
             store_fault: None,
@@ -484,6 +528,29 @@ impl OperationsApi for MemoryOperations {
         found
             .cloned()
             .ok_or_else(|| missing(FaultKind::NoSuchBackup))
+    }
+
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let vm = self.vm(backend, &intent.target.vm, by).await?;
+        let backup = self.backup(backend, &intent.target, by).await?;
+        let state = self.state();
+        let all = state.backups.iter();
+        let of_vm = all.filter(|(target, _)| target.vm == intent.target.vm);
+        let mut preview = Preview::new(vm, backup).with_newer(of_vm.map(|(_, backup)| backup));
+        state.planned.edit(&mut preview);
+        let unfinished = state.operations.iter();
+        let pending = unfinished.filter(|operation| !operation.phase.is_final());
+        Ok(Forecast {
+            preview,
+            pending: pending.cloned().collect(),
+            refused: state.accept_error.clone(),
+            duration: state.planned.duration,
+        })
     }
 
     fn reserve(&self) -> OperationSeq {

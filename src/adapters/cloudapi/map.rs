@@ -174,7 +174,8 @@ pub(super) fn vm(id: &VmId, wire_backup: wire::Vm) -> Vm {
     }
 }
 
-fn run_state(word: Option<&str>) -> Option<RunState> {
+/// The run state of that word; `None` for a word that is not known.
+pub(super) fn run_state(word: Option<&str>) -> Option<RunState> {
     match word {
         Some("STARTED") => Some(RunState::Started),
         Some("STOPPED") => Some(RunState::Stopped),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -19,12 +20,15 @@ use crate::adapters::files::folder_marks::UnmarkedFolders;
 use crate::adapters::files::layout::Layout;
 use crate::adapters::files::layout::LockedVm;
 use crate::adapters::files::layout::OpenError;
+use crate::adapters::files::preview;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
 use crate::adapters::files::restore;
 use crate::model::Backup;
 use crate::model::Change;
 use crate::model::FaultKind;
+use crate::model::Intent;
+use crate::model::Preview;
 use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::VmId;
@@ -143,6 +147,16 @@ impl Executor {
                 worked
             })),
         })
+    }
+
+    /// What a restore or a delete would do. Changes nothing.
+    pub(super) fn preview(
+        &self,
+        intent: &Intent,
+        is_reserved: bool,
+        now: Instant,
+    ) -> Result<Preview, Problem> {
+        preview::preview(&*self.layout()?, intent, is_reserved, now)
     }
 
     /// What a restore is compared with before it is begun again: the state of the VM's disks.

@@ -334,6 +334,24 @@ pub(super) fn no_such_backup() -> Problem {
     Problem::new(FaultKind::NoSuchBackup, text)
 }
 
+/// The refusal of a second change of one VM.
+pub(super) fn vm_busy() -> Problem {
+    let text =
+        public_text!("Another change of the VM or its backups is in progress. Try again later.");
+    Problem::new(FaultKind::Busy, text)
+}
+
+/// Refuses a directory of a VM that another process has locked. It is not locked when this returns.
+///
+/// The lock is taken for a moment. A change that comes in that moment waits longer than that for it.
+pub(super) fn probe_lock(parent: &Dir, vm: &VmId) -> Result<(), Problem> {
+    // An opening of its own: the lock is gone when it is closed.
+    match open_visible(parent, vm.as_str(), "opening the directory of a VM")? {
+        Some(dir) => lock_exclusively(&dir),
+        None => Ok(()),
+    }
+}
+
 /// The folders of one VM, locked until they are closed.
 #[derive(Debug)]
 pub(super) struct LockedVm {
@@ -581,11 +599,21 @@ const fn kind_name(kind: rustix::fs::FileType) -> &'static str {
 /// One disk of a VM, open and locked.
 pub(super) fn lock_disk(dir: &Dir, name: &DiskName, image_use: ImageUse) -> Result<File, Problem> {
     let file = open_disk(dir, name)?;
-    match image_lock::acquire(&file, image_use) {
+    name_disk_in_use(image_lock::acquire(&file, image_use), name).map(|()| file)
+}
+
+/// One disk of a VM, open and free to be replaced. It is not locked when this returns.
+pub(super) fn probe_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
+    let file = open_disk(dir, name)?;
+    name_disk_in_use(image_lock::probe(&file), name).map(|()| file)
+}
+
+fn name_disk_in_use(locked: Result<(), Problem>, name: &DiskName) -> Result<(), Problem> {
+    match locked {
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::Busy => {
             Err(disk_in_use(name))
         }
-        other => other.map(|()| file),
+        other => other,
     }
 }
 

@@ -26,6 +26,7 @@ mod manifest;
 mod mounts;
 mod operator_commands;
 mod preflight;
+mod preview;
 mod read_cache;
 mod request;
 mod restore;
@@ -74,6 +75,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -281,12 +283,6 @@ fn task_outcome(durable_id: &str) -> Result<TaskRef, AdapterError> {
     })
 }
 
-fn vm_busy() -> AdapterError {
-    let text =
-        public_text!("Another change of the VM or its backups is in progress. Try again later.");
-    AdapterError::refused(FaultKind::Busy, text)
-}
-
 #[async_trait]
 impl Adapter for Files {
     fn capability(&self) -> &Capability {
@@ -332,6 +328,13 @@ impl Adapter for Files {
         }
         let (target, now) = (target.clone(), self.clock.instant());
         self.run_blocking(move |executor| executor.layout()?.read_backup(&target, now))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let is_reserved = self.jobs.is_reserved(&intent.target.vm);
+        let (intent, now) = (intent.clone(), self.clock.instant());
+        self.run_blocking(move |executor| executor.preview(&intent, is_reserved, now))
             .await
     }
 
@@ -381,7 +384,7 @@ impl Adapter for Files {
         let reservation = self
             .jobs
             .reserve_vm(&intent.target.vm)
-            .ok_or_else(vm_busy)?;
+            .ok_or_else(|| layout::vm_busy().into_adapter_error())?;
         match self.run(request, reservation).await {
             Ok(begun) => begun,
             Err(error) => {
@@ -477,6 +480,8 @@ mod folder_tests;
 mod image_use_tests;
 #[cfg(test)]
 mod integrity_tests;
+#[cfg(test)]
+mod preview_tests;
 #[cfg(test)]
 mod read_cache_tests;
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod label;
 mod map;
 mod names;
 mod native_tasks;
+mod preview;
 mod restore_state;
 mod task_record;
 mod wire;
@@ -62,6 +63,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -461,6 +463,10 @@ impl Adapter for Incus {
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
         *stored == backup.identity
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, _intent: &Intent) -> bool {

@@ -31,6 +31,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -220,6 +221,12 @@ impl Adapter for Chaos {
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.script
             .play(Call::Read, self.inner.read_backup(target, by))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.script
+            .play(Call::Preview, self.inner.preview(intent, by))
             .await
     }
 

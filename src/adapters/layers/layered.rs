@@ -31,6 +31,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -246,6 +247,11 @@ impl Adapter for Layered {
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.read_call(Call::Read, by, |by| self.inner.read_backup(target, by))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.read_call(Call::Preview, by, |by| self.inner.preview(intent, by))
             .await
     }
 

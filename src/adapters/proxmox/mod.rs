@@ -13,6 +13,7 @@ mod evidence;
 mod keys;
 mod native_backup;
 mod notes;
+mod preview;
 mod tasks;
 mod wire;
 
@@ -51,6 +52,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -377,6 +379,10 @@ impl Adapter for Proxmox {
         let item = self.find_backup(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
             .ok_or_else(no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

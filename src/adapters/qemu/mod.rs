@@ -19,6 +19,7 @@ mod offline_worker;
 mod online;
 mod online_failures;
 mod own_names;
+mod preview;
 mod qcow2;
 mod qmp;
 mod records;
@@ -57,6 +58,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -344,6 +346,10 @@ impl Adapter for Qemu {
             return Err(check::no_such_backup());
         }
         backups::find_backup(&view.disks, target.backup.as_str()).ok_or_else(check::no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     async fn baseline(

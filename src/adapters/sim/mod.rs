@@ -38,6 +38,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -183,6 +184,11 @@ impl Adapter for Sim {
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let work = async { self.world.read(target) };
         self.world.script.play(Call::Read, work).await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let work = async { self.world.preview(intent) };
+        self.world.script.play(Call::Preview, work).await
     }
 
     /// Goes on when the caller goes away, as a request does that has reached a VM manager.

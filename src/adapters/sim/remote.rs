@@ -26,6 +26,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::adapter::preview_from_reads;
 use crate::adapters::sim::Config;
 use crate::adapters::sim::simulation;
 use crate::model::Backup;
@@ -42,6 +43,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::RequestKey;
 use crate::model::Target;
@@ -299,6 +301,11 @@ impl Adapter for Remote {
             RemoteAnswer::Backup(held) => Ok(held.into()),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    /// By reads alone: the process over there is not asked what it would do.
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        preview_from_reads(self, intent, by).await
     }
 
     /// How long the log is.

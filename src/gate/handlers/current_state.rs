@@ -16,6 +16,7 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::FaultKind;
+use crate::model::Intent;
 use crate::model::Precondition;
 use crate::model::Target;
 use crate::model::Version;
@@ -75,6 +76,34 @@ fn check_backup_conditions(
             vec![Precondition::BackupUnchanged(Version::of_backup(current))]
         }
     })
+}
+
+/// The condition that a plan made now would be the one that the caller looked at.
+pub(super) async fn check_plan(
+    services: &Services,
+    authorized: &AuthorizedRequest<'_>,
+    intent: &Intent,
+    plan: &str,
+) -> Result<Precondition, Refusal> {
+    let deadline = services.read_deadline();
+    let forecast = services
+        .operations
+        .preview(authorized.backend, intent, deadline)
+        .await;
+    let forecast = forecast.map_err(|fault| {
+        if matches!(fault.kind, FaultKind::NoSuchBackup | FaultKind::NoSuchVm) {
+            // It was there a moment ago.
+            Refusal::from(Code::PlanStale)
+        } else {
+            Refusal::from(fault)
+        }
+    })?;
+    let found = forecast.preview.fingerprint(&intent.change);
+    if found.to_string() == plan {
+        Ok(Precondition::PlanUnchanged(found))
+    } else {
+        Err(Refusal::from(Code::PlanStale))
+    }
 }
 
 /// The conditions of a create, which are about the list of the VM's backups as it is read without parameters.

@@ -1,4 +1,4 @@
-//! What is done with an authenticated request: reads, changes, Statuses and cancellation.
+//! What is done with an authenticated request: reads, plans, changes, Statuses and cancellation.
 
 mod accepted;
 mod backend_vms;
@@ -12,6 +12,7 @@ mod idempotency;
 mod operation_access;
 mod permissions;
 mod public_pages;
+mod plan;
 mod read;
 mod status_query;
 mod statuses;
@@ -24,6 +25,7 @@ pub(super) use capabilities::read_capabilities;
 pub(super) use change::change;
 pub(super) use permissions::read_permissions;
 pub(super) use public_pages::read_public;
+pub(super) use plan::make_plan;
 pub(super) use read::list_backups;
 pub(super) use read::read_backup;
 pub(super) use read::read_vm;

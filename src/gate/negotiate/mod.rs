@@ -25,6 +25,7 @@ pub(super) const VMS: &str = "application/vnd.snapgate.Vms+json";
 pub(super) const CAPABILITIES: &str = "application/vnd.snapgate.Capabilities+json";
 pub(super) const PERMISSIONS: &str = "application/vnd.snapgate.Permissions+json";
 pub(super) const PAGE: &str = "text/html; charset=utf-8";
+pub(super) const PLAN: &str = "application/vnd.snapgate.Plan+json";
 pub(super) const EVENTS: &str = "text/event-stream";
 pub(super) const PROBLEM: &str = "application/problem+json";
 pub(super) const JSON: &str = "application/json";

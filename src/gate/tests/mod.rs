@@ -11,6 +11,7 @@ mod names;
 mod openapi;
 mod passthrough;
 mod pipeline;
+mod plans;
 mod prefer;
 mod rig;
 mod tokens;

@@ -37,9 +37,11 @@ use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::OperationSeq;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
+use crate::model::RunState;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Verb;
@@ -100,6 +102,8 @@ struct Script {
     find_count: usize,
     backups: Vec<Backup>,
     fails_reads: bool,
+    /// What previews say that would refuse the change.
+    refusals: Vec<Fault>,
 }
 
 /// An adapter that answers as the test says. Like a VM manager, it outlives the gateways over it.
@@ -203,6 +207,11 @@ impl ScriptedAdapter {
         self.script().ignores_cancels = ignore;
     }
 
+    /// What would refuse the next changes, as previews say.
+    pub(in crate::operations) fn set_refusals(&self, refusals: Vec<Fault>) {
+        self.script().refusals = refusals;
+    }
+
     /// How often it was asked to search for a lost call.
     pub(in crate::operations) fn find_count(&self) -> usize {
         self.script().find_count
@@ -268,6 +277,20 @@ impl Adapter for ScriptedAdapter {
                 public_text!("There is no such backup."),
             )
         })
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        let backup = self.read_backup(&intent.target, by).await?;
+        let vm = Vm {
+            id: intent.target.vm.clone(),
+            name: intent.target.vm.as_str().to_owned(),
+            description: None,
+            run_state: Some(RunState::Stopped),
+        };
+        let script = self.script();
+        let mut preview = Preview::new(vm, backup).with_newer(&script.backups);
+        preview.refused.clone_from(&script.refusals);
+        Ok(preview)
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

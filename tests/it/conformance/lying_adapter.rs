@@ -76,6 +76,9 @@ impl Adapter for LyingAdapter {
         self.0.mint_backup_id(new, key)
     }
 
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.0.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.0.needs_baseline(intent)
     }

@@ -5,6 +5,7 @@ pub(crate) mod kills;
 mod listing;
 pub(crate) mod lying_adapter;
 pub(crate) mod mortal_gateway;
+pub(crate) mod plans;
 pub(crate) mod suite;
 mod texts;
 
@@ -114,6 +115,26 @@ pub(crate) fn on(backup: &Backup, vm: &VmId, change: Change) -> Intent {
     }
 }
 
+/// Begins a request that was never begun before. What becomes of it must be what the plan made right before says: a plan
+/// without refusals is not refused, and one with refusals is refused with the first of them.
+pub(crate) async fn begin_as_planned(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    key: RequestKey,
+    baseline: Option<&Evidence>,
+    by: Deadline,
+) -> Result<BeginOutcome, AdapterError> {
+    let plan = match intent.verb() {
+        Verb::Restore | Verb::Delete => Some(adapter.preview(intent, by).await),
+        Verb::Create | Verb::Update => None,
+    };
+    let begun = adapter.begin(intent, key, baseline, by).await;
+    if let Some(plan) = plan {
+        plans::judge(intent, &plan, &begun);
+    }
+    begun
+}
+
 /// Begins and follows to the end; the progress must not go back.
 pub(crate) async fn run(
     adapter: &dyn Adapter,
@@ -121,7 +142,9 @@ pub(crate) async fn run(
     number: u64,
 ) -> Result<(), FaultKind> {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
-    run_from(adapter, intent, number, baseline.as_ref()).await
+    let begun = begin_as_planned(adapter, intent, key(number), baseline.as_ref(), by()).await;
+    let ended = follow(adapter, intent, number, baseline.as_ref(), begun).await;
+    ended.map_err(|fault| fault.kind)
 }
 
 /// The same, from what was seen before: with the same number and baseline it is the same request again.
@@ -143,6 +166,16 @@ pub(crate) async fn fault_of(
     baseline: Option<&Evidence>,
 ) -> Result<(), Fault> {
     let begun = adapter.begin(intent, key(number), baseline, by()).await;
+    follow(adapter, intent, number, baseline, begun).await
+}
+
+async fn follow(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+    baseline: Option<&Evidence>,
+    begun: Result<BeginOutcome, AdapterError>,
+) -> Result<(), Fault> {
     let task = match begun.map_err(|error| {
         assert_eq!(
             error.effect,

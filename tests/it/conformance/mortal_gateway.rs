@@ -172,6 +172,9 @@ impl Adapter for MortalAdapter {
     fn mint_backup_id(&self, new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
         self.inner.mint_backup_id(new, key)
     }
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.inner.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)
     }

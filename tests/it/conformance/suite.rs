@@ -9,6 +9,7 @@ use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::listing;
 use crate::conformance::on;
+use crate::conformance::plans;
 use crate::conformance::run;
 use crate::conformance::run_from;
 use crate::conformance::texts;
@@ -88,6 +89,10 @@ pub(crate) async fn run_suite(fixture: &dyn AdapterFixture) {
     }
     if rows.due("create", &[Verb::Create]) {
         let backup = creates(fixture, adapter, &mut rows).await;
+        let row = "plans change nothing and show what matters";
+        if rows.due(row, &[Verb::Restore, Verb::Delete]) {
+            plans::come_true(fixture, adapter, &backup).await;
+        }
         if rows.due("restore", &[Verb::Restore]) {
             restores(fixture, adapter, &backup, &mut rows).await;
         }
@@ -200,9 +205,12 @@ async fn restores(
         "{name}: never begun: {found:?}"
     );
     let seen = adapter.baseline(&restore, key(5), by()).await.unwrap();
+    let plan = adapter.preview(&restore, by()).await.unwrap();
+    assert_eq!(plan.refused, [], "{name}: nothing refuses the restore");
     let outcome = run_from(adapter, &restore, 5, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: restore");
     assert_eq!(fixture.content(), 1, "{name}: content is back");
+    plans::came_true(fixture, adapter, &plan).await;
     let broken = fixture.break_restores();
     let row = "a restore that fails says what it left";
     if rows.due_if(row, broken.is_some()) {
@@ -245,6 +253,9 @@ async fn updates(
         };
         let before = adapter.list_backups(&vm, &page, by()).await.unwrap();
         let delete = on(&after, &vm, Change::Delete);
+        let plan = adapter.preview(&delete, by()).await.unwrap();
+        let kinds: Vec<FaultKind> = plan.refused.iter().map(|fault| fault.kind).collect();
+        assert_eq!(kinds, [FaultKind::Protected], "{name}: planned");
         let outcome = run(adapter, &delete, 7).await;
         assert_eq!(outcome, Err(FaultKind::Protected), "{name}: protected");
         let now = adapter.list_backups(&vm, &page, by()).await.unwrap();
@@ -274,11 +285,20 @@ async fn deletes(
 ) {
     let (vm, name) = (fixture.vm(), fixture.name());
     let delete = on(backup, &vm, Change::Delete);
+    let plan = adapter.preview(&delete, by()).await.unwrap();
+    assert_eq!(plan.refused, [], "{name}: nothing refuses the delete");
+    assert_eq!(plan.overwrites, [], "{name}: a delete overwrites nothing");
     let seen = adapter.baseline(&delete, key(9), by()).await.unwrap();
     let outcome = run_from(adapter, &delete, 9, seen.as_ref()).await;
     assert_eq!(outcome, Ok(()), "{name}: delete");
     let gone = adapter.read_backup(&delete.target, by()).await.unwrap_err();
     assert_eq!(gone.fault.kind, FaultKind::NoSuchBackup, "{name}: gone");
+    let planned = adapter.preview(&delete, by()).await.unwrap_err();
+    assert_eq!(
+        planned.fault.kind,
+        FaultKind::NoSuchBackup,
+        "{name}: no plan"
+    );
     let replays = rows.replays(Verb::Delete);
     if rows.due_if("a deleted backup is found deleted", replays) {
         let found = adapter

@@ -324,6 +324,9 @@ impl Adapter for OfKind {
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.inner.read_backup(target, by).await
     }
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.inner.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.inner.needs_baseline(intent)
     }

@@ -14,6 +14,7 @@ use snapgate::adapters::qemu;
 use snapgate::model::*;
 use snapgate::runtime::{SystemClock, Tasks};
 
+use crate::conformance::begin_as_planned;
 use crate::conformance::mortal_gateway::KillMoments;
 use crate::conformance::{self, by, create, key, on, run};
 use crate::harness::eventually;
@@ -311,9 +312,7 @@ pub(crate) async fn begun(
     number: u64,
 ) -> (Option<Evidence>, TaskRef) {
     let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
-    let begun = adapter
-        .begin(intent, key(number), baseline.as_ref(), by())
-        .await;
+    let begun = begin_as_planned(adapter, intent, key(number), baseline.as_ref(), by()).await;
     match begun.unwrap() {
         BeginOutcome::Task(task) => (baseline, task),
         BeginOutcome::Done => panic!("{number}: it is a task"),

@@ -31,12 +31,14 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Verb;
+use crate::model::Version;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::VmPage;
@@ -312,6 +314,22 @@ impl Adapter for SimBackend {
             backup.description = Description::new(&text).ok();
         }
         Ok(backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        let vm = Vm {
+            id: intent.target.vm.clone(),
+            name: intent.target.vm.as_str().to_owned(),
+            description: None,
+            run_state: None,
+        };
+        let backup = self.read_backup(&intent.target, by).await?;
+        // The backup's version stands for whatever of the VM a plan covers.
+        let mark = Version::of_backup(&backup).to_string();
+        Ok(Preview {
+            vm_mark: Some(mark),
+            ..Preview::new(vm, backup)
+        })
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {
