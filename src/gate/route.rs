@@ -114,7 +114,7 @@ impl RouteSpec {
             | RouteKind::Vm
             | RouteKind::Statuses
             | RouteKind::Versions => Reservation::Always,
-            RouteKind::Vms | RouteKind::Capabilities => Reservation::Requests,
+            RouteKind::Plan | RouteKind::Vms | RouteKind::Capabilities => Reservation::Requests,
             RouteKind::Permissions | RouteKind::Document | RouteKind::Root => Reservation::None,
         }
     }

@@ -399,7 +399,7 @@ impl World {
         let found = vm.backups.get(&intent.target.backup);
         let found = found.ok_or_else(no_such_backup)?;
         let all = vm.backups.values().filter(|stored| stored.whole);
-        let mut preview = Preview::new(sim::vm(&intent.target.vm), found.backup.clone())
+        let mut preview = Preview::new(simulation::vm(&intent.target.vm), found.backup.clone())
             .with_newer(all.map(|stored| &stored.backup));
         preview.refused = checks.into_refused();
         if intent.verb() == Verb::Restore {

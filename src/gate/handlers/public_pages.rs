@@ -64,6 +64,7 @@ pub(in crate::gate) async fn read_public(
         // The table gives these something to be permitted.
         Route::Backup(_)
         | Route::Restore(_)
+        | Route::Plan(_)
         | Route::Backups(_)
         | Route::BackUp
         | Route::Vms

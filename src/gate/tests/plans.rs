@@ -314,7 +314,12 @@ async fn what_would_refuse_the_change_is_listed_and_refuses_it() {
         ),
         (
             "unable",
-            &|rig| rig.operations.state().unable = true,
+            &|rig| {
+                rig.operations.state().capability = Arc::new(Capability {
+                    restore: None,
+                    ..full_capability()
+                });
+            },
             RESTORE,
             &["Unsupported"],
         ),
