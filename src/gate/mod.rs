@@ -6,6 +6,7 @@ mod authz;
 mod client_address;
 mod conditional;
 mod config;
+mod cross_site;
 mod decision;
 mod explain;
 mod finish;
@@ -37,6 +38,7 @@ mod response_draft;
 mod route;
 mod services;
 mod version;
+mod web_origin;
 mod wire;
 
 #[cfg(test)]
@@ -102,3 +104,5 @@ pub use request::RequestHead;
 pub use route::ROUTES;
 pub use route::RouteKind;
 pub use route::RouteSpec;
+pub use web_origin::OriginError;
+pub use web_origin::WebOrigin;
