@@ -45,6 +45,8 @@ pub const RESTORE_OPTIONS_MAX: usize = 32;
 pub const BODY_BYTES: u64 = 64 * 1024;
 /// Range of `limits.body`.
 pub const BODY_BYTES_RANGE: (u64, u64) = (1024, 1024 * 1024);
+/// Most origins in `server.allowed_origins`: each request of a page is compared with all of them.
+pub const ALLOWED_ORIGINS_MAX: usize = 100;
 /// Longest request target in bytes unless `limits.target` says otherwise.
 pub const TARGET_BYTES: u64 = 8 * 1024;
 /// Largest request head in bytes (names and values) unless `limits.header` says otherwise.

@@ -3,6 +3,7 @@
 mod bearer;
 mod cancel;
 mod conditions;
+mod cross_site;
 mod denials;
 mod discovery;
 mod events;

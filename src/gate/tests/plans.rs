@@ -8,14 +8,12 @@ use serde_json::json;
 
 use crate::gate::Grant;
 use crate::gate::Grantee;
-use crate::gate::tests::rig::backup;
-use crate::gate::tests::rig::target;
-use crate::operations::memory_operations::PlannedAnswers;
-use crate::operations::memory_operations::full_capability;
 use crate::gate::tests::rig::Rig;
+use crate::gate::tests::rig::backup;
 use crate::gate::tests::rig::header;
 use crate::gate::tests::rig::json as body_of;
 use crate::gate::tests::rig::status;
+use crate::gate::tests::rig::target;
 use crate::model::Action;
 use crate::model::BackupState;
 use crate::model::Fault;
@@ -24,8 +22,11 @@ use crate::model::Pattern;
 use crate::model::Precondition;
 use crate::model::PrincipalName;
 use crate::operations::AcceptError;
+use crate::operations::Capability;
 use crate::operations::DurationBasis;
 use crate::operations::ExpectedDuration;
+use crate::operations::memory_operations::PlannedAnswers;
+use crate::operations::memory_operations::full_capability;
 use crate::public_text;
 
 const B: &str = "/vms/33333/backups/456";
