@@ -9,10 +9,11 @@ use pingora::ErrorType;
 use pingora::http::ResponseHeader;
 
 /// Fields that are hop-by-hop, or that disclose the software of the upstream.
-static DROPPED: [HeaderName; 7] = [
+static DROPPED: [HeaderName; 8] = [
     header::SERVER,
     HeaderName::from_static("x-powered-by"),
     header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("keep-alive"),
     header::TE,
@@ -271,6 +272,7 @@ mod tests {
             ("Trailer", "X"),
             ("Upgrade", "h2c"),
             ("Proxy-Authenticate", "Basic"),
+            ("Proxy-Authentication-Info", "x"),
             ("Content-Length", "3"),
             ("Content-Type", "a/b"),
             ("Content-Type", "a/b"),
