@@ -1,6 +1,6 @@
 //! Mutations that know what they change: lines of HTTP/1.1, chunks, and frames of HTTP/2 with the lengths that they then have.
 //!
-//! Half of the time the mutations of libFuzzer are used, which know nothing and therefore try what nobody thinks of.
+//! Half of the time the mutations of libFuzzer are used, which know no structure and therefore break it in every way.
 
 use super::reference_http2;
 use super::reference_http2::split_frame;

@@ -106,7 +106,7 @@ enum Leave {
     Connection,
 }
 
-/// Requests that nobody answers: method, path, and a body.
+/// Requests that are never answered: method, path, and a body.
 const REQUESTS: [(&str, &str, Option<&[u8]>); 4] = [
     ("GET", "/vms/slow/backups/456", None),
     ("GET", "/console", None),

@@ -1,7 +1,10 @@
 //! The reference readers and the mutations of the fuzz targets, which must be right themselves.
 
 use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 
+use crate::corpora::inputs;
 use crate::corpora::inputs::mutation;
 use crate::corpora::inputs::mutation::field;
 use crate::corpora::inputs::mutation::frame;
@@ -239,34 +242,74 @@ fn the_reference_reader_of_answers_keeps_the_rules_of_rfc_9112() {
     assert_eq!(found, expected, "what is passed on");
 }
 
+type Mutation = fn(&mut [u8], usize, usize, u32, mutation::Plain) -> usize;
+
+/// The targets whose inputs have a structure that is kept.
+const STRUCTURED: [(&str, Mutation); 2] = [
+    ("answers", mutation::answers),
+    ("listener", mutation::requests),
+];
+const BYTES_MAX: usize = 2048;
+
+/// In the place of libFuzzer's mutation: changes one byte that depends on the others, or adds one.
+fn change_byte(data: &mut [u8], size: usize, max: usize) -> usize {
+    let sum = data[..size]
+        .iter()
+        .fold(size, |sum, byte| sum * 31 % 65_537 + usize::from(*byte));
+    let at = sum % (size + 1).min(max);
+    data[at] = u8::try_from(sum % 256).unwrap();
+    size.max(at + 1)
+}
+
+fn mutated(given: &[u8], mutate: Mutation, seed: u32) -> Vec<u8> {
+    let mut data = given.to_vec();
+    data.resize(BYTES_MAX, 0);
+    let size = mutate(
+        &mut data,
+        given.len().min(BYTES_MAX),
+        BYTES_MAX,
+        seed,
+        change_byte,
+    );
+    assert!(size <= BYTES_MAX, "seed {seed}: {size}");
+    data.truncate(size);
+    data
+}
+
 #[apply(test)]
 fn mutations_stay_within_their_bounds_and_can_be_repeated() {
-    const BYTES_MAX: usize = 2048;
-    type Mutation = fn(&mut [u8], usize, usize, u32, mutation::Plain) -> usize;
-    fn add_one(data: &mut [u8], size: usize, max: usize) -> usize {
-        if size < max {
-            data[size] = b'x';
-        }
-        max.min(size + 1)
-    }
-    let targets: [(&str, Mutation); 2] = [
-        ("listener", mutation::requests),
-        ("answers", mutation::answers),
-    ];
-    for (target, mutate) in targets {
+    for (target, mutate) in STRUCTURED {
         for entry in fs::read_dir(format!("fuzz/corpus/{target}")).unwrap() {
             let given = fs::read(entry.unwrap().path()).unwrap();
-            let size = given.len().min(BYTES_MAX);
             for seed in 0..40 {
-                let mutated = || {
-                    let mut data = given.clone();
-                    data.resize(BYTES_MAX, 0);
-                    let size = mutate(&mut data, size, BYTES_MAX, seed, add_one);
-                    assert!(size <= BYTES_MAX, "{target}: {size}");
-                    data.truncate(size);
-                    data
-                };
-                assert_eq!(mutated(), mutated(), "{target}: seed {seed}");
+                let one = mutated(&given, mutate, seed);
+                assert_eq!(one, mutated(&given, mutate, seed), "{target}: seed {seed}");
+            }
+        }
+    }
+}
+
+/// A little fuzzing without libFuzzer. `SNAPGATE_MUTATIONS` says how many inputs are made of each file of the corpora.
+#[apply(test)]
+fn mutated_inputs_hold_what_the_corpora_hold() {
+    let count = std::env::var("SNAPGATE_MUTATIONS").ok();
+    let count = count.map_or(3, |count| count.parse().unwrap());
+    for (target, mutate) in STRUCTURED {
+        for entry in fs::read_dir(format!("fuzz/corpus/{target}")).unwrap() {
+            let path = entry.unwrap().path();
+            let mut data = fs::read(&path).unwrap();
+            for seed in 0..count {
+                data = mutated(&data, mutate, seed);
+                let fed = catch_unwind(AssertUnwindSafe(|| inputs::feed(target, &data)));
+                let shown = data.escape_ascii();
+                assert!(
+                    fed.is_ok(),
+                    "{path:?}, seed {seed}: see the panic above: {shown}"
+                );
+                // Back to what is nearly well-formed.
+                if seed % 8 == 7 {
+                    data = fs::read(&path).unwrap();
+                }
             }
         }
     }

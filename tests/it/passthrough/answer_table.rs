@@ -20,7 +20,7 @@ enum Seen {
     Refused,
     /// This status and body.
     Whole(u16, &'static str),
-    /// A part of this body and an end that tells of it, or 502.
+    /// A part of this body and an end that shows it, or 502.
     Broken(&'static str),
 }
 
