@@ -296,7 +296,7 @@ fn read_chunks(
         let start = end + 2;
         while received.len() < start + size + 2 && read_more(stream, received) {}
         let content = received.get(start..start + size);
-        body.extend_from_slice(content.unwrap_or(&received[start.min(received.len())..]));
+        body.extend_from_slice(content.unwrap_or_else(|| &received[start.min(received.len())..]));
         let behind = received.get(start + size..start + size + 2)?;
         assert_eq!(behind, b"\r\n", "the end of a chunk");
         at = start + size + 2;

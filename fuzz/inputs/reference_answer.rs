@@ -313,14 +313,26 @@ fn read_size(bytes: &[u8]) -> Option<(usize, &[u8])> {
         .iter()
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
-    let extension = line[digits..].trim_ascii_start();
-    let is_extension = extension.is_empty() || extension.starts_with(b";");
+    let mut extension = line[digits..]
+        .iter()
+        .skip_while(|byte| b" \t".contains(byte));
+    let is_extension = extension.next().is_none_or(|byte| *byte == b';');
     let text = str::from_utf8(&line[..digits]).ok()?;
     let size = usize::from_str_radix(if text.is_empty() { "0" } else { text }, 16).ok()?;
-    (digits <= 16 && is_extension).then_some((size, rest))
+    let is_line = !line.contains(&b'\r');
+    (digits <= 16 && is_extension && is_line).then_some((size, rest))
 }
 
-/// Whether trailers and the empty line after them follow.
-fn has_end(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"\r\n") || bytes.windows(4).any(|window| window == b"\r\n\r\n")
+/// Whether trailers and the empty line after them follow. Lines end with CRLF, whatever they hold.
+fn has_end(mut bytes: &[u8]) -> bool {
+    while let Some(end) = bytes.iter().position(|byte| b"\r\n".contains(byte)) {
+        let Some(rest) = bytes[end..].strip_prefix(b"\r\n") else {
+            return false;
+        };
+        if end == 0 {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
 }

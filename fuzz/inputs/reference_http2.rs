@@ -1,7 +1,8 @@
 //! A reader of HTTP/2 that keeps RFC 9113 and RFC 7541 to the letter, written apart from the gateway and the library it uses.
 //!
 //! What it calls a request must be one by every reader. It is lenient where nothing is read in two ways: white space around values
-//! is trimmed, trailers are not read, a fragment in a path does not count, and settings need not come first.
+//! is trimmed, trailers are not read, a fragment in a path does not count, settings need not come first, and a malformed list of fields
+//! may be cut off.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use loona_hpack::Decoder;
 /// What a client sends first (section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest frame without other settings of the gateway (section 4.2).
-const PAYLOAD_BYTES_MAX: usize = 16_384;
+const PAYLOAD_BYTES_MAX: u32 = 16_384;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -68,8 +69,8 @@ pub(crate) struct Stream {
     pub(crate) may_wait: bool,
     /// Whether the client gave it up, or broke a rule after the head.
     pub(crate) is_over: bool,
-    announced: Option<u64>,
-    received: u64,
+    announced: Option<usize>,
+    received: usize,
     has_ended: bool,
 }
 
@@ -109,7 +110,7 @@ impl Reading {
         while !rest.is_empty() {
             let announced = rest.first_chunk::<3>();
             let length = announced.map(|[a, b, c]| u32::from_be_bytes([0, *a, *b, *c]));
-            if length.is_some_and(|length| length as usize > PAYLOAD_BYTES_MAX) {
+            if length.is_some_and(|length| length > PAYLOAD_BYTES_MAX) {
                 return Err(Broken);
             }
             let Some((frame, behind)) = split_frame(rest) else {
@@ -120,6 +121,7 @@ impl Reading {
             if frame.kind == HEADERS {
                 let mut block = block_of(frame)?.to_vec();
                 let mut has_ended = frame.flags & END_HEADERS != 0;
+                let mut fields = None;
                 // Section 6.10: nothing comes between the parts of a list of fields.
                 while !has_ended {
                     let Some((next, behind)) = split_frame(rest) else {
@@ -127,13 +129,22 @@ impl Reading {
                         return Ok(());
                     };
                     if next.kind != CONTINUATION || next.stream != frame.stream {
-                        return Err(Broken);
+                        let found = decoder.decode(&block).map_err(|_error| Broken)?;
+                        // The library resets the stream at the first malformed field, and waits for no other part.
+                        if read_request(&found).method.is_some() {
+                            return Err(Broken);
+                        }
+                        fields = Some(found);
+                        break;
                     }
                     block.extend_from_slice(next.payload);
                     has_ended = next.flags & END_HEADERS != 0;
                     rest = behind;
                 }
-                let fields = decoder.decode(&block).map_err(|_error| Broken)?;
+                let fields = match fields {
+                    Some(fields) => fields,
+                    None => decoder.decode(&block).map_err(|_error| Broken)?,
+                };
                 self.read_fields(frame, &fields)?;
             } else {
                 self.read_other(frame)?;
@@ -174,7 +185,7 @@ impl Reading {
                 if stream.has_ended && !stream.is_over {
                     return Err(Broken);
                 }
-                stream.received += data.len() as u64;
+                stream.received += data.len();
                 stream.end(frame.flags & END_STREAM != 0);
                 Ok(())
             }
@@ -291,6 +302,8 @@ fn read_request(fields: &[Field]) -> Stream {
         text.parse().ok()
     });
     stream.method = read_method(fields);
+    // It is reset, and what comes for it after that is ignored.
+    stream.is_over = stream.method.is_none();
     stream
 }
 

@@ -61,7 +61,7 @@ impl SilentServer {
         let console = route(
             "console",
             "/console",
-            &[place.clone()],
+            std::slice::from_ref(&place),
             "read_timeout = \"1m\"",
         );
         let rate = "[rate]\nprincipal_concurrent = 1\n";
@@ -78,11 +78,8 @@ fn hold(mut stream: TcpStream, waiting: &AtomicUsize) {
     let mut received = Vec::new();
     let mut part = [0; 4096];
     let mut is_counted = false;
-    loop {
-        match stream.read(&mut part) {
-            Ok(count @ 1..) => received.extend_from_slice(&part[..count]),
-            Ok(0) | Err(_) => break,
-        }
+    while let Ok(count @ 1..) = stream.read(&mut part) {
+        received.extend_from_slice(&part[..count]);
         let is_known = |text: &[u8]| received.windows(text.len()).any(|window| window == text);
         // Not what the gateway asks by itself to learn whether the server is well.
         if !is_counted && (is_known(b"/console") || is_known(b"/vms/slow/backups/")) {

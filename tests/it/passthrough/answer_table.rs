@@ -308,7 +308,7 @@ fn ask_http1(gateway: &Gateway, row: &Row, version: &str, fields: &str) -> Found
     let mut left = &*all;
     loop {
         let (head, body) = left.split_once("\r\n\r\n").expect("a head");
-        let status: u16 = head[9..12].parse().unwrap();
+        let status: u16 = head.get(9..12).unwrap().parse().unwrap();
         if status < 200 {
             assert_eq!(version, "HTTP/1.1", "{}: interim: {all}", row.name);
             assert!(!head.contains("ontent-"), "{}: no framing: {all}", row.name);
@@ -347,7 +347,7 @@ fn unchunk(mut text: &str) -> (String, bool) {
             return (body, behind == "\r\n");
         }
         let end = size.min(behind.len());
-        body.push_str(&behind[..end]);
+        body.push_str(behind.get(..end).unwrap());
         text = behind.get(end + 2..).unwrap_or_default();
     }
     (body, false)
