@@ -167,7 +167,7 @@ async fn every_change_is_refused_to_other_sites_before_anything_else_is_looked_a
         "says what to do"
     );
     assert!(
-        rig.fake.0.lock().unwrap().operations.is_empty(),
+        rig.operations.state().operations.is_empty(),
         "nothing was accepted"
     );
 }
@@ -224,7 +224,7 @@ async fn pages_of_other_sites_may_ask_and_only_allowed_ones_may_read_the_answer(
 #[tokio::test]
 async fn accepted_changes_refused_ones_and_streams_can_be_read_by_allowed_pages() {
     let rig = rig();
-    rig.fake.0.lock().unwrap().patient = true;
+    rig.operations.state().waits_for_changes = true;
     let from = "Origin: https://console.example\nSec-Fetch-Site: cross-site";
     let rows = [
         (format!("{RESTORE}\n{from}"), 202),
