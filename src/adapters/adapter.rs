@@ -503,7 +503,7 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// [`FaultKind::Unavailable`], or callers would take a network failure for a deleted VM.
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
 
-    /// One page of its VMs in the order of their ids, with name and run state where the VM manager tells them cheaply. No effect.
+    /// One page of its VMs in the order of their ids, with name and run state where the VM manager reports them cheaply. No effect.
     ///
     /// The work is bounded by the page: a VM manager that only lists everything at once is asked once for several pages
     /// (`vm_list_cache.rs`). Pages continue after an id, so that a VM which is created or removed meanwhile leaves no gap and shows

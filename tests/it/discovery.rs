@@ -36,6 +36,7 @@ vms = ["h*"]
 url = "http://127.0.0.1:{port}"
 username = "gate"
 password = "file:password"
+server_recovery = "replay-safe"
 
 [[user]]
 name = "alice"
@@ -206,7 +207,7 @@ fn the_vms_of_a_gateway_are_walked_page_by_page() {
 #[apply(test)]
 fn permissions_say_what_requests_are_answered() {
     let gateway = Gateway::start(crate::harness::SIM);
-    for user in ["alice", "carol", "stranger"] {
+    for user in ["carol", "alice", "stranger"] {
         let client = gateway.client(user);
         let reply = client.get("/permissions?vm=1&b=456");
         if user == "stranger" {

@@ -75,7 +75,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         route: "permissions",
-        path: "/permissions",
+        path: "/permissions?vm=1",
         missing: "/permissions?vm=9",
         credentials: true,
         version: false,

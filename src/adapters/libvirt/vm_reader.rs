@@ -103,7 +103,7 @@ impl VmReader {
         let run_state = match self.client.state(&listed.domain, by).await {
             Ok(state) => state.run_state(),
             Err(error) if error.code() == Some(error_code::NO_DOMAIN) => return Ok(None),
-            // libvirt refuses to tell this one's state; that it exists is known.
+            // libvirt refuses to report the state of this one; that it exists is known.
             Err(RpcError::Native { .. }) => None,
             Err(error) => return Err(error),
         };

@@ -109,7 +109,7 @@ fn exists(config: &Config, id: &VmId) -> bool {
     has_socket || (!config.images.is_empty() && config.images.iter().all(is_there))
 }
 
-/// The VM as far as its files tell: the state of one whose monitor socket is there is known to its QEMU alone, which may be busy.
+/// The VM as far as its files show it: the state of one whose monitor socket is there is known to its QEMU alone, which may be busy.
 pub(super) fn describe(config: &Config, id: &VmId) -> Vm {
     let socket = config.qmp.replace(PLACEHOLDER, id.as_str());
     let is_off = !config.images.is_empty() && !Path::new(&socket).exists();

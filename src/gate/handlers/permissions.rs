@@ -57,7 +57,7 @@ impl Subject {
         }
     }
 
-    /// Whether the action is allowed, as the request itself would be told.
+    /// Whether the action is allowed, as the request itself would be answered.
     fn check(&self, rights: &Rights, action: Action) -> Result<(), Refusal> {
         match self {
             Self::Anywhere if rights.allows_anywhere(action) => Ok(()),
