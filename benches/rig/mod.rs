@@ -85,13 +85,11 @@ impl OperationsApi for Instant {
         &self,
         _: &BackendName,
         _: &VmId,
-        _: &Page,
+        _: &BackupQuery,
         _: Deadline,
-    ) -> Result<BackupPage, Fault> {
-        Ok(BackupPage {
-            backups: vec![backup(&BackupId::new("b1").unwrap())],
-            more: false,
-        })
+    ) -> Result<BackupSelection, Fault> {
+        // Nothing is found by the name of a new backup, so that changes are accepted.
+        Ok(BackupSelection::default())
     }
 
     async fn backup(&self, _: &BackendName, target: &Target, _: Deadline) -> Result<Backup, Fault> {
@@ -145,8 +143,12 @@ impl OperationsApi for Instant {
         Ok(None)
     }
 
-    async fn list(&self, _: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        Ok(Vec::new())
+    async fn list(&self, _: &ListQuery) -> Result<ListPage, StoreFault> {
+        Ok(ListPage::default())
+    }
+
+    fn find_running_delete(&self, _: &BackendName, _: &Target) -> Option<Arc<Operation>> {
+        None
     }
 
     async fn wait(

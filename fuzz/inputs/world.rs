@@ -255,19 +255,12 @@ impl OperationsApi for Memory {
         &self,
         _backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         _by: Deadline,
-    ) -> Result<BackupPage, Fault> {
+    ) -> Result<BackupSelection, Fault> {
         self.with(|state| {
-            let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = state.backups.iter();
-            let mut backups: Vec<_> = all
-                .filter(|(at, _)| at.vm == *vm && is_after(&at.backup))
-                .map(|(_, state)| state.clone())
-                .collect();
-            let more = backups.len() > usize::from(page.limit);
-            backups.truncate(usize::from(page.limit));
-            Ok(BackupPage { backups, more })
+            let all = state.backups.iter().filter(|(at, _)| at.vm == *vm);
+            Ok(query.select(all.map(|(_, backup)| backup.clone())))
         })
     }
 
@@ -340,34 +333,27 @@ impl OperationsApi for Memory {
         })
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault> {
         assert!(
             (1..=limits::PAGE_MAX).contains(&query.limit),
             "a page within its limit"
         );
+        self.with(|state| Ok(query.select(state.operations.iter().cloned())))
+    }
+
+    fn find_running_delete(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+    ) -> Option<Arc<Operation>> {
         self.with(|state| {
-            let wanted = &query.selector;
-            let fits = |operation: &&Arc<Operation>| {
-                query
-                    .principal
-                    .as_ref()
-                    .is_none_or(|name| *name == operation.principal)
-                    && wanted.verb.is_none_or(|verb| verb == operation.verb())
-                    && wanted
-                        .vm
-                        .as_ref()
-                        .is_none_or(|vm| *vm == operation.target().vm)
-                    && wanted
-                        .backup
-                        .as_ref()
-                        .is_none_or(|id| *id == operation.target().backup)
-                    && query.before.is_none_or(|before| operation.seq < before)
-                    && query
-                        .unfinished
-                        .is_none_or(|open| open != operation.phase.is_final())
-            };
-            let newest = state.operations.iter().rev().filter(fits);
-            Ok(newest.take(usize::from(query.limit)).cloned().collect())
+            let mut operations = state.operations.iter();
+            let found = operations.find(|operation| {
+                operation.verb() == Verb::Delete
+                    && operation.target() == target
+                    && !operation.phase.is_final()
+            });
+            found.cloned()
         })
     }
 

@@ -17,6 +17,7 @@ mod header_names;
 mod json;
 mod limiter;
 mod links;
+mod list_query;
 mod negotiate;
 mod passthrough;
 mod password;

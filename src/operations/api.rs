@@ -10,7 +10,8 @@ use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::Fingerprint;
@@ -23,7 +24,6 @@ use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Precondition;
 use crate::model::PrincipalName;
@@ -31,9 +31,10 @@ use crate::model::RequestId;
 use crate::model::Revision;
 use crate::model::Target;
 use crate::model::TokenName;
-use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 
 /// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,32 +176,6 @@ pub enum Replay {
     Other(OperationSeq),
 }
 
-/// Selects operations of a request that does not name one by its number.
-#[derive(Clone, Debug, Default)]
-pub struct Selector {
-    /// Only of this verb.
-    pub verb: Option<Verb>,
-    /// Only on this VM.
-    pub vm: Option<VmId>,
-    /// Only on the backup of this id.
-    pub backup: Option<BackupId>,
-}
-
-/// Which operations to list, newest first.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// Only those of this principal.
-    pub principal: Option<PrincipalName>,
-    /// Only those that match.
-    pub selector: Selector,
-    /// Only older ones than this.
-    pub before: Option<OperationSeq>,
-    /// Only unfinished (`Some(true)`) or finished (`Some(false)`) ones.
-    pub unfinished: Option<bool>,
-    /// At most this many, 1..=[`crate::model::limits::PAGE_MAX`].
-    pub limit: u16,
-}
-
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitFor {
@@ -243,8 +218,8 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// The fault a caller may see.
     async fn vm(&self, backend: &BackendName, vm: &VmId, by: Deadline) -> Result<Vm, Fault>;
 
-    /// Backups of a VM in order of their ids, each with the state that unfinished operations give it.
-    /// Backups that are being created are among them.
+    /// One page of the backups of a VM, each with the state that unfinished operations give it. Backups that are being created
+    /// are among them.
     ///
     /// # Errors
     /// The fault a caller may see.
@@ -252,9 +227,9 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         by: Deadline,
-    ) -> Result<BackupPage, Fault>;
+    ) -> Result<BackupSelection, Fault>;
 
     /// One backup, with the state that unfinished operations give it.
     ///
@@ -313,11 +288,15 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// When the store cannot answer.
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault>;
 
-    /// Operations, newest first.
+    /// One page of the operations that match. The work for it is limited: see [`ListPage::next`].
     ///
     /// # Errors
     /// When the store cannot answer.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault>;
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault>;
+
+    /// The unfinished delete of the backup, if there is one.
+    fn find_running_delete(&self, backend: &BackendName, target: &Target)
+    -> Option<Arc<Operation>>;
 
     /// Waits for the operation and returns its state then, or its state at the deadline. `None` when there is none.
     ///

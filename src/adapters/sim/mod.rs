@@ -26,12 +26,15 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Script;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -209,6 +212,15 @@ impl Adapter for Sim {
     ) -> Result<BackupPage, AdapterError> {
         let work = async { self.world.list(vm, page) };
         self.world.script.play(Call::List, work).await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {

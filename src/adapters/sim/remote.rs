@@ -25,6 +25,7 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::sim;
 use crate::adapters::sim::Config;
 use crate::model::Backup;
@@ -32,6 +33,8 @@ use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -284,6 +287,15 @@ impl Adapter for Remote {
             }),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {

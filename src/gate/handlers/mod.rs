@@ -2,6 +2,7 @@
 
 mod accepted;
 mod backup_list;
+mod backup_query;
 mod cancel;
 mod change;
 mod current_state;
@@ -9,6 +10,7 @@ mod events;
 mod idempotency;
 mod operation_access;
 mod read;
+mod status_list;
 mod status_query;
 mod statuses;
 mod waiting;

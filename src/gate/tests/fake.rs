@@ -12,6 +12,7 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ListPage;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Replay;
@@ -152,19 +153,12 @@ impl OperationsApi for Fake {
         &self,
         _backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         _by: Deadline,
-    ) -> Result<BackupPage, Fault> {
+    ) -> Result<BackupSelection, Fault> {
         self.read(|state| {
-            let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
-            let all = state
-                .backups
-                .iter()
-                .filter(|(at, _)| at.vm == *vm && is_after(&at.backup));
-            let mut backups: Vec<_> = all.map(|(_, state)| state.clone()).collect();
-            let more = backups.len() > usize::from(page.limit);
-            backups.truncate(usize::from(page.limit));
-            Ok(BackupPage { backups, more })
+            let all = state.backups.iter().filter(|(at, _)| at.vm == *vm);
+            Ok(query.select(all.map(|(_, backup)| backup.clone())))
         })
     }
 
@@ -280,27 +274,23 @@ impl OperationsApi for Fake {
         })
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
-        self.stored(|state| {
-            let wanted = &query.selector;
-            let fits = |state: &&Arc<Operation>| {
-                query
-                    .principal
-                    .as_ref()
-                    .is_none_or(|name| *name == state.principal)
-                    && wanted.verb.is_none_or(|verb| verb == state.verb())
-                    && wanted.vm.as_ref().is_none_or(|vm| *vm == state.target().vm)
-                    && wanted
-                        .backup
-                        .as_ref()
-                        .is_none_or(|id| *id == state.target().backup)
-                    && query.before.is_none_or(|before| state.seq < before)
-                    && query
-                        .unfinished
-                        .is_none_or(|open| open != state.phase.is_final())
-            };
-            let newest = state.operations.iter().rev().filter(fits);
-            newest.take(usize::from(query.limit)).cloned().collect()
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault> {
+        self.stored(|state| query.select(state.operations.iter().cloned()))
+    }
+
+    fn find_running_delete(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+    ) -> Option<Arc<Operation>> {
+        self.with(|state| {
+            let mut operations = state.operations.iter();
+            let found = operations.find(|operation| {
+                operation.verb() == Verb::Delete
+                    && operation.target() == target
+                    && !operation.phase.is_final()
+            });
+            found.cloned()
         })
     }
 
