@@ -8,12 +8,12 @@ use http::header;
 use serde_json::Value;
 use snapgate::gate::AuditOutcome;
 use snapgate::gate::Code;
+use snapgate::operations::memory_operations::PRIVATE_PATH;
 
 use super::issuer;
 use super::request::Request;
 use super::request::TOKEN;
 use super::settings::BACKEND;
-use super::settings::PRIVATE;
 use super::world::Outcome;
 use super::world::answer;
 
@@ -249,7 +249,7 @@ fn nothing_private_is_disclosed(request: &Request, outcome: &Outcome) {
     }
     let asked = String::from_utf8_lossy(&request.target).into_owned()
         + &String::from_utf8_lossy(request.body.as_deref().unwrap_or_default());
-    for secret in [PRIVATE, BACKEND, "c2VjcmV0", "argon2", TOKEN] {
+    for secret in [PRIVATE_PATH, BACKEND, "c2VjcmV0", "argon2", TOKEN] {
         let is_disclosed = text.contains(secret) && !asked.contains(secret);
         assert!(!is_disclosed, "{secret:?} is disclosed: {text}");
     }

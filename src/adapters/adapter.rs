@@ -39,6 +39,8 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// How the outcome of a call can be learned when its answer was lost.
@@ -114,6 +116,8 @@ pub struct Capability {
     pub memory: bool,
     /// Whether all disks of a VM are backed up and restored together, all or none.
     pub consistent: bool,
+    /// Whether [`Adapter::list_vms`] lists its VMs. Where it does not, VMs that the configuration names exactly are looked up.
+    pub lists_vms: bool,
 }
 
 impl Capability {
@@ -395,6 +399,11 @@ pub enum FindOutcome {
 ///         Ok(Vm { id: vm.clone(), name: "web".to_owned(), description: None, run_state: None })
 ///     }
 ///
+///     async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+///         let all = [self.read_vm(&VmId::new("vm1").expect("a valid id"), by).await?];
+///         Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()))
+///     }
+///
 ///     async fn list_backups(&self, vm: &VmId, _page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
 ///         self.read_vm(vm, by).await?;
 ///         Ok(BackupPage::default())
@@ -451,6 +460,7 @@ pub enum FindOutcome {
 ///     online: false,
 ///     memory: false,
 ///     consistent: false,
+///     lists_vms: true,
 /// });
 /// assert!(adapter.capability().verb(Verb::Restore).is_none(), "refused before it is called");
 /// assert_eq!(adapter.metadata_owner(), MetadataOwner::Native, "the VM manager");
@@ -493,6 +503,16 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// [`FaultKind::NoSuchVm`] only when the VM manager says so: a VM manager that does not answer is
     /// [`FaultKind::Unavailable`], or callers would take a network failure for a deleted VM.
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError>;
+
+    /// One page of its VMs in the order of their ids, with name and run state where the VM manager tells them cheaply. No effect.
+    ///
+    /// The work is bounded by the page: a VM manager that only lists everything at once is asked once for several pages
+    /// (`vm_list_cache.rs`). Pages continue after an id, so that a VM which is created or removed meanwhile leaves no gap and shows
+    /// no other VM twice. What cannot be read about one VM is left out; the VM is not.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unsupported`] where the VM manager cannot list; a VM manager that does not answer is never an empty list.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError>;
 
     /// One page of the backups of a VM in the order of their ids. No effect. Never a backup that is incomplete because it is still
     /// being made.
@@ -595,6 +615,13 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`FaultKind::Unsupported`] where [`VerbCapability::cancel`] is false.
     async fn cancel(&self, task: &TaskRef, by: Deadline) -> Result<(), AdapterError>;
+}
+
+/// The answer of [`Adapter::list_vms`] where [`Capability::lists_vms`] is false.
+#[must_use]
+pub fn lists_no_vms() -> AdapterError {
+    let text = public_text!("The VM manager does not list its VMs. Read a VM by its id.");
+    AdapterError::refused(FaultKind::Unsupported, text)
 }
 
 /// The number of the operation as the id of its backup: no other create has it.

@@ -18,3 +18,4 @@ pub mod qemu;
 pub mod registry;
 pub mod sim;
 pub mod transport;
+pub(crate) mod vm_list_cache;

@@ -110,6 +110,22 @@ pub const FILTER_TAGS_MAX: usize = TAGS_MAX;
 /// Ended operations that are remembered to check preconditions: many more than end while one request is judged.
 pub const ENDED_KEPT_MAX: usize = 1024;
 
+/// Most VMs of one backend that are listed: ids and names of so many are some 20 MiB.
+pub const VMS_LISTED_MAX: usize = 100_000;
+/// How long the list of VMs waits for a backend: a list that lacks one VM manager is of more use than none.
+pub const VMS_DEADLINE: Duration = Duration::from_secs(3);
+/// VMs that one page of the list of VMs looks at before it ends short, as long as it can say where it goes on: a filter that
+/// fits few of many VMs costs no more than one that fits all.
+pub const VMS_LOOKED_AT_MAX: usize = 2000;
+/// The same where it cannot say so without naming a VM that the caller may not see.
+pub const VMS_PASSED_OVER_MAX: usize = 100_000;
+/// VMs named one by one that one page looks up.
+pub const VM_LOOKUPS_MAX: usize = 200;
+/// Lookups and lists of backups that one page of VMs makes at once: a part of what `backend.reads` allows.
+pub const VM_LOOKUPS_AT_ONCE: usize = 8;
+/// Most VMs of a page whose last backup is shown: each costs a list of backups.
+pub const LAST_BACKUPS_MAX: usize = 100;
+
 /// Verified credentials remembered at once: bounded memory, 10,000 active callers.
 pub const CREDENTIALS_CACHED_MAX: usize = 10_000;
 /// How long a verified credential is remembered unless `authentication.remember` says otherwise.

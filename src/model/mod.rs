@@ -19,6 +19,7 @@ mod secret;
 pub(crate) mod suggest;
 mod text;
 mod time;
+mod vm_list;
 
 pub use backup::Backup;
 pub use backup::BackupKind;
@@ -90,3 +91,5 @@ pub use text::TokenName;
 pub use text::VmId;
 pub use time::Deadline;
 pub use time::Timestamp;
+pub use vm_list::VmPage;
+pub use vm_list::VmRange;

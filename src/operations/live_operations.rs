@@ -168,6 +168,7 @@ impl LiveOperations {
             .flatten()
             .filter_map(|seq| table.entries.get(seq))
             .collect();
+        // The same request comes first: it is answered with its Status even where a new one would be refused.
         for entry in &earlier {
             if let Some(existing) = compare_requests(entry, operation) {
                 return existing;
@@ -179,6 +180,7 @@ impl LiveOperations {
         if let (WhenBusy::Refuse, Some(first)) = (self.limits.when_busy, earlier.first()) {
             return Admission::Busy(first.published.subscribe());
         }
+        // The first of the queue is running and does not wait, so it is not counted.
         if earlier.len() > self.limits.per_vm {
             return Admission::VmQueueFull;
         }
@@ -186,6 +188,7 @@ impl LiveOperations {
             return Admission::Full;
         }
         let is_first = earlier.is_empty();
+        // Not visible yet: until its record is durable, no read and no precondition may count on it.
         table.insert(operation, None);
         Admission::Admitted { is_first }
     }
@@ -194,6 +197,7 @@ impl LiveOperations {
     pub(crate) fn known_changes(&self, backend: &BackendName, vm: &VmId) -> KnownChanges {
         let table = self.table.lock();
         let queue = table.queues.get(&(backend.clone(), vm.clone()));
+        // One that is not durable yet may still be refused. A caller must not be held to a change that never was.
         let is_visible = |seq: &OperationSeq| {
             let entry = table.entries.get(seq);
             entry.is_some_and(|entry| entry.published.borrow().is_some())
@@ -217,6 +221,7 @@ impl LiveOperations {
     /// Makes an admitted operation visible: its record is durable. Returns the claim on it when it is the first of its VM.
     pub(crate) fn publish_new(&self, operation: &Arc<Operation>) -> Option<Claim> {
         let claim = {
+            // Both under one lock: between them, another task could claim the operation or end it.
             let mut table = self.table.lock();
             table.publish(operation);
             table.claim_first(&vm_key(operation))
@@ -228,6 +233,7 @@ impl LiveOperations {
     /// Adds an operation that was found in the store, unless it is there already. The queue limits do not apply to it.
     pub(crate) fn insert_stored(&self, operation: &Arc<Operation>) {
         let mut table = self.table.lock();
+        // At the start requests may come in while the store is still being read.
         if !table.entries.contains_key(&operation.seq) {
             table.insert(operation, Some(Arc::clone(operation)));
         }
@@ -270,9 +276,12 @@ impl LiveOperations {
             *count = count.saturating_sub(1);
         });
         let vm = vm_key(&entry.operation);
+        // In the same critical section: a request that checked its precondition before must find either the operation
+        // or its end.
         table.remember_end(&vm, &entry.operation);
         let mut next = None;
         if let Some(queue) = table.queues.get_mut(&vm) {
+            // It is the first in most cases, but a queued operation can be cancelled from the middle.
             queue.retain(|queued| *queued != seq);
             if queue.is_empty() {
                 table.queues.remove(&vm);

@@ -19,6 +19,8 @@ mod list_query;
 mod live_operations;
 mod machine;
 mod maintenance;
+#[doc(hidden)]
+pub mod memory_operations;
 mod offline_store;
 mod open;
 mod operation_summary;

@@ -14,11 +14,12 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::client::basic;
 use crate::client::read_some;
+use crate::harness::FILES;
 use crate::harness::Gateway;
 use crate::harness::PATIENCE;
 use crate::harness::Process;
-use crate::harness::SECRET_HASH;
 use crate::harness::SIM;
+use crate::harness::settings_for_alice;
 
 const WRITERS: usize = 8;
 const BACKUP: &str = "/vms/1/backups/456";
@@ -185,31 +186,11 @@ fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_kil
     fs::create_dir_all(folder.path().join("vms/db")).unwrap();
     fs::create_dir_all(folder.path().join("backups")).unwrap();
     fs::write(folder.path().join("vms/db/data.img"), vec![7; 64 * 1024]).unwrap();
-    let config = format!(
-        r#"[server]
-listen = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-# The same for every life: the tag covers the links.
-public_url = "http://backups.example"
-[operations]
-store = "operations.db"
-[[backend]]
-name = "disks"
-kind = "files"
-vms = ["*"]
-[backend.files]
-root = "vms"
-backups = "backups"
-new_folders = true
-[[user]]
-name = "alice"
-password_hash = "{SECRET_HASH}"
-[[grant]]
-to = ["user:alice"]
-actions = ["read", "create", "update", "protect", "delete", "restore", "observe"]
-vms = ["*"]
-backups = ["*"]
-"#
+    let config = settings_for_alice(FILES);
+    // The same for every life: the tag covers the links.
+    let config = config.replace(
+        "[server]\n",
+        "[server]\npublic_url = \"http://backups.example\"\n",
     );
     let file = folder.path().join("snapgate.toml");
     fs::write(&file, config).unwrap();

@@ -60,6 +60,11 @@ impl NativeError {
         matches!(self.status(), Some(404 | 405 | 409 | 501))
     }
 
+    /// Whether the server does not know the path at all.
+    pub(super) fn is_unknown_path(&self) -> bool {
+        matches!(self.status(), Some(404 | 405 | 501))
+    }
+
     const fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),

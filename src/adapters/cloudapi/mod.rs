@@ -13,6 +13,7 @@ mod keys;
 mod link;
 mod map;
 mod poll_backoff;
+mod request_baseline;
 mod wire;
 
 pub use config::Config;
@@ -37,6 +38,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
@@ -60,15 +62,18 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
-use baseline::RequestBaseline;
 use client::Api;
 use client::OutgoingChange;
 use client::StatusReply;
 use map::RemoteBackup;
 use map::StatusOutcome;
 use poll_backoff::PollBackoff;
+use request_baseline::RequestBaseline;
+use request_baseline::request_key;
 
 /// How long one request for a Status is held.
 const WAIT: &str = "wait=20";
@@ -106,6 +111,8 @@ const fn capability(recovery: Recovery) -> Capability {
         online: true,
         memory: false,
         consistent: false,
+        // Whether this server does it is known when it is asked.
+        lists_vms: true,
     }
 }
 
@@ -395,6 +402,15 @@ impl Adapter for CloudApi {
         Ok(map::vm(vm, reply))
     }
 
+    /// Asks the server's own list. A server without one, as those of the first edition and most of a site's own, cannot list.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        match self.api.vms(range, by).await {
+            Ok(found) => Ok(map::vm_page(range, found)),
+            Err(error) if error.is_unknown_path() => Err(lists_no_vms().because(error)),
+            Err(error) => Err(error.into_read_error(FaultKind::BackendFailed)),
+        }
+    }
+
     async fn list_backups(
         &self,
         vm: &VmId,
@@ -442,7 +458,7 @@ impl Adapter for CloudApi {
         let before = RequestBaseline::read(baseline);
         let name = key.to_string();
         let key = match self.recovery {
-            Recovery::ReplaySafe => Some(self.request_key(&name, before.as_ref())?),
+            Recovery::ReplaySafe => Some(request_key(&name, before.as_ref(), self.clock.now())?),
             Recovery::Listable | Recovery::NoTrace => None,
         };
         match &intent.change {

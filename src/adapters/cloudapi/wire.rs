@@ -30,6 +30,24 @@ pub(super) struct Backups {
     pub(super) backups: Vec<Backup>,
 }
 
+/// One entry of a list of VMs.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListedVm {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) state: Option<String>,
+}
+
+/// One page of VMs.
+#[derive(Debug, Deserialize)]
+pub(super) struct Vms {
+    pub(super) vms: Vec<ListedVm>,
+    #[serde(default)]
+    pub(super) complete: bool,
+}
+
 /// Spec: "Resource Models", VM.
 #[derive(Debug, Deserialize)]
 pub(super) struct Vm {

@@ -68,6 +68,14 @@ impl Problem {
         }
     }
 
+    /// Whether it is a refusal of this kind.
+    pub(super) fn is_refusal(&self, kind: FaultKind) -> bool {
+        match self {
+            Self::Refused { fault, .. } => fault.kind == kind,
+            Self::HalfDone { .. } | Self::Cancelled | Self::Uncertain(_) => false,
+        }
+    }
+
     /// The same, concerning one VM alone.
     pub(super) fn of_one_vm(mut self) -> Self {
         if let Self::Refused { scope, .. } = &mut self {

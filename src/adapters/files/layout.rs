@@ -50,6 +50,8 @@ use crate::model::Target;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// The name of a backup while it is made; hidden, and at most one per VM.
@@ -165,6 +167,7 @@ impl Layout {
     /// The directory of a VM.
     pub(super) fn vm_dir(&self, vm: &VmId) -> Result<Dir, Problem> {
         let found = open_visible(&self.root, vm.as_str(), "opening the directory of a VM")?;
+        // An empty mount point looks like a VM without disks. Restoring into it would fill the file system below.
         mounts::refuse_unmounted(&self.backups, Role::Root, vm.as_str(), found.as_ref())?;
         found.ok_or_else(|| {
             let text = public_text!("The VM does not exist. Check its id.");
@@ -178,6 +181,7 @@ impl Layout {
         let is_link = |stat: rustix::fs::Stat| {
             rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink
         };
+        // Without this message the VM would seem to have no backups, and operators do replace such folders by links.
         if found.is_none() && self.backups.stat(vm.as_str()).is_ok_and(is_link) {
             let text = public_text!(
                 "The backup directory of the VM `{vm}` is a symbolic link, which the gateway does not follow. Put the directory itself there, or mount it there (`mount --bind`)."
@@ -192,7 +196,11 @@ impl Layout {
     pub(super) fn lock_vm(&self, vm: &VmId) -> Result<LockedVm, Problem> {
         let dir = self.vm_dir(vm)?;
         let vm_backups = self.vm_backups(vm)?;
+        // Recorded before anything is changed: later calls compare with it, and refuse when the file system is
+        // missing.
         mounts::record_mount(&self.backups, Role::Root, vm.as_str(), &dir)?;
+        // The VM's folder before that of its backups, everywhere in this order: two gateways could refuse each other
+        // otherwise.
         lock_exclusively(&dir)?;
         if let Some(vm_backups) = &vm_backups {
             mounts::record_mount(&self.backups, Role::Backups, vm.as_str(), vm_backups)?;
@@ -207,6 +215,7 @@ impl Layout {
     /// What is known of a VM.
     pub(super) fn describe_vm(&self, id: &VmId) -> Result<Vm, Problem> {
         let dir = self.vm_dir(id)?;
+        // Only names the VM to people. A file that cannot be read must not make the VM unreachable.
         let vm_json = dir
             .read_small(VM_JSON, VM_JSON_BYTES_MAX)
             .map_err(|errno| errno.to_string())
@@ -224,6 +233,7 @@ impl Layout {
                     description: None,
                 }
             });
+        // The only sign of a running VM that can be seen from here: QEMU locks the images that it writes to.
         let run_state = match disk_names(&dir) {
             Ok(names) => names.iter().any(|name| is_written(&dir, name)),
             Err(_reported_when_it_matters) => false,
@@ -236,8 +246,45 @@ impl Layout {
         })
     }
 
+    /// The names in `root` that may be directories of VMs, in order.
+    pub(super) fn vm_names(&self) -> Result<Vec<VmId>, Problem> {
+        let names = self.root.names().map_err(io_error("listing the VMs"))?;
+        let id = |name: &CString| {
+            let text = name.to_str().ok().filter(|text| is_visible(text))?;
+            VmId::new(text).ok()
+        };
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    /// One page of those of these names that are directories of VMs.
+    pub(super) fn list_vms(&self, names: &[VmId], range: &VmRange) -> VmPage {
+        let rest = range.rest_of(names, |name| name);
+        range.page_of(rest.iter().filter_map(|id| self.describe_listed(id)))
+    }
+
+    /// `None` when there is no directory of that name. A VM whose directory cannot be looked into just now is listed all the same.
+    fn describe_listed(&self, id: &VmId) -> Option<Vm> {
+        match self.describe_vm(id) {
+            Ok(vm) => Some(Vm {
+                description: None,
+                ..vm
+            }),
+            Err(problem) if problem.is_refusal(FaultKind::NoSuchVm) => None,
+            Err(problem) => {
+                tracing::debug!(vm = %id, problem = problem.log_text(), "VM listed without details");
+                Some(Vm {
+                    id: id.clone(),
+                    name: id.as_str().to_owned(),
+                    description: None,
+                    run_state: None,
+                })
+            }
+        }
+    }
+
     /// One page of backups.
     pub(super) fn list_backups(&self, vm: &VmId, page: &Page) -> Result<BackupPage, Problem> {
+        // Its folder decides whether the VM exists: backups of a VM that was removed are not listed under its id.
         self.vm_dir(vm)?;
         let Some(vm_backups) = self.vm_backups(vm)? else {
             return Ok(BackupPage::default());
@@ -251,9 +298,11 @@ impl Layout {
                 vm: vm.clone(),
                 backup: id,
             };
+            // Not cached: a list would push out the backups that are read one by one.
             if let Some(backup) = read_backup_in(&vm_backups, &target, |_| None)? {
                 backups.push(backup);
             }
+            // One more than asked for, which shows that there is a next page.
             if backups.len() == page.needed() {
                 break;
             }
@@ -324,6 +373,8 @@ impl Layout {
 
     /// One backup.
     pub(super) fn read_backup(&self, target: &Target, now: Instant) -> Result<Backup, Problem> {
+        // All on the way is opened first and watched afterwards, so that the watch is of the very folders that are
+        // read.
         let home = self.vm_dir(&target.vm)?;
         let vm_backups = self.vm_backups(&target.vm)?.ok_or_else(no_such_backup)?;
         let (vm, id) = (target.vm.as_str(), target.backup.as_str());
@@ -370,6 +421,7 @@ fn lock_exclusively(dir: &Dir) -> Result<(), Problem> {
             );
             Err(Problem::new(FaultKind::Busy, text))
         }
+        // Some network file systems have no such locks. Refusing every change there would make them unusable.
         Err(errno) => {
             tracing::debug!(%errno, "the file system locks no folders");
             Ok(())
@@ -415,6 +467,7 @@ fn open_failure(missing: PublicText, path: &Path, errno: Errno) -> Problem {
 }
 
 fn open_visible(parent: &Dir, name: &str, doing: &'static str) -> Result<Option<Dir>, Problem> {
+    // Hidden names are the gateway's own: staging, journals, folders that are being removed.
     if !is_visible(name) {
         return Ok(None);
     }
@@ -455,12 +508,15 @@ fn read_backup_in<'a>(
     let Some(dir) = backup_dir(vm_backups, &target.backup)? else {
         return Ok(None);
     };
+    // Watched before it is read: a change that comes in between is then an event, and not a former state in the
+    // cache.
     let reading = begin(&dir);
     let read = Manifest::read(&dir, target);
     let reading = match &read {
         Ok(manifest) => reading.and_then(|reading| reading.disks(&dir, manifest)),
         Err(_reported_below) => None,
     };
+    // Lengths only, since each read of a backup comes here. Contents are proved by a restore.
     let whole = read.as_ref().is_ok_and(|manifest| manifest.is_whole(&dir));
     if !whole && !still_has_name(vm_backups, target.backup.as_str(), &dir) {
         // It was deleted while we looked.
@@ -528,6 +584,7 @@ fn damaged_backup(target: &Target, dir: &Dir) -> Result<Backup, Problem> {
 pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
     let mut disks = Vec::new();
     for name in vm.names().map_err(io_error("listing the disks of a VM"))? {
+        // Operators' and other programs' hidden files are none of our business, and stay where they are.
         if name.to_bytes().starts_with(b".") {
             continue;
         }
@@ -548,6 +605,7 @@ pub(super) fn disk_names(vm: &Dir) -> Result<Vec<DiskName>, Problem> {
             .stat(text)
             .map_err(io_error("looking at a disk of a VM"))?;
         let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        // A VM with a file system of its own has this folder at its root. Empty, it says nothing.
         if text == LOST_AND_FOUND && kind == rustix::fs::FileType::Directory {
             match has_fsck_files(vm) {
                 Ok(true) => return Err(strange("holds files that a file system check recovered")),

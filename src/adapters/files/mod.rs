@@ -65,6 +65,7 @@ use crate::adapters::files::jobs::VmReservation;
 use crate::adapters::files::layout::OpenError;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
+use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -84,6 +85,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -117,6 +120,7 @@ const CAPABILITY: Capability = Capability {
     online: false,
     memory: false,
     consistent: true,
+    lists_vms: true,
 };
 
 /// The adapter for one pair of directories.
@@ -127,6 +131,7 @@ pub struct Files {
     clock: Arc<dyn Clock>,
     tasks: Tasks,
     capability: Capability,
+    vm_list: VmListCache<VmId>,
 }
 
 impl Files {
@@ -155,6 +160,7 @@ impl Files {
             clock,
             tasks,
             capability: CAPABILITY,
+            vm_list: VmListCache::default(),
         }
     }
 
@@ -181,6 +187,7 @@ impl Files {
             clock,
             tasks,
             capability: CAPABILITY,
+            vm_list: VmListCache::default(),
         })
     }
 
@@ -302,6 +309,15 @@ impl Adapter for Files {
     async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         let vm = vm.clone();
         self.run_blocking(move |executor| executor.layout()?.describe_vm(&vm))
+            .await
+    }
+
+    async fn list_vms(&self, range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        let now = self.clock.instant();
+        let read = || self.run_blocking(|executor| executor.layout()?.vm_names());
+        let names = self.vm_list.entries(now, read).await?;
+        let range = range.clone();
+        self.run_blocking(move |executor| Ok(executor.layout()?.list_vms(&names, &range)))
             .await
     }
 

@@ -50,6 +50,7 @@ pub(super) fn fingerprint(vm: &Dir) -> Result<String, Problem> {
     let doing = io_error("looking at the disks of a VM");
     let home = vm.stat_self().map_err(&doing)?.st_dev;
     let mut hasher = blake3::Hasher::new();
+    // Names come sorted from the folder. The order is part of the hash, so that a swap of two names changes it.
     for name in vm.names().map_err(&doing)? {
         let Ok(name) = name.into_string() else {
             continue;
@@ -58,6 +59,8 @@ pub(super) fn fingerprint(vm: &Dir) -> Result<String, Problem> {
             continue;
         };
         if let Some(stamp) = FileStamp::of_name(vm, &disk).map_err(&doing)? {
+            // A hash of fixed length for each name: two names can then never be read as another pair with the same
+            // concatenation.
             hasher.update(blake3::hash(disk.as_str().as_bytes()).as_bytes());
             stamp.hash_into(home, &mut hasher);
         }
@@ -86,10 +89,12 @@ pub(super) fn find(vm: &Dir, request: &Request) -> Result<FindOutcome, Problem> 
         true => FindOutcome::VmChanged,
         false => FindOutcome::NotBegun,
     };
+    // The journal of another request says nothing about this one, even if it restored the same backup.
     let journal = Journal::read(vm)?.filter(|journal| journal.request == request.durable_id);
     let Some(journal) = journal else {
         return Ok(not_begun(!are_disks_expected(vm, request)?));
     };
+    // `Done` is final for the caller, so it is said only of what a power cut no longer takes back.
     let synced = || vm.sync().map_err(io_error("syncing the folder of a VM"));
     match journal.phase {
         // It may have been killed before its last sync.
@@ -126,6 +131,7 @@ pub(super) fn remove_leftovers(vm: &Dir) -> Result<(), Problem> {
             SwapState::Complete => swap::record_complete(vm, &journal)?,
             // No disk was touched, by us or by others: it is as if it had not begun.
             SwapState::Untouched { changed: false } => swap::abandon(vm, &journal)?,
+            // Kept with its images. Only the same request, or another restore that replaces it, may take it up.
             SwapState::Untouched { changed: true } | SwapState::Half(_) | SwapState::Broken(_) => {
                 swap::remove_stale_staging(vm, Some(&journal));
             }
@@ -159,6 +165,7 @@ fn find_half_done(vm: &Dir) -> Result<Option<(Journal, Fault)>, Problem> {
     };
     match journal.swap_state(vm)? {
         SwapState::Clear => {}
+        // A gateway that died after the last exchange left a restore that is done in all but name.
         SwapState::Complete => swap::record_complete(vm, &journal)?,
         SwapState::Untouched { .. } => {
             swap::abandon(vm, &journal)?;
@@ -180,6 +187,7 @@ pub(super) fn start(
     options: &RestoreOptions,
 ) -> Result<StartOutcome, Problem> {
     let target = &request.intent.target;
+    // A repetition after a crash continues what the first call left, instead of beginning again.
     let ours = Journal::read(&vm)?.filter(|journal| journal.request == request.durable_id);
     if let Some(journal) = ours {
         match journal.swap_state(&vm)? {
@@ -198,6 +206,8 @@ pub(super) fn start(
                 vm.sync().map_err(io_error("syncing the folder of a VM"))?;
                 return Ok(StartOutcome::Done);
             }
+            // Another program wrote to a disk after the request came. Restoring now would discard what the caller
+            // never saw.
             SwapState::Untouched { changed: true } => return Err(changed_since()),
             SwapState::Clear | SwapState::Untouched { changed: false } => {}
         }
@@ -207,14 +217,18 @@ pub(super) fn start(
             public_text!("This backend supports no restore options. Remove them from the request.");
         return Err(Problem::new(FaultKind::Invalid, text));
     }
+    // Compared with the baseline that was taken before the call: it also catches changes while the operation waited
+    // in its queue.
     if !are_disks_expected(&vm, request)? {
         return Err(changed_since());
     }
+    // A restore is the way out of a half-done restore, so it is not refused here as other changes are.
     let before = find_half_done(&vm)?.map(|(journal, _)| journal);
     let vm_backups = layout
         .vm_backups(&target.vm)?
         .ok_or_else(layout::no_such_backup)?;
     let (backup, manifest) = edit::read_expected_backup(&vm_backups, request)?;
+    // Lengths only. That the contents match is proved while they are copied, before anything of the VM is touched.
     if !manifest.is_whole(&backup) {
         let text = public_text!(
             "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
@@ -222,6 +236,7 @@ pub(super) fn start(
         return Err(Problem::new(FaultKind::Damaged, text));
     }
     let from = backup.dir(DISKS).map_err(io_error("opening a backup"))?;
+    // Rights are checked before the locks: a refusal must not disturb a VM that is about to start.
     preflight::check_folder(&vm, "The VM's directory")?;
     let old = lock_old_disks(&vm, &manifest)?;
     let staging = swap::unused_staging_name(&vm);
@@ -248,6 +263,8 @@ struct OldDisk {
 fn lock_old_disks(vm: &Dir, manifest: &Manifest) -> Result<Vec<OldDisk>, Problem> {
     let mut old = Vec::new();
     for name in layout::disk_names(vm)? {
+        // A disk that the backup lacks would be of another time than the restored ones. Removing it is the operator's
+        // decision.
         if !manifest.disks.iter().any(|disk| disk.name == name) {
             let text = public_text!(
                 "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
@@ -258,6 +275,7 @@ fn lock_old_disks(vm: &Dir, manifest: &Manifest) -> Result<Vec<OldDisk>, Problem
         preflight::check_replaceable(vm, &name)?;
         loop_devices::refuse_attached(vm, &name, ImageUse::Replace)?;
         let file = layout::lock_disk(vm, &name, ImageUse::Replace)?;
+        // Of the file that is locked, not of its name, which may lead to another file by now.
         let stat = rustix::fs::fstat(&file).map_err(io_error("looking at a disk image"))?;
         old.push(OldDisk { name, file, stat });
     }
@@ -276,6 +294,7 @@ struct Restore {
 
 impl Restore {
     fn run(mut self, job: &Job) -> Result<Vec<File>, Problem> {
+        // Cleaned up in either case, and before the locks of the old images are handed back to the caller.
         let restored = self.restore(job);
         self.clean_up(restored)?;
         Ok(self.old.into_iter().map(|old| old.file).collect())
@@ -285,10 +304,15 @@ impl Restore {
         job.expect(self.manifest.length());
         let doing = io_error("making the new disk images");
         let staging = self.vm.make_dir(&self.journal.staging).map_err(&doing)?;
+        // Tried on two empty files first: some file systems have no RENAME_EXCHANGE, and the swap must not find that
+        // out half way.
         preflight::probe_exchange(&self.vm, &staging)?;
         let images = self.stage_images(&staging, job)?;
+        // All that needs room on the disk is written by now. The swap itself consists of renames.
         let prepared = self.prepare_journal(&staging, &images)?;
+        // The last moment at which a cancellation is honoured.
         job.commit()?;
+        // Copying took its time: what was checked before it is checked once more.
         self.check_unchanged()?;
         let doing = io_error("beginning the swap of disk images");
         self.vm
@@ -312,6 +336,7 @@ impl Restore {
     fn stage_images(&self, staging: &Dir, job: &Job) -> Result<Vec<File>, Problem> {
         let images = self.create_empty_images(staging)?;
         for (disk, to) in self.manifest.disks.iter().zip(&images) {
+            // Opened one by one, so that a VM of many disks does not hold two descriptors for each.
             let source = layout::open_disk(&self.from, &disk.name)?;
             let digest = copy::copy_image(&source, to, disk.size, job, staging.failpoints())?;
             verify_checksum(disk, &digest)?;
@@ -325,10 +350,13 @@ impl Restore {
         let mut images = Vec::new();
         for disk in &self.manifest.disks {
             let to = staging.create(disk.name.as_str()).map_err(&doing)?;
+            // Locked from birth: a VM that starts right after the first exchange must find its images in use until
+            // the last.
             image_lock::acquire(&to, ImageUse::Replace)?;
             match self.old.iter().find(|old| old.name == disk.name) {
                 Some(old) => copy_owner_and_mode(staging, disk, &to, &old.stat, true)?,
                 None => {
+                    // A disk that the VM had lost has no owner to copy. Its folder's owner can at least open it.
                     let like = self.vm.stat_self().map_err(&doing)?;
                     copy_owner_and_mode(staging, disk, &to, &like, false)?;
                 }
@@ -349,17 +377,21 @@ impl Restore {
             let old = self.old.iter().find(|old| old.name == disk.name);
             self.journal.disks.push(DiskSwap {
                 name: disk.name.clone(),
+                // As it was when it was locked, so that a write in between is noticed by the comparison right before
+                // the swap.
                 old: old.map(|old| FileStamp::new(&old.stat)),
                 new: FileStamp::of_file(image).map_err(&doing)?,
                 checksum: disk.checksum.clone(),
             });
         }
+        // Before the journal of the swap itself, which may not exist without both of its ends.
         swap::prepare_ends(staging, &self.journal)?;
         let text = self.journal.to_bytes()?;
         let prepared = self
             .vm
             .prepare_replacement(&text)
             .map_err(io_error("writing the journal of a restore"))?;
+        // The folders after the files: a name that lasts without its contents would look like a finished image.
         staging.sync().map_err(&doing)?;
         self.vm.sync().map_err(&doing)?;
         Ok(prepared)

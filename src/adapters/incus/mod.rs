@@ -50,6 +50,8 @@ use crate::adapters::adapter::VerbCapability;
 use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::transport::Address;
+use crate::adapters::vm_list_cache::ListedVm;
+use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -68,6 +70,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use client::Api;
@@ -105,6 +109,7 @@ static CAPABILITY: Capability = Capability {
     online: true,
     memory: false,
     consistent: false,
+    lists_vms: true,
 };
 
 /// The adapter for one LXD or Incus.
@@ -116,6 +121,20 @@ pub struct Incus {
     sees_all_operations: bool,
     /// Protected backups that expire, of which a warning was logged.
     warned: Mutex<BTreeSet<String>>,
+    vm_list: VmListCache<ListedInstance>,
+}
+
+/// An instance as the list of all has it, under the id that callers know.
+#[derive(Debug)]
+struct ListedInstance {
+    id: VmId,
+    status: String,
+}
+
+impl ListedVm for ListedInstance {
+    fn id(&self) -> &VmId {
+        &self.id
+    }
 }
 
 /// A snapshot with its instance and label.
@@ -143,7 +162,25 @@ impl Incus {
                 Address::Https { .. } | Address::Loopback(_) => false,
             },
             warned: Mutex::default(),
+            vm_list: VmListCache::default(),
         })
+    }
+
+    /// Every instance of the project whose name is safe to use: others are not reachable through the gateway either.
+    async fn read_vm_list(&self, by: Deadline) -> Result<Vec<ListedInstance>, AdapterError> {
+        let listed = self.api.instances(by).await;
+        let listed = listed.map_err(|error| error.into_read_error(FaultKind::BackendFailed))?;
+        let usable = listed
+            .into_iter()
+            .filter(|one| names::is_safe_name(&one.name));
+        let entry = |one: wire::ListedInstance| {
+            let id = VmId::new(&one.name).ok()?;
+            Some(ListedInstance {
+                id,
+                status: one.status,
+            })
+        };
+        Ok(usable.filter_map(entry).collect())
     }
 
     async fn instance(
@@ -314,6 +351,19 @@ impl Adapter for Incus {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         let (instance, _) = self.instance(vm, by).await?;
         Ok(map::vm(vm, instance))
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        let now = self.clock.instant();
+        let all = self.vm_list.entries(now, || self.read_vm_list(by)).await?;
+        let rest = range.rest_of(&all, ListedVm::id);
+        let vm = |one: &ListedInstance| Vm {
+            id: one.id.clone(),
+            name: one.id.as_str().to_owned(),
+            description: None,
+            run_state: map::run_state(&one.status),
+        };
+        Ok(range.page_of(rest.iter().map(vm)))
     }
 
     async fn list_backups(

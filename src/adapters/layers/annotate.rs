@@ -50,6 +50,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::model::limits;
 use crate::public_text;
 use crate::runtime::Clock;
@@ -411,6 +413,10 @@ impl Adapter for Annotate {
 
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.inner.read_vm(vm, by).await
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.inner.list_vms(range, by).await
     }
 
     async fn list_backups(

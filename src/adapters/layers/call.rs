@@ -7,6 +7,8 @@ pub enum Call {
     Health,
     /// [`crate::adapters::adapter::Adapter::read_vm`]
     Vm,
+    /// [`crate::adapters::adapter::Adapter::list_vms`]
+    Vms,
     /// [`crate::adapters::adapter::Adapter::list_backups`]
     List,
     /// [`crate::adapters::adapter::Adapter::read_backup`]
@@ -25,9 +27,10 @@ pub enum Call {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Health,
         Self::Vm,
+        Self::Vms,
         Self::List,
         Self::Read,
         Self::Baseline,
@@ -43,6 +46,7 @@ impl Call {
         match self {
             Self::Health => "health",
             Self::Vm => "vm",
+            Self::Vms => "vms",
             Self::List => "list",
             Self::Read => "read",
             Self::Baseline => "baseline",
@@ -59,6 +63,7 @@ impl Call {
         match self {
             Self::Health
             | Self::Vm
+            | Self::Vms
             | Self::List
             | Self::Read
             | Self::Baseline
@@ -72,7 +77,7 @@ impl Call {
     /// not wait behind callers.
     pub(super) const fn is_limited(self) -> bool {
         match self {
-            Self::Vm | Self::List | Self::Read => true,
+            Self::Vm | Self::Vms | Self::List | Self::Read => true,
             Self::Health
             | Self::Baseline
             | Self::Begin
@@ -86,9 +91,13 @@ impl Call {
     /// is always made: it changes no outcome, and it shows that the backend is back.
     pub(super) const fn stops_at_breaker(self) -> bool {
         match self {
-            Self::Health | Self::Vm | Self::List | Self::Read | Self::Baseline | Self::Begin => {
-                true
-            }
+            Self::Health
+            | Self::Vm
+            | Self::Vms
+            | Self::List
+            | Self::Read
+            | Self::Baseline
+            | Self::Begin => true,
             Self::Poll | Self::Find | Self::Cancel => false,
         }
     }

@@ -38,6 +38,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// What happens to one call.
@@ -198,6 +200,12 @@ impl Adapter for Chaos {
 
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.script.play(Call::Vm, self.inner.read_vm(vm, by)).await
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.script
+            .play(Call::Vms, self.inner.list_vms(range, by))
+            .await
     }
 
     async fn list_backups(

@@ -38,6 +38,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::runtime::Clock;
 use crate::telemetry::Metrics;
 
@@ -226,6 +228,11 @@ impl Adapter for Layered {
 
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.read_call(Call::Vm, by, |by| self.inner.read_vm(vm, by))
+            .await
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.read_call(Call::Vms, by, |by| self.inner.list_vms(range, by))
             .await
     }
 

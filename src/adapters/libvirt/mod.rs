@@ -70,6 +70,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 use crate::runtime::Tasks;
@@ -111,6 +113,7 @@ static CAPABILITY: Capability = Capability {
     online: true,
     memory: true,
     consistent: true,
+    lists_vms: true,
 };
 
 /// The VMs of one libvirtd.
@@ -166,6 +169,10 @@ impl Adapter for Libvirt {
             description,
             run_state: state.run_state(),
         })
+    }
+
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.reader.list_vms(range, by).await
     }
 
     async fn list_backups(

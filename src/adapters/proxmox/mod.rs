@@ -60,6 +60,8 @@ use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 pub use config::AfterRestore;
@@ -259,6 +261,7 @@ fn capability(config: &Config) -> Capability {
         online: true,
         memory: config.snapshot_memory,
         consistent: true,
+        lists_vms: true,
     }
 }
 
@@ -276,6 +279,24 @@ fn no_such_backup() -> AdapterError {
         FaultKind::NoSuchBackup,
         public_text!("The VM has no such backup. List its backups."),
     )
+}
+
+/// A guest as the list of guests shows it; `None` for what is no guest.
+fn listed_vm(guest: wire::Resource) -> Option<Vm> {
+    if !matches!(guest.kind.as_str(), "qemu" | "lxc") {
+        return None;
+    }
+    let id = guest.vmid.to_string();
+    Some(Vm {
+        id: VmId::new(&id).ok()?,
+        name: guest.name.unwrap_or(id),
+        description: None,
+        run_state: match guest.status.as_deref() {
+            Some("running") => Some(RunState::Started),
+            Some("stopped") => Some(RunState::Stopped),
+            Some(_) | None => None,
+        },
+    })
 }
 
 #[async_trait]
@@ -319,6 +340,18 @@ impl Adapter for Proxmox {
             description: config.description,
             run_state: Some(run_state(&status)),
         })
+    }
+
+    /// The guests as the cluster lists them, in one call for each page: the list has names and states.
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        let guests = self.api.guests(by).await;
+        let guests = guests.map_err(NativeError::into_read_error)?;
+        let mut vms: Vec<Vm> = guests.into_iter().filter_map(listed_vm).collect();
+        // By the text of their numbers, as all lists of VMs are.
+        vms.sort_by(|one, other| one.id.cmp(&other.id));
+        vms.dedup_by(|one, other| one.id == other.id);
+        let rest = range.rest_of(&vms, |vm| &vm.id);
+        Ok(range.page_of(rest.iter().cloned()))
     }
 
     async fn list_backups(

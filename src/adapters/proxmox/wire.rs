@@ -21,6 +21,12 @@ pub(super) struct Resource {
     /// Whether it is a template, which cannot be restored in place.
     #[serde(default, deserialize_with = "flag")]
     pub(super) template: bool,
+    /// The name of the guest.
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    /// `running`, `stopped`, or `unknown` while the statistics of the node hang.
+    #[serde(default)]
+    pub(super) status: Option<String>,
 }
 
 /// `GET .../status/current`.

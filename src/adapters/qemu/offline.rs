@@ -66,6 +66,7 @@ impl OfflineChanges<'_> {
             .access
             .read_offline_vm(vm, paths, ImageLocking::Shared, by)
             .await?;
+        // As the disks are before anything is marked: a mark would count as a change.
         let parts = restore_markers::parts(&seen.disks, intent.target.backup.as_str());
         let mut own = None;
         let mut failure = None;
@@ -80,6 +81,8 @@ impl OfflineChanges<'_> {
             )
             .await;
             let snapshots = match intent.verb() {
+                // A mark is enough for a new backup. A restore needs a snapshot of each disk as well, by which a half
+                // is found.
                 Verb::Create if check::is_distinct(&seen.disks, intent).is_ok() => Some(false),
                 Verb::Restore if check::may_restore(&seen.disks, intent).is_ok() => Some(true),
                 Verb::Create | Verb::Restore | Verb::Update | Verb::Delete => None,
@@ -91,6 +94,8 @@ impl OfflineChanges<'_> {
                         .await;
                 match made {
                     Ok(tag) => own = snapshots.then_some(tag),
+                    // Not an error of this call: the baseline is still worth keeping, and the change itself is
+                    // refused with this reason.
                     Err(error) => failure = Some(marking_fault(intent, error)),
                 }
             }
@@ -112,6 +117,7 @@ impl OfflineChanges<'_> {
         before: Option<&Baseline>,
         by: Deadline,
     ) -> Result<Option<BeginOutcome>, AdapterError> {
+        // A repeated call after a lost answer: the work is under way or has ended, and is only followed.
         if self.worker.state(job).is_some() {
             return Ok(None);
         }
@@ -120,6 +126,7 @@ impl OfflineChanges<'_> {
             self.plan_restore(intent, paths, before, by).await?
         } else {
             let locked = self.locked(intent, paths, by).await?;
+            // Planned on what was seen under the locks. Before them a VM could have started on the images.
             let planned = plan_create_or_delete(intent, paths, &locked, offline);
             self.with_images(planned, locked.held, by).await?
         };
@@ -175,6 +182,8 @@ impl OfflineChanges<'_> {
             }
         };
         let looked = async {
+            // After the locks were taken: a VM that starts from now on fails on them, and one that started before is
+            // found here.
             in_use::check_stopped(paths, &self.access.last_written(vm)).await?;
             let stamps = in_use::read_stamps(&paths.images).await?;
             let seen = self
@@ -218,6 +227,8 @@ impl OfflineChanges<'_> {
         before: Option<&Baseline>,
         by: Deadline,
     ) -> Result<PlannedSteps, AdapterError> {
+        // The baseline is of a running VM, whose snapshots QEMU takes another way; the evidence of one says nothing
+        // about the other.
         if before.is_some_and(|before| before.process.is_some()) {
             return Err(AdapterError::refused(
                 FaultKind::Conflict,
@@ -228,6 +239,7 @@ impl OfflineChanges<'_> {
         }
         let offline = before.and_then(|before| before.offline.as_ref());
         let Some((offline, own)) =
+            // Without marks a half looks like a restore that never began, so it does not begin.
             offline.and_then(|offline| Some((offline, offline.own.as_deref()?)))
         else {
             let locked = self.locked(intent, paths, by).await?;
@@ -247,6 +259,7 @@ impl OfflineChanges<'_> {
             };
             return self.with_images(refused, locked.held, by).await;
         };
+        // A repeated call continues where the first one ended, disk by disk.
         let progress = self.read_progress(intent, paths, offline, own).await?;
         let images = match progress {
             RestoreProgress::NotStarted => paths.images.clone(),
@@ -297,10 +310,12 @@ impl OfflineChanges<'_> {
             .access
             .read_offline_vm(vm, paths, ImageLocking::Exclusive, by)
             .await?;
+        // A baseline of an older version, or none: the disks are all the evidence there is.
         let Some(offline) = before.and_then(|before| before.offline.as_ref()) else {
             return Ok(conclude_from_disks(intent, before.is_none(), &seen.disks));
         };
         let now = in_use::read_stamps(&paths.images).await?;
+        // The same paths may hold other files by now, about which the baseline says nothing.
         let Some(offline) = offline.aligned(&now) else {
             return self
                 .find_replaced(intent, paths, offline, &seen.disks)
@@ -318,9 +333,11 @@ impl OfflineChanges<'_> {
                 Some(_) => conclude_from_disks(intent, false, &seen.disks),
             },
             Verb::Delete => {
+                // Compared with what there was before, because a backup may never have been on every disk.
                 let had = offline.parts.iter().flatten().count();
                 match disks_still_holding(&seen.disks, &offline, tag).count() {
                     0 => FindOutcome::Done,
+                    // All of it is still there, so deleting it again has the effect of deleting it once.
                     left if left == had => FindOutcome::NotBegun,
                     _ => FindOutcome::HalfDone(half_deleted(&seen.disks, tag)),
                 }

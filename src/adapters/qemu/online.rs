@@ -81,6 +81,7 @@ pub(super) async fn read_vm(
         state: status.status,
         written,
     });
+    // Kept for the time in which QEMU does not answer, so that reads and lists go on during a snapshot.
     monitor.cache_view(Arc::clone(&seen));
     Ok(seen)
 }
@@ -89,6 +90,7 @@ pub(super) async fn read_vm(
 ///
 /// Nothing that QEMU reports by itself does. The object lives as long as the process and is not visible to the guest.
 pub(super) async fn mark_process(monitor: &Monitor, by: Deadline) -> Result<String, QemuError> {
+    // One for each process: its id stands for the process in every baseline, and must not change.
     if let Some(found) = find_process_marker(monitor, by).await? {
         return Ok(found);
     }
@@ -110,6 +112,7 @@ pub(super) async fn find_process_marker(
         .filter_map(|object| object.get("name")?.as_str());
     Ok(names
         .filter(|name| name.starts_with(PROCESS_MARKER))
+        // Two gateways may both have left one; every reader must choose the same.
         .min()
         .map(str::to_owned))
 }
@@ -136,16 +139,21 @@ pub(super) async fn begin(
     let tag = intent.target.backup.as_str();
     let verb = intent.verb();
     let disks = seen.disks.as_slice();
+    // The job of an earlier call whose answer was lost. QEMU would refuse a second one of that id.
     if find_job(monitor, job_id, by).await?.is_some() {
         return Ok(None);
     }
+    // Tags are made from operation numbers, so a complete one is this operation's own and needs no second snapshot.
     if verb == Verb::Create && disk::tag_coverage(disks, tag) == Some(TagCoverage::Complete) {
         return Ok(Some(BeginOutcome::Done));
     }
+    // Before the state of the VM is looked at: a backup that is gone is gone in any state.
     if verb == Verb::Delete && !check::holds_meant_backup(disks, intent)? {
         return Err(check::no_such_backup());
     }
     may_change(monitor, seen, verb, by).await?;
+    // An image that QEMU does not have open, although it is configured, would be left out of the snapshot without an
+    // error.
     in_use::check_running(seen, paths).await?;
     check::is_distinct(disks, intent)?;
     let devices: Vec<&str> = disks.iter().map(|disk| disk.node.as_str()).collect();
@@ -154,6 +162,7 @@ pub(super) async fn begin(
     // `vmstate` names the one disk that gets the memory; QEMU looks for it there on a load.
     let (command, arguments) = match verb {
         Verb::Create => {
+            // Checked here, so that the refusal names the disk in the words of the API.
             check::are_capable(disks)?;
             match disk::tag_coverage(disks, tag) {
                 None => {}
@@ -170,6 +179,7 @@ pub(super) async fn begin(
             ("snapshot-load", with_memory(&holder.node))
         }
         Verb::Delete => {
+            // Only the disks that have it: an interrupted delete may have removed it from the others.
             let nodes = disk::nodes_with(disks, tag);
             let arguments = json!({"job-id": job_id, "tag": tag, "devices": nodes});
             ("snapshot-delete", arguments)
@@ -187,6 +197,7 @@ pub(super) async fn begin(
         ));
     }
     if verb == Verb::Delete {
+        // After the checks and before the job: these calls take effect at once and cannot be undone.
         delete_doubles(monitor, disks, tag, by).await?;
     }
     let started = monitor.start(command, arguments, job_id, by).await;
@@ -213,14 +224,18 @@ pub(super) async fn poll(
     wanted: &[String],
     by: Deadline,
 ) -> Result<TaskState, AdapterError> {
+    // No progress is no sign of trouble here: QEMU reports none while it works on a snapshot.
     if monitor.is_blocked() {
         return Ok(TaskState::Running(None));
     }
     let found = match find_job(monitor, query.job, by).await {
+        // It began to work between the look and the question.
         Err(QemuError::MainLoopBlocked) => return Ok(TaskState::Running(None)),
         found => found?,
     };
     let Some(job) = found else {
+        // A concluded job stays until it is dismissed, so one that is missing went with its process, or by another
+        // client.
         return Ok(TaskState::Gone);
     };
     if job.status != "concluded" {
@@ -237,6 +252,7 @@ pub(super) async fn poll(
         "QEMU job failed"
     );
     let fault = error::fault(Some(verb), &text);
+    // The message of QEMU does not say what it left behind; the disks do.
     let view = read_vm(monitor, query.vm, wanted, by).await?;
     let outcome = match verb {
         Verb::Restore => {
@@ -261,12 +277,15 @@ async fn resume_untouched(
     by: Deadline,
 ) -> Result<bool, AdapterError> {
     let status: Status = ask(monitor, "query-status", json!({}), by).await?;
+    // A guest that was paused before stays paused, because its owner had a reason.
     if status.running || !ran || !rollback.is_untouched() {
         return Ok(status.running);
     }
     match monitor.ask("cont", json!({}), by).await {
         Ok(_resumed) => Ok(true),
         Err(error) => {
+            // The restore has failed in any case. That the guest stands still is part of the message, not another
+            // failure.
             tracing::warn!(%error, "VM not resumed after a failed restore");
             Ok(false)
         }
@@ -314,6 +333,8 @@ async fn delete_own_snapshots(monitor: &Monitor, disks: &[Disk], by: Deadline) -
             let command = "blockdev-snapshot-delete-internal-sync";
             if let Err(error) = monitor.ask(command, arguments, by).await {
                 tracing::warn!(%error, snapshot = own, "temporary snapshot not removed");
+                // The others are still tried; a restore is refused afterwards, because it would read the wrong
+                // evidence.
                 is_tidy = false;
             }
         }
@@ -348,6 +369,7 @@ async fn may_change(
         }
         (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => {}
     }
+    // The run state alone does not show a migration that has just begun.
     let migration: Result<Value, _> = ask(monitor, "query-migrate", json!({}), by).await;
     let migration = migration?;
     let status = migration.get("status").and_then(Value::as_str);

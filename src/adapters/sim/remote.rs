@@ -25,9 +25,10 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::backup_listing::query_by_listing;
-use crate::adapters::sim;
 use crate::adapters::sim::Config;
+use crate::adapters::sim::simulation;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -52,6 +53,8 @@ use crate::model::Timestamp;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// Longest answer that is read.
@@ -160,7 +163,7 @@ impl Remote {
     pub fn new(config: &Config) -> Option<Self> {
         Some(Self {
             socket: config.simulator.clone()?,
-            capability: sim::capability(config),
+            capability: simulation::capability(config),
             recovery: config.recovery,
         })
     }
@@ -256,7 +259,7 @@ impl Adapter for Remote {
 
     /// `b<number of the operation>`, as in memory.
     fn mint_backup_id(&self, _new: &NewBackup, key: RequestKey) -> Result<BackupId, AdapterError> {
-        sim::mint_backup_id(key)
+        simulation::mint_backup_id(key)
     }
 
     async fn health(&self, _by: Deadline) -> Result<Health, AdapterError> {
@@ -268,9 +271,13 @@ impl Adapter for Remote {
 
     async fn read_vm(&self, vm: &VmId, _by: Deadline) -> Result<Vm, AdapterError> {
         match self.ask(&RemoteCall::Vm { vm }).await? {
-            RemoteAnswer::Here => Ok(sim::vm(vm)),
+            RemoteAnswer::Here => Ok(simulation::vm(vm)),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    async fn list_vms(&self, _range: &VmRange, _by: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(

@@ -20,8 +20,8 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::Retry;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::layers::Script;
-use crate::adapters::sim;
 use crate::adapters::sim::Config;
+use crate::adapters::sim::simulation;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
@@ -42,6 +42,8 @@ use crate::model::TaskRef;
 use crate::model::Timestamp;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 use crate::runtime::Clock;
 
@@ -198,7 +200,7 @@ impl World {
         }
         Self {
             script: Script::default(),
-            capability: sim::capability(config),
+            capability: simulation::capability(config),
             recovery: config.recovery,
             clock,
             duration: config.duration,
@@ -258,10 +260,31 @@ impl World {
         self.write_state().fail_next = Some(kind);
     }
 
+    /// Adds a VM without backups, or removes one with its backups.
+    pub(super) fn set_vm(&self, vm: &VmId, exists: bool) {
+        let mut state = self.write_state();
+        if exists {
+            state.vms.entry(vm.clone()).or_default();
+        } else {
+            state.vms.remove(vm);
+        }
+    }
+
     pub(super) fn vm(&self, id: &VmId) -> Result<Vm, AdapterError> {
         let state = self.read_state();
         state.vms.get(id).ok_or_else(no_such_vm)?;
-        Ok(sim::vm(id))
+        Ok(simulation::vm(id))
+    }
+
+    /// One page of the VMs. A search in the map: the cost does not grow with the number of VMs.
+    pub(super) fn vms(&self, range: &VmRange) -> VmPage {
+        let state = self.read_state();
+        let from = range
+            .after
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = state.vms.range::<VmId, _>((from, Bound::Unbounded));
+        range.page_of(rest.map(|(id, _)| simulation::vm(id)))
     }
 
     pub(super) fn list(&self, vm: &VmId, page: &Page) -> Result<BackupPage, AdapterError> {

@@ -5,7 +5,6 @@ mod cancel;
 mod conditions;
 mod denials;
 mod events;
-mod fake;
 mod limits;
 mod names;
 mod openapi;

@@ -1,21 +1,24 @@
 //! The source's examples, every refusal, the order of checks, and what only shows in the whole walk.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::gate::authn::VERIFIED;
-use crate::gate::tests::fake::backup;
-use crate::gate::tests::fake::target;
 use crate::gate::tests::rig::Rig;
+use crate::gate::tests::rig::backup;
 use crate::gate::tests::rig::header;
 use crate::gate::tests::rig::json;
 use crate::gate::tests::rig::status;
+use crate::gate::tests::rig::target;
 use crate::gate::*;
 use crate::model::BackupState;
 use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::operations::AcceptError;
+use crate::operations::Capability;
 use crate::operations::StoreFault;
+use crate::operations::memory_operations::full_capability;
 
 const B: &str = "/vms/33333/backups/456";
 const TAGS: &str = "\n\n{\"tags\":[\"foo\",\"bar\"]}";
@@ -25,7 +28,7 @@ const PUT: &str = "PUT /vms/33333/backups/456\nas: ann\nv\nContent-Type: applica
 #[tokio::test]
 async fn the_examples_of_the_source_work_as_written() {
     let rig = Rig::new();
-    rig.fake.0.lock().unwrap().quick = true;
+    rig.operations.state().ends_when_awaited = true;
     let get = "GET /vms/33333/backups/456\nas: ann\nAccept: application/vnd.com.sun.cloud.Backup+json\nX-Cloud-Client-Specification-Version: 0.1";
     let found = rig.send(get).await;
     assert_eq!(status(&found), 200, "GET");
@@ -354,7 +357,7 @@ async fn invalid_requests_are_refused_and_the_earlier_check_wins() {
         seen.insert(*expected);
     }
     assert!(
-        rig.fake.0.lock().unwrap().operations.is_empty(),
+        rig.operations.state().operations.is_empty(),
         "nothing was accepted"
     );
     seen.extend(faults().await);
@@ -376,7 +379,7 @@ async fn faults() -> BTreeSet<&'static str> {
     let mut seen = BTreeSet::new();
     for kind in FaultKind::ALL {
         let rig = Rig::new();
-        rig.fake.0.lock().unwrap().fault =
+        rig.operations.state().read_fault =
             Some(Fault::new(kind, crate::model::PublicText::default()));
         seen.insert(code(&rig, &format!("GET {B}\nas: ann\nv")).await);
     }
@@ -390,7 +393,7 @@ async fn faults() -> BTreeSet<&'static str> {
     let delete = format!("DELETE {B}\nas: ann\nv");
     for (error, expected) in accepts {
         let rig = Rig::new();
-        rig.fake.0.lock().unwrap().refuse = Some(error);
+        rig.operations.state().accept_error = Some(error);
         let found = rig.send(&delete).await;
         assert_eq!(found.refusal, Some(expected), "from accepting");
         assert_eq!(
@@ -418,7 +421,7 @@ async fn states() -> BTreeSet<&'static str> {
     let delete = format!("DELETE {B}\nas: ann\nv");
     let rig = Rig::new();
     let change = |work: &dyn Fn(&mut crate::model::Backup)| {
-        let mut all = rig.fake.0.lock().unwrap();
+        let mut all = rig.operations.state();
         work(all.backups.get_mut(&target("33333", "456")).unwrap());
     };
     change(&|backup| backup.protected = true);
@@ -443,13 +446,16 @@ async fn states() -> BTreeSet<&'static str> {
     );
     let third = code(&rig, &format!("{keyed}\n\n{{\"tags\":[]}}")).await;
     assert_eq!(third, "IdempotencyKeyReused", "another body");
-    rig.fake.0.lock().unwrap().not_ready = true;
+    rig.operations.state().is_ready = false;
     assert_eq!(
         code(&rig, &format!("{PUT}{TAGS}")).await,
         "StoreUnavailable",
         "not ready"
     );
-    rig.fake.0.lock().unwrap().unable = true;
+    rig.operations.state().capability = Arc::new(Capability {
+        update: None,
+        ..full_capability()
+    });
     assert_eq!(
         code(&rig, &format!("{PUT}{TAGS}")).await,
         "Unsupported",
@@ -620,10 +626,8 @@ async fn passwords_are_verified_once_and_unknown_names_cost_as_much() {
 async fn lists_show_only_what_may_be_read_and_never_name_the_rest() {
     let mut rig = Rig::new();
     for id in ["a1", "b1", "a2", "b2", "a3"] {
-        rig.fake
-            .0
-            .lock()
-            .unwrap()
+        rig.operations
+            .state()
             .backups
             .insert(target("33333", id), backup(id, id));
     }

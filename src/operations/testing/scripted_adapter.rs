@@ -22,6 +22,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
 use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
@@ -47,6 +48,8 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::public_text;
 
 /// How the adapter answers a call to begin.
@@ -141,6 +144,7 @@ impl ScriptedAdapter {
                 online: true,
                 memory: false,
                 consistent: true,
+                lists_vms: false,
             },
             script: Mutex::default(),
             changed: Notify::new(),
@@ -233,6 +237,10 @@ impl Adapter for ScriptedAdapter {
             AdapterError::refused(FaultKind::NoSuchVm, public_text!("There is no such VM."))
                 .because("native words"),
         )
+    }
+
+    async fn list_vms(&self, _: &VmRange, _: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(

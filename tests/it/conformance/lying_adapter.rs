@@ -25,6 +25,9 @@ impl Adapter for LyingAdapter {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.0.read_vm(vm, by).await
     }
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.0.list_vms(range, by).await
+    }
     async fn list_backups(
         &self,
         vm: &VmId,

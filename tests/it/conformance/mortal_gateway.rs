@@ -181,6 +181,9 @@ impl Adapter for MortalAdapter {
     async fn read_vm(&self, vm: &VmId, by: Deadline) -> Result<Vm, AdapterError> {
         self.inner.read_vm(vm, by).await
     }
+    async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
+        self.inner.list_vms(range, by).await
+    }
     async fn list_backups(
         &self,
         vm: &VmId,

@@ -16,6 +16,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
 use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
@@ -41,6 +42,8 @@ use crate::model::TaskRef;
 use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::operations::testing::backup;
 use crate::public_text;
 
@@ -102,6 +105,7 @@ impl SimBackend {
                 online: true,
                 memory: false,
                 consistent: true,
+                lists_vms: false,
             },
         }
     }
@@ -273,6 +277,10 @@ impl Adapter for SimBackend {
             FaultKind::NoSuchVm,
             public_text!("There is no such VM."),
         ))
+    }
+
+    async fn list_vms(&self, _: &VmRange, _: Deadline) -> Result<VmPage, AdapterError> {
+        Err(lists_no_vms())
     }
 
     async fn list_backups(
