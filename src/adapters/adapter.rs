@@ -21,6 +21,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Fault;
@@ -353,6 +355,7 @@ pub enum FindOutcome {
 /// ```
 /// use async_trait::async_trait;
 /// use snapgate::adapters::adapter::*;
+/// use snapgate::adapters::backup_listing::query_by_listing;
 /// use snapgate::model::*;
 /// use snapgate::public_text;
 ///
@@ -406,6 +409,10 @@ pub enum FindOutcome {
 ///     async fn list_backups(&self, vm: &VmId, _page: &Page, by: Deadline) -> Result<BackupPage, AdapterError> {
 ///         self.read_vm(vm, by).await?;
 ///         Ok(BackupPage::default())
+///     }
+///
+///     async fn query_backups(&self, vm: &VmId, query: &BackupQuery, by: Deadline) -> Result<BackupSelection, AdapterError> {
+///         query_by_listing(self, vm, query, by).await
 ///     }
 ///
 ///     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
@@ -524,6 +531,21 @@ pub trait Adapter: fmt::Debug + Send + Sync {
         page: &Page,
         by: Deadline,
     ) -> Result<BackupPage, AdapterError>;
+
+    /// The backups of a VM that a query selects: filtered, sorted, one page, perhaps counted. No effect. What `list_backups` does
+    /// not list is not among them.
+    ///
+    /// An adapter whose VM manager can filter or that keeps an index answers from these; all others read everything once, by
+    /// [`crate::adapters::backup_listing::query_by_listing`].
+    ///
+    /// # Errors
+    /// As for [`Adapter::list_backups`].
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError>;
 
     /// One backup. No effect. Never a backup that is incomplete because it is still being made.
     ///

@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod annotations;
+pub mod backup_listing;
 pub mod checks;
 pub mod cloudapi;
 pub mod description_trailer;

@@ -19,6 +19,7 @@ mod id_cover;
 mod json;
 mod limiter;
 mod links;
+mod list_query;
 mod negotiate;
 mod passthrough;
 mod password;

@@ -14,6 +14,7 @@ use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::IgnoredMembers;
 use crate::model::Operation;
+use crate::model::OperationState;
 use crate::model::Phase;
 use crate::model::PublicText;
 use crate::model::Tag;
@@ -22,6 +23,7 @@ use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::operations::Capability;
+use crate::operations::ListCount;
 use crate::operations::Recovery;
 
 /// A value written as its own text.
@@ -89,15 +91,18 @@ pub(super) fn backup(base: &str, vm: &VmId, backup: &Backup) -> Bytes {
     bytes(&backup_shape(base, vm, backup))
 }
 
-/// Backups of one VM.
-pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup]) -> Bytes {
+/// Backups of one VM, and how many there are in all, if that was asked for.
+pub(super) fn backups(base: &str, vm: &VmId, backups: &[Backup], count: Option<usize>) -> Bytes {
     #[derive(Serialize)]
     struct Shape<'a> {
         backups: Vec<BackupShape<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
     }
     let shape = |backup| backup_shape(base, vm, backup);
     bytes(&Shape {
         backups: backups.iter().map(shape).collect(),
+        count,
     })
 }
 
@@ -303,17 +308,6 @@ struct StatusShape {
     expires: Option<AsText<Timestamp>>,
 }
 
-const fn state(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Accepted => "QUEUED",
-        Phase::Submitting | Phase::Running | Phase::Uncertain => "RUNNING",
-        Phase::Succeeded => "SUCCESS",
-        Phase::Failed | Phase::NotExecuted => "FAILED",
-        Phase::Cancelled => "CANCELLED",
-        Phase::Unknown => "UNKNOWN",
-    }
-}
-
 /// The outcome of a final operation as an HTTP status and a sentence.
 fn outcome(operation: &Operation) -> (u16, String) {
     let code = match (operation.phase, &operation.fault) {
@@ -355,7 +349,7 @@ fn status_shape(operation: &Operation) -> StatusShape {
         status_uri: links::status(operation),
         status,
         message,
-        state: state(operation.phase),
+        state: OperationState::from(operation.phase).as_str(),
         ignored: operation.ignored.clone(),
         created: AsText(operation.created),
         started: operation.started.map(AsText),
@@ -369,14 +363,28 @@ pub(super) fn status(operation: &Operation) -> Bytes {
     bytes(&status_shape(operation))
 }
 
-/// Operations.
-pub(super) fn statuses<'a>(operations: impl Iterator<Item = &'a Operation>) -> Bytes {
+/// Operations, and how many there are in all, if that was asked for. Of very many only a minimum is known.
+pub(super) fn statuses<'a>(
+    operations: impl Iterator<Item = &'a Operation>,
+    count: Option<ListCount>,
+) -> Bytes {
     #[derive(Serialize)]
     struct Shape {
         statuses: Vec<StatusShape>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count_at_least: Option<usize>,
     }
+    let (count, count_at_least) = match count {
+        Some(ListCount::Exact(count)) => (Some(count), None),
+        Some(ListCount::AtLeast(count)) => (None, Some(count)),
+        None => (None, None),
+    };
     bytes(&Shape {
         statuses: operations.map(status_shape).collect(),
+        count,
+        count_at_least,
     })
 }
 

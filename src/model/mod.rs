@@ -4,11 +4,13 @@
 //! are made, and stay valid.
 
 mod backup;
+mod backup_query;
 mod certificate;
 mod fault;
 mod intent;
 pub mod limits;
 mod operation;
+mod operation_state;
 mod pattern;
 mod permit;
 mod precondition;
@@ -31,6 +33,15 @@ pub use backup::Page;
 pub use backup::Patch;
 pub use backup::RunState;
 pub use backup::Vm;
+pub use backup_query::BackupFilter;
+pub use backup_query::BackupOrder;
+pub use backup_query::BackupPosition;
+pub use backup_query::BackupQuery;
+pub use backup_query::BackupSelection;
+pub use backup_query::BackupSortKey;
+pub use backup_query::BackupVisibility;
+pub use backup_query::NameFilter;
+pub use backup_query::SortValue;
 pub use certificate::CertificateName;
 pub use fault::Fault;
 pub use fault::FaultKind;
@@ -52,6 +63,7 @@ pub use operation::RequestKey;
 pub use operation::Revision;
 pub use operation::Showing;
 pub use operation::TaskRef;
+pub use operation_state::OperationState;
 pub use pattern::Pattern;
 pub use permit::Action;
 pub use permit::ActionSet;

@@ -11,7 +11,8 @@ use crate::adapters::adapter::Capability;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Fault;
 use crate::model::Fingerprint;
@@ -24,7 +25,6 @@ use crate::model::NewBackup;
 use crate::model::Note;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Precondition;
 use crate::model::Preview;
@@ -33,11 +33,12 @@ use crate::model::RequestId;
 use crate::model::Revision;
 use crate::model::Target;
 use crate::model::TokenName;
-use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::VmPage;
 use crate::model::VmRange;
+use crate::operations::list_query::ListPage;
+use crate::operations::list_query::ListQuery;
 
 /// Why the operation store did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -179,32 +180,6 @@ pub enum Replay {
     Other(OperationSeq),
 }
 
-/// Selects operations of a request that does not name one by its number.
-#[derive(Clone, Debug, Default)]
-pub struct Selector {
-    /// Only of this verb.
-    pub verb: Option<Verb>,
-    /// Only on this VM.
-    pub vm: Option<VmId>,
-    /// Only on the backup of this id.
-    pub backup: Option<BackupId>,
-}
-
-/// Which operations to list, newest first.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// Only those of this principal.
-    pub principal: Option<PrincipalName>,
-    /// Only those that match.
-    pub selector: Selector,
-    /// Only older ones than this.
-    pub before: Option<OperationSeq>,
-    /// Only unfinished (`Some(true)`) or finished (`Some(false)`) ones.
-    pub unfinished: Option<bool>,
-    /// At most this many, 1..=[`crate::model::limits::PAGE_MAX`].
-    pub limit: u16,
-}
-
 /// What a restore or a delete would do if it were requested now.
 #[derive(Clone, Debug)]
 pub struct Forecast {
@@ -300,8 +275,8 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         by: Deadline,
     ) -> Result<VmPage, Fault>;
 
-    /// Backups of a VM in order of their ids, each with the state that unfinished operations give it.
-    /// Backups that are being created are among them.
+    /// One page of the backups of a VM, each with the state that unfinished operations give it. Backups that are being created
+    /// are among them.
     ///
     /// # Errors
     /// The fault a caller may see.
@@ -309,9 +284,9 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         by: Deadline,
-    ) -> Result<BackupPage, Fault>;
+    ) -> Result<BackupSelection, Fault>;
 
     /// One backup, with the state that unfinished operations give it.
     ///
@@ -381,11 +356,15 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
     /// When the store cannot answer.
     async fn operation(&self, seq: OperationSeq) -> Result<Option<Arc<Operation>>, StoreFault>;
 
-    /// Operations, newest first.
+    /// One page of the operations that match. The work for it is limited: see [`ListPage::next`].
     ///
     /// # Errors
     /// When the store cannot answer.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault>;
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault>;
+
+    /// The unfinished delete of the backup, if there is one.
+    fn find_running_delete(&self, backend: &BackendName, target: &Target)
+    -> Option<Arc<Operation>>;
 
     /// Waits for the operation and returns its state then, or its state at the deadline. `None` when there is none.
     ///

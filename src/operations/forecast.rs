@@ -18,10 +18,10 @@ use crate::operations::api::AcceptError;
 use crate::operations::api::DurationBasis;
 use crate::operations::api::ExpectedDuration;
 use crate::operations::api::Forecast;
-use crate::operations::api::ListQuery;
-use crate::operations::api::Selector;
 use crate::operations::core::Backend;
 use crate::operations::core::Core;
+use crate::operations::list_query::ListQuery;
+use crate::operations::list_query::Selector;
 use crate::operations::live_operations::QueueObstacle;
 
 /// The latest operations of a VM among which its restores are looked for: more than a nightly backup makes in a month.
@@ -107,7 +107,7 @@ async fn expect_duration(
         ..ListQuery::default()
     };
     let found = core.store.raw().list(&of_vm).await.ok()?;
-    let times = restores_of(name, &found).map(|(_, time)| time);
+    let times = restores_of(name, &found.operations).map(|(_, time)| time);
     if let Some(time) = median(times.collect()) {
         return Some(ExpectedDuration {
             time,
@@ -126,7 +126,7 @@ async fn expect_duration(
     };
     let found = core.store.raw().list(&of_backend).await.ok()?;
     let mut per_gigabyte = Vec::new();
-    for (operation, time) in restores_of(name, &found).take(SAMPLES) {
+    for (operation, time) in restores_of(name, &found.operations).take(SAMPLES) {
         let read = adapter.read_backup(operation.target(), by).await;
         let size = read.ok().and_then(|backup| backup.size);
         per_gigabyte.extend(size.and_then(|size| scaled(time, GIGABYTE, size)));

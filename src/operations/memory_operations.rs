@@ -17,7 +17,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Fault;
@@ -30,7 +31,6 @@ use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Phase;
 use crate::model::Preview;
@@ -44,6 +44,7 @@ use crate::model::SpaceNeeds;
 use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::VmPage;
@@ -55,6 +56,7 @@ use crate::operations::CancelError;
 use crate::operations::Capability;
 use crate::operations::ExpectedDuration;
 use crate::operations::Forecast;
+use crate::operations::ListPage;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Recovery;
@@ -407,23 +409,6 @@ fn accepted(permit: &Permit, submission: Submission, at: Timestamp) -> Arc<Opera
     })
 }
 
-fn is_wanted(query: &ListQuery, operation: &Operation) -> bool {
-    let selector = &query.selector;
-    let target = operation.target();
-    let by_principal = |name: &PrincipalName| *name == operation.principal;
-    query.principal.as_ref().is_none_or(by_principal)
-        && selector.verb.is_none_or(|verb| verb == operation.verb())
-        && selector.vm.as_ref().is_none_or(|vm| *vm == target.vm)
-        && selector
-            .backup
-            .as_ref()
-            .is_none_or(|backup| *backup == target.backup)
-        && query.before.is_none_or(|before| operation.seq < before)
-        && query
-            .unfinished
-            .is_none_or(|unfinished| unfinished != operation.phase.is_final())
-}
-
 #[async_trait]
 impl OperationsApi for MemoryOperations {
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
@@ -492,26 +477,16 @@ impl OperationsApi for MemoryOperations {
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         _by: Deadline,
-    ) -> Result<BackupPage, Fault> {
+    ) -> Result<BackupSelection, Fault> {
         if let Some(fixed) = &self.fixed {
-            return Ok(BackupPage {
-                backups: vec![fixed.backup.clone()],
-                more: false,
-            });
+            return Ok(query.select([fixed.backup.clone()]));
         }
         let state = self.state();
-        let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
         let all = state.read_backend(backend)?.backups.iter();
-        let mut backups: Vec<_> = all
-            .filter(|(target, _)| target.vm == *vm && is_after(&target.backup))
-            .map(|(_, backup)| backup.clone())
-            .collect();
-        let limit = usize::from(page.limit);
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        let of_vm = all.filter(|(target, _)| target.vm == *vm);
+        Ok(query.select(of_vm.map(|(_, backup)| backup.clone())))
     }
 
     async fn backup(
@@ -626,16 +601,29 @@ impl OperationsApi for MemoryOperations {
         Ok(state.read_store()?.operation(seq).cloned())
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault> {
         assert!(
             (1..=limits::PAGE_MAX).contains(&query.limit),
             "the gate asked for a page of {} operations",
             query.limit
         );
         let mut state = self.state();
-        let newest = state.read_store()?.operations.iter().rev();
-        let wanted = newest.filter(|operation| is_wanted(query, operation));
-        Ok(wanted.take(usize::from(query.limit)).cloned().collect())
+        Ok(query.select(state.read_store()?.operations.iter().cloned()))
+    }
+
+    fn find_running_delete(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+    ) -> Option<Arc<Operation>> {
+        let state = self.state();
+        let mut operations = state.operations.iter();
+        let found = operations.find(|operation| {
+            operation.verb() == Verb::Delete
+                && operation.target() == target
+                && !operation.phase.is_final()
+        });
+        found.cloned()
     }
 
     async fn wait(

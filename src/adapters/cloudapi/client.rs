@@ -195,7 +195,13 @@ impl Api {
         vm: &VmId,
         by: Deadline,
     ) -> NativeResult<Vec<wire::Status>> {
-        let query = [("op", op), ("vm", vm.as_str()), ("limit", STATUSES)];
+        // A server that lists what the user may see narrows the list by `principal`; one that lists the user's own ignores it.
+        let query = [
+            ("op", op),
+            ("vm", vm.as_str()),
+            ("limit", STATUSES),
+            ("principal", "me"),
+        ];
         let answer = self.get(&["statuses"], &query, by).await?;
         Ok(parse_json::<wire::Statuses>(&answer)?.statuses)
     }

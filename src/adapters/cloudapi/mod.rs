@@ -40,10 +40,13 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -430,6 +433,15 @@ impl Adapter for CloudApi {
         let all = self.list_remote(vm, by).await?;
         let complete = all.into_iter().filter(|remote| !remote.is_incomplete);
         Ok(page.of(complete.map(|remote| remote.backup)))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

@@ -12,15 +12,12 @@ use crate::adapters::files::manifest::Manifest;
 use crate::adapters::files::preflight;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
+use crate::adapters::files::watched_vm::TOMBSTONE_PREFIX;
 use crate::model::BackupPatch;
 use crate::model::BackupState;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::public_text;
-
-/// What a deleted backup is renamed to, followed by the mark of the request. Emptied, it stays until the next
-/// delete as the proof that this request was done; it takes no room, so a full disk keeps no delete from working.
-const TOMBSTONE_PREFIX: &str = ".snapgate-gone.";
 
 /// The backup of the request with its directory, if it is the very one the caller saw.
 pub(super) fn read_expected_backup(
@@ -78,7 +75,7 @@ pub(super) fn update(
         return Ok(StartOutcome::Done);
     }
     if let Some(name) = &patch.name {
-        layout::refuse_duplicate_name(&vm_backups, target, name)?;
+        layout.refuse_duplicate_name(&vm_backups, target, name)?;
     }
     preflight::check_folder(&dir, "The directory of the backup")?;
     let before = manifest.clone().backup(BackupState::Available);
@@ -152,7 +149,7 @@ pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome,
     }
     check_delete(&vm_backups, &request.intent, &mut Checks::until_first())?;
     let doing = io_error("deleting a backup");
-    for old in tombstones(&vm_backups)? {
+    for old in layout.tombstones(&target.vm, &vm_backups)? {
         vm_backups.remove_tree(&old).map_err(&doing)?;
     }
     vm_backups
@@ -171,20 +168,13 @@ pub(super) fn delete(layout: &Layout, request: &Request) -> Result<StartOutcome,
     })))
 }
 
-fn tombstones(vm_backups: &Dir) -> Result<Vec<String>, Problem> {
-    let names = vm_backups.names().map_err(io_error("listing backups"))?;
-    let ours = names.iter().filter_map(|name| name.to_str().ok());
-    let tombstones = ours.filter(|name| name.starts_with(TOMBSTONE_PREFIX));
-    Ok(tombstones.map(str::to_owned).collect())
-}
-
-/// Removes what an interrupted create or delete left.
-pub(super) fn remove_leftovers(vm_backups: &Dir) -> Result<(), Problem> {
+/// Removes what an interrupted create or delete left; the tombstones are emptied.
+pub(super) fn remove_leftovers(vm_backups: &Dir, tombstones: &[String]) -> Result<(), Problem> {
     let doing = io_error("removing what was left unfinished");
     vm_backups.remove_tree(UNFINISHED).map_err(&doing)?;
-    for name in tombstones(vm_backups)? {
+    for name in tombstones {
         vm_backups
-            .dir(&name)
+            .dir(name)
             .and_then(|dir| dir.clear())
             .map_err(&doing)?;
     }

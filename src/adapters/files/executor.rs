@@ -24,6 +24,7 @@ use crate::adapters::files::preview;
 use crate::adapters::files::request::Request;
 use crate::adapters::files::request::StartOutcome;
 use crate::adapters::files::restore;
+use crate::adapters::files::watched_vm::list_tombstones;
 use crate::model::Backup;
 use crate::model::Change;
 use crate::model::FaultKind;
@@ -122,7 +123,8 @@ impl Executor {
         let layout = self.layout()?;
         let locked = layout.lock_vm(&request.intent.target.vm)?;
         if let Some(vm_backups) = &locked.vm_backups {
-            edit::remove_leftovers(vm_backups)?;
+            let tombstones = layout.tombstones(&request.intent.target.vm, vm_backups)?;
+            edit::remove_leftovers(vm_backups, &tombstones)?;
         }
         let LockedVm { vm, vm_backups } = locked;
         let started = match &request.intent.change {
@@ -221,13 +223,18 @@ fn remove_leftovers_of(layout: &Layout, vm: &VmId) -> Result<(), Problem> {
     match layout.lock_vm(vm) {
         Ok(LockedVm { vm, vm_backups }) => {
             restore::remove_leftovers(&vm)?;
-            vm_backups.as_ref().map_or(Ok(()), edit::remove_leftovers)
+            vm_backups.as_ref().map_or(Ok(()), remove_listed_leftovers)
         }
         // Backups of a VM that is gone.
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::NoSuchVm => layout
             .vm_backups(vm)?
             .as_ref()
-            .map_or(Ok(()), edit::remove_leftovers),
+            .map_or(Ok(()), remove_listed_leftovers),
         Err(problem) => Err(problem),
     }
+}
+
+/// The same in a folder of backups, which nothing has looked at yet.
+fn remove_listed_leftovers(vm_backups: &Dir) -> Result<(), Problem> {
+    edit::remove_leftovers(vm_backups, &list_tombstones(vm_backups)?)
 }

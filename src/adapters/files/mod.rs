@@ -6,6 +6,7 @@
 //! Lossy: only images that no program writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
+mod backup_index;
 mod config;
 mod copy;
 mod create;
@@ -31,8 +32,10 @@ mod read_cache;
 mod request;
 mod restore;
 mod swap;
+mod vm_indexes;
 mod watch;
 mod watch_table;
+mod watched_vm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +55,7 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::executor::Executor;
 use crate::adapters::files::failpoints::Failpoints;
@@ -67,6 +71,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -322,6 +328,23 @@ impl Adapter for Files {
             .await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        let (of, wanted) = (vm.clone(), query.clone());
+        let found = self
+            .run_blocking(move |executor| executor.layout()?.query_backups(&of, &wanted))
+            .await?;
+        match found {
+            Some(selection) => Ok(selection),
+            // Few, or not to be watched: they are read.
+            None => query_by_listing(self, vm, query, by).await,
+        }
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         if let Some(backup) = self.executor.cached_backup(target) {
             return Ok(backup);
@@ -480,6 +503,8 @@ mod folder_tests;
 mod image_use_tests;
 #[cfg(test)]
 mod integrity_tests;
+#[cfg(test)]
+mod list_tests;
 #[cfg(test)]
 mod preview_tests;
 #[cfg(test)]

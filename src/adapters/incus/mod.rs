@@ -48,6 +48,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::transport::Address;
 use crate::adapters::vm_list_cache::VmListCache;
@@ -56,6 +57,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -372,6 +375,15 @@ impl Adapter for Incus {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         Ok(page.of(self.all(vm, by).await?))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

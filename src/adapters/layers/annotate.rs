@@ -27,12 +27,15 @@ use crate::adapters::annotations::Annotation;
 use crate::adapters::annotations::AnnotationRecord;
 use crate::adapters::annotations::Annotations;
 use crate::adapters::annotations::AnnotationsError;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::BackupPage;
 use crate::model::BackupPatch;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -470,6 +473,16 @@ impl Adapter for Annotate {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         self.list_annotated(vm, page, by).await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        // What the VM manager says of names, tags and protection is not what callers see, so nothing is left to it.
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

@@ -24,6 +24,8 @@ use crate::adapters::layers::Call;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -216,6 +218,16 @@ impl Adapter for Chaos {
         self.script
             .play(Call::List, self.inner.list_backups(vm, page, by))
             .await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        let work = self.inner.query_backups(vm, query, by);
+        self.script.play(Call::List, work).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

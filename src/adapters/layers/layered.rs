@@ -25,6 +25,8 @@ use crate::model::BackendName;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::Identity;
@@ -242,6 +244,16 @@ impl Adapter for Layered {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         self.read_call(Call::List, by, |by| self.inner.list_backups(vm, page, by))
+            .await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.read_call(Call::List, by, |by| self.inner.query_backups(vm, query, by))
             .await
     }
 

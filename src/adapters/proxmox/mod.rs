@@ -32,6 +32,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::proxmox::client::Api;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
@@ -44,6 +45,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -372,6 +375,15 @@ impl Adapter for Proxmox {
             backups.extend(item.backup(&guest));
         }
         Ok(page.of(backups))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

@@ -45,11 +45,14 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -337,6 +340,15 @@ impl Adapter for Qemu {
         let view = self.access.read_vm(vm, by).await?;
         let hidden = self.worker.unfinished_backups(vm);
         Ok(backups::backup_page(&view.disks, page, &hidden))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {

@@ -26,11 +26,14 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Script;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -179,6 +182,15 @@ impl Adapter for Sim {
     ) -> Result<BackupPage, AdapterError> {
         let work = async { self.world.list(vm, page) };
         self.world.script.play(Call::List, work).await
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {

@@ -27,6 +27,7 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::preview_from_reads;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::sim::Config;
 use crate::adapters::sim::simulation;
 use crate::model::Backup;
@@ -34,6 +35,8 @@ use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -293,6 +296,15 @@ impl Adapter for Remote {
             }),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {

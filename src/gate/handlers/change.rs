@@ -59,9 +59,7 @@ use crate::model::VmId;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::Capability;
-use crate::operations::ListQuery;
 use crate::operations::Origin;
-use crate::operations::Selector;
 use crate::operations::Submission;
 use crate::public_text;
 
@@ -331,7 +329,10 @@ async fn judge_existing(
 ) -> Result<Verdict, Refusal> {
     let target = existing.target;
     if matches!(change, Change::Delete)
-        && let Some(running) = find_running_delete(services, &target).await?
+        // Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
+        && let Some(running) = services
+            .operations
+            .find_running_delete(authorized.backend, &target)
     {
         check_repeated_delete(services, authorized, &target, existing.plan).await?;
         return Ok(Verdict::Join(running));
@@ -441,25 +442,6 @@ pub(super) fn check_capability<'a>(
         return Err(Refusal::from(Code::StoreUnavailable));
     }
     Ok(capability)
-}
-
-/// Deviation D16: a repeated delete is answered with the Status of the first, whatever has become of the backup.
-async fn find_running_delete(
-    services: &Services,
-    target: &Target,
-) -> Result<Option<Arc<Operation>>, Refusal> {
-    let query = ListQuery {
-        principal: None,
-        selector: Selector {
-            verb: Some(Verb::Delete),
-            vm: Some(target.vm.clone()),
-            backup: Some(target.backup.clone()),
-        },
-        before: None,
-        unfinished: Some(true),
-        limit: 1,
-    };
-    Ok(services.operations.list(&query).await?.into_iter().next())
 }
 
 /// Checks the conditions of a repeated delete. The first one changed the backup, so no tag can match any more: not even the

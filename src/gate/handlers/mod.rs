@@ -3,6 +3,7 @@
 mod accepted;
 mod backend_vms;
 mod backup_list;
+mod backup_query;
 mod cancel;
 mod capabilities;
 mod change;
@@ -14,6 +15,7 @@ mod permissions;
 mod plan;
 mod public_pages;
 mod read;
+mod status_list;
 mod status_query;
 mod statuses;
 mod vm_query;

@@ -29,8 +29,10 @@ use crate::gate::wire;
 use crate::model::Action;
 use crate::model::BackendName;
 use crate::model::Backup;
+use crate::model::BackupOrder;
+use crate::model::BackupQuery;
+use crate::model::BackupSortKey;
 use crate::model::BackupState;
-use crate::model::Page;
 use crate::model::PublicText;
 use crate::model::Vm;
 use crate::model::VmId;
@@ -177,26 +179,27 @@ async fn read_last_backups(
     newest
 }
 
-/// The newest complete backup that the caller may read; `None` also where the VM has more backups than one page.
+/// The newest complete backup that the caller may read; `None` also where a whole page of newer ones is hidden or unfinished.
 async fn read_newest(
     services: &Services,
     caller: &AuthenticatedCaller,
     backend: &BackendName,
     vm: &VmId,
 ) -> Option<Backup> {
-    let page = Page {
-        after: None,
+    let query = BackupQuery {
+        order: BackupOrder {
+            key: BackupSortKey::Created,
+            descending: true,
+        },
         limit: limits::PAGE_MAX,
+        ..BackupQuery::default()
     };
     let by = services.read_deadline();
     let found = services
         .operations
-        .backups(backend, vm, &page, by)
+        .backups(backend, vm, &query, by)
         .await
         .ok()?;
-    if found.more {
-        return None;
-    }
     let is_shown = |backup: &Backup| {
         let is_complete = match backup.state {
             BackupState::Available | BackupState::Updating | BackupState::Restoring => true,
@@ -205,6 +208,5 @@ async fn read_newest(
         let allowed = caller.rights.actions_on_backup(vm, &backup.id);
         is_complete && allowed.contains(Action::Read)
     };
-    let backups = found.backups.into_iter().filter(is_shown);
-    backups.max_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)))
+    found.backups.into_iter().find(is_shown)
 }

@@ -36,6 +36,15 @@ impl Adapter for LyingAdapter {
     ) -> Result<BackupPage, AdapterError> {
         self.0.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.0.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.0.read_backup(target, by).await
     }

@@ -195,6 +195,15 @@ impl Adapter for MortalAdapter {
     ) -> Result<BackupPage, AdapterError> {
         self.inner.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.inner.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.inner.read_backup(target, by).await
     }
@@ -376,7 +385,12 @@ impl MortalGateway {
             ..ListQuery::default()
         };
         let found = self.runtime.block_on(self.operations.list(&newest));
-        found.unwrap().first().expect("it was accepted").seq
+        found
+            .unwrap()
+            .operations
+            .first()
+            .expect("it was accepted")
+            .seq
     }
 
     /// Waits for the end of the operation.

@@ -1,5 +1,7 @@
 //! The conformance suite: what every adapter must do, row by row.
 
+use std::time::Duration;
+
 use snapgate::adapters::adapter::*;
 use snapgate::model::*;
 
@@ -177,7 +179,64 @@ async fn creates(fixture: &dyn AdapterFixture, adapter: &dyn Adapter, rows: &mut
         "{name}: rest: {tail:?}"
     );
     assert!(tail.backups[0].id > head.backups[0].id, "{name}: in order");
+    queries(adapter, &vm, name).await;
     backup
+}
+
+/// The two backups `one` and `two`, filtered, sorted and page by page.
+async fn queries(adapter: &dyn Adapter, vm: &VmId, name: &str) {
+    let select = async |query: &BackupQuery| {
+        let found = adapter.query_backups(vm, query, by()).await.unwrap();
+        let names = found.backups.iter().map(|backup| backup.name.as_str());
+        let names = names.collect::<Vec<_>>().join(" ");
+        (names, found)
+    };
+    let named = |wanted| BackupQuery {
+        filter: BackupFilter {
+            name: Some(wanted),
+            ..BackupFilter::default()
+        },
+        count: true,
+        ..BackupQuery::default()
+    };
+    let filters = [
+        (named(NameFilter::Exact("two".to_owned())), "two"),
+        (named(NameFilter::Exact("t".to_owned())), ""),
+        (named(NameFilter::Prefix("o".to_owned())), "one"),
+    ];
+    for (query, expected) in filters {
+        let (names, found) = select(&query).await;
+        assert_eq!(names, expected, "{name}: {query:?}");
+        let count = usize::from(!expected.is_empty());
+        assert_eq!(found.count, Some(count), "{name}: {query:?}");
+    }
+    let mut query = BackupQuery {
+        order: BackupOrder {
+            key: BackupSortKey::Name,
+            descending: true,
+        },
+        limit: 1,
+        count: true,
+        ..BackupQuery::default()
+    };
+    let (names, first) = select(&query).await;
+    assert_eq!(
+        (names.as_str(), first.more, first.count),
+        ("two", true, Some(2)),
+        "{name}"
+    );
+    let last = &first.backups[0];
+    query.after = Some(BackupSortKey::Name.position_of(last));
+    let (names, second) = select(&query).await;
+    assert_eq!((names.as_str(), second.more), ("one", false), "{name}");
+    query.after = None;
+    query.filter.since = Some(last.created.plus(Duration::from_secs(86_400)));
+    let (names, found) = select(&query).await;
+    assert_eq!(
+        (names.as_str(), found.count),
+        ("", Some(0)),
+        "{name}: none is newer"
+    );
 }
 
 async fn restores(

@@ -321,6 +321,15 @@ impl Adapter for OfKind {
     ) -> Result<BackupPage, AdapterError> {
         self.inner.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.inner.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.inner.read_backup(target, by).await
     }

@@ -18,10 +18,13 @@ use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Description;
 use crate::model::Evidence;
@@ -292,6 +295,15 @@ impl Adapter for SimBackend {
             backups: Vec::new(),
             more: false,
         })
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, _: Deadline) -> Result<Backup, AdapterError> {
