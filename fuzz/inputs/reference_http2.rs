@@ -157,19 +157,26 @@ impl Reading {
     fn read_fields(&mut self, frame: Frame<'_>, fields: &[Field]) -> Result<(), Broken> {
         let ends = frame.flags & END_STREAM != 0;
         if let Some(stream) = self.streams.get_mut(&frame.stream) {
-            if stream.has_ended && !stream.is_over {
-                return Err(Broken);
+            if stream.has_ended {
+                // Never another request: the stream or the connection is in error (section 5.1).
+                stream.give_up();
+                return Ok(());
             }
             // Trailers, which must end the stream.
             stream.is_over |= !ends;
             stream.end(ends);
             return Ok(());
         }
+        let mut stream = read_request(fields);
         if frame.stream.is_multiple_of(2) || frame.stream <= self.last {
-            return Err(Broken);
+            // The library resets a stream with malformed fields before it looks at its number.
+            return if stream.method.is_none() {
+                Ok(())
+            } else {
+                Err(Broken)
+            };
         }
         self.last = frame.stream;
-        let mut stream = read_request(fields);
         stream.end(ends);
         self.streams.insert(frame.stream, stream);
         Ok(())
@@ -181,9 +188,13 @@ impl Reading {
         match frame.kind {
             DATA => {
                 let data = unpadded(frame, 0)?;
-                let stream = self.streams.get_mut(&frame.stream).ok_or(Broken)?;
-                if stream.has_ended && !stream.is_over {
-                    return Err(Broken);
+                let Some(stream) = self.streams.get_mut(&frame.stream) else {
+                    // Section 6.1: on a stream that was skipped, and is closed, only that stream is in error.
+                    return if is_idle { Err(Broken) } else { Ok(()) };
+                };
+                if stream.has_ended {
+                    stream.give_up();
+                    return Ok(());
                 }
                 stream.received += data.len();
                 stream.end(frame.flags & END_STREAM != 0);

@@ -62,7 +62,7 @@ fn the_reference_reader_of_http_2_keeps_the_rules_of_rfc_9113() {
             true,
         ),
         ("an even stream", get(2), 0, true),
-        ("a stream twice", [get(1), get(1)].concat(), 1, true),
+        ("a stream twice", [get(1), get(1)].concat(), 1, false),
         (
             "in two parts",
             [
