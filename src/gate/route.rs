@@ -593,6 +593,7 @@ mod tests {
         Route::Backup(target_of(vm, id))
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table")]
     #[test]
     fn targets_become_routes_or_refusals() {
         let vm = |id: &str| Route::Vm(VmId::new(id).unwrap());

@@ -189,7 +189,7 @@ pub struct Forecast {
     pub pending: Vec<Arc<Operation>>,
     /// Why it would not be accepted now, whatever the VM manager says.
     pub refused: Option<AcceptError>,
-    /// How long it would take; `None` when there is nothing to tell it from.
+    /// How long it would take; `None` when nothing is known to conclude it from.
     pub duration: Option<ExpectedDuration>,
 }
 

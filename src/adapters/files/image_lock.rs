@@ -86,7 +86,7 @@ fn in_use() -> Problem {
 
 /// Looks whether [`acquire`] would get the locks to replace the image, and keeps none.
 ///
-/// QEMU's locks are only asked about. Of a whole-file lock the kernel does not say whether it is held, so it is taken for a moment in which no
+/// QEMU's locks are only asked about. Of a whole-file lock the kernel does not say whether it is held, so it is held for a moment in which no
 /// other thread of the gateway tries to take it.
 ///
 /// # Errors
@@ -95,7 +95,7 @@ pub(super) fn probe(file: &File) -> Result<(), Problem> {
     {
         let _no_others = FLOCK_PROBE.write();
         take_flock(file, ImageUse::Replace)?;
-        // Where it was not taken for want of such locks there is nothing to give back.
+        // Where the file system has no such locks there is nothing to give back.
         let _unlocked = rustix::fs::flock(file, FlockOperation::Unlock);
     }
     refuse_excluded(is_excluded(file, ImageUse::Replace).map(|excluded| !excluded))

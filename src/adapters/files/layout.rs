@@ -411,7 +411,7 @@ pub(super) fn vm_busy() -> Problem {
 
 /// Refuses a directory of a VM that another process has locked. It is not locked when this returns.
 ///
-/// The lock is taken for a moment. A change that comes in that moment waits longer than that for it.
+/// The lock is held for a moment. A change that comes in that moment waits longer than that for it.
 pub(super) fn probe_lock(parent: &Dir, vm: &VmId) -> Result<(), Problem> {
     // An opening of its own: the lock is gone when it is closed.
     match open_visible(parent, vm.as_str(), "opening the directory of a VM")? {

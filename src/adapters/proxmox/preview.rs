@@ -114,6 +114,10 @@ impl Proxmox {
         preview.overwrites = disks.replaced;
         preview.leaves = disks.left;
         preview.unknown = vec![PreviewPart::Needs];
+        if preview.overwrites.is_empty() {
+            // A configuration whose disks have keys that are not known here.
+            preview.unknown.push(PreviewPart::Overwrites);
+        }
         preview.after = Some(if starts {
             RunState::Started
         } else {
@@ -226,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disks_are_told_from_drives_and_directories_of_the_host() {
+    fn disks_are_separated_from_drives_and_directories_of_the_host() {
         let config = serde_json::json!({
             "scsi0": "local-lvm:vm-100-disk-0,size=32G",
             "scsi1": "local-lvm:vm-100-disk-1,backup=0,size=1T",

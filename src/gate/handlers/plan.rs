@@ -88,7 +88,7 @@ pub(in crate::gate) async fn make_plan(
             .preview(backend, &intent, deadline)
             .await?
     };
-    let bytes = write_plan(services, authorized, &intent, wanted, forecast, refused);
+    let bytes = write_plan(services, authorized, &intent, &wanted, forecast, refused);
     let mut draft = ResponseDraft::read(media, bytes);
     draft.fix(http::header::CACHE_CONTROL, "no-store");
     Ok(draft)
@@ -147,7 +147,7 @@ fn write_plan(
     services: &Services,
     authorized: &AuthorizedRequest<'_>,
     intent: &Intent,
-    wanted: PlanRequest,
+    wanted: &PlanRequest,
     forecast: Forecast,
     mut refused: Refusals,
 ) -> bytes::Bytes {

@@ -154,9 +154,10 @@ async fn a_plan_needs_the_right_to_do_it() {
     let found = plain
         .send(&format!("POST {B}/plan\nv{JSON}\n\n{RESTORE}"))
         .await;
-    assert_eq!(status(&found), 401, "nobody");
+    assert_eq!(status(&found), 401, "without credentials");
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[tokio::test]
 async fn a_request_for_a_plan_is_checked_like_the_change() {
     let long = format!(
@@ -276,6 +277,7 @@ async fn a_request_for_a_plan_is_checked_like_the_change() {
     assert_eq!(body_of(&found)["ignored"], json!(["x"]), "as in a Status");
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[tokio::test]
 async fn what_would_refuse_the_change_is_listed_and_refuses_it() {
     let fault = |kind| Fault::new(kind, public_text!("The VM manager refuses it."));

@@ -45,6 +45,7 @@ use crate::model::Progress;
 use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::RunState;
+use crate::model::SpaceNeeds;
 use crate::model::Target;
 use crate::model::TaskRef;
 use crate::model::Verb;
@@ -302,6 +303,10 @@ impl Adapter for ScriptedAdapter {
         let script = self.script();
         let mut preview = Preview::new(vm, backup).with_newer(&script.backups);
         preview.refused.clone_from(&script.refusals);
+        preview.needs = preview.backup.size.map(|bytes| SpaceNeeds {
+            bytes: Some(bytes),
+            free: None,
+        });
         Ok(preview)
     }
 

@@ -152,7 +152,7 @@ async fn a_change_between_the_plan_and_the_acceptance_is_seen() {
 }
 
 #[tokio::test]
-async fn a_forecast_stores_nothing_and_tells_what_would_refuse_the_change() {
+async fn a_forecast_stores_nothing_and_lists_what_would_refuse_the_change() {
     let fixture = Fixture::with_updates(Recovery::Listable, 4).await;
     let busy = Fault::new(FaultKind::Busy, public_text!("The VM is busy."));
     fixture.adapter.set_refusals(vec![busy.clone()]);
@@ -160,7 +160,7 @@ async fn a_forecast_stores_nothing_and_tells_what_would_refuse_the_change() {
         let made = forecast(&fixture, &intent).await;
         assert_eq!(made.preview.refused, std::slice::from_ref(&busy), "{verb}");
         assert!(made.refused.is_none() && made.pending.is_empty(), "{verb}");
-        assert_eq!(made.duration, None, "{verb}: nothing to tell it from");
+        assert_eq!(made.duration, None, "{verb}: no history");
         let again = forecast(&fixture, &intent).await;
         let change = &intent.change;
         let prints = [made, again].map(|made| made.preview.fingerprint(change));
@@ -235,6 +235,16 @@ async fn the_expected_time_comes_from_earlier_restores_of_the_vm() {
     );
     let other = forecast(&fixture, &restore("another", "b")).await;
     assert_eq!(other.duration, None, "of another VM, whose size is unknown");
+    let sized = |id: &str, size| Backup {
+        size: Some(size),
+        ..backup(id)
+    };
+    let all = vec![sized("b", 1 << 30), sized("twice", 1 << 31)];
+    fixture.adapter.set_backups(all);
+    let other = forecast(&fixture, &restore("another", "twice")).await;
+    let expected = other.duration.expect("by the size");
+    assert_eq!(expected.basis, DurationBasis::Size, "of other VMs");
+    assert_eq!(expected.time, Duration::from_secs(60), "twice as much");
     let deleted = forecast(&fixture, &delete("vm", "b")).await;
     assert_eq!(deleted.duration, None, "of restores alone");
 }

@@ -290,6 +290,13 @@ impl AdapterFixture for LibvirtFixture {
     fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         self.libvirtd.adapter()
     }
+    fn pause(&self, paused: bool) -> bool {
+        if self.runs {
+            let command = if paused { "suspend" } else { "resume" };
+            self.libvirtd.virsh(&[command, "web01"]);
+        }
+        self.runs
+    }
     fn killed(&self) {
         if self.hurries {
             eventually("libvirtd misses the gateway", || {

@@ -69,6 +69,10 @@ pub(crate) trait AdapterFixture {
     fn unreachable_adapter(&self) -> Option<Arc<dyn Adapter>> {
         None
     }
+    /// Pauses or resumes the VM; `false` where its run state cannot be changed.
+    fn pause(&self, _paused: bool) -> bool {
+        false
+    }
     /// How long evidence is looked for, other than the gateway's default, where the VM manager leaves none.
     fn evidence_window(&self) -> Option<Duration> {
         None
@@ -145,6 +149,16 @@ pub(crate) async fn run(
     let begun = begin_as_planned(adapter, intent, key(number), baseline.as_ref(), by()).await;
     let ended = follow(adapter, intent, number, baseline.as_ref(), begun).await;
     ended.map_err(|fault| fault.kind)
+}
+
+/// The same while other clients change the VM: what a plan says is out of date at once.
+pub(crate) async fn run_among_others(
+    adapter: &dyn Adapter,
+    intent: &Intent,
+    number: u64,
+) -> Result<(), FaultKind> {
+    let baseline = adapter.baseline(intent, key(number), by()).await.unwrap();
+    run_from(adapter, intent, number, baseline.as_ref()).await
 }
 
 /// The same, from what was seen before: with the same number and baseline it is the same request again.

@@ -132,6 +132,13 @@ async fn stales_with_newer_backups(
     );
     let (_, again) = print(&restore).await;
     assert_eq!(again, prints[0], "{name}: right again");
+    if fixture.pause(true) {
+        let (_, paused) = print(&restore).await;
+        assert_ne!(paused, prints[0], "{name}: another run state");
+        assert!(fixture.pause(false), "{name}: resumed");
+        let (_, again) = print(&restore).await;
+        assert_eq!(again, prints[0], "{name}: and right again");
+    }
 }
 
 /// The VM after the restore is what its plan said.

@@ -8,6 +8,7 @@ use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
 use crate::conformance::run;
+use crate::conformance::run_among_others;
 use crate::harness::eventually;
 use crate::libvirt::made;
 use crate::libvirt::private_libvirtd::PrivateLibvirtd;
@@ -165,7 +166,10 @@ async fn two_clients_of_one_vm_take_turns_and_both_get_true_answers() {
         libvirtd.write(2);
         let (restoring, creating) = (10 + turn, 20 + turn);
         let new = create(two, &web01, &format!("turn {turn}"), creating);
-        let (back, made) = tokio::join!(run(one, &to, restoring), run(two, &new, creating));
+        let (back, made) = tokio::join!(
+            run_among_others(one, &to, restoring),
+            run_among_others(two, &new, creating)
+        );
         let content = match back {
             Ok(()) => 1,
             Err(kind) => {

@@ -285,6 +285,12 @@ impl conformance::AdapterFixture for PrivateQemu {
     fn adapter_after_restart(&self) -> Arc<dyn Adapter> {
         Arc::new(plain(self.folder.path()))
     }
+    fn pause(&self, paused: bool) -> bool {
+        if self.running {
+            self.ask(if paused { "stop" } else { "cont" }, json!({}));
+        }
+        self.running
+    }
     fn kill_moments(&self) -> KillMoments {
         KillMoments::All
     }
