@@ -5,6 +5,8 @@
 
 pub mod adapter;
 pub mod annotations;
+pub mod backup_listing;
+pub mod checks;
 pub mod cloudapi;
 pub mod description_trailer;
 pub mod files;

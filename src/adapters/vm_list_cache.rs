@@ -20,12 +20,12 @@ use crate::public_text;
 const AGE: Duration = Duration::from_secs(1);
 
 /// One VM of such a list, as the adapter needs it to describe the VM.
-pub(crate) trait ListedVm {
+pub(crate) trait VmListEntry {
     /// The id under which callers know the VM.
     fn id(&self) -> &VmId;
 }
 
-impl ListedVm for VmId {
+impl VmListEntry for VmId {
     fn id(&self) -> &VmId {
         self
     }
@@ -41,7 +41,7 @@ impl<T> Default for VmListCache<T> {
     }
 }
 
-impl<T: ListedVm> VmListCache<T> {
+impl<T: VmListEntry> VmListCache<T> {
     /// The list, in order of the ids, each id once; read anew when it is older than [`AGE`]. A failure is never kept.
     ///
     /// Requests that come while the list is being read wait for it, so that many of them cost the VM manager one call.
@@ -82,18 +82,19 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
+    use crate::runtime::Clock as _;
 
     #[tokio::test]
     async fn a_list_is_read_once_in_its_age_and_failures_are_not_kept() {
         let (cache, calls) = (VmListCache::<VmId>::default(), AtomicUsize::new(0));
-        let start = Instant::now();
+        let start = crate::runtime::SystemClock.instant();
         let ids = |names: &[&str]| -> Vec<VmId> {
             names.iter().map(|name| VmId::new(name).unwrap()).collect()
         };
         let read = |at: Duration, names: Option<&'static [&'static str]>| {
             let (cache, calls) = (&cache, &calls);
             async move {
-                let found = cache.entries(start + at, || async move {
+                let found = cache.entries(start.checked_add(at).unwrap(), || async move {
                     calls.fetch_add(1, Ordering::Relaxed);
                     names
                         .map(ids)
@@ -104,7 +105,7 @@ mod tests {
         };
         let first = read(Duration::ZERO, Some(&["b", "a", "b"])).await;
         assert_eq!(first, Some(ids(&["a", "b"])), "in order, each once");
-        let again = read(AGE / 2, Some(&["c"])).await;
+        let again = read(Duration::from_millis(500), Some(&["c"])).await;
         assert_eq!(again, first, "kept");
         assert_eq!(calls.load(Ordering::Relaxed), 1, "one call for both");
         assert_eq!(read(AGE, None).await, None, "a failure is an error");

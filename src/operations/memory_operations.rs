@@ -17,7 +17,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
-use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Fault;
@@ -25,27 +26,37 @@ use crate::model::FaultKind;
 use crate::model::Fingerprint;
 use crate::model::IdempotencyKey;
 use crate::model::Identity;
+use crate::model::Intent;
 use crate::model::KeyScope;
 use crate::model::NewBackup;
 use crate::model::Operation;
 use crate::model::OperationSeq;
-use crate::model::Page;
 use crate::model::Permit;
 use crate::model::Phase;
+use crate::model::Preview;
+use crate::model::PreviewDisk;
+use crate::model::PreviewPart;
 use crate::model::PrincipalName;
 use crate::model::Progress;
 use crate::model::Revision;
 use crate::model::RunState;
+use crate::model::SpaceNeeds;
 use crate::model::Tag;
 use crate::model::Target;
 use crate::model::Timestamp;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
+use crate::model::VmPage;
+use crate::model::VmRange;
 use crate::model::limits;
 use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ExpectedDuration;
+use crate::operations::Forecast;
+use crate::operations::ListPage;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Recovery;
@@ -63,6 +74,84 @@ pub const PRIVATE_PATH: &str = "/srv/private";
 const ACCEPTED_AT: Timestamp = Timestamp::from_millis(2_000);
 const FIRST_SEQ: OperationSeq = OperationSeq::new(1).unwrap();
 
+/// What previews say beside what there is.
+#[derive(Debug, Default)]
+pub struct PlannedAnswers {
+    /// What would refuse the change.
+    pub faults: Vec<Fault>,
+    /// Backups that go with it.
+    pub loses: Vec<Backup>,
+    /// How long it takes.
+    pub duration: Option<ExpectedDuration>,
+    /// Whether everything else that a preview can say is said.
+    pub is_full: bool,
+}
+
+impl PlannedAnswers {
+    fn edit(&self, preview: &mut Preview) {
+        preview.refused.clone_from(&self.faults);
+        preview.loses.clone_from(&self.loses);
+        if self.is_full {
+            let disk = |name: &str, size| PreviewDisk {
+                disk: name.to_owned(),
+                size: Some(size),
+            };
+            preview.overwrites = vec![disk("root", 9), disk("huge", u64::MAX)];
+            preview.leaves = vec!["data".to_owned()];
+            preview.needs = Some(SpaceNeeds {
+                bytes: Some(7),
+                free: Some(8),
+            });
+            preview.warnings = vec![public_text!("The VM is old.")];
+            preview.unknown = vec![PreviewPart::Refused];
+        }
+    }
+}
+
+/// The VMs of one backend, and what was asked of it.
+#[derive(Debug, Default)]
+pub struct ListedVms {
+    /// In order of their ids.
+    pub vms: Vec<Vm>,
+    /// How the backend answers.
+    pub manner: ListManner,
+    /// Calls for a list or a VM.
+    pub calls: usize,
+    /// VMs handed out by these calls.
+    pub looked_at: usize,
+}
+
+impl ListedVms {
+    fn read_vm(&mut self, id: &VmId) -> Result<Vm, Fault> {
+        self.calls = self.calls.saturating_add(1);
+        if self.manner == ListManner::Down {
+            return Err(missing(FaultKind::Unavailable));
+        }
+        let found = self.vms.iter().find(|known| known.id == *id).cloned();
+        let count = usize::from(found.is_some());
+        self.looked_at = self.looked_at.saturating_add(count);
+        found.ok_or_else(|| missing(FaultKind::NoSuchVm))
+    }
+}
+
+/// How a backend answers when it is asked for its VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListManner {
+    /// With a list.
+    #[default]
+    Lists,
+    /// Its capability says that it does not list.
+    Unlisted,
+    /// It says so when it is asked.
+    Unable,
+    /// It is unavailable.
+    Down,
+    /// It never answers.
+    Hangs,
+    /// It is another gateway that lacks one of its own backends.
+    Partial,
+}
+
 /// What the service has, and how it behaves.
 #[derive(Debug)]
 pub struct MemoryState {
@@ -72,6 +161,8 @@ pub struct MemoryState {
     pub capability: Arc<Capability>,
     /// The VMs.
     pub vms: BTreeMap<VmId, Vm>,
+    /// What these backends list, instead of [`Self::vms`].
+    pub listed: BTreeMap<BackendName, ListedVms>,
     /// The backups.
     pub backups: BTreeMap<Target, Backup>,
     /// The operations, oldest first.
@@ -80,6 +171,8 @@ pub struct MemoryState {
     pub accepted: Vec<(Permit, Submission)>,
     /// What was to be cancelled, and could be.
     pub cancelled: Vec<OperationSeq>,
+    /// What plans say.
+    pub planned: PlannedAnswers,
     /// Every read of a backend fails like this.
     pub read_fault: Option<Fault>,
     /// Every acceptance fails like this.
@@ -102,10 +195,12 @@ impl Default for MemoryState {
             backend: None,
             capability: Arc::new(full_capability()),
             vms: BTreeMap::new(),
+            listed: BTreeMap::new(),
             backups: BTreeMap::new(),
             operations: Vec::new(),
             accepted: Vec::new(),
             cancelled: Vec::new(),
+            planned: PlannedAnswers::default(),
             read_fault: None,
             accept_error: None,
             store_fault: None,
@@ -314,23 +409,6 @@ fn accepted(permit: &Permit, submission: Submission, at: Timestamp) -> Arc<Opera
     })
 }
 
-fn is_wanted(query: &ListQuery, operation: &Operation) -> bool {
-    let selector = &query.selector;
-    let target = operation.target();
-    let by_principal = |name: &PrincipalName| *name == operation.principal;
-    query.principal.as_ref().is_none_or(by_principal)
-        && selector.verb.is_none_or(|verb| verb == operation.verb())
-        && selector.vm.as_ref().is_none_or(|vm| *vm == target.vm)
-        && selector
-            .backup
-            .as_ref()
-            .is_none_or(|backup| *backup == target.backup)
-        && query.before.is_none_or(|before| operation.seq < before)
-        && query
-            .unfinished
-            .is_none_or(|unfinished| unfinished != operation.phase.is_final())
-}
-
 #[async_trait]
 impl OperationsApi for MemoryOperations {
     fn capability(&self, backend: &BackendName) -> Option<Arc<Capability>> {
@@ -339,42 +417,76 @@ impl OperationsApi for MemoryOperations {
         }
         let state = self.state();
         state.check_backend(backend);
+        let listed = state.listed.get(backend);
+        if listed.is_some_and(|listed| listed.manner == ListManner::Unlisted) {
+            return Some(Arc::new(Capability {
+                lists_vms: false,
+                ..Capability::clone(&state.capability)
+            }));
+        }
         Some(Arc::clone(&state.capability))
+    }
+
+    async fn vms(
+        &self,
+        backend: &BackendName,
+        range: &VmRange,
+        _by: Deadline,
+    ) -> Result<VmPage, Fault> {
+        let manner = {
+            let mut state = self.state();
+            state.read_backend(backend)?;
+            let listed = state.listed.get_mut(backend);
+            listed.map(|listed| {
+                listed.calls = listed.calls.saturating_add(1);
+                listed.manner
+            })
+        };
+        match manner {
+            Some(ListManner::Down) => return Err(missing(FaultKind::Unavailable)),
+            Some(ListManner::Hangs) => std::future::pending().await,
+            Some(ListManner::Unable) => return Err(missing(FaultKind::Unsupported)),
+            Some(ListManner::Lists | ListManner::Unlisted | ListManner::Partial) | None => {}
+        }
+        let mut state = self.state();
+        let Some(listed) = state.listed.get_mut(backend) else {
+            let all: Vec<Vm> = state.vms.values().cloned().collect();
+            return Ok(range.page_of(range.rest_of(&all, |vm| &vm.id).iter().cloned()));
+        };
+        let rest = range.rest_of(&listed.vms, |vm| &vm.id);
+        let page = range.page_of(rest.iter().cloned());
+        listed.looked_at = listed.looked_at.saturating_add(page.vms.len());
+        let complete = manner != Some(ListManner::Partial);
+        Ok(VmPage { complete, ..page })
     }
 
     async fn vm(&self, backend: &BackendName, vm: &VmId, _by: Deadline) -> Result<Vm, Fault> {
         if self.fixed.is_some() {
             return Ok(sample_vm(vm));
         }
-        let state = self.state();
-        let found = state.read_backend(backend)?.vms.get(vm);
-        found.cloned().ok_or_else(|| missing(FaultKind::NoSuchVm))
+        let mut state = self.state();
+        state.read_backend(backend)?;
+        if let Some(listed) = state.listed.get_mut(backend) {
+            return listed.read_vm(vm);
+        }
+        let found = state.vms.get(vm).cloned();
+        found.ok_or_else(|| missing(FaultKind::NoSuchVm))
     }
 
     async fn backups(
         &self,
         backend: &BackendName,
         vm: &VmId,
-        page: &Page,
+        query: &BackupQuery,
         _by: Deadline,
-    ) -> Result<BackupPage, Fault> {
+    ) -> Result<BackupSelection, Fault> {
         if let Some(fixed) = &self.fixed {
-            return Ok(BackupPage {
-                backups: vec![fixed.backup.clone()],
-                more: false,
-            });
+            return Ok(query.select([fixed.backup.clone()]));
         }
         let state = self.state();
-        let is_after = |id: &BackupId| page.after.as_ref().is_none_or(|after| id > after);
         let all = state.read_backend(backend)?.backups.iter();
-        let mut backups: Vec<_> = all
-            .filter(|(target, _)| target.vm == *vm && is_after(&target.backup))
-            .map(|(_, backup)| backup.clone())
-            .collect();
-        let limit = usize::from(page.limit);
-        let more = backups.len() > limit;
-        backups.truncate(limit);
-        Ok(BackupPage { backups, more })
+        let of_vm = all.filter(|(target, _)| target.vm == *vm);
+        Ok(query.select(of_vm.map(|(_, backup)| backup.clone())))
     }
 
     async fn backup(
@@ -391,6 +503,29 @@ impl OperationsApi for MemoryOperations {
         found
             .cloned()
             .ok_or_else(|| missing(FaultKind::NoSuchBackup))
+    }
+
+    async fn preview(
+        &self,
+        backend: &BackendName,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<Forecast, Fault> {
+        let vm = self.vm(backend, &intent.target.vm, by).await?;
+        let backup = self.backup(backend, &intent.target, by).await?;
+        let state = self.state();
+        let all = state.backups.iter();
+        let of_vm = all.filter(|(target, _)| target.vm == intent.target.vm);
+        let mut preview = Preview::new(vm, backup).with_newer(of_vm.map(|(_, backup)| backup));
+        state.planned.edit(&mut preview);
+        let unfinished = state.operations.iter();
+        let pending = unfinished.filter(|operation| !operation.phase.is_final());
+        Ok(Forecast {
+            preview,
+            pending: pending.cloned().collect(),
+            refused: state.accept_error.clone(),
+            duration: state.planned.duration,
+        })
     }
 
     fn reserve(&self) -> OperationSeq {
@@ -466,16 +601,29 @@ impl OperationsApi for MemoryOperations {
         Ok(state.read_store()?.operation(seq).cloned())
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Arc<Operation>>, StoreFault> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreFault> {
         assert!(
             (1..=limits::PAGE_MAX).contains(&query.limit),
             "the gate asked for a page of {} operations",
             query.limit
         );
         let mut state = self.state();
-        let newest = state.read_store()?.operations.iter().rev();
-        let wanted = newest.filter(|operation| is_wanted(query, operation));
-        Ok(wanted.take(usize::from(query.limit)).cloned().collect())
+        Ok(query.select(state.read_store()?.operations.iter().cloned()))
+    }
+
+    fn find_running_delete(
+        &self,
+        _backend: &BackendName,
+        target: &Target,
+    ) -> Option<Arc<Operation>> {
+        let state = self.state();
+        let mut operations = state.operations.iter();
+        let found = operations.find(|operation| {
+            operation.verb() == Verb::Delete
+                && operation.target() == target
+                && !operation.phase.is_final()
+        });
+        found.cloned()
     }
 
     async fn wait(

@@ -33,6 +33,8 @@ async function follow(client: Client, accepted: Status | undefined): Promise<Sta
 
 async function main(url: string, laterUrl: string) {
   const client = connect(url);
+  const vms = await client.GET("/vms", { params: { header } });
+  assert(vms.data?.complete && vms.data.vms.some((one) => one.id === vm));
   const list = await client.GET("/vms/{vm}/backups", { params: { path: { vm }, header } });
   const links = list.data?.backups.map((backup) => backup.uri) ?? [];
   assert(links.some((link) => link.endsWith("/vms/33333/backups/456")), links.join());

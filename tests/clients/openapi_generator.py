@@ -6,7 +6,7 @@ request with a Status that has words of a later version.
 
 import sys
 
-from snapgate_client import ApiClient, BackupPatch, BackupsApi, Configuration, NewBackup, Restore, StatusesApi
+from snapgate_client import ApiClient, BackupPatch, BackupsApi, Configuration, NewBackup, Restore, StatusesApi, VmsApi
 from snapgate_client.exceptions import NotFoundException
 
 VERSION = "0.1"
@@ -27,6 +27,8 @@ def follow(statuses, status):
 def main(url, later_url):
     client = connect(url)
     backups, statuses = BackupsApi(client), StatusesApi(client)
+    vms = VmsApi(client).list_vms(VERSION)
+    assert vms.complete and VM in [vm.id for vm in vms.vms], vms
     links = [backup.uri for backup in backups.list_backups(VM, VERSION).backups]
     assert any(link.endswith("/vms/33333/backups/456") for link in links), links
 

@@ -9,6 +9,7 @@ import sys
 from snapgate_client import Client
 from snapgate_client.api.backups import create_backup, list_backups, read_backup, restore_backup, update_backup
 from snapgate_client.api.statuses import read_statuses
+from snapgate_client.api.vms import list_vms
 from snapgate_client.models import BackupPatch, Messages, NewBackup, Restore, RestoreForm, Status
 
 VERSION = "0.1"
@@ -32,6 +33,8 @@ def follow(client, response):
 
 def main(url, later_url):
     client = connect(url)
+    vms = list_vms.sync(client=client, x_cloud_client_specification_version=VERSION)
+    assert vms.complete and VM in [vm.id for vm in vms.vms], vms
     found = list_backups.sync(VM, client=client, x_cloud_client_specification_version=VERSION)
     links = [backup.uri for backup in found.backups]
     assert any(link.endswith("/vms/33333/backups/456") for link in links), links

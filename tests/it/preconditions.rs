@@ -1,4 +1,4 @@
-//! Several writers with one valid entity tag: exactly one succeeds, whatever they ask for, and through kills.
+//! Several writers with one valid entity tag or plan: exactly one succeeds, whatever they ask for, and through kills.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -147,23 +147,51 @@ fn exchange(address: SocketAddr, request: &str, headers: &str, body: &str) -> Op
     Some((status, serde_json::from_str(body).ok()?))
 }
 
+/// What several writers have in common.
+#[derive(Clone)]
+enum Condition {
+    /// The entity tag of the backup that they change.
+    Tag(String),
+    /// The fingerprint of one plan to restore from it.
+    Plan(String),
+}
+
+impl Condition {
+    /// The request of one writer: its first line, its fields and its body.
+    fn request(&self, path: &str, life: u32, number: usize) -> (String, String, String) {
+        let text = format!("by {number} in {life}");
+        match self {
+            Self::Tag(tag) if number.is_multiple_of(4) => (
+                format!("DELETE {path}"),
+                format!("If-Match: {tag}\r\n"),
+                String::new(),
+            ),
+            Self::Tag(tag) => (
+                format!("PUT {path}"),
+                format!("If-Match: {tag}\r\n"),
+                format!("{{\"description\": \"{text}\"}}"),
+            ),
+            Self::Plan(print) => (
+                format!("POST {path}/restore"),
+                format!("If-Plan: \"{print}\"\r\n"),
+                format!("{{\"note\": \"{text}\"}}"),
+            ),
+        }
+    }
+}
+
 /// How a writer fared: the Status of its change, or `None` when it was refused at once.
 fn write_until_answered(
     gateway: &Mutex<Option<SocketAddr>>,
-    tag: &str,
+    condition: &Condition,
     path: &str,
     life: u32,
     number: usize,
 ) -> Option<String> {
     let until = Instant::now() + PATIENCE;
-    let (request, body) = if number.is_multiple_of(4) {
-        (format!("DELETE {path}"), String::new())
-    } else {
-        let body = format!("{{\"description\": \"by {number} in {life}\"}}");
-        (format!("PUT {path}"), body)
-    };
+    let (request, condition, body) = condition.request(path, life, number);
     let headers = format!(
-        "If-Match: {tag}\r\nIdempotency-Key: \"{life}-{number}\"\r\n\
+        "{condition}Idempotency-Key: \"{life}-{number}\"\r\n\
          Content-Type: application/json\r\nPrefer: respond-async\r\n"
     );
     loop {
@@ -179,9 +207,22 @@ fn write_until_answered(
     }
 }
 
-/// Gateways over real files, killed while several writers hold one tag.
 #[apply(test)]
 fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_killed() {
+    kill_under_writers(|client, path| Condition::Tag(client.get(path).header("etag").to_owned()));
+}
+
+#[apply(test)]
+fn of_several_restores_with_one_plan_one_succeeds_however_often_the_gateway_is_killed() {
+    kill_under_writers(|client, path| {
+        let plan = client.post(&format!("{path}/plan"), r#"{"op": "restore-Backup"}"#);
+        assert_eq!(plan.status, 200, "{plan:?}");
+        Condition::Plan(plan.json()["fingerprint"].as_str().unwrap().to_owned())
+    });
+}
+
+/// Gateways over real files, killed while several writers hold one condition.
+fn kill_under_writers(condition: fn(&Client, &str) -> Condition) {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir_all(folder.path().join("vms/db")).unwrap();
     fs::create_dir_all(folder.path().join("backups")).unwrap();
@@ -203,15 +244,16 @@ fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_kil
         let made = client.finished(&made.status_uri());
         let path = made["target_uri"].as_str().unwrap().to_owned();
         let tag = client.get(&path).header("etag").to_owned();
+        let shared = condition(&client, &path);
         let gateway = Arc::new(Mutex::new(Some(process.api)));
         let barrier = Arc::new(Barrier::new(WRITERS + 1));
         let writers: Vec<_> = (0..WRITERS)
             .map(|number| {
                 let (gateway, barrier) = (Arc::clone(&gateway), Arc::clone(&barrier));
-                let (tag, path) = (tag.clone(), path.clone());
+                let (shared, path) = (shared.clone(), path.clone());
                 let write = move || {
                     barrier.wait();
-                    write_until_answered(&gateway, &tag, &path, life, number)
+                    write_until_answered(&gateway, &shared, &path, life, number)
                 };
                 std::thread::Builder::new().spawn(write).unwrap()
             })
@@ -240,6 +282,12 @@ fn of_several_writers_with_one_tag_one_succeeds_however_often_the_gateway_is_kil
         let found = client.get(&path);
         if won[0]["op"] == "delete-Backup" {
             assert_eq!(found.status, 404, "life {life}: the delete won: {found:?}");
+        } else if won[0]["op"] == "restore-Backup" {
+            assert_eq!(
+                found.header("etag"),
+                tag,
+                "life {life}: restored, not changed"
+            );
         } else {
             let description = found.json()["description"].as_str().unwrap().to_owned();
             assert!(

@@ -10,6 +10,7 @@ use http::header;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::adapters::cloudapi::config::Config;
 use crate::adapters::cloudapi::config::ConfigError;
@@ -194,7 +195,13 @@ impl Api {
         vm: &VmId,
         by: Deadline,
     ) -> NativeResult<Vec<wire::Status>> {
-        let query = [("op", op), ("vm", vm.as_str()), ("limit", STATUSES)];
+        // A server that lists what the user may see narrows the list by `principal`; one that lists the user's own ignores it.
+        let query = [
+            ("op", op),
+            ("vm", vm.as_str()),
+            ("limit", STATUSES),
+            ("principal", "me"),
+        ];
         let answer = self.get(&["statuses"], &query, by).await?;
         Ok(parse_json::<wire::Statuses>(&answer)?.statuses)
     }
@@ -245,6 +252,25 @@ impl Api {
             call = call.json(body.to_string().into_bytes());
         }
         parse_status_reply(&self.send(call, change.path, &[], by).await?)
+    }
+
+    /// What the server says that a restore or a delete would do; `None` where it makes no plans.
+    pub(super) async fn plan(
+        &self,
+        vm: &VmId,
+        backup: &BackupId,
+        op: &str,
+        by: Deadline,
+    ) -> NativeResult<Option<wire::Plan>> {
+        let path = ["vms", vm.as_str(), "backups", backup.as_str(), "plan"];
+        let body = json!({ "op": op }).to_string().into_bytes();
+        let call = Call::new(Method::POST, &[]).json(body);
+        match self.send(call, &path, &[], by).await {
+            // A server that answers every POST alike has no plans either.
+            Ok(answer) => Ok(parse_json(&answer).ok()),
+            Err(error) if error.has_no_plans() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn get(

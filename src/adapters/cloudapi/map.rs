@@ -174,7 +174,8 @@ pub(super) fn vm(id: &VmId, wire_backup: wire::Vm) -> Vm {
     }
 }
 
-fn run_state(word: Option<&str>) -> Option<RunState> {
+/// The run state of that word; `None` for a word that is not known.
+pub(super) fn run_state(word: Option<&str>) -> Option<RunState> {
     match word {
         Some("STARTED") => Some(RunState::Started),
         Some("STOPPED") => Some(RunState::Stopped),
@@ -185,7 +186,7 @@ fn run_state(word: Option<&str>) -> Option<RunState> {
 
 /// The wanted part of a list of VMs, whatever order the server has them in. What is no id here is left out.
 pub(super) fn vm_page(range: &VmRange, listed: ListedVms) -> VmPage {
-    let entry = |one: wire::ListedVm| {
+    let entry = |one: wire::VmSummary| {
         let id = VmId::new(&one.id).ok()?;
         Some(Vm {
             name: one.name.unwrap_or(one.id),
@@ -208,7 +209,7 @@ pub(super) fn vm_page(range: &VmRange, listed: ListedVms) -> VmPage {
 /// What a server lists after an id.
 #[derive(Debug)]
 pub(super) struct ListedVms {
-    pub(super) vms: Vec<wire::ListedVm>,
+    pub(super) vms: Vec<wire::VmSummary>,
     /// Whether the server has more after these.
     pub(super) more: bool,
     pub(super) complete: bool,

@@ -13,6 +13,7 @@ mod keys;
 mod link;
 mod map;
 mod poll_backoff;
+mod preview;
 mod request_baseline;
 mod wire;
 
@@ -39,10 +40,13 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Change;
 use crate::model::Deadline;
@@ -53,6 +57,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -188,29 +193,27 @@ impl CloudApi {
         Ok(Some((remote, tag)).filter(|(remote, _)| remote.backup.id == target.backup))
     }
 
+    /// The very backup of the intent, with its tag.
+    async fn find_meant(
+        &self,
+        intent: &Intent,
+        by: Deadline,
+    ) -> Result<(RemoteBackup, Option<HeaderValue>), AdapterError> {
+        let remote = self.find_remote(&intent.target, by).await?;
+        remote
+            .filter(|(remote, _)| intent.identity.as_ref() == Some(&remote.backup.identity))
+            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))
+    }
+
     /// The very backup of the intent, fit for the change.
     async fn find_for_change(
         &self,
         intent: &Intent,
         by: Deadline,
     ) -> Result<(RemoteBackup, Option<HeaderValue>), AdapterError> {
-        let remote = self.find_remote(&intent.target, by).await?;
-        let (remote, tag) = remote
-            .filter(|(remote, _)| intent.identity.as_ref() == Some(&remote.backup.identity))
-            .ok_or_else(|| refuse(FaultKind::NoSuchBackup))?;
-        let state = remote.backup.state;
-        let unfit = match &intent.change {
-            Change::Create(_) | Change::Update(_) => None,
-            Change::Delete => remote.backup.protected.then_some(FaultKind::Protected),
-            Change::Restore(_) => {
-                let broken = matches!(state, BackupState::Creating | BackupState::Error);
-                broken.then_some(FaultKind::NotReady)
-            }
-        };
-        match unfit {
-            Some(kind) => Err(refuse(kind)),
-            None => Ok((remote, tag)),
-        }
+        let (remote, tag) = self.find_meant(intent, by).await?;
+        check_fit(&intent.change, &remote.backup)?;
+        Ok((remote, tag))
     }
 
     /// Asks for a change of a backup that is there.
@@ -337,6 +340,19 @@ impl CloudApi {
     }
 }
 
+/// Whether the backup is in a state for the change.
+fn check_fit(change: &Change, backup: &Backup) -> Result<(), AdapterError> {
+    let unfit = match change {
+        Change::Create(_) | Change::Update(_) => None,
+        Change::Delete => backup.protected.then_some(FaultKind::Protected),
+        Change::Restore(_) => {
+            let broken = matches!(backup.state, BackupState::Creating | BackupState::Error);
+            broken.then_some(FaultKind::NotReady)
+        }
+    };
+    unfit.map_or(Ok(()), |kind| Err(refuse(kind)))
+}
+
 fn refuse(kind: FaultKind) -> AdapterError {
     AdapterError::refused(kind, error::sentence_for(kind))
 }
@@ -419,12 +435,25 @@ impl Adapter for CloudApi {
         Ok(page.of(complete.map(|remote| remote.backup)))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let remote = self.find_remote(target, by).await?;
         remote
             .filter(|(remote, _)| !remote.is_incomplete)
             .map(|(remote, _)| remote.backup)
             .ok_or_else(|| refuse(FaultKind::NoSuchBackup))
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     async fn baseline(

@@ -214,6 +214,12 @@ impl Dir {
         matches!(kind, Ok(Ok(kind)) if LOCAL.contains(&kind))
     }
 
+    /// Bytes that are free for this process on the file system of this directory.
+    pub(super) fn free_bytes(&self) -> Result<u64, Errno> {
+        let found = rustix::fs::fstatvfs(&self.fd)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Every name in this directory, in byte order.
     pub(super) fn names(&self) -> Result<Vec<CString>, Errno> {
         let mut names = Vec::new();

@@ -335,6 +335,17 @@ impl Journal {
     }
 }
 
+/// Whether any restore of the VM is half done. Changes nothing.
+pub(super) fn is_half_done(vm: &Dir) -> Result<bool, Problem> {
+    let Some(journal) = Journal::read(vm)? else {
+        return Ok(false);
+    };
+    Ok(match journal.swap_state(vm)? {
+        SwapState::Half(_) | SwapState::Broken(_) => true,
+        SwapState::Clear | SwapState::Untouched { .. } | SwapState::Complete => false,
+    })
+}
+
 /// What the request has left half done, if it has.
 pub(super) fn half_done_fault(vm: &Dir, request: &str) -> Result<Option<Fault>, Problem> {
     let Some(journal) = Journal::read(vm)?.filter(|journal| journal.request == request) else {

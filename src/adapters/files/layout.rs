@@ -30,11 +30,16 @@ use crate::adapters::files::manifest::VM_JSON;
 use crate::adapters::files::mounts;
 use crate::adapters::files::read_cache::ReadCache;
 use crate::adapters::files::read_cache::Reading;
+use crate::adapters::files::vm_indexes::VmIndexes;
 use crate::adapters::files::watch_table::WatchedRoot;
+use crate::adapters::files::watched_vm::WatchedVm;
+use crate::adapters::files::watched_vm::list_tombstones;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::FaultKind;
 use crate::model::Identity;
@@ -65,6 +70,7 @@ pub(super) struct Layout {
     pub(super) backups: Dir,
     config: Config,
     read_cache: ReadCache,
+    indexes: VmIndexes,
     _lock: File,
 }
 
@@ -124,6 +130,7 @@ impl Layout {
                 watched_roots.map(<[WatchedRoot; 2]>::from),
                 failpoints.clone(),
             ),
+            indexes: VmIndexes::new(failpoints.clone()),
             _lock: lock,
         })
     }
@@ -303,6 +310,67 @@ impl Layout {
         Ok(page.of(backups))
     }
 
+    /// The backups that a query selects, from memory; `None` where they must be read.
+    pub(super) fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+    ) -> Result<Option<BackupSelection>, Problem> {
+        self.vm_dir(vm)?;
+        let Some(vm_backups) = self.vm_backups(vm)? else {
+            return Ok(Some(query.select([])));
+        };
+        Ok(self.with_watched(vm, &vm_backups, |watched| watched.index().select(query)))
+    }
+
+    /// What `answer` finds in the backups of a VM; `None` where these are not kept in memory.
+    fn with_watched<T>(
+        &self,
+        vm: &VmId,
+        vm_backups: &Dir,
+        answer: impl FnOnce(&WatchedVm) -> T,
+    ) -> Option<T> {
+        let read = |id: &BackupId| {
+            let target = Target {
+                vm: vm.clone(),
+                backup: id.clone(),
+            };
+            read_backup_in(vm_backups, &target, |_| None)
+        };
+        self.indexes.with_vm(vm, vm_backups, read, answer)
+    }
+
+    /// The names of what is left of deleted backups.
+    pub(super) fn tombstones(&self, vm: &VmId, vm_backups: &Dir) -> Result<Vec<String>, Problem> {
+        match self.with_watched(vm, vm_backups, WatchedVm::tombstones) {
+            Some(tombstones) => Ok(tombstones),
+            None => list_tombstones(vm_backups),
+        }
+    }
+
+    /// Refuses a name that another backup of the VM has.
+    pub(super) fn refuse_duplicate_name(
+        &self,
+        vm_backups: &Dir,
+        target: &Target,
+        name: &BackupName,
+    ) -> Result<(), Problem> {
+        let is_taken = self.with_watched(&target.vm, vm_backups, |watched| {
+            watched.index().has_name(name.as_str(), &target.backup)
+        });
+        let is_taken = match is_taken {
+            Some(is_taken) => is_taken,
+            None => is_name_taken(vm_backups, target, name)?,
+        };
+        if is_taken {
+            return Err(Problem::new(
+                FaultKind::NameTaken,
+                public_text!("Another backup of the VM has this name. Choose another name."),
+            ));
+        }
+        Ok(())
+    }
+
     /// One backup.
     pub(super) fn read_backup(&self, target: &Target, now: Instant) -> Result<Backup, Problem> {
         // All on the way is opened first and watched afterwards, so that the watch is of the very folders that are
@@ -332,6 +400,24 @@ impl Layout {
 pub(super) fn no_such_backup() -> Problem {
     let text = public_text!("The backup does not exist. List the VM's backups.");
     Problem::new(FaultKind::NoSuchBackup, text)
+}
+
+/// The refusal of a second change of one VM.
+pub(super) fn vm_busy() -> Problem {
+    let text =
+        public_text!("Another change of the VM or its backups is in progress. Try again later.");
+    Problem::new(FaultKind::Busy, text)
+}
+
+/// Refuses a directory of a VM that another process has locked. It is not locked when this returns.
+///
+/// The lock is held for a moment. A change that comes in that moment waits longer than that for it.
+pub(super) fn probe_lock(parent: &Dir, vm: &VmId) -> Result<(), Problem> {
+    // An opening of its own: the lock is gone when it is closed.
+    match open_visible(parent, vm.as_str(), "opening the directory of a VM")? {
+        Some(dir) => lock_exclusively(&dir),
+        None => Ok(()),
+    }
 }
 
 /// The folders of one VM, locked until they are closed.
@@ -581,11 +667,21 @@ const fn kind_name(kind: rustix::fs::FileType) -> &'static str {
 /// One disk of a VM, open and locked.
 pub(super) fn lock_disk(dir: &Dir, name: &DiskName, image_use: ImageUse) -> Result<File, Problem> {
     let file = open_disk(dir, name)?;
-    match image_lock::acquire(&file, image_use) {
+    name_disk_in_use(image_lock::acquire(&file, image_use), name).map(|()| file)
+}
+
+/// One disk of a VM, open and free to be replaced. It is not locked when this returns.
+pub(super) fn probe_disk(dir: &Dir, name: &DiskName) -> Result<File, Problem> {
+    let file = open_disk(dir, name)?;
+    name_disk_in_use(image_lock::probe(&file), name).map(|()| file)
+}
+
+fn name_disk_in_use(locked: Result<(), Problem>, name: &DiskName) -> Result<(), Problem> {
+    match locked {
         Err(Problem::Refused { fault, .. }) if fault.kind == FaultKind::Busy => {
             Err(disk_in_use(name))
         }
-        other => other.map(|()| file),
+        other => other,
     }
 }
 
@@ -624,13 +720,8 @@ fn is_written(dir: &Dir, name: &DiskName) -> bool {
     open_disk(dir, name).is_ok_and(|file| image_lock::is_written(&file).unwrap_or(false))
 }
 
-/// Refuses a name that another backup of the VM has.
-pub(super) fn refuse_duplicate_name(
-    vm_backups: &Dir,
-    target: &Target,
-    name: &BackupName,
-) -> Result<(), Problem> {
-    // Read from the disk each time: the VM is locked, but another program may have put a backup there.
+/// Whether another backup of the VM has the name, by reading all of them.
+fn is_name_taken(vm_backups: &Dir, target: &Target, name: &BackupName) -> Result<bool, Problem> {
     for id in backup_ids(vm_backups)? {
         if id == target.backup {
             continue;
@@ -643,11 +734,8 @@ pub(super) fn refuse_duplicate_name(
             .and_then(|dir| Manifest::read(&dir, &other).ok())
             .is_some_and(|manifest| manifest.name == *name);
         if taken {
-            return Err(Problem::new(
-                FaultKind::NameTaken,
-                public_text!("Another backup of the VM has this name. Choose another name."),
-            ));
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }

@@ -6,6 +6,7 @@
 //! Lossy: only images that no program writes to are backed up (offline), never memory, and of a file its contents,
 //! owner and mode are restored, not extended attributes.
 
+mod backup_index;
 mod config;
 mod copy;
 mod create;
@@ -26,12 +27,15 @@ mod manifest;
 mod mounts;
 mod operator_commands;
 mod preflight;
+mod preview;
 mod read_cache;
 mod request;
 mod restore;
 mod swap;
+mod vm_indexes;
 mod watch;
 mod watch_table;
+mod watched_vm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +55,7 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::operation_number_as_id;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::files::error::Problem;
 use crate::adapters::files::executor::Executor;
 use crate::adapters::files::failpoints::Failpoints;
@@ -66,6 +71,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -74,6 +81,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -281,12 +289,6 @@ fn task_outcome(durable_id: &str) -> Result<TaskRef, AdapterError> {
     })
 }
 
-fn vm_busy() -> AdapterError {
-    let text =
-        public_text!("Another change of the VM or its backups is in progress. Try again later.");
-    AdapterError::refused(FaultKind::Busy, text)
-}
-
 #[async_trait]
 impl Adapter for Files {
     fn capability(&self) -> &Capability {
@@ -326,12 +328,36 @@ impl Adapter for Files {
             .await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        let (of, wanted) = (vm.clone(), query.clone());
+        let found = self
+            .run_blocking(move |executor| executor.layout()?.query_backups(&of, &wanted))
+            .await?;
+        match found {
+            Some(selection) => Ok(selection),
+            // Few, or not to be watched: they are read.
+            None => query_by_listing(self, vm, query, by).await,
+        }
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         if let Some(backup) = self.executor.cached_backup(target) {
             return Ok(backup);
         }
         let (target, now) = (target.clone(), self.clock.instant());
         self.run_blocking(move |executor| executor.layout()?.read_backup(&target, now))
+            .await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let is_reserved = self.jobs.is_reserved(&intent.target.vm);
+        let (intent, now) = (intent.clone(), self.clock.instant());
+        self.run_blocking(move |executor| executor.preview(&intent, is_reserved, now))
             .await
     }
 
@@ -381,7 +407,7 @@ impl Adapter for Files {
         let reservation = self
             .jobs
             .reserve_vm(&intent.target.vm)
-            .ok_or_else(vm_busy)?;
+            .ok_or_else(|| layout::vm_busy().into_adapter_error())?;
         match self.run(request, reservation).await {
             Ok(begun) => begun,
             Err(error) => {
@@ -477,6 +503,10 @@ mod folder_tests;
 mod image_use_tests;
 #[cfg(test)]
 mod integrity_tests;
+#[cfg(test)]
+mod list_tests;
+#[cfg(test)]
+mod preview_tests;
 #[cfg(test)]
 mod read_cache_tests;
 #[cfg(test)]

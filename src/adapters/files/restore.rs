@@ -13,6 +13,7 @@ use rustix::fs::Uid;
 use rustix::io::Errno;
 
 use crate::adapters::adapter::FindOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::files::copy;
 use crate::adapters::files::dir_fd::Dir;
 use crate::adapters::files::dir_fd::TEMPORARY;
@@ -42,6 +43,7 @@ use crate::adapters::files::swap;
 use crate::adapters::files::swap::Swap;
 use crate::model::Fault;
 use crate::model::FaultKind;
+use crate::model::Intent;
 use crate::model::RestoreOptions;
 use crate::public_text;
 
@@ -212,13 +214,7 @@ pub(super) fn start(
             SwapState::Clear | SwapState::Untouched { changed: false } => {}
         }
     }
-    if !options.0.is_empty() {
-        let text =
-            public_text!("This backend supports no restore options. Remove them from the request.");
-        return Err(Problem::new(FaultKind::Invalid, text));
-    }
-    // Compared with the baseline that was taken before the call: it also catches changes while the operation waited
-    // in its queue.
+    check_options(options)?;
     if !are_disks_expected(&vm, request)? {
         return Err(changed_since());
     }
@@ -227,18 +223,10 @@ pub(super) fn start(
     let vm_backups = layout
         .vm_backups(&target.vm)?
         .ok_or_else(layout::no_such_backup)?;
-    let (backup, manifest) = edit::read_expected_backup(&vm_backups, request)?;
-    // Lengths only. That the contents match is proved while they are copied, before anything of the VM is touched.
-    if !manifest.is_whole(&backup) {
-        let text = public_text!(
-            "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
-        );
-        return Err(Problem::new(FaultKind::Damaged, text));
-    }
-    let from = backup.dir(DISKS).map_err(io_error("opening a backup"))?;
-    // Rights are checked before the locks: a refusal must not disturb a VM that is about to start.
-    preflight::check_folder(&vm, "The VM's directory")?;
-    let old = lock_old_disks(&vm, &manifest)?;
+    let mut checks = Checks::until_first();
+    let found = check_backup(&vm_backups, &request.intent, &mut checks)?;
+    let (from, manifest) = found.ok_or_else(layout::no_such_backup)?;
+    let old = check_disks(&vm, Some(&manifest), DiskLocking::Hold, &mut checks)?;
     let staging = swap::unused_staging_name(&vm);
     let journal = Journal::new(&vm, &request.durable_id, &target.backup, &staging, before);
     let restore = Restore {
@@ -252,34 +240,98 @@ pub(super) fn start(
     Ok(StartOutcome::Pending(Box::new(move |job| restore.run(job))))
 }
 
-/// A disk that is to be replaced: locked, and as it was when that was checked.
-struct OldDisk {
-    name: DiskName,
-    file: File,
-    stat: Stat,
+/// Refuses options: there are none.
+pub(super) fn check_options(options: &RestoreOptions) -> Result<(), Problem> {
+    if options.0.is_empty() {
+        return Ok(());
+    }
+    let text =
+        public_text!("This backend supports no restore options. Remove them from the request.");
+    Err(Problem::new(FaultKind::Invalid, text))
 }
 
-/// The disks there are, locked, each of which can be replaced.
-fn lock_old_disks(vm: &Dir, manifest: &Manifest) -> Result<Vec<OldDisk>, Problem> {
+/// Everything about the backup that would refuse a restore. Returns its images and its manifest.
+pub(super) fn check_backup(
+    vm_backups: &Dir,
+    intent: &Intent,
+    checks: &mut Checks,
+) -> Result<Option<(Dir, Manifest)>, Problem> {
+    let found = checks.record(edit::read_expected_backup(vm_backups, intent))?;
+    let Some((backup, manifest)) = found else {
+        return Ok(None);
+    };
+    checks.record(check_whole(&manifest, &backup))?;
+    let from = backup.dir(DISKS).map_err(io_error("opening a backup"));
+    Ok(checks.record(from)?.map(|from| (from, manifest)))
+}
+
+fn check_whole(manifest: &Manifest, backup: &Dir) -> Result<(), Problem> {
+    if manifest.is_whole(backup) {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The backup is incomplete: a disk is missing or has another length. Nothing was changed; restore another backup."
+    );
+    Err(Problem::new(FaultKind::Damaged, text))
+}
+
+/// Whether the locks of disks are taken, or only looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskLocking {
+    /// They are held for as long as the disks are.
+    Hold,
+    /// They are free again when the check returns.
+    Probe,
+}
+
+/// A disk that is to be replaced: open, and as it was when it was checked.
+pub(super) struct OldDisk {
+    pub(super) name: DiskName,
+    file: File,
+    pub(super) stat: Stat,
+}
+
+/// Everything about the VM that would refuse a restore. Returns the disks there are, each of which can be replaced.
+///
+/// Without a manifest, which is unreadable then, every disk is checked as if the backup had it.
+pub(super) fn check_disks(
+    vm: &Dir,
+    manifest: Option<&Manifest>,
+    locking: DiskLocking,
+    checks: &mut Checks,
+) -> Result<Vec<OldDisk>, Problem> {
+    checks.record(preflight::check_folder(vm, "The VM's directory"))?;
     let mut old = Vec::new();
-    for name in layout::disk_names(vm)? {
-        // A disk that the backup lacks would be of another time than the restored ones. Removing it is the operator's
-        // decision.
-        if !manifest.disks.iter().any(|disk| disk.name == name) {
-            let text = public_text!(
-                "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
-                name.as_str()
-            );
-            return Err(Problem::new(FaultKind::Conflict, text));
+    for name in checks.record(layout::disk_names(vm))?.unwrap_or_default() {
+        checks.record(check_contained(manifest, &name))?;
+        checks.record(preflight::check_replaceable(vm, &name))?;
+        checks.record(loop_devices::refuse_attached(vm, &name, ImageUse::Replace))?;
+        let file = match locking {
+            DiskLocking::Hold => layout::lock_disk(vm, &name, ImageUse::Replace),
+            DiskLocking::Probe => layout::probe_disk(vm, &name),
+        };
+        let Some(file) = checks.record(file)? else {
+            continue;
+        };
+        let stat = rustix::fs::fstat(&file).map_err(io_error("looking at a disk image"));
+        if let Some(stat) = checks.record(stat)? {
+            old.push(OldDisk { name, file, stat });
         }
-        preflight::check_replaceable(vm, &name)?;
-        loop_devices::refuse_attached(vm, &name, ImageUse::Replace)?;
-        let file = layout::lock_disk(vm, &name, ImageUse::Replace)?;
-        // Of the file that is locked, not of its name, which may lead to another file by now.
-        let stat = rustix::fs::fstat(&file).map_err(io_error("looking at a disk image"))?;
-        old.push(OldDisk { name, file, stat });
     }
     Ok(old)
+}
+
+/// Refuses a disk that the backup has not: it would be of another time than the others.
+fn check_contained(manifest: Option<&Manifest>, name: &DiskName) -> Result<(), Problem> {
+    let has_disk = |manifest: &Manifest| manifest.disks.iter().any(|disk| disk.name == *name);
+    if manifest.is_none_or(has_disk) {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The VM has a disk `{}` that the backup does not contain, so nothing was changed. Move it out of the VM's directory first.",
+        name.as_str()
+    );
+    Err(Problem::new(FaultKind::Conflict, text))
 }
 
 /// A restore with all that it needs.

@@ -18,6 +18,7 @@ mod label;
 mod map;
 mod names;
 mod native_tasks;
+mod preview;
 mod restore_state;
 mod task_record;
 mod wire;
@@ -47,14 +48,17 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::incus::task_record::TaskRecord;
 use crate::adapters::transport::Address;
-use crate::adapters::vm_list_cache::ListedVm;
 use crate::adapters::vm_list_cache::VmListCache;
+use crate::adapters::vm_list_cache::VmListEntry;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -62,6 +66,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -128,7 +133,7 @@ struct ListedInstance {
     status: String,
 }
 
-impl ListedVm for ListedInstance {
+impl VmListEntry for ListedInstance {
     fn id(&self) -> &VmId {
         &self.id
     }
@@ -353,7 +358,7 @@ impl Adapter for Incus {
     async fn list_vms(&self, range: &VmRange, by: Deadline) -> Result<VmPage, AdapterError> {
         let now = self.clock.instant();
         let all = self.vm_list.entries(now, || self.read_vm_list(by)).await?;
-        let rest = range.rest_of(&all, ListedVm::id);
+        let rest = range.rest_of(&all, VmListEntry::id);
         let vm = |one: &ListedInstance| Vm {
             id: one.id.clone(),
             name: one.id.as_str().to_owned(),
@@ -370,6 +375,15 @@ impl Adapter for Incus {
         by: Deadline,
     ) -> Result<BackupPage, AdapterError> {
         Ok(page.of(self.all(vm, by).await?))
+    }
+
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
     }
 
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
@@ -461,6 +475,10 @@ impl Adapter for Incus {
 
     fn is_identity_of(&self, stored: &Identity, backup: &Backup) -> bool {
         *stored == backup.identity
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, _intent: &Intent) -> bool {

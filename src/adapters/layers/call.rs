@@ -13,6 +13,8 @@ pub enum Call {
     List,
     /// [`crate::adapters::adapter::Adapter::read_backup`]
     Read,
+    /// [`crate::adapters::adapter::Adapter::preview`]
+    Preview,
     /// [`crate::adapters::adapter::Adapter::baseline`]
     Baseline,
     /// [`crate::adapters::adapter::Adapter::begin`]
@@ -27,12 +29,13 @@ pub enum Call {
 
 impl Call {
     /// Every call.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Health,
         Self::Vm,
         Self::Vms,
         Self::List,
         Self::Read,
+        Self::Preview,
         Self::Baseline,
         Self::Begin,
         Self::Poll,
@@ -49,6 +52,7 @@ impl Call {
             Self::Vms => "vms",
             Self::List => "list",
             Self::Read => "read",
+            Self::Preview => "preview",
             Self::Baseline => "baseline",
             Self::Begin => "begin",
             Self::Poll => "poll",
@@ -66,6 +70,7 @@ impl Call {
             | Self::Vms
             | Self::List
             | Self::Read
+            | Self::Preview
             | Self::Baseline
             | Self::Poll
             | Self::Find => true,
@@ -77,7 +82,7 @@ impl Call {
     /// not wait behind callers.
     pub(super) const fn is_limited(self) -> bool {
         match self {
-            Self::Vm | Self::Vms | Self::List | Self::Read => true,
+            Self::Vm | Self::Vms | Self::List | Self::Read | Self::Preview => true,
             Self::Health
             | Self::Baseline
             | Self::Begin
@@ -96,6 +101,7 @@ impl Call {
             | Self::Vms
             | Self::List
             | Self::Read
+            | Self::Preview
             | Self::Baseline
             | Self::Begin => true,
             Self::Poll | Self::Find | Self::Cancel => false,

@@ -15,8 +15,8 @@ use crate::adapters::libvirt::native::error_code;
 use crate::adapters::libvirt::recover::VmEvidence;
 use crate::adapters::libvirt::rpc::RpcError;
 use crate::adapters::libvirt::snapshot_xml::SnapshotXml;
-use crate::adapters::vm_list_cache::ListedVm;
 use crate::adapters::vm_list_cache::VmListCache;
+use crate::adapters::vm_list_cache::VmListEntry;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::Deadline;
@@ -46,7 +46,7 @@ struct ListedDomain {
     domain: Domain,
 }
 
-impl ListedVm for ListedDomain {
+impl VmListEntry for ListedDomain {
     fn id(&self) -> &VmId {
         &self.id
     }
@@ -75,7 +75,7 @@ impl VmReader {
             .entries(self.clock.instant(), || self.read_vm_list(by))
             .await?;
         let mut vms = Vec::new();
-        for listed in range.rest_of(&all, ListedVm::id) {
+        for listed in range.rest_of(&all, VmListEntry::id) {
             if vms.len() == range.needed() {
                 break;
             }
@@ -103,7 +103,7 @@ impl VmReader {
         let run_state = match self.client.state(&listed.domain, by).await {
             Ok(state) => state.run_state(),
             Err(error) if error.code() == Some(error_code::NO_DOMAIN) => return Ok(None),
-            // libvirt refuses to tell this one's state; that it exists is known.
+            // libvirt refuses to report the state of this one; that it exists is known.
             Err(RpcError::Native { .. }) => None,
             Err(error) => return Err(error),
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::proxmox::Proxmox;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
@@ -43,14 +44,17 @@ pub(super) const DISCARD_SNAPSHOTS: &str = "discard_snapshots";
 
 /// The options of a restore, read.
 #[derive(Debug)]
-struct ParsedRestoreOptions {
+pub(super) struct ParsedRestoreOptions {
     after: AfterRestore,
     storage: Option<String>,
     discard_snapshots: bool,
 }
 
 impl ParsedRestoreOptions {
-    fn read(options: &RestoreOptions, default: AfterRestore) -> Result<Self, AdapterError> {
+    pub(super) fn read(
+        options: &RestoreOptions,
+        default: AfterRestore,
+    ) -> Result<Self, AdapterError> {
         let invalid = |text: PublicText| AdapterError::refused(FaultKind::Invalid, text);
         let mut read = Self {
             after: default,
@@ -88,8 +92,31 @@ impl ParsedRestoreOptions {
         Ok(read)
     }
 
+    /// Refuses a storage, which is chosen for the disks of a full backup alone.
+    pub(super) fn refuse_storage(&self) -> Result<(), AdapterError> {
+        if self.storage.is_none() {
+            return Ok(());
+        }
+        let text = public_text!(
+            "The restore option `storage` applies to full backups only; nothing was changed. Omit the option."
+        );
+        Err(AdapterError::refused(FaultKind::Invalid, text))
+    }
+
+    /// Refuses to discard that many snapshots unless it was asked for.
+    fn check_discarded(&self, count: usize) -> Result<(), AdapterError> {
+        if count == 0 || self.discard_snapshots {
+            return Ok(());
+        }
+        let text = public_text!(
+            "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
+             option `discard_snapshots` to `true` to allow this."
+        );
+        Err(AdapterError::refused(FaultKind::Conflict, text))
+    }
+
     /// Whether the guest is to be started.
-    fn starts(&self, was_running: bool) -> bool {
+    pub(super) fn starts(&self, was_running: bool) -> bool {
         match self.after {
             AfterRestore::AsBefore => was_running,
             AfterRestore::Running => true,
@@ -100,7 +127,11 @@ impl ParsedRestoreOptions {
 
 impl Proxmox {
     /// The state of a guest that a task may be begun on.
-    async fn check_ready(&self, guest: &Guest, by: Deadline) -> Result<wire::Status, AdapterError> {
+    pub(super) async fn check_ready(
+        &self,
+        guest: &Guest,
+        by: Deadline,
+    ) -> Result<wire::Status, AdapterError> {
         let status = self.api.status(guest, by).await;
         let status = status.map_err(NativeError::into_read_error)?;
         if let Some(lock) = &status.lock {
@@ -122,7 +153,7 @@ impl Proxmox {
     }
 
     /// The very backup that the caller saw.
-    async fn find_exact(
+    pub(super) async fn find_exact(
         &self,
         guest: &Guest,
         intent: &Intent,
@@ -283,12 +314,7 @@ impl Proxmox {
         by: Deadline,
     ) -> Result<BeginOutcome, AdapterError> {
         let item = self.find_exact(guest, intent, by).await?;
-        if item.backup(guest).is_some_and(|backup| backup.protected) {
-            let text = public_text!(
-                "The backup is protected, so it was not deleted. Remove its protection first."
-            );
-            return Err(AdapterError::refused(FaultKind::Protected, text));
-        }
+        check_unprotected(guest, &item)?;
         match item {
             NativeBackup::Snapshot(snapshot) => {
                 self.check_ready(guest, by).await?;
@@ -316,26 +342,18 @@ impl Proxmox {
     ) -> Result<BeginOutcome, AdapterError> {
         let options = ParsedRestoreOptions::read(options, self.config.after_restore)?;
         let item = self.find_exact(guest, intent, by).await?;
-        if item.is_unfinished() {
-            let text = public_text!(
-                "The snapshot is incomplete and cannot be restored; nothing was changed. Delete it, or restore another backup."
-            );
-            return Err(AdapterError::refused(FaultKind::NotReady, text));
-        }
+        check_finished(&item)?;
         let status = self.check_ready(guest, by).await?;
         let starts = options.starts(status.status == "running");
         match item {
             NativeBackup::Snapshot(snapshot) => {
-                if options.storage.is_some() {
-                    let text = public_text!(
-                        "The restore option `storage` applies to full backups only; nothing was changed. Omit the option."
-                    );
-                    return Err(AdapterError::refused(FaultKind::Invalid, text));
-                }
+                options.refuse_storage()?;
                 begun_task(self.api.roll_back(guest, &snapshot.name, starts, by).await)
             }
             NativeBackup::Archive { volume, .. } => {
-                self.refuse_replacing(guest, &status, &options, by).await?;
+                let mut checks = Checks::until_first();
+                self.check_replaceable(guest, &status, &options, &mut checks, by)
+                    .await?;
                 let body = restore_body(guest, &volume.volid, &options, starts);
                 begun_task(self.api.restore_archive(guest, &body, by).await)
             }
@@ -343,28 +361,18 @@ impl Proxmox {
     }
 
     /// A restore from an archive replaces the guest: it must be off, and its snapshots go.
-    async fn refuse_replacing(
+    pub(super) async fn check_replaceable(
         &self,
         guest: &Guest,
         status: &wire::Status,
         options: &ParsedRestoreOptions,
+        checks: &mut Checks,
         by: Deadline,
     ) -> Result<(), AdapterError> {
-        if status.status != "stopped" {
-            let text = public_text!(
-                "The VM is running; nothing was changed. Shut it down before it is restored from a full backup."
-            );
-            return Err(AdapterError::refused(FaultKind::Conflict, text));
-        }
+        checks.record(check_stopped(status))?;
         let snapshots = self.api.snapshots(guest, by).await;
         let count = snapshots.map_err(NativeError::into_read_error)?.len();
-        if count > 0 && !options.discard_snapshots {
-            let text = public_text!(
-                "A restore from a full backup deletes the snapshots of the VM ({count}); nothing was changed. Set the restore \
-                 option `discard_snapshots` to `true` to allow this."
-            );
-            return Err(AdapterError::refused(FaultKind::Conflict, text));
-        }
+        checks.record(options.check_discarded(count))?;
         Ok(())
     }
 
@@ -433,6 +441,38 @@ impl Proxmox {
             ),
         }
     }
+}
+
+fn check_stopped(status: &wire::Status) -> Result<(), AdapterError> {
+    if status.status == "stopped" {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The VM is running; nothing was changed. Shut it down before it is restored from a full backup."
+    );
+    Err(AdapterError::refused(FaultKind::Conflict, text))
+}
+
+/// Refuses to delete a backup that is protected.
+pub(super) fn check_unprotected(guest: &Guest, item: &NativeBackup) -> Result<(), AdapterError> {
+    if !item.backup(guest).is_some_and(|backup| backup.protected) {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The backup is protected, so it was not deleted. Remove its protection first."
+    );
+    Err(AdapterError::refused(FaultKind::Protected, text))
+}
+
+/// Refuses to restore a snapshot that is not complete.
+pub(super) fn check_finished(item: &NativeBackup) -> Result<(), AdapterError> {
+    if !item.is_unfinished() {
+        return Ok(());
+    }
+    let text = public_text!(
+        "The snapshot is incomplete and cannot be restored; nothing was changed. Delete it, or restore another backup."
+    );
+    Err(AdapterError::refused(FaultKind::NotReady, text))
 }
 
 /// The operator's remedy for a lock that a dead task left.

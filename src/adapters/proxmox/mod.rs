@@ -13,6 +13,7 @@ mod evidence;
 mod keys;
 mod native_backup;
 mod notes;
+mod preview;
 mod tasks;
 mod wire;
 
@@ -31,6 +32,7 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::proxmox::client::Api;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
@@ -43,6 +45,8 @@ use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -51,6 +55,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -372,11 +377,24 @@ impl Adapter for Proxmox {
         Ok(page.of(backups))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let guest = self.locate_guest(&target.vm, by).await?;
         let item = self.find_backup(&guest, &target.backup, by).await?;
         item.and_then(|item| item.backup(&guest))
             .ok_or_else(no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     fn needs_baseline(&self, intent: &Intent) -> bool {

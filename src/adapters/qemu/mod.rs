@@ -19,6 +19,7 @@ mod offline_worker;
 mod online;
 mod online_failures;
 mod own_names;
+mod preview;
 mod qcow2;
 mod qmp;
 mod records;
@@ -44,11 +45,14 @@ use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::VerbCapability;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::vm_list_cache::VmListCache;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Change;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -57,6 +61,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::RunState;
 use crate::model::Target;
@@ -337,6 +342,15 @@ impl Adapter for Qemu {
         Ok(backups::backup_page(&view.disks, page, &hidden))
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         let view = self.access.read_vm(&target.vm, by).await?;
         let hidden = self.worker.unfinished_backups(&target.vm);
@@ -344,6 +358,10 @@ impl Adapter for Qemu {
             return Err(check::no_such_backup());
         }
         backups::find_backup(&view.disks, target.backup.as_str()).ok_or_else(check::no_such_backup)
+    }
+
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.preview_change(intent, by).await
     }
 
     async fn baseline(

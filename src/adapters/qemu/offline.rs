@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::FindOutcome;
+use crate::adapters::checks::Checks;
 use crate::adapters::qemu::check;
 use crate::adapters::qemu::config::VmPaths;
 use crate::adapters::qemu::disk::Disk;
@@ -182,16 +183,10 @@ impl OfflineChanges<'_> {
             }
         };
         let looked = async {
-            // After the locks were taken: a VM that starts from now on fails on them, and one that started before is
-            // found here.
-            in_use::check_stopped(paths, &self.access.last_written(vm)).await?;
+            let mut checks = Checks::until_first();
             let stamps = in_use::read_stamps(&paths.images).await?;
-            let seen = self
-                .access
-                .read_offline_vm(vm, paths, ImageLocking::Shared, by)
-                .await?;
-            check::is_distinct(&seen.disks, intent)?;
-            Ok((seen.disks.clone(), stamps))
+            let disks = self.check_images(intent, paths, &mut checks, by).await?;
+            Ok((disks, stamps))
         };
         match looked.await {
             Ok((disks, stamps)) => Ok(LockedImages {
@@ -204,6 +199,52 @@ impl OfflineChanges<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Everything about the images that would refuse a change, whatever it is. Returns what is on them.
+    async fn check_images(
+        &self,
+        intent: &Intent,
+        paths: &VmPaths,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<Vec<Disk>, AdapterError> {
+        let vm = &intent.target.vm;
+        let used = in_use::check_stopped(paths, &self.access.last_written(vm)).await;
+        checks.record(used)?;
+        let seen = self
+            .access
+            .read_offline_vm(vm, paths, ImageLocking::Shared, by)
+            .await?;
+        checks.record(check::is_distinct(&seen.disks, intent))?;
+        Ok(seen.disks.clone())
+    }
+
+    /// Everything that would refuse a restore or a delete, found without opening an image for writing as the change would: a VM that is
+    /// started in that moment would fail.
+    pub(super) async fn check_change(
+        &self,
+        intent: &Intent,
+        paths: &VmPaths,
+        checks: &mut Checks,
+        by: Deadline,
+    ) -> Result<(), AdapterError> {
+        let vm = &intent.target.vm;
+        if let Err(error) = in_use::check_writable(&paths.images).await {
+            // In the order of `locked`: where the disks cannot be used at all, that is the better answer.
+            let locking = ImageLocking::Shared;
+            let seen = self.access.read_offline_vm(vm, paths, locking, by).await?;
+            checks.record(check::are_capable(&seen.disks))?;
+            checks.record(Err::<(), _>(AdapterError::from(error)))?;
+        }
+        let disks = self.check_images(intent, paths, checks, by).await?;
+        match intent.verb() {
+            Verb::Restore => check::check_restore(&disks, intent, checks)?,
+            Verb::Create | Verb::Update | Verb::Delete => {
+                checks.record(check::check_meant(&disks, intent))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts steps and the hold on their images together; where there are no steps, the images are free when this returns.

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::checks::Checks;
 use crate::adapters::qemu::block_graph;
 use crate::adapters::qemu::block_graph::Job;
 use crate::adapters::qemu::block_graph::Status;
@@ -147,15 +148,8 @@ pub(super) async fn begin(
     if verb == Verb::Create && disk::tag_coverage(disks, tag) == Some(TagCoverage::Complete) {
         return Ok(Some(BeginOutcome::Done));
     }
-    // Before the state of the VM is looked at: a backup that is gone is gone in any state.
-    if verb == Verb::Delete && !check::holds_meant_backup(disks, intent)? {
-        return Err(check::no_such_backup());
-    }
-    may_change(monitor, seen, verb, by).await?;
-    // An image that QEMU does not have open, although it is configured, would be left out of the snapshot without an
-    // error.
-    in_use::check_running(seen, paths).await?;
-    check::is_distinct(disks, intent)?;
+    let mut checks = Checks::until_first();
+    check_change(monitor, seen, paths, intent, &mut checks, by).await?;
     let devices: Vec<&str> = disks.iter().map(|disk| disk.node.as_str()).collect();
     let with_memory =
         |disk: &str| json!({"job-id": job_id, "tag": tag, "vmstate": disk, "devices": devices});
@@ -175,7 +169,7 @@ pub(super) async fn begin(
             ("snapshot-save", with_memory(first))
         }
         Verb::Restore => {
-            let holder = may_load(disks, intent)?;
+            let holder = find_memory_holder(disks, intent)?;
             ("snapshot-load", with_memory(&holder.node))
         }
         Verb::Delete => {
@@ -203,6 +197,32 @@ pub(super) async fn begin(
     let started = monitor.start(command, arguments, job_id, by).await;
     started.map_err(|error| error.into_command_error(verb))?;
     Ok(None)
+}
+
+/// Everything that would refuse the change of a running VM. Asks QEMU and changes nothing.
+pub(super) async fn check_change(
+    monitor: &Monitor,
+    seen: &VmView,
+    paths: &VmPaths,
+    intent: &Intent,
+    checks: &mut Checks,
+    by: Deadline,
+) -> Result<(), AdapterError> {
+    let verb = intent.verb();
+    let disks = seen.disks.as_slice();
+    if verb == Verb::Delete {
+        checks.record(check::check_meant(disks, intent))?;
+    }
+    checks.record(check_run_state(seen, verb))?;
+    checks.record(check_not_migrating(monitor, by).await)?;
+    checks.record(may_with_block_jobs(monitor, verb, by).await)?;
+    checks.record(in_use::check_running(seen, paths).await)?;
+    checks.record(check::is_distinct(disks, intent))?;
+    if verb == Verb::Restore {
+        check::check_restore(disks, intent, checks)?;
+        checks.record(find_memory_holder(disks, intent).map(|_holder| ()))?;
+    }
+    Ok(())
 }
 
 /// A job of ours, and what its end is judged by.
@@ -343,40 +363,31 @@ async fn delete_own_snapshots(monitor: &Monitor, disks: &[Disk], by: Deadline) -
 }
 
 /// Whether the state of the VM allows the change: a VM that is migrated has its images elsewhere.
-async fn may_change(
-    monitor: &Monitor,
-    seen: &VmView,
-    verb: Verb,
-    by: Deadline,
-) -> Result<(), AdapterError> {
+fn check_run_state(seen: &VmView, verb: Verb) -> Result<(), AdapterError> {
     let refused = |text| Err(AdapterError::refused(FaultKind::Conflict, text));
     match (seen.state.as_str(), verb) {
-        ("postmigrate", _) => {
-            return refused(public_text!(
-                "The VM was migrated away, and its disks belong to the host it runs on now; nothing was changed. Use it there, or resume it here if the migration was only a copy."
-            ));
-        }
-        ("inmigrate", _) => {
-            return refused(public_text!(
-                "The VM waits for an incoming migration; nothing was changed. Try again when the migration has ended."
-            ));
-        }
-        ("finish-migrate", _) => return refused(migrating()),
-        ("restore-vm", Verb::Create) => {
-            return refused(public_text!(
-                "The last restore of the VM failed and left it paused; nothing was changed. Restore the VM before you create a backup."
-            ));
-        }
-        (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => {}
+        ("postmigrate", _) => refused(public_text!(
+            "The VM was migrated away, and its disks belong to the host it runs on now; nothing was changed. Use it there, or resume it here if the migration was only a copy."
+        )),
+        ("inmigrate", _) => refused(public_text!(
+            "The VM waits for an incoming migration; nothing was changed. Try again when the migration has ended."
+        )),
+        ("finish-migrate", _) => refused(migrating()),
+        ("restore-vm", Verb::Create) => refused(public_text!(
+            "The last restore of the VM failed and left it paused; nothing was changed. Restore the VM before you create a backup."
+        )),
+        (_other, Verb::Create | Verb::Update | Verb::Delete | Verb::Restore) => Ok(()),
     }
-    // The run state alone does not show a migration that has just begun.
+}
+
+async fn check_not_migrating(monitor: &Monitor, by: Deadline) -> Result<(), AdapterError> {
     let migration: Result<Value, _> = ask(monitor, "query-migrate", json!({}), by).await;
     let migration = migration?;
     let status = migration.get("status").and_then(Value::as_str);
     if status.is_some_and(|status| !MIGRATION_ENDED.contains(&status)) {
-        return refused(migrating());
+        return Err(AdapterError::refused(FaultKind::Conflict, migrating()));
     }
-    may_with_block_jobs(monitor, verb, by).await
+    Ok(())
 }
 
 /// A block job keeps a restore from all disks, and may put another image in the place of one that is backed up.
@@ -418,9 +429,8 @@ const MIGRATION_ENDED: [&str; 4] = ["none", "completed", "failed", "cancelled"];
 /// Block jobs at whose end a disk may be another image, without the snapshots of this one.
 const MOVING_JOBS: [&str; 3] = ["mirror", "commit", "stream"];
 
-/// Whether a load can succeed: one that fails half-way has rolled back some disks already. Returns the disk with the memory.
-fn may_load<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
-    check::may_restore(disks, intent)?;
+/// The disk with the memory, without which a load fails half-way: it has rolled back some disks already.
+fn find_memory_holder<'a>(disks: &'a [Disk], intent: &'a Intent) -> Result<&'a Disk, AdapterError> {
     let mut holders = disk::disks_with_memory(disks, intent.target.backup.as_str());
     let holder = match (holders.next(), holders.next()) {
         (Some(holder), None) => holder,

@@ -17,15 +17,14 @@ use crate::public_text;
 
 /// A template whose first segment with `{vm}` holds it once: names in a folder then give the ids.
 #[derive(Debug, PartialEq, Eq)]
-struct ListableTemplate<'a> {
-    template: &'a str,
+struct ListableTemplate {
     folder: PathBuf,
     before: String,
     after: String,
 }
 
-impl<'a> ListableTemplate<'a> {
-    fn new(template: &'a str) -> Option<Self> {
+impl ListableTemplate {
+    fn new(template: &str) -> Option<Self> {
         let mut folder = PathBuf::new();
         for part in Path::new(template).components() {
             let text = part.as_os_str().to_str()?;
@@ -34,7 +33,6 @@ impl<'a> ListableTemplate<'a> {
                 Some((_, after)) if after.contains(PLACEHOLDER) => return None,
                 Some((before, after)) if matches!(part, Component::Normal(_)) => {
                     return Some(Self {
-                        template,
                         folder,
                         before: before.to_owned(),
                         after: after.to_owned(),
@@ -46,12 +44,10 @@ impl<'a> ListableTemplate<'a> {
         None
     }
 
-    /// The id that this name in the folder gives, if the whole path of that id leads to something.
+    /// The id that this name in the folder gives.
     fn id_of(&self, name: &str) -> Option<VmId> {
         let rest = name.strip_prefix(self.before.as_str())?;
-        let id = VmId::new(rest.strip_suffix(self.after.as_str())?).ok()?;
-        let path = self.template.replace(PLACEHOLDER, id.as_str());
-        Path::new(&path).exists().then_some(id)
+        VmId::new(rest.strip_suffix(self.after.as_str())?).ok()
     }
 
     /// Adds the ids of the folder, and says whether the folder holds anything.
@@ -100,10 +96,20 @@ pub(super) fn find_ids(config: &Config) -> Result<Vec<VmId>, AdapterError> {
         let error = io::Error::other("empty");
         return Err(unreadable(Path::new("the folder of the images"), &error));
     }
-    Ok(ids.into_iter().collect())
+    Ok(ids.into_iter().filter(|id| exists(config, id)).collect())
 }
 
-/// The VM as far as its files tell: the state of one whose monitor socket is there is known to its QEMU alone, which may be busy.
+/// Whether a monitor socket or every image of that id is there: `a-b.qcow2` may be the second image of `a` and the first of no VM.
+fn exists(config: &Config, id: &VmId) -> bool {
+    let is_there = |template: &String| {
+        let path = template.replace(PLACEHOLDER, id.as_str());
+        Path::new(&path).exists()
+    };
+    let has_socket = config.qmp.contains(PLACEHOLDER) && is_there(&config.qmp);
+    has_socket || (!config.images.is_empty() && config.images.iter().all(is_there))
+}
+
+/// The VM as far as its files show it: the state of one whose monitor socket is there is known to its QEMU alone, which may be busy.
 pub(super) fn describe(config: &Config, id: &VmId) -> Vm {
     let socket = config.qmp.replace(PLACEHOLDER, id.as_str());
     let is_off = !config.images.is_empty() && !Path::new(&socket).exists();
@@ -127,6 +133,7 @@ fn unreadable(folder: &Path, error: &io::Error) -> AdapterError {
 mod tests {
     use super::*;
 
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     #[test]
     fn ids_are_found_by_what_the_templates_lead_to() {
         let folder = tempfile::tempdir().unwrap();
@@ -137,6 +144,8 @@ mod tests {
         for file in [
             "img/vm-a.qcow2",
             "img/vm-.qcow2",
+            "img/vm-c.qcow2",
+            "img/vm-c-b.qcow2",
             "img/other.txt",
             "img/web/root.qcow2",
             "run/b.qmp",
@@ -146,13 +155,19 @@ mod tests {
         }
         let at = |text: &str| format!("{}/{text}", root.display());
         // qmp, images, ids; `None` for an error
-        let rows: [(&str, &str, &[&str], Option<&[&str]>); 8] = [
+        let rows: [(&str, &str, &[&str], Option<&[&str]>); 9] = [
             ("sockets alone", "run/{vm}.qmp", &[], Some(&["a", "b"])),
             (
                 "images",
                 "run/{vm}.qmp",
                 &["img/vm-{vm}.qcow2"],
-                Some(&["a", "b"]),
+                Some(&["a", "b", "c", "c-b"]),
+            ),
+            (
+                "two images",
+                "none/{vm}",
+                &["img/vm-{vm}.qcow2", "img/vm-{vm}-b.qcow2"],
+                Some(&["c"]),
             ),
             (
                 "own folders",
@@ -173,7 +188,7 @@ mod tests {
                 "twice in a name",
                 "run/{vm}-{vm}.qmp",
                 &["img/vm-{vm}.qcow2"],
-                Some(&["a"]),
+                Some(&["a", "c", "c-b"]),
             ),
         ];
         for (name, qmp, images, expected) in rows {

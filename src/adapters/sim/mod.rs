@@ -26,11 +26,14 @@ use crate::adapters::adapter::Health;
 use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::layers::Call;
 use crate::adapters::layers::Script;
 use crate::model::Backup;
 use crate::model::BackupId;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::Deadline;
 use crate::model::Evidence;
 use crate::model::FaultKind;
@@ -38,6 +41,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::RequestKey;
 use crate::model::Target;
 use crate::model::TaskRef;
@@ -180,9 +184,23 @@ impl Adapter for Sim {
         self.world.script.play(Call::List, work).await
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let work = async { self.world.read(target) };
         self.world.script.play(Call::Read, work).await
+    }
+
+    async fn preview(&self, intent: &Intent, _by: Deadline) -> Result<Preview, AdapterError> {
+        let work = async { self.world.preview(intent) };
+        self.world.script.play(Call::Preview, work).await
     }
 
     /// Goes on when the caller goes away, as a request does that has reached a VM manager.

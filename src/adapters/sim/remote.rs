@@ -26,6 +26,8 @@ use crate::adapters::adapter::MetadataOwner;
 use crate::adapters::adapter::Recovery;
 use crate::adapters::adapter::TaskState;
 use crate::adapters::adapter::lists_no_vms;
+use crate::adapters::adapter::preview_from_reads;
+use crate::adapters::backup_listing::query_by_listing;
 use crate::adapters::sim::Config;
 use crate::adapters::sim::simulation;
 use crate::model::Backup;
@@ -33,6 +35,8 @@ use crate::model::BackupId;
 use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPage;
+use crate::model::BackupQuery;
+use crate::model::BackupSelection;
 use crate::model::BackupState;
 use crate::model::Deadline;
 use crate::model::Evidence;
@@ -42,6 +46,7 @@ use crate::model::Identity;
 use crate::model::Intent;
 use crate::model::NewBackup;
 use crate::model::Page;
+use crate::model::Preview;
 use crate::model::Progress;
 use crate::model::RequestKey;
 use crate::model::Target;
@@ -293,12 +298,26 @@ impl Adapter for Remote {
         }
     }
 
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        query_by_listing(self, vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, _by: Deadline) -> Result<Backup, AdapterError> {
         let (vm, backup) = (&target.vm, &target.backup);
         match self.ask(&RemoteCall::Read { vm, backup }).await? {
             RemoteAnswer::Backup(held) => Ok(held.into()),
             answer => Err(unexpected_answer(&answer)),
         }
+    }
+
+    /// By reads alone: the process over there is not asked what it would do.
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        preview_from_reads(self, intent, by).await
     }
 
     /// How long the log is.

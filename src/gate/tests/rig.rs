@@ -89,6 +89,7 @@ fn config() -> Config {
         ["ann", "reader", "stranger", "shield"].map(|user_name| (name(user_name), user("pw")));
     Config {
         public_url: PublicUrl::new("http://example.com").unwrap(),
+        allowed_origins: Vec::new(),
         specification: Specification::default(),
         trusted_proxies: TrustedProxies::default(),
         credentials: CredentialRule {

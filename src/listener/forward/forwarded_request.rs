@@ -1,6 +1,5 @@
 //! Follows one forwarded request: selection of the upstream, rewriting of heads, retries and refusals.
 
-use std::borrow::Cow;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -32,6 +31,7 @@ use crate::listener::forward::peer::check_pin;
 use crate::listener::forward::pool::UpstreamLease;
 use crate::listener::forward::response_head;
 use crate::listener::forward::upstreams::Upstreams;
+use crate::listener::upstream_date::valid_date;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -265,15 +265,17 @@ impl ForwardedRequest {
         if !is_final(response) {
             return Ok(());
         }
+        // Pingora replaces the date when it writes the head.
+        connection_phase::keep_upstream_date(valid_date(&response.headers));
         let id = self.pass.request.as_str();
         response.insert_header(REQUEST_ID, id)?;
-        // Appended and not replaced: each proxy on the way adds itself (RFC 9110 section 7.6.3).
-        let via = response.headers.get(header::VIA);
-        let via = match via.and_then(|via| via.to_str().ok()) {
-            Some(before) => Cow::from(format!("{before}, 1.1 snapgate")),
-            None => Cow::from("1.1 snapgate"),
-        };
-        response.insert_header(header::VIA, via.as_ref())?;
+        // Appended and not replaced: each proxy on the way adds itself (RFC 9110 section 7.6.3). A list, which may be
+        // spread over several fields.
+        let before = response.headers.get_all(header::VIA).iter();
+        let mut vias: Vec<&str> = before.filter_map(|value| value.to_str().ok()).collect();
+        vias.push("1.1 snapgate");
+        let via = vias.join(", ");
+        response.insert_header(header::VIA, via)?;
         if session.req_header().version < Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)
         {

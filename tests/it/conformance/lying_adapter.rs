@@ -36,6 +36,15 @@ impl Adapter for LyingAdapter {
     ) -> Result<BackupPage, AdapterError> {
         self.0.list_backups(vm, page, by).await
     }
+    async fn query_backups(
+        &self,
+        vm: &VmId,
+        query: &BackupQuery,
+        by: Deadline,
+    ) -> Result<BackupSelection, AdapterError> {
+        self.0.query_backups(vm, query, by).await
+    }
+
     async fn read_backup(&self, target: &Target, by: Deadline) -> Result<Backup, AdapterError> {
         self.0.read_backup(target, by).await
     }
@@ -76,6 +85,9 @@ impl Adapter for LyingAdapter {
         self.0.mint_backup_id(new, key)
     }
 
+    async fn preview(&self, intent: &Intent, by: Deadline) -> Result<Preview, AdapterError> {
+        self.0.preview(intent, by).await
+    }
     fn needs_baseline(&self, intent: &Intent) -> bool {
         self.0.needs_baseline(intent)
     }

@@ -18,6 +18,7 @@ use snapgate::runtime::SystemClock;
 use snapgate::runtime::Tasks;
 
 use crate::client::Client;
+use crate::conformance::begin_as_planned;
 use crate::conformance::by;
 use crate::conformance::create;
 use crate::conformance::key;
@@ -301,8 +302,7 @@ async fn a_restore_that_would_fail_half_way_is_refused_and_the_vm_runs_on() {
         cure(&libvirtd);
     }
     let wrong = restore(&backup, &web01, "later");
-    let error = adapter
-        .begin(&wrong, key(20), None, by())
+    let error = begin_as_planned(adapter, &wrong, key(20), None, by())
         .await
         .unwrap_err();
     assert_eq!(error.fault.kind, FaultKind::Invalid, "an unknown word");

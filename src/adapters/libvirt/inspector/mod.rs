@@ -2,6 +2,7 @@
 //!
 //! Asked when a change begins, and again right before libvirt is called: what was true minutes ago may not be now.
 
+mod preview;
 mod restore;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::adapters::adapter::AdapterError;
+use crate::adapters::checks::Checks;
 use crate::adapters::libvirt::block_nodes;
 use crate::adapters::libvirt::block_nodes::BlockNode;
 use crate::adapters::libvirt::client::Client;
@@ -209,6 +211,7 @@ impl Inspector {
     pub(crate) async fn check_delete(
         &self,
         which: &LoadedSnapshot,
+        checks: &mut Checks,
         by: Deadline,
     ) -> Result<(), AdapterError> {
         let now = self
@@ -221,11 +224,12 @@ impl Inspector {
         let disks = self.view_saved_disks(&which.xml, used, by).await?;
         // Of a running VM QEMU deletes the snapshot only from the disks that it has, and reports success.
         if let (true, Some(then)) = (is_on, then) {
-            self.check_attached(which, then, &now, by).await?;
+            checks.record(self.check_attached(which, then, &now, by).await)?;
         }
-        disk_checks::check_reachable(&disks, is_on)?;
-        if let Some(nodes) = self.block_nodes(&now, by).await? {
-            disk_checks::check_in_use(&disks, &nodes)?;
+        checks.record(disk_checks::check_reachable(&disks, is_on))?;
+        let nodes = checks.record(self.block_nodes(&now, by).await)?;
+        if let Some(nodes) = nodes.flatten() {
+            checks.record(disk_checks::check_in_use(&disks, &nodes))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub(super) const SECOND_EDITION: &[Operation] = &[
         answer: Answer::Own(Body {
             description: "Some of the VMs; `Link` leads to more.",
             schema: "Vms",
-            media: &["application/vnd.snapgate.Vms+json", negotiate::JSON],
+            media: &[negotiate::VMS, negotiate::JSON],
             headers: &["ETag", "Link", "Cache-Control", "Vary"],
             examples: &["Vms"],
         }),
@@ -38,10 +38,7 @@ pub(super) const SECOND_EDITION: &[Operation] = &[
         answer: Answer::Own(Body {
             description: "The capabilities.",
             schema: "Capabilities",
-            media: &[
-                "application/vnd.snapgate.Capabilities+json",
-                negotiate::JSON,
-            ],
+            media: &[negotiate::CAPABILITIES, negotiate::JSON],
             headers: TAGGED,
             examples: &["Capabilities"],
         }),
@@ -59,7 +56,7 @@ pub(super) const SECOND_EDITION: &[Operation] = &[
         answer: Answer::Own(Body {
             description: "The actions.",
             schema: "Permissions",
-            media: &["application/vnd.snapgate.Permissions+json", negotiate::JSON],
+            media: &[negotiate::PERMISSIONS, negotiate::JSON],
             headers: TAGGED,
             examples: &["Permissions"],
         }),
@@ -83,7 +80,7 @@ pub(super) const SECOND_EDITION: &[Operation] = &[
         answer: Answer::Own(Body {
             description: "The plan.",
             schema: "Plan",
-            media: &["application/vnd.snapgate.Plan+json", negotiate::JSON],
+            media: &[negotiate::PLAN, negotiate::JSON],
             headers: &["Cache-Control"],
             examples: &["Plan"],
         }),

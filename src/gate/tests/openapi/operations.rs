@@ -52,7 +52,7 @@ pub(super) struct Body {
 }
 
 /// Whether the lists have all filters, `sort`, `cursor` and `count`.
-pub(super) const ALL_FILTERS: bool = false;
+pub(super) const ALL_FILTERS: bool = true;
 
 /// The codes of no operation here: what only a Status reports, other methods, and what is passed on.
 pub(super) const ELSEWHERE: &[Code] = &[
@@ -135,11 +135,10 @@ impl Operation {
     pub(super) fn codes(&self) -> Vec<Code> {
         let mut codes = ANY.to_vec();
         if self.method != "GET" {
-            codes.extend(by_name("CrossSite"));
+            codes.push(Code::CrossSite);
         }
         if self.takes_plans() {
-            codes.extend(by_name("PlanStale"));
-            codes.push(Code::InvalidParameter);
+            codes.extend([Code::PlanStale, Code::InvalidParameter]);
         }
         if self.credentials {
             codes.extend(KNOWN);
@@ -165,7 +164,7 @@ impl Operation {
 
     /// Whether `If-Plan` is looked at.
     fn takes_plans(&self) -> bool {
-        by_name("PlanStale").is_some() && PLANNED.contains(&self.id)
+        PLANNED.contains(&self.id)
     }
 
     /// Whether it names one VM, in the path or in the query.
@@ -207,12 +206,6 @@ impl Operation {
 
 /// What can be planned.
 const PLANNED: [&str; 2] = ["deleteBackup", "restoreBackup"];
-
-/// A code that comes with a part of the second edition.
-fn by_name(name: &str) -> Option<Code> {
-    let mut all = Code::ALL.iter().copied();
-    all.find(|code| code.as_str() == name)
-}
 
 /// What most reads have in common.
 pub(super) const READ: Operation = Operation {

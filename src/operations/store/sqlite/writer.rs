@@ -233,8 +233,10 @@ fn create(
         return Ok(found);
     }
     let key = operation.idempotency.as_ref();
-    let sql = "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
-         idem_key, idem_fingerprint, expires, record) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)
+    let sql =
+        "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
+         idem_key, idem_fingerprint, expires, record, created)
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)
          ON CONFLICT(seq) DO NOTHING";
     // A sequence number that exists is a defect, and must not fail the writes of the others in this transaction.
     let made = transaction.prepare_cached(sql)?.execute(params![
@@ -253,6 +255,7 @@ fn create(
             .expires
             .map(|expire| to_integer(expire.as_millis())),
         record,
+        to_integer(operation.created.as_millis()),
     ])?;
     Ok(if made == 1 {
         Ok(Created::New)
