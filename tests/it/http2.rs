@@ -168,7 +168,7 @@ impl Connection {
             .0
     }
 
-    fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {
+    pub(crate) fn finish(&self, response: ResponseFuture) -> Result<Answer, h2::Error> {
         self.runtime.block_on(within("an answer", answer(response)))
     }
 

@@ -1,10 +1,12 @@
 //! What is done with an authenticated request: reads, changes, Statuses and cancellation.
 
 mod accepted;
+mod all_statuses;
 mod backup_list;
 mod cancel;
 mod change;
 mod current_state;
+mod event_stream;
 mod events;
 mod idempotency;
 mod operation_access;

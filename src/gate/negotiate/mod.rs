@@ -42,6 +42,8 @@ pub(super) enum Representation {
     Change,
     /// A Status that is read, once or as a stream of events.
     Status,
+    /// A list of Statuses, or all of them as a stream of events.
+    Statuses,
     /// Anything else, in a type of its own.
     Own(&'static str),
 }
@@ -60,6 +62,7 @@ pub(super) fn choose_media_type(
         (Representation::Change, false) => (STATUS, &[BACKUP, VM, MESSAGES]),
         (Representation::Change, true) => (STATUS, &[MESSAGES]),
         (Representation::Status, _) => (STATUS, &[]),
+        (Representation::Statuses, _) => (STATUSES, &[]),
         (Representation::Own(own), _) => (own, &[]),
     };
     let json = MediaOffer {
@@ -70,7 +73,8 @@ pub(super) fn choose_media_type(
     let own = MediaOffer { sent, aliases };
     // Deviation D21. Only a range that names the type exactly asks for a stream: `text/*` does not.
     let is_named = || ranges.iter().any(|range| range.fits(EVENTS) == Some(2));
-    let chosen = if reply == Representation::Status && is_named() {
+    let is_stream = matches!(reply, Representation::Status | Representation::Statuses);
+    let chosen = if is_stream && is_named() {
         let events = MediaOffer {
             sent: EVENTS,
             aliases: &[],

@@ -12,6 +12,11 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ChangeFeed;
+use crate::operations::ChangePage;
+use crate::operations::ChangePart;
+use crate::operations::ChangeQuery;
+use crate::operations::DurableChange;
 use crate::operations::ListQuery;
 use crate::operations::OperationsApi;
 use crate::operations::Replay;
@@ -40,6 +45,19 @@ pub(super) struct State {
     /// A cancellation is accepted, and nothing has come of it yet.
     pub(super) slow_to_cancel: bool,
     changed: Arc<Notify>,
+    pub(super) feed: Arc<ChangeFeed>,
+    /// The number of the last change of each operation.
+    pub(super) numbers: BTreeMap<OperationSeq, u64>,
+}
+
+impl State {
+    /// Shows the state of an operation to those who follow all.
+    fn publish(&mut self, operation: &Arc<Operation>) {
+        let number = self.feed.latest().saturating_add(1);
+        self.numbers.insert(operation.seq, number);
+        let change = DurableChange::new(number, Arc::clone(operation));
+        self.feed.publish(vec![Arc::new(change)]);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +111,8 @@ impl Fake {
                 revision: found.revision.next(),
                 ..Operation::clone(found)
             });
+            let operation = Arc::clone(found);
+            state.publish(&operation);
             state.changed.notify_waiters();
         });
     }
@@ -265,6 +285,7 @@ impl OperationsApi for Fake {
                 acknowledged: None,
                 expires: None,
             });
+            state.publish(&operation);
             state.operations.push(Arc::clone(&operation));
             Ok(Accepted::New(operation))
         })
@@ -342,6 +363,42 @@ impl OperationsApi for Fake {
                 *found = Arc::new(finished(found));
             }
             Some(Arc::clone(found))
+        })
+    }
+
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        Some(self.with(|state| Arc::clone(&state.feed)))
+    }
+
+    async fn stored_changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreFault> {
+        self.stored(|state| {
+            let mut found: Vec<_> = state
+                .operations
+                .iter()
+                .filter(|operation| match query.part {
+                    ChangePart::Unfinished { after } => {
+                        !operation.phase.is_final() && Some(operation.seq) > after
+                    }
+                    ChangePart::Finished => operation.phase.is_final(),
+                })
+                .map(|operation| {
+                    DurableChange::new(state.numbers[&operation.seq], Arc::clone(operation))
+                })
+                .filter(|change| query.after.is_none_or(|after| change.number > after))
+                .filter(|change| change.number <= query.up_to)
+                .collect();
+            if query.part == ChangePart::Finished {
+                found.sort_by_key(|change| change.number);
+            }
+            let limit = usize::from(query.limit);
+            let is_full = found.len() > limit;
+            found.truncate(limit);
+            let last = found.last().filter(|_| is_full);
+            let full_at = last.map(|last| (last.number, last.operation.seq));
+            ChangePage {
+                changes: found,
+                full_at,
+            }
         })
     }
 

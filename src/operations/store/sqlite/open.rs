@@ -16,7 +16,7 @@ use crate::operations::store::error::OpenError;
 /// Marks the file as a store of this program in its header: `snpg`.
 const APPLICATION_ID: i64 = 0x736e_7067;
 /// The format of the tables. A newer one is refused.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The oldest format that is upgraded when it is opened.
 const OLDEST_SCHEMA: i64 = 1;
 
@@ -37,6 +37,17 @@ CREATE TABLE annotations(
     PRIMARY KEY(backend, vm, backup)
 ) STRICT, WITHOUT ROWID;
 UPDATE meta SET value = 2 WHERE name = 'schema';
+COMMIT;
+";
+
+/// Upgrades format 2 to format 3, in one transaction. Every write of a record has a number, by which clients that follow all
+/// operations go on where they were. Records of before have number 0. The version before would write without numbers.
+const UPGRADE_FROM_2: &str = "
+BEGIN IMMEDIATE;
+ALTER TABLE operations ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX by_changed ON operations(changed) WHERE live = 0;
+CREATE TABLE change_runs(run INTEGER PRIMARY KEY, base INTEGER NOT NULL, mark INTEGER NOT NULL) STRICT;
+UPDATE meta SET value = 3 WHERE name = 'schema';
 COMMIT;
 ";
 
@@ -109,10 +120,12 @@ pub(super) fn open(file: &Path) -> Result<(Connection, Lock), OpenError> {
     let connection = connect(file).map_err(|error| sqlite_error(file, &error))?;
     let found = check(file, &connection)?;
     configure(&connection).map_err(|error| sqlite_error(file, &error))?;
-    if found < SCHEMA {
-        connection
-            .execute_batch(UPGRADE_FROM_1)
-            .map_err(|error| sqlite_error(file, &error))?;
+    for (format, upgrade) in [(1, UPGRADE_FROM_1), (2, UPGRADE_FROM_2)] {
+        if found <= format {
+            connection
+                .execute_batch(upgrade)
+                .map_err(|error| sqlite_error(file, &error))?;
+        }
     }
     connection
         .execute_batch(SCOPE_KEYS)
@@ -152,7 +165,7 @@ fn create(file: &Path) -> Result<(), OpenError> {
     }
     open_private(OpenOptions::new().write(true).create_new(true), &new_file)?;
     let connection = connect(&new_file).map_err(|error| sqlite_error(&new_file, &error))?;
-    for step in [CREATE_FORMAT_1, UPGRADE_FROM_1, SCOPE_KEYS] {
+    for step in [CREATE_FORMAT_1, UPGRADE_FROM_1, UPGRADE_FROM_2, SCOPE_KEYS] {
         connection
             .execute_batch(step)
             .map_err(|error| sqlite_error(&new_file, &error))?;
@@ -247,7 +260,7 @@ fn damaged(file: &Path, why: impl fmt::Display) -> OpenError {
     }
 }
 
-fn sqlite_error(file: &Path, error: &rusqlite::Error) -> OpenError {
+pub(super) fn sqlite_error(file: &Path, error: &rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode;
     match error.sqlite_error_code() {
         Some(

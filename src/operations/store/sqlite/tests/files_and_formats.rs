@@ -22,10 +22,11 @@ async fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() {
     let before = Arc::new(operation(1, "vm", "b"));
     store.create(Arc::clone(&before)).await.unwrap();
     store.close().await;
-    // Format 1 is that of the first version: the same without the table.
+    // Format 1 is that of the first version: the same without two tables and a column.
     tamper(
         folder.path(),
-        "DROP TABLE annotations; UPDATE meta SET value = 1 WHERE name = 'schema'",
+        "DROP TABLE annotations; DROP INDEX by_changed; ALTER TABLE operations DROP COLUMN changed;
+         DROP TABLE change_runs; UPDATE meta SET value = 1 WHERE name = 'schema'",
     );
     for round in ["upgraded", "once only"] {
         let store = open(folder.path());
@@ -45,9 +46,9 @@ async fn a_store_of_the_format_before_is_upgraded_when_it_is_opened() {
         let db = rusqlite::Connection::open(&file).unwrap();
         let format = "SELECT value FROM meta WHERE name = 'schema'";
         let format: i64 = db.query_row(format, [], |row| row.get(0)).unwrap();
-        assert_eq!(format, 2, "{round}: format");
+        assert_eq!(format, 3, "{round}: format");
     }
-    for (format, expected) in [(0, "does not exist"), (3, "newer version")] {
+    for (format, expected) in [(0, "does not exist"), (4, "newer version")] {
         tamper(
             folder.path(),
             &format!("UPDATE meta SET value = {format} WHERE name = 'schema'"),
@@ -114,7 +115,7 @@ async fn what_cannot_be_trusted_is_refused_and_not_changed() {
     let rows: [(&str, Damage, &str); 6] = [
         (
             "newer",
-            |folder| tamper(folder, "UPDATE meta SET value = 3"),
+            |folder| tamper(folder, "UPDATE meta SET value = 4"),
             "newer version",
         ),
         (
