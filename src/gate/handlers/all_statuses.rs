@@ -91,10 +91,9 @@ fn parse_position(id: &str) -> Result<ChangePosition, Refusal> {
 /// Which operations the caller asks for.
 #[derive(Debug)]
 struct StreamFilter {
+    /// The one that was asked for, or the caller who observes nothing and so sees no operations of others.
     principal: Option<PrincipalName>,
     selector: Selector,
-    /// What the store has to look at: a caller who observes nothing sees no operations of others.
-    stored_principal: Option<PrincipalName>,
 }
 
 impl StreamFilter {
@@ -112,10 +111,7 @@ impl StreamFilter {
         };
         let observes = request.caller.rights.allows_anywhere(Action::Observe);
         Ok(Self {
-            stored_principal: principal
-                .clone()
-                .or_else(|| (!observes).then(|| own.clone())),
-            principal,
+            principal: principal.or_else(|| (!observes).then(|| own.clone())),
             selector: query.selector()?,
         })
     }
@@ -220,7 +216,7 @@ impl StatusStream {
             part,
             after: range.0,
             up_to: range.1,
-            principal: self.filter.stored_principal.clone(),
+            principal: self.filter.principal.clone(),
             verb: self.filter.selector.verb,
             vm: self.filter.selector.vm.clone(),
             limit: limits::STREAM_PAGE,
