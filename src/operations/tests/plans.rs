@@ -171,7 +171,7 @@ async fn a_forecast_stores_nothing_and_lists_what_would_refuse_the_change() {
         ..ListQuery::default()
     };
     let stored = fixture.operations.list(&query).await.unwrap();
-    assert!(stored.is_empty(), "nothing stored: {stored:?}");
+    assert!(stored.operations.is_empty(), "nothing stored: {stored:?}");
     assert!(
         fixture.adapter.begun_operations().is_empty(),
         "never called"
