@@ -353,11 +353,9 @@ fn backups(runtime: &Runtime, folder: &Path) {
     let mut firsts = Vec::new();
     for vm in &vms {
         let begun = Instant::now();
-        let found = files.query_backups(vm, &BackupQuery::default(), by());
-        assert!(
-            !runtime.block_on(found).unwrap().backups.is_empty(),
-            "listed"
-        );
+        let query = BackupQuery::default();
+        let found = runtime.block_on(files.query_backups(vm, &query, by()));
+        assert!(!found.unwrap().backups.is_empty(), "listed");
         firsts.push(begun.elapsed());
     }
     row("the very first list", &firsts);

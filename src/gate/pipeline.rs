@@ -108,6 +108,7 @@ impl Gate {
             services: Services {
                 placements: Placements::new(&config.placements),
                 response_cache: ResponseCache::new(config.public_url.as_str()),
+                generation: shared.begin_generation(),
                 config,
                 operations,
                 clock,

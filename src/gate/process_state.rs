@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 use crate::gate::authn::TokenDigest;
 use crate::gate::limiter::InFlightSlot;
@@ -50,6 +51,10 @@ pub struct ProcessState {
     requests: AtomicU64,
     waiters: AtomicUsize,
     pub(super) limiter: Limiter,
+    /// How many configurations there were: what was permitted by one may not be by the next.
+    generation: watch::Sender<u64>,
+    /// As many clones of it as there are streams of all Statuses.
+    stream_places: Arc<()>,
     waiter_releaser: Stopper,
     pub(super) waiters_released: Stop,
     pub(super) password_checks: Arc<Semaphore>,
@@ -76,6 +81,8 @@ impl ProcessState {
             requests: AtomicU64::new(1),
             waiters: AtomicUsize::new(0),
             limiter: Limiter::new(*blake3::keyed_hash(&seed, b"limits").as_bytes()),
+            generation: watch::Sender::new(0),
+            stream_places: Arc::default(),
             waiter_releaser,
             waiters_released,
             password_checks: Arc::new(Semaphore::new(limits::PASSWORD_CHECKS_MAX)),
@@ -181,6 +188,30 @@ impl ProcessState {
             own: None,
             _counted: metrics.requests.count_waiter(),
         })
+    }
+
+    /// Counts one more stream of all Statuses for as long as the value lives.
+    pub(super) fn stream_place(&self) -> Arc<()> {
+        Arc::clone(&self.stream_places)
+    }
+
+    /// Begins to use another configuration, which ends the streams of those before. Returns its number.
+    pub(super) fn begin_generation(&self) -> u64 {
+        self.generation
+            .send_modify(|generation| *generation = generation.saturating_add(1));
+        self.generation()
+    }
+
+    /// The number of the configuration that is used.
+    pub(super) fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Returns once a later configuration is used. Cancel-safe.
+    pub(super) async fn generation_after(&self, generation: u64) {
+        let mut current = self.generation.subscribe();
+        // The sender lives as long as this does, so there is no error.
+        drop(current.wait_for(|current| *current > generation).await);
     }
 
     /// Releases all waiters and refuses new ones; called at shutdown.

@@ -1,6 +1,8 @@
 //! What is known of a request, stage by stage. Each stage is made from the one before and proves that its checks passed:
 //! [`ReceivedRequest`], [`AuthenticatedRequest`], [`AuthorizedRequest`]. None of them changes once it is made.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 
 use crate::gate::authn::AuthenticatedCaller;
@@ -37,7 +39,7 @@ pub(super) struct AuthenticatedRequest<'a> {
     pub(super) received: &'a ReceivedRequest<'a>,
     pub(super) query: &'a str,
     pub(super) endpoint: &'static Endpoint,
-    pub(super) caller: &'a AuthenticatedCaller,
+    pub(super) caller: &'a Arc<AuthenticatedCaller>,
     /// The slot among the concurrent requests, held while the request is handled.
     pub(super) admitted: AdmittedRequest,
 }

@@ -24,6 +24,8 @@ pub(super) struct Services {
     pub(super) shared: Arc<ProcessState>,
     pub(super) placements: Placements,
     pub(super) response_cache: ResponseCache,
+    /// Which configuration of this process it is: streams end when there is another one.
+    pub(super) generation: u64,
 }
 
 impl Services {

@@ -121,8 +121,12 @@ impl ResponseWriter<'_> {
             };
             let last = piece.is_none();
             let part = piece.unwrap_or_default();
-            self.in_time(session.write_response_body(part, last))
-                .await?;
+            let written = self.in_time(session.write_response_body(part, last)).await;
+            // Cut off, so that what a slow client does not take is kept nowhere: it resumes where it was.
+            if let Err(WriteError::TooSlow) = &written {
+                self.metrics.requests.record_slow_stream();
+            }
+            written?;
             if last {
                 return Ok(());
             }

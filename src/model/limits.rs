@@ -68,6 +68,26 @@ pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 pub const STREAM_RETRY: Duration = Duration::from_secs(2);
 /// The same when `limits.waiters` was reached: the stream carried only the current state.
 pub const STREAM_RETRY_FULL: Duration = Duration::from_secs(10);
+/// Latest changes of all operations that are kept in memory for those who follow them: more than are written between two looks of
+/// a stream, in 4 to 8 MiB. Those who fall behind read the store.
+pub const CHANGES_KEPT_MAX: usize = 4096;
+/// Changes from memory that go into one piece of a stream of all Statuses.
+pub const STREAM_BATCH: usize = 256;
+/// Records from the store that go into one piece: some 50 KiB, which is what a slow reader costs.
+pub const STREAM_PAGE: u16 = 64;
+/// Numbers of changes that one read of the store for a stream looks at: a few milliseconds, however few may be seen.
+pub const STREAM_WINDOW: u64 = 5000;
+/// Changes before the present whose finished operations a stream begins with: some hundred operations.
+pub const STREAM_RECENT_CHANGES: u64 = 2000;
+/// Changes since its last event after which a stream begins anew: some 250,000 operations, read in about a second.
+pub const STREAM_CATCH_UP_MAX: u64 = 1_000_000;
+/// Shortest time between two looks of a stream of all Statuses at what changed: faster than people see.
+pub const STREAM_PACE: Duration = Duration::from_millis(100);
+/// The same for each stream that there is, where that is more: up to 500 streams look 500 times a second in all,
+/// and leave the processor to those who write.
+pub const STREAM_PACE_EACH: Duration = Duration::from_millis(2);
+/// Longest time between two looks: what is shown to people should not be older.
+pub const STREAM_PACE_MAX: Duration = Duration::from_secs(1);
 /// Most connections at once unless `limits.connections` says otherwise: bounds memory to some hundred MiB.
 pub const CONNECTIONS: u64 = 4096;
 /// Most of them from one client address unless `limits.connections_per_address` says otherwise: many people behind one

@@ -33,10 +33,14 @@ use crate::model::RequestId;
 use crate::model::Revision;
 use crate::model::Target;
 use crate::model::TokenName;
+use crate::model::Verb;
 use crate::model::Vm;
 use crate::model::VmId;
 use crate::model::VmPage;
 use crate::model::VmRange;
+use crate::operations::change_feed::ChangeFeed;
+use crate::operations::change_feed::ChangeNumber;
+use crate::operations::change_feed::DurableChange;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
 
@@ -222,6 +226,46 @@ impl DurationBasis {
     }
 }
 
+/// Which stored operations, by their last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangePart {
+    /// Unfinished ones, in the order of their numbers, above this one.
+    Unfinished {
+        /// Only with a higher number.
+        after: Option<OperationSeq>,
+    },
+    /// Finished ones, in the order of their last changes.
+    Finished,
+}
+
+/// Which stored operations changed last within a range, as far as they are wanted.
+#[derive(Clone, Debug)]
+pub struct ChangeQuery {
+    /// Unfinished or finished ones.
+    pub part: ChangePart,
+    /// Only those whose last change has a higher number; all that are older when `None`.
+    pub after: Option<ChangeNumber>,
+    /// Only those whose last change has at most this number.
+    pub up_to: ChangeNumber,
+    /// Only those of this principal.
+    pub principal: Option<PrincipalName>,
+    /// Only of this verb.
+    pub verb: Option<Verb>,
+    /// Only on this VM.
+    pub vm: Option<VmId>,
+    /// At most this many, 1..=[`crate::model::limits::PAGE_MAX`].
+    pub limit: u16,
+}
+
+/// Stored operations with their last changes.
+#[derive(Debug, Default)]
+pub struct ChangePage {
+    /// Those that can be read.
+    pub changes: Vec<DurableChange>,
+    /// The last one when there may be more: go on after it.
+    pub full_at: Option<(ChangeNumber, OperationSeq)>,
+}
+
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitFor {
@@ -378,6 +422,21 @@ pub trait OperationsApi: fmt::Debug + Send + Sync {
         until: WaitFor,
         by: Deadline,
     ) -> Result<Option<Arc<Operation>>, StoreFault>;
+
+    /// The changes of all operations as they become durable; `None` where they cannot be followed.
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        None
+    }
+
+    /// What the store has of changes that the feed no longer has in memory. Cost is bounded by the unfinished operations and by
+    /// the range of numbers.
+    ///
+    /// # Errors
+    /// When the store cannot answer.
+    async fn stored_changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreFault> {
+        let _ = query;
+        Ok(ChangePage::default())
+    }
 
     /// Cancels an operation. A queued one ends at once, and the VM manager is never called. For a running one the VM
     /// manager is asked to cancel its task, and the Status shows the result. The request survives a restart.

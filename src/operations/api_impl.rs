@@ -37,6 +37,8 @@ use crate::operations::accept;
 use crate::operations::api::AcceptError;
 use crate::operations::api::Accepted;
 use crate::operations::api::CancelError;
+use crate::operations::api::ChangePage;
+use crate::operations::api::ChangeQuery;
 use crate::operations::api::Forecast;
 use crate::operations::api::KnownChanges;
 use crate::operations::api::OperationsApi;
@@ -45,6 +47,7 @@ use crate::operations::api::StoreFault;
 use crate::operations::api::Submission;
 use crate::operations::api::WaitFor;
 use crate::operations::cancel;
+use crate::operations::change_feed::ChangeFeed;
 use crate::operations::core::Backend;
 use crate::operations::forecast;
 use crate::operations::list_query::ListPage;
@@ -297,6 +300,15 @@ impl OperationsApi for Operations {
             Ok(Some(current)) => Ok(Some(current)),
             Ok(None) | Err(_) => self.operation(seq).await,
         }
+    }
+
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        self.core.store.raw().change_feed()
+    }
+
+    async fn stored_changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreFault> {
+        let found = self.core.store.raw().changes(query).await;
+        found.map_err(|error| self.core.store.read_fault(&error))
     }
 
     async fn cancel(

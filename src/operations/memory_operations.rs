@@ -54,6 +54,11 @@ use crate::operations::AcceptError;
 use crate::operations::Accepted;
 use crate::operations::CancelError;
 use crate::operations::Capability;
+use crate::operations::ChangeFeed;
+use crate::operations::ChangePage;
+use crate::operations::ChangePart;
+use crate::operations::ChangeQuery;
+use crate::operations::DurableChange;
 use crate::operations::ExpectedDuration;
 use crate::operations::Forecast;
 use crate::operations::ListPage;
@@ -179,6 +184,10 @@ pub struct MemoryState {
     pub accept_error: Option<AcceptError>,
     /// Every read of the operation store fails like this.
     pub store_fault: Option<StoreFault>,
+    /// What those who follow all operations see.
+    pub feed: Arc<ChangeFeed>,
+    /// The number of the last change of each operation that changed here.
+    pub change_numbers: BTreeMap<OperationSeq, u64>,
     /// Whether new operations can be accepted, as the health check sees it.
     pub is_ready: bool,
     /// Whether waiting for an operation ends it.
@@ -204,6 +213,8 @@ impl Default for MemoryState {
             read_fault: None,
             accept_error: None,
             store_fault: None,
+            feed: Arc::default(),
+            change_numbers: BTreeMap::new(),
             is_ready: true,
             ends_when_awaited: false,
             waits_for_changes: false,
@@ -246,6 +257,42 @@ impl MemoryState {
         self.operations
             .iter_mut()
             .find(|operation| operation.seq == seq)
+    }
+
+    /// Shows the state of an operation to those who follow all.
+    fn publish(&mut self, operation: &Arc<Operation>) {
+        let number = self.feed.latest().saturating_add(1);
+        self.change_numbers.insert(operation.seq, number);
+        let change = DurableChange::new(number, Arc::clone(operation));
+        self.feed.publish(vec![Arc::new(change)]);
+    }
+
+    /// One page of the changes that `query` asks for.
+    fn select_changes(&self, query: &ChangeQuery) -> ChangePage {
+        let is_asked_for = |operation: &&Arc<Operation>| match query.part {
+            ChangePart::Unfinished { after } => {
+                !operation.phase.is_final() && Some(operation.seq) > after
+            }
+            ChangePart::Finished => operation.phase.is_final(),
+        };
+        let asked = self.operations.iter().filter(is_asked_for);
+        let mut changes: Vec<_> = asked
+            .map(|operation| {
+                let number = self.change_numbers.get(&operation.seq).copied();
+                DurableChange::new(number.unwrap_or(0), Arc::clone(operation))
+            })
+            .filter(|change| query.after.is_none_or(|after| change.number > after))
+            .filter(|change| change.number <= query.up_to)
+            .collect();
+        if query.part == ChangePart::Finished {
+            changes.sort_by_key(|change| change.number);
+        }
+        let limit = usize::from(query.limit);
+        let is_full = changes.len() > limit;
+        changes.truncate(limit);
+        let last = changes.last().filter(|_| is_full);
+        let full_at = last.map(|last| (last.number, last.operation.seq));
+        ChangePage { changes, full_at }
     }
 
     fn next_seq(&self) -> OperationSeq {
@@ -318,6 +365,8 @@ impl MemoryOperations {
             next.phase = phase;
             next.progress = Progress::unfinished(percent);
         });
+        let operation = Arc::clone(operation);
+        state.publish(&operation);
         drop(state);
         self.changed.notify_waiters();
         true
@@ -592,6 +641,7 @@ impl OperationsApi for MemoryOperations {
         }
         let operation = accepted(&permit, submission.clone(), ACCEPTED_AT);
         state.accepted.push((permit, submission));
+        state.publish(&operation);
         state.operations.push(Arc::clone(&operation));
         Ok(Accepted::New(operation))
     }
@@ -609,6 +659,14 @@ impl OperationsApi for MemoryOperations {
         );
         let mut state = self.state();
         Ok(query.select(state.read_store()?.operations.iter().cloned()))
+    }
+
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        Some(Arc::clone(&self.state().feed))
+    }
+
+    async fn stored_changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreFault> {
+        Ok(self.state().read_store()?.select_changes(query))
     }
 
     fn find_running_delete(

@@ -12,8 +12,10 @@ mod audit;
 #[doc(hidden)]
 pub mod bench_support;
 mod cancel;
+mod change_feed;
 mod config;
 mod core;
+mod follow_changes;
 mod forecast;
 mod hint_limiter;
 mod list_query;
@@ -39,6 +41,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use change_feed::ChangeFeed;
+pub use change_feed::ChangeHistory;
+pub use change_feed::ChangeNumber;
+pub use change_feed::ChangePosition;
+pub use change_feed::DurableChange;
+pub use change_feed::StoreRun;
+
 pub use config::Config;
 pub use config::WhenBusy;
 
@@ -53,6 +62,9 @@ pub use open::Operations;
 pub use api::AcceptError;
 pub use api::Accepted;
 pub use api::CancelError;
+pub use api::ChangePage;
+pub use api::ChangePart;
+pub use api::ChangeQuery;
 pub use api::DurationBasis;
 pub use api::ExpectedDuration;
 pub use api::Forecast;

@@ -8,6 +8,7 @@ use crate::operations::core::BackendHandle;
 use crate::operations::core::Core;
 use crate::operations::core::Runner;
 use crate::operations::core::Shared;
+use crate::operations::follow_changes;
 use crate::operations::maintenance;
 use crate::operations::runner;
 use crate::operations::store::OpenError;
@@ -111,6 +112,9 @@ impl Operations {
         core.store.report_counts().await;
         core.start_all_ready();
         core.spawn(maintenance::run(Arc::clone(&core)));
+        if let Some(feed) = core.store.raw().change_feed() {
+            core.spawn(follow_changes::run(Arc::clone(&core), feed));
+        }
         Ok(Arc::new(Self { core }))
     }
 

@@ -9,66 +9,36 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::HeaderMap;
-use http::HeaderName;
 use http::StatusCode;
 use http::header;
 
-use crate::gate::negotiate;
-use crate::gate::process_state::ProcessState;
-use crate::gate::process_state::WaiterSlot;
-use crate::gate::refusal::Code;
+use crate::gate::handlers::event_stream::HEARTBEAT;
+use crate::gate::handlers::event_stream::StreamLife;
+use crate::gate::handlers::event_stream::malformed_id;
+use crate::gate::handlers::event_stream::parse_digits;
+use crate::gate::handlers::event_stream::stream_response;
 use crate::gate::refusal::Refusal;
 use crate::gate::request::BodyStream;
 use crate::gate::request_context::AuthenticatedRequest;
 use crate::gate::response_draft::ResponseDraft;
 use crate::gate::services::Services;
 use crate::gate::wire;
-use crate::model::Deadline;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Revision;
-use crate::model::limits;
 use crate::operations::OperationsApi;
 use crate::operations::WaitFor;
-use crate::runtime::Clock;
 
-/// The route of streams in metrics and the access log: they last as long as their operation, and would distort the durations of
-/// other requests.
-pub(super) const ROUTE_NAME: &str = "events";
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Makes nginx and proxies like it forward every piece at once.
-const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// A comment: a sign of life that means nothing.
-const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
-
-/// The last event that the caller has received, as `Last-Event-ID` names it.
-pub(super) fn last_event_id(
-    headers: &HeaderMap,
-) -> Result<Option<(OperationSeq, Revision)>, Refusal> {
-    let mut values = headers.get_all(LAST_EVENT_ID).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    let text = value.to_str().ok().filter(|_| values.next().is_none());
-    let parts = text.and_then(|text| text.trim().split_once('-'));
-    let read = parts.and_then(|(seq, revision)| {
+/// Reads the id of an event: the number of the operation, a dash and the revision.
+pub(super) fn parse_id(id: &str) -> Result<(OperationSeq, Revision), Refusal> {
+    let read = || {
+        let (seq, revision) = id.split_once('-')?;
         Some((
             OperationSeq::new(parse_digits(seq)?)?,
             Revision(parse_digits(revision)?),
         ))
-    });
-    read.map(Some).ok_or_else(malformed)
-}
-
-fn parse_digits(text: &str) -> Option<u64> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
-}
-
-fn malformed() -> Refusal {
-    Refusal::from(Code::MalformedLastEventId).on("Last-Event-ID")
+    };
+    read().ok_or_else(malformed_id)
 }
 
 /// Begins the stream of an operation, after the last event that the caller has received.
@@ -79,7 +49,7 @@ pub(super) fn begin_stream(
     last_event: Option<(OperationSeq, Revision)>,
 ) -> Result<ResponseDraft, Refusal> {
     if last_event.is_some_and(|(seq, _)| seq != operation.seq) {
-        return Err(malformed());
+        return Err(malformed_id());
     }
     // An id that is newer than the record belongs to a store that was since put back to an older copy.
     let received = last_event
@@ -91,20 +61,12 @@ pub(super) fn begin_stream(
         draft.fix(header::CACHE_CONTROL, "no-store");
         return Ok(draft);
     }
-    let mut draft = ResponseDraft::empty(StatusCode::OK);
-    draft.fix(header::CONTENT_TYPE, negotiate::EVENTS);
-    draft.fix(header::CACHE_CONTROL, "no-store");
-    draft.fix(BUFFERING, "no");
-    draft.pieces = Some(Box::new(EventStream {
+    Ok(stream_response(Box::new(EventStream {
         operations: Arc::clone(&services.operations),
-        shared: Arc::clone(&services.shared),
-        clock: Arc::clone(&services.clock),
-        ends: services.clock.deadline(services.config.limits.stream),
+        life: StreamLife::begin(services, request),
         stage: StreamStage::Greeting { received },
-        slot: services.acquire_waiter(&request.caller.principal.name),
         operation,
-    }));
-    Ok(draft)
+    })))
 }
 
 /// How far a stream is.
@@ -121,24 +83,15 @@ enum StreamStage {
 #[derive(Debug)]
 struct EventStream {
     operations: Arc<dyn OperationsApi>,
-    shared: Arc<ProcessState>,
-    clock: Arc<dyn Clock>,
-    ends: Deadline,
+    life: StreamLife,
     stage: StreamStage,
     operation: Arc<Operation>,
-    /// `None` where too many requests wait: the stream then sends the current Status, and the caller reconnects later.
-    slot: Option<WaiterSlot>,
 }
 
 impl EventStream {
     /// How soon to reconnect, and the current Status unless the caller has it.
     fn greeting(&self, received: Option<Revision>) -> Bytes {
-        let pause = if self.slot.is_some() {
-            limits::STREAM_RETRY
-        } else {
-            limits::STREAM_RETRY_FULL
-        };
-        let mut text = format!("retry: {}\n\n", pause.as_millis());
+        let mut text = self.life.retry();
         if received != Some(self.operation.revision) {
             text.push_str(&event(&self.operation));
         }
@@ -147,19 +100,16 @@ impl EventStream {
 
     /// Waits for the next change as long as the stream may be silent. `None` when it is over.
     async fn change(&mut self) -> Option<Bytes> {
-        let _slot = self.slot.as_ref()?;
-        if self.operation.phase.is_final() || self.clock.instant() >= self.ends.instant() {
+        let is_over = !self.life.may_wait() || self.life.is_over();
+        if is_over || self.operation.phase.is_final() {
             return None;
         }
         let known = self.operation.revision;
-        let by = self
-            .clock
-            .deadline(limits::STREAM_HEARTBEAT)
-            .earlier(self.ends);
+        let by = self.life.silence();
         let found = tokio::select! {
             biased;
             found = self.operations.wait(self.operation.seq, WaitFor::ChangeAfter(known), by) => found,
-            () = self.shared.waiters_released.given() => return None,
+            () = self.life.interrupted() => return None,
         };
         // When the store cannot answer or the record has expired, the stream ends; the caller reconnects and gets the refusal.
         let found = found.ok().flatten()?;

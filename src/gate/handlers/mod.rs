@@ -1,6 +1,7 @@
 //! What is done with an authenticated request: reads, plans, changes, Statuses and cancellation.
 
 mod accepted;
+mod all_statuses;
 mod backend_vms;
 mod backup_list;
 mod backup_query;
@@ -8,6 +9,7 @@ mod cancel;
 mod capabilities;
 mod change;
 mod current_state;
+mod event_stream;
 mod events;
 mod idempotency;
 mod operation_access;

@@ -7,6 +7,8 @@ use http::header;
 
 use crate::gate::authn::AuthenticatedCaller;
 use crate::gate::conditional;
+use crate::gate::handlers::all_statuses;
+use crate::gate::handlers::event_stream;
 use crate::gate::handlers::events;
 use crate::gate::handlers::operation_access::may_see;
 use crate::gate::handlers::operation_access::visibility_for;
@@ -43,26 +45,33 @@ pub(in crate::gate) async fn read_statuses(
     let representation = if query.names_one() {
         request.endpoint.response
     } else {
-        Representation::Own(negotiate::STATUSES)
+        Representation::Statuses
     };
     let headers = request.headers();
     let is_strict = request.received.is_strict;
     let media = negotiate::choose_media_type(headers, representation, is_strict)?;
     let is_stream = media == negotiate::EVENTS;
     let last_event = if is_stream {
-        events::last_event_id(headers)?
+        event_stream::last_event_id(headers)?
     } else {
         None
     };
+    // An id is read before anything is looked up: what is wrong with it does not depend on what there is.
+    let last_of_one = last_event.filter(|_| query.names_one());
+    let last_of_one = last_of_one.map(events::parse_id).transpose()?;
     body.skip().await?;
+    if !query.names_one() && is_stream {
+        report.route = event_stream::ROUTE_NAME;
+        return all_statuses::begin_stream(services, request, &query, last_event);
+    }
     if !query.names_one() {
         return list_statuses(services, request, &query, media).await;
     }
     let found = find_operation(services, request.caller, &query).await?;
     report.operation = Some(found.seq);
     if is_stream {
-        report.route = events::ROUTE_NAME;
-        return events::begin_stream(services, request, found, last_event);
+        report.route = event_stream::ROUTE_NAME;
+        return events::begin_stream(services, request, found, last_of_one);
     }
     let (operation, waited) = wait_as_preferred(services, request, found).await?;
     let tag = conditional::status_tag(&operation);

@@ -50,6 +50,8 @@ pub(super) enum Representation {
     Status,
     /// A page for people.
     Page,
+    /// A list of Statuses, or all of them as a stream of events.
+    Statuses,
     /// Anything else, in a type of its own.
     Own(&'static str),
 }
@@ -69,6 +71,7 @@ pub(super) fn choose_media_type(
         (Representation::Change, true) => (STATUS, &[MESSAGES]),
         (Representation::Status, _) => (STATUS, &[]),
         (Representation::Page, _) => (HTML, &[]),
+        (Representation::Statuses, _) => (STATUSES, &[]),
         (Representation::Own(own), _) => (own, &[]),
     };
     let json = MediaOffer {
@@ -85,7 +88,8 @@ pub(super) fn choose_media_type(
             Refusal::from(Code::NotAcceptable).hint(public_text!("Accept {HTML}."))
         });
     }
-    let chosen = if reply == Representation::Status && is_named() {
+    let is_stream = matches!(reply, Representation::Status | Representation::Statuses);
+    let chosen = if is_stream && is_named() {
         let events = MediaOffer {
             sent: EVENTS,
             aliases: &[],

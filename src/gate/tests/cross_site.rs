@@ -24,6 +24,7 @@ fn rig() -> Rig {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 async fn only_pages_of_this_site_and_of_allowed_ones_may_change_anything() {
     let rig = rig();
     // header fields, whether the change is accepted

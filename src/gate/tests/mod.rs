@@ -1,5 +1,6 @@
 //! The walk, driven without sockets over a service in memory.
 
+mod all_statuses;
 mod bearer;
 mod cancel;
 mod conditions;

@@ -233,6 +233,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("TRACE /nowhere", "MethodNotAllowed"),
     ("CONNECT h:1", "MethodNotAllowed"),
     (
+        "DELETE /vms/33333/backups/456\nOrigin: https://evil.example",
+        "CrossSite",
+    ),
+    (
         "GET /vms/1/backups/2\nX-Cloud-Specification-Version: x",
         "Unauthenticated",
     ),

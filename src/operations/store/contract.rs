@@ -11,6 +11,9 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
+use crate::operations::api::ChangePage;
+use crate::operations::api::ChangeQuery;
+use crate::operations::change_feed::ChangeFeed;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
 use crate::operations::store::error::StoreError;
@@ -58,6 +61,17 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
 
     /// One page of the records that match. The work for it is limited: see [`ListPage::next`].
     async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError>;
+
+    /// Where every write is handed in once it is durable; `None` for a store without that.
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        None
+    }
+
+    /// Records whose last write is in a range.
+    async fn changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreError> {
+        let _ = query;
+        Ok(ChangePage::default())
+    }
 
     /// Every unfinished record, oldest first.
     async fn unfinished(&self) -> Result<Vec<Arc<Operation>>, StoreError>;

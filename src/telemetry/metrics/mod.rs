@@ -95,6 +95,7 @@ mod tests {
         metrics.requests.record_refusal("Forbidden");
         metrics.requests.set_open_connections(1);
         metrics.requests.record_closed_connection("idle");
+        metrics.requests.record_slow_stream();
         metrics.requests.set_certificate_expiry(&[0]);
         metrics
             .operations

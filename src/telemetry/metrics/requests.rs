@@ -26,6 +26,7 @@ pub struct RequestMetrics {
     connections_closed: IntCounterVec,
     certificate_expires: IntGaugeVec,
     waiters: IntGauge,
+    streams_cut: IntCounterVec,
 }
 
 /// A request that waits for a Status; counted until dropped.
@@ -84,6 +85,12 @@ impl RequestMetrics {
                 "snapgate_waiters",
                 "Requests that are waiting for a Status to change.",
             )?,
+            streams_cut: counter(
+                registry,
+                "snapgate_event_streams_cut_total",
+                "Event streams that the gateway cut off, by reason.",
+                &["reason"],
+            )?,
         })
     }
 
@@ -123,6 +130,11 @@ impl RequestMetrics {
                 .with_label_values(&[place.to_string().as_str()])
                 .set(as_gauge_value(*seconds));
         }
+    }
+
+    /// Counts an event stream that was cut off because its client took nothing for too long.
+    pub fn record_slow_stream(&self) {
+        self.streams_cut.with_label_values(&["slow"]).inc();
     }
 
     /// Counts a request that waits for a Status, until the guard is dropped.

@@ -4,6 +4,7 @@
 
 mod annotation_rows;
 mod annotations;
+mod change_history;
 mod errors;
 mod integers;
 mod list_sql;

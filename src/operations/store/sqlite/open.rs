@@ -43,6 +43,9 @@ COMMIT;
 /// Upgrades format 2 to format 3, in one transaction: the time of acceptance as a column, and an index for every filter of
 /// lists, each in the order of lists, which is that of (time, number). SQLite adds the number to each index by itself. The
 /// outcome is known once and does not change, so that only the end of an operation writes to that index.
+///
+/// Every write of a record has a number, by which clients that follow all operations go on where they were. Records of before
+/// have number 0. The version before would write without numbers.
 const UPGRADE_FROM_2: &str = "
 BEGIN IMMEDIATE;
 ALTER TABLE operations ADD COLUMN created INTEGER NOT NULL DEFAULT 0;
@@ -60,6 +63,9 @@ CREATE INDEX by_principal ON operations(principal, created);
 CREATE INDEX by_live ON operations(created) WHERE live = 1;
 CREATE INDEX by_outcome ON operations(
     (CASE phase WHEN 'not-executed' THEN 'failed' ELSE phase END), created) WHERE live = 0;
+ALTER TABLE operations ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX by_changed ON operations(changed) WHERE live = 0;
+CREATE TABLE change_runs(run INTEGER PRIMARY KEY, base INTEGER NOT NULL, mark INTEGER NOT NULL) STRICT;
 UPDATE meta SET value = 3 WHERE name = 'schema';
 COMMIT;
 ";
@@ -273,7 +279,7 @@ fn damaged(file: &Path, why: impl fmt::Display) -> OpenError {
     }
 }
 
-fn sqlite_error(file: &Path, error: &rusqlite::Error) -> OpenError {
+pub(super) fn sqlite_error(file: &Path, error: &rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode;
     match error.sqlite_error_code() {
         Some(

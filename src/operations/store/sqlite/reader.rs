@@ -23,12 +23,17 @@ use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
 use crate::model::limits;
+use crate::operations::api::ChangePage;
+use crate::operations::api::ChangePart;
+use crate::operations::api::ChangeQuery;
+use crate::operations::change_feed::DurableChange;
 use crate::operations::list_query::ListCount;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
 use crate::operations::store::contract::Counts;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
+use crate::operations::store::sqlite::change_history;
 use crate::operations::store::sqlite::errors::already_failed;
 use crate::operations::store::sqlite::errors::classify;
 use crate::operations::store::sqlite::integers::to_integer;
@@ -208,6 +213,59 @@ impl Readers {
         Ok(page)
     }
 
+    pub(super) fn changes(&self, db: &Connection, query: &ChangeQuery) -> Read<ChangePage> {
+        // The indexes are named: others would fit the principal or the VM, and would have to sort all its records.
+        let (mut sql, order, page_after) = match query.part {
+            ChangePart::Unfinished { after } => (
+                "SELECT seq, record, changed FROM operations INDEXED BY by_live WHERE live = 1 AND seq > ?".to_owned(),
+                " ORDER BY seq LIMIT ?",
+                after.map_or(0, |seq| to_integer(seq.number())),
+            ),
+            ChangePart::Finished => (
+                "SELECT seq, record, changed FROM operations INDEXED BY by_changed WHERE live = 0 AND ? = 0".to_owned(),
+                " ORDER BY changed LIMIT ?",
+                0,
+            ),
+        };
+        sql.push_str(" AND changed > ? AND changed <= ?");
+        let (after, up_to) = (
+            change_history::lower_bound(query.after),
+            to_integer(query.up_to),
+        );
+        let mut values: Vec<&dyn ToSql> = vec![&page_after, &after, &up_to];
+        let principal = query.principal.as_ref().map(PrincipalName::as_str);
+        let verb = query.verb.map(crate::model::Verb::as_str);
+        let vm = query.vm.as_ref().map(crate::model::VmId::as_str);
+        let columns = [
+            (" AND principal = ?", &principal),
+            (" AND verb = ?", &verb),
+            (" AND vm = ?", &vm),
+        ];
+        for (condition, value) in columns {
+            if value.is_some() {
+                sql.push_str(condition);
+                values.push(value);
+            }
+        }
+        sql.push_str(order);
+        let limit = query.limit.clamp(1, limits::PAGE_MAX);
+        values.push(&limit);
+        let rows = query_changes(db, &sql, values.as_slice())?;
+        let last = rows.last().filter(|_| rows.len() >= usize::from(limit));
+        let full_at = last.and_then(|(seq, _, number)| {
+            let seq = OperationSeq::new(seq.cast_unsigned())?;
+            Some((number.cast_unsigned(), seq))
+        });
+        let changes = rows.into_iter().filter_map(|(seq, record, number)| {
+            let operation = self.decode(&(seq, record)).ok()?;
+            Some(DurableChange::new(number.cast_unsigned(), operation))
+        });
+        Ok(ChangePage {
+            changes: changes.collect(),
+            full_at,
+        })
+    }
+
     pub(super) fn unfinished(&self, db: &Connection) -> Read<Vec<Arc<Operation>>> {
         let sql = "SELECT seq, record FROM operations WHERE live = 1 ORDER BY seq";
         let rows = query_rows(db, sql, params![])?;
@@ -275,6 +333,17 @@ fn query_row(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Option<(
 fn query_rows(db: &Connection, sql: &str, values: &[&dyn ToSql]) -> Read<Vec<(i64, String)>> {
     db.prepare_cached(sql)
         .and_then(|mut statement| statement.query_map(values, seq_and_record)?.collect())
+        .map_err(|error| classify(&error))
+}
+
+fn query_changes(
+    db: &Connection,
+    sql: &str,
+    values: &[&dyn ToSql],
+) -> Read<Vec<(i64, String, i64)>> {
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    db.prepare_cached(sql)
+        .and_then(|mut statement| statement.query_map(values, row)?.collect())
         .map_err(|error| classify(&error))
 }
 

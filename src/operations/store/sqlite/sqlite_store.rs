@@ -15,6 +15,9 @@ use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::PrincipalName;
 use crate::model::Timestamp;
+use crate::operations::api::ChangePage;
+use crate::operations::api::ChangeQuery;
+use crate::operations::change_feed::ChangeFeed;
 use crate::operations::list_query::ListPage;
 use crate::operations::list_query::ListQuery;
 use crate::operations::store::contract::Counts;
@@ -24,6 +27,7 @@ use crate::operations::store::error::OpenError;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
 use crate::operations::store::sqlite::annotations::AnnotationTable;
+use crate::operations::store::sqlite::change_history;
 use crate::operations::store::sqlite::open;
 use crate::operations::store::sqlite::reader::Readers;
 use crate::operations::store::sqlite::store_file::StoreFile;
@@ -49,7 +53,11 @@ impl SqliteStore {
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Result<Self, OpenError> {
-        let (connection, lock) = open::open(&file)?;
+        let (mut connection, lock) = open::open(&file)?;
+        let history = change_history::begin_run(&mut connection)
+            .map_err(|error| open::sqlite_error(&file, &error))?;
+        let last_change = history.latest;
+        let feed = Arc::new(ChangeFeed::new(history));
         let has_failed = Arc::new(AtomicBool::new(false));
         let readers = Arc::new(Readers::new(file.clone(), Arc::clone(&has_failed)));
         let (writes, waiting) = mpsc::channel(WRITES_WAITING_MAX);
@@ -58,6 +66,8 @@ impl SqliteStore {
             clock,
             metrics,
             has_failed: Arc::clone(&has_failed),
+            feed: Arc::clone(&feed),
+            last_change,
             lock,
         };
         let thread = std::thread::Builder::new()
@@ -69,6 +79,7 @@ impl SqliteStore {
             writes: Mutex::new(Some(writes)),
             writer: Mutex::new(Some(thread)),
             readers,
+            feed,
             has_failed,
         })))
     }
@@ -125,6 +136,18 @@ impl Store for SqliteStore {
     async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         let query = query.clone();
         Readers::run(&self.0.readers, move |readers, db| readers.list(db, &query)).await
+    }
+
+    fn change_feed(&self) -> Option<Arc<ChangeFeed>> {
+        Some(Arc::clone(&self.0.feed))
+    }
+
+    async fn changes(&self, query: &ChangeQuery) -> Result<ChangePage, StoreError> {
+        let query = query.clone();
+        Readers::run(&self.0.readers, move |readers, db| {
+            readers.changes(db, &query)
+        })
+        .await
     }
 
     async fn unfinished(&self) -> Result<Vec<Arc<Operation>>, StoreError> {

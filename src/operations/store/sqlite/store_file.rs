@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::operations::change_feed::ChangeFeed;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::sqlite::errors::already_failed;
 use crate::operations::store::sqlite::reader::Readers;
@@ -22,6 +23,8 @@ pub(super) struct StoreFile {
     pub(super) writes: Mutex<Option<mpsc::Sender<Write>>>,
     pub(super) writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     pub(super) readers: Arc<Readers>,
+    /// Where the writer hands in what became durable.
+    pub(super) feed: Arc<ChangeFeed>,
     /// Whether a fatal error occurred: from then on everything is refused.
     pub(super) has_failed: Arc<AtomicBool>,
 }

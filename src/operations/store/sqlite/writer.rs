@@ -19,6 +19,9 @@ use crate::model::Idempotency;
 use crate::model::Operation;
 use crate::model::OperationSeq;
 use crate::model::Timestamp;
+use crate::operations::change_feed::ChangeFeed;
+use crate::operations::change_feed::ChangeNumber;
+use crate::operations::change_feed::DurableChange;
 use crate::operations::store::contract::Created;
 use crate::operations::store::error::StoreError;
 use crate::operations::store::record;
@@ -44,6 +47,16 @@ pub(super) enum Write {
     Annotate(AnnotationChange, Answer<()>),
 }
 
+/// What a transaction that is not committed yet has applied.
+#[derive(Default)]
+struct Batch {
+    applied: Vec<Applied>,
+    /// The new states, in the order of their numbers.
+    changes: Vec<Arc<DurableChange>>,
+    /// The highest number of a removed record.
+    forgotten: ChangeNumber,
+}
+
 /// A write that was applied within a transaction that is not committed yet, and its answer.
 enum Applied {
     Created(Answer<Created>, Result<Created, StoreError>),
@@ -58,6 +71,9 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
     pub(super) has_failed: Arc<AtomicBool>,
+    pub(super) feed: Arc<ChangeFeed>,
+    /// The number of the last committed write of a record.
+    pub(super) last_change: ChangeNumber,
     pub(super) lock: Lock,
 }
 
@@ -102,16 +118,21 @@ impl Writer {
         }
         // Measured with the sync, which is what callers wait for.
         let began = self.clock.instant();
-        let mut applied = Vec::with_capacity(writes.len());
+        let mut batch = Batch::default();
+        batch.applied.reserve(writes.len());
         // Kept outside of the call: after an error, what is left in it was never tried and must be answered as well.
         let mut remaining = writes.into_iter();
-        let outcome = self.apply_all(&mut remaining, &mut applied);
+        let outcome = self.apply_all(&mut remaining, &mut batch);
         match outcome {
             // After the commit and never before: an answer is what lets a 202 leave.
             Ok(()) => {
                 let took = self.clock.instant().saturating_duration_since(began);
                 self.metrics.operations.record_store_commit("sqlite", took);
-                applied.into_iter().for_each(Applied::answer);
+                self.last_change = batch.next_number(self.last_change).saturating_sub(1);
+                self.feed.forget(batch.forgotten);
+                // Before the answers: a client that reads its own write finds it among the changes soon after.
+                self.feed.hand_in(batch.changes);
+                batch.applied.into_iter().for_each(Applied::answer);
             }
             Err(error) => {
                 let meaning = classify(&error);
@@ -121,7 +142,7 @@ impl Writer {
                     self.has_failed.store(true, Ordering::Release);
                     tracing::error!(%error, "operation store failed");
                 }
-                for write in applied {
+                for write in batch.applied {
                     write.fail(&meaning);
                 }
                 for write in remaining {
@@ -135,7 +156,7 @@ impl Writer {
     fn apply_all(
         &mut self,
         writes: &mut impl Iterator<Item = Write>,
-        applied: &mut Vec<Applied>,
+        batch: &mut Batch,
     ) -> rusqlite::Result<()> {
         let transaction = self
             .connection
@@ -145,21 +166,35 @@ impl Writer {
         for write in writes {
             match write {
                 Write::Create(operation, record, answer) => {
-                    match create(&transaction, &operation, &record) {
-                        // A conflict is an answer to this caller, not an error of the transaction: the other writes
-                        // go on.
-                        Ok(made) => applied.push(Applied::Created(answer, made)),
+                    let number = batch.next_number(self.last_change);
+                    match create(&transaction, (&operation, &record), number) {
+                        Ok(made) => {
+                            if matches!(made, Ok(Created::New)) {
+                                batch.add_change(number, operation);
+                            }
+                            // A conflict is an answer to this caller, not an error of the transaction: the other writes
+                            // go on.
+                            batch.applied.push(Applied::Created(answer, made));
+                        }
                         Err(error) => {
-                            applied.push(Applied::Created(answer, Err(classify(&error))));
+                            let failed = Err(classify(&error));
+                            batch.applied.push(Applied::Created(answer, failed));
                             return Err(error);
                         }
                     };
                 }
                 Write::Update(operation, record, answer) => {
-                    match update(&transaction, &operation, &record) {
-                        Ok(made) => applied.push(Applied::Updated(answer, made)),
+                    let number = batch.next_number(self.last_change);
+                    match update(&transaction, (&operation, &record), number) {
+                        Ok(made) => {
+                            if made.is_ok() {
+                                batch.add_change(number, operation);
+                            }
+                            batch.applied.push(Applied::Updated(answer, made));
+                        }
                         Err(error) => {
-                            applied.push(Applied::Updated(answer, Err(classify(&error))));
+                            let failed = Err(classify(&error));
+                            batch.applied.push(Applied::Updated(answer, failed));
                             return Err(error);
                         }
                     };
@@ -167,23 +202,37 @@ impl Writer {
                 Write::RemoveExpired(now, max, answer) => {
                     let removed = remove_expired(&transaction, now, max);
                     // Queued before the error is returned, so that the caller is answered with the others.
-                    let count = *removed.as_ref().unwrap_or(&0);
-                    applied.push(Applied::Expired(answer, count));
+                    let (count, forgotten) = *removed.as_ref().unwrap_or(&(0, 0));
+                    batch.applied.push(Applied::Expired(answer, count));
+                    batch.forgotten = batch.forgotten.max(forgotten);
                     removed?;
                 }
                 Write::Annotate(change, answer) => {
                     let written = change.apply(&transaction);
-                    applied.push(Applied::Written(answer));
+                    batch.applied.push(Applied::Written(answer));
                     written?;
                 }
                 Write::Heartbeat(now, answer) => {
                     let written = put_meta(&transaction, "beat", to_integer(now.as_millis()));
-                    applied.push(Applied::Written(answer));
+                    batch.applied.push(Applied::Written(answer));
                     written?;
                 }
             }
         }
         transaction.commit()
+    }
+}
+
+impl Batch {
+    /// The number of the next write, when `last` was that of the last committed one.
+    fn next_number(&self, last: ChangeNumber) -> ChangeNumber {
+        let before = self.changes.last().map_or(last, |change| change.number);
+        before.saturating_add(1)
+    }
+
+    fn add_change(&mut self, number: ChangeNumber, operation: Arc<Operation>) {
+        self.changes
+            .push(Arc::new(DurableChange::new(number, operation)));
     }
 }
 
@@ -222,8 +271,8 @@ fn refuse(write: Write, error: &StoreError) {
 
 fn create(
     transaction: &Transaction<'_>,
-    operation: &Operation,
-    record: &str,
+    (operation, record): (&Operation, &str),
+    number: ChangeNumber,
 ) -> rusqlite::Result<Result<Created, StoreError>> {
     // Looked up in the transaction of the insert: between an earlier look and this one, the same key may have been
     // committed.
@@ -235,8 +284,8 @@ fn create(
     let key = operation.idempotency.as_ref();
     let sql =
         "INSERT INTO operations(seq, revision, verb, backend, vm, backup, principal, phase, live,
-         idem_key, idem_fingerprint, expires, record, created)
-         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)
+         idem_key, idem_fingerprint, expires, record, created, changed)
+         VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)
          ON CONFLICT(seq) DO NOTHING";
     // A sequence number that exists is a defect, and must not fail the writes of the others in this transaction.
     let made = transaction.prepare_cached(sql)?.execute(params![
@@ -256,6 +305,7 @@ fn create(
             .map(|expire| to_integer(expire.as_millis())),
         record,
         to_integer(operation.created.as_millis()),
+        to_integer(number),
     ])?;
     Ok(if made == 1 {
         Ok(Created::New)
@@ -311,31 +361,33 @@ fn find_by_key(
 
 fn update(
     transaction: &Transaction<'_>,
-    operation: &Operation,
-    record: &str,
+    (operation, record): (&Operation, &str),
+    number: ChangeNumber,
 ) -> rusqlite::Result<Result<(), StoreError>> {
     let seq = to_integer(operation.seq.number());
     let revision = to_integer(operation.revision.0);
     // Compare and set: a writer that decided on an older state changes no row, and is answered with a conflict.
     let before = to_integer(operation.revision.0.saturating_sub(1));
     let phase = operation.phase.as_str();
+    let number = to_integer(number);
     let changed = if operation.phase.is_final() {
         let sql =
-            "UPDATE operations SET revision = ?2, phase = ?3, live = 0, expires = ?4, record = ?5
-             WHERE seq = ?1 AND revision = ?6";
+            "UPDATE operations SET revision = ?2, phase = ?3, live = 0, expires = ?4, record = ?5,
+             changed = ?7 WHERE seq = ?1 AND revision = ?6";
         let expires = operation
             .expires
             .map(|expire| to_integer(expire.as_millis()));
-        transaction
-            .prepare_cached(sql)?
-            .execute(params![seq, revision, phase, expires, record, before])?
+        transaction.prepare_cached(sql)?.execute(params![
+            seq, revision, phase, expires, record, before, number
+        ])?
     } else {
-        // An unfinished record was unfinished before. Leaving the indexed columns out changes one page only.
-        let sql = "UPDATE operations SET revision = ?2, phase = ?3, record = ?4
+        // An unfinished record was unfinished before. Leaving the indexed columns out changes one page only: the index on
+        // `changed` has finished records alone.
+        let sql = "UPDATE operations SET revision = ?2, phase = ?3, record = ?4, changed = ?6
              WHERE seq = ?1 AND revision = ?5";
         transaction
             .prepare_cached(sql)?
-            .execute(params![seq, revision, phase, record, before])?
+            .execute(params![seq, revision, phase, record, before, number])?
     };
     Ok(if changed == 1 {
         Ok(())
@@ -344,28 +396,33 @@ fn update(
     })
 }
 
-/// Removes expired records. The highest sequence number is kept, so that it is never given again.
+/// Removes expired records. Their highest sequence number and the number of their latest change are kept, so that neither is
+/// given again. Returns how many there were, and that number of a change.
 fn remove_expired(
     transaction: &Transaction<'_>,
     now: Timestamp,
     max: u16,
-) -> rusqlite::Result<usize> {
+) -> rusqlite::Result<(usize, ChangeNumber)> {
     // Read before the rows go: the highest may be among them.
     let highest: Option<i64> =
         transaction.query_row("SELECT max(seq) FROM operations", [], |row| row.get(0))?;
     let sql = "DELETE FROM operations WHERE seq IN (SELECT seq FROM operations
-         WHERE expires IS NOT NULL AND expires <= ?1 AND live = 0 LIMIT ?2)";
-    let removed = transaction
+         WHERE expires IS NOT NULL AND expires <= ?1 AND live = 0 LIMIT ?2) RETURNING changed";
+    let numbers = transaction
         .prepare_cached(sql)?
-        .execute(params![to_integer(now.as_millis()), max])?;
+        .query_map(params![to_integer(now.as_millis()), max], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    let removed = numbers.len();
+    let forgotten = numbers.into_iter().max().unwrap_or(0);
     if removed > 0 {
+        put_meta(transaction, "forgotten", forgotten)?;
         if let Some(highest) = highest {
             put_meta(transaction, "highest", highest)?;
         }
         // A few pages each time. Shrinking the whole file at once would hold up the writes of requests.
         transaction.execute_batch("PRAGMA incremental_vacuum(64)")?;
     }
-    Ok(removed)
+    Ok((removed, forgotten.cast_unsigned()))
 }
 
 /// Raises a number that never falls.

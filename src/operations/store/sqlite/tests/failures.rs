@@ -56,6 +56,7 @@ async fn a_full_disk_refuses_writes_and_answers_reads() {
         .unwrap();
     store.close().await;
     let (connection, lock) = open::open(&folder.path().join("s.db")).unwrap();
+    let feed = Arc::<crate::operations::ChangeFeed>::default();
     connection
         .pragma_update_and_check(None, "max_page_count", 1, |_| Ok(()))
         .unwrap();
@@ -66,6 +67,8 @@ async fn a_full_disk_refuses_writes_and_answers_reads() {
         clock: SystemClock::shared(),
         metrics: Metrics::new().unwrap(),
         has_failed: Arc::clone(&has_failed),
+        feed: Arc::clone(&feed),
+        last_change: 1,
         lock,
     };
     let thread = std::thread::Builder::new()
@@ -77,6 +80,7 @@ async fn a_full_disk_refuses_writes_and_answers_reads() {
         file,
         writes: Mutex::new(Some(writes)),
         writer: Mutex::new(Some(thread)),
+        feed,
         has_failed,
     }));
     let mut refused = None;

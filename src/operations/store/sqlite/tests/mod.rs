@@ -1,6 +1,7 @@
 //! The promises of the store, kept by the SQLite engine.
 
 mod annotations;
+mod changes;
 mod failures;
 mod files_and_formats;
 mod lists;
