@@ -196,8 +196,7 @@ fn the_vms_of_a_gateway_are_walked_page_by_page() {
         304,
         "not changed"
     );
-    let text =
-        gateway.metric("snapgate_requests_total{route=\"vms\",method=\"GET\",status=\"200\"}");
+    let text = gateway.metric("snapgate_requests_total{code=\"200\",method=\"GET\",route=\"vms\"}");
     assert!(text > 0.0, "counted under its own name");
     let calls =
         gateway.metric("snapgate_backend_calls_total{backend=\"lab\",call=\"vms\",result=\"ok\"}");

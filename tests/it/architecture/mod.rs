@@ -93,7 +93,14 @@ const HANDED_ON: &[(&str, &str, &[&str])] = &[(
     "gate",
     "src/adapters/adapter.rs",
     // What a backend is able to do, as `operations` hands it on.
-    &["Capability", "ReplaySafe", "VerbCapability"],
+    &[
+        "Capability",
+        "Listable",
+        "NoTrace",
+        "Recovery",
+        "ReplaySafe",
+        "VerbCapability",
+    ],
 )];
 
 /// The room of a file: `gate` for `src/gate/route.rs`, `demo` for `src/demo.rs`.

@@ -383,8 +383,8 @@ const FIRST_EDITION: &[Operation] = &[
         id: "readStatuses",
         summary: "Read a Status, or list or follow Statuses",
         description: "With `seq`, or with `b` or `backup` for the newest that matches: one Status. Otherwise a list, newest first. With \
-            `Accept: text/event-stream`: the same as a stream of server-sent events, whose `data` is a Status and whose `id` is for \
-            `Last-Event-ID`.",
+            `Accept: text/event-stream`: the changes of that Status until its end, or of all that the caller may see, where `op`, `vm` \
+            and `principal` narrow them, as a stream of server-sent events, whose `data` is a Status and whose `id` is for `Last-Event-ID`.",
         tag: "statuses",
         versioned: false,
         own: if ALL_FILTERS {
