@@ -4,9 +4,11 @@ mod audit;
 mod check;
 mod demo;
 mod effect;
+mod error;
 mod explain;
 mod folders;
 mod hash_password;
+mod init;
 mod operations;
 mod output;
 mod serve;
@@ -24,7 +26,8 @@ use clap::Subcommand;
 use clap::error::ErrorKind;
 
 use crate::cli::output::Output;
-use crate::config;
+
+pub(crate) use error::CliError;
 
 /// One small, safe backup and restore API in front of VM managers.
 #[derive(Debug, Parser)]
@@ -71,8 +74,8 @@ enum Command {
     },
     /// Explain whether a request is allowed, and by which grant; exit status 1 if denied
     Explain(explain::Question),
-    /// Prepare the folders of backends of kind `files`
-    Init(folders::Init),
+    /// Write a start configuration, or prepare the folders of `files` backends
+    Init(init::Init),
     /// Assign backups of a renamed VM of a `files` backend to its new id
     AdoptBackups(folders::Adopt),
     /// List, show, cancel and acknowledge operations
@@ -98,26 +101,6 @@ enum Command {
     },
     /// Print the version
     Version,
-}
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CliError {
-    /// The configuration is invalid.
-    #[error("{0}")]
-    Configuration(#[from] config::Problems),
-    /// The answer is no, and was printed.
-    #[error("no")]
-    No,
-    /// Something else, in words for the operator.
-    #[error("snapgate: {0}")]
-    Other(String),
-}
-
-impl From<io::Error> for CliError {
-    fn from(error: io::Error) -> Self {
-        Self::Other(error.to_string())
-    }
 }
 
 /// The exit status for a usage error: `EX_USAGE` of sysexits.h.
@@ -178,7 +161,7 @@ fn execute(command: Command, output: &mut Output<'_>) -> Result<(), CliError> {
         ),
         Command::Check { config, probe } => check::run(&config, probe, output),
         Command::Audit { task } => audit::run(&task, output),
-        Command::Init(wanted) => folders::init(&wanted, output),
+        Command::Init(wanted) => init::run(&wanted, output),
         Command::AdoptBackups(wanted) => folders::adopt(&wanted, output),
         Command::Operations { command } => operations::run(&command, output),
         Command::Token { command } => token::run(command, output),

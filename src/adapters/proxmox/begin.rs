@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::adapters::adapter::AdapterError;
 use crate::adapters::adapter::BeginOutcome;
-use crate::adapters::proxmox::Proxmox;
+use crate::adapters::proxmox::after_task::locked;
 use crate::adapters::proxmox::client::Guest;
 use crate::adapters::proxmox::client::GuestKind;
-use crate::adapters::proxmox::config::AfterRestore;
-use crate::adapters::proxmox::error;
+use crate::adapters::proxmox::cluster::Proxmox;
+use crate::adapters::proxmox::cluster::no_such_backup;
 use crate::adapters::proxmox::error::NativeError;
 use crate::adapters::proxmox::native_backup::NativeBackup;
-use crate::adapters::proxmox::no_such_backup;
 use crate::adapters::proxmox::notes;
 use crate::adapters::proxmox::notes::Notes;
 use crate::adapters::proxmox::notes::Place;
+use crate::adapters::proxmox::restore_options::ParsedRestoreOptions;
 use crate::adapters::proxmox::tasks;
 use crate::adapters::proxmox::wire;
 use crate::adapters::transport::unexpected_answer;
@@ -23,80 +23,16 @@ use crate::model::BackupKind;
 use crate::model::BackupName;
 use crate::model::BackupPatch;
 use crate::model::Deadline;
-use crate::model::Fault;
 use crate::model::FaultKind;
 use crate::model::Intent;
 use crate::model::NewBackup;
-use crate::model::Progress;
-use crate::model::PublicText;
 use crate::model::RequestKey;
 use crate::model::RestoreOptions;
 use crate::model::TaskRef;
 use crate::public_text;
 
-/// Restore option: what the guest does afterwards.
-pub(super) const AFTER_RESTORE: &str = "after_restore";
-/// Restore option of full backups: where the disks go.
-pub(super) const STORAGE: &str = "storage";
-/// Restore option of full backups: whether snapshots may go.
-pub(super) const DISCARD_SNAPSHOTS: &str = "discard_snapshots";
-
-/// The options of a restore, read.
-#[derive(Debug)]
-struct ParsedRestoreOptions {
-    after: AfterRestore,
-    storage: Option<String>,
-    discard_snapshots: bool,
-}
-
-impl ParsedRestoreOptions {
-    fn read(options: &RestoreOptions, default: AfterRestore) -> Result<Self, AdapterError> {
-        let invalid = |text: PublicText| AdapterError::refused(FaultKind::Invalid, text);
-        let mut read = Self {
-            after: default,
-            storage: None,
-            discard_snapshots: false,
-        };
-        for (name, value) in &options.0 {
-            match name.as_str() {
-                AFTER_RESTORE => {
-                    read.after = AfterRestore::parse(value).ok_or_else(|| {
-                        invalid(public_text!(
-                            "The restore option `after_restore` must be `as-before`, `running` or `stopped`; nothing was changed."
-                        ))
-                    })?;
-                }
-                STORAGE => read.storage = Some(value.clone()),
-                DISCARD_SNAPSHOTS => {
-                    read.discard_snapshots = match value.as_str() {
-                        "true" => true,
-                        "false" => false,
-                        _ => {
-                            return Err(invalid(public_text!(
-                                "The restore option `discard_snapshots` must be `true` or `false`; nothing was changed."
-                            )));
-                        }
-                    };
-                }
-                _ => {
-                    return Err(invalid(public_text!(
-                        "This backend has no restore option \"{name}\"; nothing was changed."
-                    )));
-                }
-            }
-        }
-        Ok(read)
-    }
-
-    /// Whether the guest is to be started.
-    fn starts(&self, was_running: bool) -> bool {
-        match self.after {
-            AfterRestore::AsBefore => was_running,
-            AfterRestore::Running => true,
-            AfterRestore::Stopped => false,
-        }
-    }
-}
+/// Longest template for the notes of a new archive: the schema of `vzdump`. Notes that are set later have no such limit.
+const NOTES_TEMPLATE_CHARS_MAX: usize = 1024;
 
 impl Proxmox {
     /// The state of a guest that a task may be begun on.
@@ -221,6 +157,14 @@ impl Proxmox {
             return Err(AdapterError::refused(FaultKind::Unsupported, text));
         };
         let notes = notes::as_template(&Notes::of_new(new, Some(id)).write(Place::First));
+        let count = notes.chars().count();
+        if count > NOTES_TEMPLATE_CHARS_MAX {
+            let text = public_text!(
+                "The name, tags and description of a full backup are too long together ({count} of {NOTES_TEMPLATE_CHARS_MAX} \
+                 characters); nothing was changed. Shorten the description, or set it by an update afterwards."
+            );
+            return Err(AdapterError::refused(FaultKind::Invalid, text));
+        }
         let mut body = BTreeMap::from([
             ("vmid", guest.vmid.as_str()),
             ("storage", storage.as_str()),
@@ -233,7 +177,16 @@ impl Proxmox {
         if new.protected {
             body.insert("protected", "1");
         }
-        begun_task(self.api.back_up(guest, &body, by).await)
+        let begun = self.api.back_up(guest, &body, by).await;
+        match begun.map_err(NativeError::into_write_error)? {
+            Some(upid) => task(&upid).map(BeginOutcome::Task),
+            None => {
+                let text = public_text!(
+                    "The VM is moving to another node; nothing was changed. Create the backup again."
+                );
+                Err(AdapterError::refused(FaultKind::Busy, text))
+            }
+        }
     }
 
     pub(super) async fn update(
@@ -336,7 +289,8 @@ impl Proxmox {
             }
             NativeBackup::Archive { volume, .. } => {
                 self.refuse_replacing(guest, &status, &options, by).await?;
-                let body = restore_body(guest, &volume.volid, &options, starts);
+                let storage = self.restore_storage(guest, &options, by).await?;
+                let body = restore_body(guest, &volume.volid, storage.as_deref(), starts);
                 begun_task(self.api.restore_archive(guest, &body, by).await)
             }
         }
@@ -368,97 +322,38 @@ impl Proxmox {
         Ok(())
     }
 
-    /// How far a task is, where its log says so.
-    pub(super) async fn progress(&self, node: &str, upid: &str, by: Deadline) -> Option<Progress> {
-        if !tasks::logs_progress(upid) {
-            return None;
+    /// Where the disks of a restore from an archive go. For VMs that is where they were unless a storage is named. The disks of
+    /// a container all go to one storage, which is `local` unless one is named, so the one that has them is named here.
+    async fn restore_storage(
+        &self,
+        guest: &Guest,
+        options: &ParsedRestoreOptions,
+        by: Deadline,
+    ) -> Result<Option<String>, AdapterError> {
+        if options.storage.is_some() || guest.kind == GuestKind::Qemu {
+            return Ok(options.storage.clone());
         }
-        let log = self.api.log(node, upid, by).await.ok()?;
-        tasks::progress_in(&log)
-    }
-
-    /// Why a task failed, and what the guest is now.
-    pub(super) async fn failure(&self, upid: &str, text: &str, by: Deadline) -> Fault {
-        let text = match tasks::node_of(upid) {
-            // The end of a backup job names no reason; its log does.
-            Some(node) if text.contains("job errors") => {
-                let log = self.api.log(node, upid, by).await.unwrap_or_default();
-                let reasons = log.into_iter().map(|line| line.t);
-                let mut errors = reasons.filter(|line| line.contains("ERROR"));
-                errors.next_back().unwrap_or_else(|| text.to_owned())
+        let config = self.api.config(guest, by).await;
+        let config = config.map_err(NativeError::into_read_error)?;
+        let mut storages = config.disk_storages().into_iter();
+        match (storages.next(), storages.next()) {
+            (Some(only), None) => Ok(Some(only.to_owned())),
+            (Some(_), Some(_)) => {
+                let text = public_text!(
+                    "The disks of the container are on several storages, and a restore from a full backup puts all of them on one; \
+                     nothing was changed. Name it in the restore option `storage`."
+                );
+                Err(AdapterError::refused(FaultKind::Conflict, text))
             }
-            Some(_) | None => text.to_owned(),
-        };
-        tracing::warn!(upid, cause = %text, "task failed");
-        let fault = error::fault_of_text(&text);
-        let now = self.state_after(upid, by).await;
-        Fault::new(fault.kind, fault.text.followed_by(&now))
-    }
-
-    /// One sentence on the state of the guest after a task that did not succeed.
-    async fn state_after(&self, upid: &str, by: Deadline) -> PublicText {
-        let unknown = || {
-            public_text!(
-                "The state of the VM could not be read afterwards. Check the VM before it is used."
-            )
-        };
-        let vm = tasks::guest_of(upid).and_then(|vmid| crate::model::VmId::new(vmid).ok());
-        let Some(vm) = vm else {
-            return unknown();
-        };
-        let Ok(guest) = self.locate_guest(&vm, by).await else {
-            return unknown();
-        };
-        let Ok(status) = self.api.status(&guest, by).await else {
-            return unknown();
-        };
-        let runs = if status.status == "running" {
-            "The VM is running"
-        } else {
-            "The VM is off"
-        };
-        match status.lock.as_deref() {
-            None => public_text!("{runs} and is not locked."),
-            Some("rollback") => public_text!(
-                "{runs}, its disks may be partly restored, and it is locked. Unlock it with `{}`, then restore it again before it is used.",
-                unlock(&guest)
-            ),
-            Some("create" | "restore") => public_text!(
-                "{runs}, it was partly replaced, and it is locked. Unlock it with `{}`, then restore it again before it is used.",
-                unlock(&guest)
-            ),
-            Some(_) => public_text!(
-                "{runs} and is locked. Unlock it with `{}` when no task is running on it.",
-                unlock(&guest)
-            ),
+            (None, _) => Ok(None),
         }
     }
-}
-
-/// The operator's remedy for a lock that a dead task left.
-fn unlock(guest: &Guest) -> String {
-    match guest.kind {
-        GuestKind::Qemu => format!("qm unlock {}", guest.vmid),
-        GuestKind::Lxc => format!("pct unlock {}", guest.vmid),
-    }
-}
-
-/// The refusal of a guest that is locked.
-pub(super) fn locked(guest: &Guest, lock: &str) -> Fault {
-    Fault::new(
-        FaultKind::Conflict,
-        public_text!(
-            "The VM is locked ({lock}) by a task that is running or was interrupted. If no task is running, an operator \
-             unlocks it with `{}`.",
-            unlock(guest)
-        ),
-    )
 }
 
 fn restore_body<'a>(
     guest: &'a Guest,
     volume: &'a str,
-    options: &'a ParsedRestoreOptions,
+    storage: Option<&'a str>,
     starts: bool,
 ) -> BTreeMap<&'a str, &'a str> {
     let mut body = BTreeMap::from([("vmid", guest.vmid.as_str()), ("force", "1")]);
@@ -471,7 +366,7 @@ fn restore_body<'a>(
             body.insert("restore", "1");
         }
     }
-    if let Some(storage) = &options.storage {
+    if let Some(storage) = storage {
         body.insert("storage", storage);
     }
     if starts {

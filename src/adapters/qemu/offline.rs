@@ -255,7 +255,7 @@ impl OfflineChanges<'_> {
             | RestoreProgress::DisksUsed(_)
             | RestoreProgress::Unclear => {
                 return match restore_outcome(&progress, false) {
-                    FindOutcome::Done => Ok(None),
+                    FindOutcome::Done(_) => Ok(None),
                     FindOutcome::Failed(fault) => {
                         Err(AdapterError::refused(fault.kind, fault.text))
                     }
@@ -320,7 +320,7 @@ impl OfflineChanges<'_> {
             Verb::Delete => {
                 let had = offline.parts.iter().flatten().count();
                 match disks_still_holding(&seen.disks, &offline, tag).count() {
-                    0 => FindOutcome::Done,
+                    0 => FindOutcome::Done(None),
                     left if left == had => FindOutcome::NotBegun,
                     _ => FindOutcome::HalfDone(half_deleted(&seen.disks, tag)),
                 }
@@ -390,7 +390,7 @@ impl OfflineChanges<'_> {
             (Verb::Delete, Some(TagCoverage::Partial)) => {
                 FindOutcome::Failed(half_deleted(disks, tag))
             }
-            (Verb::Delete, None) => FindOutcome::Done,
+            (Verb::Delete, None) => FindOutcome::Done(None),
             (Verb::Update, _) => FindOutcome::NotBegun,
         })
     }
@@ -432,7 +432,7 @@ impl OfflineChanges<'_> {
 /// What to answer about a restore that came so far. `runs`: the VM is running now, so that nothing more may be done.
 fn restore_outcome(progress: &RestoreProgress, runs: bool) -> FindOutcome {
     match progress {
-        RestoreProgress::Complete => FindOutcome::Done,
+        RestoreProgress::Complete => FindOutcome::Done(None),
         RestoreProgress::NotStarted if !runs => FindOutcome::NotBegun,
         RestoreProgress::NotStarted => FindOutcome::VmChanged,
         RestoreProgress::DisksUsed(split) if split.is_untouched() => FindOutcome::VmChanged,

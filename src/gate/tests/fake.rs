@@ -252,6 +252,7 @@ impl OperationsApi for Fake {
                 phase: Phase::Accepted,
                 progress: Progress::NONE,
                 fault: None,
+                notice: None,
                 baseline: None,
                 calls: 0,
                 task: None,
