@@ -111,7 +111,11 @@ async fn snapshots_of_both_kinds_of_guests_live_on_a_server_made_by_others() {
             limit: 10,
         };
         let listed = adapter.list_backups(&id, &page, by()).await.unwrap();
-        assert_eq!(listed.backups, [backup.clone()], "{name}");
+        assert_eq!(
+            listed.backups.as_slice(),
+            std::slice::from_ref(&backup),
+            "{name}"
+        );
         let patch = BackupPatch {
             name: Some(BackupName::new("other").unwrap()),
             protected: Patch::Set(true),
